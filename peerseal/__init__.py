@@ -1,0 +1,37 @@
+"""Peerseal: services that trust each other's keys through a registry, without a token server or a shared secret.
+
+`Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller. `peerseal.flask` and
+`peerseal.requests` are adapters, loaded where they are used. Start reading in `protocol/`, then `peers/verify.py`.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from peerseal import errors
+from peerseal.errors import PeersealError
+from peerseal.peers.identity import Identity
+from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.peers.trust import TrustStore
+from peerseal.peers.verify import Peer, Verifier
+
+__all__ = [
+    "FileReplayGuard",
+    "Identity",
+    "MemoryReplayGuard",
+    "Peer",
+    "PeersealError",
+    "ReplayGuard",
+    "RotationSchedule",
+    "TrustLimits",
+    "TrustStore",
+    "Verifier",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Adapters on first use: ``peerseal.flask`` works after ``import peerseal``, which itself loads no framework."""
+    if name in ("flask", "requests", "testing"):
+        return import_module(f"peerseal.{name}")
+    raise AttributeError(f"module 'peerseal' has no attribute {name!r}")

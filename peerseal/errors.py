@@ -1,0 +1,222 @@
+"""Every error that Peerseal raises, in one tree::
+
+    PeersealError
+    ├── TokenError                  401: the caller is not proven
+    │   ├── MissingToken            missing_token
+    │   ├── MalformedToken          malformed_token
+    │   ├── WrongType               wrong_type
+    │   ├── UnknownKey              unknown_key
+    │   ├── RevokedKey              revoked_key
+    │   ├── BadSignature            bad_signature
+    │   ├── WrongIssuer             wrong_issuer
+    │   ├── WrongAudience           wrong_audience
+    │   ├── Expired                 expired
+    │   ├── NotYetValid             not_yet_valid
+    │   ├── LifetimeTooLong         lifetime_too_long
+    │   ├── WrongBinding            wrong_binding
+    │   ├── Replayed                replayed
+    │   └── BadTransactionToken     bad_transaction_token
+    ├── Forbidden                   403: the caller is proven (or known by name) and may not do this
+    │   ├── CallerNotAllowed        caller_not_allowed
+    │   └── InsufficientScope       insufficient_scope
+    ├── TrustUnavailable            503: the key cannot be had now
+    ├── InvalidName                 a trust domain, service name or kid that is not one (also a ValueError)
+    ├── KeyRefused                  a public key that may not be registered; the code says why
+    ├── DocumentRefused             a registry's answer that a client does not believe; the code says why
+    ├── FetchError                  the registry could not be asked
+    ├── EnrolmentRefused            the registry refused our key; the code is the registry's
+    ├── UnsignableRequest           a request that cannot be signed as it stands
+    └── ConfigurationError          a setting is missing or contradicts another
+
+``code`` is stable and part of the interface (SPEC section 4). ``str(error)`` is the detail for the log of the side
+that refuses; it may quote unverified input and is never sent to the other side.
+"""
+
+from typing import ClassVar
+
+
+class PeersealError(Exception):
+    """The root of the tree. ``code`` is the stable name, ``status`` the HTTP status it maps to."""
+
+    code: str = "error"
+    status: ClassVar[int] = 500
+
+
+class TokenError(PeersealError):
+    """A token that proves nothing. Answered with 401."""
+
+    status = 401
+
+
+class MissingToken(TokenError):
+    """No token came with the request."""
+
+    code = "missing_token"
+
+
+class MalformedToken(TokenError):
+    """The token breaks the strict syntax of SPEC section 3: encoding, JSON, members or their types."""
+
+    code = "malformed_token"
+
+
+class WrongType(TokenError):
+    """A token of another kind: its ``typ`` is not the one that this place accepts (RFC 8725 section 3.11)."""
+
+    code = "wrong_type"
+
+
+class UnknownKey(TokenError):
+    """Nobody registered the key that the token names."""
+
+    code = "unknown_key"
+
+
+class RevokedKey(TokenError):
+    """The key that the token names was revoked; nothing that it ever signed is good."""
+
+    code = "revoked_key"
+
+
+class BadSignature(TokenError):
+    """The signature does not verify, or ``alg`` is not the one pinned to the key."""
+
+    code = "bad_signature"
+
+
+class WrongIssuer(TokenError):
+    """``iss`` (or ``sub``) is not the owner of the key that signed."""
+
+    code = "wrong_issuer"
+
+
+class WrongAudience(TokenError):
+    """The token is for somebody else."""
+
+    code = "wrong_audience"
+
+
+class Expired(TokenError):
+    """The token's ``exp`` has passed, or its ``iat`` lies behind the end of the key's active window."""
+
+    code = "expired"
+
+
+class NotYetValid(TokenError):
+    """The token's ``nbf`` or ``iat`` lies in the future, or before its key was active."""
+
+    code = "not_yet_valid"
+
+
+class LifetimeTooLong(TokenError):
+    """``exp`` lies further behind ``iat`` than this kind of token may live."""
+
+    code = "lifetime_too_long"
+
+
+class WrongBinding(TokenError):
+    """Method, target, body or a bound header is not the one that was signed."""
+
+    code = "wrong_binding"
+
+
+class Replayed(TokenError):
+    """This very token was accepted before."""
+
+    code = "replayed"
+
+
+class BadTransactionToken(TokenError):
+    """The transaction token is missing, not the one that was bound, or not good."""
+
+    code = "bad_transaction_token"
+
+
+class Forbidden(PeersealError):
+    """The caller may not do this. Answered with 403."""
+
+    status = 403
+
+
+class CallerNotAllowed(Forbidden):
+    """This service may not call here at all."""
+
+    code = "caller_not_allowed"
+
+
+class InsufficientScope(Forbidden):
+    """This service may call here, but not with the scope that the route needs."""
+
+    code = "insufficient_scope"
+
+
+class TrustUnavailable(PeersealError):
+    """The key cannot be had now: registry unreachable, offline limit passed, or fetch in cooldown.
+
+    ``retry_after`` is in seconds.
+    """
+
+    code = "trust_unavailable"
+    status = 503
+
+    def __init__(self, detail: str, retry_after: int = 5) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class InvalidName(PeersealError, ValueError):
+    """A trust domain, service name, service id or kid that breaks the rules of SPEC section 1."""
+
+    code = "invalid_name"
+    status = 400
+
+
+class CodedError(PeersealError):
+    """An error whose code depends on the case, given with the detail."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+
+
+class KeyRefused(CodedError):
+    """A public key that may not be registered. Codes: ``key_malformed``, ``key_private_members``,
+    ``key_type_unsupported``, ``key_alg_mismatch``, ``key_size_unsupported``, ``key_exponent_unsupported``,
+    ``key_even_modulus``, ``key_off_curve``, and those that the registry adds for weak and taken keys."""
+
+    status = 400
+
+
+class DocumentRefused(CodedError):
+    """A signed document that a client does not believe. Codes: ``document_malformed``, ``document_wrong_type``,
+    ``document_unknown_signer``, ``document_bad_signature``, ``document_wrong_issuer``, ``document_wrong_subject``,
+    ``document_expired``, ``document_from_future``, ``document_rolled_back``, ``document_wrong_root``."""
+
+
+class FetchError(PeersealError):
+    """The registry could not be asked: no connection, no answer in time, too large, or not the answer agreed on.
+
+    ``http_status`` is the status of the answer, or None where none came.
+    """
+
+    code = "fetch_failed"
+
+    def __init__(self, detail: str, http_status: int | None = None) -> None:
+        super().__init__(detail)
+        self.http_status = http_status
+
+
+class EnrolmentRefused(CodedError):
+    """The registry refused to admit our key; ``code`` is the one in its problem document."""
+
+
+class UnsignableRequest(PeersealError):
+    """A request that cannot be signed as it stands: a body that cannot be read twice, a foreign Authorization."""
+
+    code = "unsignable_request"
+
+
+class ConfigurationError(PeersealError):
+    """A setting is missing or contradicts another."""
+
+    code = "configuration"

@@ -1,0 +1,113 @@
+"""How a key gets into the registry and out of it: the calls, and what to make of the answers (SPEC section 5)."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from peerseal.errors import DocumentRefused, EnrolmentRefused, FetchError, MalformedToken, TrustUnavailable
+from peerseal.peers.fetch import Answer, Fetcher
+from peerseal.peers.keyfolder import HeldKey
+from peerseal.peers.trust import TrustStore
+from peerseal.protocol.documents import ACTIVE, KeyStatement
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.join import JoinToken, join_mac
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import registry_id, service_id
+from peerseal.protocol.tokens import sign_proof
+
+JSON = "application/json"
+
+
+class SignsRequests(Protocol):
+    """Signs a call to the registry with one key of ours."""
+
+    def __call__(self, *, method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
+        """A request token for the registry."""
+
+
+class Enrolment:
+    """The dealings of one service with its registry. ``service`` is the short name."""
+
+    def __init__(self, service: str, trust: TrustStore, clock: Callable[[], float]) -> None:
+        self._service = service
+        self._trust = trust
+        self._clock = clock
+
+    @property
+    def _fetcher(self) -> Fetcher:
+        return self._trust.fetcher
+
+    def join(self, key: KeyPair, token: JoinToken) -> KeyStatement:
+        """Register the first key with a join token, whose secret only keys a MAC over the proof.
+
+        Raises EnrolmentRefused, FetchError, TrustUnavailable or DocumentRefused.
+        """
+        proof = self._proof(key)
+        join = {"id": token.id, "mac": join_mac(token.mac_key, proof)}
+        return self._register(key, canonical_json({"proof": proof, "join": join}), {})
+
+    def rotate(self, key: KeyPair, vouch: SignsRequests) -> KeyStatement:
+        """Register the next key: it proves itself, and the current one, which signs with ``vouch``, vouches for it.
+
+        Raises as `join` does.
+        """
+        body = canonical_json({"proof": self._proof(key)})
+        token = vouch(method="POST", target=self._fetcher.target(self._path), body=body, headers={"content-type": JSON})
+        return self._register(key, body, {"Authorization": f"Bearer {token}"})
+
+    def statement(self, held: HeldKey) -> KeyStatement | None:
+        """What the registry says of a key now; None where it knows nothing of it. Raises FetchError and others."""
+        answer = self._fetcher.call("GET", f"{self._path}/{held.thumbprint}.jwt")
+        if answer.status == 404:
+            return None
+        return self._checked(answer, held.kid)
+
+    def retire(self, held: HeldKey, sign: SignsRequests) -> None:
+        """Retire a key, in its own name. A key that the registry no longer knows as active is as good as retired.
+
+        Raises FetchError where the registry could not be asked.
+        """
+        path = f"{self._path}/{held.thumbprint}?reason=retired"
+        token = sign(method="DELETE", target=self._fetcher.target(path), body=b"", headers={})
+        answer = self._fetcher.call("DELETE", path, headers={"Authorization": f"Bearer {token}"})
+        if answer.status >= 500:
+            raise FetchError(f"the registry answered {answer.status}", answer.status)
+
+    @property
+    def _path(self) -> str:
+        return f"/v1/services/{self._service}/keys"
+
+    def _proof(self, key: KeyPair) -> str:
+        domain = self._trust.domain
+        issuer, audience = service_id(domain, self._service), registry_id(domain)
+        return sign_proof(key, issuer=issuer, audience=audience, now=self._clock())
+
+    def _register(self, key: KeyPair, body: bytes, headers: dict[str, str]) -> KeyStatement:
+        answer = self._fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
+        kid = f"{service_id(self._trust.domain, self._service)}/{key.public.thumbprint}"
+        statement = self._checked(answer, kid)
+        if statement.state != ACTIVE:
+            raise EnrolmentRefused(f"key_{statement.state}", "the registry admitted the key, but not as active")
+        return statement
+
+    def _checked(self, answer: Answer, kid: str) -> KeyStatement:
+        if answer.status in (429, 500, 503):
+            raise FetchError(f"the registry answered {answer.status}", answer.status)
+        if answer.status not in (200, 201):
+            raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
+        statement = self._trust.read_statement(answer.body.decode("ascii", "replace"))
+        if statement.kid != kid:
+            raise DocumentRefused("document_wrong_subject", "a statement about another key")
+        return statement
+
+
+UNREACHABLE = (FetchError, TrustUnavailable)
+"""Errors after which trying again later makes sense."""
+
+
+def _code_of(answer: Answer) -> str:
+    """The code in a problem document (RFC 9457); a plain text where the answer is none."""
+    try:
+        code = strict_json_object(answer.body).get("code")
+    except MalformedToken:
+        code = None
+    return code if isinstance(code, str) else "refused"

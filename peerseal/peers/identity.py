@@ -1,0 +1,334 @@
+"""A service's identity: its own keys, and what it signs with them."""
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
+from peerseal.peers.enrol import UNREACHABLE, SignsRequests
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.keeper import KeyKeeper
+from peerseal.peers.keyfolder import HeldKey, KeyFolder
+from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.peers.trust import TrustStore
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import canonical_json, digest_header
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.keys import PublicCredentials
+from peerseal.protocol.names import REGISTRY, check_service, qualify, service_id
+from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+
+if TYPE_CHECKING:
+    from peerseal.requests import PeerSession
+
+log = logging.getLogger("peerseal.identity")
+
+_NO_BODY = digest_header(b"")
+_LONGEST_PAUSE = 10.0
+
+
+class Identity:
+    """One service of a trust domain, in this process.
+
+    ``registry`` is the registry's URL (or several, the primary first), ``join_token`` the text that an operator gave
+    out (needed for the first key only), ``pin`` the root key's thumbprint where the join token does not carry it.
+    ``key_dir`` is the folder through which the workers of a host share one key; without it this process and its forked
+    children have their own. ``cache_dir`` holds what may be lost. ``external_prefix`` is the path that a proxy in front
+    of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it off where the next
+    start shall go on with the same folder and no new join token.
+
+    Nothing is read, generated or fetched before `start`. It may be called before or after a fork, in any number of
+    workers.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        registry: str | Sequence[str],
+        join_token: str | None = None,
+        pin: str | None = None,
+        key_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        external_prefix: str = "",
+        alg: str = "RS256",
+        rotation: RotationSchedule | None = None,
+        limits: TrustLimits | None = None,
+        retire_at_exit: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.service = check_service(service)
+        self.external_prefix = external_prefix
+        self._clock = clock
+        self._cache_dir = Path(cache_dir) if cache_dir is not None else None
+        self._retire_at_exit = retire_at_exit
+        self._schedule = rotation or RotationSchedule()
+        joining = JoinToken.parse(join_token) if join_token else None
+        folder = KeyFolder(Path(key_dir) / service if key_dir is not None else None)
+        self.trust = TrustStore(registry, pin=_one_pin(pin, joining, folder), limits=limits, clock=clock)
+        self._keeper = KeyKeeper(
+            service,
+            folder,
+            self.trust,
+            join_token=joining,
+            alg=alg,
+            schedule=self._schedule,
+            vouch=self._voucher,
+            clock=clock,
+        )
+        self._folder = folder
+        self._headers: dict[str, str] = {}
+        self._started = False
+        self._rotator: threading.Thread | None = None
+        self._stopping = threading.Event()
+        in_each_child(self._after_fork)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
+        ``…_FILE``, ``PEERSEAL_KEY_DIR``, ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``; and, in seconds,
+        ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``, ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
+
+        Raises ConfigurationError for what is missing.
+        """
+        env = os.environ if environ is None else environ
+        for name in ("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL"):
+            if not env.get(name):
+                raise ConfigurationError(f"{name} is not set")
+        default = RotationSchedule()
+        return cls(
+            env["PEERSEAL_SERVICE"],
+            registry=env["PEERSEAL_REGISTRY_URL"],
+            join_token=_join_token_in(env),
+            pin=env.get("PEERSEAL_REGISTRY_PIN") or None,
+            key_dir=env.get("PEERSEAL_KEY_DIR") or None,
+            cache_dir=env.get("PEERSEAL_CACHE_DIR") or None,
+            external_prefix=env.get("PEERSEAL_EXTERNAL_PREFIX", ""),
+            rotation=RotationSchedule(
+                every=_seconds(env, "PEERSEAL_ROTATE_EVERY", default.every),
+                lead=_seconds(env, "PEERSEAL_ROTATE_LEAD", default.lead),
+                overlap=_seconds(env, "PEERSEAL_ROTATE_OVERLAP", default.overlap),
+            ),
+            retire_at_exit=env.get("PEERSEAL_RETIRE_AT_EXIT", "1") != "0",
+        )
+
+    # ---- life
+
+    def start(self, *, timeout: float = 60.0) -> Self:
+        """Have a registered key, and keep it in good order from now on in the background.
+
+        While the registry is not up yet it is tried again, with growing pauses, for ``timeout`` seconds. Raises
+        EnrolmentRefused, ConfigurationError, or FetchError or TrustUnavailable once the time is over.
+        """
+        if self._started:
+            return self
+        self._folder.hold()
+        self._register(timeout)
+        self._started = True
+        self._start_rotator()
+        atexit.register(self.stop)
+        return self
+
+    def stop(self) -> None:
+        """End the background work of this process and give the keys up; the last process retires them."""
+        if not self._started:
+            return
+        self._started = False
+        self._stopping.set()
+        self.trust.stop()
+        self._keeper.leave(retire=self._retire_at_exit)
+        atexit.unregister(self.stop)
+
+    def rotate(self) -> PublicCredentials:
+        """Publish the next key now, and give its credentials. It signs after the lead time of the schedule.
+
+        Raises EnrolmentRefused, FetchError or TrustUnavailable.
+        """
+        return PublicCredentials.of(self.id, self._keeper.publish_next().pair.public)
+
+    # ---- who this is
+
+    @property
+    def domain(self) -> str:
+        """The trust domain. Raises TrustUnavailable while it is not known."""
+        return self._keeper.domain
+
+    @property
+    def id(self) -> str:
+        """The service id."""
+        return service_id(self.domain, self.service)
+
+    @property
+    def credentials(self) -> PublicCredentials:
+        """The public credentials of the key that signs now. Raises TrustUnavailable before `start`."""
+        return PublicCredentials.of(self.id, self._keeper.signing_key().pair.public)
+
+    # ---- what it signs
+
+    def sign_request(
+        self,
+        audience: str,
+        *,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        ctx: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A request token (compact JWS) for one attempt of one request to ``audience``, a service's name or id.
+
+        ``target`` is the origin-form request-target exactly as it will be sent, ``body`` the bytes as they will be,
+        ``headers`` those to bind: always ``content-type`` and ``content-encoding`` where the request has them. ``ctx``
+        is the application's own, 1 KiB at most. Raises UnsignableRequest or TrustUnavailable.
+        """
+        held = self._keeper.signing_key()
+        return self._sign(held, audience, method=method, target=target, body=body, headers=headers or {}, ctx=ctx)
+
+    def session(self, audience: str, base_url: str, **options: Any) -> "PeerSession":
+        """A `requests.Session` that signs every attempt of every request to ``base_url`` for ``audience``. See
+        `peerseal.requests.PeerSession` for the options."""
+        from peerseal.requests import PeerSession  # the adapter is loaded where it is used, and not before
+
+        return PeerSession(self, audience, base_url, **options)
+
+    def replay_guard(self) -> ReplayGuard:
+        """The guard for this service's verifier: shared by the workers of the host where there is a cache folder, else
+        this process's memory."""
+        if self._cache_dir is None:
+            return MemoryReplayGuard(clock=self._clock)
+        self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileReplayGuard(self._cache_dir / f"replay-{self.service}.sqlite3", clock=self._clock)
+
+    def _sign(
+        self,
+        held: HeldKey,
+        audience: str,
+        *,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        ctx: Mapping[str, Any] | None = None,
+    ) -> str:
+        if not target.startswith("/") or not target.isascii():
+            raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
+        domain, now = self.domain, int(self._clock())
+        token = RequestToken(
+            issuer=f"{domain}/{self.service}",
+            audience=qualify(audience, domain),
+            issued_at=now,
+            not_before=now,
+            expires_at=now + REQUEST_LIFETIME,
+            jti=new_jti(),
+            method=method,
+            target_digest=digest_header(target.encode("ascii")),
+            content_digest=digest_header(body) if body else _NO_BODY,
+            headers={name.lower(): value for name, value in headers.items()},
+            ctx=ctx,
+        )
+        try:
+            payload = canonical_json(token.claims())
+        except (ValueError, TypeError) as error:
+            raise UnsignableRequest(str(error)) from error
+        return self._compact(held, payload)
+
+    def _compact(self, held: HeldKey, payload: bytes) -> str:
+        header = self._headers.get(held.kid)
+        if header is None:
+            header = jose.encode_header(jose.Header(held.pair.public.alg, held.kid, REQUEST_TYP))
+            self._headers = {held.kid: header}  # one key signs at a time
+        token = jose.compact(header, payload, held.pair.sign)
+        if len(token) > jose.MAX_TOKEN:
+            raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
+        return token
+
+    def _voucher(self, held: HeldKey) -> SignsRequests:
+        def sign(*, method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
+            return self._sign(held, REGISTRY, method=method, target=target, body=body, headers=headers)
+
+        return sign
+
+    # ---- the background
+
+    def _register(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for pause in _pauses():
+            try:
+                return self._keeper.ensure_registered()
+            except UNREACHABLE as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.warning("the registry is not there yet; trying again in %.1f s: %s", pause, error)
+                time.sleep(pause)
+        raise AssertionError("unreachable: the pauses never end")
+
+    def _start_rotator(self) -> None:
+        self._stopping = threading.Event()
+        self._rotator = threading.Thread(target=self._run, name="peerseal-rotate", daemon=True)
+        self._rotator.start()
+
+    def _run(self) -> None:
+        stopping, pauses = self._stopping, _pauses()
+        tick = min(max(self._schedule.every / 20, 0.1), 10.0, max(self._schedule.lead / 2, 0.1))
+        pause = tick
+        while not stopping.wait(pause):
+            pause = tick
+            try:
+                if self._keeper.is_due():
+                    self._keeper.work()
+                pauses = _pauses()
+            except PeersealError as error:
+                pause = max(tick, next(pauses))
+                log.warning("keys of %s could not be looked after: %s", self.service, error)
+            except Exception:  # the thread must not die of a surprise: keys would run out a week later
+                pause = _LONGEST_PAUSE
+                log.exception("keys of %s could not be looked after", self.service)
+
+    def _after_fork(self) -> None:
+        """A child is a holder of its own, and needs its own thread."""
+        if self._started:
+            self._folder.hold()
+            self._start_rotator()
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between attempts: doubling from a fifth, to ten at most, for ever."""
+    pause = 0.2
+    while True:
+        yield pause
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
+    """The pin from wherever it is known; two that differ are a mistake."""
+    pins = {known for known in (pin, joining.pin if joining else None) if known}
+    if len(pins) > 1:
+        raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
+    return pins.pop() if pins else folder.pin()
+
+
+def _join_token_in(env: Mapping[str, str]) -> str | None:
+    if env.get("PEERSEAL_JOIN_TOKEN"):
+        return env["PEERSEAL_JOIN_TOKEN"]
+    file = env.get("PEERSEAL_JOIN_TOKEN_FILE")
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None  # a service that has its key already needs none
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"PEERSEAL_JOIN_TOKEN_FILE cannot be read: {error}") from error
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(env.get(name) or default)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is not a number of seconds") from error

@@ -1,0 +1,217 @@
+"""Keeps a service's keys: the first one registered, each replaced in time, old ones retired.
+
+The state lies in the key folder, so that all workers of a host sign with one key and one of them at a time looks after
+it. A key's life here: candidate (generated and saved) → registered → signing after its lead → superseded when the next
+one signs → retired after the overlap, its private half destroyed. Every step is saved before the next, and the
+registry takes the same key twice without complaint, so a process may die anywhere in between.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+from peerseal.errors import ConfigurationError, EnrolmentRefused, PeersealError, TrustUnavailable
+from peerseal.peers.enrol import UNREACHABLE, Enrolment, SignsRequests
+from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
+from peerseal.peers.limits import RotationSchedule
+from peerseal.peers.trust import TrustStore
+from peerseal.protocol.documents import ACTIVE, KeyStatement
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import make_kid, service_id
+
+log = logging.getLogger("peerseal.identity")
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether another process has changed the folder."""
+
+
+class KeyKeeper:
+    """Looks after the keys of one service on one host. ``vouch(held)`` gives the function that signs a call to the
+    registry with that key; ``join_token`` may be None once a key is in the folder."""
+
+    def __init__(
+        self,
+        service: str,
+        folder: KeyFolder,
+        trust: TrustStore,
+        *,
+        join_token: JoinToken | None,
+        alg: str,
+        schedule: RotationSchedule,
+        vouch: Callable[[HeldKey], SignsRequests],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._service = service
+        self._folder = folder
+        self._trust = trust
+        self._join_token = join_token
+        self._alg = alg
+        self._schedule = schedule
+        self._vouch = vouch
+        self._clock = clock
+        self._enrolment = Enrolment(service, trust, clock)
+        self._held = HeldKeys()
+        self._stamp = (0, 0)
+        self._looked_at = 0.0
+
+    @property
+    def domain(self) -> str:
+        """The trust domain: as the folder says, so that a start needs no registry, else as the registry does."""
+        return self._held.domain or self._trust.domain
+
+    def signing_key(self) -> HeldKey:
+        """The key to sign with now. Raises TrustUnavailable where there is none yet, or none any more."""
+        now = self._clock()
+        if now - self._looked_at > LOOK_EVERY or now < self._looked_at:
+            self.look()
+        key = self._held.signing(now)
+        if key is None:
+            raise TrustUnavailable("this service has no registered key; was it started?")
+        return key
+
+    def look(self) -> None:
+        """Take over what another process has saved. Lock-free: files are replaced in one step."""
+        self._looked_at = self._clock()
+        stamp = self._folder.stamp()
+        if stamp != self._stamp:
+            self._held, self._stamp = self._folder.load(), stamp
+
+    def ensure_registered(self) -> None:
+        """Have a key that the registry knows: the folder's, or a new one by join token.
+
+        A key from the folder serves even while the registry cannot be asked. Raises EnrolmentRefused,
+        ConfigurationError, or one of UNREACHABLE.
+        """
+        with self._folder.locked():
+            self.look()
+            self._drop_what_the_registry_ended()
+            if self._held.signing(self._clock()) is None:
+                self._join()
+
+    def publish_next(self) -> HeldKey:
+        """Register the next key now, vouched for by the current one; it signs after its lead time. Where a next key
+        is on its way already, that one is given. Raises as `ensure_registered` does."""
+        with self._folder.locked():
+            self.look()
+            newest = self._held.keys[-1] if self._held.keys else None
+            if newest is not None and newest.registered_at is not None and newest.signs_from > self._clock():
+                return newest
+            return self._publish_next()
+
+    def is_due(self) -> bool:
+        """Whether there is anything to do now: a key to publish, or to retire."""
+        self.look()
+        return self._next_is_due() or bool(self._superseded())
+
+    def work(self) -> None:
+        """Do what is due, unless another process is at it. Raises as `ensure_registered` does."""
+        with self._folder.locked(wait=False) as ours:
+            if not ours:
+                return
+            self.look()
+            for key in self._superseded():
+                self._retire(key)
+            if self._next_is_due():
+                self._publish_next()
+
+    def leave(self, *, retire: bool) -> None:
+        """Give the keys up; the last process to do so retires them, as far as the registry can be reached."""
+        with self._folder.locked():
+            if not self._folder.release():
+                return
+            self.look()
+            try:
+                for key in self._held.keys if retire else ():
+                    self._retire(key)
+            except PeersealError as error:
+                log.warning("a key of %s stays registered until its end: %s", self._service, error)
+        self._folder.discard()
+
+    # ---- steps, each with the folder locked
+
+    def _join(self) -> None:
+        if self._join_token is None:
+            raise ConfigurationError(
+                f"{self._service} has no key that is registered, and no join token to register one"
+            )
+        token = self._join_token
+        candidate = self._candidate()
+        statement = self._enrolment.join(candidate.pair, token)
+        now = self._clock()
+        self._save_registered(candidate, statement, signs_from=now)
+        log.info("registered %s by join token", candidate.kid)
+
+    def _publish_next(self) -> HeldKey:
+        current = self.signing_key()
+        candidate = self._candidate()
+        try:
+            statement = self._enrolment.rotate(candidate.pair, self._vouch(current))
+        except EnrolmentRefused as error:
+            log.error("the registry does not let %s vouch for its next key: %s", current.kid, error)
+            if self._join_token is None:
+                raise
+            statement = self._enrolment.join(candidate.pair, self._join_token)
+        published = self._save_registered(candidate, statement, signs_from=self._clock() + self._schedule.lead)
+        log.info("registered %s; it signs in %s s", published.kid, self._schedule.lead)
+        return published
+
+    def _candidate(self) -> HeldKey:
+        """The key being registered: saved first, so that a process that dies in the middle leaves it to the next."""
+        for key in self._held.keys:
+            if key.registered_at is None:
+                return key
+        domain = self._trust.domain
+        if self._held.domain not in (None, domain):
+            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {self._held.domain}")
+        pair = KeyPair.generate(self._alg)
+        candidate = HeldKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
+        pin = self._join_token.pin if self._join_token else self._held.pin
+        self._save(replace(self._held, domain=domain, pin=pin).having(candidate))
+        return candidate
+
+    def _save_registered(self, key: HeldKey, statement: KeyStatement, *, signs_from: float) -> HeldKey:
+        end = float(statement.active_until)
+        registered = replace(key, registered_at=self._clock(), signs_from=signs_from, expires_at=end)
+        self._save(self._held.having(registered))
+        return registered
+
+    def _retire(self, key: HeldKey) -> None:
+        if key.registered_at is not None:
+            self._enrolment.retire(key, self._vouch(key))
+            log.info("retired %s", key.kid)
+        self._save(self._held.without(key.kid))
+
+    def _drop_what_the_registry_ended(self) -> None:
+        """Forget keys that were revoked or retired while this service was not running."""
+        for key in self._held.keys:
+            if key.registered_at is None:
+                continue
+            try:
+                statement = self._enrolment.statement(key)
+            except UNREACHABLE as error:
+                log.warning("cannot ask the registry about %s, and go on with it: %s", key.kid, error)
+                return
+            if statement is None or statement.state != ACTIVE:
+                log.error("%s is no longer good: %s", key.kid, statement.state if statement else "unknown")
+                self._save(self._held.without(key.kid))
+
+    def _save(self, held: HeldKeys) -> None:
+        self._folder.save(held)
+        self._held, self._stamp = held, self._folder.stamp()
+
+    # ---- what is due
+
+    def _next_is_due(self) -> bool:
+        if not self._held.keys:
+            return False
+        newest = self._held.keys[-1]
+        return newest.registered_at is None or newest.registered_at + self._schedule.every <= self._clock()
+
+    def _superseded(self) -> list[HeldKey]:
+        """Keys whose successor has been signing for the length of the overlap."""
+        registered = [key for key in self._held.keys if key.registered_at is not None]
+        horizon = self._clock() - self._schedule.overlap
+        return [old for old, new in pairwise(registered) if new.signs_from <= horizon]

@@ -1,0 +1,50 @@
+"""The limits of one service's dealings with the registry, in one place, each with its unit and its reason."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Of one call to the registry."""
+
+    connect_timeout: float = 2.0
+    """Seconds to a connection: a registry further away than that is down."""
+    read_timeout: float = 5.0
+    """Seconds between two bytes."""
+    total_timeout: float = 10.0
+    """Seconds for the whole answer: slow bytes must not hold a worker."""
+    max_bytes: int = 4 * 1024 * 1024
+    """Bytes of an answer: an endless one must not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustLimits:
+    """Of the trust store."""
+
+    offline_limit: float = 3600.0
+    """Seconds after its last signed confirmation in which a document is still believed. It bounds how long a mirror,
+    or a cut line, can hide a revocation."""
+    poll_interval: float = 1.0
+    """Seconds between two looks at the registry's changes: a revocation is in force about that soon."""
+    refresh_interval: float = 300.0
+    """Seconds after which a document is fetched again, changed or not."""
+    cooldown: float = 5.0
+    """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
+    negative_ttl: float = 30.0
+    """Seconds for which the answer "nobody registered that key" is remembered."""
+    max_services: int = 10_000
+    """Services remembered at most."""
+    max_negative: int = 1_000
+    """Unknown kids remembered for each service at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotationSchedule:
+    """When a service's keys are replaced, in seconds."""
+
+    every: float = 24 * 3600.0
+    """A key is replaced that long after it was registered."""
+    lead: float = 30.0
+    """A new key signs that long after it was registered: watching peers have fetched it by then."""
+    overlap: float = 120.0
+    """An old key is retired that long after its successor began to sign: what it signed has expired by then."""

@@ -1,0 +1,39 @@
+"""Who may call, and with which scopes: default deny."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from peerseal.errors import ConfigurationError
+from peerseal.protocol.names import qualify
+
+ANYONE = "*"
+"""Stands for any service of the own trust domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllowPolicy:
+    """The callers that may call here, by service id, each with its scopes."""
+
+    callers: Mapping[str, frozenset[str]]
+    anyone: frozenset[str] | None
+    domain: str
+
+    @classmethod
+    def of(cls, allow: Mapping[str, Iterable[str]], domain: str) -> Self:
+        """From what code says: short names, service ids or ``"*"``, each with its scopes.
+
+        Raises ConfigurationError for scopes given as one string, InvalidName for a name that is none.
+        """
+        for caller, scopes in allow.items():
+            if isinstance(scopes, str):
+                raise ConfigurationError(f"the scopes of {caller} are one string; give a set")
+        callers = {qualify(caller, domain): frozenset(allow[caller]) for caller in allow if caller != ANYONE}
+        return cls(callers, frozenset(allow[ANYONE]) if ANYONE in allow else None, domain)
+
+    def scopes(self, caller: str) -> frozenset[str] | None:
+        """The scopes of the service with id ``caller``; None where it may not call at all."""
+        scopes = self.callers.get(caller)
+        if scopes is None and self.anyone is not None and caller.startswith(f"{self.domain}/"):
+            return self.anyone
+        return scopes

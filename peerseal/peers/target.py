@@ -1,0 +1,70 @@
+"""Step 8's target: the request-target that the caller signed, as this server received it.
+
+What is checked is the request line itself (RFC 9112 section 3.2), never a URL that was put together again: a path can be
+spelt in many ways that all decode to the same routes, and each spelling is another target. But a raw target proves
+nothing about the view that ran, so it must also decode to exactly what was routed.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from peerseal.errors import ConfigurationError, WrongBinding
+
+# Origin form: a slash, then printable ASCII without a fragment. What RFC 3986 leaves out beside ("<", "|", …) is let
+# pass: servers do, and the digest over the exact bytes is what binds it.
+_ORIGIN_FORM = re.compile(r"/[!\"$-~]*")
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+
+
+def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefix: str = "") -> str:
+    """The origin-form target that the caller signed: ``external_prefix`` and ``raw_uri``, the target in the request
+    line (gunicorn's ``RAW_URI``).
+
+    ``script_name`` and ``path_info`` are WSGI's: bytes as latin-1 (PEP 3333). The path of ``raw_uri``, percent-decoded
+    once, must be those two in a row, byte for byte. Raises WrongBinding for anything else: absolute-form, ``*`` or
+    authority-form, a fragment, a character that no target holds, a path that something in between rewrote.
+    """
+    if not _ORIGIN_FORM.fullmatch(raw_uri):
+        raise WrongBinding("the request-target is not in origin form (RFC 9112 section 3.2.1)")
+    path = raw_uri.partition("?")[0]
+    routed = script_name + path_info
+    same = path == routed if "%" not in path else unquote_to_bytes(path) == _wsgi_bytes(routed)
+    if not same:
+        raise WrongBinding("the request-target is not what was routed")
+    return external_prefix + raw_uri
+
+
+def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
+    """`routed_target` of a WSGI request. Raises WrongBinding, also where the server does not tell the raw target
+    (``RAW_URI`` or ``REQUEST_URI``), and where a request header names a ``SCRIPT_NAME``.
+
+    gunicorn obeys such a header from the hosts in ``forwarded_allow_ips``. The raw target then still decodes to what
+    was routed, but to another view than the one that the caller meant: ``/admin/x``, with ``/admin`` as script name,
+    is the view of ``/x``.
+    """
+    if "HTTP_SCRIPT_NAME" in environ:
+        raise WrongBinding("a header shifts the routing")
+    raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw_uri is None:
+        raise WrongBinding("the server does not tell the raw request-target")
+    return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
+
+
+def check_external_prefix(prefix: str) -> str:
+    """The prefix itself: empty, or a path such as ``/api`` in unreserved characters, without a slash at its end.
+
+    It stands before every target that this service receives, in the targets that its callers sign. Raises
+    ConfigurationError.
+    """
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise ConfigurationError(f"not an external prefix (such as /api): {prefix!r}")
+    return prefix
+
+
+def _wsgi_bytes(text: str) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise WrongBinding("the server's PATH_INFO is not what PEP 3333 says") from error

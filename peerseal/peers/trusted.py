@@ -1,0 +1,95 @@
+"""What is believed of services' keys: pure values, apart from all fetching.
+
+`KeySource` is what a verifier asks; the trust store answers from registry documents, the registry itself from its
+database. `KnownService` is what the trust store believes of one service, and how a newer document or a list of
+changes alters that belief.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
+
+from peerseal.errors import DocumentRefused
+from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, SignedKey
+from peerseal.protocol.keys import PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A key that may be believed now: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``
+    (seconds since the epoch). ``service_id`` owns it. Only a signed and checked document, or the registry's own
+    database, makes one."""
+
+    kid: str
+    service_id: str
+    public: PublicKey = field(repr=False)
+    active_from: int
+    active_until: int
+
+    @classmethod
+    def of(cls, key: SignedKey | KeyStatement, service_id: str) -> Self:
+        """From a key in a document that was checked."""
+        return cls(key.kid, service_id, key.public, key.active_from, key.active_until)
+
+
+class KeySource(Protocol):
+    """Where a verifier finds keys."""
+
+    @property
+    def domain(self) -> str:
+        """The trust domain whose services' keys these are. Raises TrustUnavailable while it is not known."""
+
+    def key(self, kid: str) -> TrustedKey:
+        """The key with that kid, of whose well-formedness the caller made sure.
+
+        Raises UnknownKey, RevokedKey, or TrustUnavailable where it cannot be had now.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KnownService:
+    """What is believed of one service.
+
+    ``confirmed_at`` is the newest signed time at which this was still the truth; ``covered`` the ledger entry up to
+    which it is known to be. Both come from signed documents only, never from a clock of ours, so that neither a
+    mirror nor a restart makes an old document young.
+    """
+
+    keys: Mapping[str, TrustedKey]
+    revoked: frozenset[str]
+    seq: int
+    covered: int
+    confirmed_at: int
+    expires_at: int
+
+    @classmethod
+    def of(cls, document: JwkSetDocument) -> Self:
+        """From the first document about the service."""
+        keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys}
+        revoked = frozenset(key.kid for key in document.revoked)
+        return cls(keys, revoked, document.seq, document.head, document.issued_at, document.expires_at)
+
+    def updated(self, document: JwkSetDocument) -> Self:
+        """After another document. Raises DocumentRefused for one that lies behind what was seen before.
+
+        A document of the same state may well be older than this belief (a cache on the way): then it tells nothing new.
+        """
+        if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
+            raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
+        new = type(self).of(document)
+        if document.seq > self.seq:
+            return new
+        return replace(
+            new,
+            covered=max(self.covered, new.covered),
+            confirmed_at=max(self.confirmed_at, new.confirmed_at),
+            expires_at=max(self.expires_at, new.expires_at),
+        )
+
+    def confirmed(self, service_id: str, changes: Changes) -> Self | None:
+        """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
+        if self.covered >= changes.seq:
+            return self
+        if changes.reset or service_id in changes.services or changes.since > self.covered:
+            return None
+        return replace(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))

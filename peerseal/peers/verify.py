@@ -1,0 +1,229 @@
+"""Verification of a request token: the one place where a caller is believed.
+
+The steps, in this order (SPEC section 3), and the function that does each:
+
+     1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
+     2  header: typ, allowed alg, kid shape; claims' shape       Verifier._header, check_request_claims
+     3  key by kid, asked only for callers that may call here    Verifier._key
+     4  alg equals the key's; signature                          Verifier._check_signature
+     5  iss and sub equal the kid's owner                        Verifier._check_parties
+     6  aud                                                      Verifier._check_parties
+     7  times, lifetime cap, the key's window                    check_times, _check_window
+     8  binding: method, target, content, headers                _check_binding
+     9  transaction token                                        _check_transaction
+    10  policy: may this caller use this scope here              Verifier.verify
+    11  replay: one atomic insert of (iss, jti)                  Verifier.verify
+
+Each function raises the error of its step or returns. Nothing is recorded before step 11, nothing is fetched for a
+caller that may not call, and the body is not even read before step 8.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from peerseal.errors import (
+    BadSignature,
+    BadTransactionToken,
+    CallerNotAllowed,
+    Expired,
+    InsufficientScope,
+    InvalidName,
+    MalformedToken,
+    NotYetValid,
+    Replayed,
+    WrongAudience,
+    WrongBinding,
+    WrongIssuer,
+    WrongType,
+)
+from peerseal.peers.policy import AllowPolicy
+from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
+from peerseal.peers.trusted import KeySource, TrustedKey
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import b64url_decode, digest_header, strict_json_object
+from peerseal.protocol.names import qualify, split_kid
+from peerseal.protocol.tokens import (
+    ALWAYS_BOUND,
+    LEEWAY,
+    REQUEST_LIFETIME_CAP,
+    REQUEST_TYP,
+    check_request_claims,
+    check_times,
+)
+
+TRANSACTION_HEADER = "txn-token"
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+_NO_BODY = digest_header(b"")
+_HEADERS_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The proven caller of a request. Only verification makes one.
+
+    ``service`` is its short name, ``id`` its service id, ``kid`` the key that signed, ``scopes`` what it may do here,
+    ``claims`` the token's verified claims.
+    """
+
+    service: str
+    id: str
+    kid: str
+    scopes: frozenset[str]
+    claims: Mapping[str, Any] = field(repr=False)
+
+
+class Verifier:
+    """Verifies the callers of one service, the audience.
+
+    ``audience`` and the names in ``allow`` are short names or service ids; ``allow`` maps each caller, or ``"*"``, to
+    its scopes, and whoever is not in it may not call. ``leeway`` and ``max_lifetime`` are in seconds. Without
+    ``replay`` the guard is this process's memory, which other workers do not share.
+    """
+
+    def __init__(
+        self,
+        trust: KeySource,
+        *,
+        audience: str,
+        allow: Mapping[str, Iterable[str]],
+        replay: ReplayGuard | None = None,
+        leeway: int = LEEWAY,
+        max_lifetime: int = REQUEST_LIFETIME_CAP,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._trust = trust
+        self._audience = audience
+        self._allow = allow
+        self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
+        self._leeway = leeway
+        self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
+        self._clock = clock
+        self._place: tuple[str, AllowPolicy] | None = None
+        self._good_headers: dict[str, tuple[jose.Header, str]] = {}
+
+    def verify(
+        self,
+        token: str,
+        *,
+        method: str,
+        target: str,
+        body: bytes | Callable[[], bytes] = b"",
+        headers: Mapping[str, str] = _NO_HEADERS,
+        scope: str | None = None,
+    ) -> Peer:
+        """The proven caller of this request, or the error of the step that fails.
+
+        ``target`` is the origin-form request-target as the server received it (RFC 9112 section 3.2.1), ``body`` the
+        bytes as received or a function that reads them, called once and only after the signature was checked.
+        ``headers`` is looked up by lower-case names. ``scope`` is what the route needs; None needs no more than an
+        allowed caller. Raises TokenError, Forbidden or TrustUnavailable.
+        """
+        audience, policy = self._place or self._find_place()
+        header_segment, payload_segment, signature_segment = jose.split(token)  # 1
+        claims = strict_json_object(b64url_decode(payload_segment))
+        signature = b64url_decode(signature_segment)
+        header, caller = self._good_headers.get(header_segment) or self._header(header_segment)  # 2
+        check_request_claims(claims)
+        scopes = policy.scopes(caller)
+        if scopes is None:  # 3, 10
+            raise CallerNotAllowed(f"{caller} may not call {audience}")
+        key = self._trust.key(header.kid)
+        if header.alg != key.public.alg:  # 4
+            raise BadSignature(f"the key is for {key.public.alg}")
+        if not key.public.verify(token[: len(token) - len(signature_segment) - 1].encode("ascii"), signature):
+            raise BadSignature("the signature does not verify")
+        self._remember(header_segment, header, caller)
+        _check_parties(claims, key, audience)  # 5, 6
+        now = self._clock()
+        check_times(  # 7
+            claims["iat"], claims["nbf"], claims["exp"], now=now, leeway=self._leeway, cap=self._max_lifetime
+        )
+        _check_window(claims["iat"], key, self._leeway)
+        _check_binding(claims, method, target, body, headers)  # 8
+        _check_transaction(claims, headers)  # 9
+        if scope is not None and scope not in scopes:  # 10
+            raise InsufficientScope(f"{caller} may not use {scope} at {audience}")
+        if not self._replay.claim(caller, claims["jti"], claims["exp"] + self._leeway):  # 11
+            raise Replayed("accepted before")
+        return Peer(caller.rpartition("/")[2], caller, key.kid, scopes, MappingProxyType(claims))
+
+    def _find_place(self) -> tuple[str, AllowPolicy]:
+        """The audience's id and the policy, once the trust domain is known."""
+        domain = self._trust.domain
+        self._place = qualify(self._audience, domain), AllowPolicy.of(self._allow, domain)
+        return self._place
+
+    def _header(self, segment: str) -> tuple[jose.Header, str]:
+        """Step 2. The header, and the service id of the caller that its kid names."""
+        header = jose.parse_header(segment)
+        if header.typ != REQUEST_TYP:
+            raise WrongType("not a request token")
+        if header.alg not in jose.ALGORITHMS:
+            raise MalformedToken("an algorithm that nobody may use")
+        try:
+            return header, split_kid(header.kid)[0]
+        except InvalidName as error:
+            raise MalformedToken("the kid is none") from error
+
+    def _remember(self, segment: str, header: jose.Header, caller: str) -> None:
+        """A key's tokens share one header; reading it once saves a fifth of the work. Only after a good signature,
+        so that strangers cannot fill the memory."""
+        if segment not in self._good_headers:
+            if len(self._good_headers) >= _HEADERS_REMEMBERED:
+                self._good_headers.clear()
+            self._good_headers[segment] = header, caller
+
+
+def _check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
+    """Steps 5 and 6. The key is the owner's, so the owner it is who speaks; and it speaks to us."""
+    if claims["iss"] != key.service_id or claims["sub"] != key.service_id:
+        raise WrongIssuer("iss or sub is not the owner of the key")
+    if claims["aud"] != audience:
+        raise WrongAudience("the token is for another service")
+
+
+def _check_window(issued_at: int, key: TrustedKey, leeway: int) -> None:
+    """Step 7, second half. A retired key is good only for what was issued while it was active."""
+    if issued_at < key.active_from - leeway:
+        raise NotYetValid("issued before its key was active")
+    if issued_at > key.active_until + leeway:
+        raise Expired("issued after its key was retired")
+
+
+def _check_binding(
+    claims: Mapping[str, Any],
+    method: str,
+    target: str,
+    body: bytes | Callable[[], bytes],
+    headers: Mapping[str, str],
+) -> None:
+    """Step 8. The cheap comparisons first; the body is read last."""
+    if claims["method"] != method:
+        raise WrongBinding("another method was signed")
+    if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
+        raise WrongBinding("another target was signed")
+    _check_bound_headers(claims["headers"], headers)
+    content = body if isinstance(body, bytes) else body()
+    if claims["content_digest"] != (digest_header(content) if content else _NO_BODY):
+        raise WrongBinding("another body was signed")
+
+
+def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
+    if isinstance(headers, dict):
+        headers = {name.lower(): value for name, value in headers.items()}
+    for name in ALWAYS_BOUND:
+        if headers.get(name) != bound.get(name):
+            raise WrongBinding(f"another {name} was signed")
+    for name, value in bound.items():
+        if headers.get(name) != value:
+            raise WrongBinding("another value of a bound header was signed")
+
+
+def _check_transaction(claims: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    """Step 9. Transaction tokens cannot be verified yet, so whatever speaks of one is refused."""
+    if "tth" in claims or headers.get(TRANSACTION_HEADER) is not None:
+        raise BadTransactionToken("transaction tokens are not accepted here")

@@ -1,0 +1,35 @@
+"""Reading claims with their types checked: what `tokens` and `documents` share."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from peerseal.errors import MalformedToken
+
+T = TypeVar("T")
+
+LATEST_TIME = 253_402_300_799
+"""The end of the year 9999, in seconds since the epoch: no honest time lies behind it."""
+
+
+def claim(claims: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """The claim of exactly that JSON type (True is no integer). Raises MalformedToken."""
+    value = claims.get(name)
+    if type(value) is not kind:
+        raise MalformedToken(f"claim {name} is missing or of the wrong type")
+    return value
+
+
+def time_claim(claims: Mapping[str, Any], name: str) -> int:
+    """A time as a JSON integer between the epoch and the year 9999. Raises MalformedToken."""
+    value = claim(claims, name, int)
+    if not 0 <= value <= LATEST_TIME:
+        raise MalformedToken(f"claim {name} is no time")
+    return value
+
+
+def exactly(claims: Mapping[str, Any], members: frozenset[str], optional: frozenset[str] = frozenset()) -> None:
+    """Refuses missing and unknown claims: a claim that this version does not check must not pass as if it did.
+    Raises MalformedToken."""
+    names = claims.keys()
+    if not members <= names <= members | optional:
+        raise MalformedToken("claims are missing or unknown")

@@ -1,0 +1,91 @@
+"""Strict encodings: canonical base64url, JSON without surprises, digests as RFC 9530 writes them.
+
+python-jose and ``json`` read leniently: padding, foreign characters, trailing bits, repeated members and ``NaN`` all
+pass. Two texts that decode to the same token are two identities for one thing, so everything that comes in passes
+here first.
+"""
+
+import binascii
+import hashlib
+import json
+from typing import Any
+
+from peerseal.errors import MalformedToken
+
+# What belongs to plain base64 only becomes a character that the strict decoder refuses.
+_URLSAFE_TO_PLAIN = bytes.maketrans(b"-_+/=", b"+/!!!")
+_PLAIN_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
+_PADDING = (b"", b"!", b"==", b"=")
+# The last character of a group of two carries 2 bits, of a group of three 4 bits; the rest must be zero.
+_LAST_OF = (None, b"", b"AQgw", b"AEIMQUYcgkosw048")
+
+
+def b64url(data: bytes) -> str:
+    """Unpadded base64url (RFC 7515 section 2)."""
+    return binascii.b2a_base64(data, newline=False).translate(_PLAIN_TO_URLSAFE).rstrip(b"=").decode("ascii")
+
+
+def b64url_decode(text: str) -> bytes:
+    """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling."""
+    tail = len(text) % 4
+    try:
+        encoded = text.encode("ascii")
+        last = _LAST_OF[tail]
+        if last is not None and encoded[-1] not in last:
+            raise MalformedToken("base64url with trailing bits")
+        return binascii.a2b_base64(encoded.translate(_URLSAFE_TO_PLAIN) + _PADDING[tail], strict_mode=True)
+    except ValueError as error:
+        raise MalformedToken("not unpadded base64url") from error
+
+
+def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice")
+    return members
+
+
+def _no_such_number(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("a number out of range")
+    return number
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_float=_finite)
+
+
+def strict_json(data: bytes | str) -> Any:
+    """What the JSON text says (RFC 8259), refusing repeated members at any level, NaN and infinities, numbers out of
+    range, invalid UTF-8, unpaired surrogates and hopeless nesting. Raises MalformedToken."""
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        value = _decoder.decode(text)
+        if "\\u" in text:  # only an escape can bring in half a surrogate pair, which no encoder can write again
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise MalformedToken(f"not strict JSON: {type(error).__name__}") from error
+    return value
+
+
+def strict_json_object(data: bytes | str) -> dict[str, Any]:
+    """As strict_json, for a JSON object. Raises MalformedToken for any other value."""
+    value = strict_json(data)
+    if type(value) is not dict:
+        raise MalformedToken("not a JSON object")
+    return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """One spelling per value: sorted members, no white space, UTF-8. Raises ValueError for what JSON cannot say."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def digest_header(data: bytes) -> str:
+    """The SHA-256 of ``data`` as RFC 9530 section 2 writes it: ``sha-256=:<base64>:``."""
+    return f"sha-256=:{binascii.b2a_base64(hashlib.sha256(data).digest(), newline=False).decode('ascii')}:"

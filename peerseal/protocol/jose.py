@@ -1,0 +1,107 @@
+"""The one adapter over python-jose: ready ``Key`` objects that sign and verify bytes, and strict compact JWS.
+
+Nothing else of python-jose is used. Its ``jwt`` and ``jws`` modules read base64 leniently, accept ``algorithms=None``,
+pass unknown ``crit``, try every key of a set, and do not compare the header's ``alg`` with a ready key's; its parsing
+of a PEM costs 30 ms a signature. So a key is parsed once into a ``Key`` with one algorithm, the caller chooses the key
+by kid, and syntax is checked here (RFC 7515 section 5.2) before any of it is believed.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jose import jwk
+from jose.backends.cryptography_backend import CryptographyECKey, CryptographyRSAKey
+from jose.exceptions import JOSEError
+
+from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
+
+Algorithm = Literal["RS256", "ES256"]
+ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256")
+
+MAX_TOKEN = 6 * 1024
+"""The longest compact JWS of a token, in characters (SPEC section 3)."""
+
+_HEADER_MEMBERS = {"alg", "kid", "typ"}
+
+if not (jwk.get_key("RS256") is CryptographyRSAKey and jwk.get_key("ES256") is CryptographyECKey):
+    raise ConfigurationError("python-jose has not chosen its cryptography back end")
+
+
+class Header(NamedTuple):
+    """The protected header of a token: exactly these three members."""
+
+    alg: str
+    kid: str
+    typ: str
+
+
+class UnverifiedJws(NamedTuple):
+    """A compact JWS whose syntax is right and whose signature nobody has checked yet."""
+
+    header: Header
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+
+def verifier(
+    public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, alg: Algorithm
+) -> Callable[[bytes, bytes], bool]:
+    """A function ``(message, signature) -> bool`` on a ready Key; it never raises."""
+    key = jwk.construct(cast(Any, public_key), alg)
+
+    def verify(message: bytes, signature: bytes) -> bool:
+        try:
+            return bool(key.verify(message, signature))
+        except (JOSEError, ValueError, TypeError, OverflowError):
+            return False
+
+    return verify
+
+
+def signer(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, alg: Algorithm) -> Callable[[bytes], bytes]:
+    """A function ``(message) -> signature`` on a ready Key."""
+    return cast("Callable[[bytes], bytes]", jwk.construct(cast(Any, private_key), alg).sign)
+
+
+def encode_header(header: Header) -> str:
+    """The first segment of every token with this header. Encode it once per key and kind."""
+    return b64url(canonical_json(header._asdict()))
+
+
+def compact(header_segment: str, payload: bytes, sign: Callable[[bytes], bytes]) -> str:
+    """The compact serialisation (RFC 7515 section 7.1) of a payload, signed."""
+    signing_input = f"{header_segment}.{b64url(payload)}"
+    return f"{signing_input}.{b64url(sign(signing_input.encode('ascii')))}"
+
+
+def parse_header(segment: str) -> Header:
+    """The header that a token's first segment says. Raises MalformedToken: unknown members such as ``crit``, ``jku``
+    or ``jwk`` are refused, not ignored (RFC 8725 section 3.10)."""
+    members = strict_json_object(b64url_decode(segment))
+    if members.keys() != _HEADER_MEMBERS or not all(type(value) is str for value in members.values()):
+        raise MalformedToken("the header holds other members than alg, kid and typ")
+    return Header(**members)
+
+
+def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[str, str, str]:
+    """The three segments, undecoded. Raises MalformedToken for another number of them, or a longer token."""
+    if len(token) > limit:
+        raise MalformedToken("longer than a token may be")
+    segments = token.split(".")
+    if len(segments) != 3:
+        raise MalformedToken("not three segments")
+    return segments[0], segments[1], segments[2]
+
+
+def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:
+    """Syntax of a whole token: size, three canonical segments, a strict header. Raises MalformedToken."""
+    header, payload, signature = split(token, limit=limit)
+    return UnverifiedJws(
+        parse_header(header),
+        b64url_decode(payload),
+        f"{header}.{payload}".encode("ascii"),
+        b64url_decode(signature),
+    )

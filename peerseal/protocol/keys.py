@@ -1,0 +1,192 @@
+"""Key pairs, JSON Web Keys, thumbprints, kids and public credentials (SPEC section 2).
+
+Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. What makes a key of the right
+shape weak all the same (ROCA, close primes…) is for the registry to find: `registry.domain.key_quality`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from peerseal.errors import ConfigurationError, KeyRefused, MalformedToken
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
+from peerseal.protocol.jose import Algorithm
+from peerseal.protocol.names import make_kid
+
+RSA_BITS = range(2048, 8193)
+RSA_EXPONENT = 65537
+DEFAULT_RSA_BITS = 2048
+
+_PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+_P256_COORDINATE = 32  # bytes, RFC 7518 section 6.2.1.2
+
+PublicCryptoKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+PrivateCryptoKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The public half of a service's or the registry's key, its algorithm pinned.
+
+    ``jwk`` holds the required members only (RFC 7638 section 3.2), ``thumbprint`` is their SHA-256 in base64url,
+    ``spki`` the X.509 SubjectPublicKeyInfo in DER. ``verify(message, signature)`` answers True or False.
+    """
+
+    alg: Algorithm
+    jwk: Mapping[str, str]
+    thumbprint: str
+    spki: bytes = field(repr=False)
+    verify: Callable[[bytes, bytes], bool] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, key: PublicCryptoKey) -> Self:
+        """From a ``cryptography`` key. Raises KeyRefused for a type, size, exponent or curve that SPEC excludes."""
+        jwk, alg = _jwk_of(key)
+        spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        thumbprint = b64url(hashlib.sha256(canonical_json(jwk)).digest())
+        return cls(alg, jwk, thumbprint, spki, jose.verifier(key, alg))
+
+    @classmethod
+    def from_jwk(cls, jwk: Mapping[str, Any], alg: str | None = None) -> Self:
+        """From a JWK (RFC 7517), read strictly: no private members, canonical integers, ``alg`` (the argument and the
+        member, where given) the one of the type. Other public members are ignored. Raises KeyRefused."""
+        if _PRIVATE_MEMBERS & jwk.keys():
+            raise KeyRefused("key_private_members", "a public JWK must not hold private members")
+        public = cls.of(_crypto_of(jwk))
+        if any(name not in (None, public.alg) for name in (alg, jwk.get("alg"))):
+            raise KeyRefused("key_alg_mismatch", f"this type of key is for {public.alg}")
+        return public
+
+    @classmethod
+    def from_spki(cls, der: bytes) -> Self:
+        """From a DER SubjectPublicKeyInfo. Raises KeyRefused."""
+        try:
+            key = serialization.load_der_public_key(der)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise KeyRefused("key_malformed", type(error).__name__) from error
+        return cls.of(cast("PublicCryptoKey", key))
+
+    @property
+    def crypto(self) -> PublicCryptoKey:
+        """The key as the ``cryptography`` package knows it, parsed anew."""
+        return cast("PublicCryptoKey", serialization.load_der_public_key(self.spki))
+
+    def pem(self) -> str:
+        """The SubjectPublicKeyInfo as PEM (RFC 7468)."""
+        encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.crypto.public_bytes(encoding, form).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A private key with its public half. ``sign(message)`` gives the JWS signature (RFC 7518 sections 3.3, 3.4)."""
+
+    public: PublicKey
+    sign: Callable[[bytes], bytes] = field(repr=False, compare=False)
+    _private: PrivateCryptoKey = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, private: PrivateCryptoKey) -> Self:
+        """From a ``cryptography`` private key. Raises KeyRefused as PublicKey.of does."""
+        public = PublicKey.of(private.public_key())
+        return cls(public, jose.signer(private, public.alg), private)
+
+    @classmethod
+    def generate(cls, alg: str = "RS256", bits: int = DEFAULT_RSA_BITS) -> Self:
+        """A new key pair for ``alg``; ``bits`` is the size of an RSA modulus. Raises ConfigurationError."""
+        if alg == "RS256" and bits in RSA_BITS:
+            return cls.of(rsa.generate_private_key(RSA_EXPONENT, bits))
+        if alg == "ES256":
+            return cls.of(ec.generate_private_key(ec.SECP256R1()))
+        raise ConfigurationError(f"no such kind of key: {alg}, {bits} bits")
+
+    @classmethod
+    def from_pem(cls, pem: bytes, password: bytes | None = None) -> Self:
+        """From a PKCS #8 PEM. Raises KeyRefused where it cannot be read."""
+        try:
+            return cls.of(cast("PrivateCryptoKey", serialization.load_pem_private_key(pem, password)))
+        except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
+            raise KeyRefused("key_malformed", f"no private key could be read: {type(error).__name__}") from error
+
+    def to_pem(self, password: bytes | None = None) -> bytes:
+        """PKCS #8, encrypted where a password is given. Unencrypted it belongs into a file of mode 0600 only."""
+        protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+        if password is not None:
+            protection = serialization.BestAvailableEncryption(password)
+        return self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicCredentials:
+    """What every service shows of its key: the kid, and the base64url of the SubjectPublicKeyInfo DER."""
+
+    key_id: str
+    public_key: str
+
+    @classmethod
+    def of(cls, owner: str, key: PublicKey) -> Self:
+        """The credentials of a key that the service with id ``owner`` holds."""
+        return cls(make_kid(owner, key.thumbprint), b64url(key.spki))
+
+    def to_json(self) -> dict[str, str]:
+        """``{"keyId": …, "publicKey": …}``."""
+        return {"keyId": self.key_id, "publicKey": self.public_key}
+
+
+def _jwk_of(key: object) -> tuple[dict[str, str], Algorithm]:
+    if isinstance(key, rsa.RSAPublicKey):
+        return _rsa_jwk(key.public_numbers()), "RS256"
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        point = key.public_numbers()
+        x, y = (b64url(number.to_bytes(_P256_COORDINATE, "big")) for number in (point.x, point.y))
+        return {"kty": "EC", "crv": "P-256", "x": x, "y": y}, "ES256"
+    raise KeyRefused("key_type_unsupported", type(key).__name__)
+
+
+def _rsa_jwk(numbers: rsa.RSAPublicNumbers) -> dict[str, str]:
+    _check_rsa(numbers.n, numbers.e)
+    n, e = (b64url(number.to_bytes((number.bit_length() + 7) // 8, "big")) for number in (numbers.n, numbers.e))
+    return {"kty": "RSA", "n": n, "e": e}
+
+
+def _check_rsa(n: int, e: int) -> None:
+    if n.bit_length() not in RSA_BITS:
+        raise KeyRefused("key_size_unsupported", f"{n.bit_length()} bits")
+    if e != RSA_EXPONENT:
+        raise KeyRefused("key_exponent_unsupported", f"e is not {RSA_EXPONENT}")
+    if n % 2 == 0:
+        raise KeyRefused("key_even_modulus", "the modulus is even")
+
+
+def _crypto_of(jwk: Mapping[str, Any]) -> PublicCryptoKey:
+    kind, curve = jwk.get("kty"), jwk.get("crv")
+    if kind == "RSA":
+        n, e = _number(jwk, "n"), _number(jwk, "e")
+        _check_rsa(n, e)  # before the library sees it: it has refusals of its own, without our codes
+        return rsa.RSAPublicNumbers(e, n).public_key()
+    if kind == "EC" and curve == "P-256":
+        x, y = (_number(jwk, name, _P256_COORDINATE) for name in ("x", "y"))
+        try:
+            return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+        except ValueError as error:
+            raise KeyRefused("key_off_curve", "not a point of P-256") from error
+    raise KeyRefused("key_type_unsupported", f"{str(kind)[:20]} {str(curve)[:20]}")
+
+
+def _number(jwk: Mapping[str, Any], name: str, size: int | None = None) -> int:
+    """A Base64urlUInt (RFC 7518 section 2): no leading zero bytes, or exactly ``size`` bytes for a coordinate."""
+    try:
+        data = b64url_decode(jwk.get(name) or "")
+    except (MalformedToken, TypeError) as error:
+        raise KeyRefused("key_malformed", f"member {name}") from error
+    if not data or (len(data) != size if size else data[0] == 0):
+        raise KeyRefused("key_malformed", f"member {name} has the wrong length")
+    if len(data) > 2 * RSA_BITS.stop // 8:
+        raise KeyRefused("key_size_unsupported", f"member {name} is too long")
+    return int.from_bytes(data, "big")

@@ -1,0 +1,86 @@
+"""Trust domains, services, service ids and key ids (SPEC section 1).
+
+A service id is ``<trust domain>/<service>``; a kid is ``<service id>/<RFC 7638 thumbprint>``. A kid names its owner
+and is computed from the key, so whoever reads one can check both.
+"""
+
+import re
+
+from peerseal.errors import InvalidName
+
+REGISTRY = "registry"
+"""The reserved service name under which the registry itself signs and is called."""
+
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DNS_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
+_NAME = re.compile(_DNS_NAME)
+_SERVICE_ID = re.compile(rf"({_DNS_NAME})/({_DNS_NAME})")
+_KID = re.compile(rf"(({_DNS_NAME})/({_DNS_NAME}))/([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048])")
+
+_DOMAIN_LENGTH = 253  # RFC 1035 section 3.1, in text form
+_SERVICE_LENGTH = 100
+
+
+def check_trust_domain(name: str) -> str:
+    """The name itself if it is a DNS-like lower-case name of 253 characters at most, else InvalidName."""
+    if len(name) > _DOMAIN_LENGTH or not _NAME.fullmatch(name):
+        raise InvalidName(f"not a trust domain: {name[:120]!r}")
+    return name
+
+
+def check_service(name: str) -> str:
+    """The name itself if it is lower-case DNS labels joined by dots, 100 characters at most, else InvalidName.
+
+    ``registry`` passes: it is reserved, which is for the registry to refuse where somebody registers it.
+    """
+    if len(name) > _SERVICE_LENGTH or not _NAME.fullmatch(name):
+        raise InvalidName(f"not a service name: {name[:120]!r}")
+    return name
+
+
+def service_id(domain: str, service: str) -> str:
+    """``<domain>/<service>``. Raises InvalidName."""
+    return f"{check_trust_domain(domain)}/{check_service(service)}"
+
+
+def registry_id(domain: str) -> str:
+    """The service id of a domain's registry."""
+    return service_id(domain, REGISTRY)
+
+
+def split_service_id(name: str) -> tuple[str, str]:
+    """``(domain, service)`` of a service id. Raises InvalidName."""
+    match = _SERVICE_ID.fullmatch(name) if len(name) <= _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH else None
+    if match is None:
+        raise InvalidName(f"not a service id: {name[:120]!r}")
+    domain, service = match.groups()
+    return check_trust_domain(domain), check_service(service)
+
+
+def qualify(name: str, domain: str) -> str:
+    """The service id that a short name or an id stands for in code and configuration. Raises InvalidName."""
+    if "/" in name:
+        split_service_id(name)
+        return name
+    return service_id(domain, name)
+
+
+def make_kid(owner: str, thumbprint: str) -> str:
+    """The kid of a key that the service with id ``owner`` holds. Raises InvalidName."""
+    kid = f"{owner}/{thumbprint}"
+    split_kid(kid)
+    return kid
+
+
+def split_kid(kid: str) -> tuple[str, str]:
+    """``(service id, thumbprint)`` of a kid. Raises InvalidName.
+
+    The thumbprint must be the canonical base64url of 32 bytes: the last character holds four bits only.
+    """
+    match = _KID.fullmatch(kid) if len(kid) <= _DOMAIN_LENGTH + _SERVICE_LENGTH + 45 else None
+    if match is None:
+        raise InvalidName(f"not a kid: {kid[:120]!r}")
+    owner, domain, service, thumbprint = match.groups()
+    check_trust_domain(domain)
+    check_service(service)
+    return owner, thumbprint

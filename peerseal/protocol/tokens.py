@@ -1,0 +1,205 @@
+"""The tokens that services sign: request tokens and proofs of possession (SPEC section 3).
+
+Each kind has its own ``typ`` and is good for one purpose. Times are seconds since the epoch. A token type's
+``from_claims`` checks the shape of claims and nothing else; what they must say here and now is checked in
+`peerseal.peers.verify`, step by step.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from peerseal.errors import (
+    BadSignature,
+    Expired,
+    LifetimeTooLong,
+    MalformedToken,
+    NotYetValid,
+    WrongAudience,
+    WrongIssuer,
+    WrongType,
+)
+from peerseal.protocol import jose
+from peerseal.protocol.claims import claim, exactly, time_claim
+from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
+from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.names import make_kid
+
+REQUEST_TYP: Final = "peerseal-request+jwt"
+PROOF_TYP: Final = "peerseal-proof+jwt"
+
+REQUEST_LIFETIME = 60
+REQUEST_LIFETIME_CAP = 300
+PROOF_LIFETIME = 60
+LEEWAY = 30
+"""Seconds by which two honest clocks may differ."""
+
+MAX_CTX = 1024
+"""Bytes of the application's own ``ctx``, as canonical JSON."""
+
+ALWAYS_BOUND = ("content-type", "content-encoding")
+"""Headers that a request token binds wherever the request has them: they say how the body is read."""
+
+_JTI_CHARACTERS = 22  # 128 bits
+_REQUEST_MEMBERS = frozenset(
+    ("iss", "sub", "aud", "iat", "nbf", "exp", "jti", "method", "target_digest", "content_digest", "headers")
+)
+_REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
+_PROOF_MEMBERS = frozenset(("iss", "aud", "iat", "exp", "jti", "jwk"))
+_REQUEST_STRINGS = ("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest")
+
+
+def new_jti() -> str:
+    """128 random bits, unpadded base64url."""
+    return b64url(secrets.token_bytes(16))
+
+
+def check_jti(jti: str) -> str:
+    """The jti itself if it is 128 bits in canonical base64url. Raises MalformedToken."""
+    if len(jti) != _JTI_CHARACTERS:
+        raise MalformedToken("jti is not 128 bits")
+    b64url_decode(jti)
+    return jti
+
+
+@dataclass(frozen=True, slots=True)
+class RequestToken:
+    """The claims of a request token: who calls whom, for which request exactly.
+
+    ``issuer`` and ``audience`` are service ids; ``target_digest`` and ``content_digest`` are ``sha-256=:…:`` of the
+    origin-form request-target and of the body's bytes; ``headers`` maps lower-case names to values; ``tth`` stands
+    there only where a transaction token goes along; ``ctx`` is the application's own.
+    """
+
+    issuer: str
+    audience: str
+    issued_at: int
+    not_before: int
+    expires_at: int
+    jti: str
+    method: str
+    target_digest: str
+    content_digest: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tth: str | None = None
+    ctx: Mapping[str, Any] | None = None
+
+    def claims(self) -> dict[str, Any]:
+        """The JSON payload, as a dict. Raises ValueError where ``ctx`` is longer than MAX_CTX."""
+        claims: dict[str, Any] = {
+            "iss": self.issuer,
+            "sub": self.issuer,
+            "aud": self.audience,
+            "iat": self.issued_at,
+            "nbf": self.not_before,
+            "exp": self.expires_at,
+            "jti": self.jti,
+            "method": self.method,
+            "target_digest": self.target_digest,
+            "content_digest": self.content_digest,
+            "headers": dict(self.headers),
+        }
+        if self.tth is not None:
+            claims["tth"] = self.tth
+        if self.ctx is not None:
+            if len(canonical_json(self.ctx)) > MAX_CTX:
+                raise ValueError(f"ctx is longer than {MAX_CTX} bytes")
+            claims["ctx"] = dict(self.ctx)
+        return claims
+
+
+def check_request_claims(claims: dict[str, Any]) -> None:
+    """Step 1 for a request token's payload: every claim there, none unknown, each of its type. Raises MalformedToken.
+
+    It checks in place and builds nothing: it runs on every request.
+    """
+    if claims.keys() != _REQUEST_MEMBERS:
+        exactly(claims, _REQUEST_MEMBERS, _REQUEST_OPTIONAL)
+        _check_optional_claims(claims)
+    for name in _REQUEST_STRINGS:
+        if type(claims[name]) is not str:
+            raise MalformedToken(f"claim {name} is not a string")
+    for name in ("iat", "nbf", "exp"):
+        time_claim(claims, name)
+    check_jti(claims["jti"])
+    headers = claims["headers"]
+    if type(headers) is not dict:
+        raise MalformedToken("claim headers is not an object")
+    for name, value in headers.items():
+        if type(value) is not str or name != name.lower():
+            raise MalformedToken("claim headers holds other than lower-case names with strings")
+
+
+def _check_optional_claims(claims: dict[str, Any]) -> None:
+    if "tth" in claims and len(b64url_decode(claim(claims, "tth", str))) != 32:
+        raise MalformedToken("tth is not a SHA-256")
+    if "ctx" in claims and len(canonical_json(claim(claims, "ctx", dict))) > MAX_CTX:
+        raise MalformedToken(f"ctx is longer than {MAX_CTX} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A verified proof of possession: the holder of ``public_key`` asked to register it for the service ``issuer``."""
+
+    public_key: PublicKey
+    issuer: str
+    audience: str
+    issued_at: int
+    expires_at: int
+    jti: str
+    jws: str = field(repr=False)
+
+    @classmethod
+    def read(cls, jws: str, *, issuer: str, audience: str, now: float, leeway: int = LEEWAY) -> Self:
+        """Check a proof made for the service ``issuer`` at the registry ``audience`` (both service ids).
+
+        The key that signs is the one in the payload; the header's kid must name it. Raises TokenError, or KeyRefused
+        for a key of a kind that is not accepted.
+        """
+        token = jose.parse(jws)
+        if token.header.typ != PROOF_TYP:
+            raise WrongType("not a proof of possession")
+        claims = strict_json_object(token.payload)
+        exactly(claims, _PROOF_MEMBERS)
+        key = PublicKey.from_jwk(claim(claims, "jwk", dict), token.header.alg)
+        if not key.verify(token.signing_input, token.signature):
+            raise BadSignature("the proof is not signed by the key in it")
+        if claim(claims, "iss", str) != issuer or token.header.kid != make_kid(issuer, key.thumbprint):
+            raise WrongIssuer("the proof is for another service")
+        if claim(claims, "aud", str) != audience:
+            raise WrongAudience("the proof is for another registry")
+        issued_at, expires_at = time_claim(claims, "iat"), time_claim(claims, "exp")
+        check_times(issued_at, issued_at, expires_at, now=now, leeway=leeway, cap=PROOF_LIFETIME)
+        return cls(key, issuer, audience, issued_at, expires_at, check_jti(claim(claims, "jti", str)), jws)
+
+
+def sign_proof(key: KeyPair, *, issuer: str, audience: str, now: float) -> str:
+    """A proof of possession of ``key`` by the service ``issuer`` for the registry ``audience`` (both service ids)."""
+    issued_at = int(now)
+    claims = {
+        "iss": issuer,
+        "aud": audience,
+        "iat": issued_at,
+        "exp": issued_at + PROOF_LIFETIME,
+        "jti": new_jti(),
+        "jwk": dict(key.public.jwk),
+    }
+    kid = make_kid(issuer, key.public.thumbprint)
+    header = jose.encode_header(jose.Header(key.public.alg, kid, PROOF_TYP))
+    return jose.compact(header, canonical_json(claims), key.sign)
+
+
+def check_times(issued_at: int, not_before: int, expires_at: int, *, now: float, leeway: float, cap: int) -> None:
+    """Step 7 for any token: not yet, no longer, or for too long. Raises NotYetValid, Expired or LifetimeTooLong.
+
+    A token is good while ``max(iat, nbf) - leeway <= now < exp + leeway``.
+    """
+    if expires_at <= issued_at:
+        raise Expired("ends before it begins")
+    if expires_at - issued_at > cap:
+        raise LifetimeTooLong(f"lives {expires_at - issued_at} s, {cap} s at most")
+    if issued_at > now + leeway or not_before > now + leeway:
+        raise NotYetValid(f"issued {issued_at - now:.0f} s in the future; is a clock wrong?")
+    if now >= expires_at + leeway:
+        raise Expired(f"expired {now - expires_at:.0f} s ago; is a clock wrong?")
