@@ -36,8 +36,8 @@ class MemoryReplayGuard:
     def __init__(self, *, limit: int = 1_000_000, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._clock = clock
-        self._seen: dict[tuple[str, str], object] = {}
-        self._by_end: dict[int, list[tuple[str, str]]] = {}
+        self._seen: dict[str, object] = {}
+        self._by_end: dict[int, list[str]] = {}
         self._purged_at = 0.0
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
@@ -48,7 +48,7 @@ class MemoryReplayGuard:
             self._purge(now)
         if len(self._seen) >= self._limit:
             raise TrustUnavailable("the replay guard is full", retry_after=self.PURGE_EVERY)
-        token, mine = (issuer, jti), object()
+        token, mine = f"{issuer} {jti}", object()
         if self._seen.setdefault(token, mine) is not mine:
             return False
         self._by_end.setdefault(int(until) // self.PURGE_EVERY + 1, []).append(token)

@@ -126,7 +126,8 @@ class Verifier:
         header_segment, payload_segment, signature_segment = jose.split(token)  # 1
         claims = strict_json_object(b64url_decode(payload_segment))
         signature = b64url_decode(signature_segment)
-        header, caller = self._good_headers.get(header_segment) or self._header(header_segment)  # 2
+        remembered = self._good_headers.get(header_segment)
+        header, caller = remembered or self._header(header_segment)  # 2
         check_request_claims(claims)
         scopes = policy.scopes(caller)
         if scopes is None:  # 3, 10
@@ -136,7 +137,8 @@ class Verifier:
             raise BadSignature(f"the key is for {key.public.alg}")
         if not key.public.verify(token[: len(token) - len(signature_segment) - 1].encode("ascii"), signature):
             raise BadSignature("the signature does not verify")
-        self._remember(header_segment, header, caller)
+        if remembered is None:
+            self._remember(header_segment, header, caller)
         _check_parties(claims, key, audience)  # 5, 6
         now = self._clock()
         check_times(  # 7
@@ -172,10 +174,9 @@ class Verifier:
     def _remember(self, segment: str, header: jose.Header, caller: str) -> None:
         """A key's tokens share one header; reading it once saves a fifth of the work. Only after a good signature,
         so that strangers cannot fill the memory."""
-        if segment not in self._good_headers:
-            if len(self._good_headers) >= _HEADERS_REMEMBERED:
-                self._good_headers.clear()
-            self._good_headers[segment] = header, caller
+        if len(self._good_headers) >= _HEADERS_REMEMBERED:
+            self._good_headers.clear()
+        self._good_headers[segment] = header, caller
 
 
 def _check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
@@ -213,6 +214,8 @@ def _check_binding(
 
 
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
+    if headers == bound:
+        return
     if isinstance(headers, dict):
         headers = {name.lower(): value for name, value in headers.items()}
     for name in ALWAYS_BOUND:

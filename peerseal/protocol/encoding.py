@@ -56,6 +56,7 @@ def _finite(text: str) -> float:
     return number
 
 
+_JSON_SPACE = " \t\r\n"  # RFC 8259 section 2; str.strip alone would take more
 _decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_float=_finite)
 
 
@@ -64,7 +65,10 @@ def strict_json(data: bytes | str) -> Any:
     range, invalid UTF-8, unpaired surrogates and hopeless nesting. Raises MalformedToken."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        value = _decoder.decode(text)
+        text = text.strip(_JSON_SPACE)
+        value, end = _decoder.raw_decode(text)
+        if end != len(text):
+            raise ValueError("something follows the value")
         if "\\u" in text:  # only an escape can bring in half a surrogate pair, which no encoder can write again
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
@@ -88,4 +92,4 @@ def canonical_json(value: Any) -> bytes:
 
 def digest_header(data: bytes) -> str:
     """The SHA-256 of ``data`` as RFC 9530 section 2 writes it: ``sha-256=:<base64>:``."""
-    return f"sha-256=:{binascii.b2a_base64(hashlib.sha256(data).digest(), newline=False).decode('ascii')}:"
+    return "sha-256=:" + binascii.b2a_base64(hashlib.sha256(data).digest(), newline=False).decode("ascii") + ":"

@@ -5,9 +5,11 @@ Each kind has its own ``typ`` and is good for one purpose. Times are seconds sin
 `peerseal.peers.verify`, step by step.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, Self
 
 from peerseal.errors import (
@@ -21,7 +23,7 @@ from peerseal.errors import (
     WrongType,
 )
 from peerseal.protocol import jose
-from peerseal.protocol.claims import claim, exactly, time_claim
+from peerseal.protocol.claims import LATEST_TIME, claim, exactly, time_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid
@@ -41,13 +43,17 @@ MAX_CTX = 1024
 ALWAYS_BOUND = ("content-type", "content-encoding")
 """Headers that a request token binds wherever the request has them: they say how the body is read."""
 
-_JTI_CHARACTERS = 22  # 128 bits
-_REQUEST_MEMBERS = frozenset(
-    ("iss", "sub", "aud", "iat", "nbf", "exp", "jti", "method", "target_digest", "content_digest", "headers")
-)
+_JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")  # 128 bits in canonical base64url
+_REQUEST_CLAIMS: dict[str, type] = {
+    **dict.fromkeys(("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"), str),
+    **dict.fromkeys(("iat", "nbf", "exp"), int),
+    "headers": dict,
+}
+_REQUEST_MEMBERS = frozenset(_REQUEST_CLAIMS)
+_REQUEST_TYPES = tuple(_REQUEST_CLAIMS.values())
+_request_values = itemgetter(*_REQUEST_CLAIMS)
 _REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
 _PROOF_MEMBERS = frozenset(("iss", "aud", "iat", "exp", "jti", "jwk"))
-_REQUEST_STRINGS = ("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest")
 
 
 def new_jti() -> str:
@@ -57,9 +63,8 @@ def new_jti() -> str:
 
 def check_jti(jti: str) -> str:
     """The jti itself if it is 128 bits in canonical base64url. Raises MalformedToken."""
-    if len(jti) != _JTI_CHARACTERS:
+    if not _JTI.fullmatch(jti):
         raise MalformedToken("jti is not 128 bits")
-    b64url_decode(jti)
     return jti
 
 
@@ -117,16 +122,13 @@ def check_request_claims(claims: dict[str, Any]) -> None:
     if claims.keys() != _REQUEST_MEMBERS:
         exactly(claims, _REQUEST_MEMBERS, _REQUEST_OPTIONAL)
         _check_optional_claims(claims)
-    for name in _REQUEST_STRINGS:
-        if type(claims[name]) is not str:
-            raise MalformedToken(f"claim {name} is not a string")
-    for name in ("iat", "nbf", "exp"):
-        time_claim(claims, name)
+    if tuple(map(type, _request_values(claims))) != _REQUEST_TYPES:
+        raise MalformedToken("a claim is of the wrong type")
+    times = claims["iat"], claims["nbf"], claims["exp"]
+    if min(times) < 0 or max(times) > LATEST_TIME:
+        raise MalformedToken("a claim is no time")
     check_jti(claims["jti"])
-    headers = claims["headers"]
-    if type(headers) is not dict:
-        raise MalformedToken("claim headers is not an object")
-    for name, value in headers.items():
+    for name, value in claims["headers"].items():
         if type(value) is not str or name != name.lower():
             raise MalformedToken("claim headers holds other than lower-case names with strings")
 
