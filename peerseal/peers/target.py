@@ -1,13 +1,11 @@
 """Step 8's target: the request-target that the caller signed, as this server received it.
 
-What is checked is the request line itself (RFC 9112 section 3.2), never a URL that was put together again: a path can be
-spelt in many ways that all decode to the same routes, and each spelling is another target. But a raw target proves
+What is checked is the request line itself (RFC 9112 section 3.2), never a URL that was put together again: a path can
+be spelt in many ways that all decode to the same route, and each spelling is another target. But a raw target proves
 nothing about the view that ran, so it must also decode to exactly what was routed.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from peerseal.errors import ConfigurationError, WrongBinding
@@ -34,22 +32,6 @@ def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefi
     if not same:
         raise WrongBinding("the request-target is not what was routed")
     return external_prefix + raw_uri
-
-
-def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
-    """`routed_target` of a WSGI request. Raises WrongBinding, also where the server does not tell the raw target
-    (``RAW_URI`` or ``REQUEST_URI``), and where a request header names a ``SCRIPT_NAME``.
-
-    gunicorn obeys such a header from the hosts in ``forwarded_allow_ips``. The raw target then still decodes to what
-    was routed, but to another view than the one that the caller meant: ``/admin/x``, with ``/admin`` as script name,
-    is the view of ``/x``.
-    """
-    if "HTTP_SCRIPT_NAME" in environ:
-        raise WrongBinding("a header shifts the routing")
-    raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if raw_uri is None:
-        raise WrongBinding("the server does not tell the raw request-target")
-    return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
 
 
 def check_external_prefix(prefix: str) -> str:

@@ -12,12 +12,16 @@ from typing import Any
 
 from peerseal.errors import MalformedToken
 
+MAX_NESTING = 32
+"""Arrays and objects within each other in a JSON text, at most. No token or document needs a quarter of it, and what
+is nested some hundred deep can be read and then not written or printed: the interpreter's own limit is in the way."""
+
 # What belongs to plain base64 only becomes a character that the strict decoder refuses.
 _URLSAFE_TO_PLAIN = bytes.maketrans(b"-_+/=", b"+/!!!")
 _PLAIN_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _PADDING = (b"", b"!", b"==", b"=")
 # The last character of a group of two carries 2 bits, of a group of three 4 bits; the rest must be zero.
-_LAST_OF = (None, b"", b"AQgw", b"AEIMQUYcgkosw048")
+_LAST_OF = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
 
 
 def b64url(data: bytes) -> str:
@@ -25,13 +29,12 @@ def b64url(data: bytes) -> str:
     return binascii.b2a_base64(data, newline=False).translate(_PLAIN_TO_URLSAFE).rstrip(b"=").decode("ascii")
 
 
-def b64url_decode(text: str) -> bytes:
+def b64url_decode(text: str | bytes) -> bytes:
     """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling."""
-    tail = len(text) % 4
     try:
-        encoded = text.encode("ascii")
-        last = _LAST_OF[tail]
-        if last is not None and encoded[-1] not in last:
+        encoded = text.encode("ascii") if isinstance(text, str) else text
+        tail = len(encoded) % 4
+        if tail and encoded[-1] not in _LAST_OF[tail]:
             raise MalformedToken("base64url with trailing bits")
         return binascii.a2b_base64(encoded.translate(_URLSAFE_TO_PLAIN) + _PADDING[tail], strict_mode=True)
     except ValueError as error:
@@ -58,22 +61,38 @@ def _finite(text: str) -> float:
 
 _JSON_SPACE = " \t\r\n"  # RFC 8259 section 2; str.strip alone would take more
 _decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_float=_finite)
+_scan = (
+    _decoder.scan_once
+)  # what `decode` calls after two regular expressions for white space; C code where there is any
 
 
 def strict_json(data: bytes | str) -> Any:
     """What the JSON text says (RFC 8259), refusing repeated members at any level, NaN and infinities, numbers out of
-    range, invalid UTF-8, unpaired surrogates and hopeless nesting. Raises MalformedToken."""
+    range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels. Raises MalformedToken."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         text = text.strip(_JSON_SPACE)
-        value, end = _decoder.raw_decode(text)
+        value, end = _scan(text, 0)
         if end != len(text):
             raise ValueError("something follows the value")
-        if "\\u" in text:  # only an escape can bring in half a surrogate pair, which no encoder can write again
+        if text.count("[") + text.count("{") > MAX_NESTING:
+            _check_nesting(value)
+        if "\\u" in text or isinstance(data, str):  # both can bring in half a surrogate pair, which nobody can write again
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, StopIteration) as error:
         raise MalformedToken(f"not strict JSON: {type(error).__name__}") from error
     return value
+
+
+def _check_nesting(value: Any) -> None:
+    """Level by level, without recursion."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_NESTING + 1):
+        children = (child for node in level for child in (node.values() if type(node) is dict else node))
+        level = [child for child in children if type(child) in (dict, list)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def strict_json_object(data: bytes | str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def compact(header_segment: str, payload: bytes, sign: Callable[[bytes], bytes])
     return f"{signing_input}.{b64url(sign(signing_input.encode('ascii')))}"
 
 
-def parse_header(segment: str) -> Header:
+def parse_header(segment: bytes) -> Header:
     """The header that a token's first segment says. Raises MalformedToken: unknown members such as ``crit``, ``jku``
     or ``jwk`` are refused, not ignored (RFC 8725 section 3.10)."""
     members = strict_json_object(b64url_decode(segment))
@@ -86,22 +86,22 @@ def parse_header(segment: str) -> Header:
     return Header(**members)
 
 
-def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[str, str, str]:
-    """The three segments, undecoded. Raises MalformedToken for another number of them, or a longer token."""
+def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, bytes]:
+    """The three segments, undecoded, and the signing input, which is the first two. Raises MalformedToken for another
+    number of them, a longer token, or one that is not ASCII."""
     if len(token) > limit:
         raise MalformedToken("longer than a token may be")
-    segments = token.split(".")
+    if not token.isascii():
+        raise MalformedToken("not ASCII")
+    encoded = token.encode("ascii")
+    segments = encoded.split(b".")
     if len(segments) != 3:
         raise MalformedToken("not three segments")
-    return segments[0], segments[1], segments[2]
+    header, payload, signature = segments
+    return header, payload, signature, encoded[: len(header) + 1 + len(payload)]
 
 
 def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:
     """Syntax of a whole token: size, three canonical segments, a strict header. Raises MalformedToken."""
-    header, payload, signature = split(token, limit=limit)
-    return UnverifiedJws(
-        parse_header(header),
-        b64url_decode(payload),
-        f"{header}.{payload}".encode("ascii"),
-        b64url_decode(signature),
-    )
+    header, payload, signature, signing_input = split(token, limit=limit)
+    return UnverifiedJws(parse_header(header), b64url_decode(payload), signing_input, b64url_decode(signature))

@@ -181,9 +181,10 @@ def _crypto_of(jwk: Mapping[str, Any]) -> PublicCryptoKey:
 
 def _number(jwk: Mapping[str, Any], name: str, size: int | None = None) -> int:
     """A Base64urlUInt (RFC 7518 section 2): no leading zero bytes, or exactly ``size`` bytes for a coordinate."""
+    value = jwk.get(name)
     try:
-        data = b64url_decode(jwk.get(name) or "")
-    except (MalformedToken, TypeError) as error:
+        data = b64url_decode(value) if type(value) is str else b""
+    except MalformedToken as error:
         raise KeyRefused("key_malformed", f"member {name}") from error
     if not data or (len(data) != size if size else data[0] == 0):
         raise KeyRefused("key_malformed", f"member {name} has the wrong length")

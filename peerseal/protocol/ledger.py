@@ -5,6 +5,7 @@ The entries alone rebuild the public state. They hold nothing about persons: ids
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
@@ -22,7 +23,17 @@ KEY_ADMITTED: Final = "key_admitted"
 KEY_RETIRED: Final = "key_retired"
 KEY_REVOKED: Final = "key_revoked"
 
-_MEMBERS = ("seq", "time", "type", "service", "kid", "by", "proof", "data")
+_OPTIONAL = (str, NoneType)
+_MEMBERS: Mapping[str, tuple[type, ...]] = {
+    "seq": (int,),
+    "time": (int,),
+    "type": (str,),
+    "service": _OPTIONAL,
+    "kid": _OPTIONAL,
+    "by": (dict,),
+    "proof": _OPTIONAL,
+    "data": (dict,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +65,11 @@ class Entry:
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """Back from the bytes. Raises MalformedToken for bytes that no entry encodes to."""
+        if len(body) > MAX_ENTRY:
+            raise MalformedToken("longer than a ledger entry may be")
         members = strict_json_object(body)
-        if members.keys() != set(_MEMBERS):
+        if members.keys() != _MEMBERS.keys() or any(type(members[name]) not in _MEMBERS[name] for name in _MEMBERS):
             raise MalformedToken("not a ledger entry")
-        entry = cls(**members)
-        if entry.encode() != body:
+        if canonical_json(members) != body:
             raise MalformedToken("a ledger entry in another spelling")
-        return entry
+        return cls(**members)

@@ -44,14 +44,11 @@ ALWAYS_BOUND = ("content-type", "content-encoding")
 """Headers that a request token binds wherever the request has them: they say how the body is read."""
 
 _JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")  # 128 bits in canonical base64url
-_REQUEST_CLAIMS: dict[str, type] = {
-    **dict.fromkeys(("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"), str),
-    **dict.fromkeys(("iat", "nbf", "exp"), int),
-    "headers": dict,
-}
-_REQUEST_MEMBERS = frozenset(_REQUEST_CLAIMS)
-_REQUEST_TYPES = tuple(_REQUEST_CLAIMS.values())
-_request_values = itemgetter(*_REQUEST_CLAIMS)
+_REQUEST_MEMBERS = (
+    *("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"),
+    *("iat", "nbf", "exp", "headers"),
+)
+_request_values = itemgetter(*_REQUEST_MEMBERS)
 _REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
 _PROOF_MEMBERS = frozenset(("iss", "aud", "iat", "exp", "jti", "jwk"))
 
@@ -119,21 +116,28 @@ def check_request_claims(claims: dict[str, Any]) -> None:
 
     It checks in place and builds nothing: it runs on every request.
     """
-    if claims.keys() != _REQUEST_MEMBERS:
-        exactly(claims, _REQUEST_MEMBERS, _REQUEST_OPTIONAL)
+    try:
+        iss, sub, aud, jti, method, target, content, iat, nbf, exp, headers = _request_values(claims)
+    except KeyError as error:
+        raise MalformedToken("a claim is missing") from error
+    if len(claims) != len(_REQUEST_MEMBERS):
         _check_optional_claims(claims)
-    if tuple(map(type, _request_values(claims))) != _REQUEST_TYPES:
+    if not (
+        (type(iat) is type(nbf) is type(exp) is int and type(headers) is dict)
+        and (type(iss) is type(sub) is type(aud) is type(jti) is str)
+        and (type(method) is type(target) is type(content) is str)
+    ):
         raise MalformedToken("a claim is of the wrong type")
-    times = claims["iat"], claims["nbf"], claims["exp"]
-    if min(times) < 0 or max(times) > LATEST_TIME:
+    if not (0 <= iat <= LATEST_TIME and 0 <= nbf <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
         raise MalformedToken("a claim is no time")
-    check_jti(claims["jti"])
-    for name, value in claims["headers"].items():
+    check_jti(jti)
+    for name, value in headers.items():
         if type(value) is not str or name != name.lower():
             raise MalformedToken("claim headers holds other than lower-case names with strings")
 
 
 def _check_optional_claims(claims: dict[str, Any]) -> None:
+    exactly(claims, frozenset(_REQUEST_MEMBERS), _REQUEST_OPTIONAL)
     if "tth" in claims and len(b64url_decode(claim(claims, "tth", str))) != 32:
         raise MalformedToken("tth is not a SHA-256")
     if "ctx" in claims and len(canonical_json(claim(claims, "ctx", dict))) > MAX_CTX:
