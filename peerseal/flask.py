@@ -10,34 +10,357 @@
         return {"caller": current_peer.service}
 
 One check runs before anything else of the request: before other ``before_request`` functions, before a body is parsed,
-and before a 404, a 405 or a redirect to another spelling of the path. Only what is marked `PeerAuth.public` is open.
+and before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open.
 """
 
 import functools
+import json
 import logging
 import re
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
-from inspect import iscoroutinefunction
-from io import BufferedReader, BytesIO, RawIOBase
-from typing import IO, Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from flask import Flask, Response, current_app, request
-from flask.json import dumps
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 from werkzeug.local import LocalProxy
-from werkzeug.wsgi import get_input_stream
 
 from peerseal.errors import (
     ConfigurationError,
     Forbidden,
     InsufficientScope,
-    MalformedToken,
     MissingToken,
     PeersealError,
     TokenError,
     TrustUnavailable,
 )
+from peerseal.peers.replay import ReplayGuard
+from peerseal.peers.target import check_external_prefix
+from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.wsgi import (
+    MAX_BODY,
+    ContentTooLarge,
+    ContentUnreadable,
+    EnvironHeaders,
+    bearer_token,
+    read_body,
+    wsgi_target,
+)
+
+if TYPE_CHECKING:
+    from peerseal.peers.identity import Identity
+
+log = logging.getLogger("peerseal")
+
+_EXTENSION: Final = "peerseal"
+_MARK: Final = "__peerseal__"
+_PEER: Final = "peerseal.peer"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
+_LOGGED = 200  # characters of anything unverified
+
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+_REFUSALS = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, ContentUnreadable)
+
+
+class _Need(NamedTuple):
+    """What a view is marked with: open to everybody, or else the scope that a caller needs."""
+
+    public: bool = False
+    scope: str | None = None
+
+
+_CLOSED = _Need()
+
+
+class PeerAuth:
+    """Closes a Flask application to all but the callers in ``allow``.
+
+    ``allow`` maps callers (short names, service ids or ``"*"``) to their scopes; without it nobody may call.
+    ``header`` names the request header that carries ``Bearer`` and the token. ``max_body`` (bytes) bounds what is read
+    to be checked. ``external_prefix`` is the path that a proxy in front strips; the identity's by default. With
+    ``report_only`` a call that would be refused is logged, counted and let through, with `current_peer` unbound.
+    ``verifier`` replaces the one that is made of the identity, and ``allow`` and ``replay`` with it.
+
+    Nothing is fetched or opened here or in `init_app` beyond the replay guard's folder, so both may come before a fork.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        identity: "Identity | None" = None,
+        *,
+        allow: Mapping[str, Iterable[str]] | None = None,
+        report_only: bool = False,
+        header: str = "Authorization",
+        max_body: int = MAX_BODY,
+        external_prefix: str | None = None,
+        verifier: Verifier | None = None,
+        replay: ReplayGuard | None = None,
+    ) -> None:
+        self._identity = identity
+        self._allow = allow
+        self._report_only = report_only
+        self._header = header
+        self._max_body = max_body
+        self._external_prefix = external_prefix
+        self._verifier = verifier
+        self._replay = replay
+        self._refusals: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(
+        self,
+        app: Flask,
+        identity: "Identity | None" = None,
+        *,
+        allow: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
+        """Close every route of ``app``: those it has, those it will have, and those it has not.
+
+        ``identity`` and ``allow`` stand in for what the constructor was not told. Raises ConfigurationError where there
+        is neither an identity nor a verifier, or the application has a PeerAuth already.
+        """
+        if _EXTENSION in app.extensions:
+            raise ConfigurationError("this application has a PeerAuth already")
+        identity = identity or self._identity
+        prefix = self._external_prefix
+        if prefix is None:
+            prefix = identity.external_prefix if identity is not None else ""
+        gate = _Gate(
+            self._verifier or self._make_verifier(identity, allow if allow is not None else self._allow),
+            views=app.view_functions,
+            header=f"HTTP_{self._header.upper().replace('-', '_')}",
+            max_body=self._max_body,
+            external_prefix=check_external_prefix(prefix),
+            report_only=self._report_only,
+            count=self._count,
+        )
+        app.extensions[_EXTENSION] = gate
+        app.before_request(gate.check)
+        checks = app.before_request_funcs[None]
+        checks.insert(0, checks.pop())
+        for refusal in _REFUSALS:
+            app.register_error_handler(refusal, gate.refuse)
+
+    def require(self, *, scope: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """A decorator: the caller needs ``scope`` to use this view. Stacked, it needs each of them.
+
+        The mark lets the first check refuse before the body is parsed; it belongs to the function, so it works above
+        and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
+        """
+
+        def decorate(view: Callable[P, R]) -> Callable[P, R]:
+            @functools.wraps(view)
+            def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+                _need_scope(scope)
+                return current_app.ensure_sync(view)(*args, **kwargs)  # type: ignore[no-any-return]
+
+            need = _Need(scope=scope)
+            with suppress(AttributeError):  # a bound method takes no marks, and cannot have been registered before
+                _set_mark(view, need)
+            _set_mark(checked, need)
+            return checked
+
+        return decorate
+
+    def public(self, view: F) -> F:
+        """A decorator that opens a view to everybody. Nobody is verified there, and `current_peer` is unbound.
+
+        The mark belongs to the function: wherever it is registered, it is open. Raises ConfigurationError for a view
+        that is marked as needing a scope.
+        """
+        try:
+            _set_mark(view, _Need(public=True))
+        except AttributeError as error:
+            raise ConfigurationError(f"{view!r} cannot be marked; make it a function") from error
+        return view
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """How many calls were refused (or, with ``report_only``, would have been) in this process, by code: a copy."""
+        with self._lock:
+            return self._refusals.copy()
+
+    def _count(self, code: str) -> None:
+        with self._lock:
+            self._refusals[code] += 1
+
+    def _make_verifier(self, identity: "Identity | None", allow: Mapping[str, Iterable[str]] | None) -> Verifier:
+        if identity is None:
+            raise ConfigurationError("PeerAuth needs an identity or a verifier")
+        replay = self._replay if self._replay is not None else identity.replay_guard()
+        return Verifier(identity.trust, audience=identity.service, allow=allow or {}, replay=replay)
+
+
+class _Gate:
+    """What stands before one application."""
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        views: Mapping[str, Any],
+        header: str,
+        max_body: int,
+        external_prefix: str,
+        report_only: bool,
+        count: Callable[[str], None],
+    ) -> None:
+        self._verifier = verifier
+        self._views = views
+        self._header = header
+        self._max_body = max_body
+        self._external_prefix = external_prefix
+        self.report_only = report_only
+        self._count = count
+
+    def check(self) -> Response | None:
+        """The first ``before_request`` function.
+
+        It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
+        for ``Exception`` would make something else of the refusal.
+        """
+        environ = request.environ
+        environ.pop(_PEER, None)
+        need = _need_of_view(self._views)
+        if need.public:
+            return None
+        try:
+            environ[_PEER] = self._verifier.verify(
+                bearer_token(environ.get(self._header)),
+                method=environ["REQUEST_METHOD"],
+                target=wsgi_target(environ, self._external_prefix),
+                body=functools.partial(read_body, environ, self._max_body),
+                headers=EnvironHeaders(environ),
+                scope=need.scope,
+            )
+        except _REFUSALS as error:
+            if not self.report_only:
+                return self.refuse(error)
+            self.report(error)
+        return None
+
+    def refuse(self, error: PeersealError) -> Response:
+        """Log, count and answer. Also the error handler for refusals that views raise."""
+        self._record("refused", error)
+        return _problem(error)
+
+    def report(self, error: PeersealError) -> None:
+        """Log and count what would have been refused."""
+        self._record("would refuse", error)
+
+    def _record(self, what: str, error: PeersealError) -> None:
+        self._count(error.code)
+        caller, kid = _claimed(request.environ.get(self._header))
+        log.warning(
+            "%s: %s; unverified caller %r, kid %r; request %s; %r",
+            what,
+            error.code,
+            caller,
+            kid,
+            _request_id(request.environ.get("HTTP_X_REQUEST_ID", "")),
+            str(error)[:_LOGGED],
+        )
+
+
+def _set_mark(view: Any, need: _Need) -> None:
+    if isinstance(view, type):
+        raise ConfigurationError("mark a class's methods, or put the mark into its `decorators`")
+    marked = getattr(view, _MARK, None)
+    if marked is not None and marked.public != need.public:
+        raise ConfigurationError(f"{view!r} is marked as public and as needing a scope")
+    setattr(view, _MARK, need)
+
+
+def _need_of_view(views: Mapping[str, Any]) -> _Need:
+    """What the view that this request was routed to is marked with. Nothing routed, nothing open."""
+    rule = request.url_rule
+    if rule is None:
+        return _CLOSED
+    view = views.get(rule.endpoint)
+    view_class = getattr(view, "view_class", None)
+    return getattr(_method_of(view_class), _MARK, None) or getattr(view, _MARK, None) or _CLOSED
+
+
+def _method_of(view_class: type | None) -> object:
+    """The method of a flask.views.MethodView that will handle this request: the marks may be there."""
+    if view_class is None:
+        return None
+    method = request.method.lower()
+    handler = getattr(view_class, method, None)
+    return getattr(view_class, "get", None) if handler is None and method == "head" else handler
+
+
+def _need_scope(scope: str) -> None:
+    """What the wrapper of a marked view checks once more when it is called."""
+    peer: Peer | None = request.environ.get(_PEER)
+    if peer is not None and scope in peer.scopes:
+        return
+    error: PeersealError = (
+        MissingToken("the view was reached without a verified caller")
+        if peer is None
+        else InsufficientScope(f"{peer.id} may not use {scope}")
+    )
+    gate: _Gate | None = current_app.extensions.get(_EXTENSION)
+    if gate is None or not gate.report_only:
+        raise error
+    if peer is not None:  # where there is none, the check has reported it already
+        gate.report(error)
+
+
+def _problem(error: PeersealError) -> Response:
+    """The answer to a refused call (RFC 9457, RFC 6750 section 3). It says the code and nothing of the request."""
+    status = error.status
+    members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": error.code}
+    response = Response(json.dumps(members), status, mimetype="application/problem+json")
+    response.headers["Cache-Control"] = "no-store"
+    if isinstance(error, TokenError):
+        proven = "" if isinstance(error, MissingToken) else ' error="invalid_token"'
+        response.headers["WWW-Authenticate"] = f"Bearer{proven}"
+    elif isinstance(error, Forbidden):
+        response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
+    elif isinstance(error, TrustUnavailable):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _claimed(header: str | None) -> tuple[str | None, str | None]:
+    """Whom an unverified token claims to come from, and the kid that it names, as far as they can be read."""
+    kid = None
+    try:
+        token = jose.parse(bearer_token(header))
+        kid = token.header.kid[:_LOGGED]
+        return str(strict_json_object(token.payload).get("iss"))[:_LOGGED], kid
+    except TokenError:
+        return None, kid
+
+
+def _request_id(given: str) -> str:
+    """The id in X-Request-ID, if it may stand in a log as it is, or one of our own."""
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _find_peer() -> Peer:
+    peer: Peer | None = request.environ.get(_PEER)
+    if peer is None:
+        raise RuntimeError("no verified caller: the route is public, or the check reports only")
+    return peer
+
+
+current_peer: Peer = LocalProxy(_find_peer)  # type: ignore[assignment]
+"""The verified caller of the current request. Unbound (false, and a RuntimeError on use) where nobody was verified.
+
+It is kept with the request and not on ``flask.g``, which outlives a request wherever an application context is pushed
+around it: the next request would find the peer of the one before.
+"""

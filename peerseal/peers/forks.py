@@ -7,6 +7,16 @@ from collections.abc import Callable
 
 def in_each_child(method: Callable[[], None]) -> None:
     """Call the bound ``method`` in every process forked from now on, as long as its object lives."""
+    os.register_at_fork(after_in_child=_weakly(method))
+
+
+def around_each_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
+    """Call the bound method ``before`` in this process before every fork from now on, and ``after`` in both processes
+    after it, as long as their object lives."""
+    os.register_at_fork(before=_weakly(before), after_in_parent=_weakly(after), after_in_child=_weakly(after))
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
     reference = weakref.WeakMethod(method)
 
     def call() -> None:
@@ -14,4 +24,4 @@ def in_each_child(method: Callable[[], None]) -> None:
         if alive is not None:
             alive()
 
-    os.register_at_fork(after_in_child=call)
+    return call

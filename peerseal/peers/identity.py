@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
 from peerseal.peers.enrol import UNREACHABLE, SignsRequests
+from peerseal.peers.fetch import Fetcher
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
@@ -41,7 +42,7 @@ class Identity:
     ``key_dir`` is the folder through which the workers of a host share one key; without it this process and its forked
     children have their own. ``cache_dir`` holds what may be lost. ``external_prefix`` is the path that a proxy in front
     of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it off where the next
-    start shall go on with the same folder and no new join token.
+    start shall go on with the same folder and no new join token. ``fetcher`` calls the registry in the place of HTTP.
 
     Nothing is read, generated or fetched before `start`. It may be called before or after a fork, in any number of
     workers.
@@ -62,6 +63,7 @@ class Identity:
         limits: TrustLimits | None = None,
         retire_at_exit: bool = True,
         clock: Callable[[], float] = time.time,
+        fetcher: Fetcher | None = None,
     ) -> None:
         self.service = check_service(service)
         self.external_prefix = external_prefix
@@ -71,7 +73,8 @@ class Identity:
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
         folder = KeyFolder(Path(key_dir) / service if key_dir is not None else None)
-        self.trust = TrustStore(registry, pin=_one_pin(pin, joining, folder), limits=limits, clock=clock)
+        pin = _one_pin(pin, joining, folder)
+        self.trust = TrustStore(registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher)
         self._keeper = KeyKeeper(
             service,
             folder,

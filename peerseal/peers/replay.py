@@ -7,13 +7,17 @@ it. It keeps (``iss``, ``jti``) until the token can no longer be accepted, and t
 import hashlib
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from peerseal.errors import TrustUnavailable
+from peerseal.peers.forks import around_each_fork
 
 
 class ReplayGuard(Protocol):
@@ -68,9 +72,15 @@ class FileReplayGuard:
     """Shared by all workers of one host, through an SQLite file that outlives restarts.
 
     It survives the death of any process, not a loss of power: the tokens have then expired before the host is back.
+
+    A process has one connection, closed before every fork. SQLite's locks are POSIX's, which belong to a process: in a
+    forked child it believes in locks that only the parent holds, and whoever opens and closes the file beside it drops
+    them all. Another worker that ends would then remove the log that this one still writes to.
     """
 
     PURGE_EVERY = 30
+    """Seconds after which what has expired is forgotten, and the file opened anew: one that somebody removed meanwhile
+    would remember for this worker alone."""
     BUSY_TIMEOUT = 2.0
     """Seconds to wait for another worker's insert, which takes some microseconds; then the answer is 503."""
 
@@ -78,35 +88,72 @@ class FileReplayGuard:
         """``path`` is made on first use, mode 0600, in a folder that must exist."""
         self._path = Path(path)
         self._clock = clock
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
         self._purged_at = 0.0
+        around_each_fork(self._before_fork, self._after_fork)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
         """See ReplayGuard. Raises TrustUnavailable where the file cannot be written: fail closed."""
-        now = self._clock()
         token = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=16).digest()
         try:
-            connection = self._connection()
-            if now - self._purged_at > self.PURGE_EVERY:
-                self._purged_at = now
-                connection.execute("DELETE FROM seen WHERE until < ?", (int(now),))
-            inserted = connection.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
-            return inserted.rowcount == 1
+            with self._lock:
+                inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
+                return inserted.rowcount == 1
         except (sqlite3.Error, OSError) as error:
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
 
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's connection in this process: SQLite's must not cross a fork."""
-        if getattr(self._local, "pid", None) != os.getpid():
-            self._local.connection = self._open()
-            self._local.pid = os.getpid()
-        connection: sqlite3.Connection = self._local.connection
-        return connection
+    def _ready(self) -> sqlite3.Connection:
+        """The connection, with the lock held."""
+        now = self._clock()
+        if self._connection is not None and 0 <= now - self._purged_at < self.PURGE_EVERY:
+            return self._connection
+        self._close()
+        self._connection = self._open()
+        self._connection.execute("DELETE FROM seen WHERE until < ?", (int(now),))
+        self._purged_at = now
+        return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(self._path, timeout=self.BUSY_TIMEOUT, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
+        if not self._path.exists():
+            self._make()
+        connection = self._connect(self._path)
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("CREATE TABLE IF NOT EXISTS seen (token BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID")
         return connection
+
+    def _make(self) -> None:
+        """Put a finished file in place, or find that another worker has: two that set up one file refuse each other."""
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".new-")  # 0600
+        os.close(descriptor)
+        try:
+            connection = self._connect(Path(name))
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("CREATE TABLE seen (token BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID")
+            connection.close()
+            with suppress(FileExistsError):
+                os.link(name, self._path)
+        finally:
+            os.unlink(name)
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        """To a file that is there: SQLite would make an empty one."""
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        return sqlite3.connect(uri, uri=True, timeout=self.BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+        self._close()
+
+    def _after_fork(self) -> None:
+        self._lock.release()
+
+    def _create(self) -> None:
+        """An empty file of mode 0600. One that is there is not even opened: closing it would drop the locks that
+        SQLite holds on it for this process (POSIX advisory locks)."""
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

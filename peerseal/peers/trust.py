@@ -173,7 +173,10 @@ class TrustStore:
         return None
 
     def _fetch_for(self, slot: _Slot, kid: str) -> None:
-        """One fetch on behalf of an unknown kid, its cooldown started before it. Raises TrustUnavailable."""
+        """One fetch on behalf of an unknown kid, its cooldown started before it. Raises TrustUnavailable.
+
+        A fetch that finds the kid lifts the cooldown again: there are no more such fetches than there are keys.
+        """
         now = self._clock()
         if now < slot.cooldown_until:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(slot.cooldown_until - now) + 1)
@@ -183,7 +186,11 @@ class TrustStore:
         except (FetchError, DocumentRefused) as error:
             raise TrustUnavailable(str(error), retry_after=int(self._limits.cooldown) + 1) from error
         known = slot.known
-        if known is None or (kid not in known.keys and kid not in known.revoked):
+        if known is not None and now >= slot.good_until:
+            return  # too old to say anything about the kid
+        if known is not None and (kid in known.keys or kid in known.revoked):
+            slot.cooldown_until = 0.0
+        else:
             if len(slot.unknown_until) >= self._limits.max_negative:
                 slot.unknown_until.clear()
             slot.unknown_until[kid] = now + self._limits.negative_ttl
@@ -210,7 +217,7 @@ class TrustStore:
         """
         slot.fetched_at = self._clock()
         path = f"/v1/services/{split_service_id(slot.service_id)[1]}/jwks.jwt"
-        conditional = slot.etag and not at_least and slot.fetched_at < slot.good_until
+        conditional = slot.etag and not at_least and not self._ends_soon(slot)
         headers = {"If-None-Match": slot.etag} if slot.etag and conditional else {}
         answer = self.fetcher.call("GET", f"{path}?seq={at_least}" if at_least else path, headers=headers)
         if answer.status == 304:
@@ -224,6 +231,12 @@ class TrustStore:
             raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {at_least}")
         self._believe(slot, slot.known.updated(document) if slot.known else KnownService.of(document))
         slot.etag = answer.headers.get("etag")
+
+    def _ends_soon(self, slot: _Slot) -> bool:
+        """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a
+        registry that goes down now must be borne."""
+        now, known = self._clock(), slot.known
+        return known is None or now >= slot.good_until or now + self._limits.offline_limit >= known.expires_at
 
     def _believe(self, slot: _Slot, known: KnownService) -> None:
         """Take over what is known of a service now. New keys go in before old ones go out."""

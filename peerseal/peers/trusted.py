@@ -88,8 +88,9 @@ class KnownService:
 
     def confirmed(self, service_id: str, changes: Changes) -> Self | None:
         """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
-        if self.covered >= changes.seq:
-            return self
-        if changes.reset or service_id in changes.services or changes.since > self.covered:
+        if self.covered > changes.seq:
+            return self  # asked for before the newest document came
+        changed = service_id in changes.services and self.covered < changes.seq
+        if changes.reset or changed or changes.since > self.covered:
             return None
         return replace(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))

@@ -145,6 +145,7 @@ class Verifier:
             claims["iat"], claims["nbf"], claims["exp"], now=now, leeway=self._leeway, cap=self._max_lifetime
         )
         _check_window(claims["iat"], key, self._leeway)
+        headers = _by_lower_name(headers)
         _check_binding(claims, method, target, body, headers)  # 8
         _check_transaction(claims, headers)  # 9
         if scope is not None and scope not in scopes:  # 10
@@ -213,11 +214,14 @@ def _check_binding(
         raise WrongBinding("another body was signed")
 
 
+def _by_lower_name(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """A dict, whose names may be written anyhow, by lower-case names. Other mappings are looked up as they are."""
+    return {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else headers
+
+
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
     if headers == bound:
         return
-    if isinstance(headers, dict):
-        headers = {name.lower(): value for name, value in headers.items()}
     for name in ALWAYS_BOUND:
         if headers.get(name) != bound.get(name):
             raise WrongBinding(f"another {name} was signed")

@@ -1,0 +1,61 @@
+# Every target makes what it needs, in .venv; nothing has to be installed by hand but Python and make.
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test quick coverage lint format bench compose-test clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, attacks, rotation, revocation
+	@$(BIN)/python -m demo
+
+up: $(STAMP) ## registry and both services on loopback until Ctrl-C, with HTTPie lines to try
+	@$(BIN)/python -m demo.up
+
+test: $(STAMP) ## every test that needs no container engine
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not compose"
+
+quick: $(STAMP) ## the tests without processes, in seconds
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not compose and not e2e and not slow"
+
+coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not compose" --cov --cov-report=term-missing:skip-covered
+
+lint: $(STAMP) ## ruff, mypy --strict and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## what ruff can put right by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## the benchmarks beside other libraries, into benchmarks/results.json
+	@$(BIN)/python -m benchmarks
+
+compose-test: $(STAMP) ## the containers of docker-compose.yml, started, called and taken down again
+	$(BIN)/pytest -m compose
+
+.env: ## the secrets of docker-compose.yml, made at random for this checkout
+	@umask 077 && secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; } && \
+	printf 'POSTGRES_PASSWORD=%s\nCLIENT_OPERATOR_SECRET=%s\n' "$$(secret)" "$$(secret)" > $@
+	@echo "wrote .env: docker compose up --build --wait"
+
+clean: ## remove the virtual environment, caches and local state (not .env)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Peerseal needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.13" >&2; exit 1; }
+	@echo "installing into $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,52 @@
+"""``make demo``: the whole idea on real processes. Ends with 1 where anything answers otherwise than promised."""
+
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+import peerseal
+from demo.httpie import HttpieFailed
+from demo.processes import ProcessFailed
+from demo.scenes import Stage, play
+from demo.show import Show, Unexpected
+from demo.stack import CLIENT, CommandFailed, Stack
+
+# So that the demo need not wait for the half minute that watching services have in earnest.
+FAST_ROTATION = {"PEERSEAL_ROTATE_LEAD": "3", "PEERSEAL_ROTATE_OVERLAP": "5"}
+
+
+def main() -> int:
+    """Start everything, play the scenes, stop everything; → the exit code."""
+    with tempfile.TemporaryDirectory(prefix="peerseal-demo-") as folder, Stack(Path(folder)) as stack:
+        os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+        stack.settings.update(FAST_ROTATION)
+        show = Show()
+        try:
+            stage = set_up(stack, show)
+            play(stage)
+            show.end()
+            stage.client.stop()
+        except (Unexpected, TimeoutError, ProcessFailed, CommandFailed, HttpieFailed) as failure:
+            print(f"\nThe demo failed: {failure}", file=sys.stderr)
+            for log in sorted(stack.root.glob("logs/*.log")):
+                print(f"--- the end of {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def set_up(stack: Stack, show: Show) -> Stage:
+    """The registry on SQLite and both services, two workers each, running."""
+    show.say("Starting the registry (SQLite, 2 workers), resource-service and client-service (2 workers each) …")
+    stack.start_registry()
+    resource = stack.start_resource_service(preload=True)
+    secret = secrets.token_urlsafe(24)
+    client = stack.start_client_service(resource.url, operator_secret=secret, preload=True)
+    show.say(f"registry {stack.registry_url}   resource-service {resource.url}   client-service {client.url}")
+    identity = peerseal.Identity.from_env(stack.service_settings(CLIENT)).start()
+    return Stage(show, stack, client.url, resource.url, identity, secret)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What an attacker on the network, or a service gone bad, would send: made with the SDK's own floors."""
+
+import time
+
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import canonical_json, digest_header
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import make_kid
+from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+
+
+def forged_token(issuer: str, audience: str, *, method: str, target: str) -> str:
+    """A request token, right in every part, in the name of ``issuer``, signed with a key that was made just now."""
+    key = KeyPair.generate()
+    now = int(time.time())
+    token = RequestToken(
+        issuer=issuer,
+        audience=audience,
+        issued_at=now,
+        not_before=now,
+        expires_at=now + REQUEST_LIFETIME,
+        jti=new_jti(),
+        method=method,
+        target_digest=digest_header(target.encode("ascii")),
+        content_digest=digest_header(b""),
+    )
+    header = jose.Header(key.public.alg, make_kid(issuer, key.public.thumbprint), REQUEST_TYP)
+    return jose.compact(jose.encode_header(header), canonical_json(token.claims()), key.sign)

@@ -1,0 +1,170 @@
+"""The demo, scene by scene. Each one insists on what it shows."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import peerseal
+from demo.attacks import forged_token
+from demo.httpie import http
+from demo.show import Show, bearer
+from demo.stack import CLIENT, RESOURCE, Stack
+from demo.traffic import Traffic
+from peerseal.protocol.keys import PublicKey
+
+SEARCH = '{"name": "grace"}'
+OTHER_SEARCH = '{"name": "ada"}'
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the scenes play with: everything runs, and ``client`` signs as client-service's host does."""
+
+    show: Show
+    stack: Stack
+    client_url: str
+    resource_url: str
+    client: peerseal.Identity
+    operator_secret: str
+
+    def token(self, method: str, target: str, body: str = "") -> str:
+        """A fresh request token of client-service for resource-service; a body goes as JSON."""
+        headers = {"content-type": JSON} if body else {}
+        return self.client.sign_request(RESOURCE, method=method, target=target, body=body.encode(), headers=headers)
+
+
+def play(stage: Stage) -> None:
+    """All scenes, in order. Raises Unexpected."""
+    for scene in (credentials, key_set, signed_call, replay, bindings, unknown_key, not_allowed, rotation, revocation):
+        scene(stage)
+
+
+def credentials(stage: Stage) -> None:
+    """The public credentials of a service."""
+    show = stage.show
+    show.scene("The public credentials of a service", "Each service made its own key; the private half stays there.")
+    shown = show.call(f"{stage.client_url}/my-public-credentials", status=200).json
+    show.expect(shown["keyId"].startswith(f"{stage.stack.domain}/{CLIENT}/"), "the key id names its owner")
+
+
+def key_set(stage: Stage) -> None:
+    """The registry's JWK Set of that service."""
+    show = stage.show
+    show.scene("The registry publishes that key", "A plain RFC 7517 JWK Set, for any JWT library.")
+    keys = show.call(f"{stage.stack.registry_url}/v1/services/{CLIENT}/jwks.json", status=200).json["keys"]
+    thumbprints = {PublicKey.from_jwk({name: key[name] for name in ("kty", "n", "e")}).thumbprint for key in keys}
+    shown = http(f"{stage.client_url}/my-public-credentials").json["keyId"]
+    show.expect(shown in {key["kid"] for key in keys}, "it is the key that the service shows")
+    show.expect(shown.rpartition("/")[2] in thumbprints, "and its id is the RFC 7638 thumbprint of its numbers")
+
+
+def signed_call(stage: Stage) -> None:
+    """Accepted calls: through client-service, and with a token made by hand."""
+    show = stage.show
+    show.scene(
+        "A signed call is accepted",
+        "client-service signs its call; resource-service checks it with the key that it fetched from the registry.",
+    )
+    profile = show.call(f"{stage.client_url}/profiles/1", status=200).json
+    show.expect(profile["caller"] == CLIENT, f"resource-service knows that {CLIENT} called")
+    token = stage.token("POST", "/profiles/search", SEARCH)
+    found = show.call(*search(stage, token, SEARCH), status=200, title="With a body, which the signature covers:").json
+    show.expect([profile["name"] for profile in found["profiles"]] == ["Grace Hopper"], "the search was answered")
+
+
+def replay(stage: Stage) -> None:
+    """One token, twice."""
+    show = stage.show
+    show.scene("The same token once more", "A token that was seen on the wire is worth nothing: it is good once.")
+    call = (f"{stage.resource_url}/profiles/1", bearer(stage.token("GET", "/profiles/1")))
+    show.call(*call, status=200)
+    show.call(*call, status=401, code="replayed")
+
+
+def bindings(stage: Stage) -> None:
+    """Tokens moved to another request."""
+    show, url = stage.show, stage.resource_url
+    show.scene("A token moved to another request", "Each one is fresh and was never used; only the request differs.")
+
+    def refused(title: str, *request: str) -> None:
+        show.call(*request, status=401, code="wrong_binding", title=title)
+
+    refused("Another path:", f"{url}/profiles/2", bearer(stage.token("GET", "/profiles/1")))
+    refused("Another query:", f"{url}/profiles/1?fields=all", bearer(stage.token("GET", "/profiles/1")))
+    token = stage.token("PUT", "/profiles/search", SEARCH)
+    refused("Another method (it was signed for PUT):", *search(stage, token, SEARCH))
+    token = stage.token("POST", "/profiles/search", SEARCH)
+    refused("Another body:", *search(stage, token, OTHER_SEARCH))
+
+
+def unknown_key(stage: Stage) -> None:
+    """An allowed name with a key of nobody's."""
+    show, domain = stage.show, stage.stack.domain
+    show.scene("An allowed name with a key that nobody registered", f"The token says {CLIENT}; its key is home-made.")
+    token = forged_token(f"{domain}/{CLIENT}", f"{domain}/{RESOURCE}", method="GET", target="/profiles/1")
+    show.call(f"{stage.resource_url}/profiles/1", bearer(token), status=401, code="unknown_key")
+
+
+def not_allowed(stage: Stage) -> None:
+    """A registered service that nobody let in."""
+    show = stage.show
+    show.scene("A registered service that is not allowed", "reporting-service is well known, but not on the list.")
+    reporting = peerseal.Identity.from_env(stage.stack.service_settings("reporting-service")).start()
+    try:
+        token = reporting.sign_request(RESOURCE, method="GET", target="/profiles/1")
+    finally:
+        reporting.stop()
+    show.call(f"{stage.resource_url}/profiles/1", bearer(token), status=403, code="caller_not_allowed")
+
+
+def rotation(stage: Stage) -> None:
+    """A new key, with calls going on."""
+    show, shown_at = stage.show, f"{stage.client_url}/my-public-credentials"
+    show.scene(
+        "A rotation, with calls going on",
+        "The new key is published first and signs after a lead time, in which watching services have fetched it.",
+    )
+    refresh = ("POST", f"{stage.client_url}/refresh-my-credentials")
+    show.call(*refresh, status=403, code="operator_secret_required")
+    old = http(shown_at).json["keyId"]
+    with Traffic(f"{stage.client_url}/profiles/1") as traffic:
+        new = show.call(*refresh, f"Operator-Secret:{stage.operator_secret}", status=200).json["keyId"]
+        show.expect(new != old, "there is a new key", show=False)
+        seconds = wait_until(lambda: http(shown_at).json["keyId"] == new)
+        show.say(f"client-service signs with the new key after {seconds:.0f} s; one more second of calls …")
+        time.sleep(1)
+    total = sum(traffic.answers.values())
+    show.expect(traffic.answers[200] == total > 0, f"{total} calls meanwhile, none refused")
+
+
+def revocation(stage: Stage) -> None:
+    """A key is revoked, and refused from then on."""
+    show, stack = stage.show, stage.stack
+    kid = stage.client.credentials.key_id
+    before = stage.token("GET", "/profiles/1")
+    show.scene("A revocation", "The operator says that client-service's key fell into wrong hands.")
+    show.call(f"{stage.client_url}/profiles/1", status=200)
+    stack.operate("revoke", kid)
+    show.say(f"$ peerseal-registry revoke {kid}")
+    seconds = wait_until(lambda: http(f"{stage.client_url}/profiles/1").status != 200)
+    show.say(f"refused {seconds:.1f} s later, time for a call included:")
+    refusal = show.call(f"{stage.client_url}/profiles/1", status=502, code="resource_refused").json
+    show.expect(refusal["resource_code"] == "revoked_key", "resource-service said: revoked_key")
+    title = "A token that was signed before the revocation, never used, not expired:"
+    show.call(f"{stage.resource_url}/profiles/1", bearer(before), status=401, code="revoked_key", title=title)
+
+
+def search(stage: Stage, token: str, body: str) -> tuple[str, ...]:
+    """HTTPie's arguments for a search with exactly that body."""
+    return ("POST", f"{stage.resource_url}/profiles/search", bearer(token), f"Content-Type:{JSON}", "--raw", body)
+
+
+def wait_until(holds: Callable[[], bool], timeout: float = 30) -> float:
+    """The seconds until ``holds`` is true. Raises TimeoutError."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > timeout:
+            raise TimeoutError(f"not within {timeout} s")
+        time.sleep(0.1)
+    return time.monotonic() - began

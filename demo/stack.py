@@ -1,0 +1,155 @@
+"""A registry and services as real processes, in one folder: what ``make demo``, ``make up`` and the tests start."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from demo.processes import BIN, LOOPBACK, ROOT, Process, Server, ServerOptions, environment, free_port, gunicorn
+
+DOMAIN = "demo.internal"
+CLIENT = "client-service"
+RESOURCE = "resource-service"
+
+P = TypeVar("P", bound=Process)
+
+OPERATOR_SECRET = "CLIENT_OPERATOR_SECRET"
+
+
+class CommandFailed(RuntimeError):
+    """``peerseal-registry`` ended with another exit code than 0. The message holds what it printed."""
+
+
+class Stack:
+    """One trust domain under ``root``: the registry's home, each service's keys and cache, and all logs.
+
+    Nothing runs before ``start_registry``; as a context manager it stops at the end whatever was started, the last
+    first. Without ``database_url`` the registry keeps its records in SQLite under its home.
+    """
+
+    def __init__(
+        self, root: Path, *, database_url: str | None = None, domain: str = DOMAIN, registry_port: int = 0
+    ) -> None:
+        self.root = root
+        self.domain = domain
+        self.registry_port = registry_port or free_port()
+        self.registry_url = f"http://{LOOPBACK}:{self.registry_port}"
+        self.registry_settings = {"REGISTRY_HOME": str(root / "registry")}
+        if database_url is not None:
+            self.registry_settings["REGISTRY_DATABASE_URL"] = database_url
+        self.settings: dict[str, str] = {}
+        """Settings that every service gets."""
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def keep(self, process: P) -> P:
+        """The same ``process``, which is stopped when this stack stops."""
+        self._running.enter_context(process)
+        return process
+
+    def log(self, name: str) -> Path:
+        """The file that a process's output goes to."""
+        return self.root / "logs" / f"{name}.log"
+
+    def operate(self, *arguments: str) -> str:
+        """What ``peerseal-registry ARGUMENTS`` prints, run on the registry's own database. Raises CommandFailed."""
+        command = [str(BIN / "peerseal-registry"), *arguments]
+        run = subprocess.run(
+            command, cwd=ROOT, env=environment(self.registry_settings), capture_output=True, encoding="utf-8"
+        )
+        if run.returncode != 0:
+            raise CommandFailed(f"peerseal-registry {' '.join(arguments)}: exit {run.returncode}\n{run.stderr}")
+        return run.stdout
+
+    def operate_json(self, *arguments: str) -> Any:
+        """The same with ``--json``, parsed."""
+        return json.loads(self.operate(*arguments, "--json"))
+
+    def start_registry(self, *, workers: int = 2) -> Server:
+        """Make what is missing of the registry, start it, and wait until it is ready.
+
+        May be called again after the process was stopped or killed: port, keys and records stay.
+        """
+        self.operate("init", "--trust-domain", self.domain)
+        registry = gunicorn(
+            "registry",
+            "registry.wsgi:app",
+            port=self.registry_port,
+            log=self.log("registry"),
+            settings=self.registry_settings,
+            workers=workers,
+        )
+        return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
+
+    def join_token(self, service: str, *, uses: int = 1, ttl: str = "10m") -> str:
+        """A fresh join token for ``service``, made by the operator's command."""
+        arguments = ("join-token", "create", service, "--ttl", ttl, "--uses", str(uses))
+        return str(self.operate_json(*arguments)["token"])
+
+    def service_settings(self, service: str, *, host: str = "host") -> dict[str, str]:
+        """The environment with which ``service`` runs on ``host``: keys and cache shared by all its processes there, a
+        fresh join token in a 0600 file."""
+        folder = self.root / service / host
+        folder.mkdir(parents=True, exist_ok=True)
+        token_file = folder / "join-token"
+        write_secret(token_file, self.join_token(service))
+        return self.settings | {
+            "PEERSEAL_SERVICE": service,
+            "PEERSEAL_REGISTRY_URL": self.registry_url,
+            "PEERSEAL_JOIN_TOKEN_FILE": str(token_file),
+            "PEERSEAL_KEY_DIR": str(folder / "keys"),
+            "PEERSEAL_CACHE_DIR": str(folder / "cache"),
+        }
+
+    def start_service(
+        self,
+        service: str,
+        target: str,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        **options: Unpack[ServerOptions],
+    ) -> Server:
+        """Serve ``target`` as ``service`` and wait until it shows its public credentials."""
+        everything = self.service_settings(service) | dict(settings or {})
+        server = gunicorn(
+            service, target, port=port or free_port(), log=self.log(service), settings=everything, **options
+        )
+        return self.keep(server).wait_until_answers(f"{server.url}/my-public-credentials")
+
+    def start_resource_service(self, *, port: int | None = None, **options: Unpack[ServerOptions]) -> Server:
+        """The example callee."""
+        return self.start_service(RESOURCE, "resource_service.app:create_app()", port=port, **options)
+
+    def start_client_service(
+        self,
+        resource_url: str,
+        *,
+        operator_secret: str | None = None,
+        port: int | None = None,
+        **options: Unpack[ServerOptions],
+    ) -> Server:
+        """The example caller and edge."""
+        settings = {"RESOURCE_SERVICE_URL": resource_url}
+        if operator_secret is not None:
+            settings[OPERATOR_SECRET] = operator_secret
+        target = "client_service.app:create_app()"
+        return self.start_service(CLIENT, target, settings=settings, port=port, **options)
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """A new file that only its owner reads, in the place of an old one."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secret)

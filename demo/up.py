@@ -1,0 +1,71 @@
+"""``make up``: the registry and both services on loopback, until Ctrl-C."""
+
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from demo.processes import ProcessFailed, free_port
+from demo.stack import CommandFailed, Stack
+
+REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT = 8000, 8001, 8002
+"""Where they listen, if nobody else does."""
+
+LINES = """
+Everything runs. Try, in another terminal (Ctrl-C here stops it all):
+
+  http {client}/
+  http {client}/my-public-credentials
+  http {client}/profiles/1
+  http POST {client}/refresh-my-credentials Operator-Secret:{secret}
+  http {resource}/profiles/1                      # refused: no token
+  http {registry}/v1/services/client-service/jwks.json
+  http {registry}/v1/changes
+  http {registry}/.well-known/peerseal-registry
+
+  REGISTRY_HOME={home} {programs}/peerseal-registry services
+  REGISTRY_HOME={home} {programs}/peerseal-registry keys client-service
+
+http is {programs}/http; logs are in {logs}.
+"""
+
+
+def main() -> int:
+    """Start everything, wait for Ctrl-C or SIGTERM, stop everything; → the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="peerseal-up-") as folder:
+        try:
+            with Stack(Path(folder), registry_port=free_port(REGISTRY_PORT)) as stack:
+                start(stack)
+                signal.pause()
+        except KeyboardInterrupt:
+            print("\nstopped")
+        except (ProcessFailed, CommandFailed) as failure:
+            print(failure, file=sys.stderr)
+            return 1
+    return 0
+
+
+def start(stack: Stack) -> None:
+    """Start everything and print what can be tried."""
+    print("starting …", flush=True)
+    stack.start_registry()
+    secret = secrets.token_urlsafe(12)
+    resource = stack.start_resource_service(port=free_port(RESOURCE_PORT))
+    client = stack.start_client_service(resource.url, operator_secret=secret, port=free_port(CLIENT_PORT))
+    lines = LINES.format(
+        client=client.url,
+        resource=resource.url,
+        registry=stack.registry_url,
+        secret=secret,
+        home=stack.registry_settings["REGISTRY_HOME"],
+        programs=os.path.relpath(Path(sys.executable).parent),
+        logs=stack.root / "logs",
+    )
+    print(lines, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

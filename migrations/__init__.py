@@ -1,0 +1,1 @@
+"""Alembic's migrations of the registry's database, for SQLite and PostgreSQL, one transaction each."""

@@ -1,0 +1,378 @@
+"""requests: a session that signs what it sends to one other service.
+
+::
+
+    session = identity.session("resource-service", "http://resource-service:8080")
+    session.get("/profiles/42")
+
+Signing happens in the transport adapter, anew for every attempt: a token is good once, for one method, target, body and
+content type. An `AuthBase` would run once, while retries and redirects send its token again.
+"""
+
+import copy
+import functools
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final, Protocol
+from weakref import WeakSet
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    LocationParseError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+)
+from urllib3.util import Url, parse_url
+
+from peerseal.errors import ConfigurationError, UnsignableRequest
+from peerseal.protocol.tokens import ALWAYS_BOUND
+
+TIMEOUT: Final = (3.05, 10.0)
+"""Seconds to connect, and to wait for the next bytes of the answer."""
+
+MAX_BUFFER: Final = 16 * 1024 * 1024
+"""Bytes of the longest body that is read into memory: what a callee takes by default."""
+
+MAX_RETRY_AFTER: Final = 30.0
+"""Seconds that an answer may ask us to wait for another attempt. Where it asks for more, it is the answer."""
+
+RETRIES: Final = Retry(
+    total=3,
+    status_forcelist=(502, 503, 504),
+    allowed_methods=Retry.DEFAULT_ALLOWED_METHODS,  # the idempotent ones, RFC 9110 section 9.2.2
+    backoff_factor=0.1,
+    backoff_max=2,
+    backoff_jitter=0.1,
+)
+"""A connection that was not made is tried again for every method; one that broke, and 502, 503 and 504, where the
+method is idempotent."""
+
+_UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
+_TRANSACTION_HEADER = "Txn-Token"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PIECE = 1 << 16  # bytes read at once
+_PORTS = {"http": 80, "https": 443}
+
+
+class Signer(Protocol):
+    """What a session needs of a `peerseal.Identity`."""
+
+    def sign_request(
+        self, audience: str, *, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> str:
+        """A request token for one attempt."""
+
+
+class Origin:
+    """A scheme, a host and a port (RFC 6454): one service as this session reaches it.
+
+    ``url`` is the origin, ``prefix`` the path of the base URL, without a slash at its end.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``."""
+        try:
+            parsed = parse_url(base_url)
+        except LocationParseError as error:
+            raise ConfigurationError(f"not a base URL: {error}") from error
+        if parsed.scheme not in _PORTS or not parsed.host or parsed.auth or parsed.query or parsed.fragment:
+            raise ConfigurationError("a base URL is http(s)://host[:port][/path], and nothing else")
+        self._key = _origin_key(parsed)
+        self.url = f"{parsed.scheme}://{parsed.netloc}"
+        self.prefix = _path(parsed).rstrip("/")
+
+    def resolve(self, url: str) -> str:
+        """A URL as the session's methods take it: absolute as it is, anything else as a path below the base URL."""
+        if _SCHEME.match(url):
+            return url
+        return f"{self.url}{self.prefix}{'' if url.startswith('/') else '/'}{url}"
+
+    def target(self, url: str) -> str | None:
+        """The origin-form target that leaves the socket for ``url``; None where it belongs to another origin.
+
+        Paths and queries come in the one spelling that requests, urllib3 and a proxy in between leave alone: without
+        dot segments, escapes in upper case, one slash at the start. Raises UnsignableRequest for a user name in it.
+        """
+        try:
+            parsed = parse_url(url)
+        except LocationParseError:
+            return None  # not one of ours; requests says what is wrong with it
+        if _origin_key(parsed) != self._key:
+            return None
+        if parsed.auth:
+            raise UnsignableRequest("a user name in a URL of a service whose requests are signed")
+        return _path(parsed) + (f"?{parsed.query}" if parsed.query else "")
+
+
+def _origin_key(parsed: Url) -> tuple[str | None, str | None, int | None]:
+    return parsed.scheme, parsed.host, parsed.port or _PORTS.get(parsed.scheme or "")
+
+
+def _path(parsed: Url) -> str:
+    return "/" + (parsed.path or "").lstrip("/")
+
+
+class PeerSession(requests.Session):
+    """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
+
+    Paths are taken below the base URL. An absolute URL of another origin is called unsigned, and neither a token of
+    ours nor a ``Txn-Token`` goes there, redirects included. Redirects within the origin are signed anew.
+
+    ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
+    Retry. ``bind_headers`` names request headers to sign, where they are set, besides content-type and
+    content-encoding; ``header`` is the one that the token goes into. A stream or file is read into memory,
+    ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set.
+    A request that cannot be signed as it stands raises UnsignableRequest.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        audience: str,
+        base_url: str,
+        *,
+        timeout: float | tuple[float, float] = TIMEOUT,
+        retries: int | Retry = RETRIES,
+        bind_headers: Collection[str] = (),
+        buffer: bool = False,
+        max_buffer: int = MAX_BUFFER,
+        header: str = "Authorization",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__()
+        self._origin = Origin(base_url)
+        self._timeout = timeout
+        self._buffer = buffer
+        self._max_buffer = max_buffer
+        self._sent_back: WeakSet[requests.PreparedRequest] = WeakSet()
+        adapter = SigningAdapter(
+            signer, audience, self._origin, retries=retries, bind_headers=bind_headers, header=header, sleep=sleep
+        )
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """As Session's, with the URL taken below the base URL, and without what .netrc says about our callee."""
+        url = request.url.decode("utf-8") if isinstance(request.url, bytes) else str(request.url)
+        request = copy.copy(request)
+        request.url = self._origin.resolve(url)
+        if request.auth is None and self.auth is None and self._origin.target(request.url) is not None:
+            request.auth = _unchanged
+        return super().prepare_request(request)
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """As Session's, with the default timeout, and with a body that can be sent more than once."""
+        if request in self._sent_back:
+            raise UnsignableRequest("another origin redirects to a service whose requests are signed")
+        if kwargs.get("timeout") is None:
+            kwargs["timeout"] = self._timeout
+        if self._origin.target(request.url or "") is not None:
+            self._settle_body(request)
+        return super().send(request, **kwargs)
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """What a redirect means for credentials. One from another origin back to our callee must not be followed: a
+        stranger would choose what we sign."""
+        if self._origin.target(prepared_request.url or "") is None:
+            super().rebuild_auth(prepared_request, response)
+        elif self._origin.target(response.url) is None:
+            self._sent_back.add(prepared_request)
+
+    def _settle_body(self, request: requests.PreparedRequest) -> None:
+        """Make the body bytes: what is signed is then what every attempt sends, whatever becomes of a file."""
+        body: Any = request.body
+        if body is None or isinstance(body, bytes):
+            return
+        if isinstance(body, str):
+            request.body = body.encode("utf-8")  # as urllib3 sends it, and requests counted it
+            return
+        content = bytes(body) if isinstance(body, bytearray | memoryview) else self._read(body, request._body_position)
+        request.body = content
+        request._body_position = None  # bytes need no rewinding
+        request.headers.pop("Transfer-Encoding", None)
+        request.headers["Content-Length"] = str(len(content))
+
+    def _read(self, body: Any, position: object) -> bytes:
+        """A file from where it stood when the request was made; another stream, if that is asked for."""
+        if isinstance(position, int) and hasattr(body, "seek"):
+            body.seek(position)
+        elif not self._buffer:
+            raise UnsignableRequest("the body can be read only once: give bytes or a file, or set buffer=True")
+        content = bytearray()
+        for piece in _pieces(body):
+            content += piece.encode("utf-8") if isinstance(piece, str) else piece
+            if len(content) > self._max_buffer:
+                raise UnsignableRequest(f"the body is longer than max_buffer, {self._max_buffer} bytes")
+        return bytes(content)
+
+
+class SigningAdapter(HTTPAdapter):
+    """Signs each attempt of each request to one origin, and makes the attempts: urllib3 would send a token twice."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        audience: str,
+        origin: Origin,
+        *,
+        retries: int | Retry,
+        bind_headers: Collection[str],
+        header: str,
+        sleep: Callable[[float], None],
+    ) -> None:
+        super().__init__(max_retries=0)
+        self._signer = signer
+        self._audience = audience
+        self._origin = origin
+        self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
+        self._bound = ALWAYS_BOUND + _checked_names(bind_headers)
+        self._header = header
+        self._sleep = sleep
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
+        send = functools.partial(
+            super().send, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
+        )
+        target = self._origin.target(request.url or "")
+        if target is None:
+            return send(_stripped(request))
+        if self._header in request.headers:
+            raise UnsignableRequest(f"the request has a value of its own for {self._header}, where the token goes")
+        policy = self._policy
+        while True:
+            try:
+                response = send(self._signed(request, target))
+            except requests.RequestException as error:
+                error.request = request  # not the one with the token
+                policy = _after_error(policy, request, error)
+                pause = policy.get_backoff_time()
+            else:
+                response.request = request
+                again = _after_answer(policy, request, response)
+                if again is None:
+                    return response
+                policy, pause = again
+                response.close()
+            self._sleep(pause)
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """As HTTPAdapter's; but to an HTTP proxy it would send a target without its last ``;``."""
+        url = super().request_url(request, proxies)
+        target = None if url.startswith("/") else self._origin.target(request.url or "")
+        return url if target is None else self._origin.url + target
+
+    def _signed(self, request: requests.PreparedRequest, target: str) -> requests.PreparedRequest:
+        """The copy of the request that one attempt sends, to our origin whatever another parser reads in the URL."""
+        attempt = request.copy()
+        attempt.url = self._origin.url + target
+        token = self._signer.sign_request(
+            self._audience,
+            method=str(request.method),
+            target=target,
+            body=_settled(request.body),
+            headers=self._bound_headers(request.headers),
+        )
+        attempt.headers[self._header] = f"Bearer {token}"
+        return attempt
+
+    def _bound_headers(self, headers: Mapping[str, str | bytes]) -> dict[str, str]:
+        """The headers to sign as a server will read them (RFC 9110 section 5.5)."""
+        bound = {}
+        for name in self._bound:
+            value = headers.get(name)
+            if value is not None:
+                text = value.decode("latin-1") if isinstance(value, bytes) else value
+                bound[name] = text.strip(" \t")
+        if not bound.get("content-type"):
+            bound.pop("content-type", None)  # WSGI knows no empty one (PEP 3333)
+        return bound
+
+
+def _after_error(policy: Retry, request: requests.PreparedRequest, error: requests.RequestException) -> Retry:
+    """The policy for one more attempt after an attempt without an answer; raises the error where there is none.
+
+    A connection that was not made is safe to try again. One that broke may have done its work, so the policy asks
+    whether the method is idempotent. Anything else (certificates, a proxy that says no) would only happen again.
+    """
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, MaxRetryError):
+        cause = cause.reason
+    if isinstance(cause, ProxyError):
+        cause = cause.original_error
+    if not isinstance(cause, ConnectTimeoutError | NewConnectionError | ReadTimeoutError | ProtocolError):
+        raise error
+    try:
+        return policy.increment(request.method, request.url, error=cause)
+    except HTTPError:
+        raise error from cause
+
+
+def _after_answer(
+    policy: Retry, request: requests.PreparedRequest, response: requests.Response
+) -> tuple[Retry, float] | None:
+    """The policy for one more attempt and the seconds to wait before it; None where this answer is the one to give."""
+    if not policy.is_retry(str(request.method), response.status_code):
+        return None
+    try:
+        policy = policy.increment(request.method, request.url, response=response.raw)
+        asked = policy.get_retry_after(response.raw) if policy.respect_retry_after_header else None
+    except (MaxRetryError, InvalidHeader):
+        return None
+    if asked is not None and asked > MAX_RETRY_AFTER:
+        return None
+    return policy, asked or policy.get_backoff_time()
+
+
+def _stripped(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """The copy that goes to another origin."""
+    attempt = request.copy()
+    attempt.headers.pop(_TRANSACTION_HEADER, None)
+    return attempt
+
+
+def _settled(body: Any) -> bytes:
+    if body is None:
+        return b""
+    if not isinstance(body, bytes):
+        raise UnsignableRequest("the body was not read before it was sent")
+    return body
+
+
+def _pieces(body: Any) -> Iterator[bytes | str]:
+    if not hasattr(body, "read"):
+        yield from body
+        return
+    while piece := body.read(_PIECE):
+        yield piece
+
+
+def _checked_names(names: Collection[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigurationError("bind_headers is one string; give a tuple of names")
+    lower = tuple(name.lower() for name in names)
+    if unseen := _UNSEEN.intersection(lower):
+        raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(unseen))}")
+    return lower
+
+
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An `auth` that adds nothing; with none at all, requests would look into .netrc."""
+    return request

@@ -1,0 +1,138 @@
+"""What a verifier needs to know of a request, from a WSGI environ (PEP 3333). Adapters of WSGI frameworks share it."""
+
+from collections.abc import Iterator, Mapping
+from io import BytesIO, RawIOBase
+from typing import IO, Any
+
+from peerseal.errors import MalformedToken, MissingToken, PeersealError, WrongBinding
+from peerseal.peers.target import routed_target
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes of the longest body that is read to be checked, unless the application says otherwise."""
+
+_PIECE = 1024 * 1024  # bytes read at once
+
+
+class ContentTooLarge(PeersealError):
+    """The body is longer than this service reads."""
+
+    code = "content_too_large"
+    status = 413
+
+
+class ContentUnreadable(PeersealError):
+    """The body broke off, or its chunks are no chunks."""
+
+    code = "content_unreadable"
+    status = 400
+
+
+def bearer_token(header: str | None) -> str:
+    """The token in an Authorization header (RFC 6750 section 2.1), the scheme in any case.
+
+    Raises MissingToken where there is none, MalformedToken for two values (which servers join with a comma).
+    """
+    if not header:
+        raise MissingToken("no token")
+    if "," in header:
+        raise MalformedToken("two values of the token's header, or a comma in one")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise MissingToken("another scheme than Bearer")
+    return token.lstrip(" ")
+
+
+def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
+    """`peerseal.peers.target.routed_target` of a request.
+
+    Raises WrongBinding, also where the server does not tell the raw target (``RAW_URI`` or ``REQUEST_URI``), and where
+    a request header is called ``SCRIPT_NAME``: gunicorn obeys it from the hosts in ``forwarded_allow_ips``. The raw
+    target then still decodes to what was routed, but to another view than the caller meant: with ``/admin`` as script
+    name, ``/admin/x`` is the view of ``/x``.
+    """
+    if "HTTP_SCRIPT_NAME" in environ:
+        raise WrongBinding("a header shifts the routing")
+    raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw_uri is None:
+        raise WrongBinding("the server does not tell the raw request-target")
+    return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
+
+
+class EnvironHeaders(Mapping[str, str]):
+    """A request's headers by lower-case name, each looked up in the environ when it is asked for."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def _look_up(self, name: str) -> str | None:
+        key = name.upper().replace("-", "_")
+        if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            return self._environ.get(key) or None  # PEP 3333: empty is as good as missing
+        return self._environ.get(f"HTTP_{key}")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As Mapping's, without its detour over KeyError: most headers that are asked for are not there."""
+        value = self._look_up(name)
+        return default if value is None else value
+
+    def __getitem__(self, name: str) -> str:
+        value = self._look_up(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        names = (key.removeprefix("HTTP_") for key in self._environ if key.startswith(("HTTP_", "CONTENT_")))
+        return (name.replace("_", "-").lower() for name in names if self._look_up(name) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
+    """The whole body, which is put back for the application to read anew.
+
+    Where the server does not end the stream itself (``wsgi.input_terminated``), it is as long as Content-Length says,
+    and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable.
+    """
+    declared = environ.get("CONTENT_LENGTH") or ""
+    length = int(declared) if declared.isdecimal() else 0
+    if length > limit:
+        raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    stream: IO[bytes] = environ["wsgi.input"]
+    try:
+        body = _read_up_to(stream, limit + 1 if environ.get("wsgi.input_terminated") else length)
+    except Exception as error:  # each server has its own for a body that breaks off or is no chunked body
+        raise ContentUnreadable(f"the body could not be read: {type(error).__name__}") from error
+    if len(body) > limit:
+        environ["wsgi.input"] = _Rejoined(body, stream)
+        raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    environ["wsgi.input"] = BytesIO(body)
+    environ["wsgi.input_terminated"] = True
+    return body
+
+
+def _read_up_to(stream: IO[bytes], size: int) -> bytes:
+    pieces = []
+    while size and (piece := stream.read(min(size, _PIECE))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+class _Rejoined(RawIOBase):
+    """A stream of which a piece was read already."""
+
+    def __init__(self, piece: bytes, rest: IO[bytes]) -> None:
+        self._piece = BytesIO(piece)
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._piece.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,29 @@
+"""The composition root: the use cases, and the web in front of them."""
+
+import time
+from collections.abc import Callable
+
+from flask import Flask
+
+from registry.services.registry import Registry
+from registry.settings import Settings
+from registry.web import documents, health, keys, operators, problems, wellknown
+from registry.web.wire import EXTENSION, ThumbprintConverter, after_request
+
+
+def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Flask:
+    """The registry as a WSGI application. It connects to its database when it is first asked something, so it starts
+    while that is down, and may be made before a fork.
+
+    ``clock`` gives seconds since the epoch. Raises ConfigurationError where a key file is missing.
+    """
+    app = Flask("registry", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.limits.body + 1  # see `registry.web.wire.body`
+    app.extensions[EXTENSION] = Registry.of(settings, clock)
+    app.url_map.merge_slashes = False  # what is routed is what was signed
+    app.url_map.converters["thumbprint"] = ThumbprintConverter
+    for module in (documents, keys, operators, wellknown, health):
+        app.register_blueprint(module.blueprint)
+    app.after_request(after_request)
+    problems.register(app)
+    return app

@@ -1,0 +1,71 @@
+"""What the registry refuses beyond bad tokens and bad keys, below `peerseal.errors.PeersealError`::
+
+PeersealError
+├── KeyRefused
+│   └── KeyTaken               409: key_of_another_service, key_revoked, key_retired, too_many_keys
+├── BadRequest                 400: malformed_body, invalid_parameter, body_too_large (413), …
+├── NotFound                   404: service_not_found, key_not_found, …
+├── JoinRefused                401: join_refused, whatever the reason; the log knows it
+├── OperatorRefused            401: operator_refused
+├── RoleRefused                403: role_insufficient
+├── Behind                     503: behind; this registry has not (yet) seen the entry that was asked for
+└── StorageUnavailable         503: storage_unavailable
+"""
+
+from peerseal.errors import CodedError, Forbidden, KeyRefused, PeersealError, TokenError
+
+
+class KeyTaken(KeyRefused):
+    """A good key that may not be registered here, or not any more. Answered with 409."""
+
+    status = 409
+
+
+class BadRequest(CodedError):
+    """A request that cannot be understood. Answered with 400."""
+
+    status = 400
+
+
+class NotFound(CodedError):
+    """Nothing stands under that name. Answered with 404."""
+
+    status = 404
+
+
+class JoinRefused(TokenError):
+    """The join token does not admit this key. One answer for every reason, so that a stranger learns nothing."""
+
+    code = "join_refused"
+
+
+class OperatorRefused(TokenError):
+    """The operator token is unknown, expired or revoked."""
+
+    code = "operator_refused"
+
+
+class RoleRefused(Forbidden):
+    """The operator's role does not allow this."""
+
+    code = "role_insufficient"
+
+
+class Unavailable(PeersealError):
+    """Not now. ``retry_after`` is in seconds."""
+
+    status = 503
+    retry_after = 1
+
+
+class Behind(Unavailable):
+    """The entry that was asked for is not here (yet)."""
+
+    code = "behind"
+
+
+class StorageUnavailable(Unavailable):
+    """The database does not answer, or refuses for now."""
+
+    code = "storage_unavailable"
+    retry_after = 5

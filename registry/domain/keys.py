@@ -1,0 +1,62 @@
+"""A service's key over its life (SPEC section 2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+
+from peerseal.protocol.keys import PublicKey
+
+KEYS_PARSED = 4096
+"""Parsed public keys kept in memory, each below 4 KiB: they never change, and parsing one costs a verification."""
+
+
+class KeyState(StrEnum):
+    """What a key is good for."""
+
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What the registry knows about one key.
+
+    Times are seconds since the epoch. ``active_until`` is the key's natural end, or the time of its retirement;
+    ``expires_at`` stays the natural end. ``admitted_by`` names what it was admitted on, as the ledger entry does.
+    ``admitted_seq`` and ``revoked_seq`` are the entries that admitted and revoked it.
+    """
+
+    thumbprint: str
+    service: str
+    spki: bytes = field(repr=False)
+    admitted_seq: int
+    admitted_by: Mapping[str, str]
+    active_from: int
+    active_until: int
+    expires_at: int
+    revoked_at: int | None = None
+    revoked_seq: int | None = None
+
+    @property
+    def public(self) -> PublicKey:
+        """The key itself, ready to verify."""
+        return parsed_key(self.spki)
+
+    @property
+    def index(self) -> int:
+        """The index of the ledger entry that admitted the key."""
+        return self.admitted_seq - 1
+
+    def state(self, now: float) -> KeyState:
+        """The state at a time. An active key past its natural end counts as retired, without anybody saying so."""
+        if self.revoked_at is not None:
+            return KeyState.REVOKED
+        return KeyState.ACTIVE if now < self.active_until else KeyState.RETIRED
+
+
+@lru_cache(KEYS_PARSED)
+def parsed_key(spki: bytes) -> PublicKey:
+    """The public key of a SubjectPublicKeyInfo that was checked when it was admitted."""
+    return PublicKey.from_spki(spki)

@@ -1,0 +1,96 @@
+"""In whose name this registry signs: the root-signed document in force, and the signing key that it names."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from peerseal.errors import ConfigurationError, DocumentRefused
+from peerseal.protocol.documents import Document, RegistryKeys, read_registry_keys, sign_document
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import registry_id
+from registry.domain.errors import StorageUnavailable, Unavailable
+from registry.services.keyfiles import read_key_pair
+from registry.settings import Settings
+from registry.storage import documents
+from registry.storage.unit import Store
+
+
+class NotInitialised(Unavailable):
+    """The database has no registry keys document yet, or not one that fits this node's keys."""
+
+    code = "not_initialised"
+    retry_after = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The domain, its registry keys document (as a value and as signed), and the key that signs for it here."""
+
+    keys: RegistryKeys
+    jws: str = field(repr=False)
+    signing_key: KeyPair = field(repr=False)
+
+    @property
+    def domain(self) -> str:
+        """The trust domain."""
+        return self.keys.subject
+
+    @property
+    def id(self) -> str:
+        """The registry's own service id."""
+        return registry_id(self.domain)
+
+    @property
+    def pin(self) -> str:
+        """What clients pin: the root key's thumbprint."""
+        return self.keys.root.thumbprint
+
+    def sign(self, document: Document) -> str:
+        """The document as a compact JWS."""
+        return sign_document(document, self.signing_key)
+
+
+class AuthoritySource:
+    """Loads the authority when first needed, and looks for a newer document now and then."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> None:
+        """Reads the signing key. Raises ConfigurationError."""
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._signing_key = read_key_pair(settings.signing_key_file, "signing key")
+        self._known: Authority | None = None
+        self._looked_at = 0.0
+
+    def current(self) -> Authority:
+        """The authority in force. With the database down, the one known before.
+
+        Raises NotInitialised, StorageUnavailable, or ConfigurationError for another domain than the one configured.
+        """
+        known, now = self._known, self._clock()
+        if known is not None and now < self._looked_at + self._settings.limits.registry_keys_cached:
+            return known
+        try:
+            with self._store.read() as connection:
+                jws = documents.newest(connection)
+        except StorageUnavailable:
+            if known is None:
+                raise
+            return known
+        if known is None or known.jws != jws:
+            known = self._load(jws, now)
+        self._known, self._looked_at = known, now
+        return known
+
+    def _load(self, jws: str | None, now: float) -> Authority:
+        if jws is None:
+            raise NotInitialised("no registry keys document: run peerseal-registry init")
+        try:
+            keys = read_registry_keys(jws, pin=None, now=now)  # from our own database; clients check it by their pin
+        except DocumentRefused as error:
+            raise NotInitialised(f"the registry keys document is not good: {error}") from error
+        if self._signing_key.public not in keys.signing_keys:
+            raise NotInitialised("the root-signed document does not name this node's signing key")
+        if self._settings.trust_domain not in (None, keys.subject):
+            raise ConfigurationError(f"the database belongs to {keys.subject}, not to {self._settings.trust_domain}")
+        return Authority(keys, jws, self._signing_key)

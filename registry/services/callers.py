@@ -1,0 +1,51 @@
+"""Services' own calls to the registry, verified by the same code as at every callee."""
+
+import time
+from collections.abc import Callable
+
+from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.peers.trusted import TrustedKey
+from peerseal.peers.verify import Verifier
+from peerseal.protocol.names import REGISTRY, service_id, split_kid
+from registry.domain.errors import StorageUnavailable, Unavailable
+from registry.services.authority import AuthoritySource
+from registry.storage import keys
+from registry.storage.unit import Store
+from registry.storage.used_tokens import DatabaseReplayGuard
+
+
+class DatabaseKeys:
+    """A `peerseal.peers.trusted.KeySource` over the registry's own database."""
+
+    def __init__(self, store: Store, authority: AuthoritySource) -> None:
+        self._store = store
+        self._authority = authority
+
+    @property
+    def domain(self) -> str:
+        """The trust domain. Raises TrustUnavailable."""
+        try:
+            return self._authority.current().domain
+        except Unavailable as error:
+            raise TrustUnavailable(str(error), error.retry_after) from error
+
+    def key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        owner, thumbprint = split_kid(kid)
+        try:
+            with self._store.read() as connection:
+                record = keys.find(connection, thumbprint)
+        except StorageUnavailable as error:
+            raise TrustUnavailable(str(error), error.retry_after) from error
+        if record is None or service_id(self.domain, record.service) != owner:
+            raise UnknownKey("no such key of that service")
+        if record.revoked_at is not None:
+            raise RevokedKey("the key is revoked")
+        return TrustedKey(kid, owner, record.public, record.active_from, record.active_until)
+
+
+def caller_verifier(store: Store, authority: AuthoritySource, clock: Callable[[], float] = time.time) -> Verifier:
+    """The registry's verifier: audience ``<domain>/registry``, open to every service of the domain; what each may do
+    is decided by the use case."""
+    guard = DatabaseReplayGuard(store, clock)
+    return Verifier(DatabaseKeys(store, authority), audience=REGISTRY, allow={"*": ()}, replay=guard, clock=clock)

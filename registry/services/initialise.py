@@ -1,0 +1,144 @@
+"""``peerseal-registry init``: makes what is missing, and changes nothing that is there."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from peerseal.errors import ConfigurationError
+from peerseal.protocol import jose
+from peerseal.protocol.documents import MAX_DOCUMENT, REGISTRY_KEYS_LIFETIME, RegistryKeys, sign_document
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.ledger import REGISTRY_CREATED
+from peerseal.protocol.names import check_trust_domain, registry_id
+from registry.domain.rebuild import REGISTRY_KEYS_ISSUED
+from registry.services import keyfiles
+from registry.services.operators import LOCAL, Operators, Role
+from registry.settings import Settings
+from registry.storage import documents
+from registry.storage.ledger import Change, append
+from registry.storage.migrate import migrate
+from registry.storage.unit import Store
+
+RENEW_BEFORE = 90 * 24 * 3600
+"""Seconds before the end of the registry keys document in which ``init`` has the root sign it anew."""
+FIRST_OPERATOR_TTL = 90 * 24 * 3600
+"""Seconds that the first operator token lives: long enough to make better ones."""
+OPERATOR_TOKEN_FILE = "operator-token"
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What there is now: the domain and the root's pin; and what was made for it.
+
+    ``operator_token`` is the first operator's, where it was made; it stands in ``operator_token_file`` too.
+    """
+
+    domain: str
+    pin: str
+    made: Sequence[str]
+    operator_token_file: Path
+    operator_token: str | None = field(default=None, repr=False)
+
+
+def initialise(
+    settings: Settings, store: Store, domain: str | None, clock: Callable[[], float] = time.time
+) -> Initialised:
+    """Makes the schema, the keys, the root-signed document and the first operator token where they are missing.
+
+    ``domain`` is needed the first time, and must be the same later. Raises ConfigurationError or InvalidName.
+    """
+    migrate(store.engine)
+    with store.read() as connection:
+        known_jws = documents.newest(connection)
+    known = None if known_jws is None else _decode(known_jws)
+    domain = _settled_domain(domain or settings.trust_domain, known)
+    made = _make_files(settings, with_root=known is None)
+    document = _wanted(settings, domain, known, int(clock()))
+    if document is not known:
+        if not _issue(settings, store, document, known_jws):
+            return initialise(settings, store, domain, clock)  # another node was faster: look again
+        made.append("registry keys document")
+    token = _first_operator(settings, store, clock)
+    if token:
+        made.append("operator token")
+    return Initialised(domain, document.root.thumbprint, made, settings.home / OPERATOR_TOKEN_FILE, token)
+
+
+def _decode(jws: str) -> RegistryKeys:
+    """A document of our own database, also one that has expired."""
+    return RegistryKeys.from_claims(strict_json_object(jose.parse(jws, limit=MAX_DOCUMENT).payload))
+
+
+def _settled_domain(wanted: str | None, known: RegistryKeys | None) -> str:
+    if known is not None and wanted in (None, known.subject):
+        return known.subject
+    if known is not None:
+        raise ConfigurationError(f"this registry's trust domain is {known.subject}; it cannot be changed")
+    if wanted is None:
+        raise ConfigurationError("the trust domain is needed: --trust-domain NAME")
+    return check_trust_domain(wanted)
+
+
+def _make_files(settings: Settings, with_root: bool) -> list[str]:
+    """The names of those that were missing."""
+    wanted = [
+        ("signing key", settings.signing_key_file, keyfiles.new_key_pair),
+        ("ledger key", settings.ledger_key_file, keyfiles.new_ledger_key),
+        ("sealing key", settings.sealing_key_file, Fernet.generate_key),
+    ]
+    if with_root:  # later it may well be elsewhere, offline
+        wanted.insert(0, ("root key", settings.root_key_file, keyfiles.new_key_pair))
+    return [f"{name} {path}" for name, path, make in wanted if keyfiles.ensure(path, make)]
+
+
+def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: int) -> RegistryKeys:
+    """The document that fits this node's keys: the known one, or its next version, which names the signing key before
+    too, so that what it signed stays good.
+
+    Raises ConfigurationError where the root key is needed and missing, or another one.
+    """
+    signing = keyfiles.read_key_pair(settings.signing_key_file, "signing key").public
+    ledger_key = keyfiles.ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file))
+    signing_keys: tuple[PublicKey, ...] = (signing,)
+    if known is not None:
+        fits = signing in known.signing_keys and (known.ledger_key, known.urls) == (ledger_key, settings.public_urls)
+        renew = now > known.expires_at - RENEW_BEFORE and settings.root_key_file.exists()
+        if fits and not renew:
+            return known
+        signing_keys = (signing, *(key for key in known.signing_keys if key != signing))[:2]
+    root = keyfiles.read_key_pair(settings.root_key_file, "root key").public
+    if known is not None and root != known.root:
+        raise ConfigurationError("the root key is not the one that clients have pinned")
+    frame = registry_id(domain), domain, now, now + REGISTRY_KEYS_LIFETIME
+    version = 1 if known is None else known.version + 1
+    return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls)
+
+
+def _issue(settings: Settings, store: Store, document: RegistryKeys, replaces: str | None) -> bool:
+    """Signs and writes the document. False where another node wrote one in between."""
+    jws = sign_document(document, keyfiles.read_key_pair(settings.root_key_file, "root key"))
+    kind = REGISTRY_CREATED if replaces is None else REGISTRY_KEYS_ISSUED
+    data = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject}
+    with store.write() as connection:
+        append(connection, document.issued_at, Change(kind, by=LOCAL, proof=jws, data=data))
+        if documents.newest(connection) != replaces:
+            connection.rollback()
+            return False
+        documents.add(connection, document.version, jws)
+    return True
+
+
+def _first_operator(settings: Settings, store: Store, clock: Callable[[], float]) -> str | None:
+    """The first operator's token, into its file; None where there are operators already."""
+    operators = Operators(store, settings.limits, clock)
+    if operators.listed():
+        return None
+    _, token = operators.create(Role.ADMIN, FIRST_OPERATOR_TTL)
+    path = settings.home / OPERATOR_TOKEN_FILE
+    path.unlink(missing_ok=True)  # one that is left over from another database
+    keyfiles.write_new(path, token.encode("ascii") + b"\n")
+    return token

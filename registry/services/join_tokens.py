@@ -1,0 +1,114 @@
+"""Join tokens: how an operator lets a service's first key in."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cryptography.fernet import InvalidToken
+
+from peerseal.protocol.join import JoinToken, join_mac_matches
+from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
+from registry.domain.admission import Joined, check_registrable
+from registry.domain.errors import BadRequest, JoinRefused, NotFound
+from registry.services.authority import AuthoritySource
+from registry.services.keyfiles import Sealer
+from registry.settings import Limits
+from registry.storage import join_tokens
+from registry.storage.join_tokens import JoinTokenRecord
+from registry.storage.ledger import Change, append
+from registry.storage.unit import Store
+
+
+@dataclass(frozen=True, slots=True)
+class NewJoinToken:
+    """A join token just made: what is kept of it, and its text, which is kept nowhere."""
+
+    record: JoinTokenRecord
+    token: str = field(repr=False)
+
+
+class JoinTokens:
+    """Makes, checks and withdraws join tokens."""
+
+    def __init__(
+        self,
+        store: Store,
+        authority: AuthoritySource,
+        sealer: Sealer,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._authority = authority
+        self._sealer = sealer
+        self._limits = limits
+        self._clock = clock
+
+    def create(self, service: str, ttl: int, uses: int, by: Mapping[str, str]) -> NewJoinToken:
+        """A token that registers up to ``uses`` keys for one service within ``ttl`` seconds.
+
+        Raises InvalidName or BadRequest.
+        """
+        check_registrable(service)
+        if not 0 < ttl <= self._limits.join_ttl:
+            raise BadRequest("invalid_parameter", f"ttl must be 1 to {self._limits.join_ttl} seconds")
+        if not 0 < uses <= self._limits.join_uses:
+            raise BadRequest("invalid_parameter", f"uses must be 1 to {self._limits.join_uses}")
+        token, now = _generate(self._authority.current().pin), int(self._clock())
+        sealed = self._sealer.seal(token.id, token.mac_key)
+        record = JoinTokenRecord(token.id, service, sealed, now, now + ttl, uses)
+        data = {"id": token.id, "expires_at": record.expires_at, "uses": uses}
+        with self._store.write() as connection:
+            join_tokens.add(connection, record)
+            append(connection, now, Change(JOIN_TOKEN_CREATED, service, by=by, data=data))
+        return NewJoinToken(record, token.encode())
+
+    def check(self, service: str, right: Joined, proof: str) -> None:
+        """Passes a MAC over that proof by the holder of a good token for that service. Spends nothing.
+
+        Raises JoinRefused.
+        """
+        with self._store.read() as connection:
+            record = join_tokens.find(connection, right.token_id)
+        if record is None:
+            raise JoinRefused("no such join token")
+        try:
+            mac_key = self._sealer.open(record.id, record.sealed_key)
+        except (InvalidToken, ValueError) as error:
+            raise JoinRefused(f"join token {record.id} was sealed with another key, or altered") from error
+        if not join_mac_matches(mac_key, proof, right.mac):
+            raise JoinRefused(f"the MAC is not by the holder of join token {record.id}")
+        if record.service != service or not record.good(self._clock()):
+            raise JoinRefused(f"join token {record.id} is spent, past, withdrawn or for another service")
+
+    def withdraw(self, token_id: str, by: Mapping[str, str]) -> None:
+        """Makes a token useless. Raises NotFound where there is none that was not withdrawn before."""
+        with self._store.write() as connection:
+            record = join_tokens.find(connection, token_id)
+            if record is None or not join_tokens.withdraw(connection, token_id):
+                raise NotFound("join_token_not_found")
+            change = Change(JOIN_TOKEN_WITHDRAWN, record.service, by=by, data={"id": token_id})
+            append(connection, int(self._clock()), change)
+
+    def page(self, after: str, limit: int | None = None) -> dict[str, Any]:
+        """``{"join_tokens": […], "next"}``: a page of them by id behind ``after``, past ones too."""
+        size = min(limit or self._limits.page, self._limits.page)
+        with self._store.read() as connection:
+            page = join_tokens.page(connection, after, size)
+        following = page[-1].id if len(page) == size else None
+        return {"join_tokens": [public_members(record) for record in page], "next": following}
+
+
+def public_members(record: JoinTokenRecord) -> dict[str, Any]:
+    """What an operator may see of a join token."""
+    members = asdict(record)
+    del members["sealed_key"]
+    return members
+
+
+def _generate(pin: str) -> JoinToken:
+    """A token whose id no command line takes for an option."""
+    while (token := JoinToken.generate(pin)).id.startswith("-"):
+        pass
+    return token

@@ -1,0 +1,108 @@
+"""The registry's own secrets in files of mode 0600: made once, never overwritten."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from peerseal.errors import ConfigurationError, KeyRefused
+from peerseal.protocol.encoding import b64url
+from peerseal.protocol.keys import KeyPair
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Writes a file of mode 0600, whole or not at all. False where it was there before: then nothing is changed.
+
+    Linked into place, so that of two processes that begin at once one file wins, complete.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+    return True
+
+
+def ensure(path: Path, make: Callable[[], bytes]) -> bool:
+    """Makes the file where it is missing. True where it was made."""
+    return not path.exists() and write_new(path, make())
+
+
+def read(path: Path, what: str) -> bytes:
+    """The file's bytes. Raises ConfigurationError, which names the file and what it should hold."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{what}: {path}: {error.strerror}; has the registry been initialised?") from error
+
+
+def read_key_pair(path: Path, what: str) -> KeyPair:
+    """A root or signing key (P-256, PKCS #8 in PEM). Raises ConfigurationError."""
+    try:
+        key = KeyPair.from_pem(read(path, what))
+    except KeyRefused as error:
+        raise ConfigurationError(f"{what}: {path} holds no private key") from error
+    if key.public.alg != "ES256":
+        raise ConfigurationError(f"{what}: {path}: the registry signs with P-256 keys")
+    return key
+
+
+def read_ledger_key(path: Path) -> Ed25519PrivateKey:
+    """The key that signs checkpoints. Raises ConfigurationError."""
+    try:
+        key = serialization.load_pem_private_key(read(path, "ledger key"), None)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"ledger key: {path} holds no private key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError(f"ledger key: {path} holds no Ed25519 key")
+    return key
+
+
+def ledger_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
+    """The public half as a JWK (RFC 8037 section 2)."""
+    return {"kty": "OKP", "crv": "Ed25519", "x": b64url(key.public_key().public_bytes_raw())}
+
+
+def new_key_pair() -> bytes:
+    """A new root or signing key."""
+    return KeyPair.generate("ES256").to_pem()
+
+
+def new_ledger_key() -> bytes:
+    """A new key for checkpoints."""
+    form = serialization.PrivateFormat.PKCS8
+    return Ed25519PrivateKey.generate().private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+class Sealer:
+    """Encrypts what the database keeps secret, so that a copy of the database alone is of no use."""
+
+    def __init__(self, key: bytes) -> None:
+        """``key`` is a Fernet key. Raises ConfigurationError."""
+        try:
+            self._fernet = Fernet(key.strip())
+        except ValueError as error:
+            raise ConfigurationError("the sealing key cannot be read") from error
+
+    def seal(self, name: str, secret: bytes) -> bytes:
+        """The secret of that name, encrypted."""
+        return self._fernet.encrypt(name.encode("utf-8") + b"\0" + secret)
+
+    def open(self, name: str, sealed: bytes) -> bytes:
+        """The secret again. Raises ValueError or cryptography.fernet.InvalidToken for one that was altered, or moved
+        here from another name."""
+        prefix, content = name.encode("utf-8") + b"\0", self._fernet.decrypt(sealed)
+        if not content.startswith(prefix):
+            raise ValueError("a sealed secret under another name")
+        return content[len(prefix) :]

@@ -1,0 +1,56 @@
+"""Answers kept as bytes, so that a warm one costs no more than a constant."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from peerseal.protocol.encoding import b64url
+
+K = TypeVar("K")
+
+JWT = "application/jwt"
+JWK_SET = "application/jwk-set+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An answer that anyone may have: its bytes, their strong ETag, and as of when and of which entries it speaks."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    etag: str
+    seq: int
+    head: int
+    issued_at: int
+    expires_at: int
+
+    @classmethod
+    def of(cls, body: bytes, content_type: str, seq: int, head: int, issued_at: int, expires_at: int) -> "Rendered":
+        """With the ETag that the bytes have: the same from every worker and node that made the same bytes."""
+        etag = f'"{b64url(hashlib.sha256(body).digest()[:16])}"'
+        return cls(body, content_type, etag, seq, head, issued_at, expires_at)
+
+
+class RenderedCache(Generic[K]):
+    """A bounded dict of answers; the one put in first goes first. Answers are made anew within a minute, which puts
+    what is in use back in. No lock: each step is atomic, and two threads at worst make the same answer twice."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: dict[K, Rendered] = {}
+
+    def get(self, name: K) -> Rendered | None:
+        """What is kept under that name."""
+        return self._kept.get(name)
+
+    def put(self, name: K, rendered: Rendered) -> Rendered:
+        """Keeps and returns it."""
+        self._kept.pop(name, None)
+        self._kept[name] = rendered
+        while len(self._kept) > self._limit:
+            self._kept.pop(next(iter(self._kept), name), None)
+        return rendered
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return len(self._kept)

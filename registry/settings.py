@@ -1,0 +1,116 @@
+"""Everything that can be set, in one frozen value. Only `registry.wsgi` and the command line read the environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from peerseal.errors import ConfigurationError
+from peerseal.peers.target import check_external_prefix
+from peerseal.protocol.names import check_trust_domain
+
+DATABASE_FILE = "registry.sqlite3"
+DEFAULT_HOME = "registry-data"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The registry's limits, each with its unit and its reason."""
+
+    key_lifetime: int = 7 * 24 * 3600
+    """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (SPEC section 2)."""
+    retired_shown: int = 400
+    """Seconds for which a retired key stays in the signed set: the longest token (300 s), leeway, and a margin."""
+    active_keys: int = 1000
+    """Active keys of one service. A service with more instances than that should share keys by host; without a limit
+    one stolen key could make its owner's documents too large for everybody."""
+    resign_after: int = 60
+    """Seconds after which an unchanged document is signed anew. Freshness is its signed time, and clients look at
+    it on the scale of an hour."""
+    changes_resign_after: int = 5
+    """Seconds for which one signed list of changes answers every watcher, as long as nothing changes."""
+    changes_listed: int = 1000
+    """Services in one list of changes; with more the client fetches anew what it knows."""
+    wait: int = 20
+    """Seconds that a call for changes may ask to wait (SPEC section 5)."""
+    documents_cached: int = 10_000
+    """Signed documents that a process keeps in memory, the least recently used ones going first."""
+    max_age: int = 30
+    """Seconds for which a cache on the way may answer (``max-age``). A change is asked for with ``?seq=``."""
+    stale_if_error: int = 3600
+    """Seconds for which a cache may answer while the registry is down: the clients' offline limit."""
+    registry_keys_cached: int = 30
+    """Seconds after which a process looks whether the root signed a newer document."""
+    body: int = 64 * 1024
+    """Bytes of a request's body: a proof with the largest key is 4 KiB."""
+    page: int = 1000
+    """Rows of one page of an answer."""
+    join_ttl: int = 7 * 24 * 3600
+    """Seconds that a join token may live: it is a secret that waits somewhere."""
+    join_uses: int = 10_000
+    """Keys that one join token may register."""
+    operator_ttl: int = 400 * 24 * 3600
+    """Seconds that an operator token may live."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where one registry keeps its things and how it behaves.
+
+    ``database_url`` is an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown.
+    ``public_urls`` stand in the registry keys document. ``external_prefix`` is the path that a proxy in front strips:
+    it is part of the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment
+    variable turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
+    """
+
+    home: Path
+    database_url: str = field(repr=False)
+    root_key_file: Path
+    signing_key_file: Path
+    ledger_key_file: Path
+    sealing_key_file: Path
+    trust_domain: str | None = None
+    public_urls: tuple[str, ...] = ()
+    external_prefix: str = ""
+    dev: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def at(cls, home: Path, **changes: object) -> Self:
+        """Settings with everything in one folder."""
+        return cls.from_environ({"REGISTRY_HOME": str(home)}, **changes)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], **changes: object) -> Self:
+        """From environment variables named as in SPEC section 6. Raises ConfigurationError or InvalidName."""
+        home = Path(environ.get("REGISTRY_HOME") or DEFAULT_HOME).absolute()
+
+        def file(what: str, default: str) -> Path:
+            return Path(environ.get(f"REGISTRY_{what}_FILE") or home / default).absolute()
+
+        domain = environ.get("REGISTRY_TRUST_DOMAIN")
+        values: dict[str, object] = {
+            "home": home,
+            "database_url": _database_url(environ, home),
+            "root_key_file": file("ROOT_KEY", "root-key.pem"),
+            "signing_key_file": file("SIGNING_KEY", "signing-key.pem"),
+            "ledger_key_file": file("LEDGER_KEY", "ledger-key.pem"),
+            "sealing_key_file": file("SEALING_KEY", "sealing.key"),
+            "trust_domain": check_trust_domain(domain) if domain else None,
+            "external_prefix": check_external_prefix(environ.get("PEERSEAL_EXTERNAL_PREFIX", "")),
+            "public_urls": tuple(filter(None, environ.get("REGISTRY_PUBLIC_URLS", "").replace(" ", "").split(","))),
+        }
+        return cls(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _database_url(environ: Mapping[str, str], home: Path) -> str:
+    given = environ.get("REGISTRY_DATABASE_URL")
+    file = environ.get("REGISTRY_DATABASE_URL_FILE")
+    if given and file:
+        raise ConfigurationError("REGISTRY_DATABASE_URL and REGISTRY_DATABASE_URL_FILE are both set")
+    if file:
+        try:
+            given = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigurationError(f"REGISTRY_DATABASE_URL_FILE cannot be read: {error.strerror}") from error
+    return given or f"sqlite:///{home / DATABASE_FILE}"

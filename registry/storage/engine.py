@@ -1,0 +1,115 @@
+"""Engines for the two databases, set up so that an acknowledged change is durable and nobody waits for ever."""
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from peerseal.errors import ConfigurationError
+
+POSTGRESQL = "postgresql"
+SQLITE = "sqlite"
+
+WRITES = "registry_writes"
+"""The execution option with which a transaction says that it will write."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseTimeouts:
+    """How long to wait, in milliseconds. A caller gives up after some seconds; so does the database."""
+
+    connect: int = 5_000
+    lock: int = 5_000
+    """Also SQLite's wait for the one writer before us."""
+    statement: int = 10_000
+    idle_in_transaction: int = 15_000
+    """A node that froze within a transaction holds the ledger's head; after this it holds it no longer."""
+
+
+def database_url(text: str) -> URL:
+    """The URL with its driver settled: SQLite in a file, or PostgreSQL by psycopg 3. Raises ConfigurationError."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigurationError("the database URL cannot be read") from None  # it may hold a password
+    kind = url.get_backend_name()
+    if kind == POSTGRESQL:
+        return url.set(drivername="postgresql+psycopg")
+    if kind == SQLITE and url.database and url.database != ":memory:":
+        return url.set(drivername="sqlite")
+    raise ConfigurationError("the database must be PostgreSQL, or SQLite in a file")
+
+
+def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine:
+    """An engine that connects when first used, and anew in each forked process. Raises ConfigurationError."""
+    url, waits = database_url(text), timeouts or DatabaseTimeouts()
+    engine = _sqlite(url, waits) if url.get_backend_name() == SQLITE else _postgresql(url, waits)
+    forget = weakref.WeakMethod(engine.dispose)
+    os.register_at_fork(after_in_child=lambda: _forget_connections(forget))
+    return engine
+
+
+def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> None:
+    """A child leaves its parent's connections alone, and does not close them either: they are the parent's."""
+    forget = dispose()
+    if forget is not None:
+        forget(close=False)
+
+
+def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
+    options = {
+        "statement_timeout": waits.statement,
+        "lock_timeout": waits.lock,
+        "idle_in_transaction_session_timeout": waits.idle_in_transaction,
+    }
+    return sqlalchemy.create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,  # after a fail-over the next call succeeds
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=waits.lock / 1000,
+        connect_args={
+            "connect_timeout": waits.connect // 1000,
+            "application_name": "peerseal-registry",
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+        },
+    )
+
+
+def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": waits.lock / 1000})
+    event.listen(engine, "do_connect", _make_sqlite_file)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
+    """SQLite would make the file as the umask allows, and its log files like it. A file that is there must not even be
+    opened: closing it would drop the POSIX locks that SQLite holds on it for this process, and the next writer would
+    corrupt the database."""
+    with suppress(OSError):  # FileExistsError; of anything else SQLite itself says better what is wrong
+        os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins no transactions of its own; `_begin_sqlite` does
+    connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    connection.execute("PRAGMA synchronous = FULL")  # WAL's usual NORMAL loses acknowledged changes with the power
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A transaction that reads and then writes must hold the lock before it reads: on SQLite nothing else keeps what
+    it read from being changed by another writer."""
+    writes = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,60 @@
+"""Join tokens: queries and changes."""
+
+from dataclasses import asdict, dataclass, field
+
+from sqlalchemy import Connection, insert, select, update
+
+from registry.storage.tables import join_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenRecord:
+    """A join token as the registry keeps it. Times are seconds since the epoch; ``used`` of ``uses`` are spent."""
+
+    id: str
+    service: str
+    sealed_key: bytes = field(repr=False)
+    created_at: int
+    expires_at: int
+    uses: int
+    used: int = 0
+    withdrawn: bool = False
+
+    def good(self, now: float) -> bool:
+        """Whether it admits a key at that time."""
+        return not self.withdrawn and now < self.expires_at and self.used < self.uses
+
+
+_COLUMNS = tuple(join_tokens.c[name] for name in JoinTokenRecord.__slots__)
+
+
+def add(connection: Connection, record: JoinTokenRecord) -> None:
+    """Writes a new join token."""
+    connection.execute(insert(join_tokens).values(**asdict(record)))
+
+
+def find(connection: Connection, token_id: str) -> JoinTokenRecord | None:
+    """The join token with that id."""
+    row = connection.execute(select(*_COLUMNS).where(join_tokens.c.id == token_id)).first()
+    return None if row is None else JoinTokenRecord(*row)
+
+
+def spend(connection: Connection, token_id: str, service: str, now: int) -> bool:
+    """Takes one use of a good token for that service. One conditional UPDATE: of any number at once, no more than
+    ``uses`` succeed. False where the token is not good any more."""
+    good = (join_tokens.c.used < join_tokens.c.uses, join_tokens.c.expires_at > now, ~join_tokens.c.withdrawn)
+    mine = (join_tokens.c.id == token_id, join_tokens.c.service == service)
+    spent = update(join_tokens).where(*mine, *good).values(used=join_tokens.c.used + 1)
+    return connection.execute(spent).rowcount == 1
+
+
+def withdraw(connection: Connection, token_id: str) -> bool:
+    """Makes a token useless. False where there is none, or it was withdrawn before."""
+    found = (join_tokens.c.id == token_id, ~join_tokens.c.withdrawn)
+    return connection.execute(update(join_tokens).where(*found).values(withdrawn=True)).rowcount == 1
+
+
+def page(connection: Connection, after: str, limit: int) -> list[JoinTokenRecord]:
+    """A page of all join tokens, by id."""
+    found = select(*_COLUMNS).where(join_tokens.c.id > after).order_by(join_tokens.c.id).limit(limit)
+    return [JoinTokenRecord(*row) for row in connection.execute(found)]

@@ -1,0 +1,128 @@
+"""Did anything change? Asked before every answer that is served from memory, so it has to be quick, and right from
+the moment in which another worker or node commits.
+
+Each thread has one connection of its own for this, outside the pool and outside transactions. On SQLite ``PRAGMA
+data_version`` costs some two microseconds and changes with every commit of anybody else; only then is a table read.
+On PostgreSQL it is one look-up by primary key, prepared.
+"""
+
+import os
+import sqlite3
+import threading
+from typing import Any, Protocol, cast
+
+import psycopg
+from sqlalchemy import Engine
+
+from registry.domain.errors import StorageUnavailable
+from registry.storage.engine import POSTGRESQL
+from registry.storage.unit import storage_errors
+
+REMEMBERED = 10_000
+"""Services whose number one thread remembers between two changes."""
+
+
+class Revisions(Protocol):
+    """The newest committed numbers, as of now. Both methods raise StorageUnavailable."""
+
+    def service(self, name: str) -> int | None:
+        """The entry that last changed the service; None where it never had a key."""
+
+    def head(self) -> int:
+        """The number of entries."""
+
+
+def revisions(engine: Engine) -> Revisions:
+    """The one for the engine's database."""
+    return PostgresRevisions(engine) if engine.dialect.name == POSTGRESQL else SqliteRevisions(engine)
+
+
+class _ThreadConnection:
+    """One connection for each thread of each process, made when first asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._local = threading.local()
+        self._inherited: list[Any] = []
+
+    def get(self) -> Any:
+        """This thread's driver connection. Raises StorageUnavailable."""
+        if getattr(self._local, "pid", None) != os.getpid():
+            if hasattr(self._local, "holder"):
+                self._inherited.append(self._local.holder)  # a fork's parent uses it: never to be closed here
+            with storage_errors():
+                self._local.holder = self._engine.raw_connection()
+            self._local.holder.detach()
+            self._local.pid = os.getpid()
+        return self._local.holder.dbapi_connection
+
+    def drop(self) -> None:
+        """Closes this thread's connection, which has failed; the next use makes another."""
+        self._local.holder.close()
+        del self._local.holder, self._local.pid
+
+
+class SqliteRevisions:
+    """On SQLite. What a thread has read is good until the version of the data changes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = _ThreadConnection(engine)
+        self._local = threading.local()
+
+    def service(self, name: str) -> int | None:
+        """See Revisions."""
+        return self._read("SELECT seq FROM services WHERE name = ?", name)
+
+    def head(self) -> int:
+        """See Revisions."""
+        return cast(int, self._read("SELECT size FROM ledger_head"))
+
+    def _read(self, query: str, *parameters: str) -> int | None:
+        connection: sqlite3.Connection = self._connection.get()
+        try:
+            seen = self._seen(connection)
+            if (query, *parameters) not in seen:
+                rows = connection.execute(query, parameters).fetchall()
+                seen[query, *parameters] = rows[0][0] if rows else None
+            return seen[query, *parameters]
+        except sqlite3.Error as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def _seen(self, connection: sqlite3.Connection) -> dict[tuple[str, ...], int | None]:
+        # the version is asked for before the tables are read: a change in between is found at the next look
+        version = os.getpid(), connection.execute("PRAGMA data_version").fetchall()
+        if getattr(self._local, "version", None) != version or len(self._local.seen) > REMEMBERED:
+            self._local.version, self._local.seen = version, {}
+        return cast("dict[tuple[str, ...], int | None]", self._local.seen)
+
+
+class PostgresRevisions:
+    """On PostgreSQL."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = _ThreadConnection(engine)
+
+    def service(self, name: str) -> int | None:
+        """See Revisions."""
+        return self._read("SELECT seq FROM services WHERE name = %s", name)
+
+    def head(self) -> int:
+        """See Revisions."""
+        return cast(int, self._read("SELECT size FROM ledger_head"))
+
+    def _read(self, query: str, *parameters: str) -> int | None:
+        try:
+            return self._execute(query, parameters)
+        except psycopg.OperationalError:
+            self._connection.drop()  # a fail-over cut it; the next one may well work
+        try:
+            return self._execute(query, parameters)
+        except psycopg.OperationalError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def _execute(self, query: str, parameters: tuple[str, ...]) -> int | None:
+        connection: psycopg.Connection = self._connection.get()
+        if not connection.autocommit:
+            connection.autocommit = True
+        row = connection.execute(query.encode(), parameters, prepare=True).fetchone()
+        return None if row is None else int(row[0])

@@ -1,0 +1,39 @@
+"""Services: which ones there are, and which entry last changed each."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from registry.storage.tables import services
+from registry.storage.upsert import upsert
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRecord:
+    """A service and the entry that last changed it."""
+
+    name: str
+    seq: int
+
+
+def changed(connection: Connection, name: str, seq: int) -> None:
+    """Writes down which entry last changed a service."""
+    row = upsert(connection, services).values(name=name, seq=seq)
+    connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"seq": seq}))
+
+
+def seq_of(connection: Connection, name: str) -> int | None:
+    """The entry that last changed a service; None where it never had a key."""
+    return connection.execute(select(services.c.seq).where(services.c.name == name)).scalar_one_or_none()
+
+
+def page(connection: Connection, name: str, limit: int) -> list[ServiceRecord]:
+    """A page of the services, by name."""
+    found = select(services.c.name, services.c.seq).where(services.c.name > name).order_by(services.c.name)
+    return [ServiceRecord(name, seq) for name, seq in connection.execute(found.limit(limit))]
+
+
+def changed_since(connection: Connection, seq: int, limit: int) -> list[str]:
+    """The services that an entry behind ``seq`` changed, in the order of their last change."""
+    found = select(services.c.name).where(services.c.seq > seq).order_by(services.c.seq).limit(limit)
+    return list(connection.execute(found).scalars())

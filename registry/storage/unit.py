@@ -1,0 +1,62 @@
+"""Transactions: reading ones see one moment, writing ones happen wholly or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from registry.domain.errors import StorageUnavailable
+from registry.storage.engine import POSTGRESQL, WRITES
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turns the database's failures into StorageUnavailable; errors in our statements pass as they are."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise StorageUnavailable(_brief(error)) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StorageUnavailable(_brief(error)) from error
+        raise
+
+
+class Store:
+    """The database as the use cases see it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._postgresql = engine.dialect.name == POSTGRESQL
+        reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self._postgresql else {}
+        self._reader = engine.execution_options(**reading)
+        self._writer = engine.execution_options(**{WRITES: True})
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that reads, all of it as of one moment. Raises StorageUnavailable."""
+        with storage_errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self, service: str | None = None) -> Iterator[Connection]:
+        """A transaction that writes. Within it, what is known about ``service`` is changed by nobody else.
+
+        SQLite has one writer at a time anyway. On PostgreSQL writers about other services run beside this one until
+        it appends its entry (`registry.storage.ledger.append`). Raises StorageUnavailable.
+        """
+        with storage_errors(), self._writer.begin() as connection:
+            if self._postgresql and service is not None:
+                connection.execute(_LOCK_SERVICE, {"name": service})
+            yield connection
+
+
+_LOCK_SERVICE = text("SELECT pg_advisory_xact_lock(hashtextextended('peerseal service ' || :name, 0))")
+
+
+def _brief(error: Exception) -> str:
+    """What the driver says, without the statement and its parameters."""
+    cause = getattr(error, "orig", None) or error
+    return f"{type(cause).__name__}: {cause}".split("\n", 1)[0]

@@ -1,0 +1,39 @@
+"""The replay guard of the registry itself, shared by its workers and nodes through the database."""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from sqlalchemy import delete
+
+from peerseal.errors import TrustUnavailable
+from registry.domain.errors import StorageUnavailable
+from registry.storage.tables import used_tokens
+from registry.storage.unit import Store
+from registry.storage.upsert import upsert
+
+PURGE_EVERY = 60
+"""Seconds between two purges by one process."""
+
+
+class DatabaseReplayGuard:
+    """A `peerseal.peers.replay.ReplayGuard`: one INSERT that does nothing where the token is known."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._purged_at = 0.0
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        """See ReplayGuard. Raises TrustUnavailable where the database cannot be written: fail closed."""
+        token = hashlib.sha256(f"{issuer}\0{jti}".encode()).digest()
+        now = self._clock()
+        try:
+            with self._store.write() as connection:
+                if now - self._purged_at > PURGE_EVERY:
+                    self._purged_at = now
+                    connection.execute(delete(used_tokens).where(used_tokens.c.until < int(now)))
+                row = upsert(connection, used_tokens).values(token=token, until=int(until) + 1)
+                return connection.execute(row.on_conflict_do_nothing()).rowcount == 1
+        except StorageUnavailable as error:
+            raise TrustUnavailable(str(error), error.retry_after) from error

@@ -1,0 +1,97 @@
+"""The one table from errors to answers: ``application/problem+json`` (RFC 9457).
+
+An answer holds the status, its phrase, the stable code and the request's id; nothing that the asker sent, and nothing
+that the error says to the log.
+"""
+
+import logging
+import uuid
+from http import HTTPStatus
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from peerseal.errors import MalformedToken, MissingToken, PeersealError, TrustUnavailable
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import canonical_json
+from registry.domain.errors import JoinRefused, Unavailable
+
+log = logging.getLogger(__name__)
+
+PROBLEM = "application/problem+json"
+
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    411: "length_required",
+    413: "body_too_large",
+    414: "target_too_long",
+    415: "unsupported_media_type",
+    431: "headers_too_large",
+}
+
+
+def register(app: Flask) -> None:
+    """Has the application answer every error here."""
+    app.register_error_handler(PeersealError, _refused)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _refused(error: PeersealError) -> Response:
+    if error.status >= 500 and not isinstance(error, (Unavailable, TrustUnavailable)):
+        return _unexpected(error)
+    request_id = _log_refusal(error.status, error.code, str(error))
+    response = problem(error.status, error.code, request_id)
+    if error.status == 401:
+        nothing_came = isinstance(error, (MissingToken, JoinRefused))
+        response.headers["WWW-Authenticate"] = "Bearer" if nothing_came else 'Bearer error="invalid_token"'
+    if error.status == 403:
+        response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
+    if isinstance(error, (Unavailable, TrustUnavailable)):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
+    response = problem(status, code, _log_refusal(status, code, error.name))
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    request_id = uuid.uuid4().hex
+    log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error)
+    return problem(500, "internal_error", request_id)
+
+
+def problem(status: int, code: str, request_id: str) -> Response:
+    """The problem document."""
+    title = HTTPStatus(status).phrase
+    members = {"type": "about:blank", "title": title, "status": status, "code": code, "request_id": request_id}
+    response = Response(canonical_json(members), status, content_type=PROBLEM)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def _log_refusal(status: int, code: str, detail: str) -> str:
+    request_id = uuid.uuid4().hex
+    level = logging.WARNING if status >= 500 else logging.INFO
+    message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"
+    log.log(level, message, status, code, request.method, request.endpoint, _unverified_kid(), detail, request_id)
+    return request_id
+
+
+def _unverified_kid() -> str:
+    """The kid that the bearer token claims, for the log only; never the token."""
+    token = request.headers.get("Authorization", "").rpartition(" ")[2]
+    try:
+        return repr(jose.parse_header(token.partition(".")[0].encode("latin-1")).kid[:400])
+    except MalformedToken:
+        return "-"

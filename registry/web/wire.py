@@ -1,0 +1,169 @@
+"""What came over the wire, read strictly, and what goes back."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+from flask import Response, current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.routing import BaseConverter
+
+from peerseal.errors import MalformedToken, MissingToken
+from peerseal.peers.target import routed_target
+from peerseal.peers.verify import Peer
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from registry.domain.errors import BadRequest
+from registry.services.operators import Operator, Role
+from registry.services.registry import Registry
+from registry.services.rendered import Rendered
+
+EXTENSION = "peerseal-registry"
+
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
+
+
+class ThumbprintConverter(BaseConverter):
+    """A path segment that has the shape of an RFC 7638 SHA-256 thumbprint."""
+
+    regex = "[A-Za-z0-9_-]{43}"
+
+
+class UnsupportedMedia(BadRequest):
+    """A body of another kind. Answered with 415."""
+
+    status = 415
+
+
+def registry() -> Registry:
+    """The use cases of the application that serves this request."""
+    return cast(Registry, current_app.extensions[EXTENSION])
+
+
+def bearer_token() -> str | None:
+    """The one bearer token of the request, not verified; None where there is no Authorization header.
+
+    Raises MalformedToken for anything else than one token: two headers arrive joined by a comma.
+    """
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    match = _BEARER.fullmatch(header)
+    if match is None:
+        raise MalformedToken("the Authorization header holds other than one bearer token")
+    return match.group(1)
+
+
+def calling_service(unverified_token: str) -> Peer:
+    """The service that signed this very request. Raises TokenError, Forbidden or TrustUnavailable."""
+    environ = request.environ
+    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
+    routed = str(environ.get("SCRIPT_NAME", "")), str(environ.get("PATH_INFO", ""))
+    target = routed_target(raw, *routed, registry().settings.external_prefix)
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return registry().callers.verify(unverified_token, method=request.method, target=target, body=body, headers=headers)
+
+
+def operator(needs: Role) -> Operator:
+    """The operator who asks. Raises MissingToken, MalformedToken, OperatorRefused or RoleRefused."""
+    token = bearer_token()
+    if token is None:
+        raise MissingToken("an operator's token is needed")
+    return registry().operators.authenticate(token, needs)
+
+
+def body() -> bytes:
+    """The body's bytes, all of them. Raises BadRequest where some are missing, RequestEntityTooLarge.
+
+    Flask cuts a chunked body off at its limit without a word, and passes one whose sender went away as if it were
+    whole. So its limit is one byte more than ours, and the length is compared.
+    """
+    content, announced = request.get_data(), request.content_length
+    if len(content) > registry().settings.limits.body:
+        raise RequestEntityTooLarge
+    if announced is not None and len(content) != announced:
+        raise BadRequest("malformed_body", "the body is shorter than announced")
+    return content
+
+
+def json_body() -> dict[str, Any]:
+    """The body, a JSON object read strictly. Raises UnsupportedMedia or BadRequest; 413 comes from Flask."""
+    if not _JSON.fullmatch(request.headers.get("Content-Type", "")) or request.headers.get("Content-Encoding"):
+        raise UnsupportedMedia("unsupported_media_type", "the body must be application/json, not encoded")
+    try:
+        return strict_json_object(body())
+    except MalformedToken as error:
+        raise BadRequest("malformed_body", str(error)) from error
+
+
+def member(members: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """A member of exactly that JSON type, or the default where it is missing. Raises BadRequest."""
+    value = members.get(name, default)
+    if type(value) is not kind:
+        raise BadRequest("malformed_body", f"member {name} is missing or of the wrong type")
+    return value
+
+
+def only(members: Mapping[str, Any], *names: str) -> None:
+    """Refuses members that nobody knows. Raises BadRequest."""
+    if not members.keys() <= set(names):
+        raise BadRequest("malformed_body", "unknown members")
+
+
+def number(name: str, default: int = 0) -> int:
+    """A query parameter that is a natural number. Raises BadRequest."""
+    text = parameter(name)
+    if text is None:
+        return default
+    if not _NUMBER.fullmatch(text):
+        raise BadRequest("invalid_parameter", f"{name} is not a natural number")
+    return int(text)
+
+
+def parameter(name: str) -> str | None:
+    """A query parameter, given once at most. Raises BadRequest."""
+    values = request.args.getlist(name)
+    if len(values) > 1:
+        raise BadRequest("invalid_parameter", f"{name} is given twice")
+    return values[0] if values else None
+
+
+def published(rendered: Rendered, cache_control: str | None = None) -> Response:
+    """An answer that caches may keep, or 304 where the asker has it (RFC 9110 section 13.1.2)."""
+    limits = registry().settings.limits
+    known = request.headers.get("If-None-Match")
+    if known is not None and (known == rendered.etag or request.if_none_match.contains_weak(rendered.etag[1:-1])):
+        response = Response(status=304)
+        del response.headers["Content-Type"]
+    else:
+        response = Response(rendered.body, content_type=rendered.content_type)
+    headers = response.headers
+    headers["ETag"] = rendered.etag
+    headers["Cache-Control"] = (
+        cache_control or f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
+    )
+    return response
+
+
+def private_json(value: Any, status: int = 200) -> Response:
+    """An answer for this asker only."""
+    response = Response(canonical_json(value), status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def no_content() -> Response:
+    """204: done, nothing to say."""
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
+def after_request(response: Response) -> Response:
+    """The headers that every answer carries: nobody is to run, frame or guess at what stands in it."""
+    headers = response.headers
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    headers.setdefault("Cache-Control", "no-store")
+    return response

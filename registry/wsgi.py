@@ -1,0 +1,8 @@
+"""The gunicorn target: ``gunicorn registry.wsgi:app``. It reads the environment, as nothing below it does."""
+
+import os
+
+from registry.app import create_app
+from registry.settings import Settings
+
+app = create_app(Settings.from_environ(os.environ))

@@ -1,0 +1,1 @@
+"""Attacks on tokens: every one is refused with its stable code, and leaves nothing behind."""

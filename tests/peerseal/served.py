@@ -1,0 +1,91 @@
+"""A memory registry behind a real socket, and forked processes: for tests of several processes at once."""
+
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from peerseal.errors import FetchError
+from peerseal.testing import MemoryRegistry
+
+
+@contextmanager
+def served(registry: MemoryRegistry) -> Iterator[str]:
+    """The registry's URL, on loopback. A registry that is down cuts the connection."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            try:
+                answer = registry.call(self.command, self.path, body=body, headers=dict(self.headers))
+            except FetchError:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if answer.status not in (204, 304):
+                self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        do_GET = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Child:
+    """A forked process that does ``job`` and ends without any clean-up, as ``os._exit`` does."""
+
+    def __init__(self, job: Callable[[], Any]) -> None:
+        self._answer, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._work(job, writer)
+        os.close(writer)
+
+    def result(self) -> Any:
+        """What the job gave; waits for the end of the process. An error in it is an AssertionError here."""
+        with os.fdopen(self._answer, "rb") as answer:
+            outcome = answer.read()
+        os.waitpid(self.pid, 0)
+        assert outcome, "the process was killed"
+        done, value = pickle.loads(outcome)
+        assert done, value
+        return value
+
+    def kill(self) -> None:
+        """``kill -9``, and the end awaited."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self._answer)
+
+    @staticmethod
+    def _work(job: Callable[[], Any], writer: int) -> None:
+        try:
+            outcome = pickle.dumps((True, job()))
+        except BaseException as error:
+            outcome = pickle.dumps((False, repr(error)))
+        os.write(writer, outcome)
+        os._exit(0)
+
+
+def in_children(count: int, job: Callable[[int], Any]) -> list[Any]:
+    """What ``job(0)``, ``job(1)`` and so on give in that many forked processes at once."""
+    children = [Child(lambda number=number: job(number)) for number in range(count)]
+    return [child.result() for child in children]

@@ -1,0 +1,767 @@
+"""The trust store: what is fetched and when, what is believed and for how long."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from peerseal import TrustLimits, TrustStore
+from peerseal.errors import (
+    ConfigurationError,
+    DocumentRefused,
+    FetchError,
+    PeersealError,
+    RevokedKey,
+    TrustUnavailable,
+    UnknownKey,
+)
+from peerseal.peers.enrol import Enrolment
+from peerseal.protocol.documents import JwkSetDocument, sign_document
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.keys import KeyPair
+from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.peerseal.served import Child
+
+ROOT = "GET /.well-known/peerseal-registry"
+CHANGES = "GET /v1/changes"
+JWK_SET = "GET /v1/services/client/jwks.jwt"
+JWK_SET_PATH = "/v1/services/client/jwks.jwt"
+
+QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0)
+"""The background thread sleeps through the test, which calls ``refresh`` itself; time alone makes nothing due."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1_800_000_000.0)
+
+
+@pytest.fixture
+def registry(clock: Clock) -> Iterator[MemoryRegistry]:
+    with MemoryRegistry(clock=clock) as registry:
+        yield registry
+
+
+@pytest.fixture
+def kid(registry: MemoryRegistry) -> str:
+    """The registered key of the service ``client``; nothing that it cost is counted."""
+    kid = registry.identity("client").credentials.key_id
+    registry.calls.clear()
+    registry.log.clear()
+    return kid
+
+
+@pytest.fixture
+def trust(registry: MemoryRegistry) -> TrustStore:
+    return registry.trust_store(limits=QUIET)
+
+
+def unknown(number: int = 0, service: str = "client") -> str:
+    """A well-formed kid that nobody registered."""
+    return f"test.internal/{service}/{number:042d}A"
+
+
+def refusal(trust: TrustStore, kid: str) -> str:
+    """The code of the document for which the key cannot be had."""
+    with pytest.raises(TrustUnavailable) as caught:
+        trust.key(kid)
+    assert isinstance(caught.value.__cause__, DocumentRefused)
+    return caught.value.__cause__.code
+
+
+class Between:
+    """A fetcher that does something of the test's before each call that it passes on."""
+
+    def __init__(self, registry: MemoryRegistry, before: Callable[[str], None]) -> None:
+        self._registry = registry
+        self._before = before
+
+    def target(self, path: str) -> str:
+        return path
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        self._before(path)
+        return self._registry.call(method, path, body=body, headers=headers)
+
+
+class TestFetching:
+    def test_nothing_is_fetched_before_the_first_question(self, registry: MemoryRegistry, trust: TrustStore) -> None:
+        trust.refresh()
+        assert registry.calls.total() - registry.calls[ROOT] == 0
+
+    def test_a_key_costs_one_fetch_and_then_none(self, registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
+        key = trust.key(kid)
+        assert (key.kid, key.service_id) == (kid, "test.internal/client")
+        for _ in range(10):
+            assert trust.key(kid) is key
+        assert registry.calls == {ROOT: 1, JWK_SET: 1}
+
+    def test_twenty_threads_that_ask_at_once_make_one_fetch(self, registry: MemoryRegistry, kid: str) -> None:
+        gate, fetching = threading.Event(), threading.Event()
+
+        def hold(path: str) -> None:
+            if path == JWK_SET_PATH:
+                fetching.set()
+                assert gate.wait(10)
+
+        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, hold))
+        with ThreadPoolExecutor(20) as pool:
+            asked = [pool.submit(trust.key, kid) for _ in range(20)]
+            assert fetching.wait(10)
+            gate.set()
+            assert {found.result().kid for found in asked} == {kid}
+        assert registry.calls == {ROOT: 1, JWK_SET: 1}
+
+    def test_twenty_threads_whose_one_fetch_fails_are_all_told_so(self, registry: MemoryRegistry, kid: str) -> None:
+        trust = registry.trust_store(limits=QUIET)
+        assert trust.domain == "test.internal"
+        registry.down = True
+        with ThreadPoolExecutor(20) as pool:
+            errors = [asked.exception() for asked in [pool.submit(trust.key, kid) for _ in range(20)]]
+        assert {type(error) for error in errors} == {TrustUnavailable}
+        assert registry.calls[JWK_SET] == 1
+
+    def test_one_service_that_hangs_does_not_keep_another_waiting(self, registry: MemoryRegistry, kid: str) -> None:
+        other = registry.identity("other").credentials.key_id
+        gate, fetching = threading.Event(), threading.Event()
+
+        def hold(path: str) -> None:
+            if path == JWK_SET_PATH:
+                fetching.set()
+                assert gate.wait(10)
+
+        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, hold))
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(trust.key, kid)
+            assert fetching.wait(10)
+            assert trust.key(other).kid == other
+            assert not slow.done()
+            gate.set()
+            assert slow.result().kid == kid
+
+    def test_watching_fetches_before_the_first_call(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        trust.watch(["test.internal/nobody", "test.internal/client"])
+        registry.down = True
+        assert trust.key(kid).kid == kid
+
+    def test_watching_goes_on_after_a_failure(self, registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
+        registry.answers["/v1/services/broken/jwks.jwt"] = Answer(500, b"")
+        trust.watch(["test.internal/broken", "test.internal/client"])
+        registry.down = True
+        assert trust.key(kid).kid == kid
+
+    def test_a_key_of_another_domain_is_unknown_and_nobody_is_asked(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        with pytest.raises(UnknownKey):
+            trust.key(kid.replace("test.internal", "other.internal"))
+        assert registry.calls == {ROOT: 1}
+
+    def test_the_cooldown_counts_from_before_the_fetch(self, registry: MemoryRegistry, clock: Clock, kid: str) -> None:
+        def take_three_seconds(path: str) -> None:
+            if path == JWK_SET_PATH:
+                clock.advance(3)
+
+        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, take_three_seconds))
+        registry.answers[JWK_SET_PATH] = Answer(500, b"")
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+        with pytest.raises(TrustUnavailable) as caught:
+            trust.key(kid)
+        assert caught.value.retry_after == 3
+        assert registry.calls[JWK_SET] == 1
+        clock.advance(QUIET.cooldown - 3)
+        registry.answers.clear()
+        assert trust.key(kid).kid == kid
+        assert registry.calls[JWK_SET] == 2
+
+    def test_the_registry_keys_too_are_asked_for_once_a_moment(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock
+    ) -> None:
+        registry.down = True
+        for _ in range(5):
+            with pytest.raises(TrustUnavailable):
+                _ = trust.domain
+        assert registry.calls == {ROOT: 1}
+        registry.down = False
+        clock.advance(1)
+        assert trust.domain == "test.internal"
+
+
+class TestUnknownKids:
+    def test_an_unknown_kid_is_remembered(self, registry: MemoryRegistry, trust: TrustStore, clock: Clock) -> None:
+        registry.identity("client")
+        registry.calls.clear()
+        for seconds in (0, 1, QUIET.cooldown, QUIET.negative_ttl - QUIET.cooldown - 2):
+            clock.advance(seconds)
+            with pytest.raises(UnknownKey):
+                trust.key(unknown())
+        assert registry.calls[JWK_SET] == 1
+        clock.advance(1)
+        with pytest.raises(UnknownKey):
+            trust.key(unknown())
+        assert registry.calls[JWK_SET] == 2
+
+    def test_a_service_that_nobody_registered_is_unknown_too(self, registry: MemoryRegistry, trust: TrustStore) -> None:
+        for _ in range(3):
+            with pytest.raises(UnknownKey):
+                trust.key(unknown())
+        assert registry.calls[JWK_SET] == 1
+
+    def test_a_second_unknown_kid_in_the_cooldown_may_be_a_good_one(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        with pytest.raises(UnknownKey):
+            trust.key(unknown(1))
+        with pytest.raises(TrustUnavailable) as caught:
+            trust.key(unknown(2))
+        assert 0 < caught.value.retry_after <= QUIET.cooldown + 1
+        clock.advance(QUIET.cooldown)
+        with pytest.raises(UnknownKey):
+            trust.key(unknown(2))
+        assert registry.calls[JWK_SET] == 2
+        assert trust.key(kid).kid == kid
+
+    def test_ten_thousand_unknown_kids_cost_one_fetch(self, registry: MemoryRegistry, trust: TrustStore) -> None:
+        refused = []
+        for number in range(10_000):
+            with pytest.raises(PeersealError) as caught:
+                trust.key(unknown(number))
+            refused.append(caught.value.status)
+        assert refused == [401] + [503] * 9_999
+        assert registry.calls == {ROOT: 1, JWK_SET: 1}
+
+    def test_the_memory_of_unknown_kids_is_bounded(self, registry: MemoryRegistry, clock: Clock) -> None:
+        limits = TrustLimits(poll_interval=3600.0, max_negative=3, negative_ttl=10_000.0)
+        trust = registry.trust_store(limits=limits)
+        for number in range(4):
+            with pytest.raises(UnknownKey):
+                trust.key(unknown(number))
+            clock.advance(limits.cooldown)
+        with pytest.raises(UnknownKey):
+            trust.key(unknown(3))
+        assert registry.calls[JWK_SET] == 4
+        with pytest.raises(UnknownKey):
+            trust.key(unknown(0))  # forgotten with the others when the fourth came
+        assert registry.calls[JWK_SET] == 5
+
+    def test_a_kid_that_is_registered_after_all_is_known_with_the_next_list_of_changes(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        clock.advance(QUIET.cooldown)
+        pair = KeyPair.generate("ES256")
+        premature = f"test.internal/client/{pair.public.thumbprint}"
+        with pytest.raises(UnknownKey):
+            trust.key(premature)
+        Enrolment("client", trust, clock).join(pair, JoinToken.parse(registry.join_token("client")))
+        trust.refresh()
+        assert trust.key(premature).public == pair.public
+
+
+class TestFreshness:
+    def test_a_failed_refresh_takes_nothing_away(self, registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
+        key = trust.key(kid)
+        registry.down = True
+        for _ in range(3):
+            trust.refresh()
+        assert trust.key(kid) is key
+
+    def test_belief_ends_at_the_offline_limit_and_not_before(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.down = True
+        clock.advance(QUIET.offline_limit - 1)
+        trust.refresh()
+        assert trust.key(kid).kid == kid
+        clock.advance(1)
+        trust.refresh()
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+
+    def test_one_refresh_after_the_registry_is_back_restores_belief(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.down = True
+        clock.advance(QUIET.offline_limit + 100)
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+        registry.down = False
+        trust.refresh()
+        registry.down = True
+        assert trust.key(kid).kid == kid
+
+    def test_without_any_refresh_the_next_question_after_the_limit_fetches_once(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        clock.advance(QUIET.offline_limit + 100)
+        for _ in range(3):
+            assert trust.key(kid).kid == kid
+        assert registry.calls[JWK_SET] == 2
+
+    def test_lists_of_changes_confirm_without_a_fetch_while_nothing_changes(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        for _ in range(20):
+            clock.advance(QUIET.offline_limit / 2)
+            trust.refresh()
+            assert trust.key(kid).kid == kid
+        assert registry.calls[JWK_SET] == 1
+
+    def test_lists_of_changes_confirm_without_a_fetch_while_only_others_change(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        for number in range(4):
+            registry.identity(f"other-{number}")
+            clock.advance(QUIET.offline_limit / 2)
+            trust.refresh()
+            assert trust.key(kid).kid == kid
+        assert registry.calls[JWK_SET] == 1
+
+    def test_a_change_that_names_the_service_makes_one_renewal_that_no_cache_can_answer(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.identity("client")
+        registry.log.clear()
+        for _ in range(3):
+            trust.refresh()
+        renewals = [call for call in registry.log if call.path.startswith(JWK_SET_PATH)]
+        assert [call.path for call in renewals] == [f"{JWK_SET_PATH}?seq=3"]
+        assert "if-none-match" not in renewals[0].headers
+
+    def test_a_reset_renews_everything(self, registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
+        other = registry.identity("other").credentials.key_id
+        trust.key(kid)
+        trust.key(other)
+        changes = replace(registry.changes(3), services=(), reset=True)
+        registry.answers["/v1/changes"] = Answer(200, registry.sign(changes).encode())
+        trust.refresh()
+        assert (registry.calls[JWK_SET], registry.calls["GET /v1/services/other/jwks.jwt"]) == (2, 2)
+
+    def test_what_is_fetched_again_after_a_while_is_asked_for_conditionally(
+        self, registry: MemoryRegistry, clock: Clock, kid: str
+    ) -> None:
+        limits = TrustLimits(poll_interval=3600.0)
+        trust = registry.trust_store(limits=limits)
+        trust.key(kid)
+        tag = registry.call("GET", JWK_SET_PATH).headers["etag"]
+        registry.log.clear()
+        clock.advance(limits.refresh_interval + 1)
+        trust.refresh()
+        (call,) = [call for call in registry.log if call.path == JWK_SET_PATH]
+        assert call.headers["if-none-match"] == tag
+        assert trust.key(kid).kid == kid
+
+    def test_an_unchanged_answer_past_the_offline_limit_does_not_leave_the_store_stuck(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.answers["/v1/changes"] = Answer(500, b"")
+        clock.advance(QUIET.offline_limit + 1)
+        trust.refresh()
+        registry.log.clear()
+        assert trust.key(kid).kid == kid
+        assert "if-none-match" not in registry.log[-1].headers
+
+    def test_a_cache_that_insists_on_unchanged_is_no_confirmation(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.answers[JWK_SET_PATH] = Answer(304, b"")
+        clock.advance(QUIET.offline_limit + 1)
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+        registry.answers.clear()
+        clock.advance(QUIET.cooldown)
+        assert trust.key(kid).kid == kid
+
+    def test_a_document_is_fetched_whole_before_its_own_end(
+        self, registry: MemoryRegistry, clock: Clock, kid: str
+    ) -> None:
+        """Else the last of many 304 would be followed by a gap, in which a registry that is down cannot be borne."""
+        limits = TrustLimits(poll_interval=3600.0)
+        trust = registry.trust_store(limits=limits)
+        trust.key(kid)
+        for _ in range(24 * 2 - 1):
+            clock.advance(limits.offline_limit / 2)
+            trust.refresh()
+        registry.down = True
+        clock.advance(limits.offline_limit - 1)
+        assert trust.key(kid).kid == kid
+
+    def test_an_old_document_from_a_mirror_says_nothing_about_any_kid_and_is_not_asked_for_at_every_question(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        old = registry.sign(registry.jwk_set("client"))
+        clock.advance(QUIET.offline_limit + 1)
+        registry.answers[JWK_SET_PATH] = Answer(200, old.encode())
+        for asked in (unknown(), kid, unknown(), kid):
+            with pytest.raises(TrustUnavailable):
+                trust.key(asked)
+        assert registry.calls[JWK_SET] == 1
+
+    def test_a_revoked_key_is_refused_from_the_next_refresh_on(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.revoke(kid)
+        trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+        assert registry.calls[JWK_SET] == 2
+
+    def test_a_key_that_was_revoked_before_anybody_asked_is_revoked_not_unknown(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        registry.revoke(kid)
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+    def test_what_a_revoked_key_vouched_for_is_revoked_with_it(self, registry: MemoryRegistry) -> None:
+        trust, client = registry.trust_store(limits=QUIET), registry.identity("client")
+        first, second = client.credentials.key_id, client.rotate().key_id
+        trust.key(second)
+        registry.revoke(first)
+        trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(second)
+
+    def test_a_retired_key_keeps_its_window_for_requests_under_way(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        clock.advance(10)
+        registry.retire(kid)
+        trust.refresh()
+        assert trust.key(kid).active_until == int(clock.now)
+
+    def test_a_hidden_revocation_is_hidden_no_longer_than_the_offline_limit(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        old_keys = registry.call("GET", JWK_SET_PATH)
+        old_changes = registry.call("GET", "/v1/changes?since=2")
+        registry.revoke(kid)
+        registry.answers |= {JWK_SET_PATH: old_keys, "/v1/changes": old_changes}
+        clock.advance(QUIET.offline_limit - 1)
+        trust.refresh()
+        assert trust.key(kid).kid == kid
+        clock.advance(1)
+        trust.refresh()
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+
+    def test_nor_does_a_restart_start_the_clock_anew(self, registry: MemoryRegistry, clock: Clock, kid: str) -> None:
+        registry.answers[JWK_SET_PATH] = registry.call("GET", JWK_SET_PATH)
+        clock.advance(QUIET.offline_limit)
+        with pytest.raises(TrustUnavailable):
+            registry.trust_store(limits=QUIET).key(kid)
+
+
+def other_subject(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    registry.identity("other")
+    return registry.sign(registry.jwk_set("other"))
+
+
+def bad_signature(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    head, payload, _ = registry.sign(document).split(".")
+    return f"{head}.{payload}.{registry.sign(replace(document, head=99)).split('.')[2]}"
+
+
+def other_signer(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return sign_document(document, KeyPair.generate("ES256"))
+
+
+def expired(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return registry.sign(replace(document, expires_at=int(registry.clock()) - 30))
+
+
+def from_the_future(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return registry.sign(replace(document, issued_at=int(registry.clock()) + 31))
+
+
+def rolled_back(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return registry.sign(replace(document, seq=document.seq - 1))
+
+
+def other_issuer(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return MemoryRegistry.sign(registry, replace(document, issuer="other.internal/registry"))
+
+
+def other_kind(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return registry.sign(registry.changes(0))
+
+
+def cut_short(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return registry.sign(document)[:-200]
+
+
+def no_jws(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+    return "<html>Welcome to the hotel's network</html>"
+
+
+Tamper = Callable[[MemoryRegistry, JwkSetDocument], str]
+REFUSED = [
+    (other_subject, "document_wrong_subject"),
+    (bad_signature, "document_bad_signature"),
+    (other_signer, "document_unknown_signer"),
+    (expired, "document_expired"),
+    (from_the_future, "document_from_future"),
+    (rolled_back, "document_rolled_back"),
+    (other_issuer, "document_unknown_signer"),
+    (other_kind, "document_wrong_type"),
+    (cut_short, "document_malformed"),
+    (no_jws, "document_malformed"),
+]
+
+
+@pytest.mark.parametrize(("tamper", "code"), REFUSED, ids=[tamper.__name__ for tamper, _ in REFUSED])
+class TestRefusedDocuments:
+    def test_it_is_refused_with_its_code_and_what_was_believed_before_stays(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str, tamper: Tamper, code: str
+    ) -> None:
+        key = trust.key(kid)
+        clock.advance(QUIET.cooldown)
+        served = tamper(registry, registry.jwk_set("client"))
+        registry.answers[JWK_SET_PATH] = Answer(200, served.encode())
+        assert refusal(trust, unknown()) == code
+        assert trust.key(kid) is key
+
+    def test_after_the_registry_is_itself_again_the_store_is_too(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str, tamper: Tamper, code: str
+    ) -> None:
+        trust.key(kid)
+        clock.advance(QUIET.cooldown)
+        served = tamper(registry, registry.jwk_set("client"))
+        registry.answers[JWK_SET_PATH] = Answer(200, served.encode())
+        refusal(trust, unknown())
+        registry.answers.clear()
+        clock.advance(QUIET.cooldown)
+        with pytest.raises(UnknownKey):
+            trust.key(unknown())
+
+
+class TestRollBack:
+    def test_a_document_that_hides_a_revocation_is_refused(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        before = registry.call("GET", JWK_SET_PATH)
+        registry.revoke(kid)
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+        clock.advance(QUIET.cooldown)
+        registry.answers[JWK_SET_PATH] = before
+        assert refusal(trust, unknown()) == "document_rolled_back"
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+    def test_an_answer_to_a_renewal_that_covers_less_than_was_asked_for_is_refused(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        trust.key(kid)
+        before = registry.call("GET", JWK_SET_PATH)
+        registry.revoke(kid)
+        registry.answers[JWK_SET_PATH] = before
+        trust.refresh()
+        registry.answers.clear()
+        trust.refresh()  # the change is still outstanding
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+    def test_a_list_of_changes_from_a_shorter_ledger_confirms_nothing(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        clock.advance(QUIET.offline_limit - 10)
+        shorter = replace(registry.changes(2), seq=1)
+        registry.answers["/v1/changes"] = Answer(200, registry.sign(shorter).encode())
+        trust.refresh()
+        clock.advance(10)
+        registry.down = True
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+
+    def test_the_changes_after_another_entry_confirm_nothing(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.revoke(kid)
+        later = Answer(200, registry.sign(registry.changes(3)).encode())  # nothing after entry 3
+        registry.answers["/v1/changes"] = later
+        clock.advance(QUIET.offline_limit - 10)
+        trust.refresh()
+        clock.advance(10)
+        registry.down = True
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+
+
+class TestRoot:
+    def test_a_registry_with_another_root_than_the_pinned_one_is_not_believed(
+        self, registry: MemoryRegistry, kid: str
+    ) -> None:
+        other = KeyPair.generate("ES256").public.thumbprint
+        trust = registry.trust_store(pin=other)
+        assert refusal(trust, kid) == "document_wrong_root"
+        assert registry.calls == {ROOT: 1}
+
+    def test_a_registry_off_loopback_needs_a_pin(self) -> None:
+        for url in (
+            "https://registry.example.com",
+            ["http://127.0.0.1:1", "http://192.0.2.1"],
+            "http://localhost.evil",
+        ):
+            with pytest.raises(ConfigurationError, match="pin"):
+                TrustStore(url)
+
+    def test_a_registry_on_loopback_needs_none(self) -> None:
+        for url in ("http://localhost:8080", "http://127.0.0.1", "http://[::1]:8080"):
+            TrustStore(url)
+
+    def test_what_is_believed_on_first_use_is_held_to_from_then_on(
+        self, registry: MemoryRegistry, clock: Clock, kid: str
+    ) -> None:
+        trust = registry.trust_store(pin=None)
+        trust.key(kid)
+        registry.root = KeyPair.generate("ES256")
+        registry.roll_signing_key()
+        clock.advance(3600)
+        assert refusal(trust, unknown()) == "document_wrong_root"
+
+    def test_a_new_signing_key_that_the_root_names_is_believed_at_once(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        clock.advance(QUIET.cooldown)
+        registry.roll_signing_key()
+        client = registry.identity("client")
+        assert trust.key(client.credentials.key_id).service_id == client.id
+        assert registry.calls[ROOT] == 1 + 1 + 1  # one of them the new identity's own
+
+    def test_a_signing_key_that_the_root_dropped_is_believed_no_longer(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        trust.key(kid)
+        stolen = registry.signing_key
+        registry.roll_signing_key()
+        clock.advance(QUIET.offline_limit)
+        trust.refresh()
+        registry.signing_key = stolen
+        forged = registry.sign(registry.jwk_set("client")).encode()
+        registry.roll_signing_key()
+        registry.answers[JWK_SET_PATH] = Answer(200, forged)
+        clock.advance(QUIET.cooldown)
+        assert refusal(trust, unknown()) == "document_unknown_signer"
+
+    def test_an_older_version_of_the_root_document_is_refused(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        registry.version = 7
+        trust.key(kid)
+        clock.advance(QUIET.cooldown)
+        registry.roll_signing_key()
+        registry.version = 6
+        registry.revoke(kid)
+        assert refusal(trust, unknown()) == "document_rolled_back"
+
+
+class TestBackground:
+    def test_changes_are_followed_without_anybody_asking(self, registry: MemoryRegistry, kid: str) -> None:
+        trust = registry.trust_store(limits=TrustLimits(poll_interval=0.005))
+        trust.key(kid)
+        registry.revoke(kid)
+        deadline = time.monotonic() + 5
+        with pytest.raises(RevokedKey):
+            while time.monotonic() < deadline:
+                trust.key(kid)
+
+    def test_a_surprise_in_one_round_does_not_end_the_thread(
+        self, registry: MemoryRegistry, kid: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        surprises = iter([True])
+
+        def surprise(path: str) -> None:
+            if path.startswith("/v1/changes") and next(surprises, False):
+                raise RuntimeError("nobody expected that")
+
+        fetcher = Between(registry, surprise)
+        trust = registry.trust_store(limits=TrustLimits(poll_interval=0.005), fetcher=fetcher)
+        trust.key(kid)
+        registry.revoke(kid)
+        deadline = time.monotonic() + 5
+        with pytest.raises(RevokedKey):
+            while time.monotonic() < deadline:
+                trust.key(kid)
+        assert "nobody expected that" in caplog.text
+
+    def test_a_stopped_store_asks_no_more(self, registry: MemoryRegistry, kid: str) -> None:
+        trust = registry.trust_store(limits=TrustLimits(poll_interval=0.005))
+        trust.key(kid)
+        trust.stop()
+        assert "peerseal-trust" not in [thread.name for thread in threading.enumerate() if thread is trust._follower]
+        asked = registry.calls[CHANGES]
+        time.sleep(0.03)
+        assert registry.calls[CHANGES] == asked
+
+    def test_a_forked_child_follows_with_a_thread_of_its_own(self, registry: MemoryRegistry, kid: str) -> None:
+        trust = registry.trust_store(limits=TrustLimits(poll_interval=0.005))
+        trust.key(kid)
+
+        def sees_the_revocation() -> bool:
+            registry.revoke(kid)  # in the child's copy
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                try:
+                    trust.key(kid)
+                except RevokedKey:
+                    return True
+            return False
+
+        assert Child(sees_the_revocation).result()
+        assert trust.key(kid).kid == kid
+
+    def test_a_child_forked_during_a_fetch_does_not_wait_for_its_parents_thread(
+        self, registry: MemoryRegistry, kid: str
+    ) -> None:
+        gate, fetching, parent = threading.Event(), threading.Event(), os.getpid()
+
+        def hold(path: str) -> None:
+            if path == JWK_SET_PATH and os.getpid() == parent:
+                fetching.set()
+                assert gate.wait(10)
+
+        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, hold))
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(trust.key, kid)
+            assert fetching.wait(10)
+
+            def ask() -> str:
+                for slot in trust._slots.values():
+                    slot.cooldown_until = 0.0
+                return trust.key(kid).kid
+
+            child = Child(ask)
+            try:
+                assert child.result() == kid
+            finally:
+                gate.set()
+            assert slow.result().kid == kid
+
+
+def test_an_answer_that_is_no_text_is_a_failed_fetch(registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
+    registry.answers[JWK_SET_PATH] = Answer(200, b"\xff\xfe")
+    with pytest.raises(TrustUnavailable) as caught:
+        trust.key(kid)
+    assert isinstance(caught.value.__cause__, FetchError)

