@@ -55,11 +55,16 @@ class Enrolment:
         return self._register(key, body, {"Authorization": f"Bearer {token}"})
 
     def statement(self, held: HeldKey) -> KeyStatement | None:
-        """What the registry says of a key now; None where it knows nothing of it. Raises FetchError and others."""
+        """What the registry says of a key now; None where somebody says, unsigned, that it knows nothing of it.
+
+        Raises FetchError, TrustUnavailable or DocumentRefused.
+        """
         answer = self._fetcher.call("GET", f"{self._path}/{held.thumbprint}.jwt")
         if answer.status == 404:
             return None
-        return self._checked(answer, held.kid)
+        if answer.status != 200:
+            raise FetchError(f"the registry answered {answer.status}", answer.status)
+        return self._read(answer, held.kid)
 
     def retire(self, held: HeldKey, sign: SignsRequests) -> None:
         """Retire a key, in its own name. A key that the registry no longer knows as active is as good as retired.
@@ -84,16 +89,16 @@ class Enrolment:
     def _register(self, key: KeyPair, body: bytes, headers: dict[str, str]) -> KeyStatement:
         answer = self._fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
         kid = f"{service_id(self._trust.domain, self._service)}/{key.public.thumbprint}"
-        statement = self._checked(answer, kid)
-        if statement.state != ACTIVE:
-            raise EnrolmentRefused(f"key_{statement.state}", "the registry admitted the key, but not as active")
-        return statement
-
-    def _checked(self, answer: Answer, kid: str) -> KeyStatement:
         if answer.status in (429, 500, 503):
             raise FetchError(f"the registry answered {answer.status}", answer.status)
         if answer.status not in (200, 201):
             raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
+        statement = self._read(answer, kid)
+        if statement.state != ACTIVE:
+            raise EnrolmentRefused(f"key_{statement.state}", "the registry admitted the key, but not as active")
+        return statement
+
+    def _read(self, answer: Answer, kid: str) -> KeyStatement:
         statement = self._trust.read_statement(answer.body.decode("ascii", "replace"))
         if statement.kid != kid:
             raise DocumentRefused("document_wrong_subject", "a statement about another key")

@@ -144,6 +144,8 @@ class Identity:
             return
         self._started = False
         self._stopping.set()
+        if self._rotator is not None:
+            self._rotator.join()  # else it could look for keys that are gone
         self.trust.stop()
         self._keeper.leave(retire=self._retire_at_exit)
         atexit.unregister(self.stop)

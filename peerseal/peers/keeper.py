@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-from peerseal.errors import ConfigurationError, EnrolmentRefused, PeersealError, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
 from peerseal.peers.enrol import UNREACHABLE, Enrolment, SignsRequests
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
@@ -87,7 +87,7 @@ class KeyKeeper:
         """
         with self._folder.locked():
             self.look()
-            self._drop_what_the_registry_ended()
+            self._compare_with_registry()
             if self._held.signing(self._clock()) is None:
                 self._join()
 
@@ -151,6 +151,7 @@ class KeyKeeper:
             statement = self._enrolment.rotate(candidate.pair, self._vouch(current))
         except EnrolmentRefused as error:
             log.error("the registry does not let %s vouch for its next key: %s", current.kid, error)
+            self._compare_with_registry()  # a key that was revoked signs nothing more
             if self._join_token is None:
                 raise
             statement = self._enrolment.join(candidate.pair, self._join_token)
@@ -163,9 +164,7 @@ class KeyKeeper:
         for key in self._held.keys:
             if key.registered_at is None:
                 return key
-        domain = self._trust.domain
-        if self._held.domain not in (None, domain):
-            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {self._held.domain}")
+        domain = self._check_domain()
         pair = KeyPair.generate(self._alg)
         candidate = HeldKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
         pin = self._join_token.pin if self._join_token else self._held.pin
@@ -184,19 +183,32 @@ class KeyKeeper:
             log.info("retired %s", key.kid)
         self._save(self._held.without(key.kid))
 
-    def _drop_what_the_registry_ended(self) -> None:
-        """Forget keys that were revoked or retired while this service was not running."""
+    def _compare_with_registry(self) -> None:
+        """Learn what became of the keys: forget those that were revoked or retired, take up one whose registration
+        nobody here lived to see. Only a signed answer destroys a key: one that is unknown to whoever answered becomes
+        a candidate again."""
         for key in self._held.keys:
-            if key.registered_at is None:
-                continue
             try:
+                self._check_domain()
                 statement = self._enrolment.statement(key)
-            except UNREACHABLE as error:
+            except (*UNREACHABLE, DocumentRefused) as error:
                 log.warning("cannot ask the registry about %s, and go on with it: %s", key.kid, error)
                 return
-            if statement is None or statement.state != ACTIVE:
-                log.error("%s is no longer good: %s", key.kid, statement.state if statement else "unknown")
+            if statement is None:
+                if key.registered_at is not None:
+                    log.error("%s is unknown to the registry", key.kid)
+                    self._save(self._held.having(replace(key, registered_at=None)))
+            elif statement.state != ACTIVE:
+                log.error("%s is no longer good: %s", key.kid, statement.state)
                 self._save(self._held.without(key.kid))
+            elif key.registered_at is None:
+                self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
+
+    def _check_domain(self) -> str:
+        domain = self._trust.domain
+        if self._held.domain not in (None, domain):
+            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {self._held.domain}")
+        return domain
 
     def _save(self, held: HeldKeys) -> None:
         self._folder.save(held)

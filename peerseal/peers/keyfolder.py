@@ -20,6 +20,8 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 
 _READ_ATTEMPTS = 5
+_UNFINISHED = ".new-"
+"""How the names of files begin that a process which died may have left half written."""
 _MEMBERS = ("kid", "registered_at", "signs_from", "expires_at")
 
 
@@ -99,7 +101,7 @@ class KeyFolder:
             else:
                 yield True
         finally:
-            os.close(handle)
+            _unlock(handle)
 
     def hold(self) -> None:
         """Take a share: this process uses the keys from now on. In a forked child, instead of the parent's share."""
@@ -119,7 +121,7 @@ class KeyFolder:
         except BlockingIOError:
             return False
         finally:
-            os.close(self._holders)
+            _unlock(self._holders)
             self._holders = None
 
     def stamp(self) -> tuple[int, int]:
@@ -157,7 +159,7 @@ class KeyFolder:
         keys = [{name: getattr(key, name) for name in _MEMBERS} for key in held.keys]
         self._write(self.path / "keys.json", canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
         named = {self._key_file(key.kid) for key in held.keys}
-        for file in self.path.glob("*.pem"):
+        for file in (*self.path.glob("*.pem"), *self.path.glob(f"{_UNFINISHED}*")):
             if file not in named:
                 file.unlink()
         self._pairs = {key.kid: key.pair for key in held.keys}
@@ -187,9 +189,22 @@ class KeyFolder:
 
     def _write(self, file: Path, data: bytes) -> None:
         """Atomic and durable: a reader, or a host that loses power, sees the old bytes or the new ones."""
-        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=".new-")  # 0600
+        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=_UNFINISHED)  # 0600
         with os.fdopen(descriptor, "wb") as new:
             new.write(data)
             new.flush()
             os.fsync(new.fileno())
         os.replace(name, file)
+
+
+def _unlock(handle: int) -> None:
+    """Closing alone would leave the lock with a child that was forked meanwhile: it has a copy of the descriptor."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
+
+
+def _unlock(handle: int) -> None:
+    """Release and close. Closing alone would not do: a child that was forked meanwhile has the same open file, and the
+    lock lives as long as that does."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)

@@ -70,26 +70,39 @@ class Admission:
         authority = self._authority.current()
         owner = service_id(authority.domain, service)
         proof = Proof.read(unverified_proof, issuer=owner, audience=authority.id, now=self._clock())
-        with self._store.read() as connection:
+        with self._store.look() as connection:
             known = keys.find(connection, proof.public_key.thumbprint)
-        if known is not None:
-            return Admitted(already_registered(known, service, self._clock()), new=False)
+            if known is not None:
+                return self._unchanged(known, service)
+            good = self._looks_good(connection, service, proof, right)
+        check_quality(proof.public_key)
+        try:
+            return self._write(service, owner, proof, good)
+        except (IntegrityError, JoinRefused):
+            with self._store.look() as connection:
+                known = keys.find(connection, proof.public_key.thumbprint)
+            if known is None:
+                raise
+            return self._unchanged(known, service)  # registered a moment ago, by this caller or another
+
+    def _unchanged(self, known: KeyRecord, service: str) -> Admitted:
+        return Admitted(already_registered(known, service, self._clock()), new=False)
+
+    def _looks_good(self, connection: Connection, service: str, proof: Proof, right: Right | None) -> Right:
+        """The right, where it looks good and the service has room: the cheap refusals, before the key's quality is
+        looked at and a lock taken."""
         if right is None:
             raise MissingToken("neither a join token nor a voucher")
         if isinstance(right, Joined):
-            self._tokens.check(service, right, proof.jws)
-        check_quality(proof.public_key)
-        return self._write(service, owner, proof, right)
+            self._tokens.check(connection, service, right, proof.jws)
+        if keys.active_count(connection, service, int(self._clock())) >= self._limits.active_keys:
+            raise KeyTaken("too_many_keys", f"{service} has {self._limits.active_keys} active keys")
+        return right
 
     def _write(self, service: str, owner: str, proof: Proof, right: Right) -> Admitted:
-        try:
-            with self._store.write(service) as connection:
-                known = keys.find(connection, proof.public_key.thumbprint)
-                if known is not None:
-                    return Admitted(already_registered(known, service, self._clock()), new=False)
-                record = self._add(connection, service, owner, proof, right)
-        except IntegrityError as error:  # of this service nobody could; another one was a moment faster
-            raise KeyTaken("key_of_another_service") from error
+        # A join token is spent by one conditional statement, which needs no lock on the service.
+        with self._store.write(None if isinstance(right, Joined) else service) as connection:
+            record = self._add(connection, service, owner, proof, right)
         by = " ".join(f"{ground}:{value}" for ground, value in record.admitted_by.items())
         log.info("key admitted kid=%s seq=%d by=%r", make_kid(owner, record.thumbprint), record.admitted_seq, by)
         return Admitted(record, new=True)
@@ -97,8 +110,6 @@ class Admission:
     def _add(self, connection: Connection, service: str, owner: str, proof: Proof, right: Right) -> KeyRecord:
         now, key = int(self._clock()), proof.public_key
         self._use(connection, service, right, now)
-        if keys.active_count(connection, service, now) >= self._limits.active_keys:
-            raise KeyTaken("too_many_keys", f"{service} has {self._limits.active_keys} active keys")
         end, by = now + self._limits.key_lifetime, _grounds(owner, right)
         data = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": now, "expires_at": end}
         kid = make_kid(owner, key.thumbprint)

@@ -71,7 +71,7 @@ class AuthoritySource:
         if known is not None and now < self._looked_at + self._settings.limits.registry_keys_cached:
             return known
         try:
-            with self._store.read() as connection:
+            with self._store.look() as connection:
                 jws = documents.newest(connection)
         except StorageUnavailable:
             if known is None:

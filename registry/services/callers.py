@@ -33,7 +33,7 @@ class DatabaseKeys:
         """See KeySource."""
         owner, thumbprint = split_kid(kid)
         try:
-            with self._store.read() as connection:
+            with self._store.look() as connection:
                 record = keys.find(connection, thumbprint)
         except StorageUnavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cryptography.fernet import InvalidToken
+from sqlalchemy import Connection
 
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
@@ -64,13 +65,12 @@ class JoinTokens:
             append(connection, now, Change(JOIN_TOKEN_CREATED, service, by=by, data=data))
         return NewJoinToken(record, token.encode())
 
-    def check(self, service: str, right: Joined, proof: str) -> None:
+    def check(self, connection: Connection, service: str, right: Joined, proof: str) -> None:
         """Passes a MAC over that proof by the holder of a good token for that service. Spends nothing.
 
         Raises JoinRefused.
         """
-        with self._store.read() as connection:
-            record = join_tokens.find(connection, right.token_id)
+        record = join_tokens.find(connection, right.token_id)
         if record is None:
             raise JoinRefused("no such join token")
         try:

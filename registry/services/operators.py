@@ -86,7 +86,7 @@ class Operators:
             raise OperatorRefused("not an operator token") from None
         if len(token_id) != 16 or not token_id.isalnum():
             raise OperatorRefused("not an operator token")
-        with self._store.read() as connection:
+        with self._store.look() as connection:
             record = operator_tokens.find(connection, token_id)
         if record is None or not hmac.compare_digest(record.secret_hash, hashed):
             raise OperatorRefused("unknown operator token")
@@ -106,5 +106,5 @@ class Operators:
 
     def listed(self) -> list[OperatorTokenRecord]:
         """All of them, past ones too."""
-        with self._store.read() as connection:
+        with self._store.look() as connection:
             return operator_tokens.listed(connection)

@@ -73,6 +73,12 @@ class Publisher:
         """The key statement about one key. Raises as signed_key_set does, and NotFound for an unknown key."""
         return self._answer(("statement", service, thumbprint), at_least, self._make_statement)
 
+    def new_statement(self, record: KeyRecord) -> Rendered:
+        """The key statement about a key as of the entry that admitted it, when nothing else had changed yet."""
+        authority, now, seq = self._authority.current(), int(self._clock()), record.admitted_seq
+        frame = Frame(authority.domain, record.service, now, now + DOCUMENT_LIFETIME, seq, seq)
+        return _signed(authority.sign(publication.statement(frame, record)), frame)
+
     def _answer(self, slot: Slot, at_least: int, make: Callable[[Slot, int], Rendered]) -> Rendered:
         kept, now = self._cache.get(slot), self._clock()
         if kept is None:

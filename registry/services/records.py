@@ -27,7 +27,7 @@ class Records:
     def key(self, service: str, thumbprint: str) -> dict[str, Any]:
         """One key's record. Raises NotFound or InvalidName."""
         check_service(service)
-        with self._store.read() as connection:
+        with self._store.look() as connection:
             record = keys.find(connection, thumbprint)
         if record is None or record.service != service:
             raise NotFound("key_not_found")

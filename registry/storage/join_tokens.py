@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from registry.storage.tables import join_tokens
 
@@ -26,6 +26,14 @@ class JoinTokenRecord:
 
 
 _COLUMNS = tuple(join_tokens.c[name] for name in JoinTokenRecord.__slots__)
+_FIND = select(*_COLUMNS).where(join_tokens.c.id == bindparam("of"))
+_SPEND = (
+    update(join_tokens)
+    .where(join_tokens.c.id == bindparam("of"), join_tokens.c.service == bindparam("for"))
+    .where(join_tokens.c.used < join_tokens.c.uses, join_tokens.c.expires_at > bindparam("now"))
+    .where(~join_tokens.c.withdrawn)
+    .values(used=join_tokens.c.used + 1)
+)
 
 
 def add(connection: Connection, record: JoinTokenRecord) -> None:
@@ -35,17 +43,14 @@ def add(connection: Connection, record: JoinTokenRecord) -> None:
 
 def find(connection: Connection, token_id: str) -> JoinTokenRecord | None:
     """The join token with that id."""
-    row = connection.execute(select(*_COLUMNS).where(join_tokens.c.id == token_id)).first()
+    row = connection.execute(_FIND, {"of": token_id}).first()
     return None if row is None else JoinTokenRecord(*row)
 
 
 def spend(connection: Connection, token_id: str, service: str, now: int) -> bool:
     """Takes one use of a good token for that service. One conditional UPDATE: of any number at once, no more than
     ``uses`` succeed. False where the token is not good any more."""
-    good = (join_tokens.c.used < join_tokens.c.uses, join_tokens.c.expires_at > now, ~join_tokens.c.withdrawn)
-    mine = (join_tokens.c.id == token_id, join_tokens.c.service == service)
-    spent = update(join_tokens).where(*mine, *good).values(used=join_tokens.c.used + 1)
-    return connection.execute(spent).rowcount == 1
+    return connection.execute(_SPEND, {"of": token_id, "for": service, "now": now}).rowcount == 1
 
 
 def withdraw(connection: Connection, token_id: str) -> bool:

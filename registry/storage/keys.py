@@ -1,9 +1,12 @@
-"""Keys: queries and changes. The changes belong into one transaction with their entry."""
+"""Keys: queries and changes. The changes belong into one transaction with their entry.
+
+Statements that every registration runs are built once: building one costs more than running it.
+"""
 
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from peerseal.protocol.encoding import canonical_json
 from registry.domain.keys import KeyRecord
@@ -22,32 +25,47 @@ _RECORD = (
     keys.c.revoked_seq,
 )
 _ADMITTED_BY = 4
+_OF_SERVICE = select(*_RECORD).where(keys.c.service == bindparam("of")).order_by(keys.c.admitted_seq)
+
+_FIND = select(*_RECORD).where(keys.c.thumbprint == bindparam("of"))
+_LISTED = _OF_SERVICE.where(
+    keys.c.expires_at > bindparam("retired_after"),
+    or_(
+        keys.c.revoked_at.is_(None) & (keys.c.active_until > bindparam("retired_after")),
+        keys.c.revoked_at.is_not(None) & (keys.c.expires_at > bindparam("now")),
+    ),
+)
+_ACTIVE_COUNT = (
+    select(func.count())
+    .select_from(keys)
+    .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"))
+    .where(keys.c.active_until > bindparam("now"), keys.c.revoked_at.is_(None))
+)
+_ADD = insert(keys)
 
 
 def find(connection: Connection, thumbprint: str) -> KeyRecord | None:
     """The key with that thumbprint, whosever it is."""
-    row = connection.execute(select(*_RECORD).where(keys.c.thumbprint == thumbprint)).first()
+    row = connection.execute(_FIND, {"of": thumbprint}).first()
     return None if row is None else _record(row)
 
 
 def listed(connection: Connection, service: str, retired_after: int, now: int) -> list[KeyRecord]:
     """The keys of the signed set: active ones, those retired after that time, and revoked ones until their natural
     end; oldest first."""
-    recent = keys.c.revoked_at.is_(None) & (keys.c.active_until > retired_after)
-    revoked = keys.c.revoked_at.is_not(None) & (keys.c.expires_at > now)
-    return _records(connection, _of(service).where(keys.c.expires_at > retired_after, or_(recent, revoked)))
+    found = connection.execute(_LISTED, {"of": service, "retired_after": retired_after, "now": now})
+    return [_record(row) for row in found]
 
 
 def page(connection: Connection, service: str, after: int, limit: int) -> list[KeyRecord]:
     """The keys of a service, past ones too, in order of admission, behind the entry with seq ``after``."""
-    return _records(connection, _of(service).where(keys.c.admitted_seq > after).limit(limit))
+    found = _OF_SERVICE.where(keys.c.admitted_seq > after).limit(limit)
+    return [_record(row) for row in connection.execute(found, {"of": service})]
 
 
 def active_count(connection: Connection, service: str, now: int) -> int:
     """How many active keys a service has."""
-    mine = keys.c.service == service, keys.c.expires_at > now
-    active = keys.c.active_until > now, keys.c.revoked_at.is_(None)
-    return connection.execute(select(func.count()).select_from(keys).where(*mine, *active)).scalar_one()
+    return connection.execute(_ACTIVE_COUNT, {"of": service, "now": now}).scalar_one()
 
 
 def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
@@ -55,14 +73,14 @@ def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
     tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
     tree = tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
     found = select(*_RECORD).where(keys.c.thumbprint.in_(select(tree.c.thumbprint))).order_by(keys.c.admitted_seq)
-    return _records(connection, found)
+    return [_record(row) for row in connection.execute(found)]
 
 
 def add(connection: Connection, record: KeyRecord, vouched_by: str | None) -> None:
-    """Writes a new key. Raises sqlalchemy.exc.IntegrityError where another service registered it a moment before."""
+    """Writes a new key. Raises sqlalchemy.exc.IntegrityError where it was registered a moment before."""
     values = {column.name: getattr(record, column.name) for column in _RECORD}
     values["admitted_by"] = canonical_json(dict(record.admitted_by)).decode("utf-8")
-    connection.execute(insert(keys).values(**values, vouched_by=vouched_by))
+    connection.execute(_ADD, {**values, "vouched_by": vouched_by})
 
 
 def retire(connection: Connection, thumbprint: str, at: int) -> None:
@@ -74,14 +92,6 @@ def revoke(connection: Connection, thumbprint: str, at: int, seq: int) -> None:
     """Marks a key as revoked by the entry ``seq``."""
     ended = {"revoked_at": at, "revoked_seq": seq}
     connection.execute(update(keys).where(keys.c.thumbprint == thumbprint).values(**ended))
-
-
-def _of(service: str) -> Select[*tuple[Any, ...]]:
-    return select(*_RECORD).where(keys.c.service == service).order_by(keys.c.admitted_seq)
-
-
-def _records(connection: Connection, statement: Select[*tuple[Any, ...]]) -> list[KeyRecord]:
-    return [_record(row) for row in connection.execute(statement)]
 
 
 def _record(row: Row[*tuple[Any, ...]]) -> KeyRecord:

@@ -4,10 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from peerseal.protocol.ledger import Entry
 from registry.storage.tables import entries, ledger_head
+
+_HEAD = select(ledger_head.c.size)
+_RAISE = update(ledger_head).values(size=ledger_head.c.size + bindparam("by")).returning(ledger_head.c.size)
+_INSERT = insert(entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +36,16 @@ def append(connection: Connection, now: int, *changes: Change) -> list[Entry]:
     Raising the head's counter locks its row until the transaction ends: who comes next gets the next number and sees
     everything before. So a transaction appends once, and late: on PostgreSQL all writers queue from here on.
     """
-    raised = update(ledger_head).values(size=ledger_head.c.size + len(changes)).returning(ledger_head.c.size)
-    first = connection.execute(raised).scalar_one() - len(changes) + 1
+    first = connection.execute(_RAISE, {"by": len(changes)}).scalar_one() - len(changes) + 1
     numbered = [change.at(seq, now) for seq, change in enumerate(changes, first)]
     rows = [_row(entry) for entry in numbered]
-    connection.execute(insert(entries), rows if len(rows) > 1 else rows[0])
+    connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
     return numbered
 
 
 def head(connection: Connection) -> int:
     """The number of entries."""
-    return connection.execute(select(ledger_head.c.size)).scalar_one()
+    return connection.execute(_HEAD).scalar_one()
 
 
 def read_entries(connection: Connection, after: int = 0, limit: int = 1000) -> Iterator[Entry]:

@@ -9,9 +9,11 @@ On PostgreSQL it is one look-up by primary key, prepared.
 import os
 import sqlite3
 import threading
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import psycopg
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
 from sqlalchemy import Engine
 
 from registry.domain.errors import StorageUnavailable
@@ -97,32 +99,53 @@ class SqliteRevisions:
 
 
 class PostgresRevisions:
-    """On PostgreSQL."""
+    """On PostgreSQL, by libpq's own prepared statements: a third of what a cursor takes."""
+
+    _STATEMENTS: ClassVar = {
+        b"service_seq": b"SELECT seq FROM services WHERE name = $1::varchar",
+        b"ledger_head": b"SELECT size FROM ledger_head",
+    }
 
     def __init__(self, engine: Engine) -> None:
         self._connection = _ThreadConnection(engine)
+        self._prepared = threading.local()
 
     def service(self, name: str) -> int | None:
         """See Revisions."""
-        return self._read("SELECT seq FROM services WHERE name = %s", name)
+        return self._read(b"service_seq", name.encode())
 
     def head(self) -> int:
         """See Revisions."""
-        return cast(int, self._read("SELECT size FROM ledger_head"))
+        return cast(int, self._read(b"ledger_head"))
 
-    def _read(self, query: str, *parameters: str) -> int | None:
+    def _read(self, statement: bytes, *parameters: bytes) -> int | None:
         try:
-            return self._execute(query, parameters)
+            return self._execute(statement, parameters)
         except psycopg.OperationalError:
             self._connection.drop()  # a fail-over cut it; the next one may well work
         try:
-            return self._execute(query, parameters)
+            return self._execute(statement, parameters)
         except psycopg.OperationalError as error:
+            self._connection.drop()
             raise StorageUnavailable(str(error)) from error
 
-    def _execute(self, query: str, parameters: tuple[str, ...]) -> int | None:
+    def _execute(self, statement: bytes, parameters: tuple[bytes, ...]) -> int | None:
+        """The number found. Outside of a transaction, as libpq is where nobody began one."""
         connection: psycopg.Connection = self._connection.get()
-        if not connection.autocommit:
-            connection.autocommit = True
-        row = connection.execute(query.encode(), parameters, prepare=True).fetchone()
-        return None if row is None else int(row[0])
+        if getattr(self._prepared, "connection", None) is not connection:
+            for name, query in self._STATEMENTS.items():
+                _checked(connection, connection.pgconn.prepare(name, query))
+            self._prepared.connection = connection
+        result = _checked(connection, connection.pgconn.exec_prepared(statement, parameters))
+        value = result.get_value(0, 0) if result.ntuples else None
+        return None if value is None else int(value)
+
+
+def _checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
+    """The result of a statement that succeeded. Raises psycopg.Error."""
+    if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        return result
+    message = result.get_error_message()
+    if connection.pgconn.status != ConnStatus.OK:
+        raise psycopg.OperationalError(message)
+    raise psycopg.errors.error_from_result(result)

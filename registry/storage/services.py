@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from registry.storage.tables import services
-from registry.storage.upsert import upsert
+from registry.storage.upsert import inserts
+
+_SEQ = select(services.c.seq).where(services.c.name == bindparam("of"))
+_CHANGED = {
+    dialect: insert.on_conflict_do_update(index_elements=["name"], set_={"seq": insert.excluded.seq})
+    for dialect, insert in inserts(services).items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +24,12 @@ class ServiceRecord:
 
 def changed(connection: Connection, name: str, seq: int) -> None:
     """Writes down which entry last changed a service."""
-    row = upsert(connection, services).values(name=name, seq=seq)
-    connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"seq": seq}))
+    connection.execute(_CHANGED[connection.dialect.name], {"name": name, "seq": seq})
 
 
 def seq_of(connection: Connection, name: str) -> int | None:
     """The entry that last changed a service; None where it never had a key."""
-    return connection.execute(select(services.c.seq).where(services.c.name == name)).scalar_one_or_none()
+    return connection.execute(_SEQ, {"of": name}).scalar_one_or_none()
 
 
 def page(connection: Connection, name: str, limit: int) -> list[ServiceRecord]:

@@ -1,13 +1,13 @@
-"""``INSERT … ON CONFLICT``, which both databases spell alike and SQLAlchemy calls by two names."""
+"""``INSERT … ON CONFLICT``, which both databases spell alike and SQLAlchemy knows by two names."""
 
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from registry.storage.engine import POSTGRESQL
+from registry.storage.engine import POSTGRESQL, SQLITE
 
 
-def upsert(connection: Connection, table: Table[Any]) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT into the table that takes ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
-    return postgresql.insert(table) if connection.dialect.name == POSTGRESQL else sqlite.insert(table)
+def inserts(table: Table[Any]) -> dict[str, postgresql.Insert | sqlite.Insert]:
+    """An INSERT into the table that takes ``on_conflict_…``, by the dialect's name."""
+    return {POSTGRESQL: postgresql.insert(table), SQLITE: sqlite.insert(table)}

@@ -34,8 +34,11 @@ def register(service: str) -> Response:
     only(body, "proof", "join")
     right = _right(service, body)
     admitted = registry().admission.admit(service, member(body, "proof", str), right)
-    record = admitted.record
-    rendered = registry().publisher.statement(service, record.thumbprint, record.admitted_seq)
+    record, publisher = admitted.record, registry().publisher
+    if admitted.new:
+        rendered = publisher.new_statement(record)
+    else:
+        rendered = publisher.statement(service, record.thumbprint, record.admitted_seq)
     response = Response(rendered.body, 201 if admitted.new else 200, content_type=rendered.content_type)
     response.headers["Location"] = url_for("keys.read", service=service, thumbprint=record.thumbprint)
     return response

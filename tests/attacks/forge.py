@@ -165,10 +165,14 @@ class Callee:
         self.keys.add(CALLER, ec_key("caller"))
         self.keys.add(OTHER, rsa_key("other"))
         self.keys.add(STRANGER, rsa_key("stranger"))
-        self.guard = CountingGuard(replay or MemoryReplayGuard(clock=self.clock))
-        allowed = {"client-service": {"orders:write"}, "billing": {"orders:read"}} if allow is None else allow
+        self.guard = CountingGuard(MemoryReplayGuard(clock=self.clock) if replay is None else replay)
+        default = {"client-service": {"orders:write"}, "billing": {"orders:read"}}
         self.verifier = Verifier(
-            self.keys, audience="resource-service", allow=allowed, replay=self.guard, clock=self.clock
+            self.keys,
+            audience="resource-service",
+            allow=default if allow is None else allow,
+            replay=self.guard,
+            clock=self.clock,
         )
 
     def clock(self) -> float:

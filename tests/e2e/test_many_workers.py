@@ -39,9 +39,12 @@ def test_4000_calls_during_rotations_every_2_seconds_are_all_accepted(rotating: 
     assert {key["state"] for key in keys} <= {"active", "retired"}
 
 
-def test_the_same_token_sent_to_all_workers_at_once_is_accepted_exactly_once(rotating: Stack) -> None:
+def test_the_same_token_sent_to_all_workers_at_once_is_accepted_exactly_once(
+    rotating: Stack, request: pytest.FixtureRequest
+) -> None:
     callee = rotating.start_service("callee", "tests.support.callee:create_app()", workers=WORKERS, preload=True)
-    caller = _identity(rotating, CLIENT)
+    caller = peerseal.Identity.from_env(rotating.service_settings(CLIENT, host="test")).start()
+    request.addfinalizer(caller.stop)
     target = "/anything"
     with ThreadPoolExecutor(WORKERS * 2) as pool:
         for attempt in range(200):
@@ -54,11 +57,6 @@ def test_the_same_token_sent_to_all_workers_at_once_is_accepted_exactly_once(rot
 
             statuses = sorted(future.result() for future in [pool.submit(send) for _ in range(WORKERS * 2)])
             assert statuses == [200] + [401] * (WORKERS * 2 - 1), attempt
-
-
-def _identity(stack: Stack, service: str) -> peerseal.Identity:
-    """One more process of ``service``, on a host of its own."""
-    return peerseal.Identity.from_env(stack.service_settings(service, host="test")).start()
 
 
 def test_workers_of_one_host_show_one_key(tmp_path: Path) -> None:

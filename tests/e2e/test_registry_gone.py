@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-import peerseal
 import pytest
+
+import peerseal
 from tests.support.load import at_a_time, get
 from tests.support.stack import CLIENT, Stack
 
@@ -15,8 +16,9 @@ def test_cached_callers_go_on_and_an_allowed_caller_never_seen_gets_503(tmp_path
     with Stack(tmp_path) as stack:
         registry = stack.start_registry()
         callee = stack.start_service("callee", "tests.support.callee:create_app()", workers=1)
-        known = peerseal.Identity.from_env(stack.service_settings(CLIENT)).start()
-        never_seen = peerseal.Identity.from_env(stack.service_settings("second-service")).start()
+        lasting = {"PEERSEAL_RETIRE_AT_EXIT": "0"}
+        known = peerseal.Identity.from_env(stack.service_settings(CLIENT) | lasting).start()
+        never_seen = peerseal.Identity.from_env(stack.service_settings("second-service") | lasting).start()
 
         def call(caller: peerseal.Identity) -> tuple[int, str | None]:
             token = caller.sign_request("callee", method="GET", target="/x")

@@ -1,0 +1,64 @@
+"""What a forked child inherits must not hold up anybody: seen to go wrong with recycled gunicorn workers."""
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from peerseal.peers.keyfolder import KeyFolder
+from peerseal.peers.replay import FileReplayGuard
+from registry.storage.engine import create_engine
+
+
+def test_a_child_forked_while_the_key_folder_is_locked_does_not_keep_it_locked(tmp_path: Path) -> None:
+    folder = KeyFolder(tmp_path)
+    with folder.locked():
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with KeyFolder(tmp_path).locked(wait=False) as ours:
+            assert ours
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Every path and flags that `os.open` is called with."""
+    calls: list[tuple[str, int]] = []
+    really = os.open
+
+    def recording(path: str, flags: int, *arguments: int) -> int:
+        calls.append((str(path), flags))
+        return really(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", recording)
+    return calls
+
+
+def test_the_registry_never_opens_an_sqlite_file_that_is_there_but_through_sqlite(
+    tmp_path: Path, opened: list[tuple[str, int]]
+) -> None:
+    """Closing such a descriptor drops SQLite's POSIX locks: databases were corrupted that way."""
+    for _ in range(2):
+        with create_engine(f"sqlite:///{tmp_path / 'r.sqlite3'}").begin() as connection:
+            connection.execute(text("CREATE TABLE IF NOT EXISTS t (x)"))
+    assert all(flags & os.O_EXCL for path, flags in opened if path.endswith("r.sqlite3"))
+    assert (tmp_path / "r.sqlite3").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_replay_guard_never_opens_its_file_but_through_sqlite(
+    tmp_path: Path, opened: list[tuple[str, int]]
+) -> None:
+    for jti in ("a", "b"):
+        assert FileReplayGuard(tmp_path / "g.sqlite3").claim("caller", jti, time.time() + 60)
+    assert all(flags & os.O_EXCL for path, flags in opened if path.endswith("g.sqlite3"))
+    assert (tmp_path / "g.sqlite3").stat().st_mode & 0o777 == 0o600
+    with sqlite3.connect(tmp_path / "g.sqlite3") as connection:
+        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (2,)
