@@ -132,20 +132,20 @@ class KeyKeeper:
 
     # ---- steps, each with the folder locked
 
-    def _join(self) -> None:
+    def _join(self) -> HeldKey:
         if self._join_token is None:
             raise ConfigurationError(
                 f"{self._service} has no key that is registered, and no join token to register one"
             )
-        token = self._join_token
         candidate = self._candidate()
-        statement = self._enrolment.join(candidate.pair, token)
-        now = self._clock()
-        self._save_registered(candidate, statement, signs_from=now)
+        statement = self._enrolment.join(candidate.pair, self._join_token)
         log.info("registered %s by join token", candidate.kid)
+        return self._save_registered(candidate, statement, signs_from=self._clock())
 
     def _publish_next(self) -> HeldKey:
-        current = self.signing_key()
+        current = self._held.signing(self._clock())
+        if current is None:  # slept past its end: there is nobody left to vouch
+            return self._join()
         candidate = self._candidate()
         try:
             statement = self._enrolment.rotate(candidate.pair, self._vouch(current))

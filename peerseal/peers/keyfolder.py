@@ -77,15 +77,21 @@ class KeyFolder:
         self._ephemeral = path is None
         self._password = os.urandom(32).hex().encode() if path is None else None
         self._path = None if path is None else Path(path)
+        self._checked = False
         self._holders: int | None = None
         self._pairs: dict[str, KeyPair] = {}
 
     @property
     def path(self) -> Path:
-        """The folder, made on first use."""
+        """The folder, made on first use. Raises ConfigurationError where others could reach into it."""
         if self._path is None:
             self._path = Path(tempfile.mkdtemp(prefix="peerseal-keys-"))
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._checked:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self._path.stat()
+            if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise ConfigurationError(f"{self._path} must be this user's alone (mode 0700)")
+            self._checked = True
         return self._path
 
     @contextmanager
@@ -168,7 +174,7 @@ class KeyFolder:
         """Remove a folder that was made for this process alone; a named one stays."""
         if self._ephemeral and self._path is not None:
             shutil.rmtree(self._path, ignore_errors=True)
-            self._path = None
+            self._path, self._checked = None, False
 
     def _parse(self, text: bytes) -> HeldKeys:
         try:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -151,9 +150,3 @@ class FileReplayGuard:
 
     def _after_fork(self) -> None:
         self._lock.release()
-
-    def _create(self) -> None:
-        """An empty file of mode 0600. One that is there is not even opened: closing it would drop the locks that
-        SQLite holds on it for this process (POSIX advisory locks)."""
-        with suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

@@ -12,7 +12,10 @@ from registry.storage.tables import used_tokens
 from registry.storage.unit import Store
 from registry.storage.upsert import inserts
 
-_CLAIM = {dialect: insert.on_conflict_do_nothing() for dialect, insert in inserts(used_tokens).items()}
+_CLAIM = {
+    dialect: insert.on_conflict_do_nothing().returning(used_tokens.c.until)
+    for dialect, insert in inserts(used_tokens).items()
+}
 
 PURGE_EVERY = 60
 """Seconds between two purges by one process."""
@@ -35,7 +38,7 @@ class DatabaseReplayGuard:
                 if now - self._purged_at > PURGE_EVERY:
                     self._purged_at = now
                     connection.execute(delete(used_tokens).where(used_tokens.c.until < int(now)))
-                claimed = connection.execute(_CLAIM[connection.dialect.name], {"token": token, "until": int(until) + 1})
-                return claimed.rowcount == 1
+                row = {"token": token, "until": int(until) + 1}
+                return connection.execute(_CLAIM[connection.dialect.name], row).first() is not None
         except StorageUnavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error

@@ -72,6 +72,16 @@ def test_the_join_tokens_are_only_their_services_to_read(compose: Compose) -> No
     assert listing.splitlines()[0].startswith("-rw------- 1 10001 10001")
 
 
+def test_a_service_restarts_with_the_key_that_it_has(compose: Compose) -> None:
+    before = ask(compose, "http://client-service/my-public-credentials")
+    compose("restart", "client-service")
+    wait = (
+        "until http --ignore-stdin --check-status -q http://client-service/profiles/2 2>/dev/null; do sleep 0.5; done"
+    )
+    compose("exec", "-T", "httpservice", "timeout", "60", "sh", "-c", wait)
+    assert ask(compose, "http://client-service/my-public-credentials") == before
+
+
 def test_services_run_as_nobody_special(compose: Compose) -> None:
     for service in ("registry", "client-service", "resource-service"):
         assert compose("exec", "-T", service, "id", "-u").strip() == "10001"

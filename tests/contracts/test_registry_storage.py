@@ -1,0 +1,433 @@
+"""What the registry promises on every database it runs on: each test runs on SQLite and on PostgreSQL."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, update
+
+from peerseal.errors import PeersealError
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import service_id
+from registry.domain.rebuild import rebuild
+from registry.services.operators import Role
+from registry.storage.engine import create_engine
+from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate, newest_revision
+from registry.storage.tables import keys, metadata
+from registry.storage.unit import Store
+from registry.storage.used_tokens import PURGE_EVERY, DatabaseReplayGuard
+from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[Driver]:
+    driver = Driver(registry_database, tmp_path / "home", clock)
+    yield driver
+    driver.close()
+
+
+def key() -> KeyPair:
+    return KeyPair.generate("ES256")
+
+
+def at_once(count: int, action: Callable[[int], int]) -> list[int]:
+    """The action in that many threads, all let go at the same moment."""
+    gate = threading.Barrier(count)
+
+    def run(number: int) -> int:
+        gate.wait()
+        return action(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+# the life of a key
+
+
+def test_a_join_token_admits_a_key_and_its_statement_comes_back(registry: Driver, clock: Clock) -> None:
+    mine = key()
+    response = registry.join(mine, "billing", registry.join_token("billing"))
+    assert response.status_code == 201
+    assert response.content_type == "application/jwt"
+    assert response.headers["Location"] == f"/v1/services/billing/keys/{mine.public.thumbprint}"
+    statement = registry.read(type(registry.statement("billing", mine)), response.text)
+    assert statement == registry.statement("billing", mine)
+    assert statement.subject == service_id(DOMAIN, "billing")
+    assert (statement.state, statement.active_from) == ("active", int(clock.now))
+    assert statement.active_until == int(clock.now) + 7 * 24 * 3600
+    assert statement.index == statement.seq - 1
+
+
+def test_the_same_key_again_is_unchanged_and_spends_nothing(registry: Driver) -> None:
+    mine, token = key(), registry.join_token("billing", uses=2)
+    first = registry.join(mine, "billing", token)
+    size = len(entries_of(registry.store))
+    again = registry.join(mine, "billing", token)
+    bare = registry.post_key("billing", {"proof": registry.proof(mine, "billing")})
+    assert [first.status_code, again.status_code, bare.status_code] == [201, 200, 200]
+    assert len(entries_of(registry.store)) == size
+    assert registry.join(key(), "billing", token).status_code == 201  # the second use is still there
+
+
+def test_rotation_is_vouched_by_the_old_key_and_recorded(registry: Driver) -> None:
+    old, new = registry.joined(key(), "billing"), key()
+    assert registry.rotate(old, new, "billing").status_code == 201
+    kids = [entry.kid for entry in registry.key_set("billing").keys]
+    assert [kid.rpartition("/")[2] for kid in kids] == [old.public.thumbprint, new.public.thumbprint]
+    record = registry.client.get(f"/v1/services/billing/keys/{new.public.thumbprint}").get_json()
+    assert record["admitted_by"] == {"kid": kids[0]}
+
+
+def test_retiring_ends_the_window_and_leaves_the_set_later(registry: Driver, clock: Clock) -> None:
+    old = registry.joined(key(), "billing")
+    registry.rotate(old, new := key(), "billing")
+    clock.forward(100)
+    assert registry.end(old, "billing", "retired").status_code == 204
+    shown = registry.key_set("billing").keys
+    assert [entry.state for entry in shown] == ["retired", "active"]
+    assert shown[0].active_until == int(clock.now)
+    plain = registry.client.get("/v1/services/billing/jwks.json").get_json()["keys"]
+    assert [jwk["kid"].rpartition("/")[2] for jwk in plain] == [new.public.thumbprint]
+    clock.forward(500)
+    assert [entry.state for entry in registry.key_set("billing").keys] == ["active"]
+    assert registry.statement("billing", old).state == "retired"  # past keys stay
+
+
+def test_a_key_past_its_natural_end_counts_as_retired(registry: Driver, clock: Clock) -> None:
+    mine = registry.joined(key(), "billing")
+    clock.forward(7 * 24 * 3600 - 1)
+    assert registry.statement("billing", mine).state == "active"
+    clock.forward(61)  # and a kept answer is made anew within a minute
+    assert registry.statement("billing", mine).state == "retired"
+    response = registry.join(mine, "billing", registry.join_token("billing"))
+    assert (response.status_code, response.get_json()["code"]) == (409, "key_retired")
+
+
+def test_revocation_takes_every_descendant_with_it_one_entry_each(registry: Driver) -> None:
+    root, child, grandchild, other = registry.joined(key(), "billing"), key(), key(), registry.joined(key(), "billing")
+    registry.rotate(root, child, "billing")
+    registry.rotate(child, grandchild, "billing")
+    size = len(entries_of(registry.store))
+    assert registry.operator_ends(root, "billing").status_code == 204
+    revoked = [entry.kid for entry in entries_of(registry.store)[size:]]
+    expected = [root, child, grandchild]
+    assert revoked == [f"{DOMAIN}/billing/{each.public.thumbprint}" for each in expected]
+    shown = registry.key_set("billing")
+    assert [entry.kid.rpartition("/")[2] for entry in shown.keys] == [other.public.thumbprint]
+    assert [entry.kid for entry in shown.revoked] == revoked
+    assert [entry.index for entry in shown.revoked] == [size, size + 1, size + 2]
+    assert registry.operator_ends(root, "billing").status_code == 204  # again: nothing left to do
+    assert len(entries_of(registry.store)) == size + 3
+
+
+def test_a_revoked_key_never_comes_back_and_vouches_for_nothing(registry: Driver) -> None:
+    mine = registry.joined(key(), "billing")
+    assert registry.end(mine, "billing", "compromised").status_code == 204
+    again = registry.join(mine, "billing", registry.join_token("billing"))
+    assert (again.status_code, again.get_json()["code"]) == (409, "key_revoked")
+    rotation = registry.rotate(mine, key(), "billing")
+    assert (rotation.status_code, rotation.get_json()["code"]) == (401, "revoked_key")
+
+
+def test_a_retired_key_vouches_for_nothing(registry: Driver) -> None:
+    mine = registry.joined(key(), "billing")
+    assert registry.end(mine, "billing", "retired").status_code == 204
+    rotation = registry.rotate(mine, key(), "billing")  # signed within leeway of its end: the use case has to look
+    assert (rotation.status_code, rotation.get_json()["code"]) == (403, "caller_not_allowed")
+
+
+def test_a_key_is_of_one_service_for_ever(registry: Driver) -> None:
+    mine = registry.joined(key(), "billing")
+    response = registry.join(mine, "shipping", registry.join_token("shipping"))
+    assert (response.status_code, response.get_json()["code"]) == (409, "key_of_another_service")
+
+
+# what is served from memory is never older than the last commit of anybody
+
+
+def test_a_change_on_another_node_is_seen_at_once(registry: Driver) -> None:
+    other = registry.node()
+    mine = registry.joined(key(), "billing")
+    for _ in range(5):
+        before = other.key_set("billing")
+        assert before == registry.key_set("billing")
+        registry.rotate(mine, following := key(), "billing")
+        after = other.key_set("billing")
+        assert after.seq == after.head == before.seq + 1
+        assert after == registry.key_set("billing")
+        mine = following
+    other.close()
+
+
+def test_an_answer_as_of_an_entry(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    seq = registry.key_set("billing").seq
+    registry.joined(key(), "shipping")
+    head = registry.key_set("shipping").head
+    assert head > seq
+    assert registry.key_set("billing").head == seq  # unchanged, from memory
+    assert registry.key_set("billing", f"?seq={head}").head == head
+    response = registry.client.get(f"/v1/services/billing/jwks.jwt?seq={head + 1}")
+    assert (response.status_code, response.get_json()["code"]) == (503, "behind")
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_changes_name_the_services_that_changed(registry: Driver) -> None:
+    start = registry.changes(0).seq
+    registry.joined(key(), "billing")
+    middle = registry.changes(start)
+    registry.joined(key(), "shipping")
+    assert middle.services == (f"{DOMAIN}/billing",)
+    assert registry.changes(start).services == (f"{DOMAIN}/billing", f"{DOMAIN}/shipping")
+    latest = registry.changes(middle.seq)
+    assert (latest.services, latest.reset) == ((f"{DOMAIN}/shipping",), False)
+    assert registry.changes(latest.seq).services == ()
+    beyond = registry.changes(latest.seq + 1)
+    assert (beyond.services, beyond.reset) == ((), True)
+
+
+# writers at once
+
+
+def test_a_single_use_join_token_admits_one_of_ten(registry: Driver) -> None:
+    token = registry.join_token("billing")
+    statuses = at_once(10, lambda _: registry.app.test_client() and registry.join(key(), "billing", token).status_code)
+    assert sorted(statuses) == [201] + [401] * 9
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_one_key_registered_ten_times_at_once_is_one_key(registry: Driver) -> None:
+    token, mine = registry.join_token("billing"), key()
+    statuses = at_once(10, lambda _: registry.join(mine, "billing", token).status_code)
+    assert sorted(statuses) == [200] * 9 + [201]
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_one_key_for_ten_services_at_once_is_of_one(registry: Driver) -> None:
+    mine = key()
+    tokens = [registry.join_token(f"service{number}") for number in range(10)]
+    statuses = at_once(10, lambda number: registry.join(mine, f"service{number}", tokens[number]).status_code)
+    assert sorted(statuses) == [201] + [409] * 9
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_no_successor_outlives_a_revocation_that_runs_beside_it(registry: Driver) -> None:
+    for _ in range(10):
+        mine = registry.joined(key(), "billing")
+        successors = [key() for _ in range(3)]
+
+        def act(number: int, mine: KeyPair = mine, successors: list[KeyPair] = successors) -> int:
+            if number == 3:
+                return registry.operator_ends(mine, "billing").status_code
+            return registry.rotate(mine, successors[number], "billing").status_code
+
+        at_once(4, act)
+        assert not registry.key_set("billing").keys
+
+
+WRITER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.keys import KeyPair
+from tests.registry.driver import Driver
+
+url, home, token, service = sys.argv[1:]
+registry = Driver(url, Path(home))
+
+def write(number):
+    mine = KeyPair.generate("ES256")
+    statuses = [registry.join(mine, service, JoinToken.parse(token)).status_code]
+    for _ in range(4):
+        following = KeyPair.generate("ES256")
+        statuses.append(registry.rotate(mine, following, service).status_code)
+        if number % 2:
+            statuses.append(registry.end(mine, service, "retired").status_code)
+        mine = following
+    if number == 0:
+        statuses.append(registry.end(mine, service, "compromised").status_code)
+    return statuses
+
+with ThreadPoolExecutor(8) as pool:
+    print(*(status for statuses in pool.map(write, range(8)) for status in statuses))
+"""
+
+
+@pytest.mark.parametrize("services", [("billing", "billing"), ("billing", "shipping")], ids=["one", "two"])
+def test_two_processes_of_eight_threads_leave_a_gapless_ledger(
+    registry_database: str, tmp_path: Path, services: tuple[str, str]
+) -> None:
+    registry = Driver(registry_database, tmp_path / "home")
+    size = len(entries_of(registry.store))
+    tokens = [registry.join_token(service, uses=8).encode() for service in services]
+    commands = [
+        [sys.executable, "-c", WRITER, registry_database, str(registry.home), token, service]
+        for token, service in zip(tokens, services, strict=True)
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True, env=environment) for each in commands]
+    statuses = [status for process in processes for status in process.communicate()[0].split()]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(set(statuses)) == ["201", "204"]
+    entries = entries_of(registry.store)
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    assert len(entries) == size + 2 + len(statuses)
+    assert rebuild(entries) == tables_of(registry.store)
+    registry.close()
+
+
+# the tables are what the entries say
+
+
+ACTIONS = ("token", "withdraw", "join", "join", "rotate", "rotate", "retire", "revoke", "operator", "dismiss", "wait")
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
+)
+@given(actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 10_000)), min_size=5, max_size=40))
+def test_entries_alone_rebuild_the_tables(registry: Driver, clock: Clock, actions: list[tuple[str, int]]) -> None:
+    """Each example goes on where the one before stopped, so the history grows long."""
+    history = _History(registry, clock)
+    for action, number in actions:
+        history.act(action, random.Random(number))
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+class _History:
+    """Random changes by the use cases; what they refuse must leave no trace."""
+
+    SERVICES = ("billing", "shipping", "a.b")
+
+    def __init__(self, registry: Driver, clock: Clock) -> None:
+        self._registry, self._clock = registry, clock
+        self._tokens = [(registry.join_token("billing", uses=3), "billing")]
+        self._keys = [(registry.joined(key(), "billing"), "billing")]
+        self._operators = [registry.registry.operators.create(Role.VIEWER, 600)[0].id]
+
+    def act(self, action: str, chance: random.Random) -> None:
+        registry, (mine, service) = self._registry, chance.choice(self._keys)
+        token, token_service = chance.choice(self._tokens)
+        try:
+            if action == "token":
+                name = chance.choice(self.SERVICES)
+                self._tokens.append((registry.join_token(name, uses=chance.randint(1, 3), ttl=1000), name))
+            elif action == "withdraw":
+                registry.registry.join_tokens.withdraw(token.id, BY)
+            elif action == "join":
+                new = chance.choice([key(), mine])
+                if registry.join(new, token_service, token).status_code == 201:
+                    self._keys.append((new, token_service))
+            elif action == "rotate":
+                if registry.rotate(mine, new := key(), service).status_code == 201:
+                    self._keys.append((new, service))
+            elif action == "retire":
+                registry.end(mine, service, "retired")
+            elif action == "revoke":
+                registry.operator_ends(mine, service)
+            elif action == "operator":
+                self._operators.append(registry.registry.operators.create(Role.OPERATOR, 600)[0].id)
+            elif action == "dismiss":
+                registry.registry.operators.revoke(chance.choice(self._operators))
+            else:
+                self._clock.forward(chance.choice([1, 400, 2 * 24 * 3600]))
+        except PeersealError:
+            pass
+
+
+def test_an_altered_row_is_told_from_what_the_entries_say(registry: Driver) -> None:
+    mine = registry.joined(key(), "billing")
+    registry.operator_ends(mine, "billing")
+    with registry.store.write() as connection:
+        connection.execute(update(keys).values(revoked_at=None, revoked_seq=None))
+    assert rebuild(entries_of(registry.store)) != tables_of(registry.store)
+    with registry.store.write() as connection:
+        connection.execute(delete(keys))
+    assert rebuild(entries_of(registry.store)) != tables_of(registry.store)
+
+
+# replay guard
+
+
+def test_the_replay_guard_lets_one_of_twenty_pass(registry: Driver, clock: Clock) -> None:
+    guards = [DatabaseReplayGuard(registry.store, clock), DatabaseReplayGuard(registry.node().store, clock)]
+    claims = at_once(20, lambda number: guards[number % 2].claim("a/b", "jti", clock.now + 60))
+    assert sorted(claims) == [False] * 19 + [True]
+    assert guards[0].claim("a/c", "jti", clock.now + 60)
+    assert guards[1].claim("a/b", "jti2", clock.now + 60)
+
+
+def test_the_replay_guard_forgets_what_is_past(registry: Driver, clock: Clock) -> None:
+    guard = DatabaseReplayGuard(registry.store, clock)
+    assert guard.claim("a/b", "jti", clock.now + 60)
+    clock.forward(PURGE_EVERY + 10)
+    assert guard.claim("a/b", "other", clock.now + 60)
+    assert guard.claim("a/b", "jti", clock.now + 60)
+
+
+# schema
+
+
+def test_migrations_and_tables_say_the_same(registry_database: str) -> None:
+    engine = create_engine(registry_database)
+    assert migrate(engine) == newest_revision() == SCHEMA_REVISION
+    with engine.connect() as connection:
+        assert current_revision(connection) == SCHEMA_REVISION
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_many_nodes_migrate_at_once(registry_database: str) -> None:
+    engines = [create_engine(registry_database) for _ in range(6)]
+    assert at_once(6, lambda number: migrate(engines[number]) == SCHEMA_REVISION) == [True] * 6
+    for engine in engines:
+        engine.dispose()
+
+
+# forks
+
+
+def test_a_forked_child_has_connections_of_its_own(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    registry.key_set("billing")
+    child = os.fork()
+    if child == 0:  # the parent's connections are open at this moment, and must be neither used nor closed here
+        status = 1
+        try:
+            registry.joined(key(), "billing")
+            status = int(len(registry.key_set("billing").keys) != 2)
+        finally:
+            os._exit(status)
+    for _ in range(20):
+        registry.joined(key(), "shipping")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(registry.key_set("billing").keys) == 2
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
+    from registry.domain.errors import StorageUnavailable
+
+    for url in (f"sqlite:///{tmp_path}/no/such/folder/x.db", f"postgresql:///x?host={tmp_path}"):
+        store = Store(create_engine(url))
+        with pytest.raises(StorageUnavailable), store.read():
+            pass
