@@ -34,7 +34,8 @@ http is {programs}/http; logs are in {logs}.
 
 def main() -> int:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything; → the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
     with tempfile.TemporaryDirectory(prefix="peerseal-up-") as folder:
         try:
             with Stack(Path(folder), registry_port=free_port(REGISTRY_PORT)) as stack:

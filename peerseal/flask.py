@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from flask import Flask, Response, current_app, request
@@ -161,10 +162,13 @@ class PeerAuth:
         """
 
         def decorate(view: Callable[P, R]) -> Callable[P, R]:
+            is_async = iscoroutinefunction(view)
+
             @functools.wraps(view)
             def checked(*args: P.args, **kwargs: P.kwargs) -> R:
                 _need_scope(scope)
-                return current_app.ensure_sync(view)(*args, **kwargs)  # type: ignore[no-any-return]
+                call = current_app.ensure_sync(view) if is_async else view
+                return call(*args, **kwargs)
 
             need = _Need(scope=scope)
             with suppress(AttributeError):  # a bound method takes no marks, and cannot have been registered before

@@ -96,6 +96,10 @@ class Origin:
             return url
         return f"{self.url}{self.prefix}{'' if url.startswith('/') else '/'}{url}"
 
+    def holds(self, url: str) -> bool:
+        """Whether the URL is below the base URL, once its dot segments are resolved."""
+        return (self.target(url) or "").startswith(f"{self.prefix}/")
+
     def target(self, url: str) -> str | None:
         """The origin-form target that leaves the socket for ``url``; None where it belongs to another origin.
 
@@ -167,7 +171,10 @@ class PeerSession(requests.Session):
         request.url = self._origin.resolve(url)
         if request.auth is None and self.auth is None and self._origin.target(request.url) is not None:
             request.auth = _unchanged
-        return super().prepare_request(request)
+        prepared = super().prepare_request(request)
+        if request.url != url and not self._origin.holds(prepared.url or ""):
+            raise UnsignableRequest("a path below the base URL leads out of it")
+        return prepared
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As Session's, with the default timeout, and with a body that can be sent more than once."""

@@ -1,5 +1,6 @@
 """The composition root: the use cases, and the web in front of them."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,11 @@ from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.web import documents, health, keys, operators, problems, wellknown
 from registry.web.wire import EXTENSION, ThumbprintConverter, after_request
+
+
+def log_to_stderr() -> None:
+    """Shows what the registry logs: admissions and refusals, one line each, without any token or secret."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Flask:

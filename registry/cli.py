@@ -33,17 +33,12 @@ UNREACHABLE = 3
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType[int]):
-    """``90s``, ``10m``, ``12h`` or ``7d``, as seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See click.ParamType."""
-        match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is not a duration such as 90s, 10m, 12h or 7d", param, ctx)
-        return int(match[1]) * _SECONDS[match[2]]
+def duration(text: str) -> int:
+    """``90s``, ``10m``, ``12h`` or ``7d``, as seconds. Raises click.BadParameter."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a duration such as 90s, 10m, 12h or 7d")
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 class Commands(click.Group):
@@ -162,7 +157,7 @@ def operator_token() -> None:
 
 @operator_token.command("create")
 @click.option("--role", type=click.Choice([role.label for role in Role]), default="operator", show_default=True)
-@click.option("--ttl", type=Duration(), default="90d", show_default=True, help="How long it is good for.")
+@click.option("--ttl", type=duration, default="90d", show_default=True, help="How long it is good for.")
 @_json_option
 def create_operator_token(role: str, ttl: int, as_json: bool) -> None:
     """Makes an operator token and prints it. It is kept nowhere."""
@@ -194,7 +189,7 @@ def join_token() -> None:
 
 @join_token.command("create")
 @click.argument("service")
-@click.option("--ttl", type=Duration(), default="10m", show_default=True, help="How long it is good for.")
+@click.option("--ttl", type=duration, default="10m", show_default=True, help="How long it is good for.")
 @click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many keys it registers.")
 @_url_option
 @_json_option

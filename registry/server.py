@@ -1,12 +1,11 @@
 """The registry under gunicorn, as ``peerseal-registry serve`` runs it."""
 
-import logging
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
-from registry.app import create_app
+from registry.app import create_app, log_to_stderr
 from registry.settings import Settings
 
 THREADS = 8
@@ -33,7 +32,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 def run(settings: Settings, bind: str, workers: int) -> None:
     """Serves until told to stop. The application is made before the fork, so that a wrong setting ends the start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr()
     options = {
         "bind": bind,
         "workers": workers,

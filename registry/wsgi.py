@@ -2,7 +2,8 @@
 
 import os
 
-from registry.app import create_app
+from registry.app import create_app, log_to_stderr
 from registry.settings import Settings
 
+log_to_stderr()
 app = create_app(Settings.from_environ(os.environ))

@@ -9,10 +9,16 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from http.client import HTTPResponse
+from io import BufferedReader, RawIOBase
+from socket import SocketIO, socket
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from peerseal.errors import ConfigurationError, FetchError
@@ -80,7 +86,7 @@ class HttpFetcher:
 
     def _call(self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None) -> Answer:
         limits = self._limits
-        deadline = time.monotonic() + limits.total_timeout
+        deadline = _call_of_this_thread.deadline = time.monotonic() + limits.total_timeout
         try:
             with self._pool().request(
                 method,
@@ -117,6 +123,8 @@ class HttpFetcher:
             if self._session is None or self._pid != os.getpid():
                 self._session, self._pid = requests.Session(), os.getpid()
                 self._session.auth = _no_auth
+                for scheme in ("http://", "https://"):
+                    self._session.mount(scheme, _TimedAdapter())
             return self._session
 
     def _forget_lock(self) -> None:
@@ -133,3 +141,60 @@ def _base_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")
+
+
+# What follows bounds the head of an answer in time: a socket's timeout, and so that of `requests`, begins anew with
+# every byte.
+
+_call_of_this_thread = threading.local()
+
+
+class _TimedReader(RawIOBase):
+    """Reads from a connection until the deadline of this thread's call."""
+
+    def __init__(self, connection: socket, raw: SocketIO) -> None:
+        self._connection = connection
+        self._raw = raw
+        self._deadline: float = _call_of_this_thread.deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took longer than agreed")
+        self._connection.settimeout(min(left, self._connection.gettimeout() or left))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(HTTPResponse):
+    def __init__(self, sock: socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = BufferedReader(_TimedReader(sock, cast(SocketIO, self.fp.detach())))
+
+
+class _TimedHTTPConnection(HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _TimedHTTPSConnection(HTTPSConnection):
+    response_class = _TimedResponse
+
+
+class _TimedHTTPPool(HTTPConnectionPool):
+    ConnectionCls = _TimedHTTPConnection
+
+
+class _TimedHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPSConnection
+
+
+class _TimedAdapter(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _TimedHTTPPool, "https": _TimedHTTPSPool}

@@ -204,12 +204,6 @@ class KeyFolder:
 
 
 def _unlock(handle: int) -> None:
-    """Closing alone would leave the lock with a child that was forked meanwhile: it has a copy of the descriptor."""
-    fcntl.flock(handle, fcntl.LOCK_UN)
-    os.close(handle)
-
-
-def _unlock(handle: int) -> None:
     """Release and close. Closing alone would not do: a child that was forked meanwhile has the same open file, and the
     lock lives as long as that does."""
     fcntl.flock(handle, fcntl.LOCK_UN)

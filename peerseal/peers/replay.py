@@ -40,21 +40,21 @@ class MemoryReplayGuard:
         self._limit = limit
         self._clock = clock
         self._seen: dict[str, object] = {}
-        self._by_end: dict[int, list[str]] = {}
-        self._purged_at = 0.0
+        self._by_end: dict[float, list[str]] = {}
+        self._purge_at = 0.0
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
         """See ReplayGuard. ``dict.setdefault`` is the atomic insert: no lock that a fork could leave held."""
         now = self._clock()
-        if now - self._purged_at > self.PURGE_EVERY:
-            self._purged_at = now
+        if now > self._purge_at:
+            self._purge_at = now + self.PURGE_EVERY
             self._purge(now)
         if len(self._seen) >= self._limit:
             raise TrustUnavailable("the replay guard is full", retry_after=self.PURGE_EVERY)
         token, mine = f"{issuer} {jti}", object()
         if self._seen.setdefault(token, mine) is not mine:
             return False
-        self._by_end.setdefault(int(until) // self.PURGE_EVERY + 1, []).append(token)
+        self._by_end.setdefault(until // self.PURGE_EVERY, []).append(token)
         return True
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class MemoryReplayGuard:
         return len(self._seen)
 
     def _purge(self, now: float) -> None:
-        for end in [end for end in list(self._by_end) if end * self.PURGE_EVERY < now]:
+        for end in [end for end in list(self._by_end) if (end + 1) * self.PURGE_EVERY < now]:
             for token in self._by_end.pop(end, ()):
                 self._seen.pop(token, None)
 

@@ -3,7 +3,7 @@
 The steps, in this order (SPEC section 3), and the function that does each:
 
      1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
-     2  header: typ, allowed alg, kid shape; claims' shape       Verifier._header, check_request_claims
+     2  header: typ, allowed alg, kid shape; claims' shape       _read_header, check_request_claims
      3  key by kid, asked only for callers that may call here    Verifier._key
      4  alg equals the key's; signature                          Verifier._check_signature
      5  iss and sub equal the kid's owner                        Verifier._check_parties
@@ -20,9 +20,9 @@ caller that may not call, and the body is not even read before step 8.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from peerseal.errors import (
     BadSignature,
@@ -44,7 +44,7 @@ from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.trusted import KeySource, TrustedKey
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, digest_header, strict_json_object
-from peerseal.protocol.names import qualify, split_kid
+from peerseal.protocol.names import qualify, split_kid, split_service_id
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
     LEEWAY,
@@ -61,8 +61,7 @@ _NO_BODY = digest_header(b"")
 _HEADERS_REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """The proven caller of a request. Only verification makes one.
 
     ``service`` is its short name, ``id`` its service id, ``kid`` the key that signed, ``scopes`` what it may do here,
@@ -73,7 +72,21 @@ class Peer:
     id: str
     kid: str
     scopes: frozenset[str]
-    claims: Mapping[str, Any] = field(repr=False)
+    claims: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Without the claims: they are long, and the application's ``ctx`` is not for logs."""
+        return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    """What a request token's header claims: the key that signed, and the service (id and short name) that owns it."""
+
+    alg: str
+    kid: str
+    caller: str
+    service: str
 
 
 class Verifier:
@@ -103,7 +116,7 @@ class Verifier:
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
         self._clock = clock
         self._place: tuple[str, AllowPolicy] | None = None
-        self._good_headers: dict[bytes, tuple[jose.Header, str]] = {}
+        self._good_headers: dict[bytes, _Signer] = {}
 
     def verify(
         self,
@@ -127,32 +140,33 @@ class Verifier:
         claims = strict_json_object(b64url_decode(payload_segment))
         signature = b64url_decode(signature_segment)
         remembered = self._good_headers.get(header_segment)
-        header, caller = remembered or self._header(header_segment)  # 2
+        signer = remembered or _read_header(header_segment)  # 2
+        caller = signer.caller
         check_request_claims(claims)
         scopes = policy.scopes(caller)
         if scopes is None:  # 3, 10
             raise CallerNotAllowed(f"{caller} may not call {audience}")
-        key = self._trust.key(header.kid)
-        if header.alg != key.public.alg:  # 4
+        key = self._trust.key(signer.kid)
+        if signer.alg != key.public.alg:  # 4
             raise BadSignature(f"the key is for {key.public.alg}")
         if not key.public.verify(signing_input, signature):
             raise BadSignature("the signature does not verify")
         if remembered is None:
-            self._remember(header_segment, header, caller)
+            self._remember(header_segment, signer)
         _check_parties(claims, key, audience)  # 5, 6
         now = self._clock()
         check_times(  # 7
             claims["iat"], claims["nbf"], claims["exp"], now=now, leeway=self._leeway, cap=self._max_lifetime
         )
         _check_window(claims["iat"], key, self._leeway)
-        headers = _by_lower_name(headers)
+        headers = _by_lower_name(headers, claims["headers"])
         _check_binding(claims, method, target, body, headers)  # 8
         _check_transaction(claims, headers)  # 9
         if scope is not None and scope not in scopes:  # 10
             raise InsufficientScope(f"{caller} may not use {scope} at {audience}")
         if not self._replay.claim(caller, claims["jti"], claims["exp"] + self._leeway):  # 11
             raise Replayed("accepted before")
-        return Peer(caller.rpartition("/")[2], caller, key.kid, scopes, MappingProxyType(claims))
+        return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims))
 
     def _find_place(self) -> tuple[str, AllowPolicy]:
         """The audience's id and the policy, once the trust domain is known."""
@@ -160,24 +174,26 @@ class Verifier:
         self._place = qualify(self._audience, domain), AllowPolicy.of(self._allow, domain)
         return self._place
 
-    def _header(self, segment: bytes) -> tuple[jose.Header, str]:
-        """Step 2. The header, and the service id of the caller that its kid names."""
-        header = jose.parse_header(segment)
-        if header.typ != REQUEST_TYP:
-            raise WrongType("not a request token")
-        if header.alg not in jose.ALGORITHMS:
-            raise MalformedToken("an algorithm that nobody may use")
-        try:
-            return header, split_kid(header.kid)[0]
-        except InvalidName as error:
-            raise MalformedToken("the kid is none") from error
-
-    def _remember(self, segment: bytes, header: jose.Header, caller: str) -> None:
+    def _remember(self, segment: bytes, signer: _Signer) -> None:
         """A key's tokens share one header; reading it once saves a fifth of the work. Only after a good signature,
         so that strangers cannot fill the memory."""
         if len(self._good_headers) >= _HEADERS_REMEMBERED:
             self._good_headers.clear()
-        self._good_headers[segment] = header, caller
+        self._good_headers[segment] = signer
+
+
+def _read_header(segment: bytes) -> _Signer:
+    """Step 2, for a header that was not good before."""
+    header = jose.parse_header(segment)
+    if header.typ != REQUEST_TYP:
+        raise WrongType("not a request token")
+    if header.alg not in jose.ALGORITHMS:
+        raise MalformedToken("an algorithm that nobody may use")
+    try:
+        caller = split_kid(header.kid)[0]
+    except InvalidName as error:
+        raise MalformedToken("the kid is none") from error
+    return _Signer(header.alg, header.kid, caller, split_service_id(caller)[1])
 
 
 def _check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
@@ -214,13 +230,16 @@ def _check_binding(
         raise WrongBinding("another body was signed")
 
 
-def _by_lower_name(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """A dict, whose names may be written anyhow, by lower-case names. Other mappings are looked up as they are."""
-    return {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else headers
+def _by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
+    """A dict, whose names may be written anyhow, by lower-case names: ``bound`` itself where it is the same. Other
+    mappings are looked up as they are, and never compared as a whole: a server's would be read from end to end."""
+    if not isinstance(headers, dict):
+        return headers
+    return bound if headers == bound else {name.lower(): value for name, value in headers.items()}
 
 
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
-    if headers == bound:
+    if headers is bound:
         return
     for name in ALWAYS_BOUND:
         if headers.get(name) != bound.get(name):

@@ -16,8 +16,7 @@ MAX_NESTING = 32
 """Arrays and objects within each other in a JSON text, at most. No token or document needs a quarter of it, and what
 is nested some hundred deep can be read and then not written or printed: the interpreter's own limit is in the way."""
 
-# What belongs to plain base64 only becomes a character that the strict decoder refuses.
-_URLSAFE_TO_PLAIN = bytes.maketrans(b"-_+/=", b"+/!!!")
+_PLUS, _SLASH, _EQUALS = b"+/="  # of plain base64 only
 _PLAIN_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _PADDING = (b"", b"!", b"==", b"=")
 # The last character of a group of two carries 2 bits, of a group of three 4 bits; the rest must be zero.
@@ -36,7 +35,10 @@ def b64url_decode(text: str | bytes) -> bytes:
         tail = len(encoded) % 4
         if tail and encoded[-1] not in _LAST_OF[tail]:
             raise MalformedToken("base64url with trailing bits")
-        return binascii.a2b_base64(encoded.translate(_URLSAFE_TO_PLAIN) + _PADDING[tail], strict_mode=True)
+        if _PLUS in encoded or _SLASH in encoded or _EQUALS in encoded:
+            raise MalformedToken("plain base64, or padding")
+        plain = encoded.replace(b"-", b"+").replace(b"_", b"/")  # quicker than a table: there are few of them
+        return binascii.a2b_base64(plain + _PADDING[tail], strict_mode=True)
     except ValueError as error:
         raise MalformedToken("not unpadded base64url") from error
 
@@ -75,9 +77,9 @@ def strict_json(data: bytes | str) -> Any:
         value, end = _scan(text, 0)
         if end != len(text):
             raise ValueError("something follows the value")
-        if text.count("[") + text.count("{") > MAX_NESTING:
+        if "[" in text or text.count("{") > MAX_NESTING:
             _check_nesting(value)
-        if "\\u" in text or isinstance(data, str):  # both can bring in half a surrogate pair, which nobody can write again
+        if "\\" in text or isinstance(data, str):  # both can bring in half a surrogate pair, which cannot be written
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError, StopIteration) as error:
         raise MalformedToken(f"not strict JSON: {type(error).__name__}") from error
@@ -111,4 +113,5 @@ def canonical_json(value: Any) -> bytes:
 
 def digest_header(data: bytes) -> str:
     """The SHA-256 of ``data`` as RFC 9530 section 2 writes it: ``sha-256=:<base64>:``."""
-    return "sha-256=:" + binascii.b2a_base64(hashlib.sha256(data).digest(), newline=False).decode("ascii") + ":"
+    digest = binascii.b2a_base64(hashlib.sha256(data).digest(), newline=False)
+    return f"sha-256=:{digest.decode('ascii')}:"

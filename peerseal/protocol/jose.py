@@ -24,6 +24,7 @@ MAX_TOKEN = 6 * 1024
 """The longest compact JWS of a token, in characters (SPEC section 3)."""
 
 _HEADER_MEMBERS = {"alg", "kid", "typ"}
+_DOT = ord(".")
 
 if not (jwk.get_key("RS256") is CryptographyRSAKey and jwk.get_key("ES256") is CryptographyECKey):
     raise ConfigurationError("python-jose has not chosen its cryptography back end")
@@ -54,7 +55,7 @@ def verifier(
 
     def verify(message: bytes, signature: bytes) -> bool:
         try:
-            return bool(key.verify(message, signature))
+            return key.verify(message, signature) is True
         except (JOSEError, ValueError, TypeError, OverflowError):
             return False
 
@@ -91,14 +92,15 @@ def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, b
     number of them, a longer token, or one that is not ASCII."""
     if len(token) > limit:
         raise MalformedToken("longer than a token may be")
-    if not token.isascii():
-        raise MalformedToken("not ASCII")
-    encoded = token.encode("ascii")
-    segments = encoded.split(b".")
-    if len(segments) != 3:
+    try:
+        encoded = token.encode("ascii")
+    except UnicodeEncodeError as error:
+        raise MalformedToken("not ASCII") from error
+    signing_input, _, signature = encoded.rpartition(b".")
+    header, _, payload = signing_input.partition(b".")
+    if not payload or _DOT in payload:
         raise MalformedToken("not three segments")
-    header, payload, signature = segments
-    return header, payload, signature, encoded[: len(header) + 1 + len(payload)]
+    return header, payload, signature, signing_input
 
 
 def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:

@@ -43,7 +43,7 @@ class Admitted:
 
 
 class Admission:
-    """Admits keys. Whatever can be refused without the write lock is refused before it is taken."""
+    """Admits keys."""
 
     def __init__(
         self,
@@ -70,34 +70,31 @@ class Admission:
         authority = self._authority.current()
         owner = service_id(authority.domain, service)
         proof = Proof.read(unverified_proof, issuer=owner, audience=authority.id, now=self._clock())
-        with self._store.look() as connection:
-            known = keys.find(connection, proof.public_key.thumbprint)
-            if known is not None:
-                return self._unchanged(known, service)
-            good = self._looks_good(connection, service, proof, right)
-        check_quality(proof.public_key)
-        try:
-            return self._write(service, owner, proof, good)
-        except (IntegrityError, JoinRefused):
-            with self._store.look() as connection:
-                known = keys.find(connection, proof.public_key.thumbprint)
-            if known is None:
-                raise
-            return self._unchanged(known, service)  # registered a moment ago, by this caller or another
-
-    def _unchanged(self, known: KeyRecord, service: str) -> Admitted:
+        known = self._find(proof)
+        if known is None:
+            try:
+                return self._admit_new(service, owner, proof, right)
+            except (IntegrityError, JoinRefused):
+                known = self._find(proof)
+                if known is None:  # else this very key was registered a moment ago, and the token spent on it
+                    raise
         return Admitted(already_registered(known, service, self._clock()), new=False)
 
-    def _looks_good(self, connection: Connection, service: str, proof: Proof, right: Right | None) -> Right:
-        """The right, where it looks good and the service has room: the cheap refusals, before the key's quality is
-        looked at and a lock taken."""
+    def _find(self, proof: Proof) -> KeyRecord | None:
+        with self._store.look() as connection:
+            return keys.find(connection, proof.public_key.thumbprint)
+
+    def _admit_new(self, service: str, owner: str, proof: Proof, right: Right | None) -> Admitted:
+        """What can be refused cheaply is refused first, then a weak key, and only then a lock is taken."""
         if right is None:
             raise MissingToken("neither a join token nor a voucher")
-        if isinstance(right, Joined):
-            self._tokens.check(connection, service, right, proof.jws)
-        if keys.active_count(connection, service, int(self._clock())) >= self._limits.active_keys:
-            raise KeyTaken("too_many_keys", f"{service} has {self._limits.active_keys} active keys")
-        return right
+        with self._store.look() as connection:
+            if isinstance(right, Joined):
+                self._tokens.check(connection, service, right, proof.jws)
+            if keys.active_count(connection, service, int(self._clock())) >= self._limits.active_keys:
+                raise KeyTaken("too_many_keys", f"{service} has {self._limits.active_keys} active keys")
+        check_quality(proof.public_key)
+        return self._write(service, owner, proof, right)
 
     def _write(self, service: str, owner: str, proof: Proof, right: Right) -> Admitted:
         # A join token is spent by one conditional statement, which needs no lock on the service.

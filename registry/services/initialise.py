@@ -110,6 +110,11 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
         if fits and not renew:
             return known
         signing_keys = (signing, *(key for key in known.signing_keys if key != signing))[:2]
+    if known is not None and not settings.root_key_file.exists():
+        raise ConfigurationError(
+            "the database was initialised with other signing or ledger keys or URLs than this node's: "
+            "copy the key files from there, or bring the root key to have these signed"
+        )
     root = keyfiles.read_key_pair(settings.root_key_file, "root key").public
     if known is not None and root != known.root:
         raise ConfigurationError("the root key is not the one that clients have pinned")

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
+from sqlalchemy import delete, make_url, update
 
 from peerseal.errors import PeersealError
 from peerseal.protocol.keys import KeyPair
@@ -27,6 +27,7 @@ from registry.storage.tables import keys, metadata
 from registry.storage.unit import Store
 from registry.storage.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
+from tests.support.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,7 +218,7 @@ def test_a_single_use_join_token_admits_one_of_ten(registry: Driver) -> None:
 def test_one_key_registered_ten_times_at_once_is_one_key(registry: Driver) -> None:
     token, mine = registry.join_token("billing"), key()
     statuses = at_once(10, lambda _: registry.join(mine, "billing", token).status_code)
-    assert sorted(statuses) == [200] * 9 + [201]
+    assert sorted(statuses) == [200] * 9 + [201], statuses
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
 
 
@@ -249,6 +250,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from tests.support.postgres import Postgres
 from tests.registry.driver import Driver
 
 url, home, token, service = sys.argv[1:]
@@ -272,6 +274,7 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("services", [("billing", "billing"), ("billing", "shipping")], ids=["one", "two"])
 def test_two_processes_of_eight_threads_leave_a_gapless_ledger(
     registry_database: str, tmp_path: Path, services: tuple[str, str]
@@ -301,9 +304,7 @@ def test_two_processes_of_eight_threads_leave_a_gapless_ledger(
 ACTIONS = ("token", "withdraw", "join", "join", "rotate", "rotate", "retire", "revoke", "operator", "dismiss", "wait")
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
-)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True)
 @given(actions=st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 10_000)), min_size=5, max_size=40))
 def test_entries_alone_rebuild_the_tables(registry: Driver, clock: Clock, actions: list[tuple[str, int]]) -> None:
     """Each example goes on where the one before stopped, so the history grows long."""
@@ -422,6 +423,26 @@ def test_a_forked_child_has_connections_of_its_own(registry: Driver) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(registry.key_set("billing").keys) == 2
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_after_a_fail_over_the_next_call_succeeds(postgres: Postgres, tmp_path: Path, clock: Clock) -> None:
+    registry = Driver(url := postgres.new_database(), tmp_path / "home", clock)
+
+    def fail_over() -> None:  # of this database alone, and over when this returns
+        ended = f"pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{make_url(url).database}'"
+        postgres.execute(f"SELECT {ended}")
+
+    old = registry.joined(key(), "billing")
+    for _ in range(3):
+        before = registry.key_set("billing")
+        fail_over()
+        assert registry.key_set("billing") == before
+        fail_over()
+        registry.joined(key(), "billing")
+        fail_over()
+        assert registry.rotate(old, key(), "billing").status_code == 201
+        assert len(registry.key_set("billing").keys) == len(before.keys) + 2
+    registry.close()
 
 
 def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:

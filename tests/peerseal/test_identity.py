@@ -14,11 +14,11 @@ import pytest
 
 from peerseal import Identity, RotationSchedule, TrustLimits, Verifier
 from peerseal.errors import (
-    BadSignature,
     ConfigurationError,
     DocumentRefused,
     EnrolmentRefused,
     FetchError,
+    KeyRefused,
     PeersealError,
     TrustUnavailable,
     UnsignableRequest,
@@ -758,10 +758,5 @@ class TestFromEnvironment:
 def test_a_stolen_folder_alone_is_worth_nothing_where_the_key_is_ephemeral(registry: MemoryRegistry) -> None:
     client = registry.identity("client")
     (pem,) = (file.read_bytes() for file in client._folder.path.glob("*.pem"))
-    with pytest.raises(PeersealError):
+    with pytest.raises(KeyRefused):
         KeyPair.from_pem(pem)
-    with pytest.raises(BadSignature):
-        forged = KeyPair.generate("ES256")
-        head, payload, _ = sign(client).split(".")
-        signature = base64.urlsafe_b64encode(forged.sign(f"{head}.{payload}".encode())).rstrip(b"=").decode()
-        verifier(registry).verify(f"{head}.{payload}.{signature}", method="GET", target="/")

@@ -100,6 +100,17 @@ def test_a_path_is_taken_below_the_base_url_and_never_leads_away(
     assert_signed_as_seen(only(server))
 
 
+@pytest.mark.parametrize("url", ["/../admin", "../admin", "/a/../../admin", "/%2e%2e/admin", "/.%2E/admin", "/.."])
+def test_a_path_that_leads_out_of_the_base_url_is_refused(session_for: SessionFor, server: RawServer, url: str) -> None:
+    session = session_for(server, "/api")
+    with pytest.raises(UnsignableRequest, match="leads out"):
+        session.get(url)
+    assert server.seen == []
+    session.get("/a/../b")
+    session.get(f"{server.url}/admin")
+    assert [seen.target for seen in server.seen] == ["/api/b", "/admin"]
+
+
 def test_an_absolute_url_of_the_same_origin_is_signed(session_for: SessionFor, server: RawServer) -> None:
     session_for(server, "/api").get(f"HTTP://127.0.0.1:{server.port}/elsewhere", params={"q": "ü"})
     assert only(server).target == "/elsewhere?q=%C3%BC"
@@ -194,7 +205,7 @@ def test_through_an_http_proxy_the_origin_form_of_the_same_target_is_signed(
 ) -> None:
     """The RawServer plays the proxy here: it sees the absolute form."""
     server.seen.clear()
-    session._origin = Origin("http://callee.test:8080/base")
+    session._origin = Origin("http://callee.test:8080")
     adapter: Any = session.get_adapter("http://")
     adapter._origin = session._origin
     session.get(f"/{path}?{query}", proxies={"http": server.url})

@@ -120,9 +120,7 @@ class Driver:
         """The Authorization header of a call to the registry."""
         now, owner = int(self.clock()), service_id(DOMAIN, service)
         digests = digest_header(target.encode("ascii")), digest_header(body)
-        token = RequestToken(
-            owner, registry_id(DOMAIN), now, now, now + 60, new_jti(), method, *digests, headers or {}
-        )
+        token = RequestToken(owner, registry_id(DOMAIN), now, now, now + 60, new_jti(), method, *digests, headers or {})
         header = jose.encode_header(jose.Header(key.public.alg, make_kid(owner, key.public.thumbprint), REQUEST_TYP))
         return {"Authorization": f"Bearer {jose.compact(header, canonical_json(token.claims()), key.sign)}"}
 

@@ -1,0 +1,80 @@
+"""A warm signed JWK Set from the registry, beside a Flask route that returns the same bytes and nothing else.
+
+Both are served by as many gunicorn workers of the same class on the same core or cores, the load on another; the
+windows take turns.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from urllib.request import urlopen
+
+from benchmarks import cores
+from benchmarks.figures import Figure, Goal
+from benchmarks.load import Window, drive, get
+from demo.processes import Server, free_port, gunicorn
+from demo.stack import CLIENT, Stack
+from peerseal import Identity
+
+ROUNDS = 6
+REQUESTS = 3_000  # in a window
+
+PATH = f"/v1/services/{CLIENT}/jwks.jwt"
+
+_SET = "signed JWK Set, warm"
+_NOT_MODIFIED = "304 for a signed JWK Set"
+
+
+def measure(root: Path, database: str, database_url: str | None = None) -> Iterator[Figure]:
+    """The figures for a registry of its own on that database, everything of it in the folder ``root``."""
+    servers, load = cores.shared_out()
+    with Stack(root, database_url=database_url) as stack:
+        with cores.on(servers):
+            registry = stack.start_registry()
+            caller = Identity(CLIENT, registry=registry.url, join_token=stack.join_token(CLIENT)).start()
+            with urlopen(registry.url + PATH) as answer:  # noqa: S310: a URL of ours
+                body, etag = answer.read(), answer.headers["ETag"]
+            constant = _serve_constant(stack, body)
+        try:
+            with cores.on(load):
+                windows = [_round(registry, constant, etag, number) for number in range(ROUNDS + 1)][1:]
+        finally:
+            caller.stop()
+    yield from _figures(database, *zip(*windows, strict=True))
+
+
+def _figures(
+    database: str, sets: tuple[Window, ...], not_modified: tuple[Window, ...], constants: tuple[Window, ...]
+) -> Iterator[Figure]:
+    whole, short, flask = (median(window.per_second for window in kind) for kind in (sets, not_modified, constants))
+    to_constant = f"a Flask route that returns the same bytes: {flask:.0f}/s"
+    yield Figure(f"{_SET} ({database})", whole, "requests/s", to_constant, _ratio(sets, constants), Goal("≥", 0.8))
+    to_set = f"the set itself: {whole:.0f}/s"
+    yield Figure(f"{_NOT_MODIFIED} ({database})", short, "requests/s", to_set, _ratio(not_modified, sets), Goal("≥", 1))
+
+
+def _round(registry: Server, constant: Server, etag: str, number: int) -> tuple[Window, ...]:
+    """One window each: the set, 304, the constant. The first is another one every time."""
+    plans = [
+        (registry, get(PATH), 200),
+        (registry, get(PATH, f"If-None-Match: {etag}"), 304),
+        (constant, get("/ready"), 200),
+    ]
+    windows = {}
+    for turn in range(len(plans)):
+        which = (turn + number) % len(plans)
+        server, request, status = plans[which]
+        windows[which] = drive(server.url, [request] * REQUESTS, status=status)
+    return windows[0], windows[1], windows[2]
+
+
+def _serve_constant(stack: Stack, body: bytes) -> Server:
+    file = stack.root / "constant.jwt"
+    file.write_bytes(body)
+    target = f"benchmarks.apps:constant({str(file)!r})"
+    server = gunicorn("constant", target, port=free_port(), log=stack.log("constant"), settings={})
+    return stack.keep(server).wait_until_answers(f"{server.url}/ready")
+
+
+def _ratio(mine: tuple[Window, ...], theirs: tuple[Window, ...]) -> float:
+    return median(one.per_second / other.per_second for one, other in zip(mine, theirs, strict=True))

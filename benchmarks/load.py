@@ -1,0 +1,94 @@
+"""A load of HTTP requests that were made beforehand, over kept connections, from one thread.
+
+It sends bytes and counts answers, so that it takes a few hundredths of a server's time; `Window.busy` says how much.
+"""
+
+import re
+import selectors
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+CONNECTIONS = 8
+
+_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
+_TIMEOUT = 30.0  # seconds without any answer
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one run of the load saw: requests per second, and the share of a core that the load itself took."""
+
+    per_second: float
+    busy: float
+
+
+def drive(url: str, requests: Sequence[bytes], *, status: int = 200) -> Window:
+    """Send all ``requests`` to the server at ``url``, CONNECTIONS at a time. Raises AssertionError for an answer of
+    another status, OSError where a connection breaks."""
+    pending = iter(requests)
+    with selectors.DefaultSelector() as waiting:
+        connections = [_Connection(url, status) for _ in range(min(CONNECTIONS, len(requests)))]
+        cpu, started = time.thread_time(), time.perf_counter()
+        for connection in connections:
+            if connection.send_next(pending):
+                waiting.register(connection.socket, selectors.EVENT_READ, connection)
+        while waiting.get_map():
+            ready = waiting.select(_TIMEOUT)
+            assert ready, "no answer"
+            for key, _ in ready:
+                connection = key.data
+                if connection.has_answered() and not connection.send_next(pending):
+                    waiting.unregister(connection.socket)
+        elapsed = time.perf_counter() - started
+        busy = (time.thread_time() - cpu) / elapsed
+    for connection in connections:
+        connection.socket.close()
+    return Window(len(requests) / elapsed, busy)
+
+
+def get(path: str, *headers: str) -> bytes:
+    """One GET request as it stands on the wire."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*", *headers, "", ""]).encode("ascii")
+
+
+class _Connection:
+    """One connection, on which one request is under way at a time."""
+
+    def __init__(self, url: str, status: int) -> None:
+        parts = urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname, parts.port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._status = status
+        self._received = b""
+
+    def send_next(self, pending: Iterator[bytes]) -> bool:
+        """False where nothing is left to send."""
+        request = next(pending, None)
+        if request is None:
+            return False
+        self.socket.sendall(request)
+        self._received = b""
+        return True
+
+    def has_answered(self) -> bool:
+        """Read what is there: whether the answer is complete."""
+        piece = self.socket.recv(65536)
+        if not piece:
+            raise ConnectionError("the server closed the connection")
+        self._received += piece
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        return bool(end) and len(body) >= self._body_length(head + b"\r\n")
+
+    def _body_length(self, head: bytes) -> int:
+        status = _STATUS.match(head)
+        assert status is not None and int(status[1]) == self._status, head.decode("latin-1")
+        if self._status == HTTPStatus.NOT_MODIFIED:
+            return 0
+        length = _LENGTH.search(head)
+        assert length is not None, head.decode("latin-1")
+        return int(length[1])

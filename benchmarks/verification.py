@@ -1,0 +1,76 @@
+"""Full verification of a request token, beside the raw RSA verify of the same bytes and other libraries' decode."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+import peerseal
+from benchmarks.figures import Figure, Goal
+from benchmarks.peers import bare_decoders
+from benchmarks.raw import HASH, PADDING
+from benchmarks.timing import Contender, each, interleaved
+from peerseal.protocol.encoding import b64url_decode
+from peerseal.protocol.keys import PublicKey
+
+ROUNDS = 25
+BATCH = 200  # tokens, signed right before they are needed: they live for a minute
+
+AUDIENCE = "resource-service"
+METHOD, TARGET, BODY = "POST", "/orders?dry=1", b'{"items": [{"itemID": "7", "quantity": 2}]}'
+HEADERS = {"content-type": "application/json"}
+SCOPE = "orders:write"
+ALLOW = {"client-service": {SCOPE}}
+
+_RAW = "cryptography's RSA-2048 verify"
+_FULL = "full verification"
+_FILE = "full verification, host-shared guard"
+
+
+def measure(caller: peerseal.Identity, trust: peerseal.TrustStore, folder: Path) -> Iterator[Figure]:
+    """The figures. ``caller`` signs with RS256; ``trust`` finds its key; the shared guard's file goes to ``folder``."""
+    key = PublicKey.from_spki(b64url_decode(caller.credentials.public_key))
+    peers = bare_decoders(key, audience=f"{caller.domain}/{AUDIENCE}")
+    contenders: dict[str, Contender[str]] = {
+        _RAW: partial(_raw, key),
+        _FULL: each(verification(trust)),
+        _FILE: each(verification(trust, peerseal.FileReplayGuard(folder / "replay.sqlite3"))),
+        **{name: each(decode) for name, decode in peers.items()},
+    }
+    timings = interleaved(contenders, (signed_batch(caller, BATCH) for _ in range(ROUNDS)))
+
+    def figure(name: str, to: str, goal: Goal | None = None) -> Figure:
+        against = f"{to}: {timings.micros(to):.1f} µs"
+        return Figure(name, timings.micros(name), "µs", against, timings.ratio(name, to), goal)
+
+    yield figure(_FULL, _RAW, Goal("≤", 1.8))
+    for peer in peers:
+        against = f"{peer}'s bare decode: {timings.micros(peer):.1f} µs"
+        yield Figure(_FULL, timings.micros(_FULL), "µs", against, timings.ratio(_FULL, peer), Goal("<", 1.0))
+    yield figure(_FILE, _RAW)
+
+
+def verification(trust: peerseal.TrustStore, guard: peerseal.ReplayGuard | None = None) -> Callable[[str], object]:
+    """All the steps for one token of `signed_batch`; in this process's memory where no ``guard`` is given."""
+    verifier = peerseal.Verifier(trust, audience=AUDIENCE, allow=ALLOW, replay=guard)
+    return partial(verifier.verify, method=METHOD, target=TARGET, body=BODY, headers=HEADERS, scope=SCOPE)
+
+
+def signed_batch(caller: peerseal.Identity, size: int) -> list[str]:
+    """Fresh tokens, each for one call of its own."""
+    sign = partial(caller.sign_request, AUDIENCE, method=METHOD, target=TARGET, body=BODY, headers=HEADERS)
+    return [sign() for _ in range(size)]
+
+
+def _raw(key: PublicKey, tokens: Sequence[str]) -> Callable[[], None]:
+    public = key.crypto
+    assert isinstance(public, RSAPublicKey)
+    halves = [token.rpartition(".") for token in tokens]
+    signed = [(b64url_decode(signature), message.encode("ascii")) for message, _, signature in halves]
+
+    def run() -> None:
+        for signature, message in signed:
+            public.verify(signature, message, PADDING, HASH)
+
+    return run

@@ -1,0 +1,59 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from peerseal.errors import ConfigurationError, InvalidName
+from registry.app import create_app
+from registry.settings import Settings
+from registry.storage.engine import database_url
+
+
+def test_defaults_are_under_the_home(tmp_path: Path) -> None:
+    settings = Settings.from_environ({"REGISTRY_HOME": str(tmp_path)})
+    assert settings.database_url == f"sqlite:///{tmp_path}/registry.sqlite3"
+    files = settings.root_key_file, settings.signing_key_file, settings.ledger_key_file, settings.sealing_key_file
+    assert {file.parent for file in files} == {tmp_path}
+    assert settings.trust_domain is None
+    assert not settings.dev
+    assert Settings.from_environ({}).home == Path("registry-data").absolute()
+
+
+def test_no_variable_turns_the_laptop_mode_on() -> None:
+    assert not Settings.from_environ({"REGISTRY_DEV": "1", "DEV": "1"}).dev
+
+
+def test_the_database_url_may_be_a_secret_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://user:hunter2@db/registry\n")
+    settings = Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": str(file)})
+    assert settings.database_url == "postgresql://user:hunter2@db/registry"
+    assert "hunter2" not in repr(settings)
+    both = {"REGISTRY_DATABASE_URL_FILE": str(file), "REGISTRY_DATABASE_URL": "sqlite:///x"}
+    with pytest.raises(ConfigurationError):
+        Settings.from_environ(both)
+    with pytest.raises(ConfigurationError):
+        Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": str(tmp_path / "nothing")})
+
+
+def test_names_are_checked() -> None:
+    with pytest.raises(InvalidName):
+        Settings.from_environ({"REGISTRY_TRUST_DOMAIN": "Acme Internal"})
+
+
+@pytest.mark.parametrize("url", ["mysql://db/x", "sqlite://", "sqlite:///:memory:", "nonsense", "://secret@"])
+def test_databases_that_are_not_supported(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        database_url(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
+def test_postgresql_is_reached_by_psycopg(scheme: str) -> None:
+    assert database_url(f"{scheme}://db/x").drivername == "postgresql+psycopg"
+
+
+def test_an_app_without_keys_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="initialised"):
+        create_app(Settings.from_environ({"REGISTRY_HOME": str(tmp_path)}))
