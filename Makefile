@@ -19,13 +19,13 @@ up: $(STAMP) ## registry and both services on loopback until Ctrl-C, with HTTPie
 	@$(BIN)/python -m demo.up
 
 test: $(STAMP) ## every test that needs no container engine
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not compose"
+	$(BIN)/pytest -n $(WORKERS) -m "not compose"
 
 quick: $(STAMP) ## the tests without processes, in seconds
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not compose and not e2e and not slow"
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow"
 
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "not compose" --cov --cov-report=term-missing:skip-covered
+	$(BIN)/pytest -n $(WORKERS) -m "not compose" --cov --cov-report=term-missing:skip-covered
 
 lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .

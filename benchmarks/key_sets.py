@@ -1,7 +1,7 @@
 """A warm signed JWK Set from the registry, beside a Flask route that returns the same bytes and nothing else.
 
-Both are served by as many gunicorn workers of the same class on the same core or cores, the load on another; the
-windows take turns.
+Both are served by one gunicorn worker of the same class, on the same core, the load on another; the windows take turns.
+One worker, because each one signs a set of its own, with an ETag of its own.
 """
 
 from collections.abc import Iterator
@@ -30,14 +30,12 @@ def measure(root: Path, database: str, database_url: str | None = None) -> Itera
     servers, load = cores.shared_out()
     with Stack(root, database_url=database_url) as stack:
         with cores.on(servers):
-            registry = stack.start_registry()
+            registry = stack.start_registry(workers=1)
             caller = Identity(CLIENT, registry=registry.url, join_token=stack.join_token(CLIENT)).start()
-            with urlopen(registry.url + PATH) as answer:  # noqa: S310: a URL of ours
-                body, etag = answer.read(), answer.headers["ETag"]
-            constant = _serve_constant(stack, body)
+            constant = _serve_constant(stack, _fetch(registry)[0])
         try:
             with cores.on(load):
-                windows = [_round(registry, constant, etag, number) for number in range(ROUNDS + 1)][1:]
+                windows = [_round(registry, constant, number) for number in range(ROUNDS + 1)][1:]
         finally:
             caller.stop()
     yield from _figures(database, *zip(*windows, strict=True))
@@ -53,26 +51,33 @@ def _figures(
     yield Figure(f"{_NOT_MODIFIED} ({database})", short, "requests/s", to_set, _ratio(not_modified, sets), Goal("≥", 1))
 
 
-def _round(registry: Server, constant: Server, etag: str, number: int) -> tuple[Window, ...]:
+def _round(registry: Server, constant: Server, number: int) -> tuple[Window, ...]:
     """One window each: the set, 304, the constant. The first is another one every time."""
+    etag = _fetch(registry)[1]
     plans = [
-        (registry, get(PATH), 200),
-        (registry, get(PATH, f"If-None-Match: {etag}"), 304),
-        (constant, get("/ready"), 200),
+        (registry, get(PATH), (200,)),
+        (registry, get(PATH, f"If-None-Match: {etag}"), (304, 200)),  # the set is signed anew once a minute
+        (constant, get("/ready"), (200,)),
     ]
     windows = {}
     for turn in range(len(plans)):
         which = (turn + number) % len(plans)
-        server, request, status = plans[which]
-        windows[which] = drive(server.url, [request] * REQUESTS, status=status)
+        server, request, statuses = plans[which]
+        windows[which] = drive(server.url, [request] * REQUESTS, statuses=statuses)
     return windows[0], windows[1], windows[2]
+
+
+def _fetch(registry: Server) -> tuple[bytes, str]:
+    """The signed set and its ETag."""
+    with urlopen(registry.url + PATH) as answer:  # noqa: S310 - a URL of ours
+        return answer.read(), answer.headers["ETag"]
 
 
 def _serve_constant(stack: Stack, body: bytes) -> Server:
     file = stack.root / "constant.jwt"
     file.write_bytes(body)
     target = f"benchmarks.apps:constant({str(file)!r})"
-    server = gunicorn("constant", target, port=free_port(), log=stack.log("constant"), settings={})
+    server = gunicorn("constant", target, port=free_port(), log=stack.log("constant"), settings={}, workers=1)
     return stack.keep(server).wait_until_answers(f"{server.url}/ready")
 
 

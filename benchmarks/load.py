@@ -7,7 +7,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -27,12 +27,12 @@ class Window:
     busy: float
 
 
-def drive(url: str, requests: Sequence[bytes], *, status: int = 200) -> Window:
+def drive(url: str, requests: Sequence[bytes], *, statuses: Collection[int] = (200,)) -> Window:
     """Send all ``requests`` to the server at ``url``, CONNECTIONS at a time. Raises AssertionError for an answer of
-    another status, OSError where a connection breaks."""
+    any other status, OSError where a connection breaks."""
     pending = iter(requests)
     with selectors.DefaultSelector() as waiting:
-        connections = [_Connection(url, status) for _ in range(min(CONNECTIONS, len(requests)))]
+        connections = [_Connection(url, statuses) for _ in range(min(CONNECTIONS, len(requests)))]
         cpu, started = time.thread_time(), time.perf_counter()
         for connection in connections:
             if connection.send_next(pending):
@@ -59,11 +59,11 @@ def get(path: str, *headers: str) -> bytes:
 class _Connection:
     """One connection, on which one request is under way at a time."""
 
-    def __init__(self, url: str, status: int) -> None:
+    def __init__(self, url: str, statuses: Collection[int]) -> None:
         parts = urlsplit(url)
         self.socket = socket.create_connection((parts.hostname, parts.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._status = status
+        self._statuses = statuses
         self._received = b""
 
     def send_next(self, pending: Iterator[bytes]) -> bool:
@@ -86,8 +86,9 @@ class _Connection:
 
     def _body_length(self, head: bytes) -> int:
         status = _STATUS.match(head)
-        assert status is not None and int(status[1]) == self._status, head.decode("latin-1")
-        if self._status == HTTPStatus.NOT_MODIFIED:
+        assert status is not None, head.decode("latin-1")
+        assert int(status[1]) in self._statuses, head.decode("latin-1")
+        if int(status[1]) == HTTPStatus.NOT_MODIFIED:
             return 0
         length = _LENGTH.search(head)
         assert length is not None, head.decode("latin-1")

@@ -11,6 +11,7 @@ from typing import Any
 
 import jwt
 from atlassian_jwt_auth import JWTAuthVerifier
+from atlassian_jwt_auth.key import BasePublicKeyRetriever
 from joserfc import jwt as joserfc_jwt
 from joserfc.jwk import RSAKey
 
@@ -35,7 +36,7 @@ def bare_decoders(key: PublicKey, audience: str) -> dict[str, Callable[[str], ob
     }
 
 
-class _StaticRetriever:
+class _StaticRetriever(BasePublicKeyRetriever):
     """A key repository with one key in memory: no HTTP is timed."""
 
     def __init__(self, pem: str) -> None:

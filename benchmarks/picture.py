@@ -33,7 +33,8 @@ def draw(figures: Sequence[Figure]) -> str:
 
 
 def _bar(figure: Figure, top: int) -> str:
-    assert figure.goal is not None and figure.measured is not None
+    assert figure.goal is not None
+    assert figure.measured is not None
     parts = figure.measured / figure.goal.limit
     length = min(parts, _LONGEST) / _LONGEST * _BARS
     text = top + 14

@@ -57,7 +57,7 @@ def _encoders(private: RSAPrivateKey, claims: Mapping[str, Any]) -> dict[str, Ca
     ready = jwk.construct(private.private_bytes(*form).decode("ascii"), "RS256")
     return {
         "PyJWT": lambda _: jwt.encode(dict(claims), private, "RS256"),
-        "python-jose": lambda _: python_jose.encode(dict(claims), ready, "RS256"),  # type: ignore[arg-type]
+        "python-jose": lambda _: python_jose.encode(dict(claims), ready, "RS256"),
     }
 
 

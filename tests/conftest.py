@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,10 +10,20 @@ from tests.support.postgres import Postgres, running_postgres
 from tests.support.stack import Stack
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests with real processes share one worker: two at once would only take each other's cores."""
-    if item.get_closest_marker("e2e"):
-        item.add_marker(pytest.mark.xdist_group("e2e"))
+WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each worker takes whole files. All files with real processes go to one of them, since two such tests at once
+    would only take each other's cores."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "processes" if nodeid.startswith(WITH_PROCESSES) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

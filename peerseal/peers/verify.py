@@ -59,6 +59,7 @@ TRANSACTION_HEADER = "txn-token"
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _NO_BODY = digest_header(b"")
 _HEADERS_REMEMBERED = 4096
+_LONGEST_REMEMBERED = 700  # characters: the longest names that there can be, without blanks and escapes
 
 
 class Peer(NamedTuple):
@@ -176,7 +177,9 @@ class Verifier:
 
     def _remember(self, segment: bytes, signer: _Signer) -> None:
         """A key's tokens share one header; reading it once saves a fifth of the work. Only after a good signature,
-        so that strangers cannot fill the memory."""
+        so that strangers cannot fill the memory, and none that a caller blew up with blanks."""
+        if len(segment) > _LONGEST_REMEMBERED:
+            return
         if len(self._good_headers) >= _HEADERS_REMEMBERED:
             self._good_headers.clear()
         self._good_headers[segment] = signer

@@ -1,6 +1,6 @@
 """Who may register a key, and which key may be registered (SPEC section 5)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peerseal.errors import CallerNotAllowed, InvalidName, RevokedKey
 from peerseal.protocol.names import REGISTRY, check_service
@@ -10,9 +10,11 @@ from registry.domain.keys import KeyRecord, KeyState
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """The right of a rotation: a current key of the same service, proven by its request token, vouches."""
+    """The right of a rotation: a current key of the same service, proven by its request token, vouches. The token goes
+    into the entry, as evidence that the registry did not make the voucher up."""
 
     thumbprint: str
+    request_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -108,7 +109,9 @@ class Admission:
         now, key = int(self._clock()), proof.public_key
         self._use(connection, service, right, now)
         end, by = now + self._limits.key_lifetime, _grounds(owner, right)
-        data = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": now, "expires_at": end}
+        data: dict[str, Any] = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": now, "expires_at": end}
+        if isinstance(right, Vouched):
+            data["vouch"] = right.request_token
         kid = make_kid(owner, key.thumbprint)
         [entry] = append(connection, now, Change(KEY_ADMITTED, service, kid, by, proof.jws, data))
         record = KeyRecord(key.thumbprint, service, key.spki, entry.seq, by, now, end, end)
@@ -122,7 +125,7 @@ class Admission:
             case Joined(token_id):
                 if not join_tokens.spend(connection, token_id, service, now):
                     raise JoinRefused(f"join token {token_id} was spent or withdrawn a moment ago")
-            case Vouched(thumbprint):
+            case Vouched(thumbprint, _):
                 check_voucher(keys.find(connection, thumbprint), service, now)
             case FirstCome():
                 if keys.active_count(connection, service, now):
@@ -134,7 +137,7 @@ def _grounds(owner: str, right: Right) -> dict[str, str]:
     match right:
         case Joined(token_id):
             return {"join_token": token_id}
-        case Vouched(thumbprint):
+        case Vouched(thumbprint, _):
             return {"kid": make_kid(owner, thumbprint)}
         case FirstCome():
             return {"dev": "first come first served"}

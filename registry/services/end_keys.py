@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -26,6 +27,13 @@ class Reason(StrEnum):
     COMPROMISED = "compromised"
 
 
+class _Grounds(NamedTuple):
+    """What the end of a key rests on, as its entry says it."""
+
+    by: Mapping[str, str]
+    proof: str | None
+
+
 class KeyEnding:
     """Retires and revokes keys."""
 
@@ -34,8 +42,12 @@ class KeyEnding:
         self._authority = authority
         self._clock = clock
 
-    def end(self, service: str, thumbprint: str, reason: Reason, by: Mapping[str, str]) -> list[KeyRecord]:
+    def end(
+        self, service: str, thumbprint: str, reason: Reason, by: Mapping[str, str], proof: str | None = None
+    ) -> list[KeyRecord]:
         """Ends a key of a service, and returns the keys that this ended, as they were before.
+
+        ``proof`` is the request token with which a key ended itself: it goes into the entry.
 
         ``compromised`` revokes the key, and every key that it vouched for, and so on, one entry each. What has ended
         that far already is left as it is, so that asking again changes nothing. Raises NotFound.
@@ -48,21 +60,21 @@ class KeyEnding:
                 raise NotFound("key_not_found")
             if reason is Reason.RETIRED:
                 ended = [record] if record.state(now) is KeyState.ACTIVE else []
-                self._retire(connection, owner, ended, by, now)
+                self._retire(connection, owner, ended, _Grounds(by, proof), now)
             else:
                 family = [record, *keys.descendants(connection, thumbprint)]
                 ended = [key for key in family if key.revoked_at is None]
-                self._revoke(connection, owner, record, ended, by, now)
+                self._revoke(connection, owner, record, ended, _Grounds(by, proof), now)
         for key in ended:
             log.info("key ended kid=%s reason=%s by=%s", make_kid(owner, key.thumbprint), reason.value, dict(by))
         return ended
 
     def _retire(
-        self, connection: Connection, owner: str, ended: list[KeyRecord], by: Mapping[str, str], now: int
+        self, connection: Connection, owner: str, ended: list[KeyRecord], grounds: "_Grounds", now: int
     ) -> None:
         for key in ended:
             kid = make_kid(owner, key.thumbprint)
-            [entry] = append(connection, now, Change(KEY_RETIRED, key.service, kid, by))
+            [entry] = append(connection, now, Change(KEY_RETIRED, key.service, kid, grounds.by, grounds.proof))
             keys.retire(connection, key.thumbprint, now)
             services.changed(connection, key.service, entry.seq)
 
@@ -72,14 +84,14 @@ class KeyEnding:
         owner: str,
         cause: KeyRecord,
         ended: list[KeyRecord],
-        by: Mapping[str, str],
+        grounds: "_Grounds",
         now: int,
     ) -> None:
         if not ended:
             return
         data = {"reason": Reason.COMPROMISED.value, "cause": make_kid(owner, cause.thumbprint)}
         kids = [make_kid(owner, key.thumbprint) for key in ended]
-        changes = [Change(KEY_REVOKED, cause.service, kid, by, data=data) for kid in kids]
+        changes = [Change(KEY_REVOKED, cause.service, kid, grounds.by, grounds.proof, data) for kid in kids]
         entries = append(connection, now, *changes)
         for key, entry in zip(ended, entries, strict=True):
             keys.revoke(connection, key.thumbprint, now, entry.seq)

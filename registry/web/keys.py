@@ -63,8 +63,10 @@ def end(service: str, thumbprint: str) -> Response:
     if token is None:
         raise MissingToken("neither an operator nor the key itself")
     reason = _reason()
-    by = operator(Role.OPERATOR).by if is_operator_token(token) else _the_very_key(token, service, thumbprint)
-    registry().ending.end(service, thumbprint, reason, by)
+    if is_operator_token(token):
+        registry().ending.end(service, thumbprint, reason, operator(Role.OPERATOR).by)
+    else:
+        registry().ending.end(service, thumbprint, reason, _the_very_key(token, service, thumbprint), token)
     return no_content()
 
 
@@ -77,7 +79,7 @@ def _right(service: str, body: dict[str, Any]) -> Right | None:
         peer = calling_service(token)
         if peer.service != service:
             raise CallerNotAllowed(f"{peer.id} registers keys for itself only")
-        return Vouched(split_kid(peer.kid)[1])
+        return Vouched(split_kid(peer.kid)[1], token)
     if join is not None:
         parts = member(body, "join", dict)
         only(parts, "id", "mac")

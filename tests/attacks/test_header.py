@@ -200,9 +200,16 @@ def test_forged_headers_are_not_remembered(callee: Callee, key: KeyPair, attacke
 def test_header_memory_is_bounded(callee: Callee, p256: KeyPair) -> None:
     """An allowed caller that writes every header otherwise fills no memory."""
     for number in range(5000):
-        head = canonical_json(header(p256)).replace(b",", b"," + b" " * (number % 71), 1) + b" " * (number // 71)
+        head = canonical_json(header(p256)).replace(b",", b"," + b" " * (number % 71), 1) + b" " * (number // 7)
         callee.accepts(forge(head, claims(jti=b64url(number.to_bytes(16, "big"))), p256.sign))
     assert len(callee.verifier._good_headers) <= 4096
+    assert max(map(len, callee.verifier._good_headers)) <= 700
+
+
+def test_longest_honest_header_is_remembered(key: KeyPair) -> None:
+    domain, service = ".".join(["a" * 62] * 4)[:253], ".".join(["a" * 49] * 2)[:100]
+    head = b64url(canonical_json(header(key, f"{domain}/{service}")))
+    assert len(head) <= 700
 
 
 def test_one_verifiers_memory_is_no_other_ones(key: KeyPair) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, make_url, update
 
 from peerseal.errors import PeersealError
+from peerseal.protocol import jose
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import service_id
 from registry.domain.rebuild import rebuild
@@ -95,6 +96,10 @@ def test_rotation_is_vouched_by_the_old_key_and_recorded(registry: Driver) -> No
     assert [kid.rpartition("/")[2] for kid in kids] == [old.public.thumbprint, new.public.thumbprint]
     record = registry.client.get(f"/v1/services/billing/keys/{new.public.thumbprint}").get_json()
     assert record["admitted_by"] == {"kid": kids[0]}
+    entry = entries_of(registry.store)[-1]
+    vouch, proof = jose.parse(entry.data["vouch"]), jose.parse(entry.proof or "")
+    assert old.public.verify(vouch.signing_input, vouch.signature), "the old key's own signature is in the entry"
+    assert new.public.verify(proof.signing_input, proof.signature), "and so is the new one's"
 
 
 def test_retiring_ends_the_window_and_leaves_the_set_later(registry: Driver, clock: Clock) -> None:
@@ -102,6 +107,8 @@ def test_retiring_ends_the_window_and_leaves_the_set_later(registry: Driver, clo
     registry.rotate(old, new := key(), "billing")
     clock.forward(100)
     assert registry.end(old, "billing", "retired").status_code == 204
+    evidence = jose.parse(entries_of(registry.store)[-1].proof or "")
+    assert old.public.verify(evidence.signing_input, evidence.signature), "a key ends itself in its own name"
     shown = registry.key_set("billing").keys
     assert [entry.state for entry in shown] == ["retired", "active"]
     assert shown[0].active_until == int(clock.now)

@@ -90,11 +90,11 @@ def caller(
 
 
 @pytest.fixture(scope="session")
-def verifier(running_registry: Stack) -> peerseal.Verifier:
+def verifier(running_registry: Stack) -> Iterator[peerseal.Verifier]:
     """Our verifier, over the real registry."""
-    return peerseal.Verifier(
-        peerseal.TrustStore(running_registry.registry_url), audience=CALLEE, allow={"*": {"orders:write"}}
-    )
+    trust = peerseal.TrustStore(running_registry.registry_url)
+    yield peerseal.Verifier(trust, audience=CALLEE, allow={"*": {"orders:write"}})
+    trust.stop()
 
 
 def accepted(verifier: peerseal.Verifier, token: str) -> peerseal.Peer:
