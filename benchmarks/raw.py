@@ -1,7 +1,48 @@
-"""RS256 without anything around it: the limit that no verifier or signer gets below."""
+"""RS256 without anything around it: the limit that no verifier or signer gets below.
+
+Padding and hash are made once, which saves two hundredths of what callers of `cryptography` mostly write.
+"""
+
+from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
-PADDING = padding.PKCS1v15()
-HASH = hashes.SHA256()
+from benchmarks.timing import Contender
+from peerseal.protocol.encoding import b64url_decode
+from peerseal.protocol.keys import PublicKey
+
+_PADDING = padding.PKCS1v15()
+_HASH = hashes.SHA256()
+
+
+def raw_verify(key: PublicKey) -> Contender[str]:
+    """The signatures of tokens alone, over their bytes as they were signed; split and decoded beforehand."""
+    public = key.crypto
+    assert isinstance(public, RSAPublicKey)
+
+    def prepare(tokens: Sequence[str]) -> Callable[[], None]:
+        halves = [token.rpartition(".") for token in tokens]
+        signed = [(b64url_decode(signature), message.encode("ascii")) for message, _, signature in halves]
+
+        def run() -> None:
+            for signature, message in signed:
+                public.verify(signature, message, _PADDING, _HASH)
+
+        return run
+
+    return prepare
+
+
+def raw_sign(private: RSAPrivateKey, message: bytes) -> Contender[int]:
+    """One message, again and again."""
+
+    def prepare(batch: Sequence[int]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in batch:
+                private.sign(message, _PADDING, _HASH)
+
+        return run
+
+    return prepare

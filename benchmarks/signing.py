@@ -12,7 +12,7 @@ from jose import jwt as python_jose
 
 import peerseal
 from benchmarks.figures import Figure, Goal
-from benchmarks.raw import HASH, PADDING
+from benchmarks.raw import raw_sign
 from benchmarks.timing import Contender, each, interleaved
 from benchmarks.verification import signed_batch
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
@@ -33,7 +33,7 @@ def measure(caller: peerseal.Identity, caller_es256: peerseal.Identity) -> Itera
     claims = strict_json_object(b64url_decode(message.partition(".")[2]))
     peers = _encoders(private, claims)
     contenders: dict[str, Contender[int]] = {
-        _RAW: partial(_raw, private, message.encode("ascii")),
+        _RAW: raw_sign(private, message.encode("ascii")),
         _RS256: partial(_ours, caller),
         _ES256: partial(_ours, caller_es256),
         **{name: each(encode) for name, encode in peers.items()},
@@ -63,11 +63,3 @@ def _encoders(private: RSAPrivateKey, claims: Mapping[str, Any]) -> dict[str, Ca
 
 def _ours(caller: peerseal.Identity, batch: Sequence[int]) -> Callable[[], object]:
     return lambda: signed_batch(caller, len(batch))
-
-
-def _raw(private: RSAPrivateKey, message: bytes, batch: Sequence[int]) -> Callable[[], None]:
-    def run() -> None:
-        for _ in batch:
-            private.sign(message, PADDING, HASH)
-
-    return run

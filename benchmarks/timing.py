@@ -23,6 +23,10 @@ class Timings:
         """One more round."""
         self._seconds[name].append(seconds)
 
+    def names(self) -> list[str]:
+        """The contenders, in the order in which they first ran."""
+        return list(self._seconds)
+
     def seconds(self, name: str) -> float:
         """The median of all rounds."""
         return median(self._seconds[name])

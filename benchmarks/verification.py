@@ -1,15 +1,13 @@
 """Full verification of a request token, beside the raw RSA verify of the same bytes and other libraries' decode."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 import peerseal
 from benchmarks.figures import Figure, Goal
 from benchmarks.peers import bare_decoders
-from benchmarks.raw import HASH, PADDING
+from benchmarks.raw import raw_verify
 from benchmarks.timing import Contender, each, interleaved
 from peerseal.protocol.encoding import b64url_decode
 from peerseal.protocol.keys import PublicKey
@@ -28,12 +26,13 @@ _FULL = "full verification"
 _FILE = "full verification, host-shared guard"
 
 
-def measure(caller: peerseal.Identity, trust: peerseal.TrustStore, folder: Path) -> Iterator[Figure]:
-    """The figures. ``caller`` signs with RS256; ``trust`` finds its key; the shared guard's file goes to ``folder``."""
-    key = PublicKey.from_spki(b64url_decode(caller.credentials.public_key))
+def measure(caller: peerseal.Identity, folder: Path) -> Iterator[Figure]:
+    """The figures. ``caller`` signs with RS256, and its trust store finds the key; the shared guard's file goes to
+    ``folder``."""
+    key, trust = public_key(caller), caller.trust
     peers = bare_decoders(key, audience=f"{caller.domain}/{AUDIENCE}")
     contenders: dict[str, Contender[str]] = {
-        _RAW: partial(_raw, key),
+        _RAW: raw_verify(key),
         _FULL: each(verification(trust)),
         _FILE: each(verification(trust, peerseal.FileReplayGuard(folder / "replay.sqlite3"))),
         **{name: each(decode) for name, decode in peers.items()},
@@ -51,6 +50,11 @@ def measure(caller: peerseal.Identity, trust: peerseal.TrustStore, folder: Path)
     yield figure(_FILE, _RAW)
 
 
+def public_key(caller: peerseal.Identity) -> PublicKey:
+    """The key that ``caller`` signs with now."""
+    return PublicKey.from_spki(b64url_decode(caller.credentials.public_key))
+
+
 def verification(trust: peerseal.TrustStore, guard: peerseal.ReplayGuard | None = None) -> Callable[[str], object]:
     """All the steps for one token of `signed_batch`; in this process's memory where no ``guard`` is given."""
     verifier = peerseal.Verifier(trust, audience=AUDIENCE, allow=ALLOW, replay=guard)
@@ -61,16 +65,3 @@ def signed_batch(caller: peerseal.Identity, size: int) -> list[str]:
     """Fresh tokens, each for one call of its own."""
     sign = partial(caller.sign_request, AUDIENCE, method=METHOD, target=TARGET, body=BODY, headers=HEADERS)
     return [sign() for _ in range(size)]
-
-
-def _raw(key: PublicKey, tokens: Sequence[str]) -> Callable[[], None]:
-    public = key.crypto
-    assert isinstance(public, RSAPublicKey)
-    halves = [token.rpartition(".") for token in tokens]
-    signed = [(b64url_decode(signature), message.encode("ascii")) for message, _, signature in halves]
-
-    def run() -> None:
-        for signature, message in signed:
-            public.verify(signature, message, PADDING, HASH)
-
-    return run

@@ -20,6 +20,8 @@
     │   ├── CallerNotAllowed        caller_not_allowed
     │   └── InsufficientScope       insufficient_scope
     ├── TrustUnavailable            503: the key cannot be had now
+    ├── ContentTooLarge             413: the body is longer than is read to be checked
+    ├── ContentUnreadable           400: the body broke off
     ├── InvalidName                 a trust domain, service name or kid that is not one (also a ValueError)
     ├── KeyRefused                  a public key that may not be registered; the code says why
     ├── DocumentRefused             a registry's answer that a client does not believe; the code says why
@@ -162,6 +164,20 @@ class TrustUnavailable(PeersealError):
     def __init__(self, detail: str, retry_after: int = 5) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class ContentTooLarge(PeersealError):
+    """The body is longer than this service reads."""
+
+    code = "content_too_large"
+    status = 413
+
+
+class ContentUnreadable(PeersealError):
+    """The body broke off, or its chunks are no chunks."""
+
+    code = "content_unreadable"
+    status = 400
 
 
 class InvalidName(PeersealError, ValueError):

@@ -26,11 +26,13 @@ from http import HTTPStatus
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Request, Response, current_app, request
 from werkzeug.local import LocalProxy
 
 from peerseal.errors import (
     ConfigurationError,
+    ContentTooLarge,
+    ContentUnreadable,
     Forbidden,
     InsufficientScope,
     MissingToken,
@@ -45,8 +47,6 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.wsgi import (
     MAX_BODY,
-    ContentTooLarge,
-    ContentUnreadable,
     EnvironHeaders,
     bearer_token,
     read_body,
@@ -235,9 +235,10 @@ class _Gate:
         It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
         for ``Exception`` would make something else of the refusal.
         """
-        environ = request.environ
+        current: Request = request._get_current_object()  # type: ignore[attr-defined] # each look through the proxy costs
+        environ = current.environ
         environ.pop(_PEER, None)
-        need = _need_of_view(self._views)
+        need = _need_of_view(self._views, current)
         if need.public:
             return None
         try:
@@ -287,21 +288,20 @@ def _set_mark(view: Any, need: _Need) -> None:
     setattr(view, _MARK, need)
 
 
-def _need_of_view(views: Mapping[str, Any]) -> _Need:
+def _need_of_view(views: Mapping[str, Any], current: Request) -> _Need:
     """What the view that this request was routed to is marked with. Nothing routed, nothing open."""
-    rule = request.url_rule
+    rule = current.url_rule
     if rule is None:
         return _CLOSED
-    view = views.get(rule.endpoint)
-    view_class = getattr(view, "view_class", None)
-    return getattr(_method_of(view_class), _MARK, None) or getattr(view, _MARK, None) or _CLOSED
+    view: Any = views.get(rule.endpoint)
+    need: _Need | None = getattr(view, _MARK, None)
+    if hasattr(view, "view_class"):
+        need = getattr(_method_of(view.view_class, current.method.lower()), _MARK, need)
+    return need or _CLOSED
 
 
-def _method_of(view_class: type | None) -> object:
+def _method_of(view_class: type, method: str) -> object:
     """The method of a flask.views.MethodView that will handle this request: the marks may be there."""
-    if view_class is None:
-        return None
-    method = request.method.lower()
     handler = getattr(view_class, method, None)
     return getattr(view_class, "get", None) if handler is None and method == "head" else handler
 

@@ -289,7 +289,7 @@ class MemoryRegistry:
         if call.method == "GET" and path == "/.well-known/peerseal-registry":
             return _jwt(documents.sign_document(self.registry_keys(), self.root))
         if call.method == "GET" and path == "/v1/changes":
-            return _jwt(self.sign(self.changes(int(parse_qs(urlsplit(call.path).query)["since"][0]))))
+            return _jwt(self.sign(self.changes(int(parse_qs(urlsplit(call.path).query).get("since", ["0"])[0]))))
         if call.method == "GET" and (found := _JWK_SET.fullmatch(path)):
             return self._conditional(call, self.jwk_set(found[1]))
         if (found := _KEYS.fullmatch(path)) is None:

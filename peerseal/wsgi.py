@@ -1,30 +1,18 @@
 """What a verifier needs to know of a request, from a WSGI environ (PEP 3333). Adapters of WSGI frameworks share it."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from io import BytesIO, RawIOBase
 from typing import IO, Any
 
-from peerseal.errors import MalformedToken, MissingToken, PeersealError, WrongBinding
+from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
 from peerseal.peers.target import routed_target
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
 
 _PIECE = 1024 * 1024  # bytes read at once
-
-
-class ContentTooLarge(PeersealError):
-    """The body is longer than this service reads."""
-
-    code = "content_too_large"
-    status = 413
-
-
-class ContentUnreadable(PeersealError):
-    """The body broke off, or its chunks are no chunks."""
-
-    code = "content_unreadable"
-    status = 400
+_CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
 
 def bearer_token(header: str | None) -> str:
@@ -58,6 +46,12 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
     return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
 
 
+@functools.lru_cache(maxsize=256)
+def _environ_key(name: str) -> str:
+    key = name.upper().replace("-", "_")
+    return key if key in _CGI_HEADERS else f"HTTP_{key}"
+
+
 class EnvironHeaders(Mapping[str, str]):
     """A request's headers by lower-case name, each looked up in the environ when it is asked for."""
 
@@ -67,10 +61,9 @@ class EnvironHeaders(Mapping[str, str]):
         self._environ = environ
 
     def _look_up(self, name: str) -> str | None:
-        key = name.upper().replace("-", "_")
-        if key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            return self._environ.get(key) or None  # PEP 3333: empty is as good as missing
-        return self._environ.get(f"HTTP_{key}")
+        key = _environ_key(name)
+        value: str | None = self._environ.get(key)
+        return None if value == "" and key in _CGI_HEADERS else value
 
     def get(self, name: str, default: Any = None) -> Any:
         """As Mapping's, without its detour over KeyError: most headers that are asked for are not there."""

@@ -9,7 +9,6 @@ import pytest
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.stack import Stack
 
-
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
 
 

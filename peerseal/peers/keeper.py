@@ -220,7 +220,10 @@ class KeyKeeper:
         if not self._held.keys:
             return False
         newest = self._held.keys[-1]
-        return newest.registered_at is None or newest.registered_at + self._schedule.every <= self._clock()
+        if newest.registered_at is None:
+            return True
+        half_life = (newest.expires_at - newest.registered_at) / 2  # a registry may give keys less time than we plan
+        return newest.registered_at + min(self._schedule.every, half_life) <= self._clock()
 
     def _superseded(self) -> list[HeldKey]:
         """Keys whose successor has been signing for the length of the overlap."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.protocol.names import qualify
+from peerseal.protocol.names import check_service, qualify, split_service_id
 
 ANYONE = "*"
 """Stands for any service of the own trust domain."""
@@ -25,9 +25,7 @@ class AllowPolicy:
 
         Raises ConfigurationError for scopes given as one string, InvalidName for a name that is none.
         """
-        for caller, scopes in allow.items():
-            if isinstance(scopes, str):
-                raise ConfigurationError(f"the scopes of {caller} are one string; give a set")
+        check_allow(allow)
         callers = {qualify(caller, domain): frozenset(allow[caller]) for caller in allow if caller != ANYONE}
         return cls(callers, frozenset(allow[ANYONE]) if ANYONE in allow else None, domain)
 
@@ -37,3 +35,13 @@ class AllowPolicy:
         if scopes is None and self.anyone is not None and caller.startswith(f"{self.domain}/"):
             return self.anyone
         return scopes
+
+
+def check_allow(allow: Mapping[str, Iterable[str]]) -> None:
+    """What can be said of it before the trust domain is known: mistakes are to show at the start, not at the first
+    call. Raises ConfigurationError for scopes given as one string, InvalidName for a name that is none."""
+    for caller, scopes in allow.items():
+        if isinstance(scopes, str):
+            raise ConfigurationError(f"the scopes of {caller} are one string; give a set")
+        if caller != ANYONE:
+            split_service_id(caller) if "/" in caller else check_service(caller)

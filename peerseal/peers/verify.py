@@ -39,7 +39,7 @@ from peerseal.errors import (
     WrongIssuer,
     WrongType,
 )
-from peerseal.peers.policy import AllowPolicy
+from peerseal.peers.policy import AllowPolicy, check_allow
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.trusted import KeySource, TrustedKey
 from peerseal.protocol import jose
@@ -94,7 +94,8 @@ class Verifier:
     """Verifies the callers of one service, the audience.
 
     ``audience`` and the names in ``allow`` are short names or service ids; ``allow`` maps each caller, or ``"*"``, to
-    its scopes, and whoever is not in it may not call. ``leeway`` and ``max_lifetime`` are in seconds. Without
+    its scopes, and whoever is not in it may not call. Raises ConfigurationError or InvalidName for an ``allow`` that
+    says neither. ``leeway`` and ``max_lifetime`` are in seconds. Without
     ``replay`` the guard is this process's memory, which other workers do not share.
     """
 
@@ -109,6 +110,7 @@ class Verifier:
         max_lifetime: int = REQUEST_LIFETIME_CAP,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_allow(allow)
         self._trust = trust
         self._audience = audience
         self._allow = allow

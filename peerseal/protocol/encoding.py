@@ -8,7 +8,9 @@ here first.
 import binascii
 import hashlib
 import json
-from typing import Any
+from collections.abc import Callable
+from json.scanner import make_scanner
+from typing import Any, cast
 
 from peerseal.errors import MalformedToken
 
@@ -63,9 +65,9 @@ def _finite(text: str) -> float:
 
 _JSON_SPACE = " \t\r\n"  # RFC 8259 section 2; str.strip alone would take more
 _decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_float=_finite)
-_scan = (
-    _decoder.scan_once
-)  # what `decode` calls after two regular expressions for white space; C code where there is any
+# What `decode` calls between two regular expressions for white space.
+_scan: Callable[[str, int], tuple[Any, int]] = make_scanner(cast(Any, _decoder))
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def strict_json(data: bytes | str) -> Any:
@@ -107,8 +109,7 @@ def strict_json_object(data: bytes | str) -> dict[str, Any]:
 
 def canonical_json(value: Any) -> bytes:
     """One spelling per value: sorted members, no white space, UTF-8. Raises ValueError for what JSON cannot say."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+    return _canonical.encode(value).encode("utf-8")
 
 
 def digest_header(data: bytes) -> str:

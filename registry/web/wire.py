@@ -9,9 +9,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from peerseal.errors import MalformedToken, MissingToken
-from peerseal.peers.target import routed_target
 from peerseal.peers.verify import Peer
 from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.wsgi import wsgi_target
 from registry.domain.errors import BadRequest
 from registry.services.operators import Operator, Role
 from registry.services.registry import Registry
@@ -61,10 +61,7 @@ def bearer_token() -> str | None:
 
 def calling_service(unverified_token: str) -> Peer:
     """The service that signed this very request. Raises TokenError, Forbidden or TrustUnavailable."""
-    environ = request.environ
-    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
-    routed = str(environ.get("SCRIPT_NAME", "")), str(environ.get("PATH_INFO", ""))
-    target = routed_target(raw, *routed, registry().settings.external_prefix)
+    target = wsgi_target(request.environ, registry().settings.external_prefix)
     headers = {name.lower(): value for name, value in request.headers.items()}
     return registry().callers.verify(unverified_token, method=request.method, target=target, body=body, headers=headers)
 

@@ -65,7 +65,7 @@ def dangerous_members(attacker: KeyPair) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("member", dangerous_members(rsa_key("attacker")))
+@pytest.mark.parametrize("member", dangerous_members(ec_key("attacker")))
 def test_header_member_that_is_not_ours(callee: Callee, key: KeyPair, attacker: KeyPair, member: str) -> None:
     head = header(key, **{member: dangerous_members(attacker)[member]})
     callee.refuses(forge(head, claims(), key.sign), "malformed_token")
@@ -199,7 +199,7 @@ def test_forged_headers_are_not_remembered(callee: Callee, key: KeyPair, attacke
 
 def test_header_memory_is_bounded(callee: Callee, p256: KeyPair) -> None:
     """An allowed caller that writes every header otherwise fills no memory."""
-    for number in range(5000):
+    for number in range(4200):
         head = canonical_json(header(p256)).replace(b",", b"," + b" " * (number % 71), 1) + b" " * (number // 7)
         callee.accepts(forge(head, claims(jti=b64url(number.to_bytes(16, "big"))), p256.sign))
     assert len(callee.verifier._good_headers) <= 4096

@@ -446,6 +446,15 @@ class TestRotation:
         look_after(client)
         assert len(states(registry)) == 2
 
+    def test_a_key_is_replaced_at_half_its_life_at_the_latest(self, clock: Clock) -> None:
+        with MemoryRegistry(clock=clock, key_lifetime=100) as registry:
+            client = registry.identity("client", rotation=SCHEDULE)
+            for _ in range(20):
+                clock.advance(10)
+                look_after(client)
+                sign(client)
+            assert registry.calls[REGISTRATION] == 4 + 1
+
     def test_one_worker_rotates_and_the_others_follow(
         self, registry: MemoryRegistry, clock: Clock, folder: Path
     ) -> None:
@@ -458,6 +467,16 @@ class TestRotation:
         clock.advance(SCHEDULE.lead)
         assert len({worker.credentials.key_id for worker in workers}) == 1
         assert workers[0].credentials.key_id in states(registry)
+
+    def test_a_service_that_slept_past_the_end_of_its_key_joins_anew(
+        self, registry: MemoryRegistry, clock: Clock
+    ) -> None:
+        client = registry.identity("client", join_token=registry.join_token("client", uses=2, ttl=1e9))
+        clock.advance(8 * 24 * 3600)
+        with pytest.raises(TrustUnavailable):
+            sign(client)
+        look_after(client)
+        verifier(registry).verify(sign(client), method="GET", target="/")
 
     def test_a_worker_leaves_the_work_to_the_one_that_is_at_it(
         self, registry: MemoryRegistry, clock: Clock, folder: Path

@@ -12,7 +12,7 @@ from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.join import JoinToken, join_mac, join_mac_matches
 
 PIN = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
-TOKEN = JoinToken.generate(PIN)
+TOKEN = JoinToken("AAECAwQFBgcICQoL", "8" * 42 + "A", PIN)
 
 
 def test_a_token_comes_back_from_its_text() -> None:
