@@ -36,14 +36,15 @@ class Enrolment:
     def _fetcher(self) -> Fetcher:
         return self._trust.fetcher
 
-    def join(self, key: KeyPair, token: JoinToken) -> KeyStatement:
-        """Register the first key with a join token, whose secret only keys a MAC over the proof.
+    def join(self, key: KeyPair, token: JoinToken | None) -> KeyStatement:
+        """Register the first key with a join token, whose secret only keys a MAC over the proof. Without one it is for
+        the registry to say whether it takes newcomers as they are (``serve --dev`` does).
 
         Raises EnrolmentRefused, FetchError, TrustUnavailable or DocumentRefused.
         """
         proof = self._proof(key)
-        join = {"id": token.id, "mac": join_mac(token.mac_key, proof)}
-        return self._register(key, canonical_json({"proof": proof, "join": join}), {})
+        join = {} if token is None else {"join": {"id": token.id, "mac": join_mac(token.mac_key, proof)}}
+        return self._register(key, canonical_json({"proof": proof, **join}), {})
 
     def rotate(self, key: KeyPair, vouch: SignsRequests) -> KeyStatement:
         """Register the next key: it proves itself, and the current one, which signs with ``vouch``, vouches for it.

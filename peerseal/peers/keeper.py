@@ -133,13 +133,15 @@ class KeyKeeper:
     # ---- steps, each with the folder locked
 
     def _join(self) -> HeldKey:
-        if self._join_token is None:
-            raise ConfigurationError(
-                f"{self._service} has no key that is registered, and no join token to register one"
-            )
         candidate = self._candidate()
-        statement = self._enrolment.join(candidate.pair, self._join_token)
-        log.info("registered %s by join token", candidate.kid)
+        try:
+            statement = self._enrolment.join(candidate.pair, self._join_token)
+        except EnrolmentRefused as error:
+            if self._join_token is None and error.code == "missing_token":
+                message = f"{self._service} has no key that is registered, and no join token to register one"
+                raise ConfigurationError(message) from error
+            raise
+        log.info("registered %s %s", candidate.kid, "by join token" if self._join_token else "with no join token")
         return self._save_registered(candidate, statement, signs_from=self._clock())
 
     def _publish_next(self) -> HeldKey:
