@@ -204,7 +204,8 @@ class PeerAuth:
         if identity is None:
             raise ConfigurationError("PeerAuth needs an identity or a verifier")
         replay = self._replay if self._replay is not None else identity.replay_guard()
-        return Verifier(identity.trust, audience=identity.service, allow=allow or {}, replay=replay)
+        allowed = allow or {}
+        return Verifier(identity.trust, audience=identity.service, allow=allowed, replay=replay, clock=identity.clock)
 
 
 class _Gate:

@@ -44,8 +44,8 @@ class Identity:
     of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it off where the next
     start shall go on with the same folder and no new join token. ``fetcher`` calls the registry in the place of HTTP.
 
-    Nothing is read, generated or fetched before `start`. It may be called before or after a fork, in any number of
-    workers.
+    Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
+    workers. ``clock`` gives seconds since the epoch, here and in what is made for this service.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Identity:
     ) -> None:
         self.service = check_service(service)
         self.external_prefix = external_prefix
-        self._clock = clock
+        self.clock = clock
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._retire_at_exit = retire_at_exit
         self._schedule = rotation or RotationSchedule()
@@ -206,9 +206,9 @@ class Identity:
         """The guard for this service's verifier: shared by the workers of the host where there is a cache folder, else
         this process's memory."""
         if self._cache_dir is None:
-            return MemoryReplayGuard(clock=self._clock)
+            return MemoryReplayGuard(clock=self.clock)
         self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileReplayGuard(self._cache_dir / f"replay-{self.service}.sqlite3", clock=self._clock)
+        return FileReplayGuard(self._cache_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
 
     def _sign(
         self,
@@ -223,7 +223,7 @@ class Identity:
     ) -> str:
         if not target.startswith("/") or not target.isascii():
             raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
-        domain, now = self.domain, int(self._clock())
+        domain, now = self.domain, int(self.clock())
         token = RequestToken(
             issuer=f"{domain}/{self.service}",
             audience=qualify(audience, domain),

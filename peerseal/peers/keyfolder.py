@@ -201,6 +201,11 @@ class KeyFolder:
             new.flush()
             os.fsync(new.fileno())
         os.replace(name, file)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # the new name itself
+        finally:
+            os.close(folder)
 
 
 def _unlock(handle: int) -> None:

@@ -199,9 +199,17 @@ class TrustStore:
         slot = self._slots.get(service_id)
         if slot is None:
             if len(self._slots) >= self._limits.max_services:
+                self._forget_strangers()
+            if len(self._slots) >= self._limits.max_services:
                 raise TrustUnavailable("more services than this store may remember")
             slot = self._slots.setdefault(service_id, _Slot(service_id))
         return slot
+
+    def _forget_strangers(self) -> None:
+        """Make room: names that nobody registered, which anyone can make up where the whole domain may call."""
+        for slot in list(self._slots.values()):
+            if slot.known is None and not slot.lock.locked():
+                self._slots.pop(slot.service_id, None)
 
     # ---- documents
 
@@ -241,6 +249,7 @@ class TrustStore:
     def _believe(self, slot: _Slot, known: KnownService) -> None:
         """Take over what is known of a service now. New keys go in before old ones go out."""
         before = slot.known.keys if slot.known else {}
+        self._slots[slot.service_id] = slot  # it may have been forgotten while this was fetched
         slot.known = known
         slot.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))
         slot.unknown_until = {kid: end for kid, end in slot.unknown_until.items() if kid not in known.keys}

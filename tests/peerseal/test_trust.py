@@ -763,3 +763,11 @@ def test_an_answer_that_is_no_text_is_a_failed_fetch(registry: MemoryRegistry, t
     with pytest.raises(TrustUnavailable) as caught:
         trust.key(kid)
     assert isinstance(caught.value.__cause__, FetchError)
+
+
+def test_invented_services_do_not_keep_out_an_honest_one(registry: MemoryRegistry, kid: str) -> None:
+    trust = registry.trust_store(limits=replace(QUIET, max_services=10))
+    for number in range(50):
+        with pytest.raises(UnknownKey):
+            trust.key(unknown(service=f"invented-{number}"))
+    assert trust.key(kid).kid == kid
