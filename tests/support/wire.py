@@ -54,6 +54,9 @@ class Service:
         self.kid = trust.add(service, self.pair.public)
         self._now = now
 
+    def clock(self) -> float:
+        return self._now
+
     def replay_guard(self) -> ReplayGuard:
         return MemoryReplayGuard()
 
