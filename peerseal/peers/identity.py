@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
+from peerseal.errors import ConfigurationError, MalformedToken, PeersealError, UnsignableRequest
 from peerseal.peers.enrol import UNREACHABLE, SignsRequests
 from peerseal.peers.fetch import Fetcher
 from peerseal.peers.forks import in_each_child
@@ -68,7 +68,8 @@ class Identity:
         self.service = check_service(service)
         self.external_prefix = external_prefix
         self.clock = clock
-        self._cache_dir = Path(cache_dir) if cache_dir is not None else None
+        shared = key_dir if cache_dir is None else cache_dir
+        self._shared_dir = None if shared is None else Path(shared)
         self._retire_at_exit = retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
@@ -203,12 +204,13 @@ class Identity:
         return PeerSession(self, audience, base_url, **options)
 
     def replay_guard(self) -> ReplayGuard:
-        """The guard for this service's verifier: shared by the workers of the host where there is a cache folder, else
-        this process's memory."""
-        if self._cache_dir is None:
+        """The guard for this service's verifier: shared by the workers of the host where they share a folder (the cache
+        folder, or else the key folder), and otherwise, with a warning, this process's memory."""
+        if self._shared_dir is None:
+            log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        self._cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileReplayGuard(self._cache_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
+        self._shared_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
 
     def _sign(
         self,
@@ -239,7 +241,7 @@ class Identity:
         )
         try:
             payload = canonical_json(token.claims())
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError, MalformedToken) as error:
             raise UnsignableRequest(str(error)) from error
         return self._compact(held, payload)
 

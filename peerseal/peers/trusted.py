@@ -65,8 +65,8 @@ class KnownService:
     @classmethod
     def of(cls, document: JwkSetDocument) -> Self:
         """From the first document about the service."""
-        keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys}
         revoked = frozenset(key.kid for key in document.revoked)
+        keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys if key.kid not in revoked}
         return cls(keys, revoked, document.seq, document.head, document.issued_at, document.expires_at)
 
     def updated(self, document: JwkSetDocument) -> Self:

@@ -88,7 +88,8 @@ class RequestToken:
     ctx: Mapping[str, Any] | None = None
 
     def claims(self) -> dict[str, Any]:
-        """The JSON payload, as a dict. Raises ValueError where ``ctx`` is longer than MAX_CTX."""
+        """The JSON payload, as a dict. Raises ValueError where ``ctx`` is longer than MAX_CTX, or MalformedToken where it
+        is nested too deep."""
         claims: dict[str, Any] = {
             "iss": self.issuer,
             "sub": self.issuer,
@@ -105,8 +106,10 @@ class RequestToken:
         if self.tth is not None:
             claims["tth"] = self.tth
         if self.ctx is not None:
-            if len(canonical_json(self.ctx)) > MAX_CTX:
+            text = canonical_json(self.ctx)
+            if len(text) > MAX_CTX:
                 raise ValueError(f"ctx is longer than {MAX_CTX} bytes")
+            strict_json_object(text)  # what we would refuse is not signed
             claims["ctx"] = dict(self.ctx)
         return claims
 

@@ -1,0 +1,27 @@
+"""The docs name tests, files and links that are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TESTS = {
+    path.relative_to(ROOT / "tests").with_suffix("").as_posix(): path.read_text() for path in ROOT.glob("tests/**/*.py")
+}
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text()
+    defined = set(re.findall(r"def (test_\w+)", "\n".join(TESTS.values())))
+    named = set(re.findall(r"`(test_\w+)`", text))
+    files = set(re.findall(r"\b((?:attacks|contracts|e2e|faults|judges|peerseal|registry)/test_\w+)", text))
+    assert named - defined == set()
+    assert files - TESTS.keys() == set()
+    assert len(named) > 100
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
