@@ -88,8 +88,8 @@ class RequestToken:
     ctx: Mapping[str, Any] | None = None
 
     def claims(self) -> dict[str, Any]:
-        """The JSON payload, as a dict. Raises ValueError where ``ctx`` is longer than MAX_CTX, or MalformedToken where it
-        is nested too deep."""
+        """The JSON payload. Raises ValueError where ``ctx`` is longer than MAX_CTX, MalformedToken where it is nested
+        deeper than any verifier reads."""
         claims: dict[str, Any] = {
             "iss": self.issuer,
             "sub": self.issuer,
