@@ -32,6 +32,12 @@ class TrustLimits:
     """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
     negative_ttl: float = 30.0
     """Seconds for which the answer "nobody registered that key" is remembered."""
+    stranger_fetches: float = 100.0
+    """Fetches for services that are not known, at once at most: a fleet's start, or somebody who makes names up."""
+    stranger_rate: float = 20.0
+    """Such fetches a second after that."""
+    longest_pause: float = 60.0
+    """Seconds between two renewals of a service whose document cannot be had, at most."""
     max_services: int = 10_000
     """Services remembered at most."""
     max_negative: int = 1_000

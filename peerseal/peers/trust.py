@@ -49,7 +49,11 @@ _ROOT_PATH = "/.well-known/peerseal-registry"
 
 @dataclass(slots=True)
 class _Slot:
-    """What the store holds for one service. ``lock`` is held by the one thread that fetches."""
+    """What the store holds for one service. ``lock`` is held by the one thread that fetches.
+
+    ``pending`` is the ledger entry that the next document must cover, 0 where none is awaited; ``failures`` counts the
+    renewals that failed in a row, and ``retry_at`` is when the next one is tried.
+    """
 
     service_id: str
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -59,6 +63,9 @@ class _Slot:
     fetched_at: float = 0.0
     cooldown_until: float = 0.0
     unknown_until: dict[str, float] = field(default_factory=dict)
+    pending: int = 0
+    failures: int = 0
+    retry_at: float = 0.0
 
 
 class TrustStore:
@@ -87,9 +94,12 @@ class TrustStore:
         self._root: RegistryKeys | None = None
         self._root_loaded_at = 0.0
         self._root_cooldown_until = 0.0
+        self._stranger_credit = (limits or TrustLimits()).stranger_fetches
+        self._credited_at = 0.0
         self._lock = threading.Lock()
         self._follower: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._stopped = False
         in_each_child(self._after_fork)
 
     @property
@@ -99,7 +109,7 @@ class TrustStore:
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
-        if self._follower is None:
+        if self._follower is None and not self._stopped:
             self._start_following()
         found = self._keys.get(kid)
         if found is not None and self._clock() < found[1].good_until:
@@ -109,31 +119,23 @@ class TrustStore:
     def watch(self, services: Iterable[str]) -> None:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""
         for service_id in services:
-            try:
-                self._renew(self._slot(service_id))
-            except PeersealError as error:
-                log.warning("cannot fetch the keys of %s: %s", service_id, error)
+            self._renew(self._slot(service_id))
 
     def refresh(self) -> None:
         """One round of what the background thread does: follow the changes, renew what is due.
 
-        Raises nothing of PeersealError: a failure is logged, and takes nothing away.
+        Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
-        due = {slot.service_id: 0 for slot in list(self._slots.values()) if self._is_due(slot)}
-        try:
-            if self._clock() > self._root_loaded_at + self._limits.refresh_interval:
-                self._load_root()
-            due |= self._follow()
-        except PeersealError as error:
-            log.warning("cannot follow the registry's changes: %s", error)
-        for service_id, seq in due.items():
-            try:
-                self._renew(self._slots[service_id], at_least=seq)
-            except PeersealError as error:
-                log.warning("cannot renew the keys of %s: %s", service_id, error)
+        if self._clock() > self._root_loaded_at + self._limits.refresh_interval:
+            self._attempt("renew the registry's keys", self._load_root)
+        self._attempt("follow the registry's changes", self._follow)
+        due = [slot for slot in list(self._slots.values()) if self._is_due(slot)]
+        for slot in sorted(due, key=lambda slot: slot.failures):  # those that failed before come last
+            self._renew(slot)
 
     def stop(self) -> None:
-        """End the background thread of this process."""
+        """End the background thread of this process, for good."""
+        self._stopped = True
         self._stopping.set()
         if self._follower is not None and self._follower is not threading.current_thread():
             self._follower.join(timeout=self._limits.poll_interval + 1)
@@ -180,6 +182,8 @@ class TrustStore:
         now = self._clock()
         if now < slot.cooldown_until:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(slot.cooldown_until - now) + 1)
+        if slot.known is None:
+            self._spend_on_stranger(now)
         slot.cooldown_until = now + self._limits.cooldown
         try:
             self._fetch_keys(slot)
@@ -194,6 +198,17 @@ class TrustStore:
             if len(slot.unknown_until) >= self._limits.max_negative:
                 slot.unknown_until.clear()
             slot.unknown_until[kid] = now + self._limits.negative_ttl
+
+    def _spend_on_stranger(self, now: float) -> None:
+        """The budget over all services that are not known: where the whole domain may call, anyone can make up names.
+        Known services have their own cooldowns and are not held up by it. Raises TrustUnavailable."""
+        with self._lock:
+            rate, most = self._limits.stranger_rate, self._limits.stranger_fetches
+            self._stranger_credit = min(most, self._stranger_credit + max(0.0, now - self._credited_at) * rate)
+            self._credited_at = now
+            if self._stranger_credit < 1:
+                raise TrustUnavailable("too many services asked for that nobody knows", retry_after=1)
+            self._stranger_credit -= 1
 
     def _slot(self, service_id: str) -> _Slot:
         slot = self._slots.get(service_id)
@@ -212,10 +227,6 @@ class TrustStore:
                 self._slots.pop(slot.service_id, None)
 
     # ---- documents
-
-    def _renew(self, slot: _Slot, at_least: int = 0) -> None:
-        with slot.lock:
-            self._fetch_keys(slot, at_least)
 
     def _fetch_keys(self, slot: _Slot, at_least: int = 0) -> None:
         """Fetch the service's signed JWK Set, with ``slot.lock`` held. ``at_least`` is the ledger entry that the
@@ -251,6 +262,8 @@ class TrustStore:
         before = slot.known.keys if slot.known else {}
         self._slots[slot.service_id] = slot  # it may have been forgotten while this was fetched
         slot.known = known
+        if known.covered >= slot.pending:
+            slot.pending = 0
         slot.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))
         slot.unknown_until = {kid: end for kid, end in slot.unknown_until.items() if kid not in known.keys}
         self._keys.update({kid: (key, slot) for kid, key in known.keys.items()})
@@ -283,7 +296,7 @@ class TrustStore:
                 if root is not None and now < root.expires_at:
                     return root
                 raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
-            self._root_cooldown_until = now + 1.0
+            self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
             try:
                 found = read_registry_keys(_text(self.fetcher.call("GET", _ROOT_PATH)), pin=self._pin, now=now)
                 if root is not None and (found.subject != root.subject or found.version < root.version):
@@ -298,43 +311,71 @@ class TrustStore:
 
     # ---- the background
 
-    def _follow(self) -> dict[str, int]:
-        """Ask what changed since the entry up to which everything is known. Confirms what did not change; gives the
-        services to renew, each with the entry that the answer must cover."""
-        slots = [slot for slot in list(self._slots.values()) if slot.known is not None]
+    def _attempt(self, what: str, do: Callable[[], object]) -> bool:
+        try:
+            do()
+        except PeersealError as error:
+            log.warning("cannot %s: %s", what, error)
+            return False
+        return True
+
+    def _follow(self) -> None:
+        """Ask what changed since the entry up to which everything is known. Confirms what did not change, and marks
+        what did. A service that waits for its renewal does not hold back the entry from which the others are asked."""
+        slots = [slot for slot in list(self._slots.values()) if slot.known is not None and not slot.pending]
         if not slots:
-            return {}
+            return
         since = min(slot.known.covered for slot in slots if slot.known)
-        answer = self.fetcher.call("GET", f"/v1/changes?since={since}")
-        changes = self._read(Changes, _text(answer))
+        changes = self._read(Changes, _text(self.fetcher.call("GET", f"/v1/changes?since={since}")))
         if changes.since != since or changes.subject != self.domain:
             raise DocumentRefused("document_wrong_subject", "the changes after another entry, or of another domain")
         if changes.seq < since:
             raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {since}")
-        return {slot.service_id: changes.seq for slot in slots if not self._confirm(slot, changes)}
+        for slot in slots:
+            self._confirm(slot, changes)
 
-    def _confirm(self, slot: _Slot, changes: Changes) -> bool:
-        with slot.lock:
+    def _confirm(self, slot: _Slot, changes: Changes) -> None:
+        if not slot.lock.acquire(blocking=False):
+            return  # somebody fetches it this moment; the next round asks again
+        try:
             confirmed = slot.known.confirmed(slot.service_id, changes) if slot.known else None
-            if confirmed is not None and confirmed is not slot.known:
+            if confirmed is None:
+                slot.pending = changes.seq
+            elif confirmed is not slot.known:
                 self._believe(slot, confirmed)
-            return confirmed is not None
+        finally:
+            slot.lock.release()
 
     def _is_due(self, slot: _Slot) -> bool:
-        return slot.known is not None and self._clock() > slot.fetched_at + self._limits.refresh_interval
+        now = self._clock()
+        if slot.known is None or now < slot.retry_at:
+            return False
+        return bool(slot.pending) or now > slot.fetched_at + self._limits.refresh_interval
+
+    def _renew(self, slot: _Slot) -> None:
+        """Fetch a service's document; after the second failure in a row, with growing pauses between them."""
+        with slot.lock:
+            done = self._attempt(
+                f"renew the keys of {slot.service_id}", lambda: self._fetch_keys(slot, at_least=slot.pending)
+            )
+        slot.failures = 0 if done else slot.failures + 1
+        pause = min(2.0 ** min(slot.failures, 16), self._limits.longest_pause)
+        slot.retry_at = self._clock() + pause if slot.failures > 1 else 0.0
 
     def _start_following(self) -> None:
         """Start this process's background thread; after a fork, the child's own."""
         if self._follower is None:
             with self._lock:
                 if self._follower is None:
-                    self._stopping.clear()
-                    self._follower = threading.Thread(target=self._run, name="peerseal-trust", daemon=True)
+                    self._stopping = threading.Event()
+                    self._follower = threading.Thread(
+                        target=self._run, args=(self._stopping,), name="peerseal-trust", daemon=True
+                    )
                     self._follower.start()
 
-    def _run(self) -> None:
+    def _run(self, stopping: threading.Event) -> None:
         # Jitter keeps the workers of a fleet from asking in step.
-        while not self._stopping.wait(self._limits.poll_interval * random.uniform(0.8, 1.2)):  # noqa: S311
+        while not stopping.wait(self._limits.poll_interval * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
                 self.refresh()
             except Exception:  # the thread must not die of a surprise: without it revocations go unseen

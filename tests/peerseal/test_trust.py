@@ -771,3 +771,74 @@ def test_invented_services_do_not_keep_out_an_honest_one(registry: MemoryRegistr
         with pytest.raises(UnknownKey):
             trust.key(unknown(service=f"invented-{number}"))
     assert trust.key(kid).kid == kid
+
+
+class TestOneTroubleIsNotAnother:
+    """What goes wrong in one place holds up nothing else."""
+
+    def test_changes_are_followed_while_the_root_document_cannot_be_had(
+        self, registry: MemoryRegistry, clock: Clock, kid: str
+    ) -> None:
+        trust = registry.trust_store(limits=replace(QUIET, refresh_interval=300.0))
+        trust.key(kid)
+        clock.advance(301)
+        registry.answers["/.well-known/peerseal-registry"] = Answer(500, b"")
+        registry.revoke(kid)
+        trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+    def test_a_service_that_cannot_be_renewed_makes_nobody_else_be_fetched(
+        self, registry: MemoryRegistry, trust: TrustStore
+    ) -> None:
+        kids = [registry.identity(f"service-{number}").credentials.key_id for number in range(5)]
+        bad = registry.identity("bad").credentials.key_id
+        for kid in [*kids, bad]:
+            trust.key(kid)
+        registry.answers["/v1/services/bad/jwks.jwt"] = Answer(500, b"")
+        registry.retire(bad)
+        trust.refresh()
+        registry.calls.clear()
+        for number in range(5):
+            registry.identity(f"other-{number}")
+            trust.refresh()
+        fetched = [call for call in registry.calls if call.startswith("GET") and "jwks.jwt" in call]
+        assert set(fetched) <= {"GET /v1/services/bad/jwks.jwt"}
+
+    def test_renewals_that_fail_again_and_again_are_tried_less_and_less(
+        self, registry: MemoryRegistry, clock: Clock, trust: TrustStore, kid: str
+    ) -> None:
+        trust.key(kid)
+        registry.answers[JWK_SET_PATH] = Answer(500, b"")
+        registry.revoke(kid)
+        registry.calls.clear()
+        for _ in range(60):
+            trust.refresh()
+            clock.advance(1)
+        assert 4 <= registry.calls[JWK_SET] <= 7
+
+    def test_strangers_have_a_budget_and_known_services_need_none(
+        self, registry: MemoryRegistry, clock: Clock, kid: str
+    ) -> None:
+        trust = registry.trust_store(limits=replace(QUIET, stranger_fetches=10.0, stranger_rate=1.0))
+        trust.key(kid)
+        refused = 0
+        for number in range(50):
+            try:
+                trust.key(unknown(service=f"invented-{number}"))
+            except TrustUnavailable:
+                refused += 1
+            except UnknownKey:
+                pass
+        assert refused == 41
+        trust.key(kid)
+        clock.advance(1)
+        with pytest.raises(UnknownKey):
+            trust.key(unknown(service="after-a-second"))
+
+    def test_a_stopped_store_starts_no_thread_again(self, registry: MemoryRegistry, kid: str) -> None:
+        trust = registry.trust_store(limits=QUIET)
+        trust.key(kid)
+        trust.stop()
+        assert trust.key(kid).kid == kid
+        assert trust._follower is None
