@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, generate_private_key
 
 from benchmarks.timing import Contender
 from peerseal.protocol.encoding import b64url_decode
@@ -46,3 +46,11 @@ def raw_sign(private: RSAPrivateKey, message: bytes) -> Contender[int]:
         return run
 
     return prepare
+
+
+def raw_verify_once() -> Callable[[], None]:
+    """A function that verifies one signature over as many bytes as a request token has, the same every time."""
+    private = generate_private_key(65537, 2048)
+    public, message = private.public_key(), b"x" * 700
+    signature = private.sign(message, _PADDING, _HASH)
+    return lambda: public.verify(signature, message, _PADDING, _HASH)

@@ -63,6 +63,8 @@ def build_app(identity: peerseal.Identity, resource_url: str, secret: str | None
     @app.get("/profiles/<id>")
     def profile(id: str) -> Response:
         """One profile of resource-service, which is called with a signed request."""
+        if id in (".", ".."):  # in a path they mean something else
+            return problem(404, "profile_not_found", "There is no such profile.")
         try:
             return pass_on(resource.get(f"/profiles/{quote(id, safe='')}", timeout=TIMEOUT))
         except requests.RequestException:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -125,9 +126,9 @@ class Process:
 
     def kill(self) -> None:
         """``kill -9`` of the program and all its children at once: nothing of it runs on."""
-        if self.running:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
 
 
 class Server(Process):

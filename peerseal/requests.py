@@ -34,6 +34,7 @@ from urllib3.exceptions import (
 from urllib3.util import Url, parse_url
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
+from peerseal.peers.forks import in_each_child
 from peerseal.protocol.tokens import ALWAYS_BOUND
 
 TIMEOUT: Final = (3.05, 10.0)
@@ -237,6 +238,7 @@ class SigningAdapter(HTTPAdapter):
         sleep: Callable[[float], None],
     ) -> None:
         super().__init__(max_retries=0)
+        in_each_child(self._forget_connections)
         self._signer = signer
         self._audience = audience
         self._origin = origin
@@ -244,6 +246,11 @@ class SigningAdapter(HTTPAdapter):
         self._bound = ALWAYS_BOUND + _checked_names(bind_headers)
         self._header = header
         self._sleep = sleep
+
+    def _forget_connections(self) -> None:
+        """Connections must not cross a fork: two processes would read each other's answers."""
+        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        self.proxy_manager = {}
 
     def send(
         self,

@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
 from peerseal.peers.target import routed_target
+from peerseal.peers.verify import RequestHeaders
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
@@ -52,7 +53,7 @@ def _environ_key(name: str) -> str:
     return key if key in _CGI_HEADERS else f"HTTP_{key}"
 
 
-class EnvironHeaders(Mapping[str, str]):
+class EnvironHeaders(RequestHeaders):
     """A request's headers by lower-case name, each looked up in the environ when it is asked for."""
 
     __slots__ = ("_environ",)

@@ -25,3 +25,17 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+def test_the_table_of_steps_names_functions_that_are_there() -> None:
+    import peerseal.peers.verify as verify
+    from peerseal.peers.trusted import KeySource
+    from peerseal.protocol import encoding, jose, keys
+
+    known = {**vars(verify), **vars(encoding), "KeySource": KeySource, "PublicKey": keys.PublicKey, "jose": jose}
+    rows = re.findall(r"^ +\d+  .{50,56}?  +(\S.*)$", verify.__doc__ or "", re.MULTILINE)
+    assert len(rows) == 11
+    for name in re.split(r", ", ", ".join(rows)):
+        owner, _, member = name.partition(".")
+        assert owner in known, name
+        assert not member or hasattr(known[owner], member) or member in known[owner].__annotations__, name

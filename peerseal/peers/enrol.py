@@ -70,12 +70,12 @@ class Enrolment:
     def retire(self, held: HeldKey, sign: SignsRequests) -> None:
         """Retire a key, in its own name. A key that the registry no longer knows as active is as good as retired.
 
-        Raises FetchError where the registry could not be asked.
+        Raises FetchError where the registry could not be asked, or says anything else.
         """
         path = f"{self._path}/{held.thumbprint}?reason=retired"
         token = sign(method="DELETE", target=self._fetcher.target(path), body=b"", headers={})
         answer = self._fetcher.call("DELETE", path, headers={"Authorization": f"Bearer {token}"})
-        if answer.status >= 500:
+        if answer.status not in (204, 404) and _code_of(answer) not in _ENDED:
             raise FetchError(f"the registry answered {answer.status}", answer.status)
 
     @property
@@ -105,6 +105,9 @@ class Enrolment:
             raise DocumentRefused("document_wrong_subject", "a statement about another key")
         return statement
 
+
+_ENDED = ("revoked_key", "unknown_key", "expired")
+"""Codes with which a registry refuses what a key signs after its end."""
 
 UNREACHABLE = (FetchError, TrustUnavailable)
 """Errors after which trying again later makes sense."""

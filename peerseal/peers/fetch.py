@@ -26,6 +26,7 @@ from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import FetchLimits
 
 _CHUNK = 64 * 1024
+_NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -79,9 +80,11 @@ class HttpFetcher:
         urls = self._urls if method == "GET" else self._urls[:1]
         for url in urls[:-1]:
             try:
-                return self._call(method, url + path, body, headers)
+                answer = self._call(method, url + path, body, headers)
             except FetchError:
                 continue
+            if answer.status < 500 and answer.status != 429:
+                return answer
         return self._call(method, urls[-1] + path, body, headers)
 
     def _call(self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None) -> Answer:
@@ -101,7 +104,7 @@ class HttpFetcher:
                 names = {name.lower(): value for name, value in response.headers.items()}
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             raise FetchError(f"{method} {url}: {type(error).__name__}") from error
-        if response.status_code in (502, 504) or 300 <= response.status_code < 304:
+        if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
 

@@ -14,9 +14,10 @@ from peerseal.peers.enrol import UNREACHABLE, SignsRequests
 from peerseal.peers.fetch import Fetcher
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.keeper import KeyKeeper
-from peerseal.peers.keyfolder import HeldKey, KeyFolder
+from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.peers.target import is_origin_form
 from peerseal.peers.trust import TrustStore
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, digest_header
@@ -40,9 +41,10 @@ class Identity:
     ``registry`` is the registry's URL (or several, the primary first), ``join_token`` the text that an operator gave
     out (needed for the first key only), ``pin`` the root key's thumbprint where the join token does not carry it.
     ``key_dir`` is the folder through which the workers of a host share one key; without it this process and its forked
-    children have their own. ``cache_dir`` holds what may be lost. ``external_prefix`` is the path that a proxy in front
-    of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it off where the next
-    start shall go on with the same folder and no new join token. ``fetcher`` calls the registry in the place of HTTP.
+    children have their own. ``cache_dir`` is where they share their replay guard. ``external_prefix`` is the path that
+    a proxy in front of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it
+    off where the next start shall go on with the same folder and no new join token. ``fetcher`` calls the registry in
+    the place of HTTP.
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
     workers. ``clock`` gives seconds since the epoch, here and in what is made for this service.
@@ -128,12 +130,17 @@ class Identity:
         """Have a registered key, and keep it in good order from now on in the background.
 
         While the registry is not up yet it is tried again, with growing pauses, for ``timeout`` seconds. Raises
-        EnrolmentRefused, ConfigurationError, or FetchError or TrustUnavailable once the time is over.
+        EnrolmentRefused, ConfigurationError, DocumentRefused for a registry that is not the pinned one or whose clock
+        is wrong, or FetchError or TrustUnavailable once the time is over.
         """
         if self._started:
             return self
         self._folder.hold()
-        self._register(timeout)
+        try:
+            self._register(timeout)
+        except BaseException:
+            self._keeper.leave(retire=False)
+            raise
         self._started = True
         self._start_rotator()
         atexit.register(self.stop)
@@ -209,7 +216,7 @@ class Identity:
         if self._shared_dir is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        self._shared_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._shared_dir)
         return FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
 
     def _sign(
@@ -223,7 +230,7 @@ class Identity:
         headers: Mapping[str, str],
         ctx: Mapping[str, Any] | None = None,
     ) -> str:
-        if not target.startswith("/") or not target.isascii():
+        if not is_origin_form(target):
             raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
         domain, now = self.domain, int(self.clock())
         token = RequestToken(

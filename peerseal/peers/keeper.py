@@ -54,7 +54,7 @@ class KeyKeeper:
         self._clock = clock
         self._enrolment = Enrolment(service, trust, clock)
         self._held = HeldKeys()
-        self._stamp = (0, 0)
+        self._stamp: tuple[int, int] | None = None
         self._looked_at = 0.0
 
     @property
@@ -66,17 +66,26 @@ class KeyKeeper:
         """The key to sign with now. Raises TrustUnavailable where there is none yet, or none any more."""
         now = self._clock()
         if now - self._looked_at > LOOK_EVERY or now < self._looked_at:
-            self.look()
+            self._look_if_possible()
         key = self._held.signing(now)
         if key is None:
             raise TrustUnavailable("this service has no registered key; was it started?")
         return key
 
+    def _look_if_possible(self) -> None:
+        """Signing goes on with the keys in memory, whatever is wrong with the folder."""
+        try:
+            self.look()
+        except (OSError, PeersealError):
+            log.exception("%s cannot be read; going on with the keys in memory", self._folder)
+
     def look(self) -> None:
         """Take over what another process has saved. Lock-free: files are replaced in one step."""
         self._looked_at = self._clock()
         stamp = self._folder.stamp()
-        if stamp != self._stamp:
+        if stamp is None and self._held.keys:
+            log.error("%s was emptied; going on with the keys in memory", self._folder.path)
+        elif stamp != self._stamp:
             self._held, self._stamp = self._folder.load(), stamp
 
     def ensure_registered(self) -> None:

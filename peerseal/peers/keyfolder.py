@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -86,11 +86,8 @@ class KeyFolder:
         """The folder, made on first use. Raises ConfigurationError where others could reach into it."""
         if self._path is None:
             self._path = Path(tempfile.mkdtemp(prefix="peerseal-keys-"))
-        if not self._checked:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self._path.stat()
-            if found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise ConfigurationError(f"{self._path} must be this user's alone (mode 0700)")
+        if not self._checked or not self._path.is_dir():
+            make_private(self._path)
             self._checked = True
         return self._path
 
@@ -123,20 +120,28 @@ class KeyFolder:
             return False
         try:
             fcntl.flock(self._holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
+            return self._is_in_place(self._holders, "holders")
         except BlockingIOError:
             return False
         finally:
             _unlock(self._holders)
             self._holders = None
 
-    def stamp(self) -> tuple[int, int]:
-        """Something that changes with every save: each makes a new file."""
+    def _is_in_place(self, handle: int, name: str) -> bool:
+        """Whether the open file still is the one of that name: somebody who tidies up may have removed it, and others
+        then share another one."""
+        try:
+            return os.path.samestat(os.fstat(handle), os.stat(self.path / name))
+        except FileNotFoundError:
+            return False
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Something that changes with every save, each of which makes a new file; None before the first."""
         try:
             found = os.stat(self.path / "keys.json")
             return found.st_ino, found.st_mtime_ns
         except FileNotFoundError:
-            return 0, 0
+            return None
 
     def load(self) -> HeldKeys:
         """What the folder holds; private keys are read once each. Raises ConfigurationError, KeyRefused or OSError."""
@@ -169,6 +174,9 @@ class KeyFolder:
             if file not in named:
                 file.unlink()
         self._pairs = {key.kid: key.pair for key in held.keys}
+        for name in ("lock", "holders"):  # never written, so they would look forgotten to whoever tidies up
+            with suppress(FileNotFoundError):
+                os.utime(self.path / name)
 
     def discard(self) -> None:
         """Remove a folder that was made for this process alone; a named one stays."""
@@ -206,6 +214,14 @@ class KeyFolder:
             os.fsync(folder)  # the new name itself
         finally:
             os.close(folder)
+
+
+def make_private(folder: Path) -> None:
+    """Make the folder, mode 0700. Raises ConfigurationError where one is there into which others could reach."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ConfigurationError(f"{folder} must be this user's alone (mode 0700)")
 
 
 def _unlock(handle: int) -> None:

@@ -1,6 +1,9 @@
 """The limits of one service's dealings with the registry, in one place, each with its unit and its reason."""
 
+import math
 from dataclasses import dataclass
+
+from peerseal.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +57,8 @@ class RotationSchedule:
     """A new key signs that long after it was registered: watching peers have fetched it by then."""
     overlap: float = 120.0
     """An old key is retired that long after its successor began to sign: what it signed has expired by then."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no length of time."""
+        if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
+            raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")

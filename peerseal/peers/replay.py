@@ -41,13 +41,13 @@ class MemoryReplayGuard:
         self._clock = clock
         self._seen: dict[str, object] = {}
         self._by_end: dict[float, list[str]] = {}
-        self._purge_at = 0.0
+        self._purged_at = 0.0
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
         """See ReplayGuard. ``dict.setdefault`` is the atomic insert: no lock that a fork could leave held."""
         now = self._clock()
-        if now > self._purge_at:
-            self._purge_at = now + self.PURGE_EVERY
+        if not 0 <= now - self._purged_at < self.PURGE_EVERY:
+            self._purged_at = now
             self._purge(now)
         if len(self._seen) >= self._limit:
             raise TrustUnavailable("the replay guard is full", retry_after=self.PURGE_EVERY)

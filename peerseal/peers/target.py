@@ -16,6 +16,11 @@ _ORIGIN_FORM = re.compile(r"/[!\"$-~]*")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 
+def is_origin_form(target: str) -> bool:
+    """Whether that can stand in a request line as a path and a query, without a fragment."""
+    return _ORIGIN_FORM.fullmatch(target) is not None
+
+
 def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefix: str = "") -> str:
     """The origin-form target that the caller signed: ``external_prefix`` and ``raw_uri``, the target in the request
     line (gunicorn's ``RAW_URI``).
@@ -24,7 +29,7 @@ def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefi
     once, must be those two in a row, byte for byte. Raises WrongBinding for anything else: absolute-form, ``*`` or
     authority-form, a fragment, a character that no target holds, a path that something in between rewrote.
     """
-    if not _ORIGIN_FORM.fullmatch(raw_uri):
+    if not is_origin_form(raw_uri):
         raise WrongBinding("the request-target is not in origin form (RFC 9112 section 3.2.1)")
     path = raw_uri.partition("?")[0]
     routed = script_name + path_info

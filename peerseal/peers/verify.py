@@ -4,10 +4,10 @@ The steps, in this order (SPEC section 3), and the function that does each:
 
      1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
      2  header: typ, allowed alg, kid shape; claims' shape       _read_header, check_request_claims
-     3  key by kid, asked only for callers that may call here    Verifier._key
-     4  alg equals the key's; signature                          Verifier._check_signature
-     5  iss and sub equal the kid's owner                        Verifier._check_parties
-     6  aud                                                      Verifier._check_parties
+     3  key by kid, asked only for callers that may call here    AllowPolicy.scopes, KeySource.key
+     4  alg equals the key's; signature                          PublicKey.verify
+     5  iss and sub equal the kid's owner                        _check_parties
+     6  aud                                                      _check_parties
      7  times, lifetime cap, the key's window                    check_times, _check_window
      8  binding: method, target, content, headers                _check_binding
      9  transaction token                                        _check_transaction
@@ -88,6 +88,11 @@ class _Signer:
     kid: str
     caller: str
     service: str
+
+
+class RequestHeaders(Mapping[str, str]):
+    """A server's view of a request's headers, which is asked for lower-case names only, one at a time. An adapter that
+    need not copy all headers derives from it; any other mapping is copied, its names in whatever case."""
 
 
 class Verifier:
@@ -236,9 +241,9 @@ def _check_binding(
 
 
 def _by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
-    """A dict, whose names may be written anyhow, by lower-case names: ``bound`` itself where it is the same. Other
-    mappings are looked up as they are, and never compared as a whole: a server's would be read from end to end."""
-    if not isinstance(headers, dict):
+    """The headers by lower-case names: ``bound`` itself where they are the same. A server's view is looked up as it is,
+    and never compared as a whole: it would be read from end to end."""
+    if type(headers) is not dict and isinstance(headers, RequestHeaders):
         return headers
     return bound if headers == bound else {name.lower(): value for name, value in headers.items()}
 

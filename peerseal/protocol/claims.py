@@ -33,3 +33,9 @@ def exactly(claims: Mapping[str, Any], members: frozenset[str], optional: frozen
     names = claims.keys()
     if not members <= names <= members | optional:
         raise MalformedToken("claims are missing or unknown")
+
+
+def at_least(claims: Mapping[str, Any], members: frozenset[str] | set[str]) -> None:
+    """Refuses missing claims, and lets unknown ones be. Raises MalformedToken."""
+    if not claims.keys() >= members:
+        raise MalformedToken("claims are missing")

@@ -3,6 +3,9 @@
 Every document is a compact JWS with its own ``typ``. `sign_document` makes one; `read_document` checks syntax, type,
 signature, issuer and times, and leaves to its caller (`peerseal.peers.trusted`) which subject was asked for and
 whether something newer was seen before. All times are seconds since the epoch.
+
+Unlike a token, a document may hold members that this version does not know: the registry that signs it may be newer
+than its clients, and what they do not know they do not need.
 """
 
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from peerseal.errors import DocumentRefused, InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol import jose
-from peerseal.protocol.claims import claim, exactly, time_claim
+from peerseal.protocol.claims import at_least, claim, time_claim
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
@@ -147,7 +150,7 @@ class JwkSetDocument:
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken, KeyRefused or InvalidName."""
-        exactly(claims, _FRAME | {"seq", "head", "keys", "revoked"})
+        at_least(claims, _FRAME | {"seq", "head", "keys", "revoked"})
         owner = claim(claims, "sub", str)
         keys = tuple(SignedKey.from_json(key, owner) for key in claim(claims, "keys", list))
         revoked = tuple(RevokedKey.from_json(key, owner) for key in claim(claims, "revoked", list))
@@ -183,7 +186,7 @@ class KeyStatement:
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken, KeyRefused or InvalidName."""
         members = {"seq", "head", "kid", "state", "active_from", "active_until", "revoked_at", "index", "jwk", "alg"}
-        exactly(claims, _FRAME | members)
+        at_least(claims, _FRAME | members)
         public = PublicKey.from_jwk(claim(claims, "jwk", dict), claim(claims, "alg", str))
         kid, state, owner = (claim(claims, name, str) for name in ("kid", "state", "sub"))
         if kid != make_kid(owner, public.thumbprint) or state not in (ACTIVE, RETIRED, REVOKED):
@@ -221,7 +224,7 @@ class Changes:
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken or InvalidName."""
-        exactly(claims, _FRAME | {"since", "seq", "services", "reset"})
+        at_least(claims, _FRAME | {"since", "seq", "services", "reset"})
         services = claim(claims, "services", list)
         for name in services:
             if type(name) is not str:
@@ -260,7 +263,7 @@ class RegistryKeys:
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken or KeyRefused."""
-        exactly(claims, _FRAME | {"version", "root", "signing_keys", "ledger_key", "urls"})
+        at_least(claims, _FRAME | {"version", "root", "signing_keys", "ledger_key", "urls"})
         jwks, urls, ledger_key = (claims[name] for name in ("signing_keys", "urls", "ledger_key"))
         if not (_all_of(jwks, dict) and _all_of(urls, str) and type(ledger_key) is dict):
             raise MalformedToken("signing keys, ledger key or URLs are of the wrong type")

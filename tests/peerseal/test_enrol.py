@@ -205,7 +205,8 @@ class TestThroughIdentities:
     def test_a_key_can_end_only_itself(self, registry: MemoryRegistry, enrolment: Enrolment) -> None:
         one, sibling = registry.identity("client"), registry.identity("client")
         sign = one._voucher(one._keeper.signing_key())
-        enrolment.retire(sibling._keeper.signing_key(), sign)
+        with pytest.raises(FetchError):
+            enrolment.retire(sibling._keeper.signing_key(), sign)
         assert {key.state for key in registry.jwk_set("client").keys} == {"active"}
         enrolment.retire(one._keeper.signing_key(), sign)
         assert sorted(key.state for key in registry.jwk_set("client").keys) == ["active", "retired"]

@@ -43,7 +43,7 @@ class TestFiles:
     def test_a_folder_that_is_not_there_holds_nothing(self, path: Path) -> None:
         assert KeyFolder(path).load() == HeldKeys()
         assert KeyFolder(path).pin() is None
-        assert KeyFolder(path).stamp() == (0, 0)
+        assert KeyFolder(path).stamp() is None
 
     def test_files_and_folder_are_their_owners_only_whatever_the_umask(self, path: Path) -> None:
         before = os.umask(0)
@@ -239,3 +239,12 @@ class TestWhichKeySigns:
     def test_the_only_one_also_before_its_lead_is_over(self) -> None:
         keys = of(held(0, signs_from=900.0))
         assert keys.signing(500.0) == keys.keys[0]
+
+
+def test_who_holds_a_file_that_was_tidied_away_does_not_take_itself_for_the_last(path: Path) -> None:
+    first, second = KeyFolder(path), KeyFolder(path)
+    first.hold()
+    (path / "holders").unlink()
+    second.hold()
+    assert not first.release()
+    assert second.release()

@@ -1,13 +1,13 @@
 """The verifier: what a proven caller is told to be, in which order the steps stand, and what it asks of others."""
 
-from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from peerseal.errors import InvalidName, PeersealError, TrustUnavailable
+from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, TrustUnavailable, WrongBinding
 from peerseal.peers.replay import MemoryReplayGuard
-from peerseal.peers.verify import Peer, Verifier
+from peerseal.peers.verify import Peer, RequestHeaders, Verifier
 from peerseal.protocol.encoding import b64url, digest_header
 from tests.attacks.forge import (
     BODY,
@@ -223,7 +223,7 @@ def test_headers_are_optional_where_nothing_is_bound(callee: Callee) -> None:
 
 
 def test_headers_are_looked_up_and_not_walked_through(callee: Callee) -> None:
-    class Lazy(Mapping[str, str]):
+    class Lazy(RequestHeaders):
         def __getitem__(self, name: str) -> str:
             return HEADERS[name]
 
@@ -268,3 +268,10 @@ def test_both_algorithms_and_all_services_share_one_verifier(callee: Callee) -> 
         for key, owner in ((KEY, CALLER), (ec_key("caller"), CALLER), (rsa_key("other"), OTHER)):
             jti = b64url(len(callee.keys.asked).to_bytes(16, "big"))
             assert callee.accepts(honest_token(key, owner, jti=jti)).id == owner
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "CONTENT-TYPE", "Txn-Token"])
+def test_any_mapping_of_headers_is_read_whatever_the_case(callee: Callee, name: str) -> None:
+    bare = honest_token(KEY, method="GET", headers={}, content_digest=digest_header(b""))
+    with pytest.raises((WrongBinding, BadTransactionToken)):
+        callee.verifier.verify(bare, method="GET", target=TARGET, headers=MappingProxyType({name: "text/plain"}))
