@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmarks.raw import raw_verify
-from benchmarks.timing import Contender, Timings, each, interleaved
+from benchmarks.timing import Timings, each, interleaved
 from benchmarks.verification import (
     ALLOW,
     AUDIENCE,
@@ -74,7 +74,7 @@ def measure(caller: Identity) -> Timings:
     """Every step, the whole, and the limit, side by side."""
     contenders = {name: each(step) for name, step in _steps(caller).items()}
     raw = raw_verify(public_key(caller))
-    full: Contender[str] = each(verification(caller.trust))
+    full = verification(caller.trust)
     contenders[_RAW] = lambda batch: raw([taken.token for taken in batch])
     contenders[_FULL] = lambda batch: full([taken.token for taken in batch])
     contenders["nothing"] = each(lambda _: None)

@@ -53,13 +53,14 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 class ServerOptions(TypedDict, total=False):
     """How gunicorn serves: what is left out is 2 ``workers`` of 8 ``threads``, no ``preload``, no recycling.
 
-    A worker is recycled after ``max_requests`` requests.
+    A worker is recycled after ``max_requests`` requests. ``config`` is what gunicorn's own option of that name takes.
     """
 
     workers: int
     threads: int
     preload: bool
     max_requests: int
+    config: str
 
 
 class Process:
@@ -154,6 +155,7 @@ def gunicorn(
     command += ["--workers", str(options.get("workers", 2)), "--graceful-timeout", "10"]
     command += ["--max-requests", str(options.get("max_requests", 0))]
     command += ["--preload"] if options.get("preload") else []
+    command += ["--config", options["config"]] if "config" in options else []
     return Server(name, command, url=f"http://{LOOPBACK}:{port}", log=log, settings=settings)
 
 

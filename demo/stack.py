@@ -89,6 +89,7 @@ class Stack:
             log=self.log("registry"),
             settings=self.registry_settings,
             workers=workers,
+            config="python:registry.gunicorn_conf",
         )
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 

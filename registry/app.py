@@ -9,7 +9,7 @@ from flask import Flask
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.web import documents, health, keys, operators, problems, wellknown
-from registry.web.wire import EXTENSION, ThumbprintConverter, after_request
+from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
 
 
 def log_to_stderr() -> None:
@@ -27,7 +27,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.body + 1  # see `registry.web.wire.body`
     app.extensions[EXTENSION] = Registry.of(settings, clock)
     app.url_map.merge_slashes = False  # what is routed is what was signed
-    app.url_map.converters["thumbprint"] = ThumbprintConverter
+    app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for module in (documents, keys, operators, wellknown, health):
         app.register_blueprint(module.blueprint)
     app.after_request(after_request)

@@ -19,7 +19,7 @@ from peerseal.errors import FetchError, PeersealError
 from registry.console import Console, HttpConsole, LocalConsole
 from registry.domain.errors import Unavailable
 from registry.services.end_keys import Reason
-from registry.services.initialise import initialise
+from registry.services.initialise import Initialised, initialise
 from registry.services.operators import Operators, Role
 from registry.services.registry import Registry
 from registry.settings import Settings
@@ -30,6 +30,8 @@ from registry.storage.unit import Store
 F = TypeVar("F", bound=Callable[..., Any])
 
 UNREACHABLE = 3
+DEV_DOMAIN = "dev.internal"
+"""The trust domain that ``serve --dev`` makes where none was configured and there is no registry yet."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -109,8 +111,7 @@ def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> 
     settings = _settings()
     if root_key_out is not None:
         settings = replace(settings, root_key_file=root_key_out.absolute())
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    done = initialise(settings, Store(create_engine(settings.database_url)), trust_domain)
+    done = _initialise(settings, trust_domain)
     if as_json:
         _print_json({"trust_domain": done.domain, "pin": done.pin, "made": list(done.made)})
         return
@@ -124,22 +125,38 @@ def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> 
     click.echo(f"root pin: {done.pin}")
 
 
+def _initialise(settings: Settings, trust_domain: str | None, default_domain: str | None = None) -> Initialised:
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = Store(create_engine(settings.database_url))
+    try:
+        return initialise(settings, store, trust_domain, default_domain=default_domain)
+    finally:
+        store.engine.dispose()
+
+
 @main.command()
 @click.option("--host", default=None, help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
-@click.option("--dev", is_flag=True, help="Laptop mode: loopback only, first come first served. Protects nothing.")
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="Laptop mode: makes what is missing, loopback only, first come first served. Protects nothing.",
+)
 def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     """Runs the registry under gunicorn."""
     from registry.server import run
 
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")
+    settings = replace(_settings(), dev=dev)
     if dev:
         click.secho(
             "DEV MODE: whoever comes first gets a name, on this machine only. NOT FOR REAL USE.", fg="red", err=True
         )
-    run(replace(_settings(), dev=dev), f"{_bracketed(host or '127.0.0.1')}:{port}", workers)
+        done = _initialise(settings, None, default_domain=DEV_DOMAIN)
+        click.echo(f"trust domain: {done.domain}, in {settings.home}", err=True)
+    run(settings, f"{_bracketed(host or '127.0.0.1')}:{port}", workers)
 
 
 @main.command()

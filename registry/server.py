@@ -5,15 +5,13 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
+from registry import gunicorn_conf
 from registry.app import create_app, log_to_stderr
 from registry.settings import Settings
 
-THREADS = 8
-"""Threads of a worker: most wait for the database, or for a slow client."""
-
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn, told what to do by values instead of a file."""
+    """gunicorn, told what to do by `registry.gunicorn_conf` and further values."""
 
     def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
         self._settings = settings
@@ -22,8 +20,9 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         """See BaseApplication."""
-        for name, value in self._options.items():
-            self.cfg.set(name, value)
+        for name, value in {**vars(gunicorn_conf), **self._options}.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
 
     def load(self) -> Flask:
         """See BaseApplication."""
@@ -33,15 +32,4 @@ class Server(BaseApplication):  # type: ignore[misc]
 def run(settings: Settings, bind: str, workers: int) -> None:
     """Serves until told to stop. The application is made before the fork, so that a wrong setting ends the start."""
     log_to_stderr()
-    options = {
-        "bind": bind,
-        "workers": workers,
-        "worker_class": "gthread",
-        "threads": THREADS,
-        "preload_app": True,
-        "graceful_timeout": 20,
-        "forwarder_headers": "",  # no header of a proxy may shift the routing away from the request line
-        "control_socket_disable": True,  # nobody asked for a socket that steers the server
-        "proc_name": "peerseal-registry",
-    }
-    Server(settings, options).run()
+    Server(settings, {"bind": bind, "workers": workers, "preload_app": True}).run()

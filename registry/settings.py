@@ -21,9 +21,14 @@ class Limits:
     """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (SPEC section 2)."""
     retired_shown: int = 400
     """Seconds for which a retired key stays in the signed set: the longest token (300 s), leeway, and a margin."""
-    active_keys: int = 1000
-    """Active keys of one service. A service with more instances than that should share keys by host; without a limit
-    one stolen key could make its owner's documents too large for everybody."""
+    vouched_keys: int = 1000
+    """Keys of one service that another one vouched for and that have not reached their natural end, be they active,
+    retired or revoked: without a limit on all of these, whoever stole one key could make the signed set too large for
+    clients (4 MiB), and so hide the very revocation. Of RSA-8192 keys, 2.6 KB each, they and the joined ones still
+    fit. With a rotation a day this is 142 hosts; a service of more instances should share keys by host."""
+    joined_keys: int = 500
+    """Active keys of one service that came by join tokens. They are counted apart, so that a thief who used all of the
+    above cannot keep the owner from joining anew."""
     resign_after: int = 60
     """Seconds after which an unchanged document is signed anew. Freshness is its signed time, and clients look at
     it on the scale of an hour."""
@@ -34,7 +39,7 @@ class Limits:
     wait: int = 20
     """Seconds that a call for changes may ask to wait (SPEC section 5)."""
     documents_cached: int = 10_000
-    """Signed documents that a process keeps in memory, the least recently used ones going first."""
+    """Signed documents that a process keeps in memory; first in, first out."""
     max_age: int = 30
     """Seconds for which a cache on the way may answer (``max-age``). A change is asked for with ``?seq=``."""
     stale_if_error: int = 3600

@@ -1,4 +1,5 @@
-"""The gunicorn target: ``gunicorn registry.wsgi:app``. It reads the environment, as nothing below it does."""
+"""The gunicorn target: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``. It reads the environment,
+as nothing below it does."""
 
 import os
 

@@ -133,7 +133,8 @@ def check_request_claims(claims: dict[str, Any]) -> None:
         raise MalformedToken("a claim is of the wrong type")
     if not (0 <= iat <= LATEST_TIME and 0 <= nbf <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
         raise MalformedToken("a claim is no time")
-    check_jti(jti)
+    if not _JTI.fullmatch(jti):
+        raise MalformedToken("jti is not 128 bits")
     for name, value in headers.items():
         if type(value) is not str or name != name.lower():
             raise MalformedToken("claim headers holds other than lower-case names with strings")

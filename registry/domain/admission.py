@@ -1,5 +1,6 @@
 """Who may register a key, and which key may be registered (SPEC section 5)."""
 
+import re
 from dataclasses import dataclass, field
 
 from peerseal.errors import CallerNotAllowed, InvalidName, RevokedKey
@@ -7,11 +8,20 @@ from peerseal.protocol.names import REGISTRY, check_service
 from registry.domain.errors import KeyTaken
 from registry.domain.keys import KeyRecord, KeyState
 
+TOKEN_ID = re.compile("[A-Za-z0-9_-]{1,32}")
+"""The shape of a join token's id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """The right of a rotation: a current key of the same service, proven by its request token, vouches. The token goes
-    into the entry, as evidence that the registry did not make the voucher up."""
+    """The right of a rotation: a current key of the same service, proven by its request token, vouches.
+
+    The token goes into the entry, which everybody may read, as evidence that the registry did not make the voucher up.
+    It is of no use to a reader: only this registry is its audience, which took it once already and takes it no second
+    time (the replay guard wrote it down before the entry was), it is bound to that one body, and it expires within
+    minutes. The same holds for the token with which a key ends itself (`registry.services.end_keys`). No other token
+    gets into an entry.
+    """
 
     thumbprint: str
     request_token: str = field(repr=False)

@@ -92,8 +92,8 @@ class Admission:
         with self._store.look() as connection:
             if isinstance(right, Joined):
                 self._tokens.check(connection, service, right, proof.jws)
-            if keys.active_count(connection, service, int(self._clock())) >= self._limits.active_keys:
-                raise KeyTaken("too_many_keys", f"{service} has {self._limits.active_keys} active keys")
+                if keys.joined_count(connection, service, int(self._clock())) >= self._limits.joined_keys:
+                    raise KeyTaken("too_many_keys", f"{service} has {self._limits.joined_keys} active joined keys")
         check_quality(proof.public_key)
         return self._write(service, owner, proof, right)
 
@@ -127,6 +127,8 @@ class Admission:
                     raise JoinRefused(f"join token {token_id} was spent or withdrawn a moment ago")
             case Vouched(thumbprint, _):
                 check_voucher(keys.find(connection, thumbprint), service, now)
+                if keys.vouched_count(connection, service, now) >= self._limits.vouched_keys:
+                    raise KeyTaken("too_many_keys", f"{service} has {self._limits.vouched_keys} keys by vouchers")
             case FirstCome():
                 if keys.active_count(connection, service, now):
                     raise MissingToken(f"first come first served: {service} has an active key")

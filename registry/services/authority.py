@@ -1,5 +1,6 @@
 """In whose name this registry signs: the root-signed document in force, and the signing key that it names."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,13 @@ from registry.services.keyfiles import read_key_pair
 from registry.settings import Settings
 from registry.storage import documents
 from registry.storage.unit import Store
+
+log = logging.getLogger(__name__)
+
+RENEW_BEFORE = 90 * 24 * 3600
+"""Seconds before the end of the registry keys document in which ``init`` has the root sign it anew."""
+WARN_EVERY = 24 * 3600
+"""Seconds between two warnings of one process that this has not been done."""
 
 
 class NotInitialised(Unavailable):
@@ -60,7 +68,7 @@ class AuthoritySource:
         self._clock = clock
         self._signing_key = read_key_pair(settings.signing_key_file, "signing key")
         self._known: Authority | None = None
-        self._looked_at = 0.0
+        self._looked_at = self._warned_at = 0.0
 
     def current(self) -> Authority:
         """The authority in force. With the database down, the one known before.
@@ -76,11 +84,18 @@ class AuthoritySource:
         except StorageUnavailable:
             if known is None:
                 raise
-            return known
+            jws = known.jws
         if known is None or known.jws != jws:
             known = self._load(jws, now)
         self._known, self._looked_at = known, now
+        self._warn_near_the_end(known, now)
         return known
+
+    def _warn_near_the_end(self, known: Authority, now: float) -> None:
+        if now > known.keys.expires_at - RENEW_BEFORE and now > self._warned_at + WARN_EVERY:
+            self._warned_at = now
+            days = (known.keys.expires_at - now) / 86400
+            log.warning("the root-signed document ends in %.0f days: run init where the root key is", days)
 
     def _load(self, jws: str | None, now: float) -> Authority:
         if jws is None:

@@ -47,7 +47,8 @@ class KeyEnding:
     ) -> list[KeyRecord]:
         """Ends a key of a service, and returns the keys that this ended, as they were before.
 
-        ``proof`` is the request token with which a key ended itself: it goes into the entry.
+        ``proof`` is the request token with which a key ended itself: it goes into the entry as evidence, spent (see
+        `registry.domain.admission.Vouched`).
 
         ``compromised`` revokes the key, and every key that it vouched for, and so on, one entry each. What has ended
         that far already is left as it is, so that asking again changes nothing. Raises NotFound.

@@ -16,6 +16,7 @@ from peerseal.protocol.ledger import REGISTRY_CREATED
 from peerseal.protocol.names import check_trust_domain, registry_id
 from registry.domain.rebuild import REGISTRY_KEYS_ISSUED
 from registry.services import keyfiles
+from registry.services.authority import RENEW_BEFORE
 from registry.services.operators import LOCAL, Operators, Role
 from registry.settings import Settings
 from registry.storage import documents
@@ -23,11 +24,11 @@ from registry.storage.ledger import Change, append
 from registry.storage.migrate import migrate
 from registry.storage.unit import Store
 
-RENEW_BEFORE = 90 * 24 * 3600
-"""Seconds before the end of the registry keys document in which ``init`` has the root sign it anew."""
 FIRST_OPERATOR_TTL = 90 * 24 * 3600
 """Seconds that the first operator token lives: long enough to make better ones."""
 OPERATOR_TOKEN_FILE = "operator-token"
+
+_COPY = "copy the key files from the first node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,26 @@ class Initialised:
 
 
 def initialise(
-    settings: Settings, store: Store, domain: str | None, clock: Callable[[], float] = time.time
+    settings: Settings,
+    store: Store,
+    domain: str | None,
+    clock: Callable[[], float] = time.time,
+    *,
+    default_domain: str | None = None,
 ) -> Initialised:
     """Makes the schema, the keys, the root-signed document and the first operator token where they are missing.
 
-    ``domain`` is needed the first time, and must be the same later. Raises ConfigurationError or InvalidName.
+    A domain is needed the first time, and must be the same later: ``domain``, or the one in the settings;
+    ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError or InvalidName.
     """
     migrate(store.engine)
     with store.read() as connection:
         known_jws = documents.newest(connection)
     known = None if known_jws is None else _decode(known_jws)
-    domain = _settled_domain(domain or settings.trust_domain, known)
-    made = _make_files(settings, with_root=known is None)
+    domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
+    if known is not None:
+        _check_files(settings, known)
+    made = _make_files(settings, fresh=known is None)
     document = _wanted(settings, domain, known, int(clock()))
     if document is not known:
         if not _issue(settings, store, document, known_jws):
@@ -73,25 +82,45 @@ def _decode(jws: str) -> RegistryKeys:
     return RegistryKeys.from_claims(strict_json_object(jose.parse(jws, limit=MAX_DOCUMENT).payload))
 
 
-def _settled_domain(wanted: str | None, known: RegistryKeys | None) -> str:
+def _settled_domain(wanted: str | None, known: RegistryKeys | None, default: str | None) -> str:
     if known is not None and wanted in (None, known.subject):
         return known.subject
     if known is not None:
         raise ConfigurationError(f"this registry's trust domain is {known.subject}; it cannot be changed")
-    if wanted is None:
+    if (new := wanted or default) is None:
         raise ConfigurationError("the trust domain is needed: --trust-domain NAME")
-    return check_trust_domain(wanted)
+    return check_trust_domain(new)
 
 
-def _make_files(settings: Settings, with_root: bool) -> list[str]:
+def _check_files(settings: Settings, known: RegistryKeys) -> None:
+    """Passes where what is missing may be made: this comes before any file is written. Raises ConfigurationError."""
+    path = settings.sealing_key_file
+    if not path.exists():  # another one could not open the join tokens that are there
+        raise ConfigurationError(f"the sealing key {path} is missing, and cannot be made anew: {_COPY}")
+    if not (settings.signing_key_file.exists() and settings.ledger_key_file.exists()):
+        _check_root(settings, known)
+
+
+def _check_root(settings: Settings, known: RegistryKeys) -> None:
+    """Passes where the root key is here to sign another document. Raises ConfigurationError."""
+    if not settings.root_key_file.exists():
+        raise ConfigurationError(
+            "the database was initialised with other signing or ledger keys or URLs than this node's: "
+            f"{_COPY}, or bring the root key to have these signed"
+        )
+    if keyfiles.read_key_pair(settings.root_key_file, "root key").public != known.root:
+        raise ConfigurationError("the root key is not the one that clients have pinned")
+
+
+def _make_files(settings: Settings, fresh: bool) -> list[str]:
     """The names of those that were missing."""
     wanted = [
         ("signing key", settings.signing_key_file, keyfiles.new_key_pair),
         ("ledger key", settings.ledger_key_file, keyfiles.new_ledger_key),
-        ("sealing key", settings.sealing_key_file, Fernet.generate_key),
     ]
-    if with_root:  # later it may well be elsewhere, offline
+    if fresh:  # later it may well be elsewhere, offline
         wanted.insert(0, ("root key", settings.root_key_file, keyfiles.new_key_pair))
+        wanted.append(("sealing key", settings.sealing_key_file, Fernet.generate_key))
     return [f"{name} {path}" for name, path, make in wanted if keyfiles.ensure(path, make)]
 
 
@@ -110,14 +139,8 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
         if fits and not renew:
             return known
         signing_keys = (signing, *(key for key in known.signing_keys if key != signing))[:2]
-    if known is not None and not settings.root_key_file.exists():
-        raise ConfigurationError(
-            "the database was initialised with other signing or ledger keys or URLs than this node's: "
-            "copy the key files from there, or bring the root key to have these signed"
-        )
+        _check_root(settings, known)
     root = keyfiles.read_key_pair(settings.root_key_file, "root key").public
-    if known is not None and root != known.root:
-        raise ConfigurationError("the root key is not the one that clients have pinned")
     frame = registry_id(domain), domain, now, now + REGISTRY_KEYS_LIFETIME
     version = 1 if known is None else known.version + 1
     return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls)

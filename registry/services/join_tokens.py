@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
-from registry.domain.admission import Joined, check_registrable
+from registry.domain.admission import TOKEN_ID, Joined, check_registrable
 from registry.domain.errors import BadRequest, JoinRefused, NotFound
 from registry.services.authority import AuthoritySource
 from registry.services.keyfiles import Sealer
@@ -70,7 +70,7 @@ class JoinTokens:
 
         Raises JoinRefused.
         """
-        record = join_tokens.find(connection, right.token_id)
+        record = join_tokens.find(connection, right.token_id) if TOKEN_ID.fullmatch(right.token_id) else None
         if record is None:
             raise JoinRefused("no such join token")
         try:

@@ -75,8 +75,7 @@ class Registry:
             with self.store.read() as connection:
                 checks["database"] = True
                 checks["schema"] = current_revision(connection) == SCHEMA_REVISION
-            self.authority.current()
-            checks["keys"] = True
+            checks["keys"] = self.clock() < self.authority.current().keys.expires_at
         except (PeersealError, SQLAlchemyError) as error:
             log.warning("not ready: %s", error)
         return checks

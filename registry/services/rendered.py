@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Generic, TypeVar
 
 from peerseal.protocol.encoding import b64url
@@ -32,12 +33,13 @@ class Rendered:
 
 
 class RenderedCache(Generic[K]):
-    """A bounded dict of answers; the one put in first goes first. Answers are made anew within a minute, which puts
-    what is in use back in. No lock: each step is atomic, and two threads at worst make the same answer twice."""
+    """A bounded dict of answers: first in, first out. Answers are made anew within a minute, which puts what is in use
+    back in. Reading takes no lock, and two threads at worst make the same answer twice."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._kept: dict[K, Rendered] = {}
+        self._changing = Lock()  # a dict that changes cannot be asked for its first name
 
     def get(self, name: K) -> Rendered | None:
         """What is kept under that name."""
@@ -45,10 +47,11 @@ class RenderedCache(Generic[K]):
 
     def put(self, name: K, rendered: Rendered) -> Rendered:
         """Keeps and returns it."""
-        self._kept.pop(name, None)
-        self._kept[name] = rendered
-        while len(self._kept) > self._limit:
-            self._kept.pop(next(iter(self._kept), name), None)
+        with self._changing:
+            self._kept.pop(name, None)
+            self._kept[name] = rendered
+            while len(self._kept) > self._limit:
+                del self._kept[next(iter(self._kept))]
         return rendered
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import os
 import select
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Dialect, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
@@ -22,13 +23,16 @@ SQLITE = "sqlite"
 
 WRITES = "registry_writes"
 """The execution option with which a transaction says that it will write."""
+SILENT_FOR = 2
+"""Seconds for which a process does not ask a PostgreSQL again that let an attempt to connect wait in vain."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTimeouts:
     """How long to wait, in milliseconds. A caller gives up after some seconds; so does the database."""
 
-    connect: int = 5_000
+    connect: int = 2_000
+    """Callers give up after 5 s, and what is in memory is to be served before that."""
     lock: int = 5_000
     """Also SQLite's wait for the one writer before us."""
     statement: int = 10_000
@@ -74,19 +78,39 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
     }
     engine = sqlalchemy.create_engine(
         url,
+        hide_parameters=True,  # they hold tokens, and errors are logged
         isolation_level="READ COMMITTED",
         pool_size=8,
         max_overflow=8,
         pool_timeout=waits.lock / 1000,
         connect_args={
             "connect_timeout": waits.connect // 1000,
-            "tcp_user_timeout": waits.connect * 2,  # of a server that fell silent
+            "tcp_user_timeout": waits.connect,  # of a server that fell silent
             "application_name": "peerseal-registry",
             "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
         },
     )
+    event.listen(engine, "do_connect", _Connector().connect)
     event.listen(engine, "checkout", _refuse_cut_connection)
     return engine
+
+
+class _Connector:
+    """Connects to PostgreSQL. While a server is silent each attempt waits until its time is up, and soon every thread
+    would; so after one such attempt who asks in the next SILENT_FOR seconds is told at once."""
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+
+    def connect(self, dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        """A new driver connection. Raises psycopg.OperationalError."""
+        if time.monotonic() < self._silent_until:
+            raise psycopg.OperationalError("the database did not answer a moment ago")
+        try:
+            return dialect.connect(*arguments, **options)
+        except psycopg.errors.ConnectionTimeout:
+            self._silent_until = time.monotonic() + SILENT_FOR
+            raise
 
 
 def _refuse_cut_connection(connection: psycopg.Connection, _record: Any, _proxy: Any) -> None:
@@ -102,7 +126,7 @@ def _refuse_cut_connection(connection: psycopg.Connection, _record: Any, _proxy:
 
 
 def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
-    engine = sqlalchemy.create_engine(url, connect_args={"timeout": waits.lock / 1000})
+    engine = sqlalchemy.create_engine(url, hide_parameters=True, connect_args={"timeout": waits.lock / 1000})
     event.listen(engine, "do_connect", _make_sqlite_file)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

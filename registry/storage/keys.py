@@ -41,6 +41,13 @@ _ACTIVE_COUNT = (
     .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"))
     .where(keys.c.active_until > bindparam("now"), keys.c.revoked_at.is_(None))
 )
+_JOINED_COUNT = _ACTIVE_COUNT.where(keys.c.vouched_by.is_(None))
+_VOUCHED_COUNT = (
+    select(func.count())
+    .select_from(keys)
+    .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"))
+    .where(keys.c.vouched_by.is_not(None))
+)
 _ADD = insert(keys)
 
 
@@ -66,6 +73,17 @@ def page(connection: Connection, service: str, after: int, limit: int) -> list[K
 def active_count(connection: Connection, service: str, now: int) -> int:
     """How many active keys a service has."""
     return connection.execute(_ACTIVE_COUNT, {"of": service, "now": now}).scalar_one()
+
+
+def joined_count(connection: Connection, service: str, now: int) -> int:
+    """How many active keys a service has that no other key vouched for."""
+    return connection.execute(_JOINED_COUNT, {"of": service, "now": now}).scalar_one()
+
+
+def vouched_count(connection: Connection, service: str, now: int) -> int:
+    """How many keys of a service that another one vouched for have not reached their natural end, whatever became of
+    them: each of these is or may yet be listed in the signed set."""
+    return connection.execute(_VOUCHED_COUNT, {"of": service, "now": now}).scalar_one()
 
 
 def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from alembic import command
 from alembic.config import Config
@@ -12,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, select, text
 
 import registry
+from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL, WRITES
 from registry.storage.unit import storage_errors
 
@@ -96,6 +99,19 @@ def _postgresql_lock(connection: Connection) -> Iterator[None]:
 def _sqlite_lock(connection: Connection) -> Iterator[None]:
     """A lock on a file beside the database: SQLite's own ends with each transaction."""
     path = f"{connection.engine.url.database}.migrate-lock"
+    deadline = time.monotonic() + LOCK_WAIT
     with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600)) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while not _locked(file):
+            if time.monotonic() > deadline:
+                raise StorageUnavailable("another node has been migrating for too long")
+            time.sleep(0.1)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock on the file is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -15,10 +15,11 @@ import psycopg
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL
-from registry.storage.unit import storage_errors
 
 REMEMBERED = 10_000
 """Services whose number one thread remembers between two changes."""
@@ -52,11 +53,16 @@ class _ThreadConnection:
         if getattr(self._local, "pid", None) != os.getpid():
             if hasattr(self._local, "holder"):
                 self._inherited.append(self._local.holder)  # a fork's parent uses it: never to be closed here
-            with storage_errors():
-                self._local.holder = self._engine.raw_connection()
-            self._local.holder.detach()
-            self._local.pid = os.getpid()
+            holder = self._connect()
+            holder.detach()
+            self._local.holder, self._local.pid = holder, os.getpid()
         return self._local.holder.dbapi_connection
+
+    def _connect(self) -> PoolProxiedConnection:
+        try:
+            return self._engine.raw_connection()
+        except (self._engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
+            raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
 
     def drop(self) -> None:
         """Closes this thread's connection, which has failed; the next use makes another."""
@@ -88,6 +94,8 @@ class SqliteRevisions:
                 seen[query, *parameters] = rows[0][0] if rows else None
             return seen[query, *parameters]
         except sqlite3.Error as error:
+            self._connection.drop()
+            self._local.version = None  # each connection counts versions of its own
             raise StorageUnavailable(str(error)) from error
 
     def _seen(self, connection: sqlite3.Connection) -> dict[tuple[str, ...], int | None]:

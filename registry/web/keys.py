@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, Response
 
 from peerseal.errors import CallerNotAllowed, MissingToken
 from peerseal.protocol.names import service_id, split_kid
@@ -14,6 +14,7 @@ from registry.web.wire import (
     bearer_token,
     calling_service,
     json_body,
+    location,
     member,
     no_content,
     number,
@@ -40,7 +41,7 @@ def register(service: str) -> Response:
     else:
         rendered = publisher.statement(service, record.thumbprint, record.admitted_seq)
     response = Response(rendered.body, 201 if admitted.new else 200, content_type=rendered.content_type)
-    response.headers["Location"] = url_for("keys.read", service=service, thumbprint=record.thumbprint)
+    response.headers["Location"] = location("keys.read", service=service, thumbprint=record.thumbprint)
     return response
 
 

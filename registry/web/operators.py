@@ -1,10 +1,21 @@
 """What only operators may do or see."""
 
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, Response
 
 from registry.services.join_tokens import public_members
 from registry.services.operators import Role
-from registry.web.wire import json_body, member, no_content, number, only, operator, parameter, private_json, registry
+from registry.web.wire import (
+    json_body,
+    location,
+    member,
+    no_content,
+    number,
+    only,
+    operator,
+    parameter,
+    private_json,
+    registry,
+)
 
 blueprint = Blueprint("operators", __name__, url_prefix="/v1")
 
@@ -28,7 +39,7 @@ def create_join_token() -> Response:
     ttl, uses = member(body, "ttl", int, DEFAULT_TTL), member(body, "uses", int, 1)
     made = registry().join_tokens.create(member(body, "service", str), ttl, uses, by)
     response = private_json({"token": made.token, **public_members(made.record)}, 201)
-    response.headers["Location"] = url_for("operators.withdraw_join_token", token_id=made.record.id)
+    response.headers["Location"] = location("operators.withdraw_join_token", token_id=made.record.id)
     return response
 
 
@@ -39,7 +50,7 @@ def join_tokens() -> Response:
     return private_json(registry().join_tokens.page(parameter("after") or "", number("limit") or None))
 
 
-@blueprint.delete("/join-tokens/<token_id>")
+@blueprint.delete("/join-tokens/<token_id:token_id>")
 def withdraw_join_token(token_id: str) -> Response:
     """Makes a join token useless."""
     registry().join_tokens.withdraw(token_id, operator(Role.OPERATOR).by)

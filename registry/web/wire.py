@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from flask import Response, current_app, request
+from flask import Response, current_app, request, url_for
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
@@ -12,6 +12,7 @@ from peerseal.errors import MalformedToken, MissingToken
 from peerseal.peers.verify import Peer
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.wsgi import wsgi_target
+from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
 from registry.services.operators import Operator, Role
 from registry.services.registry import Registry
@@ -21,6 +22,7 @@ EXTENSION = "peerseal-registry"
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
 _SECURITY = (  # nobody is to guess at, run or frame what stands in an answer
     ("X-Content-Type-Options", "nosniff"),
@@ -34,6 +36,12 @@ class ThumbprintConverter(BaseConverter):
     regex = "[A-Za-z0-9_-]{43}"
 
 
+class TokenIdConverter(BaseConverter):
+    """A path segment that has the shape of a join token's id."""
+
+    regex = TOKEN_ID.pattern
+
+
 class UnsupportedMedia(BadRequest):
     """A body of another kind. Answered with 415."""
 
@@ -43,6 +51,11 @@ class UnsupportedMedia(BadRequest):
 def registry() -> Registry:
     """The use cases of the application that serves this request."""
     return cast(Registry, current_app.extensions[EXTENSION])
+
+
+def location(endpoint: str, **values: Any) -> str:
+    """The path of what was made, as the caller sees it: a proxy may have stripped its beginning."""
+    return registry().settings.external_prefix + url_for(endpoint, **values)
 
 
 def bearer_token() -> str | None:
@@ -123,12 +136,14 @@ def number(name: str, default: int = 0) -> int:
 
 
 def parameter(name: str) -> str | None:
-    """A query parameter, given once at most. Raises BadRequest."""
+    """A query parameter, given once at most, without control characters. Raises BadRequest."""
     if not request.environ.get("QUERY_STRING"):
         return None  # most requests have none, and parsing nothing takes longer than answering from memory
     values = request.args.getlist(name)
     if len(values) > 1:
         raise BadRequest("invalid_parameter", f"{name} is given twice")
+    if values and _CONTROL.search(values[0]):
+        raise BadRequest("invalid_parameter", f"{name} holds control characters")
     return values[0] if values else None
 
 

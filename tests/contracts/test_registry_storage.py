@@ -1,11 +1,12 @@
 """What the registry promises on every database it runs on: each test runs on SQLite and on PostgreSQL."""
 
+import fcntl
 import os
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,29 +21,17 @@ from peerseal.errors import PeersealError
 from peerseal.protocol import jose
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import service_id
+from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
 from registry.services.operators import Role
+from registry.settings import Limits
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate, newest_revision
-from registry.storage.tables import keys, metadata
-from registry.storage.unit import Store
+from registry.storage.tables import keys, ledger_head, metadata
 from registry.storage.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
-from tests.support.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[Driver]:
-    driver = Driver(registry_database, tmp_path / "home", clock)
-    yield driver
-    driver.close()
 
 
 def key() -> KeyPair:
@@ -212,12 +201,74 @@ def test_changes_name_the_services_that_changed(registry: Driver) -> None:
     assert (beyond.services, beyond.reset) == ((), True)
 
 
+# limits
+
+
+def test_a_stolen_key_cannot_make_the_signed_set_too_large(
+    registry_database: str, tmp_path: Path, clock: Clock
+) -> None:
+    registry = Driver(registry_database, tmp_path / "home", clock, limits=Limits(vouched_keys=6, joined_keys=3))
+    stolen, token = registry.joined(key(), "billing"), registry.join_token("billing", uses=9, ttl=7200)
+    for _ in range(3):  # whatever becomes of the keys that it vouched for, they count
+        assert registry.rotate(stolen, new := key(), "billing").status_code == 201
+        assert registry.end(new, "billing", "retired").status_code == 204
+    assert registry.rotate(stolen, new := key(), "billing").status_code == 201
+    assert registry.end(new, "billing", "compromised").status_code == 204
+    clock.forward(1000)
+    statuses = at_once(4, lambda _: registry.rotate(stolen, key(), "billing").status_code)
+    assert sorted(statuses) == [201, 201, 409, 409], "counted under the lock"
+    refused = registry.rotate(stolen, key(), "billing")
+    assert (refused.status_code, refused.get_json()["code"]) == (409, "too_many_keys")
+    assert registry.join(mine := key(), "billing", token).status_code == 201, "the owner can still join"
+    assert registry.operator_ends(stolen, "billing").status_code == 204
+    listed = registry.key_set("billing")
+    assert (len(listed.keys), len(listed.revoked)) == (1, 7)
+    assert registry.rotate(mine, key(), "billing").status_code == 409
+    assert [registry.join(key(), "billing", token).status_code for _ in range(3)] == [201, 201, 409]
+    clock.forward(7 * 24 * 3600 - 1)  # what the thief made first has reached its natural end
+    assert registry.rotate(mine, key(), "billing").status_code == 201
+    registry.close()
+
+
+# what is no text to a database
+
+
+@pytest.mark.parametrize("join_id", ["\0", "a\0b", "\n", "\u00fc", "x" * 33, ""])
+def test_a_join_id_of_any_characters_is_refused_as_every_other(registry: Driver, join_id: str) -> None:
+    body = {"proof": registry.proof(key(), "billing"), "join": {"id": join_id, "mac": "x"}}
+    response = registry.post_key("billing", body)
+    assert (response.status_code, response.get_json()["code"]) == (401, "join_refused")
+
+
+@pytest.mark.parametrize("path", ["/v1/services?after=%00", "/v1/join-tokens?after=a%00b", "/v1/services?limit=%00"])
+def test_control_characters_in_a_query(registry: Driver, path: str) -> None:
+    response = registry.client.get(path, headers=registry.operator)
+    assert (response.status_code, response.get_json()["code"]) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize("token_id", ["%00", "a%0a", "%C3%BC", "x" * 33])
+def test_ids_in_a_path_that_are_none(registry: Driver, token_id: str) -> None:
+    response = registry.client.delete(f"/v1/join-tokens/{token_id}", headers=registry.operator)
+    assert response.status_code == 404
+
+
+def test_an_error_of_the_database_is_logged_without_parameters(
+    registry: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = registry.joined(key(), "billing")
+    with registry.store.write() as connection:
+        connection.execute(update(ledger_head).values(size=ledger_head.c.size - 1))  # the next number is taken
+    assert registry.rotate(mine, key(), "billing").status_code == 500
+    assert "IntegrityError" in caplog.text
+    assert "[parameters:" not in caplog.text
+
+
 # writers at once
 
 
 def test_a_single_use_join_token_admits_one_of_ten(registry: Driver) -> None:
     token = registry.join_token("billing")
-    statuses = at_once(10, lambda _: registry.app.test_client() and registry.join(key(), "billing", token).status_code)
+    statuses = at_once(10, lambda _: registry.join(key(), "billing", token).status_code)
     assert sorted(statuses) == [201] + [401] * 9
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
 
@@ -257,7 +308,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
-from tests.support.postgres import Postgres
 from tests.registry.driver import Driver
 
 url, home, token, service = sys.argv[1:]
@@ -404,6 +454,19 @@ def test_migrations_and_tables_say_the_same(registry_database: str) -> None:
     engine.dispose()
 
 
+def test_a_migration_waits_for_another_only_so_long(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.storage.migrate.LOCK_WAIT", 0.3)
+    engine = create_engine(sqlite_url)
+    with open(f"{make_url(sqlite_url).database}.migrate-lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(StorageUnavailable, match="another node"):
+            migrate(engine)
+    assert migrate(engine) == SCHEMA_REVISION
+    engine.dispose()
+
+
 def test_many_nodes_migrate_at_once(registry_database: str) -> None:
     engines = [create_engine(registry_database) for _ in range(6)]
     assert at_once(6, lambda number: migrate(engines[number]) == SCHEMA_REVISION) == [True] * 6
@@ -430,32 +493,3 @@ def test_a_forked_child_has_connections_of_its_own(registry: Driver) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(registry.key_set("billing").keys) == 2
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
-
-
-def test_after_a_fail_over_the_next_call_succeeds(postgres: Postgres, tmp_path: Path, clock: Clock) -> None:
-    registry = Driver(url := postgres.new_database(), tmp_path / "home", clock)
-
-    def fail_over() -> None:  # of this database alone, and over when this returns
-        ended = f"pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{make_url(url).database}'"
-        postgres.execute(f"SELECT {ended}")
-
-    old = registry.joined(key(), "billing")
-    for _ in range(3):
-        before = registry.key_set("billing")
-        fail_over()
-        assert registry.key_set("billing") == before
-        fail_over()
-        registry.joined(key(), "billing")
-        fail_over()
-        assert registry.rotate(old, key(), "billing").status_code == 201
-        assert len(registry.key_set("billing").keys) == len(before.keys) + 2
-    registry.close()
-
-
-def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
-    from registry.domain.errors import StorageUnavailable
-
-    for url in (f"sqlite:///{tmp_path}/no/such/folder/x.db", f"postgresql:///x?host={tmp_path}"):
-        store = Store(create_engine(url))
-        with pytest.raises(StorageUnavailable), store.read():
-            pass

@@ -1,6 +1,7 @@
 """The commands, as a shell runs them, on this host's database and over HTTP."""
 
 import json
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from werkzeug.serving import make_server
 
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from registry.app import create_app
 from registry.cli import main
+from registry.settings import Settings
 from tests.registry.driver import DOMAIN, Driver
 
 Run = Callable[..., Result]
@@ -85,8 +88,44 @@ def test_the_root_key_can_be_elsewhere(run: Run, tmp_path: Path) -> None:
     missed = run("init")
     assert missed.exit_code == 1
     assert "root key" in missed.stderr
+    assert not (tmp_path / "home" / "signing-key.pem").exists(), "refused before anything was written"
     rolled = run("init", "--json", REGISTRY_ROOT_KEY_FILE=str(offline))
-    assert json.loads(rolled.stdout)["made"] == ["registry keys document"]
+    made = [name.partition(" /")[0] for name in json.loads(rolled.stdout)["made"]]
+    assert made == ["signing key", "registry keys document"]
+
+
+def test_a_further_node_makes_no_sealing_key(run: Run, registry: Driver, tmp_path: Path) -> None:
+    """With another one it could not open the join tokens of the first."""
+    other = tmp_path / "other"
+    there = {"REGISTRY_HOME": str(other), "REGISTRY_DATABASE_URL": registry.url}
+    for names in ([], ["signing-key.pem", "ledger-key.pem"]):
+        other.mkdir(exist_ok=True)
+        for name in names:
+            shutil.copy(registry.home / name, other)
+        refused = run("init", **there)
+        assert (refused.exit_code, "copy" in refused.stderr) == (1, True)
+        assert sorted(path.name for path in other.iterdir()) == sorted(names)
+    shutil.copy(registry.home / "sealing.key", other)
+    assert json.loads(run("init", "--json", **there).stdout)["made"] == []
+    (other / "ledger-key.pem").unlink()
+    shutil.copy(other / "signing-key.pem", other / "root-key.pem")
+    assert "pinned" in run("init", **there).stderr
+    assert not (other / "ledger-key.pem").exists()
+
+
+@pytest.mark.parametrize("configured", [None, DOMAIN])
+def test_the_laptop_mode_needs_no_init(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str | None
+) -> None:
+    served: list[Settings] = []
+    monkeypatch.setattr("registry.server.run", lambda settings, *_: served.append(settings))
+    environ = {} if configured is None else {"REGISTRY_TRUST_DOMAIN": configured}
+    for settings in (environ, {}):  # and again, when there is a registry
+        assert run("serve", "--dev", **settings).exit_code == 0
+        client = create_app(served[-1]).test_client()
+        assert client.get("/readyz").status_code == 200
+        assert json.loads(run("init", "--json").stdout)["trust_domain"] == (configured or "dev.internal")
+    assert all(settings.dev for settings in served)
 
 
 def test_join_token_and_keys(run: Run, registry: Driver) -> None:

