@@ -9,16 +9,20 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
-from benchmarks import cold_start, key_sets, memory, protected_route, report, signing, verification
+from benchmarks import cold_start, cores, key_sets, memory, protected_route, report, signing, verification
 from benchmarks.figures import Figure
 from benchmarks.world import World, world
 from tests.support.postgres import running_postgres
 
 
 def on_postgresql(shared: World) -> Iterator[Figure]:
-    """The signed JWK Set from a registry on PostgreSQL."""
-    with running_postgres() as server:
+    """The signed JWK Set from a registry on PostgreSQL, which keeps off the registry's core: elsewhere it has a machine
+    of its own."""
+    with ExitStack() as running:
+        with cores.on(cores.shared_out()[1]):
+            server = running.enter_context(running_postgres())
         yield from key_sets.measure(shared.folder / "postgresql", "PostgreSQL", server.new_database())
 
 
