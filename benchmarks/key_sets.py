@@ -46,7 +46,7 @@ def _figures(
     database: str, sets: tuple[Window, ...], not_modified: tuple[Window, ...], constants: tuple[Window, ...]
 ) -> Iterator[Figure]:
     whole, short, flask = (median(window.per_second for window in kind) for kind in (sets, not_modified, constants))
-    to_constant = f"a Flask route that returns the same bytes: {flask:.0f}/s"
+    to_constant = f"a Flask route with the same bytes: {flask:.0f}/s"
     yield Figure(f"{_SET} ({database})", whole, "requests/s", to_constant, _ratio(sets, constants), Goal("≥", 0.8))
     to_set = f"the set itself: {whole:.0f}/s"
     yield Figure(f"{_NOT_MODIFIED} ({database})", short, "requests/s", to_set, _ratio(not_modified, sets), _NO_SLOWER)

@@ -7,7 +7,7 @@ before it, one for "at least" has to reach it.
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.figures import Figure
+from benchmarks.figures import OF_RATIO, Figure
 
 _ROW, _LABELS, _BARS, _NUMBERS, _TOP = 26, 430, 300, 190, 58  # pixels
 _LONGEST = 1.6  # goals: a longer bar is cut off
@@ -38,17 +38,19 @@ def _bar(figure: Figure, top: int) -> str:
     parts = figure.measured / figure.goal.limit
     length = min(parts, _LONGEST) / _LONGEST * _BARS
     text = top + 14
-    number = f"{figure.measured:.2f} {'' if figure.goal.unit == '×' else figure.goal.unit}".strip()
+    number = f"{figure.measured:.2f} {figure.goal.unit}"
+    verdict = "✓" if figure.met else "✗"
     return (
         f'<text x="{_LABELS - 8}" y="{text}" text-anchor="end">{escape(_label(figure))}</text>'
         f'<rect x="{_LABELS}" y="{top}" width="{length:.1f}" height="{_ROW - 8}" rx="2"'
         f' fill="{_MET if figure.met else _MISSED}" fill-opacity="0.85"/>'
-        f'<text x="{_LABELS + _BARS + 10}" y="{text}">{number} (goal {escape(str(figure.goal))})</text>'
+        f'<text x="{_LABELS + _BARS + 10}" y="{text}">{verdict} {number} (goal {escape(str(figure.goal))})</text>'
     )
 
 
 def _label(figure: Figure) -> str:
-    """The figure and the peer's name, without the peer's number."""
-    peer = "" if figure.against is None else f" / {figure.against.rpartition(':')[0]}"
-    label = figure.figure + peer
-    return label if len(label) <= 70 else label[:69] + "…"
+    """The figure, and the peer's name where the goal is about the ratio to it."""
+    label = figure.figure
+    if figure.against is not None and figure.goal is not None and figure.goal.unit == OF_RATIO:
+        label = f"{label} / {figure.against.rpartition(':')[0]}"
+    return label if len(label) <= 66 else label[:65] + "…"

@@ -38,7 +38,7 @@ ROUNDS = 40
 BATCH = 100
 
 _RAW = "raw RSA-2048 verify"
-_SIGNATURE = "4 signature (python-jose's Key)"
+_SIGNATURE = "4 signature"
 _FULL = "full verification"
 
 

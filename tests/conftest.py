@@ -1,5 +1,6 @@
 """What every test may ask for. Services are started by the tests that need them, never at import."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "processes" if nodeid.startswith(WITH_PROCESSES) else nodeid.partition("::")[0]
 
     return Scheduling(config, log)
+
+
+@pytest.fixture
+def quiet_collector() -> Iterator[None]:
+    """For tests that fork: what earlier tests left behind is not collected by some thread in the middle of a fork. An
+    SQLite connection that ends there leaves the child with a library whose locks nobody will release."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peerseal.errors import ConfigurationError, MalformedToken, PeersealError, UnsignableRequest
 from peerseal.peers.enrol import UNREACHABLE, SignsRequests
 from peerseal.peers.fetch import Fetcher
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
 from peerseal.peers.limits import RotationSchedule, TrustLimits
@@ -91,6 +91,8 @@ class Identity:
         self._folder = folder
         self._headers: dict[str, str] = {}
         self._started = False
+        self._working = BackgroundWork()
+        self._guards: list[FileReplayGuard] = []
         self._rotator: threading.Thread | None = None
         self._stopping = threading.Event()
         in_each_child(self._after_fork)
@@ -155,6 +157,8 @@ class Identity:
         if self._rotator is not None:
             self._rotator.join()  # else it could look for keys that are gone
         self.trust.stop()
+        for guard in self._guards:
+            guard.close()
         self._keeper.leave(retire=self._retire_at_exit)
         atexit.unregister(self.stop)
 
@@ -217,7 +221,9 @@ class Identity:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
         make_private(self._shared_dir)
-        return FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
+        guard = FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
+        self._guards.append(guard)
+        return guard
 
     def _sign(
         self,
@@ -294,8 +300,9 @@ class Identity:
         while not stopping.wait(pause):
             pause = tick
             try:
-                if self._keeper.is_due():
-                    self._keeper.work()
+                with self._working:
+                    if self._keeper.is_due():
+                        self._keeper.work()
                 pauses = _pauses()
             except PeersealError as error:
                 pause = max(tick, next(pauses))

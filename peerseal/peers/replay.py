@@ -102,6 +102,11 @@ class FileReplayGuard:
         except (sqlite3.Error, OSError) as error:
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
 
+    def close(self) -> None:
+        """Give the file back; the next claim opens it again."""
+        with self._lock:
+            self._close()
+
     def _ready(self) -> sqlite3.Connection:
         """The connection, with the lock held."""
         now = self._clock()

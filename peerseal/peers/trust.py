@@ -25,7 +25,7 @@ from peerseal.errors import (
     UnknownKey,
 )
 from peerseal.peers.fetch import Answer, Fetcher, HttpFetcher
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.trusted import KnownService, TrustedKey
 from peerseal.protocol.documents import (
@@ -100,6 +100,7 @@ class TrustStore:
         self._follower: threading.Thread | None = None
         self._stopping = threading.Event()
         self._stopped = False
+        self._working = BackgroundWork()
         in_each_child(self._after_fork)
 
     @property
@@ -377,7 +378,8 @@ class TrustStore:
         # Jitter keeps the workers of a fleet from asking in step.
         while not stopping.wait(self._limits.poll_interval * random.uniform(0.8, 1.2)):  # noqa: S311
             try:
-                self.refresh()
+                with self._working:
+                    self.refresh()
             except Exception:  # the thread must not die of a surprise: without it revocations go unseen
                 log.exception("a round of the trust store failed")
 

@@ -31,6 +31,8 @@ from registry.storage.tables import keys, ledger_head, metadata
 from registry.storage.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
 
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -2,15 +2,19 @@
 
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from peerseal.peers.forks import BackgroundWork
 from peerseal.peers.keyfolder import KeyFolder
 from peerseal.peers.replay import FileReplayGuard
 from registry.storage.engine import create_engine
+
+pytestmark = pytest.mark.usefixtures("quiet_collector")
 
 
 def test_a_child_forked_while_the_key_folder_is_locked_does_not_keep_it_locked(tmp_path: Path) -> None:
@@ -62,3 +66,30 @@ def test_the_replay_guard_never_opens_its_file_but_through_sqlite(
     assert (tmp_path / "g.sqlite3").stat().st_mode & 0o777 == 0o600
     with sqlite3.connect(tmp_path / "g.sqlite3") as connection:
         assert connection.execute("SELECT count(*) FROM seen").fetchone() == (2,)
+
+
+def test_a_fork_waits_for_a_thread_of_ours_that_is_at_work() -> None:
+    """It might be inside OpenSSL, whose locks a child would inherit with nobody left to release them."""
+    work, began, end = BackgroundWork(), threading.Event(), threading.Event()
+    order = []
+
+    def run() -> None:
+        with work:
+            began.set()
+            end.wait(5)
+            order.append("work ended")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    began.wait(5)
+    threading.Timer(0.2, end.set).start()
+    child = os.fork()
+    if child == 0:
+        with work:
+            os._exit(0)
+    order.append("forked")
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0, "the child can work at once"
+    assert order == ["work ended", "forked"]
+    with work:
+        pass

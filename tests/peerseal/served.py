@@ -10,12 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from peerseal.errors import FetchError
+from peerseal.peers.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 
 
 @contextmanager
 def served(registry: MemoryRegistry) -> Iterator[str]:
     """The registry's URL, on loopback. A registry that is down cuts the connection."""
+    at_work = BackgroundWork()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -24,7 +26,8 @@ def served(registry: MemoryRegistry) -> Iterator[str]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
-                answer = registry.call(self.command, self.path, body=body, headers=dict(self.headers))
+                with at_work:  # its signatures are made in this process, which the tests fork
+                    answer = registry.call(self.command, self.path, body=body, headers=dict(self.headers))
             except FetchError:
                 self.close_connection = True
                 return

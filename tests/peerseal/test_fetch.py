@@ -13,6 +13,8 @@ from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
 from tests.support.wire import Answer, raw_server
 
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
 
 def test_a_call_is_sent_as_it_was_given() -> None:
     with raw_server(Answer(201, {"ETag": '"x"', "Content-Type": "application/jwt"}, b"body")) as server:

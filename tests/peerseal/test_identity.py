@@ -32,6 +32,8 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
 
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
 REGISTRATION = "POST /v1/services/client/keys"
 SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 

@@ -14,6 +14,8 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from tests.peerseal.served import Child, in_children
 
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
 PAIRS = [KeyPair.generate("ES256") for _ in range(3)]
 
 

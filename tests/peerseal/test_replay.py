@@ -15,6 +15,8 @@ from peerseal.errors import TrustUnavailable
 from peerseal.testing import Clock
 from tests.peerseal.served import Child, in_children
 
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
 START = 1_800_000_000.0
 UNTIL = START + 90
 

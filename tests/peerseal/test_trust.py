@@ -26,6 +26,8 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.peerseal.served import Child
 
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
 ROOT = "GET /.well-known/peerseal-registry"
 CHANGES = "GET /v1/changes"
 JWK_SET = "GET /v1/services/client/jwks.jwt"
