@@ -70,12 +70,12 @@ class Identity:
         self.service = check_service(service)
         self.external_prefix = external_prefix
         self.clock = clock
-        shared = key_dir if cache_dir is None else cache_dir
-        self._shared_dir = None if shared is None else Path(shared)
+        key_folder = Path(key_dir) / service if key_dir is not None else None
+        self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
         self._retire_at_exit = retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
-        folder = KeyFolder(Path(key_dir) / service if key_dir is not None else None)
+        folder = KeyFolder(key_folder)
         pin = _one_pin(pin, joining, folder)
         self.trust = TrustStore(registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher)
         self._keeper = KeyKeeper(
@@ -220,7 +220,7 @@ class Identity:
         if self._shared_dir is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        make_private(self._shared_dir)
+        make_private(self._shared_dir, readable=True)
         guard = FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
         self._guards.append(guard)
         return guard

@@ -216,12 +216,13 @@ class KeyFolder:
             os.close(folder)
 
 
-def make_private(folder: Path) -> None:
-    """Make the folder, mode 0700. Raises ConfigurationError where one is there into which others could reach."""
+def make_private(folder: Path, *, readable: bool = False) -> None:
+    """Make the folder, mode 0700. Raises ConfigurationError where one is there into which others could reach, or, where
+    it may be ``readable``, in which they could change something."""
     for missing in [path for path in (folder, *folder.parents) if not path.exists()][::-1]:
         missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would make those above as the umask allows
     found = folder.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if found.st_uid != os.geteuid() or found.st_mode & (0o022 if readable else 0o077):
         raise ConfigurationError(f"{folder} must be this user's alone (mode 0700)")
 
 

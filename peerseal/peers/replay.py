@@ -127,7 +127,7 @@ class FileReplayGuard:
 
     def _make(self) -> None:
         """Put a finished file in place, or find that another worker has: two that set up one file refuse each other."""
-        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".new-")  # 0600
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".replay-")  # 0600
         os.close(descriptor)
         try:
             connection = self._connect(Path(name))

@@ -169,7 +169,7 @@ def test_workers_come_and_go_while_keys_rotate_and_no_call_is_refused(registry: 
 def test_a_worker_forked_while_a_rotation_is_under_way_holds_up_no_later_one(
     registry: MemoryRegistry, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fork has waited for the rotation long enough. The child inherits the descriptor that is locked, and lives on."""
+    """The fork waited long enough for it. The child inherits the descriptor that is locked, and lives on."""
     monkeypatch.setattr(BackgroundWork, "PATIENCE", 0.1)
     make(rotation=RotationSchedule(every=0.2, lead=0.1, overlap=0.1)).start()
     under_way, go_on = threading.Event(), threading.Event()
