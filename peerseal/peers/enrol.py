@@ -11,7 +11,7 @@ from peerseal.protocol.documents import ACTIVE, KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.names import registry_id, service_id
+from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens import sign_proof
 
 JSON = "application/json"
@@ -89,7 +89,7 @@ class Enrolment:
 
     def _register(self, key: KeyPair, body: bytes, headers: dict[str, str]) -> KeyStatement:
         answer = self._fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
-        kid = f"{service_id(self._trust.domain, self._service)}/{key.public.thumbprint}"
+        kid = make_kid(service_id(self._trust.domain, self._service), key.public.thumbprint)
         if answer.status in (429, 500, 503):
             raise FetchError(f"the registry answered {answer.status}", answer.status)
         if answer.status not in (200, 201):

@@ -20,7 +20,7 @@ from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuar
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.trust import TrustStore
 from peerseal.protocol import jose
-from peerseal.protocol.encoding import canonical_json, digest_header
+from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, qualify, service_id
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("peerseal.identity")
 
-_NO_BODY = digest_header(b"")
 _LONGEST_PAUSE = 10.0
 
 
@@ -248,7 +247,7 @@ class Identity:
             jti=new_jti(),
             method=method,
             target_digest=digest_header(target.encode("ascii")),
-            content_digest=digest_header(body) if body else _NO_BODY,
+            content_digest=digest_header(body) if body else DIGEST_OF_NOTHING,
             headers={name.lower(): value for name, value in headers.items()},
             ctx=ctx,
         )

@@ -43,7 +43,7 @@ from peerseal.peers.policy import AllowPolicy, check_allow
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.trusted import KeySource, TrustedKey
 from peerseal.protocol import jose
-from peerseal.protocol.encoding import b64url_decode, digest_header, strict_json_object
+from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
 from peerseal.protocol.names import qualify, split_kid, split_service_id
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
@@ -57,7 +57,6 @@ from peerseal.protocol.tokens import (
 TRANSACTION_HEADER = "txn-token"
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_NO_BODY = digest_header(b"")
 _HEADERS_REMEMBERED = 4096
 _LONGEST_REMEMBERED = 700  # characters: the longest names that there can be, without blanks and escapes
 
@@ -236,7 +235,7 @@ def _check_binding(
         raise WrongBinding("another target was signed")
     _check_bound_headers(claims["headers"], headers)
     content = body if isinstance(body, bytes) else body()
-    if claims["content_digest"] != (digest_header(content) if content else _NO_BODY):
+    if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding("another body was signed")
 
 

@@ -116,3 +116,7 @@ def digest_header(data: bytes) -> str:
     """The SHA-256 of ``data`` as RFC 9530 section 2 writes it: ``sha-256=:<base64>:``."""
     digest = binascii.b2a_base64(hashlib.sha256(data).digest(), newline=False)
     return f"sha-256=:{digest.decode('ascii')}:"
+
+
+DIGEST_OF_NOTHING = digest_header(b"")
+"""The digest of an empty body: most requests have none."""
