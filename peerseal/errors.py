@@ -26,6 +26,9 @@
     ├── KeyRefused                  a public key that may not be registered; the code says why
     ├── DocumentRefused             a registry's answer that a client does not believe; the code says why
     ├── FetchError                  the registry could not be asked
+    │   ├── AnswerTooLarge          answer_too_large
+    │   └── AnswerTooSlow           answer_too_slow
+    ├── EnrolmentPending            key_pending: our key waits for an operator of the registry
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
     ├── UnsignableRequest           a request that cannot be signed as it stands
     └── ConfigurationError          a setting is missing or contradicts another
@@ -206,7 +209,9 @@ class KeyRefused(CodedError):
 class DocumentRefused(CodedError):
     """A signed document that a client does not believe. Codes: ``document_malformed``, ``document_wrong_type``,
     ``document_unknown_signer``, ``document_bad_signature``, ``document_wrong_issuer``, ``document_wrong_subject``,
-    ``document_expired``, ``document_from_future``, ``document_rolled_back``, ``document_wrong_root``."""
+    ``document_expired``, ``document_from_future``, ``document_rolled_back``, ``document_wrong_root``; and of what the
+    ledger says: ``document_bad_checkpoint``, ``document_not_in_ledger``, ``document_inconsistent``,
+    ``document_revived_key``; and ``document_stale`` where it is in force, but signed too long ago to say anything."""
 
 
 class FetchError(PeersealError):
@@ -220,6 +225,25 @@ class FetchError(PeersealError):
     def __init__(self, detail: str, http_status: int | None = None) -> None:
         super().__init__(detail)
         self.http_status = http_status
+
+
+class AnswerTooLarge(FetchError):
+    """The answer is larger than any that is read: an endless one must not fill the memory."""
+
+    code = "answer_too_large"
+
+
+class AnswerTooSlow(FetchError):
+    """The answer began and did not end in time, or a connection brought none."""
+
+    code = "answer_too_slow"
+
+
+class EnrolmentPending(PeersealError):
+    """Our key is not registered yet: it waits until an operator of the registry approves it. Registering the same key
+    again is how to learn of that."""
+
+    code = "key_pending"
 
 
 class EnrolmentRefused(CodedError):

@@ -1,9 +1,20 @@
 """How a key gets into the registry and out of it: the calls, and what to make of the answers (SPEC section 5)."""
 
+import os
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
 
-from peerseal.errors import DocumentRefused, EnrolmentRefused, FetchError, MalformedToken, TrustUnavailable
+from peerseal.errors import (
+    ConfigurationError,
+    DocumentRefused,
+    EnrolmentPending,
+    EnrolmentRefused,
+    FetchError,
+    MalformedToken,
+    TrustUnavailable,
+)
 from peerseal.peers.fetch import Answer, Fetcher
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.trust import TrustStore
@@ -12,6 +23,7 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.protocol.oidc import MAX_TOKEN
 from peerseal.protocol.tokens import sign_proof
 
 JSON = "application/json"
@@ -22,6 +34,40 @@ class SignsRequests(Protocol):
 
     def __call__(self, *, method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
         """A request token for the registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformToken:
+    """What says, in a platform's name, which workload this is: a Kubernetes service-account token, a CI job's.
+
+    ``get`` is asked anew at every join, because platforms replace such tokens long before a service's keys end.
+    """
+
+    get: Callable[[], str] = field(repr=False)
+
+    @classmethod
+    def of(cls, source: str | Callable[[], str]) -> Self:
+        """From the text itself, which ends some day, or from what gives the newest one."""
+        return cls(source) if callable(source) else cls(lambda: source)
+
+    @classmethod
+    def in_file(cls, path: str | os.PathLike[str]) -> Self:
+        """From the file in which the platform keeps the newest one."""
+
+        def read() -> str:
+            try:
+                return Path(path).read_text(encoding="ascii")
+            except (OSError, ValueError) as error:
+                raise ConfigurationError(f"the platform's token in {path} cannot be read: {error}") from error
+
+        return cls(read)
+
+    def text(self) -> str:
+        """The token as it is now, blank space around it ignored. Raises ConfigurationError, which never quotes it."""
+        token = self.get().strip()
+        if not token or not token.isascii() or len(token) > MAX_TOKEN:
+            raise ConfigurationError("the platform's token is empty, longer than one may be, or none at all")
+        return token
 
 
 class Enrolment:
@@ -36,15 +82,16 @@ class Enrolment:
     def _fetcher(self) -> Fetcher:
         return self._trust.fetcher
 
-    def join(self, key: KeyPair, token: JoinToken | None) -> KeyStatement:
-        """Register the first key with a join token, whose secret only keys a MAC over the proof. Without one it is for
-        the registry to say whether it takes newcomers as they are (``serve --dev`` does).
+    def join(self, key: KeyPair, token: JoinToken | PlatformToken | None) -> KeyStatement:
+        """Register the first key with a join token, whose secret only keys a MAC over the proof, or with a platform's
+        token, which goes to the registry as it is. Without either it is for the registry to say whether it takes
+        newcomers as they are (``serve --dev`` does).
 
-        Raises EnrolmentRefused, FetchError, TrustUnavailable or DocumentRefused.
+        Raises EnrolmentRefused, EnrolmentPending where the registry lets newcomers wait for an operator, FetchError,
+        TrustUnavailable or DocumentRefused; ConfigurationError where the platform's token cannot be had.
         """
         proof = self._proof(key)
-        join = {} if token is None else {"join": {"id": token.id, "mac": join_mac(token.mac_key, proof)}}
-        return self._register(key, canonical_json({"proof": proof, **join}), {})
+        return self._register(key, canonical_json({"proof": proof, **_right(token, proof)}), {})
 
     def rotate(self, key: KeyPair, vouch: SignsRequests) -> KeyStatement:
         """Register the next key: it proves itself, and the current one, which signs with ``vouch``, vouches for it.
@@ -60,12 +107,14 @@ class Enrolment:
 
         Raises FetchError, TrustUnavailable or DocumentRefused.
         """
-        answer = self._fetcher.call("GET", f"{self._path}/{held.thumbprint}.jwt")
-        if answer.status == 404:
-            return None
-        if answer.status != 200:
-            raise FetchError(f"the registry answered {answer.status}", answer.status)
-        return self._read(answer, held.kid)
+        owner = service_id(self._trust.domain, self._service)
+        try:
+            statement = self._trust.document(KeyStatement, f"{self._path}/{held.thumbprint}.jwt", owner)
+        except FetchError as error:
+            if error.http_status == 404:
+                return None
+            raise
+        return self._about(held.kid, statement)
 
     def retire(self, held: HeldKey, sign: SignsRequests) -> None:
         """Retire a key, in its own name. A key that the registry no longer knows as active is as good as retired.
@@ -92,6 +141,8 @@ class Enrolment:
         kid = make_kid(service_id(self._trust.domain, self._service), key.public.thumbprint)
         if answer.status in (429, 500, 503):
             raise FetchError(f"the registry answered {answer.status}", answer.status)
+        if answer.status == 202:
+            raise EnrolmentPending(f"{kid} waits for an operator of the registry to approve it")
         if answer.status not in (200, 201):
             raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
         statement = self._read(answer, kid)
@@ -100,17 +151,34 @@ class Enrolment:
         return statement
 
     def _read(self, answer: Answer, kid: str) -> KeyStatement:
-        statement = self._trust.read_statement(answer.body.decode("ascii", "replace"))
+        return self._about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
+
+    @staticmethod
+    def _about(kid: str, statement: KeyStatement) -> KeyStatement:
         if statement.kid != kid:
             raise DocumentRefused("document_wrong_subject", "a statement about another key")
         return statement
+
+
+def _right(token: JoinToken | PlatformToken | None, proof: str) -> dict[str, object]:
+    """The member of a registration that says by what right."""
+    match token:
+        case JoinToken():
+            return {"join": {"id": token.id, "mac": join_mac(token.mac_key, proof)}}
+        case PlatformToken():
+            return {"oidc": token.text()}
+        case None:
+            return {}
 
 
 _ENDED = ("revoked_key", "unknown_key", "expired")
 """Codes with which a registry refuses what a key signs after its end."""
 
 UNREACHABLE = (FetchError, TrustUnavailable)
-"""Errors after which trying again later makes sense."""
+"""Errors that say nothing about a key: the registry could not be asked."""
+
+TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
+"""Errors after which registering the same key again later makes sense."""
 
 
 def _code_of(answer: Answer) -> str:

@@ -1,29 +1,35 @@
 """The one network seam: every call to a registry is made here, and only FetchError leaves.
 
 Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file. Redirects are
-not followed because an answer from somewhere else is not the answer that was asked for.
+not followed because an answer from somewhere else is not the answer that was asked for. No mirror is trusted: what is
+signed is asked of one after the other until an answer passes its reader's checks.
 """
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from io import BufferedReader, RawIOBase
 from socket import SocketIO, socket
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from peerseal.errors import ConfigurationError, FetchError
+from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import FetchLimits
+
+log = logging.getLogger("peerseal.fetch")
+
+T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
@@ -39,12 +45,30 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def content(answer: Answer) -> bytes:
+    """The body of a 200. Raises FetchError for any other answer."""
+    if answer.status != 200:
+        raise FetchError(f"the registry answered {answer.status}", answer.status)
+    return answer.body
+
+
 class Fetcher(Protocol):
     """Calls a registry."""
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """The answer to one call; ``path`` is an origin-form target below the registry's base URL. Any status counts
         as an answer but those of a broken gateway (502, 504). Raises FetchError."""
+
+    def ask(
+        self, path: str, read: Callable[[Answer], T | None], *, headers: Mapping[str, str] | None = None
+    ) -> T | None:
+        """What ``read`` makes of the first mirror's answer (to GET) that it neither refuses, by a DocumentRefused or
+        FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
+
+        Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, and a
+        404 rather than another. What else ``read`` raises ends the search.
+        """
+        return read(self.call("GET", path, headers=headers))
 
     def target(self, path: str) -> str:
         """The request-target under which the registry receives a call to ``path``: what is signed."""
@@ -54,13 +78,17 @@ class HttpFetcher:
     """A Fetcher over HTTP with `requests`, one connection pool a process.
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
+    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts.
     """
 
-    def __init__(self, urls: Sequence[str], limits: FetchLimits | None = None) -> None:
+    def __init__(
+        self, urls: Sequence[str], limits: FetchLimits | None = None, *, ca_file: str | os.PathLike[str] | None = None
+    ) -> None:
         self._urls = tuple(_base_url(url) for url in urls)
         if not self._urls:
             raise ConfigurationError("no registry URL is given")
         self._limits = limits or FetchLimits()
+        self._ca_file = None if ca_file is None else os.fspath(ca_file)
         self._session: requests.Session | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -69,7 +97,7 @@ class HttpFetcher:
     @property
     def loopback_only(self) -> bool:
         """Whether every URL is on this machine, so that a root key may be believed on first use."""
-        return all(urlsplit(url).hostname in _LOOPBACK for url in self._urls)
+        return all(is_loopback(url) for url in self._urls)
 
     def target(self, path: str) -> str:
         """See Fetcher: a base URL may have a path of its own."""
@@ -87,6 +115,28 @@ class HttpFetcher:
                 return answer
         return self._call(method, urls[-1] + path, body, headers)
 
+    def ask(
+        self, path: str, read: Callable[[Answer], T | None], *, headers: Mapping[str, str] | None = None
+    ) -> T | None:
+        """See Fetcher. What is wrong with one of several mirrors is logged."""
+        told: FetchError | DocumentRefused | None = None
+        nothing_new = False
+        for url in self._urls:
+            try:
+                found = read(self._call("GET", url + path, b"", headers))
+            except (FetchError, DocumentRefused) as error:
+                if len(self._urls) > 1:
+                    log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
+                if told is None or _tells(error) >= _tells(told):
+                    told = error
+                continue
+            if found is not None:
+                return found
+            nothing_new = True
+        if told is None or nothing_new:
+            return None
+        raise told
+
     def _call(self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None) -> Answer:
         limits = self._limits
         deadline = _call_of_this_thread.deadline = time.monotonic() + limits.total_timeout
@@ -99,11 +149,13 @@ class HttpFetcher:
                 timeout=(limits.connect_timeout, limits.read_timeout),
                 allow_redirects=False,
                 stream=True,
+                verify=self._ca_file,  # said here: of a session's own, REQUESTS_CA_BUNDLE would take the place
             ) as response:
                 content = self._read(response, deadline)
                 names = {name.lower(): value for name, value in response.headers.items()}
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-            raise FetchError(f"{method} {url}: {type(error).__name__}") from error
+            kind = AnswerTooSlow if _is_slow(error) else FetchError
+            raise kind(f"{method} {url}: {type(error).__name__}") from error
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
@@ -114,9 +166,9 @@ class HttpFetcher:
         while part := response.raw.read1(_CHUNK, decode_content=True):
             size += len(part)
             if size > self._limits.max_bytes:
-                raise FetchError("the answer is larger than agreed")
+                raise AnswerTooLarge("the answer is larger than agreed")
             if time.monotonic() > deadline:
-                raise FetchError("the answer took longer than agreed")
+                raise AnswerTooSlow("the answer took longer than agreed")
             parts.append(part)
         return b"".join(parts)
 
@@ -139,8 +191,34 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
+def _tells(error: FetchError | DocumentRefused) -> int:
+    """How much a failure says: that a mirror lies, that something is not there, or only that it could not be had."""
+    if isinstance(error, DocumentRefused):
+        return 2
+    return 1 if error.http_status == 404 else 0
+
+
+def _is_slow(error: BaseException) -> bool:
+    """Whether a connection was there, and no answer on it in time."""
+    return isinstance(error, (requests.exceptions.ReadTimeout, ReadTimeoutError, TimeoutError))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine, by one of the three names that can mean nothing else."""
+    return urlsplit(url).hostname in _LOOPBACK
+
+
+def is_confidential(url: str) -> bool:
+    """Whether what is sent there can be read on no network: https, or loopback. Raises ConfigurationError for what is
+    no URL of a server."""
+    return urlsplit(_base_url(url)).scheme == "https" or is_loopback(url)
+
+
 def _base_url(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError("a URL that cannot be read") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

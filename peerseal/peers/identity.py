@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import ConfigurationError, MalformedToken, PeersealError, UnsignableRequest
-from peerseal.peers.enrol import UNREACHABLE, SignsRequests
-from peerseal.peers.fetch import Fetcher
+from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests
+from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
@@ -38,9 +38,13 @@ class Identity:
     """One service of a trust domain, in this process.
 
     ``registry`` is the registry's URL (or several, the primary first), ``join_token`` the text that an operator gave
-    out (needed for the first key only), ``pin`` the root key's thumbprint where the join token does not carry it.
+    out (needed for the first key only), ``pin`` the root key's thumbprint where the join token does not carry it. In
+    the place of a join token ``oidc_token`` may be a token of the platform that this service runs on, or better what
+    gives the newest one: it is asked at every join, so that a host whose keys all ended while it slept gets in again.
+    Unlike a join token it crosses the wire, so the registry must be reached over https or loopback.
     ``key_dir`` is the folder through which the workers of a host share one key; without it this process and its forked
-    children have their own. ``cache_dir`` is where they share their replay guard. ``external_prefix`` is the path that
+    children have their own. ``cache_dir`` is where they share their replay guard and remember the newest checkpoint of
+    the ledger; without it that is the key folder. ``external_prefix`` is the path that
     a proxy in front of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it
     off where the next start shall go on with the same folder and no new join token. ``fetcher`` calls the registry in
     the place of HTTP.
@@ -55,6 +59,7 @@ class Identity:
         *,
         registry: str | Sequence[str],
         join_token: str | None = None,
+        oidc_token: str | Callable[[], str] | None = None,
         pin: str | None = None,
         key_dir: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -74,19 +79,23 @@ class Identity:
         self._retire_at_exit = retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
+        platform = _platform_token(oidc_token, joining, registry, fetcher)
         folder = KeyFolder(key_folder)
         pin = _one_pin(pin, joining, folder)
-        self.trust = TrustStore(registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher)
+        self.trust = TrustStore(
+            registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher, cache_dir=self._shared_dir
+        )
         self._keeper = KeyKeeper(
             service,
             folder,
             self.trust,
-            join_token=joining,
+            newcomer=joining or platform,
             alg=alg,
             schedule=self._schedule,
             vouch=self._voucher,
             clock=clock,
         )
+        self.trust.sign_with(self._sign_reading)
         self._folder = folder
         self._headers: dict[str, str] = {}
         self._started = False
@@ -99,8 +108,9 @@ class Identity:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_KEY_DIR``, ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``; and, in seconds,
-        ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``, ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
+        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read anew at every join), ``PEERSEAL_KEY_DIR``,
+        ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``; and, in seconds, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
+        ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
 
         Raises ConfigurationError for what is missing.
         """
@@ -108,11 +118,12 @@ class Identity:
         for name in ("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL"):
             if not env.get(name):
                 raise ConfigurationError(f"{name} is not set")
-        default = RotationSchedule()
+        default, oidc_file = RotationSchedule(), env.get("PEERSEAL_OIDC_TOKEN_FILE")
         return cls(
             env["PEERSEAL_SERVICE"],
             registry=env["PEERSEAL_REGISTRY_URL"],
             join_token=_join_token_in(env),
+            oidc_token=PlatformToken.in_file(oidc_file).get if oidc_file else None,
             pin=env.get("PEERSEAL_REGISTRY_PIN") or None,
             key_dir=env.get("PEERSEAL_KEY_DIR") or None,
             cache_dir=env.get("PEERSEAL_CACHE_DIR") or None,
@@ -130,9 +141,10 @@ class Identity:
     def start(self, *, timeout: float = 60.0) -> Self:
         """Have a registered key, and keep it in good order from now on in the background.
 
-        While the registry is not up yet it is tried again, with growing pauses, for ``timeout`` seconds. Raises
-        EnrolmentRefused, ConfigurationError, DocumentRefused for a registry that is not the pinned one or whose clock
-        is wrong, or FetchError or TrustUnavailable once the time is over.
+        While the registry is not up yet, or the key waits for an operator to approve it, it is tried again, with
+        growing pauses, for ``timeout`` seconds; the next start goes on with the same key where it lies in a named
+        folder. Raises EnrolmentRefused, ConfigurationError, DocumentRefused for a registry that is not the pinned one
+        or whose clock is wrong, or EnrolmentPending, FetchError or TrustUnavailable once the time is over.
         """
         if self._started:
             return self
@@ -273,6 +285,10 @@ class Identity:
 
         return sign
 
+    def _sign_reading(self, target: str) -> str:
+        """A request token for what the registry tells only to some."""
+        return self._sign(self._keeper.signing_key(), REGISTRY, method="GET", target=target, body=b"", headers={})
+
     # ---- the background
 
     def _register(self, timeout: float) -> None:
@@ -280,10 +296,10 @@ class Identity:
         for pause in _pauses():
             try:
                 return self._keeper.ensure_registered()
-            except UNREACHABLE as error:
+            except TRY_AGAIN as error:
                 if time.monotonic() + pause > deadline:
                     raise
-                log.warning("the registry is not there yet; trying again in %.1f s: %s", pause, error)
+                log.warning("no registered key yet; trying again in %.1f s: %s", pause, error)
                 time.sleep(pause)
         raise AssertionError("unreachable: the pauses never end")
 
@@ -331,6 +347,23 @@ def _one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> s
     if len(pins) > 1:
         raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
     return pins.pop() if pins else folder.pin()
+
+
+def _platform_token(
+    source: str | Callable[[], str] | None,
+    joining: JoinToken | None,
+    registry: str | Sequence[str],
+    fetcher: Fetcher | None,
+) -> PlatformToken | None:
+    """What a newcomer shows in the place of a join token; a stranger who read it off the wire could show it too."""
+    if source is None:
+        return None
+    if joining is not None:
+        raise ConfigurationError("a join token and a platform's token: which one counts?")
+    urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
+    if fetcher is None and not is_confidential(urls[0].strip()):
+        raise ConfigurationError("a platform's token is sent over https or loopback only")
+    return PlatformToken.of(source)
 
 
 def _join_token_in(env: Mapping[str, str]) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
-from peerseal.peers.enrol import UNREACHABLE, Enrolment, SignsRequests
+from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
 from peerseal.peers.trust import TrustStore
@@ -27,10 +27,12 @@ log = logging.getLogger("peerseal.identity")
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether another process has changed the folder."""
 
+_BY = {JoinToken: "by join token", PlatformToken: "by a platform's token", type(None): "with no token"}
+
 
 class KeyKeeper:
     """Looks after the keys of one service on one host. ``vouch(held)`` gives the function that signs a call to the
-    registry with that key; ``join_token`` may be None once a key is in the folder."""
+    registry with that key; ``newcomer`` is what admits a first key, and may be None once one is in the folder."""
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class KeyKeeper:
         folder: KeyFolder,
         trust: TrustStore,
         *,
-        join_token: JoinToken | None,
+        newcomer: JoinToken | PlatformToken | None,
         alg: str,
         schedule: RotationSchedule,
         vouch: Callable[[HeldKey], SignsRequests],
@@ -47,7 +49,7 @@ class KeyKeeper:
         self._service = service
         self._folder = folder
         self._trust = trust
-        self._join_token = join_token
+        self._newcomer = newcomer
         self._alg = alg
         self._schedule = schedule
         self._vouch = vouch
@@ -89,10 +91,10 @@ class KeyKeeper:
             self._held, self._stamp = self._folder.load(), stamp
 
     def ensure_registered(self) -> None:
-        """Have a key that the registry knows: the folder's, or a new one by join token.
+        """Have a key that the registry knows: the folder's, or a new one by join token or platform token.
 
         A key from the folder serves even while the registry cannot be asked. Raises EnrolmentRefused,
-        ConfigurationError, or one of UNREACHABLE.
+        ConfigurationError, or one of TRY_AGAIN, after which the same key is registered again.
         """
         with self._folder.locked():
             self.look()
@@ -144,13 +146,13 @@ class KeyKeeper:
     def _join(self) -> HeldKey:
         candidate = self._candidate()
         try:
-            statement = self._enrolment.join(candidate.pair, self._join_token)
+            statement = self._enrolment.join(candidate.pair, self._newcomer)
         except EnrolmentRefused as error:
-            if self._join_token is None and error.code == "missing_token":
-                message = f"{self._service} has no key that is registered, and no join token to register one"
+            if self._newcomer is None and error.code == "missing_token":
+                message = f"{self._service} has no key that is registered, and no join token or platform's token"
                 raise ConfigurationError(message) from error
             raise
-        log.info("registered %s %s", candidate.kid, "by join token" if self._join_token else "with no join token")
+        log.info("registered %s %s", candidate.kid, _BY[type(self._newcomer)])
         return self._save_registered(candidate, statement, signs_from=self._clock())
 
     def _publish_next(self) -> HeldKey:
@@ -163,9 +165,9 @@ class KeyKeeper:
         except EnrolmentRefused as error:
             log.error("the registry does not let %s vouch for its next key: %s", current.kid, error)
             self._compare_with_registry()  # a key that was revoked signs nothing more
-            if self._join_token is None:
+            if self._newcomer is None:
                 raise
-            statement = self._enrolment.join(candidate.pair, self._join_token)
+            statement = self._enrolment.join(candidate.pair, self._newcomer)
         published = self._save_registered(candidate, statement, signs_from=self._clock() + self._schedule.lead)
         log.info("registered %s; it signs in %s s", published.kid, self._schedule.lead)
         return published
@@ -178,7 +180,7 @@ class KeyKeeper:
         domain = self._check_domain()
         pair = KeyPair.generate(self._alg)
         candidate = HeldKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
-        pin = self._join_token.pin if self._join_token else self._held.pin
+        pin = self._newcomer.pin if isinstance(self._newcomer, JoinToken) else self._held.pin
         self._save(replace(self._held, domain=domain, pin=pin).having(candidate))
         return candidate
 

@@ -1,7 +1,7 @@
-"""The limits of one service's dealings with the registry, in one place, each with its unit and its reason."""
+"""The limits of dealings with the registry and with issuers, in one place, each with its unit and its reason."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peerseal.errors import ConfigurationError
 
@@ -16,7 +16,7 @@ class FetchLimits:
     """Seconds between two bytes."""
     total_timeout: float = 10.0
     """Seconds for the whole answer: slow bytes must not hold a worker."""
-    max_bytes: int = 4 * 1024 * 1024
+    max_bytes: int = 8 * 1024 * 1024
     """Bytes of an answer: an endless one must not fill the memory."""
 
 
@@ -45,6 +45,25 @@ class TrustLimits:
     """Services remembered at most."""
     max_negative: int = 1_000
     """Unknown kids remembered for each service at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerLimits:
+    """Of fetching a foreign issuer's keys."""
+
+    refresh_interval: float = 300.0
+    """Seconds after which a set of keys is fetched again: a key that the issuer withdrew is refused about that soon."""
+    offline_limit: float = 3600.0
+    """Seconds for which a set of keys is believed while newer ones cannot be had."""
+    cooldown: float = 10.0
+    """Seconds after a fetch began in which no other one does, whatever it brought."""
+    negative_ttl: float = 30.0
+    """Seconds for which a kid that was looked for and not found is refused without looking again."""
+    max_negative: int = 1_000
+    """Such kids remembered, at most."""
+    fetch: FetchLimits = field(default_factory=lambda: FetchLimits(1.0, 2.0, 2.0, 512 * 1024))
+    """Of one fetch. Discovery and keys together take less than a newcomer waits for its answer (5 s); a set of 100
+    large keys has 300 KiB."""
 
 
 @dataclass(frozen=True, slots=True)

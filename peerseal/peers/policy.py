@@ -6,9 +6,7 @@ from typing import Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.names import check_service, qualify, split_service_id
-
-ANYONE = "*"
-"""Stands for any service of the own trust domain."""
+from peerseal.protocol.policies import ANYONE, CallPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +26,21 @@ class AllowPolicy:
         check_allow(allow)
         callers = {qualify(caller, domain): frozenset(allow[caller]) for caller in allow if caller != ANYONE}
         return cls(callers, frozenset(allow[ANYONE]) if ANYONE in allow else None, domain)
+
+    def within(self, laid_down: CallPolicy) -> Self:
+        """What this and a policy of the registry both allow. The registry speaks for its own domain only: it allows a
+        caller of another one no more than it names it."""
+        named = {*self.callers, *(caller for caller in laid_down.allow if caller != ANYONE)}
+        callers = {}
+        for caller in named:
+            ours, theirs = self.scopes(caller), laid_down.allow.get(caller)
+            if theirs is None and caller.startswith(f"{self.domain}/"):
+                theirs = laid_down.allow.get(ANYONE)
+            if ours is not None and theirs is not None:
+                callers[caller] = ours & theirs
+        anyone = laid_down.allow.get(ANYONE)
+        both = None if self.anyone is None or anyone is None else self.anyone & anyone
+        return type(self)(callers, both, self.domain)
 
     def scopes(self, caller: str) -> frozenset[str] | None:
         """The scopes of the service with id ``caller``; None where it may not call at all."""

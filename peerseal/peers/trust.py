@@ -5,15 +5,18 @@ verifier asks for a key by kid; the answer mostly comes from memory. A kid that 
 one thread while the others of the same service wait, and then none for a cooldown. In the background one thread a
 process follows the registry's list of changes and renews what it names. A fetch that fails takes nothing away; what
 ends belief in a document is its own signed time (`offline_limit`) and nothing else.
+
+How a document is fetched and checked is told in `peerseal.peers.reader` and `peerseal.peers.ledger`.
 """
 
 import logging
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from pathlib import Path
 
 from peerseal.errors import (
     ConfigurationError,
@@ -27,24 +30,14 @@ from peerseal.errors import (
 from peerseal.peers.fetch import Answer, Fetcher, HttpFetcher
 from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.limits import TrustLimits
+from peerseal.peers.policies import PolicyShelf
+from peerseal.peers.reader import D, DocumentReader, check_age, covering, text_of
 from peerseal.peers.trusted import KnownService, TrustedKey
-from peerseal.protocol.documents import (
-    MAX_DOCUMENT,
-    Changes,
-    Document,
-    JwkSetDocument,
-    KeyStatement,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-)
-from peerseal.protocol.names import make_kid, split_kid, split_service_id
+from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.names import registry_id, split_kid, split_service_id
+from peerseal.protocol.policies import CallPolicy
 
 log = logging.getLogger("peerseal.trust")
-
-D = TypeVar("D", bound=Document)
-
-_ROOT_PATH = "/.well-known/peerseal-registry"
 
 
 @dataclass(slots=True)
@@ -52,7 +45,8 @@ class _Slot:
     """What the store holds for one service. ``lock`` is held by the one thread that fetches.
 
     ``pending`` is the ledger entry that the next document must cover, 0 where none is awaited; ``failures`` counts the
-    renewals that failed in a row, and ``retry_at`` is when the next one is tried.
+    renewals that failed in a row, and ``retry_at`` is when the next one is tried. ``drops`` is the reader's when the
+    document was read: where the root has dropped a signing key since, that key may have signed it.
     """
 
     service_id: str
@@ -60,6 +54,7 @@ class _Slot:
     known: KnownService | None = None
     good_until: float = 0.0
     etag: str | None = None
+    drops: int = 0
     fetched_at: float = 0.0
     cooldown_until: float = 0.0
     unknown_until: dict[str, float] = field(default_factory=dict)
@@ -72,8 +67,10 @@ class TrustStore:
     """A `KeySource` over a registry.
 
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
-    RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback. Nothing is
-    fetched before the first question. Safe to use from threads, and before and after a fork.
+    RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
+    ``cache_dir`` is a folder in which the newest checkpoint of the ledger outlives this process; without it a restart
+    forgets how far the ledger had come. Nothing is fetched before the first question. Safe to use from threads, and
+    before and after a fork.
     """
 
     def __init__(
@@ -84,17 +81,28 @@ class TrustStore:
         limits: TrustLimits | None = None,
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.fetcher = fetcher or _http_fetcher(registry, pin)
-        self._pin = pin
         self._limits = limits or TrustLimits()
         self._clock = clock
+        self._reader = DocumentReader(
+            fetcher or _http_fetcher(registry, pin),
+            pin=pin,
+            limits=self._limits,
+            clock=clock,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+        )
+        self._policies = PolicyShelf(
+            self._fetch_policy,
+            limits=self._limits,
+            clock=clock,
+            drops=lambda: self._reader.drops,
+            may_sign=lambda: self._sign_reading is not None,
+        )
+        self._sign_reading: Callable[[str], str] | None = None
         self._keys: dict[str, tuple[TrustedKey, _Slot]] = {}
         self._slots: dict[str, _Slot] = {}
-        self._root: RegistryKeys | None = None
-        self._root_loaded_at = 0.0
-        self._root_cooldown_until = 0.0
-        self._stranger_credit = (limits or TrustLimits()).stranger_fetches
+        self._stranger_credit = self._limits.stranger_fetches
         self._credited_at = 0.0
         self._lock = threading.Lock()
         self._follower: threading.Thread | None = None
@@ -104,9 +112,18 @@ class TrustStore:
         in_each_child(self._after_fork)
 
     @property
+    def fetcher(self) -> Fetcher:
+        """What calls the registry."""
+        return self._reader.fetcher
+
+    @fetcher.setter
+    def fetcher(self, fetcher: Fetcher) -> None:
+        self._reader.fetcher = fetcher
+
+    @property
     def domain(self) -> str:
         """The registry's trust domain. Raises TrustUnavailable while the registry was never reached."""
-        return self._registry_keys().subject
+        return self._reader.registry_keys().subject
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
@@ -116,6 +133,22 @@ class TrustStore:
         if found is not None and self._clock() < found[1].good_until:
             return found[0]
         return self._ask(kid)
+
+    def policy(self, service_id: str) -> CallPolicy | None:
+        """See KeySource."""
+        if self._follower is None and not self._stopped:
+            self._start_following()
+        held = self._policies.held.get(service_id)
+        if held is not None and self._clock() < held.good_until:
+            return held.policy
+        if split_service_id(service_id)[0] != self.domain:
+            return None  # of another trust domain, about which this registry says nothing
+        return self._policies.ask(service_id)
+
+    def sign_with(self, sign_reading: Callable[[str], str]) -> None:
+        """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
+        target at the registry."""
+        self._sign_reading = sign_reading
 
     def watch(self, services: Iterable[str]) -> None:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""
@@ -127,9 +160,10 @@ class TrustStore:
 
         Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
-        if self._clock() > self._root_loaded_at + self._limits.refresh_interval:
-            self._attempt("renew the registry's keys", self._load_root)
+        if self._reader.registry_keys_are_due():
+            self._attempt("renew the registry's keys", self._reader.load_registry_keys)
         self._attempt("follow the registry's changes", self._follow)
+        self._policies.renew_due()
         due = [slot for slot in list(self._slots.values()) if self._is_due(slot)]
         for slot in sorted(due, key=lambda slot: slot.failures):  # those that failed before come last
             self._renew(slot)
@@ -143,8 +177,26 @@ class TrustStore:
         self._follower = None
 
     def read_statement(self, jws: str) -> KeyStatement:
-        """A key statement that this registry signed. Raises DocumentRefused or TrustUnavailable."""
-        return self._read(KeyStatement, jws)
+        """A key statement that this registry signed. Raises DocumentRefused, FetchError or TrustUnavailable."""
+        return self._reader.read(KeyStatement, jws)
+
+    def document(
+        self,
+        kind: type[D],
+        path: str,
+        subject: str,
+        *,
+        headers: Callable[[str], Mapping[str, str]] | None = None,
+        max_age: float | None = None,
+    ) -> D:
+        """The document of that kind about ``subject``, fetched now from the first mirror whose answer passes every
+        check: signature, time, subject, its place in the ledger and the ledger's in history.
+
+        ``headers`` gives those of the call for the path as it is asked for, which says how much of the ledger the
+        answer must cover. ``max_age`` is in seconds since the document was signed. Nothing is cached. Raises FetchError
+        (with ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
+        """
+        return self._reader.fetch(kind, path, subject, headers=headers, max_age=max_age)
 
     # ---- a kid that memory does not answer
 
@@ -229,28 +281,51 @@ class TrustStore:
 
     # ---- documents
 
-    def _fetch_keys(self, slot: _Slot, at_least: int = 0) -> None:
-        """Fetch the service's signed JWK Set, with ``slot.lock`` held. ``at_least`` is the ledger entry that the
-        answer must cover; it stands in the URL, so that no cache on the way answers with less.
+    def _fetch_keys(self, slot: _Slot) -> None:
+        """Fetch the service's signed JWK Set, with ``slot.lock`` held.
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
         slot.fetched_at = self._clock()
-        path = f"/v1/services/{split_service_id(slot.service_id)[1]}/jwks.jwt"
-        conditional = slot.etag and not at_least and not self._ends_soon(slot)
-        headers = {"If-None-Match": slot.etag} if slot.etag and conditional else {}
-        answer = self.fetcher.call("GET", f"{path}?seq={at_least}" if at_least else path, headers=headers)
-        if answer.status == 304:
-            return  # nothing new to believe, and no newer signed time: the changes confirm what we hold
-        if answer.status == 404 and slot.known is None:
-            return
-        document = self._read(JwkSetDocument, _text(answer))
-        if document.subject != slot.service_id:
-            raise DocumentRefused("document_wrong_subject", f"{document.subject} instead of {slot.service_id}")
-        if document.head < at_least:
-            raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {at_least}")
-        self._believe(slot, slot.known.updated(document) if slot.known else KnownService.of(document))
-        slot.etag = answer.headers.get("etag")
+        at_least, drops = max(slot.pending, self._reader.seen()), self._reader.drops
+        doubted = slot.drops != drops  # signed by a key that was stolen, perhaps: what it says is no measure
+        tag = None if slot.pending or doubted or self._ends_soon(slot) else slot.etag
+        stale: list[KnownService] = []
+
+        def read(answer: Answer) -> tuple[KnownService, str | None]:
+            if answer.status == 304 and slot.known is not None and tag is not None:
+                return slot.known, tag  # nothing new to believe, and no newer signed time: the changes confirm it
+            document = self._reader.read(JwkSetDocument, text_of(answer), slot.service_id, at_least=at_least)
+            known = KnownService.of(document) if slot.known is None or doubted else slot.known.updated(document)
+            stale.append(known)
+            check_age(document, self._limits.offline_limit, self._clock())
+            return known, answer.headers.get("etag")
+
+        path = covering(f"/v1/services/{split_service_id(slot.service_id)[1]}/jwks.jwt", at_least)
+        try:
+            found = self.fetcher.ask(path, read, headers={"If-None-Match": tag} if tag else {})
+        except DocumentRefused:
+            if not stale:
+                raise
+            found = stale[0], None  # nobody has a younger one: the changes may yet confirm it
+        except FetchError as error:
+            if error.http_status == 404 and slot.known is None:
+                return
+            raise
+        if found is not None:
+            slot.drops = drops
+            slot.etag = found[1]
+            self._believe(slot, found[0])
+
+    def _fetch_policy(self, service_id: str, signed: bool) -> PolicyDocument:
+        path, sign = f"/v1/services/{split_service_id(service_id)[1]}/policy.jwt", self._sign_reading
+
+        def authorization(asked: str) -> Mapping[str, str]:
+            return {"Authorization": f"Bearer {sign(self.fetcher.target(asked))}"} if sign and signed else {}
+
+        return self.document(
+            PolicyDocument, path, service_id, headers=authorization, max_age=self._limits.offline_limit
+        )
 
     def _ends_soon(self, slot: _Slot) -> bool:
         """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a
@@ -271,45 +346,6 @@ class TrustStore:
         for kid in before.keys() - known.keys.keys():
             self._keys.pop(kid, None)
 
-    def _read(self, kind: type[D], jws: str) -> D:
-        """A document signed by a key that the root names; the root's own document is looked at again where it names
-        another. Raises DocumentRefused or TrustUnavailable."""
-        try:
-            return self._read_with(self._registry_keys(), kind, jws)
-        except DocumentRefused as error:
-            if error.code != "document_unknown_signer":
-                raise
-        return self._read_with(self._load_root(), kind, jws)
-
-    def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> D:
-        signers = {make_kid(root.issuer, key.thumbprint): key for key in root.signing_keys}
-        return read_document(kind, jws, signers, now=self._clock(), domain=root.subject)
-
-    def _registry_keys(self) -> RegistryKeys:
-        root = self._root
-        return root if root is not None and self._clock() < root.expires_at else self._load_root()
-
-    def _load_root(self) -> RegistryKeys:
-        """Fetch the root-signed document, at most once a cooldown. Raises TrustUnavailable."""
-        with self._lock:
-            now, root = self._clock(), self._root
-            if now < self._root_cooldown_until:
-                if root is not None and now < root.expires_at:
-                    return root
-                raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
-            self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
-            try:
-                found = read_registry_keys(_text(self.fetcher.call("GET", _ROOT_PATH)), pin=self._pin, now=now)
-                if root is not None and (found.subject != root.subject or found.version < root.version):
-                    raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
-                if root is not None and found.root.thumbprint != root.root.thumbprint:
-                    raise DocumentRefused("document_wrong_root", "another root key than seen before")
-            except (FetchError, DocumentRefused) as error:
-                raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
-            self._root, self._root_loaded_at = found, now
-            self._root_cooldown_until = now + self._limits.cooldown
-            return found
-
     # ---- the background
 
     def _attempt(self, what: str, do: Callable[[], object]) -> bool:
@@ -324,16 +360,24 @@ class TrustStore:
         """Ask what changed since the entry up to which everything is known. Confirms what did not change, and marks
         what did. A service that waits for its renewal does not hold back the entry from which the others are asked."""
         slots = [slot for slot in list(self._slots.values()) if slot.known is not None and not slot.pending]
-        if not slots:
+        covered = [slot.known.covered for slot in slots if slot.known] + self._policies.followed()
+        if not covered:
             return
-        since = min(slot.known.covered for slot in slots if slot.known)
-        changes = self._read(Changes, _text(self.fetcher.call("GET", f"/v1/changes?since={since}")))
-        if changes.since != since or changes.subject != self.domain:
-            raise DocumentRefused("document_wrong_subject", "the changes after another entry, or of another domain")
-        if changes.seq < since:
-            raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {since}")
+        since = min(covered)
+
+        def check(changes: Changes) -> None:
+            if changes.since != since:
+                raise DocumentRefused("document_wrong_subject", "the changes after another entry")
+            if changes.seq < since:
+                raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {since}")
+
+        changes = self._reader.fetch(Changes, f"/v1/changes?since={since}", self.domain, check=check)
+        if changes.reset or registry_id(self.domain) in changes.services:
+            self._reader.outdated = True  # until it is loaded: this list is not shown again
+            self._attempt("renew the registry's keys", lambda: self._reader.load_registry_keys(at_once=True))
         for slot in slots:
             self._confirm(slot, changes)
+        self._policies.confirm(changes)
 
     def _confirm(self, slot: _Slot, changes: Changes) -> None:
         if not slot.lock.acquire(blocking=False):
@@ -351,14 +395,13 @@ class TrustStore:
         now = self._clock()
         if slot.known is None or now < slot.retry_at:
             return False
-        return bool(slot.pending) or now > slot.fetched_at + self._limits.refresh_interval
+        wanted = bool(slot.pending) or slot.drops != self._reader.drops
+        return wanted or now > slot.fetched_at + self._limits.refresh_interval
 
     def _renew(self, slot: _Slot) -> None:
         """Fetch a service's document; after the second failure in a row, with growing pauses between them."""
         with slot.lock:
-            done = self._attempt(
-                f"renew the keys of {slot.service_id}", lambda: self._fetch_keys(slot, at_least=slot.pending)
-            )
+            done = self._attempt(f"renew the keys of {slot.service_id}", lambda: self._fetch_keys(slot))
         slot.failures = 0 if done else slot.failures + 1
         pause = min(2.0 ** min(slot.failures, 16), self._limits.longest_pause)
         slot.retry_at = self._clock() + pause if slot.failures > 1 else 0.0
@@ -390,6 +433,7 @@ class TrustStore:
         self._follower = None
         for slot in self._slots.values():
             slot.lock = threading.Lock()
+        self._policies.renew_locks()
 
 
 def _http_fetcher(registry: str | Sequence[str], pin: str | None) -> HttpFetcher:
@@ -398,13 +442,3 @@ def _http_fetcher(registry: str | Sequence[str], pin: str | None) -> HttpFetcher
     if pin is None and not fetcher.loopback_only:
         raise ConfigurationError("a registry that is not on loopback needs a pin: its root key's thumbprint")
     return fetcher
-
-
-def _text(answer: Answer) -> str:
-    """The body of a 200 as a compact JWS. Raises FetchError."""
-    if answer.status != 200 or len(answer.body) > MAX_DOCUMENT:
-        raise FetchError(f"the registry answered {answer.status}", answer.status)
-    try:
-        return answer.body.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise FetchError("the registry's answer is not a JWS") from error

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, SignedKey
 from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.policies import CallPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class KeySource(Protocol):
         Raises UnknownKey, RevokedKey, or TrustUnavailable where it cannot be had now.
         """
 
+    def policy(self, service_id: str) -> CallPolicy | None:
+        """Who may call the service with that id, as operators laid it down; None where they left it to the service's
+        code. The same object as long as it says the same. Raises TrustUnavailable where it cannot be had now."""
+
 
 @dataclass(frozen=True, slots=True)
 class KnownService:
@@ -70,13 +75,18 @@ class KnownService:
         return cls(keys, revoked, document.seq, document.head, document.issued_at, document.expires_at)
 
     def updated(self, document: JwkSetDocument) -> Self:
-        """After another document. Raises DocumentRefused for one that lies behind what was seen before.
+        """After another document. Raises DocumentRefused for one that lies behind what was seen before, and for one
+        that brings a revoked key back, whatever its signer says.
 
         A document of the same state may well be older than this belief (a cache on the way): then it tells nothing new.
         """
         if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
+        revived = next((key.kid for key in document.keys if key.kid in self.revoked), None)
+        if revived is not None:
+            raise DocumentRefused("document_revived_key", f"{revived} was revoked before")
         new = type(self).of(document)
+        new = replace(new, revoked=self.revoked | new.revoked)  # listed no longer, it still is no key
         if document.seq > self.seq:
             return new
         return replace(

@@ -4,18 +4,19 @@ The steps, in this order (SPEC section 3), and the function that does each:
 
      1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
      2  header: typ, allowed alg, kid shape; claims' shape       _read_header, check_request_claims
-     3  key by kid, asked only for callers that may call here    AllowPolicy.scopes, KeySource.key
+     3  key by kid, asked only for callers that may call here    Verifier._scopes, KeySource.key
      4  alg equals the key's; signature                          PublicKey.verify
      5  iss and sub equal the kid's owner                        _check_parties
      6  aud                                                      _check_parties
      7  times, lifetime cap, the key's window                    check_times, _check_window
      8  binding: method, target, content, headers                _check_binding
      9  transaction token                                        _check_transaction
-    10  policy: may this caller use this scope here              Verifier.verify
+    10  policy: may this caller use this scope here              Verifier._scopes, Verifier.verify
     11  replay: one atomic insert of (iss, jti)                  Verifier.verify
 
 Each function raises the error of its step or returns. Nothing is recorded before step 11, nothing is fetched for a
-caller that may not call, and the body is not even read before step 8.
+caller that may not call, and the body is not even read before step 8. What may be called is what the service's code and
+the registry's policy both allow (`AllowPolicy.within`); whoever the code does not name is refused without asking.
 """
 
 import time
@@ -45,6 +46,7 @@ from peerseal.peers.trusted import KeySource, TrustedKey
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
 from peerseal.protocol.names import qualify, split_kid, split_service_id
+from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
     LEEWAY,
@@ -99,7 +101,8 @@ class Verifier:
 
     ``audience`` and the names in ``allow`` are short names or service ids; ``allow`` maps each caller, or ``"*"``, to
     its scopes, and whoever is not in it may not call. Raises ConfigurationError or InvalidName for an ``allow`` that
-    says neither. ``leeway`` and ``max_lifetime`` are in seconds. Without
+    says neither. Where the registry holds a policy for the audience (`KeySource.policy`), only what both allow is
+    allowed. ``leeway`` and ``max_lifetime`` are in seconds. Without
     ``replay`` the guard is this process's memory, which other workers do not share.
     """
 
@@ -123,6 +126,7 @@ class Verifier:
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
         self._clock = clock
         self._place: tuple[str, AllowPolicy] | None = None
+        self._within: tuple[CallPolicy, AllowPolicy] | None = None
         self._good_headers: dict[bytes, _Signer] = {}
 
     def verify(
@@ -150,9 +154,7 @@ class Verifier:
         signer = remembered or _read_header(header_segment)  # 2
         caller = signer.caller
         check_request_claims(claims)
-        scopes = policy.scopes(caller)
-        if scopes is None:  # 3, 10
-            raise CallerNotAllowed(f"{caller} may not call {audience}")
+        scopes = self._scopes(caller, audience, policy)  # 3, 10
         key = self._trust.key(signer.kid)
         if signer.alg != key.public.alg:  # 4
             raise BadSignature(f"the key is for {key.public.alg}")
@@ -174,6 +176,21 @@ class Verifier:
         if not self._replay.claim(caller, claims["jti"], claims["exp"] + self._leeway):  # 11
             raise Replayed("accepted before")
         return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims))
+
+    def _scopes(self, caller: str, audience: str, code: AllowPolicy) -> frozenset[str]:
+        """Steps 3 and 10, first half: what the caller may do here, by code and registry; both are put together once
+        for each policy. Raises CallerNotAllowed or TrustUnavailable."""
+        scopes = code.scopes(caller)
+        if scopes is not None:
+            laid_down = self._trust.policy(audience)
+            if laid_down is not None:
+                within = self._within
+                if within is None or within[0] is not laid_down:
+                    within = self._within = laid_down, code.within(laid_down)
+                scopes = within[1].scopes(caller)
+        if scopes is None:
+            raise CallerNotAllowed(f"{caller} may not call {audience}")
+        return scopes
 
     def _find_place(self) -> tuple[str, AllowPolicy]:
         """The audience's id and the policy, once the trust domain is known."""

@@ -1,4 +1,5 @@
-"""What the registry signs: registry keys, signed JWK Sets, key statements and changes (SPEC sections 3 and 5).
+"""What the registry signs: registry keys, signed JWK Sets, key statements, policies, the domain's settings and changes
+(SPEC sections 3 and 5).
 
 Every document is a compact JWS with its own ``typ``. `sign_document` makes one; `read_document` checks syntax, type,
 signature, issuer and times, and leaves to its caller (`peerseal.peers.trusted`) which subject was asked for and
@@ -14,14 +15,18 @@ from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from peerseal.errors import DocumentRefused, InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol import jose
+from peerseal.protocol.checkpoint import decode_proof, encode_proof, ledger_public_key
 from peerseal.protocol.claims import at_least, claim, time_claim
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.ledger import Admission
+from peerseal.protocol.merkle import Proof
 from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
+from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens import LEEWAY
 
-MAX_DOCUMENT = 4 * 1024 * 1024
-"""The longest signed document, in characters: a JWK Set of some 5,000 keys."""
+MAX_DOCUMENT = 8 * 1024 * 1024
+"""The longest signed document, in characters: a JWK Set of some 4,000 keys with their inclusion proofs."""
 
 DOCUMENT_LIFETIME = 24 * 3600
 CHANGES_LIFETIME = 60
@@ -32,28 +37,33 @@ RETIRED: Final = "retired"
 REVOKED: Final = "revoked"
 
 _FRAME = frozenset(("iss", "sub", "iat", "exp"))
+_PLACE = frozenset(("seq", "head", "checkpoint"))
 
 
 @dataclass(frozen=True, slots=True)
 class SignedKey:
     """A key in a signed JWK Set: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``.
 
-    ``state`` is active, or retired for a while after, for requests still under way. ``index`` is the index of the
-    ledger entry that admitted it.
+    ``state`` is active, or retired for a while after, for requests still under way. ``admission`` tells the ledger
+    entry that admitted it, ``proof`` leads from there to the document's checkpoint.
     """
 
     kid: str
     public: PublicKey = field(repr=False)
     state: str
-    active_from: int
     active_until: int
-    index: int
+    admission: Admission
+    proof: Proof = field(repr=False)
+
+    @property
+    def active_from(self) -> int:
+        """When it was admitted."""
+        return self.admission.active_from
 
     def to_json(self) -> dict[str, Any]:
         """A JWK (RFC 7517) with members of ours, which its section 4 allows."""
-        members = ("kid", "state", "active_from", "active_until", "index")
-        ours = {name: getattr(self, name) for name in members}
-        return {**self.public.jwk, **ours, "alg": self.public.alg, "use": "sig"}
+        ours = {"kid": self.kid, "state": self.state, "active_until": self.active_until}
+        return {**self.public.jwk, **ours, **_admission_json(self), "alg": self.public.alg, "use": "sig"}
 
     @classmethod
     def from_json(cls, jwk: Any, owner: str) -> Self:
@@ -64,8 +74,7 @@ class SignedKey:
         kid, state = claim(jwk, "kid", str), claim(jwk, "state", str)
         if kid != make_kid(owner, public.thumbprint) or state not in (ACTIVE, RETIRED):
             raise MalformedToken("a key's kid or state is wrong")
-        times = time_claim(jwk, "active_from"), time_claim(jwk, "active_until")
-        return cls(kid, public, state, *times, claim(jwk, "index", int))
+        return cls(kid, public, state, time_claim(jwk, "active_until"), *_admission_from(jwk))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class RevokedKey:
 
 
 class Document(Protocol):
-    """What the four kinds have in common. ``subject`` is whom or what the document speaks of."""
+    """What all kinds have in common. ``subject`` is whom or what the document speaks of."""
 
     TYP: ClassVar[str]
 
@@ -128,7 +137,8 @@ class JwkSetDocument:
     """The registry's signed answer about a service's current keys.
 
     ``seq`` is the last ledger entry that changed the service (the first entry has seq 1), ``head`` the number of
-    entries when this was signed: what lies between changed other services only.
+    entries when this was signed: what lies between changed other services only. ``checkpoint`` is the signed head of
+    the ledger at that size.
     """
 
     TYP: ClassVar[str] = "jwk-set+jwt"
@@ -138,6 +148,7 @@ class JwkSetDocument:
     expires_at: int
     seq: int
     head: int
+    checkpoint: str = field(repr=False)
     keys: tuple[SignedKey, ...]
     revoked: tuple[RevokedKey, ...] = ()
 
@@ -145,21 +156,22 @@ class JwkSetDocument:
         """The payload: a JWK Set (RFC 7517 section 5) in the frame of OpenID Federation's signed JWK Set."""
         keys = [key.to_json() for key in self.keys]
         revoked = [key.to_json() for key in self.revoked]
-        return {**_frame_of(self), "seq": self.seq, "head": self.head, "keys": keys, "revoked": revoked}
+        return {**_frame_of(self), **_place_of(self), "keys": keys, "revoked": revoked}
 
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken, KeyRefused or InvalidName."""
-        at_least(claims, _FRAME | {"seq", "head", "keys", "revoked"})
+        at_least(claims, _FRAME | _PLACE | {"keys", "revoked"})
         owner = claim(claims, "sub", str)
         keys = tuple(SignedKey.from_json(key, owner) for key in claim(claims, "keys", list))
         revoked = tuple(RevokedKey.from_json(key, owner) for key in claim(claims, "revoked", list))
-        return cls(*_frame_from(claims), claim(claims, "seq", int), claim(claims, "head", int), keys, revoked)
+        return cls(*_frame_from(claims), *_place_from(claims), keys, revoked)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStatement:
-    """The registry's signed answer about one key, past or present. ``subject`` is its service."""
+    """The registry's signed answer about one key, past or present. ``subject`` is its service; ``admission`` and
+    ``proof`` are those of `SignedKey`."""
 
     TYP: ClassVar[str] = "peerseal-key+jwt"
     issuer: str
@@ -168,25 +180,30 @@ class KeyStatement:
     expires_at: int
     seq: int
     head: int
+    checkpoint: str = field(repr=False)
     kid: str
-    public: PublicKey
+    public: PublicKey = field(repr=False)
     state: str
-    active_from: int
     active_until: int
     revoked_at: int | None
-    index: int
+    admission: Admission
+    proof: Proof = field(repr=False)
+
+    @property
+    def active_from(self) -> int:
+        """When it was admitted."""
+        return self.admission.active_from
 
     def claims(self) -> dict[str, Any]:
         """The payload."""
-        members = ("seq", "head", "kid", "state", "active_from", "active_until", "revoked_at", "index")
-        ours = {name: getattr(self, name) for name in members}
-        return {**_frame_of(self), **ours, "jwk": dict(self.public.jwk), "alg": self.public.alg}
+        ours = {name: getattr(self, name) for name in ("kid", "state", "active_until", "revoked_at")}
+        key = {"jwk": dict(self.public.jwk), "alg": self.public.alg}
+        return {**_frame_of(self), **_place_of(self), **ours, **_admission_json(self), **key}
 
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken, KeyRefused or InvalidName."""
-        members = {"seq", "head", "kid", "state", "active_from", "active_until", "revoked_at", "index", "jwk", "alg"}
-        at_least(claims, _FRAME | members)
+        at_least(claims, _FRAME | _PLACE | {"kid", "state", "active_until", "revoked_at", "jwk", "alg"})
         public = PublicKey.from_jwk(claim(claims, "jwk", dict), claim(claims, "alg", str))
         kid, state, owner = (claim(claims, name, str) for name in ("kid", "state", "sub"))
         if kid != make_kid(owner, public.thumbprint) or state not in (ACTIVE, RETIRED, REVOKED):
@@ -194,16 +211,17 @@ class KeyStatement:
         revoked_at = time_claim(claims, "revoked_at") if state == REVOKED else None
         if claims["revoked_at"] != revoked_at:
             raise MalformedToken("a time of revocation for a key that is not revoked")
-        times = time_claim(claims, "active_from"), time_claim(claims, "active_until")
-        numbers = claim(claims, "seq", int), claim(claims, "head", int)
-        return cls(*_frame_from(claims), *numbers, kid, public, state, *times, revoked_at, claim(claims, "index", int))
+        frame = *_frame_from(claims), *_place_from(claims)
+        until = time_claim(claims, "active_until")
+        return cls(*frame, kid, public, state, until, revoked_at, *_admission_from(claims))
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Which services (ids) changed after entry ``since``, up to entry ``seq``, the newest. ``subject`` is the domain.
 
-    ``reset`` says: too many to list, or a ``since`` from another history; fetch all anew.
+    The registry's own id stands for its keys and the domain's settings. ``reset`` says: too many to list, or a
+    ``since`` from another history; fetch all anew. ``checkpoint`` is the signed head of the ledger at size ``seq``.
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"
@@ -213,32 +231,90 @@ class Changes:
     expires_at: int
     since: int
     seq: int
+    checkpoint: str = field(repr=False)
     services: tuple[str, ...]
     reset: bool = False
 
     def claims(self) -> dict[str, Any]:
         """The payload."""
-        ours = {"since": self.since, "seq": self.seq, "services": list(self.services), "reset": self.reset}
-        return {**_frame_of(self), **ours}
+        ours = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
+        return {**_frame_of(self), **ours, "services": list(self.services), "reset": self.reset}
 
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken or InvalidName."""
-        at_least(claims, _FRAME | {"since", "seq", "services", "reset"})
+        at_least(claims, _FRAME | {"since", "seq", "checkpoint", "services", "reset"})
         services = claim(claims, "services", list)
         for name in services:
             if type(name) is not str:
                 raise MalformedToken("a service that is not a string")
             split_service_id(name)
-        numbers = claim(claims, "since", int), claim(claims, "seq", int)
-        return cls(*_frame_from(claims), *numbers, tuple(services), claim(claims, "reset", bool))
+        place = claim(claims, "since", int), claim(claims, "seq", int), claim(claims, "checkpoint", str)
+        return cls(*_frame_from(claims), *place, tuple(services), claim(claims, "reset", bool))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDocument:
+    """The registry's signed answer about who may call the service ``subject``. ``policy`` is None where no operator
+    laid one down: then what the service's code allows is allowed. ``seq`` is the last entry that changed the service,
+    0 where none did."""
+
+    TYP: ClassVar[str] = "peerseal-policy+jwt"
+    issuer: str
+    subject: str
+    issued_at: int
+    expires_at: int
+    seq: int
+    head: int
+    checkpoint: str = field(repr=False)
+    policy: CallPolicy | None
+
+    def claims(self) -> dict[str, Any]:
+        """The payload."""
+        policy = None if self.policy is None else self.policy.to_json()
+        return {**_frame_of(self), **_place_of(self), "policy": policy}
+
+    @classmethod
+    def from_claims(cls, claims: dict[str, Any]) -> Self:
+        """Raises MalformedToken or InvalidName."""
+        at_least(claims, _FRAME | _PLACE | {"policy"})
+        policy = None if claims["policy"] is None else CallPolicy.from_json(claims["policy"])
+        return cls(*_frame_from(claims), *_place_from(claims), policy)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDocument:
+    """The registry's signed answer about the trust domain ``subject``: minters and issuers of users' tokens. ``seq`` is
+    the last entry that changed these, 0 where none did."""
+
+    TYP: ClassVar[str] = "peerseal-domain+jwt"
+    issuer: str
+    subject: str
+    issued_at: int
+    expires_at: int
+    seq: int
+    head: int
+    checkpoint: str = field(repr=False)
+    settings: DomainSettings
+
+    def claims(self) -> dict[str, Any]:
+        """The payload."""
+        return {**_frame_of(self), **_place_of(self), **self.settings.to_json()}
+
+    @classmethod
+    def from_claims(cls, claims: dict[str, Any]) -> Self:
+        """Raises MalformedToken or InvalidName."""
+        at_least(claims, _FRAME | _PLACE | {"minters", "issuers"})
+        settings = DomainSettings.from_json({name: claims[name] for name in ("minters", "issuers")})
+        return cls(*_frame_from(claims), *_place_from(claims), settings)
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryKeys:
     """The root-signed, versioned document: which keys sign for the domain's registry. ``subject`` is the domain.
 
-    ``root`` is the key that signs it, and that clients pin by thumbprint; ``ledger_key`` an Ed25519 JWK (RFC 8037).
+    ``root`` is the key that signs it, and that clients pin by thumbprint; ``ledger_key`` is the Ed25519 JWK (RFC 8037)
+    that signs checkpoints, and ``past_ledger_keys`` are those that still may, while one follows another.
     """
 
     TYP: ClassVar[str] = "peerseal-registry+jwt"
@@ -251,6 +327,12 @@ class RegistryKeys:
     signing_keys: tuple[PublicKey, ...]
     ledger_key: Mapping[str, str]
     urls: tuple[str, ...] = ()
+    past_ledger_keys: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def ledger_keys(self) -> tuple[Mapping[str, str], ...]:
+        """All keys that may sign checkpoints."""
+        return (self.ledger_key, *self.past_ledger_keys)
 
     def claims(self) -> dict[str, Any]:
         """The payload."""
@@ -258,18 +340,23 @@ class RegistryKeys:
             {**key.jwk, "alg": key.alg, "kid": make_kid(self.issuer, key.thumbprint)} for key in self.signing_keys
         ]
         ours = {"version": self.version, "root": dict(self.root.jwk), "signing_keys": signing_keys}
-        return {**_frame_of(self), **ours, "ledger_key": dict(self.ledger_key), "urls": list(self.urls)}
+        ledger = {"ledger_key": dict(self.ledger_key), "past_ledger_keys": [dict(key) for key in self.past_ledger_keys]}
+        return {**_frame_of(self), **ours, **ledger, "urls": list(self.urls)}
 
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken or KeyRefused."""
         at_least(claims, _FRAME | {"version", "root", "signing_keys", "ledger_key", "urls"})
         jwks, urls, ledger_key = (claims[name] for name in ("signing_keys", "urls", "ledger_key"))
-        if not (_all_of(jwks, dict) and _all_of(urls, str) and type(ledger_key) is dict):
-            raise MalformedToken("signing keys, ledger key or URLs are of the wrong type")
+        past = claims.get("past_ledger_keys", [])
+        if not (_all_of(jwks, dict) and _all_of(urls, str) and _all_of([ledger_key], dict) and _all_of(past, dict)):
+            raise MalformedToken("signing keys, ledger keys or URLs are of the wrong type")
+        for key in (ledger_key, *past):
+            ledger_public_key(key)
         root = PublicKey.from_jwk(claim(claims, "root", dict))
         signing_keys = tuple(PublicKey.from_jwk(jwk) for jwk in jwks)
-        return cls(*_frame_from(claims), claim(claims, "version", int), root, signing_keys, ledger_key, tuple(urls))
+        version = claim(claims, "version", int)
+        return cls(*_frame_from(claims), version, root, signing_keys, ledger_key, tuple(urls), tuple(past))
 
 
 def sign_document(document: Document, key: KeyPair) -> str:
@@ -348,6 +435,31 @@ def _frame_of(document: Document) -> dict[str, Any]:
 def _frame_from(claims: Mapping[str, Any]) -> tuple[str, str, int, int]:
     names = claim(claims, "iss", str), claim(claims, "sub", str)
     return *names, time_claim(claims, "iat"), time_claim(claims, "exp")
+
+
+def _place_of(document: "JwkSetDocument | KeyStatement | PolicyDocument | DomainDocument") -> dict[str, Any]:
+    return {"seq": document.seq, "head": document.head, "checkpoint": document.checkpoint}
+
+
+def _place_from(claims: Mapping[str, Any]) -> tuple[int, int, str]:
+    return claim(claims, "seq", int), claim(claims, "head", int), claim(claims, "checkpoint", str)
+
+
+def _admission_json(key: "SignedKey | KeyStatement") -> dict[str, Any]:
+    """What the entry that admitted the key says beyond the key, and the way from there to the checkpoint."""
+    admission = key.admission
+    window = {"active_from": admission.active_from, "expires_at": admission.expires_at}
+    ours = {"index": admission.index, "by": dict(admission.by), "evidence": admission.evidence}
+    return {**window, **ours, "proof": encode_proof(key.proof)}
+
+
+def _admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
+    at_least(members, {"active_from", "expires_at", "index", "by", "evidence", "proof"})
+    window = time_claim(members, "active_from"), time_claim(members, "expires_at")
+    by, evidence = claim(members, "by", dict), members["evidence"]
+    if evidence is not None and type(evidence) is not str:
+        raise MalformedToken("evidence is of the wrong type")
+    return Admission(claim(members, "index", int), *window, by, evidence), decode_proof(members["proof"])
 
 
 def _all_of(values: Any, kind: type) -> bool:

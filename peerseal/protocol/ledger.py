@@ -1,20 +1,27 @@
 """Entries of the ledger: every change of the registry's state, one entry each, in one canonical spelling (SPEC 5).
 
-The entries alone rebuild the public state. They hold nothing about persons: ids for operators and join tokens.
+The entries alone rebuild the public state. They hold nothing about persons: ids for operators and join tokens. Nor do
+they hold tokens: what a change rests on (a proof of possession, a voucher's request token) the registry keeps apart,
+and the entry commits to it by digest.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.merkle import leaf_hash
+from peerseal.protocol.names import make_kid, service_id
 
-MAX_ENTRY = 64 * 1024
-"""The longest entry, in bytes."""
+MAX_ENTRY = 64 * 1024 - 1
+"""The longest entry, in bytes: a bundle says its length in two."""
 
 REGISTRY_CREATED: Final = "registry_created"
+REGISTRY_KEYS_ISSUED: Final = "registry_keys_issued"
 OPERATOR_CREATED: Final = "operator_created"
 OPERATOR_REVOKED: Final = "operator_revoked"
 JOIN_TOKEN_CREATED: Final = "join_token_created"
@@ -22,6 +29,8 @@ JOIN_TOKEN_WITHDRAWN: Final = "join_token_withdrawn"
 KEY_ADMITTED: Final = "key_admitted"
 KEY_RETIRED: Final = "key_retired"
 KEY_REVOKED: Final = "key_revoked"
+POLICY_SET: Final = "policy_set"
+DOMAIN_SET: Final = "domain_set"
 
 _OPTIONAL = (str, NoneType)
 _MEMBERS: Mapping[str, tuple[type, ...]] = {
@@ -31,7 +40,7 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "service": _OPTIONAL,
     "kid": _OPTIONAL,
     "by": (dict,),
-    "proof": _OPTIONAL,
+    "evidence": _OPTIONAL,
     "data": (dict,),
 }
 
@@ -42,8 +51,8 @@ class Entry:
 
     ``seq`` counts from 1 without gaps (the entry's index in the tree is ``seq - 1``), ``time`` is in seconds since the
     epoch, ``service`` a short name, ``by`` what the change rests on (``{"join_token": id}``, ``{"kid": vouching kid}``,
-    ``{"operator": id}``, ``{"self": kid}``), ``proof`` the JWS that justified it, ``data`` what else is needed to
-    rebuild the state.
+    ``{"oidc": issuer, "subject": hash}``, ``{"operator": id}``, ``{"self": kid}``), ``evidence`` the digest of what
+    proves that (`evidence_digest`), ``data`` what else is needed to rebuild the state.
     """
 
     seq: int
@@ -52,8 +61,18 @@ class Entry:
     service: str | None = None
     kid: str | None = None
     by: Mapping[str, str] = field(default_factory=dict)
-    proof: str | None = None
+    evidence: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        """The index of the leaf in the tree."""
+        return self.seq - 1
+
+    @property
+    def leaf(self) -> bytes:
+        """The RFC 6962 leaf hash. Raises ValueError where the entry is too long."""
+        return leaf_hash(self.encode())
 
     def encode(self) -> bytes:
         """The canonical bytes, which are the leaf. Raises ValueError where they exceed MAX_ENTRY."""
@@ -73,3 +92,41 @@ class Entry:
         if canonical_json(members) != body:
             raise MalformedToken("a ledger entry in another spelling")
         return cls(**members)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the entry that admitted a key says beyond the key itself: so much does a signed document repeat that its
+    reader can write the entry down and look for it in the ledger.
+
+    ``index`` is the entry's, ``active_from`` and ``expires_at`` are the key's window as admitted, in seconds since the
+    epoch; ``by`` and ``evidence`` are those of `Entry`.
+    """
+
+    index: int
+    active_from: int
+    expires_at: int
+    by: Mapping[str, str]
+    evidence: str | None
+
+    def entry(self, domain: str, service: str, key: PublicKey) -> Entry:
+        """The entry that admitted that key for the service (short name) of the trust domain."""
+        kid = make_kid(service_id(domain, service), key.thumbprint)
+        data = {
+            "alg": key.alg,
+            "jwk": dict(key.jwk),
+            "active_from": self.active_from,
+            "expires_at": self.expires_at,
+        }
+        seq, time = self.index + 1, self.active_from
+        return Entry(seq, time, KEY_ADMITTED, service, kid, self.by, self.evidence, data)
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """From the entry."""
+        return cls(entry.index, entry.data["active_from"], entry.data["expires_at"], entry.by, entry.evidence)
+
+
+def evidence_digest(evidence: bytes) -> str:
+    """How an entry commits to its evidence: base64url SHA-256."""
+    return b64url(hashlib.sha256(evidence).digest())

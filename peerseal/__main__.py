@@ -1,0 +1,7 @@
+"""``python -m peerseal``."""
+
+import sys
+
+from peerseal.cli import main
+
+sys.exit(main())

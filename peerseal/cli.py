@@ -1,0 +1,39 @@
+"""``peerseal``: the commands of whoever owns a service.
+
+Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
+Exit codes: 0 done, 2 wrong usage, 3 the registry cannot be reached; others are the command's own.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from peerseal.commands import monitor
+from peerseal.errors import ConfigurationError, FetchError, InvalidName, PeersealError
+
+USAGE = 2
+UNREACHABLE = 3
+
+COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (monitor.add_to,)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code; argparse ends the process with 2 for arguments it cannot read."""
+    parser = argparse.ArgumentParser(prog="peerseal", description="Keys and calls of a service that uses Peerseal.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except (ConfigurationError, InvalidName) as error:
+        return _failed(error, USAGE)
+    except FetchError as error:
+        return _failed(error, UNREACHABLE)
+    except PeersealError as error:
+        return _failed(error, 1)
+
+
+def _failed(error: PeersealError, code: int) -> int:
+    print(f"Error: {error}", file=sys.stderr)
+    return code

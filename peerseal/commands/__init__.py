@@ -1,0 +1,1 @@
+"""The commands of a service's owner, one a module; `peerseal.cli` puts them together."""

@@ -1,0 +1,140 @@
+"""``peerseal monitor SERVICE``: follows the registry's ledger, and reports what the service's owner did not do.
+
+Exit codes: 0 nothing to report, 1 alerts were raised, 2 wrong usage, 3 the registry cannot be reached (with --once), 4
+the ledger is not the one that was seen before.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from peerseal.errors import ConfigurationError
+from peerseal.peers.fetch import HttpFetcher
+from peerseal.peers.follow import check_pinned
+from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
+from peerseal.peers.watched import kids_in, load_watched, save_watched
+from peerseal.peers.webhook import Webhook
+from peerseal.protocol.names import check_service, split_kid
+
+ALERTS_RAISED = 1
+REGISTRY_UNREACHABLE = 3
+LEDGER_INCONSISTENT = 4
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "monitor",
+        help="report keys that were registered behind the owner's back",
+        description="Follows the registry's ledger and reports what SERVICE's owner did not do.",
+        epilog="Ends with 0: nothing to report, 1: alerts raised, 3: registry not reached, 4: ledger inconsistent.",
+    )
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("--known", action="append", default=[], metavar="KID", help="a key of the owner; repeatable")
+    parser.add_argument(
+        "--known-file", type=Path, metavar="FILE", help="such kids, one a line; read again at each look"
+    )
+    parser.add_argument("--key-dir", type=Path, metavar="DIR", help="key folder of the service [PEERSEAL_KEY_DIR]")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="where it stands, so that a restart goes on there")
+    parser.add_argument("--webhook", metavar="URL", help="gets each report by POST, as JSON")
+    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks [1]")
+    parser.add_argument("--grace", type=_seconds, default=GRACE, metavar="SECONDS", help="without the registry [60]")
+    parser.add_argument("--once", action="store_true", help="look once and end")
+    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
+    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="JSON lines, on a terminal too")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
+    monitor = _monitor(arguments)
+    webhook = Webhook(arguments.webhook) if arguments.webhook else None
+    ended, code = _until_interrupted(), 0
+    while not ended.is_set():
+        alerts = monitor.look()
+        for alert in alerts:
+            _show(alert, as_json=arguments.as_json or not sys.stdout.isatty())
+            if webhook is not None:
+                webhook.post(alert.to_json())
+        if arguments.state is not None:
+            save_watched(arguments.state, monitor.state)
+        kinds = {alert.kind for alert in alerts if alert.level == ALERT}
+        code = ALERTS_RAISED if kinds else code
+        if INCONSISTENT in kinds:
+            return LEDGER_INCONSISTENT
+        if arguments.once:
+            return REGISTRY_UNREACHABLE if UNREACHABLE in kinds else code
+        ended.wait(arguments.interval)
+    return code
+
+
+def _monitor(arguments: argparse.Namespace) -> Monitor:
+    service = check_service(arguments.service)
+    urls = arguments.registry or os.environ.get("PEERSEAL_REGISTRY_URL", "")
+    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
+    state = None if arguments.state is None else load_watched(arguments.state, service)
+    state = state or Watched(service)
+    pin = arguments.pin or os.environ.get("PEERSEAL_REGISTRY_PIN") or state.pin
+    check_pinned(pin, loopback_only=fetcher.loopback_only)
+    for kid in arguments.known:
+        split_kid(kid)
+    watched = replace(state, pin=pin)
+    grace = 0.0 if arguments.once else arguments.grace
+    return Monitor(fetcher, watched, own_keys=_own_keys(arguments), grace=grace)
+
+
+def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
+    """What the owner says to hold, asked anew each time: keys rotate."""
+    folder = arguments.key_dir or os.environ.get("PEERSEAL_KEY_DIR")
+    listed, said = arguments.known_file, frozenset(arguments.known)
+
+    def own_keys() -> frozenset[str]:
+        kids = said
+        if folder:
+            kids |= kids_in(Path(folder), arguments.service)
+        if listed is not None:
+            try:
+                kids |= frozenset(filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())))
+            except OSError as error:
+                raise ConfigurationError(f"{listed}: {error.strerror}") from error
+        return kids
+
+    return own_keys
+
+
+def _until_interrupted() -> threading.Event:
+    """Set by SIGINT or SIGTERM: a look that is under way is finished first."""
+    ended = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    if threading.current_thread() is threading.main_thread():
+        for interrupt in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(interrupt, end)
+    return ended
+
+
+def _show(alert: Alert, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(alert.to_json()), flush=True)
+        return
+    at = datetime.fromtimestamp(alert.at, UTC)
+    about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}"
+    print(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}", flush=True)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)  # argparse turns ValueError into its own message
+    if not 0 < seconds < float("inf"):
+        raise ValueError(text)
+    return seconds

@@ -1,0 +1,145 @@
+"""Follows a registry's ledger from outside, believing nothing but the pinned root key.
+
+The root names the ledger keys, one of these signs each checkpoint, and the tree is computed here from the entries
+themselves. So whoever is at one checkpoint and reaches the next has proven that the one extends the other.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, MalformedToken
+from peerseal.peers.fetch import Fetcher
+from peerseal.protocol.checkpoint import TILE_WIDTH, Checkpoint, decode_bundle, decode_proof, read_checkpoint, tile_path
+from peerseal.protocol.documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.ledger import Entry
+from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
+
+ROOT_DOCUMENT = "/.well-known/peerseal-registry"
+ROOT_REFRESH = 3600.0
+"""Seconds after which the root's document is fetched again; an unknown signer has it fetched at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The ledger up to a checkpoint: its right edge, and of the entries that were new, those that were asked for."""
+
+    edge: Frontier
+    entries: tuple[Entry, ...] = ()
+
+
+class Follower:
+    """Reads what is new. It keeps the root's document and nothing else: where it is in the ledger its caller knows."""
+
+    def __init__(self, fetcher: Fetcher, pin: str | None, clock: Callable[[], float] = time.time) -> None:
+        """With no ``pin`` the root that is seen first is believed, which is for loopback only."""
+        self._fetcher = fetcher
+        self._pin = pin
+        self._clock = clock
+        self._keys: RegistryKeys | None = None
+        self._fetched_at = 0.0
+
+    @property
+    def pin(self) -> str | None:
+        """The root key's thumbprint, once it is known."""
+        return self._pin
+
+    def domain(self) -> str:
+        """The trust domain. Raises FetchError or DocumentRefused."""
+        return self._registry_keys().subject
+
+    def read(self, seen: Frontier, wanted: Callable[[Entry], bool]) -> Seen:
+        """What came behind ``seen``, up to the newest checkpoint.
+
+        Raises FetchError where the registry does not answer, or not whole; DocumentRefused with
+        ``document_inconsistent`` where the ledger is not the one that was seen before, and with other codes for a
+        checkpoint or a root's document that is not to be believed.
+        """
+        checkpoint = self._checkpoint()
+        if checkpoint.size < seen.size:
+            self._check_only_stale(checkpoint, seen)
+            return Seen(seen)
+        edge, found = seen, list[Entry]()
+        for body in self._bodies(seen.size, checkpoint.size):
+            edge = edge.appended(leaf_hash(body))
+            entry = _decoded(body, edge.size)
+            if wanted(entry):
+                found.append(entry)
+        if edge.root != checkpoint.root:
+            raise _inconsistent(f"its entries do not lead from {seen.size} to its checkpoint at {edge.size}")
+        return Seen(edge, tuple(found))
+
+    def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
+        now = self._clock()
+        if self._keys is None or anew or not 0 <= now - self._fetched_at < ROOT_REFRESH:
+            jws = self._get(ROOT_DOCUMENT).decode("ascii", "replace")
+            keys = read_registry_keys(jws, pin=self._pin, now=now)
+            if self._keys is not None and keys.version < self._keys.version:
+                raise DocumentRefused("document_rolled_back", "an older root document than the one seen before")
+            self._keys, self._fetched_at, self._pin = keys, now, keys.root.thumbprint
+        return self._keys
+
+    def _checkpoint(self) -> Checkpoint:
+        """The newest one. Of an unknown signer the root may have said something since."""
+        keys, note = self._registry_keys(), self._get("/ledger/checkpoint").decode("utf-8", "replace")
+        try:
+            return read_checkpoint(note, keys.subject, keys.ledger_keys)
+        except DocumentRefused as error:
+            if error.code != "document_unknown_signer":
+                raise
+        keys = self._registry_keys(anew=True)
+        return read_checkpoint(note, keys.subject, keys.ledger_keys)
+
+    def _check_only_stale(self, checkpoint: Checkpoint, seen: Frontier) -> None:
+        """Passes an old checkpoint of the ledger that was seen, as a mirror may have it."""
+        answer = self._fetcher.call("GET", f"/ledger/proof?from={checkpoint.size}&to={seen.size}")
+        if checkpoint.size == 0 or answer.status != 200:
+            raise _inconsistent(f"it has {checkpoint.size} entries, and had {seen.size}")
+        try:
+            proof = decode_proof(strict_json_object(answer.body).get("proof"))
+        except MalformedToken as error:
+            raise FetchError("an answer that is no proof") from error
+        check_consistency(checkpoint.size, checkpoint.root, seen.size, seen.root, proof)
+
+    def _bodies(self, begin: int, end: int) -> Iterator[bytes]:
+        """The entries from index ``begin`` to before ``end``, bundle by bundle."""
+        for number in range(begin // TILE_WIDTH, -(-end // TILE_WIDTH) if end > begin else 0):
+            first = number * TILE_WIDTH
+            width = min(TILE_WIDTH, end - first)
+            bundle = self._get(f"/ledger/{tile_path('entries', number, width)}")
+            try:
+                bodies = decode_bundle(bundle)
+            except DocumentRefused as error:
+                raise FetchError(f"bundle {number} breaks off") from error
+            if len(bodies) != width:
+                raise FetchError(f"bundle {number} has {len(bodies)} entries, not {width}")
+            yield from bodies[max(begin - first, 0) :]
+
+    def _get(self, path: str) -> bytes:
+        answer = self._fetcher.call("GET", path)
+        if answer.status != 200:
+            raise FetchError(f"GET {path}: status {answer.status}", answer.status)
+        return answer.body
+
+
+def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
+    """Off loopback a root key is never believed on first use. Raises ConfigurationError."""
+    if pin is None and not loopback_only:
+        raise ConfigurationError("the registry's root pin is needed: --pin or PEERSEAL_REGISTRY_PIN")
+
+
+def _decoded(body: bytes, seq: int) -> Entry:
+    try:
+        entry = Entry.decode(body)
+    except MalformedToken as error:
+        raise _inconsistent(f"entry {seq} cannot be read") from error
+    if any(type(value) is not str for value in entry.by.values()):
+        raise _inconsistent(f"entry {seq} cannot be read")
+    if entry.seq != seq:
+        raise _inconsistent(f"entry {seq} is numbered {entry.seq}")
+    return entry
+
+
+def _inconsistent(detail: str) -> DocumentRefused:
+    return DocumentRefused("document_inconsistent", f"the ledger was rewritten, or another one is shown: {detail}")

@@ -1,0 +1,230 @@
+"""What a trust store believes of the registry's ledger, and what it holds against every signed document.
+
+A document is believed only as part of one history: the keys in it are in the ledger, and its ledger continues, or is
+continued by, the newest that this store has seen, before a restart too. So a registry that shows two histories, or
+rewrites the one it has, is found out by whoever sees both.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peerseal.errors import ConfigurationError, DocumentRefused, MalformedToken
+from peerseal.peers.fetch import Answer, Fetcher, content
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.remembered import CheckpointFile
+from peerseal.protocol.checkpoint import Checkpoint, decode_proof, read_checkpoint
+from peerseal.protocol.documents import ACTIVE, JwkSetDocument, KeyStatement, RegistryKeys, SignedKey
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.merkle import check_consistency, check_inclusion
+from peerseal.protocol.names import split_service_id
+
+log = logging.getLogger("peerseal.trust")
+
+_AGREED = 256
+"""Checkpoints remembered as consistent with the newest, so that no proof is fetched for them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A checkpoint, and the note that signs it."""
+
+    checkpoint: Checkpoint
+    note: str
+
+
+class SeenLedger:
+    """The history that one store has seen. ``cache_dir`` is where the newest checkpoint outlives the process. Safe to
+    use from threads: none waits for a proof that another one fetches."""
+
+    def __init__(self, fetcher: Callable[[], Fetcher], cache_dir: Path | None) -> None:
+        self._fetcher = fetcher
+        self._cache_dir = cache_dir
+        self._newest: _Seen | None = None
+        self._agreed: dict[int, bytes] = {}
+        self._recalled = False
+        self._memory_works = True
+        self._lock = threading.Lock()
+        in_each_child(self._renew_lock)
+
+    def size(self, root: RegistryKeys) -> int:
+        """Entries of the newest checkpoint seen, 0 where none was. Raises as `follow` does."""
+        if not self._recalled:
+            self._recall(root)
+        return self._newest.checkpoint.size if self._newest else 0
+
+    def follow(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
+        """Take a checkpoint, whose signature was checked, for part of the one history; the newest if it is larger.
+
+        Raises DocumentRefused (``document_inconsistent``), or FetchError where no proof of it can be had.
+        """
+        if self._agreed.get(found.size) == found.root:
+            self._take_newer_signature(found, note, root)
+            return
+        self._recall(root)  # what other processes saw meanwhile: if there are two histories, one of us has the other
+        if self._agree(_Seen(found, note)):
+            self._remember(root)
+
+    def renounce(self, root: RegistryKeys) -> None:
+        """Forget what was signed with a ledger key that the root names no longer: it may have been stolen."""
+        with self._lock:
+            if self._newest is not None and _verified(self._newest.note, root) is None:
+                log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
+                self._newest, self._agreed = None, {}
+
+    def _agree(self, found: _Seen) -> bool:
+        """Whether it is the newest now, once it is shown to be of the same history. Raises as `follow` does."""
+        while True:
+            newest = self._newest
+            if newest is not None:
+                old, new = sorted((newest.checkpoint, found.checkpoint), key=lambda checkpoint: checkpoint.size)
+                self._prove(old, new)
+            with self._lock:
+                if self._newest is not newest:
+                    continue  # another thread went on meanwhile: the proof must be against what is newest now
+                while len(self._agreed) >= _AGREED:
+                    del self._agreed[next(iter(self._agreed))]
+                self._agreed[found.checkpoint.size] = found.checkpoint.root
+                if newest is None or found.checkpoint.size > newest.checkpoint.size:
+                    self._newest = found
+                    return True
+                return False
+
+    def _prove(self, old: Checkpoint, new: Checkpoint) -> None:
+        """Passes where ``new`` continues ``old``. Raises DocumentRefused or FetchError."""
+
+        def read(answer: Answer) -> bool:
+            check_consistency(old.size, old.root, new.size, new.root, read_proof(answer, old.size, new.size))
+            return True
+
+        try:
+            if old.size in (0, new.size):
+                check_consistency(old.size, old.root, new.size, new.root, ())
+            else:
+                self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
+        except DocumentRefused as error:
+            if error.code == "document_inconsistent":
+                seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
+                log.error("two histories of the ledger of %s: %s; %s", old.origin, *seen)
+            raise
+
+    def _take_newer_signature(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
+        """Once the ledger's key is rolled over, keep the newest checkpoint as the new key signed it: the old key will
+        be dropped."""
+        newest = self._newest
+        if newest is None or newest.checkpoint != found or newest.note == note:
+            return
+        if _signed_by(note, root, (root.ledger_key,)) is not None:
+            with self._lock:
+                if self._newest is newest:
+                    self._newest = _Seen(found, note)
+            self._remember(root)
+
+    # ---- across restarts
+
+    def _recall(self, root: RegistryKeys) -> None:
+        """Agree with what is on disk. Raises as `follow` does: what is there and verifies is a history that was shown
+        to this host."""
+        kept = self._on_disk(root)
+        if kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root:
+            self._agree(kept)
+        self._recalled = True
+
+    def _on_disk(self, root: RegistryKeys) -> _Seen | None:
+        """The checkpoint in the file. One that does not verify is as good as none: a ledger key may have been dropped
+        since, and whoever could spoil the file could remove it as well."""
+        file = self._file(root)
+        if file is None:
+            return None
+        try:
+            note = file.read()
+        except OSError as error:
+            log.warning("%s cannot be read: %s", file.path, error)
+            return None
+        if note is None:
+            return None
+        checkpoint = _verified(note, root)
+        if checkpoint is None:
+            log.warning("%s is ignored: no ledger key that the root names signed it", file.path)
+            return None
+        return _Seen(checkpoint, note)
+
+    def _remember(self, root: RegistryKeys) -> None:
+        """Put the newest checkpoint on disk, unless a larger one is there. No trouble with a disk stops a check."""
+        file, newest = self._file(root), self._newest
+        if file is None or newest is None:
+            return
+        try:
+            with file.locked():
+                kept = self._on_disk(root)
+                if kept is None or self._is_passed(kept.checkpoint, newest.checkpoint):
+                    file.replace(newest.note)
+            self._memory_works = True
+        except (OSError, ConfigurationError) as error:
+            if self._memory_works:
+                log.warning("%s cannot be written, a restart would forget the ledger: %s", file.path, error)
+            self._memory_works = False
+
+    def _is_passed(self, kept: Checkpoint, newest: Checkpoint) -> bool:
+        """Whether ``newest`` may stand in the place of what is kept. A checkpoint of which nothing is known yet stays:
+        another process has just seen it, and whoever reads it next compares."""
+        return kept.size <= newest.size and self._agreed.get(kept.size) == kept.root
+
+    def _file(self, root: RegistryKeys) -> CheckpointFile | None:
+        if self._cache_dir is None:
+            return None
+        return CheckpointFile(self._cache_dir, root.subject, root.root.thumbprint)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+
+def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkpoint) -> None:
+    """Every key in it was admitted by the very entry that it repeats, is in the ledger that ``checkpoint`` heads, and
+    ends no later than it was admitted for; only a retirement or a revocation, both entries, ends one earlier.
+
+    Raises DocumentRefused. It checks no signature.
+    """
+    service = split_service_id(document.subject)[1]
+    for key in _keys_of(document):
+        admission = key.admission
+        try:
+            leaf = admission.entry(checkpoint.origin, service, key.public).leaf
+        except ValueError as error:
+            raise DocumentRefused("document_malformed", f"no entry says that: {error}") from error
+        check_inclusion(leaf, admission.index, checkpoint.size, key.proof, checkpoint.root)
+        if key.active_until > admission.expires_at or (
+            key.state == ACTIVE and key.active_until != admission.expires_at
+        ):
+            raise DocumentRefused("document_not_in_ledger", "a key's window is not the one that it was admitted for")
+
+
+def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
+    """The consistency proof in the registry's answer. Raises FetchError or DocumentRefused."""
+    body = content(answer)
+    try:
+        members = strict_json_object(body)
+        proof = decode_proof(members.get("proof"))
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"a consistency proof: {error}") from error
+    sizes = members.get("from"), members.get("to")
+    if any(type(size) is not int for size in sizes) or sizes != (old, new):
+        raise DocumentRefused("document_malformed", "the consistency proof of other checkpoints")
+    return proof
+
+
+def _keys_of(document: JwkSetDocument | KeyStatement) -> Iterable[SignedKey | KeyStatement]:
+    return document.keys if isinstance(document, JwkSetDocument) else (document,)
+
+
+def _verified(note: str, root: RegistryKeys) -> Checkpoint | None:
+    return _signed_by(note, root, root.ledger_keys)
+
+
+def _signed_by(note: str, root: RegistryKeys, jwks: Iterable[Mapping[str, str]]) -> Checkpoint | None:
+    try:
+        return read_checkpoint(note, root.subject, jwks)
+    except DocumentRefused:
+        return None

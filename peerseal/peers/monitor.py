@@ -1,0 +1,207 @@
+"""Watches a service's name for its owner: every key that is admitted under it, and every other change.
+
+The registry cannot sign in a service's name, but it could admit a key that the owner never made. It cannot do so
+without an entry in its ledger; this is the one who reads it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from peerseal.errors import DocumentRefused, FetchError, PeersealError
+from peerseal.peers.fetch import Fetcher
+from peerseal.peers.follow import Follower
+from peerseal.protocol.claims import claim
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.ledger import (
+    JOIN_TOKEN_CREATED,
+    KEY_ADMITTED,
+    KEY_RETIRED,
+    KEY_REVOKED,
+    POLICY_SET,
+    REGISTRY_KEYS_ISSUED,
+    Entry,
+    evidence_digest,
+)
+from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.names import registry_id, service_id, split_kid
+
+UNKNOWN_KEY: Final = "unknown_key"
+KEY_ENDED: Final = "key_ended"
+INCONSISTENT: Final = "inconsistent_ledger"
+BAD_CHECKPOINT: Final = "bad_checkpoint"
+UNREACHABLE: Final = "unreachable"
+GRACE = 60.0
+"""Seconds for which the registry may be away, or evidence be withheld, before that is reported."""
+
+ALERT: Final = "alert"
+INFO: Final = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing that the owner should see. ``kind`` is a stable name; ``level`` is ``alert``, or ``info`` for what
+    happens in the course of things; ``entry`` is the ledger entry that it is about, if any."""
+
+    kind: str
+    service: str
+    detail: str
+    at: int
+    level: str = ALERT
+    entry: Entry | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"event", "level", "service", "detail", "at"}``, and of the entry ``seq``, ``index``, ``time``, ``kid``,
+        ``by``."""
+        told: dict[str, Any] = {"event": self.kind, "level": self.level, "service": self.service}
+        told |= {"detail": self.detail, "at": self.at}
+        if self.entry is not None:
+            entry = self.entry
+            told |= {"seq": entry.seq, "index": entry.index, "time": entry.time, "kid": entry.kid, "by": dict(entry.by)}
+        return told
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """How far the ledger was read, and which keys (kids) are the owner's; of the ``revoked`` ones, which vouch for
+    nothing, whoever holds them. ``domain`` and ``pin`` are None before the registry was asked for the first time."""
+
+    service: str
+    edge: Frontier = field(default_factory=Frontier)
+    known: frozenset[str] = frozenset()
+    revoked: frozenset[str] = frozenset()
+    domain: str | None = None
+    pin: str | None = None
+
+
+class Monitor:
+    """Looks at the ledger when it is told to. ``state`` is where it stands: keep it, and go on from there."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        state: Watched,
+        *,
+        own_keys: Callable[[], frozenset[str]] = frozenset,
+        clock: Callable[[], float] = time.time,
+        grace: float = GRACE,
+    ) -> None:
+        """``own_keys`` tells the kids that the owner holds right now, beside those that the state knows."""
+        self.state = state
+        self._fetcher = fetcher
+        self._follower = Follower(fetcher, state.pin, clock)
+        self._own_keys = own_keys
+        self._clock = clock
+        self._grace = grace
+        self._failing_since: float | None = None
+        self._reported: str | None = None
+
+    def look(self) -> list[Alert]:
+        """What is new since the last look. Raises nothing that the registry could cause: that is reported too, once
+        until it is over."""
+        try:
+            alerts, self.state = self._new()
+        except DocumentRefused as error:
+            kind = INCONSISTENT if error.code == "document_inconsistent" else BAD_CHECKPOINT
+            return self._trouble(kind, str(error))
+        except FetchError as error:
+            if self._failing_since is None:
+                self._failing_since = self._clock()
+            waited = self._clock() - self._failing_since
+            return self._trouble(UNREACHABLE, str(error)) if waited >= self._grace else []
+        self._failing_since = self._reported = None
+        return alerts
+
+    def _trouble(self, kind: str, detail: str) -> list[Alert]:
+        if self._reported == kind:
+            return []
+        self._reported = kind
+        return [self._alert(kind, detail)]
+
+    def _new(self) -> tuple[list[Alert], Watched]:
+        state, domain = self.state, self._follower.domain()
+        if state.domain not in (None, domain):
+            raise DocumentRefused("document_wrong_subject", f"the registry of {domain}, not of {state.domain}")
+        seen = self._follower.read(state.edge, self._concerns)
+        alerts, known, revoked = list[Alert](), state.known | self._own_keys(), state.revoked
+        for entry in seen.entries:
+            kid = entry.kid or ""
+            if entry.type == KEY_ADMITTED:
+                reason = None if kid in known else self._why_unknown(entry, known - revoked, domain)
+                if reason is None:
+                    known |= {kid}
+                else:
+                    alerts.append(self._alert(UNKNOWN_KEY, reason, entry))
+                continue
+            alerts.extend(self._other(entry, known))
+            if entry.type == KEY_REVOKED:
+                revoked |= {kid}
+        pin = self._follower.pin
+        return alerts, replace(state, edge=seen.edge, known=known, revoked=revoked, domain=domain, pin=pin)
+
+    def _concerns(self, entry: Entry) -> bool:
+        return entry.service == self.state.service or entry.type == REGISTRY_KEYS_ISSUED
+
+    def _other(self, entry: Entry, known: frozenset[str]) -> Iterator[Alert]:
+        """Whatever is no admission."""
+        if entry.type in (KEY_RETIRED, KEY_REVOKED):
+            ender = entry.by.get("self")
+            with_another = ender in known and ender == entry.data.get("cause")  # it fell with the key that vouched
+            if ender != entry.kid and not with_another:
+                yield self._alert(KEY_ENDED, f"{entry.type} by another than the key itself", entry)
+        elif entry.type == POLICY_SET:
+            yield self._alert(entry.type, "who may call the service was changed", entry)
+        elif entry.type == JOIN_TOKEN_CREATED:
+            yield self._alert(entry.type, "somebody may register keys with it", entry, INFO)
+        elif entry.type == REGISTRY_KEYS_ISSUED:
+            yield self._alert(entry.type, "the root named other keys of the registry", entry)
+
+    def _why_unknown(self, entry: Entry, known: frozenset[str], domain: str) -> str | None:
+        """Why the key is not the owner's; None where a key of the owner vouched for it, by its own signature.
+
+        Raises FetchError where the registry does not say and may yet.
+        """
+        voucher = entry.by.get("kid")
+        if voucher is None:
+            return "admitted on " + ", ".join(f"{ground} {value}" for ground, value in entry.by.items())
+        if voucher not in known:
+            return f"vouched for by {voucher}, which is unknown too, or revoked"
+        try:
+            self._check_voucher(entry, voucher, domain)
+        except FetchError as error:
+            withheld = self._failing_since is not None and self._clock() - self._failing_since >= self._grace
+            if error.http_status != 404 and not withheld:
+                raise
+            return f"the evidence is withheld: {error}"
+        except PeersealError as error:
+            return f"the evidence does not hold: {error}"
+        return None
+
+    def _check_voucher(self, entry: Entry, voucher: str, domain: str) -> None:
+        """Passes the evidence that the known key ``voucher`` asked for exactly this admission. Raises PeersealError."""
+        kid, registry = entry.kid or "", registry_id(domain)
+        evidence = canonical_json(self._record(kid).get("evidence"))
+        if evidence_digest(evidence) != entry.evidence:
+            raise DocumentRefused("document_not_in_ledger", "not the evidence that the entry commits to")
+        members = read_evidence(evidence)
+        if VOUCH not in members:
+            raise DocumentRefused("document_malformed", "no voucher is in it")
+        past_proof(members[PROOF], kid=kid, registry=registry)
+        key = PublicKey.from_jwk(claim(dict(self._record(voucher)), "jwk", dict))
+        if (service_id(domain, self.state.service), key.thumbprint) != split_kid(voucher):
+            raise DocumentRefused("document_malformed", "not the key that vouched")
+        claims = spent_request(members[VOUCH], key=key, kid=voucher, registry=registry, method="POST")
+        if not vouches_for(claims, members[PROOF]):
+            raise DocumentRefused("document_malformed", "the voucher is for another body")
+
+    def _record(self, kid: str) -> Mapping[str, Any]:
+        answer = self._fetcher.call("GET", f"/v1/services/{self.state.service}/keys/{split_kid(kid)[1]}")
+        if answer.status != 200:
+            raise FetchError(f"the record of {kid}: status {answer.status}", answer.status)
+        return strict_json_object(answer.body)
+
+    def _alert(self, kind: str, detail: str, entry: Entry | None = None, level: str = ALERT) -> Alert:
+        return Alert(kind, self.state.service, detail, int(self._clock()), level, entry)

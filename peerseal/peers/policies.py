@@ -1,0 +1,207 @@
+"""What the registry lets call a service: a pure belief, and the shelf on which the trust store keeps it.
+
+A policy is as fresh as keys are, by signed times only: good for the offline limit after it was signed, or after a list
+of changes that does not name its service. A fetch that fails takes nothing away. With nothing to believe there is no
+answer: a policy that cannot be had may be one that denies.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
+from peerseal.peers.limits import TrustLimits
+from peerseal.protocol.documents import Changes, PolicyDocument
+from peerseal.protocol.policies import CallPolicy
+
+log = logging.getLogger("peerseal.trust")
+
+FetchPolicy = Callable[[str, bool], PolicyDocument]
+"""Fetches the document about the service with that id, checked; with True in the own service's name, which a restricted
+policy needs. Raises FetchError, DocumentRefused or TrustUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPolicy:
+    """What is believed of who may call one service. The other members are those of
+    `peerseal.peers.trusted.KnownService`."""
+
+    policy: CallPolicy | None
+    seq: int
+    covered: int
+    confirmed_at: int
+    expires_at: int
+
+    @classmethod
+    def of(cls, document: PolicyDocument) -> Self:
+        """From the first document about the service."""
+        return cls(document.policy, document.seq, document.head, document.issued_at, document.expires_at)
+
+    def updated(self, document: PolicyDocument) -> Self:
+        """After another document. Raises DocumentRefused for one that lies behind what was seen before."""
+        if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
+            raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
+        new = type(self).of(document)
+        if document.seq > self.seq:
+            return new
+        return replace(
+            new,
+            covered=max(self.covered, new.covered),
+            confirmed_at=max(self.confirmed_at, new.confirmed_at),
+            expires_at=max(self.expires_at, new.expires_at),
+        )
+
+    def confirmed(self, service_id: str, changes: Changes) -> Self | None:
+        """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
+        if self.covered > changes.seq:
+            return self  # asked for before the newest document came
+        changed = service_id in changes.services and self.covered < changes.seq
+        if changes.reset or changed or changes.since > self.covered:
+            return None
+        return replace(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))
+
+
+@dataclass(slots=True)
+class HeldPolicy:
+    """What the shelf holds for one service: ``policy`` is believed until ``good_until``. ``lock`` is held by the one
+    thread that fetches; the other members are those of the trust store's slots."""
+
+    service_id: str
+    policy: CallPolicy | None = None
+    good_until: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    known: KnownPolicy | None = None
+    drops: int = 0
+    fetched_at: float = 0.0
+    cooldown_until: float = 0.0
+    pending: int = 0
+    failures: int = 0
+    retry_at: float = 0.0
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the policy that is held is told in the own service's name only."""
+        return self.policy is not None and self.policy.restricted
+
+
+class PolicyShelf:
+    """The policies of the services that verifiers of this process stand for: mostly one.
+
+    ``drops`` tells how often the root dropped a signing key, which may have signed what is held; ``may_sign`` whether
+    restricted policies can be asked for.
+    """
+
+    def __init__(
+        self,
+        fetch: FetchPolicy,
+        *,
+        limits: TrustLimits,
+        clock: Callable[[], float],
+        drops: Callable[[], int],
+        may_sign: Callable[[], bool],
+    ) -> None:
+        self.held: dict[str, HeldPolicy] = {}
+        self._fetch = fetch
+        self._limits = limits
+        self._clock = clock
+        self._drops = drops
+        self._may_sign = may_sign
+
+    def ask(self, service_id: str) -> CallPolicy | None:
+        """The service's policy, fetched where what is held is not to be believed any more. One thread fetches, once a
+        cooldown at most, while the others wait. Raises TrustUnavailable."""
+        held = self.held.setdefault(service_id, HeldPolicy(service_id))
+        with held.lock:
+            now = self._clock()
+            if now < held.good_until:
+                return held.policy
+            if now < held.cooldown_until:
+                raise TrustUnavailable("fetched a moment ago", retry_after=int(held.cooldown_until - now) + 1)
+            held.cooldown_until = now + self._limits.cooldown
+            try:
+                self._renew(held)
+            except (FetchError, DocumentRefused) as error:
+                detail = f"the policy of {service_id}: {error}"
+                raise TrustUnavailable(detail, retry_after=int(self._limits.cooldown) + 1) from error
+            held.cooldown_until = 0.0
+            if now >= held.good_until:
+                raise TrustUnavailable(f"nothing confirmed the policy of {service_id} within the offline limit")
+            return held.policy
+
+    # ---- the background
+
+    def followed(self) -> list[int]:
+        """Up to which entries what is held is known to be the truth; without what is to be fetched anyway."""
+        return [held.known.covered for held in list(self.held.values()) if held.known is not None and not held.pending]
+
+    def confirm(self, changes: Changes) -> None:
+        """Takes note of what did not change, and marks what did."""
+        for held in list(self.held.values()):
+            if held.known is None or held.pending or not held.lock.acquire(blocking=False):
+                continue  # somebody fetches it this moment; the next round asks again
+            try:
+                confirmed = held.known.confirmed(held.service_id, changes)
+                if confirmed is None:
+                    held.pending = changes.seq
+                else:
+                    self._believe(held, confirmed)
+            finally:
+                held.lock.release()
+
+    def renew_due(self) -> None:
+        """Fetches what changed, or was not fetched for long; after the second failure in a row, with growing pauses.
+        Raises nothing of PeersealError."""
+        for held in list(self.held.values()):
+            if not self._is_due(held):
+                continue
+            with held.lock:
+                try:
+                    self._renew(held)
+                    held.failures = 0
+                except PeersealError as error:
+                    log.warning("cannot renew the policy of %s: %s", held.service_id, error)
+                    held.failures += 1
+            pause = min(2.0 ** min(held.failures, 16), self._limits.longest_pause)
+            held.retry_at = self._clock() + pause if held.failures > 1 else 0.0
+
+    def renew_locks(self) -> None:
+        """In a forked child: a lock that another thread held would never be released."""
+        for held in list(self.held.values()):
+            held.lock = threading.Lock()
+
+    def _is_due(self, held: HeldPolicy) -> bool:
+        now = self._clock()
+        if held.known is None or now < held.retry_at:
+            return False
+        wanted = bool(held.pending) or held.drops != self._drops()
+        return wanted or now > held.fetched_at + self._limits.refresh_interval
+
+    def _renew(self, held: HeldPolicy) -> None:
+        """Fetches the document, with ``held.lock`` held. Raises FetchError, DocumentRefused or TrustUnavailable."""
+        held.fetched_at, drops = self._clock(), self._drops()
+        document = self._document(held)
+        if document.head < held.pending:
+            raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {held.pending}")
+        doubted = held.known is None or held.drops != drops  # by a key that was stolen, perhaps: it is no measure
+        known = KnownPolicy.of(document) if held.known is None or doubted else held.known.updated(document)
+        held.drops, held.pending = drops, 0
+        self._believe(held, known)
+
+    def _document(self, held: HeldPolicy) -> PolicyDocument:
+        """Most policies are told to everybody, and come from caches; a restricted one is asked for by who may."""
+        if held.restricted and self._may_sign():
+            return self._fetch(held.service_id, True)
+        try:
+            return self._fetch(held.service_id, False)
+        except FetchError as error:
+            if error.http_status != 401 or not self._may_sign():
+                raise
+        return self._fetch(held.service_id, True)
+
+    def _believe(self, held: HeldPolicy, known: KnownPolicy) -> None:
+        held.known = known
+        if known.policy != held.policy:  # else the verifier would put together again what it has
+            held.policy = known.policy
+        held.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))

@@ -1,0 +1,219 @@
+"""Signed documents of one registry, from its mirrors in turn, believed only after every check.
+
+From a pinned root key down: the root signs which keys sign for the registry and its ledger; those sign the documents
+and the checkpoint in each. An answer that fails a check is one mirror's: the next is asked.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.peers.fetch import Answer, Fetcher, content
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.ledger import SeenLedger, check_admissions
+from peerseal.peers.limits import TrustLimits
+from peerseal.protocol.checkpoint import Checkpoint, read_checkpoint
+from peerseal.protocol.documents import (
+    MAX_DOCUMENT,
+    Changes,
+    Document,
+    DomainDocument,
+    JwkSetDocument,
+    KeyStatement,
+    PolicyDocument,
+    RegistryKeys,
+    read_document,
+    read_registry_keys,
+)
+from peerseal.protocol.names import make_kid
+
+D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument | DomainDocument)
+"""The kinds of document that carry a checkpoint of the ledger."""
+
+_ROOT_PATH = "/.well-known/peerseal-registry"
+
+
+class DocumentReader:
+    """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
+    checkpoint is remembered. Safe to use from threads, and before and after a fork.
+
+    ``drops`` counts how often the root dropped a key that had signed documents, and ``outdated`` says that the root's
+    document is known to have changed.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        *,
+        pin: str | None,
+        limits: TrustLimits,
+        clock: Callable[[], float],
+        cache_dir: Path | None,
+    ) -> None:
+        self.fetcher = fetcher
+        self.drops = 0
+        self.outdated = False
+        self._pin = pin
+        self._limits = limits
+        self._clock = clock
+        self._root: RegistryKeys | None = None
+        self._root_loaded_at = 0.0
+        self._root_cooldown_until = 0.0
+        self._ledger = SeenLedger(lambda: self.fetcher, cache_dir)
+        self._lock = threading.Lock()
+        in_each_child(self._renew_lock)
+
+    # ---- the root's document
+
+    def registry_keys(self) -> RegistryKeys:
+        """The root's document. Raises TrustUnavailable."""
+        root = self._root
+        return root if root is not None and self._clock() < root.expires_at else self.load_registry_keys()
+
+    def registry_keys_are_due(self) -> bool:
+        """Whether it is time to look at the root's document again."""
+        return self.outdated or self._clock() > self._root_loaded_at + self._limits.refresh_interval
+
+    def load_registry_keys(self, *, at_once: bool = False) -> RegistryKeys:
+        """Fetch the root's document, at most once a cooldown unless ``at_once``. Raises TrustUnavailable."""
+        with self._lock:
+            now, root = self._clock(), self._root
+            if now < self._root_cooldown_until and not at_once:
+                if root is not None and now < root.expires_at:
+                    return root
+                raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
+            self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
+            try:
+                found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
+            except (FetchError, DocumentRefused) as error:
+                raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
+            self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
+            self.outdated = False
+            if found is not None:
+                return self._take_over(found)
+            if root is not None and now < root.expires_at:
+                return root
+            raise TrustUnavailable("the registry's keys have expired", retry_after=1)
+
+    def _read_newer_root(self, answer: Answer) -> RegistryKeys | None:
+        """The root's document in an answer; None for the one that is held, so that another mirror may have a newer:
+        one that hides it must not keep a dropped key alive."""
+        found, root = read_registry_keys(text_of(answer), pin=self._pin, now=self._clock()), self._root
+        if root is None:
+            return found
+        if found.subject != root.subject or found.version < root.version:
+            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
+        if found.root.thumbprint != root.root.thumbprint:
+            raise DocumentRefused("document_wrong_root", "another root key than seen before")
+        return found if (found.version, found.expires_at) > (root.version, root.expires_at) else None
+
+    def _take_over(self, found: RegistryKeys) -> RegistryKeys:
+        before, self._root = self._root, found
+        if before is not None:
+            named = {key.thumbprint for key in found.signing_keys}
+            if not {key.thumbprint for key in before.signing_keys} <= named:
+                self.drops += 1
+            self._ledger.renounce(found)
+        return found
+
+    # ---- documents that its keys sign
+
+    def seen(self) -> int:
+        """Entries of the newest checkpoint that was seen, before a restart too; 0 where none was. What is asked for
+        from now on must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
+        return self._ledger.size(self.registry_keys())
+
+    def fetch(
+        self,
+        kind: type[D],
+        path: str,
+        subject: str,
+        *,
+        headers: Callable[[str], Mapping[str, str]] | None = None,
+        max_age: float | None = None,
+        check: Callable[[D], None] | None = None,
+    ) -> D:
+        """The document about ``subject`` at that path, covering all that was seen of the ledger when it is asked for.
+
+        ``headers`` are those of the call, made for the path as it is asked for. ``max_age`` is in seconds since the
+        document was signed. ``check`` is one more check, which raises DocumentRefused. Raises FetchError (with
+        ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
+        """
+        seen = self.seen()
+        asked = path if kind is Changes else covering(path, seen)  # changes name an entry of their own
+
+        def read(answer: Answer) -> D:
+            document = self.read(kind, text_of(answer), subject, at_least=seen)
+            if max_age is not None:
+                check_age(document, max_age, self._clock())
+            if check is not None:
+                check(document)
+            return document
+
+        found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None)
+        if found is None:
+            raise AssertionError("unreachable: no document says that there is nothing new")
+        return found
+
+    def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0) -> D:
+        """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
+        the ledger, and with its place in it. The root's document is looked at again where it names another signer.
+
+        Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
+        """
+        root = self.registry_keys()
+        try:
+            document, checkpoint = self._read_with(root, kind, jws)
+        except DocumentRefused as error:
+            if error.code != "document_unknown_signer":
+                raise
+            root = self.load_registry_keys()
+            document, checkpoint = self._read_with(root, kind, jws)
+        if subject is not None and document.subject != subject:
+            raise DocumentRefused("document_wrong_subject", f"{document.subject} instead of {subject}")
+        if checkpoint.size < at_least:
+            raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
+        if isinstance(document, JwkSetDocument | KeyStatement):
+            check_admissions(document, checkpoint)
+        self._ledger.follow(checkpoint, document.checkpoint, root)
+        return document
+
+    def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:
+        """The document and the checkpoint in it, both signed by keys that the root names. Raises DocumentRefused."""
+        signers = {make_kid(root.issuer, key.thumbprint): key for key in root.signing_keys}
+        document = read_document(kind, jws, signers, now=self._clock(), domain=root.subject)
+        checkpoint = read_checkpoint(document.checkpoint, root.subject, root.ledger_keys)
+        head = document.seq if isinstance(document, Changes) else document.head
+        if checkpoint.size != head or document.seq > head:
+            raise DocumentRefused("document_malformed", "the checkpoint is not of the entries that it covers")
+        return document, checkpoint
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+
+def check_age(document: Document, max_age: float, now: float) -> None:
+    """Passes where it was signed less than ``max_age`` seconds ago. Raises DocumentRefused."""
+    if now >= document.issued_at + max_age:
+        raise DocumentRefused("document_stale", f"signed {now - document.issued_at:.0f} s ago")
+
+
+def covering(path: str, entries: int) -> str:
+    """The path of a document that covers so many entries: they stand in the URL, so that no cache on the way answers
+    with less."""
+    if not entries:
+        return path
+    return f"{path}{'&' if '?' in path else '?'}seq={entries}"
+
+
+def text_of(answer: Answer) -> str:
+    """The body of a 200 as a compact JWS. Raises FetchError."""
+    body = content(answer)
+    if len(body) > MAX_DOCUMENT:
+        raise AnswerTooLarge("the answer is larger than a document may be")
+    try:
+        return body.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise FetchError("the registry's answer is not a JWS") from error

@@ -1,0 +1,58 @@
+"""Where a monitor stands, in a file: written whole or not at all, mode 0600."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.peers.monitor import Watched
+from peerseal.protocol.claims import claim
+from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
+from peerseal.protocol.merkle import Frontier
+
+
+def load_watched(path: Path, service: str) -> Watched | None:
+    """What the file says; None where there is none. Raises ConfigurationError for one that is of another service, or
+    cannot be read: beginning anew would hide that the ledger was rewritten meanwhile."""
+    try:
+        members = strict_json_object(path.read_bytes())
+        edge = Frontier.decode(claim(members, "size", int), b64url_decode(claim(members, "frontier", str)))
+        known, revoked = (frozenset(claim(members, name, list)) for name in ("known", "revoked"))
+        watched = Watched(claim(members, "service", str), edge, known, revoked, members["domain"], members["pin"])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except (MalformedToken, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not the state of a monitor") from error
+    if watched.service != service:
+        raise ConfigurationError(f"{path} is the state of a monitor of {watched.service}")
+    return watched
+
+
+def save_watched(path: Path, watched: Watched) -> None:
+    """Replaces the file. Raises ConfigurationError where it cannot be written."""
+    place = {"service": watched.service, "domain": watched.domain, "pin": watched.pin}
+    tree = {"size": watched.edge.size, "frontier": b64url(watched.edge.encode())}
+    text = canonical_json({**place, **tree, "known": sorted(watched.known), "revoked": sorted(watched.revoked)})
+    try:
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+
+
+def kids_in(key_dir: Path, service: str) -> frozenset[str]:
+    """The kids of the keys that the hosts' key folder holds for the service now; its private keys are not looked at.
+    Raises ConfigurationError."""
+    file = key_dir / service / "keys.json"
+    try:
+        return frozenset(claim(key, "kid", str) for key in claim(strict_json_object(file.read_bytes()), "keys", list))
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, MalformedToken, TypeError, KeyError) as error:
+        raise ConfigurationError(f"{file} cannot be read") from error

@@ -1,0 +1,50 @@
+"""Posts what a monitor reports to a URL, a few times at most."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from peerseal.errors import ConfigurationError, FetchError
+from peerseal.peers.fetch import Fetcher, HttpFetcher
+from peerseal.peers.limits import FetchLimits
+from peerseal.protocol.encoding import canonical_json
+
+log = logging.getLogger(__name__)
+
+PAUSES = (0.5, 2.0)
+"""Seconds before the second and the third attempt: what comes next waits as long."""
+LIMITS = FetchLimits(connect_timeout=2.0, read_timeout=3.0, total_timeout=5.0, max_bytes=64 * 1024)
+
+
+class Webhook:
+    """A URL that takes JSON by POST."""
+
+    def __init__(
+        self, url: str, *, fetcher: Fetcher | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Raises ConfigurationError for a URL that is none."""
+        parts = urlsplit(url)
+        if parts.fragment:
+            raise ConfigurationError("a webhook's URL has no fragment")
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._fetcher = fetcher or HttpFetcher([f"{parts.scheme}://{parts.netloc}"], LIMITS)
+        self._sleep = sleep
+
+    def post(self, members: Mapping[str, Any]) -> bool:
+        """Whether the other side took it (any 2xx). What it does not take is logged, without the URL, which may be a
+        secret."""
+        body, headers = canonical_json(dict(members)), {"Content-Type": "application/json"}
+        status: int | None = None
+        for pause in (*PAUSES, None):
+            try:
+                status = self._fetcher.call("POST", self._target, body=body, headers=headers).status
+            except FetchError as error:
+                status = error.http_status
+            if status is not None and 200 <= status < 300:
+                return True
+            if pause is not None:
+                self._sleep(pause)
+        log.error("the webhook did not take %s: status %s", members.get("event"), status)
+        return False

@@ -1,0 +1,73 @@
+"""What an entry of the ledger rests on, checked long after: a proof of possession, a voucher's request token, the token
+with which a key ended itself (SPEC section 5).
+
+Nothing here asks whether a token is still good, which it is not: it was spent when the entry was written. What counts
+is who signed it, and for what.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from peerseal.errors import BadSignature, MalformedToken, WrongAudience, WrongBinding, WrongIssuer, WrongType
+from peerseal.protocol import jose
+from peerseal.protocol.claims import time_claim
+from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.names import split_kid
+from peerseal.protocol.tokens import REQUEST_TYP, Proof, check_request_claims
+
+PROOF: Final = "proof"
+VOUCH: Final = "vouch"
+TOKEN: Final = "token"
+
+
+def read_evidence(evidence: bytes) -> dict[str, str]:
+    """``{"proof", "vouch"?}`` of an admission, ``{"token"}`` of a key that ended itself. Raises MalformedToken."""
+    members = strict_json_object(evidence)
+    if members.keys() not in ({PROOF}, {PROOF, VOUCH}, {TOKEN}) or any(
+        type(one) is not str for one in members.values()
+    ):
+        raise MalformedToken("not the evidence of an entry")
+    return members
+
+
+def past_proof(jws: str, *, kid: str, registry: str) -> Proof:
+    """The proof of possession of the key ``kid``, made for the registry with that service id, as of when it was made.
+
+    Raises TokenError or KeyRefused.
+    """
+    owner, thumbprint = split_kid(kid)
+    made_at = time_claim(strict_json_object(jose.parse(jws).payload), "iat")
+    proof = Proof.read(jws, issuer=owner, audience=registry, now=made_at)
+    if proof.public_key.thumbprint != thumbprint:
+        raise WrongIssuer("the proof of another key")
+    return proof
+
+
+def spent_request(token: str, *, key: PublicKey, kid: str, registry: str, method: str) -> Mapping[str, Any]:
+    """The claims of a request token that the key ``kid`` signed for a call of that method to the registry.
+
+    Raises TokenError.
+    """
+    read = jose.parse(token)
+    if read.header.typ != REQUEST_TYP:
+        raise WrongType("not a request token")
+    if read.header.kid != kid or read.header.alg != key.alg:
+        raise WrongIssuer("signed by another key")
+    if not key.verify(read.signing_input, read.signature):
+        raise BadSignature("the signature of the request token does not verify")
+    claims = strict_json_object(read.payload)
+    check_request_claims(claims)
+    if not claims["iss"] == claims["sub"] == split_kid(kid)[0]:
+        raise WrongIssuer("the request token names another issuer than the owner of its key")
+    if claims["aud"] != registry:
+        raise WrongAudience("the request token is for another audience than the registry")
+    if claims["method"] != method:
+        raise WrongBinding(f"the request token is not for a {method}")
+    return claims
+
+
+def vouches_for(claims: Mapping[str, Any], proof: str) -> bool:
+    """Whether the request token with these claims was signed for the body that registers this proof, written in
+    canonical JSON as our SDK does. Another client may have spelled the same body in its own way."""
+    return bool(claims["content_digest"] == digest_header(canonical_json({PROOF: proof})))

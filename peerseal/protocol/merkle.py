@@ -1,0 +1,200 @@
+"""The ledger's tree: RFC 6962 section 2.1 hashing, and RFC 9162 section 2.1 proofs. Pure functions over hashes.
+
+A tree of n leaves has one root hash. An inclusion proof leads from one leaf to the root, a consistency proof from the
+root of an earlier tree to the root of a later one: whoever checks both cannot be shown two histories. Leaves are
+counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over the leaves from
+``number * 2**level`` on.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+from peerseal.errors import DocumentRefused
+
+HASH: Final = 32
+"""Bytes of a hash."""
+MAX_PROOF: Final = 64
+"""Hashes of a proof, at most: no tree has 2**64 leaves."""
+EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
+
+NodeReader = Callable[[int, int], bytes]
+"""``(level, number)`` to the hash of that complete subtree."""
+Proof = tuple[bytes, ...]
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """The hash of one leaf."""
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """The hash of two subtrees."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The right edge of a tree: its size, and the hashes of the complete subtrees that it is made of, largest first.
+    It is all that is needed to append, to know the root, and to prove the next leaf."""
+
+    size: int = 0
+    hashes: Proof = ()
+
+    def appended(self, leaf: bytes) -> "Frontier":
+        """With one more leaf hash."""
+        hashes, size = [*self.hashes, leaf], self.size
+        while size & 1:  # two complete subtrees of one size become one
+            right = hashes.pop()
+            hashes[-1] = node_hash(hashes[-1], right)
+            size >>= 1
+        return Frontier(self.size + 1, tuple(hashes))
+
+    @property
+    def root(self) -> bytes:
+        """The root hash of the tree."""
+        if not self.hashes:
+            return EMPTY_ROOT
+        root = self.hashes[-1]
+        for left in reversed(self.hashes[:-1]):
+            root = node_hash(left, root)
+        return root
+
+    @property
+    def proof_of_next(self) -> Proof:
+        """The inclusion proof of the leaf that comes next, in the tree that ends with it."""
+        return self.hashes[::-1]
+
+    def encode(self) -> bytes:
+        """The hashes in one row."""
+        return b"".join(self.hashes)
+
+    @classmethod
+    def decode(cls, size: int, data: bytes) -> Self:
+        """Back from `encode`. Raises ValueError where the bytes are no frontier of a tree of that size."""
+        if len(data) != HASH * size.bit_count():
+            raise ValueError("not the frontier of a tree of that size")
+        return cls(size, tuple(data[at : at + HASH] for at in range(0, len(data), HASH)))
+
+
+def range_hash(begin: int, end: int, node: NodeReader) -> bytes:
+    """The root hash over the leaves from ``begin`` to before ``end``, as MTH splits them (RFC 9162 section 2.1.1)."""
+    size = end - begin
+    if size & (size - 1) == 0:
+        level = size.bit_length() - 1
+        return node(level, begin >> level)
+    middle = begin + _split(size)
+    return node_hash(range_hash(begin, middle, node), range_hash(middle, end, node))
+
+
+def root_hash(size: int, node: NodeReader) -> bytes:
+    """The root hash of the tree of that size."""
+    return range_hash(0, size, node) if size else EMPTY_ROOT
+
+
+def inclusion_proof(index: int, size: int, node: NodeReader) -> Proof:
+    """The proof that leaf ``index`` is in the tree of that size (RFC 9162 section 2.1.3.1). Raises ValueError."""
+    if not 0 <= index < size:
+        raise ValueError("no such leaf in a tree of that size")
+    proof: list[bytes] = []
+    begin, end = 0, size
+    while end - begin > 1:
+        middle = begin + _split(end - begin)
+        if index < middle:
+            proof.append(range_hash(middle, end, node))
+            end = middle
+        else:
+            proof.append(range_hash(begin, middle, node))
+            begin = middle
+    return tuple(reversed(proof))
+
+
+def consistency_proof(old: int, new: int, node: NodeReader) -> Proof:
+    """The proof that the tree of size ``new`` begins with the one of size ``old`` (RFC 9162 section 2.1.4.1).
+    Raises ValueError."""
+    if not 0 < old <= new:
+        raise ValueError("no tree of the one size begins with one of the other")
+    proof: list[bytes] = []
+    begin, end = 0, new
+    while old != end:
+        middle = begin + _split(end - begin)
+        if old <= middle:
+            proof.append(range_hash(middle, end, node))
+            end = middle
+        else:
+            proof.append(range_hash(begin, middle, node))
+            begin = middle
+    if begin:  # else what remains is the old tree, whose root the reader has
+        proof.append(range_hash(begin, end, node))
+    return tuple(reversed(proof))
+
+
+def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
+    """Passes where the leaf hash stands at that index of the tree with that root (RFC 9162 section 2.1.3.2). Raises
+    DocumentRefused with ``document_not_in_ledger``."""
+    _check_shape(proof)
+    number, last, found = index, size - 1, leaf
+    if not 0 <= index < size:
+        raise _not_included()
+    for part in proof:
+        if last == 0:
+            raise _not_included()
+        if number & 1 or number == last:
+            found = node_hash(part, found)
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            found = node_hash(found, part)
+        number, last = number >> 1, last >> 1
+    if last != 0 or found != root:
+        raise _not_included()
+
+
+def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> None:
+    """Passes where the tree of size ``new`` begins with the one of size ``old`` (RFC 9162 section 2.1.4.2). Raises
+    DocumentRefused with ``document_inconsistent``."""
+    _check_shape(proof)
+    if old == new or old == 0:
+        if proof or (old == new and old_root != new_root):
+            raise _inconsistent()
+        return
+    if not 0 < old < new:
+        raise _inconsistent()
+    parts = list(proof) if old & (old - 1) else [old_root, *proof]
+    if not parts:
+        raise _inconsistent()
+    number, last = old - 1, new - 1
+    while number & 1:
+        number, last = number >> 1, last >> 1
+    first = second = parts[0]
+    for part in parts[1:]:
+        if last == 0:
+            raise _inconsistent()
+        if number & 1 or number == last:
+            first, second = node_hash(part, first), node_hash(part, second)
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            second = node_hash(second, part)
+        number, last = number >> 1, last >> 1
+    if last != 0 or first != old_root or second != new_root:
+        raise _inconsistent()
+
+
+def _split(size: int) -> int:
+    """The largest power of two below ``size``."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def _check_shape(proof: Sequence[bytes]) -> None:
+    if len(proof) > MAX_PROOF or any(len(part) != HASH for part in proof):
+        raise DocumentRefused("document_malformed", "not a proof")
+
+
+def _not_included() -> DocumentRefused:
+    return DocumentRefused("document_not_in_ledger", "the proof does not lead from the entry to the checkpoint")
+
+
+def _inconsistent() -> DocumentRefused:
+    return DocumentRefused("document_inconsistent", "the ledger was rewritten, or another one is shown")

@@ -1,0 +1,190 @@
+"""Tokens of foreign issuers: a platform's (Kubernetes, a CI system) or, at the edge, a user's (OpenID Connect Core).
+
+They are made by others' code, so less is fixed than in our own tokens: claims that nobody here knows are let be, and a
+``typ`` may be missing. What is believed is as strict: a signed compact JWS in canonical spelling, RS256 or ES256 only,
+by the one key of the issuer's set that the kid names, for exactly one audience, within integer times. The steps:
+
+1. `UnverifiedToken.parse`: size, three segments, strict JSON, the header's members, ``alg`` and ``typ``
+2. the issuer that was configured under exactly that ``iss``, and its key by kid: `peerseal.peers.oidc`
+3. `UnverifiedToken.verified`: ``alg`` is the key's, the signature, ``iss``, ``aud``, times and lifetime, ``sub``
+
+No URL, key or certificate in a token is ever looked at, and none of our own kinds of token is taken for a foreign one.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from peerseal.errors import (
+    BadSignature,
+    DocumentRefused,
+    KeyRefused,
+    MalformedToken,
+    WrongAudience,
+    WrongIssuer,
+    WrongType,
+)
+from peerseal.protocol import jose
+from peerseal.protocol.claims import claim, time_claim
+from peerseal.protocol.encoding import b64url_decode, strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.tokens import LEEWAY, check_times
+
+MAX_TOKEN = 16 * 1024
+"""Characters of a foreign token, at most: Kubernetes' have some 1,200, GitHub's 2,000, those of users with many groups
+several thousand."""
+LIFETIME_CAP = 24 * 3600
+"""Seconds that a foreign token may live: platforms issue them for minutes to a day. An older one waits to be stolen."""
+MAX_SUBJECT = 512
+"""Characters of ``sub``, at most (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
+MAX_KID = 256
+"""Characters of a foreign kid, at most: unknown ones are remembered for a while."""
+MAX_AUDIENCES = 20
+"""Members of an ``aud`` that is a list, at most."""
+MAX_KEYS = 100
+"""Keys of an issuer's set, at most."""
+
+_HEADER_REQUIRED: Final = frozenset(("alg", "kid"))
+_HEADER_OPTIONAL: Final = frozenset(("typ", "x5t"))
+_TYPES: Final = (None, "JWT", "at+jwt")
+_VERIFICATION: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """What a foreign issuer says, and said to this very audience: only `UnverifiedToken.verified` makes one.
+
+    ``claims`` holds all of them, also those that nobody here checks. Times are seconds since the epoch.
+    """
+
+    issuer: str
+    audience: str
+    subject: str = field(repr=False)
+    issued_at: int
+    expires_at: int
+    claims: Mapping[str, Any] = field(repr=False)
+    made_by: InitVar[object]
+
+    def __post_init__(self, made_by: object) -> None:
+        """Raises TypeError for claims that come from elsewhere."""
+        if made_by is not _VERIFICATION:
+            raise TypeError("verified claims are made by verification only")
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A foreign token whose syntax is right and whose signature nobody has checked: good for choosing a key, and for
+    nothing else. ``issuer`` and ``kid`` are what it claims."""
+
+    issuer: str
+    kid: str
+    alg: str
+    _claims: Mapping[str, Any] = field(repr=False)
+    _signing_input: bytes = field(repr=False)
+    _signature: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Step 1. Raises MalformedToken or WrongType."""
+        header_segment, payload, signature, signing_input = jose.split(text, limit=MAX_TOKEN)
+        header = _parse_header(header_segment)
+        claims = strict_json_object(b64url_decode(payload))
+        issuer = claim(claims, "iss", str)
+        return cls(issuer, header["kid"], header["alg"], claims, signing_input, b64url_decode(signature))
+
+    def verified(
+        self, key: PublicKey, *, issuer: str, audience: str, now: float, leeway: int = LEEWAY, cap: int = LIFETIME_CAP
+    ) -> VerifiedClaims:
+        """Step 3, with the key that the issuer publishes under this kid. ``leeway`` and ``cap`` are in seconds.
+
+        Raises TokenError: BadSignature, WrongIssuer, WrongAudience, MalformedToken, Expired, NotYetValid or
+        LifetimeTooLong.
+        """
+        if self.alg != key.alg or not key.verify(self._signing_input, self._signature):
+            raise BadSignature("alg is not the key's, or the signature is not by it")
+        claims = self._claims
+        if self.issuer != issuer:
+            raise WrongIssuer("iss is not the issuer whose key this is")
+        if audience not in _audiences(claims):
+            raise WrongAudience("the token is for somebody else")
+        issued_at, expires_at = time_claim(claims, "iat"), time_claim(claims, "exp")
+        not_before = time_claim(claims, "nbf") if "nbf" in claims else issued_at
+        check_times(issued_at, not_before, expires_at, now=now, leeway=leeway, cap=cap)
+        subject = claim(claims, "sub", str)
+        if not 0 < len(subject) <= MAX_SUBJECT:
+            raise MalformedToken(f"sub is empty, or longer than {MAX_SUBJECT} characters")
+        everything = MappingProxyType(dict(claims))
+        return VerifiedClaims(issuer, audience, subject, issued_at, expires_at, everything, _VERIFICATION)
+
+
+def read_key_set(body: bytes) -> dict[str, PublicKey]:
+    """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5).
+
+    An issuer may publish more than what is accepted here. Left out, so that nothing verifies with it: a key without a
+    kid, one for another use or algorithm, of another type, weak, malformed, or with private members; and every key of
+    a kid that stands there twice, since which one was meant would be a guess. Raises DocumentRefused.
+    """
+    try:
+        jwks = claim(strict_json_object(body), "keys", list)
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"no JWK Set: {error}") from error
+    if len(jwks) > MAX_KEYS:
+        raise DocumentRefused("document_malformed", f"a JWK Set of more than {MAX_KEYS} keys")
+    named = [jwk for jwk in jwks if type(jwk) is dict and type(jwk.get("kid")) is str]
+    times = Counter(jwk["kid"] for jwk in named)
+    keys = ((jwk["kid"], _usable(jwk)) for jwk in named if times[jwk["kid"]] == 1)
+    return {kid: key for kid, key in keys if key is not None}
+
+
+def read_discovery(body: bytes, *, issuer: str) -> str:
+    """Where an issuer's JWK Set is, from its discovery document (OpenID Connect Discovery 1.0 section 3): the
+    ``jwks_uri`` as it stands there. Raises DocumentRefused, also for the document of another issuer (section 4.3)."""
+    try:
+        document = strict_json_object(body)
+        named, jwks_uri = claim(document, "issuer", str), claim(document, "jwks_uri", str)
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"no discovery document: {error}") from error
+    if named != issuer:
+        raise DocumentRefused("document_wrong_issuer", "the discovery document is another issuer's")
+    return jwks_uri
+
+
+def _usable(jwk: Mapping[str, Any]) -> PublicKey | None:
+    operations = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or type(operations) is not list or "verify" not in operations:
+        return None
+    if not 0 < len(jwk["kid"]) <= MAX_KID:
+        return None
+    try:
+        return PublicKey.from_jwk(jwk)
+    except KeyRefused:
+        return None
+
+
+def _parse_header(segment: bytes) -> dict[str, str]:
+    """The members are named one by one: ``crit``, ``jku``, ``jwk``, ``x5u``, ``x5c``, ``b64``, ``zip`` and whatever
+    else would change how a token is read are refused, not ignored (RFC 8725 section 3.10). ``x5t`` is a mere hash, and
+    is not used."""
+    header = strict_json_object(b64url_decode(segment))
+    if not _HEADER_REQUIRED <= header.keys() <= _HEADER_REQUIRED | _HEADER_OPTIONAL:
+        raise MalformedToken("the header lacks alg or kid, or holds other members than typ and x5t")
+    if not all(type(value) is str for value in header.values()):
+        raise MalformedToken("a member of the header is no string")
+    if header["alg"] not in jose.ALGORITHMS:
+        raise MalformedToken("alg is neither RS256 nor ES256")
+    if not 0 < len(header["kid"]) <= MAX_KID:
+        raise MalformedToken(f"kid is empty, or longer than {MAX_KID} characters")
+    if header.get("typ") not in _TYPES:
+        raise WrongType("a token of another kind")
+    return header
+
+
+def _audiences(claims: Mapping[str, Any]) -> list[str]:
+    """``aud``, one string or several (RFC 7519 section 4.1.3). Raises MalformedToken."""
+    value = claims.get("aud")
+    audiences: list[str] = value if type(value) is list else [claim(claims, "aud", str)]
+    if len(audiences) > MAX_AUDIENCES or not all(type(audience) is str for audience in audiences):
+        raise MalformedToken("aud is neither a string nor a short list of strings")
+    return audiences

@@ -1,0 +1,128 @@
+"""What operators lay down: who may call a service, and the domain's settings. Strictly read (SPEC 5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from peerseal.errors import MalformedToken
+from peerseal.protocol.claims import claim, exactly
+from peerseal.protocol.names import split_service_id
+
+ANYONE: Final = "*"
+"""Stands for any service of the own trust domain."""
+MAX_SCOPE: Final = 100
+"""Characters of a scope (RFC 6749 section 3.3 sets no limit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPolicy:
+    """Who may call one service, by service id or ``"*"``, each with its scopes.
+
+    A ``restricted`` policy is told only to the service itself and to those that it names.
+    """
+
+    allow: Mapping[str, frozenset[str]]
+    restricted: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"allow": {caller: [scope…]}, "restricted": bool}``, in one spelling."""
+        return {"allow": {who: sorted(self.allow[who]) for who in sorted(self.allow)}, "restricted": self.restricted}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises MalformedToken or InvalidName."""
+        if type(value) is not dict:
+            raise MalformedToken("a policy is not an object")
+        exactly(value, frozenset(("allow",)), frozenset(("restricted",)))
+        allow = {}
+        for who, scopes in claim(value, "allow", dict).items():
+            if who != ANYONE:
+                split_service_id(who)
+            if type(scopes) is not list or len(set(scopes := [_scope(scope) for scope in scopes])) != len(scopes):
+                raise MalformedToken("scopes are not a list of different texts")
+            allow[who] = frozenset(scopes)
+        return cls(allow, claim({"restricted": False, **value}, "restricted", bool))
+
+    def scopes(self, caller: str) -> frozenset[str] | None:
+        """The scopes of the service with id ``caller``, of the own domain; None where it may not call at all."""
+        return self.allow.get(caller, self.allow.get(ANYONE))
+
+
+@dataclass(frozen=True, slots=True)
+class UserIssuer:
+    """An OIDC issuer whose tokens prove users at the edge. ``jwks_url`` is found by discovery where it is None."""
+
+    issuer: str
+    audience: str
+    jwks_url: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"issuer", "audience", "jwks_url"}``."""
+        return {"issuer": self.issuer, "audience": self.audience, "jwks_url": self.jwks_url}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises MalformedToken."""
+        if type(value) is not dict:
+            raise MalformedToken("an issuer is not an object")
+        exactly(value, frozenset(("issuer", "audience")), frozenset(("jwks_url",)))
+        jwks_url = value.get("jwks_url")
+        issuer, audience = claim(value, "issuer", str), claim(value, "audience", str)
+        for url in (issuer, jwks_url):
+            if url is not None:
+                _check_url(url)
+        if not 0 < len(audience) <= 300:
+            raise MalformedToken("an audience of no length, or too long")
+        return cls(issuer, audience, jwks_url)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSettings:
+    """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, and the issuers of
+    users' tokens."""
+
+    minters: frozenset[str] = frozenset()
+    issuers: tuple[UserIssuer, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"minters": […], "issuers": […]}``, in one spelling."""
+        return {"minters": sorted(self.minters), "issuers": [issuer.to_json() for issuer in self.issuers]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises MalformedToken or InvalidName."""
+        if type(value) is not dict:
+            raise MalformedToken("the domain's settings are not an object")
+        exactly(value, frozenset(("minters", "issuers")))
+        minters = claim(value, "minters", list)
+        if any(type(minter) is not str for minter in minters) or len(set(minters)) != len(minters):
+            raise MalformedToken("minters are not a list of different names")
+        for minter in minters:
+            split_service_id(minter)
+        issuers = tuple(UserIssuer.from_json(issuer) for issuer in claim(value, "issuers", list))
+        if len({issuer.issuer for issuer in issuers}) != len(issuers):
+            raise MalformedToken("an issuer stands twice")
+        return cls(frozenset(minters), issuers)
+
+
+def _scope(scope: Any) -> str:
+    """A scope token (RFC 6749 section 3.3)."""
+    if type(scope) is not str or not 0 < len(scope) <= MAX_SCOPE:
+        raise MalformedToken("not a scope")
+    if any(not "\x21" <= character <= "\x7e" or character in '"\\' for character in scope):
+        raise MalformedToken("not a scope")
+    return scope
+
+
+def _check_url(url: Any) -> None:
+    """An issuer is asked over https, or on this machine."""
+    try:
+        parts = urlsplit(url) if type(url) is str and len(url) <= 500 else None
+    except ValueError:
+        parts = None
+    loopback = parts is not None and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts is None or parts.scheme not in ("https", *(("http",) if loopback else ())) or not parts.hostname:
+        raise MalformedToken("an issuer's URL must be https")
+    if parts.query or parts.fragment or parts.username or not url.isascii() or any(c.isspace() for c in url):
+        raise MalformedToken("an issuer's URL has more than host and path")
