@@ -8,8 +8,37 @@ from flask import Flask
 
 from registry.services.registry import Registry
 from registry.settings import Settings
-from registry.web import documents, health, keys, operators, problems, wellknown
+from registry.web import (
+    applicants,
+    counting,
+    described,
+    documents,
+    health,
+    keys,
+    ledger,
+    limiting,
+    metrics,
+    operator_tokens,
+    operators,
+    policies,
+    problems,
+    wellknown,
+)
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
+
+BLUEPRINTS = (
+    applicants,
+    described,
+    documents,
+    health,
+    keys,
+    ledger,
+    metrics,
+    operator_tokens,
+    operators,
+    policies,
+    wellknown,
+)
 
 
 def log_to_stderr() -> None:
@@ -28,8 +57,10 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.extensions[EXTENSION] = Registry.of(settings, clock)
     app.url_map.merge_slashes = False  # what is routed is what was signed
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
-    for module in (documents, keys, operators, wellknown, health):
+    for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     app.after_request(after_request)
+    limiting.limit_refusals(app, settings)
     problems.register(app)
+    app.wsgi_app = counting.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

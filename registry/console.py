@@ -1,16 +1,21 @@
 """What the operator commands work on: this host's database, or a registry over HTTP. Both raise PeersealError."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from peerseal.errors import CodedError, MalformedToken
-from peerseal.peers.fetch import HttpFetcher
+from peerseal.peers.fetch import Answer, HttpFetcher
+from peerseal.protocol.documents import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.protocol.policies import CallPolicy, DomainSettings
 from registry.domain.errors import NotFound
+from registry.services import operators
 from registry.services.end_keys import Reason
 from registry.services.join_tokens import public_members
-from registry.services.operators import LOCAL
+from registry.services.operators import LOCAL, Role
+from registry.services.policies import Setting, setting_members
 from registry.services.registry import Registry
 
 Json = dict[str, Any]
@@ -36,6 +41,40 @@ class Console(Protocol):
 
     def end_key(self, kid: str, reason: Reason) -> None:
         """Retires or revokes a key."""
+
+    def applicants(self) -> Iterator[Json]:
+        """All keys that wait for an operator."""
+
+    def approve(self, kid: str) -> None:
+        """Admits a key that waits."""
+
+    def create_operator_token(self, role: Role, ttl: int) -> Json:
+        """``{"token", "id", "role", "created_at", "expires_at", "revoked"}``; ``ttl`` is in seconds."""
+
+    def operator_tokens(self) -> Iterator[Json]:
+        """All operator tokens, without their secrets."""
+
+    def revoke_operator_token(self, token_id: str) -> None:
+        """Makes an operator token useless."""
+
+    def audit(self, after: int = 0) -> Iterator[Json]:
+        """What operators did, behind that row."""
+
+    def trust_domain(self) -> str:
+        """The registry's trust domain."""
+
+    def policy(self, service: str) -> Json:
+        """``{"entry", "setting": {"allow", "restricted"?}}``: the policy, and the entry that set it; 0 and ``allow``
+        null for none."""
+
+    def set_policy(self, service: str, body: Json, seen: int) -> Json:
+        """Replaces the policy that the entry ``seen`` set. What then holds, as of `policy`."""
+
+    def domain_settings(self) -> Json:
+        """``{"entry", "setting": {"minters", "issuers"}}``: the domain's settings, and the entry that set them."""
+
+    def set_domain_settings(self, body: Json, seen: int) -> Json:
+        """Replaces the settings that the entry ``seen`` set. What then holds, as of `domain_settings`."""
 
 
 class LocalConsole:
@@ -67,11 +106,62 @@ class LocalConsole:
 
     def end_key(self, kid: str, reason: Reason) -> None:
         """See Console."""
+        service, thumbprint = self._named(kid)
+        self._registry.ending.end(service, thumbprint, reason, LOCAL)
+
+    def applicants(self) -> Iterator[Json]:
+        """See Console."""
+        return _every(self._registry.applicants.page, "applicants", "")
+
+    def approve(self, kid: str) -> None:
+        """See Console."""
+        service, thumbprint = self._named(kid)
+        self._registry.applicants.approve(service, thumbprint, LOCAL)
+
+    def create_operator_token(self, role: Role, ttl: int) -> Json:
+        """See Console."""
+        record, token = self._registry.operators.create(role, ttl)
+        return {"token": token, **operators.public_members(record)}
+
+    def operator_tokens(self) -> Iterator[Json]:
+        """See Console."""
+        return _every(self._registry.operators.page, "operator_tokens", "")
+
+    def revoke_operator_token(self, token_id: str) -> None:
+        """See Console."""
+        self._registry.operators.revoke(token_id)
+
+    def audit(self, after: int = 0) -> Iterator[Json]:
+        """See Console."""
+        return _every(self._registry.audit.page, "audit", after)
+
+    def trust_domain(self) -> str:
+        """See Console."""
+        return self._registry.authority.current().domain
+
+    def policy(self, service: str) -> Json:
+        """See Console."""
+        return _held(self._registry.policies.policy(service))
+
+    def set_policy(self, service: str, body: Json, seen: int) -> Json:
+        """See Console."""
+        return _held(self._registry.policies.set_policy(service, body, {seen}, LOCAL))
+
+    def domain_settings(self) -> Json:
+        """See Console."""
+        return _held(self._registry.policies.domain())
+
+    def set_domain_settings(self, body: Json, seen: int) -> Json:
+        """See Console."""
+        return _held(self._registry.policies.set_domain(body, {seen}, LOCAL))
+
+    def _named(self, kid: str) -> tuple[str, str]:
+        """Service and thumbprint. Raises NotFound for a kid of another trust domain."""
         owner, thumbprint = split_kid(kid)
         domain, service = split_service_id(owner)
         if domain != self._registry.authority.current().domain:
             raise NotFound("key_not_found", "the kid is of another trust domain")
-        self._registry.ending.end(service, thumbprint, reason, LOCAL)
+        return service, thumbprint
 
 
 class HttpConsole:
@@ -104,13 +194,64 @@ class HttpConsole:
 
     def end_key(self, kid: str, reason: Reason) -> None:
         """See Console."""
-        owner, thumbprint = split_kid(kid)
-        service = split_service_id(owner)[1]
-        self._call("DELETE", f"/v1/services/{service}/keys/{thumbprint}?reason={reason.value}")
+        self._call("DELETE", f"{_path(kid)}?reason={reason.value}")
+
+    def applicants(self) -> Iterator[Json]:
+        """See Console."""
+        return _every(lambda after: self._call("GET", f"/v1/applicants?after={after}"), "applicants", "")
+
+    def approve(self, kid: str) -> None:
+        """See Console."""
+        self._call("POST", f"{_path(kid)}/approve")
+
+    def create_operator_token(self, role: Role, ttl: int) -> Json:
+        """See Console."""
+        return self._call("POST", "/v1/operator-tokens", {"role": role.label, "ttl": ttl})
+
+    def operator_tokens(self) -> Iterator[Json]:
+        """See Console."""
+        return _every(lambda after: self._call("GET", f"/v1/operator-tokens?after={after}"), "operator_tokens", "")
+
+    def revoke_operator_token(self, token_id: str) -> None:
+        """See Console."""
+        self._call("DELETE", f"/v1/operator-tokens/{token_id}")
+
+    def audit(self, after: int = 0) -> Iterator[Json]:
+        """See Console."""
+        return _every(lambda row: self._call("GET", f"/v1/audit?after={row}"), "audit", after)
+
+    def trust_domain(self) -> str:
+        """See Console."""
+        answer = self._fetcher.call("GET", "/.well-known/peerseal-registry")
+        return read_registry_keys(answer.body.decode("ascii", "replace"), pin=None, now=time.time()).subject
+
+    def policy(self, service: str) -> Json:
+        """See Console."""
+        return self._setting("GET", f"/v1/services/{service}/policy")
+
+    def set_policy(self, service: str, body: Json, seen: int) -> Json:
+        """See Console."""
+        return self._setting("PUT", f"/v1/services/{service}/policy", body, seen)
+
+    def domain_settings(self) -> Json:
+        """See Console."""
+        return self._setting("GET", "/v1/domain")
+
+    def set_domain_settings(self, body: Json, seen: int) -> Json:
+        """See Console."""
+        return self._setting("PUT", "/v1/domain", body, seen)
+
+    def _setting(self, method: str, path: str, body: Json | None = None, seen: int | None = None) -> Json:
+        headers = {} if seen is None else {"If-Match": f'"{seen}"'}
+        answer, members = self._answer(method, path, body, headers)
+        return {"entry": int(answer.headers.get("etag", "").strip('"') or 0), "setting": members}
 
     def _call(self, method: str, path: str, body: Json | None = None) -> Json:
         """The JSON object in the answer. Raises FetchError, or CodedError with the registry's own code."""
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        return self._answer(method, path, body, {})[1]
+
+    def _answer(self, method: str, path: str, body: Json | None, more: Mapping[str, str]) -> tuple[Answer, Json]:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json", **more}
         content = b"" if body is None else canonical_json(body)
         answer = self._fetcher.call(method, path, body=content, headers=headers)
         try:
@@ -119,7 +260,18 @@ class HttpConsole:
             members = {}
         if answer.status >= 300:
             raise CodedError(str(members.get("code", "refused")), f"the registry answered {answer.status}")
-        return members
+        return answer, members
+
+
+def _held(setting: Setting[CallPolicy | None] | Setting[DomainSettings]) -> Json:
+    """A setting as the commands show it."""
+    return {"entry": setting.seq, "setting": setting_members(setting.value)}
+
+
+def _path(kid: str) -> str:
+    """The path of the key. Raises InvalidName."""
+    owner, thumbprint = split_kid(kid)
+    return f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}"
 
 
 def _every(page: Callable[[Any], Json], member: str, first: Any) -> Iterator[Json]:

@@ -3,19 +3,41 @@
 The names below are gunicorn's settings; `registry.server` takes them from here too.
 """
 
+import os
+import shutil
 import socket
 import struct
+import tempfile
 from typing import Any
+
+from registry.slow_clients import Deadline
 
 worker_class = "gthread"
 threads = 8  # most wait for the database, or for a slow client
+worker_connections = 512  # of one worker, idle ones too; more wait in the kernel's queue
+backlog = 512
+keepalive = 5  # seconds; a proxy in front uses a connection again, and an idle one holds no thread
+timeout = 30  # seconds without a sign of life from a worker as a whole
 graceful_timeout = 20
+limit_request_line = 4094  # bytes; the longest target that means anything, a ledger proof's, has some 500
+limit_request_fields = 50
+limit_request_field_size = 8190  # bytes; a request token has 6 KiB at most
 forwarder_headers = ""  # no header of a proxy may shift the routing away from the request line
 control_socket_disable = True  # nobody asked for a socket that steers the server
 proc_name = "peerseal-registry"
 
 SOCKET_TIMEOUT = 10
 """Seconds for which a thread waits for the next bytes of a request, or for room to send an answer."""
+REQUEST_DEADLINE = 45
+"""Seconds for which a thread is busy with one request, however slowly it comes in: 64 KiB at most, and 4 MiB back."""
+
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+"""The folder in which the workers add up what they count. It has to be known before the application is imported, which
+with ``--preload`` is before any of gunicorn's hooks; so it is made when this is read, by the master alone."""
+
+_made = None if COUNTS in os.environ else tempfile.mkdtemp(prefix="peerseal-registry-counts-")
+if _made is not None:
+    os.environ[COUNTS] = _made
 
 
 def post_worker_init(worker: Any) -> None:
@@ -25,3 +47,24 @@ def post_worker_init(worker: Any) -> None:
     for listener in worker.sockets:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+    worker.handle = Deadline(REQUEST_DEADLINE).over(worker.handle)
+
+
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """Counts what the worker had not counted yet."""
+    from registry.web.counting import answered
+
+    answered.count()
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Lets go of what only a living worker says. Its counts stay: a counter does not go back."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(_server: Any) -> None:
+    """The master takes the folder away that it made."""
+    if _made is not None:
+        shutil.rmtree(_made, ignore_errors=True)

@@ -44,7 +44,7 @@ class Limits:
     """Seconds for which a cache on the way may answer (``max-age``). A change is asked for with ``?seq=``."""
     stale_if_error: int = 3600
     """Seconds for which a cache may answer while the registry is down: the clients' offline limit."""
-    registry_keys_cached: int = 30
+    registry_keys_cached: int = 5
     """Seconds after which a process looks whether the root signed a newer document."""
     body: int = 64 * 1024
     """Bytes of a request's body: a proof with the largest key is 4 KiB."""
@@ -56,6 +56,19 @@ class Limits:
     """Keys that one join token may register."""
     operator_ttl: int = 400 * 24 * 3600
     """Seconds that an operator token may live."""
+    spent_kept: int = 30 * 24 * 3600
+    """Seconds for which a join token or operator token is kept after its end, for whoever asks what it was."""
+    applicants_kept: int = 1_000
+    """Applicants that wait at once, of all services: anybody can make some up."""
+    applicants_of_service: int = 20
+    """Applicants that wait at once for one service."""
+    applicant_ttl: int = 24 * 3600
+    """Seconds for which an applicant waits."""
+    refusals_per_minute: int = 60
+    """Writing calls of one address that may be refused, or left pending, in a minute. Those that succeed are not
+    counted: they proved themselves."""
+    policy_body: int = 32 * 1024
+    """Bytes of a policy or of the domain's settings, which go into an entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +79,9 @@ class Settings:
     ``public_urls`` stand in the registry keys document. ``external_prefix`` is the path that a proxy in front strips:
     it is part of the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment
     variable turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
+    ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of platform
+    tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are several
+    nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's address.
     """
 
     home: Path
@@ -78,6 +94,10 @@ class Settings:
     public_urls: tuple[str, ...] = ()
     external_prefix: str = ""
     dev: bool = False
+    applicants: bool = False
+    oidc_file: Path | None = None
+    rate_limit_storage: str = field(default="memory://", repr=False)
+    proxies: int = 0
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -94,6 +114,7 @@ class Settings:
             return Path(environ.get(f"REGISTRY_{what}_FILE") or home / default).absolute()
 
         domain = environ.get("REGISTRY_TRUST_DOMAIN")
+        oidc_file = environ.get("REGISTRY_OIDC_FILE")
         values: dict[str, object] = {
             "home": home,
             "database_url": _database_url(environ, home),
@@ -103,6 +124,10 @@ class Settings:
             "sealing_key_file": file("SEALING_KEY", "sealing.key"),
             "trust_domain": check_trust_domain(domain) if domain else None,
             "external_prefix": check_external_prefix(environ.get("PEERSEAL_EXTERNAL_PREFIX", "")),
+            "applicants": _switch(environ, "REGISTRY_APPLICANTS"),
+            "oidc_file": Path(oidc_file).absolute() if oidc_file else None,
+            "rate_limit_storage": environ.get("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
+            "proxies": _count(environ, "REGISTRY_PROXIES"),
             "public_urls": tuple(filter(None, environ.get("REGISTRY_PUBLIC_URLS", "").replace(" ", "").split(","))),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
@@ -119,3 +144,17 @@ def _database_url(environ: Mapping[str, str], home: Path) -> str:
         except OSError as error:
             raise ConfigurationError(f"REGISTRY_DATABASE_URL_FILE cannot be read: {error.strerror}") from error
     return given or f"sqlite:///{home / DATABASE_FILE}"
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name) or "off"
+    if text not in ("on", "off"):
+        raise ConfigurationError(f"{name} must be on or off")
+    return text == "on"
+
+
+def _count(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name) or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 3):
+        raise ConfigurationError(f"{name} must be a small natural number")
+    return int(text)

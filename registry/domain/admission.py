@@ -1,6 +1,7 @@
 """Who may register a key, and which key may be registered (SPEC section 5)."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peerseal.errors import CallerNotAllowed, InvalidName, RevokedKey
@@ -16,11 +17,11 @@ TOKEN_ID = re.compile("[A-Za-z0-9_-]{1,32}")
 class Vouched:
     """The right of a rotation: a current key of the same service, proven by its request token, vouches.
 
-    The token goes into the entry, which everybody may read, as evidence that the registry did not make the voucher up.
-    It is of no use to a reader: only this registry is its audience, which took it once already and takes it no second
-    time (the replay guard wrote it down before the entry was), it is bound to that one body, and it expires within
-    minutes. The same holds for the token with which a key ends itself (`registry.services.end_keys`). No other token
-    gets into an entry.
+    The entry commits to the token by digest, and the registry keeps it as evidence that it did not make the voucher
+    up: for the owner of the service, who asks for it with the key's record. It is of no use to another reader: only
+    this registry is its audience, which took it once already and takes it no second time (the replay guard wrote it
+    down before the entry was), it is bound to that one body, and it expires within minutes. The same holds for the
+    token with which a key ends itself (`registry.services.end_keys`).
     """
 
     thumbprint: str
@@ -40,7 +41,25 @@ class FirstCome:
     """The right of the laptop mode (``serve --dev``): whoever comes first to a name that has no active key."""
 
 
-Right = Vouched | Joined | FirstCome
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """The right of a workload that its platform vouches for: a token of a configured issuer, already verified and
+    mapped by rule to the service. ``subject`` is the hex SHA-256 of the token's ``sub``: entries name no accounts."""
+
+    issuer: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The right of an applicant whom an operator approved. ``by`` is how entries name the operator, ``thumbprint`` is
+    the applicant's."""
+
+    by: Mapping[str, str]
+    thumbprint: str
+
+
+Right = Vouched | Joined | Attested | Approved | FirstCome
 
 
 def check_registrable(service: str) -> str:

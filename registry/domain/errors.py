@@ -6,9 +6,14 @@ PeersealError
 ├── BadRequest                 400: malformed_body, invalid_parameter, body_too_large (413), …
 ├── NotFound                   404: service_not_found, key_not_found, …
 ├── JoinRefused                401: join_refused, whatever the reason; the log knows it
+├── OidcRefused                401: oidc_refused, likewise
 ├── OperatorRefused            401: operator_refused
 ├── RoleRefused                403: role_insufficient
+├── PreconditionRequired       428: precondition_required; If-Match is missing
+├── PreconditionFailed         412: precondition_failed; somebody changed it meanwhile
 ├── Behind                     503: behind; this registry has not (yet) seen the entry that was asked for
+├── TooManyApplicants          429: too_many_applicants
+├── LedgerContradicted         503: ledger_contradicted; the database says other than its own ledger
 └── StorageUnavailable         503: storage_unavailable
 """
 
@@ -39,6 +44,13 @@ class JoinRefused(TokenError):
     code = "join_refused"
 
 
+class OidcRefused(TokenError):
+    """The platform's token does not admit this key. One answer for every reason; the detail quotes neither the token
+    nor its subject."""
+
+    code = "oidc_refused"
+
+
 class OperatorRefused(TokenError):
     """The operator token is unknown, expired or revoked."""
 
@@ -49,6 +61,20 @@ class RoleRefused(Forbidden):
     """The operator's role does not allow this."""
 
     code = "role_insufficient"
+
+
+class PreconditionRequired(PeersealError):
+    """Who replaces something has to say what (RFC 6585 section 3)."""
+
+    code = "precondition_required"
+    status = 428
+
+
+class PreconditionFailed(PeersealError):
+    """What is to be replaced is not there any more: somebody changed it meanwhile."""
+
+    code = "precondition_failed"
+    status = 412
 
 
 class Unavailable(PeersealError):
@@ -62,6 +88,21 @@ class Behind(Unavailable):
     """The entry that was asked for is not here (yet)."""
 
     code = "behind"
+
+
+class TooManyApplicants(Unavailable):
+    """No place is free among those that wait for an operator. Answered with 429."""
+
+    code = "too_many_applicants"
+    status = 429
+    retry_after = 60
+
+
+class LedgerContradicted(Unavailable):
+    """What the database says about a subject is not what its entries say: somebody altered it. Nothing is signed."""
+
+    code = "ledger_contradicted"
+    retry_after = 60
 
 
 class StorageUnavailable(Unavailable):

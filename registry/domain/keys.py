@@ -14,6 +14,7 @@ KEYS_PARSED = 4096
 class KeyState(StrEnum):
     """What a key is good for."""
 
+    PENDING = "pending"
     ACTIVE = "active"
     RETIRED = "retired"
     REVOKED = "revoked"
@@ -54,6 +55,18 @@ class KeyRecord:
         if self.revoked_at is not None:
             return KeyState.REVOKED
         return KeyState.ACTIVE if now < self.active_until else KeyState.RETIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A pending key: whoever sent ``proof`` holds it, and has no right to the name. It waits for an operator until
+    ``expires_at``, in no entry and no document. Times are seconds since the epoch."""
+
+    thumbprint: str
+    service: str
+    proof: str = field(repr=False)
+    created_at: int
+    expires_at: int
 
 
 @lru_cache(KEYS_PARSED)

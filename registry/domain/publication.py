@@ -6,6 +6,8 @@ from typing import Any
 
 from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RevokedKey, SignedKey
 from peerseal.protocol.keys import PublicCredentials
+from peerseal.protocol.ledger import Admission
+from peerseal.protocol.merkle import Proof
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from registry.domain.keys import KeyRecord, KeyState
 
@@ -13,7 +15,8 @@ from registry.domain.keys import KeyRecord, KeyState
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What every signed answer about a service says: whose registry, which service (short name), when, until when,
-    and as of which entries (``seq``: the one that last changed the service, ``head``: how many there are)."""
+    and as of which entries (``seq``: the one that last changed the service, ``head``: how many there are, of which
+    ``checkpoint`` is the signed head)."""
 
     domain: str
     service: str
@@ -21,48 +24,62 @@ class Frame:
     expires_at: int
     seq: int
     head: int
+    checkpoint: str
 
     @property
     def owner(self) -> str:
         """The service's id."""
         return service_id(self.domain, self.service)
 
-    def members(self) -> tuple[str, str, int, int, int, int]:
+    def members(self) -> tuple[str, str, int, int, int, int, str]:
         """The first members of the documents, in their order."""
-        return registry_id(self.domain), self.owner, self.issued_at, self.expires_at, self.seq, self.head
+        times, place = (self.issued_at, self.expires_at), (self.seq, self.head, self.checkpoint)
+        return registry_id(self.domain), self.owner, *times, *place
 
 
-def key_set(frame: Frame, records: Iterable[KeyRecord]) -> JwkSetDocument:
+@dataclass(frozen=True, slots=True)
+class ProvenKey:
+    """A key's record, what its entry says beyond it, and the inclusion proof from there to the frame's checkpoint."""
+
+    record: KeyRecord
+    admission: Admission
+    proof: Proof
+
+
+def key_set(frame: Frame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
     """The signed set: active and lately retired keys in full, revoked ones by kid."""
     signed, revoked = [], []
-    for record in records:
+    for key in keys:
+        record = key.record
         kid = make_kid(frame.owner, record.thumbprint)
         state = record.state(frame.issued_at)
         if record.revoked_at is not None and record.revoked_seq is not None:
             revoked.append(RevokedKey(kid, record.revoked_at, record.revoked_seq - 1))
         else:
-            window = record.active_from, record.active_until
-            signed.append(SignedKey(kid, record.public, state.value, *window, record.index))
+            said = state.value, record.active_until, key.admission, key.proof
+            signed.append(SignedKey(kid, record.public, *said))
     return JwkSetDocument(*frame.members(), tuple(signed), tuple(revoked))
 
 
-def plain_key_set(frame: Frame, records: Iterable[KeyRecord]) -> dict[str, Any]:
+def plain_key_set(frame: Frame, keys: Iterable[ProvenKey]) -> dict[str, Any]:
     """A JWK Set (RFC 7517 section 5) for any JWT library. Active keys only: it has no way to say until when a retired
     one is good."""
-    return {"keys": [_jwk(frame, key) for key in records if key.state(frame.issued_at) is KeyState.ACTIVE]}
+    records = (key.record for key in keys)
+    return {"keys": [_jwk(frame, record) for record in records if record.state(frame.issued_at) is KeyState.ACTIVE]}
 
 
-def statement(frame: Frame, record: KeyRecord) -> KeyStatement:
+def statement(frame: Frame, key: ProvenKey) -> KeyStatement:
     """The key statement about one key, past or present."""
+    record = key.record
     return KeyStatement(
         *frame.members(),
         kid=make_kid(frame.owner, record.thumbprint),
         public=record.public,
         state=record.state(frame.issued_at).value,
-        active_from=record.active_from,
         active_until=record.active_until,
         revoked_at=record.revoked_at,
-        index=record.index,
+        admission=key.admission,
+        proof=key.proof,
     )
 
 

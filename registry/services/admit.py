@@ -9,11 +9,15 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from peerseal.errors import MissingToken
+from peerseal.errors import MissingToken, PeersealError
 from peerseal.protocol.ledger import KEY_ADMITTED
+from peerseal.protocol.merkle import Frontier
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.protocol.tokens import Proof
+from registry.domain import lifecycle
 from registry.domain.admission import (
+    Approved,
+    Attested,
     FirstCome,
     Joined,
     Right,
@@ -22,14 +26,14 @@ from registry.domain.admission import (
     check_registrable,
     check_voucher,
 )
-from registry.domain.errors import JoinRefused, KeyTaken
+from registry.domain.errors import KeyTaken, NotFound
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import KeyRecord
 from registry.services.authority import AuthoritySource
 from registry.services.join_tokens import JoinTokens
 from registry.settings import Limits
-from registry.storage import join_tokens, keys, services
-from registry.storage.ledger import Change, append
+from registry.storage import applicants, audit, keys, ledger, services
+from registry.storage.ledger import Appended, Change
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
@@ -37,10 +41,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The key's record, and whether it is new: False where the same key was registered before."""
+    """The key's record, and what was appended for it: None where the same key was registered before."""
 
     record: KeyRecord
-    new: bool
+    appended: Appended | None = None
+
+    @property
+    def new(self) -> bool:
+        """Whether the key is new."""
+        return self.appended is not None
 
 
 class Admission:
@@ -60,26 +69,34 @@ class Admission:
         self._limits = limits
         self._clock = clock
 
-    def admit(self, service: str, unverified_proof: str, right: Right | None) -> Admitted:
+    def prove(self, service: str, unverified_proof: str, at: float | None = None) -> tuple[str, Proof]:
+        """The id of the service, and the proof of possession, which was good at that time: now, where none is given.
+
+        Raises InvalidName or TokenError.
+        """
+        check_registrable(service)
+        authority = self._authority.current()
+        owner, now = service_id(authority.domain, service), self._clock() if at is None else at
+        return owner, Proof.read(unverified_proof, issuer=owner, audience=authority.id, now=now)
+
+    def admit(
+        self, service: str, unverified_proof: str, right: Right | None, *, proven_at: float | None = None
+    ) -> Admitted:
         """Admits the key that the proof of possession is made with, for the service, on that right.
 
         An active key of the same service is admitted already: it needs no right, spends none, and changes nothing, so
         that a caller who never got the answer may ask again. Raises InvalidName, TokenError for the proof, KeyRefused
         for the key, JoinRefused, MissingToken where there is no right, RevokedKey or CallerNotAllowed for a voucher.
+        ``proven_at`` is when the proof came, where that is not now.
         """
-        check_registrable(service)
-        authority = self._authority.current()
-        owner = service_id(authority.domain, service)
-        proof = Proof.read(unverified_proof, issuer=owner, audience=authority.id, now=self._clock())
-        known = self._find(proof)
-        if known is None:
-            try:
-                return self._admit_new(service, owner, proof, right)
-            except (IntegrityError, JoinRefused):
-                known = self._find(proof)
-                if known is None:  # else this very key was registered a moment ago, and the token spent on it
-                    raise
-        return Admitted(already_registered(known, service, self._clock()), new=False)
+        owner, proof = self.prove(service, unverified_proof, proven_at)
+        try:  # almost every key is new: only where something stands in the way is the known one looked for
+            return self._admit_new(service, owner, proof, right)
+        except (IntegrityError, PeersealError):
+            known = self._find(proof)
+            if known is None:
+                raise
+        return Admitted(already_registered(known, service, self._clock()))
 
     def _find(self, proof: Proof) -> KeyRecord | None:
         with self._store.look() as connection:
@@ -89,49 +106,66 @@ class Admission:
         """What can be refused cheaply is refused first, then a weak key, and only then a lock is taken."""
         if right is None:
             raise MissingToken("neither a join token nor a voucher")
-        with self._store.look() as connection:
-            if isinstance(right, Joined):
-                self._tokens.check(connection, service, right, proof.jws)
-                if keys.joined_count(connection, service, int(self._clock())) >= self._limits.joined_keys:
-                    raise KeyTaken("too_many_keys", f"{service} has {self._limits.joined_keys} active joined keys")
+        if isinstance(right, Joined):
+            self._tokens.check(service, right, proof.jws)
         check_quality(proof.public_key)
         return self._write(service, owner, proof, right)
 
     def _write(self, service: str, owner: str, proof: Proof, right: Right) -> Admitted:
         # A join token is spent by one conditional statement, which needs no lock on the service.
         with self._store.write(None if isinstance(right, Joined) else service) as connection:
-            record = self._add(connection, service, owner, proof, right)
+            admitted = self._add(connection, service, owner, proof, right)
+        record = admitted.record
         by = " ".join(f"{ground}:{value}" for ground, value in record.admitted_by.items())
         log.info("key admitted kid=%s seq=%d by=%r", make_kid(owner, record.thumbprint), record.admitted_seq, by)
-        return Admitted(record, new=True)
+        return admitted
 
-    def _add(self, connection: Connection, service: str, owner: str, proof: Proof, right: Right) -> KeyRecord:
+    def _add(self, connection: Connection, service: str, owner: str, proof: Proof, right: Right) -> Admitted:
         now, key = int(self._clock()), proof.public_key
-        self._use(connection, service, right, now)
+        before = self._use(connection, service, right, now)
         end, by = now + self._limits.key_lifetime, _grounds(owner, right)
         data: dict[str, Any] = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": now, "expires_at": end}
-        if isinstance(right, Vouched):
-            data["vouch"] = right.request_token
+        evidence = {"proof": proof.jws, **({"vouch": right.request_token} if isinstance(right, Vouched) else {})}
         kid = make_kid(owner, key.thumbprint)
-        [entry] = append(connection, now, Change(KEY_ADMITTED, service, kid, by, proof.jws, data))
-        record = KeyRecord(key.thumbprint, service, key.spki, entry.seq, by, now, end, end)
-        keys.add(connection, record, right.thumbprint if isinstance(right, Vouched) else None)
-        services.changed(connection, service, entry.seq)
-        return record
+        appended = ledger.grown(before, now, Change(KEY_ADMITTED, service, kid, by, evidence, data))
+        seq = appended.entry.seq
+        record = lifecycle.admitted(key, service, by, seq=seq, start=now, end=end)
+        added = keys.addition(record, right.thumbprint if isinstance(right, Vouched) else None)
+        ledger.append_one(connection, appended, added, services.change_beside(connection, service, seq))
+        if isinstance(right, Approved):
+            audit.record(connection, now, right.by, KEY_ADMITTED, kid, seq)
+        return Admitted(record, appended)
 
-    def _use(self, connection: Connection, service: str, right: Right, now: int) -> None:
-        """Uses up the right, or checks it again: a moment ago the lock was not held yet."""
+    def _use(self, connection: Connection, service: str, right: Right, now: int) -> Frontier:
+        """Uses up the right, or checks it again, since a moment ago the lock was not held yet; and locks the ledger's
+        head, which is returned."""
+        if isinstance(right, Joined):
+            before = ledger.lock_by(connection, self._tokens.spending(service, right, now))
+            if before is None:
+                raise self._tokens.why_not(connection, service, right, now)
+            return before
+        self._check_again(connection, service, right, now)
+        return ledger.lock_frontier(connection)
+
+    def _check_again(self, connection: Connection, service: str, right: Right, now: int) -> None:
         match right:
-            case Joined(token_id):
-                if not join_tokens.spend(connection, token_id, service, now):
-                    raise JoinRefused(f"join token {token_id} was spent or withdrawn a moment ago")
             case Vouched(thumbprint, _):
                 check_voucher(keys.find(connection, thumbprint), service, now)
                 if keys.vouched_count(connection, service, now) >= self._limits.vouched_keys:
                     raise KeyTaken("too_many_keys", f"{service} has {self._limits.vouched_keys} keys by vouchers")
+            case Approved(_, thumbprint):
+                self._check_cap(service, keys.joined_count(connection, service, now))
+                if not applicants.remove(connection, service, thumbprint):
+                    raise NotFound("applicant_not_found", "rejected, or approved, a moment ago")
+            case Attested():
+                self._check_cap(service, keys.joined_count(connection, service, now))
             case FirstCome():
                 if keys.active_count(connection, service, now):
                     raise MissingToken(f"first come first served: {service} has an active key")
+
+    def _check_cap(self, service: str, joined: int) -> None:
+        if joined >= self._limits.joined_keys:
+            raise KeyTaken("too_many_keys", f"{service} has {joined} active keys that no other key vouched for")
 
 
 def _grounds(owner: str, right: Right) -> dict[str, str]:
@@ -141,5 +175,9 @@ def _grounds(owner: str, right: Right) -> dict[str, str]:
             return {"join_token": token_id}
         case Vouched(thumbprint, _):
             return {"kid": make_kid(owner, thumbprint)}
+        case Attested(issuer, subject):
+            return {"oidc": issuer, "subject": subject}
+        case Approved(by, _):
+            return dict(by)
         case FirstCome():
             return {"dev": "first come first served"}

@@ -5,12 +5,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from peerseal.errors import ConfigurationError, DocumentRefused
+from peerseal.protocol.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
 from peerseal.protocol.documents import Document, RegistryKeys, read_registry_keys, sign_document
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.merkle import Frontier
 from peerseal.protocol.names import registry_id
 from registry.domain.errors import StorageUnavailable, Unavailable
-from registry.services.keyfiles import read_key_pair
+from registry.services.keyfiles import read_key_pair, read_ledger_key
 from registry.settings import Settings
 from registry.storage import documents
 from registry.storage.unit import Store
@@ -32,11 +36,13 @@ class NotInitialised(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The domain, its registry keys document (as a value and as signed), and the key that signs for it here."""
+    """The domain, its registry keys document (as a value and as signed), and the keys that sign for it here: documents,
+    and checkpoints of the ledger."""
 
     keys: RegistryKeys
     jws: str = field(repr=False)
     signing_key: KeyPair = field(repr=False)
+    ledger_key: Ed25519PrivateKey = field(repr=False)
 
     @property
     def domain(self) -> str:
@@ -57,18 +63,33 @@ class Authority:
         """The document as a compact JWS."""
         return sign_document(document, self.signing_key)
 
+    def checkpoint(self, edge: Frontier) -> str:
+        """The signed head of the ledger with that right edge."""
+        return sign_checkpoint(Checkpoint(self.domain, edge.size, edge.root), self.ledger_key)
+
 
 class AuthoritySource:
     """Loads the authority when first needed, and looks for a newer document now and then."""
 
     def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> None:
-        """Reads the signing key. Raises ConfigurationError."""
+        """Reads the keys, so that a missing one shows at the start. Raises ConfigurationError."""
         self._settings = settings
         self._store = store
         self._clock = clock
-        self._signing_key = read_key_pair(settings.signing_key_file, "signing key")
+        self._read_keys()
         self._known: Authority | None = None
+        self._files: object = None
+        self._followers: list[Callable[[], None]] = []
         self._looked_at = self._warned_at = 0.0
+
+    def when_changed(self, tell: Callable[[], None]) -> None:
+        """Has ``tell`` called whenever another document comes into force: what was signed before may be refused."""
+        self._followers.append(tell)
+
+    def newest(self) -> Authority:
+        """The authority of the document that is in the database now. Raises as `current` does."""
+        self._looked_at = 0.0
+        return self.current()
 
     def current(self) -> Authority:
         """The authority in force. With the database down, the one known before.
@@ -85,8 +106,12 @@ class AuthoritySource:
             if known is None:
                 raise
             jws = known.jws
-        if known is None or known.jws != jws:
+        files = self._state_of_files()
+        if known is None or known.jws != jws or files != self._files:
             known = self._load(jws, now)
+            self._known, self._files = known, files
+            for tell in self._followers:
+                tell()
         self._known, self._looked_at = known, now
         self._warn_near_the_end(known, now)
         return known
@@ -104,8 +129,24 @@ class AuthoritySource:
             keys = read_registry_keys(jws, pin=None, now=now)  # from our own database; clients check it by their pin
         except DocumentRefused as error:
             raise NotInitialised(f"the registry keys document is not good: {error}") from error
-        if self._signing_key.public not in keys.signing_keys:
+        signing_key, ledger_key = self._read_keys()
+        if signing_key.public not in keys.signing_keys:
             raise NotInitialised("the root-signed document does not name this node's signing key")
+        if ledger_jwk(ledger_key.public_key()) not in keys.ledger_keys:
+            raise NotInitialised("the root-signed document does not name this node's ledger key")
         if self._settings.trust_domain not in (None, keys.subject):
             raise ConfigurationError(f"the database belongs to {keys.subject}, not to {self._settings.trust_domain}")
-        return Authority(keys, jws, self._signing_key)
+        return Authority(keys, jws, signing_key, ledger_key)
+
+    def _state_of_files(self) -> object:
+        """What changes when a key file is replaced. Raises ConfigurationError."""
+        try:
+            found = [path.stat() for path in (self._settings.signing_key_file, self._settings.ledger_key_file)]
+        except OSError as error:
+            raise ConfigurationError(f"a key file is missing: {error.filename}") from error
+        return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in found]
+
+    def _read_keys(self) -> tuple[KeyPair, Ed25519PrivateKey]:
+        settings = self._settings
+        signing_key = read_key_pair(settings.signing_key_file, "signing key")
+        return signing_key, read_ledger_key(settings.ledger_key_file)

@@ -43,6 +43,9 @@ class DatabaseKeys:
             raise RevokedKey("the key is revoked")
         return TrustedKey(kid, owner, record.public, record.active_from, record.active_until)
 
+    def policy(self, service_id: str) -> None:
+        """See KeySource: what services may do at the registry itself, its code says and no operator."""
+
 
 def caller_verifier(store: Store, authority: AuthoritySource, clock: Callable[[], float] = time.time) -> Verifier:
     """The registry's verifier: audience ``<domain>/registry``, open to every service of the domain; what each may do

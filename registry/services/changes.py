@@ -6,10 +6,10 @@ from collections.abc import Callable
 from peerseal.protocol.documents import CHANGES_LIFETIME, Changes
 from peerseal.protocol.names import service_id
 from registry.services.authority import AuthoritySource
+from registry.services.ledger import LedgerView
 from registry.services.rendered import JWT, Rendered, RenderedCache
 from registry.settings import Limits
 from registry.storage import services
-from registry.storage.ledger import head
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
@@ -25,15 +25,18 @@ class ChangesFeed:
         store: Store,
         revisions: Revisions,
         authority: AuthoritySource,
+        ledger: LedgerView,
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._revisions = revisions
         self._authority = authority
+        self._ledger = ledger
         self._limits = limits
         self._clock = clock
         self._cache: RenderedCache[int] = RenderedCache(_KEPT)
+        authority.when_changed(self._cache.clear)
 
     def since(self, seq: int) -> Rendered:
         """The services that an entry behind ``seq`` changed; ``reset`` where they are too many to list, or where the
@@ -44,11 +47,13 @@ class ChangesFeed:
             return kept
         authority, issued_at = self._authority.current(), int(now)
         with self._store.read() as connection:
-            newest = head(connection)
+            edge = self._ledger.edge(connection)
+            newest = edge.size
             names = services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
         reset = seq > newest or len(names) > self._limits.changes_listed
         ids = () if reset else tuple(service_id(authority.domain, name) for name in names)
         expires_at = issued_at + CHANGES_LIFETIME
-        changes = Changes(authority.id, authority.domain, issued_at, expires_at, seq, newest, ids, reset)
+        frame, checkpoint = (authority.id, authority.domain, issued_at, expires_at), authority.checkpoint(edge)
+        changes = Changes(*frame, seq, newest, checkpoint, ids, reset)
         body = authority.sign(changes).encode("ascii")
         return self._cache.put(seq, Rendered.of(body, JWT, newest, newest, issued_at, expires_at))

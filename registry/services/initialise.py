@@ -1,7 +1,7 @@
 """``peerseal-registry init``: makes what is missing, and changes nothing that is there."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from cryptography.fernet import Fernet
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol import jose
+from peerseal.protocol.checkpoint import ledger_jwk
 from peerseal.protocol.documents import MAX_DOCUMENT, REGISTRY_KEYS_LIFETIME, RegistryKeys, sign_document
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.ledger import REGISTRY_CREATED
-from peerseal.protocol.names import check_trust_domain, registry_id
-from registry.domain.rebuild import REGISTRY_KEYS_ISSUED
+from peerseal.protocol.ledger import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
+from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
 from registry.services import keyfiles
 from registry.services.authority import RENEW_BEFORE
 from registry.services.operators import LOCAL, Operators, Role
 from registry.settings import Settings
-from registry.storage import documents
+from registry.storage import audit, documents, services
 from registry.storage.ledger import Change, append
 from registry.storage.migrate import migrate
 from registry.storage.unit import Store
@@ -61,14 +61,15 @@ def initialise(
     migrate(store.engine)
     with store.read() as connection:
         known_jws = documents.newest(connection)
-    known = None if known_jws is None else _decode(known_jws)
+    known = None if known_jws is None else decode_document(known_jws)
     domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
     if known is not None:
         _check_files(settings, known)
     made = _make_files(settings, fresh=known is None)
     document = _wanted(settings, domain, known, int(clock()))
     if document is not known:
-        if not _issue(settings, store, document, known_jws):
+        jws = sign_document(document, keyfiles.read_key_pair(settings.root_key_file, "root key"))
+        if not issue(store, document, jws, replaces=known_jws):
             return initialise(settings, store, domain, clock)  # another node was faster: look again
         made.append("registry keys document")
     token = _first_operator(settings, store, clock)
@@ -77,7 +78,7 @@ def initialise(
     return Initialised(domain, document.root.thumbprint, made, settings.home / OPERATOR_TOKEN_FILE, token)
 
 
-def _decode(jws: str) -> RegistryKeys:
+def decode_document(jws: str) -> RegistryKeys:
     """A document of our own database, also one that has expired."""
     return RegistryKeys.from_claims(strict_json_object(jose.parse(jws, limit=MAX_DOCUMENT).payload))
 
@@ -125,45 +126,49 @@ def _make_files(settings: Settings, fresh: bool) -> list[str]:
 
 
 def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: int) -> RegistryKeys:
-    """The document that fits this node's keys: the known one, or its next version, which names the signing key before
-    too, so that what it signed stays good.
+    """The document that fits this node's keys: the known one, or its next version, which names the keys before
+    too, so that what they signed stays good.
 
     Raises ConfigurationError where the root key is needed and missing, or another one.
     """
     signing = keyfiles.read_key_pair(settings.signing_key_file, "signing key").public
-    ledger_key = keyfiles.ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file))
+    ledger_key = ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file).public_key())
     signing_keys: tuple[PublicKey, ...] = (signing,)
+    past: tuple[Mapping[str, str], ...] = ()
     if known is not None:
-        fits = signing in known.signing_keys and (known.ledger_key, known.urls) == (ledger_key, settings.public_urls)
+        named = signing in known.signing_keys and ledger_key in known.ledger_keys
+        fits = named and known.urls == settings.public_urls
         renew = now > known.expires_at - RENEW_BEFORE and settings.root_key_file.exists()
         if fits and not renew:
             return known
         signing_keys = (signing, *(key for key in known.signing_keys if key != signing))[:2]
+        past = tuple(key for key in known.ledger_keys if key != ledger_key)[:1]
         _check_root(settings, known)
     root = keyfiles.read_key_pair(settings.root_key_file, "root key").public
     frame = registry_id(domain), domain, now, now + REGISTRY_KEYS_LIFETIME
     version = 1 if known is None else known.version + 1
-    return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls)
+    return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls, past)
 
 
-def _issue(settings: Settings, store: Store, document: RegistryKeys, replaces: str | None) -> bool:
-    """Signs and writes the document. False where another node wrote one in between."""
-    jws = sign_document(document, keyfiles.read_key_pair(settings.root_key_file, "root key"))
+def issue(store: Store, document: RegistryKeys, jws: str, *, replaces: str | None) -> bool:
+    """Writes the signed document. False where another one than ``replaces`` was in force meanwhile."""
     kind = REGISTRY_CREATED if replaces is None else REGISTRY_KEYS_ISSUED
-    data = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject}
+    data = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject, "document": jws}
     with store.write() as connection:
-        append(connection, document.issued_at, Change(kind, by=LOCAL, proof=jws, data=data))
+        seq = append(connection, document.issued_at, Change(kind, by=LOCAL, data=data)).entry.seq
         if documents.newest(connection) != replaces:
             connection.rollback()
             return False
         documents.add(connection, document.version, jws)
+        services.changed(connection, REGISTRY, seq)
+        audit.record(connection, document.issued_at, LOCAL, kind, document.subject, seq)
     return True
 
 
 def _first_operator(settings: Settings, store: Store, clock: Callable[[], float]) -> str | None:
-    """The first operator's token, into its file; None where there are operators already."""
+    """The first operator's token, into its file; None where there was one before."""
     operators = Operators(store, settings.limits, clock)
-    if operators.listed():
+    if operators.were_any():
         return None
     _, token = operators.create(Role.ADMIN, FIRST_OPERATOR_TTL)
     path = settings.home / OPERATOR_TOKEN_FILE

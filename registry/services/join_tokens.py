@@ -8,16 +8,18 @@ from typing import Any
 from cryptography.fernet import InvalidToken
 from sqlalchemy import Connection
 
+from peerseal.errors import PeersealError
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
 from registry.domain.admission import TOKEN_ID, Joined, check_registrable
-from registry.domain.errors import BadRequest, JoinRefused, NotFound
+from registry.domain.errors import BadRequest, JoinRefused, KeyTaken, NotFound
 from registry.services.authority import AuthoritySource
 from registry.services.keyfiles import Sealer
 from registry.settings import Limits
-from registry.storage import join_tokens
+from registry.storage import audit, join_tokens, keys
 from registry.storage.join_tokens import JoinTokenRecord
 from registry.storage.ledger import Change, append
+from registry.storage.together import Write
 from registry.storage.unit import Store
 
 
@@ -27,6 +29,18 @@ class NewJoinToken:
 
     record: JoinTokenRecord
     token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What never changes of a join token."""
+
+    service: str
+    mac_key: bytes = field(repr=False)
+
+
+_OPENED_KEPT = 1_000
+"""Join tokens whose MAC keys a process keeps in memory, where the key that seals them is too."""
 
 
 class JoinTokens:
@@ -45,6 +59,7 @@ class JoinTokens:
         self._sealer = sealer
         self._limits = limits
         self._clock = clock
+        self._opened: dict[str, _Opened] = {}
 
     def create(self, service: str, ttl: int, uses: int, by: Mapping[str, str]) -> NewJoinToken:
         """A token that registers up to ``uses`` keys for one service within ``ttl`` seconds.
@@ -62,34 +77,55 @@ class JoinTokens:
         data = {"id": token.id, "expires_at": record.expires_at, "uses": uses}
         with self._store.write() as connection:
             join_tokens.add(connection, record)
-            append(connection, now, Change(JOIN_TOKEN_CREATED, service, by=by, data=data))
+            seq = append(connection, now, Change(JOIN_TOKEN_CREATED, service, by=by, data=data)).entry.seq
+            audit.record(connection, now, by, JOIN_TOKEN_CREATED, token.id, seq)
         return NewJoinToken(record, token.encode())
 
-    def check(self, connection: Connection, service: str, right: Joined, proof: str) -> None:
-        """Passes a MAC over that proof by the holder of a good token for that service. Spends nothing.
+    def check(self, service: str, right: Joined, proof: str) -> None:
+        """Passes a MAC over that proof by the holder of a token for that service. Spends nothing, and leaves to
+        `spending` whether the token is still good: a fleet that starts brings one token a hundred times, and most of
+        the work is to look it up and to unseal its key, which never change. Raises JoinRefused."""
+        opened = self._opened.get(right.token_id) or self._open(right.token_id)
+        if not join_mac_matches(opened.mac_key, proof, right.mac):
+            raise JoinRefused(f"the MAC is not by the holder of join token {right.token_id}")
+        if opened.service != service:
+            raise JoinRefused(f"join token {right.token_id} is for another service")
 
-        Raises JoinRefused.
-        """
-        record = join_tokens.find(connection, right.token_id) if TOKEN_ID.fullmatch(right.token_id) else None
+    def spending(self, service: str, right: Joined, now: int) -> Write:
+        """Takes one use of the token where it is good and the service has not too many keys by join tokens."""
+        return join_tokens.spending(right.token_id, service, now, self._limits.joined_keys)
+
+    def why_not(self, connection: Connection, service: str, right: Joined, now: int) -> PeersealError:
+        """The reason for which nothing was spent."""
+        if keys.joined_count(connection, service, now) >= self._limits.joined_keys:
+            return KeyTaken("too_many_keys", f"{service} has too many active keys that no other key vouched for")
+        return JoinRefused(f"join token {right.token_id} is spent, past or withdrawn")
+
+    def _open(self, token_id: str) -> "_Opened":
+        with self._store.look() as connection:
+            record = join_tokens.find(connection, token_id) if TOKEN_ID.fullmatch(token_id) else None
         if record is None:
             raise JoinRefused("no such join token")
         try:
-            mac_key = self._sealer.open(record.id, record.sealed_key)
+            opened = _Opened(record.service, self._sealer.open(record.id, record.sealed_key))
         except (InvalidToken, ValueError) as error:
             raise JoinRefused(f"join token {record.id} was sealed with another key, or altered") from error
-        if not join_mac_matches(mac_key, proof, right.mac):
-            raise JoinRefused(f"the MAC is not by the holder of join token {record.id}")
-        if record.service != service or not record.good(self._clock()):
-            raise JoinRefused(f"join token {record.id} is spent, past, withdrawn or for another service")
+        if record.good(self._clock()):
+            while len(self._opened) >= _OPENED_KEPT:
+                self._opened.pop(next(iter(self._opened)), None)
+            self._opened[token_id] = opened
+        return opened
 
     def withdraw(self, token_id: str, by: Mapping[str, str]) -> None:
         """Makes a token useless. Raises NotFound where there is none that was not withdrawn before."""
+        now = int(self._clock())
         with self._store.write() as connection:
             record = join_tokens.find(connection, token_id)
             if record is None or not join_tokens.withdraw(connection, token_id):
                 raise NotFound("join_token_not_found")
             change = Change(JOIN_TOKEN_WITHDRAWN, record.service, by=by, data={"id": token_id})
-            append(connection, int(self._clock()), change)
+            seq = append(connection, now, change).entry.seq
+            audit.record(connection, now, by, JOIN_TOKEN_WITHDRAWN, token_id, seq)
 
     def page(self, after: str, limit: int | None = None) -> dict[str, Any]:
         """``{"join_tokens": […], "next"}``: a page of them by id behind ``after``, past ones too."""

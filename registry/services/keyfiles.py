@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, KeyRefused
-from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 
 
@@ -67,11 +66,6 @@ def read_ledger_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"ledger key: {path} holds no Ed25519 key")
     return key
-
-
-def ledger_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
-    """The public half as a JWK (RFC 8037 section 2)."""
-    return {"kty": "OKP", "crv": "Ed25519", "x": b64url(key.public_key().public_bytes_raw())}
 
 
 def new_key_pair() -> bytes:

@@ -5,15 +5,16 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
+from typing import Any
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.ledger import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
 from registry.settings import Limits
-from registry.storage import operator_tokens
+from registry.storage import audit, ledger, operator_tokens
 from registry.storage.ledger import Change, append
 from registry.storage.operator_tokens import OperatorTokenRecord
 from registry.storage.unit import Store
@@ -36,6 +37,14 @@ class Role(IntEnum):
     def label(self) -> str:
         """The name in commands, answers and entries."""
         return self.name.lower()
+
+    @classmethod
+    def of(cls, label: str) -> "Role":
+        """The role of that name. Raises ValueError."""
+        for role in cls:
+            if role.label == label:
+                return role
+        raise ValueError(f"no such role: {label}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +73,23 @@ class Operators:
         self._limits = limits
         self._clock = clock
 
-    def create(self, role: Role, ttl: int, by: Mapping[str, str] = LOCAL) -> tuple[OperatorTokenRecord, str]:
+    def create(
+        self, role: Role, ttl: int, by: Mapping[str, str] = LOCAL, own: Role = Role.ADMIN
+    ) -> tuple[OperatorTokenRecord, str]:
         """A new token, good for ``ttl`` seconds: its record, and its text ``pso1.<id>.<secret>``, which is kept
-        nowhere. Raises BadRequest."""
+        nowhere. ``own`` is the maker's role: nobody makes a token of a higher one. Raises BadRequest or RoleRefused."""
+        if role > own:
+            raise RoleRefused(f"{own.label} makes no token for {role.label}")
         if not 0 < ttl <= self._limits.operator_ttl:
             raise BadRequest("invalid_parameter", f"ttl must be 1 to {self._limits.operator_ttl} seconds")
         token_id, secret, now = secrets.token_hex(8), secrets.token_bytes(_SECRET_BYTES), int(self._clock())
         record = OperatorTokenRecord(token_id, hashlib.sha256(secret).digest(), role.label, now, now + ttl)
         data = {"id": token_id, "role": role.label, "expires_at": record.expires_at}
+        data["secret_hash"] = b64url(record.secret_hash)  # of 256 random bits: it tells nothing
         with self._store.write() as connection:
             operator_tokens.add(connection, record)
-            append(connection, now, Change(OPERATOR_CREATED, by=by, data=data))
+            seq = append(connection, now, Change(OPERATOR_CREATED, by=by, data=data)).entry.seq
+            audit.record(connection, now, by, OPERATOR_CREATED, token_id, seq)
         return record, f"{PREFIX}.{token_id}.{b64url(secret)}"
 
     def authenticate(self, unverified_token: str, needs: Role) -> Operator:
@@ -92,19 +107,36 @@ class Operators:
             raise OperatorRefused("unknown operator token")
         if record.revoked or self._clock() >= record.expires_at:
             raise OperatorRefused(f"operator token {token_id} is revoked or expired")
-        operator = Operator(token_id, Role[record.role.upper()])
+        operator = Operator(token_id, Role.of(record.role))
         if operator.role < needs:
             raise RoleRefused(f"operator {token_id} is {operator.role.label}, not {needs.label}")
         return operator
 
     def revoke(self, token_id: str, by: Mapping[str, str] = LOCAL) -> None:
         """Makes a token useless. Raises NotFound where there is none that is good."""
+        now = int(self._clock())
         with self._store.write() as connection:
             if not operator_tokens.revoke(connection, token_id):
                 raise NotFound("operator_token_not_found")
-            append(connection, int(self._clock()), Change(OPERATOR_REVOKED, by=by, data={"id": token_id}))
+            seq = append(connection, now, Change(OPERATOR_REVOKED, by=by, data={"id": token_id})).entry.seq
+            audit.record(connection, now, by, OPERATOR_REVOKED, token_id, seq)
 
-    def listed(self) -> list[OperatorTokenRecord]:
-        """All of them, past ones too."""
+    def page(self, after: str = "", limit: int | None = None) -> dict[str, Any]:
+        """``{"operator_tokens": […], "next"}``: a page of them by id behind ``after``, past ones too."""
+        size = min(limit or self._limits.page, self._limits.page)
+        with self._store.read() as connection:
+            page = operator_tokens.page(connection, after, size)
+        following = page[-1].id if len(page) == size else None
+        return {"operator_tokens": [public_members(record) for record in page], "next": following}
+
+    def were_any(self) -> bool:
+        """Whether there ever was one: those long past are removed, and their entries stay."""
         with self._store.look() as connection:
-            return operator_tokens.listed(connection)
+            return ledger.has_any(connection, OPERATOR_CREATED)
+
+
+def public_members(record: OperatorTokenRecord) -> dict[str, Any]:
+    """What an operator may see of an operator token."""
+    members = asdict(record)
+    del members["secret_hash"]
+    return members

@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from peerseal.errors import MalformedToken
+from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service
 from registry.domain.errors import NotFound
 from registry.domain.publication import record_json
 from registry.services.authority import AuthoritySource
 from registry.settings import Limits
-from registry.storage import keys, services
+from registry.storage import keys, ledger, services
 from registry.storage.unit import Store
 
 
@@ -25,13 +27,17 @@ class Records:
         self._clock = clock
 
     def key(self, service: str, thumbprint: str) -> dict[str, Any]:
-        """One key's record. Raises NotFound or InvalidName."""
+        """One key's record, and in ``evidence`` what the entry that admitted it commits to: for the service's owner,
+        who checks it, and of no use to others (`registry.domain.admission.Vouched`). Raises NotFound or InvalidName.
+        """
         check_service(service)
         with self._store.look() as connection:
             record = keys.find(connection, thumbprint)
-        if record is None or record.service != service:
-            raise NotFound("key_not_found")
-        return record_json(self._authority.current().domain, record, self._clock())
+            if record is None or record.service != service:
+                raise NotFound("key_not_found")
+            evidence = ledger.evidence(connection, record.admitted_seq)
+        members = record_json(self._authority.current().domain, record, self._clock())
+        return {**members, "evidence": _members(evidence)}
 
     def keys(self, service: str, after: int = 0, limit: int | None = None) -> dict[str, Any]:
         """``{"service", "keys": […], "next"}``: the keys of a service, past ones too, in order of admission, behind
@@ -60,3 +66,11 @@ class Records:
 
     def _size(self, limit: int | None) -> int:
         return min(limit or self._limits.page, self._limits.page)
+
+
+def _members(evidence: bytes | None) -> dict[str, Any] | None:
+    """Evidence as JSON; None where there is none, or where somebody altered it beyond reading."""
+    try:
+        return None if evidence is None else strict_json_object(evidence)
+    except MalformedToken:
+        return None

@@ -11,15 +11,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from peerseal.errors import PeersealError
 from peerseal.peers.verify import Verifier
 from registry.services.admit import Admission
+from registry.services.applicants import Applicants
+from registry.services.audit import Audit
 from registry.services.authority import AuthoritySource
 from registry.services.callers import caller_verifier
 from registry.services.changes import ChangesFeed
 from registry.services.end_keys import KeyEnding
+from registry.services.housekeeping import Housekeeping
 from registry.services.join_tokens import JoinTokens
 from registry.services.keyfiles import Sealer, read
+from registry.services.ledger import LedgerView
 from registry.services.operators import Operators
+from registry.services.platforms import Platforms, read_rules
+from registry.services.policies import Policies
 from registry.services.publish import Publisher
 from registry.services.records import Records
+from registry.services.setting_documents import SettingDocuments
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision
@@ -39,12 +46,19 @@ class Registry:
     authority: AuthoritySource
     callers: Verifier
     admission: Admission
+    platforms: Platforms
     ending: KeyEnding
     publisher: Publisher
+    policies: Policies
+    documents: SettingDocuments
     changes: ChangesFeed
+    ledger: LedgerView
     records: Records
     join_tokens: JoinTokens
     operators: Operators
+    audit: Audit
+    applicants: Applicants
+    housekeeping: Housekeeping
 
     @classmethod
     def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
@@ -52,20 +66,29 @@ class Registry:
         limits, store = settings.limits, Store(create_engine(settings.database_url))
         authority = AuthoritySource(settings, store, clock)
         tokens = JoinTokens(store, authority, Sealer(read(settings.sealing_key_file, "sealing key")), limits, clock)
+        admission = Admission(store, authority, tokens, limits, clock)
         changed = revisions(store.engine)
+        ledger = LedgerView(store, changed, authority, clock)
         return cls(
             settings=settings,
             clock=clock,
             store=store,
             authority=authority,
             callers=caller_verifier(store, authority, clock),
-            admission=Admission(store, authority, tokens, limits, clock),
+            admission=admission,
+            platforms=Platforms(read_rules(settings.oidc_file), authority, clock=clock),
             ending=KeyEnding(store, authority, clock),
-            publisher=Publisher(store, changed, authority, limits, clock),
-            changes=ChangesFeed(store, changed, authority, limits, clock),
+            publisher=Publisher(store, changed, authority, ledger, limits, clock),
+            policies=Policies(store, authority, limits, clock),
+            documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
+            changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
+            ledger=ledger,
             records=Records(store, authority, limits, clock),
             join_tokens=tokens,
             operators=Operators(store, limits, clock),
+            audit=Audit(store, limits),
+            applicants=Applicants(store, authority, admission, limits, clock),
+            housekeeping=Housekeeping(store, limits, clock),
         )
 
     def readiness(self) -> dict[str, bool]:

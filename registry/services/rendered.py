@@ -11,11 +11,14 @@ K = TypeVar("K")
 
 JWT = "application/jwt"
 JWK_SET = "application/jwk-set+json"
+NOTE = "text/plain; charset=utf-8"
+BYTES = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An answer that anyone may have: its bytes, their strong ETag, and as of when and of which entries it speaks."""
+    """An answer: its bytes, their strong ETag, and as of when and of which entries it speaks. Anyone may have it, or,
+    where ``readers`` are given, the services with these ids."""
 
     body: bytes = field(repr=False)
     content_type: str
@@ -24,12 +27,22 @@ class Rendered:
     head: int
     issued_at: int
     expires_at: int
+    readers: frozenset[str] | None = None
 
     @classmethod
-    def of(cls, body: bytes, content_type: str, seq: int, head: int, issued_at: int, expires_at: int) -> "Rendered":
+    def of(
+        cls,
+        body: bytes,
+        content_type: str,
+        seq: int,
+        head: int,
+        issued_at: int,
+        expires_at: int,
+        readers: frozenset[str] | None = None,
+    ) -> "Rendered":
         """With the ETag that the bytes have: the same from every worker and node that made the same bytes."""
         etag = f'"{b64url(hashlib.sha256(body).digest()[:16])}"'
-        return cls(body, content_type, etag, seq, head, issued_at, expires_at)
+        return cls(body, content_type, etag, seq, head, issued_at, expires_at, readers)
 
 
 class RenderedCache(Generic[K]):
@@ -53,6 +66,11 @@ class RenderedCache(Generic[K]):
             while len(self._kept) > self._limit:
                 del self._kept[next(iter(self._kept))]
         return rendered
+
+    def clear(self) -> None:
+        """Forgets them all."""
+        with self._changing:
+            self._kept = {}
 
     def __len__(self) -> int:
         """How many are kept."""

@@ -2,9 +2,11 @@
 
 from dataclasses import asdict, dataclass, field
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from registry.storage.keys import joined_count_of
 from registry.storage.tables import join_tokens
+from registry.storage.together import Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ _COLUMNS = tuple(join_tokens.c[name] for name in JoinTokenRecord.__slots__)
 _FIND = select(*_COLUMNS).where(join_tokens.c.id == bindparam("of"))
 _SPEND = (
     update(join_tokens)
-    .where(join_tokens.c.id == bindparam("of"), join_tokens.c.service == bindparam("for"))
+    .where(join_tokens.c.id == bindparam("token_id"), join_tokens.c.service == bindparam("token_service"))
     .where(join_tokens.c.used < join_tokens.c.uses, join_tokens.c.expires_at > bindparam("now"))
-    .where(~join_tokens.c.withdrawn)
+    .where(~join_tokens.c.withdrawn, joined_count_of(join_tokens.c.service) < bindparam("token_cap"))
     .values(used=join_tokens.c.used + 1)
 )
 
@@ -47,10 +49,12 @@ def find(connection: Connection, token_id: str) -> JoinTokenRecord | None:
     return None if row is None else JoinTokenRecord(*row)
 
 
-def spend(connection: Connection, token_id: str, service: str, now: int) -> bool:
+def spending(token_id: str, service: str, now: int, cap: int) -> Write:
     """Takes one use of a good token for that service. One conditional UPDATE: of any number at once, no more than
-    ``uses`` succeed. False where the token is not good any more."""
-    return connection.execute(_SPEND, {"of": token_id, "for": service, "now": now}).rowcount == 1
+    ``uses`` change a row; none where the token is not good any more, or the service has ``cap`` active keys that no
+    other key vouched for."""
+    names = {"token_id": token_id, "token_service": service, "now": now, "token_cap": cap}
+    return Write(_SPEND, names)
 
 
 def withdraw(connection: Connection, token_id: str) -> bool:
@@ -63,3 +67,8 @@ def page(connection: Connection, after: str, limit: int) -> list[JoinTokenRecord
     """A page of all join tokens, by id."""
     found = select(*_COLUMNS).where(join_tokens.c.id > after).order_by(join_tokens.c.id).limit(limit)
     return [JoinTokenRecord(*row) for row in connection.execute(found)]
+
+
+def remove_past(connection: Connection, before: int) -> int:
+    """Removes tokens whose end lies at or before that time, and says how many they were. Their entries stay."""
+    return connection.execute(delete(join_tokens).where(join_tokens.c.expires_at <= before)).rowcount

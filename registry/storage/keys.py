@@ -6,11 +6,12 @@ Statements that every registration runs are built once: building one costs more 
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, ScalarSelect, bindparam, func, insert, or_, select, update
 
 from peerseal.protocol.encoding import canonical_json
 from registry.domain.keys import KeyRecord
 from registry.storage.tables import keys
+from registry.storage.together import Write
 
 _RECORD = (
     keys.c.thumbprint,
@@ -35,12 +36,12 @@ _LISTED = _OF_SERVICE.where(
         keys.c.revoked_at.is_not(None) & (keys.c.expires_at > bindparam("now")),
     ),
 )
-_ACTIVE_COUNT = (
+_ACTIVE = (
     select(func.count())
     .select_from(keys)
-    .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"))
-    .where(keys.c.active_until > bindparam("now"), keys.c.revoked_at.is_(None))
+    .where(keys.c.expires_at > bindparam("now"), keys.c.active_until > bindparam("now"), keys.c.revoked_at.is_(None))
 )
+_ACTIVE_COUNT = _ACTIVE.where(keys.c.service == bindparam("of"))
 _JOINED_COUNT = _ACTIVE_COUNT.where(keys.c.vouched_by.is_(None))
 _VOUCHED_COUNT = (
     select(func.count())
@@ -48,7 +49,7 @@ _VOUCHED_COUNT = (
     .where(keys.c.service == bindparam("of"), keys.c.expires_at > bindparam("now"))
     .where(keys.c.vouched_by.is_not(None))
 )
-_ADD = insert(keys)
+_ADD = insert(keys).values({column: bindparam(f"key_{column.name}") for column in keys.c})
 
 
 def find(connection: Connection, thumbprint: str) -> KeyRecord | None:
@@ -80,6 +81,11 @@ def joined_count(connection: Connection, service: str, now: int) -> int:
     return connection.execute(_JOINED_COUNT, {"of": service, "now": now}).scalar_one()
 
 
+def joined_count_of(service: ColumnElement[str]) -> ScalarSelect[int]:
+    """`joined_count` within another query; ``now`` is bound there."""
+    return _ACTIVE.where(keys.c.service == service, keys.c.vouched_by.is_(None)).scalar_subquery()
+
+
 def vouched_count(connection: Connection, service: str, now: int) -> int:
     """How many keys of a service that another one vouched for have not reached their natural end, whatever became of
     them: each of these is or may yet be listed in the signed set."""
@@ -94,22 +100,18 @@ def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
     return [_record(row) for row in connection.execute(found)]
 
 
-def add(connection: Connection, record: KeyRecord, vouched_by: str | None) -> None:
-    """Writes a new key. Raises sqlalchemy.exc.IntegrityError where it was registered a moment before."""
-    values = {column.name: getattr(record, column.name) for column in _RECORD}
-    values["admitted_by"] = canonical_json(dict(record.admitted_by)).decode("utf-8")
-    connection.execute(_ADD, {**values, "vouched_by": vouched_by})
+def addition(record: KeyRecord, vouched_by: str | None) -> Write:
+    """A new key, to be written beside its entry, which raises sqlalchemy.exc.IntegrityError where it was registered a
+    moment before."""
+    values = {f"key_{column.name}": getattr(record, column.name) for column in _RECORD}
+    values["key_admitted_by"] = canonical_json(dict(record.admitted_by)).decode("utf-8")
+    return Write(_ADD, {**values, "key_vouched_by": vouched_by})
 
 
-def retire(connection: Connection, thumbprint: str, at: int) -> None:
-    """Ends a key's active window."""
-    connection.execute(update(keys).where(keys.c.thumbprint == thumbprint).values(active_until=at))
-
-
-def revoke(connection: Connection, thumbprint: str, at: int, seq: int) -> None:
-    """Marks a key as revoked by the entry ``seq``."""
-    ended = {"revoked_at": at, "revoked_seq": seq}
-    connection.execute(update(keys).where(keys.c.thumbprint == thumbprint).values(**ended))
+def end(connection: Connection, record: KeyRecord) -> None:
+    """Writes down how a key ended: when its window closed, and the entry that revoked it."""
+    ended = {name: getattr(record, name) for name in ("active_until", "revoked_at", "revoked_seq")}
+    connection.execute(update(keys).where(keys.c.thumbprint == record.thumbprint).values(**ended))
 
 
 def _record(row: Row[*tuple[Any, ...]]) -> KeyRecord:

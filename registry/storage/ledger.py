@@ -1,46 +1,150 @@
-"""The append-only entries. There is no statement here that changes or removes one."""
+"""The append-only entries and the tree over them. There is no statement here that changes or removes one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Select, Update, bindparam, exists, insert, literal, select, update
 
-from peerseal.protocol.ledger import Entry
-from registry.storage.tables import entries, ledger_head
+from peerseal.protocol.checkpoint import TILE_WIDTH, tile_root
+from peerseal.protocol.encoding import canonical_json
+from peerseal.protocol.ledger import Entry, evidence_digest
+from peerseal.protocol.merkle import HASH, Frontier, leaf_hash
+from registry.storage.engine import POSTGRESQL
+from registry.storage.tables import ENDINGS, entries, ledger_head, tiles
+from registry.storage.together import Write, write_together
 
 _HEAD = select(ledger_head.c.size)
-_RAISE = update(ledger_head).values(size=ledger_head.c.size + bindparam("by")).returning(ledger_head.c.size)
+_FRONTIER = select(ledger_head.c.size, ledger_head.c.frontier)
+_LOCK = _FRONTIER.with_for_update()
+_RAISE = update(ledger_head).values(size=bindparam("head_size"), frontier=bindparam("head_frontier"))
 _INSERT = insert(entries)
+_INSERT_ONE = _INSERT.values({column: bindparam(f"entry_{column.name}") for column in entries.c})
+_ADD_TILE = insert(tiles)
+_LEAVES = (
+    select(entries.c.leaf)
+    .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
+    .order_by(entries.c.seq)
+)
+_TILE = select(tiles.c.hashes).where(tiles.c.level == bindparam("at"), tiles.c.number == bindparam("of"))
+_ROOTS = (
+    select(tiles.c.root)
+    .where(tiles.c.level == bindparam("at"), tiles.c.number >= bindparam("after"), tiles.c.number < bindparam("to"))
+    .order_by(tiles.c.number)
+)
+_BODIES = (
+    select(entries.c.body)
+    .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
+    .order_by(entries.c.seq)
+)
+_ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An entry that has no number yet; the members are those of `peerseal.protocol.ledger.Entry`."""
+    """An entry that has no number yet; the members are those of `peerseal.protocol.ledger.Entry`. ``evidence`` is what
+    proves what it rests on: kept beside the entry, which commits to it."""
 
     type: str
     service: str | None = None
     kid: str | None = None
     by: Mapping[str, str] = field(default_factory=dict)
-    proof: str | None = None
+    evidence: Mapping[str, str] | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def evidence_bytes(self) -> bytes | None:
+        """The evidence as it is kept."""
+        return None if self.evidence is None else canonical_json(dict(self.evidence))
 
     def at(self, seq: int, time: int) -> Entry:
         """The entry, numbered."""
-        return Entry(seq, time, self.type, self.service, self.kid, self.by, self.proof, self.data)
+        evidence = self.evidence_bytes
+        digest = None if evidence is None else evidence_digest(evidence)
+        return Entry(seq, time, self.type, self.service, self.kid, self.by, digest, self.data)
 
 
-def append(connection: Connection, now: int, *changes: Change) -> list[Entry]:
-    """Writes the entries, numbered without gaps.
+class Appended(NamedTuple):
+    """What was written, and the tree's right edge before and after. ``rows`` are the entries' rows."""
 
-    Raising the head's counter locks its row until the transaction ends: who comes next gets the next number and sees
-    everything before. So a transaction appends once, and late: on PostgreSQL all writers queue from here on.
+    entries: Sequence[Entry]
+    rows: Sequence[Mapping[str, Any]]
+    before: Frontier
+    after: Frontier
+
+    @property
+    def entry(self) -> Entry:
+        """The last entry."""
+        return self.entries[-1]
+
+
+def append(connection: Connection, now: int, *changes: Change) -> Appended:
+    """Writes the entries, numbered without gaps, and lets the tree grow by them.
+
+    The head's row is locked until the transaction ends: who comes next gets the next number and sees everything
+    before. So a transaction appends once, and late: on PostgreSQL all writers queue from here on.
     """
-    first = connection.execute(_RAISE, {"by": len(changes)}).scalar_one() - len(changes) + 1
-    numbered = [change.at(seq, now) for seq, change in enumerate(changes, first)]
-    rows = [_row(entry) for entry in numbered]
-    connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
-    return numbered
+    appended = grown(lock_frontier(connection), now, *changes)
+    connection.execute(_INSERT, list(appended.rows))
+    connection.execute(*_raised(appended.after))
+    complete_tiles(connection, appended)
+    return appended
+
+
+def append_one(connection: Connection, appended: Appended, *beside: Write) -> None:
+    """Writes one entry that has `grown` out of the locked frontier, and what changes beside it, in one message."""
+    [row] = appended.rows
+    entry = Write(_INSERT_ONE, {f"entry_{name}": value for name, value in row.items()})
+    write_together(connection, (entry, *beside, _raised(appended.after)))
+    complete_tiles(connection, appended)
+
+
+def grown(before: Frontier, now: int, *changes: Change) -> Appended:
+    """What the changes append to a tree with that right edge; nothing is written."""
+    numbered, rows, edge = [], [], before
+    for change in changes:
+        entry = change.at(edge.size + 1, now)
+        body = entry.encode()
+        leaf = leaf_hash(body)
+        edge = edge.appended(leaf)
+        own = {name: getattr(entry, name) for name in ("seq", "time", "type", "service", "kid")}
+        rows.append({**own, "body": body, "leaf": leaf, "evidence": change.evidence_bytes})
+        numbered.append(entry)
+    return Appended(numbered, rows, before, edge)
+
+
+def _raised(edge: Frontier) -> Write:
+    return Write(_RAISE, {"head_size": edge.size, "head_frontier": edge.encode()})
+
+
+def lock_frontier(connection: Connection) -> Frontier:
+    """The tree's right edge, which nobody else changes until the transaction ends."""
+    return Frontier.decode(*connection.execute(_LOCK).one())
+
+
+def lock_by(connection: Connection, claim: Write) -> Frontier | None:
+    """As `lock_frontier`, where the claim changes a row; None, and nothing is locked, where it does not.
+
+    On PostgreSQL both are one message. The claim's row is locked first there too, as everywhere: the head is only
+    looked for once the claim has succeeded.
+    """
+    if connection.dialect.name == POSTGRESQL:
+        row = connection.execute(_locking(claim.statement), claim.parameters).one_or_none()
+        return None if row is None else Frontier.decode(row[0], row[1])
+    claimed = connection.execute(claim.statement, claim.parameters).rowcount == 1
+    return lock_frontier(connection) if claimed else None
+
+
+@lru_cache(8)
+def _locking(claim: Update) -> Select[int, bytes]:
+    claimed = claim.returning(literal(1).label("claimed")).cte("claim")
+    return _FRONTIER.where(exists().select_from(claimed)).with_for_update(of=ledger_head)
+
+
+def frontier(connection: Connection) -> Frontier:
+    """The tree's right edge. Raises ValueError where somebody altered it."""
+    return Frontier.decode(*connection.execute(_FRONTIER).one())
 
 
 def head(connection: Connection) -> int:
@@ -50,16 +154,59 @@ def head(connection: Connection) -> int:
 
 def read_entries(connection: Connection, after: int = 0, limit: int = 1000) -> Iterator[Entry]:
     """All entries behind ``after`` in order, fetched ``limit`` at a time. Raises MalformedToken for altered bytes."""
-    while True:
-        page = select(entries.c.body).where(entries.c.seq > after).order_by(entries.c.seq).limit(limit)
-        bodies: Sequence[bytes] = connection.execute(page).scalars().all()
-        for body in bodies:
-            yield Entry.decode(body)
-        if len(bodies) < limit:
-            return
+    while bodies := read_bodies(connection, after, after + limit):
+        yield from map(Entry.decode, bodies)
         after += limit
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    own = {name: getattr(entry, name) for name in ("seq", "time", "type", "service", "kid")}
-    return {**own, "body": entry.encode()}
+def read_bodies(connection: Connection, after: int, to: int) -> Sequence[bytes]:
+    """The bytes of the entries behind ``after`` up to ``to``."""
+    return connection.execute(_BODIES, {"after": after, "to": to}).scalars().all()
+
+
+def read_some(connection: Connection, seqs: Sequence[int]) -> list[Entry]:
+    """The entries with these numbers, in order."""
+    found = select(entries.c.body).where(entries.c.seq.in_(seqs)).order_by(entries.c.seq)
+    return [Entry.decode(body) for body in connection.execute(found).scalars()]
+
+
+def endings(connection: Connection, service: str) -> list[Entry]:
+    """The entries that retired or revoked keys of a service, in order."""
+    return [Entry.decode(body) for body in connection.execute(_ENDED, {"of": service}).scalars()]
+
+
+def has_any(connection: Connection, kind: str) -> bool:
+    """Whether there is an entry of that type."""
+    first = select(entries.c.seq).where(entries.c.type == kind).order_by(entries.c.seq).limit(1)
+    return connection.execute(first).first() is not None
+
+
+def evidence(connection: Connection, seq: int) -> bytes | None:
+    """What the entry commits to by digest."""
+    return connection.execute(select(entries.c.evidence).where(entries.c.seq == seq)).scalar_one_or_none()
+
+
+def tile(connection: Connection, level: int, number: int) -> bytes:
+    """The hashes that the tile has so far, in one row: 256 of them where it is complete."""
+    complete = connection.execute(_TILE, {"at": level, "of": number}).scalar_one_or_none()
+    return b"".join(_hashes_of(connection, level, number)) if complete is None else complete
+
+
+def _hashes_of(connection: Connection, level: int, number: int) -> Sequence[bytes]:
+    first = number * TILE_WIDTH
+    query, at = (_LEAVES, {}) if level == 0 else (_ROOTS, {"at": level - 1})
+    return connection.execute(query, {**at, "after": first, "to": first + TILE_WIDTH}).scalars().all()
+
+
+def complete_tiles(connection: Connection, appended: Appended) -> None:
+    """Writes down the tiles that have become complete, level by level."""
+    level, before, after = 0, appended.before.size, appended.after.size
+    while before // TILE_WIDTH < after // TILE_WIDTH:
+        before, after = before // TILE_WIDTH, after // TILE_WIDTH
+        for number in range(before, after):
+            hashes = b"".join(_hashes_of(connection, level, number))
+            if len(hashes) != TILE_WIDTH * HASH:
+                raise ValueError("entries or tiles are missing")
+            row = {"level": level, "number": number, "hashes": hashes, "root": tile_root(hashes)}
+            connection.execute(_ADD_TILE, row)
+        level += 1

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from registry.storage.tables import operator_tokens
 
@@ -39,7 +39,12 @@ def revoke(connection: Connection, token_id: str) -> bool:
     return connection.execute(update(operator_tokens).where(*found).values(revoked=True)).rowcount == 1
 
 
-def listed(connection: Connection) -> list[OperatorTokenRecord]:
-    """All operator tokens, oldest first."""
-    found = select(*_COLUMNS).order_by(operator_tokens.c.created_at, operator_tokens.c.id)
+def page(connection: Connection, after: str, limit: int) -> list[OperatorTokenRecord]:
+    """A page of all operator tokens, by id."""
+    found = select(*_COLUMNS).where(operator_tokens.c.id > after).order_by(operator_tokens.c.id).limit(limit)
     return [OperatorTokenRecord(*row) for row in connection.execute(found)]
+
+
+def remove_past(connection: Connection, before: int) -> int:
+    """Removes tokens whose end lies at or before that time, and says how many they were. Their entries stay."""
+    return connection.execute(delete(operator_tokens).where(operator_tokens.c.expires_at <= before)).rowcount

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
+from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL
 
@@ -28,8 +29,8 @@ REMEMBERED = 10_000
 class Revisions(Protocol):
     """The newest committed numbers, as of now. Both methods raise StorageUnavailable."""
 
-    def service(self, name: str) -> int | None:
-        """The entry that last changed the service; None where it never had a key."""
+    def service(self, name: str) -> tuple[int | None, int | None]:
+        """The entries that last changed the service, and the registry's own documents; None where none did."""
 
     def head(self) -> int:
         """The number of entries."""
@@ -77,9 +78,10 @@ class SqliteRevisions:
         self._connection = _ThreadConnection(engine)
         self._local = threading.local()
 
-    def service(self, name: str) -> int | None:
+    def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
-        return self._read("SELECT seq FROM services WHERE name = ?", name)
+        own = self._read("SELECT seq FROM services WHERE name = ?", name)
+        return own, self._read("SELECT seq FROM services WHERE name = ?", REGISTRY)
 
     def head(self) -> int:
         """See Revisions."""
@@ -110,7 +112,7 @@ class PostgresRevisions:
     """On PostgreSQL, by libpq's own prepared statements: a third of what a cursor takes."""
 
     _STATEMENTS: ClassVar = {
-        b"service_seq": b"SELECT seq FROM services WHERE name = $1::varchar",
+        b"service_seq": b"SELECT name, seq FROM services WHERE name IN ($1::varchar, 'registry')",
         b"ledger_head": b"SELECT size FROM ledger_head",
     }
 
@@ -118,15 +120,17 @@ class PostgresRevisions:
         self._connection = _ThreadConnection(engine)
         self._prepared = threading.local()
 
-    def service(self, name: str) -> int | None:
+    def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
-        return self._read(b"service_seq", name.encode())
+        found = self._read(b"service_seq", name.encode())
+        rows = {found.get_value(row, 0): int(found.get_value(row, 1) or 0) for row in range(found.ntuples)}
+        return rows.get(name.encode()), rows.get(REGISTRY.encode())
 
     def head(self) -> int:
         """See Revisions."""
-        return cast(int, self._read(b"ledger_head"))
+        return int(self._read(b"ledger_head").get_value(0, 0) or 0)
 
-    def _read(self, statement: bytes, *parameters: bytes) -> int | None:
+    def _read(self, statement: bytes, *parameters: bytes) -> PGresult:
         try:
             return self._execute(statement, parameters)
         except psycopg.OperationalError:
@@ -137,16 +141,14 @@ class PostgresRevisions:
             self._connection.drop()
             raise StorageUnavailable(str(error)) from error
 
-    def _execute(self, statement: bytes, parameters: tuple[bytes, ...]) -> int | None:
-        """The number found. Outside of a transaction, as libpq is where nobody began one."""
+    def _execute(self, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
+        """What is found. Outside of a transaction, as libpq is where nobody began one."""
         connection: psycopg.Connection = self._connection.get()
         if getattr(self._prepared, "connection", None) is not connection:
             for name, query in self._STATEMENTS.items():
                 _checked(connection, connection.pgconn.prepare(name, query))
             self._prepared.connection = connection
-        result = _checked(connection, connection.pgconn.exec_prepared(statement, parameters))
-        value = result.get_value(0, 0) if result.ntuples else None
-        return None if value is None else int(value)
+        return _checked(connection, connection.pgconn.exec_prepared(statement, parameters))
 
 
 def _checked(connection: psycopg.Connection, result: PGresult) -> PGresult:

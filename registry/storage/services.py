@@ -4,12 +4,20 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, select
 
+from peerseal.protocol.names import REGISTRY
 from registry.storage.tables import services
+from registry.storage.together import Write
 from registry.storage.upsert import inserts
 
 _SEQ = select(services.c.seq).where(services.c.name == bindparam("of"))
 _CHANGED = {
     dialect: insert.on_conflict_do_update(index_elements=["name"], set_={"seq": insert.excluded.seq})
+    for dialect, insert in inserts(services).items()
+}
+_CHANGED_BESIDE = {
+    dialect: insert.values(name=bindparam("service_name"), seq=bindparam("service_seq")).on_conflict_do_update(
+        index_elements=["name"], set_={"seq": insert.excluded.seq}
+    )
     for dialect, insert in inserts(services).items()
 }
 
@@ -27,14 +35,23 @@ def changed(connection: Connection, name: str, seq: int) -> None:
     connection.execute(_CHANGED[connection.dialect.name], {"name": name, "seq": seq})
 
 
+def change_beside(connection: Connection, name: str, seq: int) -> Write:
+    """What `changed` does, to be written beside an entry."""
+    return Write(_CHANGED_BESIDE[connection.dialect.name], {"service_name": name, "service_seq": seq})
+
+
 def seq_of(connection: Connection, name: str) -> int | None:
     """The entry that last changed a service; None where it never had a key."""
     return connection.execute(_SEQ, {"of": name}).scalar_one_or_none()
 
 
 def page(connection: Connection, name: str, limit: int) -> list[ServiceRecord]:
-    """A page of the services, by name."""
-    found = select(services.c.name, services.c.seq).where(services.c.name > name).order_by(services.c.name)
+    """A page of the services, by name, without the row that stands for the registry itself."""
+    found = (
+        select(services.c.name, services.c.seq)
+        .where(services.c.name > name, services.c.name != REGISTRY)
+        .order_by(services.c.name)
+    )
     return [ServiceRecord(name, seq) for name, seq in connection.execute(found.limit(limit))]
 
 

@@ -1,11 +1,27 @@
 """The tables. Times are integer seconds since the epoch: SQLite gives time zones back wrong.
 
-`entries` is the truth about everything public; `services`, `keys` and the public columns of `join_tokens` and
-`operator_tokens` are what its entries amount to (`registry.domain.rebuild`), kept for quick answers. Secrets are in
-no entry: MAC keys are sealed, operator secrets hashed.
+`entries` is the truth about everything public, and `tiles` and the frontier in `ledger_head` are its RFC 6962 tree;
+`services`, `keys`, `policies`, `domain_settings` and the public columns of `join_tokens` and `operator_tokens` are what
+the entries amount to (`registry.domain.rebuild`), kept for quick answers. `applicants` and `audit` are in no entry:
+nobody admitted the ones, and the other says which operator did what. Secrets are in no entry either: MAC keys are
+sealed, operator secrets hashed.
 """
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, LargeBinary, MetaData, Named, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Named,
+    String,
+    Table,
+    Text,
+    bindparam,
+)
 from sqlalchemy import TypedColumns as Columns
 
 metadata = MetaData(
@@ -23,8 +39,9 @@ TOKEN_ID = 32
 
 
 class EntryColumns(Columns):
-    """The append-only list of changes. ``body`` holds the canonical bytes of `peerseal.protocol.ledger.Entry`; the
-    other columns repeat parts of it for queries."""
+    """The append-only list of changes. ``body`` holds the canonical bytes of `peerseal.protocol.ledger.Entry`, ``leaf``
+    their RFC 6962 leaf hash, ``evidence`` the bytes that the entry commits to by digest; the other columns repeat
+    parts of the body for queries."""
 
     seq: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
     time: Named[int] = Column(BigInteger)
@@ -32,17 +49,31 @@ class EntryColumns(Columns):
     service: Named[str | None] = Column(String(SERVICE))
     kid: Named[str | None] = Column(Text)
     body: Named[bytes] = Column(LargeBinary)
+    leaf: Named[bytes] = Column(LargeBinary(32))
+    evidence: Named[bytes | None] = Column(LargeBinary)
 
 
 class HeadColumns(Columns):
-    """One row: the number of entries. Raising it is what puts writers in a row."""
+    """One row: the number of entries, and the hashes of the complete subtrees that they make, largest first. Locking
+    it is what puts writers in a row."""
 
     id: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
     size: Named[int] = Column(BigInteger)
+    frontier: Named[bytes] = Column(LargeBinary)
+
+
+class TileColumns(Columns):
+    """The complete tiles of the tree (C2SP tlog-tiles): 256 hashes of one level, and the one hash above them."""
+
+    level: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
+    number: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
+    hashes: Named[bytes] = Column(LargeBinary)
+    root: Named[bytes] = Column(LargeBinary(32))
 
 
 class ServiceColumns(Columns):
-    """Services that ever had a key; ``seq`` is the entry that last changed one."""
+    """Services that ever had a key or a policy; ``seq`` is the entry that last changed one. The row ``registry`` stands
+    for the registry's own documents: its keys and the domain's settings."""
 
     name: Named[str] = Column(String(SERVICE), primary_key=True)
     seq: Named[int] = Column(BigInteger, index=True)
@@ -88,6 +119,43 @@ class OperatorTokenColumns(Columns):
     revoked: Named[bool]
 
 
+class PolicyColumns(Columns):
+    """Who may call each service. ``body`` is the canonical JSON of the policy, ``seq`` the entry that set it."""
+
+    service: Named[str] = Column(String(SERVICE), primary_key=True)
+    seq: Named[int] = Column(BigInteger)
+    body: Named[str] = Column(Text)
+
+
+class DomainColumns(Columns):
+    """One row at most: the domain's settings in canonical JSON, and the entry that set them."""
+
+    id: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
+    seq: Named[int] = Column(BigInteger)
+    body: Named[str] = Column(Text)
+
+
+class ApplicantColumns(Columns):
+    """Keys that await an operator, until ``expires_at``. ``proof`` is their proof of possession."""
+
+    thumbprint: Named[str] = Column(String(THUMBPRINT), primary_key=True)
+    service: Named[str] = Column(String(SERVICE), index=True)
+    proof: Named[str] = Column(Text)
+    created_at: Named[int] = Column(BigInteger)
+    expires_at: Named[int] = Column(BigInteger, index=True)
+
+
+class AuditColumns(Columns):
+    """Which operator did what: ``by`` as entries name it, ``act``, ``subject``, and the entry that it made, if any."""
+
+    id: Named[int] = Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    time: Named[int] = Column(BigInteger)
+    by: Named[str] = Column(Text)
+    act: Named[str] = Column(String(40))
+    subject: Named[str] = Column(Text)
+    seq: Named[int | None] = Column(BigInteger)
+
+
 class UsedTokenColumns(Columns):
     """Request tokens accepted by this registry, on any of its nodes, until they can be accepted no more."""
 
@@ -104,13 +172,33 @@ class RegistryDocumentColumns(Columns):
 
 entries = Table("entries", metadata, EntryColumns)
 ledger_head = Table("ledger_head", metadata, HeadColumns, CheckConstraint("id = 1", name="one_row"))
+tiles = Table("tiles", metadata, TileColumns)
 services = Table("services", metadata, ServiceColumns)
 keys = Table("keys", metadata, KeyColumns)
 join_tokens = Table("join_tokens", metadata, JoinTokenColumns, CheckConstraint("used <= uses", name="not_overspent"))
 operator_tokens = Table("operator_tokens", metadata, OperatorTokenColumns)
+policies = Table("policies", metadata, PolicyColumns)
+domain_settings = Table("domain_settings", metadata, DomainColumns, CheckConstraint("id = 1", name="one_row"))
+applicants = Table("applicants", metadata, ApplicantColumns)
+audit = Table("audit", metadata, AuditColumns)
 used_tokens = Table("used_tokens", metadata, UsedTokenColumns)
 registry_documents = Table("registry_documents", metadata, RegistryDocumentColumns)
 
+
+def _of_type(*types: str) -> ColumnElement[bool]:
+    """Entries of these types. The types stand in the statement itself: with parameters in their place SQLite, and a
+    plan of PostgreSQL's that is kept, could not tell that the index with the same condition will do."""
+    return entries.c.type.in_(bindparam(None, types, expanding=True, literal_execute=True))
+
+
+ENDINGS = _of_type("key_retired", "key_revoked")
+"""The entries that end keys: few, and looked at before a key is called active."""
+
+SETTINGS = _of_type("policy_set", "domain_set")
+"""The entries that set policies and the domain's settings: looked at before one is signed."""
+
+Index("ix_entries_endings", entries.c.service, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
+Index("ix_entries_settings", entries.c.service, sqlite_where=SETTINGS, postgresql_where=SETTINGS)
 Index(None, keys.c.service, keys.c.expires_at)
 Index(None, keys.c.service, keys.c.admitted_seq)
 Index(None, join_tokens.c.service)

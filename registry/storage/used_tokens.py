@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete
 
 from peerseal.errors import TrustUnavailable
 from registry.domain.errors import StorageUnavailable
@@ -19,6 +19,11 @@ _CLAIM = {
 
 PURGE_EVERY = 60
 """Seconds between two purges by one process."""
+
+
+def remove_past(connection: Connection, now: int) -> int:
+    """Forgets tokens that can be accepted no more, and says how many they were."""
+    return connection.execute(delete(used_tokens).where(used_tokens.c.until < now)).rowcount
 
 
 class DatabaseReplayGuard:
@@ -37,7 +42,7 @@ class DatabaseReplayGuard:
             with self._store.write() as connection:
                 if now - self._purged_at > PURGE_EVERY:
                     self._purged_at = now
-                    connection.execute(delete(used_tokens).where(used_tokens.c.until < int(now)))
+                    remove_past(connection, int(now))
                 row = {"token": token, "until": int(until) + 1}
                 return connection.execute(_CLAIM[connection.dialect.name], row).first() is not None
         except StorageUnavailable as error:

@@ -8,13 +8,16 @@ from peerseal.errors import CallerNotAllowed, MissingToken
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.admission import FirstCome, Joined, Right, Vouched
 from registry.domain.errors import BadRequest
+from registry.domain.keys import Applicant
+from registry.domain.lifecycle import check_ends_itself
 from registry.services.end_keys import Reason
 from registry.services.operators import Role, is_operator_token
+from registry.web.applicants import pending
 from registry.web.wire import (
+    admitted_key,
     bearer_token,
     calling_service,
     json_body,
-    location,
     member,
     no_content,
     number,
@@ -32,17 +35,12 @@ blueprint = Blueprint("keys", __name__, url_prefix="/v1/services/<service>/keys"
 def register(service: str) -> Response:
     """Registers the key that proves itself in the body. The answer is the key statement, fresh from the entry."""
     body = json_body()
-    only(body, "proof", "join")
-    right = _right(service, body)
-    admitted = registry().admission.admit(service, member(body, "proof", str), right)
-    record, publisher = admitted.record, registry().publisher
-    if admitted.new:
-        rendered = publisher.new_statement(record)
-    else:
-        rendered = publisher.statement(service, record.thumbprint, record.admitted_seq)
-    response = Response(rendered.body, 201 if admitted.new else 200, content_type=rendered.content_type)
-    response.headers["Location"] = location("keys.read", service=service, thumbprint=record.thumbprint)
-    return response
+    only(body, "proof", "join", "oidc")
+    right, proof = _right(service, body), member(body, "proof", str)
+    if right is None and registry().settings.applicants:
+        applied = registry().applicants.apply(service, proof)
+        return pending(applied) if isinstance(applied, Applicant) else admitted_key(applied)
+    return admitted_key(registry().admission.admit(service, proof, right))
 
 
 @blueprint.get("")
@@ -73,9 +71,9 @@ def end(service: str, thumbprint: str) -> Response:
 
 def _right(service: str, body: dict[str, Any]) -> Right | None:
     """What the request says to have a right by. One thing at most: which one counted would be a guess."""
-    token, join = bearer_token(), body.get("join")
-    if token is not None and join is not None:
-        raise BadRequest("malformed_body", "a join token and a voucher at once")
+    token, join, oidc = bearer_token(), body.get("join"), body.get("oidc")
+    if sum(right is not None for right in (token, join, oidc)) > 1:
+        raise BadRequest("malformed_body", "more than one of a voucher, a join token and a platform's token")
     if token is not None:
         peer = calling_service(token)
         if peer.service != service:
@@ -85,16 +83,16 @@ def _right(service: str, body: dict[str, Any]) -> Right | None:
         parts = member(body, "join", dict)
         only(parts, "id", "mac")
         return Joined(member(parts, "id", str), member(parts, "mac", str))
+    if oidc is not None:
+        return registry().platforms.attest(service, member(body, "oidc", str))
     return FirstCome() if registry().settings.dev else None
 
 
 def _the_very_key(token: str, service: str, thumbprint: str) -> dict[str, str]:
-    """How an entry names the calling key, which must be the one in the path. Its sisters it cannot end: a thief of one
-    key would end them all."""
+    """How an entry names the calling key, which must be the one in the path."""
     peer = calling_service(token)
     kid = f"{service_id(registry().authority.current().domain, service)}/{thumbprint}"
-    if peer.kid != kid:
-        raise CallerNotAllowed(f"{peer.kid} can end only itself")
+    check_ends_itself(peer.kid, kid)
     return {"self": kid}
 
 
@@ -102,4 +100,4 @@ def _reason() -> Reason:
     try:
         return Reason(parameter("reason") or "")
     except ValueError:
-        raise BadRequest("invalid_parameter", "reason must be retired or compromised") from None
+        raise BadRequest("invalid_parameter", "reason must be retired, compromised or rejected") from None

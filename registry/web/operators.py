@@ -30,6 +30,13 @@ def services() -> Response:
     return private_json(registry().records.services(parameter("after") or "", number("limit") or None))
 
 
+@blueprint.get("/audit")
+def audit() -> Response:
+    """A page of the audit trail."""
+    operator(Role.VIEWER)
+    return private_json(registry().audit.page(number("after"), number("limit") or None))
+
+
 @blueprint.post("/join-tokens")
 def create_join_token() -> Response:
     """Makes a join token, which stands in this answer and nowhere else."""

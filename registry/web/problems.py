@@ -14,11 +14,14 @@ from werkzeug.exceptions import HTTPException
 from peerseal.errors import MalformedToken, MissingToken, PeersealError, TrustUnavailable
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json
-from registry.domain.errors import JoinRefused, Unavailable
+from registry.domain.errors import JoinRefused, OidcRefused, Unavailable
+from registry.web.counting import refused
 
 log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
+REFUSALS_FORGOTTEN = 60
+"""Seconds after which what `registry.web.limiting` counted is forgotten."""
 
 _HTTP_CODES = {
     404: "not_found",
@@ -28,6 +31,7 @@ _HTTP_CODES = {
     413: "body_too_large",
     414: "target_too_long",
     415: "unsupported_media_type",
+    429: "too_many_refusals",
     431: "headers_too_large",
 }
 
@@ -45,7 +49,7 @@ def _refused(error: PeersealError) -> Response:
     request_id = _log_refusal(error.status, error.code, str(error))
     response = problem(error.status, error.code, request_id)
     if error.status == 401:
-        nothing_came = isinstance(error, (MissingToken, JoinRefused))
+        nothing_came = isinstance(error, (MissingToken, JoinRefused, OidcRefused))
         response.headers["WWW-Authenticate"] = "Bearer" if nothing_came else 'Bearer error="invalid_token"'
     if error.status == 403:
         response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
@@ -58,6 +62,8 @@ def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
     response = problem(status, code, _log_refusal(status, code, error.name))
+    if status == 429:
+        response.headers["Retry-After"] = str(REFUSALS_FORGOTTEN)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value
@@ -65,6 +71,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
+    refused("internal_error")
     request_id = uuid.uuid4().hex
     log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error)
     return problem(500, "internal_error", request_id)
@@ -81,6 +88,7 @@ def problem(status: int, code: str, request_id: str) -> Response:
 
 
 def _log_refusal(status: int, code: str, detail: str) -> str:
+    refused(code)
     request_id = uuid.uuid4().hex
     level = logging.WARNING if status >= 500 else logging.INFO
     message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"

@@ -13,14 +13,14 @@ blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")
 @blueprint.get("/peerseal-registry")
 def registry_keys() -> Response:
     """The root-signed registry keys document."""
-    authority = registry().authority.current()
+    authority = registry().authority.newest()
     return published(_rendered(authority, authority.jws.encode("ascii"), JWT))
 
 
 @blueprint.get("/jwks.json")
 def jwks() -> Response:
     """The registry's own signing keys as a plain JWK Set."""
-    authority = registry().authority.current()
+    authority = registry().authority.newest()
     return published(_rendered(authority, registry_jwks(authority), JWK_SET))
 
 

@@ -14,11 +14,17 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
+from registry.services.admit import Admitted
 from registry.services.operators import Operator, Role
 from registry.services.registry import Registry
 from registry.services.rendered import Rendered
+from registry.web import counting
+from registry.web.counting import note
 
 EXTENSION = "peerseal-registry"
+
+WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
+"""The methods of calls that may change something."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -160,9 +166,12 @@ def published(rendered: Rendered, cache_control: str | None = None) -> Response:
         limits = registry().settings.limits
         cache_control = f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
     headers = [*_SECURITY, ("ETag", rendered.etag), ("Cache-Control", cache_control)]
-    known = request.environ.get("HTTP_IF_NONE_MATCH")
+    environ = request.environ
+    known = environ.get("HTTP_IF_NONE_MATCH")
     if known is not None and (known == rendered.etag or request.if_none_match.contains_weak(rendered.etag[1:-1])):
+        note(environ, 304)
         return Published(status=304, headers=headers)
+    note(environ, 200)
     return Published(rendered.body, headers=[*headers, ("Content-Type", rendered.content_type)])
 
 
@@ -170,6 +179,19 @@ def private_json(value: Any, status: int = 200) -> Response:
     """An answer for this asker only."""
     response = Response(canonical_json(value), status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def admitted_key(admitted: Admitted) -> Response:
+    """The answer about a key that is registered: its statement, 201 where the key is new."""
+    record, publisher = admitted.record, registry().publisher
+    if admitted.appended is not None:
+        counting.admitted(record.admitted_by)
+        rendered = publisher.new_statement(record, admitted.appended)
+    else:
+        rendered = publisher.statement(record.service, record.thumbprint, record.admitted_seq)
+    response = Response(rendered.body, 201 if admitted.new else 200, content_type=rendered.content_type)
+    response.headers["Location"] = location("keys.read", service=record.service, thumbprint=record.thumbprint)
     return response
 
 
@@ -181,8 +203,11 @@ def no_content() -> Response:
 
 
 def after_request(response: Response) -> Response:
-    """Gives every answer the headers that all have."""
+    """Gives every answer the headers that all have, and notes down what `published` did not."""
     if not isinstance(response, Published):
         response.headers.update(_SECURITY)
         response.headers.setdefault("Cache-Control", "no-store")
+        if request.method in WRITING and response.status_code < 300:
+            registry().housekeeping.now_and_then()
+        note(request.environ, response.status_code)
     return response

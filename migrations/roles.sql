@@ -1,0 +1,59 @@
+-- The least privileges of a registry on PostgreSQL.
+--
+--   peerseal_owner  owns the tables: `peerseal-registry init` and `migrate` run as it, and nothing else does.
+--   peerseal_app    what the serving nodes connect as. It adds entries and tiles, and can neither change nor remove one:
+--                   whoever takes over a node cannot rewrite the ledger, nor put another key in a record's place.
+--
+-- Run it in the registry's database, once as a superuser before the first `init`, and again as peerseal_owner after `init`
+-- and after every `migrate`: it may be repeated, and grants what the tables that are there need. What the owner may not
+-- say about the schema was said before, and is a warning only. Give both roles passwords or certificates of their own.
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'peerseal_owner') THEN
+        CREATE ROLE peerseal_owner LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'peerseal_app') THEN
+        CREATE ROLE peerseal_app LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;
+    END IF;
+END $$;
+
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE, CREATE ON SCHEMA public TO peerseal_owner;
+GRANT USAGE ON SCHEMA public TO peerseal_app;
+
+DO $$
+DECLARE
+    allowed record;
+BEGIN
+    FOR allowed IN
+        SELECT * FROM (VALUES
+            -- append-only: no UPDATE, no DELETE, no TRUNCATE
+            ('entries', 'SELECT, INSERT'),
+            ('tiles', 'SELECT, INSERT'),
+            ('audit', 'SELECT, INSERT'),
+            -- what the root signed, and the schema's revision, are the owner's to write
+            ('registry_documents', 'SELECT'),
+            ('alembic_version', 'SELECT'),
+            -- what the entries amount to: of a key only its end can change
+            ('ledger_head', 'SELECT, UPDATE (size, frontier)'),
+            ('services', 'SELECT, INSERT, UPDATE (seq)'),
+            ('keys', 'SELECT, INSERT, UPDATE (active_until, revoked_at, revoked_seq)'),
+            ('policies', 'SELECT, INSERT, UPDATE (seq, body), DELETE'),
+            ('domain_settings', 'SELECT, INSERT, UPDATE (seq, body)'),
+            ('operator_tokens', 'SELECT, INSERT, UPDATE (revoked), DELETE'),
+            ('join_tokens', 'SELECT, INSERT, UPDATE (used, withdrawn), DELETE'),
+            -- what waits or passes
+            ('applicants', 'SELECT, INSERT, DELETE'),
+            ('used_tokens', 'SELECT, INSERT, DELETE')
+        ) AS listed (name, privileges)
+    LOOP
+        IF to_regclass('public.' || allowed.name) IS NOT NULL THEN
+            EXECUTE format('REVOKE ALL ON public.%I FROM peerseal_app', allowed.name);
+            EXECUTE format('GRANT %s ON public.%I TO peerseal_app', allowed.privileges, allowed.name);
+        END IF;
+    END LOOP;
+    IF to_regclass('public.audit_id_seq') IS NOT NULL THEN
+        GRANT USAGE ON SEQUENCE public.audit_id_seq TO peerseal_app;
+    END IF;
+END $$;

@@ -1,0 +1,1 @@
+"""The operators' commands, one group a module; `registry.cli` puts them together."""

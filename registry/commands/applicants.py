@@ -1,0 +1,24 @@
+"""``peerseal-registry approve`` and ``reject``: what becomes of keys that are pending."""
+
+import click
+
+from registry.commands.common import json_option, show, the_console, url_option
+from registry.services.end_keys import Reason
+
+
+@click.command()
+@click.argument("kid")
+@url_option
+@json_option
+def approve(kid: str, url: str | None, as_json: bool) -> None:
+    """Admits the pending key KID. Compare its thumbprint with what the service's own host says."""
+    the_console(url).approve(kid)
+    show({"kid": kid, "state": "active"}, as_json, f"active: {kid}")
+
+
+@click.command()
+@click.argument("kid")
+@url_option
+def reject(kid: str, url: str | None) -> None:
+    """Turns the pending key KID away."""
+    the_console(url).end_key(kid, Reason.REJECTED)

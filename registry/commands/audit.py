@@ -1,0 +1,19 @@
+"""``peerseal-registry audit``."""
+
+import json
+
+import click
+
+from registry.commands.common import json_option, show_rows, the_console, url_option
+
+
+@click.command()
+@click.option("--after", default=0, metavar="ID", help="Only what comes behind that row.")
+@url_option
+@json_option
+def audit(after: int, url: str | None, as_json: bool) -> None:
+    """Lists what operators did, oldest first."""
+    rows = the_console(url).audit(after)
+    if not as_json:
+        rows = ({**row, "done_at": row["time"], "by": json.dumps(row["by"])} for row in rows)
+    show_rows(rows, as_json, ("id", "done_at", "by", "act", "subject", "seq"))

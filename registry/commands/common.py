@@ -1,0 +1,90 @@
+"""What the commands share: options, settings, and how results are printed."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+from registry.console import Console, HttpConsole, LocalConsole
+from registry.services.registry import Registry
+from registry.settings import Settings
+from registry.storage.engine import create_engine
+from registry.storage.unit import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> int:
+    """``90s``, ``10m``, ``12h`` or ``7d``, as seconds. Raises click.BadParameter."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a duration such as 90s, 10m, 12h or 7d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def json_option(command: F) -> F:
+    """``--json``, as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def url_option(command: F) -> F:
+    """``--url``, as ``url``: for `the_console`."""
+    text = "Work on the registry at this URL, with the token in PEERSEAL_OPERATOR_TOKEN, not on this host's database."
+    return click.option("--url", metavar="URL", help=text)(command)
+
+
+def the_settings() -> Settings:
+    """From the environment. Raises ConfigurationError."""
+    return Settings.from_environ(os.environ)
+
+
+def the_store() -> Store:
+    """This host's database."""
+    return Store(create_engine(the_settings().database_url))
+
+
+def the_console(url: str | None) -> Console:
+    """What the command works on: the registry at ``url``, or this host's database."""
+    if url is None:
+        return LocalConsole(Registry.of(the_settings()))
+    token = os.environ.get("PEERSEAL_OPERATOR_TOKEN", "").strip()
+    if not token:
+        raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
+    return HttpConsole(url, token)
+
+
+def show(members: dict[str, Any], as_json: bool, text: str) -> None:
+    """Prints the members as JSON, or the text."""
+    if as_json:
+        show_json(members)
+    else:
+        click.echo(text)
+
+
+def show_json(value: Any) -> None:
+    """Prints JSON: indented for people, in one line for programs."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str]) -> None:
+    """A table of these columns, or a JSON list of whole rows."""
+    if as_json:
+        show_json(list(rows))
+        return
+    table = [[name.upper() for name in names], *([_cell(name, row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _cell(name: str, value: Any) -> str:
+    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return str(value)

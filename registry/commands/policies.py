@@ -1,0 +1,160 @@
+"""``peerseal-registry policy …`` and ``domain …``: who may call whom, and what holds for the whole domain."""
+
+import json
+from collections.abc import Iterable
+from typing import IO, Any
+
+import click
+
+from peerseal.errors import MalformedToken
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.names import check_service, qualify, split_service_id
+from peerseal.protocol.policies import CallPolicy
+from registry.commands.common import json_option, show, the_console, url_option
+from registry.domain.errors import BadRequest
+from registry.domain.policy import explain
+
+DENIED = 1
+
+
+def if_match_option(command: Any) -> Any:
+    """``--if-match``, as ``seen``."""
+    text = "Only if that entry set what holds now (0 for none), as `get --json` tells.  [default: whatever holds now]"
+    return click.option("--if-match", "seen", metavar="ENTRY", type=click.IntRange(0), help=text)(command)
+
+
+@click.group()
+def policy() -> None:
+    """Who may call a service, in addition to what its code allows: only what both allow is allowed."""
+
+
+@policy.command("get")
+@click.argument("service")
+@url_option
+@json_option
+def get_policy(service: str, url: str | None, as_json: bool) -> None:
+    """Prints the policy of SERVICE."""
+    _show(the_console(url).policy(check_service(service)), as_json)
+
+
+@policy.command("set")
+@click.argument("service")
+@click.option("--allow", "rules", multiple=True, metavar="CALLER[=SCOPES]", help="A caller, or *; scopes by blanks.")
+@click.option("--restricted", is_flag=True, help="Tell the policy to SERVICE and to those that it names, only.")
+@click.option("--file", "file", type=click.File("rb"), help="The policy in JSON instead; - for standard input.")
+@if_match_option
+@url_option
+@json_option
+def set_policy(
+    service: str,
+    rules: tuple[str, ...],
+    restricted: bool,
+    file: IO[bytes] | None,
+    seen: int | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Lays down who may call SERVICE, in the place of what held before.
+
+    Without any --allow nobody may call it.
+    """
+    if file is not None and (rules or restricted):
+        raise click.UsageError("either --file, or --allow and --restricted")
+    body = {"allow": _allow(rules), "restricted": restricted} if file is None else _read(file)
+    _show(_set_policy(service, body, seen, url), as_json)
+
+
+@policy.command("remove")
+@click.argument("service")
+@if_match_option
+@url_option
+@json_option
+def remove_policy(service: str, seen: int | None, url: str | None, as_json: bool) -> None:
+    """Takes the policy of SERVICE away: what its code allows is allowed."""
+    _show(_set_policy(service, {"allow": None}, seen, url), as_json)
+
+
+@policy.command("explain")
+@click.argument("caller")
+@click.argument("callee")
+@click.argument("scope")
+@url_option
+@json_option
+@click.pass_context
+def explain_policy(
+    context: click.Context, caller: str, callee: str, scope: str, url: str | None, as_json: bool
+) -> None:
+    """Says which rule decides whether CALLER may use SCOPE at CALLEE. Exit code 0 if it may, 1 if not.
+
+    The registry does not know what the code of CALLEE allows; that has to allow it too.
+    """
+    console = the_console(url)
+    domain = console.trust_domain()
+    callee, caller = qualify(callee, domain), qualify(caller, domain)
+    if split_service_id(callee)[0] != domain:
+        raise BadRequest("foreign_service", f"{callee} is of another trust domain")
+    found = console.policy(split_service_id(callee)[1])
+    laid_down = None if found["setting"]["allow"] is None else CallPolicy.from_json(found["setting"])
+    why = explain(laid_down, found["entry"], caller, callee, scope)
+    asked = {"caller": caller, "callee": callee, "scope": scope}
+    answer = {"allowed": why.allowed, "rule": why.rule, "entry": why.entry, "reason": why.reason}
+    show({**asked, **answer}, as_json, why.reason)
+    context.exit(0 if why.allowed else DENIED)
+
+
+@click.group()
+def domain() -> None:
+    """The domain's settings: who may mint transaction tokens, and who issues users' tokens."""
+
+
+@domain.command("get")
+@url_option
+@json_option
+def get_domain(url: str | None, as_json: bool) -> None:
+    """Prints the domain's settings."""
+    _show(the_console(url).domain_settings(), as_json)
+
+
+@domain.command("set")
+@click.argument("file", type=click.File("rb"))
+@if_match_option
+@url_option
+@json_option
+def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool) -> None:
+    """Replaces the domain's settings by those in FILE (- for standard input), in JSON: {"minters": [service…],
+    "issuers": [{"issuer", "audience", "jwks_url"}…]}."""
+    console, body = the_console(url), _read(file)
+    entry = console.domain_settings()["entry"] if seen is None else seen
+    _show(console.set_domain_settings(body, entry), as_json)
+
+
+def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str | None) -> dict[str, Any]:
+    console, name = the_console(url), check_service(service)
+    entry = console.policy(name)["entry"] if seen is None else seen
+    return console.set_policy(name, body, entry)
+
+
+def _allow(rules: Iterable[str]) -> dict[str, list[str]]:
+    """Callers with their scopes. Raises click.UsageError for one that stands twice."""
+    allow: dict[str, list[str]] = {}
+    for rule in rules:
+        caller, _, scopes = rule.partition("=")
+        if caller in allow:
+            raise click.UsageError(f"--allow {caller} stands twice")
+        allow[caller] = scopes.split()
+    return allow
+
+
+def _read(file: IO[bytes]) -> dict[str, Any]:
+    """Raises BadRequest."""
+    try:
+        return strict_json_object(file.read())
+    except MalformedToken as error:
+        raise BadRequest("malformed_body", str(error)) from error
+
+
+def _show(found: dict[str, Any], as_json: bool) -> None:
+    """``{"entry", "setting"}``: what holds, and the entry that set it."""
+    entry, setting = found["entry"], found["setting"]
+    text = json.dumps(setting, indent=2) if entry else f"none set: {json.dumps(setting)}"
+    show(found, as_json, text)

@@ -1,0 +1,89 @@
+"""``peerseal-registry root``: new keys for the registry, signed by the root, which may be offline."""
+
+import time
+from pathlib import Path
+
+import click
+
+from registry.commands.common import json_option, show, the_settings, the_store
+from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
+
+_WHAT = click.Choice([rolled.value for rolled in Rolled])
+
+
+@click.group()
+def root() -> None:
+    """New signing and ledger keys, and the removal of stolen ones.
+
+    With the root key at hand `roll` and `drop` do it all. With the root key offline: `request` here, `sign` there,
+    `publish` here.
+    """
+
+
+@root.command()
+@click.argument("what", type=_WHAT, nargs=-1, required=True)
+@click.option("--drop-past", is_flag=True, help="Of a stolen key: at once, without overlap.")
+@json_option
+def roll(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
+    """Replaces the signing key, the ledger key or both; the ones before stay good until `drop`."""
+    _at_once(what, drop_past, as_json)
+
+
+@root.command()
+@json_option
+def drop(as_json: bool) -> None:
+    """Names no key but the current ones from now on: what others signed is refused. Waits for a few seconds after a
+    roll, until no node signs with the key before; `roll --drop-past` does not."""
+    try:
+        _at_once((), drop_past=True, as_json=as_json)
+    except NotSettled as error:
+        click.echo(str(error), err=True)
+        time.sleep(error.wait)
+        _at_once((), drop_past=True, as_json=as_json)
+
+
+@root.command()
+@click.argument("what", type=_WHAT, nargs=-1)
+@click.option("--drop-past", is_flag=True, help="Name no key but the current ones.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File for the request.")
+def request(what: tuple[str, ...], drop_past: bool, out: Path) -> None:
+    """Writes the next document down, for the root to sign: WHAT is to be rolled, nothing to renew it as it is."""
+    out.write_bytes(written(_ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)))
+
+
+@root.command()
+@click.argument("request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--root-key", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The root key's file.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File for the document.")
+def sign(request_file: Path, root_key: Path, out: Path) -> None:
+    """Signs a request. Needs no database and no network."""
+    out.write_text(signed(request_file.read_bytes(), root_key), encoding="ascii")
+
+
+@root.command()
+@click.argument("document_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def publish(document_file: Path, as_json: bool) -> None:
+    """Puts a signed document into force, and after some seconds the new keys that it names."""
+    _publish(document_file.read_text(encoding="ascii").strip(), as_json)
+
+
+def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
+    document = _ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)
+    _publish(signed(written(document), the_settings().root_key_file), as_json)
+
+
+def _publish(jws: str, as_json: bool) -> None:
+    ceremony = _ceremony()
+    document = ceremony.publish(jws)
+    if len(document.signing_keys) > 1 or document.past_ledger_keys:  # else the keys before are refused from now on
+        click.echo(f"in force; new keys sign in {SETTLED_AFTER} s, when clients know them", err=True)
+        time.sleep(SETTLED_AFTER)
+    ceremony.put_in_place(document)
+    signing = [key.thumbprint for key in document.signing_keys]
+    members = {"version": document.version, "signing_keys": signing, "ledger_keys": list(document.ledger_keys)}
+    show(members, as_json, f"registry keys version {document.version}: {len(signing)} signing key(s) named")
+
+
+def _ceremony() -> Ceremony:
+    return Ceremony(the_settings(), the_store())

@@ -1,0 +1,51 @@
+"""``peerseal-registry verify``."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from registry.commands.common import json_option, show_json, the_settings, the_store
+from registry.services.verify import Verified
+from registry.services.verify import verify as verified
+
+
+@click.command()
+@click.option(
+    "--checkpoint",
+    "kept",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A checkpoint that somebody kept: the ledger must begin with it. May be repeated.",
+)
+@json_option
+def verify(kept: tuple[Path, ...], as_json: bool) -> None:
+    """Replays the whole ledger and compares every row of the database with it.
+
+    Ends with 0 where everything is whole, 1 where something differs; every row that does is named.
+    """
+    notes = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in kept}
+    found = verified(the_store(), the_settings().limits, checkpoints=notes, progress=_progress)
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    if as_json:
+        show_json(found.to_json())
+    else:
+        _show(found)
+    if not found.whole:
+        click.get_current_context().exit(1)
+
+
+def _progress(entries: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\rentries: {entries:,}", nl=False, err=True)
+
+
+def _show(found: Verified) -> None:
+    for difference in found.differences:
+        click.echo(str(difference))
+    if found.unbound:
+        click.echo(f"{found.unbound} vouchers are for bodies in a spelling of their own: their signatures are good")
+    told = found.to_json()
+    state = "whole" if found.whole else f"NOT WHOLE, {len(found.differences)} differences"
+    click.echo(f"{state}: {found.size} entries, root hash {told['root']}")

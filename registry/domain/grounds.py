@@ -1,0 +1,232 @@
+"""What each entry rests on, checked against the state before it: who proved, vouched, joined, asked.
+
+A registry that makes up an admission has to write down a proof that verifies, and a voucher's signature that it cannot
+make, or name a join token or an operator, which its owner sees.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from peerseal.errors import PeersealError
+from peerseal.protocol import ledger
+from peerseal.protocol.documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.evidence import PROOF, TOKEN, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.ledger import Entry, evidence_digest
+from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
+from peerseal.protocol.tokens import LEEWAY, PROOF_LIFETIME, REQUEST_LIFETIME_CAP
+from registry.domain.differences import Difference
+from registry.domain.keys import KeyRecord, KeyState
+from registry.domain.rebuild import PublicState
+
+WRITTEN_WITHIN = 60
+"""Seconds between a token's acceptance and its entry: waiting for locks, at most."""
+READ_ONLY: Final = "viewer"
+"""The role of operators who may change nothing."""
+
+
+class BadGrounds(ValueError):
+    """What an entry rests on does not hold. ``column`` names the part of it."""
+
+    def __init__(self, column: str, says: object, should_say: str) -> None:
+        super().__init__(column, says, should_say)
+        self.column, self.says, self.should_say = column, says, should_say
+
+
+class Grounds:
+    """Checks entry after entry. ``domain`` and ``root`` come from the first one; ``documents`` are those that the root
+    signed, by version; ``unbound`` counts vouchers whose token is for a body that is not spelled canonically."""
+
+    def __init__(self) -> None:
+        self.domain: str | None = None
+        self.root: str | None = None
+        self.documents: dict[int, RegistryKeys] = {}
+        self.unbound = 0
+        self._vouched: dict[str, list[str]] = {}
+        self._falling: tuple[Entry, str] | None = None
+
+    def check(self, entry: Entry, evidence: bytes | None, state: PublicState) -> Iterator[Difference]:
+        """What is wrong with what the entry rests on; ``state`` is the one before it."""
+        yield from self._after_cascade(entry, state)
+        if (None if evidence is None else evidence_digest(evidence)) != entry.evidence:
+            yield Difference.of("entries", entry.seq, "evidence", evidence, f"bytes with the digest {entry.evidence}")
+            evidence = None
+        try:
+            _RULES[entry.type](self, entry, evidence, state)
+        except BadGrounds as bad:
+            yield Difference.of("entries", entry.seq, bad.column, bad.says, bad.should_say)
+        except (PeersealError, KeyError, TypeError, ValueError) as error:
+            yield Difference.of("entries", entry.seq, "body", f"{type(error).__name__}: {error}", "what can be checked")
+
+    def end(self, state: PublicState) -> Iterator[Difference]:
+        """After the last entry."""
+        yield from self._after_cascade(None, state)
+
+    # ---- by type
+
+    def _document(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
+        document = read_registry_keys(entry.data["document"], pin=self.root, now=entry.time)
+        first = entry.type == ledger.REGISTRY_CREATED
+        if first != (entry.seq == 1):
+            raise BadGrounds("type", entry.type, "registry_created in the first entry, and nowhere else")
+        said = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject}
+        if {name: entry.data[name] for name in said} != said:
+            raise BadGrounds("body", entry.data, f"what the root-signed document says: {said}")
+        if self.documents and document.version != max(self.documents) + 1:
+            raise BadGrounds("body", document.version, f"version {max(self.documents) + 1}")
+        if self.domain not in (None, document.subject):
+            raise BadGrounds("body", document.subject, f"the domain {self.domain}")
+        self.domain, self.root = document.subject, document.root.thumbprint
+        self.documents[document.version] = document
+        self._operator(entry, None, state)
+
+    def _admitted(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
+        data, kid, service = entry.data, entry.kid or "", entry.service or ""
+        owner, thumbprint = split_kid(kid)
+        if owner != service_id(self._domain(), service) or thumbprint in state.keys:
+            raise BadGrounds("kid", kid, f"a key of {service} that was not admitted before")
+        if data["active_from"] != entry.time or data["expires_at"] <= entry.time:
+            raise BadGrounds("body", dict(data), "a window that begins with the entry")
+        if evidence is None:
+            raise BadGrounds("evidence", None, "the proof of possession")
+        members = read_evidence(evidence)
+        proof = past_proof(members[PROOF], kid=kid, registry=registry_id(self._domain()))
+        if dict(proof.public_key.jwk) != data["jwk"] or proof.public_key.alg != data["alg"]:
+            raise BadGrounds("evidence", proof.public_key.jwk, "a proof by the key that the entry admits")
+        waited = "operator" in entry.by or "local" in entry.by  # an applicant, whose proof is from when it applied
+        _check_time("evidence", proof.issued_at, entry.time, None if waited else PROOF_LIFETIME)
+        if ("kid" in entry.by) != (VOUCH in members):
+            raise BadGrounds("evidence", sorted(members), "a voucher where, and only where, a key vouches")
+        self._right(entry, members, state)
+
+    def _right(self, entry: Entry, members: Mapping[str, str], state: PublicState) -> None:
+        by = entry.by
+        if "kid" in by:
+            self._voucher(entry, members, state)
+        elif "join_token" in by:
+            _check_join_token(entry, by["join_token"], state)
+        elif "oidc" not in by and "dev" not in by:
+            self._operator(entry, None, state)
+
+    def _voucher(self, entry: Entry, members: Mapping[str, str], state: PublicState) -> None:
+        voucher = self._key(entry.by["kid"], entry, state)
+        if voucher.state(entry.time) is not KeyState.ACTIVE:
+            raise BadGrounds(
+                "by", entry.by["kid"], f"a key that was active then, not {voucher.state(entry.time).value}"
+            )
+        claims = self._spent(members[VOUCH], voucher, entry, "POST")
+        if not vouches_for(claims, members[PROOF]):
+            self.unbound += 1
+        self._vouched.setdefault(voucher.thumbprint, []).append(split_kid(entry.kid or "")[1])
+
+    def _retired(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
+        key = self._key(entry.kid or "", entry, state)
+        if key.state(entry.time) is not KeyState.ACTIVE:
+            raise BadGrounds("kid", entry.kid, "a key that was active then")
+        self._ender(entry, entry.kid or "", evidence, state)
+
+    def _revoked(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
+        key, cause = self._key(entry.kid or "", entry, state), entry.data["cause"]
+        first = self._key(cause, entry, state)
+        if key.revoked_at is not None:
+            raise BadGrounds("kid", entry.kid, "a key that was not revoked before")
+        if key.thumbprint not in self._family(first.thumbprint):
+            raise BadGrounds("kid", entry.kid, f"{cause}, or a key that it vouched for")
+        self._falling = entry, first.thumbprint
+        self._ender(entry, cause, evidence, state)
+
+    def _ender(self, entry: Entry, kid: str, evidence: bytes | None, state: PublicState) -> None:
+        """Who ended it: the very key, whose token is the evidence, or an operator."""
+        if "self" not in entry.by:
+            self._operator(entry, None, state)
+            return
+        if entry.by["self"] != kid:
+            raise BadGrounds("by", entry.by["self"], f"{kid}: a key ends only itself")
+        if evidence is None:
+            raise BadGrounds("evidence", None, "the request token with which the key ended itself")
+        record = self._key(kid, entry, state)
+        if record.revoked_at not in (None, entry.time):  # the descendants' entries follow the key's own
+            raise BadGrounds("by", kid, "a key that was not revoked before")
+        self._spent(read_evidence(evidence)[TOKEN], record, entry, "DELETE")
+
+    def _operator(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
+        """An operator who may change something, or this host's own command line."""
+        if "local" in entry.by:
+            return
+        operator = state.operators.get(entry.by.get("operator", ""))
+        if operator is None:
+            raise BadGrounds("by", dict(entry.by), "an operator that the ledger knows")
+        if operator.revoked or operator.expires_at <= entry.time or operator.role == READ_ONLY:
+            raise BadGrounds("by", dict(entry.by), "an operator who was entitled to it then")
+
+    # ---- parts
+
+    def _domain(self) -> str:
+        if self.domain is None:
+            raise BadGrounds("seq", "", "an entry behind registry_created, which names the trust domain")
+        return self.domain
+
+    def _key(self, kid: str, entry: Entry, state: PublicState) -> KeyRecord:
+        record = state.keys.get(split_kid(kid)[1])
+        if record is None or record.service != entry.service:
+            raise BadGrounds("by", kid, f"a key that {entry.service} had then")
+        if kid != make_kid(service_id(self._domain(), record.service), record.thumbprint):
+            raise BadGrounds("by", kid, "the kid of that key")
+        return record
+
+    def _spent(self, token: str, key: KeyRecord, entry: Entry, method: str) -> Mapping[str, Any]:
+        kid = make_kid(service_id(self._domain(), key.service), key.thumbprint)
+        registry = registry_id(self._domain())
+        claims = spent_request(token, key=key.public, kid=kid, registry=registry, method=method)
+        _check_time("evidence", claims["iat"], entry.time, REQUEST_LIFETIME_CAP)
+        return claims
+
+    def _family(self, thumbprint: str) -> list[str]:
+        """The key, those that it vouched for, and so on."""
+        family = [thumbprint]
+        for member in family:
+            family.extend(self._vouched.get(member, ()))
+        return family
+
+    def _after_cascade(self, entry: Entry | None, state: PublicState) -> Iterator[Difference]:
+        """Once the entries of one revocation are through: every descendant must have fallen."""
+        if self._falling is None:
+            return
+        last, cause = self._falling
+        same = entry is not None and (entry.type, entry.time, entry.by) == (last.type, last.time, last.by)
+        if same and entry is not None and entry.data.get("cause") == last.data["cause"]:
+            return
+        self._falling = None
+        for thumbprint in self._family(cause):
+            record = state.keys.get(thumbprint)
+            if record is not None and record.revoked_at is None:
+                yield Difference.of("entries", last.seq, "body", f"the end of a revocation without {thumbprint}", "all")
+
+
+def _check_join_token(entry: Entry, token_id: str, state: PublicState) -> None:
+    token = state.join_tokens.get(token_id)
+    if token is None or token.service != entry.service:
+        raise BadGrounds("by", token_id, f"a join token for {entry.service}")
+    if token.withdrawn or token.used >= token.uses or token.expires_at <= entry.time:
+        raise BadGrounds("by", token_id, "a join token that was neither spent, withdrawn nor past then")
+
+
+def _check_time(column: str, made_at: int, entered_at: int, lives: int | None) -> None:
+    """``lives`` is for how many seconds a token of that kind is good; None for one that may have waited."""
+    late = lives is not None and entered_at > made_at + lives + LEEWAY + WRITTEN_WITHIN
+    if late or made_at > entered_at + LEEWAY:
+        raise BadGrounds(column, f"made at {made_at}", f"made shortly before {entered_at}")
+
+
+_RULES: Final[Mapping[str, Callable[[Grounds, Entry, bytes | None, PublicState], None]]] = {
+    ledger.REGISTRY_CREATED: Grounds._document,
+    ledger.REGISTRY_KEYS_ISSUED: Grounds._document,
+    ledger.KEY_ADMITTED: Grounds._admitted,
+    ledger.KEY_RETIRED: Grounds._retired,
+    ledger.KEY_REVOKED: Grounds._revoked,
+    ledger.POLICY_SET: Grounds._operator,
+    ledger.DOMAIN_SET: Grounds._operator,
+    ledger.JOIN_TOKEN_CREATED: Grounds._operator,
+    ledger.JOIN_TOKEN_WITHDRAWN: Grounds._operator,
+    ledger.OPERATOR_CREATED: Grounds._operator,
+    ledger.OPERATOR_REVOKED: Grounds._operator,
+}

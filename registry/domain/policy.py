@@ -1,0 +1,114 @@
+"""What operators lay down: how it is read, how entries say it, and which rule of a policy decides."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from peerseal.errors import InvalidName, MalformedToken
+from peerseal.protocol.claims import claim, exactly
+from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
+from peerseal.protocol.ledger import Entry
+from peerseal.protocol.names import qualify, split_service_id
+from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings
+from registry.domain.errors import BadRequest
+
+RESTRICTED: Final[Mapping[str, bool]] = {"restricted": True}
+"""What an entry says of a restricted policy. Everybody reads entries; the policy itself is in the evidence that the
+entry commits to, with a salt, so that nobody finds it by trying."""
+
+_SALT = 16  # bytes
+
+
+def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
+    """What an operator sends: ``{"allow": {caller: [scope…]}, "restricted"?}``, callers by short name, id or ``"*"``;
+    or ``{"allow": null}`` for no policy. Raises BadRequest."""
+    if dict(body) == {"allow": None}:
+        return None
+    try:
+        exactly(body, frozenset(("allow",)), frozenset(("restricted",)))
+        allow: dict[str, Any] = {}
+        for who, scopes in claim(body, "allow", dict).items():
+            name = who if who == ANYONE else _own(who, domain)
+            if name in allow:
+                raise BadRequest("malformed_body", f"{name} stands twice")
+            allow[name] = scopes
+        return CallPolicy.from_json({**body, "allow": allow})
+    except (MalformedToken, InvalidName) as error:
+        raise BadRequest("malformed_body", str(error)) from error
+
+
+def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
+    """What an operator sends: ``{"minters": […], "issuers": […]}``, minters by short name or id. Raises BadRequest."""
+    try:
+        minters = [_own(name, domain) for name in claim(body, "minters", list)]
+        return DomainSettings.from_json({**body, "minters": minters})
+    except (MalformedToken, InvalidName) as error:
+        raise BadRequest("malformed_body", str(error)) from error
+
+
+def _own(name: Any, domain: str) -> str:
+    """The id of a service of the own domain: trust ends there."""
+    if type(name) is not str:
+        raise MalformedToken("a name that is no text")
+    qualified = qualify(name, domain)
+    if split_service_id(qualified)[0] != domain:
+        raise BadRequest("foreign_service", "services of another trust domain cannot be named")
+    return qualified
+
+
+def said_of(policy: CallPolicy | None) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """``data`` and ``evidence`` of the entry that sets a policy."""
+    if policy is None or not policy.restricted:
+        return {"policy": None if policy is None else policy.to_json()}, None
+    evidence = {"policy": text_of(policy), "salt": b64url(secrets.token_bytes(_SALT))}
+    return {"policy": dict(RESTRICTED)}, evidence
+
+
+def policy_in(entry: Entry, evidence: bytes | None) -> CallPolicy | None:
+    """The policy that an entry set, if any. Raises MalformedToken or InvalidName, for altered evidence too."""
+    said = entry.data["policy"]
+    if said is None:
+        return None
+    if said != RESTRICTED:
+        return CallPolicy.from_json(said)
+    return CallPolicy.from_json(strict_json(claim(strict_json_object(evidence or b""), "policy", str)))
+
+
+def text_of(setting: CallPolicy | DomainSettings) -> str:
+    """The one spelling in which it is stored."""
+    return canonical_json(setting.to_json()).decode("utf-8")
+
+
+def readers_of(policy: CallPolicy | None, owner: str) -> frozenset[str] | None:
+    """Who may read a policy, by service id or ``"*"``: the service ``owner`` itself and those that it names. None where
+    everybody may."""
+    if policy is None or not policy.restricted:
+        return None
+    return frozenset((owner, *policy.allow))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Whether the registry lets a caller use a scope, and why. ``rule`` is the caller's id or ``"*"``, None where no
+    rule speaks of it; ``entry`` is the one that set the policy, 0 where there is none."""
+
+    allowed: bool
+    rule: str | None
+    entry: int
+    reason: str
+
+
+def explain(policy: CallPolicy | None, entry: int, caller: str, callee: str, scope: str) -> Explanation:
+    """``caller`` and ``callee`` are service ids; ``entry`` set the policy."""
+    if policy is None:
+        return Explanation(True, None, 0, f"no policy: what the code of {callee} allows decides")
+    if split_service_id(caller)[0] != split_service_id(callee)[0]:
+        return Explanation(False, None, entry, f"denied because {caller} is of another trust domain")
+    rule = next((rule for rule in (caller, ANYONE) if rule in policy.allow), None)
+    if rule is None:
+        return Explanation(False, None, entry, f"denied because entry {entry} names neither {caller} nor *")
+    said = f'rule "{rule}": [{", ".join(sorted(policy.allow[rule]))}] of entry {entry}'
+    if scope not in policy.allow[rule]:
+        return Explanation(False, rule, entry, f"denied because {said} has no {scope}")
+    return Explanation(True, rule, entry, f"allowed by {said}, where the code of {callee} allows it too")

@@ -1,0 +1,155 @@
+"""The ledger as everybody may read it: checkpoint, tiles, bundles of entries, proofs (SPEC section 5)."""
+
+import time
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import Connection
+
+from peerseal.protocol.checkpoint import TILE_HEIGHT, TILE_WIDTH, encode_bundle, encode_proof, levels_of
+from peerseal.protocol.merkle import HASH, Frontier, NodeReader, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.names import service_id, split_kid
+from registry.domain.errors import BadRequest, Behind, LedgerContradicted, NotFound
+from registry.services.authority import Authority, AuthoritySource
+from registry.services.rendered import BYTES, NOTE, Rendered
+from registry.storage import keys, ledger
+from registry.storage.revisions import Revisions
+from registry.storage.unit import Store
+
+_TILES_KEPT = 512
+"""Complete tiles in memory with the hashes above them, some 40 KiB each. They never change."""
+
+Levels = list[list[bytes]]
+
+
+class TileCache:
+    """The complete tiles that a process read. Reading takes no lock."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int], Levels] = {}
+        self._changing = Lock()
+
+    def reader(self, connection: Connection) -> NodeReader:
+        """Reads nodes of the tree as the connection's transaction sees it; what it has read it remembers."""
+        read: dict[tuple[int, int], Levels] = {}
+
+        def node(level: int, number: int) -> bytes:
+            above = level % TILE_HEIGHT
+            place = level // TILE_HEIGHT, (number << above) // TILE_WIDTH
+            levels = self._kept.get(place) or read.get(place)
+            if levels is None:
+                tile = ledger.tile(connection, *place)
+                levels = read[place] = levels_of(tile)
+                if len(tile) == TILE_WIDTH * HASH:
+                    self._keep(place, levels)
+            try:
+                return levels[above][number % (TILE_WIDTH >> above)]
+            except IndexError as error:
+                raise ValueError("entries or tiles are missing") from error
+
+        return node
+
+    def _keep(self, place: tuple[int, int], levels: Levels) -> None:
+        with self._changing:
+            if len(self._kept) >= _TILES_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[place] = levels
+
+
+class LedgerView:
+    """Makes the answers about the ledger itself."""
+
+    def __init__(
+        self,
+        store: Store,
+        revisions: Revisions,
+        authority: AuthoritySource,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._revisions = revisions
+        self._authority = authority
+        self._clock = clock
+        self._tiles = TileCache()
+        self._newest: tuple[Authority, Rendered] | None = None
+
+    def edge(self, connection: Connection) -> Frontier:
+        """The tree's right edge, as the connection sees it. Raises LedgerContradicted."""
+        try:
+            return ledger.frontier(connection)
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+
+    def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
+        """The inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
+        node = self._tiles.reader(connection)
+        try:
+            return [inclusion_proof(index, size, node) for index in indexes]
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+
+    def checkpoint(self) -> Rendered:
+        """The signed head of the ledger, as of now."""
+        size, authority = self._revisions.head(), self._authority.current()
+        if self._newest is not None and self._newest[0] is authority and self._newest[1].head == size:
+            return self._newest[1]
+        with self._store.look() as connection:
+            edge = self.edge(connection)
+        note, now = authority.checkpoint(edge).encode("utf-8"), int(self._clock())
+        self._newest = authority, Rendered.of(note, NOTE, edge.size, edge.size, now, now)
+        return self._newest[1]
+
+    def tile(self, level: int, number: int, width: int) -> Rendered:
+        """A tile of the tree, cut to ``width`` hashes. Raises NotFound where the tree does not reach that far."""
+        with self._store.look() as connection:
+            tile = ledger.tile(connection, level, number)[: width * HASH]
+        if len(tile) != width * HASH:
+            raise NotFound("tile_not_found")
+        return self._lasting(tile)
+
+    def bundle(self, number: int, width: int) -> Rendered:
+        """The first ``width`` entries of a bundle. Raises NotFound where there are not as many."""
+        first = number * TILE_WIDTH
+        with self._store.look() as connection:
+            bodies = ledger.read_bodies(connection, first, first + width)
+        if len(bodies) != width:
+            raise NotFound("tile_not_found")
+        return self._lasting(encode_bundle(bodies))
+
+    def inclusion(self, kid: str) -> dict[str, Any]:
+        """``{"kid", "index", "size", "leaf", "proof", "checkpoint"}``: where the ledger holds the key's admission.
+
+        Raises InvalidName or NotFound.
+        """
+        owner, thumbprint = split_kid(kid)
+        authority = self._authority.current()
+        with self._store.read() as connection:
+            record = keys.find(connection, thumbprint)
+            if record is None or service_id(authority.domain, record.service) != owner:
+                raise NotFound("key_not_found")
+            edge = self.edge(connection)
+            [proof] = self.proofs(connection, [record.index], edge.size)
+            [entry] = ledger.read_some(connection, [record.admitted_seq])
+        members = {"kid": kid, "index": record.index, "size": edge.size, "leaf": encode_proof((entry.leaf,))[0]}
+        return {**members, "proof": encode_proof(proof), "checkpoint": authority.checkpoint(edge)}
+
+    def consistency(self, old: int, new: int) -> dict[str, Any]:
+        """``{"from", "to", "proof"}``: that the ledger of size ``new`` begins with the one of size ``old``.
+
+        Raises BadRequest for sizes that no two trees have, Behind where the ledger has not that many entries.
+        """
+        if not 0 < old <= new:
+            raise BadRequest("invalid_parameter", "from must be 1 or more, and to no less")
+        with self._store.read() as connection:
+            if ledger.head(connection) < new:
+                raise Behind(f"the ledger has not {new} entries")
+            try:
+                proof = consistency_proof(old, new, self._tiles.reader(connection))
+            except ValueError as error:
+                raise LedgerContradicted(str(error)) from error
+        return {"from": old, "to": new, "proof": encode_proof(proof)}
+
+    def _lasting(self, body: bytes) -> Rendered:
+        now = int(self._clock())
+        return Rendered.of(body, BYTES, 0, 0, now, now)

@@ -1,0 +1,157 @@
+"""The ledger read again from its first entry: numbers, bytes, hashes, grounds, and the tree over them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from peerseal.errors import PeersealError
+from peerseal.protocol.checkpoint import TILE_WIDTH, tile_root
+from peerseal.protocol.ledger import Entry
+from peerseal.protocol.merkle import HASH, Frontier, leaf_hash
+from registry.domain.differences import Difference
+from registry.domain.grounds import Grounds
+from registry.domain.rebuild import PublicState, apply
+from registry.storage.tables import entries, ledger_head, tiles
+
+PAGE = 1000
+"""Entries in memory at once."""
+REPEATED = ("time", "type", "service", "kid")
+"""Columns of an entry that repeat parts of its body."""
+
+Report = Callable[[Difference], None]
+_TILE = select(tiles.c.hashes, tiles.c.root)
+
+
+class Tree:
+    """The tree, computed from the bytes of the entries alone. ``roots`` are its root hashes at the sizes that were
+    asked for. With an entry missing there is none: ``whole`` is False then."""
+
+    def __init__(self, wanted: set[int]) -> None:
+        self.edge = Frontier()
+        self.whole = True
+        self.roots: dict[int, bytes] = {0: self.edge.root}
+        self.complete: dict[int, int] = {}
+        self._wanted = wanted
+        self._pending: list[bytearray] = [bytearray()]
+
+    def append(self, leaf: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """With one more leaf; gives the tiles that this completes: level, number, hashes."""
+        self.edge = self.edge.appended(leaf)
+        if self.edge.size in self._wanted:
+            self.roots[self.edge.size] = self.edge.root
+        level, hashed = 0, leaf
+        while True:
+            if level == len(self._pending):
+                self._pending.append(bytearray())
+            row = self._pending[level]
+            row += hashed
+            if len(row) < TILE_WIDTH * HASH:
+                return
+            number = self.complete[level] = self.complete.get(level, 0) + 1
+            tile = bytes(row)
+            row.clear()
+            yield level, number - 1, tile
+            level, hashed = level + 1, tile_root(tile)
+
+
+@dataclass(slots=True)
+class Replay:
+    """What came of it."""
+
+    tree: Tree
+    grounds: Grounds = field(default_factory=Grounds)
+    state: PublicState = field(default_factory=PublicState)
+
+
+def replay(connection: Connection, report: Report, wanted: set[int], progress: Callable[[int], None]) -> Replay:
+    """Reads everything. ``wanted`` are sizes whose root hash is asked for; ``progress`` is told how far it is."""
+    replayed = Replay(Tree(wanted))
+    after = 0
+    while True:
+        found = select(entries).where(entries.c.seq > after).order_by(entries.c.seq).limit(PAGE)
+        rows = connection.execute(found).all()
+        if not rows:
+            break
+        for row in rows:
+            _entry(connection, row, replayed, report)
+        after = rows[-1].seq
+        progress(after)
+    for difference in replayed.grounds.end(replayed.state):
+        report(difference)
+    _check_head(connection, replayed, report)
+    _check_extra_tiles(connection, replayed.tree, report)
+    return replayed
+
+
+def _entry(connection: Connection, row: Any, replayed: Replay, report: Report) -> None:
+    state, tree = replayed.state, replayed.tree
+    if row.seq != state.size + 1:
+        _report_gap(row.seq, replayed, report)
+    leaf = leaf_hash(row.body)
+    if leaf != row.leaf:
+        report(Difference.of("entries", row.seq, "leaf", row.leaf, leaf))
+    if tree.whole:
+        for tile in tree.append(leaf):
+            _check_tile(connection, tile, report)
+    try:
+        entry = Entry.decode(row.body)
+    except PeersealError as error:
+        report(Difference.of("entries", row.seq, "body", error, "a canonical entry"))
+        state.size = row.seq
+        return
+    for name in ("seq", *REPEATED):
+        if (said := getattr(row, name)) != (should := getattr(entry, name)):
+            report(Difference.of("entries", row.seq, name, said, should))
+    for difference in replayed.grounds.check(entry, row.evidence, state):
+        report(difference)
+    try:
+        apply(state, entry)
+    except (PeersealError, KeyError, TypeError, ValueError, AttributeError) as error:
+        report(Difference.of("entries", row.seq, "body", f"{type(error).__name__}: {error}", "what changes a state"))
+    state.size = row.seq
+
+
+def _report_gap(seq: int, replayed: Replay, report: Report) -> None:
+    first, last = replayed.state.size + 1, seq - 1
+    report(Difference.missing("entries", first if first == last else f"{first} to {last}"))
+    replayed.tree.whole = False
+    replayed.state.size = last
+
+
+def _check_tile(connection: Connection, tile: tuple[int, int, bytes], report: Report) -> None:
+    level, number, hashes = tile
+    place = f"level {level}, number {number}"
+    row = connection.execute(_TILE.where(tiles.c.level == level, tiles.c.number == number)).one_or_none()
+    if row is None:
+        report(Difference.missing("tiles", place))
+        return
+    for column, said, should in (("hashes", row.hashes, hashes), ("root", row.root, tile_root(hashes))):
+        if said != should:
+            report(Difference.of("tiles", place, column, said, should))
+
+
+def _check_head(connection: Connection, replayed: Replay, report: Report) -> None:
+    """The row that the registry signs its checkpoints from."""
+    row = connection.execute(select(ledger_head)).one_or_none()
+    if row is None:
+        report(Difference.missing("ledger_head", 1))
+        return
+    if row.size != replayed.state.size:
+        report(Difference.of("ledger_head", row.id, "size", row.size, replayed.state.size))
+    edge = replayed.tree.edge.encode()
+    if not replayed.tree.whole:
+        report(
+            Difference.of("ledger_head", row.id, "frontier", row.frontier, "what no one can tell: entries are missing")
+        )
+    elif row.frontier != edge:
+        report(Difference.of("ledger_head", row.id, "frontier", row.frontier, edge))
+
+
+def _check_extra_tiles(connection: Connection, tree: Tree, report: Report) -> None:
+    if not tree.whole:
+        return
+    for level, number in connection.execute(select(tiles.c.level, tiles.c.number).order_by(tiles.c.level)):
+        if number >= tree.complete.get(level, 0):
+            report(Difference.unexpected("tiles", f"level {level}, number {number}"))

@@ -1,0 +1,100 @@
+"""``peerseal-registry verify``: does the database say what its ledger says, and is the ledger the one it was?
+
+It reads the database and nothing else: no key file, no answer of a running registry. What it cannot know by itself is
+whether the whole ledger was replaced by another; for that it takes checkpoints that somebody kept.
+"""
+
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peerseal.errors import DocumentRefused
+from peerseal.protocol.checkpoint import read_checkpoint
+from registry.domain.differences import Difference
+from registry.services.compare import Retention, compare
+from registry.services.replay import Replay, replay
+from registry.settings import Limits
+from registry.storage.unit import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found: the size of the ledger, its root hash (None where entries are missing), and every difference.
+
+    ``unbound`` of the vouchers were made for a body in another spelling than ours: their signatures are good, but that
+    they speak of the very key cannot be seen.
+    """
+
+    size: int
+    root: bytes | None
+    differences: Sequence[Difference]
+    unbound: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"whole", "size", "root", "unbound_vouchers", "differences": […]}``."""
+        names = ("table", "key", "column", "says", "should_say")
+        rows = [{name: getattr(difference, name) for name in names} for difference in self.differences]
+        root = None if self.root is None else b64encode(self.root).decode("ascii")
+        told = {"whole": self.whole, "size": self.size, "root": root}
+        return {**told, "unbound_vouchers": self.unbound, "differences": rows}
+
+
+def verify(
+    store: Store,
+    limits: Limits,
+    *,
+    checkpoints: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.time,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Verified:
+    """Replays and compares everything as of one moment. ``checkpoints`` are signed notes that somebody kept, by the
+    name under which a difference is to be reported. Raises StorageUnavailable."""
+    kept, found = checkpoints or {}, list[Difference]()
+    with store.read() as connection:
+        replayed = replay(connection, found.append, {_size_of(note) for note in kept.values()}, progress)
+        found += compare(connection, replayed.state, _documents(replayed), Retention(int(clock()), limits.spent_kept))
+    for name, note in kept.items():
+        found += _check_kept(name, note, replayed)
+    tree = replayed.tree
+    return Verified(replayed.state.size, tree.edge.root if tree.whole else None, found, replayed.grounds.unbound)
+
+
+def _documents(replayed: Replay) -> dict[int, str]:
+    """The root-signed documents by version. Those that could not be read have been reported, and count from behind the
+    last one that could."""
+    versions = sorted(replayed.grounds.documents)
+    if len(versions) == len(replayed.state.documents):
+        return dict(zip(versions, replayed.state.documents, strict=True))
+    return dict(enumerate(replayed.state.documents, 1))
+
+
+def _size_of(note: str) -> int:
+    line = note.split("\n", 2)[1:2]
+    return int(line[0]) if line and line[0].isascii() and line[0].isdigit() and len(line[0]) < 19 else 0
+
+
+def _check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:
+    """Whether this ledger begins with the one whose head was signed then."""
+    place = "checkpoint", name
+    jwks = [jwk for document in replayed.grounds.documents.values() for jwk in document.ledger_keys]
+    try:
+        checkpoint = read_checkpoint(note, replayed.grounds.domain or "", jwks)
+    except DocumentRefused as error:
+        return [
+            Difference(*place, "signature", error.code, "signed by a ledger key that the root of this ledger named")
+        ]
+    if checkpoint.size > replayed.state.size:
+        shorter = f"{replayed.state.size} entries"
+        return [Difference(*place, "size", shorter, f"{checkpoint.size} entries, as it did when that was signed")]
+    found = replayed.tree.roots.get(checkpoint.size)
+    if found == checkpoint.root:
+        return []
+    said = "nothing: entries are missing" if found is None else b64encode(found).decode("ascii")
+    return [Difference(*place, "root", said, b64encode(checkpoint.root).decode("ascii"))]

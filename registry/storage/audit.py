@@ -1,0 +1,53 @@
+"""The operators' audit trail: which operator did what. Rows are added, and never changed or removed.
+
+A row is written in the transaction of the act itself. What an act changed in public stands in the ledger; this holds
+also the acts that change nothing public, and is for operators only.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, insert, select
+
+from peerseal.protocol.encoding import canonical_json
+from registry.storage.ledger import lock_frontier
+from registry.storage.tables import audit
+
+APPLICANT_REJECTED: Final = "applicant_rejected"
+"""The one act of ours that no entry has a type for; the others are named as their entries are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One row: when (seconds since the epoch), ``by`` as entries name an operator, what, about which token id, kid or
+    service, and ``seq`` of the first entry that it made, if any."""
+
+    id: int
+    time: int
+    by: Mapping[str, str]
+    act: str
+    subject: str
+    seq: int | None
+
+
+def record(
+    connection: Connection, now: int, by: Mapping[str, str], act: str, subject: str, seq: int | None = None
+) -> None:
+    """Writes down what an operator does in this transaction, as late in it as its entry.
+
+    The ledger's head is locked, as by an entry: so ids come in the order of the commits, and who has read up to one
+    misses none before it.
+    """
+    lock_frontier(connection)
+    name = canonical_json(dict(by)).decode("utf-8")
+    connection.execute(insert(audit).values(time=now, by=name, act=act, subject=subject, seq=seq))
+
+
+def page(connection: Connection, after: int, limit: int) -> list[Act]:
+    """A page of the trail behind the row ``after``, oldest first."""
+    columns = (audit.c[name] for name in Act.__slots__)
+    found = select(*columns).where(audit.c.id > after).order_by(audit.c.id).limit(limit)
+    rows = connection.execute(found)
+    return [Act(row.id, row.time, json.loads(row.by), row.act, row.subject, row.seq) for row in rows]

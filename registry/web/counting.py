@@ -1,0 +1,118 @@
+"""What the registry counts. No label comes from a caller: endpoints, codes and ways in are ours, so the number of
+series is bounded, and none can hold a secret.
+
+Where several workers serve, ``PROMETHEUS_MULTIPROC_DIR`` names the folder in which they add up; it has to be set before
+this is imported, as `registry.gunicorn_conf` does. A warm answer takes some 60 µs, and to count one in that folder 4
+more. So a request is noted down when it is answered, and counted with others soon after.
+"""
+
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from flask import Request
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+COUNT_AFTER = 0.5
+"""Seconds after which requests that were noted down are counted."""
+BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
+"""Seconds."""
+COUNTED = CollectorRegistry()
+
+_BEGAN = "peerseal.began"  # in a WSGI environment: when its request came in
+_WAYS = {"join_token": "join_token", "kid": "voucher", "oidc": "platform", "dev": "first_come"}
+
+
+class TogetherHistogram(Histogram):
+    """A histogram that takes many observations at once; prometheus_client's own takes one."""
+
+    def observe_all(self, values: list[float]) -> None:
+        """What as many calls of ``observe`` do."""
+        values = sorted(values)
+        places = [0, *(bisect_right(values, bound) for bound in BUCKETS), len(values)]
+        self._sum.inc(sum(values))
+        for bucket, (first, last) in zip(self._buckets, pairwise(places), strict=True):
+            if last > first:
+                bucket.inc(last - first)
+
+
+REQUESTS = Counter("registry_requests", "Requests answered.", ["endpoint", "status"], registry=COUNTED)
+SECONDS = TogetherHistogram(
+    "registry_request_seconds", "Seconds until the answer was made.", ["endpoint"], registry=COUNTED, buckets=BUCKETS
+)
+REFUSALS = Counter("registry_refusals", "Requests refused, by the code of the answer.", ["code"], registry=COUNTED)
+ADMISSIONS = Counter("registry_admissions", "Keys admitted over HTTP, by the way in.", ["way"], registry=COUNTED)
+
+
+class Answered:
+    """Requests that were answered and are not counted yet. Noting one down takes no lock: threads only append, and who
+    counts takes from the front."""
+
+    def __init__(self) -> None:
+        self._noted: dict[tuple[str | None, int], list[float]] = {}
+        self._counting = threading.Lock()
+        self._due = False
+
+    def note(self, endpoint: str | None, status: int, seconds: float) -> None:
+        """Notes down a request that was answered with that status."""
+        try:
+            self._noted[endpoint, status].append(seconds)
+        except KeyError:
+            self._noted.setdefault((endpoint, status), []).append(seconds)
+        if not self._due:
+            self._due = True
+            timer = threading.Timer(COUNT_AFTER, self.count)
+            timer.daemon = True
+            timer.start()
+
+    def count(self) -> None:
+        """Counts what was noted down."""
+        self._due = False
+        with self._counting:
+            for (endpoint, status), noted in list(self._noted.items()):
+                seconds = noted[:]
+                del noted[: len(seconds)]
+                if seconds:
+                    REQUESTS.labels(endpoint or "none", f"{status // 100}xx").inc(len(seconds))
+                    SECONDS.labels(endpoint or "none").observe_all(seconds)
+
+    def forget(self) -> None:
+        """In a forked child: what was noted down is its parent's to count, and the parent's timer does not run here."""
+        self.__init__()  # type: ignore[misc]
+
+
+answered = Answered()
+os.register_at_fork(after_in_child=answered.forget)
+
+
+def timed(application: "WSGIApplication") -> "WSGIApplication":
+    """The application, with the moment at which each request came in written down."""
+
+    def begun(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        environ[_BEGAN] = time.perf_counter()
+        return application(environ, start_response)
+
+    return begun
+
+
+def note(environ: "WSGIEnvironment", status: int) -> None:
+    """Notes down that the request with this environment is answered."""
+    request: Request = environ["werkzeug.request"]
+    answered.note(request.endpoint, status, time.perf_counter() - environ[_BEGAN])
+
+
+def admitted(admitted_by: Mapping[str, str]) -> None:
+    """Counts a key by what it was admitted on, as `registry.services.admit` names it."""
+    ADMISSIONS.labels(next((_WAYS[ground] for ground in admitted_by if ground in _WAYS), "approved")).inc()
+
+
+def refused(code: str) -> None:
+    """Counts a refusal."""
+    REFUSALS.labels(code).inc()

@@ -1,0 +1,202 @@
+"""The shapes of what goes over the wire, as JSON Schema 2020-12 (OpenAPI 3.1 components)."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+_ID = r"^[A-Za-z0-9_-]{1,32}$"
+_THUMBPRINT = r"^[A-Za-z0-9_-]{43}$"
+_HASH = r"^[A-Za-z0-9_-]{43}$"
+
+LARGEST = 10**18 - 1
+"""The largest number that a query parameter may be."""
+
+
+def ref(name: str) -> Json:
+    """A schema of below, by its name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def exactly(members: Json, optional: tuple[str, ...] = ()) -> Json:
+    """An object with these members and no others."""
+    required = [name for name in members if name not in optional]
+    return {"type": "object", "properties": members, "required": required, "additionalProperties": False}
+
+
+def text(pattern: str | None = None, **more: Any) -> Json:
+    """A string."""
+    return {"type": "string", **({"pattern": pattern} if pattern else {}), **more}
+
+
+def natural(**more: Any) -> Json:
+    """0, 1, 2, …"""
+    return {"type": "integer", "minimum": 0, **more}
+
+
+def each(items: Json, **more: Any) -> Json:
+    """An array."""
+    return {"type": "array", "items": items, **more}
+
+
+def page(member: str, row: str, after: Json, **more: Json) -> Json:
+    """A page of rows; ``next`` is what to give as ``after`` for the next page, null at the end."""
+    return exactly({**more, member: each(ref(row)), "next": {"oneOf": [after, {"type": "null"}]}})
+
+
+TIME = natural(description="Seconds since the epoch.")
+ENTRY = natural(minimum=1, description="The number of a ledger entry.")
+SERVICE = text(_NAME, maxLength=100, description="A service's short name: DNS labels joined by dots.")
+THUMBPRINT = text(_THUMBPRINT, description="RFC 7638 SHA-256 thumbprint of a key.")
+KID = text(maxLength=400, description="<trust domain>/<service>/<thumbprint>")
+TOKEN_ID = text(_ID)
+BY = {
+    "type": "object",
+    "additionalProperties": text(),
+    "description": "Who or what: ids and hashes, nothing about persons.",
+}
+JWS = text(r"^[\w-]+\.[\w-]+\.[\w-]+$")
+ALG: Json = {"enum": ["RS256", "ES256"]}
+ROLE: Json = {"enum": ["viewer", "operator", "admin"]}
+PROOF = each(text(_HASH), description="Hashes of an RFC 9162 proof, base64url.")
+NOTE = text(description="A checkpoint: C2SP signed note.")
+
+SCHEMAS: Json = {
+    "Problem": exactly(
+        {
+            "type": {"const": "about:blank"},
+            "title": text(),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "code": text(r"^[a-z0-9_]+$", description="Stable: programs decide by it."),
+            "request_id": text(r"^[0-9a-f]{32}$", description="Stands in the registry's log with more words."),
+        }
+    ),
+    "Jwk": {
+        "type": "object",
+        "properties": {"kty": {"enum": ["RSA", "EC"]}},
+        "required": ["kty"],
+        "additionalProperties": text(),
+        "not": {"required": ["d"]},
+    },
+    "JwkSet": exactly({"keys": each(ref("Jwk"))}),
+    "Registration": {
+        **exactly(
+            {
+                "proof": text(description="JWS by the new key (typ peerseal-proof+jwt) over its public half."),
+                "join": exactly({"id": text(), "mac": text()}),
+                "oidc": text(description="A platform's token for this registry."),
+            },
+            optional=("join", "oidc"),
+        ),
+        "description": "The key's proof of possession, and at most one right: a join token's MAC over the proof, or a "
+        "platform token. A rotation carries its right in the Authorization header.",
+    },
+    "Waiting": exactly({"kid": KID, "state": {"const": "pending"}, "expires_at": TIME}),
+    "Applicant": exactly(
+        {
+            "kid": KID,
+            "state": {"const": "pending"},
+            "expires_at": TIME,
+            "service": SERVICE,
+            "alg": ALG,
+            "jwk": ref("Jwk"),
+            "created_at": TIME,
+        }
+    ),
+    "Applicants": page("applicants", "Applicant", THUMBPRINT),
+    "Key": exactly(
+        {
+            "kid": KID,
+            "alg": ALG,
+            "state": {"enum": ["pending", "active", "retired", "revoked"]},
+            "active_from": TIME,
+            "active_until": TIME,
+            "revoked_at": {"oneOf": [TIME, {"type": "null"}]},
+            "admitted_by": BY,
+            "index": natural(description="The place of the key's entry in the ledger, from 0."),
+            "jwk": ref("Jwk"),
+            "publicKey": text(r"^[\w-]+$", description="X.509 SubjectPublicKeyInfo, base64url of its DER."),
+        }
+    ),
+    "Keys": page("keys", "Key", ENTRY, service=SERVICE),
+    "Service": exactly({"service": SERVICE, "seq": ENTRY, "active_keys": natural()}),
+    "Services": page("services", "Service", SERVICE),
+    "JoinTokenWanted": exactly(
+        {"service": SERVICE, "ttl": natural(minimum=1, maximum=604_800), "uses": natural(minimum=1, maximum=10_000)},
+        optional=("ttl", "uses"),
+    ),
+    "JoinToken": exactly(
+        {
+            "id": TOKEN_ID,
+            "service": SERVICE,
+            "created_at": TIME,
+            "expires_at": TIME,
+            "uses": natural(minimum=1),
+            "used": natural(),
+            "withdrawn": {"type": "boolean"},
+        }
+    ),
+    "JoinTokens": page("join_tokens", "JoinToken", TOKEN_ID),
+    "OperatorTokenWanted": exactly({"role": ROLE, "ttl": natural(minimum=1, maximum=34_560_000)}),
+    "OperatorToken": exactly(
+        {"id": TOKEN_ID, "role": ROLE, "created_at": TIME, "expires_at": TIME, "revoked": {"type": "boolean"}}
+    ),
+    "OperatorTokens": page("operator_tokens", "OperatorToken", TOKEN_ID),
+    "Act": exactly(
+        {
+            "id": natural(),
+            "time": TIME,
+            "by": BY,
+            "act": text(maxLength=40),
+            "subject": text(),
+            "seq": {"oneOf": [ENTRY, {"type": "null"}]},
+        }
+    ),
+    "Audit": page("audit", "Act", natural()),
+    "Policy": exactly(
+        {
+            "allow": {
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": r"^(\*|[a-z0-9.-]+(/[a-z0-9.-]+)?)$"},
+                "additionalProperties": each(text(r"^[!#-\[\]-~]{1,100}$"), uniqueItems=True),
+                "description": "Services of the domain, or * for any, each with its scopes; null: there is no policy.",
+            },
+            "restricted": {"type": "boolean", "description": "Told only to those that it names."},
+        },
+        optional=("restricted",),
+    ),
+    "Domain": exactly(
+        {
+            "minters": each(text(), uniqueItems=True, description="Ids of services that may mint transaction tokens."),
+            "issuers": each(
+                exactly(
+                    {
+                        "issuer": text(format="uri"),
+                        "audience": text(minLength=1, maxLength=300),
+                        "jwks_url": {"oneOf": [text(format="uri"), {"type": "null"}]},
+                    },
+                    optional=("jwks_url",),
+                )
+            ),
+        }
+    ),
+    "Inclusion": exactly(
+        {"kid": KID, "index": natural(), "size": ENTRY, "leaf": text(_HASH), "proof": PROOF, "checkpoint": NOTE}
+    ),
+    "Consistency": exactly({"from": ENTRY, "to": ENTRY, "proof": PROOF}),
+    "Health": exactly({"status": {"const": "ok"}}),
+    "Readiness": exactly({name: {"type": "boolean"} for name in ("ready", "database", "schema", "keys")}),
+}
+SCHEMAS["KeyWithEvidence"] = exactly(
+    {
+        **SCHEMAS["Key"]["properties"],
+        "evidence": {
+            "type": ["object", "null"],
+            "additionalProperties": text(),
+            "description": "What the key's entry commits to by digest: its proof of possession, and the voucher's "
+            "request token if it had one.",
+        },
+    }
+)
+for _kind, _prefix in (("JoinToken", "psj1"), ("OperatorToken", "pso1")):  # with the secret, which is told once
+    SCHEMAS[f"New{_kind}"] = exactly({"token": text(rf"^{_prefix}\."), **SCHEMAS[_kind]["properties"]})

@@ -1,0 +1,113 @@
+"""Policies and the domain's settings: signed for everybody, and as operators write them."""
+
+import re
+
+from flask import Blueprint, Response, request
+
+from peerseal.errors import CallerNotAllowed, MissingToken
+from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings
+from registry.domain.errors import PreconditionRequired
+from registry.services.operators import Operator, Role, is_operator_token
+from registry.services.policies import Setting, setting_members
+from registry.web.wire import (
+    bearer_token,
+    calling_service,
+    json_body,
+    number,
+    operator,
+    private_json,
+    published,
+    registry,
+)
+
+blueprint = Blueprint("policies", __name__, url_prefix="/v1")
+
+RESTRICTED = "private, no-store"
+_ENTRY = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+@blueprint.get("/services/<service>/policy.jwt")
+def policy_document(service: str) -> Response:
+    """Who may call the service, signed; with ``?seq=M`` as of entry M or later. A restricted policy is told to the
+    service, those that it names, and operators."""
+    rendered = registry().documents.policy(service, number("seq"))
+    if rendered.readers is None:
+        return published(rendered)
+    _check_reader(rendered.readers)
+    return published(rendered, RESTRICTED)
+
+
+@blueprint.get("/domain.jwt")
+def domain_document() -> Response:
+    """The domain's settings, signed; with ``?seq=M`` as of entry M or later."""
+    return published(registry().documents.domain(number("seq")))
+
+
+@blueprint.get("/services/<service>/policy")
+def policy(service: str) -> Response:
+    """The policy as `set_policy` takes it, with the ETag that a change has to name."""
+    _operator(Role.VIEWER)
+    found = registry().policies.policy(service)
+    return _answer(found)
+
+
+@blueprint.put("/services/<service>/policy")
+def set_policy(service: str) -> Response:
+    """Says who may call the service."""
+    by = _operator(Role.OPERATOR).by
+    seen, body = _seen(), json_body()
+    done = registry().policies.set_policy(service, body, seen, by)
+    return _answer(done)
+
+
+@blueprint.get("/domain")
+def domain() -> Response:
+    """The domain's settings as `set_domain` takes them, with the ETag that a change has to name."""
+    _operator(Role.VIEWER)
+    found = registry().policies.domain()
+    return _answer(found)
+
+
+@blueprint.put("/domain")
+def set_domain() -> Response:
+    """Replaces the domain's settings."""
+    by = _operator(Role.ADMIN).by
+    seen, body = _seen(), json_body()
+    done = registry().policies.set_domain(body, seen, by)
+    return _answer(done)
+
+
+def _operator(needs: Role) -> Operator:
+    """The operator who asks. A service that proves itself is refused all the same: who may call it is none of its
+    keys' business, or a thief of one could decide it. Raises as `registry.web.wire.operator`, and CallerNotAllowed."""
+    token = bearer_token()
+    if token is not None and not is_operator_token(token) and token.count(".") == 2:
+        raise CallerNotAllowed(f"{calling_service(token).id} is no operator")
+    return operator(needs)
+
+
+def _check_reader(readers: frozenset[str]) -> None:
+    token = bearer_token()
+    if token is None:
+        raise MissingToken("the policy is restricted")
+    if is_operator_token(token):
+        operator(Role.VIEWER)
+        return
+    peer = calling_service(token)
+    if peer.id not in readers and ANYONE not in readers:
+        raise CallerNotAllowed(f"{peer.id} may not read a policy that does not name it")
+
+
+def _seen() -> frozenset[int]:
+    """The entries that If-Match names. ``*`` names none: it would replace whatever is there, unseen. Raises
+    PreconditionRequired."""
+    named = request.if_match
+    if not named:
+        raise PreconditionRequired("If-Match has to name the ETag of what is to be replaced")
+    return frozenset(int(tag) for tag in named.as_set() if _ENTRY.fullmatch(tag))
+
+
+def _answer(setting: Setting[CallPolicy | None] | Setting[DomainSettings]) -> Response:
+    response = private_json(setting_members(setting.value))
+    response.headers["ETag"] = f'"{setting.seq}"'
+    return response
