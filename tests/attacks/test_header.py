@@ -115,12 +115,12 @@ def test_typ_missing_or_no_string(callee: Callee, key: KeyPair, typ: object) -> 
 
 
 def a_changes_document(key: KeyPair) -> str:
-    changes = Changes(registry_id(DOMAIN), DOMAIN, NOW, NOW + CHANGES_LIFETIME, 0, 1, ())
+    changes = Changes(registry_id(DOMAIN), DOMAIN, NOW, NOW + CHANGES_LIFETIME, 0, 1, "", ())
     return sign_document(changes, key)
 
 
 def a_jwk_set(key: KeyPair) -> str:
-    return sign_document(JwkSetDocument(registry_id(DOMAIN), CALLER, NOW, NOW + 3600, 1, 1, ()), key)
+    return sign_document(JwkSetDocument(registry_id(DOMAIN), CALLER, NOW, NOW + 3600, 1, 1, "", ()), key)
 
 
 def test_proof_of_possession_as_request_token(callee: Callee, key: KeyPair) -> None:

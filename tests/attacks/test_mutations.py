@@ -26,7 +26,7 @@ from peerseal.protocol.documents import (
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger import Entry
+from peerseal.protocol.ledger import Admission, Entry
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens import Proof, sign_proof
 from tests.attacks.forge import (
@@ -113,13 +113,14 @@ def test_mutated_claims_that_the_caller_signs_itself() -> None:
 
 def documents(key: KeyPair) -> list[Document]:
     frame = registry_id(DOMAIN), CALLER, NOW, NOW + 3600
-    signed = SignedKey(kid_of(CALLER, key), key.public, "active", NOW, NOW + 60, 1)
+    admission = Admission(1, NOW, NOW + 60, {"join_token": "x"}, "A" * 43)
+    signed = SignedKey(kid_of(CALLER, key), key.public, "active", NOW + 60, admission, (b"a" * 32,))
     ledger_key = {"kty": "OKP", "crv": "Ed25519", "x": "A" * 43}
     domain_frame = registry_id(DOMAIN), DOMAIN, NOW, NOW + 60
     return [
-        JwkSetDocument(*frame, 2, 3, (signed,)),
-        KeyStatement(*frame, 2, 3, signed.kid, key.public, "revoked", NOW, NOW + 60, NOW + 1, 1),
-        Changes(*domain_frame, 0, 3, (CALLER,)),
+        JwkSetDocument(*frame, 2, 3, "a note", (signed,)),
+        KeyStatement(*frame, 2, 3, "a note", signed.kid, key.public, "revoked", NOW + 60, NOW + 1, admission, ()),
+        Changes(*domain_frame, 0, 3, "a note", (CALLER,)),
         RegistryKeys(*domain_frame, 1, key.public, (key.public,), ledger_key, ("http://127.0.0.1:1",)),
     ]
 

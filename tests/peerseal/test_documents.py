@@ -11,10 +11,13 @@ from peerseal.errors import DocumentRefused
 from peerseal.protocol import jose
 from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.documents import (
+    MAX_DOCUMENT,
     Changes,
     Document,
+    DomainDocument,
     JwkSetDocument,
     KeyStatement,
+    PolicyDocument,
     RegistryKeys,
     RevokedKey,
     SignedKey,
@@ -24,7 +27,9 @@ from peerseal.protocol.documents import (
 )
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.ledger import Admission
 from peerseal.protocol.names import make_kid, registry_id
+from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from tests.attacks.forge import CALLER, DOMAIN, NOW, OTHER, ec_key, forge, kid_of, rsa_key
 
 REGISTRY = registry_id(DOMAIN)
@@ -32,19 +37,44 @@ SIGNER, ROOT = ec_key("registry"), ec_key("root")
 LEDGER_KEY = {"kty": "OKP", "crv": "Ed25519", "x": "A" * 43}
 SIGNERS = {make_kid(REGISTRY, SIGNER.public.thumbprint): SIGNER.public}
 
-KEY = SignedKey(kid_of(CALLER, rsa_key("caller")), rsa_key("caller").public, "active", NOW, NOW + 600, 1)
-OLD = SignedKey(kid_of(CALLER, ec_key("caller")), ec_key("caller").public, "retired", NOW - 600, NOW, 0)
+NOTE = "a checkpoint, which is for the reader to check"
+JOINED = Admission(1, NOW, NOW + 600, {"join_token": "x"}, "A" * 43)
+PROOF = (b"a" * 32, b"b" * 32)
+KEY = SignedKey(kid_of(CALLER, rsa_key("caller")), rsa_key("caller").public, "active", NOW + 600, JOINED, PROOF)
+OLD = SignedKey(
+    kid_of(CALLER, ec_key("caller")),
+    ec_key("caller").public,
+    "retired",
+    NOW,
+    replace(JOINED, index=0, evidence=None),
+    (),
+)
 GONE = RevokedKey(f"{CALLER}/{'A' * 43}", NOW, 3)
-JWK_SET = JwkSetDocument(REGISTRY, CALLER, NOW, NOW + 3600, 3, 4, (KEY, OLD), (GONE,))
-STATEMENT = KeyStatement(REGISTRY, CALLER, NOW, NOW + 60, 3, 4, KEY.kid, KEY.public, "active", NOW, NOW + 60, None, 1)
-CHANGES = Changes(REGISTRY, DOMAIN, NOW, NOW + 60, 2, 4, (CALLER, OTHER))
+JWK_SET = JwkSetDocument(REGISTRY, CALLER, NOW, NOW + 3600, 3, 4, NOTE, (KEY, OLD), (GONE,))
+STATEMENT = KeyStatement(
+    *(REGISTRY, CALLER, NOW, NOW + 60, 3, 4, NOTE, KEY.kid, KEY.public, "active", NOW + 60, None, JOINED, PROOF)
+)
+CHANGES = Changes(REGISTRY, DOMAIN, NOW, NOW + 60, 2, 4, NOTE, (CALLER, OTHER))
+POLICY = PolicyDocument(REGISTRY, CALLER, NOW, NOW + 60, 3, 4, NOTE, CallPolicy({OTHER: frozenset("a")}, True))
+SETTINGS = DomainSettings(frozenset((CALLER,)), (UserIssuer("https://users.example.com", "peerseal"),))
+DOMAIN_SETTINGS = DomainDocument(REGISTRY, DOMAIN, NOW, NOW + 60, 0, 4, NOTE, SETTINGS)
 ROOT_KEYS = RegistryKeys(REGISTRY, DOMAIN, NOW, NOW + 60, 1, ROOT.public, (SIGNER.public,), LEDGER_KEY, ("https://r/",))
-DOCUMENTS: list[Document] = [JWK_SET, STATEMENT, CHANGES]
-IDS = ["JWK Set", "key statement", "changes"]
+DOCUMENTS: list[Document] = [JWK_SET, STATEMENT, CHANGES, POLICY, replace(POLICY, policy=None), DOMAIN_SETTINGS]
+IDS = ["JWK Set", "key statement", "changes", "policy", "no policy", "domain"]
 
 times = st.integers(0, LATEST_TIME)
 counts = st.integers(0, 2**40)
 publics = st.sampled_from([rsa_key("caller").public, ec_key("caller").public, rsa_key("other").public])
+digests = st.binary(min_size=32, max_size=32)
+proofs = st.lists(digests, max_size=4).map(tuple)
+admissions = st.builds(
+    Admission,
+    index=counts,
+    active_from=times,
+    expires_at=times,
+    by=st.dictionaries(st.text("abc", max_size=3), st.text("xyz", max_size=3), max_size=2),
+    evidence=st.none() | st.just("A" * 43),
+)
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?(\.[a-z0-9]{1,5})?", fullmatch=True)
 
 
@@ -53,16 +83,15 @@ def jwk_sets(draw: st.DrawFn) -> JwkSetDocument:
     owner = f"{DOMAIN}/{draw(names)}"
 
     def signed(public: PublicKey) -> SignedKey:
-        numbers = draw(times), draw(times), draw(counts)
-        return SignedKey(
-            make_kid(owner, public.thumbprint), public, draw(st.sampled_from(["active", "retired"])), *numbers
-        )
+        state, kid = draw(st.sampled_from(["active", "retired"])), make_kid(owner, public.thumbprint)
+        return SignedKey(kid, public, state, draw(times), draw(admissions), draw(proofs))
 
     keys = tuple(signed(public) for public in draw(st.lists(publics, max_size=3, unique_by=lambda key: key.thumbprint)))
     revoked = tuple(
         RevokedKey(f"{owner}/{'A' * 43}", draw(times), draw(counts)) for _ in range(draw(st.integers(0, 2)))
     )
-    return JwkSetDocument(REGISTRY, owner, draw(times), draw(times), draw(counts), draw(counts), keys, revoked)
+    frame = REGISTRY, owner, draw(times), draw(times), draw(counts), draw(counts)
+    return JwkSetDocument(*frame, draw(st.text("note\n")), keys, revoked)
 
 
 @st.composite
@@ -70,8 +99,9 @@ def statements(draw: st.DrawFn) -> KeyStatement:
     owner, public = f"{DOMAIN}/{draw(names)}", draw(publics)
     state = draw(st.sampled_from(["active", "retired", "revoked"]))
     frame = REGISTRY, owner, draw(times), draw(times), draw(counts), draw(counts)
-    window = draw(times), draw(times), draw(times) if state == "revoked" else None
-    return KeyStatement(*frame, make_kid(owner, public.thumbprint), public, state, *window, draw(counts))
+    ends = draw(times), draw(times) if state == "revoked" else None
+    kid = make_kid(owner, public.thumbprint)
+    return KeyStatement(*frame, NOTE, kid, public, state, *ends, draw(admissions), draw(proofs))
 
 
 changes = st.builds(
@@ -82,6 +112,7 @@ changes = st.builds(
     expires_at=times,
     since=counts,
     seq=counts,
+    checkpoint=st.just(NOTE),
     services=st.lists(names.map(lambda name: f"{DOMAIN}/{name}"), max_size=4).map(tuple),
     reset=st.booleans(),
 )
@@ -148,13 +179,13 @@ def test_claims_missing_or_of_another_type(document: Document) -> None:
         head = jose.Header("ES256", next(iter(SIGNERS)), kind.TYP)._asdict()
         less = {claim: value for claim, value in document.claims().items() if claim != name}
         assert code_of(kind, forge(dict(head), less, SIGNER.sign)) == "document_malformed"
-        for value in ({}, 1.5, 1 if name == "reset" else True):
+        for value in ([] if name == "by" else {}, 1.5, 1 if name == "reset" else True):
             assert code_of(kind, signed(document, **{name: value})) == "document_malformed", (name, value)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_members_of_a_newer_registry_are_let_be(document: Document) -> None:
-    assert read(type(document), signed(document, checkpoint="what this version does not know")) == document
+    assert read(type(document), signed(document, novelty="what this version does not know")) == document
 
 
 @pytest.mark.parametrize(
@@ -168,6 +199,16 @@ def test_members_of_a_newer_registry_are_let_be(document: Document) -> None:
             {"n": "AQAB"},
         ),
         *({"d": "AQAB"}, {"alg": "ES256"}, {"active_from": -1}, {"active_until": "a"}, {"index": None}, {"kty": "oct"}),
+        *(
+            {"expires_at": -1},
+            {"by": None},
+            {"by": []},
+            {"evidence": 1},
+            {"proof": None},
+            {"proof": [1]},
+            {"proof": [""]},
+        ),
+        *({"proof": ["A" * 42]}, {"proof": ["A" * 43 + "="]}, {"proof": "A" * 43}, {"proof": ["A" * 42 + "B"]}),
     ],
 )
 def test_a_key_in_a_jwk_set_is_what_its_kid_says(changes: dict[str, Any]) -> None:
@@ -262,6 +303,6 @@ def test_the_roots_document_is_read_strictly(changes: dict[str, Any]) -> None:
     assert root_code_of(signed(ROOT_KEYS, ROOT, **changes)) == "document_malformed"
 
 
-@pytest.mark.parametrize("jws", ["", "a", "a.b", "a.b.c", "..", "é", "A" * (4 * 1024 * 1024 + 1)])
+@pytest.mark.parametrize("jws", ["", "a", "a.b", "a.b.c", "..", "é", "A" * (MAX_DOCUMENT + 1)])
 def test_texts_that_are_no_documents(jws: str) -> None:
     assert root_code_of(jws) == code_of(JwkSetDocument, jws) == "document_malformed"

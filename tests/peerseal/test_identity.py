@@ -154,7 +154,7 @@ class TestStart:
             os.umask(before)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         files = list(folder.iterdir())
-        assert {file.suffix for file in files} == {"", ".json", ".pem"}
+        assert {file.suffix for file in files} == {"", ".json", ".pem", ".checkpoint", ".lock"}
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
     def test_a_restart_needs_neither_join_token_nor_registry(self, registry: MemoryRegistry, folder: Path) -> None:
@@ -432,7 +432,7 @@ class TestRotation:
         client = registry.identity("client")
         registry._joining.clear()
         first, second = client.credentials.key_id, client.rotate().key_id
-        assert registry._found(second).admitted_by == first
+        assert registry._found(second).admission.by == {"kid": first}
 
     def test_asking_again_within_the_lead_gives_the_same_key(self, registry: MemoryRegistry) -> None:
         client = registry.identity("client")
@@ -737,7 +737,9 @@ class TestFromEnvironment:
     def test_join_token_file(self, registry: MemoryRegistry, from_env: FromEnv, tmp_path: Path) -> None:
         file = tmp_path / "token"
         file.write_text(f"{registry.join_token('client')}\n")
-        assert from_env(join_token_file=str(file)).trust._pin == registry.pin
+        identity = from_env(join_token_file=str(file)).start()
+        assert states(registry) == {identity.credentials.key_id: ACTIVE}
+        identity.stop()
 
     def test_a_join_token_file_that_is_gone_is_no_mistake(self, from_env: FromEnv, tmp_path: Path) -> None:
         from_env(join_token_file=str(tmp_path / "gone"))

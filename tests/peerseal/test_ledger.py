@@ -20,11 +20,11 @@ entries = st.builds(
     service=st.none() | text,
     kid=st.none() | text,
     by=st.dictionaries(text, text, max_size=3),
-    proof=st.none() | text,
+    evidence=st.none() | text,
     data=st.dictionaries(text, json_values, max_size=3),
 )
 
-ENTRY = Entry(1, 2, "key_admitted", "billing", "a/b/c", {"join_token": "x"}, "a.b.c", {"alg": "RS256"})
+ENTRY = Entry(1, 2, "key_admitted", "billing", "a/b/c", {"join_token": "x"}, "a-digest", {"alg": "RS256"})
 
 
 @given(entries)
@@ -36,7 +36,7 @@ def test_an_entry_comes_back_from_its_bytes(entry: Entry) -> None:
 
 def test_an_entry_is_canonical_json() -> None:
     assert ENTRY.encode() == (
-        b'{"by":{"join_token":"x"},"data":{"alg":"RS256"},"kid":"a/b/c","proof":"a.b.c",'
+        b'{"by":{"join_token":"x"},"data":{"alg":"RS256"},"evidence":"a-digest","kid":"a/b/c",'
         b'"seq":1,"service":"billing","time":2,"type":"key_admitted"}'
     )
 
@@ -69,7 +69,7 @@ def test_bytes_that_no_entry_encodes_to(body: bytes) -> None:
             ("by", None),
             ("by", []),
             ("by", "a"),
-            ("proof", {}),
+            ("evidence", {}),
             ("data", None),
         ),
         *(("data", []), ("data", "a")),

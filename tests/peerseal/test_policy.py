@@ -1,9 +1,12 @@
 """Who may call, with which scopes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerseal.errors import ConfigurationError, InvalidName
 from peerseal.peers.policy import AllowPolicy
+from peerseal.protocol.policies import CallPolicy
 
 DOMAIN = "test.internal"
 
@@ -62,3 +65,33 @@ def test_scopes_cannot_be_changed_after_the_fact() -> None:
     allow["other"] = {"read"}
     assert policy.scopes("test.internal/client") == {"read"}
     assert policy.scopes("test.internal/other") is None
+
+
+# what code and registry both allow
+
+NAMES = ["*", "client", "stranger", "other.internal/client"]
+ALLOWS = st.dictionaries(st.sampled_from(NAMES), st.sets(st.sampled_from(["read", "write"])))
+
+
+@given(ALLOWS, ALLOWS, st.sampled_from(["client", "stranger", "whoever"]))
+def test_what_is_allowed_is_what_both_allow(
+    code: dict[str, set[str]], laid_down: dict[str, set[str]], who: str
+) -> None:
+    ours = AllowPolicy.of(code, DOMAIN)
+    named = {name if name in ("*", "other.internal/client") else f"{DOMAIN}/{name}": name for name in laid_down}
+    theirs = CallPolicy({full: frozenset(laid_down[name]) for full, name in named.items()})
+    caller = f"{DOMAIN}/{who}"
+    allowed, by_code, by_registry = ours.within(theirs).scopes(caller), ours.scopes(caller), theirs.scopes(caller)
+    if by_code is None or by_registry is None:
+        assert allowed is None
+    else:
+        assert allowed == by_code & by_registry
+
+
+def test_the_registry_s_anyone_is_nobody_of_another_domain() -> None:
+    ours = AllowPolicy.of({"other.internal/client": {"read"}}, DOMAIN)
+    assert ours.within(CallPolicy({"*": frozenset(("read",))})).scopes("other.internal/client") is None
+
+
+def test_an_empty_policy_of_the_registry_lets_nobody_in() -> None:
+    assert AllowPolicy.of({"*": {"read"}}, DOMAIN).within(CallPolicy({})).scopes(f"{DOMAIN}/client") is None

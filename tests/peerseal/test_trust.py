@@ -20,6 +20,7 @@ from peerseal.errors import (
     UnknownKey,
 )
 from peerseal.peers.enrol import Enrolment
+from peerseal.peers.fetch import Fetcher
 from peerseal.protocol.documents import JwkSetDocument, sign_document
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
@@ -75,7 +76,7 @@ def refusal(trust: TrustStore, kid: str) -> str:
     return caught.value.__cause__.code
 
 
-class Between:
+class Between(Fetcher):
     """A fetcher that does something of the test's before each call that it passes on."""
 
     def __init__(self, registry: MemoryRegistry, before: Callable[[str], None]) -> None:
@@ -362,7 +363,7 @@ class TestFreshness:
         registry.log.clear()
         clock.advance(limits.refresh_interval + 1)
         trust.refresh()
-        (call,) = [call for call in registry.log if call.path == JWK_SET_PATH]
+        (call,) = [call for call in registry.log if call.path == f"{JWK_SET_PATH}?seq=2"]
         assert call.headers["if-none-match"] == tag
         assert trust.key(kid).kid == kid
 

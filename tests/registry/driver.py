@@ -1,8 +1,9 @@
 """A whole registry in this process, and the calls that services and operators make of it, signed for real."""
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,19 +19,21 @@ from peerseal.protocol.documents import (
     read_document,
     read_registry_keys,
 )
-from peerseal.protocol.encoding import canonical_json, digest_header
+from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger import Entry, evidence_digest
 from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens import REQUEST_TYP, RequestToken, new_jti, sign_proof
 from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
 from registry.services.initialise import initialise
 from registry.services.registry import Registry
-from registry.settings import Settings
+from registry.settings import Limits, Settings
 from registry.storage import keys, ledger
 from registry.storage.engine import create_engine
-from registry.storage.tables import join_tokens, operator_tokens, registry_documents
+from registry.storage.tables import domain_settings, join_tokens, operator_tokens, policies, registry_documents
 from registry.storage.tables import keys as keys_table
 from registry.storage.tables import services as services_table
 from registry.storage.unit import Store
@@ -56,6 +59,11 @@ class Clock:
 
 
 def settings_at(url: str, home: Path, **changes: Any) -> Settings:
+    """All tests come from one address, so it may be refused as often as it likes, unless a test says how often."""
+    limits = changes.pop("limits", Limits())
+    if limits.refusals_per_minute == Limits().refusals_per_minute:
+        limits = replace(limits, refusals_per_minute=10**9)
+    changes["limits"] = limits
     return Settings.from_environ({"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": url}, **changes)
 
 
@@ -168,13 +176,27 @@ def tables_of(store: Store) -> PublicState:
             record = keys.find(connection, row.thumbprint)
             assert record is not None
             state.keys[row.thumbprint] = record
+        for row in connection.execute(policies.select()):
+            policy = CallPolicy.from_json(json.loads(row.body))
+            state.policies[row.service] = row.seq, None if policy.restricted else policy
+        for row in connection.execute(domain_settings.select()):
+            state.settings = row.seq, DomainSettings.from_json(json.loads(row.body))
         for row in connection.execute(join_tokens.select()):
             state.join_tokens[row.id] = JoinTokenState(row.service, row.expires_at, row.uses, row.used, row.withdrawn)
         for row in connection.execute(operator_tokens.select()):
-            state.operators[row.id] = OperatorState(row.role, row.expires_at, row.revoked)
+            state.operators[row.id] = OperatorState(row.role, row.expires_at, row.secret_hash, row.revoked)
     return state
 
 
-def entries_of(store: Store) -> list[Any]:
+def entries_of(store: Store) -> list[Entry]:
     with store.read() as connection:
         return list(ledger.read_entries(connection))
+
+
+def evidence_of(store: Store, entry: Entry) -> dict[str, Any]:
+    """What the entry commits to, which is kept beside it."""
+    with store.look() as connection:
+        evidence = ledger.evidence(connection, entry.seq)
+    assert evidence is not None
+    assert entry.evidence == evidence_digest(evidence)
+    return strict_json_object(evidence)

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,7 +17,7 @@ from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.cli import main
 from registry.settings import Settings
-from tests.registry.driver import DOMAIN, Driver
+from tests.registry.driver import DOMAIN, Driver, entries_of
 
 Run = Callable[..., Result]
 
@@ -183,6 +184,64 @@ def test_the_same_commands_over_http(run: Run, registry: Driver, url: str) -> No
     assert run("services", "--url", "http://127.0.0.1:9", PEERSEAL_OPERATOR_TOKEN=token).exit_code == 3
 
 
+def test_operator_tokens_over_http(run: Run, registry: Driver, url: str) -> None:
+    token = (registry.home / "operator-token").read_text()
+
+    def remote(*arguments: str, token: str = token) -> Result:
+        return run(*arguments, "--url", url, PEERSEAL_OPERATOR_TOKEN=token)
+
+    made = json.loads(remote("operator-token", "create", "--ttl", "1h", "--json").stdout)
+    assert (made["role"], made["expires_at"] - made["created_at"]) == ("operator", 3600)
+    listed = remote("operator-token", "list", "--json").stdout
+    assert json.loads(listed) == json.loads(run("operator-token", "list", "--json").stdout)
+    assert made["token"] not in listed
+    assert json.loads(remote("join-token", "create", "billing", "--json", token=made["token"]).stdout)["uses"] == 1
+    refused = remote("operator-token", "create", token=made["token"])
+    assert (refused.exit_code, "role_insufficient" in refused.stderr) == (1, True)
+    assert remote("operator-token", "revoke", made["id"]).exit_code == 0
+    assert remote("services", token=made["token"]).exit_code == 1
+
+
+def test_pending_keys_here_and_over_http(run: Run, registry: Driver, url: str) -> None:
+    token = (registry.home / "operator-token").read_text()
+    applicants = registry.node(applicants=True)
+    remote = {"PEERSEAL_OPERATOR_TOKEN": token}
+    for at, service in (((), "billing"), (("--url", url), "shipping")):
+        approved, rejected = (KeyPair.generate("ES256") for _ in range(2))
+        kids = [f"{DOMAIN}/{service}/{each.public.thumbprint}" for each in (approved, rejected)]
+        for each in (approved, rejected):
+            answer = applicants.post_key(service, {"proof": applicants.proof(each, service)})
+            assert answer.status_code == 202
+        listed = json.loads(run("keys", "--pending", "--json", *at, **remote).stdout)
+        assert {row["kid"] for row in listed} == set(kids)
+        assert json.loads(run("keys", "nobody", "--pending", "--json", *at, **remote).stdout) == []
+        assert run("approve", kids[0], *at, **remote).stdout == f"active: {kids[0]}\n"
+        assert run("approve", kids[0], *at, **remote).exit_code == 0
+        assert run("reject", kids[1], *at, **remote).exit_code == 0
+        assert run("reject", kids[1], *at, **remote).exit_code == 1
+        assert run("reject", kids[0], *at, **remote).exit_code == 1, "it is pending no more"
+        assert run("approve", kids[1], *at, **remote).exit_code == 1
+        assert len(run("keys", "--pending", *at, **remote).stdout.splitlines()) == 1
+        assert registry.statement(service, approved).state == "active"
+    applicants.close()
+
+
+def test_the_audit_trail_and_tidying_up(run: Run, registry: Driver, url: str) -> None:
+    made = json.loads(run("join-token", "create", "billing", "--json").stdout)
+    rows = json.loads(run("audit", "--json").stdout)
+    assert [row["act"] for row in rows] == ["registry_created", "operator_created", "join_token_created"]
+    assert rows[-1]["subject"] == made["id"]
+    token = (registry.home / "operator-token").read_text()
+    at = ("--url", url)
+    assert json.loads(run("audit", "--json", *at, PEERSEAL_OPERATOR_TOKEN=token).stdout) == rows
+    later = run("audit", "--json", "--after", str(rows[1]["id"]), *at, PEERSEAL_OPERATOR_TOKEN=token).stdout
+    assert json.loads(later) == rows[2:]
+    assert '{"local": "cli"}' in run("audit").stdout
+    nothing = {"applicants": 0, "join_tokens": 0, "operator_tokens": 0, "used_tokens": 0}
+    assert json.loads(run("tidy", "--json").stdout) == nothing
+    assert "0 applicants" in run("tidy").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -195,6 +254,23 @@ def test_the_same_commands_over_http(run: Run, registry: Driver, url: str) -> No
         (["join-token", "create", "billing", "--ttl", "9999d"], 1),
         (["join-token", "create", "billing", "--uses", "0"], 2),
         (["operator-token", "revoke", "nobody"], 1),
+        (["operator-token", "create", "--role", "root"], 2),
+        (["operator-token", "create", "--ttl", "9999d"], 1),
+        (["approve", f"{DOMAIN}/billing/{'A' * 43}"], 1),
+        (["approve", f"other.internal/billing/{'A' * 43}"], 1),
+        (["reject", "nonsense"], 1),
+        (["revoke", f"{DOMAIN}/billing/{'A' * 43}", "--reason", "rejected"], 2),
+        (["policy", "get", "Not A Name"], 1),
+        (["policy", "set", "registry"], 1),
+        (["policy", "set", "billing", "--allow", "Not A Name"], 1),
+        (["policy", "set", "billing", "--allow", "other.internal/client"], 1),
+        (["policy", "set", "billing", "--allow", "client=a", "--allow", "client=b"], 2),
+        (["policy", "set", "billing", "--restricted", "--file", "-"], 2),
+        (["policy", "set", "billing", "--file", "-"], 1),
+        (["policy", "set", "billing", "--if-match", "7"], 1),
+        (["policy", "explain", "client", "other.internal/billing", "read"], 1),
+        (["domain", "set", "-"], 1),
+        (["domain", "set", "no-such-file"], 2),
         (["serve", "--dev", "--host", "0.0.0.0"], 2),
         (["nonsense"], 2),
     ],
@@ -203,11 +279,78 @@ def test_exit_codes(run: Run, registry: Driver, arguments: list[str], code: int)
     assert run(*arguments).exit_code == code
 
 
+@pytest.mark.parametrize("over_http", [False, True])
+def test_policies(run: Run, registry: Driver, url: str, tmp_path: Path, over_http: bool) -> None:
+    token = (registry.home / "operator-token").read_text()
+
+    def told(*arguments: str, code: int = 0) -> Any:
+        at = ["--url", url] if over_http else []
+        result = run(*arguments, "--json", *at, PEERSEAL_OPERATOR_TOKEN=token)
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout) if result.stdout else result.stderr
+
+    none = {"entry": 0, "setting": {"allow": None}}
+    assert told("policy", "get", "billing") == none
+    allow = ("--allow", "client=invoices:read invoices:write", "--allow", "*")
+    done = told("policy", "set", "billing", *allow)
+    rules = {f"{DOMAIN}/client": ["invoices:read", "invoices:write"], "*": []}
+    assert done == {"entry": len(entries_of(registry.store)), "setting": {"allow": rules, "restricted": False}}
+    assert told("policy", "get", "billing") == done
+    assert "precondition_failed" in told("policy", "remove", "billing", "--if-match", "0", code=1)
+    entry = str(done["entry"])
+    assert told("policy", "remove", "billing", "--if-match", entry) == none
+    assert told("policy", "remove", "billing") == none
+
+    file = tmp_path / "setting.json"
+    file.write_text(json.dumps({"allow": {"client": ["read"]}, "restricted": True}))
+    assert told("policy", "set", "billing", "--file", str(file))["setting"]["restricted"] is True
+
+    assert told("domain", "get") == {"entry": 0, "setting": {"minters": [], "issuers": []}}
+    file.write_text(json.dumps({"minters": ["edge"], "issuers": []}))
+    done = told("domain", "set", str(file))
+    assert done["setting"] == {"minters": [f"{DOMAIN}/edge"], "issuers": []}
+    assert told("domain", "get") == done
+    assert "precondition_failed" in told("domain", "set", str(file), "--if-match", "0", code=1)
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_a_policy_explains_itself(run: Run, registry: Driver, url: str, over_http: bool) -> None:
+    token = (registry.home / "operator-token").read_text()
+
+    def why(caller: str, scope: str) -> tuple[int, str]:
+        at = ["--url", url] if over_http else []
+        result = run("policy", "explain", caller, "billing", scope, *at, PEERSEAL_OPERATOR_TOKEN=token)
+        return result.exit_code, result.stdout.strip()
+
+    code, reason = why("client", "read")
+    assert (code, reason) == (0, f"no policy: what the code of {DOMAIN}/billing allows decides")
+    assert run("policy", "set", "billing", "--allow", "client=read write").exit_code == 0
+    entry = len(entries_of(registry.store))
+    code, reason = why("client", "read")
+    assert (code, reason.startswith(f'allowed by rule "{DOMAIN}/client": [read, write] of entry {entry}')) == (0, True)
+    assert why(f"{DOMAIN}/client", "admin") == (
+        1,
+        f'denied because rule "{DOMAIN}/client": [read, write] of entry {entry} has no admin',
+    )
+    assert why("stranger", "read") == (1, f"denied because entry {entry} names neither {DOMAIN}/stranger nor *")
+    assert why("other.internal/client", "read") == (
+        1,
+        "denied because other.internal/client is of another trust domain",
+    )
+    assert run("policy", "set", "billing", "--allow", "*=read", "--allow", "client").exit_code == 0
+    assert why("stranger", "read")[1].startswith('allowed by rule "*": [read]')
+    assert why("client", "read")[0] == 1, "a caller that is named has its own scopes"
+    told = json.loads(run("policy", "explain", "client", "billing", "read", "--json").stdout)
+    assert (told["allowed"], told["rule"], told["entry"]) == (False, f"{DOMAIN}/client", entry + 1)
+
+
 def test_every_command_has_help(run: Run) -> None:
-    commands = ["init", "serve", "migrate", "services", "keys", "revoke"]
+    commands = ["init", "serve", "migrate", "services", "keys", "revoke", "approve", "reject", "audit", "tidy"]
     groups = [
         [group, command] for group in ("operator-token", "join-token") for command in ("create", "list", "revoke")
     ]
+    groups += [["policy", command] for command in ("get", "set", "remove", "explain")]
+    groups += [["domain", command] for command in ("get", "set")]
     for arguments in ([], *([command] for command in commands), *groups):
         result = run(*arguments, "--help")
         assert result.exit_code == 0

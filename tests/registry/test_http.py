@@ -16,16 +16,17 @@ from peerseal.protocol.documents import MAX_DOCUMENT, sign_document
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.names import registry_id
+from peerseal.protocol.ledger import Admission
+from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens import REQUEST_TYP
 from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
-from registry.domain.publication import Frame, key_set
+from registry.domain.publication import Frame, ProvenKey, key_set
 from registry.services.authority import RENEW_BEFORE
 from registry.services.operators import Role
 from registry.services.rendered import Rendered, RenderedCache
 from registry.settings import Limits
-from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of
+from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of
 
 
 def key() -> KeyPair:
@@ -434,7 +435,7 @@ def test_signed_answers_go_on_from_memory_while_the_database_is_down(
     def down(*_: object) -> int:
         raise StorageUnavailable("down")
 
-    monkeypatch.setattr(type(registry.registry.publisher._revisions), "service", down)
+    monkeypatch.setattr(type(registry.registry.changes._revisions), "service", down)
     clock.forward(3600)
     assert registry.key_set("billing") == before
     asked_for_more = registry.client.get(f"/v1/services/billing/jwks.jwt?seq={before.head + 1}")
@@ -498,15 +499,20 @@ def test_the_largest_signed_set_is_one_that_clients_read(clock: Clock) -> None:
     domain, service = ".".join(["d" * 63] * 3 + ["d" * 61]), "s" * 60 + "." + "s" * 39
     now, limits = int(clock()), Limits()
     names = [b64url(number.to_bytes(32)) for number in range(limits.vouched_keys + limits.joined_keys)]
-    records = [KeyRecord(name, service, spki, 10**9, {}, now, now, now) for name in names]
-    document = key_set(Frame(domain, service, now, now, 10**9, 10**9), records)
+    by = {"kid": make_kid(f"{domain}/{service}", names[0])}
+    admission, proof = Admission(10**9, now, now, by, names[0]), (bytes(32),) * 30  # of a tree of a thousand million
+    records = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names]
+    frame = Frame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
+    document = key_set(frame, [ProvenKey(record, admission, proof) for record in records])
     assert len(sign_document(document, KeyPair.generate("ES256"))) < MAX_DOCUMENT
 
 
 # secrets
 
 
-def test_no_secret_in_logs_answers_or_entries(registry: Driver, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_in_logs_answers_entries_or_audit(
+    registry: Driver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     token = registry.join_token("billing")
     mine = registry.joined(key(), "billing")
@@ -518,23 +524,28 @@ def test_no_secret_in_logs_answers_or_entries(registry: Driver, clock: Clock, ca
     answers += [registry.rotate(mine, following := key(), "billing"), registry.end(mine, "billing", "retired")]
     assert [answer.status_code for answer in answers[-2:]] == [201, 204]
     answers.append(registry.operator_ends(following, "billing"))
+    made = registry.client.post("/v1/operator-tokens", json={"role": "viewer", "ttl": 60}, headers=registry.operator)
+    made_secret = made.get_json()["token"].rpartition(".")[2]
+    answers += [registry.client.get(path, headers=registry.operator) for path in ("/v1/operator-tokens", "/v1/audit")]
+    assert [answer.status_code for answer in answers[-2:]] == [200, 200]
     with registry.store.read() as connection:
         entries = b"".join(connection.exec_driver_sql("SELECT body FROM entries").scalars())
     told = caplog.text + "".join(answer.text for answer in answers) + entries.decode()
     operator_secret = registry.operator["Authorization"].rpartition(".")[2]
     request_token = headers["Authorization"].rpartition(" ")[2]
-    for secret in (token.secret, b64url(token.mac_key), operator_secret, request_token, "hunter2secret"):
+    kept = (token.secret, b64url(token.mac_key), operator_secret, made_secret, request_token, "hunter2secret")
+    for secret in kept:
         assert secret not in told
     found = set(re.findall(r"[\w-]+\.[\w-]+\.[\w-]+", told))
     tokens = {jws for jws in found if jws.startswith("eyJ") and jose.parse(jws).header.typ == REQUEST_TYP}
+    assert tokens == set(), "what a service signed is evidence beside the entries, which hold its digest"
     vouched, ended = (entry for entry in entries_of(registry.store) if entry.by.keys() & {"kid", "self"})
-    assert tokens == {vouched.data["vouch"], ended.proof}, "evidence that the service itself did it"
-    assert not any(token in caplog.text for token in tokens)
+    proven, spent = evidence_of(registry.store, vouched), evidence_of(registry.store, ended)
     path = "/v1/services/billing/keys"
     for expected in ("replayed", "expired"):  # of no use to a reader, neither now nor later
-        repeated = {"Authorization": f"Bearer {vouched.data['vouch']}"}
-        assert outcome(registry.post_key("billing", {"proof": vouched.proof}, repeated)) == (401, expected)
-        repeated = {"Authorization": f"Bearer {ended.proof}"}
+        repeated = {"Authorization": f"Bearer {proven['vouch']}"}
+        assert outcome(registry.post_key("billing", {"proof": proven["proof"]}, repeated)) == (401, expected)
+        repeated = {"Authorization": f"Bearer {spent['token']}"}
         again = registry.client.delete(f"{path}/{mine.public.thumbprint}?reason=retired", headers=repeated)
         assert outcome(again) == (401, expected)
         clock.forward(400)

@@ -37,6 +37,28 @@ def test_the_database_url_may_be_a_secret_file(tmp_path: Path) -> None:
         Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": str(tmp_path / "nothing")})
 
 
+def test_applicants_are_off_and_limits_in_memory_unless_somebody_says_otherwise() -> None:
+    default = Settings.from_environ({})
+    assert (default.applicants, default.proxies, default.rate_limit_storage) == (False, 0, "memory://")
+    environ = {
+        "REGISTRY_APPLICANTS": "on",
+        "REGISTRY_PROXIES": "2",
+        "REGISTRY_RATE_LIMIT_STORAGE": "redis://:hunter2@r/0",
+    }
+    settings = Settings.from_environ(environ)
+    assert (settings.applicants, settings.proxies, settings.rate_limit_storage) == (True, 2, "redis://:hunter2@r/0")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("REGISTRY_APPLICANTS", "yes"), ("REGISTRY_PROXIES", "-1"), ("REGISTRY_PROXIES", "1.0")],
+)
+def test_switches_and_counts_are_checked(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Settings.from_environ({name: value})
+
+
 def test_names_are_checked() -> None:
     with pytest.raises(InvalidName):
         Settings.from_environ({"REGISTRY_TRUST_DOMAIN": "Acme Internal"})

@@ -1,0 +1,153 @@
+"""The registry on PostgreSQL under the role of migrations/roles.sql: it lives, and cannot touch what was written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy.exc import ProgrammingError
+
+from peerseal.protocol.keys import KeyPair
+from registry.domain.rebuild import rebuild
+from registry.storage.tables import metadata
+from registry.storage.used_tokens import PURGE_EVERY
+from tests.registry.driver import Clock, Driver, entries_of, tables_of
+from tests.support.postgres import Postgres
+
+ROLES = (Path(__file__).parents[2] / "migrations" / "roles.sql").read_text()
+POLICY, DOMAIN = {"allow": {"*": ["read"]}}, {"minters": ["billing"], "issuers": []}
+OWNER, APP = "peerseal_owner", "peerseal_app"
+
+
+def as_role(url: str, role: str) -> str:
+    return make_url(url).set(username=role).render_as_string(hide_password=False)
+
+
+def run(url: str, script: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        driver_connection = connection.connection.driver_connection
+        assert driver_connection is not None
+        driver_connection.execute(script)  # past SQLAlchemy, which gives a statement's % a meaning
+    engine.dispose()
+
+
+def key() -> KeyPair:
+    return KeyPair.generate("ES256")
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def registry(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Iterator[Driver]:
+    """Made by the owner, and served as the application."""
+    url, home = postgres.new_database(), tmp_path_factory.mktemp("home")
+    run(url, ROLES)
+    owner = Driver(as_role(url, OWNER), home, clock)
+    run(as_role(url, OWNER), ROLES)
+    driver = Driver(as_role(url, APP), home, clock, applicants=True)
+    driver.operator = owner.operator
+    owner.close()
+    yield driver
+    driver.close()
+
+
+def test_the_registry_lives_its_whole_life_under_that_role(registry: Driver, clock: Clock) -> None:
+    old, new, waiting = registry.joined(key(), "billing"), key(), key()
+    assert registry.rotate(old, new, "billing").status_code == 201
+    assert registry.end(old, "billing", "retired").status_code == 204
+    clock.forward(PURGE_EVERY + 400)  # so that the next call purges the tokens that were used
+    assert registry.rotate(new, child := key(), "billing").status_code == 201
+    assert registry.operator_ends(new, "billing").status_code == 204
+    assert {entry.kid.rpartition("/")[2] for entry in registry.key_set("billing").revoked} == {
+        new.public.thumbprint,
+        child.public.thumbprint,
+    }
+    made = registry.client.post("/v1/join-tokens", json={"service": "billing"}, headers=registry.operator)
+    assert registry.client.delete(made.headers["Location"], headers=registry.operator).status_code == 204
+    made = registry.client.post("/v1/operator-tokens", json={"role": "viewer", "ttl": 60}, headers=registry.operator)
+    assert registry.client.delete(made.headers["Location"], headers=registry.operator).status_code == 204
+    applied = registry.post_key("shipping", {"proof": registry.proof(waiting, "shipping")})
+    assert applied.status_code == 202
+    approve = f"/v1/services/shipping/keys/{waiting.public.thumbprint}/approve"
+    assert registry.client.post(approve, headers=registry.operator).status_code == 201
+    for path, settings in (("services/billing/policy", POLICY), ("services/billing/policy", None), ("domain", DOMAIN)):
+        seen = {"If-Match": registry.client.get(f"/v1/{path}", headers=registry.operator).headers["ETag"]}
+        body = settings or {"allow": None}
+        assert registry.client.put(f"/v1/{path}", json=body, headers={**registry.operator, **seen}).status_code == 200
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+    clock.forward(registry.settings.limits.spent_kept + 24 * 3600)
+    assert registry.joined(key(), "billing")  # and with it goes what ended long ago
+    assert len(tables_of(registry.store).join_tokens) == 1
+    assert registry.client.get("/readyz").get_json()["ready"]
+
+
+def test_tiles_become_complete_under_that_role(registry: Driver) -> None:
+    while len(entries_of(registry.store)) < 257:
+        registry.join_token("billing")
+    assert len(registry.client.get("/ledger/tile/0/000").data) == 256 * 32
+
+
+@pytest.mark.parametrize("table", ["entries", "tiles", "audit"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE {table} SET {column} = {column}",
+        "DELETE FROM {table}",
+        "TRUNCATE {table}",
+        "TRUNCATE {table} CASCADE",
+        "ALTER TABLE {table} ADD COLUMN x integer",
+        "ALTER TABLE {table} DISABLE TRIGGER ALL",
+        "ALTER TABLE {table} RENAME TO other",
+        "DROP TABLE {table}",
+        "CREATE RULE other AS ON INSERT TO {table} DO INSTEAD NOTHING",
+        "GRANT UPDATE ON {table} TO CURRENT_USER; UPDATE {table} SET {column} = {column}",
+    ],
+)
+def test_what_was_appended_can_be_neither_changed_nor_removed(registry: Driver, table: str, statement: str) -> None:
+    column = metadata.tables[table].columns.keys()[0]
+    with (
+        pytest.raises(ProgrammingError, match=r"permission denied|must be owner"),
+        registry.store.engine.begin() as own,
+    ):
+        own.execute(text(statement.format(table=table, column=column)))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE keys SET spki = ''",
+        "UPDATE keys SET service = 'other'",
+        "DELETE FROM keys",
+        "UPDATE operator_tokens SET role = 'admin'",
+        "UPDATE operator_tokens SET expires_at = 9999999999",
+        "UPDATE join_tokens SET uses = 10000",
+        "DELETE FROM ledger_head",
+        "INSERT INTO ledger_head VALUES (2, 0, '')",
+        "DELETE FROM services",
+        "INSERT INTO registry_documents VALUES (99, 'x')",
+        "UPDATE alembic_version SET version_num = '0000'",
+        "CREATE TABLE other (x integer)",
+        "CREATE FUNCTION other() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "SET ROLE peerseal_owner",
+    ],
+)
+def test_what_no_request_needs_is_refused_by_the_database(registry: Driver, statement: str) -> None:
+    with pytest.raises(ProgrammingError, match=r"permission denied|must be"), registry.store.engine.begin() as own:
+        own.execute(text(statement))
+
+
+def test_every_table_is_named_in_the_grants(registry: Driver) -> None:
+    with registry.store.engine.connect() as connection:
+        tables = set(inspect(connection).get_table_names())
+    assert tables == metadata.tables.keys() | {"alembic_version"}
+    assert all(f"('{table}'," in ROLES for table in tables)
+
+
+def test_the_application_alone_cannot_make_the_schema(postgres_url: str, tmp_path: Path) -> None:
+    run(postgres_url, ROLES)
+    with pytest.raises(ProgrammingError, match="permission denied for schema public"):
+        Driver(as_role(postgres_url, APP), tmp_path / "home")

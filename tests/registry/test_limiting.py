@@ -1,0 +1,206 @@
+"""How often one address may be refused: counted in memory, and in Redis where there are several nodes."""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from demo.processes import Process, free_port
+from peerseal.errors import ConfigurationError
+from peerseal.protocol.keys import KeyPair
+from registry.app import create_app
+from registry.settings import Limits
+from tests.registry.driver import Driver, settings_at
+from tests.support.redis import redis_server
+
+LIMIT = 5
+LIMITS = Limits(refusals_per_minute=LIMIT)
+
+Node = Callable[..., Driver]
+
+
+@pytest.fixture
+def node(sqlite_url: str, tmp_path: Path) -> Iterator[Node]:
+    nodes = []
+
+    def make(**changes: Any) -> Driver:
+        nodes.append(Driver(sqlite_url, tmp_path / "home", **{"limits": LIMITS, **changes}))
+        return nodes[-1]
+
+    yield make
+    for each in nodes:
+        each.close()
+
+
+def key() -> KeyPair:
+    return KeyPair.generate("ES256")
+
+
+def refused(registry: Driver, address: str = "192.0.2.1", forwarded: str | None = None) -> TestResponse:
+    """A registration that nobody lets in."""
+    headers = {"Content-Type": "application/json", **({"X-Forwarded-For": forwarded} if forwarded else {})}
+    environ = {"REMOTE_ADDR": address}
+    return registry.client.post("/v1/services/billing/keys", data=b"{}", headers=headers, environ_overrides=environ)
+
+
+def statuses(registry: Driver, count: int, *where: Any) -> list[int]:
+    return [refused(registry, *where).status_code for _ in range(count)]
+
+
+def test_an_address_that_is_refused_too_often_has_to_wait(node: Node) -> None:
+    registry = node()
+    assert statuses(registry, LIMIT) == [400] * LIMIT
+    answer = refused(registry)
+    assert (answer.status_code, answer.content_type) == (429, "application/problem+json")
+    assert answer.get_json()["code"] == "too_many_refusals"
+    assert answer.headers["Retry-After"] == "60"
+    assert refused(registry, "192.0.2.2").status_code == 400, "others do not"
+
+
+def test_all_refused_writes_of_an_address_count_together(node: Node) -> None:
+    registry = node()
+    environ = {"REMOTE_ADDR": "192.0.2.1"}
+    calls = [
+        ("POST", "/v1/services/billing/keys", 415),
+        ("DELETE", f"/v1/services/billing/keys/{'A' * 43}?reason=retired", 401),
+        ("POST", f"/v1/services/billing/keys/{'A' * 43}/approve", 401),
+        ("POST", "/v1/join-tokens", 401),
+        ("DELETE", "/v1/operator-tokens/x", 401),
+    ]
+    for method, path, status in calls:
+        assert registry.client.open(path, method=method, environ_overrides=environ).status_code == status
+    for method, path, _ in calls:
+        assert registry.client.open(path, method=method, environ_overrides=environ).status_code == 429
+
+
+def test_a_right_is_not_looked_at_while_the_address_has_to_wait(node: Node) -> None:
+    registry = node()
+    token, mine = registry.join_token("billing"), key()
+    statuses(registry, LIMIT + 1, "127.0.0.1")
+    assert registry.join(mine, "billing", token).status_code == 429
+    assert registry.client.get("/v1/join-tokens", headers=registry.operator).get_json()["join_tokens"][0]["used"] == 0
+    answer = registry.client.get(f"/v1/services/billing/keys/{mine.public.thumbprint}")
+    assert answer.status_code == 404, "reading is answered as ever"
+
+
+def test_calls_that_succeed_are_not_counted(node: Node) -> None:
+    registry = node()
+    mine = registry.joined(key(), "billing")
+    for _ in range(3 * LIMIT):
+        assert registry.rotate(mine, mine := key(), "billing").status_code == 201
+        assert registry.join(mine, "billing", registry.join_token("billing")).status_code == 200
+    made = registry.client.post("/v1/join-tokens", json={"service": "billing"}, headers=registry.operator)
+    assert registry.client.delete(made.headers["Location"], headers=registry.operator).status_code == 204
+    assert statuses(registry, LIMIT + 1, "127.0.0.1") == [400] * LIMIT + [429]
+
+
+def test_reading_is_not_counted(node: Node) -> None:
+    registry = node()
+    for _ in range(3 * LIMIT):
+        assert registry.client.get("/v1/services/nobody/jwks.jwt").status_code == 404
+        assert registry.client.get("/v1/services").status_code == 401
+    assert statuses(registry, 1, "127.0.0.1") == [400]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("", "nonsense", True),
+    ],
+)
+def test_an_ipv6_host_counts_by_its_64(node: Node, one: str, other: str, same: bool) -> None:
+    registry = node()
+    assert statuses(registry, LIMIT + 1, one)[-1] == 429
+    assert refused(registry, other).status_code == (429 if same else 400)
+
+
+def test_a_forwarded_address_is_believed_only_from_a_proxy_that_was_named(node: Node) -> None:
+    direct = node()
+    for number in range(LIMIT):
+        refused(direct, "192.0.2.1", f"203.0.113.{number}")
+    assert refused(direct, "192.0.2.1", "203.0.113.99").status_code == 429, "who makes addresses up gains nothing"
+    behind = node(proxies=1)
+    for _ in range(LIMIT):
+        refused(behind, "192.0.2.1", "198.51.100.7")
+    assert refused(behind, "192.0.2.1", "198.51.100.7").status_code == 429
+    assert refused(behind, "192.0.2.1", "198.51.100.8").status_code == 400
+    assert refused(behind, "192.0.2.1", "198.51.100.8, 198.51.100.7").status_code == 429, "the proxy's own word counts"
+
+
+def test_a_million_applicants_from_one_address_are_stopped_by_the_limit(node: Node) -> None:
+    registry = node(applicants=True)
+    for number in range(4 * LIMIT):
+        service = f"s{number}"
+        status = registry.post_key(service, {"proof": registry.proof(key(), service)}).status_code
+        assert status == (202 if number < LIMIT else 429)
+    waiting = registry.client.get("/v1/applicants", headers=registry.operator).get_json()["applicants"]
+    assert len(waiting) == LIMIT
+
+
+def test_a_storage_that_is_none_is_a_wrong_setting(sqlite_url: str, tmp_path: Path) -> None:
+    Driver(sqlite_url, tmp_path / "home").close()
+    for storage in ("nonsense", "ftp://x/y"):
+        with pytest.raises(ConfigurationError, match="REGISTRY_RATE_LIMIT_STORAGE"):
+            create_app(settings_at(sqlite_url, tmp_path / "home", rate_limit_storage=storage))
+
+
+# Redis
+
+
+@pytest.fixture
+def redis_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def redis(redis_port: int, tmp_path: Path) -> Iterator[Process]:
+    with redis_server(redis_port, tmp_path / "redis.log") as server:
+        wait_for(redis_port)
+        yield server
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_several_nodes_count_together_in_redis(node: Node, redis: Process, redis_port: int) -> None:
+    first, second = (node(rate_limit_storage=f"redis://127.0.0.1:{redis_port}/0") for _ in range(2))
+    assert statuses(first, LIMIT - 1) + statuses(second, 1) == [400] * LIMIT
+    assert [refused(each).status_code for each in (first, second)] == [429, 429]
+
+
+def test_while_redis_is_down_each_node_counts_for_itself(
+    node: Node, redis: Process, redis_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = node(rate_limit_storage=f"redis://:a-password@127.0.0.1:{redis_port}/0")
+    caplog.set_level(logging.INFO)
+    assert statuses(registry, 1) == [400]
+    redis.kill()
+    assert statuses(registry, LIMIT + 1, "192.0.2.7") == [400] * LIMIT + [429], "never a 500, and never no limit"
+    assert registry.joined(key(), "billing")
+    assert "a-password" not in caplog.text
+
+
+def test_a_redis_that_falls_silent_is_waited_for_briefly(node: Node, redis_port: int) -> None:
+    with socket.create_server(("127.0.0.1", redis_port)):
+        registry = node(rate_limit_storage=f"redis://127.0.0.1:{redis_port}/0")
+        began = time.monotonic()
+        assert statuses(registry, LIMIT + 1) == [400] * LIMIT + [429]
+        assert time.monotonic() - began < 20

@@ -1,0 +1,131 @@
+"""What /metrics says: counts of all workers, under names that no caller chooses."""
+
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from peerseal.protocol.keys import KeyPair
+from registry.domain.errors import StorageUnavailable
+from registry.storage.unit import Store
+from tests.registry.driver import Driver
+from tests.support.processes import LOOPBACK, Server, free_port, gunicorn
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples_of(text: str) -> Samples:
+    found = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in found}
+
+
+def told(registry: Driver) -> Samples:
+    answer = registry.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain")
+    return samples_of(answer.text)
+
+
+def grown(before: Samples, after: Samples, name: str, **labels: str) -> float:
+    key = name, frozenset(labels.items())
+    return after.get(key, 0) - before.get(key, 0)
+
+
+def test_requests_refusals_admissions_and_the_ledger_are_counted(registry: Driver) -> None:
+    before = told(registry)
+    mine = registry.joined(KeyPair.generate("ES256"), "billing")
+    registry.rotate(mine, KeyPair.generate("ES256"), "billing")
+    etag = registry.client.get("/v1/services/billing/jwks.jwt").headers["ETag"]
+    registry.client.get("/v1/services/billing/jwks.jwt", headers={"If-None-Match": etag})
+    registry.client.get("/v1/services/nobody/jwks.jwt")
+    registry.client.get("/v1/services")
+    after = told(registry)
+    signed = {"endpoint": "documents.signed_key_set"}
+    assert grown(before, after, "registry_requests_total", status="2xx", **signed) == 1
+    assert grown(before, after, "registry_requests_total", status="3xx", **signed) == 1
+    assert grown(before, after, "registry_requests_total", status="4xx", **signed) == 1
+    assert grown(before, after, "registry_request_seconds_count", **signed) == 3
+    assert grown(before, after, "registry_request_seconds_bucket", le="+Inf", **signed) == 3
+    assert 0 < grown(before, after, "registry_request_seconds_sum", **signed) < 3
+    assert grown(before, after, "registry_requests_total", status="2xx", endpoint="keys.register") == 2
+    assert grown(before, after, "registry_refusals_total", code="service_not_found") == 1
+    assert grown(before, after, "registry_refusals_total", code="missing_token") == 1
+    assert grown(before, after, "registry_admissions_total", way="join_token") == 1
+    assert grown(before, after, "registry_admissions_total", way="voucher") == 1
+    assert after["registry_ledger_size", frozenset()] == registry.key_set("billing").head
+
+
+def test_no_name_comes_from_a_caller_and_no_secret_is_told(registry: Driver) -> None:
+    registry.joined(KeyPair.generate("ES256"), "billing")
+    names = set(told(registry))
+    marks = [secrets.token_hex(8) for _ in range(50)]
+    for mark in marks:
+        registry.client.get(f"/{mark}")
+        registry.client.get(f"/v1/services/{mark}/keys")
+        registry.client.get(f"/v1/services?after={mark}", headers={"Authorization": f"Bearer {mark}"})
+        registry.client.open("/v1/services", method=mark.upper())
+        registry.post_key(mark, {"proof": mark, "join": {"id": mark, "mac": mark}})
+    text = registry.client.get("/metrics").text
+    assert not any(mark in text for mark in marks)
+    assert registry.operator["Authorization"].rpartition(".")[2] not in text
+    assert len(set(samples_of(text)) - names) < 40
+    assert all(re.fullmatch(r"[\w.+]*", value) for _, labels in samples_of(text) for _, value in labels)
+
+
+def test_the_counts_are_told_while_the_database_is_down(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def down(_: Store) -> None:
+        raise StorageUnavailable("down")
+
+    assert ("registry_ledger_size", frozenset()) in told(registry)
+    monkeypatch.setattr(Store, "look", down)
+    found = told(registry)
+    assert ("registry_ledger_size", frozenset()) not in found
+    assert any(name == "registry_requests_total" for name, _ in found)
+
+
+@pytest.fixture(params=["serve --dev", "registry.wsgi:app", "preloaded"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """Three workers, in a folder that was empty; what it makes for its counts is below it as well."""
+    folders = [tmp_path / "tmp", tmp_path / "before"]
+    for folder in folders:
+        folder.mkdir()
+    dev = request.param == "serve --dev"
+    port, log, settings = free_port(), tmp_path / "log", {"REGISTRY_HOME": str(tmp_path / "home")}
+    serve = f"from registry.cli import main; main('serve --dev --workers 3 --port {port}'.split())"
+    command, url = [sys.executable, "-c", serve], f"http://{LOOPBACK}:{port}"
+    own_folder = {"TMPDIR": str(folders[0 if dev else 1])}
+    with Server("registry", command, url=url, log=log, settings=settings | own_folder) as laptop:
+        laptop.wait_until_answers(f"{url}/readyz")
+        if dev:
+            yield laptop
+            return
+    settings["TMPDIR"] = str(folders[0])
+    options = {"config": "python:registry.gunicorn_conf", "workers": 3, "preload": request.param == "preloaded"}
+    with gunicorn("registry", "registry.wsgi:app", port=port, log=log, settings=settings, **options) as own:  # type: ignore[arg-type]
+        yield own.wait_until_answers(f"{url}/readyz")
+
+
+@pytest.mark.e2e
+def test_several_workers_add_up_and_leave_nothing_behind(server: Server, tmp_path: Path) -> None:
+    for _ in range(120):
+        assert requests.get(f"{server.url}/v1/changes", timeout=5).status_code == 200  # a new connection each time
+        requests.get(f"{server.url}/v1/services", timeout=5)
+    expected = frozenset({("endpoint", "documents.changes"), ("status", "2xx")})
+    for _ in range(40):  # what the other workers noted down a moment ago they count soon
+        found = samples_of(requests.get(f"{server.url}/metrics", timeout=5).text)
+        if found.get(("registry_requests_total", expected)) == 120:
+            break
+        time.sleep(0.1)
+    assert found["registry_requests_total", expected] == 120
+    assert found["registry_refusals_total", frozenset({("code", "missing_token")})] == 120
+    folders = list((tmp_path / "tmp").glob("peerseal-registry-counts-*"))
+    assert len(folders) == 1
+    assert len({file.stem.rpartition("_")[2] for file in folders[0].glob("counter_*.db")}) > 1, "several processes"
+    server.stop()
+    assert not folders[0].exists()
