@@ -11,7 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
-from benchmarks import cold_start, cores, key_sets, memory, protected_route, report, signing, verification
+from benchmarks import (
+    cold_start,
+    cores,
+    growth,
+    key_sets,
+    memory,
+    protected_route,
+    registrations,
+    report,
+    signing,
+    verification,
+)
 from benchmarks.figures import Figure
 from benchmarks.world import World, world
 from tests.support.postgres import running_postgres
@@ -26,12 +37,27 @@ def on_postgresql(shared: World) -> Iterator[Figure]:
         yield from key_sets.measure(shared.folder / "postgresql", "PostgreSQL", server.new_database())
 
 
+def registrations_on_postgresql(shared: World) -> Iterator[Figure]:
+    """Registrations on PostgreSQL, on whose cores everything runs."""
+    with running_postgres() as server:
+        yield from registrations.measure(shared.folder / "reg-pg", "PostgreSQL", 500, server.new_database())
+
+
+def growth_on_postgresql(shared: World) -> Iterator[Figure]:
+    """What more keys cost."""
+    with running_postgres() as server:
+        yield from growth.measure(shared.folder / "growth", server)
+
+
 GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "verification": lambda shared: verification.measure(shared.caller, shared.folder),
     "signing": lambda shared: signing.measure(shared.caller, shared.caller_es256),
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),
     "key-sets-postgresql": on_postgresql,
+    "registrations": lambda shared: registrations.measure(shared.folder / "reg-sqlite", "SQLite", 100),
+    "registrations-postgresql": registrations_on_postgresql,
+    "growth": growth_on_postgresql,
     "cold-start": lambda shared: cold_start.measure(shared.stack),
     "memory": lambda _: memory.measure(),
 }

@@ -8,11 +8,13 @@ from secrets import randbits
 
 from benchmarks.figures import Figure, Goal
 from peerseal import TrustStore
-from peerseal.peers.fetch import Answer
+from peerseal.peers.fetch import Answer, Fetcher
 from peerseal.protocol.documents import ACTIVE, JwkSetDocument, RegistryKeys, SignedKey, sign_document
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.ledger import Admission
 from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.testing import MemoryLedger
 
 KEYS = 5_000
 DOMAIN = "bench.internal"
@@ -30,22 +32,26 @@ def measure() -> Iterator[Figure]:
 
 def _growth(bytes_in_use: Callable[[], int]) -> int:
     """By how much a store grows that fetches KEYS services' keys."""
-    store = TrustStore("http://127.0.0.1:1", fetcher=_Registry())
-    store.watch([service_id(DOMAIN, "warm-up")])
+    services = ["warm-up", *(f"service-{number}" for number in range(KEYS))]
+    store = TrustStore("http://127.0.0.1:1", fetcher=_Registry(services))
+    store.watch([service_id(DOMAIN, services[0])])
     gc.collect()
     before = bytes_in_use()
-    store.watch([service_id(DOMAIN, f"service-{number}") for number in range(KEYS)])
+    store.watch([service_id(DOMAIN, service) for service in services[1:]])
     gc.collect()
     return bytes_in_use() - before
 
 
-class _Registry:
-    """A Fetcher that answers for any service with one RSA-2048 key. The keys are only shaped like keys: a modulus of
-    random bits takes as much room as one that somebody spent a tenth of a second on."""
+class _Registry(Fetcher):
+    """A Fetcher that answers for these services, each with one RSA-2048 key in the ledger. The keys are only shaped
+    like keys: a modulus of random bits takes as much room as one that somebody spent a tenth of a second on."""
 
-    def __init__(self) -> None:
+    def __init__(self, services: list[str]) -> None:
         self._root, self._signing = KeyPair.generate("ES256"), KeyPair.generate("ES256")
         self._now = int(time.time())
+        self._ledger = MemoryLedger(DOMAIN)
+        self._keys = {service: self._admitted(service) for service in services}
+        self._checkpoint = self._ledger.checkpoint()
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """The root's document, or a service's signed set."""
@@ -57,18 +63,26 @@ class _Registry:
         """See Fetcher."""
         return path
 
+    def _admitted(self, service: str) -> tuple[PublicKey, Admission]:
+        """A new key, and what the ledger says of it."""
+        public, by = _shaped_like_a_key(), {"join_token": "a" * 16}
+        admission = Admission(len(self._ledger.entries), self._now, self._now + 3600, by, "A" * 43)
+        self._ledger.append(admission.entry(DOMAIN, service, public))
+        return public, admission
+
     def _root_document(self) -> str:
-        ledger_key = {"kty": "OKP", "crv": "Ed25519", "x": b64url(bytes(32))}
         frame = registry_id(DOMAIN), DOMAIN, self._now, self._now + 3600
         return sign_document(
-            RegistryKeys(*frame, 1, self._root.public, (self._signing.public,), ledger_key), self._root
+            RegistryKeys(*frame, 1, self._root.public, (self._signing.public,), self._ledger.jwk), self._root
         )
 
     def _key_set(self, service: str) -> str:
-        subject, public = service_id(DOMAIN, service), _shaped_like_a_key()
-        key = SignedKey(make_kid(subject, public.thumbprint), public, ACTIVE, self._now, self._now + 3600, 0)
-        document = JwkSetDocument(registry_id(DOMAIN), subject, self._now, self._now + 3600, 1, 1, (key,))
-        return sign_document(document, self._signing)
+        subject, size = service_id(DOMAIN, service), len(self._ledger.entries)
+        public, admission = self._keys[service]
+        kid, proof = make_kid(subject, public.thumbprint), self._ledger.inclusion(admission.index)
+        key = SignedKey(kid, public, ACTIVE, admission.expires_at, admission, proof)
+        frame = registry_id(DOMAIN), subject, self._now, self._now + 3600
+        return sign_document(JwkSetDocument(*frame, size, size, self._checkpoint, (key,)), self._signing)
 
 
 def _shaped_like_a_key() -> PublicKey:

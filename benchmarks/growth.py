@@ -1,0 +1,125 @@
+"""What a hundred times as many keys cost: the same calls of two registries in one process, one small and one large.
+
+Both are on one PostgreSQL server, and are asked in turn: for a registration, and for a signed JWK Set that is not in
+memory, inclusion proofs and all.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from sqlalchemy import insert
+
+from benchmarks.figures import Figure, Goal
+from peerseal.protocol.join import JoinToken, join_mac
+from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.ledger import KEY_ADMITTED
+from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.protocol.tokens import sign_proof
+from registry.domain.admission import Joined
+from registry.domain.keys import KeyRecord
+from registry.services.initialise import initialise
+from registry.services.operators import LOCAL
+from registry.services.registry import Registry
+from registry.settings import Limits, Settings
+from registry.storage import keys, ledger
+from registry.storage.engine import create_engine
+from registry.storage.ledger import Change
+from registry.storage.tables import services
+from registry.storage.together import Write
+from registry.storage.unit import Store
+from tests.support.postgres import Postgres
+
+DOMAIN = "bench.internal"
+SMALL, LARGE = 1_000, 100_000
+KEYS_OF_A_SERVICE = 10
+CALLS = 300
+_BATCH = 1_000
+_LIVES = 7 * 24 * 3600
+_GOAL = Goal("<", 1.5)
+_PROOF = "." * 900  # as long as the proof of a P-256 key
+
+
+def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
+    """The median of each call at 100,000 keys, beside the same at 1,000."""
+    small, large = (_Registry.of(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
+    what: dict[str, Callable[[_Registry, int], object]] = {
+        "a registration": _Registry.register,
+        "a signed JWK Set, not in memory": _Registry.key_set,
+    }
+    for name, call in what.items():
+        times: dict[int, list[float]] = {SMALL: [], LARGE: []}
+        for number in range(CALLS + 20):
+            for one in (small, large) if number % 2 else (large, small):
+                started = time.perf_counter()
+                call(one, number % (SMALL // KEYS_OF_A_SERVICE))
+                times[one.size].append(time.perf_counter() - started)
+        before, after = (1e3 * median(times[size][20:]) for size in (SMALL, LARGE))
+        yield Figure(
+            f"{name}, {LARGE:,} keys", after, "ms", f"with {SMALL:,} keys: {before:.2f} ms", after / before, _GOAL
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Registry:
+    """A registry of ``size`` keys, in this process."""
+
+    size: int
+    registry: Registry
+    token: JoinToken
+
+    @classmethod
+    def of(cls, home: Path, database_url: str, size: int) -> "_Registry":
+        """Initialised, filled, and with a join token for newcomers."""
+        environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
+        settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that sets are always made anew
+        initialise(settings, Store(create_engine(database_url)), DOMAIN)
+        registry = Registry.of(settings)
+        _fill(registry, size)
+        with registry.store.engine.connect() as connection:
+            connection.exec_driver_sql("ANALYZE")  # as the server does by itself within a minute
+            connection.commit()
+        token = JoinToken.parse(registry.join_tokens.create("newcomer", 3600, 2 * CALLS, LOCAL).token)
+        return cls(size, registry, token)
+
+    def register(self, _: int) -> None:
+        """One newcomer's key, checked, admitted, its statement signed."""
+        key = KeyPair.generate("ES256")
+        issuer = service_id(DOMAIN, "newcomer")
+        proof = sign_proof(key, issuer=issuer, audience=registry_id(DOMAIN), now=time.time())
+        right = Joined(self.token.id, join_mac(self.token.mac_key, proof))
+        admitted = self.registry.admission.admit("newcomer", proof, right)
+        assert admitted.appended is not None
+        self.registry.publisher.new_statement(admitted.record, admitted.appended)
+
+    def key_set(self, number: int) -> bytes:
+        """The signed set of a service, made anew."""
+        return self.registry.publisher.signed_key_set(f"s{number}").body
+
+
+def _fill(registry: Registry, size: int) -> None:
+    """Keys as they are in the tables and in the ledger, ten for each service."""
+    now = int(time.time())
+    for first in range(0, size, _BATCH):
+        names = [f"s{at // KEYS_OF_A_SERVICE}" for at in range(first, first + _BATCH)]
+        pairs = [(name, KeyPair.generate("ES256").public) for name in names]
+        changes = [_admission(service, key, now) for service, key in pairs]
+        with registry.store.write() as connection:
+            seqs = [entry.seq for entry in ledger.append(connection, now, *changes).entries]
+            rows = [_row(service, key, seq, now) for (service, key), seq in zip(pairs, seqs, strict=True)]
+            connection.execute(rows[0].statement, [row.parameters for row in rows])
+            named = {service: seq for (service, _), seq in zip(pairs, seqs, strict=True)}
+            connection.execute(insert(services), [{"name": name, "seq": seq} for name, seq in named.items()])
+
+
+def _admission(service: str, key: PublicKey, now: int) -> Change:
+    kid = make_kid(service_id(DOMAIN, service), key.thumbprint)
+    data = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": now, "expires_at": now + _LIVES}
+    return Change(KEY_ADMITTED, service, kid, {}, {"proof": _PROOF}, data)
+
+
+def _row(service: str, key: PublicKey, seq: int, now: int) -> Write:
+    end = now + _LIVES
+    return keys.addition(KeyRecord(key.thumbprint, service, key.spki, seq, {}, now, end, end), None)
