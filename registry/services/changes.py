@@ -6,10 +6,9 @@ from collections.abc import Callable
 from peerseal.protocol.documents import CHANGES_LIFETIME, Changes
 from peerseal.protocol.names import service_id
 from registry.services.authority import AuthoritySource
-from registry.services.ledger import LedgerView
 from registry.services.rendered import JWT, Rendered, RenderedCache
 from registry.settings import Limits
-from registry.storage import services
+from registry.storage import ledger, services
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
@@ -25,14 +24,12 @@ class ChangesFeed:
         store: Store,
         revisions: Revisions,
         authority: AuthoritySource,
-        ledger: LedgerView,
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._revisions = revisions
         self._authority = authority
-        self._ledger = ledger
         self._limits = limits
         self._clock = clock
         self._cache: RenderedCache[int] = RenderedCache(_KEPT)
@@ -47,7 +44,7 @@ class ChangesFeed:
             return kept
         authority, issued_at = self._authority.current(), int(now)
         with self._store.read() as connection:
-            edge = self._ledger.edge(connection)
+            edge = ledger.frontier(connection)
             newest = edge.size
             names = services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
         reset = seq > newest or len(names) > self._limits.changes_listed

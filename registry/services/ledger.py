@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from peerseal.protocol.checkpoint import TILE_HEIGHT, TILE_WIDTH, encode_bundle, encode_proof, levels_of
-from peerseal.protocol.merkle import HASH, Frontier, NodeReader, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.merkle import HASH, NodeReader, Proof, consistency_proof, inclusion_proof
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.errors import BadRequest, Behind, LedgerContradicted, NotFound
 from registry.services.authority import Authority, AuthoritySource
@@ -74,13 +74,6 @@ class LedgerView:
         self._tiles = TileCache()
         self._newest: tuple[Authority, Rendered] | None = None
 
-    def edge(self, connection: Connection) -> Frontier:
-        """The tree's right edge, as the connection sees it. Raises LedgerContradicted."""
-        try:
-            return ledger.frontier(connection)
-        except ValueError as error:
-            raise LedgerContradicted(str(error)) from error
-
     def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
         """The inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
         node = self._tiles.reader(connection)
@@ -95,7 +88,7 @@ class LedgerView:
         if self._newest is not None and self._newest[0] is authority and self._newest[1].head == size:
             return self._newest[1]
         with self._store.look() as connection:
-            edge = self.edge(connection)
+            edge = ledger.frontier(connection)
         note, now = authority.checkpoint(edge).encode("utf-8"), int(self._clock())
         self._newest = authority, Rendered.of(note, NOTE, edge.size, edge.size, now, now)
         return self._newest[1]
@@ -128,7 +121,7 @@ class LedgerView:
             record = keys.find(connection, thumbprint)
             if record is None or service_id(authority.domain, record.service) != owner:
                 raise NotFound("key_not_found")
-            edge = self.edge(connection)
+            edge = ledger.frontier(connection)
             [proof] = self.proofs(connection, [record.index], edge.size)
             [entry] = ledger.read_some(connection, [record.admitted_seq])
         members = {"kid": kid, "index": record.index, "size": edge.size, "leaf": encode_proof((entry.leaf,))[0]}

@@ -108,7 +108,7 @@ class Publisher:
             seq = services.seq_of(connection, service)
             if seq is None:
                 raise NotFound("service_not_found")
-            edge = self._ledger.edge(connection)
+            edge = ledger.frontier(connection)
             place = seq, edge.size, authority.checkpoint(edge)
             frame = Frame(authority.domain, service, now, now + DOCUMENT_LIFETIME, *place)
             records = read(connection, service, now)

@@ -20,7 +20,7 @@ from registry.services.ledger import LedgerView
 from registry.services.policies import read_policy, read_settings
 from registry.services.rendered import JWT, Rendered
 from registry.settings import Limits
-from registry.storage import services
+from registry.storage import ledger, services
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
@@ -85,7 +85,7 @@ class SettingDocuments:
     def _frame(self, connection: Connection, service: str, now: int, seq: int, entry: Entry | None) -> Frame:
         """With the ledger's head, whose tree must hold the entry that the answer rests on. Raises
         LedgerContradicted."""
-        authority, edge = self._authority.current(), self._ledger.edge(connection)
+        authority, edge = self._authority.current(), ledger.frontier(connection)
         if entry is not None:
             [proof] = self._ledger.proofs(connection, [entry.index], edge.size)
             try:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, Update, bindparam, exists, insert, literal, select, update
+from sqlalchemy import Connection, Row, Select, Update, bindparam, exists, insert, literal, select, update
 
 from peerseal.protocol.checkpoint import TILE_WIDTH, tile_root
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger import Entry, evidence_digest
 from peerseal.protocol.merkle import HASH, Frontier, leaf_hash
+from registry.domain.errors import LedgerContradicted
 from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import ENDINGS, entries, ledger_head, tiles
 from registry.storage.together import Write, write_together
@@ -119,8 +120,9 @@ def _raised(edge: Frontier) -> Write:
 
 
 def lock_frontier(connection: Connection) -> Frontier:
-    """The tree's right edge, which nobody else changes until the transaction ends."""
-    return Frontier.decode(*connection.execute(_LOCK).one())
+    """The tree's right edge, which nobody else changes until the transaction ends. Raises LedgerContradicted where
+    somebody altered it."""
+    return _edge(connection.execute(_LOCK).one())
 
 
 def lock_by(connection: Connection, claim: Write) -> Frontier | None:
@@ -131,7 +133,7 @@ def lock_by(connection: Connection, claim: Write) -> Frontier | None:
     """
     if connection.dialect.name == POSTGRESQL:
         row = connection.execute(_locking(claim.statement), claim.parameters).one_or_none()
-        return None if row is None else Frontier.decode(row[0], row[1])
+        return None if row is None else _edge(row)
     claimed = connection.execute(claim.statement, claim.parameters).rowcount == 1
     return lock_frontier(connection) if claimed else None
 
@@ -143,8 +145,15 @@ def _locking(claim: Update) -> Select[int, bytes]:
 
 
 def frontier(connection: Connection) -> Frontier:
-    """The tree's right edge. Raises ValueError where somebody altered it."""
-    return Frontier.decode(*connection.execute(_FRONTIER).one())
+    """The tree's right edge. Raises LedgerContradicted where somebody altered it."""
+    return _edge(connection.execute(_FRONTIER).one())
+
+
+def _edge(row: Row[int, bytes]) -> Frontier:
+    try:
+        return Frontier.decode(row[0], row[1])
+    except ValueError as error:
+        raise LedgerContradicted(str(error)) from error
 
 
 def head(connection: Connection) -> int:

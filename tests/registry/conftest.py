@@ -8,6 +8,15 @@ import pytest
 from peerseal.protocol.keys import KeyPair
 from tests.registry.driver import Clock, Driver
 
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gunicorn's settings put into the environment of their process is nothing to the next test."""
+    monkeypatch.setenv(COUNTS, "")
+    monkeypatch.delenv(COUNTS)
+
 
 @pytest.fixture(scope="session")
 def rsa_key() -> KeyPair:
