@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick fuzz judge coverage lint format bench compose-test clean
+.PHONY: help demo up test quick thorough fuzz judge coverage lint format bench compose-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,11 +18,14 @@ demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, at
 up: $(STAMP) ## registry and both services on loopback until Ctrl-C, with HTTPie lines to try
 	@$(BIN)/python -m demo.up
 
-test: $(STAMP) ## every test that needs no container engine, but for the long runs of `make fuzz` and `make judge`
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge"
+test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough"
 
 quick: $(STAMP) ## the tests without processes, in seconds
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow and not fuzz and not judge"
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow and not fuzz and not judge and not thorough"
+
+thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
+	$(BIN)/pytest -n $(WORKERS) -m thorough
 
 fuzz: $(STAMP) ## thousands of calls that schemathesis makes up from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
@@ -31,7 +34,7 @@ judge: $(STAMP) ## a ledger of 70,000 entries, checked over HTTP by Go's checksu
 	$(BIN)/pytest -m judge
 
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge" --cov --cov-report=term-missing:skip-covered
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough" --cov --cov-report=term-missing:skip-covered
 
 lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .

@@ -26,6 +26,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs in real processes runs on SQLite in `make test`, and on PostgreSQL in `make thorough`: the storage
+    itself is tested on both either way."""
+    for item in items:
+        if item.nodeid.startswith(WITH_PROCESSES) and "postgres" in item.name:
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture
 def quiet_collector() -> Iterator[None]:
     """For tests that fork: what earlier tests left behind is not collected by some thread in the middle of a fork. An

@@ -17,7 +17,7 @@ from tests.support.load import get
 from tests.support.processes import Server
 from tests.support.stack import CLIENT, Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.thorough]
 
 PATIENCE = 20.0
 

@@ -120,6 +120,7 @@ def asked(driver: Driver, operation: Any, cases: st.SearchStrategy[Any], example
     return statuses
 
 
+@pytest.mark.thorough
 def test_the_registry_answers_as_its_document_says(sqlite_url: str, tmp_path: Path) -> None:
     statuses = judged(api(sqlite_url, tmp_path / "home"), QUICK)
     assert {200, 201, 204, 304, 400, 401, 404, 409} <= statuses.keys()
