@@ -11,6 +11,14 @@ from tests.support.postgres import Postgres, running_postgres
 from tests.support.stack import Stack
 
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
+ON_ONE_DATABASE = tuple(
+    f"tests/contracts/test_{name}.py"
+    for name in ("admission_by_platform", "applicants", "operators", "policies", "verify")
+)
+THOROUGH = tuple(
+    f"tests/e2e/test_{name}.py"
+    for name in ("applicants", "concurrent_registrations", "lying_mirror", "platform_tokens", "registry_tls")
+)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -27,10 +35,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in real processes runs on SQLite in `make test`, and on PostgreSQL in `make thorough`: the storage
-    itself is tested on both either way."""
+    """What runs in real processes, and what is long and stands on storage that is tested on both databases anyway,
+    runs on SQLite in `make test` and on PostgreSQL in `make thorough`. Some files that take long run only there."""
     for item in items:
-        if item.nodeid.startswith(WITH_PROCESSES) and "postgres" in item.name:
+        once = item.nodeid.startswith((*WITH_PROCESSES, *ON_ONE_DATABASE)) and "postgres" in item.name
+        if once or item.nodeid.startswith(THOROUGH):
             item.add_marker(pytest.mark.thorough)
 
 

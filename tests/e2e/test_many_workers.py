@@ -27,6 +27,7 @@ def rotating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
+@pytest.mark.thorough
 def test_4000_calls_during_rotations_every_2_seconds_are_all_accepted(rotating: Stack) -> None:
     resource = rotating.start_resource_service(workers=WORKERS, preload=True, max_requests=200)
     client = rotating.start_client_service(resource.url, workers=WORKERS, preload=True, max_requests=200)
