@@ -8,11 +8,12 @@ answer: a policy that cannot be had may be one that denies.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.limits import TrustLimits
+from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents import Changes, PolicyDocument
 from peerseal.protocol.policies import CallPolicy
 
@@ -24,9 +25,8 @@ policy needs. Raises FetchError, DocumentRefused or TrustUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
-class KnownPolicy:
-    """What is believed of who may call one service. The other members are those of
-    `peerseal.peers.trusted.KnownService`."""
+class KnownPolicy(Dated):
+    """What is believed of who may call one service, and the times of `Dated`."""
 
     policy: CallPolicy | None
     seq: int
@@ -41,26 +41,8 @@ class KnownPolicy:
 
     def updated(self, document: PolicyDocument) -> Self:
         """After another document. Raises DocumentRefused for one that lies behind what was seen before."""
-        if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
-            raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
-        new = type(self).of(document)
-        if document.seq > self.seq:
-            return new
-        return replace(
-            new,
-            covered=max(self.covered, new.covered),
-            confirmed_at=max(self.confirmed_at, new.confirmed_at),
-            expires_at=max(self.expires_at, new.expires_at),
-        )
-
-    def confirmed(self, service_id: str, changes: Changes) -> Self | None:
-        """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
-        if self.covered > changes.seq:
-            return self  # asked for before the newest document came
-        changed = service_id in changes.services and self.covered < changes.seq
-        if changes.reset or changed or changes.since > self.covered:
-            return None
-        return replace(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))
+        self.check_not_behind(document)
+        return self.followed_by(type(self).of(document))
 
 
 @dataclass(slots=True)

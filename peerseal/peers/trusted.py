@@ -7,10 +7,10 @@ changes alters that belief.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, SignedKey
+from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, PolicyDocument, SignedKey
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.policies import CallPolicy
 
@@ -51,14 +51,54 @@ class KeySource(Protocol):
         code. The same object as long as it says the same. Raises TrustUnavailable where it cannot be had now."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownService:
-    """What is believed of one service.
+class Dated:
+    """What a belief about one service owes to its signed times, be it keys or a policy. Its subclasses are frozen
+    dataclasses that hold these members.
 
-    ``confirmed_at`` is the newest signed time at which this was still the truth; ``covered`` the ledger entry up to
-    which it is known to be. Both come from signed documents only, never from a clock of ours, so that neither a
-    mirror nor a restart makes an old document young.
+    ``seq`` is the entry that last changed the subject. ``confirmed_at`` is the newest signed time at which the belief
+    was still the truth; ``covered`` the ledger entry up to which it is known to be. All come from signed documents
+    only, never from a clock of ours, so that neither a mirror nor a restart makes an old document young.
     """
+
+    __slots__ = ()
+
+    seq: int
+    covered: int
+    confirmed_at: int
+    expires_at: int
+
+    def check_not_behind(self, document: JwkSetDocument | PolicyDocument) -> None:
+        """Passes a document that does not lie behind what was seen before. Raises DocumentRefused."""
+        if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
+            raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
+
+    def followed_by(self, new: Self) -> Self:
+        """The belief after ``new``, which may tell nothing new: then the younger of both times holds."""
+        if new.seq > self.seq:
+            return new
+        return self._dated(
+            new,
+            covered=max(self.covered, new.covered),
+            confirmed_at=max(self.confirmed_at, new.confirmed_at),
+            expires_at=max(self.expires_at, new.expires_at),
+        )
+
+    def confirmed(self, service_id: str, changes: Changes) -> Self | None:
+        """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
+        if self.covered > changes.seq:
+            return self  # asked for before the newest document came
+        changed = service_id in changes.services and self.covered < changes.seq
+        if changes.reset or changed or changes.since > self.covered:
+            return None
+        return self._dated(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))
+
+    def _dated(self, belief: Self, **times: int) -> Self:
+        return cast(Self, replace(cast(Any, belief), **times))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownService(Dated):
+    """What is believed of one service: its keys, those revoked (by kid), and the times of `Dated`."""
 
     keys: Mapping[str, TrustedKey]
     revoked: frozenset[str]
@@ -80,27 +120,10 @@ class KnownService:
 
         A document of the same state may well be older than this belief (a cache on the way): then it tells nothing new.
         """
-        if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
-            raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
+        self.check_not_behind(document)
         revived = next((key.kid for key in document.keys if key.kid in self.revoked), None)
         if revived is not None:
             raise DocumentRefused("document_revived_key", f"{revived} was revoked before")
         new = type(self).of(document)
         new = replace(new, revoked=self.revoked | new.revoked)  # listed no longer, it still is no key
-        if document.seq > self.seq:
-            return new
-        return replace(
-            new,
-            covered=max(self.covered, new.covered),
-            confirmed_at=max(self.confirmed_at, new.confirmed_at),
-            expires_at=max(self.expires_at, new.expires_at),
-        )
-
-    def confirmed(self, service_id: str, changes: Changes) -> Self | None:
-        """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
-        if self.covered > changes.seq:
-            return self  # asked for before the newest document came
-        changed = service_id in changes.services and self.covered < changes.seq
-        if changes.reset or changed or changes.since > self.covered:
-            return None
-        return replace(self, covered=changes.seq, confirmed_at=max(self.confirmed_at, changes.issued_at))
+        return self.followed_by(new)

@@ -11,10 +11,6 @@ from registry.storage.upsert import inserts
 
 _SEQ = select(services.c.seq).where(services.c.name == bindparam("of"))
 _CHANGED = {
-    dialect: insert.on_conflict_do_update(index_elements=["name"], set_={"seq": insert.excluded.seq})
-    for dialect, insert in inserts(services).items()
-}
-_CHANGED_BESIDE = {
     dialect: insert.values(name=bindparam("service_name"), seq=bindparam("service_seq")).on_conflict_do_update(
         index_elements=["name"], set_={"seq": insert.excluded.seq}
     )
@@ -32,12 +28,12 @@ class ServiceRecord:
 
 def changed(connection: Connection, name: str, seq: int) -> None:
     """Writes down which entry last changed a service."""
-    connection.execute(_CHANGED[connection.dialect.name], {"name": name, "seq": seq})
+    connection.execute(*change_beside(connection, name, seq))
 
 
 def change_beside(connection: Connection, name: str, seq: int) -> Write:
     """What `changed` does, to be written beside an entry."""
-    return Write(_CHANGED_BESIDE[connection.dialect.name], {"service_name": name, "service_seq": seq})
+    return Write(_CHANGED[connection.dialect.name], {"service_name": name, "service_seq": seq})
 
 
 def seq_of(connection: Connection, name: str) -> int | None:
