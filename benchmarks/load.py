@@ -1,4 +1,4 @@
-"""A load of HTTP requests that were made beforehand, over kept connections, from one thread.
+"""A load of HTTP requests that were made beforehand, from one thread.
 
 It sends bytes and counts answers, so that it takes a few hundredths of a server's time; `Window.busy` says how much.
 """
@@ -27,9 +27,10 @@ class Window:
     busy: float
 
 
-def drive(url: str, requests: Sequence[bytes], *, statuses: Collection[int] = (200,)) -> Window:
-    """Send all ``requests`` to the server at ``url``, CONNECTIONS at a time. Raises AssertionError for an answer of
-    any other status, OSError where a connection breaks."""
+def drive(url: str, requests: Sequence[bytes], *, statuses: Collection[int] = (200,), kept: bool = True) -> Window:
+    """Send all ``requests`` to the server at ``url``, CONNECTIONS at a time: over connections that are ``kept``, or
+    each over one of its own. Raises AssertionError for an answer of any other status, OSError where a connection
+    breaks."""
     pending = iter(requests)
     with selectors.DefaultSelector() as waiting:
         connections = [_Connection(url, statuses) for _ in range(min(CONNECTIONS, len(requests)))]
@@ -42,7 +43,13 @@ def drive(url: str, requests: Sequence[bytes], *, statuses: Collection[int] = (2
             assert ready, "no answer"
             for key, _ in ready:
                 connection = key.data
-                if connection.has_answered() and not connection.send_next(pending):
+                if not connection.has_answered():
+                    continue
+                if not kept:
+                    waiting.unregister(connection.socket)
+                    connection.reconnect()
+                    waiting.register(connection.socket, selectors.EVENT_READ, connection)
+                if not connection.send_next(pending):
                     waiting.unregister(connection.socket)
         elapsed = time.perf_counter() - started
         busy = (time.thread_time() - cpu) / elapsed
@@ -61,10 +68,20 @@ class _Connection:
 
     def __init__(self, url: str, statuses: Collection[int]) -> None:
         parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname, parts.port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = parts.hostname, parts.port
         self._statuses = statuses
         self._received = b""
+        self.socket = self._connected()
+
+    def reconnect(self) -> None:
+        """Go on over another connection."""
+        self.socket.close()
+        self.socket = self._connected()
+
+    def _connected(self) -> socket.socket:
+        connection = socket.create_connection(self._address)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def send_next(self, pending: Iterator[bytes]) -> bool:
         """False where nothing is left to send."""

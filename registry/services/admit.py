@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,10 @@ from registry.domain.key_quality import check_quality
 from registry.domain.keys import KeyRecord
 from registry.services.authority import AuthoritySource
 from registry.services.join_tokens import JoinTokens
+from registry.services.together import Together
 from registry.settings import Limits
 from registry.storage import applicants, audit, keys, ledger, services
-from registry.storage.ledger import Appended, Change
+from registry.storage.ledger import Addition, Appended, Change
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,29 @@ class Admitted:
         return self.appended is not None
 
 
+@dataclass(frozen=True, slots=True)
+class _Newcomer:
+    """A key that may be admitted to the service with id ``owner``, as far as could be told without a lock."""
+
+    service: str
+    owner: str
+    proof: Proof
+    right: Right
+
+    @property
+    def voucher(self) -> str | None:
+        """The thumbprint of the key that vouched for it, if any did."""
+        return self.right.thumbprint if isinstance(self.right, Vouched) else None
+
+    def change(self, by: Mapping[str, str], start: int, end: int) -> Change:
+        """The entry that admits it on the grounds ``by``, from ``start`` to ``end``."""
+        key, evidence = self.proof.public_key, {"proof": self.proof.jws}
+        if isinstance(self.right, Vouched):
+            evidence["vouch"] = self.right.request_token
+        data: dict[str, Any] = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": start, "expires_at": end}
+        return Change(KEY_ADMITTED, self.service, make_kid(self.owner, key.thumbprint), by, evidence, data)
+
+
 class Admission:
     """Admits keys."""
 
@@ -68,6 +92,7 @@ class Admission:
         self._tokens = tokens
         self._limits = limits
         self._clock = clock
+        self._joining = Together(self._join)
 
     def prove(self, service: str, unverified_proof: str, at: float | None = None) -> tuple[str, Proof]:
         """The id of the service, and the proof of possession, which was good at that time: now, where none is given.
@@ -109,43 +134,52 @@ class Admission:
         if isinstance(right, Joined):
             self._tokens.check(service, right, proof.jws)
         check_quality(proof.public_key)
-        return self._write(service, owner, proof, right)
-
-    def _write(self, service: str, owner: str, proof: Proof, right: Right) -> Admitted:
-        # A join token is spent by one conditional statement, which needs no lock on the service.
-        with self._store.write(None if isinstance(right, Joined) else service) as connection:
-            admitted = self._add(connection, service, owner, proof, right)
+        newcomer = _Newcomer(service, owner, proof, right)
+        admitted = self._joining.do(newcomer) if isinstance(right, Joined) else self._write(newcomer)
         record = admitted.record
         by = " ".join(f"{ground}:{value}" for ground, value in record.admitted_by.items())
         log.info("key admitted kid=%s seq=%d by=%r", make_kid(owner, record.thumbprint), record.admitted_seq, by)
         return admitted
 
-    def _add(self, connection: Connection, service: str, owner: str, proof: Proof, right: Right) -> Admitted:
-        now, key = int(self._clock()), proof.public_key
-        before = self._use(connection, service, right, now)
-        end, by = now + self._limits.key_lifetime, _grounds(owner, right)
-        data: dict[str, Any] = {"alg": key.alg, "jwk": dict(key.jwk), "active_from": now, "expires_at": end}
-        evidence = {"proof": proof.jws, **({"vouch": right.request_token} if isinstance(right, Vouched) else {})}
-        kid = make_kid(owner, key.thumbprint)
-        appended = ledger.grown(before, now, Change(KEY_ADMITTED, service, kid, by, evidence, data))
-        seq = appended.entry.seq
-        record = lifecycle.admitted(key, service, by, seq=seq, start=now, end=end)
-        added = keys.addition(record, right.thumbprint if isinstance(right, Vouched) else None)
-        ledger.append_one(connection, appended, added, services.change_beside(connection, service, seq))
-        if isinstance(right, Approved):
-            audit.record(connection, now, right.by, KEY_ADMITTED, kid, seq)
-        return Admitted(record, appended)
+    def _write(self, newcomer: "_Newcomer") -> Admitted:
+        with self._store.write(newcomer.service) as connection:
+            now = int(self._clock())
+            self._check_again(connection, newcomer.service, newcomer.right, now)
+            [admitted] = self._add(connection, ledger.lock_frontier(connection), [newcomer], now)
+            if isinstance(newcomer.right, Approved) and admitted.appended is not None:
+                entry = admitted.appended.entry
+                audit.record(connection, now, newcomer.right.by, KEY_ADMITTED, entry.kid or "", entry.seq)
+        return admitted
 
-    def _use(self, connection: Connection, service: str, right: Right, now: int) -> Frontier:
-        """Uses up the right, or checks it again, since a moment ago the lock was not held yet; and locks the ledger's
-        head, which is returned."""
-        if isinstance(right, Joined):
-            before = ledger.lock_by(connection, self._tokens.spending(service, right, now))
-            if before is None:
-                raise self._tokens.why_not(connection, service, right, now)
-            return before
-        self._check_again(connection, service, right, now)
-        return ledger.lock_frontier(connection)
+    def _join(self, newcomers: "Sequence[_Newcomer]") -> Sequence[Admitted | Exception]:
+        """Those who bring join tokens, in one transaction. A join token is spent by one conditional statement, which
+        needs no lock on the service."""
+        with self._store.write() as connection:
+            now = int(self._clock())
+            wanted = [(one.right.token_id, one.service) for one in newcomers if isinstance(one.right, Joined)]
+            before, taken = self._tokens.spend(connection, wanted, now)
+            let_in = [one for one, good in zip(newcomers, taken, strict=True) if good]
+            admitted = iter(self._add(connection, before, let_in, now) if before is not None else ())
+            return [
+                next(admitted) if good else self._tokens.why_not(connection, *place, now)
+                for place, good in zip(wanted, taken, strict=True)
+            ]
+
+    def _add(
+        self, connection: Connection, before: Frontier, newcomers: "Sequence[_Newcomer]", now: int
+    ) -> Sequence[Admitted]:
+        """Writes their keys and entries. ``before`` is the ledger's edge, locked."""
+        admitted, additions = [], []
+        for newcomer in newcomers:
+            end, by = now + self._limits.key_lifetime, _grounds(newcomer.owner, newcomer.right)
+            appended = ledger.grown(before, now, newcomer.change(by, now, end))
+            seq, before = appended.entry.seq, appended.after
+            record = lifecycle.admitted(newcomer.proof.public_key, newcomer.service, by, seq=seq, start=now, end=end)
+            beside = keys.addition(record, newcomer.voucher), services.change_beside(connection, newcomer.service, seq)
+            additions.append(Addition(appended, beside))
+            admitted.append(Admitted(record, appended))
+        ledger.append_each(connection, additions)
+        return admitted
 
     def _check_again(self, connection: Connection, service: str, right: Right, now: int) -> None:
         match right:

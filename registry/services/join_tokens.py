@@ -1,7 +1,8 @@
 """Join tokens: how an operator lets a service's first key in."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,12 +12,13 @@ from sqlalchemy import Connection
 from peerseal.errors import PeersealError
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
+from peerseal.protocol.merkle import Frontier
 from registry.domain.admission import TOKEN_ID, Joined, check_registrable
 from registry.domain.errors import BadRequest, JoinRefused, KeyTaken, NotFound
 from registry.services.authority import AuthoritySource
 from registry.services.keyfiles import Sealer
 from registry.settings import Limits
-from registry.storage import audit, join_tokens, keys
+from registry.storage import audit, join_tokens, keys, ledger
 from registry.storage.join_tokens import JoinTokenRecord
 from registry.storage.ledger import Change, append
 from registry.storage.together import Write
@@ -83,7 +85,7 @@ class JoinTokens:
 
     def check(self, service: str, right: Joined, proof: str) -> None:
         """Passes a MAC over that proof by the holder of a token for that service. Spends nothing, and leaves to
-        `spending` whether the token is still good: a fleet that starts brings one token a hundred times, and most of
+        `spend` whether the token is still good: a fleet that starts brings one token a hundred times, and most of
         the work is to look it up and to unseal its key, which never change. Raises JoinRefused."""
         opened = self._opened.get(right.token_id) or self._open(right.token_id)
         if not join_mac_matches(opened.mac_key, proof, right.mac):
@@ -91,15 +93,34 @@ class JoinTokens:
         if opened.service != service:
             raise JoinRefused(f"join token {right.token_id} is for another service")
 
-    def spending(self, service: str, right: Joined, now: int) -> Write:
-        """Takes one use of the token where it is good and the service has not too many keys by join tokens."""
-        return join_tokens.spending(right.token_id, service, now, self._limits.joined_keys)
+    def spend(
+        self, connection: Connection, wanted: Sequence[tuple[str, str]], now: int
+    ) -> tuple[Frontier | None, Sequence[bool]]:
+        """Takes one use for each of ``wanted``, pairs of a token's id and the service that it is for, where the token
+        is good and the service has not too many keys by join tokens; and says for which. Once one is taken the
+        ledger's head is locked, which is returned."""
+        times = Counter(wanted)
+        if len(times) == 1:  # mostly: then both are one message
+            edge = ledger.lock_by(connection, self._spending(*wanted[0], now, len(wanted), 0))
+            if edge is not None:
+                return edge, [True] * len(wanted)
+        places = sorted(range(len(wanted)), key=lambda place: wanted[place])  # two who take the same lock none the other
+        taken, ahead = [False] * len(wanted), Counter[str]()
+        for place in places:
+            token_id, service = wanted[place]
+            spending = self._spending(token_id, service, now, 1, ahead[service])
+            taken[place] = connection.execute(*spending).rowcount == 1
+            ahead[service] += taken[place]
+        return ledger.lock_frontier(connection) if any(taken) else None, taken
 
-    def why_not(self, connection: Connection, service: str, right: Joined, now: int) -> PeersealError:
+    def _spending(self, token_id: str, service: str, now: int, times: int, ahead: int) -> Write:
+        return join_tokens.spending(token_id, service, now, times, self._limits.joined_keys - ahead)
+
+    def why_not(self, connection: Connection, token_id: str, service: str, now: int) -> PeersealError:
         """The reason for which nothing was spent."""
         if keys.joined_count(connection, service, now) >= self._limits.joined_keys:
             return KeyTaken("too_many_keys", f"{service} has too many active keys that no other key vouched for")
-        return JoinRefused(f"join token {right.token_id} is spent, past or withdrawn")
+        return JoinRefused(f"join token {token_id} is spent, past or withdrawn")
 
     def _open(self, token_id: str) -> "_Opened":
         with self._store.look() as connection:

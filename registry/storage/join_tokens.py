@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, insert, select, update
 
 from registry.storage.keys import joined_count_of
 from registry.storage.tables import join_tokens
@@ -32,9 +32,10 @@ _FIND = select(*_COLUMNS).where(join_tokens.c.id == bindparam("of"))
 _SPEND = (
     update(join_tokens)
     .where(join_tokens.c.id == bindparam("token_id"), join_tokens.c.service == bindparam("token_service"))
-    .where(join_tokens.c.used < join_tokens.c.uses, join_tokens.c.expires_at > bindparam("now"))
-    .where(~join_tokens.c.withdrawn, joined_count_of(join_tokens.c.service) < bindparam("token_cap"))
-    .values(used=join_tokens.c.used + 1)
+    .where(join_tokens.c.used + bindparam("times", type_=BigInteger) <= join_tokens.c.uses)
+    .where(~join_tokens.c.withdrawn, join_tokens.c.expires_at > bindparam("now"))
+    .where(joined_count_of(join_tokens.c.service) + bindparam("times", type_=BigInteger) <= bindparam("room"))
+    .values(used=join_tokens.c.used + bindparam("times", type_=BigInteger))
 )
 
 
@@ -49,11 +50,11 @@ def find(connection: Connection, token_id: str) -> JoinTokenRecord | None:
     return None if row is None else JoinTokenRecord(*row)
 
 
-def spending(token_id: str, service: str, now: int, cap: int) -> Write:
-    """Takes one use of a good token for that service. One conditional UPDATE: of any number at once, no more than
-    ``uses`` change a row; none where the token is not good any more, or the service has ``cap`` active keys that no
-    other key vouched for."""
-    names = {"token_id": token_id, "token_service": service, "now": now, "token_cap": cap}
+def spending(token_id: str, service: str, now: int, times: int, room: int) -> Write:
+    """Takes that many uses of a good token for that service, or none. One conditional UPDATE: of any number at once no
+    more than ``uses`` are taken; none where the token is not good any more, or where the service would have more than
+    ``room`` active keys that no other key vouched for."""
+    names = {"token_id": token_id, "token_service": service, "now": now, "times": times, "room": room}
     return Write(_SPEND, names)
 
 

@@ -89,16 +89,28 @@ def append(connection: Connection, now: int, *changes: Change) -> Appended:
     appended = grown(lock_frontier(connection), now, *changes)
     connection.execute(_INSERT, list(appended.rows))
     connection.execute(*_raised(appended.after))
-    complete_tiles(connection, appended)
+    complete_tiles(connection, appended.before, appended.after)
     return appended
 
 
-def append_one(connection: Connection, appended: Appended, *beside: Write) -> None:
-    """Writes one entry that has `grown` out of the locked frontier, and what changes beside it, in one message."""
-    [row] = appended.rows
-    entry = Write(_INSERT_ONE, {f"entry_{name}": value for name, value in row.items()})
-    write_together(connection, (entry, *beside, _raised(appended.after)))
-    complete_tiles(connection, appended)
+class Addition(NamedTuple):
+    """One entry that has `grown`, not written yet, and what changes beside it."""
+
+    appended: Appended
+    beside: Sequence[Write]
+
+    def writes(self) -> Sequence[Write]:
+        """What to write, in a fixed order."""
+        [row] = self.appended.rows
+        entry = Write(_INSERT_ONE, {f"entry_{name}": value for name, value in row.items()})
+        return (entry, *self.beside, _raised(self.appended.after))
+
+
+def append_each(connection: Connection, additions: Sequence[Addition]) -> None:
+    """Writes entries of one kind, the first of which has `grown` out of the locked frontier and each further one out
+    of the one before it, in one message."""
+    write_together(connection, [addition.writes() for addition in additions])
+    complete_tiles(connection, additions[0].appended.before, additions[-1].appended.after)
 
 
 def grown(before: Frontier, now: int, *changes: Change) -> Appended:
@@ -207,9 +219,9 @@ def _hashes_of(connection: Connection, level: int, number: int) -> Sequence[byte
     return connection.execute(query, {**at, "after": first, "to": first + TILE_WIDTH}).scalars().all()
 
 
-def complete_tiles(connection: Connection, appended: Appended) -> None:
+def complete_tiles(connection: Connection, edge_before: Frontier, edge_after: Frontier) -> None:
     """Writes down the tiles that have become complete, level by level."""
-    level, before, after = 0, appended.before.size, appended.after.size
+    level, before, after = 0, edge_before.size, edge_after.size
     while before // TILE_WIDTH < after // TILE_WIDTH:
         before, after = before // TILE_WIDTH, after // TILE_WIDTH
         for number in range(before, after):

@@ -1,7 +1,8 @@
 """Several writes that do not look at each other's outcome, in one message to PostgreSQL.
 
 There they become one statement with data-modifying CTEs, which is a third of the work: of a registration, most is
-sending statements one by one. SQLite has no such statement, and no wire to save; it runs them in their order.
+sending statements one by one. The same statement for several rows of parameters goes out in one message, too. SQLite
+has no such statement, and no wire to save; it runs them in their order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,15 @@ class Write(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-def write_together(connection: Connection, writes: Sequence[Write]) -> None:
-    """Runs them all. Raises what any of them raises."""
+def write_together(connection: Connection, groups: Sequence[Sequence[Write]]) -> None:
+    """Runs one group of writes after the other. All groups have the same statements. Raises what any of them raises."""
     if connection.dialect.name == POSTGRESQL:
-        parameters = {name: value for write in writes for name, value in write.parameters.items()}
-        connection.execute(_combined(tuple(write.statement for write in writes)), parameters)
+        rows = [{name: value for write in writes for name, value in write.parameters.items()} for writes in groups]
+        connection.execute(_combined(tuple(write.statement for write in groups[0])), rows)
         return
-    for write in writes:
-        connection.execute(write.statement, write.parameters)
+    for writes in groups:
+        for write in writes:
+            connection.execute(write.statement, write.parameters)
 
 
 @lru_cache(64)
