@@ -39,7 +39,12 @@ def measure(root: Path, database: str, goal: float, database_url: str | None = N
         registry = stack.start_registry(workers=WORKERS)
         everybody = newcomers(stack, "newcomer", (2 * ROUNDS + 1) * REQUESTS)
         windows = iter([everybody[at : at + REQUESTS] for at in range(0, len(everybody), REQUESTS)])
-        drive(registry.url, [one.request(stack.domain, time.time()) for one in next(windows)], statuses=_CREATED, kept=False)
+        drive(
+            registry.url,
+            [one.request(stack.domain, time.time()) for one in next(windows)],
+            statuses=_CREATED,
+            kept=False,
+        )
         registered, written, busy = [], [], []
         for _ in range(ROUNDS):
             requests = [one.request(stack.domain, time.time()) for one in next(windows)]

@@ -17,7 +17,15 @@ ON_ONE_DATABASE = tuple(
 )
 THOROUGH = tuple(
     f"tests/e2e/test_{name}.py"
-    for name in ("applicants", "concurrent_registrations", "lying_mirror", "platform_tokens", "registry_tls")
+    for name in (
+        "applicants",
+        "concurrent_registrations",
+        "lying_mirror",
+        "monitor",
+        "platform_tokens",
+        "policies",
+        "registry_tls",
+    )
 )
 
 

@@ -92,7 +92,7 @@ class Admission:
         self._tokens = tokens
         self._limits = limits
         self._clock = clock
-        self._joining = Together(self._join)
+        self.joining = Together(self._join)
 
     def prove(self, service: str, unverified_proof: str, at: float | None = None) -> tuple[str, Proof]:
         """The id of the service, and the proof of possession, which was good at that time: now, where none is given.
@@ -135,7 +135,7 @@ class Admission:
             self._tokens.check(service, right, proof.jws)
         check_quality(proof.public_key)
         newcomer = _Newcomer(service, owner, proof, right)
-        admitted = self._joining.do(newcomer) if isinstance(right, Joined) else self._write(newcomer)
+        admitted = self.joining.do(newcomer) if isinstance(right, Joined) else self._write(newcomer)
         record = admitted.record
         by = " ".join(f"{ground}:{value}" for ground, value in record.admitted_by.items())
         log.info("key admitted kid=%s seq=%d by=%r", make_kid(owner, record.thumbprint), record.admitted_seq, by)

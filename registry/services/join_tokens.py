@@ -104,7 +104,7 @@ class JoinTokens:
             edge = ledger.lock_by(connection, self._spending(*wanted[0], now, len(wanted), 0))
             if edge is not None:
                 return edge, [True] * len(wanted)
-        places = sorted(range(len(wanted)), key=lambda place: wanted[place])  # two who take the same lock none the other
+        places = sorted(range(len(wanted)), key=lambda place: wanted[place])  # all lock in one order: no deadlock
         taken, ahead = [False] * len(wanted), Counter[str]()
         for place in places:
             token_id, service = wanted[place]

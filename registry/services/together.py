@@ -37,6 +37,16 @@ class Together(Generic[W, R]):
         self._waiting: deque[_Waiting[W, R]] = deque()
         self._turn = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many pieces nobody has begun with."""
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being done."""
+        return self._turn.locked()
+
     def do(self, work: W) -> R:
         """The result. Raises its error."""
         mine = _Waiting[W, R](work)

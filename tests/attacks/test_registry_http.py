@@ -268,6 +268,7 @@ def address(server: Server) -> tuple[str, int]:
     ],
     ids=["header", "body"],
 )
+@pytest.mark.thorough
 def test_clients_that_send_a_byte_now_and_then_do_not_keep_others_out(server: Server, head: bytes) -> None:
     with ExitStack() as slow:
         connections = [slow.enter_context(socket.create_connection(address(server))) for _ in range(16)]
@@ -331,7 +332,7 @@ def test_the_server_names_no_version(server: Server) -> None:
         assert raw_request(address(server), path).headers["server"] == "gunicorn"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_10000_unknown_kids_from_one_client_leave_nothing_behind(sqlite_url: str, tmp_path: Path) -> None:
     registry = Driver(sqlite_url, tmp_path / "home", limits=Limits(refusals_per_minute=10**9))
     mine, path = registry.joined(KeyPair.generate("ES256"), "billing"), "/v1/services"

@@ -19,8 +19,6 @@ from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 from tests.registry.test_key_quality import pair, prime
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 LIMITS = Limits(applicants_kept=5, applicants_of_service=3, joined_keys=4)
 
 

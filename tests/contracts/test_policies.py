@@ -27,8 +27,6 @@ from registry.storage import audit
 from registry.storage.tables import domain_settings, policies, services
 from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 BILLING = "/v1/services/billing/policy"
 SIGNED = f"{BILLING}.jwt"
 CLIENT = f"{DOMAIN}/client"

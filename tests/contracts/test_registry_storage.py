@@ -20,6 +20,8 @@ from sqlalchemy import delete, make_url, update
 
 from peerseal.errors import PeersealError
 from peerseal.protocol import jose
+from peerseal.protocol.checkpoint import TILE_WIDTH
+from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.merkle import Frontier
 from peerseal.protocol.names import service_id
@@ -27,13 +29,12 @@ from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
 from registry.services.operators import Role
 from registry.settings import Limits
+from registry.storage import ledger
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate, newest_revision
 from registry.storage.tables import keys, ledger_head, metadata
 from registry.storage.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
-
-pytestmark = pytest.mark.usefixtures("quiet_collector")
 
 ROOT = Path(__file__).parents[2]
 
@@ -286,6 +287,86 @@ def test_one_key_registered_ten_times_at_once_is_one_key(registry: Driver) -> No
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
 
 
+def joined_at_once(registry: Driver, *newcomers: tuple[KeyPair, str, JoinToken]) -> list[int]:
+    """The statuses of newcomers who wait while another writer holds the ledger's head, all but the first for the same
+    transaction."""
+
+    def join(newcomer: tuple[KeyPair, str, JoinToken]) -> int:
+        return registry.join(*newcomer).status_code
+
+    joining = registry.registry.admission.joining
+    with ThreadPoolExecutor(len(newcomers)) as pool:
+        with registry.store.write() as connection:
+            ledger.lock_frontier(connection)
+            answers = [pool.submit(join, newcomers[0])]
+            wait_until(lambda: joining.busy and not joining.waiting)
+            answers += [pool.submit(join, newcomer) for newcomer in newcomers[1:]]
+            wait_until(lambda: joining.waiting == len(newcomers) - 1)
+        return [answer.result() for answer in answers]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(4_000):
+        if true():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it never came true")
+
+
+def test_newcomers_of_several_services_in_one_transaction(registry: Driver) -> None:
+    tokens = {name: registry.join_token(name, uses=9) for name in ("shipping", "billing")}
+    newcomers = [(key(), name, tokens[name]) for name in ("billing", "shipping", "billing", "shipping", "billing")]
+    assert joined_at_once(registry, *newcomers) == [201] * 5
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+    for mine, name, _ in newcomers:
+        assert registry.statement(name, mine).state == "active"
+
+
+def test_in_one_transaction_a_token_admits_as_many_as_it_has_uses(registry: Driver) -> None:
+    token, other = registry.join_token("billing", uses=3), registry.join_token("shipping")
+    newcomers = [(key(), "billing", token) for _ in range(6)]
+    statuses = joined_at_once(registry, *newcomers, (key(), "shipping", other))
+    assert (sorted(statuses[:6]), statuses[6]) == ([201] * 3 + [401] * 3, 201)
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_in_one_transaction_the_cap_on_a_services_keys_holds(
+    registry_database: str, tmp_path: Path, clock: Clock
+) -> None:
+    registry = Driver(registry_database, tmp_path / "home", clock, limits=Limits(joined_keys=3))
+    tokens = [registry.join_token("billing", uses=9) for _ in range(2)]
+    statuses = joined_at_once(registry, *((key(), "billing", tokens[number % 2]) for number in range(6)))
+    assert sorted(statuses) == [201] * 3 + [409] * 3
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+    registry.close()
+
+
+def test_one_key_twice_in_one_transaction_spoils_it_for_nobody_else(registry: Driver) -> None:
+    token, twice = registry.join_token("billing", uses=9), key()
+    newcomers = [(one, "billing", token) for one in (key(), twice, key(), twice)]
+    statuses = joined_at_once(registry, *newcomers)
+    assert (statuses[0], statuses[2], sorted([statuses[1], statuses[3]])) == (201, 201, [200, 201])
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+
+
+def test_a_transaction_of_many_completes_the_tiles_on_its_way(registry: Driver) -> None:
+    fill(registry, 253)
+    token = registry.join_token("billing", uses=9)
+    assert joined_at_once(registry, *((key(), "billing", token) for _ in range(6))) == [201] * 6
+    assert len(entries_of(registry.store)) > TILE_WIDTH
+    assert registry.client.get("/ledger/tile/0/000").status_code == 200
+    with registry.store.look() as connection:
+        hashes = [entry.leaf for entry in entries_of(registry.store)[:TILE_WIDTH]]
+        assert ledger.tile(connection, 0, 0) == b"".join(hashes)
+
+
+def fill(registry: Driver, size: int) -> None:
+    """Entries up to that many, of which no table knows."""
+    with registry.store.write() as connection:
+        missing = size - ledger.head(connection)
+        ledger.append(connection, int(registry.clock()), *(ledger.Change("filler", data={}) for _ in range(missing)))
+
+
 def test_one_key_for_ten_services_at_once_is_of_one(registry: Driver) -> None:
     mine = key()
     tokens = [registry.join_token(f"service{number}") for number in range(10)]
@@ -498,6 +579,7 @@ def test_many_nodes_migrate_at_once(registry_database: str) -> None:
 # forks
 
 
+@pytest.mark.usefixtures("quiet_collector")
 def test_a_forked_child_has_connections_of_its_own(registry: Driver) -> None:
     registry.joined(key(), "billing")
     registry.key_set("billing")

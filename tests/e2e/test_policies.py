@@ -27,7 +27,7 @@ def operate(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=settings, capture_output=True, encoding="utf-8", check=False)
 
 
-@pytest.mark.parametrize("restricted", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("restricted", [False, True])
 def test_a_policy_denies_what_code_allows_and_its_removal_allows_it_again(tmp_path: Path, restricted: bool) -> None:
     with Stack(tmp_path) as stack:
         stack.start_registry()

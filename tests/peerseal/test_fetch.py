@@ -13,8 +13,6 @@ from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
 from tests.support.wire import Answer, raw_server
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 
 def test_a_call_is_sent_as_it_was_given() -> None:
     with raw_server(Answer(201, {"ETag": '"x"', "Content-Type": "application/jwt"}, b"body")) as server:
@@ -113,6 +111,7 @@ def test_threads_share_a_fetcher() -> None:
     assert statuses == [200] * 80
 
 
+@pytest.mark.usefixtures("quiet_collector")
 def test_connections_do_not_cross_a_fork() -> None:
     """Two processes on one connection would read each other's answers."""
     with MemoryRegistry() as registry, served(registry) as url:
@@ -127,6 +126,7 @@ def test_connections_do_not_cross_a_fork() -> None:
         assert all(answers(0))
 
 
+@pytest.mark.usefixtures("quiet_collector")
 def test_a_child_forked_while_a_call_is_under_way_can_call_too() -> None:
     with MemoryRegistry() as registry, served(registry) as url:
         fetcher = HttpFetcher([url])

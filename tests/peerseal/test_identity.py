@@ -32,8 +32,6 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 REGISTRATION = "POST /v1/services/client/keys"
 SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 
@@ -133,6 +131,7 @@ class TestStart:
         assert client.start() is client
         assert registry.calls[REGISTRATION] == 1
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_eight_processes_that_share_a_folder_register_one_key(self, live: MemoryRegistry, folder: Path) -> None:
         token = live.join_token("client", uses=1)
         with served(live) as url:
@@ -630,6 +629,7 @@ class TestWithoutAKeyFolder:
         client.stop()
         assert not path.exists()
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_forked_children_share_the_key_and_its_successor(self, registry: MemoryRegistry, clock: Clock) -> None:
         client = registry.identity("client", rotation=SCHEDULE)
         told, tell = os.pipe()
@@ -645,6 +645,7 @@ class TestWithoutAKeyFolder:
         os.write(tell, b".")
         assert child.result() == (first, second)
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_two_processes_that_were_not_forked_have_a_key_each(self, registry: MemoryRegistry) -> None:
         one, other = registry.identity("client"), registry.identity("client")
         assert one.credentials != other.credentials

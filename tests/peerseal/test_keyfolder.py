@@ -14,8 +14,6 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from tests.peerseal.served import Child, in_children
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 PAIRS = [KeyPair.generate("ES256") for _ in range(3)]
 
 
@@ -140,6 +138,7 @@ class TestWithoutAPath:
         assert folder.load() == of(held())
         folder.discard()
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_forked_child_can_read_them_too(self) -> None:
         folder = KeyFolder(None)
         folder.save(of(held(0)))
@@ -173,6 +172,7 @@ class TestLock:
         with folder.locked(), folder.locked(wait=False) as again:
             assert not again
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_eight_processes_that_count_lose_no_step(self, path: Path) -> None:
         KeyFolder(path).path.joinpath("count").write_text("0")
 
@@ -196,6 +196,7 @@ class TestHolders:
     def test_who_holds_nothing_is_not_the_last(self, path: Path) -> None:
         assert not KeyFolder(path).release()
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_forked_child_that_took_a_share_outlives_its_parents(self, path: Path) -> None:
         folder = KeyFolder(path)
         folder.hold()
@@ -213,6 +214,7 @@ class TestHolders:
         os.write(tell_go, b".")
         assert child.result()
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_forked_child_that_took_none_holds_up_nobody(self, path: Path) -> None:
         folder = KeyFolder(path)
         folder.hold()

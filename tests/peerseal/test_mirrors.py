@@ -17,8 +17,6 @@ from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import served
 from tests.support import wire
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=300.0)
 OWNER = "test.internal/client"
 SET = "/v1/services/client/jwks.jwt"

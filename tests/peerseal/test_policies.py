@@ -19,8 +19,6 @@ from peerseal.protocol.documents import Changes, PolicyDocument, sign_document
 from peerseal.protocol.policies import CallPolicy
 from peerseal.testing import Answer, Clock, MemoryRegistry
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 CALLEE = "test.internal/callee"
 POLICY = "GET /v1/services/callee/policy.jwt"
 PATH = "/v1/services/callee/policy.jwt"

@@ -15,8 +15,6 @@ from peerseal.errors import TrustUnavailable
 from peerseal.testing import Clock
 from tests.peerseal.served import Child, in_children
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 START = 1_800_000_000.0
 UNTIL = START + 90
 
@@ -72,6 +70,7 @@ class ReplayGuardContract:
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(claim_all, range(8))) == 100
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_forked_child_remembers_what_its_parent_accepted(self, guard: ReplayGuard) -> None:
         guard.claim("issuer", "before", UNTIL)
 
@@ -80,6 +79,7 @@ class ReplayGuardContract:
 
         assert Child(claims).result() == [False, True]
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_child_forked_in_the_middle_of_the_threads_work_can_go_on(self, guard: ReplayGuard) -> None:
         enough = threading.Event()
 
@@ -166,6 +166,7 @@ class TestFileReplayGuard(ReplayGuardContract):
         assert b"client" not in held
         assert b"a-jti-in-clear" not in held
 
+    @pytest.mark.usefixtures("quiet_collector")
     @pytest.mark.parametrize("round_", range(3))
     def test_eight_processes_that_start_at_once_accept_each_of_200_tokens_once(
         self, guard: FileReplayGuard, round_: int
@@ -260,6 +261,7 @@ class TestFileReplayGuardFailsClosed:
 class TestFileReplayGuardAcrossForks:
     """SQLite's locks are POSIX's: what breaks here, breaks without a word and lets a token in twice."""
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_child_forked_after_the_first_token_shares_with_those_who_come_later(self, tmp_path: Path) -> None:
         path = tmp_path / "replay.sqlite3"
         guard = FileReplayGuard(path)

@@ -27,8 +27,6 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.peerseal.served import Child
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 ROOT = "GET /.well-known/peerseal-registry"
 CHANGES = "GET /v1/changes"
 JWK_SET = "GET /v1/services/client/jwks.jwt"
@@ -722,6 +720,7 @@ class TestBackground:
         time.sleep(0.03)
         assert registry.calls[CHANGES] == asked
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_forked_child_follows_with_a_thread_of_its_own(self, registry: MemoryRegistry, kid: str) -> None:
         trust = registry.trust_store(limits=TrustLimits(poll_interval=0.005))
         trust.key(kid)
@@ -733,6 +732,7 @@ class TestBackground:
         assert Child(sees_the_revocation).result()
         assert trust.key(kid).kid == kid
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_a_child_forked_during_a_fetch_does_not_wait_for_its_parents_thread(
         self, registry: MemoryRegistry, kid: str
     ) -> None:

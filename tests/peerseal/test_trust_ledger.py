@@ -25,8 +25,6 @@ from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
 from tests.peerseal.served import in_children, served
 
-pytestmark = pytest.mark.usefixtures("quiet_collector")
-
 ROOT = "GET /.well-known/peerseal-registry"
 PROOF = "GET /ledger/proof"
 CLIENT, OTHER = "/v1/services/client/jwks.jwt", "/v1/services/other/jwks.jwt"
@@ -525,6 +523,7 @@ class TestRestart:
             assert started().key(other).kid == other
         assert kept(cache) == 2
 
+    @pytest.mark.usefixtures("quiet_collector")
     def test_processes_that_share_it_leave_the_largest(
         self, registry: MemoryRegistry, clock: Clock, cache: Path, kid: str
     ) -> None:

@@ -1,0 +1,102 @@
+"""Work that waits at once is done in one go, and nobody fails for another's sake."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from registry.domain.errors import StorageUnavailable
+from registry.services.together import Together
+
+
+class Doubling:
+    """Doubles numbers. The first go waits until it is let on, so that further work piles up behind it."""
+
+    def __init__(self, fail: Callable[[Sequence[int]], Exception | None] = lambda _: None) -> None:
+        self.goes: list[list[int]] = []
+        self.busy, self.go_on = threading.Event(), threading.Event()
+        self.together: Together[int, int] = Together(self._double)
+        self._fail = fail
+
+    def _double(self, numbers: Sequence[int]) -> Sequence[int | Exception]:
+        self.goes.append(list(numbers))
+        self.busy.set()
+        assert self.go_on.wait(10)
+        error = self._fail(numbers)
+        if error is not None:
+            raise error
+        return [ValueError(str(number)) if number < 0 else 2 * number for number in numbers]
+
+    def all_at_once(self, first: int, *others: int) -> list[int | Exception]:
+        """What becomes of the first, which is under way when the others come, and of these."""
+        with ThreadPoolExecutor(1 + len(others)) as pool:
+            under_way = pool.submit(self.together.do, first)
+            assert self.busy.wait(10)
+            waiting = [pool.submit(self.together.do, number) for number in others]
+            while self.together.waiting < len(others):
+                threading.Event().wait(0.001)
+            self.go_on.set()
+            return [outcome_of(future) for future in (under_way, *waiting)]
+
+
+def outcome_of(future: "Future[int]") -> int | Exception:
+    error = future.exception(10)
+    assert error is None or isinstance(error, Exception)
+    return error or future.result()
+
+
+def test_what_waits_behind_one_go_is_done_in_the_next() -> None:
+    doubling = Doubling()
+    assert doubling.all_at_once(1, 2, 3, 4) == [2, 4, 6, 8]
+    assert [sorted(go) for go in doubling.goes] == [[1], [2, 3, 4]]
+
+
+def test_lone_work_waits_for_nobody() -> None:
+    doubling = Doubling()
+    doubling.go_on.set()
+    assert [doubling.together.do(number) for number in (1, 2)] == [2, 4]
+    assert doubling.goes == [[1], [2]]
+
+
+def test_each_piece_has_an_error_of_its_own() -> None:
+    [first, good, bad] = Doubling().all_at_once(1, 2, -3)
+    assert (first, good) == (2, 4)
+    assert isinstance(bad, ValueError)
+
+
+def test_where_all_fail_for_one_they_are_done_one_by_one() -> None:
+    doubling = Doubling(lambda numbers: KeyError(3) if 3 in numbers else None)
+    [first, two, three, four] = doubling.all_at_once(1, 2, 3, 4)
+    assert (first, two, four) == (2, 4, 8)
+    assert isinstance(three, KeyError)
+    assert sorted(map(len, doubling.goes)) == [1, 1, 1, 1, 3]
+
+
+def test_where_the_database_is_away_it_is_not_asked_again_for_each() -> None:
+    doubling = Doubling(lambda numbers: StorageUnavailable("away") if numbers != [1] else None)
+    [first, *others] = doubling.all_at_once(1, 2, 3, 4)
+    assert first == 2
+    assert [type(other) for other in others] == [StorageUnavailable] * 3
+    assert len(doubling.goes) == 2
+
+
+def test_no_more_is_done_in_one_go_than_agreed() -> None:
+    doubling, many = Doubling(), range(2, Together.MOST + 10)
+    assert doubling.all_at_once(1, *many) == [2 * number for number in (1, *many)]
+    assert [len(go) for go in doubling.goes] == [1, Together.MOST, len(many) - Together.MOST]
+
+
+def test_an_exit_in_the_middle_leaves_nobody_waiting() -> None:
+    def leave(_: Sequence[int]) -> Exception | None:
+        raise SystemExit
+
+    doubling = Doubling(leave)
+    with ThreadPoolExecutor(2) as pool:
+        leaving = pool.submit(doubling.together.do, 1)
+        assert doubling.busy.wait(10)
+        doubling.go_on.set()
+        with pytest.raises(SystemExit):
+            leaving.result(10)
+    with pytest.raises(SystemExit):  # the turn was given back
+        doubling.together.do(2)
