@@ -26,6 +26,8 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import FetchLimits
+from peerseal.peers.mirrors import MirrorHealth
+from peerseal.peers.patience import time_left
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -60,10 +62,16 @@ class Fetcher(Protocol):
         as an answer but those of a broken gateway (502, 504). Raises FetchError."""
 
     def ask(
-        self, path: str, read: Callable[[Answer], T | None], *, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        read: Callable[[Answer], T | None],
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait: float = 0.0,
     ) -> T | None:
         """What ``read`` makes of the first mirror's answer (to GET) that it neither refuses, by a DocumentRefused or
         FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
+        ``wait`` is for how many seconds the registry may keep the question.
 
         Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, and a
         404 rather than another. What else ``read`` raises ends the search.
@@ -88,6 +96,7 @@ class HttpFetcher:
         if not self._urls:
             raise ConfigurationError("no registry URL is given")
         self._limits = limits or FetchLimits()
+        self._health = MirrorHealth(self._urls, self._limits)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
         self._session: requests.Session | None = None
         self._pid = 0
@@ -105,25 +114,32 @@ class HttpFetcher:
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
-        urls = self._urls if method == "GET" else self._urls[:1]
-        for url in urls[:-1]:
+        if method != "GET":
+            return self._call(method, self._urls[0], path, body, headers)
+        *urls, last = self._health.in_order()
+        for url in urls:
             try:
-                answer = self._call(method, url + path, body, headers)
+                answer = self._get(url, path, headers)
             except FetchError:
                 continue
             if answer.status < 500 and answer.status != 429:
                 return answer
-        return self._call(method, urls[-1] + path, body, headers)
+        return self._get(last, path, headers)
 
     def ask(
-        self, path: str, read: Callable[[Answer], T | None], *, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        read: Callable[[Answer], T | None],
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait: float = 0.0,
     ) -> T | None:
         """See Fetcher. What is wrong with one of several mirrors is logged."""
         told: FetchError | DocumentRefused | None = None
         nothing_new = False
-        for url in self._urls:
+        for url in self._health.in_order():
             try:
-                found = read(self._call("GET", url + path, b"", headers))
+                found = read(self._get(url, path, headers, wait))
             except (FetchError, DocumentRefused) as error:
                 if len(self._urls) > 1:
                     log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
@@ -137,16 +153,38 @@ class HttpFetcher:
             return None
         raise told
 
-    def _call(self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None) -> Answer:
-        limits = self._limits
-        deadline = _call_of_this_thread.deadline = time.monotonic() + limits.total_timeout
+    def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
+        """A reading call, whose outcome is remembered of the URL. Raises FetchError."""
+        self._health.check(url)
+        began = time.monotonic()
+        try:
+            answer = self._call("GET", url, path, b"", headers, wait)
+        except FetchError:
+            self._health.failed(url, time.monotonic() - began)
+            raise
+        self._health.worked(url)
+        return answer
+
+    def _call(
+        self,
+        method: str,
+        base: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        wait: float = 0.0,
+    ) -> Answer:
+        limits, url, left = self._limits, base + path, time_left()
+        if left <= 0:
+            raise AnswerTooSlow(f"{method} {url}: no time is left for it")
+        deadline = _call_of_this_thread.deadline = time.monotonic() + min(limits.total_timeout + wait, left)
         try:
             with self._pool().request(
                 method,
                 url,
                 data=body,
                 headers=dict(headers or {}),
-                timeout=(limits.connect_timeout, limits.read_timeout),
+                timeout=(min(limits.connect_timeout, left), min(limits.read_timeout + wait, left)),
                 allow_redirects=False,
                 stream=True,
                 verify=self._ca_file,  # said here: of a session's own, REQUESTS_CA_BUNDLE would take the place

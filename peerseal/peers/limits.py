@@ -18,6 +18,12 @@ class FetchLimits:
     """Seconds for the whole answer: slow bytes must not hold a worker."""
     max_bytes: int = 8 * 1024 * 1024
     """Bytes of an answer: an endless one must not fill the memory."""
+    slow: float = 0.5
+    """Seconds after which a failed call counts as hanging: then the URL rests, so that not every caller is held up."""
+    shortest_rest: float = 1.0
+    """Seconds for which a URL rests after the first failure of that sort; twice as long after each further one."""
+    longest_rest: float = 10.0
+    """Seconds for which it rests at most: it is found out that soon that it works again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +33,23 @@ class TrustLimits:
     offline_limit: float = 3600.0
     """Seconds after its last signed confirmation in which a document is still believed. It bounds how long a mirror,
     or a cut line, can hide a revocation."""
+    patience: float = 3.0
+    """Seconds for which one verification may be held up by a registry that is slow or down, all told: by what it waits
+    for when a kid, or the callee's own policy, is not in memory. The worst that a registry can add to a request."""
+    wait: float = 15.0
+    """Seconds for which the registry is asked to keep the question what changed, if nothing did. 0: it is asked every
+    ``poll_interval`` instead."""
     poll_interval: float = 1.0
-    """Seconds between two looks at the registry's changes: a revocation is in force about that soon."""
+    """Seconds between two looks at the registry's changes where it keeps no question: a revocation is in force about
+    that soon."""
+    longest_poll_pause: float = 5.0
+    """Seconds between two such looks, at most, while the registry does not answer."""
+    look_interval: float = 0.1
+    """Seconds between two looks at what another process of the host, which asks the registry for all, has heard."""
     refresh_interval: float = 300.0
     """Seconds after which a document is fetched again, changed or not."""
+    jitter: float = 0.1
+    """The part of ``refresh_interval`` by which a renewal may come sooner, so that a fleet does not ask in step."""
     cooldown: float = 5.0
     """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
     negative_ttl: float = 30.0

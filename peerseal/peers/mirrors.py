@@ -1,0 +1,60 @@
+"""Which of a registry's URLs failed lately: asked last, and not at all for a while where asking cost seconds."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from peerseal.errors import FetchError
+from peerseal.peers.limits import FetchLimits
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """How often in a row a URL failed, when it did last, and until when it is left alone (monotonic seconds)."""
+
+    failures: int = 0
+    since: float = 0.0
+    rests_until: float = 0.0
+
+
+class MirrorHealth:
+    """What is remembered of each URL of a registry. Safe to use from threads: what is written are single references.
+
+    A URL that failed is asked behind those that did not, until it works again. Where a failure took long, the registry
+    hangs rather than refuses, and each call would be held up by that anew: then the URL rests, for longer each time,
+    and whoever asks meanwhile is told at once. The first call after the rest finds out whether it is over.
+    """
+
+    def __init__(self, urls: Sequence[str], limits: FetchLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._urls = tuple(urls)
+        self._limits = limits
+        self._clock = clock
+        self._trouble: dict[str, _Trouble] = {}
+
+    def in_order(self) -> Sequence[str]:
+        """All URLs: in their order, those that failed behind the others, whoever failed longest ago first."""
+        if not self._trouble:
+            return self._urls
+        trouble = dict(self._trouble)
+        return sorted(self._urls, key=lambda url: trouble[url].since if url in trouble else 0.0)
+
+    def check(self, url: str) -> None:
+        """Passes a URL that may be asked now; who passes after a rest does so alone. Raises FetchError."""
+        trouble, now = self._trouble.get(url), self._clock()
+        if trouble is None or trouble.rests_until == 0.0:
+            return
+        if now < trouble.rests_until:
+            raise FetchError(f"{url} hung a moment ago, and is left alone for {trouble.rests_until - now:.1f} s")
+        self._trouble[url] = _Trouble(trouble.failures, trouble.since, now + self._limits.shortest_rest)
+
+    def worked(self, url: str) -> None:
+        """It answered."""
+        self._trouble.pop(url, None)
+
+    def failed(self, url: str, seconds: float) -> None:
+        """It did not, which took that long."""
+        before, now = self._trouble.get(url) or _Trouble(), self._clock()
+        failures = before.failures + 1
+        rest = min(self._limits.shortest_rest * 2.0 ** min(failures - 1, 16), self._limits.longest_rest)
+        rests_until = now + rest if seconds >= self._limits.slow else 0.0
+        self._trouble[url] = _Trouble(failures, now, rests_until)

@@ -1,0 +1,31 @@
+"""How long a thread may be held up by the registry, all calls and locks together."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_of_this_thread = threading.local()
+
+
+@contextmanager
+def no_longer_than(seconds: float) -> Iterator[None]:
+    """Bounds what this thread waits for within, be it one call or several: mirrors in turn, a proof that a document
+    needs, another thread that fetches the same. Nested limits can only be shorter."""
+    before = getattr(_of_this_thread, "until", math.inf)
+    _of_this_thread.until = min(before, time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _of_this_thread.until = before
+
+
+def time_left() -> float:
+    """Seconds that this thread may still wait; ``math.inf`` where nothing bounds it."""
+    return max(0.0, getattr(_of_this_thread, "until", math.inf) - time.monotonic())
+
+
+def acquired_in_time(lock: threading.Lock) -> bool:
+    """Take the lock, unless the time is over before that."""
+    return lock.acquire(timeout=min(time_left(), threading.TIMEOUT_MAX))
