@@ -12,6 +12,7 @@ from peerseal.errors import PeersealError
 from peerseal.peers.identity import Identity
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.verify import Peer, Verifier
 
@@ -21,6 +22,7 @@ __all__ = [
     "MemoryReplayGuard",
     "Peer",
     "PeersealError",
+    "RedisReplayGuard",
     "ReplayGuard",
     "RotationSchedule",
     "TrustLimits",

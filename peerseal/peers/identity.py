@@ -17,6 +17,7 @@ from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.trust import TrustStore
 from peerseal.protocol import jose
@@ -44,10 +45,11 @@ class Identity:
     Unlike a join token it crosses the wire, so the registry must be reached over https or loopback.
     ``key_dir`` is the folder through which the workers of a host share one key; without it this process and its forked
     children have their own. ``cache_dir`` is where they share their replay guard and remember the newest checkpoint of
-    the ledger; without it that is the key folder. ``external_prefix`` is the path that
-    a proxy in front of this service strips. With ``retire_at_exit`` the last process to end retires the key; turn it
-    off where the next start shall go on with the same folder and no new join token. ``fetcher`` calls the registry in
-    the place of HTTP.
+    the ledger; without it that is the key folder. ``external_prefix`` is the path that a proxy in front of this service
+    strips. ``replay_url`` is the Redis through which several hosts share one replay guard; while it is down nothing is
+    accepted, or with ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to
+    end retires the key; turn it off where the next start shall go on with the same folder and no new join token.
+    ``fetcher`` calls the registry in the place of HTTP.
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
     workers. ``clock`` gives seconds since the epoch, here and in what is made for this service.
@@ -64,6 +66,8 @@ class Identity:
         key_dir: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         external_prefix: str = "",
+        replay_url: str | None = None,
+        unsafe_replay_fallback: bool = False,
         alg: str = "RS256",
         rotation: RotationSchedule | None = None,
         limits: TrustLimits | None = None,
@@ -100,7 +104,9 @@ class Identity:
         self._headers: dict[str, str] = {}
         self._started = False
         self._working = BackgroundWork()
-        self._guards: list[FileReplayGuard] = []
+        self._replay_url = replay_url
+        self._unsafe_replay_fallback = unsafe_replay_fallback
+        self._guards: list[FileReplayGuard | RedisReplayGuard] = []
         self._rotator: threading.Thread | None = None
         self._stopping = threading.Event()
         in_each_child(self._after_fork)
@@ -109,7 +115,8 @@ class Identity:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
         ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read anew at every join), ``PEERSEAL_KEY_DIR``,
-        ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``; and, in seconds, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
+        ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL``,
+        ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` (0 or 1); and, in seconds, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
         ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
 
         Raises ConfigurationError for what is missing.
@@ -128,6 +135,8 @@ class Identity:
             key_dir=env.get("PEERSEAL_KEY_DIR") or None,
             cache_dir=env.get("PEERSEAL_CACHE_DIR") or None,
             external_prefix=env.get("PEERSEAL_EXTERNAL_PREFIX", ""),
+            replay_url=env.get("PEERSEAL_REPLAY_URL") or None,
+            unsafe_replay_fallback=env.get("PEERSEAL_REPLAY_UNSAFE_FALLBACK", "0") == "1",
             rotation=RotationSchedule(
                 every=_seconds(env, "PEERSEAL_ROTATE_EVERY", default.every),
                 lead=_seconds(env, "PEERSEAL_ROTATE_LEAD", default.lead),
@@ -226,8 +235,17 @@ class Identity:
         return PeerSession(self, audience, base_url, **options)
 
     def replay_guard(self) -> ReplayGuard:
-        """The guard for this service's verifier: shared by the workers of the host where they share a folder (the cache
-        folder, or else the key folder), and otherwise, with a warning, this process's memory."""
+        """The guard for this service's verifier: where there is a ``replay_url``, shared through it by all hosts; else
+        by the workers of this host where they share a folder (the cache folder, or else the key folder); and otherwise,
+        with a warning, this process's memory. Raises ConfigurationError where the URL or its library is not good."""
+        if self._replay_url is None:
+            return self._host_guard()
+        fallback = self._host_guard() if self._unsafe_replay_fallback else None
+        guard = RedisReplayGuard(self._replay_url, self.service, unsafe_fallback=fallback, clock=self.clock)
+        self._guards.append(guard)
+        return guard
+
+    def _host_guard(self) -> ReplayGuard:
         if self._shared_dir is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)

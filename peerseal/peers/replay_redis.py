@@ -1,0 +1,173 @@
+"""The replay guard of a fleet: the hosts of a service ask one Redis which tokens were accepted.
+
+A claim is one command, ``SET key 1 NX PX …``, which Redis does as a whole: the first to come is told so, and nobody
+else is. What could still let a token in twice, and what is done about it:
+
+- *A lost reply.* Nobody knows then whether Redis did the command. Sent again it would be answered "known" to the very
+  caller who was first, or, by a Redis that has restarted, "new" to a second one. So no command is ever sent again, and
+  a claim without a reply is refused (503). Its token may be used up; the caller signs another.
+- *Eviction.* A Redis that makes room by dropping keys forgets tokens that are still good. Its ``maxmemory-policy`` must
+  be ``noeviction``: when it is full, it refuses, and so do we.
+- *Clocks.* The time to live goes as a duration: a moment (``EXAT``) that lies in the past for a Redis whose clock is
+  ahead would be taken for a success and remembered by nobody. ``CLOCK_SPREAD`` covers hosts whose clocks differ.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from peerseal.errors import ConfigurationError, TrustUnavailable
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.replay import ReplayGuard
+from peerseal.protocol.encoding import b64url
+
+if TYPE_CHECKING:
+    from redis import Redis, RedisError
+
+log = logging.getLogger("peerseal.replay")
+
+_SAFE_POLICY = "noeviction"
+
+
+class RedisReplayGuard:
+    """For the hosts that use one Redis. Its keys are digests below ``peerseal:replay:<audience>:``, so that several
+    services may share it.
+
+    ``url`` is as redis-py reads it: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with its options; only attempts
+    are never more than one. ``audience`` is the name of the service that accepts the tokens.
+
+    While Redis cannot be asked, nothing is accepted (TrustUnavailable, 503), unless ``unsafe_fallback`` is a guard that
+    decides meanwhile: what it does not know, such as a token that another host accepted, is then accepted again. It is
+    asked before every claim, so that it knows what was accepted here. With ``assume_noeviction`` a Redis that tells its
+    policy to nobody is believed to have the right one. Raises ConfigurationError where the library is missing or the
+    URL is none.
+    """
+
+    CONNECT_TIMEOUT = 0.5
+    """Seconds to a connection: a Redis that is further away than that would be too slow for every request."""
+    ANSWER_TIMEOUT = 0.5
+    """Seconds for a reply, which takes well under a millisecond; then the answer is 503. A Redis that hangs costs a
+    request both at the most."""
+    COOLDOWN = 1.0
+    """Seconds for which a Redis that gave no reply in time is not asked: or every thread of a worker stood waiting."""
+    CHECK_EVERY = 60.0
+    """Seconds after which its eviction policy is looked at again; somebody may have changed it."""
+    CLOCK_SPREAD = 120.0
+    """Seconds that a token is kept beyond its end: a host whose clock is that far behind would still accept it. One
+    that is 30 s behind a caller, or 90 s ahead, refuses all its tokens, so hosts that work are no further apart."""
+    WARN_EVERY = 10.0
+    """Seconds between two warnings that the fallback decides."""
+
+    def __init__(
+        self,
+        url: str,
+        audience: str,
+        *,
+        unsafe_fallback: ReplayGuard | None = None,
+        assume_noeviction: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """No connection is made before the first claim."""
+        self._url = url
+        self._prefix = f"peerseal:replay:{audience}:"
+        self._fallback = unsafe_fallback
+        self._assume_noeviction = assume_noeviction
+        self._clock = clock
+        self._client = self._new_client()
+        self._silent_at = self._checked_at = self._warned_at = 0.0
+        in_each_child(self._after_fork)
+        if unsafe_fallback is not None:
+            log.warning("while Redis is down, %s will accept tokens that other hosts have accepted", audience)
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        """See ReplayGuard. Raises TrustUnavailable where Redis cannot be asked or may forget: fail closed."""
+        from redis import RedisError
+
+        if self._fallback is not None and not self._fallback.claim(issuer, jti, until):
+            return False
+        digest = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=16).digest()
+        now = self._clock()
+        if 0 <= now - self._silent_at < self.COOLDOWN:
+            return self._without_redis("gave no reply a moment ago", outage=True)
+        try:
+            self._check_eviction(now)
+            milliseconds = max(math.ceil((until - now + self.CLOCK_SPREAD) * 1000), 1)
+            return self._client.set(self._prefix + b64url(digest), 1, nx=True, px=milliseconds) is True
+        except RedisError as error:
+            return self._after_error(error, now)
+
+    def close(self) -> None:
+        """Give the connections back; the next claim makes new ones."""
+        self._client.connection_pool.disconnect()
+
+    def _after_error(self, error: "RedisError", now: float) -> bool:
+        """A Redis that is down is an outage. One that is full or does not know us is not: then nothing is accepted."""
+        from redis import exceptions as redis
+
+        if isinstance(error, redis.TimeoutError):
+            self._silent_at = now
+        down = isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.ReadOnlyError)
+        stranger = isinstance(error, redis.AuthenticationError | redis.AuthorizationError)
+        return self._without_redis(str(error), outage=down and not stranger, cause=error)
+
+    def _without_redis(self, why: str, *, outage: bool, cause: Exception | None = None) -> bool:
+        """What a claim is answered that the fallback, if there is one, has let pass."""
+        if self._fallback is None or not outage:
+            raise TrustUnavailable(f"the replay guard's Redis cannot be used: {why}", retry_after=1) from cause
+        now = self._clock()
+        if not 0 <= now - self._warned_at < self.WARN_EVERY:
+            self._warned_at = now
+            log.error("UNSAFE: Redis is down, tokens that other hosts accepted are accepted again: %s", why)
+        return True
+
+    def _check_eviction(self, now: float) -> None:
+        if 0 <= now - self._checked_at < self.CHECK_EVERY:
+            return
+        policy = self._eviction_policy()
+        if policy is None and self._assume_noeviction:
+            policy = _SAFE_POLICY
+        if policy != _SAFE_POLICY:
+            raise TrustUnavailable(f"the replay guard's Redis may forget: maxmemory-policy is {policy}, not noeviction")
+        self._checked_at = now
+
+    def _eviction_policy(self) -> str | None:
+        """As INFO says it, which many a managed Redis allows where it forbids CONFIG; None where it says nothing."""
+        from redis import ResponseError
+
+        client: Any = self._client
+        ways = (
+            (client.info, "memory", "maxmemory_policy"),
+            (client.config_get, "maxmemory-policy", "maxmemory-policy"),
+        )
+        for ask, what, name in ways:
+            with suppress(ResponseError):  # a command that we may not use, or that is not there
+                if policy := ask(what).get(name):
+                    return str(policy)
+        return None
+
+    def _after_fork(self) -> None:
+        """Connections must not cross a fork: two processes would read each other's answers."""
+        self._client = self._new_client()
+
+    def _new_client(self) -> "Redis":
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise ConfigurationError("a replay guard in Redis needs the library: install peerseal[redis]") from error
+        try:
+            client = redis.Redis.from_url(
+                self._url, socket_connect_timeout=self.CONNECT_TIMEOUT, socket_timeout=self.ANSWER_TIMEOUT
+            )
+            client.set_retry(Retry(NoBackoff(), 0))  # after the URL, whose own options would win
+            pool = client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # connects to nobody, and knows what it cannot take
+        except (ValueError, TypeError):
+            message = "the replay guard's URL is none that redis-py takes; it looks like redis://host:6379/0"
+            raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
+        return client
