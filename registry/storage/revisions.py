@@ -1,20 +1,22 @@
 """Did anything change? Asked before every answer that is served from memory, so it has to be quick, and right from
 the moment in which another worker or node commits.
 
-Each thread has one connection of its own for this, outside the pool and outside transactions. On SQLite ``PRAGMA
-data_version`` costs some two microseconds and changes with every commit of anybody else; only then is a table read.
-On PostgreSQL it is one look-up by primary key, prepared.
+Connections of its own are kept for this, outside the pool and outside transactions, and lent to one thread at a time:
+there are as many as ever asked at once, however many threads take turns. On SQLite ``PRAGMA data_version`` costs some
+two microseconds and changes with every commit of anybody else; only then is a table read. On PostgreSQL it is one
+look-up by primary key, prepared.
 """
 
 import os
 import sqlite3
-import threading
-from typing import Any, ClassVar, Protocol, cast
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -23,7 +25,9 @@ from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL
 
 REMEMBERED = 10_000
-"""Services whose number one thread remembers between two changes."""
+"""Services whose number one connection remembers between two changes."""
+
+C = TypeVar("C", bound="OwnConnection")
 
 
 class Revisions(Protocol):
@@ -41,42 +45,90 @@ def revisions(engine: Engine) -> Revisions:
     return PostgresRevisions(engine) if engine.dialect.name == POSTGRESQL else SqliteRevisions(engine)
 
 
-class _ThreadConnection:
-    """One connection for each thread of each process, made when first asked for."""
+class OwnConnection:
+    """A connection outside the pool, until it is closed. Raises StorageUnavailable where there is none to be had."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._local = threading.local()
-        self._inherited: list[Any] = []
-
-    def get(self) -> Any:
-        """This thread's driver connection. Raises StorageUnavailable."""
-        if getattr(self._local, "pid", None) != os.getpid():
-            if hasattr(self._local, "holder"):
-                self._inherited.append(self._local.holder)  # a fork's parent uses it: never to be closed here
-            holder = self._connect()
-            holder.detach()
-            self._local.holder, self._local.pid = holder, os.getpid()
-        return self._local.holder.dbapi_connection
-
-    def _connect(self) -> PoolProxiedConnection:
         try:
-            return self._engine.raw_connection()
-        except (self._engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
+            self._holder: PoolProxiedConnection = engine.raw_connection()
+        except (engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
+        self._holder.detach()
+        self.driver: Any = self._holder.dbapi_connection
 
-    def drop(self) -> None:
-        """Closes this thread's connection, which has failed; the next use makes another."""
-        self._local.holder.close()
-        del self._local.holder, self._local.pid
+    def close(self) -> None:
+        """Lets go of it."""
+        self._holder.close()
+
+
+class _Lent(Generic[C]):
+    """Connections, each with one thread at a time; the one used last is lent first. They are closed with the engine's
+    own, and left alone where those are: in a forked child they are the parent's."""
+
+    def __init__(self, engine: Engine, make: Callable[[Engine], C]) -> None:
+        self._engine = engine
+        self._made = make
+        self._free: deque[C] = deque()
+        self._pid = os.getpid()
+        self._inherited: list[object] = []
+        event.listen(engine, "engine_disposed", self._disposed)
+
+    def make(self) -> C:
+        """A new one, to be given or closed. Raises StorageUnavailable."""
+        return self._made(self._engine)
+
+    def take(self) -> C:
+        """One that nobody else has, to be given or closed. Raises StorageUnavailable."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self.make()
+
+    def give(self, connection: C) -> None:
+        """For whoever takes one next."""
+        self._free.append(connection)
+
+    def close(self) -> None:
+        """Closes those that nobody has."""
+        free, self._free = self._free, deque()
+        for connection in free:
+            connection.close()
+
+    def _disposed(self, _engine: Engine) -> None:
+        if self._pid == os.getpid():
+            self.close()
+        else:  # as `registry.storage.engine` does after a fork
+            self._inherited.append(self._free)
+            self._free, self._pid = deque(), os.getpid()
+
+
+class _SqliteConnection(OwnConnection):
+    """What was read over it is good until the version of the data changes."""
+
+    driver: sqlite3.Connection
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._version: object = None
+        self._seen: dict[tuple[str, ...], int | None] = {}
+
+    def read(self, query: str, *parameters: str) -> int | None:
+        """The one number that the query finds. Raises sqlite3.Error."""
+        # the version is asked for before the tables are read: a change in between is found at the next look
+        version = self.driver.execute("PRAGMA data_version").fetchall()
+        if self._version != version or len(self._seen) > REMEMBERED:
+            self._version, self._seen = version, {}
+        if (query, *parameters) not in self._seen:
+            rows = self.driver.execute(query, parameters).fetchall()
+            self._seen[query, *parameters] = rows[0][0] if rows else None
+        return self._seen[query, *parameters]
 
 
 class SqliteRevisions:
-    """On SQLite. What a thread has read is good until the version of the data changes."""
+    """On SQLite."""
 
     def __init__(self, engine: Engine) -> None:
-        self._connection = _ThreadConnection(engine)
-        self._local = threading.local()
+        self._connections = _Lent(engine, _SqliteConnection)
 
     def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
@@ -88,28 +140,20 @@ class SqliteRevisions:
         return cast(int, self._read("SELECT size FROM ledger_head"))
 
     def _read(self, query: str, *parameters: str) -> int | None:
-        connection: sqlite3.Connection = self._connection.get()
+        connection = self._connections.take()
         try:
-            seen = self._seen(connection)
-            if (query, *parameters) not in seen:
-                rows = connection.execute(query, parameters).fetchall()
-                seen[query, *parameters] = rows[0][0] if rows else None
-            return seen[query, *parameters]
+            found = connection.read(query, *parameters)
         except sqlite3.Error as error:
-            self._connection.drop()
-            self._local.version = None  # each connection counts versions of its own
+            connection.close()
             raise StorageUnavailable(str(error)) from error
-
-    def _seen(self, connection: sqlite3.Connection) -> dict[tuple[str, ...], int | None]:
-        # the version is asked for before the tables are read: a change in between is found at the next look
-        version = os.getpid(), connection.execute("PRAGMA data_version").fetchall()
-        if getattr(self._local, "version", None) != version or len(self._local.seen) > REMEMBERED:
-            self._local.version, self._local.seen = version, {}
-        return cast("dict[tuple[str, ...], int | None]", self._local.seen)
+        self._connections.give(connection)
+        return found
 
 
-class PostgresRevisions:
-    """On PostgreSQL, by libpq's own prepared statements: a third of what a cursor takes."""
+class _PostgresConnection(OwnConnection):
+    """With the statements prepared."""
+
+    driver: psycopg.Connection
 
     _STATEMENTS: ClassVar = {
         b"service_seq": b"SELECT name, seq FROM services WHERE name IN ($1::varchar, 'registry')",
@@ -117,8 +161,23 @@ class PostgresRevisions:
     }
 
     def __init__(self, engine: Engine) -> None:
-        self._connection = _ThreadConnection(engine)
-        self._prepared = threading.local()
+        super().__init__(engine)
+        self._prepared = False
+
+    def read(self, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
+        """What is found. Outside of a transaction, as libpq is where nobody began one. Raises psycopg.Error."""
+        if not self._prepared:
+            for name, query in self._STATEMENTS.items():
+                checked(self.driver, self.driver.pgconn.prepare(name, query))
+            self._prepared = True
+        return checked(self.driver, self.driver.pgconn.exec_prepared(statement, parameters))
+
+
+class PostgresRevisions:
+    """On PostgreSQL, by libpq's own prepared statements: a third of what a cursor takes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connections = _Lent(engine, _PostgresConnection)
 
     def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
@@ -132,26 +191,25 @@ class PostgresRevisions:
 
     def _read(self, statement: bytes, *parameters: bytes) -> PGresult:
         try:
-            return self._execute(statement, parameters)
+            return self._read_over(self._connections.take(), statement, parameters)
         except psycopg.OperationalError:
-            self._connection.drop()  # a fail-over cut it; the next one may well work
+            self._connections.close()  # a fail-over cut them; a new one may well work
         try:
-            return self._execute(statement, parameters)
+            return self._read_over(self._connections.make(), statement, parameters)
         except psycopg.OperationalError as error:
-            self._connection.drop()
             raise StorageUnavailable(str(error)) from error
 
-    def _execute(self, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
-        """What is found. Outside of a transaction, as libpq is where nobody began one."""
-        connection: psycopg.Connection = self._connection.get()
-        if getattr(self._prepared, "connection", None) is not connection:
-            for name, query in self._STATEMENTS.items():
-                _checked(connection, connection.pgconn.prepare(name, query))
-            self._prepared.connection = connection
-        return _checked(connection, connection.pgconn.exec_prepared(statement, parameters))
+    def _read_over(self, connection: _PostgresConnection, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
+        try:
+            found = connection.read(statement, parameters)
+        except psycopg.Error:
+            connection.close()
+            raise
+        self._connections.give(connection)
+        return found
 
 
-def _checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
+def checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
     """The result of a statement that succeeded. Raises psycopg.Error."""
     if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
         return result
