@@ -348,9 +348,14 @@ class MemoryRegistry:
                 return Answer(error.status, canonical_json(problem), {"content-type": "application/problem+json"})
 
     def ask(
-        self, path: str, read: Callable[[Answer], T | None], *, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        read: Callable[[Answer], T | None],
+        *,
+        headers: Mapping[str, str] | None = None,
+        wait: float = 0.0,
     ) -> T | None:
-        """See Fetcher: there is one mirror."""
+        """See Fetcher: there is one mirror, and it keeps no question."""
         return read(self.call("GET", path, headers=headers))
 
     # ---- what it answers

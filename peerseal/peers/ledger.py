@@ -44,6 +44,7 @@ class SeenLedger:
         self._cache_dir = cache_dir
         self._newest: _Seen | None = None
         self._agreed: dict[int, bytes] = {}
+        self._on_file: _Seen | None = None
         self._recalled = False
         self._memory_works = True
         self._lock = threading.Lock()
@@ -67,6 +68,19 @@ class SeenLedger:
         if self._agree(_Seen(found, note)):
             self._remember(root)
 
+    def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
+        """Take the checkpoint of a copy that this host keeps for part of the one history: it was compared before it was
+        kept, and no proof is fetched for it again. Raises as `follow` does."""
+        if self._agreed.get(found.size) == found.root:
+            return
+        self._recall(root)
+        newest = self._newest
+        if newest is None or found.size >= newest.checkpoint.size:
+            self.follow(found, note, root)
+        else:
+            with self._lock:
+                self._add_agreed(found)
+
     def renounce(self, root: RegistryKeys) -> None:
         """Forget what was signed with a ledger key that the root names no longer: it may have been stolen."""
         with self._lock:
@@ -84,13 +98,16 @@ class SeenLedger:
             with self._lock:
                 if self._newest is not newest:
                     continue  # another thread went on meanwhile: the proof must be against what is newest now
-                while len(self._agreed) >= _AGREED:
-                    del self._agreed[next(iter(self._agreed))]
-                self._agreed[found.checkpoint.size] = found.checkpoint.root
+                self._add_agreed(found.checkpoint)
                 if newest is None or found.checkpoint.size > newest.checkpoint.size:
                     self._newest = found
                     return True
                 return False
+
+    def _add_agreed(self, checkpoint: Checkpoint) -> None:
+        while len(self._agreed) >= _AGREED:
+            del self._agreed[next(iter(self._agreed))]
+        self._agreed[checkpoint.size] = checkpoint.root
 
     def _prove(self, old: Checkpoint, new: Checkpoint) -> None:
         """Passes where ``new`` continues ``old``. Raises DocumentRefused or FetchError."""
@@ -128,9 +145,21 @@ class SeenLedger:
         """Agree with what is on disk. Raises as `follow` does: what is there and verifies is a history that was shown
         to this host."""
         kept = self._on_disk(root)
-        if kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root:
-            self._agree(kept)
+        new = kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root
+        if kept is not None and new and not self._continued_by(kept) and self._agree(kept):
+            self._on_file = kept
         self._recalled = True
+
+    def _continued_by(self, kept: _Seen) -> bool:
+        """Go on with what is on disk where all that this process has seen was there before: whoever replaced it has
+        compared the two (`_is_passed`), so that of many workers one fetches the proof."""
+        with self._lock:
+            newest = self._newest
+            if newest is None or newest is not self._on_file or kept.checkpoint.size <= newest.checkpoint.size:
+                return False
+            self._add_agreed(kept.checkpoint)
+            self._newest = self._on_file = kept
+            return True
 
     def _on_disk(self, root: RegistryKeys) -> _Seen | None:
         """The checkpoint in the file. One that does not verify is as good as none: a ledger key may have been dropped
@@ -161,6 +190,7 @@ class SeenLedger:
                 kept = self._on_disk(root)
                 if kept is None or self._is_passed(kept.checkpoint, newest.checkpoint):
                     file.replace(newest.note)
+                    self._on_file = newest
             self._memory_works = True
         except (OSError, ConfigurationError) as error:
             if self._memory_works:

@@ -6,18 +6,27 @@ answer: a policy that cannot be had may be one that denies.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.limits import TrustLimits
+from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents import Changes, PolicyDocument
 from peerseal.protocol.policies import CallPolicy
 
+if TYPE_CHECKING:
+    from peerseal.peers.reader import Recalled
+
 log = logging.getLogger("peerseal.trust")
+
+RecallPolicy = Callable[[str, float, int], "Recalled[PolicyDocument] | None"]
+"""The document about the service with that id from a copy that was fetched after a time and covers so many entries, if
+there is one."""
 
 FetchPolicy = Callable[[str, bool], PolicyDocument]
 """Fetches the document about the service with that id, checked; with True in the own service's name, which a restricted
@@ -78,6 +87,7 @@ class PolicyShelf:
     def __init__(
         self,
         fetch: FetchPolicy,
+        recall: RecallPolicy,
         *,
         limits: TrustLimits,
         clock: Callable[[], float],
@@ -86,6 +96,7 @@ class PolicyShelf:
     ) -> None:
         self.held: dict[str, HeldPolicy] = {}
         self._fetch = fetch
+        self._recall = recall
         self._limits = limits
         self._clock = clock
         self._drops = drops
@@ -95,7 +106,9 @@ class PolicyShelf:
         """The service's policy, fetched where what is held is not to be believed any more. One thread fetches, once a
         cooldown at most, while the others wait. Raises TrustUnavailable."""
         held = self.held.setdefault(service_id, HeldPolicy(service_id))
-        with held.lock:
+        if not acquired_in_time(held.lock):
+            raise TrustUnavailable(f"the policy of {service_id} is being fetched", retry_after=1)
+        try:
             now = self._clock()
             if now < held.good_until:
                 return held.policy
@@ -111,6 +124,8 @@ class PolicyShelf:
             if now >= held.good_until:
                 raise TrustUnavailable(f"nothing confirmed the policy of {service_id} within the offline limit")
             return held.policy
+        finally:
+            held.lock.release()
 
     # ---- the background
 
@@ -136,7 +151,7 @@ class PolicyShelf:
         """Fetches what changed, or was not fetched for long; after the second failure in a row, with growing pauses.
         Raises nothing of PeersealError."""
         for held in list(self.held.values()):
-            if not self._is_due(held):
+            if self._due_at(held) > self._clock():
                 continue
             with held.lock:
                 try:
@@ -153,23 +168,34 @@ class PolicyShelf:
         for held in list(self.held.values()):
             held.lock = threading.Lock()
 
-    def _is_due(self, held: HeldPolicy) -> bool:
-        now = self._clock()
-        if held.known is None or now < held.retry_at:
-            return False
+    def due_at(self) -> float:
+        """When the next one is to be fetched again."""
+        return min((self._due_at(held) for held in list(self.held.values())), default=math.inf)
+
+    def _due_at(self, held: HeldPolicy) -> float:
+        if held.known is None:
+            return math.inf
         wanted = bool(held.pending) or held.drops != self._drops()
-        return wanted or now > held.fetched_at + self._limits.refresh_interval
+        return held.retry_at if wanted else max(held.retry_at, held.fetched_at + self._limits.refresh_interval)
 
     def _renew(self, held: HeldPolicy) -> None:
         """Fetches the document, with ``held.lock`` held. Raises FetchError, DocumentRefused or TrustUnavailable."""
-        held.fetched_at, drops = self._clock(), self._drops()
-        document = self._document(held)
+        now, drops = self._clock(), self._drops()
+        recalled = None if held.known and held.drops != drops else self._recalled(held, now)
+        held.fetched_at = now if recalled is None else recalled.fetched_at
+        document = self._document(held) if recalled is None else recalled.document
         if document.head < held.pending:
             raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {held.pending}")
         doubted = held.known is None or held.drops != drops  # by a key that was stolen, perhaps: it is no measure
         known = KnownPolicy.of(document) if held.known is None or doubted else held.known.updated(document)
         held.drops, held.pending = drops, 0
         self._believe(held, known)
+
+    def _recalled(self, held: HeldPolicy, now: float) -> "Recalled[PolicyDocument] | None":
+        """What another process of the host has fetched lately, or, where nothing is held, one before a restart."""
+        recalled = self._recall(held.service_id, held.fetched_at, held.pending)
+        lately = now - self._limits.refresh_interval
+        return recalled if recalled and (held.known is None or recalled.fetched_at > lately) else None
 
     def _document(self, held: HeldPolicy) -> PolicyDocument:
         """Most policies are told to everybody, and come from caches; a restricted one is asked for by who may."""

@@ -4,16 +4,21 @@ From a pinned root key down: the root signs which keys sign for the registry and
 and the checkpoint in each. An answer that fails a check is one mirror's: the next is asked.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.peers.copies import CopyFolder
 from peerseal.peers.fetch import Answer, Fetcher, content
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.ledger import SeenLedger, check_admissions
 from peerseal.peers.limits import TrustLimits
+from peerseal.peers.patience import acquired_in_time
 from peerseal.protocol.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.documents import (
     MAX_DOCUMENT,
@@ -29,15 +34,26 @@ from peerseal.protocol.documents import (
 )
 from peerseal.protocol.names import make_kid
 
+log = logging.getLogger("peerseal.trust")
+
 D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument | DomainDocument)
 """The kinds of document that carry a checkpoint of the ledger."""
 
 _ROOT_PATH = "/.well-known/peerseal-registry"
+_ROOT_COPY = "root.jwt"
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled(Generic[D]):
+    """A document from a copy, and when it was fetched (seconds since the epoch)."""
+
+    document: D
+    fetched_at: float
 
 
 class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
-    checkpoint is remembered. Safe to use from threads, and before and after a fork.
+    checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
     ``drops`` counts how often the root dropped a key that had signed documents, and ``outdated`` says that the root's
     document is known to have changed.
@@ -51,8 +67,10 @@ class DocumentReader:
         limits: TrustLimits,
         clock: Callable[[], float],
         cache_dir: Path | None,
+        copies: CopyFolder,
     ) -> None:
         self.fetcher = fetcher
+        self.copies = copies
         self.drops = 0
         self.outdated = False
         self._pin = pin
@@ -69,21 +87,33 @@ class DocumentReader:
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document. Raises TrustUnavailable."""
-        root = self._root
+        root = self._root or self._recall_root()
         return root if root is not None and self._clock() < root.expires_at else self.load_registry_keys()
 
-    def registry_keys_are_due(self) -> bool:
-        """Whether it is time to look at the root's document again."""
-        return self.outdated or self._clock() > self._root_loaded_at + self._limits.refresh_interval
+    def registry_keys_due_in(self) -> float:
+        """Seconds until it is time to look at the root's document again; 0 or less where it is."""
+        return 0.0 if self.outdated else self._root_loaded_at + self._limits.refresh_interval - self._clock()
 
     def load_registry_keys(self, *, at_once: bool = False) -> RegistryKeys:
         """Fetch the root's document, at most once a cooldown unless ``at_once``. Raises TrustUnavailable."""
-        with self._lock:
+        if not acquired_in_time(self._lock):
+            raise TrustUnavailable("the registry's keys are being fetched", retry_after=1)
+        try:
+            return self._load_registry_keys(at_once)
+        finally:
+            self._lock.release()
+
+    def _load_registry_keys(self, at_once: bool) -> RegistryKeys:
+        with self.copies.locked(_ROOT_COPY):
             now, root = self._clock(), self._root
             if now < self._root_cooldown_until and not at_once:
                 if root is not None and now < root.expires_at:
                     return root
                 raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
+            if self._recall_newer_root(at_once):
+                root = self._root
+                if root is not None and now < root.expires_at:
+                    return root
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
             try:
                 found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
@@ -92,15 +122,45 @@ class DocumentReader:
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
             if found is not None:
-                return self._take_over(found)
+                self.copies.write(_ROOT_COPY, found[1], now)
+                return self._take_over(found[0])
+            self.copies.confirm(_ROOT_COPY, now)
             if root is not None and now < root.expires_at:
                 return root
             raise TrustUnavailable("the registry's keys have expired", retry_after=1)
 
-    def _read_newer_root(self, answer: Answer) -> RegistryKeys | None:
-        """The root's document in an answer; None for the one that is held, so that another mirror may have a newer:
-        one that hides it must not keep a dropped key alive."""
-        found, root = read_registry_keys(text_of(answer), pin=self._pin, now=self._clock()), self._root
+    def _recall_root(self) -> RegistryKeys | None:
+        """The root's document as it was last fetched on this host, perhaps before a restart."""
+        self._recall_newer_root(at_once=False)
+        return self._root
+
+    def _recall_newer_root(self, at_once: bool) -> bool:
+        """Whether a copy did that another process has fetched since, or one before a restart."""
+        fetched_at = self.copies.fetched_at(_ROOT_COPY)
+        if at_once or self.outdated or fetched_at <= self._root_loaded_at:
+            return False
+        copy = self.copies.read(_ROOT_COPY)
+        if copy is None:
+            return False
+        try:
+            found = self._newer_root(copy.jws)
+        except DocumentRefused as error:
+            log.warning("the copy of the registry's keys is refused (%s): %s", error.code, error)
+            return False
+        if found is not None:
+            self._take_over(found)
+        self._root_loaded_at = fetched_at
+        return True
+
+    def _read_newer_root(self, answer: Answer) -> tuple[RegistryKeys, str] | None:
+        """The root's document in an answer, and as it was signed; None for the one that is held, so that another mirror
+        may have a newer: one that hides it must not keep a dropped key alive."""
+        jws = text_of(answer)
+        found = self._newer_root(jws)
+        return None if found is None else (found, jws)
+
+    def _newer_root(self, jws: str) -> RegistryKeys | None:
+        found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
             return found
         if found.subject != root.subject or found.version < root.version:
@@ -134,32 +194,68 @@ class DocumentReader:
         headers: Callable[[str], Mapping[str, str]] | None = None,
         max_age: float | None = None,
         check: Callable[[D], None] | None = None,
+        keep: Callable[[D, str], None] | None = None,
+        wait: float = 0.0,
+        within: AbstractContextManager[object] | None = None,
     ) -> D:
         """The document about ``subject`` at that path, covering all that was seen of the ledger when it is asked for.
 
         ``headers`` are those of the call, made for the path as it is asked for. ``max_age`` is in seconds since the
-        document was signed. ``check`` is one more check, which raises DocumentRefused. Raises FetchError (with
-        ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
+        document was signed. ``check`` is one more check, which raises DocumentRefused; ``keep`` gets the document that
+        passed all, and as it was signed. ``wait`` is for how many seconds the registry may keep the question, and
+        ``within`` is entered when it has answered. Raises FetchError (with ``http_status`` 404 where there is no such
+        document), DocumentRefused or TrustUnavailable.
         """
         seen = self.seen()
         asked = path if kind is Changes else covering(path, seen)  # changes name an entry of their own
 
         def read(answer: Answer) -> D:
-            document = self.read(kind, text_of(answer), subject, at_least=seen)
-            if max_age is not None:
-                check_age(document, max_age, self._clock())
-            if check is not None:
-                check(document)
-            return document
+            with within or nullcontext():
+                jws = text_of(answer)
+                document = self.read(kind, jws, subject, at_least=seen)
+                if max_age is not None:
+                    check_age(document, max_age, self._clock())
+                if check is not None:
+                    check(document)
+                if keep is not None:
+                    keep(document, jws)
+                return document
 
-        found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None)
+        found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
         if found is None:
             raise AssertionError("unreachable: no document says that there is nothing new")
         return found
 
-    def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0) -> D:
+    def copy(
+        self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
+    ) -> Recalled[D] | None:
+        """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
+        (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
+        within the offline limit; else None. It makes no call, but for the root's document where no copy of that is."""
+        if self.copies.fetched_at(name) <= newer_than:
+            return None
+        copy = self.copies.read(name)
+        if copy is None:
+            return None
+        try:
+            document = self.read(kind, copy.jws, subject, at_least=at_least, kept=True)
+            if document.seq < self.copies.seen(name):
+                raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {self.copies.seen(name)}")
+            check_age(document, self._limits.offline_limit, self._clock())
+        except (DocumentRefused, FetchError) as error:
+            log.info("the copy %s is passed over (%s): %s", name, error.code, error)
+            return None
+        return Recalled(document, copy.fetched_at)
+
+    def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
+        """Let the other processes of the host, and those after a restart, have the document."""
+        self.copies.saw(name, document.seq)
+        self.copies.write(name, jws, fetched_at)
+
+    def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, kept: bool = False) -> D:
         """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
         the ledger, and with its place in it. The root's document is looked at again where it names another signer.
+        ``kept`` says that it is a copy of this host's, whose history was looked into when it was fetched.
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
@@ -177,7 +273,8 @@ class DocumentReader:
             raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
         if isinstance(document, JwkSetDocument | KeyStatement):
             check_admissions(document, checkpoint)
-        self._ledger.follow(checkpoint, document.checkpoint, root)
+        follow = self._ledger.recognise if kept else self._ledger.follow
+        follow(checkpoint, document.checkpoint, root)
         return document
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:

@@ -6,17 +6,22 @@ one thread while the others of the same service wait, and then none for a cooldo
 process follows the registry's list of changes and renews what it names. A fetch that fails takes nothing away; what
 ends belief in a document is its own signed time (`offline_limit`) and nothing else.
 
-How a document is fetched and checked is told in `peerseal.peers.reader` and `peerseal.peers.ledger`.
+The processes of a host that have a cache folder in common fetch each document once, through copies on disk, from which
+a cold start goes on as well: `peerseal.peers.copies`, `peerseal.peers.news`. How a document is fetched and checked is
+told in `peerseal.peers.reader` and `peerseal.peers.ledger`.
 """
 
+import hashlib
 import logging
+import math
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import random
 
 from peerseal.errors import (
     ConfigurationError,
@@ -27,11 +32,15 @@ from peerseal.errors import (
     TrustUnavailable,
     UnknownKey,
 )
+from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Answer, Fetcher, HttpFetcher
 from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.limits import TrustLimits
+from peerseal.peers.news import HostNews
+from peerseal.peers.patience import acquired_in_time, no_longer_than
 from peerseal.peers.policies import PolicyShelf
-from peerseal.peers.reader import D, DocumentReader, check_age, covering, text_of
+from peerseal.peers.reader import D, DocumentReader, Recalled, check_age, covering, text_of
+from peerseal.peers.rounds import Heard, Rounds
 from peerseal.peers.trusted import KnownService, TrustedKey
 from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import registry_id, split_kid, split_service_id
@@ -56,6 +65,7 @@ class _Slot:
     etag: str | None = None
     drops: int = 0
     fetched_at: float = 0.0
+    renew_at: float = 0.0
     cooldown_until: float = 0.0
     unknown_until: dict[str, float] = field(default_factory=dict)
     pending: int = 0
@@ -68,9 +78,9 @@ class TrustStore:
 
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
-    ``cache_dir`` is a folder in which the newest checkpoint of the ledger outlives this process; without it a restart
-    forgets how far the ledger had come. Nothing is fetched before the first question. Safe to use from threads, and
-    before and after a fork.
+    ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
+    which it shares with the other processes of its host. Nothing is fetched before the first question. Safe to use
+    from threads, and before and after a fork.
     """
 
     def __init__(
@@ -85,15 +95,20 @@ class TrustStore:
     ) -> None:
         self._limits = limits or TrustLimits()
         self._clock = clock
+        folder = None if cache_dir is None else Path(cache_dir)
+        self._copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
+        self._news = None if folder is None else HostNews(self._copies)
         self._reader = DocumentReader(
             fetcher or _http_fetcher(registry, pin),
             pin=pin,
             limits=self._limits,
             clock=clock,
-            cache_dir=None if cache_dir is None else Path(cache_dir),
+            cache_dir=folder,
+            copies=self._copies,
         )
         self._policies = PolicyShelf(
             self._fetch_policy,
+            self._recall_policy,
             limits=self._limits,
             clock=clock,
             drops=lambda: self._reader.drops,
@@ -105,9 +120,7 @@ class TrustStore:
         self._stranger_credit = self._limits.stranger_fetches
         self._credited_at = 0.0
         self._lock = threading.Lock()
-        self._follower: threading.Thread | None = None
-        self._stopping = threading.Event()
-        self._stopped = False
+        self._rounds = Rounds(self._round, self._limits)
         self._working = BackgroundWork()
         in_each_child(self._after_fork)
 
@@ -127,23 +140,23 @@ class TrustStore:
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
-        if self._follower is None and not self._stopped:
-            self._start_following()
+        if self._rounds.idle:
+            self._rounds.start()
         found = self._keys.get(kid)
         if found is not None and self._clock() < found[1].good_until:
             return found[0]
-        return self._ask(kid)
+        with no_longer_than(self._limits.patience):
+            return self._ask(kid)
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
-        if self._follower is None and not self._stopped:
-            self._start_following()
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until:
             return held.policy
-        if split_service_id(service_id)[0] != self.domain:
-            return None  # of another trust domain, about which this registry says nothing
-        return self._policies.ask(service_id)
+        with no_longer_than(self._limits.patience):
+            if split_service_id(service_id)[0] != self.domain:
+                return None  # of another trust domain, about which this registry says nothing
+            return self._policies.ask(service_id)
 
     def sign_with(self, sign_reading: Callable[[str], str]) -> None:
         """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
@@ -160,21 +173,15 @@ class TrustStore:
 
         Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
-        if self._reader.registry_keys_are_due():
-            self._attempt("renew the registry's keys", self._reader.load_registry_keys)
+        self._look_at_root()
         self._attempt("follow the registry's changes", self._follow)
-        self._policies.renew_due()
-        due = [slot for slot in list(self._slots.values()) if self._is_due(slot)]
-        for slot in sorted(due, key=lambda slot: slot.failures):  # those that failed before come last
-            self._renew(slot)
+        self._renew_due()
 
     def stop(self) -> None:
         """End the background thread of this process, for good."""
-        self._stopped = True
-        self._stopping.set()
-        if self._follower is not None and self._follower is not threading.current_thread():
-            self._follower.join(timeout=self._limits.poll_interval + 1)
-        self._follower = None
+        self._rounds.stop()
+        if self._news is not None:
+            self._news.resign()
 
     def read_statement(self, jws: str) -> KeyStatement:
         """A key statement that this registry signed. Raises DocumentRefused, FetchError or TrustUnavailable."""
@@ -206,11 +213,17 @@ class TrustStore:
         if split_service_id(service_id)[0] != self.domain:
             raise UnknownKey("a key of another trust domain")
         slot = self._slot(service_id)
-        with slot.lock:  # whoever waited here finds what the first one fetched
+        if not acquired_in_time(slot.lock):
+            raise TrustUnavailable(f"the keys of {service_id} are being fetched", retry_after=1)
+        try:  # whoever waited here finds what the first one fetched
             answer = self._answer(slot, kid)
+            if answer is None and slot.known is None and self._recall_keys(slot):
+                answer = self._answer(slot, kid)
             if answer is None:
                 self._fetch_for(slot, kid)
                 answer = self._answer(slot, kid)
+        finally:
+            slot.lock.release()
         if answer is None:
             raise TrustUnavailable(f"nothing confirmed the keys of {service_id} within the offline limit")
         return answer
@@ -239,7 +252,7 @@ class TrustStore:
             self._spend_on_stranger(now)
         slot.cooldown_until = now + self._limits.cooldown
         try:
-            self._fetch_keys(slot)
+            self._fetch_keys(slot, kid)
         except (FetchError, DocumentRefused) as error:
             raise TrustUnavailable(str(error), retry_after=int(self._limits.cooldown) + 1) from error
         known = slot.known
@@ -281,12 +294,59 @@ class TrustStore:
 
     # ---- documents
 
-    def _fetch_keys(self, slot: _Slot) -> None:
-        """Fetch the service's signed JWK Set, with ``slot.lock`` held.
+    def _fetch_keys(self, slot: _Slot, kid: str | None = None) -> None:
+        """Fetch the service's signed JWK Set, with ``slot.lock`` held; or take what another process of the host has
+        fetched meanwhile, where that is young enough, and has the ``kid`` that is looked for.
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
-        slot.fetched_at = self._clock()
+        with self._copies.locked(_keys_copy(slot.service_id)):
+            if self._recall_keys(slot) and not self._wants_newer(slot, kid):
+                return
+            self._fetch_keys_anew(slot)
+
+    def _recall_keys(self, slot: _Slot) -> bool:
+        """Believe a copy that another process has fetched since, or one before a restart. False where there is none."""
+        if slot.known is not None and slot.drops != self._reader.drops:
+            return False
+        recalled = self._reader.copy(
+            JwkSetDocument,
+            _keys_copy(slot.service_id),
+            slot.service_id,
+            newer_than=slot.fetched_at,
+            at_least=slot.pending,
+        )
+        if recalled is None:
+            return False
+        document = recalled.document
+        try:
+            known = KnownService.of(document) if slot.known is None else slot.known.updated(document)
+        except DocumentRefused as error:
+            log.warning("the copy of the keys of %s is refused (%s): %s", slot.service_id, error.code, error)
+            return False
+        slot.drops, slot.etag = self._reader.drops, None
+        self._believe(slot, known)
+        self._fetched(slot, recalled.fetched_at)
+        return True
+
+    def _wants_newer(self, slot: _Slot, kid: str | None) -> bool:
+        """Whether what was recalled will not do. Raises TrustUnavailable where it is so young that nobody would ask
+        again on this host."""
+        if kid is None or slot.known is None:
+            return self._clock() >= slot.renew_at
+        if kid in slot.known.keys or kid in slot.known.revoked:
+            return False
+        if self._clock() < slot.fetched_at + self._limits.cooldown:
+            raise TrustUnavailable("fetched a moment ago", retry_after=int(self._limits.cooldown) + 1)
+        return True
+
+    def _fetched(self, slot: _Slot, at: float) -> None:
+        early = self._limits.refresh_interval * self._limits.jitter * random()  # noqa: S311
+        slot.fetched_at, slot.renew_at = at, at + self._limits.refresh_interval - early
+
+    def _fetch_keys_anew(self, slot: _Slot) -> None:
+        now, name = self._clock(), _keys_copy(slot.service_id)
+        self._fetched(slot, now)
         at_least, drops = max(slot.pending, self._reader.seen()), self._reader.drops
         doubted = slot.drops != drops  # signed by a key that was stolen, perhaps: what it says is no measure
         tag = None if slot.pending or doubted or self._ends_soon(slot) else slot.etag
@@ -294,11 +354,14 @@ class TrustStore:
 
         def read(answer: Answer) -> tuple[KnownService, str | None]:
             if answer.status == 304 and slot.known is not None and tag is not None:
+                self._copies.confirm(name, now)
                 return slot.known, tag  # nothing new to believe, and no newer signed time: the changes confirm it
-            document = self._reader.read(JwkSetDocument, text_of(answer), slot.service_id, at_least=at_least)
+            jws = text_of(answer)
+            document = self._reader.read(JwkSetDocument, jws, slot.service_id, at_least=at_least)
             known = KnownService.of(document) if slot.known is None or doubted else slot.known.updated(document)
             stale.append(known)
             check_age(document, self._limits.offline_limit, self._clock())
+            self._reader.keep(name, document, jws, now)
             return known, answer.headers.get("etag")
 
         path = covering(f"/v1/services/{split_service_id(slot.service_id)[1]}/jwks.jwt", at_least)
@@ -323,9 +386,15 @@ class TrustStore:
         def authorization(asked: str) -> Mapping[str, str]:
             return {"Authorization": f"Bearer {sign(self.fetcher.target(asked))}"} if sign and signed else {}
 
-        return self.document(
-            PolicyDocument, path, service_id, headers=authorization, max_age=self._limits.offline_limit
-        )
+        def keep(document: PolicyDocument, jws: str) -> None:
+            self._reader.keep(_policy_copy(service_id), document, jws, self._clock())
+
+        limit = self._limits.offline_limit
+        return self._reader.fetch(PolicyDocument, path, service_id, headers=authorization, max_age=limit, keep=keep)
+
+    def _recall_policy(self, service_id: str, newer_than: float, at_least: int) -> Recalled[PolicyDocument] | None:
+        name = _policy_copy(service_id)
+        return self._reader.copy(PolicyDocument, name, service_id, newer_than=newer_than, at_least=at_least)
 
     def _ends_soon(self, slot: _Slot) -> bool:
         """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a
@@ -356,22 +425,89 @@ class TrustStore:
             return False
         return True
 
-    def _follow(self) -> None:
-        """Ask what changed since the entry up to which everything is known. Confirms what did not change, and marks
-        what did. A service that waits for its renewal does not hold back the entry from which the others are asked."""
+    def _round(self, stopping: threading.Event) -> Heard:
+        """One round of the background thread. It is outside of ``_working`` only while it waits."""
+        with self._working:
+            self._look_at_root()
+        heard = Heard.NOTHING
+        try:
+            heard = self._follow(min(self._limits.wait, max(0.0, self._due_in())), self._working, stopping)
+        except PeersealError as error:
+            log.warning("cannot follow the registry's changes: %s", error)
+        with self._working:
+            self._renew_due()
+        return heard
+
+    def _look_at_root(self) -> None:
+        if self._reader.registry_keys_due_in() <= 0:
+            self._attempt("renew the registry's keys", self._reader.load_registry_keys)
+
+    def _renew_due(self) -> None:
+        self._policies.renew_due()
+        due = [slot for slot in list(self._slots.values()) if self._due_at(slot) <= self._clock()]
+        for slot in sorted(due, key=lambda slot: slot.failures):  # those that failed before come last
+            self._renew(slot)
+
+    def _due_in(self) -> float:
+        """Seconds until something is to be renewed, changed or not."""
+        due_at = min((self._due_at(slot) for slot in list(self._slots.values())), default=math.inf)
+        return min(self._reader.registry_keys_due_in(), min(due_at, self._policies.due_at()) - self._clock())
+
+    def _follow(
+        self,
+        wait: float = 0.0,
+        within: AbstractContextManager[object] | None = None,
+        stopping: threading.Event | None = None,
+    ) -> Heard:
+        """Ask what changed since the entry up to which everything is known, and wait that many seconds for it. Confirms
+        what did not change, and marks what did. A service that waits for its renewal does not hold back the entry from
+        which the others are asked. Raises FetchError, DocumentRefused or TrustUnavailable."""
         slots = [slot for slot in list(self._slots.values()) if slot.known is not None and not slot.pending]
         covered = [slot.known.covered for slot in slots if slot.known] + self._policies.followed()
         if not covered:
-            return
-        since = min(covered)
+            return Heard.NO_NEWS
+        since, news = min(covered), False
+        for changes in self._changes(since, wait, within, stopping):
+            with within or nullcontext():
+                self._take_note(slots, changes)
+            news = news or changes.seq > since
+        return Heard.NEWS if news else Heard.NO_NEWS
 
+    def _changes(
+        self,
+        since: int,
+        wait: float,
+        within: AbstractContextManager[object] | None,
+        stopping: threading.Event | None,
+    ) -> Sequence[Changes]:
+        """The lists of changes behind that entry: asked of the registry, or heard from the process of this host that
+        does so for all."""
+        if self._news is None or stopping is None or self._news.leads():
+            return [self._ask_for_changes(since, wait, within)]
+        written = self._news.listen(wait, self._limits, stopping)
+        heard: list[Changes] = []
+        for jws in written or ():
+            with within or nullcontext(), suppress(DocumentRefused):  # an old one has expired
+                heard.append(self._reader.read(Changes, jws, self.domain, kept=True))
+        if written is None or (written and min((changes.since for changes in heard), default=math.inf) > since):
+            return [self._ask_for_changes(since, 0.0, within)]  # what was heard begins behind what is known here
+        return heard
+
+    def _ask_for_changes(self, since: int, wait: float, within: AbstractContextManager[object] | None) -> Changes:
         def check(changes: Changes) -> None:
             if changes.since != since:
                 raise DocumentRefused("document_wrong_subject", "the changes after another entry")
             if changes.seq < since:
                 raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {since}")
 
-        changes = self._reader.fetch(Changes, f"/v1/changes?since={since}", self.domain, check=check)
+        def keep(_: Changes, jws: str) -> None:
+            if self._news is not None and self._news.leading:
+                self._news.tell(jws, self._clock())
+
+        path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
+        return self._reader.fetch(Changes, path, self.domain, check=check, keep=keep, wait=wait, within=within)
+
+    def _take_note(self, slots: Iterable[_Slot], changes: Changes) -> None:
         if changes.reset or registry_id(self.domain) in changes.services:
             self._reader.outdated = True  # until it is loaded: this list is not shown again
             self._attempt("renew the registry's keys", lambda: self._reader.load_registry_keys(at_once=True))
@@ -391,12 +527,12 @@ class TrustStore:
         finally:
             slot.lock.release()
 
-    def _is_due(self, slot: _Slot) -> bool:
-        now = self._clock()
-        if slot.known is None or now < slot.retry_at:
-            return False
+    def _due_at(self, slot: _Slot) -> float:
+        """When the service's document is to be fetched again."""
+        if slot.known is None:
+            return math.inf
         wanted = bool(slot.pending) or slot.drops != self._reader.drops
-        return wanted or now > slot.fetched_at + self._limits.refresh_interval
+        return slot.retry_at if wanted else max(slot.retry_at, slot.renew_at)
 
     def _renew(self, slot: _Slot) -> None:
         """Fetch a service's document; after the second failure in a row, with growing pauses between them."""
@@ -406,34 +542,28 @@ class TrustStore:
         pause = min(2.0 ** min(slot.failures, 16), self._limits.longest_pause)
         slot.retry_at = self._clock() + pause if slot.failures > 1 else 0.0
 
-    def _start_following(self) -> None:
-        """Start this process's background thread; after a fork, the child's own."""
-        if self._follower is None:
-            with self._lock:
-                if self._follower is None:
-                    self._stopping = threading.Event()
-                    self._follower = threading.Thread(
-                        target=self._run, args=(self._stopping,), name="peerseal-trust", daemon=True
-                    )
-                    self._follower.start()
-
-    def _run(self, stopping: threading.Event) -> None:
-        # Jitter keeps the workers of a fleet from asking in step.
-        while not stopping.wait(self._limits.poll_interval * random.uniform(0.8, 1.2)):  # noqa: S311
-            try:
-                with self._working:
-                    self.refresh()
-            except Exception:  # the thread must not die of a surprise: without it revocations go unseen
-                log.exception("a round of the trust store failed")
-
     def _after_fork(self) -> None:
-        """Threads do not survive a fork, and a lock that one of them held would never be released."""
+        """A lock that another thread held would never be released."""
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._follower = None
         for slot in self._slots.values():
             slot.lock = threading.Lock()
         self._policies.renew_locks()
+
+
+def _keys_copy(service_id: str) -> str:
+    return f"keys-{split_service_id(service_id)[1]}.jwt"
+
+
+def _policy_copy(service_id: str) -> str:
+    return f"policy-{split_service_id(service_id)[1]}.jwt"
+
+
+def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
+    """One registry's: by its root key, or, where that is believed on first use, by its URLs."""
+    if pin is None:
+        urls = registry if isinstance(registry, str) else ",".join(registry)
+        return f"documents-{hashlib.sha256(urls.encode()).hexdigest()[:32]}"
+    return f"documents-{pin}"
 
 
 def _http_fetcher(registry: str | Sequence[str], pin: str | None) -> HttpFetcher:

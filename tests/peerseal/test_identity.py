@@ -152,7 +152,8 @@ class TestStart:
         finally:
             os.umask(before)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        files = list(folder.iterdir())
+        assert {stat.S_IMODE(inner.stat().st_mode) for inner in folder.iterdir() if inner.is_dir()} == {0o700}
+        files = [file for file in folder.iterdir() if file.is_file()]
         assert {file.suffix for file in files} == {"", ".json", ".pem", ".checkpoint", ".lock"}
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 

@@ -844,4 +844,4 @@ class TestOneTroubleIsNotAnother:
         trust.key(kid)
         trust.stop()
         assert trust.key(kid).kid == kid
-        assert trust._follower is None
+        assert trust._rounds._thread is None

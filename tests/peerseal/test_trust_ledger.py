@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -341,8 +342,14 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def started(registry: MemoryRegistry, cache: Path) -> Callable[[], TrustStore]:
-    """Another start of the same program."""
-    return lambda: registry.trust_store(limits=QUIET, cache_dir=cache)
+    """Another start of the same program, which finds the checkpoint on disk, and no copies of documents."""
+
+    def start() -> TrustStore:
+        for copies in cache.glob("documents-*"):
+            shutil.rmtree(copies)
+        return registry.trust_store(limits=QUIET, cache_dir=cache)
+
+    return start
 
 
 def kept(cache: Path) -> int:

@@ -1,0 +1,196 @@
+"""Copies of signed documents on disk, which the processes of one host share and which outlive them.
+
+A cold start goes on from here when the registry is down, and of many workers one fetches for all. The folder needs no
+trust: whoever reads a copy checks it like an answer of the registry's. When a document was fetched, which is the
+file's time, says only when it is to be fetched again; how long it is believed is its own signed time. What can be
+written on the folder's disk by others is another matter (`make_private`): they could at most bring back an older copy,
+with an older index of what was seen, and make it believed until its signed time is over.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peerseal.errors import ConfigurationError
+from peerseal.peers.keyfolder import make_private
+from peerseal.peers.patience import time_left
+from peerseal.protocol.documents import MAX_DOCUMENT
+
+log = logging.getLogger("peerseal.trust")
+
+_PAUSE = 0.005
+_SEEN = "seen.json"
+_TEMPORARY = ".new-"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A document as it was fetched, and when (seconds since the epoch)."""
+
+    jws: str = field(repr=False)
+    fetched_at: float
+
+
+class CopyFolder:
+    """The folder for one registry's documents: a subfolder ``name`` of ``parent``, made on first use.
+
+    But for `made` no method raises: trouble with a disk is logged once, and then there are no copies.
+    """
+
+    FORGET_AFTER = 2 * 24 * 3600.0
+    """Seconds after which a file that nobody renewed is removed: the document in it has expired."""
+    PATIENCE = 15.0
+    """Seconds to wait for another process that fetches the same, at most; then each fetches for itself."""
+
+    def __init__(self, parent: Path, name: str) -> None:
+        self._parent = parent
+        self._path = parent / name
+        self._ready = False
+        self._works = True
+
+    def read(self, name: str) -> Copy | None:
+        """The copy under that name, not verified; None where there is none."""
+        try:
+            with (self._path / name).open("rb") as file:
+                content, fetched_at = file.read(MAX_DOCUMENT + 1), os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._complain(error)
+            return None
+        return Copy(content.decode("ascii", "replace"), fetched_at)
+
+    def fetched_at(self, name: str) -> float:
+        """When the copy under that name was fetched; 0.0 where there is none."""
+        try:
+            return (self._path / name).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def write(self, name: str, jws: str, fetched_at: float) -> None:
+        """Put a copy in place in one step, mode 0600: a reader sees the old one or the new one."""
+        with self._complaining():
+            self.made()
+            descriptor, draft = tempfile.mkstemp(dir=self._path, prefix=_TEMPORARY)  # 0600
+            try:
+                with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    file.write(jws)
+                os.utime(draft, (fetched_at, fetched_at))
+                os.replace(draft, self._path / name)
+            except BaseException:
+                os.unlink(draft)
+                raise
+
+    def confirm(self, name: str, fetched_at: float) -> None:
+        """The registry was asked then, and had no newer document."""
+        with suppress(OSError):
+            os.utime(self._path / name, (fetched_at, fetched_at))
+
+    def seen(self, name: str) -> int:
+        """The highest ``seq`` of the document under that name that this host has seen."""
+        return self._seen().get(name, 0)
+
+    def saw(self, name: str, seq: int) -> None:
+        """Remember the ``seq`` of the newest document, so that no older copy takes its place."""
+        if self._seen().get(name, 0) >= seq:
+            return
+        with self._complaining(), self.locked(_SEEN):
+            self.write(_SEEN, json.dumps({**self._seen(), name: max(seq, self._seen().get(name, 0))}), time.time())
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Be the only process of the host that fetches the document, or no longer wait for the one that does."""
+        handle: int | None = None
+        with self._complaining():
+            self.made()
+            handle = os.open(self._path / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            _wait_for(handle, min(self.PATIENCE, time_left()))
+        try:
+            yield
+        finally:
+            if handle is not None:
+                fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open too
+                os.close(handle)
+
+    def _seen(self) -> dict[str, int]:
+        copy = self.read(_SEEN)
+        try:
+            members = json.loads(copy.jws) if copy else {}
+        except ValueError:
+            return {}
+        return {name: seq for name, seq in members.items() if type(seq) is int} if type(members) is dict else {}
+
+    def made(self) -> Path:
+        """The folder, which is there and nobody else's. Raises OSError or ConfigurationError."""
+        if not self._ready:
+            self._make()
+        return self._path
+
+    def _make(self) -> None:
+        make_private(self._parent, readable=True)
+        make_private(self._path)
+        self._ready = True
+        forgotten = time.time() - self.FORGET_AFTER
+        for file in self._path.iterdir():
+            with suppress(OSError):
+                if file.name != _SEEN and file.stat().st_mtime < forgotten:
+                    file.unlink()
+
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ConfigurationError) as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if self._works:
+            log.warning("no copies of documents can be kept in %s: %s", self._path, error)
+        self._works = False
+
+
+class NoCopies(CopyFolder):
+    """For a process without a folder."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), "")
+
+    def read(self, name: str) -> Copy | None:
+        """See CopyFolder."""
+        return None
+
+    def fetched_at(self, name: str) -> float:
+        """See CopyFolder."""
+        return 0.0
+
+    def write(self, name: str, jws: str, fetched_at: float) -> None:
+        """See CopyFolder."""
+
+    def confirm(self, name: str, fetched_at: float) -> None:
+        """See CopyFolder."""
+
+    def saw(self, name: str, seq: int) -> None:
+        """See CopyFolder."""
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """See CopyFolder."""
+        yield
+
+
+def _wait_for(handle: int, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_PAUSE)

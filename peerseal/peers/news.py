@@ -1,0 +1,93 @@
+"""What changed at the registry, heard once for all processes of a host.
+
+The process that holds a lock asks the registry, and writes down the lists of changes that it got, as they were signed.
+The others look at the file. When it dies the kernel drops its lock, and another one takes over; when it hangs, the
+file says nothing for too long, and each asks for itself.
+"""
+
+import fcntl
+import os
+import time
+from contextlib import suppress
+from threading import Event
+
+from peerseal.errors import ConfigurationError
+from peerseal.peers.copies import CopyFolder
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.limits import TrustLimits
+
+_FILE = "changes"
+_LOCK = "changes.leads"
+
+
+class HostNews:
+    """The news of one host, in a folder of copies. Used by one thread of a process."""
+
+    KEPT = 32
+    """Lists that stay in the file: whoever looked away for so many must ask the registry itself."""
+
+    def __init__(self, copies: CopyFolder) -> None:
+        self._copies = copies
+        self._lock: int | None = None
+        self._written_at = 0.0
+        self._heard_at = time.monotonic()
+        self._heard: tuple[str, ...] = ()
+        in_each_child(self._forget)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process asked to lead, and does."""
+        return self._lock is not None
+
+    def leads(self) -> bool:
+        """Whether this process is the one that asks the registry: it is already, or nobody else is."""
+        if self._lock is not None:
+            return True
+        try:
+            handle = os.open(self._copies.made() / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except (OSError, ConfigurationError):
+            return True  # without a folder nobody tells us anything
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return False
+        self._lock = handle
+        return True
+
+    def tell(self, jws: str, now: float) -> None:
+        """Write down a list of changes that was checked."""
+        kept = [*self._read(), jws][-self.KEPT :]
+        self._copies.write(_FILE, "\n".join(kept), now)
+
+    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[str, ...] | None:
+        """The lists, not verified, that were written down since this was last called, oldest first; looked for for
+        ``wait`` seconds. None where nothing was written down for so long that whoever leads must hang."""
+        for _ in range(max(1, int(wait / limits.look_interval))):
+            written_at = self._copies.fetched_at(_FILE)
+            if written_at != self._written_at:
+                before, self._written_at, self._heard = set(self._heard), written_at, self._read()
+                self._heard_at = time.monotonic()
+                return tuple(jws for jws in self._heard if jws not in before)
+            if stopping.wait(limits.look_interval):
+                break
+        silent = time.monotonic() - self._heard_at
+        return None if silent > 2 * limits.wait + limits.longest_poll_pause else ()
+
+    def resign(self) -> None:
+        """Let another process ask."""
+        if self._lock is not None:
+            with suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            os.close(self._lock)
+            self._lock = None
+
+    def _read(self) -> tuple[str, ...]:
+        copy = self._copies.read(_FILE)
+        return tuple(copy.jws.split("\n")) if copy else ()
+
+    def _forget(self) -> None:
+        """A forked child does not lead: the lock is its parent's, and must end with that."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

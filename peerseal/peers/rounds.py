@@ -1,0 +1,94 @@
+"""The trust store's background thread: one round after the other, in one thread of each process.
+
+A round asks the registry what changed, and the registry keeps the question until something did. So rounds follow each
+other at once where the registry answers in its own time, and are spaced where it answers too soon to have kept the
+question, or not at all.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.limits import TrustLimits
+
+log = logging.getLogger("peerseal.trust")
+
+
+class Heard(Enum):
+    """What a round heard of the registry: news, or that there is none, or nothing at all."""
+
+    NEWS = "news"
+    NO_NEWS = "no news"
+    NOTHING = "nothing"
+
+
+class Rounds:
+    """Runs ``work`` in the background from `start` on, in this process and anew in each forked child that starts it.
+
+    ``work`` gets an event that is set when it is to end, and says what it heard. ``idle`` says that this process has no
+    thread for it and may have one: a plain member, since it is looked at for every request.
+    """
+
+    def __init__(self, work: Callable[[threading.Event], Heard], limits: TrustLimits) -> None:
+        self.idle = True
+        self._stopped = False
+        self._work = work
+        self._limits = limits
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        in_each_child(self._after_fork)
+
+    def start(self) -> None:
+        """Start this process's thread, if it has none."""
+        with self._lock:
+            if self.idle:
+                self.idle = False
+                self._stopping = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._stopping,), name="peerseal-trust", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End this process's thread, for good. One that waits for the registry's answer ends when that comes."""
+        self._stopped, self.idle = True, False
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=self._limits.poll_interval)
+        self._thread = None
+
+    def _run(self, stopping: threading.Event) -> None:
+        pause, silent = self._spread(self._limits.poll_interval), 0
+        while not stopping.wait(pause):
+            began = time.monotonic()
+            try:
+                heard = self._work(stopping)
+            except Exception:  # the thread must not die of a surprise: without it revocations go unseen
+                log.exception("a round of the trust store failed")
+                heard = Heard.NOTHING
+            silent = silent + 1 if heard is Heard.NOTHING else 0
+            pause = self._pause(heard, silent, time.monotonic() - began)
+
+    def _pause(self, heard: Heard, silent: int, took: float) -> float:
+        """Seconds until the next round."""
+        limits = self._limits
+        if heard is Heard.NOTHING:
+            return self._spread(min(limits.poll_interval * 2.0 ** min(silent - 1, 16), limits.longest_poll_pause))
+        kept = limits.wait > 0 and (heard is Heard.NEWS or took >= limits.poll_interval)
+        return max(0.0, limits.look_interval - took) if kept else self._spread(limits.poll_interval)
+
+    def _spread(self, seconds: float) -> float:
+        """Jitter keeps the workers of a fleet from asking in step."""
+        return seconds * random.uniform(0.8, 1.2)  # noqa: S311
+
+    def _after_fork(self) -> None:
+        """Threads do not survive a fork, and a lock that one of them held would never be released."""
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = None
+        self.idle = not self._stopped
