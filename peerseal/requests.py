@@ -33,8 +33,9 @@ from urllib3.exceptions import (
 )
 from urllib3.util import Url, parse_url
 
-from peerseal.errors import ConfigurationError, UnsignableRequest
+from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
 from peerseal.peers.forks import in_each_child
+from peerseal.peers.problem import problem_code
 from peerseal.protocol.tokens import ALWAYS_BOUND
 
 TIMEOUT: Final = (3.05, 10.0)
@@ -57,11 +58,13 @@ RETRIES: Final = Retry(
 """A connection that was not made is tried again for every method; one that broke, and 502, 503 and 504, where the
 method is idempotent."""
 
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PIECE = 1 << 16  # bytes read at once
 _PORTS = {"http": 80, "https": 443}
+_Send = Callable[[requests.PreparedRequest], requests.Response]
 
 
 class Signer(Protocol):
@@ -224,7 +227,12 @@ class PeerSession(requests.Session):
 
 
 class SigningAdapter(HTTPAdapter):
-    """Signs each attempt of each request to one origin, and makes the attempts: urllib3 would send a token twice."""
+    """Signs each attempt of each request to one origin, and makes the attempts: urllib3 would send a token twice.
+
+    A proxy may do so too: nginx sends a request whose connection broke to the next server. A callee that did the first
+    copy's work, and whose answer got lost, refuses the second as ``replayed``. Such an attempt is signed and sent once
+    more, however many ``retries`` there are, where the method is idempotent.
+    """
 
     def __init__(
         self,
@@ -273,7 +281,7 @@ class SigningAdapter(HTTPAdapter):
         policy = self._policy
         while True:
             try:
-                response = send(self._signed(request, target))
+                response = self._attempt(send, request, target)
             except requests.RequestException as error:
                 error.request = request  # not the one with the token
                 policy = _after_error(policy, request, error)
@@ -286,6 +294,21 @@ class SigningAdapter(HTTPAdapter):
                 policy, pause = again
                 response.close()
             self._sleep(pause)
+
+    def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
+        """One attempt, with a second token where the first was refused as one that the callee had seen before."""
+        response = send(self._signed(request, target))
+        if not self._may_repeat(str(request.method)) or response.status_code != Replayed.status:
+            return response
+        if problem_code(response) != Replayed.code:
+            return response
+        response.close()
+        return send(self._signed(request, target))
+
+    def _may_repeat(self, method: str) -> bool:
+        """Whether doing the request's work twice does no harm, by the standard and by the application's policy."""
+        allowed = self._policy.allowed_methods
+        return method in _IDEMPOTENT and (not allowed or method in allowed)
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """As HTTPAdapter's; but to an HTTP proxy it would send a target without its last ``;``."""

@@ -1,11 +1,13 @@
 """What a session signs is what leaves the socket, and nothing is signed for anybody else."""
 
+import gzip
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from urllib3 import Retry
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
+from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.protocol.encoding import digest_header
-from peerseal.requests import MAX_BUFFER, Origin, PeerSession
+from peerseal.requests import MAX_BUFFER, RETRIES, Origin, PeerSession
 from tests.support.wire import DOMAIN, NOW, RESET, Answer, Keys, RawServer, Seen, Service, raw_server
 
 SessionFor = Callable[..., PeerSession]
@@ -567,3 +570,187 @@ def test_a_timeout_of_the_answer_is_tried_again_only_where_that_is_safe(
     time.sleep(0.4)
     server.script[:] = [late]
     assert session.get("/a", timeout=(1, 0.2)).status_code == 200
+
+
+# ---- refused as a copy of what was accepted before
+
+
+def problem(code: object, **headers: str) -> Answer:
+    body = json.dumps({"type": "about:blank", "title": "Unauthorized", "status": 401, "code": code}).encode()
+    return Answer(401, {"Content-Type": "application/problem+json"} | headers, body)
+
+
+class Verbatim(NamedTuple):
+    """An answer that is sent byte for byte."""
+
+    raw: bytes
+
+    def encode(self) -> bytes:
+        return self.raw
+
+
+REPLAYED = problem("replayed")
+PROBLEM_HEAD = b"HTTP/1.1 401 No\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+IN_CHUNKS = Verbatim(PROBLEM_HEAD + b'Transfer-Encoding: chunked\r\n\r\n14\r\n{"code": "replayed"}\r\n0\r\n\r\n')
+CUT_OFF = Verbatim(PROBLEM_HEAD + b'Content-Length: 99\r\n\r\n{"code": "replayed"}')
+ZIPPED = Answer(401, REPLAYED.headers | {"Content-Encoding": "gzip"}, gzip.compress(REPLAYED.body))
+LONG = Answer(401, REPLAYED.headers, b'{"code": "replayed", "detail": "' + b"x" * 100_000 + b'"}')
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "PUT", "DELETE", "TRACE"])
+@pytest.mark.parametrize("retries", [RETRIES, 0])
+def test_an_idempotent_request_that_was_refused_as_a_copy_is_signed_once_more(
+    session_for: SessionFor, server: RawServer, method: str, retries: Any
+) -> None:
+    server.script[:] = [REPLAYED]
+    assert session_for(server, retries=retries).request(method, "/a?b=c", data=b"body").status_code == 200
+    assert len(server.seen) == len({seen.claims["jti"] for seen in server.seen}) == 2
+    for seen in server.seen:
+        assert seen.body == b"body"
+        assert_signed_as_seen(seen)
+
+
+@pytest.mark.parametrize("answer", [IN_CHUNKS, ZIPPED, problem("replayed", Server="nginx", Via="1.1 somebody")])
+def test_so_it_is_however_the_refusal_is_sent(session: PeerSession, server: RawServer, answer: Any) -> None:
+    server.script[:] = [answer]
+    assert session.get("/a").status_code == 200
+    assert len(server.seen) == 2
+
+
+def test_it_is_signed_once_more_and_no_third_time(session: PeerSession, server: RawServer) -> None:
+    server.script[:] = [REPLAYED] * 9
+    response = session.get("/a")
+    assert response.status_code == 401
+    assert response.json()["code"] == "replayed"
+    assert len(server.seen) == 2
+
+
+def test_each_attempt_may_be_signed_once_more(session: PeerSession, server: RawServer) -> None:
+    server.script[:] = [REPLAYED, Answer(503), REPLAYED, RESET, REPLAYED]
+    assert session.get("/a").status_code == 200
+    assert len(server.seen) == len({seen.claims["jti"] for seen in server.seen}) == 6
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_request_that_must_not_be_done_twice_is_never_signed_once_more(
+    session_for: SessionFor, server: RawServer, method: str
+) -> None:
+    server.script[:] = [REPLAYED]
+    response = session_for(server, retries=Retry(3, allowed_methods=None)).request(method, "/a", data=b"body")
+    assert (response.status_code, response.json()["code"]) == (401, "replayed")
+    assert len(server.seen) == 1
+
+
+def test_nor_is_one_whose_method_the_application_does_not_repeat(session_for: SessionFor, server: RawServer) -> None:
+    session = session_for(server, retries=Retry(3, allowed_methods={"GET"}))
+    server.script[:] = [REPLAYED]
+    assert session.put("/a").status_code == 401
+    server.script[:] = [REPLAYED]
+    assert session.get("/a").status_code == 200
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(problem(code) for code in ("expired", "wrong_binding", "Replayed", "replayed ", "", None, ["replayed"], 1)),
+        REPLAYED._replace(status=400),
+        REPLAYED._replace(status=403),
+        REPLAYED._replace(status=409),
+        REPLAYED._replace(headers={"Content-Type": "application/json"}),
+        REPLAYED._replace(headers={"Content-Type": "text/html"}),
+        REPLAYED._replace(headers={}),
+        REPLAYED._replace(body=b""),
+        REPLAYED._replace(body=b"replayed"),
+        REPLAYED._replace(body=b'"replayed"'),
+        REPLAYED._replace(body=b"[" * 4000),
+        REPLAYED._replace(body=b"\xff\xfe"),
+        REPLAYED._replace(headers=REPLAYED.headers | {"Content-Encoding": "unheard-of"}, body=b"\x00"),
+        LONG,
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_any_other_refusal_is_the_answer_and_can_be_read(
+    session: PeerSession, server: RawServer, answer: Answer, stream: bool
+) -> None:
+    server.script[:] = [answer]
+    response = session.get("/a", stream=stream)
+    assert response.status_code == answer.status
+    assert b"".join(response.iter_content(1000)) == answer.body
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("answer", [LONG, problem("expired"), IN_CHUNKS, ZIPPED], ids=["long", "short", "chunks", "gz"])
+def test_a_refusal_that_was_looked_at_can_be_read_in_every_way(
+    session: PeerSession, server: RawServer, answer: Any
+) -> None:
+    whole = answer.body if isinstance(answer, Answer) else b'{"code": "replayed"}'
+    body = gzip.decompress(whole) if answer is ZIPPED else whole
+
+    def refused() -> requests.Response:
+        server.script[:] = [answer] * 2
+        return session.get("/a", stream=True)
+
+    assert refused().content == body
+    assert refused().json() == json.loads(body)
+    assert b"".join(refused().iter_lines()) == body
+    assert refused().raw.read(decode_content=True) == body
+    assert refused().raw.read() == whole
+    assert b"".join(refused().raw.stream(100, decode_content=True)) == body
+    with refused() as response:
+        assert response.raw.read(5) == whole[:5]
+
+
+def test_of_an_endless_refusal_only_the_beginning_is_read(session: PeerSession, server: RawServer) -> None:
+    chunk = b"%x\r\n" % (2 * MAX_PROBLEM) + b" " * 2 * MAX_PROBLEM + b"\r\n"
+    server.script[:] = [Verbatim(PROBLEM_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)]
+    with session.get("/a", stream=True) as response:
+        assert response.status_code == 401
+        assert len(response.raw.read(100)) == 100
+    assert len(server.seen) == 1
+
+
+def test_a_refusal_of_which_nothing_comes_is_a_connection_that_broke(session: PeerSession, server: RawServer) -> None:
+    nothing = Verbatim(PROBLEM_HEAD + b"Content-Length: 99\r\n\r\n")
+    server.script[:] = [nothing, nothing]
+    assert session.get("/a").status_code == 200
+    assert len(server.seen) == 3
+    server.script[:] = [nothing] * 9
+    with pytest.raises(requests.ConnectionError) as raised:
+        session.get("/a")
+    assert raised.value.request is not None
+    assert "Authorization" not in raised.value.request.headers
+    assert len(server.seen) == 7
+
+
+def test_a_refusal_that_breaks_off_breaks_off_for_its_reader_too(session: PeerSession, server: RawServer) -> None:
+    server.script[:] = [CUT_OFF]
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        session.get("/a")
+    assert len(server.seen) == 1
+
+
+def test_an_answer_to_head_says_no_code_and_is_the_answer(session: PeerSession, server: RawServer) -> None:
+    server.script[:] = [Verbatim(PROBLEM_HEAD + b"Content-Length: 20\r\n\r\n")]
+    response = session.head("/a")
+    assert (response.status_code, response.content) == (401, b"")
+    assert len(server.seen) == 1
+
+
+def test_another_origin_can_say_what_it_likes(session: PeerSession, server: RawServer) -> None:
+    with raw_server(REPLAYED) as other:
+        assert session.get(other.url).status_code == 401
+        server.script[:] = [Answer(302, {"Location": f"{other.url}/there"})]
+        other.script[:] = [REPLAYED]
+        assert session.get("/a").status_code == 401
+        assert len(other.seen) == 2
+    assert len(server.seen) == 1
+
+
+def test_cookies_of_the_answer_are_kept_and_the_connection_is_given_back(
+    session: PeerSession, server: RawServer
+) -> None:
+    server.script[:] = [problem("expired", **{"Set-Cookie": "a=b"})]
+    response = session.get("/a")
+    assert (response.cookies["a"], session.cookies["a"]) == ("b", "b")
+    assert "Authorization" not in response.request.headers
