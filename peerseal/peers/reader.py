@@ -6,6 +6,7 @@ and the checkpoint in each. An answer that fails a check is one mirror's: the ne
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument 
 
 _ROOT_PATH = "/.well-known/peerseal-registry"
 _ROOT_COPY = "root.jwt"
+_NAMES: Mapping[type, str] = {
+    JwkSetDocument: "key_set",
+    KeyStatement: "key_statement",
+    Changes: "changes",
+    PolicyDocument: "policy",
+    DomainDocument: "domain",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,8 @@ class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
     checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
-    ``drops`` counts how often the root dropped a key that had signed documents, and ``outdated`` says that the root's
-    document is known to have changed.
+    ``fetches`` counts the calls made for documents, by kind. ``drops`` counts how often the root dropped a key that had
+    signed documents, and ``outdated`` says that the root's document is known to have changed.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class DocumentReader:
     ) -> None:
         self.fetcher = fetcher
         self.copies = copies
+        self.fetches: Counter[str] = Counter()
         self.drops = 0
         self.outdated = False
         self._pin = pin
@@ -84,6 +93,11 @@ class DocumentReader:
         in_each_child(self._renew_lock)
 
     # ---- the root's document
+
+    @property
+    def root(self) -> RegistryKeys | None:
+        """The root's document as far as it is known, expired or not."""
+        return self._root
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document. Raises TrustUnavailable."""
@@ -115,6 +129,7 @@ class DocumentReader:
                 if root is not None and now < root.expires_at:
                     return root
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
+            self.fetches["registry_keys"] += 1
             try:
                 found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
@@ -221,6 +236,7 @@ class DocumentReader:
                     keep(document, jws)
                 return document
 
+        self.fetches[_NAMES[kind]] += 1
         found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
         if found is None:
             raise AssertionError("unreachable: no document says that there is nothing new")

@@ -749,7 +749,7 @@ class TestBackground:
             assert fetching.wait(10)
 
             def ask() -> str:
-                for slot in trust._slots.values():
+                for slot in trust._keys.slots():
                     slot.cooldown_until = 0.0
                 return trust.key(kid).kid
 
