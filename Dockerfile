@@ -21,7 +21,7 @@ COPY --from=build /opt/peerseal /opt/peerseal
 COPY client_service /app/client_service
 COPY resource_service /app/resource_service
 ENV PATH=/opt/peerseal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    GUNICORN_CMD_ARGS="--bind 0.0.0.0:80 --worker-class gthread --threads 8 --worker-tmp-dir /dev/shm --no-control-socket" \
+    GUNICORN_CMD_ARGS="--bind 0.0.0.0:80 --worker-class gthread --worker-tmp-dir /dev/shm --no-control-socket" \
     HEALTH_URL=http://127.0.0.1/healthz
 WORKDIR /app
 USER peerseal

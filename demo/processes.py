@@ -53,7 +53,8 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 class ServerOptions(TypedDict, total=False):
     """How gunicorn serves: what is left out is 2 ``workers`` of 8 ``threads``, no ``preload``, no recycling.
 
-    A worker is recycled after ``max_requests`` requests. ``config`` is what gunicorn's own option of that name takes.
+    A worker is recycled after ``max_requests`` requests. ``config`` is what gunicorn's own option of that name takes;
+    it says how many threads there are, where ``threads`` does not.
     """
 
     workers: int
@@ -151,7 +152,9 @@ def gunicorn(
 ) -> Server:
     """``target`` (``module:app`` or ``module:create_app()``) served by gunicorn on a port of the loopback interface."""
     command = [str(BIN / "gunicorn"), target, "--bind", f"{LOOPBACK}:{port}", "--no-control-socket"]
-    command += ["--worker-class", "gthread", "--threads", str(options.get("threads", 8))]
+    command += ["--worker-class", "gthread"]
+    if "threads" in options or "config" not in options:
+        command += ["--threads", str(options.get("threads", 8))]
     command += ["--workers", str(options.get("workers", 2)), "--graceful-timeout", "10"]
     command += ["--max-requests", str(options.get("max_requests", 0))]
     command += ["--preload"] if options.get("preload") else []

@@ -4,21 +4,30 @@ The names below are gunicorn's settings; `registry.server` takes them from here 
 """
 
 import os
+import resource
 import shutil
 import socket
 import struct
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
+from registry.gate import Gate
+from registry.settings import Limits
 from registry.slow_clients import Deadline
 
+SERVED_AT_ONCE = 8
+"""Calls that a worker serves at once; most wait for the database. Others stand before the gate."""
+SLOW_AT_ONCE = 64
+"""Threads beside those and the ones that wait for a change: for what comes in, or goes out, slowly."""
+
 worker_class = "gthread"
-threads = 8  # most wait for the database, or for a slow client
-worker_connections = 512  # of one worker, idle ones too; more wait in the kernel's queue
+threads = Limits().waiting_calls + SERVED_AT_ONCE + SLOW_AT_ONCE  # at most: one is made when no other is idle
+worker_connections = threads + 512  # of one worker; that many may be idle, more wait in the kernel's queue
 backlog = 512
 keepalive = 5  # seconds; a proxy in front uses a connection again, and an idle one holds no thread
 timeout = 30  # seconds without a sign of life from a worker as a whole
-graceful_timeout = 20
+graceful_timeout = 20  # calls that wait for a change are answered at once
 limit_request_line = 4094  # bytes; the longest target that means anything, a ledger proof's, has some 500
 limit_request_fields = 50
 limit_request_field_size = 8190  # bytes; a request token has 6 KiB at most
@@ -29,7 +38,10 @@ proc_name = "peerseal-registry"
 SOCKET_TIMEOUT = 10
 """Seconds for which a thread waits for the next bytes of a request, or for room to send an answer."""
 REQUEST_DEADLINE = 45
-"""Seconds for which a thread is busy with one request, however slowly it comes in: 64 KiB at most, and 4 MiB back."""
+"""Seconds for which a thread is busy with one request, however slowly it comes in: 64 KiB at most, and 4 MiB back. The
+20 s for which it may wait for a change are among them."""
+
+_OTHER_DESCRIPTORS = 256
 
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 """The folder in which the workers add up what they count. It has to be known before the application is imported, which
@@ -48,6 +60,35 @@ def post_worker_init(worker: Any) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     worker.handle = Deadline(REQUEST_DEADLINE).over(worker.handle)
+    worker.notify = _ending_waits(worker)
+    worker.wsgi = Gate(SERVED_AT_ONCE).before(worker.wsgi)
+    worker.worker_connections = min(worker.worker_connections, _connections_allowed(worker.worker_connections))
+
+
+def _ending_waits(worker: Any) -> Callable[[], None]:
+    """gunicorn's own ``notify()``, which its loop calls at least once a second, and first of all when the worker is
+    told to stop: whoever waits for a change then is answered, or the worker would wait for them."""
+    from registry.web.wire import EXTENSION
+
+    waiting, notify = worker.wsgi.extensions[EXTENSION].changes.waiting, worker.notify
+
+    def notified() -> None:
+        notify()
+        if not worker.alive:
+            waiting.end()
+
+    return notified
+
+
+def _connections_allowed(wanted: int) -> int:
+    """How many connections the process has descriptors for, with as many allowed as that takes: up to two each, and
+    some for files and the database. gunicorn's worker ends where it has none left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OTHER_DESCRIPTORS
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (soft - _OTHER_DESCRIPTORS) // 2
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:

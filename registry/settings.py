@@ -38,6 +38,12 @@ class Limits:
     """Services in one list of changes; with more the client fetches anew what it knows."""
     wait: int = 20
     """Seconds that a call for changes may ask to wait (SPEC section 5)."""
+    waiting_calls: int = 768
+    """Calls that wait for a change at once, of one process: each holds a thread, some 30 KiB. One more is answered at
+    once, and asks now and then instead."""
+    waiting_calls_of_address: int = 512
+    """Of these, calls from one address, or one IPv6 /64: a host of many services, or a fleet behind one NAT. It leaves
+    others a third of the places. Strangers who take them all, from many addresses, only have peers ask instead."""
     documents_cached: int = 10_000
     """Signed documents that a process keeps in memory; first in, first out."""
     max_age: int = 30

@@ -1,14 +1,22 @@
 """The signed answer to "what changed since?" (SPEC section 5)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from sqlalchemy import Connection
 
 from peerseal.protocol.documents import CHANGES_LIFETIME, Changes
+from peerseal.protocol.merkle import Frontier
 from peerseal.protocol.names import service_id
-from registry.services.authority import AuthoritySource
+from registry.domain.errors import StorageUnavailable
+from registry.services.authority import Authority, AuthoritySource
 from registry.services.rendered import JWT, Rendered, RenderedCache
+from registry.services.together import Together
+from registry.services.waiting import Waiting
 from registry.settings import Limits
 from registry.storage import ledger, services
+from registry.storage.notifications import word_of
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
@@ -17,7 +25,7 @@ _KEPT = 256
 
 
 class ChangesFeed:
-    """Makes and keeps the lists of changed services."""
+    """Makes and keeps the lists of changed services. ``waiting`` are the calls that wait for one."""
 
     def __init__(
         self,
@@ -33,24 +41,81 @@ class ChangesFeed:
         self._limits = limits
         self._clock = clock
         self._cache: RenderedCache[int] = RenderedCache(_KEPT)
+        self._making: Together[int, Rendered] = Together(self._make)
+        self.waiting = Waiting(revisions.head, self._making.do, lambda: word_of(store.engine), limits)
         authority.when_changed(self._cache.clear)
+        store.when_written(self.waiting.committed)
 
     def since(self, seq: int) -> Rendered:
         """The services that an entry behind ``seq`` changed; ``reset`` where they are too many to list, or where the
         ledger has not so many entries. Raises StorageUnavailable."""
-        kept, now = self._cache.get(seq), self._clock()
-        fresh = kept is not None and 0 <= now - kept.issued_at < self._limits.changes_resign_after
-        if kept is not None and fresh and kept.head == self._revisions.head():
+        kept = self._young(seq)
+        if kept is not None and kept.head == self._revisions.head():
             return kept
-        authority, issued_at = self._authority.current(), int(now)
+        return self._making.do(seq)
+
+    def after(
+        self,
+        seq: int,
+        seconds: int,
+        address: str,
+        waits: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Rendered:
+        """The same as soon as there is one: at once where something did change, and after that many seconds whatever
+        there is. ``waits`` is entered while the call waits; where too many do, from that address or in all, it is
+        answered at once. Raises StorageUnavailable."""
+        if self._revisions.head() != seq:
+            return self.since(seq)
+        place = self.waiting.place(seq, address)
+        if place is None:
+            return self.since(seq)
+        with waits():
+            answer = place.wait(seconds)
+        return self._unchanged(seq) if answer is None else answer
+
+    def _young(self, seq: int) -> Rendered | None:
+        """The list in memory, where it need not be signed anew."""
+        kept = self._cache.get(seq)
+        if kept is not None and 0 <= self._clock() - kept.issued_at < self._limits.changes_resign_after:
+            return kept
+        return None
+
+    def _unchanged(self, seq: int) -> Rendered:
+        """The list at the end of a wait. Hundreds may end at once, so nobody looks at the ledger who need not: the
+        thread that follows it has just not seen a change. With the database down it is one that was signed before:
+        its signed time says how old it is, and who comes again is told at once that nothing is known now."""
+        kept = self._young(seq)
+        if kept is not None:
+            return kept
+        try:
+            return self._making.do(seq)
+        except StorageUnavailable:
+            kept = self._cache.get(seq)
+            if kept is not None and self._clock() < kept.expires_at:
+                return kept
+            raise
+
+    def _make(self, seqs: Sequence[int]) -> Sequence[Rendered]:
+        """One list for all who ask for the same, as of one moment."""
+        authority, issued_at = self._authority.current(), int(self._clock())  # not later than what is read
+        made: dict[int, Rendered] = {}
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
-            newest = edge.size
-            names = services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
-        reset = seq > newest or len(names) > self._limits.changes_listed
+            for seq in set(seqs):
+                kept = self._young(seq)
+                if kept is None or kept.head != edge.size:
+                    kept = self._signed(seq, edge, self._names(connection, seq, edge.size), authority, issued_at)
+                made[seq] = kept
+        return [made[seq] for seq in seqs]
+
+    def _names(self, connection: Connection, seq: int, newest: int) -> Sequence[str]:
+        return services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
+
+    def _signed(self, seq: int, edge: Frontier, names: Sequence[str], authority: Authority, issued_at: int) -> Rendered:
+        reset = seq > edge.size or len(names) > self._limits.changes_listed
         ids = () if reset else tuple(service_id(authority.domain, name) for name in names)
         expires_at = issued_at + CHANGES_LIFETIME
         frame, checkpoint = (authority.id, authority.domain, issued_at, expires_at), authority.checkpoint(edge)
-        changes = Changes(*frame, seq, newest, checkpoint, ids, reset)
+        changes = Changes(*frame, seq, edge.size, checkpoint, ids, reset)
         body = authority.sign(changes).encode("ascii")
-        return self._cache.put(seq, Rendered.of(body, JWT, newest, newest, issued_at, expires_at))
+        return self._cache.put(seq, Rendered.of(body, JWT, edge.size, edge.size, issued_at, expires_at))

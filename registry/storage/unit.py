@@ -1,6 +1,6 @@
 """Transactions: reading ones see one moment, writing ones happen wholly or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
@@ -35,6 +35,11 @@ class Store:
         self._reader = engine.execution_options(**reading)
         self._looker = engine.execution_options(**looking)
         self._writer = engine.execution_options(**{WRITES: True})
+        self._followers: list[Callable[[], None]] = []
+
+    def when_written(self, tell: Callable[[], None]) -> None:
+        """Has ``tell`` called whenever a transaction of this process that writes has committed."""
+        self._followers.append(tell)
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
@@ -60,6 +65,8 @@ class Store:
             if self._postgresql and service is not None:
                 connection.execute(_LOCK_SERVICE, {"name": service})
             yield connection
+        for tell in self._followers:
+            tell()
 
 
 _LOCK_SERVICE = text("SELECT pg_advisory_xact_lock(hashtextextended('peerseal service ' || :name, 0))")

@@ -1,8 +1,14 @@
 """What anyone may fetch about services: signed sets, plain sets, key statements, changes."""
 
-from flask import Blueprint, Response
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import Blueprint, Response, request
 
 from registry.domain.errors import BadRequest
+from registry.gate import step_aside
+from registry.web.limiting import network
+from registry.web.metrics import WAITING
 from registry.web.wire import number, published, registry
 
 blueprint = Blueprint("documents", __name__, url_prefix="/v1")
@@ -28,8 +34,17 @@ def key_statement(service: str, thumbprint: str) -> Response:
 
 @blueprint.get("/changes")
 def changes() -> Response:
-    """Which services changed after entry ``since``. ``wait`` is understood, and answered at once."""
-    limits = registry().settings.limits
-    if number("wait") > limits.wait:
+    """Which services changed after entry ``since``; with ``?wait=S`` as soon as one did, and after S seconds anyway."""
+    limits, since, wait = registry().settings.limits, number("since"), number("wait")
+    if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    return published(registry().changes.since(number("since")), "no-cache")
+    feed = registry().changes
+    return published(feed.after(since, wait, network(), _waiting) if wait else feed.since(since), "no-cache")
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """While this call waits others are served, and it is counted apart."""
+    step_aside(request.environ)
+    with WAITING.track_inprogress():
+        yield

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from flask import Blueprint, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -17,6 +17,13 @@ from registry.web.counting import COUNTED, answered
 from registry.web.wire import registry
 
 blueprint = Blueprint("metrics", __name__)
+
+WAITING = Gauge(
+    "registry_waiting_calls",
+    "Calls that wait for a change now.",
+    registry=COUNTED,
+    multiprocess_mode="livesum",  # of the workers that live
+)
 
 
 @blueprint.get("/metrics")

@@ -1,0 +1,184 @@
+"""Calls that wait for the first change after an entry, hundreds of them, and the one thread that wakes them.
+
+A call that waits holds a thread of the server and nothing else: no connection, no lock. The thread that follows the
+ledger is started by the first of them, in the process that serves it, and ends some time after the last. It makes each
+list once, and hands it to all who wait for it.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from peerseal.errors import PeersealError
+from registry.domain.errors import StorageUnavailable
+from registry.services.rendered import Rendered
+from registry.settings import Limits
+from registry.storage.notifications import Bell, Word
+
+log = logging.getLogger(__name__)
+
+LINGER = 30
+"""Seconds for which the thread stays when nobody waits any more: who was just answered comes again."""
+AT_ONCE = 4
+"""Calls that are woken before the first of them runs. All at once would stand between every other call and the
+interpreter's lock."""
+GIVE_UP = 1
+"""Seconds after which the next one is woken although none of those runs."""
+
+
+class Place:
+    """A call that waits, until `wait` returns."""
+
+    def __init__(self, waiting: "Waiting", since: int, address: str) -> None:
+        self.since = since
+        self.address = address
+        self.answer: Rendered | None = None
+        self.sleeping = threading.Lock()
+        self.sleeping.acquire()
+        self._waiting = waiting
+
+    def wait(self, seconds: float) -> Rendered | None:
+        """The list of what changed; None where nothing did in that time, or waiting is over."""
+        try:
+            self._waiting.follow()
+            awoken = self.sleeping.acquire(timeout=seconds)
+        finally:
+            gone = self._waiting.take_out(self)
+        if not gone:  # it was woken, perhaps in this very moment
+            if not awoken:
+                self.sleeping.acquire()
+            self._waiting.has_awoken()
+        return self.answer
+
+
+class Waiting:
+    """The calls that wait in this process.
+
+    ``head`` gives the number of entries, ``make`` the list of what changed after one; both may raise
+    StorageUnavailable. ``word`` makes what the thread sleeps on.
+    """
+
+    def __init__(
+        self, head: Callable[[], int], make: Callable[[int], Rendered], word: Callable[[], Word], limits: Limits
+    ) -> None:
+        self._head = head
+        self._make = make
+        self._new_word = word
+        self._limits = limits
+        self._changing = threading.Lock()
+        self._places: dict[Place, None] = {}  # in the order in which they came
+        self._of: Counter[str] = Counter()
+        self._seen = 0
+        self._turns = threading.Semaphore(AT_ONCE)
+        self._over = self._blind = False
+        self._thread: threading.Thread | None = None
+        self._word, self._bell = word(), Bell()
+
+    def place(self, since: int, address: str) -> Place | None:
+        """A place for a call from that address, who has just seen that ``since`` is the newest entry; None where there
+        is none, where something changed meanwhile, or where waiting is over."""
+        with self._changing:
+            full = (
+                len(self._places) >= self._limits.waiting_calls
+                or self._of[address] >= self._limits.waiting_calls_of_address
+            )
+            if self._over or full or self._seen > since:
+                return None
+            place = Place(self, since, address)
+            self._places[place] = None
+            self._of[address] += 1
+            return place
+
+    def take_out(self, place: Place) -> bool:
+        """Whether the call was counted until now, and is not any more."""
+        with self._changing:
+            if place not in self._places:
+                return False
+            del self._places[place]
+            others = self._of.pop(place.address) - 1
+            if others:
+                self._of[place.address] = others
+            return True
+
+    def has_awoken(self) -> None:
+        """One that was woken runs: the next may be."""
+        self._turns.release()
+
+    def committed(self) -> None:
+        """This process has committed something."""
+        if self._places and not self._word.hears:
+            self._bell.ring()
+
+    def end(self) -> None:
+        """Has all be answered now, and nobody wait any more: the process is about to end."""
+        if not self._over:
+            self._over = True
+            self._bell.ring()
+
+    def follow(self) -> None:
+        """Has a thread follow the ledger from now on."""
+        with self._changing:
+            if self._thread is None or not self._thread.is_alive():  # not started, ended, or left behind by a fork
+                self._word, self._bell = self._new_word(), Bell()
+                sleep = self._word, self._bell
+                self._thread = threading.Thread(target=self._follow, args=sleep, name="changes", daemon=True)
+                self._thread.start()
+            elif len(self._places) == 1:
+                self._bell.ring()  # until now nobody waited
+
+    def _follow(self, word: Word, bell: Bell) -> None:
+        try:
+            while self._stays(bell):
+                word.listen()
+                self._look()
+                word.sleep(bell)
+        except Exception:
+            log.exception("nobody follows the ledger until the next call that waits")
+        finally:
+            word.close()
+
+    def _stays(self, bell: Bell) -> bool:
+        """Waits for somebody who waits; whether somebody came."""
+        if not self._places:
+            bell.sleep(LINGER)
+        with self._changing:
+            if not self._places:
+                self._thread, self._seen = None, 0
+            return bool(self._places)
+
+    def _look(self) -> None:
+        """Wakes those for whom there is something new."""
+        try:
+            answers = self._answers()
+        except StorageUnavailable as error:
+            if not self._blind:
+                log.warning("calls that wait are not told of changes: %s", error)
+            self._blind = True
+            return
+        self._blind = False
+        for place, answer in answers.items():
+            if self.take_out(place):
+                self._turns.acquire(timeout=GIVE_UP)
+                place.answer = answer
+                place.sleeping.release()
+
+    def _answers(self) -> dict[Place, Rendered | None]:
+        """What to tell whom. Raises StorageUnavailable."""
+        if self._over:
+            with self._changing:
+                return dict.fromkeys(self._places)
+        head = self._head()
+        with self._changing:
+            self._seen = head
+            due = [place for place in self._places if place.since != head]
+        made = {since: self._made(since) for since in {place.since for place in due}}
+        return {place: made[place.since] for place in due}
+
+    def _made(self, since: int) -> Rendered | None:
+        try:
+            return self._make(since)
+        except StorageUnavailable:
+            raise
+        except PeersealError:
+            return None  # each of them asks, and is told what is wrong
