@@ -15,7 +15,7 @@ import pytest
 
 from peerseal.requests import PeerSession
 from tests.support.processes import LOOPBACK, Process, free_port, gunicorn
-from tests.support.wire import Keys, RawAnswer, Service, raw_request
+from tests.support.wire import Keys, RawAnswer, RawServer, Seen, Service, raw_request, raw_server
 from tests.support.wire_app import CALLEE, CALLER
 
 pytestmark = pytest.mark.e2e
@@ -40,6 +40,8 @@ http {{
     map $request_uri $rest {{ ~^/api(?<path>/.*)$ $path; }}
     upstream up {{ server {up}; }}
     upstream prefixed {{ server {prefixed}; }}
+    upstream several {{ server {lossy}; server {up}; }}
+    server {{ listen {balanced}; location / {{ proxy_pass http://several; }} }}
     server {{ listen {passed_on}; location / {{ proxy_pass http://up; proxy_next_upstream off; }} }}
     server {{
         listen {slash};
@@ -124,11 +126,27 @@ def alone(serve: Serve) -> Place:
 
 
 @pytest.fixture(scope="module")
-def behind(serve: Serve, alone: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
+def lossy() -> Iterator[RawServer]:
+    """A server of the service between which and nginx the line breaks: tests say when."""
+    with raw_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def balanced() -> Place:
+    """Where nginx has two servers for one service, `lossy` and `alone`."""
+    return Place(free_port())
+
+
+@pytest.fixture(scope="module")
+def behind(
+    serve: Serve, alone: Place, lossy: RawServer, balanced: Place, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Place]]:
     """The three set-ups with nginx, by their names in the document."""
     program, folder = nginx_program(), tmp_path_factory.mktemp("nginx")
     passed_on, slash, raw = Place(free_port()), Place(free_port(), "/api"), Place(free_port(), "/api")
     places = {"up": alone, "prefixed": serve(WIRE_PREFIX="/api"), "passed_on": passed_on, "slash": slash, "raw": raw}
+    places |= {"lossy": Place(lossy.port), "balanced": balanced}
     ports = {name: f"{LOOPBACK}:{place.port}" for name, place in places.items()}
     conf = folder / "nginx.conf"
     conf.write_text(NGINX_CONF.format(folder=folder, **ports))
@@ -217,6 +235,36 @@ def test_nginx_lets_no_header_shift_the_routing(caller: Service, behind: dict[st
 def test_two_authorization_headers_are_refused_behind_nginx_too(caller: Service, behind: dict[str, Place]) -> None:
     tokens = [("Authorization", f"Bearer {caller.sign_request(CALLEE, target='/a')}") for _ in range(2)]
     assert raw_request(behind["passed on"].address, "/a", headers=tuple(tokens)).status in (400, 401)
+
+
+class NoAnswer:
+    """What a server sends that goes down before it has answered."""
+
+    def encode(self) -> bytes:
+        return b""
+
+
+@pytest.mark.nginx
+@pytest.mark.usefixtures("behind")
+def test_a_call_that_nginx_sends_to_two_servers_passes_with_a_second_token(
+    caller: Service, alone: Place, balanced: Place, lossy: RawServer
+) -> None:
+    """The first has accepted it and goes down; nginx sends the same token to the second, which has heard of it."""
+    statuses = []
+
+    def accepted_and_lost(seen: Seen) -> NoAnswer:
+        headers = {"Authorization": seen.authorization or ""}
+        statuses.extend(raw_request(alone.address, seen.target, headers=headers).status for _ in range(2))
+        return NoAnswer()
+
+    lossy.script[:] = [accepted_and_lost] * 2
+    with PeerSession(caller, CALLEE, balanced.url, retries=0) as session:
+        session.trust_env = False
+        answers = [session.get("/a") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert statuses == [200, 401], "accepted there, and refused as a copy"
+    (lost,) = lossy.seen
+    assert lost.claims["jti"] not in {answer.json()["jti"] for answer in answers}
 
 
 def test_a_script_name_header_that_gunicorn_obeys_is_refused(caller: Service, alone: Place) -> None:
