@@ -1,7 +1,8 @@
 """Peerseal: services that trust each other's keys through a registry, without a token server or a shared secret.
 
-`Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller. `peerseal.flask` and
-`peerseal.requests` are adapters, loaded where they are used. Start reading in `protocol/`, then `peers/verify.py`.
+`Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller. `peerseal.flask`,
+`peerseal.requests` and `peerseal.asynchronous` are adapters, loaded where they are used. Start reading in `protocol/`,
+then `peers/verify.py`.
 """
 
 from importlib import import_module
@@ -34,6 +35,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Adapters on first use: ``peerseal.flask`` works after ``import peerseal``, which itself loads no framework."""
-    if name in ("flask", "requests", "testing"):
+    if name in ("asynchronous", "flask", "requests", "testing"):
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")

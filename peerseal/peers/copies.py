@@ -105,15 +105,16 @@ class CopyFolder:
             self.write(_SEEN, json.dumps({**self._seen(), name: max(seq, self._seen().get(name, 0))}), time.time())
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Be the only process of the host that fetches the document, or no longer wait for the one that does."""
-        handle: int | None = None
+    def locked(self, name: str) -> Iterator[bool]:
+        """Be the only process of the host that fetches the document, or no longer wait for the one that does: then it
+        gives False."""
+        handle, alone = None, False
         with self._complaining():
             self.made()
             handle = os.open(self._path / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            _wait_for(handle, min(self.PATIENCE, time_left()))
+            alone = _had(handle, min(self.PATIENCE, time_left()))
         try:
-            yield
+            yield alone
         finally:
             if handle is not None:
                 fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open too
@@ -180,17 +181,20 @@ class NoCopies(CopyFolder):
         """See CopyFolder."""
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> Iterator[bool]:
         """See CopyFolder."""
-        yield
+        yield True
 
 
-def _wait_for(handle: int, patience: float) -> None:
+def _had(handle: int, patience: float) -> bool:
+    """Whether the lock on the open file was had in time."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                return None
+                return False
             time.sleep(_PAUSE)
+        else:
+            return True

@@ -21,6 +21,26 @@ def no_longer_than(seconds: float) -> Iterator[None]:
         _of_this_thread.until = before
 
 
+class WouldWait(Exception):
+    """Memory alone has no answer, and this thread may not wait for one (`not_waiting`)."""
+
+
+@contextmanager
+def not_waiting() -> Iterator[None]:
+    """Has what would wait in this thread raise WouldWait: an event loop runs on it."""
+    _of_this_thread.must_not_wait = True
+    try:
+        yield
+    finally:
+        _of_this_thread.must_not_wait = False
+
+
+def check_may_wait() -> None:
+    """Passes a thread that may wait. Raises WouldWait."""
+    if getattr(_of_this_thread, "must_not_wait", False):
+        raise WouldWait
+
+
 def time_left() -> float:
     """Seconds that this thread may still wait; ``math.inf`` where nothing bounds it."""
     return max(0.0, getattr(_of_this_thread, "until", math.inf) - time.monotonic())

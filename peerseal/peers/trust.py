@@ -30,7 +30,7 @@ from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews
-from peerseal.peers.patience import no_longer_than
+from peerseal.peers.patience import check_may_wait, no_longer_than
 from peerseal.peers.policies import PolicyShelf
 from peerseal.peers.reader import D, DocumentReader, Recalled
 from peerseal.peers.rounds import Heard, Rounds
@@ -106,7 +106,11 @@ class TrustStore:
     @property
     def domain(self) -> str:
         """The registry's trust domain. Raises TrustUnavailable while the registry was never reached."""
-        return self._reader.registry_keys().subject
+        root = self._reader.root
+        if root is None or self._clock() >= root.expires_at:
+            check_may_wait()
+            root = self._reader.registry_keys()
+        return root.subject
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
@@ -115,6 +119,7 @@ class TrustStore:
         found = self._held.get(kid)
         if found is not None and self._clock() < found[1].good_until:
             return found[0]
+        check_may_wait()
         with no_longer_than(self._limits.patience):
             self._misses += 1
             return self._keys.ask(kid)
@@ -124,6 +129,7 @@ class TrustStore:
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until:
             return held.policy
+        check_may_wait()
         with no_longer_than(self._limits.patience):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing

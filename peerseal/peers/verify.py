@@ -21,6 +21,7 @@ the registry's policy both allow (`AllowPolicy.within`); whoever the code does n
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -176,6 +177,17 @@ class Verifier:
         if not self._replay.claim(caller, claims["jti"], claims["exp"] + self._leeway):  # 11
             raise Replayed("accepted before")
         return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims))
+
+    @property
+    def replay(self) -> ReplayGuard:
+        """The guard that is asked in step 11."""
+        return self._replay
+
+    def with_guard(self, replay: ReplayGuard) -> "Verifier":
+        """One that does the same with another guard, and remembers what this one does."""
+        other = copy(self)
+        other._replay = replay
+        return other
 
     def _scopes(self, caller: str, audience: str, code: AllowPolicy) -> frozenset[str]:
         """Steps 3 and 10, first half: what the caller may do here, by code and registry; both are put together once

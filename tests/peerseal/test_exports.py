@@ -12,7 +12,7 @@ import peerseal
 from peerseal import errors
 
 HEAVY = ("flask", "werkzeug", "badkeys", "sqlalchemy", "alembic", "psycopg", "gunicorn", "registry")
-ADAPTERS = ("flask", "requests", "testing")
+ADAPTERS = ("asynchronous", "flask", "requests", "testing")
 
 
 def in_a_fresh_process(program: str) -> list[str]:

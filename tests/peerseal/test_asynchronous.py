@@ -1,0 +1,139 @@
+"""Verification in an asyncio program: what memory knows is verified in the loop, what must be fetched elsewhere."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from peerseal import FileReplayGuard, Identity, Peer, TrustLimits, Verifier
+from peerseal.asynchronous import AsyncVerifier
+from peerseal.errors import Replayed, TrustUnavailable, WrongBinding
+from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
+from peerseal.testing import MemoryRegistry
+
+QUIET = TrustLimits(poll_interval=3600)
+THREAD = threading.get_ident
+
+
+class Noting(ReplayGuard):
+    """A guard that notes on which thread it was asked."""
+
+    def __init__(self, guard: ReplayGuard) -> None:
+        self.guard, self.threads = guard, list[int]()
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        self.threads.append(THREAD())
+        return self.guard.claim(issuer, jti, until)
+
+
+@pytest.fixture
+def registry() -> Iterator[MemoryRegistry]:
+    with MemoryRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def client(registry: MemoryRegistry) -> Identity:
+    return registry.identity("client")
+
+
+Make = Callable[..., AsyncVerifier]
+
+
+@pytest.fixture
+def callee(registry: MemoryRegistry) -> Make:
+    def make(**options: Any) -> AsyncVerifier:
+        trust = registry.trust_store(limits=QUIET)
+        return AsyncVerifier(Verifier(trust, audience="callee", allow={"*": {"read"}}, **options))
+
+    return make
+
+
+async def called(callee: AsyncVerifier, token: str, target: str = "/a") -> Peer:
+    return await callee.verify(token, method="GET", target=target, scope="read")
+
+
+def test_a_call_is_verified_and_its_token_accepted_once(callee: Make, client: Identity) -> None:
+    async def program() -> None:
+        verifier = callee()
+        token = client.sign_request("callee", method="GET", target="/a")
+        assert (await called(verifier, token)).service == "client"
+        with pytest.raises(Replayed):
+            await called(verifier, token)
+        with pytest.raises(WrongBinding):
+            await called(verifier, client.sign_request("callee", method="GET", target="/b"))
+
+    asyncio.run(program())
+
+
+def test_the_first_call_is_fetched_for_on_another_thread_and_the_second_is_not(
+    registry: MemoryRegistry, client: Identity
+) -> None:
+    guard = Noting(MemoryReplayGuard())
+    asked: list[int] = []
+    answered = registry.call
+    registry.call = lambda *a, **k: (asked.append(THREAD()), answered(*a, **k))[1]  # type: ignore[method-assign]
+
+    async def program() -> None:
+        verifier = AsyncVerifier(
+            Verifier(registry.trust_store(limits=QUIET), audience="callee", allow={"*": {"read"}}, replay=guard)
+        )
+        for expected in (True, False):
+            asked.clear()
+            await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+            assert bool(asked) is expected
+            assert THREAD() not in asked
+
+    asyncio.run(program())
+
+
+def test_a_registry_that_hangs_holds_up_nobody_whose_key_is_known(registry: MemoryRegistry, client: Identity) -> None:
+    stranger, hanging = registry.identity("stranger"), threading.Event()
+    answered = registry.call
+
+    def call(method: str, path: str, **options: Any) -> Any:
+        if "stranger" in path:
+            assert hanging.wait(10)
+        return answered(method, path, **options)
+
+    async def program() -> None:
+        verifier = AsyncVerifier(Verifier(registry.trust_store(limits=QUIET), audience="callee", allow={"*": {"read"}}))
+        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+        registry.call = call  # type: ignore[method-assign]
+        waiting = asyncio.create_task(called(verifier, stranger.sign_request("callee", method="GET", target="/a")))
+        for _ in range(20):
+            await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        hanging.set()
+        assert (await waiting).service == "stranger"
+
+    asyncio.run(program())
+
+
+def test_a_guard_that_asks_a_file_is_asked_on_another_thread(callee: Make, client: Identity, tmp_path: Any) -> None:
+    guard = Noting(FileReplayGuard(tmp_path / "replay.sqlite3"))
+
+    async def program() -> None:
+        verifier = callee(replay=guard)
+        token = client.sign_request("callee", method="GET", target="/a")
+        answers = await asyncio.gather(*(called(verifier, token) for _ in range(20)), return_exceptions=True)
+        assert [type(answer) for answer in answers].count(Peer) == 1
+        assert [type(answer) for answer in answers].count(Replayed) == 19
+        assert THREAD() not in guard.threads
+
+    asyncio.run(program())
+
+
+def test_with_no_registry_the_answer_is_the_same_as_without_a_loop(
+    registry: MemoryRegistry, callee: Make, client: Identity
+) -> None:
+    async def program() -> None:
+        token = client.sign_request("callee", method="GET", target="/a")
+        registry.down = True
+        with pytest.raises(TrustUnavailable):
+            await called(callee(), token)
+
+    asyncio.run(program())

@@ -1,0 +1,175 @@
+"""Documents on disk, shared by the processes of a host."""
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from peerseal.peers import copies
+from peerseal.peers.copies import CopyFolder
+from peerseal.peers.limits import TrustLimits
+from peerseal.peers.news import HostNews
+from peerseal.peers.patience import no_longer_than
+from tests.peerseal.served import Child
+
+NOW = 1_800_000_000.0
+LIMITS = TrustLimits(wait=0.0, look_interval=0.001, longest_poll_pause=0.0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CopyFolder:
+    return CopyFolder(tmp_path / "cache", "documents-pin")
+
+
+def another(tmp_path: Path) -> CopyFolder:
+    """What another process has in its hands."""
+    return CopyFolder(tmp_path / "cache", "documents-pin")
+
+
+class TestFolder:
+    def test_what_one_process_writes_another_reads(self, folder: CopyFolder, tmp_path: Path) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        copy = another(tmp_path).read("keys-a.jwt")
+        assert copy is not None
+        assert (copy.jws, copy.fetched_at) == ("a.b.c", NOW)
+        assert another(tmp_path).fetched_at("keys-a.jwt") == NOW
+
+    def test_where_nothing_was_written_there_is_nothing(self, folder: CopyFolder) -> None:
+        assert folder.read("keys-a.jwt") is None
+        assert folder.fetched_at("keys-a.jwt") == 0.0
+        assert folder.seen("keys-a.jwt") == 0
+
+    def test_all_of_it_is_for_its_owner_only(self, folder: CopyFolder, tmp_path: Path) -> None:
+        before = os.umask(0)
+        try:
+            folder.write("keys-a.jwt", "a.b.c", NOW)
+            folder.saw("keys-a.jwt", 3)
+            with folder.locked("keys-a.jwt"):
+                pass
+        finally:
+            os.umask(before)
+        inner = tmp_path / "cache" / "documents-pin"
+        assert stat.S_IMODE(inner.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(file.stat().st_mode) for file in inner.iterdir()} == {0o600}
+
+    def test_a_registry_that_had_nothing_newer_confirms_a_copy(self, folder: CopyFolder) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        folder.confirm("keys-a.jwt", NOW + 300)
+        assert folder.fetched_at("keys-a.jwt") == NOW + 300
+        folder.confirm("keys-b.jwt", NOW)  # not there: nothing to confirm
+        assert folder.read("keys-b.jwt") is None
+
+    def test_the_highest_seq_seen_is_remembered_and_never_falls(self, folder: CopyFolder, tmp_path: Path) -> None:
+        for seq in (7, 9, 8):
+            folder.saw("keys-a.jwt", seq)
+        folder.saw("keys-b.jwt", 2)
+        assert [another(tmp_path).seen(name) for name in ("keys-a.jwt", "keys-b.jwt")] == [9, 2]
+
+    @pytest.mark.parametrize("spoilt", ["", "[]", "{", '{"keys-a.jwt": "9"}', '{"keys-a.jwt": true}', "\0"])
+    def test_a_spoilt_index_counts_as_none(self, folder: CopyFolder, tmp_path: Path, spoilt: str) -> None:
+        folder.saw("keys-a.jwt", 9)
+        (tmp_path / "cache" / "documents-pin" / "seen.json").write_text(spoilt)
+        assert folder.seen("keys-a.jwt") == 0
+        folder.saw("keys-a.jwt", 9)
+        assert folder.seen("keys-a.jwt") == 9
+
+    def test_bytes_of_any_sort_are_read_as_a_text_that_nobody_signed(self, folder: CopyFolder, tmp_path: Path) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        (tmp_path / "cache" / "documents-pin" / "keys-a.jwt").write_bytes(b"\xff\xfe\0")
+        copy = folder.read("keys-a.jwt")
+        assert copy is not None
+        assert not copy.jws.isascii()
+
+    def test_files_that_nobody_renewed_for_long_go(self, folder: CopyFolder, tmp_path: Path) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW - 10 * 365 * 24 * 3600)
+        folder.saw("keys-a.jwt", 3)
+        folder.write("keys-b.jwt", "a.b.c", NOW + 10 * 365 * 24 * 3600)
+        fresh = another(tmp_path)
+        fresh.write("keys-c.jwt", "a.b.c", NOW)
+        assert fresh.read("keys-a.jwt") is None
+        assert fresh.read("keys-b.jwt") is not None
+        assert fresh.seen("keys-a.jwt") == 3
+
+    def test_one_process_at_a_time_fetches_a_document(self, folder: CopyFolder, tmp_path: Path) -> None:
+        with folder.locked("keys-a.jwt"):
+            waiting = Child(lambda: _locks(another(tmp_path), "keys-a.jwt", 0.05))
+            others = Child(lambda: _locks(another(tmp_path), "keys-b.jwt", 10))
+            assert not waiting.result(), "it went on by itself, once it had waited for long enough"
+            assert others.result(), "another document is nobody's business"
+        assert _locks(another(tmp_path), "keys-a.jwt", 10)
+
+    def test_a_full_disk_is_said_once_and_stops_nothing(
+        self, folder: CopyFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(copies.tempfile, "mkstemp", full)
+        for _ in range(3):
+            folder.write("keys-a.jwt", "a.b.c", NOW)
+            folder.saw("keys-a.jwt", 3)
+        assert caplog.text.count("no copies of documents can be kept") == 1
+
+    def test_a_folder_that_others_may_change_is_not_used(
+        self, folder: CopyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache").chmod(0o777)
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        assert folder.read("keys-a.jwt") is None
+        assert "must be this user's alone" in caplog.text
+
+
+class TestNews:
+    def test_of_all_processes_one_leads(self, folder: CopyFolder, tmp_path: Path) -> None:
+        mine = HostNews(folder)
+        assert mine.leads()
+        assert mine.leading
+        assert not HostNews(another(tmp_path)).leads()
+        mine.resign()
+        assert HostNews(another(tmp_path)).leads()
+
+    def test_the_others_hear_each_list_once_in_its_order(self, folder: CopyFolder, tmp_path: Path) -> None:
+        mine, other, never = HostNews(folder), HostNews(another(tmp_path)), threading.Event()
+        mine.tell("one", NOW)
+        mine.tell("two", NOW + 1)
+        assert other.listen(1, LIMITS, never) == ("one", "two")
+        mine.tell("three", NOW + 2)
+        assert other.listen(1, LIMITS, never) == ("three",)
+
+    def test_who_leads_and_hangs_is_not_waited_for(self, folder: CopyFolder) -> None:
+        assert HostNews(folder).listen(0.005, LIMITS, threading.Event()) is None
+
+    def test_a_short_silence_is_nothing_to_worry_about(self, folder: CopyFolder) -> None:
+        patient = TrustLimits(look_interval=0.001)
+        assert HostNews(folder).listen(0.005, patient, threading.Event()) == ()
+
+    def test_no_more_lists_are_kept_than_agreed(self, folder: CopyFolder, tmp_path: Path) -> None:
+        mine, many = HostNews(folder), [str(number) for number in range(HostNews.KEPT + 5)]
+        for number, jws in enumerate(many):
+            mine.tell(jws, NOW + number)
+        heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
+        assert heard == tuple(many[-HostNews.KEPT :])
+
+    @pytest.mark.usefixtures("quiet_collector")
+    def test_a_forked_child_does_not_lead_and_does_not_end_its_parents_lead(
+        self, folder: CopyFolder, tmp_path: Path
+    ) -> None:
+        mine = HostNews(folder)
+        assert mine.leads()
+        assert Child(lambda: not mine.leading and not mine.leads()).result()
+        assert not HostNews(another(tmp_path)).leads()
+
+    def test_without_a_folder_each_asks_for_itself(self, folder: CopyFolder, tmp_path: Path) -> None:
+        (tmp_path / "cache").touch()
+        assert HostNews(folder).leads()
+        assert not HostNews(folder).leading
+
+
+def _locks(folder: CopyFolder, name: str, patience: float) -> bool:
+    """Whether the lock is had before the time is over."""
+    with no_longer_than(patience), folder.locked(name) as alone:
+        return alone
