@@ -2,16 +2,19 @@
 
 import multiprocessing
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from peerseal.errors import PeersealError, Replayed
-from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard
+from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 from tests.attacks.forge import CALLER, JTI, NOW, OTHER, Callee, claims, forge, header, honest_token, rsa_key
+from tests.support.redis import Redis, running_redis
 
 WORKERS = 4
 ROUNDS = 25
@@ -129,6 +132,55 @@ def test_same_token_at_once_in_real_processes(key: KeyPair, tmp_path: Path) -> N
     assert sorted(answers) == list(range(200))
 
 
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def host(redis: Redis, **options: ReplayGuard) -> Callee:
+    """The callee on one more host: nothing in common with the others but Redis."""
+    return Callee(replay=RedisReplayGuard(redis.url, "resource-service", clock=clock, **options))
+
+
+def test_same_token_on_two_hosts(key: KeyPair, redis: Redis) -> None:
+    token = honest_token(key)
+    host(redis).accepts(token)
+    host(redis).refuses(token, "replayed")
+
+
+def test_same_token_at_once_on_two_hosts(key: KeyPair, redis: Redis) -> None:
+    one, two = host(redis), host(redis)
+    for number in range(ROUNDS):
+        token = honest_token(key, jti=_jti(1000 + number))
+        with ThreadPoolExecutor(2) as pool:
+            accepted = [pool.submit(_accepted_at_once, callee, token, threads=4) for callee in (one, two)]
+            assert sum(count.result() for count in accepted) == 1
+
+
+def test_flood_of_forged_tokens_does_not_reach_redis(key: KeyPair, attacker: KeyPair, redis: Redis) -> None:
+    callee, before = host(redis), redis.do("DBSIZE")
+    for number in range(100):
+        callee.refuses(honest_token(attacker, jti=_jti(number)), "unknown_key")
+    callee.refuses(forge(header(key), claims(), b"\0" * 256), "bad_signature")
+    assert redis.do("DBSIZE") == before
+
+
+def test_redis_that_may_forget_lets_nobody_in(key: KeyPair, tmp_path: Path) -> None:
+    with running_redis(tmp_path, "--maxmemory-policy", "allkeys-lru") as forgetful:
+        _lets_nobody_in(host(forgetful), key)
+        _lets_nobody_in(host(forgetful, unsafe_fallback=MemoryReplayGuard(clock=clock)), key)
+
+
+def test_redis_that_is_down_or_frozen_lets_nobody_in(key: KeyPair, tmp_path: Path) -> None:
+    with running_redis(tmp_path) as redis:
+        callee = host(redis)
+        with redis.frozen():
+            _lets_nobody_in(callee, key)
+        redis.kill()
+        _lets_nobody_in(host(redis), key)
+
+
 def test_replay_after_a_restart(key: KeyPair, tmp_path: Path) -> None:
     path = tmp_path / "replay.sqlite3"
     token = honest_token(key)
@@ -139,18 +191,19 @@ def test_replay_after_a_restart(key: KeyPair, tmp_path: Path) -> None:
 
 def test_guard_that_cannot_write_lets_nobody_in(key: KeyPair, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "replay.sqlite3"):
-        callee = Callee(replay=FileReplayGuard(path, clock=clock))
-        with pytest.raises(PeersealError) as caught:
-            callee.accepts(honest_token(key))
-        assert caught.value.code == "trust_unavailable"
+        _lets_nobody_in(Callee(replay=FileReplayGuard(path, clock=clock)), key)
 
 
 def test_guard_whose_file_is_garbage_lets_nobody_in(key: KeyPair, tmp_path: Path) -> None:
     path = tmp_path / "replay.sqlite3"
     path.write_bytes(b"not a database " * 100)
+    _lets_nobody_in(Callee(replay=FileReplayGuard(path, clock=clock)), key)
+
+
+def _lets_nobody_in(callee: Callee, key: KeyPair) -> None:
     with pytest.raises(PeersealError) as caught:
-        Callee(replay=FileReplayGuard(path, clock=clock)).accepts(honest_token(key))
-    assert caught.value.code == "trust_unavailable"
+        callee.accepts(honest_token(key))
+    assert (caught.value.code, caught.value.status) == ("trust_unavailable", 503)
 
 
 def _jti(number: int) -> str:
