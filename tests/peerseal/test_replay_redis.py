@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from peerseal.peers.replay import ReplayGuard
 from peerseal.testing import Clock
 from tests.peerseal.served import Child, in_children
 from tests.peerseal.test_replay import START, UNTIL, ReplayGuardContract
+from tests.support.certificates import Authority
 from tests.support.redis import Redis, running_redis
 
 SERVICE = "resource-service"
@@ -374,9 +376,11 @@ class TestTheUnsafeFallback:
 
 
 class Relay:
-    """Stands between guard and Redis. ``lose_replies`` passes commands on and cuts the line when they are answered."""
+    """Stands between guard and Redis, and speaks TLS where it is given a ``context``. With ``lose_replies`` it passes
+    commands on and cuts the line when they are answered."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, context: ssl.SSLContext | None = None) -> None:
+        self._context = context
         self._redis = redis
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
@@ -390,10 +394,14 @@ class Relay:
         self._listener.close()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 near, _ = self._listener.accept()
-                self.connections += 1
+            except OSError:
+                return
+            self.connections += 1
+            with contextlib.suppress(OSError):
+                near = self._context.wrap_socket(near, server_side=True) if self._context else near
                 far = socket.create_connection(("127.0.0.1", self._redis.port))
                 for source, sink, replies in ((near, far, False), (far, near, True)):
                     threading.Thread(target=self._pass, args=(source, sink, replies), daemon=True).start()
@@ -432,3 +440,16 @@ def test_a_reply_that_comes_too_late_is_not_taken_for_the_next_one_s(own: Redis,
         refuses(guard, "new")
     clock.advance(RedisReplayGuard.COOLDOWN)
     assert not guard.claim("issuer", "known", UNTIL), "the reply to `new` was OK, and is nobody's"
+
+
+def test_over_tls_a_redis_is_believed_only_with_a_certificate_that_we_trust(redis: Redis, tmp_path: Path) -> None:
+    ours, others = (Authority.make(tmp_path, name) for name in ("ours", "others"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*ours.issue("redis", server=True))
+    relay = Relay(redis, context)
+    url = relay.url.replace("redis://", "rediss://")
+    assert "certificate" in refuses(RedisReplayGuard(f"{url}?ssl_ca_certs={others.file}", SERVICE))
+    assert sets(redis) == 0
+    guard = RedisReplayGuard(f"{url}?ssl_ca_certs={ours.file}", SERVICE)
+    assert [guard.claim("issuer", "jti", UNTIL) for _ in range(2)] == [True, False]
+    relay.close()
