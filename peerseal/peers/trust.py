@@ -182,7 +182,10 @@ class TrustStore:
         return self._reader.fetch(kind, path, subject, headers=headers, max_age=max_age)
 
     def status(self) -> TrustStatus:
-        """How this process's store does now: for readiness checks, and for metrics."""
+        """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; whoever asks
+        starts the background thread, which fetches the registry's keys where they are not known yet."""
+        if self._rounds.idle:
+            self._rounds.start()
         now, root = self._clock(), self._reader.root
         services = {slot.service_id: ServiceStatus.of(slot, now) for slot in self._keys.slots() if slot.known}
         ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)

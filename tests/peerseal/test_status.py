@@ -1,0 +1,89 @@
+"""What a trust store says of itself."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from peerseal import Identity, TrustLimits
+from peerseal.testing import MemoryRegistry
+from tests.registry.driver import Clock
+
+QUIET = TrustLimits(poll_interval=3600)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(clock: Clock) -> Iterator[MemoryRegistry]:
+    with MemoryRegistry(clock=clock) as registry:
+        yield registry
+
+
+@pytest.fixture
+def client(registry: MemoryRegistry) -> Identity:
+    return registry.identity("client")
+
+
+def test_a_store_that_was_never_asked_is_not_ready_and_makes_no_call(registry: MemoryRegistry) -> None:
+    registry.calls.clear()
+    status = registry.trust_store(limits=QUIET).status()
+    assert (status.ready, status.misses, status.services) == (False, 0, {})
+    assert not registry.calls
+
+
+def test_asking_for_the_status_makes_a_store_ready(registry: MemoryRegistry) -> None:
+    trust = registry.trust_store(limits=TrustLimits(poll_interval=0.001))
+    for _ in range(10_000):
+        if trust.status().ready:
+            return
+    raise AssertionError("it never came to be ready")
+
+
+def test_ages_misses_and_fetches(registry: MemoryRegistry, client: Identity, clock: Clock) -> None:
+    trust = registry.trust_store(limits=QUIET)
+    for _ in range(3):
+        trust.key(client.credentials.key_id)
+    clock.forward(10)
+    status = trust.status()
+    assert status.ready
+    assert status.leads
+    assert status.misses == 1
+    assert status.fetches == {"registry_keys": 1, "key_set": 1}
+    service = status.services["test.internal/client"]
+    assert (service.keys, service.age, service.good_for, service.failures) == (1, 10, 3590, 0)
+    trust.refresh()
+    assert trust.status().services["test.internal/client"].age == 0
+    assert trust.status().fetches["changes"] == 1
+
+
+def test_renewals_that_failed_are_counted(registry: MemoryRegistry, client: Identity, clock: Clock) -> None:
+    trust = registry.trust_store(limits=QUIET)
+    trust.key(client.credentials.key_id)
+    registry.down = True
+    clock.forward(400)
+    trust.refresh()
+    assert trust.status().services["test.internal/client"].failures == 1
+
+
+def test_a_registry_whose_keys_have_expired_leaves_it_not_ready(
+    registry: MemoryRegistry, client: Identity, clock: Clock
+) -> None:
+    trust = registry.trust_store(limits=QUIET)
+    trust.key(client.credentials.key_id)
+    clock.forward(10 * 365 * 24 * 3600)
+    assert not trust.status().ready
+
+
+def test_it_can_be_written_as_json_and_as_metrics(registry: MemoryRegistry, client: Identity) -> None:
+    trust = registry.trust_store(limits=QUIET)
+    trust.key(client.credentials.key_id)
+    status = trust.status()
+    assert json.loads(json.dumps(status.to_json()))["services"]["test.internal/client"]["keys"] == 1
+    lines = status.metrics().splitlines()
+    assert "peerseal_trust_ready 1" in lines
+    assert 'peerseal_trust_fetches_total{document="key_set"} 1' in lines
+    assert 'peerseal_trust_keys{service="test.internal/client"} 1' in lines
