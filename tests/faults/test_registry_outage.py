@@ -6,10 +6,7 @@ Real sockets, and limits that are small enough to wait for.
 import gzip
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -19,38 +16,12 @@ from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import served
+from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused, unreachable
 from tests.support.wire import raw_server
 
 LIMITS = FetchLimits(connect_timeout=0.2, read_timeout=0.25, total_timeout=0.5, max_bytes=1000)
 IN_TIME = LIMITS.total_timeout + 0.3
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
-
-Behaviour = Callable[[socket.socket], None]
-
-
-@contextmanager
-def misbehaving(behave: Behaviour) -> Iterator[str]:
-    """The URL of a server that does that to every connection once the request is there."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection, suppress(OSError):
-                connection.settimeout(5)
-                connection.recv(65536)
-                behave(connection)
-
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
 
 
 def until_it_is_given_up(connection: socket.socket, piece: bytes, pause: float) -> None:
@@ -59,10 +30,6 @@ def until_it_is_given_up(connection: socket.socket, piece: bytes, pause: float) 
     while time.monotonic() < deadline:
         connection.sendall(piece)
         time.sleep(pause)
-
-
-def hangs(connection: socket.socket) -> None:
-    connection.recv(1)
 
 
 def closes_without_a_word(_: socket.socket) -> None:
@@ -155,29 +122,11 @@ BEHAVIOURS: list[Behaviour] = [
 
 @pytest.mark.parametrize("behave", BEHAVIOURS, ids=lambda behave: behave.__name__)
 def test_a_registry_that(behave: Behaviour) -> None:
-    with misbehaving(behave) as url:
+    with misbehaving(behave) as server:
         began = time.monotonic()
         with pytest.raises(FetchError):
-            HttpFetcher([url], LIMITS).call("GET", "/v1/changes?since=0")
+            HttpFetcher([server.url], LIMITS).call("GET", "/v1/changes?since=0")
         assert time.monotonic() - began < IN_TIME
-
-
-def refused() -> str:
-    """The URL of a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextmanager
-def unreachable() -> Iterator[str]:
-    """The URL of a port whose queue is full: connections hang."""
-    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for filler in (first, second):
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_a_registry_that_is_not_there() -> None:
@@ -203,22 +152,22 @@ def test_any_other_status_is_an_answer(status: int) -> None:
     def answer(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 %d As Asked\r\nContent-Length: 0\r\n\r\n" % status)
 
-    with misbehaving(answer) as url:
-        assert HttpFetcher([url], LIMITS).call("GET", "/").status == status
+    with misbehaving(answer) as server:
+        assert HttpFetcher([server.url], LIMITS).call("GET", "/").status == status
 
 
 def test_a_status_500_with_a_page_is_a_trust_store_that_cannot_say() -> None:
     def answer(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\n\r\n<html>")
 
-    with misbehaving(answer) as url, pytest.raises(TrustUnavailable):
-        _ = TrustStore(url).domain
+    with misbehaving(answer) as server, pytest.raises(TrustUnavailable):
+        _ = TrustStore(server.url).domain
 
 
 class TestMirrors:
     def test_reading_calls_go_on_to_the_next_one(self) -> None:
         with misbehaving(hangs) as slow, raw_server() as mirror:
-            answer = HttpFetcher([refused(), slow, mirror.url], LIMITS).call("GET", "/v1/x")
+            answer = HttpFetcher([refused(), slow.url, mirror.url], LIMITS).call("GET", "/v1/x")
             assert (answer.status, [seen.target for seen in mirror.seen]) == (200, ["/v1/x"])
 
     def test_the_first_that_answers_is_believed_to_have_answered(self) -> None:

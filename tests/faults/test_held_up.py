@@ -1,0 +1,270 @@
+"""How long a registry that hangs can hold up a call: as long as `TrustLimits.patience` says, and not every caller anew.
+
+Real sockets and the real clock, with limits that are small enough to wait for.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from peerseal import Identity, TrustLimits, TrustStore, Verifier
+from peerseal.errors import FetchError, TrustUnavailable
+from peerseal.peers.fetch import HttpFetcher
+from peerseal.peers.limits import FetchLimits
+from peerseal.peers.mirrors import MirrorHealth
+from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.peerseal.served import served
+from tests.support.misbehaving import hangs, misbehaving, refused
+
+PATIENCE = 0.5
+LIMITS = TrustLimits(poll_interval=3600.0, patience=PATIENCE, cooldown=0.05)
+IN_TIME = PATIENCE + 0.3
+"""What a busy machine adds."""
+IMPATIENT = FetchLimits(read_timeout=0.3, slow=0.2, shortest_rest=0.5, longest_rest=1.0)
+DEFAULT = FetchLimits()
+THREADS = 20
+
+
+class Delayed(MemoryRegistry):
+    """Answers each call that many seconds later, or, where that would be for ever, once it is let go."""
+
+    delay = 0.0
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        super().__init__()
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        if self.delay:
+            self.let_go.wait(self.delay)
+        return super().call(method, path, body=body, headers=headers)
+
+
+@pytest.fixture
+def registry() -> Iterator[Delayed]:
+    with Delayed() as registry:
+        yield registry
+        registry.let_go.set()
+
+
+@pytest.fixture
+def url(registry: Delayed) -> Iterator[str]:
+    with served(registry) as url:
+        yield url
+        registry.let_go.set()
+
+
+@pytest.fixture
+def client(registry: Delayed) -> Identity:
+    return registry.identity("client")
+
+
+class Callee:
+    """A callee that asks that registry, and what calls it."""
+
+    def __init__(self, urls: str, pin: str, client: Identity) -> None:
+        self.trust = TrustStore(urls, pin=pin, limits=LIMITS)
+        self._client = client
+        self._verifier = Verifier(self.trust, audience="callee", allow={"client": ()})
+
+    def __call__(self) -> tuple[bool, float]:
+        """Whether a good call was accepted, and how many seconds it was held up."""
+        token = self._client.sign_request("callee", method="GET", target="/")
+        began = time.monotonic()
+        try:
+            self._verifier.verify(token, method="GET", target="/")
+            accepted = True
+        except TrustUnavailable:
+            accepted = False
+        return accepted, time.monotonic() - began
+
+
+Make = Callable[[str], Callee]
+
+
+@pytest.fixture
+def callee(registry: Delayed, client: Identity) -> Iterator[Make]:
+    """Makes a callee that asks the registry at those URLs."""
+    made: list[Callee] = []
+
+    def make(urls: str) -> Callee:
+        made.append(Callee(urls, registry.pin, client))
+        return made[-1]
+
+    yield make
+    for callee in made:
+        callee.trust.stop()
+
+
+@pytest.fixture
+def trust(registry: Delayed, url: str) -> Iterator[TrustStore]:
+    """Of a callee that knows the registry's keys, and nothing else."""
+    trust = TrustStore(url, pin=registry.pin, limits=LIMITS)
+    assert trust.domain == registry.domain
+    yield trust
+    trust.stop()
+
+
+class TestOneCall:
+    def test_by_a_registry_that_hangs_for_a_kid(self, registry: Delayed, trust: TrustStore) -> None:
+        kid = registry.identity("other").credentials.key_id
+        registry.delay = 30
+        began = time.monotonic()
+        with pytest.raises(TrustUnavailable):
+            trust.key(kid)
+        assert time.monotonic() - began < IN_TIME
+
+    def test_by_one_whose_policy_hangs(self, registry: Delayed, trust: TrustStore) -> None:
+        registry.delay = 30
+        began = time.monotonic()
+        with pytest.raises(TrustUnavailable):
+            trust.policy(f"{registry.domain}/callee")
+        assert time.monotonic() - began < IN_TIME
+
+    def test_one_that_is_slow_but_answers_in_time_is_waited_for(
+        self, registry: Delayed, url: str, callee: Make
+    ) -> None:
+        registry.delay = PATIENCE / 10
+        accepted, seconds = callee(url)()
+        assert accepted
+        assert seconds > 2 * registry.delay
+
+
+class TestManyCalls:
+    def test_of_many_threads_at_once_each_is_held_up_no_longer(self, registry: Delayed, trust: TrustStore) -> None:
+        kids = [registry.identity(f"other-{number}").credentials.key_id for number in range(5)]
+        registry.delay = 30
+
+        def ask(number: int) -> float:
+            began = time.monotonic()
+            with pytest.raises(TrustUnavailable):
+                trust.key(kids[number % len(kids)])
+            return time.monotonic() - began
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            assert max(pool.map(ask, range(THREADS))) < IN_TIME
+
+    def test_of_many_in_a_row_the_first_one_waits(self, registry: Delayed, client: Identity) -> None:
+        """The others find that the registry rests, whoever they are asked about."""
+        with misbehaving(hangs) as hanging:
+            fetcher = HttpFetcher([hanging.url])
+            trust = TrustStore(hanging.url, pin=registry.pin, limits=LIMITS, fetcher=fetcher)
+            began = time.monotonic()
+            for _ in range(20):
+                with pytest.raises(TrustUnavailable):
+                    trust.key(client.credentials.key_id)
+            assert time.monotonic() - began < IN_TIME
+            assert hanging.asked == 1
+            trust.stop()
+
+    def test_who_is_in_memory_is_not_held_up_at_all(
+        self, registry: Delayed, url: str, callee: Make, client: Identity
+    ) -> None:
+        call = callee(url)
+        assert call()[0]
+        stranger = registry.identity("stranger").credentials.key_id
+        registry.delay = 30
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(call.trust.key, stranger)
+            outcomes = [call() for _ in range(20)]
+            assert [accepted for accepted, _ in outcomes] == [True] * 20
+            assert max(seconds for _, seconds in outcomes) < PATIENCE / 2
+            assert isinstance(waiting.exception(), TrustUnavailable)
+
+
+class TestMirrorsThatHang:
+    def test_one_is_asked_last_from_then_on(self, registry: Delayed, url: str) -> None:
+        with misbehaving(hangs) as hanging:
+            fetcher = HttpFetcher([hanging.url, url], IMPATIENT)
+            for _ in range(10):
+                assert fetcher.call("GET", "/.well-known/peerseal-registry").status == 200
+            assert hanging.asked == 1
+            assert registry.calls["GET /.well-known/peerseal-registry"] == 10
+
+    def test_one_that_refuses_is_asked_last_too(self, registry: Delayed, url: str) -> None:
+        fetcher = HttpFetcher([refused(), url], IMPATIENT)
+        assert fetcher.call("GET", "/v1/changes?since=0").status == 200
+        assert list(fetcher._health.in_order()) == [url, fetcher._urls[0]]
+
+    def test_a_callee_is_held_up_by_it_once(self, registry: Delayed, url: str, client: Identity) -> None:
+        with misbehaving(hangs) as hanging:
+            kids = [registry.identity(f"other-{number}").credentials.key_id for number in range(5)]
+            fetcher = HttpFetcher([hanging.url, url], IMPATIENT)
+            trust = TrustStore(url, pin=registry.pin, limits=LIMITS, fetcher=fetcher)
+            began = time.monotonic()
+            for kid in kids:
+                assert trust.key(kid).kid == kid
+            assert time.monotonic() - began < IMPATIENT.read_timeout + 0.3
+            assert hanging.asked == 1
+            trust.stop()
+
+    def test_while_all_rest_nobody_waits_and_after_it_one_finds_out(self) -> None:
+        with misbehaving(hangs) as hanging:
+            fetcher = HttpFetcher([hanging.url], IMPATIENT)
+
+            def call(_: int = 0) -> float:
+                began = time.monotonic()
+                with pytest.raises(FetchError):
+                    fetcher.call("GET", "/")
+                return time.monotonic() - began
+
+            assert call() >= IMPATIENT.read_timeout
+            assert max(call() for _ in range(50)) < 0.1
+            assert hanging.asked == 1
+            time.sleep(IMPATIENT.shortest_rest)
+            with ThreadPoolExecutor(THREADS) as pool:
+                waited = sorted(pool.map(call, range(THREADS)))
+            assert hanging.asked == 2
+            assert waited[-1] >= IMPATIENT.read_timeout
+            assert waited[-2] < 0.2
+
+
+class TestRest:
+    """`MirrorHealth` on a clock that is set."""
+
+    URL = "http://registry.test"
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock(1000.0)
+
+    @pytest.fixture
+    def health(self, clock: Clock) -> MirrorHealth:
+        return MirrorHealth([self.URL], DEFAULT, clock)
+
+    def rests(self, health: MirrorHealth) -> bool:
+        try:
+            health.check(self.URL)
+        except FetchError:
+            return True
+        return False
+
+    def test_it_is_twice_as_long_after_each_failure_up_to_the_longest(self, health: MirrorHealth, clock: Clock) -> None:
+        rests = []
+        for _ in range(6):
+            health.failed(self.URL, DEFAULT.slow)
+            began = clock.now
+            while self.rests(health):
+                clock.advance(0.5)
+            rests.append(clock.now - began)
+        assert rests == [1, 2, 4, 8, 10, 10]
+
+    def test_after_it_one_caller_at_a_time_finds_out(self, health: MirrorHealth, clock: Clock) -> None:
+        health.failed(self.URL, DEFAULT.slow)
+        clock.advance(DEFAULT.shortest_rest)
+        assert [self.rests(health) for _ in range(3)] == [False, True, True]
+
+    def test_a_success_ends_it(self, health: MirrorHealth, clock: Clock) -> None:
+        health.failed(self.URL, DEFAULT.slow)
+        clock.advance(DEFAULT.shortest_rest)
+        assert not self.rests(health)
+        health.worked(self.URL)
+        assert not self.rests(health)
+
+    def test_a_quick_failure_has_none(self, health: MirrorHealth) -> None:
+        """Whoever is refused at once is held up by nothing."""
+        health.failed(self.URL, DEFAULT.slow / 2)
+        assert not self.rests(health)
