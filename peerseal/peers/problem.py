@@ -16,7 +16,7 @@ MAX_PROBLEM: Final = 4096
 def problem_code(response: requests.Response) -> str | None:
     """The ``code`` in an answer whose body nobody has read yet; None where it is no problem document (RFC 9457).
 
-    Whoever reads the body afterwards, or streams it, gets all of it. Raises requests.ConnectionError where nothing of it
+    Whoever reads the body afterwards, or streams it, gets all of it. Raises requests.ConnectionError where none of it
     comes.
     """
     content_type = response.headers.get("Content-Type", "").partition(";")[0]
