@@ -1,0 +1,227 @@
+"""Eight workers of one host, as real processes: one of them fetches each document, one asks what changed, and whatever
+befalls it, a revocation reaches all of them.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peerseal import TrustLimits, TrustStore
+from tests.support.patient import PatientRegistry, served
+from tests.support.workers import Worker, all_say
+
+pytestmark = pytest.mark.usefixtures("quiet_collector")
+
+WORKERS = 8
+LIMITS = TrustLimits(wait=1.0, poll_interval=0.1, longest_poll_pause=0.5, look_interval=0.02)
+"""The registry keeps a question for one second, so that a host notices within some seconds that its asker is gone."""
+SILENCE = 2 * LIMITS.wait + LIMITS.longest_poll_pause
+"""Seconds after which the others of a host go on without an asker that hangs."""
+SOON = 1.0
+"""Seconds in which a revocation reaches all where nothing is wrong, on a busy machine too."""
+ROOT, CHANGES = "GET /.well-known/peerseal-registry", "GET /v1/changes"
+KEY_SET, POLICY = "GET /v1/services/client/jwks.jwt", "GET /v1/services/callee/policy.jwt"
+CALLEE = "test.internal/callee"
+
+
+@pytest.fixture
+def registry() -> Iterator[PatientRegistry]:
+    with PatientRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def url(registry: PatientRegistry) -> Iterator[str]:
+    with served(registry) as url:
+        yield url
+
+
+@pytest.fixture
+def kid(registry: PatientRegistry) -> str:
+    """The client's key; nothing that it cost is counted."""
+    kid = registry.identity("client", limits=TrustLimits(poll_interval=3600.0)).credentials.key_id
+    registry.calls.clear()
+    return kid
+
+
+class Host:
+    """A host whose workers share a cache folder."""
+
+    def __init__(self, url: str, pin: str, cache: Path, opened: ExitStack) -> None:
+        self._cache = cache
+        self._url = url
+        self._pin = pin
+        self._opened = opened
+
+    def trust_store(self, limits: TrustLimits = LIMITS) -> TrustStore:
+        """One of this process, which is about to fork."""
+        trust = TrustStore(self._url, pin=self._pin, cache_dir=self._cache, limits=limits)
+        self._opened.callback(trust.stop)
+        return trust
+
+    def forked(self, trust: TrustStore, count: int = WORKERS) -> list[Worker]:
+        """Workers forked from this process."""
+        return [self._opened.enter_context(Worker.forked(trust)) for _ in range(count)]
+
+    def spawned(self, count: int = WORKERS, limits: TrustLimits = LIMITS) -> list[Worker]:
+        """Workers that share nothing but the folder."""
+        made = [Worker.spawned(self._url, self._pin, self._cache, limits) for _ in range(count)]
+        return [self._opened.enter_context(worker) for worker in made]
+
+    def workers(self, how: str, limits: TrustLimits = LIMITS) -> list[Worker]:
+        """Of one sort or the other."""
+        return self.forked(self.trust_store(limits)) if how == "forked" else self.spawned(limits=limits)
+
+
+@pytest.fixture
+def host(registry: PatientRegistry, url: str, tmp_path: Path) -> Iterator[Host]:
+    with ExitStack() as opened:
+        yield Host(url, registry.pin, tmp_path / "cache", opened)
+
+
+def eventually(condition: Callable[[], bool], within: float) -> float:
+    """Wait for what other processes bring about; after how many seconds it did."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within, f"it did not come about in {within} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def know(workers: list[Worker], kid: str) -> None:
+    """All of them verified the client before, and one of them asks what changed."""
+    assert all_say(workers, "key", kid) == ["good"] * len(workers)
+    eventually(lambda: sum(all_say(workers, "leads")) == 1, 5)
+
+
+def reaches_all(workers: list[Worker], kid: str, within: float) -> float:
+    """How long it takes until all of them refuse the key as revoked."""
+    return eventually(lambda: set(all_say(workers, "key", kid)) == {"revoked_key"}, within)
+
+
+@pytest.mark.parametrize("how", ["forked", "spawned"])
+class TestWhatIsAsked:
+    def test_at_a_cold_start_one_fetches_each_document_for_all(
+        self, registry: PatientRegistry, host: Host, kid: str, how: str
+    ) -> None:
+        workers = host.workers(how)
+        assert all_say(workers, "key", kid) == ["good"] * WORKERS
+        asked = registry.calls.copy()
+        assert (asked[ROOT], asked[KEY_SET]) == (1, 1)
+        counts = [Counter(fetches) for fetches in all_say(workers, "fetches")]
+        assert sum(count["key_set"] for count in counts) == 1
+
+    def test_one_question_is_kept_for_all_and_a_change_is_fetched_once(
+        self, registry: PatientRegistry, host: Host, kid: str, how: str
+    ) -> None:
+        workers = host.workers(how)
+        know(workers, kid)
+        eventually(lambda: registry.asking == 1, 5)
+        registry.calls.clear()
+        registry.most = 0
+        began = time.monotonic()
+        registry.revoke(kid)
+        reaches_all(workers, kid, within=SOON)
+        time.sleep(LIMITS.wait)
+        seconds = time.monotonic() - began
+        assert registry.calls[KEY_SET] == 1
+        assert registry.most <= 1, "never two questions at once"
+        assert registry.calls[CHANGES] <= 2 + seconds / LIMITS.wait + 1
+
+
+class TestRefresh:
+    def test_each_document_is_fetched_again_once_for_all(self, registry: PatientRegistry, host: Host, kid: str) -> None:
+        limits = replace(LIMITS, refresh_interval=1.0)
+        workers = host.forked(host.trust_store(limits))
+        know(workers, kid)
+        registry.calls.clear()
+        seconds = 3.0
+        time.sleep(seconds)
+        refreshes = seconds / (limits.refresh_interval * (1 - limits.jitter))
+        assert 2 <= registry.calls[KEY_SET] <= refreshes + 1
+        assert 2 <= registry.calls[ROOT] <= refreshes + 1
+
+
+class TestTheAskerGoes:
+    @pytest.fixture
+    def workers(self, host: Host, kid: str) -> list[Worker]:
+        workers = host.spawned()
+        know(workers, kid)
+        return workers
+
+    def asker(self, workers: list[Worker]) -> Worker:
+        (asker,) = [worker for worker in workers if worker.ask("leads")]
+        workers.remove(asker)
+        return asker
+
+    def test_killed_another_takes_over_and_a_revocation_reaches_all(
+        self, registry: PatientRegistry, kid: str, workers: list[Worker]
+    ) -> None:
+        self.asker(workers).kill()
+        registry.revoke(kid)
+        reaches_all(workers, kid, within=2 * LIMITS.wait + SOON)
+        eventually(lambda: sum(all_say(workers, "leads")) == 1, 5)
+
+    def test_killed_one_after_the_other(self, registry: PatientRegistry, kid: str, workers: list[Worker]) -> None:
+        while len(workers) > 2:
+            self.asker(workers).kill()
+            eventually(lambda: sum(all_say(workers, "leads")) == 1, 2 * LIMITS.wait + SOON)
+        registry.revoke(kid)
+        reaches_all(workers, kid, within=2 * LIMITS.wait + SOON)
+
+    def test_stopped_the_others_go_on_by_themselves_after_a_bounded_time(
+        self, registry: PatientRegistry, kid: str, workers: list[Worker]
+    ) -> None:
+        asker = self.asker(workers)
+        asker.stop()
+        registry.revoke(kid)
+        reaches_all(workers, kid, within=SILENCE + 2 * LIMITS.wait + SOON)
+        assert sum(all_say(workers, "leads")) == 0
+        asker.go_on()
+        eventually(lambda: asker.ask("key", kid) == "revoked_key", 5)
+
+
+class TestForks:
+    def test_a_fork_of_the_asker_does_not_ask_and_both_see_a_revocation(
+        self, registry: PatientRegistry, host: Host, kid: str
+    ) -> None:
+        trust = host.trust_store()
+        assert trust.key(kid).kid == kid
+        eventually(lambda: trust.status().leads and registry.asking == 1, 5)
+        workers = host.forked(trust, 2)
+        assert all_say(workers, "key", kid) == ["good"] * 2
+        registry.revoke(kid)
+        reaches_all(workers, kid, within=SOON)
+        eventually(lambda: kid not in trust._held, SOON)
+        assert all_say(workers, "leads") == [False, False]
+        assert trust.status().leads
+
+    def test_the_last_of_its_family_asks_when_the_others_have_ended(
+        self, registry: PatientRegistry, host: Host, kid: str
+    ) -> None:
+        trust = host.trust_store()
+        assert trust.key(kid).kid == kid
+        eventually(lambda: trust.status().leads, 5)
+        first, second = host.forked(trust, 2)
+        assert all_say([first, second], "key", kid) == ["good"] * 2
+        trust.stop()
+        eventually(lambda: sum(all_say([first, second], "leads")) == 1, 2 * LIMITS.wait + SOON)
+        (first if first.ask("leads") else second).kill()
+        other = second if not first._alive else first
+        eventually(lambda: bool(other.ask("leads")), 2 * LIMITS.wait + SOON)
+        registry.revoke(kid)
+        reaches_all([other], kid, within=SOON)
+
+    def test_forked_before_the_first_question_they_find_one_asker_among_them(
+        self, registry: PatientRegistry, host: Host, kid: str
+    ) -> None:
+        workers = host.forked(host.trust_store(), 3)
+        know(workers, kid)
+        registry.revoke(kid)
+        reaches_all(workers, kid, within=SOON)
+        assert registry.calls[KEY_SET] == 2
