@@ -17,9 +17,11 @@ from benchmarks import (
     growth,
     key_sets,
     memory,
+    new_key,
     protected_route,
     registrations,
     report,
+    revocation,
     signing,
     verification,
 )
@@ -43,6 +45,12 @@ def registrations_on_postgresql(shared: World) -> Iterator[Figure]:
         yield from registrations.measure(shared.folder / "reg-pg", "PostgreSQL", 500, server.new_database())
 
 
+def revocation_on_postgresql(shared: World) -> Iterator[Figure]:
+    """Revocations, seen by peers that watch."""
+    with running_postgres() as server:
+        yield from revocation.measure(shared.folder / "revocation", server.new_database())
+
+
 def growth_on_postgresql(shared: World) -> Iterator[Figure]:
     """What more keys cost."""
     with running_postgres() as server:
@@ -57,6 +65,8 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "key-sets-postgresql": on_postgresql,
     "registrations": lambda shared: registrations.measure(shared.folder / "reg-sqlite", "SQLite", 100),
     "registrations-postgresql": registrations_on_postgresql,
+    "revocation": revocation_on_postgresql,
+    "new-key": lambda shared: new_key.measure(shared.stack),
     "growth": growth_on_postgresql,
     "cold-start": lambda shared: cold_start.measure(shared.stack),
     "memory": lambda _: memory.measure(),

@@ -29,12 +29,16 @@ class Newcomer:
     key: KeyPair
     token: JoinToken
 
-    def request(self, domain: str, now: float) -> bytes:
-        """The registration as it stands on the wire."""
+    def body(self, domain: str, now: float) -> bytes:
+        """What the registration says."""
         issuer = service_id(domain, self.service)
         proof = sign_proof(self.key, issuer=issuer, audience=registry_id(domain), now=now)
         join = {"id": self.token.id, "mac": join_mac(self.token.mac_key, proof)}
-        body = canonical_json({"proof": proof, "join": join})
+        return canonical_json({"proof": proof, "join": join})
+
+    def request(self, domain: str, now: float) -> bytes:
+        """The registration as it stands on the wire."""
+        body = self.body(domain, now)
         head = (
             f"POST /v1/services/{self.service}/keys HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         )

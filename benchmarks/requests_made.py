@@ -1,0 +1,36 @@
+"""Request tokens made with a key alone: for callers of which there is nothing else."""
+
+import time
+from collections.abc import Callable
+
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import canonical_json, digest_header
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import service_id, split_kid
+from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+
+AUDIENCE = "resource-service"
+TARGET = "/profiles/42"
+
+
+def signed_request(kid: str, key: KeyPair, domain: str) -> str:
+    """A token for a GET of TARGET at AUDIENCE."""
+    return request_token(kid, key.public.alg, key.sign, domain)
+
+
+def request_token(kid: str, alg: str, sign: Callable[[bytes], bytes], domain: str) -> str:
+    """The same with a signature by ``sign``."""
+    now = int(time.time())
+    claims = RequestToken(
+        issuer=split_kid(kid)[0],
+        audience=service_id(domain, AUDIENCE),
+        issued_at=now,
+        not_before=now,
+        expires_at=now + REQUEST_LIFETIME,
+        jti=new_jti(),
+        method="GET",
+        target_digest=digest_header(TARGET.encode("ascii")),
+        content_digest=digest_header(b""),
+    ).claims()
+    header = jose.encode_header(jose.Header(alg, kid, REQUEST_TYP))
+    return jose.compact(header, canonical_json(claims), sign)

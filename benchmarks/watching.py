@@ -1,0 +1,56 @@
+"""One process of many peers that watch the registry, each as a host of its own would: a trust store, its thread, its
+connections, and no folder that it shares.
+
+One thread looks at all of them every few milliseconds, in memory, as a verifier does at a request.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+from peerseal import TrustLimits, TrustStore
+from peerseal.errors import RevokedKey
+
+LOOK = 0.005
+"""Seconds between two looks: what is measured is late by so much at most."""
+_PATIENCE = 60.0  # seconds until a peer that did not refuse is given up
+
+
+def watch(url: str, known: str, peers: int, limits: TrustLimits, parent: Connection) -> None:
+    """Have that many peers know the keys of the service that has the kid ``known``.
+
+    For each kid that comes: check that all accept it and send word; once all refuse it, send the times at which each
+    first did, and the seconds of CPU that all took in between. None ends it, and the peers' threads with the process.
+    """
+    logging.disable(logging.WARNING)
+    stores = [TrustStore(url, limits=limits) for _ in range(peers)]
+    for store in stores:
+        store.key(known)  # fetches its service's keys, and begins to watch
+    parent.send(None)
+    while (kid := parent.recv()) is not None:
+        for store in stores:
+            store.key(kid)
+        parent.send(None)
+        cpu = time.process_time()
+        times = _first_refusals(stores, kid)
+        parent.send((times, time.process_time() - cpu))
+
+
+def _first_refusals(stores: Sequence[TrustStore], kid: str) -> list[float]:
+    """By the clock that all processes share (`time.monotonic`), for each peer that refused."""
+    accepting, times, deadline = list(stores), list[float](), time.monotonic() + _PATIENCE
+    while accepting and time.monotonic() < deadline:
+        time.sleep(LOOK)
+        refused = [store for store in accepting if _refuses(store, kid)]
+        times += [time.monotonic()] * len(refused)
+        accepting = [store for store in accepting if store not in refused]
+    return times
+
+
+def _refuses(store: TrustStore, kid: str) -> bool:
+    try:
+        store.key(kid)
+    except RevokedKey:
+        return True
+    return False
