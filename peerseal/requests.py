@@ -41,6 +41,9 @@ from peerseal.protocol.tokens import ALWAYS_BOUND
 TIMEOUT: Final = (3.05, 10.0)
 """Seconds to connect, and to wait for the next bytes of the answer."""
 
+DEADLINE: Final = 60.0
+"""Seconds for all attempts of one call and the pauses between them."""
+
 MAX_BUFFER: Final = 16 * 1024 * 1024
 """Bytes of the longest body that is read into memory: what a callee takes by default."""
 
@@ -136,7 +139,7 @@ class PeerSession(requests.Session):
     ours nor a ``Txn-Token`` goes there, redirects included. Redirects within the origin are signed anew.
 
     ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
-    Retry. ``bind_headers`` names request headers to sign, where they are set, besides content-type and
+    Retry; no attempt begins, nor waits for an answer, later than ``deadline`` seconds after the call began. ``bind_headers`` names request headers to sign, where they are set, besides content-type and
     content-encoding; ``header`` is the one that the token goes into. A stream or file is read into memory,
     ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set.
     A request that cannot be signed as it stands raises UnsignableRequest.
@@ -150,6 +153,7 @@ class PeerSession(requests.Session):
         *,
         timeout: float | tuple[float, float] = TIMEOUT,
         retries: int | Retry = RETRIES,
+        deadline: float = DEADLINE,
         bind_headers: Collection[str] = (),
         buffer: bool = False,
         max_buffer: int = MAX_BUFFER,
@@ -163,7 +167,14 @@ class PeerSession(requests.Session):
         self._max_buffer = max_buffer
         self._sent_back: WeakSet[requests.PreparedRequest] = WeakSet()
         adapter = SigningAdapter(
-            signer, audience, self._origin, retries=retries, bind_headers=bind_headers, header=header, sleep=sleep
+            signer,
+            audience,
+            self._origin,
+            retries=retries,
+            deadline=deadline,
+            bind_headers=bind_headers,
+            header=header,
+            sleep=sleep,
         )
         self.mount("http://", adapter)
         self.mount("https://", adapter)
@@ -241,6 +252,7 @@ class SigningAdapter(HTTPAdapter):
         origin: Origin,
         *,
         retries: int | Retry,
+        deadline: float,
         bind_headers: Collection[str],
         header: str,
         sleep: Callable[[float], None],
@@ -251,6 +263,7 @@ class SigningAdapter(HTTPAdapter):
         self._audience = audience
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
+        self._deadline = deadline
         self._bound = ALWAYS_BOUND + _checked_names(bind_headers)
         self._header = header
         self._sleep = sleep
@@ -270,9 +283,12 @@ class SigningAdapter(HTTPAdapter):
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
-        send = functools.partial(
-            super().send, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies
-        )
+        ends = time.monotonic() + self._deadline
+        send_in_time = functools.partial(super().send, stream=stream, verify=verify, cert=cert, proxies=proxies)
+
+        def send(attempt: requests.PreparedRequest) -> requests.Response:
+            return send_in_time(attempt, timeout=_no_longer(timeout, ends - time.monotonic()))
+
         target = self._origin.target(request.url or "")
         if target is None:
             return send(_stripped(request))
@@ -286,10 +302,12 @@ class SigningAdapter(HTTPAdapter):
                 error.request = request  # not the one with the token
                 policy = _after_error(policy, request, error)
                 pause = policy.get_backoff_time()
+                if time.monotonic() + pause >= ends:
+                    raise
             else:
                 response.request = request
                 again = _after_answer(policy, request, response)
-                if again is None:
+                if again is None or time.monotonic() + again[1] >= ends:
                     return response
                 policy, pause = again
                 response.close()
@@ -376,6 +394,15 @@ def _after_answer(
     if asked is not None and asked > MAX_RETRY_AFTER:
         return None
     return policy, asked or policy.get_backoff_time()
+
+
+def _no_longer(timeout: Any, left: float) -> Any:
+    """The timeout of one attempt, cut to what is left for all; a urllib3 Timeout is taken as it is."""
+    if not (timeout is None or isinstance(timeout, tuple | int | float)):
+        return timeout
+    connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+    left = max(left, 0.001)
+    return min(connect or left, left), min(read or left, left)
 
 
 def _stripped(request: requests.PreparedRequest) -> requests.PreparedRequest:

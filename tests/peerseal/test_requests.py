@@ -572,6 +572,33 @@ def test_a_timeout_of_the_answer_is_tried_again_only_where_that_is_safe(
     assert session.get("/a", timeout=(1, 0.2)).status_code == 200
 
 
+def test_no_attempt_begins_after_the_deadline_of_the_call(session_for: SessionFor, server: RawServer) -> None:
+    session = session_for(server, deadline=0.0)
+    server.script[:] = [Answer(503), Answer(200)]
+    assert session.get("/a").status_code == 503
+    assert len(server.seen) == 1
+
+
+def test_no_pause_leads_beyond_the_deadline_of_the_call(session_for: SessionFor, server: RawServer) -> None:
+    slept: list[float] = []
+    session = session_for(server, deadline=5.0, sleep=slept.append)
+    server.script[:] = [Answer(503, {"Retry-After": "7"}), Answer(200)]
+    assert session.get("/a").status_code == 503
+    assert slept == []
+
+
+def test_an_answer_is_waited_for_no_longer_than_the_deadline(session_for: SessionFor, server: RawServer) -> None:
+    def late(seen: Seen) -> Answer:
+        time.sleep(0.4)
+        return Answer()
+
+    session = session_for(server, deadline=0.1, timeout=None)
+    server.script[:] = [late]
+    with pytest.raises(requests.ReadTimeout):
+        session.get("/a", timeout=(1, 30))
+    assert len(server.seen) == 1
+
+
 # ---- refused as a copy of what was accepted before
 
 
