@@ -139,10 +139,10 @@ class PeerSession(requests.Session):
     ours nor a ``Txn-Token`` goes there, redirects included. Redirects within the origin are signed anew.
 
     ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
-    Retry; no attempt begins, nor waits for an answer, later than ``deadline`` seconds after the call began. ``bind_headers`` names request headers to sign, where they are set, besides content-type and
-    content-encoding; ``header`` is the one that the token goes into. A stream or file is read into memory,
-    ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set.
-    A request that cannot be signed as it stands raises UnsignableRequest.
+    Retry; no attempt begins, nor waits for an answer, later than ``deadline`` seconds after the call began.
+    ``bind_headers`` names request headers to sign, where they are set, besides content-type and content-encoding;
+    ``header`` is the one that the token goes into. A stream or file is read into memory, ``max_buffer`` bytes at most;
+    what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set. A request that cannot be signed as it stands raises UnsignableRequest.
     """
 
     def __init__(

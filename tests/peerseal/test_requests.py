@@ -485,7 +485,7 @@ def test_every_call_has_a_timeout(session_for: SessionFor, server: RawServer, mo
     session.get("/", timeout=None)
     session.get("/", timeout=1)
     session.send(session.prepare_request(requests.Request("GET", "/")))
-    assert timeouts == [(3.05, 10.0), (3.05, 10.0), 1, (3.05, 10.0)]
+    assert timeouts == [(3.05, 10.0), (3.05, 10.0), (1, 1), (3.05, 10.0)]
 
 
 # ---- attempts
