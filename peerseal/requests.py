@@ -142,7 +142,8 @@ class PeerSession(requests.Session):
     Retry; no attempt begins, nor waits for an answer, later than ``deadline`` seconds after the call began.
     ``bind_headers`` names request headers to sign, where they are set, besides content-type and content-encoding;
     ``header`` is the one that the token goes into. A stream or file is read into memory, ``max_buffer`` bytes at most;
-    what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set. A request that cannot be signed as it stands raises UnsignableRequest.
+    what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set. A request that
+    cannot be signed as it stands raises UnsignableRequest.
     """
 
     def __init__(
