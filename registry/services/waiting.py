@@ -75,6 +75,10 @@ class Waiting:
         self._thread: threading.Thread | None = None
         self._word, self._bell = word(), Bell()
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._places)
+
     def place(self, since: int, address: str) -> Place | None:
         """A place for a call from that address, who has just seen that ``since`` is the newest entry; None where there
         is none, where something changed meanwhile, or where waiting is over."""

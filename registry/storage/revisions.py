@@ -18,7 +18,6 @@ from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import PoolProxiedConnection
 
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
@@ -50,15 +49,15 @@ class OwnConnection:
 
     def __init__(self, engine: Engine) -> None:
         try:
-            self._holder: PoolProxiedConnection = engine.raw_connection()
+            holder = engine.raw_connection()
         except (engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
-        self._holder.detach()
-        self.driver: Any = self._holder.dbapi_connection
+        holder.detach()
+        self.driver: Any = holder.dbapi_connection
 
     def close(self) -> None:
         """Lets go of it."""
-        self._holder.close()
+        self.driver.close()
 
 
 class _Lent(Generic[C]):

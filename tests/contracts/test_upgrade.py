@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic import command
 from cryptography.fernet import Fernet
 from sqlalchemy import Connection, text
@@ -19,8 +20,10 @@ from registry.services import keyfiles
 from registry.services.verify import verify
 from registry.settings import Settings
 from registry.storage import migrate as migrating
+from registry.storage import notifications
 from registry.storage.engine import WRITES, create_engine
 from tests.registry.driver import DOMAIN, Clock, Driver, settings_at
+from tests.support.waiters import waiters
 
 KEYS = 300
 OWNER = service_id(DOMAIN, "billing")
@@ -114,6 +117,32 @@ def _registry_keys(settings: Settings, now: int) -> RegistryKeys:
     ledger_key = ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file).public_key())
     frame = registry_id(DOMAIN), DOMAIN, now, now + 365 * 24 * 3600
     return RegistryKeys(*frame, 1, root, (signing,), ledger_key)
+
+
+def migrated(url: str, revision: str) -> None:
+    """Brings the schema to that revision, as a release of its time did."""
+    engine = create_engine(url)
+    with engine.execution_options(**{WRITES: True}).connect() as connection:
+        config = migrating._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+    engine.dispose()
+
+
+def test_a_database_of_the_release_before_tells_of_changes_from_now_on(
+    registry_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
+    migrated(registry_database, "0002")
+    upgraded = Driver(registry_database, tmp_path / "home")
+    assert migrating.newest_revision() == migrating.SCHEMA_REVISION
+    other = upgraded.node()
+    with waiters(upgraded, 2) as calls:
+        other.join_token("billing")
+        assert [call.result(1).status_code for call in calls] == [200, 200]
+    other.close()
+    upgraded.close()
 
 
 def test_a_database_of_the_first_schema_goes_on_as_a_ledger(registry_database: str, tmp_path: Path) -> None:

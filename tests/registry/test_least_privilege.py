@@ -13,6 +13,7 @@ from registry.storage.tables import metadata
 from registry.storage.used_tokens import PURGE_EVERY
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
 from tests.support.postgres import Postgres
+from tests.support.waiters import waiters
 
 ROLES = (Path(__file__).parents[2] / "migrations" / "roles.sql").read_text()
 POLICY, DOMAIN = {"allow": {"*": ["read"]}}, {"minters": ["billing"], "issuers": []}
@@ -85,6 +86,16 @@ def test_the_registry_lives_its_whole_life_under_that_role(registry: Driver, clo
     assert registry.client.get("/readyz").get_json()["ready"]
 
 
+def test_who_waits_is_told_of_changes_under_that_role(registry: Driver) -> None:
+    other = registry.node()
+    admit = registry.join_token("billing")
+    with waiters(registry, 2) as calls:
+        other.join(key(), "billing", admit)
+        assert [call.result(2).status_code for call in calls] == [200, 200]
+        assert len(registry.registry.changes.waiting) == 0
+    other.close()
+
+
 def test_tiles_become_complete_under_that_role(registry: Driver) -> None:
     while len(entries_of(registry.store)) < 257:
         registry.join_token("billing")
@@ -132,6 +143,8 @@ def test_what_was_appended_can_be_neither_changed_nor_removed(registry: Driver, 
         "UPDATE alembic_version SET version_num = '0000'",
         "CREATE TABLE other (x integer)",
         "CREATE FUNCTION other() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "ALTER TABLE ledger_head DISABLE TRIGGER tell_of_ledger",
+        "DROP FUNCTION peerseal_tell_of_ledger() CASCADE",
         "SET ROLE peerseal_owner",
     ],
 )

@@ -1,0 +1,181 @@
+"""One worker of the registry under gunicorn, with many peers that wait for a change at once."""
+
+import json
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from demo.stack import Stack
+from peerseal.protocol.encoding import b64url_decode
+from registry import gunicorn_conf
+from registry.services.registry import Registry
+from registry.settings import Limits, Settings
+from tests.registry.test_metrics import samples_of
+from tests.support.load import at_a_time, get
+from tests.support.processes import LOOPBACK, Server, gunicorn
+from tests.support.waiters import until
+
+BY = {"local": "test"}
+
+
+class Peers:
+    """Connections, each with one call that waits."""
+
+    def __init__(self, server: Server, count: int, path: str) -> None:
+        self._path = path
+        self._stack = ExitStack()
+        self._waiting = self._stack.enter_context(selectors.DefaultSelector())
+        port = int(server.url.rpartition(":")[2])
+        for _ in range(count):
+            connection = self._stack.enter_context(socket.create_connection((LOOPBACK, port)))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            self._waiting.register(connection, selectors.EVENT_READ)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def answers(self, within: float) -> list[bytes]:
+        """The body of each answer that comes in that time, of which none may be refused."""
+        received: dict[object, bytes] = {}
+        found: list[bytes] = []
+        deadline = time.monotonic() + within
+        while self._waiting.get_map() and time.monotonic() < deadline:
+            for ready, _ in self._waiting.select(0.1):
+                piece = ready.fileobj.recv(65536)  # type: ignore[union-attr]
+                received[ready.fileobj] = received.get(ready.fileobj, b"") + piece
+                head, _, body = received[ready.fileobj].partition(b"\r\n\r\n")
+                if not piece or (body and len(body) >= int(head.lower().partition(b"content-length: ")[2].split()[0])):
+                    assert head.startswith(b"HTTP/1.1 200 "), head
+                    self._waiting.unregister(ready.fileobj)
+                    found.append(body)
+        return found
+
+
+@contextmanager
+def served(stack: Stack, *, preload: bool = False) -> Iterator[tuple[Server, Registry]]:
+    """One worker, and another node on the same database, in this process."""
+    stack.operate("init", "--trust-domain", stack.domain)
+    own = gunicorn(
+        "registry",
+        "registry.wsgi:app",
+        port=stack.registry_port,
+        log=stack.log("registry"),
+        settings=stack.registry_settings,
+        workers=1,
+        preload=preload,
+        config="python:registry.gunicorn_conf",
+    )
+    node = Registry.of(Settings.from_environ(stack.registry_settings))
+    node.join_tokens.create("warm", 600, 1, BY)
+    try:
+        yield stack.keep(own).wait_until_answers(f"{stack.registry_url}/readyz"), node
+    finally:
+        node.store.engine.dispose()
+
+
+def head_of(server: Server) -> int:
+    return int(json.loads(b64url_decode(get(f"{server.url}/v1/changes")[1].split(b".")[1].decode()))["seq"])
+
+
+@contextmanager
+def peers(server: Server, count: int, wait: int = 20) -> Iterator[Peers]:
+    """So many that wait, once they all do."""
+
+    def waiting() -> float:
+        found = samples_of(get(f"{server.url}/metrics")[1].decode())
+        return found.get(("registry_waiting_calls", frozenset()), 0)
+
+    with Peers(server, count, f"/v1/changes?since={head_of(server)}&wait={wait}") as some:
+        until(lambda: waiting() == count)
+        yield some
+
+
+def assert_told(answers: list[bytes], count: int) -> None:
+    """One and the same list, for each of them."""
+    assert len(answers) == count
+    assert len(set(answers)) == 1
+
+
+@pytest.fixture
+def on_sqlite(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path) as stack:
+        yield stack
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("preload", [False, True], ids=["loaded after the fork", "before the fork"])
+def test_more_peers_wait_than_calls_are_served_at_once_and_all_are_told(on_sqlite: Stack, preload: bool) -> None:
+    count = 5 * gunicorn_conf.SERVED_AT_ONCE
+    with served(on_sqlite, preload=preload) as (server, node), peers(server, count) as some:
+        assert at_a_time(4, 40, lambda: get(f"{server.url}/readyz")[0]) == {200: 40}
+        node.join_tokens.create("billing", 600, 1, BY)
+        assert_told(some.answers(within=2), count)
+
+
+@pytest.mark.e2e
+def test_a_worker_that_is_told_to_stop_answers_all_who_wait(on_sqlite: Stack) -> None:
+    with served(on_sqlite) as (server, _), peers(server, 30) as some:
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 8
+        assert len(some.answers(within=1)) == 30
+
+
+@pytest.mark.e2e
+@pytest.mark.thorough
+def test_500_peers_wait_at_one_worker_and_others_are_served_meanwhile(stack: Stack) -> None:
+    with served(stack) as (server, node):
+        for round_ in range(3):
+            with peers(server, 500) as some:
+                assert connections(stack) <= 30, "none for a call that waits; this process has some, too"
+                began = time.monotonic()
+                assert at_a_time(8, 400, lambda: get(f"{server.url}/.well-known/peerseal-registry")[0]) == {200: 400}
+                assert time.monotonic() - began < 10
+                node.join_tokens.create(f"billing{round_}", 600, 1, BY)
+                assert_told(some.answers(within=5), 500)
+
+
+@pytest.mark.e2e
+@pytest.mark.thorough
+def test_who_goes_away_while_waiting_leaves_a_thread_for_others(on_sqlite: Stack) -> None:
+    limit = Limits().waiting_calls_of_address
+    with served(on_sqlite) as (server, node):
+        for _ in range(2):
+            with peers(server, limit, wait=4):
+                began = time.monotonic()
+                assert len(Peers(server, 5, f"/v1/changes?since={head_of(server)}&wait=20").answers(2)) == 5
+                assert time.monotonic() - began < 2, "there are too many, so these are answered at once"
+            time.sleep(5)
+        with peers(server, 20) as some:
+            node.join_tokens.create("billing", 600, 1, BY)
+            assert_told(some.answers(within=2), 20)
+
+
+def connections(stack: Stack) -> int:
+    """To the registry's PostgreSQL, of whatever process; none where it is on SQLite."""
+    url = make_url(stack.registry_settings["REGISTRY_DATABASE_URL"])
+    if url.get_backend_name() == "sqlite":
+        return 0
+    with psycopg.connect(host=str(url.query["host"]), user="postgres", dbname=url.database) as own:
+        row = own.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def test_the_server_has_threads_and_time_for_all_who_may_wait() -> None:
+    limits = Limits()
+    assert gunicorn_conf.threads >= limits.waiting_calls + 2 * gunicorn_conf.SERVED_AT_ONCE
+    assert gunicorn_conf.worker_connections > gunicorn_conf.threads
+    assert limits.wait + 2 * gunicorn_conf.SOCKET_TIMEOUT <= gunicorn_conf.REQUEST_DEADLINE
+    assert limits.waiting_calls_of_address < limits.waiting_calls

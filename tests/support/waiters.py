@@ -1,0 +1,40 @@
+"""Calls that wait for a change, in threads of this process, and the moment in which they do."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from werkzeug.test import TestResponse
+
+from tests.registry.driver import Driver
+
+PATIENCE = 20.0
+"""Seconds after which something that should have happened did not."""
+
+
+def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Comes back when it is true."""
+    deadline = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def ask(registry: Driver, since: int, wait: int = 20, address: str = "127.0.0.1") -> TestResponse:
+    """One call, over a client of its own."""
+    client = registry.app.test_client()
+    return client.get(f"/v1/changes?since={since}&wait={wait}", environ_overrides={"REMOTE_ADDR": address})
+
+
+@contextmanager
+def waiters(
+    registry: Driver, count: int, *, wait: int = 20, address: str = "127.0.0.1"
+) -> Iterator[list[Future[TestResponse]]]:
+    """So many calls that wait for the first change after the newest entry, once they all do."""
+    head, waiting = registry.changes(0).seq, registry.registry.changes.waiting
+    before = len(waiting)
+    with ThreadPoolExecutor(count) as pool:
+        calls = [pool.submit(ask, registry, head, wait, address) for _ in range(count)]
+        until(lambda: len(waiting) == before + count)
+        yield calls
