@@ -358,6 +358,9 @@ class MemoryRegistry:
         """See Fetcher: there is one mirror, and it keeps no question."""
         return read(self.call("GET", path, headers=headers))
 
+    def hang_up(self) -> None:
+        """See Fetcher."""
+
     # ---- what it answers
 
     def sign(self, document: documents.Document) -> str:

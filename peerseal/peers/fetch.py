@@ -10,10 +10,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from io import BufferedReader, RawIOBase
-from socket import SocketIO, socket
+from socket import SHUT_RDWR, SocketIO, socket
 from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -81,6 +82,10 @@ class Fetcher(Protocol):
     def target(self, path: str) -> str:
         """The request-target under which the registry receives a call to ``path``: what is signed."""
 
+    def hang_up(self) -> None:
+        """End the calls of other threads whose question the registry keeps: they raise FetchError."""
+        return
+
 
 class HttpFetcher:
     """A Fetcher over HTTP with `requests`, one connection pool a process.
@@ -99,6 +104,7 @@ class HttpFetcher:
         self._health = MirrorHealth(self._urls, self._limits)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
         self._session: requests.Session | None = None
+        self._kept: set[socket] = set()
         self._pid = 0
         self._lock = threading.Lock()
         in_each_child(self._forget_lock)
@@ -111,6 +117,12 @@ class HttpFetcher:
     def target(self, path: str) -> str:
         """See Fetcher: a base URL may have a path of its own."""
         return urlsplit(self._urls[0]).path + path
+
+    def hang_up(self) -> None:
+        """See Fetcher."""
+        for connection in list(self._kept):
+            with suppress(OSError):
+                socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS would not be done with from here
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
@@ -177,6 +189,7 @@ class HttpFetcher:
         limits, url, left = self._limits, base + path, time_left()
         if left <= 0:
             raise AnswerTooSlow(f"{method} {url}: no time is left for it")
+        _call_of_this_thread.kept, _call_of_this_thread.read = self._kept if wait else set(), ()
         deadline = _call_of_this_thread.deadline = time.monotonic() + min(limits.total_timeout + wait, left)
         try:
             with self._pool().request(
@@ -194,6 +207,8 @@ class HttpFetcher:
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             kind = AnswerTooSlow if _is_slow(error) else FetchError
             raise kind(f"{method} {url}: {type(error).__name__}") from error
+        finally:
+            self._kept.difference_update(_call_of_this_thread.read)
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
@@ -222,6 +237,7 @@ class HttpFetcher:
 
     def _forget_lock(self) -> None:
         self._lock = threading.Lock()
+        self._kept = set()
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -275,6 +291,8 @@ class _TimedReader(RawIOBase):
         self._connection = connection
         self._raw = raw
         self._deadline: float = _call_of_this_thread.deadline
+        _call_of_this_thread.read = (connection,)
+        _call_of_this_thread.kept.add(connection)
 
     def readable(self) -> bool:
         return True

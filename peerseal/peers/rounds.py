@@ -29,14 +29,18 @@ class Heard(Enum):
 class Rounds:
     """Runs ``work`` in the background from `start` on, in this process and anew in each forked child that starts it.
 
-    ``work`` gets an event that is set when it is to end, and says what it heard. ``idle`` says that this process has no
+    ``work`` gets an event that is set when it is to end, and says what it heard; ``interrupt`` ends what it waits for.
+    ``idle`` says that this process has no
     thread for it and may have one: a plain member, since it is looked at for every request.
     """
 
-    def __init__(self, work: Callable[[threading.Event], Heard], limits: TrustLimits) -> None:
+    def __init__(
+        self, work: Callable[[threading.Event], Heard], interrupt: Callable[[], None], limits: TrustLimits
+    ) -> None:
         self.idle = True
         self._stopped = False
         self._work = work
+        self._interrupt = interrupt
         self._limits = limits
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -55,10 +59,11 @@ class Rounds:
                 self._thread.start()
 
     def stop(self) -> None:
-        """End this process's thread, for good. One that waits for the registry's answer ends when that comes."""
+        """End this process's thread, for good. One that the registry holds up otherwise is not waited for for long."""
         self._stopped, self.idle = True, False
         self._stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
+            self._interrupt()
             self._thread.join(timeout=self._limits.poll_interval)
         self._thread = None
 

@@ -91,7 +91,7 @@ class TrustStore:
         )
         self._sign_reading: Callable[[str], str] | None = None
         self._misses = 0
-        self._rounds = Rounds(self._round, self._limits)
+        self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits)
         in_each_child(self._after_fork)
 
     @property
