@@ -61,10 +61,11 @@ class ChangesFeed:
         address: str,
         waits: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Rendered:
-        """The same as soon as there is one: at once where something did change, and after that many seconds whatever
-        there is. ``waits`` is entered while the call waits; where too many do, from that address or in all, it is
-        answered at once. Raises StorageUnavailable."""
-        if self._revisions.head() != seq:
+        """The same as soon as there is one: at once where something did change (or within a second, where many are
+        told one change after the other), and after that many seconds whatever there is. ``waits`` is entered while the
+        call waits; where too many do, from that address or in all, it is answered at once. Raises StorageUnavailable.
+        """
+        if not self.waiting.pausing and self._revisions.head() != seq:
             return self.since(seq)
         place = self.waiting.place(seq, address)
         if place is None:

@@ -3,10 +3,14 @@
 A call that waits holds a thread of the server and nothing else: no connection, no lock. The thread that follows the
 ledger is started by the first of them, in the process that serves it, and ends some time after the last. It makes each
 list once, and hands it to all who wait for it.
+
+The first change is told at once. Then there is a pause, as long as answering took or may take: whoever was told comes
+again, and where changes come one upon the other, hundreds of peers would ask for each, and nothing else be served.
 """
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -23,6 +27,9 @@ LINGER = 30
 AT_ONCE = 4
 """Calls that are woken before the first of them runs. All at once would stand between every other call and the
 interpreter's lock."""
+PAUSE, LONGEST_PAUSE = 0.002, 1.0
+"""Seconds for each call that was woken until more are, and in all: 500 answers a second, or all calls once, of the
+thousands that a process gives."""
 GIVE_UP = 1
 """Seconds after which the next one is woken although none of those runs."""
 
@@ -70,6 +77,7 @@ class Waiting:
         self._places: dict[Place, None] = {}  # in the order in which they came
         self._of: Counter[str] = Counter()
         self._seen = 0
+        self._pause_ends = 0.0
         self._turns = threading.Semaphore(AT_ONCE)
         self._over = self._blind = False
         self._thread: threading.Thread | None = None
@@ -79,15 +87,21 @@ class Waiting:
         """How many wait."""
         return len(self._places)
 
+    @property
+    def pausing(self) -> bool:
+        """Whether many were told a moment ago. Who comes now waits for the end of that, and need not look for
+        changes."""
+        return time.monotonic() < self._pause_ends
+
     def place(self, since: int, address: str) -> Place | None:
-        """A place for a call from that address, who has just seen that ``since`` is the newest entry; None where there
-        is none, where something changed meanwhile, or where waiting is over."""
+        """A place for a call from that address that has just seen that ``since`` is the newest entry, or a pause; None
+        where there is none, where something changed meanwhile, or where waiting is over."""
         with self._changing:
             full = (
                 len(self._places) >= self._limits.waiting_calls
                 or self._of[address] >= self._limits.waiting_calls_of_address
             )
-            if self._over or full or self._seen > since:
+            if self._over or full or (self._seen > since and not self.pausing):
                 return None
             place = Place(self, since, address)
             self._places[place] = None
@@ -137,6 +151,7 @@ class Waiting:
                 word.listen()
                 self._look()
                 word.sleep(bell)
+                self._pause(bell)
         except Exception:
             log.exception("nobody follows the ledger until the next call that waits")
         finally:
@@ -151,6 +166,10 @@ class Waiting:
                 self._thread, self._seen = None, 0
             return bool(self._places)
 
+    def _pause(self, bell: Bell) -> None:
+        while not self._over and (left := self._pause_ends - time.monotonic()) > 0:
+            bell.sleep(left)
+
     def _look(self) -> None:
         """Wakes those for whom there is something new."""
         try:
@@ -161,6 +180,7 @@ class Waiting:
             self._blind = True
             return
         self._blind = False
+        self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
         for place, answer in answers.items():
             if self.take_out(place):
                 self._turns.acquire(timeout=GIVE_UP)

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -102,6 +102,29 @@ def test_one_list_is_signed_for_all_who_wait(registry: Driver, monkeypatch: pyte
         bodies = {call.result(10).data for call in calls}
     assert len(bodies) == 1
     assert [type(document) for document in signed] == [Changes]
+    other.close()
+
+
+def test_changes_that_come_one_upon_the_other_are_told_together(
+    registry: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was told comes again: for each of them, each change would be one more call."""
+    monkeypatch.setattr(waiting_module, "PAUSE", 0.1)
+    other, signed, sign = registry.node(), [], Authority.sign
+    monkeypatch.setattr(Authority, "sign", lambda own, document: signed.append(document) or sign(own, document))
+    with waiters(registry, 10) as calls:
+        other.join_token("billing")
+        [seq] = {told(registry, call).seq for call in calls}
+    with ThreadPoolExecutor(10) as pool:
+        again = [pool.submit(ask, registry, seq) for _ in range(10)]
+        for _ in range(10):
+            other.join_token("billing")
+        assert {told(registry, call, 1 + SOON).seq for call in again} == {seq + 10}
+    assert [(one.since, one.seq) for one in signed if isinstance(one, Changes)] == [
+        (0, seq - 1),
+        (seq - 1, seq),
+        (seq, seq + 10),
+    ]
     other.close()
 
 
