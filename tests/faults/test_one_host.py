@@ -104,7 +104,7 @@ def reaches_all(workers: list[Worker], kid: str, within: float) -> float:
     return eventually(lambda: set(all_say(workers, "key", kid)) == {"revoked_key"}, within)
 
 
-@pytest.mark.parametrize("how", ["forked", "spawned"])
+@pytest.mark.parametrize("how", ["forked", pytest.param("spawned", marks=pytest.mark.thorough)])
 class TestWhatIsAsked:
     def test_at_a_cold_start_one_fetches_each_document_for_all(
         self, registry: PatientRegistry, host: Host, kid: str, how: str
@@ -135,6 +135,7 @@ class TestWhatIsAsked:
 
 
 class TestRefresh:
+    @pytest.mark.thorough
     def test_each_document_is_fetched_again_once_for_all(self, registry: PatientRegistry, host: Host, kid: str) -> None:
         limits = replace(LIMITS, refresh_interval=1.0)
         workers = host.forked(host.trust_store(limits))
@@ -150,7 +151,7 @@ class TestRefresh:
 class TestTheAskerGoes:
     @pytest.fixture
     def workers(self, host: Host, kid: str) -> list[Worker]:
-        workers = host.spawned()
+        workers = host.forked(host.trust_store())
         know(workers, kid)
         return workers
 
@@ -167,6 +168,7 @@ class TestTheAskerGoes:
         reaches_all(workers, kid, within=2 * LIMITS.wait + SOON)
         eventually(lambda: sum(all_say(workers, "leads")) == 1, 5)
 
+    @pytest.mark.thorough
     def test_killed_one_after_the_other(self, registry: PatientRegistry, kid: str, workers: list[Worker]) -> None:
         while len(workers) > 2:
             self.asker(workers).kill()
@@ -174,6 +176,7 @@ class TestTheAskerGoes:
         registry.revoke(kid)
         reaches_all(workers, kid, within=2 * LIMITS.wait + SOON)
 
+    @pytest.mark.slow
     def test_stopped_the_others_go_on_by_themselves_after_a_bounded_time(
         self, registry: PatientRegistry, kid: str, workers: list[Worker]
     ) -> None:
