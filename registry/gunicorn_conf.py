@@ -60,17 +60,24 @@ def post_worker_init(worker: Any) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     worker.handle = Deadline(REQUEST_DEADLINE).over(worker.handle)
-    worker.notify = _ending_waits(worker)
+    waiting = _waiting(worker)
+    waiting.at_most(max(0, worker.cfg.threads - SERVED_AT_ONCE - SLOW_AT_ONCE))  # --threads may have said otherwise
+    worker.notify = _ending(waiting, worker)
     worker.wsgi = Gate(SERVED_AT_ONCE).before(worker.wsgi)
     worker.worker_connections = min(worker.worker_connections, _connections_allowed(worker.worker_connections))
 
 
-def _ending_waits(worker: Any) -> Callable[[], None]:
-    """gunicorn's own ``notify()``, which its loop calls at least once a second, and first of all when the worker is
-    told to stop: whoever waits for a change then is answered, or the worker would wait for them."""
+def _waiting(worker: Any) -> Any:
+    """The calls that wait for a change, of the registry that the worker serves."""
     from registry.web.wire import EXTENSION
 
-    waiting, notify = worker.wsgi.extensions[EXTENSION].changes.waiting, worker.notify
+    return worker.wsgi.extensions[EXTENSION].changes.waiting
+
+
+def _ending(waiting: Any, worker: Any) -> Callable[[], None]:
+    """gunicorn's own ``notify()``, which its loop calls at least once a second, and first of all when the worker is
+    told to stop: whoever waits for a change then is answered, or the worker would wait for them."""
+    notify = worker.notify
 
     def notified() -> None:
         notify()

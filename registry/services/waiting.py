@@ -72,7 +72,7 @@ class Waiting:
         self._head = head
         self._make = make
         self._new_word = word
-        self._limits = limits
+        self._most, self._most_of_address = limits.waiting_calls, limits.waiting_calls_of_address
         self._changing = threading.Lock()
         self._places: dict[Place, None] = {}  # in the order in which they came
         self._of: Counter[str] = Counter()
@@ -87,6 +87,11 @@ class Waiting:
         """How many wait."""
         return len(self._places)
 
+    def at_most(self, calls: int) -> None:
+        """Lets no more than so many wait, and no more than the limits say: a server that has fewer threads would serve
+        nobody else."""
+        self._most = min(self._most, calls)
+
     @property
     def pausing(self) -> bool:
         """Whether many were told a moment ago. Who comes now waits for the end of that, and need not look for
@@ -97,10 +102,7 @@ class Waiting:
         """A place for a call from that address that has just seen that ``since`` is the newest entry, or a pause; None
         where there is none, where something changed meanwhile, or where waiting is over."""
         with self._changing:
-            full = (
-                len(self._places) >= self._limits.waiting_calls
-                or self._of[address] >= self._limits.waiting_calls_of_address
-            )
+            full = len(self._places) >= self._most or self._of[address] >= self._most_of_address
             if self._over or full or (self._seen > since and not self.pausing):
                 return None
             place = Place(self, since, address)

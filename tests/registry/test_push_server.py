@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from demo.processes import ServerOptions
 from demo.stack import Stack
 from peerseal.protocol.encoding import b64url_decode
 from registry import gunicorn_conf
@@ -63,7 +64,7 @@ class Peers:
 
 
 @contextmanager
-def served(stack: Stack, *, preload: bool = False) -> Iterator[tuple[Server, Registry]]:
+def served(stack: Stack, **options: Unpack[ServerOptions]) -> Iterator[tuple[Server, Registry]]:
     """One worker, and another node on the same database, in this process."""
     stack.operate("init", "--trust-domain", stack.domain)
     own = gunicorn(
@@ -72,9 +73,7 @@ def served(stack: Stack, *, preload: bool = False) -> Iterator[tuple[Server, Reg
         port=stack.registry_port,
         log=stack.log("registry"),
         settings=stack.registry_settings,
-        workers=1,
-        preload=preload,
-        config="python:registry.gunicorn_conf",
+        **{"workers": 1, "config": "python:registry.gunicorn_conf", **options},
     )
     node = Registry.of(Settings.from_environ(stack.registry_settings))
     node.join_tokens.create("warm", 600, 1, BY)
@@ -121,6 +120,15 @@ def test_more_peers_wait_than_calls_are_served_at_once_and_all_are_told(on_sqlit
         assert at_a_time(4, 40, lambda: get(f"{server.url}/readyz")[0]) == {200: 40}
         node.join_tokens.create("billing", 600, 1, BY)
         assert_told(some.answers(within=2), count)
+
+
+@pytest.mark.e2e
+def test_with_fewer_threads_nobody_waits_in_the_way_of_others(on_sqlite: Stack) -> None:
+    with served(on_sqlite, threads=8) as (server, _):
+        began = time.monotonic()
+        with Peers(server, 20, f"/v1/changes?since={head_of(server)}&wait=20") as some:
+            assert_told(some.answers(within=5), 20)
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.e2e

@@ -38,7 +38,11 @@ _DONE = {"204": empty("Done.")}
 _PLACE = in_path("place", text(r"^([0-9]{3}|x[0-9]{3}/.+)(\.p/[0-9]+)?$"), "C2SP tlog-tiles: x001/234 or 005.p/17.")
 _LEVEL = in_path("level", natural(maximum=7), "The tile's level.")
 _SINCE = in_query("since", natural(maximum=LARGEST), "The newest entry that the asker knows of.")
-_WAIT = in_query("wait", natural(maximum=20), "Seconds to wait for the first change.")
+_WAIT = in_query(
+    "wait",
+    natural(maximum=20),
+    "Seconds to wait for the first change. The answer may come before that, and name none, where too many wait.",
+)
 _OF_KID = in_query("kid", KID, "The key whose admission is to be proven.")
 _FROM = in_query("from", natural(maximum=LARGEST), "The smaller size.")
 _TO = in_query("to", natural(maximum=LARGEST), "The larger size.")
