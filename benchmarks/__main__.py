@@ -14,8 +14,11 @@ from contextlib import ExitStack
 from benchmarks import (
     cold_start,
     cores,
+    flood,
     growth,
     key_sets,
+    ledger_checks,
+    many_peers,
     memory,
     new_key,
     protected_route,
@@ -67,8 +70,11 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "registrations-postgresql": registrations_on_postgresql,
     "revocation": revocation_on_postgresql,
     "new-key": lambda shared: new_key.measure(shared.stack),
+    "flood": lambda shared: flood.measure(shared.stack, shared.caller),
     "growth": growth_on_postgresql,
     "cold-start": lambda shared: cold_start.measure(shared.stack),
+    "many-peers": lambda _: many_peers.measure(),
+    "ledger-checks": lambda _: ledger_checks.measure(),
     "memory": lambda _: memory.measure(),
 }
 

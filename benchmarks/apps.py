@@ -1,11 +1,14 @@
 """The applications that gunicorn serves for the benchmarks."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from flask import Flask, Response
 
 import peerseal
 import peerseal.flask
+from benchmarks.counted import CountedFetcher
 from benchmarks.raw import raw_verify_once
 
 SCOPE = "profiles:read"
@@ -27,6 +30,19 @@ def protected_route(shared: bool) -> Flask:
     auth = peerseal.flask.PeerAuth(app, identity, allow={"client-service": {SCOPE}}, replay=guard)
     app.view_functions["profile"] = auth.require(scope=SCOPE)(_profile)
     auth.public(_ready)
+    return app
+
+
+def flooded_route(callers: Sequence[str]) -> Flask:
+    """The protected route for these callers, and another one that tells what its trust store has asked the registry
+    for, and when (`time.monotonic`)."""
+    app, identity = open_route(), peerseal.Identity.from_env()
+    asked = identity.trust.fetcher = CountedFetcher([os.environ["PEERSEAL_REGISTRY_URL"]])
+    allow, guard = {caller: {SCOPE} for caller in callers}, peerseal.MemoryReplayGuard()
+    auth = peerseal.flask.PeerAuth(app, identity.start(), allow=allow, replay=guard)
+    app.view_functions["profile"] = auth.require(scope=SCOPE)(_profile)
+    auth.public(_ready)
+    app.add_url_rule("/asked", "asked", auth.public(lambda: asked.times))
     return app
 
 

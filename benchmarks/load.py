@@ -1,4 +1,4 @@
-"""A load of HTTP requests that were made beforehand, from one thread.
+"""A load of HTTP requests that were made beforehand, from one thread: as many as the server serves, or at a rate.
 
 It sends bytes and counts answers, so that it takes a few hundredths of a server's time; `Window.busy` says how much.
 """
@@ -16,7 +16,8 @@ CONNECTIONS = 8
 
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
-_TIMEOUT = 30.0  # seconds without any answer
+TIMEOUT = 30.0
+"""Seconds without any answer, after which there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,13 @@ def drive(url: str, requests: Sequence[bytes], *, statuses: Collection[int] = (2
     breaks."""
     pending = iter(requests)
     with selectors.DefaultSelector() as waiting:
-        connections = [_Connection(url, statuses) for _ in range(min(CONNECTIONS, len(requests)))]
+        connections = [Connection(url, statuses) for _ in range(min(CONNECTIONS, len(requests)))]
         cpu, started = time.thread_time(), time.perf_counter()
         for connection in connections:
             if connection.send_next(pending):
                 waiting.register(connection.socket, selectors.EVENT_READ, connection)
         while waiting.get_map():
-            ready = waiting.select(_TIMEOUT)
+            ready = waiting.select(TIMEOUT)
             assert ready, "no answer"
             for key, _ in ready:
                 connection = key.data
@@ -63,7 +64,7 @@ def get(path: str, *headers: str) -> bytes:
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*", *headers, "", ""]).encode("ascii")
 
 
-class _Connection:
+class Connection:
     """One connection, on which one request is under way at a time."""
 
     def __init__(self, url: str, statuses: Collection[int]) -> None:

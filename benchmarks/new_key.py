@@ -18,7 +18,7 @@ from demo.stack import CLIENT, Stack
 from peerseal import TrustStore, Verifier
 from peerseal.protocol.names import service_id
 
-SAMPLES = 150
+SAMPLES = 120
 _WARMING_UP = 10
 _PAUSE = 0.05  # seconds: a callee fetches for 20 strangers a second and no more
 

@@ -14,8 +14,7 @@ from peerseal import Identity, TrustLimits, TrustStore, Verifier
 from peerseal.errors import FetchError, TrustUnavailable
 from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.limits import FetchLimits
-from peerseal.peers.mirrors import MirrorHealth
-from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.testing import Answer, MemoryRegistry
 from tests.peerseal.served import served
 from tests.support.misbehaving import hangs, misbehaving, refused
 
@@ -24,7 +23,6 @@ LIMITS = TrustLimits(poll_interval=3600.0, patience=PATIENCE, cooldown=0.05)
 IN_TIME = PATIENCE + 0.3
 """What a busy machine adds."""
 IMPATIENT = FetchLimits(read_timeout=0.3, slow=0.2, shortest_rest=0.5, longest_rest=1.0)
-DEFAULT = FetchLimits()
 THREADS = 20
 
 
@@ -220,51 +218,3 @@ class TestMirrorsThatHang:
             assert hanging.asked == 2
             assert waited[-1] >= IMPATIENT.read_timeout
             assert waited[-2] < 0.2
-
-
-class TestRest:
-    """`MirrorHealth` on a clock that is set."""
-
-    URL = "http://registry.test"
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        return Clock(1000.0)
-
-    @pytest.fixture
-    def health(self, clock: Clock) -> MirrorHealth:
-        return MirrorHealth([self.URL], DEFAULT, clock)
-
-    def rests(self, health: MirrorHealth) -> bool:
-        try:
-            health.check(self.URL)
-        except FetchError:
-            return True
-        return False
-
-    def test_it_is_twice_as_long_after_each_failure_up_to_the_longest(self, health: MirrorHealth, clock: Clock) -> None:
-        rests = []
-        for _ in range(6):
-            health.failed(self.URL, DEFAULT.slow)
-            began = clock.now
-            while self.rests(health):
-                clock.advance(0.5)
-            rests.append(clock.now - began)
-        assert rests == [1, 2, 4, 8, 10, 10]
-
-    def test_after_it_one_caller_at_a_time_finds_out(self, health: MirrorHealth, clock: Clock) -> None:
-        health.failed(self.URL, DEFAULT.slow)
-        clock.advance(DEFAULT.shortest_rest)
-        assert [self.rests(health) for _ in range(3)] == [False, True, True]
-
-    def test_a_success_ends_it(self, health: MirrorHealth, clock: Clock) -> None:
-        health.failed(self.URL, DEFAULT.slow)
-        clock.advance(DEFAULT.shortest_rest)
-        assert not self.rests(health)
-        health.worked(self.URL)
-        assert not self.rests(health)
-
-    def test_a_quick_failure_has_none(self, health: MirrorHealth) -> None:
-        """Whoever is refused at once is held up by nothing."""
-        health.failed(self.URL, DEFAULT.slow / 2)
-        assert not self.rests(health)

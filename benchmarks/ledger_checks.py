@@ -1,0 +1,77 @@
+"""What the ledger costs a client: a signed JWK Set read with every check, beside its signature and parsing alone.
+
+All checks are the ledger's head in it, signed by a key of its own; for each key the entry that admitted it, written
+down anew, and its inclusion in the tree; and that this tree continues the one seen before. The last costs a proof where
+the ledger has grown since, which comes from memory here, as the document does. None of it is paid for a request: a
+document is read when a service is met for the first time, when it changed, and every few minutes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks.figures import Figure
+from benchmarks.many_services import DOMAIN, ManyServices, shaped_like_a_key
+from benchmarks.timing import Contender, each, interleaved
+from peerseal import TrustLimits
+from peerseal.peers.copies import NoCopies
+from peerseal.peers.reader import DocumentReader
+from peerseal.protocol.documents import JwkSetDocument, read_document
+from peerseal.protocol.names import make_kid, registry_id
+
+ENTRIES = 10_000  # in the ledger: a proof of 14 hashes for each key
+KEYS = 10  # of the service: as many hosts
+ROUNDS, DOCUMENTS = 11, 10
+WATCHED = 1_000
+SERVICE = "s"
+
+_ALONE, _SAME, _GROWN = "alone", "same", "grown"
+
+
+def measure() -> Iterator[Figure]:
+    """The figures."""
+    others = [shaped_like_a_key()] * (ENTRIES - KEYS)
+    registry = ManyServices({"others": others, SERVICE: [shaped_like_a_key() for _ in range(KEYS)]})
+    contenders = {_ALONE: _alone(registry), _SAME: _same(registry), _GROWN: each(_reading(registry))}
+    timings = interleaved(contenders, (_documents(registry) for _ in range(ROUNDS)))
+    name, against = f"reading a key set of {KEYS} keys", f"signature and parsing alone: {timings.micros(_ALONE):.0f} µs"
+    for kind, what in ((_SAME, "all checks"), (_GROWN, "all checks, the ledger has grown")):
+        yield Figure(f"{name}, {what}", timings.micros(kind), "µs", against, timings.ratio(kind, _ALONE))
+    seconds, every = timings.seconds(_GROWN) - timings.seconds(_ALONE), TrustLimits().refresh_interval
+    yield Figure(
+        f"the ledger's checks of {WATCHED:,} watched services, of a core",
+        100 * WATCHED * seconds / every,
+        "%",
+        f"each read every {every:.0f} s",
+    )
+
+
+def _documents(registry: ManyServices) -> list[str]:
+    """One after the other, each of a ledger that has grown by an entry."""
+    documents: list[str] = []
+    for _ in range(DOCUMENTS):
+        registry.grow()
+        documents.append(registry.key_set(SERVICE))
+    return documents
+
+
+def _alone(registry: ManyServices) -> Contender[str]:
+    signers = {make_kid(registry_id(DOMAIN), registry.signing.public.thumbprint): registry.signing.public}
+    return each(lambda jws: read_document(JwkSetDocument, jws, signers, now=time.time(), domain=DOMAIN))
+
+
+def _same(registry: ManyServices) -> Contender[str]:
+    """The last of the documents, again and again: its ledger is the one seen before."""
+    read = _reading(registry)
+
+    def prepare(documents: Sequence[str]) -> Callable[[], object]:
+        last = documents[-1]
+        read(last)
+        return each(lambda _: read(last))(documents)
+
+    return prepare
+
+
+def _reading(registry: ManyServices) -> Callable[[str], object]:
+    limits = TrustLimits()
+    reader = DocumentReader(registry, pin=None, limits=limits, clock=time.time, cache_dir=None, copies=NoCopies())
+    return lambda jws: reader.read(JwkSetDocument, jws)

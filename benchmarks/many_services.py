@@ -1,0 +1,105 @@
+"""A registry in memory of thousands of services, quick to fill: for what grows with their number."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from secrets import randbits
+from urllib.parse import parse_qs, urlsplit
+
+from peerseal.peers.fetch import Answer, Fetcher
+from peerseal.protocol.checkpoint import encode_proof
+from peerseal.protocol.documents import ACTIVE, JwkSetDocument, PolicyDocument, RegistryKeys, SignedKey, sign_document
+from peerseal.protocol.encoding import b64url, canonical_json
+from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.ledger import REGISTRY_CREATED, Admission, Entry
+from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.testing import MemoryLedger
+
+DOMAIN = "bench.internal"
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    public: PublicKey
+    admission: Admission
+
+
+class ManyServices(Fetcher):
+    """A Fetcher that answers for ``services``, each with its keys, all of them in the ledger, and none changing."""
+
+    def __init__(self, services: Mapping[str, Sequence[PublicKey]]) -> None:
+        self._root, self.signing = KeyPair.generate("ES256"), KeyPair.generate("ES256")
+        self._now = int(time.time())
+        self.ledger = MemoryLedger(DOMAIN)
+        self._keys = {service: [self._admitted(service, key) for key in keys] for service, keys in services.items()}
+        self._checkpoint = self.ledger.checkpoint()
+
+    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """The root's document, a consistency proof, a service's signed set, or its policy, which there is not."""
+        parts = urlsplit(path)
+        *_, service, name = parts.path.split("/")
+        answer: dict[str, Callable[[], str]] = {
+            "peerseal-registry": self._root_document,
+            "proof": lambda: self._proof(parse_qs(parts.query)),
+            "jwks.jwt": lambda: self.key_set(service),
+            "policy.jwt": lambda: self._no_policy(service),
+        }
+        return Answer(200, answer[name]().encode("ascii"))
+
+    def target(self, path: str) -> str:
+        """See Fetcher."""
+        return path
+
+    def hang_up(self) -> None:
+        """See Fetcher: no question is kept."""
+
+    def kids(self, service: str) -> list[str]:
+        """Those of its keys."""
+        return [make_kid(service_id(DOMAIN, service), key.public.thumbprint) for key in self._keys[service]]
+
+    def grow(self) -> None:
+        """Another entry, of nobody's key: documents cover it from now on."""
+        seq = len(self.ledger.entries) + 1
+        self.ledger.append(Entry(seq, self._now, REGISTRY_CREATED, None, None, {}, None, {}))
+        self._checkpoint = self.ledger.checkpoint()
+
+    def key_set(self, service: str) -> str:
+        """The signed set, as of now."""
+        subject, size = service_id(DOMAIN, service), len(self.ledger.entries)
+        keys = tuple(self._signed(subject, key) for key in self._keys[service])
+        frame = registry_id(DOMAIN), subject, self._now, self._now + 3600
+        return sign_document(JwkSetDocument(*frame, size, size, self._checkpoint, keys), self.signing)
+
+    def _no_policy(self, service: str) -> str:
+        frame = registry_id(DOMAIN), service_id(DOMAIN, service), self._now, self._now + 3600
+        return sign_document(PolicyDocument(*frame, 0, len(self.ledger.entries), self._checkpoint, None), self.signing)
+
+    def _signed(self, subject: str, key: _Key) -> SignedKey:
+        kid, admission = make_kid(subject, key.public.thumbprint), key.admission
+        proof = self.ledger.inclusion(admission.index)
+        return SignedKey(kid, key.public, ACTIVE, admission.expires_at, admission, proof)
+
+    def _admitted(self, service: str, public: PublicKey) -> _Key:
+        """A new key, and what the ledger says of it."""
+        by = {"join_token": "a" * 16}
+        admission = Admission(len(self.ledger.entries), self._now, self._now + 3600, by, "A" * 43)
+        self.ledger.append(admission.entry(DOMAIN, service, public))
+        return _Key(public, admission)
+
+    def _root_document(self) -> str:
+        frame = registry_id(DOMAIN), DOMAIN, self._now, self._now + 3600
+        return sign_document(
+            RegistryKeys(*frame, 1, self._root.public, (self.signing.public,), self.ledger.jwk), self._root
+        )
+
+    def _proof(self, query: Mapping[str, Sequence[str]]) -> str:
+        old, new = int(query["from"][0]), int(query["to"][0])
+        proof = encode_proof(self.ledger.consistency(old, new))
+        return canonical_json({"from": old, "to": new, "proof": proof}).decode("ascii")
+
+
+def shaped_like_a_key() -> PublicKey:
+    """An RSA-2048 key to look at only: a modulus of random bits takes as much room as one that somebody spent a tenth
+    of a second on."""
+    modulus = 1 << 2047 | randbits(2047) | 1
+    return PublicKey.from_jwk({"kty": "RSA", "n": b64url(modulus.to_bytes(256, "big")), "e": "AQAB"})

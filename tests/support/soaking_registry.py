@@ -1,0 +1,18 @@
+"""A registry for the soak: gunicorn's target ``tests.support.soaking_registry:create_app()``."""
+
+import os
+
+from flask import Flask
+
+import registry.app
+from registry.settings import Limits, Settings
+
+RETIRED_SHOWN = 30
+"""Seconds for which a retired key stays in its service's set, in the place of 400: so that sets to which a key is added
+every few seconds have stopped growing when it is watched whether memory does."""
+
+
+def create_app() -> Flask:
+    """The registry that the environment describes."""
+    registry.app.log_to_stderr()
+    return registry.app.create_app(Settings.from_environ(os.environ, limits=Limits(retired_shown=RETIRED_SHOWN)))
