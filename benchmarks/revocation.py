@@ -26,7 +26,7 @@ from peerseal import TrustLimits
 
 PEERS = 200
 PROCESSES = 4
-PUSHED, POLLED = 5, 3  # rounds, a key each
+PUSHED, POLLED = 5, 2  # rounds, a key each
 SERVICE = "revoked-service"
 
 _PUSH, _POLL = TrustLimits(), TrustLimits(wait=0)
