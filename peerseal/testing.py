@@ -407,7 +407,8 @@ class MemoryRegistry:
         entries = self.ledger.entries
         names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in entries[since:]})
         frame, head = self._frame(self.domain, documents.CHANGES_LIFETIME), len(entries)
-        return Changes(*frame, since, head, self.ledger.checkpoint(), tuple(names), since > head)
+        proof = self.ledger.consistency(since, head) if 0 < since <= head else None
+        return Changes(*frame, since, head, self.ledger.checkpoint(), tuple(names), since > head, proof)
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document, as of now."""

@@ -4,11 +4,10 @@ A cold start goes on from here when the registry is down, and of many workers on
 trust: whoever reads a copy checks it like an answer of the registry's. When a document was fetched, which is the
 file's time, says only when it is to be fetched again; how long it is believed is its own signed time. What can be
 written on the folder's disk by others is another matter (`make_private`): they could at most bring back an older copy,
-with an older index of what was seen, and make it believed until its signed time is over.
+with an older word of what was seen, and make it believed until its signed time is over.
 """
 
 import fcntl
-import json
 import logging
 import os
 import tempfile
@@ -26,7 +25,7 @@ from peerseal.protocol.documents import MAX_DOCUMENT
 log = logging.getLogger("peerseal.trust")
 
 _PAUSE = 0.005
-_SEEN = "seen.json"
+_SEEN = ".seen"
 _TEMPORARY = ".new-"
 
 
@@ -94,15 +93,13 @@ class CopyFolder:
             os.utime(self._path / name, (fetched_at, fetched_at))
 
     def seen(self, name: str) -> int:
-        """The highest ``seq`` of the document under that name that this host has seen."""
-        return self._seen().get(name, 0)
+        """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
+        copy = self.read(name + _SEEN)
+        return int(copy.jws) if copy and copy.jws.isascii() and copy.jws.isdigit() and len(copy.jws) < 19 else 0
 
     def saw(self, name: str, seq: int) -> None:
-        """Remember the ``seq`` of the newest document, so that no older copy takes its place."""
-        if self._seen().get(name, 0) >= seq:
-            return
-        with self._complaining(), self.locked(_SEEN):
-            self.write(_SEEN, json.dumps({**self._seen(), name: max(seq, self._seen().get(name, 0))}), time.time())
+        """Remember the ``seq`` of the newest document, so that no older copy takes its place. With the name locked."""
+        self.write(name + _SEEN, str(max(seq, self.seen(name))), time.time())
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:
@@ -120,14 +117,6 @@ class CopyFolder:
                 fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open too
                 os.close(handle)
 
-    def _seen(self) -> dict[str, int]:
-        copy = self.read(_SEEN)
-        try:
-            members = json.loads(copy.jws) if copy else {}
-        except ValueError:
-            return {}
-        return {name: seq for name, seq in members.items() if type(seq) is int} if type(members) is dict else {}
-
     def made(self) -> Path:
         """The folder, which is there and nobody else's. Raises OSError or ConfigurationError."""
         if not self._ready:
@@ -141,7 +130,7 @@ class CopyFolder:
         forgotten = time.time() - self.FORGET_AFTER
         for file in self._path.iterdir():
             with suppress(OSError):
-                if file.name != _SEEN and file.stat().st_mtime < forgotten:
+                if file.stat().st_mtime < forgotten:
                     file.unlink()
 
     @contextmanager

@@ -18,13 +18,17 @@ from peerseal.peers.remembered import CheckpointFile
 from peerseal.protocol.checkpoint import Checkpoint, decode_proof, read_checkpoint
 from peerseal.protocol.documents import ACTIVE, JwkSetDocument, KeyStatement, RegistryKeys, SignedKey
 from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.merkle import check_consistency, check_inclusion
+from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.names import split_service_id
 
 log = logging.getLogger("peerseal.trust")
 
 _AGREED = 256
 """Checkpoints remembered as consistent with the newest, so that no proof is fetched for them again."""
+
+
+Offered = tuple[int, Proof | None]
+"""The size of an earlier tree, and the proof that a later one begins with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,9 @@ class SeenLedger:
             self._recall(root)
         return self._newest.checkpoint.size if self._newest else 0
 
-    def follow(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
-        """Take a checkpoint, whose signature was checked, for part of the one history; the newest if it is larger.
+    def follow(self, found: Checkpoint, note: str, root: RegistryKeys, offered: Offered | None = None) -> None:
+        """Take a checkpoint, whose signature was checked, for part of the one history; the newest if it is larger. A
+        proof that came along spares a call, where it is the one that is needed.
 
         Raises DocumentRefused (``document_inconsistent``), or FetchError where no proof of it can be had.
         """
@@ -65,7 +70,7 @@ class SeenLedger:
             self._take_newer_signature(found, note, root)
             return
         self._recall(root)  # what other processes saw meanwhile: if there are two histories, one of us has the other
-        if self._agree(_Seen(found, note)):
+        if self._agree(_Seen(found, note), offered):
             self._remember(root)
 
     def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
@@ -88,13 +93,14 @@ class SeenLedger:
                 log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
                 self._newest, self._agreed = None, {}
 
-    def _agree(self, found: _Seen) -> bool:
+    def _agree(self, found: _Seen, offered: Offered | None = None) -> bool:
         """Whether it is the newest now, once it is shown to be of the same history. Raises as `follow` does."""
         while True:
             newest = self._newest
             if newest is not None:
                 old, new = sorted((newest.checkpoint, found.checkpoint), key=lambda checkpoint: checkpoint.size)
-                self._prove(old, new)
+                fits = offered is not None and new is found.checkpoint and old.size == offered[0]
+                self._prove(old, new, offered[1] if offered is not None and fits else None)
             with self._lock:
                 if self._newest is not newest:
                     continue  # another thread went on meanwhile: the proof must be against what is newest now
@@ -109,8 +115,9 @@ class SeenLedger:
             del self._agreed[next(iter(self._agreed))]
         self._agreed[checkpoint.size] = checkpoint.root
 
-    def _prove(self, old: Checkpoint, new: Checkpoint) -> None:
-        """Passes where ``new`` continues ``old``. Raises DocumentRefused or FetchError."""
+    def _prove(self, old: Checkpoint, new: Checkpoint, offered: Proof | None) -> None:
+        """Passes where ``new`` continues ``old``: by the proof that came along, or one that is asked for. Raises
+        DocumentRefused or FetchError."""
 
         def read(answer: Answer) -> bool:
             check_consistency(old.size, old.root, new.size, new.root, read_proof(answer, old.size, new.size))
@@ -119,6 +126,8 @@ class SeenLedger:
         try:
             if old.size in (0, new.size):
                 check_consistency(old.size, old.root, new.size, new.root, ())
+            elif offered is not None:
+                check_consistency(old.size, old.root, new.size, new.root, offered)
             else:
                 self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
         except DocumentRefused as error:

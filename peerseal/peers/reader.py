@@ -265,8 +265,8 @@ class DocumentReader:
 
     def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
         """Let the other processes of the host, and those after a restart, have the document."""
-        self.copies.saw(name, document.seq)
         self.copies.write(name, jws, fetched_at)
+        self.copies.saw(name, document.seq)
 
     def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, kept: bool = False) -> D:
         """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
@@ -289,8 +289,11 @@ class DocumentReader:
             raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
         if isinstance(document, JwkSetDocument | KeyStatement):
             check_admissions(document, checkpoint)
-        follow = self._ledger.recognise if kept else self._ledger.follow
-        follow(checkpoint, document.checkpoint, root)
+        if kept:
+            self._ledger.recognise(checkpoint, document.checkpoint, root)
+        else:
+            offered = (document.since, document.proof) if isinstance(document, Changes) else None
+            self._ledger.follow(checkpoint, document.checkpoint, root, offered)
         return document
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:

@@ -221,7 +221,8 @@ class Changes:
     """Which services (ids) changed after entry ``since``, up to entry ``seq``, the newest. ``subject`` is the domain.
 
     The registry's own id stands for its keys and the domain's settings. ``reset`` says: too many to list, or a
-    ``since`` from another history; fetch all anew. ``checkpoint`` is the signed head of the ledger at size ``seq``.
+    ``since`` from another history; fetch all anew. ``checkpoint`` is the signed head of the ledger at size ``seq``,
+    ``proof`` that the ledger begins with the one of size ``since``: whoever had that needs no call to be sure.
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"
@@ -234,10 +235,13 @@ class Changes:
     checkpoint: str = field(repr=False)
     services: tuple[str, ...]
     reset: bool = False
+    proof: Proof | None = field(default=None, repr=False)
 
     def claims(self) -> dict[str, Any]:
         """The payload."""
-        ours = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
+        ours: dict[str, Any] = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
+        if self.proof is not None:
+            ours["proof"] = encode_proof(self.proof)
         return {**_frame_of(self), **ours, "services": list(self.services), "reset": self.reset}
 
     @classmethod
@@ -250,7 +254,8 @@ class Changes:
                 raise MalformedToken("a service that is not a string")
             split_service_id(name)
         place = claim(claims, "since", int), claim(claims, "seq", int), claim(claims, "checkpoint", str)
-        return cls(*_frame_from(claims), *place, tuple(services), claim(claims, "reset", bool))
+        proof = decode_proof(claims["proof"]) if "proof" in claims else None
+        return cls(*_frame_from(claims), *place, tuple(services), claim(claims, "reset", bool), proof)
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,10 +203,36 @@ class TestConsistency:
         trust.key(kid)
         other = registry.identity("other").credentials.key_id
         registry.calls.clear()
-        trust.refresh()
         trust.key(other)
         trust.refresh()
         assert registry.calls[PROOF] == 1
+
+    def test_whoever_follows_the_changes_gets_the_proof_along(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str
+    ) -> None:
+        trust.key(kid)
+        for name in ("other", "third"):
+            later = registry.identity(name).credentials.key_id
+            registry.calls.clear()
+            trust.refresh()
+            trust.key(later)
+            trust.refresh()
+            assert registry.calls[PROOF] == 0
+
+    @pytest.mark.parametrize("wrong", [(), (bytes(32),), (bytes(32),) * 3])
+    def test_a_proof_that_came_along_is_checked_like_any_other(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str, wrong: tuple[bytes, ...]
+    ) -> None:
+        trust.key(kid)
+        for name in ("other", "third", "fourth"):
+            registry.identity(name)
+        changes = replace(registry.changes(2), proof=wrong)
+        registry.answers["/v1/changes"] = Answer(200, registry.sign(changes).encode())
+        trust.refresh()
+        assert trust._reader.seen() == 2
+        del registry.answers["/v1/changes"]
+        trust.refresh()
+        assert trust._reader.seen() == len(registry.ledger.entries)
 
     def test_an_older_document_is_of_the_same_history(
         self, registry: MemoryRegistry, trust: TrustStore, kid: str
