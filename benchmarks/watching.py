@@ -27,6 +27,7 @@ def watch(url: str, known: str, peers: int, limits: TrustLimits, parent: Connect
     stores = [TrustStore(url, limits=limits) for _ in range(peers)]
     for store in stores:
         store.key(known)  # fetches its service's keys, and begins to watch
+        time.sleep(limits.poll_interval / peers)  # so that those who poll do not ask in step
     parent.send(None)
     while (kid := parent.recv()) is not None:
         for store in stores:
