@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from sqlalchemy import Connection
 
 from peerseal.protocol.documents import CHANGES_LIFETIME, Changes
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority import Authority, AuthoritySource
+from registry.services.ledger import LedgerView
 from registry.services.rendered import JWT, Rendered, RenderedCache
 from registry.services.together import Together
 from registry.services.waiting import Waiting
@@ -32,12 +33,14 @@ class ChangesFeed:
         store: Store,
         revisions: Revisions,
         authority: AuthoritySource,
+        ledger: LedgerView,
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._revisions = revisions
         self._authority = authority
+        self._ledger = ledger
         self._limits = limits
         self._clock = clock
         self._cache: RenderedCache[int] = RenderedCache(_KEPT)
@@ -105,18 +108,31 @@ class ChangesFeed:
             for seq in set(seqs):
                 kept = self._young(seq)
                 if kept is None or kept.head != edge.size:
-                    kept = self._signed(seq, edge, self._names(connection, seq, edge.size), authority, issued_at)
+                    names, proof = self._names(connection, seq, edge.size), self._proof(connection, seq, edge.size)
+                    kept = self._signed(seq, edge, names, proof, authority, issued_at)
                 made[seq] = kept
         return [made[seq] for seq in seqs]
 
     def _names(self, connection: Connection, seq: int, newest: int) -> Sequence[str]:
         return services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
 
-    def _signed(self, seq: int, edge: Frontier, names: Sequence[str], authority: Authority, issued_at: int) -> Rendered:
+    def _proof(self, connection: Connection, seq: int, newest: int) -> Proof | None:
+        """That the ledger begins with the one that the watcher has seen: hundreds would ask for it one by one."""
+        return self._ledger.consistency_in(connection, seq, newest) if 0 < seq <= newest else None
+
+    def _signed(
+        self,
+        seq: int,
+        edge: Frontier,
+        names: Sequence[str],
+        proof: Proof | None,
+        authority: Authority,
+        issued_at: int,
+    ) -> Rendered:
         reset = seq > edge.size or len(names) > self._limits.changes_listed
         ids = () if reset else tuple(service_id(authority.domain, name) for name in names)
         expires_at = issued_at + CHANGES_LIFETIME
         frame, checkpoint = (authority.id, authority.domain, issued_at, expires_at), authority.checkpoint(edge)
-        changes = Changes(*frame, seq, edge.size, checkpoint, ids, reset)
+        changes = Changes(*frame, seq, edge.size, checkpoint, ids, reset, proof)
         body = authority.sign(changes).encode("ascii")
         return self._cache.put(seq, Rendered.of(body, JWT, edge.size, edge.size, issued_at, expires_at))

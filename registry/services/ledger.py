@@ -137,11 +137,16 @@ class LedgerView:
         with self._store.read() as connection:
             if ledger.head(connection) < new:
                 raise Behind(f"the ledger has not {new} entries")
-            try:
-                proof = consistency_proof(old, new, self._tiles.reader(connection))
-            except ValueError as error:
-                raise LedgerContradicted(str(error)) from error
+            proof = self.consistency_in(connection, old, new)
         return {"from": old, "to": new, "proof": encode_proof(proof)}
+
+    def consistency_in(self, connection: Connection, old: int, new: int) -> Proof:
+        """The same proof, of sizes that the connection's transaction sees. Raises LedgerContradicted where rows are
+        missing."""
+        try:
+            return consistency_proof(old, new, self._tiles.reader(connection))
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
 
     def _lasting(self, body: bytes) -> Rendered:
         now = int(self._clock())

@@ -81,7 +81,7 @@ class Registry:
             publisher=Publisher(store, changed, authority, ledger, limits, clock),
             policies=Policies(store, authority, limits, clock),
             documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
-            changes=ChangesFeed(store, changed, authority, limits, clock),
+            changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
             ledger=ledger,
             records=Records(store, authority, limits, clock),
             join_tokens=tokens,

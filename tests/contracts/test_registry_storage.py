@@ -23,7 +23,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.checkpoint import TILE_WIDTH
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.merkle import Frontier, check_consistency
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
@@ -208,6 +208,22 @@ def test_changes_name_the_services_that_changed(registry: Driver) -> None:
 
 
 # limits
+
+
+def test_changes_bring_the_proof_that_the_ledger_continues(registry: Driver) -> None:
+    for name in ("billing", "shipping", "orders"):
+        registry.joined(key(), name)
+    leaves = [entry.leaf for entry in entries_of(registry.store)]
+
+    def root(size: int) -> bytes:
+        return reduce(Frontier.appended, leaves[:size], Frontier()).root
+
+    for since in range(1, len(leaves) + 1):
+        changes = registry.changes(since)
+        assert changes.proof is not None
+        check_consistency(since, root(since), changes.seq, root(changes.seq), changes.proof)
+    assert registry.changes(0).proof is None
+    assert registry.changes(len(leaves) + 1).proof is None
 
 
 def test_a_stolen_key_cannot_make_the_signed_set_too_large(
