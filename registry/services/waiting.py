@@ -41,6 +41,7 @@ class Place:
         self.since = since
         self.address = address
         self.answer: Rendered | None = None
+        self.has_turn = False
         self.sleeping = threading.Lock()
         self.sleeping.acquire()
         self._waiting = waiting
@@ -55,7 +56,7 @@ class Place:
         if not gone:  # it was woken, perhaps in this very moment
             if not awoken:
                 self.sleeping.acquire()
-            self._waiting.has_awoken()
+            self._waiting.has_awoken(self)
         return self.answer
 
 
@@ -121,9 +122,10 @@ class Waiting:
                 self._of[place.address] = others
             return True
 
-    def has_awoken(self) -> None:
+    def has_awoken(self, place: Place) -> None:
         """One that was woken runs: the next may be."""
-        self._turns.release()
+        if place.has_turn:
+            self._turns.release()
 
     def committed(self) -> None:
         """This process has committed something."""
@@ -185,7 +187,7 @@ class Waiting:
         self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
         for place, answer in answers.items():
             if self.take_out(place):
-                self._turns.acquire(timeout=GIVE_UP)
+                place.has_turn = self._turns.acquire(timeout=GIVE_UP)
                 place.answer = answer
                 place.sleeping.release()
 

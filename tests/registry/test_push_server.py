@@ -3,6 +3,8 @@
 import json
 import selectors
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from demo.processes import ServerOptions
+from demo.processes import ROOT, ServerOptions, environment
 from demo.stack import Stack
 from peerseal.protocol.encoding import b64url_decode
 from registry import gunicorn_conf
@@ -179,6 +181,22 @@ def connections(stack: Stack) -> int:
         row = own.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()").fetchone()
         assert row is not None
         return int(row[0])
+
+
+@pytest.mark.parametrize(
+    ("hard", "soft", "connections"), [(1_000, 1_000, (1_000 - 256) // 2), (20_000, 2 * 1_000 + 256, 1_000)]
+)
+def test_a_worker_takes_no_more_connections_than_it_may_have_descriptors(
+    tmp_path: Path, hard: int, soft: int, connections: int
+) -> None:
+    script = (
+        f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (300, {hard}))\n"
+        "from registry.gunicorn_conf import _connections_allowed as allowed\n"
+        "print(allowed(1_000), r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    )
+    environ = environment({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, check=True)
+    assert told.stdout.decode().split() == [str(connections), str(soft)]
 
 
 def test_the_server_has_threads_and_time_for_all_who_may_wait() -> None:
