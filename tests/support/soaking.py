@@ -242,7 +242,7 @@ class Soak:
 
     def _doom(self) -> None:
         """Have a key registered, used and revoked."""
-        folder = self._folder / "hosts" / f"{DOOMED}-{len(self._doomed)}"
+        folder = self._folder / "hosts" / f"{DOOMED}-{self.report.revoked}"
         identity = self._join(DOOMED, folder, RotationSchedule(every=24 * 3600.0))
         callee = random.choice(self._names)
         before = self._sign(identity, callee)
@@ -250,7 +250,10 @@ class Soak:
         thumbprint = split_kid(identity.credentials.key_id)[1]
         self._operate("DELETE", f"/v1/services/{DOOMED}/keys/{thumbprint}?reason=compromised", None, 204)
         self.report.revoked += 1
-        self._doomed = [*self._doomed[-2:], Doomed(identity, before, callee, time.monotonic())]
+        forgotten, kept = self._doomed[:-2], self._doomed[-2:]
+        self._doomed = [*kept, Doomed(identity, before, callee, time.monotonic())]
+        for doomed in forgotten:
+            doomed.identity.stop()
 
     def _long_revoked(self, rng: random.Random) -> Doomed | None:
         long_ago = time.monotonic() - self.plan.grace
