@@ -1,5 +1,6 @@
 """Which of a registry's URLs failed lately: asked last, and not at all for a while where asking cost seconds."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ class MirrorHealth:
 
     A URL that failed is asked behind those that did not, until it works again. Where a failure took long, the registry
     hangs rather than refuses, and each call would be held up by that anew: then the URL rests, for longer each time,
-    and whoever asks meanwhile is told at once. The first call after the rest finds out whether it is over.
+    and whoever asks meanwhile is told at once. The first call after the rest finds out whether it is over. Where other
+    calls were answered meanwhile it is one document's trouble, and nobody else's.
     """
 
     def __init__(self, urls: Sequence[str], limits: FetchLimits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,6 +32,7 @@ class MirrorHealth:
         self._limits = limits
         self._clock = clock
         self._trouble: dict[str, _Trouble] = {}
+        self._worked_at: dict[str, float] = {}
 
     def in_order(self) -> Sequence[str]:
         """All URLs: in their order, those that failed behind the others, whoever failed longest ago first."""
@@ -49,6 +52,7 @@ class MirrorHealth:
 
     def worked(self, url: str) -> None:
         """It answered."""
+        self._worked_at[url] = self._clock()
         self._trouble.pop(url, None)
 
     def failed(self, url: str, seconds: float) -> None:
@@ -56,5 +60,6 @@ class MirrorHealth:
         before, now = self._trouble.get(url) or _Trouble(), self._clock()
         failures = before.failures + 1
         rest = min(self._limits.shortest_rest * 2.0 ** min(failures - 1, 16), self._limits.longest_rest)
-        rests_until = now + rest if seconds >= self._limits.slow else 0.0
+        hangs = seconds >= self._limits.slow and self._worked_at.get(url, -math.inf) < now - seconds
+        rests_until = now + rest if hangs else 0.0
         self._trouble[url] = _Trouble(failures, now, rests_until)

@@ -67,6 +67,16 @@ def test_after_its_rest_one_call_finds_out_for_all(health: MirrorHealth, clock: 
     assert not rests(health, ONE)
 
 
+def test_where_other_calls_were_answered_meanwhile_it_does_not_rest(health: MirrorHealth, clock: Clock) -> None:
+    clock.forward(5)
+    health.worked(ONE)
+    clock.forward(1)
+    health.failed(ONE, 2.0)
+    assert not rests(health, ONE)
+    health.failed(ONE, 0.9)
+    assert rests(health, ONE), "nothing worked while this one was under way"
+
+
 def test_a_lone_url_rests_too(clock: Clock) -> None:
     health = MirrorHealth((ONE,), LIMITS, clock)
     health.failed(ONE, 5.0)
