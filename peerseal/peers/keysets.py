@@ -107,16 +107,18 @@ class KeyShelf:
             if slot.known is not None and not slot.pending:
                 self._confirm(slot, changes)
 
-    def due_at(self) -> float:
-        """When the next document is to be fetched again, in seconds since the epoch."""
-        return min((self._due_at(slot) for slot in self.slots()), default=math.inf)
+    def due_at(self, *, failing: bool) -> float:
+        """When the next document is to be fetched again, in seconds since the epoch: of those whose last renewal
+        failed, or of the others."""
+        return min((self._due_at(slot) for slot in self.slots() if bool(slot.failures) is failing), default=math.inf)
 
-    def renew_due(self) -> None:
-        """Fetch what changed, or was not fetched for long. Those that failed before come last. Raises nothing of
-        PeersealError."""
+    def renew_due(self, *, failing: bool | None = None) -> None:
+        """Fetch what changed, or was not fetched for long: of those whose last renewal failed, or of the others, or of
+        all. Those that failed come last. Raises nothing of PeersealError."""
         due = [slot for slot in self.slots() if self._due_at(slot) <= self._clock()]
         for slot in sorted(due, key=lambda slot: slot.failures):
-            self._renew(slot)
+            if failing is None or bool(slot.failures) is failing:
+                self._renew(slot)
 
     def renew_locks(self) -> None:
         """In a forked child: a lock that another thread held would never be released."""

@@ -68,7 +68,7 @@ class TrustStore:
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = fetcher or _http_fetcher(registry, pin)
-        self._working = BackgroundWork()
+        self._working, self._working_apart = BackgroundWork(), BackgroundWork()
         self._reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
         )
@@ -91,6 +91,7 @@ class TrustStore:
         )
         self._sign_reading: Callable[[str], str] | None = None
         self._misses = 0
+        self._retrying = threading.Thread()  # not started: none is alive
         self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits)
         in_each_child(self._after_fork)
 
@@ -152,7 +153,8 @@ class TrustStore:
         """
         self._look_at_root()
         self._attempt("follow the registry's changes", self._follow)
-        self._renew_due()
+        self._policies.renew_due()
+        self._keys.renew_due()
 
     def stop(self) -> None:
         """End the background thread of this process, for good."""
@@ -199,15 +201,29 @@ class TrustStore:
             self._look_at_root()
         heard = self._listen(stopping)
         with self._working:
-            self._renew_due()
+            self._policies.renew_due()
+            self._keys.renew_due(failing=False)
+        self._retry_failing()
         return heard
+
+    def _retry_failing(self) -> None:
+        """Renew in a thread of its own what could not be renewed before: it may hang again, and holds up nobody."""
+        if not self._retrying.is_alive() and self._keys.due_at(failing=True) <= self._clock():
+            self._retrying = threading.Thread(target=self._renew_failing, name="peerseal-trust-retry", daemon=True)
+            self._retrying.start()
+
+    def _renew_failing(self) -> None:
+        with self._working_apart:
+            self._keys.renew_due(failing=True)
 
     def _listen(self, stopping: threading.Event) -> Heard:
         """Wait for what changes, though not longer than until something is to be renewed anyway."""
         since = self._since()
         if since is None:
             return Heard.NO_NEWS
-        due_at = min(self._keys.due_at(), self._policies.due_at())
+        due_at = min(self._keys.due_at(failing=False), self._policies.due_at())
+        if not self._retrying.is_alive():
+            due_at = min(due_at, self._keys.due_at(failing=True))
         due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
         try:
             lists = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
@@ -241,10 +257,6 @@ class TrustStore:
         if self._reader.registry_keys_due_in() <= 0:
             self._attempt("renew the registry's keys", self._reader.load_registry_keys)
 
-    def _renew_due(self) -> None:
-        self._policies.renew_due()
-        self._keys.renew_due()
-
     def _attempt(self, what: str, do: Callable[[], object]) -> None:
         try:
             do()
@@ -255,6 +267,7 @@ class TrustStore:
         """A lock that another thread held would never be released."""
         self._keys.renew_locks()
         self._policies.renew_locks()
+        self._retrying = threading.Thread()
 
     # ---- documents
 
