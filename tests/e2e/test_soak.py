@@ -38,8 +38,9 @@ EVERY, OVERLAP = 3.0, 5.0
 WARM = 75
 """Seconds until every cache holds what it ever will: keys are listed for the lead, the overlap and some time after."""
 MARGIN = 10 * 1024 * 1024
-"""Bytes by which memory may differ after that: the allocator's, and what a burst after an outage takes. The process has
-some hundred megabytes, and handles some 40,000 calls."""
+"""Bytes by which memory may grow after that, while some 30,000 calls are verified. Two thirds of it are for one memory
+that is still filling up: each of the 20 verifiers remembers the header of each key that signed, some 450 bytes, until
+it has 4,096 of them. The rest is the allocator's."""
 
 
 class Registry:
@@ -114,6 +115,7 @@ def test_no_good_call_is_refused_and_no_bad_one_accepted_whatever_befalls_the_re
     print({**report, "rss": report["rss"][::10], "outages": sorted(registry.outages)[-3:]})
 
     assert max(registry.outages) < LONGEST_OUTAGE, "the machine is too busy for what is assumed here"
+    assert report["longest_stall"] < FETCHED, "the machine is too busy for what is assumed here"
     assert len(registry.outages) > SECONDS / (KILLED_EVERY + LONGEST_OUTAGE)
     assert report["keys"] > SECONDS / EVERY / 3, "keys rotated all the time"
     assert report["revoked"] >= 3

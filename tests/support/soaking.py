@@ -56,7 +56,8 @@ class Plan:
 @dataclass
 class Report:
     """What happened: ``refused`` are good calls, by code, and ``accepted`` bad ones, by sort; ``rss`` is the memory in
-    bytes, once a second. ``examples`` holds some of what should not have been."""
+    bytes, once a second. ``longest_stall`` is for how many seconds this process was kept from running, at most.
+    ``examples`` holds some of what should not have been."""
 
     good: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -65,6 +66,7 @@ class Report:
     revoked: int = 0
     keys: int = 0
     rss: list[int] = field(default_factory=list)
+    longest_stall: float = 0.0
     examples: list[str] = field(default_factory=list)
 
 
@@ -111,9 +113,12 @@ class Soak:
         threads += [threading.Thread(target=self._doom_on)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + self.plan.seconds
-        while time.monotonic() < end:
+        looked = time.monotonic()
+        end = looked + self.plan.seconds
+        while looked < end:
             time.sleep(1)
+            before, looked = looked, time.monotonic()
+            self.report.longest_stall = max(self.report.longest_stall, looked - before - 1)
             self.report.rss.append(resident())
         self._stopping.set()
         for thread in threads:
