@@ -70,7 +70,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "registrations-postgresql": registrations_on_postgresql,
     "revocation": revocation_on_postgresql,
     "new-key": lambda shared: new_key.measure(shared.stack),
-    "flood": lambda shared: flood.measure(shared.stack, shared.caller),
+    "flood": lambda shared: flood.measure(shared.stack),
     "growth": growth_on_postgresql,
     "cold-start": lambda shared: cold_start.measure(shared.stack),
     "many-peers": lambda _: many_peers.measure(),
