@@ -9,7 +9,7 @@ from benchmarks.many_services import DOMAIN, ManyServices, shaped_like_a_key
 from peerseal import TrustStore
 from peerseal.protocol.names import service_id
 
-KEYS = 5_000
+KEYS = 2_000
 
 
 def measure() -> Iterator[Figure]:
