@@ -46,7 +46,8 @@ class CopyFolder:
     FORGET_AFTER = 2 * 24 * 3600.0
     """Seconds after which a file that nobody renewed is removed: the document in it has expired."""
     PATIENCE = 15.0
-    """Seconds to wait for another process that fetches the same, at most; then each fetches for itself."""
+    """Seconds to wait for another process that fetches the same, at most, and no more than half of what there is; then
+    each fetches for itself."""
 
     def __init__(self, parent: Path, name: str) -> None:
         self._parent = parent
@@ -56,36 +57,42 @@ class CopyFolder:
 
     def read(self, name: str) -> Copy | None:
         """The copy under that name, not verified; None where there is none."""
-        try:
-            with (self._path / name).open("rb") as file:
-                content, fetched_at = file.read(MAX_DOCUMENT + 1), os.fstat(file.fileno()).st_mtime
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self._complain(error)
-            return None
-        return Copy(content.decode("ascii", "replace"), fetched_at)
+        with self._complaining(), suppress(FileNotFoundError), (self.made() / name).open("rb") as file:
+            content, fetched_at = file.read(MAX_DOCUMENT + 1), os.fstat(file.fileno()).st_mtime
+            return Copy(content.decode("ascii", "replace"), fetched_at)
+        return None
 
     def fetched_at(self, name: str) -> float:
         """When the copy under that name was fetched; 0.0 where there is none."""
-        try:
-            return (self._path / name).stat().st_mtime
-        except OSError:
-            return 0.0
+        with self._complaining(), suppress(FileNotFoundError):
+            return (self.made() / name).stat().st_mtime
+        return 0.0
+
+    def lacks(self, name: str) -> bool:
+        """Whether a copy under that name is wanted, and not there."""
+        return self.fetched_at(name) == 0.0
 
     def write(self, name: str, jws: str, fetched_at: float) -> None:
-        """Put a copy in place in one step, mode 0600: a reader sees the old one or the new one."""
+        """Put a copy in place in one step, mode 0600: a reader sees the old one or the new one. Where the new one finds
+        no room the old one goes: it may be from before a revocation."""
         with self._complaining():
-            self.made()
-            descriptor, draft = tempfile.mkstemp(dir=self._path, prefix=_TEMPORARY)  # 0600
             try:
-                with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                    file.write(jws)
-                os.utime(draft, (fetched_at, fetched_at))
-                os.replace(draft, self._path / name)
-            except BaseException:
-                os.unlink(draft)
+                self._put(self.made() / name, jws, fetched_at)
+            except OSError:
+                with suppress(OSError):
+                    (self._path / name).unlink()
                 raise
+
+    def _put(self, path: Path, text: str, modified_at: float) -> None:
+        descriptor, draft = tempfile.mkstemp(dir=self._path, prefix=_TEMPORARY)  # 0600
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+            os.utime(draft, (modified_at, modified_at))
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
 
     def confirm(self, name: str, fetched_at: float) -> None:
         """The registry was asked then, and had no newer document."""
@@ -109,7 +116,7 @@ class CopyFolder:
         with self._complaining():
             self.made()
             handle = os.open(self._path / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            alone = _had(handle, min(self.PATIENCE, time_left()))
+            alone = _had(handle, min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
         try:
             yield alone
         finally:
@@ -138,12 +145,10 @@ class CopyFolder:
         try:
             yield
         except (OSError, ConfigurationError) as error:
-            self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        if self._works:
-            log.warning("no copies of documents can be kept in %s: %s", self._path, error)
-        self._works = False
+            self._ready = False  # somebody may have removed it: the next one makes it again
+            if self._works:
+                log.warning("no copies of documents can be kept in %s: %s", self._path, error)
+            self._works = False
 
 
 class NoCopies(CopyFolder):
@@ -159,6 +164,10 @@ class NoCopies(CopyFolder):
     def fetched_at(self, name: str) -> float:
         """See CopyFolder."""
         return 0.0
+
+    def lacks(self, name: str) -> bool:
+        """See CopyFolder."""
+        return False
 
     def write(self, name: str, jws: str, fetched_at: float) -> None:
         """See CopyFolder."""

@@ -172,7 +172,7 @@ class HttpFetcher:
         try:
             answer = self._call("GET", url, path, b"", headers, wait)
         except FetchError:
-            self._health.failed(url, time.monotonic() - began)
+            self._health.failed(url, time.monotonic() - began - wait)  # a question that was kept was no hanging
             raise
         self._health.worked(url)
         return answer

@@ -132,7 +132,7 @@ class KeyShelf:
         try:
             confirmed = slot.known.confirmed(slot.service_id, changes) if slot.known else None
             if confirmed is None:
-                slot.pending = changes.seq
+                slot.pending, slot.retry_at = changes.seq, 0.0  # news: whatever failed before, it is fetched now
             elif confirmed is not slot.known:
                 self._believe(slot, confirmed)
         finally:
@@ -280,7 +280,8 @@ class KeyShelf:
         self._fetched(slot, now)
         at_least, drops = max(slot.pending, self._reader.seen()), self._reader.drops
         doubted = slot.drops != drops  # signed by a key that was stolen, perhaps: what it says is no measure
-        tag = None if slot.pending or doubted or self._ends_soon(slot) else slot.etag
+        whole = slot.pending or doubted or self._ends_soon(slot) or self._reader.copies.lacks(name)
+        tag = None if whole else slot.etag
         stale: list[KnownService] = []
 
         def read(answer: Answer) -> tuple[KnownService, str | None]:

@@ -63,16 +63,23 @@ class HostNews:
     def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[str, ...] | None:
         """The lists, not verified, that were written down since this was last called, oldest first; looked for for
         ``wait`` seconds. None where nothing was written down for so long that whoever leads must hang."""
+        patience = limits.wait + limits.longest_poll_pause + 2 * limits.poll_interval
+        if time.monotonic() - self._heard_at > patience:
+            wait = min(wait, limits.poll_interval)  # whoever leads hangs still: each asks as if there were no folder
+        asked_at = time.monotonic()
         for _ in range(max(1, int(wait / limits.look_interval))):
             written_at = self._copies.fetched_at(_FILE)
             if written_at != self._written_at:
                 before, self._written_at, self._heard = set(self._heard), written_at, self._read()
                 self._heard_at = time.monotonic()
                 return tuple(jws for jws in self._heard if jws not in before)
+            if time.monotonic() - asked_at > limits.poll_interval:
+                if self.leads():
+                    break  # whoever led is gone: the next question is ours
+                asked_at = time.monotonic()
             if stopping.wait(limits.look_interval):
                 break
-        silent = time.monotonic() - self._heard_at
-        return None if silent > 2 * limits.wait + limits.longest_poll_pause else ()
+        return None if time.monotonic() - self._heard_at > patience else ()
 
     def resign(self) -> None:
         """Let another process ask."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _of_this_thread = threading.local()
+_RIGHT_BEHIND = 0.01
+"""Seconds within which a verification gets from one of its questions to the next."""
 
 
 @contextmanager
@@ -19,6 +21,21 @@ def no_longer_than(seconds: float) -> Iterator[None]:
         yield
     finally:
         _of_this_thread.until = before
+
+
+@contextmanager
+def no_longer_in_all(seconds: float, *, last: bool) -> Iterator[None]:
+    """As `no_longer_than`, for waits of which several may belong to one verification: one that begins right behind
+    another has what that has left, unless it was the ``last`` of its verification."""
+    ended_at, left = getattr(_of_this_thread, "left_over", (-math.inf, seconds))
+    budget = min(left, seconds) if time.monotonic() - ended_at < _RIGHT_BEHIND else seconds
+    ends = time.monotonic() + budget
+    try:
+        with no_longer_than(budget):
+            yield
+    finally:
+        now = time.monotonic()
+        _of_this_thread.left_over = (-math.inf, seconds) if last else (now, max(0.0, ends - now))
 
 
 class WouldWait(Exception):

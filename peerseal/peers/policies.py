@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -78,7 +79,8 @@ class HeldPolicy:
 
 
 class PolicyShelf:
-    """The policies of the services that verifiers of this process stand for: mostly one.
+    """The policies of the services that verifiers of this process stand for: mostly one. ``locked`` keeps the other
+    processes of the host from fetching the same.
 
     ``drops`` tells how often the root dropped a signing key, which may have signed what is held; ``may_sign`` whether
     restricted policies can be asked for.
@@ -88,6 +90,7 @@ class PolicyShelf:
         self,
         fetch: FetchPolicy,
         recall: RecallPolicy,
+        locked: Callable[[str], AbstractContextManager[object]],
         *,
         limits: TrustLimits,
         clock: Callable[[], float],
@@ -97,6 +100,7 @@ class PolicyShelf:
         self.held: dict[str, HeldPolicy] = {}
         self._fetch = fetch
         self._recall = recall
+        self._locked = locked
         self._limits = limits
         self._clock = clock
         self._drops = drops
@@ -141,7 +145,7 @@ class PolicyShelf:
             try:
                 confirmed = held.known.confirmed(held.service_id, changes)
                 if confirmed is None:
-                    held.pending = changes.seq
+                    held.pending, held.retry_at = changes.seq, 0.0
                 else:
                     self._believe(held, confirmed)
             finally:
@@ -180,10 +184,12 @@ class PolicyShelf:
 
     def _renew(self, held: HeldPolicy) -> None:
         """Fetches the document, with ``held.lock`` held. Raises FetchError, DocumentRefused or TrustUnavailable."""
-        now, drops = self._clock(), self._drops()
-        recalled = None if held.known and held.drops != drops else self._recalled(held, now)
-        held.fetched_at = now if recalled is None else recalled.fetched_at
-        document = self._document(held) if recalled is None else recalled.document
+        drops = self._drops()
+        with self._locked(held.service_id):
+            now = self._clock()
+            recalled = None if held.known and held.drops != drops else self._recalled(held, now)
+            held.fetched_at = now if recalled is None else recalled.fetched_at
+            document = self._document(held) if recalled is None else recalled.document
         if document.head < held.pending:
             raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {held.pending}")
         doubted = held.known is None or held.drops != drops  # by a key that was stolen, perhaps: it is no measure

@@ -138,6 +138,7 @@ class DocumentReader:
             self.outdated = False
             if found is not None:
                 self.copies.write(_ROOT_COPY, found[1], now)
+                self.copies.saw(_ROOT_COPY, found[0].version)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
             if root is not None and now < root.expires_at:
@@ -177,6 +178,8 @@ class DocumentReader:
     def _newer_root(self, jws: str) -> RegistryKeys | None:
         found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
+            if found.version < self.copies.seen(_ROOT_COPY):
+                raise DocumentRefused("document_rolled_back", "older registry keys than this host has seen")
             return found
         if found.subject != root.subject or found.version < root.version:
             raise DocumentRefused("document_rolled_back", "older registry keys than seen before")

@@ -30,7 +30,7 @@ from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews
-from peerseal.peers.patience import check_may_wait, no_longer_than
+from peerseal.peers.patience import check_may_wait, no_longer_in_all
 from peerseal.peers.policies import PolicyShelf
 from peerseal.peers.reader import D, DocumentReader, Recalled
 from peerseal.peers.rounds import Heard, Rounds
@@ -84,6 +84,7 @@ class TrustStore:
         self._policies = PolicyShelf(
             self._fetch_policy,
             self._recall_policy,
+            lambda service_id: copies.locked(_policy_copy(service_id)),
             limits=self._limits,
             clock=clock,
             drops=lambda: self._reader.drops,
@@ -110,7 +111,8 @@ class TrustStore:
         root = self._reader.root
         if root is None or self._clock() >= root.expires_at:
             check_may_wait()
-            root = self._reader.registry_keys()
+            with no_longer_in_all(self._limits.patience, last=False):
+                root = self._reader.registry_keys()
         return root.subject
 
     def key(self, kid: str) -> TrustedKey:
@@ -121,7 +123,7 @@ class TrustStore:
         if found is not None and self._clock() < found[1].good_until:
             return found[0]
         check_may_wait()
-        with no_longer_than(self._limits.patience):
+        with no_longer_in_all(self._limits.patience, last=True):
             self._misses += 1
             return self._keys.ask(kid)
 
@@ -131,7 +133,7 @@ class TrustStore:
         if held is not None and self._clock() < held.good_until:
             return held.policy
         check_may_wait()
-        with no_longer_than(self._limits.patience):
+        with no_longer_in_all(self._limits.patience, last=False):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing
             return self._policies.ask(service_id)

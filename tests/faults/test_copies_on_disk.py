@@ -288,3 +288,34 @@ def test_another_registry_has_another_folder(
     registry.down = True
     host.start()
     assert host.call() == "client"
+
+
+class TestOlderCopiesOfTheRoot:
+    def test_registry_keys_from_before_one_was_dropped(
+        self, registry: MemoryRegistry, host: Host, clock: Clock, at: float
+    ) -> None:
+        """Whoever stole that key signs what he likes with it."""
+        before, stolen = host.copy(ROOT).read_bytes(), registry.signing_key
+        registry.roll_signing_key()
+        clock.advance(60)
+        host.trust.refresh()
+        forged = {KEYS: registry.jwk_set("client"), POLICY: registry.policy_document("callee")}
+        put_back(host, ROOT, before, at)
+        for name, document in forged.items():
+            put_back(host, name, sign_document(document, stolen).encode(), at)
+        registry.down = True
+        host.start()
+        with pytest.raises(TrustUnavailable):
+            host.call()
+        registry.down = False
+        clock.advance(LIMITS.cooldown)
+        assert host.call() == "client"
+
+
+def test_a_folder_that_others_may_change_is_not_used(
+    registry: MemoryRegistry, host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.copy(KEYS).parent.chmod(0o777)
+    host.start()
+    assert host.call() == "client"
+    assert "must be this user's alone" in caplog.text

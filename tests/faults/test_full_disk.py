@@ -1,6 +1,7 @@
 """A full disk under copies, checkpoint and replay guard: real processes that the kernel lets write nothing more."""
 
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,3 +122,48 @@ def outcome(verifier: Verifier, token: str) -> str:
     except PeersealError as error:
         return error.code
     return "accepted"
+
+
+def test_when_there_is_room_again_copies_are_kept_again(
+    registry: MemoryRegistry, client: Identity, callee: Identity, clock: Clock, tmp_path: Path
+) -> None:
+    verifier = Verifier(callee.trust, audience="callee", allow={"client": ()}, clock=clock)
+
+    def job() -> None:
+        with full_disk():
+            assert accepts(verifier, client)
+        clock.advance(LIMITS.refresh_interval)
+        callee.trust.refresh()
+
+    Child(job).result()
+    assert list((tmp_path / "cache").glob("documents-*/keys-client.jwt"))
+
+
+def test_a_copy_from_before_a_revocation_does_not_stay_where_no_newer_one_can_be_written(
+    registry: MemoryRegistry, client: Identity, callee: Identity, clock: Clock, tmp_path: Path
+) -> None:
+    verifier = Verifier(callee.trust, audience="callee", allow={"client": ()}, clock=clock)
+
+    def job() -> str:
+        assert accepts(verifier, client)
+        token = client.sign_request("callee", method="GET", target="/")
+        registry.revoke(client.credentials.key_id)
+        with full_disk():
+            callee.trust.refresh()
+            assert outcome(verifier, token) == "revoked_key"
+        registry.down = True
+        restarted = registry.trust_store(limits=LIMITS, cache_dir=tmp_path / "cache")
+        return outcome(Verifier(restarted, audience="callee", allow={"client": ()}, clock=clock), token)
+
+    assert Child(job).result() == "trust_unavailable"
+
+
+def test_a_folder_that_was_removed_is_made_again(
+    registry: MemoryRegistry, client: Identity, callee: Identity, clock: Clock, tmp_path: Path
+) -> None:
+    verifier = Verifier(callee.trust, audience="callee", allow={"client": ()}, clock=clock)
+    assert accepts(verifier, client)
+    shutil.rmtree(tmp_path / "cache")
+    registry.revoke(client.credentials.key_id)
+    callee.trust.refresh()
+    assert list((tmp_path / "cache").glob("documents-*/keys-client.jwt"))

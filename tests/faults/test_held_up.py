@@ -3,6 +3,7 @@
 Real sockets and the real clock, with limits that are small enough to wait for.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.limits import FetchLimits
 from peerseal.testing import Answer, MemoryRegistry
 from tests.peerseal.served import served
-from tests.support.misbehaving import hangs, misbehaving, refused
+from tests.support.misbehaving import hangs, misbehaving, refused, unreachable
 
 PATIENCE = 0.5
 LIMITS = TrustLimits(poll_interval=3600.0, patience=PATIENCE, cooldown=0.05)
@@ -125,7 +126,7 @@ class TestOneCall:
     def test_one_that_is_slow_but_answers_in_time_is_waited_for(
         self, registry: Delayed, url: str, callee: Make
     ) -> None:
-        registry.delay = PATIENCE / 10
+        registry.delay = PATIENCE / 25
         accepted, seconds = callee(url)()
         assert accepted
         assert seconds > 2 * registry.delay
@@ -218,3 +219,42 @@ class TestMirrorsThatHang:
             assert hanging.asked == 2
             assert waited[-1] >= IMPATIENT.read_timeout
             assert waited[-2] < 0.2
+
+
+class TestOneCallFromTheStart:
+    def test_by_one_that_hangs_from_the_start(self, callee: Make) -> None:
+        with misbehaving(hangs) as registry:
+            accepted, seconds = callee(registry.url)()
+        assert not accepted
+        assert seconds < IN_TIME
+
+    def test_by_three_mirrors_that_all_hang(self, callee: Make) -> None:
+        with misbehaving(hangs) as first, misbehaving(hangs) as second, unreachable() as third:
+            accepted, seconds = callee(f"{first.url},{second.url},{third}")()
+        assert not accepted
+        assert seconds < IN_TIME
+
+    def test_by_a_registry_that_takes_its_time_for_every_answer(
+        self, registry: Delayed, url: str, callee: Make
+    ) -> None:
+        """Root, policy and keys together, and not each of them."""
+        registry.delay = PATIENCE * 0.7
+        accepted, seconds = callee(url)()
+        assert not accepted
+        assert seconds < IN_TIME
+
+
+def keeps_the_question_and_is_cut(connection: socket.socket) -> None:
+    time.sleep(0.8)
+
+
+class TestKeptQuestions:
+    def test_a_kept_question_that_is_cut_off_is_no_sign_of_hanging(self) -> None:
+        """A registry that restarts cuts all questions that it keeps, however long it has kept them."""
+        with misbehaving(keeps_the_question_and_is_cut) as server:
+            fetcher = HttpFetcher([server.url])
+            with pytest.raises(FetchError):
+                fetcher.ask("/v1/changes?since=0&wait=15", lambda answer: answer, wait=15.0)
+            with pytest.raises(FetchError):
+                fetcher.call("GET", "/v1/services/client/jwks.jwt")
+            assert server.asked == 2, "the second call was made, and did not find that the registry rests"

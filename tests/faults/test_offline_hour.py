@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
-from peerseal.errors import TrustUnavailable
+from peerseal.errors import CallerNotAllowed, RevokedKey, TrustUnavailable
 from peerseal.testing import Clock, MemoryRegistry
 
 LIMITS = TrustLimits(poll_interval=3600.0)
@@ -200,3 +200,36 @@ class TestRecovery:
         for _ in range(7):
             assert start().knows(callers)
         assert registry.calls == asked
+
+
+class TestNewsOfTheOutage:
+    def test_a_revocation_in_a_long_outage_is_in_force_after_the_first_refresh(
+        self, registry: MemoryRegistry, start: Start, clock: Clock, callers: list[Identity]
+    ) -> None:
+        """Renewals that failed meanwhile do not put it off."""
+        callee = start()
+        assert callee.knows(callers)
+        registry.down = True
+        for _ in minutes(clock, callee, 20 * MINUTE):
+            pass
+        registry.revoke(callers[0].credentials.key_id)
+        registry.down = False
+        clock.advance(1)
+        callee.trust.refresh()
+        with pytest.raises(RevokedKey):
+            callee.verify(callers[0])
+
+    def test_a_policy_that_was_narrowed_in_a_long_outage_is_in_force_after_the_first_refresh(
+        self, registry: MemoryRegistry, start: Start, clock: Clock, callers: list[Identity]
+    ) -> None:
+        callee = start()
+        assert callee.knows(callers)
+        registry.down = True
+        for _ in minutes(clock, callee, 20 * MINUTE):
+            pass
+        registry.set_policy("callee", {"caller-2": ()})
+        registry.down = False
+        clock.advance(1)
+        callee.trust.refresh()
+        with pytest.raises(CallerNotAllowed):
+            callee.verify(callers[0])

@@ -228,3 +228,51 @@ class TestForks:
         registry.revoke(kid)
         reaches_all(workers, kid, within=SOON)
         assert registry.calls[KEY_SET] == 2
+
+
+class TestStoppedWhileItFetches:
+    @pytest.mark.parametrize("document", [ROOT, KEY_SET])
+    def test_a_process_that_is_stopped_with_a_documents_lock_holds_up_nobody_for_long(
+        self, registry: PatientRegistry, host: Host, kid: str, document: str
+    ) -> None:
+        limits = replace(LIMITS, patience=1.0)
+        stopped, other = host.spawned(2, limits)
+        if document != ROOT:
+            assert stopped.ask("policy", CALLEE) == "good"  # it knows the registry's keys
+        registry.holds = True
+        stopped.tell("key", kid)
+        eventually(lambda: registry.calls[document] == 1, 5)
+        stopped.stop()
+        registry.holds = False
+        began = time.monotonic()
+        assert other.ask("key", kid) == "good"
+        assert time.monotonic() - began < limits.patience + 0.5
+
+
+class TestPolicies:
+    @pytest.mark.parametrize("how", ["forked", "spawned"])
+    def test_at_a_cold_start_one_fetches_the_policy_for_all(
+        self, registry: PatientRegistry, host: Host, kid: str, how: str
+    ) -> None:
+        workers = host.workers(how)
+        assert all_say(workers, "policy", CALLEE) == ["good"] * WORKERS
+        assert registry.calls[POLICY] == 1
+
+    def test_it_is_fetched_again_once_for_all(self, registry: PatientRegistry, host: Host, kid: str) -> None:
+        limits = replace(LIMITS, refresh_interval=1.0)
+        workers = host.forked(host.trust_store(limits))
+        know(workers, kid)
+        assert all_say(workers, "policy", CALLEE) == ["good"] * WORKERS
+        registry.calls.clear()
+        seconds = 3.0
+        time.sleep(seconds)
+        assert 2 <= registry.calls[POLICY] <= seconds / (limits.refresh_interval * (1 - limits.jitter)) + 1
+
+    def test_a_change_is_fetched_once_for_all(self, registry: PatientRegistry, host: Host, kid: str) -> None:
+        workers = host.forked(host.trust_store())
+        know(workers, kid)
+        assert all_say(workers, "policy", CALLEE) == ["good"] * WORKERS
+        registry.calls.clear()
+        registry.set_policy("callee", {"client": ()})
+        time.sleep(1)
+        assert registry.calls[POLICY] == 1
