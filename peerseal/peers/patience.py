@@ -26,16 +26,16 @@ def no_longer_than(seconds: float) -> Iterator[None]:
 @contextmanager
 def no_longer_in_all(seconds: float, *, last: bool) -> Iterator[None]:
     """As `no_longer_than`, for waits of which several may belong to one verification: one that begins right behind
-    another has what that has left, unless it was the ``last`` of its verification."""
+    another has what that has left, unless it was the ``last`` of its verification, or in vain."""
     ended_at, left = getattr(_of_this_thread, "left_over", (-math.inf, seconds))
     budget = min(left, seconds) if time.monotonic() - ended_at < _RIGHT_BEHIND else seconds
     ends = time.monotonic() + budget
-    try:
-        with no_longer_than(budget):
-            yield
-    finally:
+    _of_this_thread.left_over = (-math.inf, seconds)
+    with no_longer_than(budget):
+        yield
+    if not last:
         now = time.monotonic()
-        _of_this_thread.left_over = (-math.inf, seconds) if last else (now, max(0.0, ends - now))
+        _of_this_thread.left_over = (now, max(0.0, ends - now))
 
 
 class WouldWait(Exception):

@@ -16,7 +16,7 @@ from peerseal.peers.patience import no_longer_than
 from tests.peerseal.served import Child
 
 NOW = 1_800_000_000.0
-LIMITS = TrustLimits(wait=0.0, poll_interval=0.001, look_interval=0.001, longest_poll_pause=0.0)
+LIMITS = TrustLimits(wait=0.0, poll_interval=0.0, look_interval=0.001, longest_poll_pause=0.0)
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ import math
 import threading
 import time
 
-from peerseal.peers.patience import acquired_in_time, no_longer_than, time_left
+import pytest
+
+from peerseal.peers.patience import acquired_in_time, no_longer_in_all, no_longer_than, time_left
 
 
 def test_nothing_bounds_a_thread_that_nobody_bounded() -> None:
@@ -46,3 +48,21 @@ def test_another_thread_has_a_limit_of_its_own() -> None:
         other.start()
         other.join()
     assert seen == [math.inf]
+
+
+def test_waits_of_one_verification_share_its_time() -> None:
+    with no_longer_in_all(5, last=False):
+        time.sleep(0.02)
+    with no_longer_in_all(5, last=True):
+        assert time_left() < 4.985
+    with no_longer_in_all(5, last=False):
+        assert time_left() > 4.985, "another verification"
+
+
+def test_a_wait_in_vain_takes_no_time_from_the_next_verification() -> None:
+    for _ in range(3):
+        with pytest.raises(KeyError), no_longer_in_all(5, last=False):
+            time.sleep(0.02)
+            raise KeyError
+        with no_longer_in_all(5, last=True):
+            assert time_left() > 4.985
