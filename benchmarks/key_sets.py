@@ -16,7 +16,7 @@ from demo.processes import Server, free_port, gunicorn
 from demo.stack import CLIENT, Stack
 from peerseal import Identity
 
-ROUNDS = 6
+ROUNDS = 5
 REQUESTS = 3_000  # in a window
 
 PATH = f"/v1/services/{CLIENT}/jwks.jwt"

@@ -15,7 +15,7 @@ from benchmarks.load import Window, drive, get
 from demo.processes import Server, free_port, gunicorn
 from demo.stack import RESOURCE, Stack
 
-ROUNDS = 8
+ROUNDS = 6
 REQUESTS = 1_500  # in a window, with a token each, signed before the window begins
 
 PATH = "/profiles/42"

@@ -62,6 +62,7 @@ class KeyShelf:
         self._stranger_credit = limits.stranger_fetches
         self._credited_at = 0.0
         self._lock = threading.Lock()
+        self._doubtful = threading.Semaphore(limits.doubtful_fetches)
 
     def ask(self, kid: str) -> TrustedKey:
         """The key with that kid, which memory did not have: looked for again, and fetched once where that may help.
@@ -123,6 +124,7 @@ class KeyShelf:
     def renew_locks(self) -> None:
         """In a forked child: a lock that another thread held would never be released."""
         self._lock = threading.Lock()
+        self._doubtful = threading.Semaphore(self._limits.doubtful_fetches)
         for slot in self.slots():
             slot.lock = threading.Lock()
 
@@ -181,11 +183,14 @@ class KeyShelf:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(slot.cooldown_until - now) + 1)
         if slot.known is None:
             self._spend_on_stranger(now)
-        slot.cooldown_until = now + self._limits.cooldown
-        try:
-            self._load(slot, kid)
-        except (FetchError, DocumentRefused) as error:
-            raise TrustUnavailable(str(error), retry_after=int(self._limits.cooldown) + 1) from error
+            self._load_for(slot, kid, now)
+        elif self._doubtful.acquire(blocking=False):
+            try:
+                self._load_for(slot, kid, now)
+            finally:
+                self._doubtful.release()
+        else:
+            raise TrustUnavailable("enough is being fetched for unknown kids", retry_after=1)
         known = slot.known
         if known is not None and now >= slot.good_until:
             return  # too old to say anything about the kid
@@ -195,6 +200,13 @@ class KeyShelf:
             if len(slot.unknown_until) >= self._limits.max_negative:
                 slot.unknown_until.clear()
             slot.unknown_until[kid] = now + self._limits.negative_ttl
+
+    def _load_for(self, slot: Slot, kid: str, now: float) -> None:
+        slot.cooldown_until = now + self._limits.cooldown
+        try:
+            self._load(slot, kid)
+        except (FetchError, DocumentRefused) as error:
+            raise TrustUnavailable(str(error), retry_after=int(self._limits.cooldown) + 1) from error
 
     def _spend_on_stranger(self, now: float) -> None:
         """The budget over all services that are not known: where the whole domain may call, anyone can make up names.

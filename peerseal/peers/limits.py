@@ -52,6 +52,9 @@ class TrustLimits:
     """The part of ``refresh_interval`` by which a renewal may come sooner, so that a fleet does not ask in step."""
     cooldown: float = 5.0
     """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
+    doubtful_fetches: int = 2
+    """Fetches at once, at most, for unknown kids of services that are known: of a new key of theirs the list of changes
+    tells, so that mostly somebody makes kids up, and these must not take a server's threads and time all at once."""
     negative_ttl: float = 30.0
     """Seconds for which the answer "nobody registered that key" is remembered."""
     stranger_fetches: float = 100.0

@@ -54,7 +54,8 @@ class MemoryReplayGuard:
         token, mine = f"{issuer} {jti}", object()
         if self._seen.setdefault(token, mine) is not mine:
             return False
-        self._by_end.setdefault(until // self.PURGE_EVERY, []).append(token)
+        end = until // self.PURGE_EVERY
+        (self._by_end.get(end) or self._by_end.setdefault(end, [])).append(token)
         return True
 
     def __len__(self) -> int:

@@ -165,16 +165,15 @@ class Verifier:
             self._remember(header_segment, signer)
         _check_parties(claims, key, audience)  # 5, 6
         now = self._clock()
-        check_times(  # 7
-            claims["iat"], claims["nbf"], claims["exp"], now=now, leeway=self._leeway, cap=self._max_lifetime
-        )
-        _check_window(claims["iat"], key, self._leeway)
+        issued_at, ends, leeway = claims["iat"], claims["exp"], self._leeway
+        check_times(issued_at, claims["nbf"], ends, now=now, leeway=leeway, cap=self._max_lifetime)  # 7
+        _check_window(issued_at, key, leeway)
         headers = _by_lower_name(headers, claims["headers"])
         _check_binding(claims, method, target, body, headers)  # 8
         _check_transaction(claims, headers)  # 9
         if scope is not None and scope not in scopes:  # 10
             raise InsufficientScope(f"{caller} may not use {scope} at {audience}")
-        if not self._replay.claim(caller, claims["jti"], claims["exp"] + self._leeway):  # 11
+        if not self._replay.claim(caller, claims["jti"], ends + leeway):  # 11
             raise Replayed("accepted before")
         return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims))
 

@@ -845,3 +845,34 @@ class TestOneTroubleIsNotAnother:
         trust.stop()
         assert trust.key(kid).kid == kid
         assert trust._rounds._thread is None
+
+
+def test_unknown_kids_of_known_services_take_no_more_than_a_few_threads(registry: MemoryRegistry) -> None:
+    """And nobody is put off for longer: the next one is fetched for once those are done."""
+    services = [f"service-{number}" for number in range(4)]
+    gate, fetching = threading.Event(), threading.Semaphore(0)
+
+    def hold(path: str) -> None:
+        if "jwks.jwt" in path and not gate.is_set():
+            fetching.release()
+            assert gate.wait(10)
+
+    gate.set()
+    limits = replace(QUIET, doubtful_fetches=2)
+    trust = registry.trust_store(limits=limits, fetcher=Between(registry, hold))
+    for service in services:
+        trust.key(registry.identity(service).credentials.key_id)
+    gate.clear()
+    registry.calls.clear()
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(trust.key, unknown(service=service)) for service in services[:2]]
+        for _ in held:
+            assert fetching.acquire(timeout=10)
+        for service in services[2:]:
+            with pytest.raises(TrustUnavailable):
+                trust.key(unknown(service=service))
+        gate.set()
+        assert all(isinstance(future.exception(10), UnknownKey) for future in held)
+    assert registry.calls.total() == 2
+    with pytest.raises(UnknownKey):
+        trust.key(unknown(service=services[2]))
