@@ -88,8 +88,8 @@ class Rounds:
         return max(0.0, limits.look_interval - took) if kept else self._spread(limits.poll_interval)
 
     def _spread(self, seconds: float) -> float:
-        """Jitter keeps the workers of a fleet from asking in step."""
-        return seconds * random.uniform(0.8, 1.2)  # noqa: S311
+        """Up to that many: jitter keeps the workers of a fleet from asking in step."""
+        return seconds * random.uniform(0.7, 1.0)  # noqa: S311
 
     def _after_fork(self) -> None:
         """Threads do not survive a fork, and a lock that one of them held would never be released."""

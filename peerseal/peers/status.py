@@ -28,11 +28,12 @@ class ServiceStatus:
 @dataclass(frozen=True, slots=True)
 class TrustStatus:
     """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
-    ``leads`` that it asks the registry what changed, for itself or for its whole host. ``misses`` counts the questions
-    that memory did not answer, ``fetches`` the documents asked of the registry, by kind."""
+    ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
+    memory had, ``misses`` those that it had not, ``fetches`` the documents asked of the registry, by kind."""
 
     ready: bool
     leads: bool
+    hits: int
     misses: int
     fetches: Mapping[str, int]
     services: Mapping[str, ServiceStatus] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class TrustStatus:
     def _samples(self) -> Iterator[str]:
         yield f"ready {int(self.ready)}"
         yield f"leads {int(self.leads)}"
+        yield f"hits_total {self.hits}"
         yield f"misses_total {self.misses}"
         for kind, number in sorted(self.fetches.items()):
             yield f'fetches_total{{document="{kind}"}} {number}'

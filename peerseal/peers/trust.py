@@ -91,7 +91,7 @@ class TrustStore:
             may_sign=lambda: self._sign_reading is not None,
         )
         self._sign_reading: Callable[[str], str] | None = None
-        self._misses = 0
+        self._hits = self._misses = 0
         self._retrying = threading.Thread()  # not started: none is alive
         self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits)
         in_each_child(self._after_fork)
@@ -121,6 +121,7 @@ class TrustStore:
             self._rounds.start()
         found = self._held.get(kid)
         if found is not None and self._clock() < found[1].good_until:
+            self._hits += 1  # without a lock: a count of so many may miss one
             return found[0]
         check_may_wait()
         with no_longer_in_all(self._limits.patience, last=True):
@@ -193,7 +194,7 @@ class TrustStore:
         now, root = self._clock(), self._reader.root
         services = {slot.service_id: ServiceStatus.of(slot, now) for slot in self._keys.slots() if slot.known}
         ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)
-        return TrustStatus(ready, self._changes.leads, self._misses, fetches, services)
+        return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services)
 
     # ---- the background
 
