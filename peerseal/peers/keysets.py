@@ -183,6 +183,7 @@ class KeyShelf:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(slot.cooldown_until - now) + 1)
         if slot.known is None:
             self._spend_on_stranger(now)
+        if slot.known is None or now >= slot.good_until:
             self._load_for(slot, kid, now)
         elif self._doubtful.acquire(blocking=False):
             try:
