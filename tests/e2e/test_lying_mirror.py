@@ -28,7 +28,7 @@ SET = f"/v1/services/{CLIENT}/jwks.jwt"
 OWNER = f"{DOMAIN}/{CLIENT}"
 OTHER = "second-service"
 QUIET = TrustLimits(poll_interval=3600.0, cooldown=0.0)
-SHORT = FetchLimits(read_timeout=1.0, total_timeout=2.0)
+SHORT = FetchLimits(read_timeout=1.0, total_timeout=2.0, shortest_rest=0.0)
 
 NGINX_CONF = """
 daemon off;
