@@ -37,10 +37,10 @@ LEAD = LONGEST_OUTAGE + 1.2 * TrustLimits().longest_poll_pause + FETCHED
 EVERY, OVERLAP = 3.0, 5.0
 WARM = 75
 """Seconds until every cache holds what it ever will: keys are listed for the lead, the overlap and some time after."""
-MARGIN = 10 * 1024 * 1024
-"""Bytes by which memory may grow after that, while some 30,000 calls are verified. Two thirds of it are for one memory
-that is still filling up: each of the 20 verifiers remembers the header of each key that signed, some 450 bytes, until
-it has 4,096 of them. The rest is the allocator's."""
+MARGIN = 14 * 1024 * 1024
+"""Bytes by which memory may grow after that, while some 30,000 calls are verified. Most of it is for one memory that is
+still filling up: each of the 20 verifiers remembers the header of each key that signed, some 450 bytes, until it has
+4,096 of them. The rest is the allocator's. Seen were 9 MiB; a leak of half a kilobyte a call would be 15 more."""
 
 
 class Registry:
@@ -114,8 +114,9 @@ def test_no_good_call_is_refused_and_no_bad_one_accepted_whatever_befalls_the_re
     report = soak(domain, registry, plan)
     print({**report, "rss": report["rss"][::10], "outages": sorted(registry.outages)[-3:]})
 
-    assert max(registry.outages) < LONGEST_OUTAGE, "the machine is too busy for what is assumed here"
-    assert report["longest_stall"] < FETCHED, "the machine is too busy for what is assumed here"
+    assert report["accepted"] == {}, "no bad call, however busy the machine is"
+    if max(registry.outages) >= LONGEST_OUTAGE or report["longest_stall"] >= FETCHED:
+        pytest.skip("the machine stood still for longer than is assumed of good calls here")
     assert len(registry.outages) > SECONDS / (KILLED_EVERY + LONGEST_OUTAGE)
     assert report["keys"] > SECONDS / EVERY / 3, "keys rotated all the time"
     assert report["revoked"] >= 3
