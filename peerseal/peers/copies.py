@@ -26,6 +26,7 @@ log = logging.getLogger("peerseal.trust")
 
 _PAUSE = 0.005
 _SEEN = ".seen"
+_MISSED = ".missed"
 _TEMPORARY = ".new-"
 
 
@@ -107,6 +108,14 @@ class CopyFolder:
     def saw(self, name: str, seq: int) -> None:
         """Remember the ``seq`` of the newest document, so that no older copy takes its place. With the name locked."""
         self.write(name + _SEEN, str(max(seq, self.seen(name))), time.time())
+
+    def missed(self, name: str, at: float) -> None:
+        """The registry was asked then for a key that the document does not have."""
+        self.write(name + _MISSED, "", at)
+
+    def missed_at(self, name: str) -> float:
+        """When it was last asked for such a key in vain, by any process of the host; 0.0 where it never was."""
+        return self.fetched_at(name + _MISSED)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:

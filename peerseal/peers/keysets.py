@@ -195,7 +195,7 @@ class KeyShelf:
         known = slot.known
         if known is not None and now >= slot.good_until:
             return  # too old to say anything about the kid
-        if known is not None and (kid in known.keys or kid in known.revoked):
+        if known is not None and known.lists(kid):
             slot.cooldown_until = 0.0
         else:
             if len(slot.unknown_until) >= self._limits.max_negative:
@@ -244,10 +244,21 @@ class KeyShelf:
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
-        with self._reader.copies.locked(_keys_copy(slot.service_id)):
-            if self._recall(slot) and not self._wants_newer(slot, kid):
+        name = _keys_copy(slot.service_id)
+        with self._reader.copies.locked(name):
+            recalled = self._recall(slot)
+            if kid is not None and slot.known is not None:
+                if recalled and slot.known.lists(kid):
+                    return
+                self._check_not_missed(slot)
+            elif recalled and self._clock() < slot.renew_at:
                 return
-            self._fetch(slot)
+            asked_at = self._clock()
+            try:
+                self._fetch(slot)
+            finally:
+                if kid is not None and slot.known is not None and not slot.known.lists(kid):
+                    self._reader.copies.missed(name, asked_at)
 
     def _recall(self, slot: Slot) -> bool:
         """Believe a copy that another process has fetched since, or one before a restart. False where there is none."""
@@ -273,16 +284,12 @@ class KeyShelf:
         self._fetched(slot, recalled.fetched_at)
         return True
 
-    def _wants_newer(self, slot: Slot, kid: str | None) -> bool:
-        """Whether what was recalled will not do. Raises TrustUnavailable where it is so young that nobody would ask
-        again on this host."""
-        if kid is None or slot.known is None:
-            return self._clock() >= slot.renew_at
-        if kid in slot.known.keys or kid in slot.known.revoked:
-            return False
-        if self._clock() < slot.fetched_at + self._limits.cooldown:
+    def _check_not_missed(self, slot: Slot) -> None:
+        """Passes where no process of the host has asked the registry for an unknown kid of the service a moment ago. A
+        renewal a moment ago is no such thing: a key that was registered since is looked for. Raises TrustUnavailable.
+        """
+        if 0 <= self._clock() - self._reader.copies.missed_at(_keys_copy(slot.service_id)) < self._limits.cooldown:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(self._limits.cooldown) + 1)
-        return True
 
     def _fetched(self, slot: Slot, at: float) -> None:
         early = self._limits.refresh_interval * self._limits.jitter * random()  # noqa: S311

@@ -114,6 +114,10 @@ class KnownService(Dated):
         keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys if key.kid not in revoked}
         return cls(keys, revoked, document.seq, document.head, document.issued_at, document.expires_at)
 
+    def lists(self, kid: str) -> bool:
+        """Whether it says of the key that it is good, or that it was revoked."""
+        return kid in self.keys or kid in self.revoked
+
     def updated(self, document: JwkSetDocument) -> Self:
         """After another document. Raises DocumentRefused for one that lies behind what was seen before, and for one
         that brings a revoked key back, whatever its signer says.
