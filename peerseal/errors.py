@@ -15,7 +15,11 @@
     │   ├── LifetimeTooLong         lifetime_too_long
     │   ├── WrongBinding            wrong_binding
     │   ├── Replayed                replayed
-    │   └── BadTransactionToken     bad_transaction_token
+    │   ├── BadTransactionToken     bad_transaction_token
+    │   ├── WrongEvent              wrong_event
+    │   ├── WrongTransaction        wrong_transaction
+    │   ├── WrongTopic              wrong_topic
+    │   └── WrongPayload            wrong_payload
     ├── Forbidden                   403: the caller is proven (or known by name) and may not do this
     │   ├── CallerNotAllowed        caller_not_allowed
     │   └── InsufficientScope       insufficient_scope
@@ -135,6 +139,30 @@ class BadTransactionToken(TokenError):
     """The transaction token is missing, not the one that was bound, or not good."""
 
     code = "bad_transaction_token"
+
+
+class WrongEvent(TokenError):
+    """The event token is for another event than its message speaks of."""
+
+    code = "wrong_event"
+
+
+class WrongTransaction(TokenError):
+    """The event token is for another transaction than its message speaks of."""
+
+    code = "wrong_transaction"
+
+
+class WrongTopic(TokenError):
+    """The event was published on another topic than the one where it was found."""
+
+    code = "wrong_topic"
+
+
+class WrongPayload(TokenError):
+    """The payload is not the one that was signed."""
+
+    code = "wrong_payload"
 
 
 class Forbidden(PeersealError):

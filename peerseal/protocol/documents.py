@@ -310,7 +310,8 @@ class DomainDocument:
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken or InvalidName."""
         at_least(claims, _FRAME | _PLACE | {"minters", "issuers"})
-        settings = DomainSettings.from_json({name: claims[name] for name in ("minters", "issuers")})
+        known = ("minters", "issuers", "exchange")
+        settings = DomainSettings.from_json({name: claims[name] for name in known if name in claims})
         return cls(*_frame_from(claims), *_place_from(claims), settings)
 
 

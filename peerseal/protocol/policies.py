@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ ANYONE: Final = "*"
 """Stands for any service of the own trust domain."""
 MAX_SCOPE: Final = 100
 """Characters of a scope (RFC 6749 section 3.3 sets no limit)."""
+MAX_AUDIENCE: Final = 200
+"""Characters of an audience of consumers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,7 @@ class CallPolicy:
         for who, scopes in claim(value, "allow", dict).items():
             if who != ANYONE:
                 split_service_id(who)
-            if type(scopes) is not list or len(set(scopes := [_scope(scope) for scope in scopes])) != len(scopes):
-                raise MalformedToken("scopes are not a list of different texts")
-            allow[who] = frozenset(scopes)
+            allow[who] = scopes_from(scopes)
         return cls(allow, claim({"restricted": False, **value}, "restricted", bool))
 
     def scopes(self, caller: str) -> frozenset[str] | None:
@@ -77,24 +78,39 @@ class UserIssuer:
         return cls(issuer, audience, jwks_url)
 
 
+Exchange = Mapping[str, Mapping[str, frozenset[str]]]
+"""By service id: for which consumers' audience it may have which scopes of event tokens from the registry."""
+
+
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
-    """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, and the issuers of
-    users' tokens."""
+    """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
+    users' tokens, and who may exchange these for event tokens at the registry: nobody, where ``exchange`` is empty."""
 
     minters: frozenset[str] = frozenset()
     issuers: tuple[UserIssuer, ...] = field(default=())
+    exchange: Exchange = field(default=MappingProxyType({}))
 
     def to_json(self) -> dict[str, Any]:
-        """``{"minters": […], "issuers": […]}``, in one spelling."""
-        return {"minters": sorted(self.minters), "issuers": [issuer.to_json() for issuer in self.issuers]}
+        """``{"minters": […], "issuers": […]}``, and ``"exchange": {client: {audience: [scope…]}}`` where there is one,
+        in one spelling."""
+        members: dict[str, Any] = {
+            "minters": sorted(self.minters),
+            "issuers": [issuer.to_json() for issuer in self.issuers],
+        }
+        if self.exchange:
+            members["exchange"] = {
+                client: {audience: sorted(granted[audience]) for audience in sorted(granted)}
+                for client, granted in sorted(self.exchange.items())
+            }
+        return members
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Raises MalformedToken or InvalidName."""
         if type(value) is not dict:
             raise MalformedToken("the domain's settings are not an object")
-        exactly(value, frozenset(("minters", "issuers")))
+        exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange",)))
         minters = claim(value, "minters", list)
         if any(type(minter) is not str for minter in minters) or len(set(minters)) != len(minters):
             raise MalformedToken("minters are not a list of different names")
@@ -103,11 +119,40 @@ class DomainSettings:
         issuers = tuple(UserIssuer.from_json(issuer) for issuer in claim(value, "issuers", list))
         if len({issuer.issuer for issuer in issuers}) != len(issuers):
             raise MalformedToken("an issuer stands twice")
-        return cls(frozenset(minters), issuers)
+        return cls(frozenset(minters), issuers, _exchange_from(claim({"exchange": {}, **value}, "exchange", dict)))
 
 
-def _scope(scope: Any) -> str:
-    """A scope token (RFC 6749 section 3.3)."""
+def _exchange_from(value: Mapping[str, Any]) -> Exchange:
+    exchange = {}
+    for client, granted in value.items():
+        split_service_id(client)
+        if type(granted) is not dict or not granted:
+            raise MalformedToken("what a client may exchange is not an object with an audience")
+        exchange[client] = MappingProxyType(
+            {check_audience(audience): scopes_from(scopes) for audience, scopes in granted.items()}
+        )
+    return MappingProxyType(exchange)
+
+
+def check_audience(audience: Any) -> str:
+    """The audience itself if it may name the consumers of events: visible ASCII without a slash, which would make it a
+    service id (SPEC section 3). Raises MalformedToken."""
+    if type(audience) is not str or not 0 < len(audience) <= MAX_AUDIENCE:
+        raise MalformedToken("not an audience of consumers")
+    if any(not "\x21" <= character <= "\x7e" or character in '"\\/' for character in audience):
+        raise MalformedToken("not an audience of consumers")
+    return audience
+
+
+def scopes_from(scopes: Any) -> frozenset[str]:
+    """A set of scopes, from a list in which none stands twice. Raises MalformedToken."""
+    if type(scopes) is not list or len(set(scopes := [check_scope(scope) for scope in scopes])) != len(scopes):
+        raise MalformedToken("scopes are not a list of different texts")
+    return frozenset(scopes)
+
+
+def check_scope(scope: Any) -> str:
+    """The scope itself if it is one token (RFC 6749 section 3.3). Raises MalformedToken."""
     if type(scope) is not str or not 0 < len(scope) <= MAX_SCOPE:
         raise MalformedToken("not a scope")
     if any(not "\x21" <= character <= "\x7e" or character in '"\\' for character in scope):

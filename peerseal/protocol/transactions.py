@@ -1,0 +1,124 @@
+"""Transaction tokens (SPEC section 3, draft-ietf-oauth-transaction-tokens): for which user a chain of calls is made.
+
+The edge service that authenticated the user mints one a transaction; it travels unchanged, and each hop's request
+token binds it by `transaction_hash`. `TransactionToken.read` checks the shape of claims and nothing else; what they
+must say here and now is checked in `peerseal.peers.transactions`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from peerseal.errors import MalformedToken
+from peerseal.protocol.claims import claim, exactly, time_claim
+from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
+from peerseal.protocol.policies import check_scope
+
+TRANSACTION_TYP: Final = "txntoken+jwt"
+TRANSACTION_LIFETIME: Final = 300
+TRANSACTION_LIFETIME_CAP: Final = 900
+MAX_FACTS: Final = 1024
+"""Bytes of ``tctx`` and of ``rctx``, as canonical JSON."""
+MAX_ID: Final = 200
+"""Characters of a transaction's or event's id."""
+MAX_USER: Final = 512
+"""Characters of the user's name (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
+
+_MEMBERS = frozenset(("iss", "aud", "sub", "txn", "scope", "tctx", "rctx", "req_wl", "iat", "exp"))
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionToken:
+    """The claims of a transaction token. ``issuer`` is the minting service's id, ``audience`` the trust domain.
+
+    ``facts`` (``tctx``) must not change on the way, such as an order's id; ``authentication`` (``rctx``) says how the
+    user was authenticated: issuer and ``jti`` of the user's token; ``workload`` (``req_wl``) is the service that asked
+    for the transaction. Times are seconds since the epoch.
+    """
+
+    issuer: str
+    audience: str
+    user: str
+    id: str
+    scopes: frozenset[str]
+    workload: str
+    issued_at: int
+    expires_at: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    authentication: Mapping[str, Any] = field(default_factory=dict)
+
+    def claims(self) -> dict[str, Any]:
+        """The payload. Raises MalformedToken for what no verifier would read."""
+        claims = {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": self.user,
+            "txn": self.id,
+            "scope": " ".join(sorted(self.scopes)),
+            "tctx": dict(self.facts),
+            "rctx": dict(self.authentication),
+            "req_wl": self.workload,
+            "iat": self.issued_at,
+            "exp": self.expires_at,
+        }
+        type(self).read(canonical_json(claims))
+        return claims
+
+    @classmethod
+    def read(cls, payload: bytes) -> Self:
+        """From a payload of the right shape. Raises MalformedToken."""
+        claims = strict_json_object(payload)
+        exactly(claims, _MEMBERS)
+        return cls(
+            issuer=claim(claims, "iss", str),
+            audience=claim(claims, "aud", str),
+            user=text_claim(claims, "sub", MAX_USER),
+            id=id_claim(claims, "txn"),
+            scopes=_scopes(claim(claims, "scope", str)),
+            workload=claim(claims, "req_wl", str),
+            issued_at=time_claim(claims, "iat"),
+            expires_at=time_claim(claims, "exp"),
+            facts=facts_claim(claims, "tctx"),
+            authentication=facts_claim(claims, "rctx"),
+        )
+
+
+def transaction_hash(token: str) -> str:
+    """``tth``: what a request token says of the transaction token beside it, base64url of its SHA-256. Raises
+    MalformedToken for a text that is no token."""
+    if not token.isascii():
+        raise MalformedToken("a transaction token is not ASCII")
+    return b64url(hashlib.sha256(token.encode("ascii")).digest())
+
+
+def text_claim(claims: Mapping[str, Any], name: str, longest: int) -> str:
+    """A text of so many characters at most, and not none. Raises MalformedToken."""
+    text = claim(claims, name, str)
+    if not 0 < len(text) <= longest:
+        raise MalformedToken(f"claim {name} is empty, or longer than {longest} characters")
+    return text
+
+
+def id_claim(claims: Mapping[str, Any], name: str) -> str:
+    """An id: visible ASCII, so that it can stand in logs and headers as it is. Raises MalformedToken."""
+    text = text_claim(claims, name, MAX_ID)
+    if any(not "\x21" <= character <= "\x7e" for character in text):
+        raise MalformedToken(f"claim {name} has other than visible ASCII")
+    return text
+
+
+def facts_claim(claims: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object of MAX_FACTS bytes at most. Raises MalformedToken."""
+    facts = claim(claims, name, dict)
+    if len(canonical_json(facts)) > MAX_FACTS:
+        raise MalformedToken(f"claim {name} is longer than {MAX_FACTS} bytes")
+    return facts
+
+
+def _scopes(text: str) -> frozenset[str]:
+    """Space-delimited scopes (RFC 6749 section 3.3), perhaps none; each once, in any order."""
+    scopes = [check_scope(scope) for scope in text.split(" ")] if text else []
+    if len(set(scopes)) != len(scopes):
+        raise MalformedToken("a scope stands twice")
+    return frozenset(scopes)
