@@ -1,7 +1,8 @@
 """Peerseal: services that trust each other's keys through a registry, without a token server or a shared secret.
 
-`Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller. `peerseal.flask`,
-`peerseal.requests` and `peerseal.asynchronous` are adapters, loaded where they are used. Start reading in `protocol/`,
+`Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller, `EventVerifier` a publisher.
+A user's `current_transaction` goes along with every call. `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
+`peerseal.asynchronous` and `peerseal.kafka` are adapters, loaded where they are used. Start reading in `protocol/`,
 then `peers/verify.py`.
 """
 
@@ -10,14 +11,19 @@ from typing import Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
+from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
+from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.trust import TrustStore
+from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 
 __all__ = [
+    "Event",
+    "EventVerifier",
     "FileReplayGuard",
     "Identity",
     "MemoryReplayGuard",
@@ -26,15 +32,23 @@ __all__ = [
     "RedisReplayGuard",
     "ReplayGuard",
     "RotationSchedule",
+    "Transaction",
     "TrustLimits",
     "TrustStore",
+    "User",
+    "UserVerifier",
     "Verifier",
+    "carrying",
+    "current_transaction",
     "errors",
+    "propagate",
 ]
+
+_ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "rabbitmq", "requests", "testing")
 
 
 def __getattr__(name: str) -> Any:
     """Adapters on first use: ``peerseal.flask`` works after ``import peerseal``, which itself loads no framework."""
-    if name in ("asynchronous", "flask", "requests", "testing"):
+    if name in _ADAPTERS:
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")

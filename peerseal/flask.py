@@ -30,6 +30,7 @@ from flask import Flask, Request, Response, current_app, request
 from werkzeug.local import LocalProxy
 
 from peerseal.errors import (
+    BadTransactionToken,
     ConfigurationError,
     ContentTooLarge,
     ContentUnreadable,
@@ -40,6 +41,7 @@ from peerseal.errors import (
     TokenError,
     TrustUnavailable,
 )
+from peerseal.peers.context import begin
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
@@ -73,10 +75,12 @@ _REFUSALS = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, ContentUn
 
 
 class _Need(NamedTuple):
-    """What a view is marked with: open to everybody, or else the scope that a caller needs."""
+    """What a view is marked with: open to everybody, or else the scope that a caller needs, and whether a user must
+    stand behind the call."""
 
     public: bool = False
     scope: str | None = None
+    transaction: bool = False
 
 
 _CLOSED = _Need()
@@ -149,13 +153,15 @@ class PeerAuth:
         )
         app.extensions[_EXTENSION] = gate
         app.before_request(gate.check)
+        app.teardown_request(lambda _: begin(None))
         checks = app.before_request_funcs[None]
         checks.insert(0, checks.pop())
         for refusal in _REFUSALS:
             app.register_error_handler(refusal, gate.refuse)
 
-    def require(self, *, scope: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """A decorator: the caller needs ``scope`` to use this view. Stacked, it needs each of them.
+    def require(self, *, scope: str, transaction: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """A decorator: the caller needs ``scope`` to use this view. Stacked, it needs each of them. With
+        ``transaction`` a user must stand behind the call: `peerseal.current_transaction` is there.
 
         The mark lets the first check refuse before the body is parsed; it belongs to the function, so it works above
         and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
@@ -166,11 +172,11 @@ class PeerAuth:
 
             @functools.wraps(view)
             def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-                _need_scope(scope)
+                _need_scope(scope, transaction)
                 call = current_app.ensure_sync(view) if is_async else view
                 return call(*args, **kwargs)
 
-            need = _Need(scope=scope)
+            need = _Need(scope=scope, transaction=transaction)
             with suppress(AttributeError):  # a bound method takes no marks, and cannot have been registered before
                 _set_mark(view, need)
             _set_mark(checked, need)
@@ -239,11 +245,12 @@ class _Gate:
         current: Request = request._get_current_object()  # type: ignore[attr-defined] # each look through the proxy costs
         environ = current.environ
         environ.pop(_PEER, None)
+        begin(None)
         need = _need_of_view(self._views, current)
         if need.public:
             return None
         try:
-            environ[_PEER] = self._verifier.verify(
+            peer = environ[_PEER] = self._verifier.verify(
                 bearer_token(environ.get(self._header)),
                 method=environ["REQUEST_METHOD"],
                 target=wsgi_target(environ, self._external_prefix),
@@ -251,6 +258,9 @@ class _Gate:
                 headers=EnvironHeaders(environ),
                 scope=need.scope,
             )
+            if need.transaction and peer.transaction is None:
+                raise BadTransactionToken("this is done for users only, and no transaction token came")
+            begin(peer.transaction)
         except _REFUSALS as error:
             if not self.report_only:
                 return self.refuse(error)
@@ -307,16 +317,18 @@ def _method_of(view_class: type, method: str) -> object:
     return getattr(view_class, "get", None) if handler is None and method == "head" else handler
 
 
-def _need_scope(scope: str) -> None:
+def _need_scope(scope: str, transaction: bool) -> None:
     """What the wrapper of a marked view checks once more when it is called."""
     peer: Peer | None = request.environ.get(_PEER)
-    if peer is not None and scope in peer.scopes:
+    error: PeersealError
+    if peer is None:
+        error = MissingToken("the view was reached without a verified caller")
+    elif scope not in peer.scopes:
+        error = InsufficientScope(f"{peer.id} may not use {scope}")
+    elif transaction and peer.transaction is None:
+        error = BadTransactionToken("the view was reached without a user's transaction")
+    else:
         return
-    error: PeersealError = (
-        MissingToken("the view was reached without a verified caller")
-        if peer is None
-        else InsufficientScope(f"{peer.id} may not use {scope}")
-    )
     gate: _Gate | None = current_app.extensions.get(_EXTENSION)
     if gate is None or not gate.report_only:
         raise error

@@ -34,8 +34,10 @@ from urllib3.exceptions import (
 from urllib3.util import Url, parse_url
 
 from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
+from peerseal.peers.context import current_transaction
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.problem import problem_code
+from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.tokens import ALWAYS_BOUND
 
 TIMEOUT: Final = (3.05, 10.0)
@@ -135,8 +137,9 @@ def _path(parsed: Url) -> str:
 class PeerSession(requests.Session):
     """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
 
-    Paths are taken below the base URL. An absolute URL of another origin is called unsigned, and neither a token of
-    ours nor a ``Txn-Token`` goes there, redirects included. Redirects within the origin are signed anew.
+    Paths are taken below the base URL. Each request carries the token of the `peerseal.current_transaction`, if there
+    is one. An absolute URL of another origin is called unsigned, and neither a token of ours nor a ``Txn-Token`` goes
+    there, redirects included. Redirects within the origin are signed anew.
 
     ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
     Retry; no attempt begins, nor waits for an answer, later than ``deadline`` seconds after the call began.
@@ -265,7 +268,7 @@ class SigningAdapter(HTTPAdapter):
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
         self._deadline = deadline
-        self._bound = ALWAYS_BOUND + _checked_names(bind_headers)
+        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
         self._header = header
         self._sleep = sleep
 
@@ -339,12 +342,15 @@ class SigningAdapter(HTTPAdapter):
         """The copy of the request that one attempt sends, to our origin whatever another parser reads in the URL."""
         attempt = request.copy()
         attempt.url = self._origin.url + target
+        transaction = current_transaction()
+        if transaction is not None and _TRANSACTION_HEADER not in attempt.headers:
+            attempt.headers[_TRANSACTION_HEADER] = transaction.carry()
         token = self._signer.sign_request(
             self._audience,
             method=str(request.method),
             target=target,
             body=_settled(request.body),
-            headers=self._bound_headers(request.headers),
+            headers=self._bound_headers(attempt.headers),
         )
         attempt.headers[self._header] = f"Bearer {token}"
         return attempt

@@ -48,6 +48,7 @@ from peerseal.protocol.documents import (
     RETIRED,
     REVOKED,
     Changes,
+    DomainDocument,
     JwkSetDocument,
     KeyStatement,
     PolicyDocument,
@@ -57,6 +58,7 @@ from peerseal.protocol.encoding import canonical_json, digest_header, strict_jso
 from peerseal.protocol.join import JoinToken, join_mac_matches
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import (
+    DOMAIN_SET,
     KEY_RETIRED,
     KEY_REVOKED,
     POLICY_SET,
@@ -76,7 +78,7 @@ from peerseal.protocol.names import (
     split_kid,
     split_service_id,
 )
-from peerseal.protocol.policies import ANYONE, CallPolicy
+from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings, UserIssuer
 from peerseal.protocol.tokens import Proof
 
 __all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry"]
@@ -221,6 +223,7 @@ class MemoryRegistry:
         self._keys: dict[str, _Key] = {}  # by thumbprint
         self._joining: dict[str, _Joining] = {}
         self._policies: dict[str, CallPolicy | None] = {}
+        self._settings, self._settings_seq = DomainSettings(), 0
         self._append(REGISTRY_CREATED, None)
         self._verifier = Verifier(self, audience=REGISTRY, allow={"*": ()}, clock=clock)
         self._opened = ExitStack()
@@ -310,11 +313,31 @@ class MemoryRegistry:
         self._append(POLICY_SET, service, data={"policy": said})
         self._policies[service] = policy
 
+    def set_domain(
+        self,
+        *,
+        minters: Iterable[str] = (),
+        issuers: Iterable[UserIssuer] = (),
+        exchange: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+    ) -> None:
+        """Lay down the domain's settings: minters and clients of the exchange by short name or id."""
+        granted = {
+            qualify(client, self.domain): {audience: frozenset(scopes) for audience, scopes in to.items()}
+            for client, to in (exchange or {}).items()
+        }
+        names = frozenset(qualify(minter, self.domain) for minter in minters)
+        self._settings = DomainSettings(names, tuple(issuers), granted)
+        self._settings_seq = self._append(DOMAIN_SET, None, data={"settings": self._settings.to_json()}) + 1
+
     # ---- the seams
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
         return self._policies.get(split_service_id(service_id)[1])
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        return self._settings
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
@@ -327,6 +350,10 @@ class MemoryRegistry:
         return TrustedKey(
             kid, service_id(self.domain, key.service), key.public, key.admission.active_from, key.active_until
         )
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource. Past keys stay."""
+        return self.key(kid)
 
     def target(self, path: str) -> str:
         """See Fetcher."""
@@ -402,6 +429,11 @@ class MemoryRegistry:
         frame = *self._frame(service_id(self.domain, service)), *self._place(service)
         return PolicyDocument(*frame, self._policies.get(service))
 
+    def domain_document(self) -> DomainDocument:
+        """The document about the domain's settings, as of now."""
+        place = self._settings_seq, len(self.ledger.entries), self.ledger.checkpoint()
+        return DomainDocument(*self._frame(self.domain), *place, self._settings)
+
     def changes(self, since: int) -> Changes:
         """The document about what changed after entry ``since``."""
         entries = self.ledger.entries
@@ -427,6 +459,8 @@ class MemoryRegistry:
         if call.method == "GET" and path == "/ledger/proof":
             old, new = _number(call, "from"), _number(call, "to")
             return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
+        if call.method == "GET" and path == "/v1/domain.jwt":
+            return _jwt(self.sign(self.domain_document()))
         if call.method == "GET" and (found := _JWK_SET.fullmatch(path)):
             return self._conditional(call, self.jwk_set(found[1]))
         if call.method == "GET" and (found := _POLICY.fullmatch(path)):

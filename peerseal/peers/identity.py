@@ -5,27 +5,31 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from peerseal.errors import ConfigurationError, MalformedToken, PeersealError, UnsignableRequest
+from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
+from peerseal.peers.context import Transaction, current_transaction
 from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests
+from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
 from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
-from peerseal.peers.target import is_origin_form
+from peerseal.peers.signing import TokenSigner
 from peerseal.peers.trust import TrustStore
-from peerseal.protocol import jose
-from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
+from peerseal.peers.users import User
+from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
-from peerseal.protocol.names import REGISTRY, check_service, qualify, service_id
-from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.names import REGISTRY, check_service, service_id
+from peerseal.protocol.transactions import TRANSACTION_LIFETIME
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession
@@ -101,7 +105,8 @@ class Identity:
         )
         self.trust.sign_with(self._sign_reading)
         self._folder = folder
-        self._headers: dict[str, str] = {}
+        self._signer = TokenSigner(service, lambda: self.domain, clock)
+        self._minter = Minter(service, self.trust, self._keeper.signing_key, self._signer, clock)
         self._started = False
         self._working = BackgroundWork()
         self._replay_url = replay_url
@@ -221,11 +226,88 @@ class Identity:
         """A request token (compact JWS) for one attempt of one request to ``audience``, a service's name or id.
 
         ``target`` is the origin-form request-target exactly as it will be sent, ``body`` the bytes as they will be,
-        ``headers`` those to bind: always ``content-type`` and ``content-encoding`` where the request has them. ``ctx``
-        is the application's own, 1 KiB at most. Raises UnsignableRequest or TrustUnavailable.
+        ``headers`` those to bind: always ``content-type`` and ``content-encoding`` where the request has them, and
+        ``txn-token`` where a transaction token goes along. ``ctx`` is the application's own, 1 KiB at most. Raises
+        UnsignableRequest or TrustUnavailable.
         """
-        held = self._keeper.signing_key()
-        return self._sign(held, audience, method=method, target=target, body=body, headers=headers or {}, ctx=ctx)
+        return self._signer.request(
+            self._keeper.signing_key(),
+            audience,
+            method=method,
+            target=target,
+            body=body,
+            headers=headers or {},
+            ctx=ctx,
+        )
+
+    def sign_event(
+        self,
+        payload: bytes,
+        *,
+        topic: str,
+        audience: str,
+        scope: str,
+        event_id: str,
+        transaction_id: str | None = None,
+        subject: str | None = None,
+        lifetime: timedelta = timedelta(seconds=EVENT_LIFETIME),
+    ) -> dict[str, str]:
+        """The headers of a message that carries ``payload``, these very bytes, on ``topic``.
+
+        ``audience`` names the consumers (no slash in it), ``scope`` the one purpose. User, transaction and how the user
+        was authenticated are those of `current_transaction`, where there is one; ``subject`` and ``transaction_id``
+        stand in where there is none, and the service itself for a user that nobody names. ``lifetime`` is 365 days at
+        most. Raises UnsignableRequest, also for a user or transaction that is not the current one, or TrustUnavailable.
+        """
+        current = current_transaction()
+        if current is not None and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
+            raise UnsignableRequest("an event of another user or transaction than the current one")
+        transaction_id = transaction_id or (current.id if current else None)
+        if transaction_id is None:
+            raise UnsignableRequest("an event of no transaction")
+        seconds = int(lifetime.total_seconds())
+        if not 0 < seconds <= EVENT_LIFETIME_CAP:
+            raise UnsignableRequest(f"an event token lives {EVENT_LIFETIME_CAP} s at most")
+        token = self._signer.event(
+            self._keeper.signing_key(),
+            payload,
+            user=subject or (current.user if current else None),
+            audience=audience,
+            scope=scope,
+            event_id=event_id,
+            transaction_id=transaction_id,
+            topic=topic,
+            lifetime=seconds,
+            authentication=current.authentication if current else {},
+        )
+        return {"authorization": f"Bearer {token}"}
+
+    def mint_transaction(
+        self,
+        user: User,
+        *,
+        scope: Iterable[str],
+        facts: Mapping[str, Any] | None = None,
+        transaction_id: str | None = None,
+        workload: str | None = None,
+        lifetime: timedelta = timedelta(seconds=TRANSACTION_LIFETIME),
+    ) -> Transaction:
+        """A transaction for a user whose token was verified here, at the edge; to be set by `carrying`.
+
+        ``scope`` is what may be done in it: no more than the user's token allows, else InsufficientScope. ``facts``
+        must not change on the way, 1 KiB at most. ``workload`` is the service that asked for it, this one by default.
+        ``lifetime`` is 15 minutes at most. Raises CallerNotAllowed where the domain's settings do not list this service
+        as a minter, UnsignableRequest or TrustUnavailable.
+        """
+        return self._minter.for_user(
+            user, frozenset(scope), facts or {}, transaction_id, workload, int(lifetime.total_seconds())
+        )
+
+    def transaction_for_event(self, event: Event) -> Transaction | None:
+        """What outgoing calls carry while a verified event is handled: its user, its transaction, its one scope, and
+        how the user was authenticated. The token is minted when a call needs it. None where this service may not mint.
+        Raises TrustUnavailable."""
+        return self._minter.for_event(event)
 
     def session(self, audience: str, base_url: str, **options: Any) -> "PeerSession":
         """A `requests.Session` that signs every attempt of every request to ``base_url`` for ``audience``. See
@@ -254,58 +336,16 @@ class Identity:
         self._guards.append(guard)
         return guard
 
-    def _sign(
-        self,
-        held: HeldKey,
-        audience: str,
-        *,
-        method: str,
-        target: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        ctx: Mapping[str, Any] | None = None,
-    ) -> str:
-        if not is_origin_form(target):
-            raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
-        domain, now = self.domain, int(self.clock())
-        token = RequestToken(
-            issuer=f"{domain}/{self.service}",
-            audience=qualify(audience, domain),
-            issued_at=now,
-            not_before=now,
-            expires_at=now + REQUEST_LIFETIME,
-            jti=new_jti(),
-            method=method,
-            target_digest=digest_header(target.encode("ascii")),
-            content_digest=digest_header(body) if body else DIGEST_OF_NOTHING,
-            headers={name.lower(): value for name, value in headers.items()},
-            ctx=ctx,
-        )
-        try:
-            payload = canonical_json(token.claims())
-        except (ValueError, TypeError, RecursionError, MalformedToken) as error:
-            raise UnsignableRequest(str(error)) from error
-        return self._compact(held, payload)
-
-    def _compact(self, held: HeldKey, payload: bytes) -> str:
-        header = self._headers.get(held.kid)
-        if header is None:
-            header = jose.encode_header(jose.Header(held.pair.public.alg, held.kid, REQUEST_TYP))
-            self._headers = {held.kid: header}  # one key signs at a time
-        token = jose.compact(header, payload, held.pair.sign)
-        if len(token) > jose.MAX_TOKEN:
-            raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
-        return token
-
     def _voucher(self, held: HeldKey) -> SignsRequests:
         def sign(*, method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
-            return self._sign(held, REGISTRY, method=method, target=target, body=body, headers=headers)
+            return self._signer.request(held, REGISTRY, method=method, target=target, body=body, headers=headers)
 
         return sign
 
     def _sign_reading(self, target: str) -> str:
         """A request token for what the registry tells only to some."""
-        return self._sign(self._keeper.signing_key(), REGISTRY, method="GET", target=target, body=b"", headers={})
+        held = self._keeper.signing_key()
+        return self._signer.request(held, REGISTRY, method="GET", target=target, body=b"", headers={})
 
     # ---- the background
 

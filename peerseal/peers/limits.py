@@ -67,6 +67,8 @@ class TrustLimits:
     """Services remembered at most."""
     max_negative: int = 1_000
     """Unknown kids remembered for each service at most."""
+    max_statements: int = 10_000
+    """Statements about single keys remembered at most: events' keys, past ones too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from peerseal.errors import (
-    ConfigurationError,
-    PeersealError,
-)
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
 from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Fetcher, HttpFetcher
 from peerseal.peers.following import ChangesFollower
@@ -31,16 +28,20 @@ from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews
 from peerseal.peers.patience import check_may_wait, no_longer_in_all
-from peerseal.peers.policies import PolicyShelf
 from peerseal.peers.reader import D, DocumentReader, Recalled
 from peerseal.peers.rounds import Heard, Rounds
+from peerseal.peers.settings import SettingShelf
+from peerseal.peers.statements import StatementShelf
 from peerseal.peers.status import ServiceStatus, TrustStatus
 from peerseal.peers.trusted import TrustedKey
-from peerseal.protocol.documents import Changes, KeyStatement, PolicyDocument
-from peerseal.protocol.names import registry_id, split_service_id
-from peerseal.protocol.policies import CallPolicy
+from peerseal.protocol.claims import LATEST_TIME
+from peerseal.protocol.documents import Changes, DomainDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
+from peerseal.protocol.policies import CallPolicy, DomainSettings
 
 log = logging.getLogger("peerseal.trust")
+
+_SETTINGS_COPY = "domain.jwt"
 
 
 class TrustStore:
@@ -81,14 +82,28 @@ class TrustStore:
         )
         self._keys = KeyShelf(self._reader, limits=self._limits, clock=clock)
         self._held = self._keys.held
-        self._policies = PolicyShelf(
+        self._policies = SettingShelf(
+            "policy",
             self._fetch_policy,
+            lambda document: document.policy,
             self._recall_policy,
             lambda service_id: copies.locked(_policy_copy(service_id)),
             limits=self._limits,
             clock=clock,
             drops=lambda: self._reader.drops,
-            may_sign=lambda: self._sign_reading is not None,
+        )
+        self._domain = SettingShelf(
+            "settings",
+            self._fetch_settings,
+            lambda document: document.settings,
+            self._recall_settings,
+            lambda _: copies.locked(_SETTINGS_COPY),
+            limits=self._limits,
+            clock=clock,
+            drops=lambda: self._reader.drops,
+        )
+        self._statements = StatementShelf(
+            self._fetch_statement, limits=self._limits, clock=clock, drops=lambda: self._reader.drops
         )
         self._sign_reading: Callable[[str], str] | None = None
         self._hits = self._misses = 0
@@ -132,12 +147,38 @@ class TrustStore:
         """See KeySource."""
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until:
-            return held.policy
+            return held.value
         check_may_wait()
         with no_longer_in_all(self._limits.patience, last=False):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing
             return self._policies.ask(service_id)
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        if self._rounds.idle:
+            self._rounds.start()
+        current = self._held.get(kid)
+        if current is not None and self._clock() < current[1].good_until:
+            return current[0]
+        found = self._statements.known(kid)
+        if found is not None:
+            return found
+        check_may_wait()
+        with no_longer_in_all(self._limits.patience, last=True):
+            owner = split_kid(kid)[0]
+            if split_service_id(owner)[0] != self.domain:
+                raise UnknownKey("a key of another trust domain")
+            return self._registry_key(kid) if owner == registry_id(self.domain) else self._statements.ask(kid, owner)
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        for held in self._domain.held.values():
+            if held.value is not None and self._clock() < held.good_until:
+                return held.value
+        check_may_wait()
+        with no_longer_in_all(self._limits.patience, last=False):
+            return self._domain.ask(registry_id(self.domain))
 
     def sign_with(self, sign_reading: Callable[[str], str]) -> None:
         """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
@@ -156,6 +197,7 @@ class TrustStore:
         """
         self._look_at_root()
         self._attempt("follow the registry's changes", self._follow)
+        self._domain.renew_due()
         self._policies.renew_due()
         self._keys.renew_due()
 
@@ -204,6 +246,7 @@ class TrustStore:
             self._look_at_root()
         heard = self._listen(stopping)
         with self._working:
+            self._domain.renew_due()
             self._policies.renew_due()
             self._keys.renew_due(failing=False)
         self._retry_failing()
@@ -224,7 +267,7 @@ class TrustStore:
         since = self._since()
         if since is None:
             return Heard.NO_NEWS
-        due_at = min(self._keys.due_at(failing=False), self._policies.due_at())
+        due_at = min(self._keys.due_at(failing=False), self._policies.due_at(), self._domain.due_at())
         if not self._retrying.is_alive():
             due_at = min(due_at, self._keys.due_at(failing=True))
         due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
@@ -241,7 +284,8 @@ class TrustStore:
     def _since(self) -> int | None:
         """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
         not hold back the entry from which the rest is asked for."""
-        return min(self._keys.followed() + self._policies.followed(), default=None)
+        shelves = self._keys, self._policies, self._domain, self._statements
+        return min((entry for shelf in shelves for entry in shelf.followed()), default=None)
 
     def _follow(self) -> None:
         since = self._since()
@@ -253,8 +297,8 @@ class TrustStore:
         if changes.reset or registry_id(self.domain) in changes.services:
             self._reader.outdated = True  # until it is loaded: this list is not shown again
             self._attempt("renew the registry's keys", lambda: self._reader.load_registry_keys(at_once=True))
-        self._keys.confirm(changes)
-        self._policies.confirm(changes)
+        for shelf in (self._keys, self._policies, self._domain, self._statements):
+            shelf.confirm(changes)
 
     def _look_at_root(self) -> None:
         if self._reader.registry_keys_due_in() <= 0:
@@ -268,13 +312,24 @@ class TrustStore:
 
     def _after_fork(self) -> None:
         """A lock that another thread held would never be released."""
-        self._keys.renew_locks()
-        self._policies.renew_locks()
+        for shelf in (self._keys, self._policies, self._domain, self._statements):
+            shelf.renew_locks()
         self._retrying = threading.Thread()
 
     # ---- documents
 
-    def _fetch_policy(self, service_id: str, signed: bool) -> PolicyDocument:
+    def _fetch_policy(self, service_id: str, held: CallPolicy | None) -> PolicyDocument:
+        """Most policies are told to everybody, and come from caches; a restricted one is asked for by who may."""
+        if held is not None and held.restricted and self._sign_reading is not None:
+            return self._fetch_policy_as(service_id, signed=True)
+        try:
+            return self._fetch_policy_as(service_id, signed=False)
+        except FetchError as error:
+            if error.http_status != 401 or self._sign_reading is None:
+                raise
+        return self._fetch_policy_as(service_id, signed=True)
+
+    def _fetch_policy_as(self, service_id: str, *, signed: bool) -> PolicyDocument:
         path, sign = f"/v1/services/{split_service_id(service_id)[1]}/policy.jwt", self._sign_reading
 
         def authorization(asked: str) -> Mapping[str, str]:
@@ -289,6 +344,34 @@ class TrustStore:
     def _recall_policy(self, service_id: str, newer_than: float, at_least: int) -> Recalled[PolicyDocument] | None:
         name = _policy_copy(service_id)
         return self._reader.copy(PolicyDocument, name, service_id, newer_than=newer_than, at_least=at_least)
+
+    def _fetch_settings(self, _: str, __: DomainSettings | None) -> DomainDocument:
+        def keep(document: DomainDocument, jws: str) -> None:
+            self._reader.keep(_SETTINGS_COPY, document, jws, self._clock())
+
+        limit = self._limits.offline_limit
+        return self._reader.fetch(DomainDocument, "/v1/domain.jwt", self.domain, max_age=limit, keep=keep)
+
+    def _recall_settings(self, _: str, newer_than: float, at_least: int) -> Recalled[DomainDocument] | None:
+        return self._reader.copy(DomainDocument, _SETTINGS_COPY, self.domain, newer_than=newer_than, at_least=at_least)
+
+    def _fetch_statement(self, kid: str) -> KeyStatement:
+        def check(statement: KeyStatement) -> None:
+            if statement.kid != kid:
+                raise DocumentRefused("document_wrong_subject", "a statement about another key")
+
+        owner, thumbprint = split_kid(kid)
+        path = f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}.jwt"
+        return self._reader.fetch(KeyStatement, path, owner, max_age=self._limits.offline_limit, check=check)
+
+    def _registry_key(self, kid: str) -> TrustedKey:
+        """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
+        Raises UnknownKey or TrustUnavailable."""
+        for root in (self._reader.registry_keys, self._reader.load_registry_keys):
+            for key in root().signing_keys:
+                if make_kid(registry_id(self.domain), key.thumbprint) == kid:
+                    return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
+        raise UnknownKey("the root names no such key")
 
 
 def _policy_copy(service_id: str) -> str:

@@ -9,10 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
-from peerseal.errors import DocumentRefused
-from peerseal.protocol.documents import Changes, JwkSetDocument, KeyStatement, PolicyDocument, SignedKey
+from peerseal.errors import DocumentRefused, Expired, NotYetValid
+from peerseal.protocol.documents import (
+    Changes,
+    DomainDocument,
+    JwkSetDocument,
+    KeyStatement,
+    PolicyDocument,
+    SignedKey,
+)
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.policies import CallPolicy
+from peerseal.protocol.policies import CallPolicy, DomainSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,15 @@ class TrustedKey:
         return cls(key.kid, service_id, key.public, key.active_from, key.active_until)
 
 
+def check_window(issued_at: int, key: TrustedKey, leeway: int) -> None:
+    """Step 7 of verification, second half. A retired key is good only for what was issued while it was active. Raises
+    NotYetValid or Expired."""
+    if issued_at < key.active_from - leeway:
+        raise NotYetValid("issued before its key was active")
+    if issued_at > key.active_until + leeway:
+        raise Expired("issued after its key was retired")
+
+
 class KeySource(Protocol):
     """Where a verifier finds keys."""
 
@@ -45,6 +61,12 @@ class KeySource(Protocol):
 
         Raises UnknownKey, RevokedKey, or TrustUnavailable where it cannot be had now.
         """
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """As `key`, for a past key as well: good for what was signed while it was active, however long ago."""
+
+    def settings(self) -> DomainSettings:
+        """What holds for the whole domain: who may mint, whose users are believed. Raises TrustUnavailable."""
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """Who may call the service with that id, as operators laid it down; None where they left it to the service's
@@ -67,7 +89,7 @@ class Dated:
     confirmed_at: int
     expires_at: int
 
-    def check_not_behind(self, document: JwkSetDocument | PolicyDocument) -> None:
+    def check_not_behind(self, document: JwkSetDocument | PolicyDocument | DomainDocument) -> None:
         """Passes a document that does not lie behind what was seen before. Raises DocumentRefused."""
         if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")

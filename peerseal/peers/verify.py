@@ -3,14 +3,14 @@
 The steps, in this order (SPEC section 3), and the function that does each:
 
      1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
-     2  header: typ, allowed alg, kid shape; claims' shape       _read_header, check_request_claims
+     2  header: typ, allowed alg, kid shape; claims' shape       GoodHeaders.read, check_request_claims
      3  key by kid, asked only for callers that may call here    Verifier._scopes, KeySource.key
      4  alg equals the key's; signature                          PublicKey.verify
      5  iss and sub equal the kid's owner                        _check_parties
      6  aud                                                      _check_parties
-     7  times, lifetime cap, the key's window                    check_times, _check_window
+     7  times, lifetime cap, the key's window                    check_times, check_window
      8  binding: method, target, content, headers                _check_binding
-     9  transaction token                                        _check_transaction
+     9  transaction token, if any                                bound_transaction
     10  policy: may this caller use this scope here              Verifier._scopes, Verifier.verify
     11  replay: one atomic insert of (iss, jti)                  Verifier.verify
 
@@ -22,31 +22,27 @@ the registry's policy both allow (`AllowPolicy.within`); whoever the code does n
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from peerseal.errors import (
     BadSignature,
-    BadTransactionToken,
     CallerNotAllowed,
-    Expired,
     InsufficientScope,
-    InvalidName,
-    MalformedToken,
-    NotYetValid,
     Replayed,
     WrongAudience,
     WrongBinding,
     WrongIssuer,
-    WrongType,
 )
+from peerseal.peers.context import Transaction
+from peerseal.peers.headers import GoodHeaders
 from peerseal.peers.policy import AllowPolicy, check_allow
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
-from peerseal.peers.trusted import KeySource, TrustedKey
+from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
+from peerseal.peers.trusted import KeySource, TrustedKey, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
-from peerseal.protocol.names import qualify, split_kid, split_service_id
+from peerseal.protocol.names import qualify
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
@@ -57,18 +53,14 @@ from peerseal.protocol.tokens import (
     check_times,
 )
 
-TRANSACTION_HEADER = "txn-token"
-
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_HEADERS_REMEMBERED = 4096
-_LONGEST_REMEMBERED = 700  # characters: the longest names that there can be, without blanks and escapes
 
 
 class Peer(NamedTuple):
     """The proven caller of a request. Only verification makes one.
 
     ``service`` is its short name, ``id`` its service id, ``kid`` the key that signed, ``scopes`` what it may do here,
-    ``claims`` the token's verified claims.
+    in this ``transaction`` where there is one; ``claims`` are the token's verified claims.
     """
 
     service: str
@@ -76,20 +68,11 @@ class Peer(NamedTuple):
     kid: str
     scopes: frozenset[str]
     claims: Mapping[str, Any]
+    transaction: Transaction | None = None
 
     def __repr__(self) -> str:
         """Without the claims: they are long, and the application's ``ctx`` is not for logs."""
         return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Signer:
-    """What a request token's header claims: the key that signed, and the service (id and short name) that owns it."""
-
-    alg: str
-    kid: str
-    caller: str
-    service: str
 
 
 class RequestHeaders(Mapping[str, str]):
@@ -128,7 +111,7 @@ class Verifier:
         self._clock = clock
         self._place: tuple[str, AllowPolicy] | None = None
         self._within: tuple[CallPolicy, AllowPolicy] | None = None
-        self._good_headers: dict[bytes, _Signer] = {}
+        self._good_headers = GoodHeaders(REQUEST_TYP)
 
     def verify(
         self,
@@ -152,7 +135,7 @@ class Verifier:
         claims = strict_json_object(b64url_decode(payload_segment))
         signature = b64url_decode(signature_segment)
         remembered = self._good_headers.get(header_segment)
-        signer = remembered or _read_header(header_segment)  # 2
+        signer = remembered or self._good_headers.read(header_segment)  # 2
         caller = signer.caller
         check_request_claims(claims)
         scopes = self._scopes(caller, audience, policy)  # 3, 10
@@ -162,20 +145,25 @@ class Verifier:
         if not key.public.verify(signing_input, signature):
             raise BadSignature("the signature does not verify")
         if remembered is None:
-            self._remember(header_segment, signer)
+            self._good_headers.remember(header_segment, signer)
         _check_parties(claims, key, audience)  # 5, 6
         now = self._clock()
         issued_at, ends, leeway = claims["iat"], claims["exp"], self._leeway
         check_times(issued_at, claims["nbf"], ends, now=now, leeway=leeway, cap=self._max_lifetime)  # 7
-        _check_window(issued_at, key, leeway)
+        check_window(issued_at, key, leeway)
         headers = _by_lower_name(headers, claims["headers"])
         _check_binding(claims, method, target, body, headers)  # 8
-        _check_transaction(claims, headers)  # 9
+        transaction = None
+        if "tth" in claims or headers.get(TRANSACTION_HEADER) is not None:
+            transaction = bound_transaction(self._trust, claims, headers, now=now, leeway=leeway)  # 9
+            scopes &= transaction.scopes
         if scope is not None and scope not in scopes:  # 10
-            raise InsufficientScope(f"{caller} may not use {scope} at {audience}")
+            raise InsufficientScope(
+                f"{caller} may not use {scope} at {audience}{' in this transaction' * bool(transaction)}"
+            )
         if not self._replay.claim(caller, claims["jti"], ends + leeway):  # 11
             raise Replayed("accepted before")
-        return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims))
+        return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims), transaction)
 
     @property
     def replay(self) -> ReplayGuard:
@@ -209,29 +197,6 @@ class Verifier:
         self._place = qualify(self._audience, domain), AllowPolicy.of(self._allow, domain)
         return self._place
 
-    def _remember(self, segment: bytes, signer: _Signer) -> None:
-        """A key's tokens share one header; reading it once saves a fifth of the work. Only after a good signature,
-        so that strangers cannot fill the memory, and none that a caller blew up with blanks."""
-        if len(segment) > _LONGEST_REMEMBERED:
-            return
-        if len(self._good_headers) >= _HEADERS_REMEMBERED:
-            self._good_headers.clear()
-        self._good_headers[segment] = signer
-
-
-def _read_header(segment: bytes) -> _Signer:
-    """Step 2, for a header that was not good before."""
-    header = jose.parse_header(segment)
-    if header.typ != REQUEST_TYP:
-        raise WrongType("not a request token")
-    if header.alg not in jose.ALGORITHMS:
-        raise MalformedToken("an algorithm that nobody may use")
-    try:
-        caller = split_kid(header.kid)[0]
-    except InvalidName as error:
-        raise MalformedToken("the kid is none") from error
-    return _Signer(header.alg, header.kid, caller, split_service_id(caller)[1])
-
 
 def _check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
     """Steps 5 and 6. The key is the owner's, so the owner it is who speaks; and it speaks to us."""
@@ -239,14 +204,6 @@ def _check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) ->
         raise WrongIssuer("iss or sub is not the owner of the key")
     if claims["aud"] != audience:
         raise WrongAudience("the token is for another service")
-
-
-def _check_window(issued_at: int, key: TrustedKey, leeway: int) -> None:
-    """Step 7, second half. A retired key is good only for what was issued while it was active."""
-    if issued_at < key.active_from - leeway:
-        raise NotYetValid("issued before its key was active")
-    if issued_at > key.active_until + leeway:
-        raise Expired("issued after its key was retired")
 
 
 def _check_binding(
@@ -284,9 +241,3 @@ def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -
     for name, value in bound.items():
         if headers.get(name) != value:
             raise WrongBinding("another value of a bound header was signed")
-
-
-def _check_transaction(claims: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-    """Step 9. Transaction tokens cannot be verified yet, so whatever speaks of one is refused."""
-    if "tth" in claims or headers.get(TRANSACTION_HEADER) is not None:
-        raise BadTransactionToken("transaction tokens are not accepted here")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from peerseal.errors import MalformedToken
+from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.claims import claim, exactly, time_claim
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.policies import check_audience, check_scope
@@ -57,7 +57,7 @@ class EventToken:
     actor: str | None = None
 
     def claims(self) -> dict[str, Any]:
-        """The payload. Raises MalformedToken or InvalidName for what no verifier would read."""
+        """The payload. Raises MalformedToken for what no verifier would read."""
         claims: dict[str, Any] = {
             "iss": self.issuer,
             "sub": self.user,
@@ -80,7 +80,7 @@ class EventToken:
 
 def check_event_claims(claims: dict[str, Any]) -> None:
     """Step 1 for an event token's payload: every claim there, none unknown, each of its type. Only a token with an
-    actor (RFC 8693 section 4.1) may lack the topic or the payload's hash. Raises MalformedToken or InvalidName.
+    actor (RFC 8693 section 4.1) may lack the topic or the payload's hash. Raises MalformedToken.
 
     It checks in place and builds nothing: it runs on every event.
     """
@@ -88,7 +88,10 @@ def check_event_claims(claims: dict[str, Any]) -> None:
         exactly(claims, _ALWAYS | _ACTOR, _BINDING)
         actor = claim(claims, "act", dict)
         exactly(actor, frozenset(("sub",)))
-        split_service_id(claim(actor, "sub", str))
+        try:
+            split_service_id(claim(actor, "sub", str))
+        except InvalidName as error:
+            raise MalformedToken("the actor is no service") from error
     else:
         exactly(claims, _ALWAYS | _BINDING)
     for name, kind in _BINDING_KINDS:

@@ -89,7 +89,7 @@ class DomainSettings:
 
     minters: frozenset[str] = frozenset()
     issuers: tuple[UserIssuer, ...] = field(default=())
-    exchange: Exchange = field(default=MappingProxyType({}))
+    exchange: Exchange = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """``{"minters": […], "issuers": […]}``, and ``"exchange": {client: {audience: [scope…]}}`` where there is one,

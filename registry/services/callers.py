@@ -7,6 +7,7 @@ from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Verifier
 from peerseal.protocol.names import REGISTRY, service_id, split_kid
+from peerseal.protocol.policies import DomainSettings
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority import AuthoritySource
 from registry.storage import keys
@@ -42,6 +43,14 @@ class DatabaseKeys:
         if record.revoked_at is not None:
             raise RevokedKey("the key is revoked")
         return TrustedKey(kid, owner, record.public, record.active_from, record.active_until)
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource: every key is on record here."""
+        return self.key(kid)
+
+    def settings(self) -> DomainSettings:
+        """See KeySource: no user stands behind a service's own calls to the registry, and nobody mints for them."""
+        return DomainSettings()
 
     def policy(self, service_id: str) -> None:
         """See KeySource: what services may do at the registry itself, its code says and no operator."""

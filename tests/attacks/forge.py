@@ -17,6 +17,7 @@ from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.encoding import b64url, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
+from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens import REQUEST_TYP
 
 DOMAIN = "acme.internal"
@@ -115,6 +116,7 @@ class Keys:
         self.trusted: dict[str, TrustedKey] = {}
         self.revoked: set[str] = set()
         self.asked: list[str] = []
+        self.domain_settings = DomainSettings()
 
     def add(self, owner: str, key: KeyPair, *, active_from: int = NOW - 3600, active_until: int = NOW + 3600) -> str:
         """Believe in the key from now on. Answers its kid."""
@@ -140,6 +142,14 @@ class Keys:
 
     def policy(self, service_id: str) -> None:
         """See KeySource: there is none."""
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        return self.key(kid)
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        return self.domain_settings
 
 
 class CountingGuard:

@@ -77,7 +77,7 @@ def test_every_error_is_a_peerseal_error_with_a_code_of_its_own() -> None:
     tree = [value for value in vars(errors).values() if isinstance(value, type)]
     assert all(issubclass(error, errors.PeersealError) for error in tree if issubclass(error, Exception))
     tokens = [error for error in tree if errors.TokenError in error.__bases__ or errors.Forbidden in error.__bases__]
-    assert len({error.code for error in tokens}) == len(tokens) == 16
+    assert len({error.code for error in tokens}) == len(tokens) == 20
     assert {error.status for error in tokens} == {401, 403}
 
 

@@ -13,7 +13,7 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.peers.policies import KnownPolicy
+from peerseal.peers.settings import KnownSetting
 from peerseal.peers.verify import Peer
 from peerseal.protocol.documents import Changes, PolicyDocument, sign_document
 from peerseal.protocol.policies import CallPolicy
@@ -84,27 +84,27 @@ WIDE, NARROW = CallPolicy({"*": frozenset(("read",))}), CallPolicy({})
 
 
 def test_a_newer_policy_takes_the_place_of_an_older_one() -> None:
-    known = KnownPolicy.of(document(policy=WIDE)).updated(document(10, 12, 2000, NARROW))
-    assert known == KnownPolicy(NARROW, 10, 12, 2000, 2000 + 86400)
+    known = KnownSetting.of(document(policy=WIDE), WIDE).updated(document(10, 12, 2000, NARROW), NARROW)
+    assert known == KnownSetting(NARROW, 10, 12, 2000, 2000 + 86400)
 
 
 @pytest.mark.parametrize("older", [document(4, 9, policy=WIDE), document(6, 8, policy=WIDE)])
 def test_an_older_policy_is_refused(older: PolicyDocument) -> None:
     """Be it in an older document, or in one that knows less of the ledger than was seen."""
     with pytest.raises(DocumentRefused) as refused:
-        KnownPolicy.of(document()).updated(older)
+        KnownSetting.of(document(), None).updated(older, WIDE)
     assert refused.value.code == "document_rolled_back"
 
 
 def test_an_older_copy_of_the_same_policy_says_nothing_new() -> None:
-    known = KnownPolicy.of(document(head=9, at=3000))
-    assert known.updated(document(head=7, at=1000)) == known
+    known = KnownSetting.of(document(head=9, at=3000), None)
+    assert known.updated(document(head=7, at=1000), None) == known
 
 
 def test_a_list_of_changes_confirms_a_policy_that_it_does_not_name() -> None:
-    known = KnownPolicy.of(document())
+    known = KnownSetting.of(document(), None)
     confirmed = known.confirmed(CALLEE, changes(9, 12, "test.internal/other"))
-    assert confirmed == KnownPolicy(None, 5, 12, 2000, 1000 + 86400)
+    assert confirmed == KnownSetting(None, 5, 12, 2000, 1000 + 86400)
     assert known.confirmed(CALLEE, changes(3, 8)) is known
     for doubt in (changes(9, 12, CALLEE), changes(10, 12), changes(9, 12, reset=True)):
         assert known.confirmed(CALLEE, doubt) is None

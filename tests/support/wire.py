@@ -16,6 +16,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid, qualify
+from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens import REQUEST_TYP, RequestToken, new_jti
 
 DOMAIN = "test.internal"
@@ -29,6 +30,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._keys: dict[str, TrustedKey] = {}
+        self.domain_settings = DomainSettings()
 
     def add(self, service: str, public: PublicKey) -> str:
         owner = f"{DOMAIN}/{service}"
@@ -44,6 +46,14 @@ class Keys:
 
     def policy(self, service_id: str) -> None:
         """There is no registry that could narrow what code allows."""
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        return self.key(kid)
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        return self.domain_settings
 
 
 class Service:

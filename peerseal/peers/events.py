@@ -1,0 +1,239 @@
+"""Verification of an event token: the one place where a publisher is believed.
+
+The steps are those of a request's (`peerseal.peers.verify`), where not said otherwise:
+
+     1  size and strict syntax                                jose.split, b64url_decode, strict_json_object
+     2  header: typ, allowed alg, kid shape; claims' shape    GoodHeaders.read, check_event_claims
+     3  key by kid, present or past, asked only for           EventVerifier._publisher, KeySource.recorded_key
+        publishers that may send to this audience
+     4  alg equals the key's; signature                       PublicKey.verify
+     5  iss is the kid's owner                                EventVerifier.verify
+     6  aud                                                   EventVerifier.verify
+     7  times, lifetime cap, greatest age, the key's window   check_times, EventVerifier._check_age, check_window
+     8  binding: topic, payload, event, transaction           EventVerifier._check_binding
+    10  policy: may this publisher use this scope here        EventVerifier.verify
+
+There is no step 11: brokers deliver again, and consumers count an event once by (``iss``, ``event_id``).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
+
+from peerseal.errors import (
+    BadSignature,
+    CallerNotAllowed,
+    Expired,
+    InsufficientScope,
+    MalformedToken,
+    MissingToken,
+    WrongAudience,
+    WrongEvent,
+    WrongIssuer,
+    WrongPayload,
+    WrongTopic,
+    WrongTransaction,
+)
+from peerseal.peers.headers import GoodHeaders, Signer
+from peerseal.peers.policy import AllowPolicy, check_allow
+from peerseal.peers.trusted import KeySource, check_window
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import b64url_decode, strict_json_object
+from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
+from peerseal.protocol.names import registry_id, split_service_id
+from peerseal.protocol.policies import check_audience
+from peerseal.protocol.tokens import LEEWAY, check_times
+
+HEADER = "authorization"
+
+MessageHeaders = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes | None]]
+"""A message's headers, as a broker's library gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A proven event. Only verification makes one.
+
+    ``issuer`` is the publisher's service id and ``publisher`` its short name; where the registry issued the token in
+    exchange, these are of the service that asked for it. ``user`` is the user's name, or the publisher's id where no
+    user stands behind it. Times are seconds since the epoch.
+    """
+
+    issuer: str
+    publisher: str
+    kid: str
+    user: str
+    scope: str
+    id: str
+    transaction_id: str
+    topic: str
+    issued_at: int
+    expires_at: int
+    authentication: Mapping[str, Any] = field(repr=False)
+    payload: bytes = field(repr=False)
+    claims: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What an event is counted once by, however often it is delivered: (``iss``, ``event_id``)."""
+        return self.issuer, self.id
+
+
+class EventVerifier:
+    """Verifies the events for one audience of consumers.
+
+    ``allow`` maps each publisher (short name, id or ``"*"``) to the scopes it may send: nobody, by default. ``max_age``
+    is the greatest age of an event that is accepted here, by its ``iat``. ``leeway`` is in seconds. A token that the
+    registry issued in exchange for a user's counts only where ``allow`` gives its scope to ``registry`` as well as to
+    the service that asked for it, and, where it binds no payload, only with ``unsafe_unbound_payload``: then whoever
+    can write to the topic chooses what the event says. Raises ConfigurationError, InvalidName or MalformedToken.
+    """
+
+    def __init__(
+        self,
+        trust: KeySource,
+        *,
+        audience: str,
+        allow: Mapping[str, Iterable[str]],
+        max_age: timedelta,
+        leeway: int = LEEWAY,
+        unsafe_unbound_payload: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        check_allow(allow)
+        self._trust = trust
+        self._audience = check_audience(audience)
+        self._allow = allow
+        self._max_age = max_age.total_seconds()
+        self._leeway = leeway
+        self._unbound = unsafe_unbound_payload
+        self._clock = clock
+        self._policy: AllowPolicy | None = None
+        self._good_headers = GoodHeaders(EVENT_TYP)
+
+    def verify(
+        self,
+        payload: bytes,
+        headers: MessageHeaders,
+        *,
+        topic: str,
+        event_id: str | None = None,
+        transaction_id: str | None = None,
+        scope: str | None = None,
+    ) -> Event:
+        """The proven event of this message, or the error of the step that fails.
+
+        ``payload`` is the message's value as it came, ``topic`` where it came from. ``event_id`` and
+        ``transaction_id`` are what the message says elsewhere about itself, if it does; ``scope`` is the one purpose
+        that is served here, where not all in ``allow`` are. Raises TokenError, Forbidden or TrustUnavailable.
+        """
+        token = _bearer(headers)
+        policy = self._policy or self._find_policy()
+        header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
+        claims = strict_json_object(b64url_decode(payload_segment))
+        signature = b64url_decode(signature_segment)
+        remembered = self._good_headers.get(header_segment)
+        signer = remembered or self._good_headers.read(header_segment)  # 2
+        check_event_claims(claims)
+        publisher, scopes = self._publisher(signer, claims, policy)  # 3
+        key = self._trust.recorded_key(signer.kid)
+        if signer.alg != key.public.alg or not key.public.verify(signing_input, signature):  # 4
+            raise BadSignature("the key is for another algorithm, or the signature does not verify")
+        if remembered is None:
+            self._good_headers.remember(header_segment, signer)
+        if claims["iss"] != key.service_id:  # 5
+            raise WrongIssuer("iss is not the owner of the key")
+        if claims["aud"] != self._audience:  # 6
+            raise WrongAudience("the event is for other consumers")
+        issued_at, now, leeway = claims["iat"], self._clock(), self._leeway
+        check_times(issued_at, issued_at, claims["exp"], now=now, leeway=leeway, cap=EVENT_LIFETIME_CAP)  # 7
+        self._check_age(issued_at, now)
+        check_window(issued_at, key, leeway)
+        self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
+        if claims["scope"] not in scopes or scope not in (None, claims["scope"]):  # 10
+            raise InsufficientScope(f"{publisher} may not send {claims['scope']} here")
+        return _event(claims, key.kid, publisher, payload, topic)
+
+    def _publisher(self, signer: Signer, claims: Mapping[str, Any], policy: AllowPolicy) -> tuple[str, frozenset[str]]:
+        """Who published, and what it may send: the owner of the key; or whom the registry made an exchange for, which
+        only the registry can say, and only where both are allowed by name. Raises CallerNotAllowed or MalformedToken.
+        """
+        by_registry = signer.caller == registry_id(self._trust.domain)
+        if by_registry is not ("act" in claims):
+            raise MalformedToken("the registry, and nobody else, issues tokens for an actor")
+        publisher: str = claims["act"]["sub"] if by_registry else signer.caller
+        scopes = policy.scopes(publisher)
+        if scopes is not None and by_registry:
+            exchanged = policy.callers.get(signer.caller)
+            scopes = None if exchanged is None else scopes & exchanged
+        if scopes is None:
+            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
+        return publisher, scopes
+
+    def _check_age(self, issued_at: int, now: float) -> None:
+        if now - issued_at >= self._max_age + self._leeway:
+            raise Expired(f"published {now - issued_at:.0f} s ago, which is longer than is accepted here")
+
+    def _check_binding(
+        self,
+        claims: Mapping[str, Any],
+        payload: bytes,
+        topic: str,
+        event_id: str | None,
+        transaction_id: str | None,
+    ) -> None:
+        """Step 8. Only the registry's tokens may leave the topic to their scope and audience."""
+        if claims.get("topic", topic) != topic:
+            raise WrongTopic("the event was published on another topic")
+        hashed = claims.get("event_payload_hash")
+        if hashed != payload_hash(payload) and not (hashed is None and self._unbound):
+            raise WrongPayload("another payload was signed, or none")
+        if event_id not in (None, claims["event_id"]):
+            raise WrongEvent("the token is for another event")
+        if transaction_id not in (None, claims["transaction_id"]):
+            raise WrongTransaction("the token is for another transaction")
+
+    def _find_policy(self) -> AllowPolicy:
+        """The policy, once the trust domain is known."""
+        self._policy = AllowPolicy.of(self._allow, self._trust.domain)
+        return self._policy
+
+
+def _bearer(headers: MessageHeaders) -> str:
+    """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken."""
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    values = [value for name, value in pairs if name.lower() == HEADER]
+    if not values or values[0] is None:
+        raise MissingToken("no token")
+    if len(values) > 1:
+        raise MalformedToken("two tokens")
+    value = values[0]
+    try:
+        text = value if isinstance(value, str) else value.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise MalformedToken("a token that is not ASCII") from error
+    scheme, _, token = text.partition(" ")
+    if scheme.lower() != "bearer":
+        raise MissingToken("another scheme than Bearer")
+    return token.lstrip(" ")
+
+
+def _event(claims: Mapping[str, Any], kid: str, publisher: str, payload: bytes, topic: str) -> Event:
+    return Event(
+        issuer=publisher,
+        publisher=split_service_id(publisher)[1],
+        kid=kid,
+        user=claims["sub"],
+        scope=claims["scope"],
+        id=claims["event_id"],
+        transaction_id=claims["transaction_id"],
+        topic=topic,
+        issued_at=claims["iat"],
+        expires_at=claims["exp"],
+        authentication=MappingProxyType(claims["rctx"]),
+        payload=payload,
+        claims=MappingProxyType(claims),
+    )

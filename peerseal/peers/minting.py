@@ -1,0 +1,130 @@
+"""Transactions made here: at the edge for a user, and by a consumer for an event that it handles.
+
+Whoever mints vouches for the user, so only services that the domain's settings list are believed; this looks there
+first, and says so at once.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from peerseal.errors import CallerNotAllowed, InsufficientScope, UnsignableRequest
+from peerseal.peers.context import Transaction
+from peerseal.peers.events import Event
+from peerseal.peers.keyfolder import HeldKey
+from peerseal.peers.signing import TokenSigner
+from peerseal.peers.transactions import transaction_of
+from peerseal.peers.trust import TrustStore
+from peerseal.peers.users import User
+from peerseal.protocol.names import qualify, service_id
+from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP, TransactionToken
+
+_RENEWED_BEFORE_END = 60
+"""Seconds before the end of an event's transaction token at which the next one is minted."""
+
+
+class Minter:
+    """Mints in the name of ``service``. ``signing_key`` gives the key that signs now, or raises TrustUnavailable."""
+
+    def __init__(
+        self,
+        service: str,
+        trust: TrustStore,
+        signing_key: Callable[[], HeldKey],
+        signer: TokenSigner,
+        clock: Callable[[], float],
+    ) -> None:
+        self._service = service
+        self._trust = trust
+        self._signing_key = signing_key
+        self._signer = signer
+        self._clock = clock
+
+    def for_user(
+        self,
+        user: User,
+        scopes: frozenset[str],
+        facts: Mapping[str, Any],
+        transaction_id: str | None,
+        workload: str | None,
+        lifetime: int,
+    ) -> Transaction:
+        """See `Identity.mint_transaction`."""
+        domain, us = self._trust.domain, self._us()
+        if us not in self._trust.settings().minters:
+            raise CallerNotAllowed(f"{us} is not among the domain's minters")
+        if not scopes <= user.scopes:
+            raise InsufficientScope(f"the user's token does not allow {' '.join(sorted(scopes - user.scopes))}")
+        if not 0 < lifetime <= TRANSACTION_LIFETIME_CAP:
+            raise UnsignableRequest(f"a transaction token lives {TRANSACTION_LIFETIME_CAP} s at most")
+        now = int(self._clock())
+        token = TransactionToken(
+            issuer=us,
+            audience=domain,
+            user=user.name,
+            id=transaction_id or new_jti(),
+            scopes=scopes,
+            workload=us if workload is None else qualify(workload, domain),
+            issued_at=now,
+            expires_at=now + lifetime,
+            facts=facts,
+            authentication=user.authentication,
+        )
+        return transaction_of(token, self._signer.transaction(self._signing_key(), token))
+
+    def for_event(self, event: Event) -> Transaction | None:
+        """See `Identity.transaction_for_event`."""
+        us = self._us()
+        if us not in self._trust.settings().minters:
+            return None
+        return Transaction(
+            id=event.transaction_id,
+            user=event.user,
+            scopes=frozenset((event.scope,)),
+            facts=MappingProxyType({"event_id": event.id}),
+            authentication=event.authentication,
+            minter=us,
+            workload=event.issuer,
+            carry=_Renewed(lambda: self._for_event(event, us), self._clock),
+        )
+
+    def _for_event(self, event: Event, us: str) -> str:
+        now = int(self._clock())
+        token = TransactionToken(
+            issuer=us,
+            audience=self._trust.domain,
+            user=event.user,
+            id=event.transaction_id,
+            scopes=frozenset((event.scope,)),
+            workload=event.issuer,
+            issued_at=now,
+            expires_at=now + TRANSACTION_LIFETIME,
+            facts={"event_id": event.id},
+            authentication=event.authentication,
+        )
+        return self._signer.transaction(self._signing_key(), token)
+
+    def _us(self) -> str:
+        return service_id(self._trust.domain, self._service)
+
+
+class _Renewed:
+    """A transaction token that is minted when it is first needed, and again before it ends: work on an event may take
+    longer than any token lives, and most events need none."""
+
+    def __init__(self, mint: Callable[[], str], clock: Callable[[], float]) -> None:
+        self._mint = mint
+        self._clock = clock
+        self._token = ""
+        self._renew_at = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            now = self._clock()
+            if now >= self._renew_at:
+                self._token = self._mint()
+                self._renew_at = now + TRANSACTION_LIFETIME - _RENEWED_BEFORE_END
+            return self._token

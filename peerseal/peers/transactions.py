@@ -1,0 +1,81 @@
+"""Transaction tokens at work: verified at each hop, minted at the edge.
+
+Verification is step 9 of a request's (`peerseal.peers.verify`). Whatever is wrong with a transaction token is one
+answer, `BadTransactionToken`; the log says which. Only that a key or the domain's settings cannot be had is another.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from peerseal.errors import BadTransactionToken, InvalidName, TokenError
+from peerseal.peers.context import Transaction
+from peerseal.peers.trusted import KeySource, check_window
+from peerseal.protocol import jose
+from peerseal.protocol.names import split_kid
+from peerseal.protocol.tokens import check_times
+from peerseal.protocol.transactions import (
+    TRANSACTION_LIFETIME_CAP,
+    TRANSACTION_TYP,
+    TransactionToken,
+    transaction_hash,
+)
+
+TRANSACTION_HEADER = "txn-token"
+
+
+def bound_transaction(
+    trust: KeySource, claims: Mapping[str, object], headers: Mapping[str, str], *, now: float, leeway: int
+) -> Transaction:
+    """Step 9: the transaction that goes along with a request whose token says ``claims``.
+
+    Raises BadTransactionToken, also where a transaction token came and none was bound, or the other way round, or
+    TrustUnavailable.
+    """
+    token, bound = headers.get(TRANSACTION_HEADER), claims.get("tth")
+    if token is None or bound is None:
+        raise BadTransactionToken("a transaction token that is not bound, or a bound one that did not come")
+    try:
+        if transaction_hash(token) != bound:
+            raise BadTransactionToken("another transaction token was bound")
+        return read_transaction(trust, token, now=now, leeway=leeway)
+    except BadTransactionToken:
+        raise
+    except (TokenError, InvalidName) as error:
+        raise BadTransactionToken(f"{error.code}: {error}") from error
+
+
+def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:
+    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer may mint.
+
+    Raises TokenError, InvalidName or TrustUnavailable.
+    """
+    unverified = jose.parse(token)
+    if unverified.header.typ != TRANSACTION_TYP:
+        raise BadTransactionToken("not a transaction token")
+    claimed = TransactionToken.read(unverified.payload)
+    minter = split_kid(unverified.header.kid)[0]
+    if minter not in trust.settings().minters:
+        raise BadTransactionToken(f"{minter} may not mint")
+    key = trust.key(unverified.header.kid)
+    if unverified.header.alg != key.public.alg or not key.public.verify(unverified.signing_input, unverified.signature):
+        raise BadTransactionToken("the signature does not verify")
+    if claimed.issuer != key.service_id or claimed.audience != trust.domain:
+        raise BadTransactionToken("iss is not the owner of the key, or aud not this trust domain")
+    issued_at = claimed.issued_at
+    check_times(issued_at, issued_at, claimed.expires_at, now=now, leeway=leeway, cap=TRANSACTION_LIFETIME_CAP)
+    check_window(issued_at, key, leeway)
+    return transaction_of(claimed, token)
+
+
+def transaction_of(verified: TransactionToken, token: str) -> Transaction:
+    """The transaction of a token that was verified, or minted here."""
+    return Transaction(
+        id=verified.id,
+        user=verified.user,
+        scopes=verified.scopes,
+        facts=MappingProxyType(dict(verified.facts)),
+        authentication=MappingProxyType(dict(verified.authentication)),
+        minter=verified.issuer,
+        workload=verified.workload,
+        carry=lambda: token,
+    )
