@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from benchmarks import (
     cold_start,
     cores,
+    events,
     flood,
     growth,
     key_sets,
@@ -62,6 +63,7 @@ def growth_on_postgresql(shared: World) -> Iterator[Figure]:
 
 GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "verification": lambda shared: verification.measure(shared.caller, shared.folder),
+    "events": lambda shared: events.measure(shared.caller),
     "signing": lambda shared: signing.measure(shared.caller, shared.caller_es256),
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),

@@ -29,6 +29,8 @@ from benchmarks.world import world
 from peerseal import Identity, MemoryReplayGuard, Peer
 from peerseal.peers import verify
 from peerseal.peers.policy import AllowPolicy
+from peerseal.peers.transactions import TRANSACTION_HEADER
+from peerseal.peers.trusted import check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
@@ -90,12 +92,13 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
     def window(claims: dict[str, Any]) -> None:
         times = claims["iat"], claims["nbf"], claims["exp"]
         check_times(*times, now=now, leeway=LEEWAY, cap=REQUEST_LIFETIME_CAP)
-        verify._check_window(claims["iat"], key, LEEWAY)
+        check_window(claims["iat"], key, LEEWAY)
 
     def binding(claims: dict[str, Any]) -> None:
         headers = verify._by_lower_name(HEADERS, claims["headers"])
         verify._check_binding(claims, METHOD, TARGET, BODY, headers)
-        verify._check_transaction(claims, headers)
+        assert "tth" not in claims
+        assert headers.get(TRANSACTION_HEADER) is None
 
     scopes = policy.scopes(owner) or frozenset()
     return {

@@ -27,14 +27,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-def test_the_table_of_steps_names_functions_that_are_there() -> None:
-    import peerseal.peers.verify as verify
+@pytest.mark.parametrize(("module", "steps"), [("verify", 11), ("events", 9)])
+def test_the_table_of_steps_names_functions_that_are_there(module: str, steps: int) -> None:
+    from importlib import import_module
+
     from peerseal.peers.trusted import KeySource
     from peerseal.protocol import encoding, jose, keys
 
-    known = {**vars(verify), **vars(encoding), "KeySource": KeySource, "PublicKey": keys.PublicKey, "jose": jose}
-    rows = re.findall(r"^ +\d+  .{50,56}?  +(\S.*)$", verify.__doc__ or "", re.MULTILINE)
-    assert len(rows) == 11
+    read = import_module(f"peerseal.peers.{module}")
+    known = {**vars(read), **vars(encoding), "KeySource": KeySource, "PublicKey": keys.PublicKey, "jose": jose}
+    rows = re.findall(r"^ +\d+  .{50,56}?  +(\S.*)$", read.__doc__ or "", re.MULTILINE)
+    assert len(rows) == steps
     for name in re.split(r", ", ", ".join(rows)):
         owner, _, member = name.partition(".")
         assert owner in known, name

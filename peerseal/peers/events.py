@@ -4,7 +4,7 @@ The steps are those of a request's (`peerseal.peers.verify`), where not said oth
 
      1  size and strict syntax                                jose.split, b64url_decode, strict_json_object
      2  header: typ, allowed alg, kid shape; claims' shape    GoodHeaders.read, check_event_claims
-     3  key by kid, present or past, asked only for           EventVerifier._publisher, KeySource.recorded_key
+     3  key by kid, present or past, asked only for           AllowPolicy.scopes, KeySource.recorded_key
         publishers that may send to this audience
      4  alg equals the key's; signature                       PublicKey.verify
      5  iss is the kid's owner                                EventVerifier.verify
@@ -18,10 +18,9 @@ There is no step 11: brokers deliver again, and consumers count an event once by
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from peerseal.errors import (
     BadSignature,
@@ -53,8 +52,7 @@ MessageHeaders = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes | N
 """A message's headers, as a broker's library gives them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A proven event. Only verification makes one.
 
     ``issuer`` is the publisher's service id and ``publisher`` its short name; where the registry issued the token in
@@ -72,9 +70,13 @@ class Event:
     topic: str
     issued_at: int
     expires_at: int
-    authentication: Mapping[str, Any] = field(repr=False)
-    payload: bytes = field(repr=False)
-    claims: Mapping[str, Any] = field(repr=False)
+    authentication: Mapping[str, Any]
+    payload: bytes
+    claims: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """Without payload, user and claims: they are not for logs."""
+        return f"Event(issuer={self.issuer!r}, id={self.id!r}, transaction_id={self.transaction_id!r})"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -111,7 +113,7 @@ class EventVerifier:
         self._leeway = leeway
         self._unbound = unsafe_unbound_payload
         self._clock = clock
-        self._policy: AllowPolicy | None = None
+        self._place: tuple[AllowPolicy, str] | None = None
         self._good_headers = GoodHeaders(EVENT_TYP)
 
     def verify(
@@ -131,14 +133,19 @@ class EventVerifier:
         that is served here, where not all in ``allow`` are. Raises TokenError, Forbidden or TrustUnavailable.
         """
         token = _bearer(headers)
-        policy = self._policy or self._find_policy()
+        policy, registry = self._place or self._find_place()
         header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
         claims = strict_json_object(b64url_decode(payload_segment))
         signature = b64url_decode(signature_segment)
         remembered = self._good_headers.get(header_segment)
         signer = remembered or self._good_headers.read(header_segment)  # 2
         check_event_claims(claims)
-        publisher, scopes = self._publisher(signer, claims, policy)  # 3
+        if "act" in claims or signer.caller == registry:  # 3
+            publisher, scopes = self._exchanged(signer, claims, policy, registry)
+        else:
+            publisher, scopes = signer.caller, policy.scopes(signer.caller)
+        if scopes is None:
+            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
         key = self._trust.recorded_key(signer.kid)
         if signer.alg != key.public.alg or not key.public.verify(signing_input, signature):  # 4
             raise BadSignature("the key is for another algorithm, or the signature does not verify")
@@ -155,23 +162,18 @@ class EventVerifier:
         self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
         if claims["scope"] not in scopes or scope not in (None, claims["scope"]):  # 10
             raise InsufficientScope(f"{publisher} may not send {claims['scope']} here")
-        return _event(claims, key.kid, publisher, payload, topic)
+        return _event(claims, signer, publisher, payload, topic)
 
-    def _publisher(self, signer: Signer, claims: Mapping[str, Any], policy: AllowPolicy) -> tuple[str, frozenset[str]]:
-        """Who published, and what it may send: the owner of the key; or whom the registry made an exchange for, which
-        only the registry can say, and only where both are allowed by name. Raises CallerNotAllowed or MalformedToken.
-        """
-        by_registry = signer.caller == registry_id(self._trust.domain)
-        if by_registry is not ("act" in claims):
+    def _exchanged(
+        self, signer: Signer, claims: Mapping[str, Any], policy: AllowPolicy, registry: str
+    ) -> tuple[str, frozenset[str] | None]:
+        """Whom the registry made an exchange for, which only the registry can say; and what that service may send,
+        where both are allowed, the registry by name. Raises MalformedToken."""
+        if signer.caller != registry or "act" not in claims:
             raise MalformedToken("the registry, and nobody else, issues tokens for an actor")
-        publisher: str = claims["act"]["sub"] if by_registry else signer.caller
-        scopes = policy.scopes(publisher)
-        if scopes is not None and by_registry:
-            exchanged = policy.callers.get(signer.caller)
-            scopes = None if exchanged is None else scopes & exchanged
-        if scopes is None:
-            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
-        return publisher, scopes
+        actor: str = claims["act"]["sub"]
+        scopes, exchanged = policy.scopes(actor), policy.callers.get(registry)
+        return actor, None if scopes is None or exchanged is None else scopes & exchanged
 
     def _check_age(self, issued_at: int, now: float) -> None:
         if now - issued_at >= self._max_age + self._leeway:
@@ -196,10 +198,11 @@ class EventVerifier:
         if transaction_id not in (None, claims["transaction_id"]):
             raise WrongTransaction("the token is for another transaction")
 
-    def _find_policy(self) -> AllowPolicy:
-        """The policy, once the trust domain is known."""
-        self._policy = AllowPolicy.of(self._allow, self._trust.domain)
-        return self._policy
+    def _find_place(self) -> tuple[AllowPolicy, str]:
+        """The policy and the registry's id, once the trust domain is known."""
+        domain = self._trust.domain
+        self._place = AllowPolicy.of(self._allow, domain), registry_id(domain)
+        return self._place
 
 
 def _bearer(headers: MessageHeaders) -> str:
@@ -221,19 +224,19 @@ def _bearer(headers: MessageHeaders) -> str:
     return token.lstrip(" ")
 
 
-def _event(claims: Mapping[str, Any], kid: str, publisher: str, payload: bytes, topic: str) -> Event:
+def _event(claims: dict[str, Any], signer: Signer, publisher: str, payload: bytes, topic: str) -> Event:
     return Event(
-        issuer=publisher,
-        publisher=split_service_id(publisher)[1],
-        kid=kid,
-        user=claims["sub"],
-        scope=claims["scope"],
-        id=claims["event_id"],
-        transaction_id=claims["transaction_id"],
-        topic=topic,
-        issued_at=claims["iat"],
-        expires_at=claims["exp"],
-        authentication=MappingProxyType(claims["rctx"]),
-        payload=payload,
-        claims=MappingProxyType(claims),
+        publisher,
+        signer.service if publisher == signer.caller else split_service_id(publisher)[1],
+        signer.kid,
+        claims["sub"],
+        claims["scope"],
+        claims["event_id"],
+        claims["transaction_id"],
+        topic,
+        claims["iat"],
+        claims["exp"],
+        MappingProxyType(claims["rctx"]),
+        payload,
+        MappingProxyType(claims),
     )

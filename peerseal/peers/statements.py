@@ -67,7 +67,10 @@ class StatementShelf:
     def known(self, kid: str) -> TrustedKey | None:
         """The key, if memory alone can say. Raises RevokedKey."""
         held = self._held.get(kid)
-        if held is None or self._clock() >= self._good_until(held) or held.drops != self._drops():
+        if held is None or held.drops != self._drops():
+            return None
+        now = self._clock()
+        if now >= held.confirmed_at + self._limits.offline_limit or now >= held.expires_at:
             return None
         if held.key is None:
             raise RevokedKey("the key was revoked")
@@ -129,9 +132,6 @@ class StatementShelf:
         if statement.key is None:
             raise RevokedKey("the key was revoked")
         return statement.key
-
-    def _good_until(self, held: KnownStatement) -> float:
-        return min(held.confirmed_at + self._limits.offline_limit, float(held.expires_at))
 
     def _may_miss(self, now: float) -> bool:
         """The budget for kids that somebody makes up. Keys that are there cost nothing of it."""

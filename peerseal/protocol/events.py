@@ -9,14 +9,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, MalformedToken
-from peerseal.protocol.claims import claim, exactly, time_claim
+from peerseal.protocol.claims import LATEST_TIME, claim, exactly
 from peerseal.protocol.names import split_service_id
-from peerseal.protocol.policies import check_audience, check_scope
 from peerseal.protocol.tokens import check_jti
-from peerseal.protocol.transactions import MAX_USER, facts_claim, id_claim, text_claim
+from peerseal.protocol.transactions import MAX_USER, facts_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600
@@ -26,10 +26,13 @@ MAX_TOPIC: Final = 249
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_ALWAYS = frozenset(("iss", "sub", "aud", "scope", "event_id", "transaction_id", "rctx", "iat", "exp", "jti"))
-_BINDING = frozenset(("topic", "event_payload_hash"))
-_ACTOR = frozenset(("act",))
-_BINDING_KINDS = (("topic", _TOPIC), ("event_payload_hash", _HASH))
+_AUDIENCE = re.compile(r"[\x21\x23-\x2e\x30-\x5b\x5d-\x7e]{1,200}")  # as check_audience has it
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")  # as check_scope has it
+_ID = re.compile(r"[\x21-\x7e]{1,200}")
+_ALWAYS = ("iss", "sub", "aud", "scope", "event_id", "transaction_id", "rctx", "iat", "exp", "jti")
+_BINDING = ("topic", "event_payload_hash")
+_always = itemgetter(*_ALWAYS)
+_EXCHANGED = frozenset((*_ALWAYS, "act"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class EventToken:
         claims |= {name: value for name, value in optional.items() if value is not None}
         if self.actor is not None:
             claims["act"] = {"sub": self.actor}
+        facts_claim(claims, "rctx")
         check_event_claims(claims)
         return claims
 
@@ -84,29 +88,45 @@ def check_event_claims(claims: dict[str, Any]) -> None:
 
     It checks in place and builds nothing: it runs on every event.
     """
+    try:
+        iss, sub, aud, scope, event_id, transaction_id, rctx, iat, exp, jti = _always(claims)
+    except KeyError as error:
+        raise MalformedToken("a claim is missing") from error
     if "act" in claims:
-        exactly(claims, _ALWAYS | _ACTOR, _BINDING)
-        actor = claim(claims, "act", dict)
-        exactly(actor, frozenset(("sub",)))
-        try:
-            split_service_id(claim(actor, "sub", str))
-        except InvalidName as error:
-            raise MalformedToken("the actor is no service") from error
+        _check_actor(claims)
+    elif len(claims) != len(_ALWAYS) + len(_BINDING):
+        raise MalformedToken("claims are missing or unknown")
     else:
-        exactly(claims, _ALWAYS | _BINDING)
-    for name, kind in _BINDING_KINDS:
-        if name in claims and not kind.fullmatch(claim(claims, name, str)):
-            raise MalformedToken(f"claim {name} is none")
-    claim(claims, "iss", str)
-    text_claim(claims, "sub", MAX_USER)
-    check_audience(claims["aud"])
-    check_scope(claims["scope"])
-    id_claim(claims, "event_id")
-    id_claim(claims, "transaction_id")
-    facts_claim(claims, "rctx")
-    time_claim(claims, "iat")
-    time_claim(claims, "exp")
-    check_jti(claim(claims, "jti", str))
+        _check_bound(claims.get("topic"), claims.get("event_payload_hash"))
+    if not (
+        (type(iat) is type(exp) is int and type(rctx) is dict)
+        and (type(iss) is type(sub) is type(aud) is type(scope) is str)
+        and (type(event_id) is type(transaction_id) is type(jti) is str)
+    ):
+        raise MalformedToken("a claim is of the wrong type")
+    if not (0 <= iat <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
+        raise MalformedToken("a claim is no time")
+    if not (_AUDIENCE.fullmatch(aud) and _SCOPE.fullmatch(scope) and 0 < len(sub) <= MAX_USER):
+        raise MalformedToken("aud, scope or sub is none")
+    if not (_ID.fullmatch(event_id) and _ID.fullmatch(transaction_id)):
+        raise MalformedToken("an id that is none")
+    check_jti(jti)
+
+
+def _check_bound(topic: Any, hashed: Any) -> None:
+    if not (type(topic) is type(hashed) is str and _TOPIC.fullmatch(topic) and _HASH.fullmatch(hashed)):
+        raise MalformedToken("topic or event_payload_hash is none")
+
+
+def _check_actor(claims: Mapping[str, Any]) -> None:
+    exactly(claims, _EXCHANGED, frozenset(_BINDING))
+    _check_bound(claims.get("topic", "any"), claims.get("event_payload_hash", "0" * 64))
+    actor = claim(claims, "act", dict)
+    exactly(actor, frozenset(("sub",)))
+    try:
+        split_service_id(claim(actor, "sub", str))
+    except InvalidName as error:
+        raise MalformedToken("the actor is no service") from error
 
 
 def payload_hash(payload: bytes) -> str:
