@@ -173,7 +173,7 @@ class TrustStore:
 
     def settings(self) -> DomainSettings:
         """See KeySource."""
-        for held in self._domain.held.values():
+        for held in list(self._domain.held.values()):
             if held.value is not None and self._clock() < held.good_until:
                 return held.value
         check_may_wait()
