@@ -34,7 +34,9 @@
     │   └── AnswerTooSlow           answer_too_slow
     ├── EnrolmentPending            key_pending: our key waits for an operator of the registry
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
-    ├── UnsignableRequest           a request that cannot be signed as it stands
+    ├── UnsignableRequest           a request or an event that cannot be signed as it stands
+    ├── MessageRefused              the application will never take this message; the code is its own
+    ├── BrokerUnavailable           broker_unavailable: messages cannot be sent or received now
     └── ConfigurationError          a setting is missing or contradicts another
 
 ``code`` is stable and part of the interface (SPEC section 4). ``str(error)`` is the detail for the log of the side
@@ -282,6 +284,19 @@ class UnsignableRequest(PeersealError):
     """A request that cannot be signed as it stands: a body that cannot be read twice, a foreign Authorization."""
 
     code = "unsignable_request"
+
+
+class MessageRefused(CodedError):
+    """The application will never take this message, however often it comes: it is put aside with this code."""
+
+    status = 400
+
+
+class BrokerUnavailable(PeersealError):
+    """The broker did not confirm what was sent, or cannot be reached and no waiting mends it."""
+
+    code = "broker_unavailable"
+    status = 503
 
 
 class ConfigurationError(PeersealError):

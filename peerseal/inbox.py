@@ -1,0 +1,45 @@
+"""Each event once, however often it is delivered, through the application's own database (SQLAlchemy; extra ``kafka``).
+
+The row that says that an event was handled is written in the transaction that stores the work: both are there, or
+neither is, wherever a consumer was killed::
+
+    with engine.begin() as connection:
+        if peerseal.inbox.first_time(connection, INBOX, event, now=time.time()):
+            connection.execute(invoices.insert().values(…))
+"""
+
+from sqlalchemy import BigInteger, Column, Connection, MetaData, PrimaryKeyConstraint, String, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+from peerseal.errors import ConfigurationError
+from peerseal.peers.events import Event
+
+
+def inbox_table(metadata: MetaData, name: str = "peerseal_inbox") -> Table:
+    """The table, as one of the application's own: its migrations make it."""
+    return Table(
+        name,
+        metadata,
+        Column("issuer", String(355), nullable=False),
+        Column("event_id", String(200), nullable=False),
+        Column("topic", String(249), nullable=False),
+        Column("handled_at", BigInteger, nullable=False),
+        PrimaryKeyConstraint("issuer", "event_id", name=f"pk_{name}"),
+    )
+
+
+def first_time(connection: Connection, inbox: Table, event: Event, *, now: float) -> bool:
+    """Whether this transaction is the one that handles the event. ``now`` is in seconds since the epoch.
+
+    Of two at once one waits for the other. Raises ConfigurationError on a database that is neither PostgreSQL nor
+    SQLite, or what SQLAlchemy raises.
+    """
+    insert: sqlite.Insert | postgresql.Insert
+    if connection.dialect.name == "postgresql":
+        insert = postgresql.insert(inbox)
+    elif connection.dialect.name == "sqlite":
+        insert = sqlite.insert(inbox)
+    else:
+        raise ConfigurationError("an inbox needs PostgreSQL or SQLite")
+    row = {"issuer": event.issuer, "event_id": event.id, "topic": event.topic, "handled_at": int(now)}
+    return connection.execute(insert.values(row).on_conflict_do_nothing()).rowcount == 1

@@ -1,0 +1,257 @@
+"""Events over Apache Kafka, by confluent-kafka (extra ``kafka``).
+
+Settings are librdkafka's own and pass through, TLS and SASL among them; what correctness rests on cannot be set
+otherwise: offsets are committed after the work, and a message counts as sent once all replicas in sync have it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Message as Record
+
+from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal.messaging import EventConsumer, EventPublisher, Inlet, Message, Outlet
+from peerseal.peers.events import EventVerifier
+from peerseal.peers.identity import Identity
+
+log = logging.getLogger("peerseal.kafka")
+
+Settings = Mapping[str, Any]
+
+_OUT_FORCED: Final[Settings] = {"enable.idempotence": True, "acks": "all"}
+_OUT_DEFAULTS: Final[Settings] = {"linger.ms": 5, "message.timeout.ms": 30_000}
+_IN_FORCED: Final[Settings] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
+_IN_DEFAULTS: Final[Settings] = {
+    "auto.offset.reset": "earliest",
+    "partition.assignment.strategy": "cooperative-sticky",
+}
+_POLL = 0.1  # seconds
+
+
+class KafkaOutlet:
+    """Sends by one producer; see `peerseal.messaging.Outlet`. ``settings`` need ``bootstrap.servers``."""
+
+    ROOM_WITHIN = 30.0
+    """Seconds to wait for room in the producer's queue, where messages come faster than the broker takes them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._producer = Producer(_settings(settings, _OUT_DEFAULTS, _OUT_FORCED), logger=log)
+        self._failed: list[str] = []
+        self._lock = threading.Lock()
+
+    def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
+        """See Outlet."""
+        ends = time.monotonic() + self.ROOM_WITHIN
+        kept: list[tuple[str, str | bytes | None]] = list(headers)
+        while True:
+            try:
+                self._producer.produce(topic, payload, key, headers=kept, on_delivery=self._delivered)
+            except BufferError as error:
+                if time.monotonic() >= ends:
+                    raise BrokerUnavailable("the broker takes no more messages") from error
+                self._producer.poll(_POLL)
+            except KafkaException as error:
+                raise BrokerUnavailable(f"cannot send to {topic}: {error}") from error
+            else:
+                self._producer.poll(0)
+                return
+
+    def flush(self, timeout: float) -> None:
+        """See Outlet."""
+        left = self._producer.flush(timeout)
+        with self._lock:
+            failed, self._failed = self._failed, []
+        if failed:
+            raise BrokerUnavailable(f"{len(failed)} messages were not taken: {failed[0]}")
+        if left:
+            raise BrokerUnavailable(f"{left} messages are not confirmed after {timeout} s")
+
+    def close(self) -> None:
+        """See Outlet: what is not confirmed is given up."""
+        self._producer.purge()
+        self._producer.flush(1.0)
+
+    def _delivered(self, error: KafkaError | None, record: Record) -> None:
+        if error is not None:
+            with self._lock:
+                self._failed.append(f"{record.topic()}: {error}")
+
+
+class KafkaInlet:
+    """Receives as a member of ``group.id``; see `peerseal.messaging.Inlet`.
+
+    What is done is committed in the background, a second later at most, and at once where a partition goes to another
+    member and at the end.
+    """
+
+    COMMIT_EVERY = 1.0
+    """Seconds between two commits, at most: after a crash no more than that is delivered again."""
+
+    def __init__(
+        self, settings: Settings, topics: Sequence[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if not settings.get("group.id"):
+            raise ConfigurationError("a consumer needs a group.id")
+        self._consumer = Consumer(_settings(settings, _IN_DEFAULTS, _IN_FORCED), logger=log)
+        self._clock = clock
+        self._stored: dict[tuple[str, int], int] = {}  # the next offset of each partition, not committed yet
+        self._commit_at = 0.0
+        self._lost: set[tuple[str, int]] = set()
+        self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._gone)
+
+    def receive(self, timeout: float) -> Message | None:
+        """See Inlet."""
+        self._commit_if_due()
+        record = self._poll(timeout)
+        return None if record is None else _message(record)
+
+    def done(self, message: Message) -> None:
+        """See Inlet."""
+        partition: TopicPartition = message.receipt
+        place = partition.topic, partition.partition
+        if place in self._lost:
+            return
+        if not self._stored:
+            self._commit_at = self._clock() + self.COMMIT_EVERY
+        self._stored[place] = partition.offset + 1
+        self._commit_if_due()
+
+    def hold(self, message: Message, seconds: float) -> bool:
+        """See Inlet. All partitions are paused meanwhile, and the consumer is polled, so that the group keeps it."""
+        partition: TopicPartition = message.receipt
+        place, ends = (partition.topic, partition.partition), self._clock() + seconds
+        paused = self._consumer.assignment()
+        self._consumer.pause(paused)
+        try:
+            while (left := ends - self._clock()) > 0 and place not in self._lost:
+                self._commit_if_due()
+                stray = self._poll(min(left, _POLL))
+                if stray is not None:  # assigned while we wait, and so not paused: it comes again
+                    newcomer = _place_of(stray)
+                    self._consumer.seek(newcomer)
+                    self._consumer.pause([newcomer])
+                    paused = [*paused, newcomer]
+        finally:
+            held = {(one.topic, one.partition) for one in self._consumer.assignment()}
+            self._consumer.resume([one for one in paused if (one.topic, one.partition) in held])
+        return place not in self._lost
+
+    def close(self) -> None:
+        """See Inlet."""
+        self._commit(wait=True)
+        self._consumer.close()
+
+    # ---- the group
+
+    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._lost.difference_update((one.topic, one.partition) for one in partitions)
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._commit(wait=True)
+        self._gone(_, partitions)
+
+    def _gone(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """They are another member's now: what was done there and not committed, it will do again."""
+        for one in partitions:
+            self._lost.add((one.topic, one.partition))
+            self._stored.pop((one.topic, one.partition), None)
+
+    # ---- small parts
+
+    def _poll(self, timeout: float) -> Record | None:
+        record = self._consumer.poll(timeout)
+        if record is None:
+            return None
+        error = record.error()
+        if error is None:
+            return record
+        if error.fatal():
+            raise BrokerUnavailable(f"the consumer cannot go on: {error}")
+        log.warning("waiting for the broker: %s", error)
+        return None
+
+    def _commit_if_due(self) -> None:
+        if self._stored and self._clock() >= self._commit_at:
+            self._commit(wait=False)
+
+    def _commit(self, *, wait: bool) -> None:
+        """Tell the broker what is done. Where that fails, it comes again, and is counted once by the application."""
+        if not self._stored:
+            return
+        offsets = [TopicPartition(*place, offset) for place, offset in self._stored.items()]
+        self._stored = {}
+        try:
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets)
+        except KafkaException as error:
+            log.warning("what was done could not be committed, and may come again: %s", error)
+
+
+def producer(identity: Identity, settings: Settings) -> EventPublisher:
+    """A publisher in the name of ``identity``."""
+    return EventPublisher(identity, KafkaOutlet(settings))
+
+
+def consumer(
+    identity: Identity, verifier: EventVerifier, settings: Settings, topics: Sequence[str], **options: Any
+) -> EventConsumer:
+    """A consumer of those topics; refusals go to ``<topic>.dlq`` on the same broker. ``settings`` are the consumer's;
+    those that a producer does not know are left out for the dead letters. ``options`` are EventConsumer's own."""
+    ours = {name: value for name, value in settings.items() if not name.startswith(_CONSUMERS_ONLY)}
+    return EventConsumer(identity, verifier, KafkaInlet(settings, topics), KafkaOutlet(ours), **options)
+
+
+def open_outlet(url: str, settings: Settings) -> Outlet:
+    """See `peerseal.messaging.open_outlet`."""
+    return KafkaOutlet({**settings, "bootstrap.servers": _servers(url)})
+
+
+def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) -> Inlet:
+    """See `peerseal.messaging.open_inlet`."""
+    return KafkaInlet({**settings, "bootstrap.servers": _servers(url), "group.id": group}, topics)
+
+
+_CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll", "partition.assignment", "session.")
+
+
+def _servers(url: str) -> str:
+    parts = urlsplit(url)
+    if not parts.netloc or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+        raise ConfigurationError("a broker's URL reads kafka://host:port,host:port; the rest is settings")
+    return parts.netloc
+
+
+def _settings(given: Settings, defaults: Settings, forced: Settings) -> dict[str, Any]:
+    """librdkafka's settings. Raises ConfigurationError where one would undo what correctness rests on."""
+    for name, value in forced.items():
+        if name in given and str(given[name]).lower() != str(value).lower():
+            raise ConfigurationError(f"{name} must be {value}")
+    return {**defaults, **given, **forced}
+
+
+def _message(record: Record) -> Message:
+    place, headers = _place_of(record), record.headers() or []
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return Message(
+        topic=place.topic,
+        payload=_bytes(record.value()) or b"",
+        headers=tuple((name, _bytes(value) or b"") for name, value in pairs),
+        key=_bytes(record.key()),
+        origin=f"{place.topic}/{place.partition}@{place.offset}",
+        receipt=place,
+    )
+
+
+def _place_of(record: Record) -> TopicPartition:
+    return TopicPartition(str(record.topic()), int(record.partition() or 0), int(record.offset() or 0))
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode("utf-8") if isinstance(value, str) else value

@@ -1,0 +1,280 @@
+"""Events over any broker: a publisher that signs, and a consumer that verifies before the application sees a message.
+
+A transport is two small things, an `Outlet` and an `Inlet`; `peerseal.kafka` and `peerseal.rabbitmq` have them, and
+`open_outlet` and `open_inlet` find them by URL, so that an application changes its broker by configuration only.
+
+What the consumer does with a message, one at a time, in the order of its partition::
+
+    verified ──── handled ──────────────── done
+       │             ├── MessageRefused ── dead letter, then done
+       │             └── any other error ─ tried again after a pause, for ever
+       ├── refused (401, 403) ──────────── dead letter, then done
+       └── cannot be verified now (503) ── tried again after a pause, for ever
+
+Nothing is done before its work, or its dead letter, is stored. So a broker may deliver again what was handled, and the
+application counts an event once by `Event.key`: `peerseal.inbox`.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
+
+from peerseal.errors import (
+    CodedError,
+    ConfigurationError,
+    Forbidden,
+    MessageRefused,
+    PeersealError,
+    TokenError,
+)
+from peerseal.peers.context import carrying
+from peerseal.peers.events import Event, EventVerifier
+from peerseal.peers.identity import Identity
+
+log = logging.getLogger("peerseal.messaging")
+
+DEAD_LETTERS = ".dlq"
+"""What the topic of a message that was refused ends in."""
+CODE_HEADER, ORIGIN_HEADER = "peerseal-code", "peerseal-origin"
+
+Headers = tuple[tuple[str, bytes], ...]
+Handle = Callable[[Event], object]
+"""What the application does with a proven event: once it returns, its work is stored. Raises MessageRefused for one
+that it will never take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it came. ``origin`` says where from, such as ``OrderCreated/3@1234``; ``receipt`` is the
+    transport's own."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    headers: Headers = field(repr=False)
+    key: bytes | None
+    origin: str
+    receipt: Any = field(default=None, repr=False, compare=False)
+
+
+class Outlet(Protocol):
+    """Where messages go out. Safe to use from threads."""
+
+    def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
+        """Hand a message over, which may leave later. Raises BrokerUnavailable where there is no room for it."""
+
+    def flush(self, timeout: float) -> None:
+        """Return once the broker has confirmed all that was sent. Raises BrokerUnavailable for what was not, or not
+        within ``timeout`` seconds."""
+
+    def close(self) -> None:
+        """Give the connection up."""
+
+
+class Inlet(Protocol):
+    """Where messages come in, for one member of one group of consumers. Used by one thread."""
+
+    def receive(self, timeout: float) -> Message | None:
+        """The next message; None where none came within ``timeout`` seconds. Raises BrokerUnavailable only for what no
+        waiting mends."""
+
+    def done(self, message: Message) -> None:
+        """Its work is stored: it need not come again. It may, where the broker learns of it too late."""
+
+    def hold(self, message: Message, seconds: float) -> bool:
+        """Wait, a member of the group all the while. False where the message is no longer ours to work on: whoever
+        owns it now will get it."""
+
+    def close(self) -> None:
+        """Leave the group, with what was done told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a consumer has done so far: events handled, messages refused by code, attempts that were repeated by the
+    code or the error's name."""
+
+    handled: int
+    refused: Mapping[str, int]
+    retried: Mapping[str, int]
+
+
+class EventPublisher:
+    """Signs events in the name of ``identity`` and sends them. As a context manager it flushes and closes."""
+
+    FLUSH = 30.0
+    """Seconds to wait for the broker at the end."""
+
+    def __init__(self, identity: Identity, outlet: Outlet) -> None:
+        self._identity = identity
+        self._outlet = outlet
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        audience: str,
+        scope: str,
+        event_id: str,
+        key: bytes | None = None,
+        **options: Any,
+    ) -> None:
+        """Sign an event and hand it to the broker's library; see `Identity.sign_event` for the rest. Raises
+        UnsignableRequest, TrustUnavailable or BrokerUnavailable."""
+        headers = self._identity.sign_event(
+            payload, topic=topic, audience=audience, scope=scope, event_id=event_id, **options
+        )
+        self._outlet.send(topic, payload, [(name, value.encode("ascii")) for name, value in headers.items()], key)
+
+    def flush(self, timeout: float = FLUSH) -> None:
+        """See Outlet."""
+        self._outlet.flush(timeout)
+
+    def close(self) -> None:
+        """See Outlet."""
+        self._outlet.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.flush()
+        finally:
+            self.close()
+
+
+class EventConsumer:
+    """Takes messages from ``inlet``, verifies each, and gives the application what is proven.
+
+    While the application works on an event, `peerseal.current_transaction` is the event's, as far as ``identity`` may
+    mint. ``pauses`` are the seconds before another attempt at the same message, the last one again and again.
+    """
+
+    PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+    DEAD_LETTER_TIMEOUT = 40.0
+    """Seconds to wait for the broker to confirm a dead letter."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        verifier: EventVerifier,
+        inlet: Inlet,
+        dead_letters: Outlet,
+        *,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
+        if not pauses:
+            raise ConfigurationError("a consumer needs a pause between two attempts")
+        self._identity = identity
+        self._verifier = verifier
+        self._inlet = inlet
+        self._dead_letters = dead_letters
+        self._pauses = pauses
+        self._stopping = threading.Event()
+        self._handled = 0
+        self._refused: Counter[str] = Counter()
+        self._retried: Counter[str] = Counter()
+
+    @property
+    def counts(self) -> Counts:
+        """As of now."""
+        return Counts(self._handled, dict(self._refused), dict(self._retried))
+
+    def run(self, handle: Handle, *, wait: float = 1.0) -> None:
+        """Work until `stop`, then leave the group. Raises BrokerUnavailable for what no waiting mends."""
+        try:
+            while not self._stopping.is_set():
+                self.run_once(handle, wait)
+        finally:
+            self.close()
+
+    def run_once(self, handle: Handle, wait: float = 1.0) -> Message | None:
+        """Work on the next message, if one comes within ``wait`` seconds, until it is done or no longer ours."""
+        message = self._inlet.receive(wait)
+        if message is None:
+            return None
+        for attempt in range(2**63):
+            try:
+                self._work(message, handle)
+            except Exception as error:
+                self._note_failure(message, error)
+                pause = self._pauses[min(attempt, len(self._pauses) - 1)]
+                if self._stopping.is_set() or not self._inlet.hold(message, pause):
+                    return message
+            else:
+                self._inlet.done(message)
+                return message
+        raise AssertionError("unreachable")
+
+    def stop(self) -> None:
+        """Let `run` return once the attempt under way has ended. For signal handlers and other threads."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Leave the group and give the connections up."""
+        self._inlet.close()
+        self._dead_letters.close()
+
+    def _work(self, message: Message, handle: Handle) -> None:
+        """Verify and handle a message, or put it aside. Raises what makes another attempt necessary."""
+        try:
+            event = self._verifier.verify(message.payload, message.headers, topic=message.topic)
+        except (TokenError, Forbidden) as refusal:
+            self._put_aside(message, refusal)
+            return
+        try:
+            with carrying(self._identity.transaction_for_event(event)):
+                handle(event)
+        except MessageRefused as refusal:
+            self._put_aside(message, refusal)
+        else:
+            self._handled += 1
+
+    def _put_aside(self, message: Message, refusal: PeersealError) -> None:
+        """Onto the dead letters' topic, as it came, with the code and where it was. Raises BrokerUnavailable."""
+        said = (CODE_HEADER, refusal.code.encode("ascii")), (ORIGIN_HEADER, message.origin.encode("utf-8"))
+        kept = [(name, value) for name, value in message.headers if name not in (CODE_HEADER, ORIGIN_HEADER)]
+        self._dead_letters.send(message.topic + DEAD_LETTERS, message.payload, [*kept, *said], message.key)
+        self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
+        self._refused[refusal.code] += 1
+        log.warning("refused: %s; message %s; %r", refusal.code, message.origin, str(refusal)[:200])
+
+    def _note_failure(self, message: Message, error: Exception) -> None:
+        name = error.code if isinstance(error, PeersealError) else type(error).__name__
+        self._retried[name] += 1
+        trace = None if isinstance(error, PeersealError) and not isinstance(error, CodedError) else error
+        log.warning("message %s is tried again: %s: %s", message.origin, name, error, exc_info=trace)
+
+
+def open_outlet(url: str, *, settings: Mapping[str, Any] | None = None) -> Outlet:
+    """Messages to the broker at ``kafka://host:port,…`` or ``amqp(s)://…``. ``settings`` are the library's own. Raises
+    ConfigurationError."""
+    outlet: Outlet = _transport(url).open_outlet(url, settings or {})
+    return outlet
+
+
+def open_inlet(url: str, group: str, topics: Sequence[str], *, settings: Mapping[str, Any] | None = None) -> Inlet:
+    """Messages on those topics, for a member of the group. Raises ConfigurationError."""
+    inlet: Inlet = _transport(url).open_inlet(url, group, topics, settings or {})
+    return inlet
+
+
+_TRANSPORTS = {"kafka": "peerseal.kafka", "amqp": "peerseal.rabbitmq", "amqps": "peerseal.rabbitmq"}
+
+
+def _transport(url: str) -> Any:
+    """The module for a URL, loaded where it is used: each needs its broker's library."""
+    scheme = urlsplit(url).scheme
+    if scheme not in _TRANSPORTS:
+        raise ConfigurationError(f"no broker is known for {scheme}://; there are {', '.join(_TRANSPORTS)}")
+    return import_module(_TRANSPORTS[scheme])
