@@ -42,4 +42,5 @@ def first_time(connection: Connection, inbox: Table, event: Event, *, now: float
     else:
         raise ConfigurationError("an inbox needs PostgreSQL or SQLite")
     row = {"issuer": event.issuer, "event_id": event.id, "topic": event.topic, "handled_at": int(now)}
-    return connection.execute(insert.values(row).on_conflict_do_nothing()).rowcount == 1
+    written = insert.values(row).on_conflict_do_nothing().returning(inbox.c.event_id)
+    return connection.execute(written).first() is not None

@@ -26,10 +26,9 @@ Settings = Mapping[str, Any]
 _OUT_FORCED: Final[Settings] = {"enable.idempotence": True, "acks": "all"}
 _OUT_DEFAULTS: Final[Settings] = {"linger.ms": 5, "message.timeout.ms": 30_000}
 _IN_FORCED: Final[Settings] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
-_IN_DEFAULTS: Final[Settings] = {
-    "auto.offset.reset": "earliest",
-    "partition.assignment.strategy": "cooperative-sticky",
-}
+_IN_DEFAULTS: Final[Settings] = {"auto.offset.reset": "earliest"}
+_CLASSIC_DEFAULTS: Final[Settings] = {"partition.assignment.strategy": "cooperative-sticky"}
+"""Of the older group protocol; in Kafka 4's (``group.protocol=consumer``) the broker assigns."""
 _POLL = 0.1  # seconds
 
 
@@ -97,7 +96,8 @@ class KafkaInlet:
     ) -> None:
         if not settings.get("group.id"):
             raise ConfigurationError("a consumer needs a group.id")
-        self._consumer = Consumer(_settings(settings, _IN_DEFAULTS, _IN_FORCED), logger=log)
+        classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC_DEFAULTS
+        self._consumer = Consumer(_settings(settings, {**_IN_DEFAULTS, **classic}, _IN_FORCED), logger=log)
         self._clock = clock
         self._stored: dict[tuple[str, int], int] = {}  # the next offset of each partition, not committed yet
         self._commit_at = 0.0

@@ -327,7 +327,7 @@ class MemoryRegistry:
         }
         names = frozenset(qualify(minter, self.domain) for minter in minters)
         self._settings = DomainSettings(names, tuple(issuers), granted)
-        self._settings_seq = self._append(DOMAIN_SET, None, data={"settings": self._settings.to_json()}) + 1
+        self._settings_seq = self._append(DOMAIN_SET, None, data={"settings": self._settings.to_json()})
 
     # ---- the seams
 

@@ -1,0 +1,89 @@
+"""What is Kafka's own: settings, membership, and what the broker is told."""
+
+import time
+from typing import Any
+
+import pytest
+
+from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal.kafka import KafkaInlet, KafkaOutlet
+from peerseal.messaging import open_inlet, open_outlet
+from tests.support.brokers import Broker, BuiltInBroker, Ends, eventually
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"enable.auto.commit": True}, {"enable.auto.offset.store": "true"}, {"group.id": ""}],
+    ids=str,
+)
+def test_a_consumer_setting_that_loses_events_is_refused(built_in: Broker, settings: dict[str, Any]) -> None:
+    servers = {"bootstrap.servers": built_in.url.removeprefix("kafka://"), "group.id": "g"}
+    with pytest.raises(ConfigurationError):
+        KafkaInlet({**servers, **settings}, ["t"])
+
+
+@pytest.mark.parametrize("settings", [{"acks": 1}, {"enable.idempotence": "false"}], ids=str)
+def test_a_producer_setting_that_loses_events_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        KafkaOutlet({"bootstrap.servers": "127.0.0.1:1", **settings})
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1", "kafka://", "kafka://host:1/path", "kafka://user:secret@host:1", "host:9092"]
+)
+def test_a_url_of_no_broker_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        open_outlet(url)
+    with pytest.raises(ConfigurationError):
+        open_inlet(url, "group", ["t"])
+
+
+def test_what_a_broker_that_is_away_did_not_take_is_said_in_time() -> None:
+    outlet = open_outlet("kafka://127.0.0.1:1", settings={"message.timeout.ms": 300, "log_level": 0})
+    began = time.monotonic()
+    outlet.send("t", b"x", [])
+    with pytest.raises(BrokerUnavailable):
+        outlet.flush(5)
+    assert time.monotonic() - began < 5
+    outlet.close()
+
+
+def test_a_message_that_is_held_keeps_its_member_in_the_group_and_others_wait(built_in: BuiltInBroker) -> None:
+    with Ends(built_in) as ends:
+        topic, outlet = built_in.new_topic(), ends.outlet()
+        for number in range(8):
+            outlet.send(topic, b"%d" % number, [], key=b"%d" % number)
+        outlet.flush(10)
+        inlet = ends.inlet(f"{topic}-g", topic)
+        first = None
+        while first is None:
+            first = inlet.receive(1.0)
+        assert inlet.hold(first, 0.3)
+        inlet.done(first)
+        rest: list[bytes] = []
+        while len(rest) < 7:
+            message = inlet.receive(1.0)
+            if message is not None:
+                rest.append(message.payload)
+                inlet.done(message)
+        assert sorted([first.payload, *rest]) == [b"%d" % number for number in range(8)], "none lost, none twice"
+        inlet.close()
+        assert ends.inlet(f"{topic}-g", topic).receive(1.0) is None, "all of it was told"
+
+
+def test_a_partition_that_went_to_another_member_is_worked_on_no_more(built_in: BuiltInBroker) -> None:
+    with Ends(built_in) as ends:
+        topic, outlet = built_in.new_topic(), ends.outlet()
+        outlet.send(topic, b"x", [])
+        outlet.flush(10)
+        inlet = ends.inlet(f"{topic}-g", topic)
+        message = None
+        while message is None:
+            message = inlet.receive(1.0)
+        inlet._gone(inlet._consumer, [message.receipt])  # type: ignore[attr-defined]
+        assert not inlet.hold(message, 5.0)
+        inlet.done(message)
+        inlet.close()
+        again = ends.inlet(f"{topic}-g", topic)
+        eventually(lambda: again.receive(0.2) is not None, "whoever owns it now gets it")
+        again.close()
