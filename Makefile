@@ -5,9 +5,10 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KAFKA := $(VENV)/kafka
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick thorough fuzz judge coverage lint format bench compose-test clean
+.PHONY: help demo up test quick thorough fuzz judge kafka brokers coverage lint format bench compose-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,11 +19,11 @@ demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, at
 up: $(STAMP) ## registry and both services on loopback until Ctrl-C, with HTTPie lines to try
 	@$(BIN)/python -m demo.up
 
-test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough"
+test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge, brokers
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough and not brokers"
 
 quick: $(STAMP) ## the tests without processes, in seconds
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow and not fuzz and not judge and not thorough"
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow and not fuzz and not judge and not thorough and not brokers"
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
 	$(BIN)/pytest -n $(WORKERS) -m thorough
@@ -33,8 +34,13 @@ fuzz: $(STAMP) ## thousands of calls that schemathesis makes up from /openapi.js
 judge: $(STAMP) ## a ledger of 70,000 entries, checked over HTTP by Go's checksum database (needs go)
 	$(BIN)/pytest -m judge
 
+kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers` (needs maven)
+
+brokers: $(STAMP) kafka ## events on a real Apache Kafka and a real RabbitMQ, killed on the way (needs java, rabbitmq-server)
+	$(BIN)/pytest -m brokers
+
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough" --cov --cov-report=term-missing:skip-covered
+	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough and not brokers" --cov --cov-report=term-missing:skip-covered
 
 lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .
@@ -60,6 +66,12 @@ compose-test: $(STAMP) ## the containers of docker-compose.yml, started, called 
 clean: ## remove the virtual environment, caches and local state (not .env)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(KAFKA)/.installed: tests/support/kafka/pom.xml | $(STAMP)
+	@echo "fetching Apache Kafka into $(KAFKA) (once)"
+	@rm -rf $(KAFKA)
+	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(KAFKA))
+	@touch $@
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

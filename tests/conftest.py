@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.apache_kafka import ApacheKafka, need_kafka
 from tests.support.postgres import Postgres, running_postgres
+from tests.support.rabbitmq import RabbitMQ, need_rabbitmq
 from tests.support.stack import Stack
 
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
@@ -72,6 +74,22 @@ def postgres() -> Iterator[Postgres]:
 def postgres_url(postgres: Postgres) -> str:
     """The URL of a fresh, empty database on real PostgreSQL."""
     return postgres.new_database()
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    """The real Apache Kafka of this test run."""
+    need_kafka()
+    with ApacheKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """The real RabbitMQ of this test run."""
+    need_rabbitmq()
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
+        yield broker
 
 
 @pytest.fixture

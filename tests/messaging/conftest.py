@@ -16,7 +16,10 @@ def built_in() -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(params=["built_in"])
+REAL = (pytest.param(name, marks=pytest.mark.brokers) for name in ("apache_kafka", "rabbitmq"))
+
+
+@pytest.fixture(params=["built_in", *REAL])
 def broker(request: pytest.FixtureRequest) -> Broker:
     """Each broker that there is."""
     found: Broker = request.getfixturevalue(request.param)

@@ -1,0 +1,176 @@
+"""A real Apache Kafka: one node in KRaft mode, broker and controller in one process, on loopback.
+
+Its jars are fetched once by ``make kafka``, into the virtual environment; Java has to be there.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from demo.processes import LOOPBACK, Process, ProcessFailed, free_port
+from peerseal.messaging import DEAD_LETTERS
+
+JARS: Final = Path(os.environ.get("KAFKA_JARS") or Path(sys.prefix) / "kafka")
+"""Where ``make kafka`` puts the jars."""
+
+_START = 60  # seconds
+_ANSWER = 10  # seconds
+_HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC")
+_LOGGER = "-Dorg.slf4j.simpleLogger"
+_LOG = (f"{_LOGGER}.defaultLogLevel=warn", f"{_LOGGER}.showDateTime=true", f"{_LOGGER}.dateTimeFormat=HH:mm:ss.SSS")
+
+
+def need_kafka() -> None:
+    """Skip the test where Apache Kafka or Java is missing; fail where CI is set."""
+    if shutil.which("java") is None or not any(JARS.glob("kafka_*.jar")):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("Apache Kafka is not here: `make kafka`, and Java 17")
+
+
+class ApacheKafka:
+    """One that tests start, stop, kill and look into: always on the same port, with the same data.
+
+    As a context manager it is started at the beginning and stopped at the end. ``properties`` are the broker's own, and
+    go before ours.
+    """
+
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """Those of an inlet: see `tests.support.brokers.Broker`."""
+
+    def __init__(self, folder: Path, **properties: str) -> None:
+        self.address = f"{LOOPBACK}:{free_port()}"
+        """``host:port``, as librdkafka's ``bootstrap.servers`` takes it."""
+        self.url = f"kafka://{self.address}"
+        """As an application's configuration has it."""
+        self._folder = folder / "kafka"
+        self._properties = {**_properties(self._folder, self.address, f"{LOOPBACK}:{free_port()}"), **properties}
+        self._process: Process | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is started and has not ended."""
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int:
+        """Of the running broker."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, with the data that an earlier one left, and wait until it answers."""
+        properties = self._folder / "server.properties"
+        if not properties.exists():
+            self._format(properties)
+        command = ["java", *_HEAP, *_LOG, "-cp", f"{JARS}/*", "kafka.Kafka", str(properties)]
+        self._process = process = Process("kafka", command, log=self._folder / "kafka.log")
+        deadline = time.monotonic() + _START
+        while not self._answers():
+            if time.monotonic() > deadline or not process.running:
+                raise ProcessFailed(f"kafka does not answer:\n{process.output()[-4000:]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """SIGTERM, and the end awaited: a clean stop."""
+        if self._process is not None:
+            self._process.stop(grace=30)
+
+    def kill(self) -> None:
+        """``kill -9``, and the end awaited."""
+        if self._process is not None:
+            self._process.kill()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks: the kernel takes connections and bytes for it, and nothing comes back."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def create_topic(self, name: str, partitions: int = 1) -> None:
+        """Make a topic that is not there yet."""
+        admin = self._admin()
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
+        admin.create_topics([topic])[name].result(_ANSWER)
+
+    def new_topic(self) -> str:
+        """The name of a fresh topic, which is there with its dead letters': see `tests.support.brokers.Broker`."""
+        topic = f"topic-{uuid.uuid4().hex[:12]}"
+        self.create_topic(topic, partitions=4)
+        self.create_topic(topic + DEAD_LETTERS)
+        return topic
+
+    def output(self) -> str:
+        """All that it has printed so far, over restarts too."""
+        return (self._folder / "kafka.log").read_text(errors="replace")
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+
+    def _answers(self) -> bool:
+        with suppress(KafkaException):
+            return bool(self._admin().list_topics(timeout=2).brokers)
+        return False
+
+    def _format(self, properties: Path) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties.items()))
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = ["java", "-XX:TieredStopAtLevel=1", *_LOG, "-cp", f"{JARS}/*", "kafka.tools.StorageTool"]
+        command += ["format", "--cluster-id", cluster, "--config", str(properties)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_START, check=False)
+        if done.returncode:
+            properties.unlink()
+            raise ProcessFailed(f"kafka's folder cannot be made:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def _properties(folder: Path, address: str, controller: str) -> dict[str, str]:
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
+        "log.dirs": str(folder / "data"),
+        # One node is all there is.
+        "offsets.topic.num.partitions": "1",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        # After kill -9 the new broker is let in once the old one's session has ended: 9 s, by default.
+        "broker.heartbeat.interval.ms": "500",
+        "broker.session.timeout.ms": "3000",
+        # Members come one by one in tests; a broker that waits for more only makes them slow.
+        "group.initial.rebalance.delay.ms": "0",
+    }
