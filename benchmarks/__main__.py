@@ -17,6 +17,7 @@ from benchmarks import (
     events,
     flood,
     growth,
+    kafka,
     key_sets,
     ledger_checks,
     many_peers,
@@ -64,6 +65,7 @@ def growth_on_postgresql(shared: World) -> Iterator[Figure]:
 GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "verification": lambda shared: verification.measure(shared.caller, shared.folder),
     "events": lambda shared: events.measure(shared.caller),
+    "kafka": lambda shared: kafka.measure(shared.caller, shared.folder / "kafka"),
     "signing": lambda shared: signing.measure(shared.caller, shared.caller_es256),
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),

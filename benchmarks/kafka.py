@@ -87,8 +87,15 @@ def verification(publisher: peerseal.Identity) -> float:
 
 
 def _signed(publisher: peerseal.Identity, number: int) -> dict[str, str]:
-    ids = {"event_id": f"e-{number}", "transaction_id": f"t-{number}"}
-    return publisher.sign_event(PAYLOAD, topic=TOPIC, audience=AUDIENCE, scope=SCOPE, subject="ada", **ids)
+    return publisher.sign_event(
+        PAYLOAD,
+        topic=TOPIC,
+        audience=AUDIENCE,
+        scope=SCOPE,
+        event_id=f"e-{number}",
+        transaction_id=f"t-{number}",
+        subject="ada",
+    )
 
 
 def _received(inlet: Inlet) -> bool:
