@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
 from peerseal.peers.context import Transaction, current_transaction
 from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests
+from peerseal.peers.environment import options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child
@@ -127,28 +128,7 @@ class Identity:
         Raises ConfigurationError for what is missing.
         """
         env = os.environ if environ is None else environ
-        for name in ("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL"):
-            if not env.get(name):
-                raise ConfigurationError(f"{name} is not set")
-        default, oidc_file = RotationSchedule(), env.get("PEERSEAL_OIDC_TOKEN_FILE")
-        return cls(
-            env["PEERSEAL_SERVICE"],
-            registry=env["PEERSEAL_REGISTRY_URL"],
-            join_token=_join_token_in(env),
-            oidc_token=PlatformToken.in_file(oidc_file).get if oidc_file else None,
-            pin=env.get("PEERSEAL_REGISTRY_PIN") or None,
-            key_dir=env.get("PEERSEAL_KEY_DIR") or None,
-            cache_dir=env.get("PEERSEAL_CACHE_DIR") or None,
-            external_prefix=env.get("PEERSEAL_EXTERNAL_PREFIX", ""),
-            replay_url=env.get("PEERSEAL_REPLAY_URL") or None,
-            unsafe_replay_fallback=env.get("PEERSEAL_REPLAY_UNSAFE_FALLBACK", "0") == "1",
-            rotation=RotationSchedule(
-                every=_seconds(env, "PEERSEAL_ROTATE_EVERY", default.every),
-                lead=_seconds(env, "PEERSEAL_ROTATE_LEAD", default.lead),
-                overlap=_seconds(env, "PEERSEAL_ROTATE_OVERLAP", default.overlap),
-            ),
-            retire_at_exit=env.get("PEERSEAL_RETIRE_AT_EXIT", "1") != "0",
-        )
+        return cls(**options_in(env))
 
     # ---- life
 
@@ -422,24 +402,3 @@ def _platform_token(
     if fetcher is None and not is_confidential(urls[0].strip()):
         raise ConfigurationError("a platform's token is sent over https or loopback only")
     return PlatformToken.of(source)
-
-
-def _join_token_in(env: Mapping[str, str]) -> str | None:
-    if env.get("PEERSEAL_JOIN_TOKEN"):
-        return env["PEERSEAL_JOIN_TOKEN"]
-    file = env.get("PEERSEAL_JOIN_TOKEN_FILE")
-    if not file:
-        return None
-    try:
-        return Path(file).read_text(encoding="ascii").strip() or None
-    except FileNotFoundError:
-        return None  # a service that has its key already needs none
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"PEERSEAL_JOIN_TOKEN_FILE cannot be read: {error}") from error
-
-
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        return float(env.get(name) or default)
-    except ValueError as error:
-        raise ConfigurationError(f"{name} is not a number of seconds") from error
