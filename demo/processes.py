@@ -26,7 +26,7 @@ BIN = Path(sys.executable).parent
 
 LOOPBACK = "127.0.0.1"
 
-_OURS = ("PEERSEAL_", "REGISTRY_", "CLIENT_", "RESOURCE_", "GUNICORN_")
+_OURS = ("PEERSEAL_", "REGISTRY_", "CLIENT_", "RESOURCE_", "GUNICORN_", "BROKER_", "EVENTS_")
 _POLL = 0.05  # seconds
 
 
@@ -116,6 +116,18 @@ class Process:
                 raise ProcessFailed(f"{self.name} gave no 200 at {url} in {timeout} s:\n{self.output()[-4000:]}")
             time.sleep(_POLL)
         return self
+
+    def wait_until_prints(self, text: str, timeout: float = 60) -> str:
+        """The first line of its output that holds ``text``, once there is one. Raises ProcessFailed after ``timeout``
+        seconds, or when the program ends."""
+        deadline = time.monotonic() + timeout
+        while (line := next((line for line in self.output().splitlines() if text in line), None)) is None:
+            if not self.running:
+                raise ProcessFailed(f"{self.name} ended with {self._process.returncode}:\n{self.output()[-4000:]}")
+            if time.monotonic() > deadline:
+                raise ProcessFailed(f"{self.name} said no {text!r} in {timeout} s:\n{self.output()[-4000:]}")
+            time.sleep(_POLL)
+        return line
 
     def stop(self, grace: float = 15) -> None:
         """SIGTERM; after ``grace`` seconds SIGKILL for it and all its children."""

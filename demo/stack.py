@@ -3,21 +3,29 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from demo.broker import URL_PREFIX
 from demo.processes import BIN, LOOPBACK, ROOT, Process, Server, ServerOptions, environment, free_port, gunicorn
 
 DOMAIN = "demo.internal"
 CLIENT = "client-service"
 RESOURCE = "resource-service"
+INVOICING = "invoicing"
+ISSUER = {"issuer": "https://client-service.demo.internal", "audience": CLIENT}
+"""Who issues users' tokens: client-service, by that name."""
+TOPIC = "OrderCreated"
+DEAD_LETTERS = f"{TOPIC}.dlq"
 
 P = TypeVar("P", bound=Process)
 
 OPERATOR_SECRET = "CLIENT_OPERATOR_SECRET"
+DEMO_PASSWORD = "CLIENT_DEMO_PASSWORD"
 
 
 class CommandFailed(RuntimeError):
@@ -93,6 +101,12 @@ class Stack:
         )
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
+    def let_users_in(self) -> None:
+        """Lay down, as the operator, who issues users' tokens and who may speak for users."""
+        file = self.root / "domain.json"
+        file.write_text(json.dumps({"minters": [CLIENT, INVOICING], "issuers": [ISSUER]}))
+        self.operate("domain", "set", str(file))
+
     def join_token(self, service: str, *, uses: int = 1, ttl: str = "10m") -> str:
         """A fresh join token for ``service``, made by the operator's command."""
         arguments = ("join-token", "create", service, "--ttl", ttl, "--uses", str(uses))
@@ -138,15 +152,38 @@ class Stack:
         resource_url: str,
         *,
         operator_secret: str | None = None,
+        password: str | None = None,
+        broker_url: str | None = None,
         port: int | None = None,
         **options: Unpack[ServerOptions],
     ) -> Server:
-        """The example caller and edge."""
-        settings = {"RESOURCE_SERVICE_URL": resource_url}
-        if operator_secret is not None:
-            settings[OPERATOR_SECRET] = operator_secret
+        """The example caller and edge. ``password`` is that of the demo's users."""
+        given = {OPERATOR_SECRET: operator_secret, DEMO_PASSWORD: password, "BROKER_URL": broker_url}
+        settings = {name: value for name, value in given.items() if value is not None}
+        settings["RESOURCE_SERVICE_URL"] = resource_url
         target = "client_service.app:create_app()"
         return self.start_service(CLIENT, target, settings=settings, port=port, **options)
+
+    def start_broker(self) -> tuple[Process, str]:
+        """A broker with the topics of the examples, and its URL."""
+        command = [sys.executable, "-m", "demo.broker", TOPIC, DEAD_LETTERS]
+        broker = self.keep(Process("broker", command, log=self.log("broker")))
+        return broker, broker.wait_until_prints(URL_PREFIX)
+
+    def start_invoicing(self, resource_url: str, broker_url: str) -> Process:
+        """The example consumer, which shares resource-service's database."""
+        options = self.root / "broker.json"
+        options.write_text(json.dumps({"group.protocol": "consumer"}))  # joins its group at once
+        settings = self.service_settings(INVOICING) | {
+            "RESOURCE_SERVICE_URL": resource_url,
+            "RESOURCE_DATABASE_URL": f"sqlite:///{self.root / RESOURCE / 'host' / 'invoices.sqlite3'}",
+            "BROKER_URL": broker_url,
+            "BROKER_CONFIG_FILE": str(options),
+        }
+        command = [sys.executable, "-m", "resource_service.invoicing"]
+        consumer = self.keep(Process(INVOICING, command, log=self.log(INVOICING), settings=settings))
+        consumer.wait_until_prints("waiting for")
+        return consumer
 
 
 def write_secret(path: Path, secret: str) -> None:

@@ -1,0 +1,46 @@
+"""``POST /authenticate`` for the demo's users, and what verifiers of their tokens need."""
+
+import hmac
+from typing import Any
+
+from flask import Flask, Response, request
+
+from client_service.problems import problem
+from client_service.routes import httpie
+from client_service.user_tokens import LIFETIME, SCOPE, UserTokens
+
+DEMO_USERS = ("ada", "grace", "katherine")
+
+
+def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
+    """Login with that password, the same for each demo user; nobody gets in where there is none."""
+
+    @app.post("/authenticate")
+    @httpie("user=ada password=$CLIENT_DEMO_PASSWORD")
+    def authenticate() -> dict[str, Any] | Response:
+        """A user's token for 15 minutes, in exchange for name and password."""
+        if password is None:
+            return problem(403, "login_closed", "No password is set for the demo's users.")
+        given = request.get_json(silent=True)
+        if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in ("user", "password")):
+            return problem(400, "bad_login", 'The body is {"user": "…", "password": "…"}.')
+        right = hmac.compare_digest(_bytes(given["password"]), _bytes(password))  # always, so that time tells nothing
+        if not right or given["user"] not in DEMO_USERS:
+            return problem(401, "wrong_login", "There is no such user, or the password is another one.")
+        token = tokens.issue(given["user"])
+        return {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": SCOPE}
+
+    @app.get("/.well-known/jwks.json")
+    def jwks() -> dict[str, Any]:
+        """The public key that users' tokens are signed with: a JWK Set."""
+        return tokens.jwks
+
+    @app.get("/.well-known/openid-configuration")
+    def openid_configuration() -> dict[str, Any]:
+        """What there is to know about this issuer of users' tokens."""
+        return tokens.discovery()
+
+
+def _bytes(text: str) -> bytes:
+    """JSON may hold half a surrogate pair, which is no password but must not be an error either."""
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,46 @@
+"""Errors as RFC 9457 writes them, and what Peerseal's own errors mean for a person at this edge."""
+
+from flask import Flask, Response, current_app, jsonify
+
+import peerseal
+from peerseal.errors import InsufficientScope, MissingToken, TokenError
+
+
+def problem(status: int, code: str, detail: str, **more: str) -> Response:
+    """An error with its stable code; ``more`` are further members."""
+    response = jsonify(title=code.replace("_", " "), status=status, code=code, detail=detail, **more)
+    response.status_code, response.mimetype = status, "application/problem+json"
+    return response
+
+
+def handle_errors(app: Flask) -> None:
+    """Answer for the errors that the routes raise."""
+    app.register_error_handler(TokenError, _no_user)
+    app.register_error_handler(InsufficientScope, _not_allowed)
+    app.register_error_handler(peerseal.PeersealError, _not_now)
+
+
+def _no_user(error: TokenError) -> Response:
+    """The user's token is missing, or proves nothing (RFC 6750 section 3)."""
+    current_app.logger.info("no user: %s: %s", error.code, error)
+    missing = isinstance(error, MissingToken)
+    detail = "Log in with POST /authenticate." if missing else "The user's token is not good."
+    response = problem(401, error.code, detail)
+    response.headers["WWW-Authenticate"] = "Bearer" if missing else 'Bearer error="invalid_token"'
+    return response
+
+
+def _not_allowed(error: InsufficientScope) -> Response:
+    """The user's token does not allow this."""
+    current_app.logger.info("not allowed: %s", error)
+    response = problem(403, error.code, "The user's token does not allow this.")
+    response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
+    return response
+
+
+def _not_now(error: peerseal.PeersealError) -> Response:
+    """Our own key cannot be used or replaced now, or users not be checked: the registry is away, or refuses."""
+    current_app.logger.warning("%s: %s", error.code, error)
+    response = problem(503, error.code, "This service cannot do its part now.")
+    response.headers["Retry-After"] = "5"
+    return response

@@ -1,0 +1,39 @@
+"""Who the person behind a request is, and what this service does in that person's name."""
+
+from flask import request
+
+import peerseal
+from client_service.user_tokens import UserTokens
+from peerseal.errors import MalformedToken, MissingToken
+
+
+class Users:
+    """Verifies users' tokens by the issuers in the domain's settings; of our own issuer the keys are at hand."""
+
+    def __init__(self, identity: peerseal.Identity, tokens: UserTokens) -> None:
+        self._identity = identity
+        self._verifier = peerseal.UserVerifier(
+            identity.trust, jwks_files={tokens.issuer_url: tokens.jwks_file}, clock=identity.clock
+        )
+
+    def current(self) -> peerseal.User | None:
+        """The user whose token came with the request; None where none came. Raises TokenError for one that is not good:
+        that is never taken for no user at all."""
+        header = request.headers.get("Authorization")
+        if header is None:
+            return None
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise MalformedToken("another scheme than Bearer")
+        return self._verifier.verify(token.strip(" "))
+
+    def needed(self) -> peerseal.User:
+        """The same, where nothing is done for nobody. Raises MissingToken."""
+        user = self.current()
+        if user is None:
+            raise MissingToken("no user's token")
+        return user
+
+    def transaction(self, user: peerseal.User | None, *scope: str) -> peerseal.Transaction | None:
+        """What calls in the user's name carry, by `peerseal.carrying`; None for nobody. Raises InsufficientScope."""
+        return None if user is None else self._identity.mint_transaction(user, scope=scope)

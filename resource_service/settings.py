@@ -1,0 +1,64 @@
+"""What resource-service and its consumer are told by their environment, beside Peerseal's own settings:
+
+- ``RESOURCE_DATABASE_URL``: invoices, and which events they were made of; the same for both. By default a file beside
+  Peerseal's key folder, or in ``./resource-data`` where there is none;
+
+and the consumer alone:
+
+- ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
+  (TLS, SASL) as a JSON object;
+- ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
+- ``EVENTS_AUDIENCE``: whom events must be for (``jobs.example.com``).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from peerseal.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """See above."""
+
+    database_url: str = field(repr=False)
+    broker_url: str = field(repr=False)
+    broker_settings: Mapping[str, Any] = field(repr=False)
+    resource_url: str
+    events_audience: str
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Raises ConfigurationError for what is missing, or a file that cannot be read."""
+        if not environ.get("BROKER_URL"):
+            raise ConfigurationError("BROKER_URL is not set")
+        return cls(
+            database_url=database_url(environ),
+            broker_url=environ["BROKER_URL"],
+            broker_settings=_json_object(environ.get("BROKER_CONFIG_FILE")),
+            resource_url=environ.get("RESOURCE_SERVICE_URL") or "http://resource-service",
+            events_audience=environ.get("EVENTS_AUDIENCE") or "jobs.example.com",
+        )
+
+
+def database_url(environ: Mapping[str, str]) -> str:
+    """Where invoices are. Makes the folder of the default file."""
+    if url := environ.get("RESOURCE_DATABASE_URL"):
+        return url
+    key_dir = environ.get("PEERSEAL_KEY_DIR")
+    state = (Path(key_dir).parent if key_dir else Path("resource-data")).absolute()
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return f"sqlite:///{state / 'invoices.sqlite3'}"
+
+
+def _json_object(path: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path} holds no object")
+    return value
