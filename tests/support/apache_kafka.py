@@ -48,8 +48,9 @@ class ApacheKafka:
     go before ours.
     """
 
-    settings: Mapping[str, Any] = MappingProxyType({})
-    """Those of an inlet: see `tests.support.brokers.Broker`."""
+    settings: Mapping[str, Any] = MappingProxyType({"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000})
+    """Those of an inlet: see `tests.support.brokers.Broker`. The group misses a member that was killed after 6 seconds,
+    the least that Kafka takes, and not only after 45."""
 
     def __init__(self, folder: Path, **properties: str) -> None:
         self.address = f"{LOOPBACK}:{free_port()}"
