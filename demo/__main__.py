@@ -9,7 +9,8 @@ from pathlib import Path
 import peerseal
 from demo.httpie import HttpieFailed
 from demo.processes import ProcessFailed
-from demo.scenes import Stage, play
+from demo.scenes import play
+from demo.scenes.stage import Stage
 from demo.show import Show, Unexpected
 from demo.stack import CLIENT, CommandFailed, Stack
 
@@ -37,15 +38,21 @@ def main() -> int:
 
 
 def set_up(stack: Stack, show: Show) -> Stage:
-    """The registry on SQLite and both services, two workers each, running."""
+    """The registry on SQLite, both services, two workers each, the consumer and a broker, running."""
     show.say("Starting the registry (SQLite, 2 workers), resource-service and client-service (2 workers each) …")
     stack.start_registry()
+    stack.let_users_in()
+    _, broker_url = stack.start_broker()
     resource = stack.start_resource_service(preload=True)
-    secret = secrets.token_urlsafe(24)
-    client = stack.start_client_service(resource.url, operator_secret=secret, preload=True)
+    secret, password = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
+    client = stack.start_client_service(
+        resource.url, operator_secret=secret, password=password, broker_url=broker_url, preload=True
+    )
+    stack.start_invoicing(resource.url, broker_url)
     show.say(f"registry {stack.registry_url}   resource-service {resource.url}   client-service {client.url}")
+    show.say(f"the invoicing consumer and a broker, librdkafka's own: {broker_url}")
     identity = peerseal.Identity.from_env(stack.service_settings(CLIENT)).start()
-    return Stage(show, stack, client.url, resource.url, identity, secret)
+    return Stage(show, stack, client.url, resource.url, identity, secret, password, broker_url)
 
 
 if __name__ == "__main__":

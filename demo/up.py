@@ -1,4 +1,4 @@
-"""``make up``: the registry and both services on loopback, until Ctrl-C."""
+"""``make up``: the registry, both services, the consumer and a broker on loopback, until Ctrl-C."""
 
 import os
 import secrets
@@ -20,6 +20,12 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   http {client}/my-public-credentials
   http {client}/profiles/1
   http POST {client}/refresh-my-credentials Operator-Secret:{secret}
+
+  TOKEN=$(http --ignore-stdin -b POST {client}/authenticate user=ada password={password} | cut -d'"' -f4)
+  http {client}/profiles/1 "Authorization:Bearer $TOKEN"
+  http POST {client}/orders "Authorization:Bearer $TOKEN" items:='[{{"itemID": "pen", "quantity": 2}}]'
+  http {client}/invoices "Authorization:Bearer $TOKEN"
+
   http {resource}/profiles/1                      # refused: no token
   http {registry}/v1/services/client-service/jwks.json
   http {registry}/v1/changes
@@ -28,7 +34,7 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   REGISTRY_HOME={home} {programs}/peerseal-registry services
   REGISTRY_HOME={home} {programs}/peerseal-registry keys client-service
 
-http is {programs}/http; logs are in {logs}.
+http is {programs}/http; the broker is at {broker}; logs are in {logs}.
 """
 
 
@@ -53,14 +59,21 @@ def start(stack: Stack) -> None:
     """Start everything and print what can be tried."""
     print("starting …", flush=True)
     stack.start_registry()
-    secret = secrets.token_urlsafe(12)
+    stack.let_users_in()
+    _, broker_url = stack.start_broker()
+    secret, password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
     resource = stack.start_resource_service(port=free_port(RESOURCE_PORT))
-    client = stack.start_client_service(resource.url, operator_secret=secret, port=free_port(CLIENT_PORT))
+    client = stack.start_client_service(
+        resource.url, operator_secret=secret, password=password, broker_url=broker_url, port=free_port(CLIENT_PORT)
+    )
+    stack.start_invoicing(resource.url, broker_url)
     lines = LINES.format(
         client=client.url,
         resource=resource.url,
         registry=stack.registry_url,
         secret=secret,
+        password=password,
+        broker=broker_url,
         home=stack.registry_settings["REGISTRY_HOME"],
         programs=os.path.relpath(Path(sys.executable).parent),
         logs=stack.root / "logs",

@@ -1,43 +1,15 @@
-"""The demo, scene by scene. Each one insists on what it shows."""
-
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+"""Calls from service to service, and what is refused of them."""
 
 import peerseal
 from demo.attacks import forged_token
 from demo.httpie import http
-from demo.show import Show, bearer
-from demo.stack import CLIENT, RESOURCE, Stack
-from demo.traffic import Traffic
+from demo.scenes.stage import JSON, Stage
+from demo.show import bearer
+from demo.stack import CLIENT, RESOURCE
 from peerseal.protocol.keys import PublicKey
 
 SEARCH = '{"name": "grace"}'
 OTHER_SEARCH = '{"name": "ada"}'
-JSON = "application/json"
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What the scenes play with: everything runs, and ``client`` signs as client-service's host does."""
-
-    show: Show
-    stack: Stack
-    client_url: str
-    resource_url: str
-    client: peerseal.Identity
-    operator_secret: str
-
-    def token(self, method: str, target: str, body: str = "") -> str:
-        """A fresh request token of client-service for resource-service; a body goes as JSON."""
-        headers = {"content-type": JSON} if body else {}
-        return self.client.sign_request(RESOURCE, method=method, target=target, body=body.encode(), headers=headers)
-
-
-def play(stage: Stage) -> None:
-    """All scenes, in order. Raises Unexpected."""
-    for scene in (credentials, key_set, signed_call, replay, bindings, unknown_key, not_allowed, rotation, revocation):
-        scene(stage)
 
 
 def credentials(stage: Stage) -> None:
@@ -118,53 +90,6 @@ def not_allowed(stage: Stage) -> None:
     show.call(f"{stage.resource_url}/profiles/1", bearer(token), status=403, code="caller_not_allowed")
 
 
-def rotation(stage: Stage) -> None:
-    """A new key, with calls going on."""
-    show, shown_at = stage.show, f"{stage.client_url}/my-public-credentials"
-    show.scene(
-        "A rotation, with calls going on",
-        "The new key is published first and signs after a lead time, in which watching services have fetched it.",
-    )
-    refresh = ("POST", f"{stage.client_url}/refresh-my-credentials")
-    show.call(*refresh, status=403, code="operator_secret_required")
-    old = http(shown_at).json["keyId"]
-    with Traffic(f"{stage.client_url}/profiles/1") as traffic:
-        new = show.call(*refresh, f"Operator-Secret:{stage.operator_secret}", status=200).json["keyId"]
-        show.expect(new != old, "there is a new key", show=False)
-        seconds = wait_until(lambda: http(shown_at).json["keyId"] == new)
-        show.say(f"client-service signs with the new key after {seconds:.0f} s; one more second of calls …")
-        time.sleep(1)
-    total = sum(traffic.answers.values())
-    show.expect(traffic.answers[200] == total > 0, f"{total} calls meanwhile, none refused")
-
-
-def revocation(stage: Stage) -> None:
-    """A key is revoked, and refused from then on."""
-    show, stack = stage.show, stage.stack
-    kid = stage.client.credentials.key_id
-    before = stage.token("GET", "/profiles/1")
-    show.scene("A revocation", "The operator says that client-service's key fell into wrong hands.")
-    show.call(f"{stage.client_url}/profiles/1", status=200)
-    stack.operate("revoke", kid)
-    show.say(f"$ peerseal-registry revoke {kid}")
-    seconds = wait_until(lambda: http(f"{stage.client_url}/profiles/1").status != 200)
-    show.say(f"refused {seconds:.1f} s later, time for a call included:")
-    refusal = show.call(f"{stage.client_url}/profiles/1", status=502, code="resource_refused").json
-    show.expect(refusal["resource_code"] == "revoked_key", "resource-service said: revoked_key")
-    title = "A token that was signed before the revocation, never used, not expired:"
-    show.call(f"{stage.resource_url}/profiles/1", bearer(before), status=401, code="revoked_key", title=title)
-
-
 def search(stage: Stage, token: str, body: str) -> tuple[str, ...]:
     """HTTPie's arguments for a search with exactly that body."""
     return ("POST", f"{stage.resource_url}/profiles/search", bearer(token), f"Content-Type:{JSON}", "--raw", body)
-
-
-def wait_until(holds: Callable[[], bool], timeout: float = 30) -> float:
-    """The seconds until ``holds`` is true. Raises TimeoutError."""
-    began = time.monotonic()
-    while not holds():
-        if time.monotonic() - began > timeout:
-            raise TimeoutError(f"not within {timeout} s")
-        time.sleep(0.1)
-    return time.monotonic() - began

@@ -1,0 +1,27 @@
+"""The demo, scene by scene. Each one insists on what it shows."""
+
+from demo.scenes import calls, events, keys, users
+from demo.scenes.stage import Stage
+
+SCENES = (
+    calls.credentials,
+    calls.key_set,
+    calls.signed_call,
+    calls.replay,
+    calls.bindings,
+    calls.unknown_key,
+    calls.not_allowed,
+    users.login,
+    events.order,
+    events.refused,
+    events.delivered_again,
+    events.event_token_in_a_call,
+    keys.rotation,
+    keys.revocation,
+)
+
+
+def play(stage: Stage) -> None:
+    """All scenes, in order. Raises Unexpected."""
+    for scene in SCENES:
+        scene(stage)

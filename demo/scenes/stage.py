@@ -1,0 +1,46 @@
+"""What every scene plays with."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import peerseal
+from demo.httpie import http
+from demo.show import Show
+from demo.stack import RESOURCE, Stack
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the scenes play with: everything runs, and ``client`` signs as client-service's host does."""
+
+    show: Show
+    stack: Stack
+    client_url: str
+    resource_url: str
+    client: peerseal.Identity
+    operator_secret: str
+    password: str
+    broker_url: str
+
+    def token(self, method: str, target: str, body: str = "") -> str:
+        """A fresh request token of client-service for resource-service; a body goes as JSON."""
+        headers = {"content-type": JSON} if body else {}
+        return self.client.sign_request(RESOURCE, method=method, target=target, body=body.encode(), headers=headers)
+
+    def user_token(self, user: str) -> str:
+        """The token of a fresh login."""
+        login = http("POST", f"{self.client_url}/authenticate", f"user={user}", f"password={self.password}")
+        return str(login.json["access_token"])
+
+
+def wait_until(holds: Callable[[], bool], timeout: float = 30) -> float:
+    """The seconds until ``holds`` is true. Raises TimeoutError."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > timeout:
+            raise TimeoutError(f"not within {timeout} s")
+        time.sleep(0.1)
+    return time.monotonic() - began
