@@ -134,10 +134,11 @@ class RabbitMQOutlet:
         """Wait until no more than ``until`` messages lack their confirm. Raises BrokerUnavailable."""
         self._unsent.extend(self._turned_back)
         self._turned_back.clear()
+        why = ""
         while len(self._unsent) + len(self._sent) > until:
             left = ends - time.monotonic()
             if left <= 0:
-                raise BrokerUnavailable(f"{self._waiting} messages are not confirmed")
+                raise BrokerUnavailable(f"{self._waiting} messages are not confirmed{why}")
             try:
                 self._push(left)
                 if self._sent:
@@ -148,6 +149,7 @@ class RabbitMQOutlet:
                 raise BrokerUnavailable(f"messages are not taken: {said(error)}") from error
             except LOST as error:
                 self._lose(error)
+                why = f": {said(error)}"
         if self._turned_back:
             raise BrokerUnavailable(f"no queue takes messages on {self._turned_back[0].topic}")
 
