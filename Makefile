@@ -8,15 +8,15 @@ STAMP := $(VENV)/.installed
 KAFKA := $(VENV)/kafka
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick thorough fuzz judge kafka brokers coverage lint format bench compose-test clean
+.PHONY: help demo up test quick thorough fuzz judge kafka brokers coverage lint format bench compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, attacks, rotation, revocation
+demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, orders, attacks, rotation, revocation
 	@$(BIN)/python -m demo
 
-up: $(STAMP) ## registry and both services on loopback until Ctrl-C, with HTTPie lines to try
+up: $(STAMP) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try
 	@$(BIN)/python -m demo.up
 
 test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge, brokers
@@ -58,9 +58,9 @@ bench: $(STAMP) ## the benchmarks beside other libraries, into benchmarks/result
 compose-test: $(STAMP) ## the containers of docker-compose.yml, started, called and taken down again
 	$(BIN)/pytest -m compose
 
-.env: ## the secrets of docker-compose.yml, made at random for this checkout
-	@umask 077 && secret() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; } && \
-	printf 'POSTGRES_PASSWORD=%s\nCLIENT_OPERATOR_SECRET=%s\n' "$$(secret)" "$$(secret)" > $@
+.env: ## the secrets of docker-compose.yml, made at random for this checkout; those that are there stay
+	@umask 077 && touch $@ && for name in POSTGRES_PASSWORD CLIENT_OPERATOR_SECRET CLIENT_DEMO_PASSWORD; do \
+	grep -q "^$$name=" $@ || echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" >> $@; done
 	@echo "wrote .env: docker compose up --build --wait"
 
 clean: ## remove the virtual environment, caches and local state (not .env)
