@@ -35,7 +35,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     tokens = UserTokens.kept_in(settings.user_key_file, settings.issuer_url, identity)
     users = Users(identity, tokens)
     database = open_database(settings.database_url, settings.state)
-    outbox = Outbox.of(settings, database)
+    outbox = app.extensions["outbox"] = Outbox.of(settings, database)
     add_index(app, identity)
     add_credentials(app, identity, settings.operator_secret)
     login.add_routes(app, tokens, settings.demo_password)

@@ -102,6 +102,11 @@ class Process:
         """Whether the program has not ended."""
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
     def output(self) -> str:
         """All that it has printed so far, and what earlier processes with the same log had."""
         return self.log.read_text(errors="replace")

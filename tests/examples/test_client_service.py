@@ -1,0 +1,128 @@
+"""client-service as people see it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_service.settings import Settings
+from peerseal.errors import ConfigurationError
+from tests.examples.world import PEN, SECRET, Person, World
+
+ROUTES = {
+    ("GET", "/"),
+    ("GET", "/my-public-credentials"),
+    ("POST", "/refresh-my-credentials"),
+    ("POST", "/authenticate"),
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/.well-known/openid-configuration"),
+    ("GET", "/profiles/<id>"),
+    ("GET", "/invoices"),
+    ("POST", "/orders"),
+    ("GET", "/orders"),
+}
+
+
+def test_the_index_lists_every_route_with_a_line_to_try(world: World) -> None:
+    app = world.client_app()
+    listed = app.test_client().get("/").get_json()["routes"]
+    assert {(route["method"], route["path"]) for route in listed} == ROUTES
+    assert {route["path"] for route in listed} == {rule.rule for rule in app.url_map.iter_rules()} - {
+        "/static/<path:filename>"
+    }
+    assert all(route["what"] and route["try"].startswith(f"http {route['method']} http://") for route in listed)
+
+
+@pytest.mark.parametrize("given", [None, "", "wrong", "ünïcödé"])
+def test_only_the_operator_has_the_key_replaced(world: World, given: str | None) -> None:
+    headers = {} if given is None else {"Operator-Secret": given}
+    client = world.client_app().test_client()
+    assert client.post("/refresh-my-credentials", headers=headers).get_json()["code"] == "operator_secret_required"
+    assert client.post("/refresh-my-credentials", headers={"Operator-Secret": SECRET}).status_code == 200
+
+
+def test_a_profile_says_for_whom_it_was_asked(served: World) -> None:
+    person = served.person()
+    assert person.get("/profiles/1").get_json()["user"] is None
+    profile = person.log_in("grace").get("/profiles/1").get_json()
+    assert (profile["caller"], profile["user"]) == ("client-service", "grace")
+    person.headers = {}
+    assert person.get("/profiles/1").get_json()["user"] is None
+
+
+def test_a_service_that_may_not_speak_for_users_says_so(served: World) -> None:
+    person = served.person().log_in("ada")
+    served.registry.set_domain(minters=[], issuers=served.registry.settings().issuers)
+    answer = person.get("/profiles/1")
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "caller_not_allowed")
+
+
+def test_an_order_is_priced(ada: Person) -> None:
+    placed = ada.order(PEN, {"itemID": "telescope", "quantity": 1})
+    assert placed["items"] == [
+        {"itemID": "pen", "quantity": 2, "price": 250},
+        {"itemID": "telescope", "quantity": 1, "price": 129_900},
+    ]
+    assert placed["amount"] == 130_400
+
+
+def test_orders_are_the_users_own_the_newest_first(world: World, ada: Person) -> None:
+    first, second = ada.order(PEN), ada.order(PEN, PEN)
+    grace = world.person().log_in("grace")
+    grace.order(PEN)
+    assert ada.get("/orders").get_json()["orders"] == [second, first]
+    assert len(grace.get("/orders").get_json()["orders"]) == 1
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        None,
+        [],
+        {},
+        {"items": []},
+        {"items": {}},
+        {"items": [PEN] * 101},
+        {"items": [PEN], "userID": "grace"},
+        {"items": [PEN], "amount": 1},
+        {"items": [{**PEN, "price": 1}]},
+        {"items": [{**PEN, "userID": "grace"}]},
+        {"items": [{"itemID": "pen"}]},
+        {"items": [{"itemID": "unheard-of", "quantity": 1}]},
+        {"items": [{"itemID": ["pen"], "quantity": 1}]},
+        *({"items": [{"itemID": "pen", "quantity": quantity}]} for quantity in (0, -1, 1001, 1.0, "1", True, None)),
+    ],
+)
+def test_an_order_with_anything_else_in_it_is_refused_and_nothing_stored(ada: Person, order: Any) -> None:
+    answer = ada.post("/orders", order)
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_order")
+    assert ada.get("/orders").get_json()["orders"] == []
+
+
+def test_nobody_orders_without_a_users_token(world: World) -> None:
+    answer = world.person().post("/orders", {"items": [PEN]})
+    assert (answer.status_code, answer.get_json()["code"]) == (401, "missing_token")
+
+
+def test_settings_come_from_the_environment_and_files(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("from a file\n")
+    (tmp_path / "broker.json").write_text('{"security.protocol": "SSL"}')
+    settings = Settings.from_env(
+        {
+            "PEERSEAL_KEY_DIR": str(tmp_path / "keys"),
+            "CLIENT_DEMO_PASSWORD_FILE": str(tmp_path / "password"),
+            "BROKER_CONFIG_FILE": str(tmp_path / "broker.json"),
+        }
+    )
+    assert settings.state == tmp_path
+    assert settings.demo_password == "from a file"
+    assert settings.broker_settings == {"security.protocol": "SSL"}
+    assert settings.operator_secret is None
+    assert "from a file" not in repr(settings)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", ""])
+def test_settings_of_the_broker_that_are_none_are_said_to_be(tmp_path: Path, content: str) -> None:
+    (tmp_path / "broker.json").write_text(content)
+    with pytest.raises(ConfigurationError):
+        Settings.from_env({"BROKER_CONFIG_FILE": str(tmp_path / "broker.json")})

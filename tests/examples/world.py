@@ -1,0 +1,203 @@
+"""Both example services in this process, on a registry in memory: a test client for people, HTTP between services."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from confluent_kafka.admin import AdminClient
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import Engine
+from werkzeug.serving import make_server
+from werkzeug.test import TestResponse
+
+import client_service.app
+import resource_service.app
+from client_service.outbox import Outbox
+from client_service.settings import ISSUER_URL, Settings
+from peerseal import Event, EventVerifier, Identity, User, carrying
+from peerseal.messaging import CODE_HEADER, EventConsumer, Message
+from peerseal.protocol.policies import UserIssuer
+from peerseal.testing import MemoryRegistry
+from resource_service.database import Invoices, open_database
+from resource_service.invoicing import PUBLISHERS, TOPIC, make_consumer, make_invoicing
+from resource_service.settings import ConsumerSettings
+from tests.support.brokers import BuiltInBroker, Ends
+from tests.support.processes import free_port
+
+PASSWORD, SECRET = "everybody's in the demo", "only the operator knows"
+CLIENT_IS_ISSUER = UserIssuer(ISSUER_URL, "client-service")
+PEN = {"itemID": "pen", "quantity": 2}
+
+
+class World:
+    """The domain's settings as they should be, both services, and nobody on the topic yet."""
+
+    def __init__(self, registry: MemoryRegistry, folder: Path, broker: BuiltInBroker) -> None:
+        registry.set_domain(minters=["client-service", "invoicing"], issuers=[CLIENT_IS_ISSUER])
+        self.registry = registry
+        self.folder = folder
+        self.broker = broker
+        for topic in (TOPIC, f"{TOPIC}.dlq"):  # a topic that is asked for is made
+            AdminClient({"bootstrap.servers": broker.url.removeprefix("kafka://")}).list_topics(topic, timeout=10)
+        self.client, self.resource = registry.identity("client-service"), registry.identity("resource-service")
+        self.invoicing = registry.identity("invoicing")
+        self.resource_port = free_port()
+        self.database: Engine = open_database(f"sqlite:///{folder / 'invoices.sqlite3'}")
+        self.invoices = Invoices(self.database, registry.clock)
+        self.resource_app = resource_service.app.build_app(self.resource, self.invoices)
+        self._opened = ExitStack()
+        self._opened.callback(self.database.dispose)
+        self.ends = self._opened.enter_context(Ends(broker))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    # ---- the edge
+
+    def settings(self, **changes: Any) -> Settings:
+        """Those of client-service."""
+        given: dict[str, Any] = {
+            "state": self.folder,
+            "user_key_file": self.folder / "user-tokens.pem",
+            "database_url": f"sqlite:///{self.folder / 'orders.sqlite3'}",
+            "resource_url": f"http://127.0.0.1:{self.resource_port}",
+            "operator_secret": SECRET,
+            "demo_password": PASSWORD,
+            "broker_url": self.broker.url,
+        }
+        return Settings(**given | changes)
+
+    def client_app(self, **changes: Any) -> Flask:
+        """One more worker of client-service."""
+        app = client_service.app.build_app(self.client, self.settings(**changes))
+        outbox: Outbox = app.extensions["outbox"]
+        self._opened.callback(outbox.stop)
+        return app
+
+    def person(self, **changes: Any) -> "Person":
+        """Somebody who calls a worker of client-service."""
+        return Person(self.client_app(**changes).test_client())
+
+    # ---- resource-service and its consumer
+
+    @contextmanager
+    def resource_served(self) -> Iterator[None]:
+        """resource-service behind a real socket, for a while."""
+        server = make_server("127.0.0.1", self.resource_port, self.resource_app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    @contextmanager
+    def consuming(self) -> Iterator[EventConsumer]:
+        """The invoicing consumer at work, for a while."""
+        settings = ConsumerSettings(
+            database_url=str(self.database.url),
+            broker_url=self.broker.url,
+            broker_settings=self.broker.settings,
+            resource_url=f"http://127.0.0.1:{self.resource_port}",
+            events_audience="jobs.example.com",
+        )
+        consumer = make_consumer(self.invoicing, settings)
+        handle = make_invoicing(self.invoicing, settings).handle
+        thread = threading.Thread(target=consumer.run, args=(handle,), kwargs={"wait": 0.05})
+        thread.start()
+        try:
+            yield consumer
+        finally:
+            consumer.stop()
+            thread.join()
+
+    # ---- the topic
+
+    def publish(
+        self, payload: bytes, *, by: Identity | None = None, signed: bytes | None = None, **changes: Any
+    ) -> None:
+        """A message on the topic, signed for ada; ``signed`` is the payload that was signed, where that is another."""
+        token: dict[str, Any] = {"event_id": "e-1", "transaction_id": "t-1", "subject": "ada"}
+        token |= {"topic": TOPIC, "audience": "jobs.example.com", "scope": "trigger_invoicing", **changes}
+        self.send(payload, (by or self.client).sign_event(payload if signed is None else signed, **token))
+
+    def send(self, payload: bytes, headers: dict[str, str]) -> None:
+        """Any message on the topic, confirmed by the broker, and read in the order in which it was sent."""
+        outlet = self.ends.outlet()
+        outlet.send(TOPIC, payload, [(name, value.encode()) for name, value in headers.items()], b"one partition")
+        outlet.flush(10)
+
+    def proven_event(self, event_id: str, *, user: User) -> Event:
+        """An event that client-service signed for that user, as the consumer has verified it."""
+        sent: dict[str, Any] = {
+            "topic": TOPIC,
+            "audience": "jobs.example.com",
+            "scope": "trigger_invoicing",
+            "event_id": event_id,
+        }
+        transaction = self.client.mint_transaction(user, scope=["trigger_invoicing"], transaction_id="t-1")
+        with carrying(transaction):
+            headers = self.client.sign_event(b"", **sent)
+        verifier = EventVerifier(
+            self.invoicing.trust, audience="jobs.example.com", allow=PUBLISHERS, max_age=timedelta(days=1)
+        )
+        return verifier.verify(b"", headers, topic=TOPIC)
+
+    def messages(self, count: int) -> list[Message]:
+        """The first on the topic."""
+        return self.ends.read(TOPIC, count)
+
+    def refusals(self, count: int) -> list[str]:
+        """The codes of the first dead letters, in order of arrival."""
+        return [dict(letter.headers)[CODE_HEADER].decode() for letter in self.ends.read(f"{TOPIC}.dlq", count)]
+
+    def invoiced(self, user: str, issuer: str = ISSUER_URL) -> list[int]:
+        """The amounts of the user's invoices, the newest first."""
+        return [invoice.amount for invoice in self.invoices.of(issuer, user)]
+
+
+class Person:
+    """Calls client-service with or without a user's token."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self._client = client
+        self.headers: dict[str, str] = {}
+
+    def log_in(self, user: str) -> Self:
+        """Send that user's token from now on."""
+        answer = self.post("/authenticate", {"user": user, "password": PASSWORD})
+        assert answer.status_code == 200, answer.text
+        self.headers = {"Authorization": f"Bearer {answer.get_json()['access_token']}"}
+        return self
+
+    def get(self, path: str) -> TestResponse:
+        """GET it."""
+        return self._client.get(path, headers=self.headers)
+
+    def post(self, path: str, body: Any) -> TestResponse:
+        """POST ``body`` as JSON."""
+        return self._client.post(path, json=body, headers=self.headers)
+
+    def order(self, *items: dict[str, Any]) -> dict[str, Any]:
+        """An order that is taken."""
+        answer = self.post("/orders", {"items": list(items)})
+        assert answer.status_code == 201, answer.text
+        placed: dict[str, Any] = answer.get_json()
+        return placed
+
+
+def order_payload(**changes: Any) -> bytes:
+    """What client-service publishes, of an order of nobody's."""
+    items = [{"itemID": "pen", "quantity": 2, "price": 250}, {"itemID": "notebook", "quantity": 1, "price": 895}]
+    order = {"eventID": "e-1", "transactionID": "t-1", "utcTime": "2026-01-01T00:00:00Z", "items": items}
+    return json.dumps(order | changes).encode()
