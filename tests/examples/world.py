@@ -30,6 +30,7 @@ from tests.support.brokers import BuiltInBroker, Ends
 from tests.support.processes import free_port
 
 PASSWORD, SECRET = "everybody's in the demo", "only the operator knows"
+AUDIENCE, PURPOSE = "jobs.example.com", "trigger_invoicing"
 CLIENT_IS_ISSUER = UserIssuer(ISSUER_URL, "client-service")
 PEN = {"itemID": "pen", "quantity": 2}
 
@@ -109,7 +110,7 @@ class World:
             broker_url=self.broker.url,
             broker_settings=self.broker.settings,
             resource_url=f"http://127.0.0.1:{self.resource_port}",
-            events_audience="jobs.example.com",
+            events_audience=AUDIENCE,
         )
         consumer = make_consumer(self.invoicing, settings)
         handle = make_invoicing(self.invoicing, settings).handle
@@ -128,7 +129,7 @@ class World:
     ) -> None:
         """A message on the topic, signed for ada; ``signed`` is the payload that was signed, where that is another."""
         token: dict[str, Any] = {"event_id": "e-1", "transaction_id": "t-1", "subject": "ada"}
-        token |= {"topic": TOPIC, "audience": "jobs.example.com", "scope": "trigger_invoicing", **changes}
+        token |= {"topic": TOPIC, "audience": AUDIENCE, "scope": PURPOSE, **changes}
         self.send(payload, (by or self.client).sign_event(payload if signed is None else signed, **token))
 
     def send(self, payload: bytes, headers: dict[str, str]) -> None:
