@@ -37,6 +37,7 @@
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
     ├── MessageRefused              the application will never take this message; the code is its own
     ├── BrokerUnavailable           broker_unavailable: messages cannot be sent or received now
+    │   └── MessageTooLarge         message_too_large: the broker will never take this one
     └── ConfigurationError          a setting is missing or contradicts another
 
 ``code`` is stable and part of the interface (SPEC section 4). ``str(error)`` is the detail for the log of the side
@@ -297,6 +298,12 @@ class BrokerUnavailable(PeersealError):
 
     code = "broker_unavailable"
     status = 503
+
+
+class MessageTooLarge(BrokerUnavailable):
+    """The message is larger than the broker takes, now or later."""
+
+    code = "message_too_large"
 
 
 class ConfigurationError(PeersealError):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Record
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.messaging import EventConsumer, EventPublisher, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
@@ -40,45 +40,60 @@ class KafkaOutlet:
 
     def __init__(self, settings: Settings) -> None:
         self._producer = Producer(_settings(settings, _OUT_DEFAULTS, _OUT_FORCED), logger=log)
-        self._failed: list[str] = []
-        self._lock = threading.Lock()
+        self._of_thread = _Sent()
 
     def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
         """See Outlet."""
-        ends = time.monotonic() + self.ROOM_WITHIN
+        ends, delivery = time.monotonic() + self.ROOM_WITHIN, _Delivery()
         kept: list[tuple[str, str | bytes | None]] = list(headers)
         while True:
             try:
-                self._producer.produce(topic, payload, key, headers=kept, on_delivery=self._delivered)
+                self._producer.produce(topic, payload, key, headers=kept, on_delivery=delivery.took)
             except BufferError as error:
                 if time.monotonic() >= ends:
                     raise BrokerUnavailable("the broker takes no more messages") from error
                 self._producer.poll(_POLL)
             except KafkaException as error:
-                raise BrokerUnavailable(f"cannot send to {topic}: {error}") from error
+                raise _unavailable(error.args[0]) from error
             else:
+                self._of_thread.deliveries.append(delivery)
                 self._producer.poll(0)
                 return
 
     def flush(self, timeout: float) -> None:
-        """See Outlet."""
-        left = self._producer.flush(timeout)
-        with self._lock:
-            failed, self._failed = self._failed, []
-        if failed:
-            raise BrokerUnavailable(f"{len(failed)} messages were not taken: {failed[0]}")
-        if left:
-            raise BrokerUnavailable(f"{left} messages are not confirmed after {timeout} s")
+        """See Outlet. It answers for what this thread has sent, and not for what others did."""
+        self._producer.flush(timeout)
+        deliveries, self._of_thread.deliveries = self._of_thread.deliveries, []
+        failed = next((delivery.error for delivery in deliveries if delivery.error is not None), None)
+        if failed is not None:
+            raise _unavailable(failed)
+        if not all(delivery.done for delivery in deliveries):
+            raise BrokerUnavailable(f"messages are not confirmed after {timeout} s")
 
     def close(self) -> None:
         """See Outlet: what is not confirmed is given up."""
         self._producer.purge()
         self._producer.flush(1.0)
 
-    def _delivered(self, error: KafkaError | None, record: Record) -> None:
-        if error is not None:
-            with self._lock:
-                self._failed.append(f"{record.topic()}: {error}")
+
+class _Delivery:
+    """What became of one message: `took` is called by whichever thread polls."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: KafkaError | None = None
+
+    def took(self, error: KafkaError | None, _: Record) -> None:
+        self.error, self.done = error, True
+
+
+class _Sent(threading.local):
+    """What this thread has sent since its last flush."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[_Delivery] = []
 
 
 class KafkaInlet:
@@ -219,6 +234,11 @@ def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) 
 
 
 _CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll", "partition.assignment", "session.")
+
+
+def _unavailable(error: KafkaError) -> BrokerUnavailable:
+    kind = MessageTooLarge if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else BrokerUnavailable
+    return kind(f"a message was not taken: {error}")
 
 
 def _servers(url: str) -> str:

@@ -30,6 +30,7 @@ from peerseal.errors import (
     ConfigurationError,
     Forbidden,
     MessageRefused,
+    MessageTooLarge,
     PeersealError,
     TokenError,
 )
@@ -41,7 +42,10 @@ log = logging.getLogger("peerseal.messaging")
 
 DEAD_LETTERS = ".dlq"
 """What the topic of a message that was refused ends in."""
-CODE_HEADER, ORIGIN_HEADER = "peerseal-code", "peerseal-origin"
+CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER = "peerseal-code", "peerseal-origin", "peerseal-size"
+OURS = (CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER)
+"""Headers of a dead letter that the consumer writes: the code, where the message was, and the bytes of its payload
+where that was too large to be kept."""
 
 Headers = tuple[tuple[str, bytes], ...]
 Handle = Callable[[Event], object]
@@ -69,8 +73,8 @@ class Outlet(Protocol):
         """Hand a message over, which may leave later. Raises BrokerUnavailable where there is no room for it."""
 
     def flush(self, timeout: float) -> None:
-        """Return once the broker has confirmed all that was sent. Raises BrokerUnavailable for what was not, or not
-        within ``timeout`` seconds."""
+        """Return once the broker has confirmed all that this thread has sent. Raises BrokerUnavailable for what was
+        not, or not within ``timeout`` seconds, and MessageTooLarge for what never will be."""
 
     def close(self) -> None:
         """Give the connection up."""
@@ -241,11 +245,18 @@ class EventConsumer:
             self._handled += 1
 
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
-        """Onto the dead letters' topic, as it came, with the code and where it was. Raises BrokerUnavailable."""
+        """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that is too large with
+        these added only that is kept: the message itself is where it was. Raises BrokerUnavailable."""
         said = (CODE_HEADER, refusal.code.encode("ascii")), (ORIGIN_HEADER, message.origin.encode("utf-8"))
-        kept = [(name, value) for name, value in message.headers if name not in (CODE_HEADER, ORIGIN_HEADER)]
-        self._dead_letters.send(message.topic + DEAD_LETTERS, message.payload, [*kept, *said], message.key)
-        self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
+        kept = [(name, value) for name, value in message.headers if name not in OURS]
+        topic = message.topic + DEAD_LETTERS
+        try:
+            self._dead_letters.send(topic, message.payload, [*kept, *said], message.key)
+            self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
+        except MessageTooLarge:
+            size = (SIZE_HEADER, b"%d" % len(message.payload))
+            self._dead_letters.send(topic, b"", [*said, size])
+            self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
         self._refused[refusal.code] += 1
         log.warning("refused: %s; message %s; %r", refusal.code, message.origin, str(refusal)[:200])
 

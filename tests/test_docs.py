@@ -15,7 +15,11 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     text = (ROOT / "docs/threat-model.md").read_text()
     defined = set(re.findall(r"def (test_\w+)", "\n".join(TESTS.values())))
     named = set(re.findall(r"`(test_\w+)`", text))
-    files = set(re.findall(r"\b((?:attacks|brokers|contracts|e2e|examples|faults|judges|messaging|peerseal|registry)/test_\w+)", text))
+    files = set(
+        re.findall(
+            r"\b((?:attacks|brokers|contracts|e2e|examples|faults|judges|messaging|peerseal|registry)/test_\w+)", text
+        )
+    )
     assert named - defined == set()
     assert files - TESTS.keys() == set()
     assert len(named) > 100

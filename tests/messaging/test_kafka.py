@@ -1,13 +1,17 @@
 """What is Kafka's own: settings, membership, and what the broker is told."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal import EventVerifier
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.kafka import KafkaInlet, KafkaOutlet
-from peerseal.messaging import open_inlet, open_outlet
+from peerseal.messaging import EventConsumer, open_inlet, open_outlet
+from peerseal.testing import MemoryRegistry
 from tests.support.brokers import Broker, BuiltInBroker, Ends, eventually
 
 
@@ -87,3 +91,38 @@ def test_a_partition_that_went_to_another_member_is_worked_on_no_more(built_in: 
         again = ends.inlet(f"{topic}-g", topic)
         eventually(lambda: again.receive(0.2) is not None, "whoever owns it now gets it")
         again.close()
+
+
+def test_a_thread_hears_of_its_own_messages_and_not_of_anothers() -> None:
+    outlet = open_outlet("kafka://127.0.0.1:1", settings={"message.timeout.ms": 300, "log_level": 0})
+    outlet.send("t", b"x", [])
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(outlet.flush, 5).result()
+    with pytest.raises(BrokerUnavailable):
+        outlet.flush(5)
+    outlet.close()
+
+
+def test_a_message_that_no_broker_takes_is_said_to_be_too_large(built_in: BuiltInBroker) -> None:
+    outlet = open_outlet(built_in.url)
+    with pytest.raises(MessageTooLarge):
+        outlet.send("t", b"x" * 1_100_000, [])
+    outlet.close()
+
+
+def test_a_poison_message_too_large_for_the_dead_letters_is_named_there(built_in: BuiltInBroker) -> None:
+    with Ends(built_in) as ends, MemoryRegistry() as registry:
+        topic = built_in.new_topic()
+        large = open_outlet(built_in.url, settings={"message.max.bytes": 2_000_000})
+        large.send(topic, b"x" * 1_048_400, [])
+        large.flush(10)
+        identity = registry.identity("invoicing")
+        verifier = EventVerifier(identity.trust, audience="a", allow={}, max_age=timedelta(days=1))
+        consumer = EventConsumer(identity, verifier, ends.inlet(f"{topic}-g", topic), ends.outlet(), pauses=[0.05])
+        eventually(lambda: consumer.run_once(lambda _: None, 0.2) is not None, "put aside")
+        consumer.close()
+        [letter] = ends.read(f"{topic}.dlq", 1)
+        assert dict(letter.headers)["peerseal-code"] == b"missing_token"
+        assert dict(letter.headers)["peerseal-size"] == b"1048400"
+        assert letter.payload == b""
+        large.close()
