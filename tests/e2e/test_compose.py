@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from demo.processes import ROOT
 pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 Compose = Callable[..., str]
+
+PASSWORD = secrets.token_hex(24)
 
 
 def compose_command() -> list[str]:
@@ -33,7 +36,8 @@ def compose_command() -> list[str]:
 def compose() -> Iterator[Compose]:
     """A function that runs ``docker compose ARGUMENTS`` in a project of this run's own, everything in it started."""
     command = [*compose_command(), "--project-name", f"peerseal-{secrets.token_hex(4)}"]
-    made = {"POSTGRES_PASSWORD": secrets.token_hex(24), "CLIENT_OPERATOR_SECRET": secrets.token_hex(24)}
+    made = {name: secrets.token_hex(24) for name in ("POSTGRES_PASSWORD", "CLIENT_OPERATOR_SECRET")}
+    made |= {"CLIENT_DEMO_PASSWORD": PASSWORD}
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
@@ -56,6 +60,21 @@ def ask(compose: Compose, *request: str) -> Any:
     return json.loads(compose("exec", "-T", "httpservice", "http", "--ignore-stdin", "--check-status", "-b", *request))
 
 
+def as_user(compose: Compose, user: str) -> str:
+    """HTTPie's argument for a fresh login."""
+    login = ask(compose, "POST", "http://client-service/authenticate", f"user={user}", f"password={PASSWORD}")
+    return f"Authorization:Bearer {login['access_token']}"
+
+
+def invoices_of(compose: Compose, user: str, count: int) -> list[Any]:
+    """The user's invoices, once there are so many."""
+    token, deadline = as_user(compose, user), time.monotonic() + 60
+    while len(found := ask(compose, "http://client-service/invoices", token)["invoices"]) < count:
+        assert time.monotonic() < deadline, compose("logs", "--no-color", "--tail=40", "invoicing", "client-service")
+        time.sleep(0.5)
+    return list(found)
+
+
 def test_public_credentials_are_shown(compose: Compose) -> None:
     credentials = ask(compose, "http://client-service/my-public-credentials")
     assert credentials["keyId"].startswith("demo.internal/client-service/")
@@ -65,6 +84,23 @@ def test_public_credentials_are_shown(compose: Compose) -> None:
 def test_a_call_passes_through_both_services(compose: Compose) -> None:
     profile = ask(compose, "http://client-service/profiles/1")
     assert (profile["id"], profile["caller"]) == ("1", "client-service")
+
+
+def test_an_order_becomes_an_invoice(compose: Compose) -> None:
+    ada = as_user(compose, "ada")
+    items = 'items:=[{"itemID": "slide-rule", "quantity": 2}]'
+    placed = ask(compose, "POST", "http://client-service/orders", ada, items)
+    (invoice,) = invoices_of(compose, "ada", 1)
+    assert invoice["transactionID"] == placed["transactionID"]
+    assert (invoice["userID"], invoice["amount"]) == ("ada", 9800)
+
+
+def test_an_order_is_taken_while_kafka_is_down(compose: Compose) -> None:
+    compose("stop", "--timeout", "10", "kafka")
+    items = 'items:=[{"itemID": "pen", "quantity": 1}]'
+    ask(compose, "POST", "http://client-service/orders", as_user(compose, "grace"), items)
+    compose("start", "kafka")
+    assert [invoice["amount"] for invoice in invoices_of(compose, "grace", 1)] == [250]
 
 
 def test_the_join_tokens_are_only_their_services_to_read(compose: Compose) -> None:
@@ -83,5 +119,5 @@ def test_a_service_restarts_with_the_key_that_it_has(compose: Compose) -> None:
 
 
 def test_services_run_as_nobody_special(compose: Compose) -> None:
-    for service in ("registry", "client-service", "resource-service"):
+    for service in ("registry", "client-service", "resource-service", "invoicing"):
         assert compose("exec", "-T", service, "id", "-u").strip() == "10001"

@@ -1,14 +1,17 @@
-"""Registry, caller and callee as real gunicorn processes on either database, called with the real HTTPie."""
+"""Registry, caller, callee, consumer and broker as real processes, the registry on either database, called with the
+real HTTPie."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.brokers import eventually
 from tests.support.httpie import http
 from tests.support.postgres import Postgres
-from tests.support.processes import Server
+from tests.support.processes import Process, Server
 from tests.support.stack import CLIENT, DOMAIN, RESOURCE, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -22,7 +25,15 @@ class Running:
     registry: Server
     resource: Server
     client: Server
-    secret: str = "only the operator knows"
+    invoicing: Process
+    broker_url: str
+    secret: str = "only-the-operator-knows"
+    password: str = "everybody-in-the-demo"
+
+    def as_user(self, user: str) -> str:
+        """HTTPie's argument for a fresh login."""
+        login = http("POST", f"{self.client.url}/authenticate", f"user={user}", f"password={self.password}")
+        return f"Authorization:Bearer {login.json['access_token']}"
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -34,23 +45,37 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         database_url = postgres.new_database()
     with Stack(folder, database_url=database_url) as stack:
         registry = stack.start_registry()
+        stack.let_users_in()
+        _, broker_url = stack.start_broker()
         resource = stack.start_resource_service(preload=True)
-        client = stack.start_client_service(resource.url, operator_secret=Running.secret, preload=True)
-        yield Running(stack, registry, resource, client)
+        client = stack.start_client_service(
+            resource.url,
+            operator_secret=Running.secret,
+            password=Running.password,
+            broker_url=broker_url,
+            preload=True,
+        )
+        invoicing = stack.start_invoicing(resource.url, broker_url)
+        yield Running(stack, registry, resource, client, invoicing, broker_url)
 
 
 def test_the_index_lists_every_route_with_a_line_that_works(running: Running) -> None:
-    routes = http(f"{running.client.url}/").json["routes"]
-    assert {route["path"] for route in routes} == {
-        "/",
-        "/my-public-credentials",
-        "/refresh-my-credentials",
-        "/profiles/<id>",
+    environment = {
+        "$TOKEN": running.as_user("ada").removeprefix("Authorization:Bearer "),
+        "$CLIENT_DEMO_PASSWORD": running.password,
+        "$CLIENT_OPERATOR_SECRET": "of somebody else",
     }
+    expected = {"/refresh-my-credentials": 403}
+    routes = http(f"{running.client.url}/").json["routes"]
+    assert len(routes) == 10
     for route in routes:
-        program, *arguments = route["try"].split()
+        line = route["try"]
+        for name, value in environment.items():
+            line = line.replace(name, value)
+        program, *arguments = shlex.split(line)
         assert program == "http"
-        assert http(*arguments).status == (403 if route["method"] == "POST" else 200)
+        created = (route["method"], route["path"]) == ("POST", "/orders")
+        assert http(*arguments).status == expected.get(route["path"], 201 if created else 200), line
 
 
 @pytest.mark.parametrize("service", [CLIENT, RESOURCE])
@@ -65,6 +90,31 @@ def test_public_credentials_are_those_in_the_registry(running: Running, service:
 def test_a_profile_comes_through_both_services(running: Running) -> None:
     answer = http(f"{running.client.url}/profiles/1")
     assert (answer.status, answer.json["name"], answer.json["caller"]) == (200, "Ada Lovelace", CLIENT)
+
+
+def test_a_user_is_known_through_both_services(running: Running) -> None:
+    profile = http(f"{running.client.url}/profiles/1", running.as_user("katherine")).json
+    assert (profile["caller"], profile["user"]) == (CLIENT, "katherine")
+
+
+def test_an_order_becomes_an_invoice(running: Running) -> None:
+    grace, url = running.as_user("grace"), running.client.url
+    placed = http("POST", f"{url}/orders", grace, 'items:=[{"itemID": "telescope", "quantity": 1}]')
+    assert placed.status == 201
+    eventually(lambda: http(f"{url}/invoices", grace).json["invoices"] != [], "there is an invoice")
+    (invoice,) = http(f"{url}/invoices", grace).json["invoices"]
+    assert invoice["transactionID"] == placed.json["transactionID"]
+    assert (invoice["userID"], invoice["amount"]) == ("grace", 129_900)
+
+
+def test_orders_wait_for_a_consumer_that_was_stopped(running: Running) -> None:
+    url, katherine = running.client.url, running.as_user("katherine")
+    running.invoicing.stop()
+    assert running.invoicing.exit_code == 0
+    for _ in range(3):
+        assert http("POST", f"{url}/orders", katherine, 'items:=[{"itemID": "pen", "quantity": 1}]').status == 201
+    running.stack.start_invoicing(running.resource.url, running.broker_url)
+    eventually(lambda: len(http(f"{url}/invoices", katherine).json["invoices"]) == 3, "all are invoiced")
 
 
 @pytest.mark.parametrize("odd", ["%2f", "a%20b", "caf%C3%A9", "..%2f..", "~x", "a;b=c", "%25"])
