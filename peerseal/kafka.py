@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka import Message as Record
 
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
-from peerseal.messaging import EventConsumer, EventPublisher, Inlet, Message, Outlet
+from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
 
@@ -257,16 +257,26 @@ def _settings(given: Settings, defaults: Settings, forced: Settings) -> dict[str
 
 
 def _message(record: Record) -> Message:
-    place, headers = _place_of(record), record.headers() or []
-    pairs = headers.items() if isinstance(headers, dict) else headers
+    place = _place_of(record)
     return Message(
         topic=place.topic,
         payload=_bytes(record.value()) or b"",
-        headers=tuple((name, _bytes(value) or b"") for name, value in pairs),
+        headers=_headers(record, place),
         key=_bytes(record.key()),
         origin=f"{place.topic}/{place.partition}@{place.offset}",
         receipt=place,
     )
+
+
+def _headers(record: Record, place: TopicPartition) -> Headers:
+    """None where one's name is not text: confluent-kafka gives up on all of them, and must not be asked again."""
+    try:
+        headers = record.headers() or []
+    except (SystemError, UnicodeError):
+        log.warning("the headers of %s/%d@%d cannot be read", place.topic, place.partition, place.offset)
+        return ()
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return tuple((name, _bytes(value) or b"") for name, value in pairs)
 
 
 def _place_of(record: Record) -> TopicPartition:
