@@ -8,13 +8,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from peerseal.commands import monitor
-from peerseal.errors import ConfigurationError, FetchError, InvalidName, PeersealError
+from peerseal.commands import assertion, monitor
+from peerseal.errors import ConfigurationError, FetchError, InvalidName, PeersealError, TrustUnavailable
 
 USAGE = 2
 UNREACHABLE = 3
 
-COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (monitor.add_to,)
+COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
+    assertion.add_to,
+    monitor.add_to,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
         return _failed(error, USAGE)
-    except FetchError as error:
+    except (FetchError, TrustUnavailable) as error:
         return _failed(error, UNREACHABLE)
     except PeersealError as error:
         return _failed(error, 1)

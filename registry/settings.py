@@ -73,6 +73,9 @@ class Limits:
     refusals_per_minute: int = 60
     """Writing calls of one address that may be refused, or left pending, in a minute. Those that succeed are not
     counted: they proved themselves."""
+    exchanged_token_lifetime: int = 7 * 24 * 3600
+    """Seconds that an event token of the exchange lives, 365 days at most. The root must name the signing key that
+    made it for as long."""
     policy_body: int = 32 * 1024
     """Bytes of a policy or of the domain's settings, which go into an entry."""
 

@@ -262,6 +262,11 @@ class Identity:
         )
         return {"authorization": f"Bearer {token}"}
 
+    def sign_assertion(self) -> str:
+        """A client assertion (RFC 7523) for the registry's token endpoint, good once within a minute. Raises
+        TrustUnavailable."""
+        return self._signer.assertion(self._keeper.signing_key())
+
     def mint_transaction(
         self,
         user: User,

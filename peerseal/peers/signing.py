@@ -8,9 +8,10 @@ from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol import jose
+from peerseal.protocol.assertions import ASSERTION_TYP, assertion_claims
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.events import EVENT_TYP, EventToken, payload_hash
-from peerseal.protocol.names import qualify, service_id
+from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
 
@@ -61,6 +62,12 @@ class TokenSigner:
     def transaction(self, held: HeldKey, token: TransactionToken) -> str:
         """The transaction token, signed."""
         return self._compact(held, TRANSACTION_TYP, lambda: canonical_json(token.claims()))
+
+    def assertion(self, held: HeldKey) -> str:
+        """See `Identity.sign_assertion`."""
+        domain = self._domain()
+        claims = assertion_claims(service_id(domain, self._service), registry_id(domain), int(self._clock()))
+        return self._compact(held, ASSERTION_TYP, lambda: canonical_json(claims))
 
     def event(
         self,

@@ -39,10 +39,16 @@ def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
 
 
 def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
-    """What an operator sends: ``{"minters": […], "issuers": […]}``, minters by short name or id. Raises BadRequest."""
+    """What an operator sends: ``{"minters": […], "issuers": […], "exchange"?: {client: {audience: [scope…]}}}``,
+    minters and clients by short name or id. Raises BadRequest."""
     try:
-        minters = [_own(name, domain) for name in claim(body, "minters", list)]
-        return DomainSettings.from_json({**body, "minters": minters})
+        members = {**body, "minters": [_own(name, domain) for name in claim(body, "minters", list)]}
+        if "exchange" in body:
+            granted = claim(body, "exchange", dict)
+            members["exchange"] = {_own(client, domain): granted[client] for client in granted}
+            if len(members["exchange"]) != len(granted):
+                raise BadRequest("malformed_body", "a client of the exchange stands twice")
+        return DomainSettings.from_json(members)
     except (MalformedToken, InvalidName) as error:
         raise BadRequest("malformed_body", str(error)) from error
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Verifier
 from peerseal.protocol.names import REGISTRY, service_id, split_kid
@@ -12,21 +13,20 @@ from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority import AuthoritySource
 from registry.storage import keys
 from registry.storage.unit import Store
-from registry.storage.used_tokens import DatabaseReplayGuard
 
 
 class DatabaseKeys:
     """A `peerseal.peers.trusted.KeySource` over the registry's own database."""
 
     def __init__(self, store: Store, authority: AuthoritySource) -> None:
-        self._store = store
-        self._authority = authority
+        self.store = store
+        self.authority = authority
 
     @property
     def domain(self) -> str:
         """The trust domain. Raises TrustUnavailable."""
         try:
-            return self._authority.current().domain
+            return self.authority.current().domain
         except Unavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error
 
@@ -34,7 +34,7 @@ class DatabaseKeys:
         """See KeySource."""
         owner, thumbprint = split_kid(kid)
         try:
-            with self._store.look() as connection:
+            with self.store.look() as connection:
                 record = keys.find(connection, thumbprint)
         except StorageUnavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error
@@ -56,8 +56,7 @@ class DatabaseKeys:
         """See KeySource: what services may do at the registry itself, its code says and no operator."""
 
 
-def caller_verifier(store: Store, authority: AuthoritySource, clock: Callable[[], float] = time.time) -> Verifier:
+def caller_verifier(keys: DatabaseKeys, guard: ReplayGuard, clock: Callable[[], float] = time.time) -> Verifier:
     """The registry's verifier: audience ``<domain>/registry``, open to every service of the domain; what each may do
     is decided by the use case."""
-    guard = DatabaseReplayGuard(store, clock)
-    return Verifier(DatabaseKeys(store, authority), audience=REGISTRY, allow={"*": ()}, replay=guard, clock=clock)
+    return Verifier(keys, audience=REGISTRY, allow={"*": ()}, replay=guard, clock=clock)

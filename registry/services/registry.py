@@ -14,9 +14,10 @@ from registry.services.admit import Admission
 from registry.services.applicants import Applicants
 from registry.services.audit import Audit
 from registry.services.authority import AuthoritySource
-from registry.services.callers import caller_verifier
+from registry.services.callers import DatabaseKeys, caller_verifier
 from registry.services.changes import ChangesFeed
 from registry.services.end_keys import KeyEnding
+from registry.services.exchange import Exchange
 from registry.services.housekeeping import Housekeeping
 from registry.services.join_tokens import JoinTokens
 from registry.services.keyfiles import Sealer, read
@@ -32,6 +33,7 @@ from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
+from registry.storage.used_tokens import DatabaseReplayGuard
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Registry:
     ending: KeyEnding
     publisher: Publisher
     policies: Policies
+    exchange: Exchange
     documents: SettingDocuments
     changes: ChangesFeed
     ledger: LedgerView
@@ -69,17 +72,20 @@ class Registry:
         admission = Admission(store, authority, tokens, limits, clock)
         changed = revisions(store.engine)
         ledger = LedgerView(store, changed, authority, clock)
+        keys, guard = DatabaseKeys(store, authority), DatabaseReplayGuard(store, clock)
+        policies = Policies(store, authority, limits, clock)
         return cls(
             settings=settings,
             clock=clock,
             store=store,
             authority=authority,
-            callers=caller_verifier(store, authority, clock),
+            callers=caller_verifier(keys, guard, clock),
             admission=admission,
             platforms=Platforms(read_rules(settings.oidc_file), authority, clock=clock),
             ending=KeyEnding(store, authority, clock),
             publisher=Publisher(store, changed, authority, ledger, limits, clock),
-            policies=Policies(store, authority, limits, clock),
+            policies=policies,
+            exchange=Exchange(keys, authority, policies, guard, limits, clock),
             documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
             changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
             ledger=ledger,

@@ -62,7 +62,7 @@ def _call(method: str, path: str, call: Json) -> str:
     )
     body = call.get("requestBody")
     if body is not None:
-        asked += f"<tr><td>body<td><td>required<td>{_linked(body['content']['application/json']['schema'])}"
+        asked += f"<tr><td>body<td><td>required<td>{_linked(next(iter(body['content'].values()))['schema'])}"
     answered = "".join(
         f"<tr><td>{status}<td>{escape(found['description'])}<td>{_media(found)}"
         for status, found in call["responses"].items()

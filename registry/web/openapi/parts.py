@@ -76,6 +76,17 @@ def problems(*statuses: int) -> Json:
     return found
 
 
+def oauth(*statuses: int) -> Json:
+    """Refusals as OAuth has them (RFC 6749 section 5.2), or as all are, where they come from elsewhere."""
+    found = problems(*statuses)
+    for status in statuses:
+        if status in (400, 401):
+            found[str(status)]["description"] = "error says which, as RFC 6749 section 5.2 has it."
+            found[str(status)]["content"]["application/json"] = {"schema": ref("OAuthError")}
+            found[str(status)]["headers"].pop("X-Request-Id")
+    return found
+
+
 def answer(description: str, media: str, schema: Json, *, made: bool = False, kept: bool = False) -> Json:
     """An answer with a body; ``made`` with the Location of what was made, ``kept`` if caches may keep it."""
     headers = _KEPT if kept else _SAFE
@@ -115,8 +126,9 @@ def operation(
     who: list[Json] = ANYONE,
     parameters: tuple[Json, ...] = (),
     body: str | None = None,
+    media: str = "application/json",
 ) -> Json:
-    """One method of one path."""
+    """One method of one path; ``media`` is the type of its body."""
     described: Json = {"operationId": name, "summary": summary, "security": who, "responses": {}}
     for found in answers:
         described["responses"].update(found)
@@ -124,7 +136,7 @@ def operation(
     if parameters:
         described["parameters"] = list(parameters)
     if body is not None:
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref(body)}}}
+        described["requestBody"] = {"required": True, "content": {media: {"schema": ref(body)}}}
     return described
 
 

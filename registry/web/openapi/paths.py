@@ -18,6 +18,7 @@ from registry.web.openapi.parts import (
     empty,
     in_path,
     in_query,
+    oauth,
     operation,
     problems,
     published,
@@ -225,6 +226,20 @@ POLICIES: Json = {
     },
 }
 
+EXCHANGE: Json = {
+    "/oauth2/token": {
+        "post": operation(
+            "exchangeToken",
+            "An event token for a user's token (RFC 8693); only where the domain's settings say who may",
+            shown("The token.", "Exchanged"),
+            oauth(400, 401),
+            problems(404, 413, 429, 500, 503),
+            body="ExchangeWanted",
+            media="application/x-www-form-urlencoded",
+        )
+    },
+}
+
 OPERATORS: Json = {
     "/v1/join-tokens": {
         "post": operation(
@@ -387,6 +402,7 @@ GROUPS: dict[str, Json] = {
     "Keys": KEYS,
     "Services": SERVICES,
     "Policies": POLICIES,
+    "Token exchange": EXCHANGE,
     "Operators": OPERATORS,
     "Ledger": LEDGER,
     "About this server": ABOUT,

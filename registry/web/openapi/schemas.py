@@ -8,6 +8,8 @@ _NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
 _ID = r"^[A-Za-z0-9_-]{1,32}$"
 _THUMBPRINT = r"^[A-Za-z0-9_-]{43}$"
 _HASH = r"^[A-Za-z0-9_-]{43}$"
+_SCOPE = r"^[!#-\[\]-~]{1,100}$"
+_EVENT_ID = r"^[!-~]{1,200}$"
 
 LARGEST = 10**18 - 1
 """The largest number that a query parameter may be."""
@@ -178,8 +180,50 @@ SCHEMAS: Json = {
                     optional=("jwks_url",),
                 )
             ),
+            "exchange": {
+                "type": "object",
+                "additionalProperties": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": each(text(_SCOPE), uniqueItems=True),
+                },
+                "description": "By client's id and consumers' audience: scopes of event tokens it may exchange for.",
+            },
+        },
+        optional=("exchange",),
+    ),
+    "ExchangeWanted": {
+        "type": "object",
+        "properties": {
+            "grant_type": {"const": "urn:ietf:params:oauth:grant-type:token-exchange"},
+            "client_assertion_type": {"const": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+            "client_assertion": {**JWS, "description": "By a registered key of the client, for the registry, once."},
+            "client_id": text(),
+            "subject_token": {**JWS, "description": "A user's, of an issuer in the domain's settings."},
+            "subject_token_type": text(),
+            "requested_token_type": text(),
+            "scope": text(_SCOPE, description="Exactly one."),
+            "audience": text(description="The consumers."),
+            "transaction_id": text(_EVENT_ID),
+            "event_id": text(_EVENT_ID),
+            "event_payload_hash": text(r"^[0-9a-f]{64}$", description="SHA-256 of the payload."),
+            "topic": text(r"^[A-Za-z0-9._-]{1,249}$"),
+        },
+        "required": [
+            *("grant_type", "client_assertion_type", "client_assertion", "subject_token", "subject_token_type"),
+            *("scope", "audience", "transaction_id", "event_id"),
+        ],
+    },
+    "Exchanged": exactly(
+        {
+            "access_token": JWS,
+            "issued_token_type": {"const": "urn:ietf:params:oauth:token-type:jwt"},
+            "token_type": {"const": "Bearer"},
+            "expires_in": natural(),
+            "scope": text(_SCOPE),
         }
     ),
+    "OAuthError": exactly({"error": text(), "error_description": text()}),
     "Inclusion": exactly(
         {"kid": KID, "index": natural(), "size": ENTRY, "leaf": text(_HASH), "proof": PROOF, "checkpoint": NOTE}
     ),

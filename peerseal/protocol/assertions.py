@@ -1,0 +1,95 @@
+"""Client assertions (RFC 7523, OpenID Connect Core section 9: private_key_jwt): how a program without the SDK says at
+the registry's token endpoint which service it is.
+
+They are made by any JWT library, so claims that nobody here knows are let be. What is believed is as strict as ever: a
+compact JWS in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid names.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from peerseal.errors import InvalidName, MalformedToken, WrongIssuer, WrongType
+from peerseal.protocol import jose
+from peerseal.protocol.claims import claim, time_claim
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.names import split_kid
+from peerseal.protocol.tokens import new_jti
+
+ASSERTION_TYP: Final = "client-authentication+jwt"
+ASSERTION_LIFETIME: Final = 60
+ASSERTION_LIFETIME_CAP: Final = 300
+
+_TYPES: Final = (ASSERTION_TYP, "JWT")
+_JTI = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAssertion:
+    """What an assertion claims, its signature not checked yet. ``client`` is the id of the service that owns the key
+    named by ``kid``; ``audience`` whom it is for. Times are seconds since the epoch."""
+
+    client: str
+    audience: str
+    kid: str
+    alg: str
+    jti: str
+    issued_at: int
+    not_before: int
+    expires_at: int
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, unverified_text: str) -> Self:
+        """Raises MalformedToken, WrongType, or WrongIssuer where ``iss`` or ``sub`` is not the owner of the kid."""
+        token = jose.parse(unverified_text)
+        if token.header.typ not in _TYPES:
+            raise WrongType("not a client assertion")
+        if token.header.alg not in jose.ALGORITHMS:
+            raise MalformedToken("an algorithm that nobody may use")
+        claims = strict_json_object(token.payload)
+        try:
+            client = split_kid(token.header.kid)[0]
+        except InvalidName as error:
+            raise MalformedToken("the kid is none") from error
+        if claim(claims, "iss", str) != client or claim(claims, "sub", str) != client:
+            raise WrongIssuer("iss or sub is not the owner of the key")
+        jti, issued_at = claim(claims, "jti", str), time_claim(claims, "iat")
+        if not _JTI.fullmatch(jti):
+            raise MalformedToken("jti is empty, too long, or not visible ASCII")
+        return cls(
+            client=client,
+            audience=_audience(claims),
+            kid=token.header.kid,
+            alg=token.header.alg,
+            jti=jti,
+            issued_at=issued_at,
+            not_before=time_claim(claims, "nbf") if "nbf" in claims else issued_at,
+            expires_at=time_claim(claims, "exp"),
+            signing_input=token.signing_input,
+            signature=token.signature,
+        )
+
+
+def assertion_claims(client: str, audience: str, now: int) -> dict[str, Any]:
+    """The payload of a fresh assertion by the service with id ``client``."""
+    return {
+        "iss": client,
+        "sub": client,
+        "aud": audience,
+        "iat": now,
+        "exp": now + ASSERTION_LIFETIME,
+        "jti": new_jti(),
+    }
+
+
+def _audience(claims: Mapping[str, Any]) -> str:
+    """One text, or a list of one. Raises MalformedToken."""
+    value = claims.get("aud")
+    if type(value) is list and len(value) == 1:
+        value = value[0]
+    if type(value) is not str:
+        raise MalformedToken("aud is not one audience")
+    return value
