@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from peerseal.testing import MemoryRegistry
+from resource_service.invoicing import TOPIC
 from tests.examples.world import Person, World
-from tests.support.brokers import BuiltInBroker
+from tests.support.brokers import Broker, BuiltInBroker
 
 
 @pytest.fixture
@@ -17,8 +19,18 @@ def registry() -> Iterator[MemoryRegistry]:
 
 
 @pytest.fixture
-def world(registry: MemoryRegistry, tmp_path: Path) -> Iterator[World]:
-    with BuiltInBroker() as broker, World(registry, tmp_path, broker) as world:
+def broker() -> Iterator[Broker]:
+    """A broker for this test alone, since the examples have one topic and one group. It has the topics that are asked
+    for."""
+    with BuiltInBroker() as broker:
+        for topic in (TOPIC, f"{TOPIC}.dlq"):
+            AdminClient({"bootstrap.servers": broker.url.removeprefix("kafka://")}).list_topics(topic, timeout=10)
+        yield broker
+
+
+@pytest.fixture
+def world(registry: MemoryRegistry, broker: Broker, tmp_path: Path) -> Iterator[World]:
+    with World(registry, tmp_path, broker) as world:
         yield world
 
 

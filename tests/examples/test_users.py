@@ -14,7 +14,7 @@ from peerseal.protocol.policies import UserIssuer
 from peerseal.protocol.tokens import LEEWAY
 from peerseal.testing import Clock, MemoryRegistry
 from tests.examples.world import PASSWORD, Person, World
-from tests.support.brokers import BuiltInBroker
+from tests.support.brokers import Broker
 
 
 def claims_of(person: Person) -> dict[str, Any]:
@@ -109,9 +109,9 @@ def test_a_token_that_is_not_good_is_not_taken_for_none(served: World) -> None:
     assert person.get("/profiles/1").status_code == 401
 
 
-def test_a_token_is_good_for_a_quarter_of_an_hour(tmp_path: Path) -> None:
+def test_a_token_is_good_for_a_quarter_of_an_hour(broker: Broker, tmp_path: Path) -> None:
     clock = Clock()
-    with MemoryRegistry(clock=clock) as registry, BuiltInBroker() as broker, World(registry, tmp_path, broker) as world:
+    with MemoryRegistry(clock=clock) as registry, World(registry, tmp_path, broker) as world:
         ada = world.person().log_in("ada")
         clock.advance(LIFETIME)
         assert ada.get("/orders").status_code == 200

@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from confluent_kafka.admin import AdminClient
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
@@ -26,7 +25,7 @@ from peerseal.testing import MemoryRegistry
 from resource_service.database import Invoices, open_database
 from resource_service.invoicing import PUBLISHERS, TOPIC, make_consumer, make_invoicing
 from resource_service.settings import ConsumerSettings
-from tests.support.brokers import BuiltInBroker, Ends
+from tests.support.brokers import Broker, Ends
 from tests.support.processes import free_port
 
 PASSWORD, SECRET = "everybody's in the demo", "only the operator knows"
@@ -38,13 +37,11 @@ PEN = {"itemID": "pen", "quantity": 2}
 class World:
     """The domain's settings as they should be, both services, and nobody on the topic yet."""
 
-    def __init__(self, registry: MemoryRegistry, folder: Path, broker: BuiltInBroker) -> None:
+    def __init__(self, registry: MemoryRegistry, folder: Path, broker: Broker) -> None:
         registry.set_domain(minters=["client-service", "invoicing"], issuers=[CLIENT_IS_ISSUER])
         self.registry = registry
         self.folder = folder
         self.broker = broker
-        for topic in (TOPIC, f"{TOPIC}.dlq"):  # a topic that is asked for is made
-            AdminClient({"bootstrap.servers": broker.url.removeprefix("kafka://")}).list_topics(topic, timeout=10)
         self.client, self.resource = registry.identity("client-service"), registry.identity("resource-service")
         self.invoicing = registry.identity("invoicing")
         self.resource_port = free_port()
