@@ -367,6 +367,7 @@ class TrustStore:
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
         Raises UnknownKey or TrustUnavailable."""
+        self.settings()  # held from now on, so that the changes are followed, which tell when the root drops a key
         for root in (self._reader.registry_keys, self._reader.load_registry_keys):
             for key in root().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:

@@ -1,53 +1,19 @@
 """Keys on record at the real registry: an event of a year ago is believed by the key as it stood, on both databases."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import TypeVar
 
 import pytest
 
 from peerseal import EventVerifier, Identity, RotationSchedule, TrustLimits, TrustStore
-from peerseal.errors import FetchError, RevokedKey
-from peerseal.peers.fetch import Answer
+from peerseal.errors import RevokedKey
 from registry.services.operators import Role
 from tests.registry.driver import Clock, Driver
-
-T = TypeVar("T")
+from tests.registry.in_process import InProcess
 
 DAY = 24 * 3600
 QUIET = TrustLimits(poll_interval=3600.0, wait=0.0)
 PAYLOAD = b"{}"
-
-
-class InProcess:
-    """A Fetcher that calls the registry without a socket between."""
-
-    def __init__(self, registry: Driver) -> None:
-        self._registry = registry
-        self.calls = 0
-
-    def target(self, path: str) -> str:
-        return path
-
-    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        self.calls += 1
-        answer = self._registry.client.open(path, method=method, data=body, headers=dict(headers or {}))
-        if answer.status_code in (502, 504):
-            raise FetchError("a broken gateway", answer.status_code)
-        return Answer(answer.status_code, answer.data, {name.lower(): value for name, value in answer.headers.items()})
-
-    def ask(
-        self,
-        path: str,
-        read: Callable[[Answer], T | None],
-        *,
-        headers: Mapping[str, str] | None = None,
-        wait: float = 0.0,
-    ) -> T | None:
-        return read(self.call("GET", path, headers=headers))
-
-    def hang_up(self) -> None:
-        return
 
 
 @pytest.fixture

@@ -1,0 +1,176 @@
+"""Users' tokens at the edge: whom the domain's settings let in, and no other."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerseal import User, UserVerifier
+from peerseal.errors import CallerNotAllowed, InsufficientScope, PeersealError, TrustUnavailable, UnsignableRequest
+from peerseal.peers.limits import IssuerLimits
+from peerseal.protocol.policies import UserIssuer
+from peerseal.testing import Clock, MemoryRegistry
+from tests.support.issuer import DISCOVERY, JWKS, Issuer, public_jwk, running_issuer
+
+LIMITS = IssuerLimits()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1_800_000_000.0)
+
+
+@pytest.fixture(params=["RS256", "ES256"])
+def issuer(request: pytest.FixtureRequest) -> Iterator[Issuer]:
+    with running_issuer(alg=request.param) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def registry(issuer: Issuer, clock: Clock) -> Iterator[MemoryRegistry]:
+    with MemoryRegistry(clock=clock) as registry:
+        registry.set_domain(minters=["edge"], issuers=[UserIssuer(issuer.url, "edge")])
+        yield registry
+
+
+@pytest.fixture
+def users(registry: MemoryRegistry, clock: Clock) -> UserVerifier:
+    return UserVerifier(registry.trust_store(), clock=clock)
+
+
+def token(issuer: Issuer, clock: Clock, **changes: Any) -> str:
+    audience = changes.pop("audience", "edge")
+    return issuer.token("ada", audience, now=clock(), **{"scope": "orders:write orders:read", **changes})
+
+
+def test_a_user_is_who_the_issuer_says(issuer: Issuer, users: UserVerifier, clock: Clock) -> None:
+    user = users.verify(token(issuer, clock, jti="u-1"))
+    assert (user.name, user.issuer, user.scopes) == ("ada", issuer.url, {"orders:write", "orders:read"})
+    assert user.authentication == {"iss": issuer.url, "jti": "u-1"}
+    assert issuer.fetched == {DISCOVERY: 1, JWKS: 1}
+
+
+Claims = Callable[[Issuer, Clock], str]
+
+REFUSED: Mapping[str, tuple[Claims, str]] = {
+    "of an issuer that nobody configured": (lambda i, c: token(i, c, iss="https://evil.example"), "wrong_issuer"),
+    "of nearly that issuer": (lambda i, c: token(i, c, iss=i.url + "/"), "wrong_issuer"),
+    "for another audience": (lambda i, c: token(i, c, audience="billing"), "wrong_audience"),
+    "expired": (lambda i, c: token(i, c, exp=int(c()) - 31), "expired"),
+    "from the future": (lambda i, c: token(i, c, iat=int(c()) + 60, nbf=None), "not_yet_valid"),
+    "for over a day": (lambda i, c: token(i, c, exp=int(c()) + 25 * 3600), "lifetime_too_long"),
+    "without an end": (lambda i, c: token(i, c, exp=None), "malformed_token"),
+    "without a subject": (lambda i, c: token(i, c, sub=None), "malformed_token"),
+    "scope and scp": (lambda i, c: token(i, c, scp=["x"]), "malformed_token"),
+    "a scope that is none": (lambda i, c: token(i, c, scope='a"b'), "malformed_token"),
+    "scp that is no text": (lambda i, c: token(i, c, scope=None, scp=[1]), "malformed_token"),
+    "by an unknown key": (lambda i, c: i.sign(i.claims("ada", "edge", now=c()), headers={"kid": "x"}), "unknown_key"),
+    "of another kind": (
+        lambda i, c: i.sign(i.claims("ada", "edge", now=c()), headers={"typ": "peerseal-event+jwt"}),
+        "wrong_type",
+    ),
+    "altered": (lambda i, c: token(i, c)[:-8] + "AAAAAAAA", "bad_signature"),
+    "rubbish": (lambda i, c: "rubbish", "malformed_token"),
+}
+
+
+@pytest.mark.parametrize(("make", "code"), REFUSED.values(), ids=REFUSED)
+def test_a_users_token_is_checked_as_strictly_as_ours(
+    issuer: Issuer, users: UserVerifier, clock: Clock, make: Claims, code: str
+) -> None:
+    with pytest.raises(PeersealError) as refused:
+        users.verify(make(issuer, clock))
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("claims", "scopes"),
+    [
+        ({"scope": None}, set()),
+        ({"scope": ""}, set()),
+        ({"scope": None, "scp": ["a", "b"]}, {"a", "b"}),
+        ({"scope": None, "scp": "a b"}, {"a", "b"}),
+    ],
+    ids=str,
+)
+def test_scopes_as_issuers_write_them(
+    issuer: Issuer, users: UserVerifier, clock: Clock, claims: dict[str, Any], scopes: set[str]
+) -> None:
+    assert users.verify(token(issuer, clock, **claims)).scopes == scopes
+
+
+def test_an_issuer_that_was_taken_out_of_the_settings_is_refused_from_then_on(
+    registry: MemoryRegistry, issuer: Issuer, clock: Clock
+) -> None:
+    trust = registry.trust_store()
+    users = UserVerifier(trust, clock=clock)
+    assert users.verify(token(issuer, clock)).name == "ada"
+    registry.set_domain(minters=["edge"])
+    trust.refresh()
+    with pytest.raises(PeersealError) as refused:
+        users.verify(token(issuer, clock))
+    assert refused.value.code == "wrong_issuer"
+
+
+def test_keys_by_url_and_by_file(registry: MemoryRegistry, issuer: Issuer, clock: Clock, tmp_path: Path) -> None:
+    registry.set_domain(issuers=[UserIssuer(issuer.url, "edge", issuer.url + JWKS)])
+    assert UserVerifier(registry.trust_store(), clock=clock).verify(token(issuer, clock)).name == "ada"
+    assert issuer.fetched == {JWKS: 1}, "no discovery"
+
+    named = "https://login.example.com"
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [public_jwk(key, kid) for kid, key in issuer.keys.items()]}))
+    registry.set_domain(issuers=[UserIssuer(named, "edge")])
+    users = UserVerifier(registry.trust_store(), jwks_files={named: file}, clock=clock)
+    assert users.verify(token(issuer, clock, iss=named)).name == "ada"
+
+
+def test_a_rotated_key_is_found_and_a_withdrawn_one_refused(issuer: Issuer, users: UserVerifier, clock: Clock) -> None:
+    old = token(issuer, clock)
+    users.verify(old)
+    clock.advance(LIMITS.cooldown)
+    issuer.rotate(keep=0)
+    assert users.verify(token(issuer, clock)).name == "ada"
+    with pytest.raises(PeersealError) as refused:
+        users.verify(old)
+    assert refused.value.code in ("unknown_key", "trust_unavailable")
+
+
+def test_an_issuer_that_is_down_is_no_verdict(issuer: Issuer, users: UserVerifier, clock: Clock) -> None:
+    issuer.down = True
+    with pytest.raises(TrustUnavailable):
+        users.verify(token(issuer, clock))
+
+
+# ---- what is minted for a user
+
+
+def test_a_transaction_is_never_wider_than_the_users_token(
+    registry: MemoryRegistry, issuer: Issuer, users: UserVerifier, clock: Clock
+) -> None:
+    edge, user = registry.identity("edge"), users.verify(token(issuer, clock))
+    transaction = edge.mint_transaction(user, scope=["orders:write"], facts={"order": 7})
+    assert (transaction.user, transaction.scopes, transaction.facts) == ("ada", {"orders:write"}, {"order": 7})
+    with pytest.raises(InsufficientScope):
+        edge.mint_transaction(user, scope=["orders:write", "admin"])
+
+
+def test_a_service_that_is_no_minter_mints_nothing(
+    registry: MemoryRegistry, issuer: Issuer, users: UserVerifier, clock: Clock
+) -> None:
+    user = users.verify(token(issuer, clock))
+    with pytest.raises(CallerNotAllowed):
+        registry.identity("billing").mint_transaction(user, scope=[])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"facts": {"x": "y" * 1100}}, {"transaction_id": "t 1"}, {"facts": {"x": object()}}],
+    ids=["long facts", "an id with a blank", "no JSON"],
+)
+def test_what_no_callee_would_read_is_not_minted(registry: MemoryRegistry, changes: dict[str, Any]) -> None:
+    user = User("ada", "https://login.example.com", frozenset(("a",)), None, 0, {})
+    with pytest.raises(UnsignableRequest):
+        registry.identity("edge").mint_transaction(user, scope=["a"], **changes)
