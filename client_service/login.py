@@ -17,7 +17,7 @@ def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
 
     @app.post("/authenticate")
     @httpie("user=ada password=$CLIENT_DEMO_PASSWORD")
-    def authenticate() -> dict[str, Any] | Response:
+    def authenticate() -> tuple[dict[str, Any], dict[str, str]] | Response:
         """A user's token for 15 minutes, in exchange for name and password."""
         if password is None:
             return problem(403, "login_closed", "No password is set for the demo's users.")
@@ -28,7 +28,8 @@ def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
         if not right or given["user"] not in DEMO_USERS:
             return problem(401, "wrong_login", "There is no such user, or the password is another one.")
         token = tokens.issue(given["user"])
-        return {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": SCOPE}
+        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": SCOPE}
+        return answer, {"Cache-Control": "no-store"}  # RFC 6749 section 5.1
 
     @app.get("/.well-known/jwks.json")
     def jwks() -> dict[str, Any]:

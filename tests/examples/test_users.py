@@ -17,9 +17,13 @@ from tests.examples.world import PASSWORD, Person, World
 from tests.support.brokers import Broker
 
 
+def token_of(person: Person) -> str:
+    return person.headers["Authorization"].removeprefix("Bearer ")
+
+
 def claims_of(person: Person) -> dict[str, Any]:
     """What PyJWT reads in the person's token, checked with the published key."""
-    token = person.headers["Authorization"].removeprefix("Bearer ")
+    token = token_of(person)
     keys = jwt.PyJWKSet.from_dict(person.get("/.well-known/jwks.json").get_json())
     key = keys[jwt.get_unverified_header(token)["kid"]]
     claims: dict[str, Any] = jwt.decode(token, key, algorithms=["ES256"], audience="client-service", issuer=ISSUER_URL)
@@ -118,6 +122,38 @@ def test_a_token_is_good_for_a_quarter_of_an_hour(broker: Broker, tmp_path: Path
         clock.advance(LEEWAY)
         answer = ada.get("/orders")
         assert (answer.status_code, answer.get_json()["code"]) == (401, "expired")
+
+
+def token_of_another_sort(world: World, person: Person, **changes: Any) -> str:
+    """A token of the real issuer's, signed by PyJWT with its key, with other claims."""
+    key, kid = world.settings().user_key_file.read_text(), jwt.get_unverified_header(token_of(person))["kid"]
+    return jwt.encode({**claims_of(person), **changes}, key, "ES256", {"kid": kid})
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"scope": "profiles:read"}, 403, "insufficient_scope"),
+        ({"scope": ""}, 403, "insufficient_scope"),
+        ({"scope": "orders:write orders:read"}, 403, "insufficient_scope"),  # but not to have it invoiced
+        ({"aud": "another-service"}, 401, "wrong_audience"),
+        ({"iss": "https://login.example"}, 401, "wrong_issuer"),
+        ({"exp": 1}, 401, "expired"),
+    ],
+)
+def test_a_token_allows_no_more_than_it_says(
+    world: World, ada: Person, changes: dict[str, Any], status: int, code: str
+) -> None:
+    ada.headers = {"Authorization": f"Bearer {token_of_another_sort(world, ada, **changes)}"}
+    answer = ada.post("/orders", {"items": [{"itemID": "pen", "quantity": 1}]})
+    assert (answer.status_code, answer.get_json()["code"]) == (status, code)
+
+
+def test_a_token_by_a_key_that_the_issuer_has_not_is_refused(world: World, ada: Person) -> None:
+    other = UserTokens.kept_in(world.folder / "mallory" / "key.pem", ISSUER_URL, world.client)
+    ada.headers = {"Authorization": f"Bearer {other.issue('ada')}"}
+    answer = ada.get("/orders")
+    assert (answer.status_code, answer.get_json()["code"]) == (401, "unknown_key")
 
 
 def test_an_issuer_that_the_operator_takes_out_is_refused(world: World, ada: Person) -> None:

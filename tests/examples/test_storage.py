@@ -1,0 +1,44 @@
+"""The examples' databases, on SQLite and on PostgreSQL: made by whoever comes first, and never in part."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import client_service.storage
+import resource_service.database
+from client_service.settings import ISSUER_URL
+from peerseal import User
+from resource_service.database import Invoices
+from tests.examples.world import PEN, World
+
+ADA = User("ada", ISSUER_URL, frozenset(("trigger_invoicing",)), "j-1", 2**40, {})
+
+
+def test_workers_that_begin_at_once_make_the_tables_once(registry_database: str, world: World) -> None:
+    def begin(_: int) -> None:
+        client_service.storage.open_database(registry_database, world.folder)
+        resource_service.database.open_database(registry_database)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(begin, range(8))) == [None] * 8
+
+
+def test_orders_are_kept_with_their_events(registry_database: str, world: World) -> None:
+    ada = world.person(database_url=registry_database, broker_url=None).log_in("ada")
+    placed = ada.order(PEN)
+    database = client_service.storage.open_database(registry_database, world.folder)
+    (event,) = client_service.storage.unsent(database)
+    assert placed["transactionID"].encode() in event.payload
+    assert ada.get("/orders").get_json()["orders"] == [placed]
+    client_service.storage.forget(database, [event])
+    assert client_service.storage.unsent(database) == []
+    database.dispose()
+
+
+def test_of_many_consumers_at_once_one_invoices_an_event(registry_database: str, world: World) -> None:
+    database = resource_service.database.open_database(registry_database)
+    invoices = Invoices(database, world.registry.clock)
+    event = world.proven_event("e-1", user=ADA)
+    with ThreadPoolExecutor(4) as pool:
+        first = list(pool.map(lambda _: invoices.add(event, 895), range(12)))
+    assert sorted(first) == [False] * 11 + [True]
+    assert [invoice.amount for invoice in invoices.of(ISSUER_URL, "ada")] == [895]
+    database.dispose()
