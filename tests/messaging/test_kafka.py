@@ -103,6 +103,28 @@ def test_a_thread_hears_of_its_own_messages_and_not_of_anothers() -> None:
     outlet.close()
 
 
+def test_a_publisher_that_never_flushes_keeps_only_what_is_under_way(built_in: BuiltInBroker) -> None:
+    outlet = KafkaOutlet({"bootstrap.servers": built_in.url.removeprefix("kafka://")})
+    under_way = outlet._of_thread._under_way
+    for _ in range(1000):
+        outlet.send("t", b"x", [])
+    outlet._producer.flush(10)
+    outlet.send("t", b"x", [])
+    assert len(under_way) == 1
+    outlet.close()
+
+
+def test_what_was_not_taken_long_ago_is_said_at_the_next_flush() -> None:
+    outlet = KafkaOutlet({"bootstrap.servers": "127.0.0.1:1", "message.timeout.ms": 300, "log_level": 0})
+    outlet.send("t", b"x", [])
+    outlet._producer.flush(5)
+    outlet.send("t", b"y", [])
+    with pytest.raises(BrokerUnavailable):
+        outlet.flush(5)
+    outlet.flush(5)
+    outlet.close()
+
+
 def test_a_message_that_no_broker_takes_is_said_to_be_too_large(built_in: BuiltInBroker) -> None:
     outlet = open_outlet(built_in.url)
     with pytest.raises(MessageTooLarge):

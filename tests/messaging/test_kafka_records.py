@@ -4,7 +4,7 @@ event goes through."""
 import pytest
 
 from tests.messaging.world import World
-from tests.support.brokers import Broker
+from tests.support.brokers import Broker, Ends
 from tests.support.raw_kafka import Pairs, produce
 
 
@@ -34,6 +34,17 @@ def test_headers_that_cannot_be_read_end_no_consumer(world: World, headers: Pair
     running.until_refused(1)
     [(_, origin, letter)] = world.dead_letters(1)
     assert (origin, letter.payload) == (f"{world.topic}/0@0", b"poison")
+
+
+def test_headers_that_cannot_be_read_are_none_however_many_could(broker: Broker, ends: Ends) -> None:
+    """Python checks less in code that has run often: a consumer that worked for a while once died of such a record."""
+    topic, unreadable = broker.new_topic(), 20
+    for _ in range(200):
+        produce(broker.url, topic, b"", [(b"a", b"b")])
+    for _ in range(unreadable):
+        produce(broker.url, topic, b"", [(b"a", b"b"), (b"\xff", b"b"), (b"c", b"d")])
+    headers = [message.headers for message in ends.read(topic, 200 + unreadable)]
+    assert headers == [(("a", b"b"),)] * 200 + [()] * unreadable
 
 
 def test_a_record_without_a_value_is_an_empty_message(world: World) -> None:
