@@ -33,7 +33,7 @@ _CLASSIC_DEFAULTS: Final[Settings] = {"partition.assignment.strategy": "cooperat
 """Of the older group protocol; in Kafka 4's (``group.protocol=consumer``) the broker assigns."""
 _POLL = 0.1  # seconds
 _read_headers = methodcaller("headers")
-"""``record.headers()``. On a name that is not text that raises, and returns a list with a hole in it all the same. Python
+"""``record.headers()``. Where a name is not text that raises, and returns a list with a hole in it all the same. Python
 sees to it, except in code that has run often (since 3.11), where the process dies of the hole. Here it always does."""
 
 

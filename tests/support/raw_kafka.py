@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import closing
 
 _PRODUCE, _VERSION = 0, 7
+_TOO_EARLY = 3, 6
+"""Error codes of a partition that is not there yet, or has no leader yet."""
 _POLYNOMIAL = 0x82F63B78
 """Of CRC-32C, bits reversed."""
 
@@ -14,20 +16,28 @@ Pairs = Sequence[tuple[bytes, bytes | None]]
 
 
 def produce(url: str, topic: str, payload: bytes | None, headers: Pairs, *, partition: int = 0) -> None:
-    """Send a record to the broker at ``kafka://host:port``, which must lead the partition. Raises AssertionError where
-    it is not taken."""
+    """Send a record to the broker at ``kafka://host:port``, the only one there is, once it leads the partition. Raises
+    AssertionError where it is not taken."""
     batch = _batch(payload, headers)
     body = struct.pack(">hhi", -1, -1, 10_000)  # no transaction; acknowledged by all; within ten seconds
     body += struct.pack(">i", 1) + _string(topic) + struct.pack(">iii", 1, partition, len(batch)) + batch
     request = struct.pack(">hhi", _PRODUCE, _VERSION, 1) + _string("raw") + body
     host, _, port = url.removeprefix("kafka://").partition(":")
     with closing(socket.create_connection((host, int(port)), timeout=10)) as connection:
-        connection.sendall(struct.pack(">i", len(request)) + request)
-        answer = connection.makefile("rb")
+        ends = time.monotonic() + 10
+        while (code := _ask(connection, request, topic)) in _TOO_EARLY and time.monotonic() < ends:
+            time.sleep(0.05)
+    assert code == 0, f"the broker says {code}"
+
+
+def _ask(connection: socket.socket, request: bytes, topic: str) -> int:
+    """The error code of the broker's answer; 0 for none."""
+    connection.sendall(struct.pack(">i", len(request)) + request)
+    with connection.makefile("rb") as answer:
         (size,) = struct.unpack(">i", answer.read(4))
         said = answer.read(size)
-    (code,) = struct.unpack_from(">h", said, 4 + 4 + 2 + len(topic.encode()) + 4 + 4)
-    assert code == 0, f"the broker says {code}"
+    code: int = struct.unpack_from(">h", said, 4 + 4 + 2 + len(topic.encode()) + 4 + 4)[0]
+    return code
 
 
 def _batch(payload: bytes | None, headers: Pairs) -> bytes:
