@@ -237,11 +237,15 @@ class Identity:
         ``audience`` names the consumers (no slash in it), ``scope`` the one purpose. User, transaction and how the user
         was authenticated are those of `current_transaction`, where there is one; ``subject`` and ``transaction_id``
         stand in where there is none, and the service itself for a user that nobody names. ``lifetime`` is 365 days at
-        most. Raises UnsignableRequest, also for a user or transaction that is not the current one, or TrustUnavailable.
+        most. Raises UnsignableRequest, also for a user or transaction that is not the current one, or a scope that the
+        current one does not have, or TrustUnavailable.
         """
         current = current_transaction()
-        if current is not None and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
-            raise UnsignableRequest("an event of another user or transaction than the current one")
+        if current is not None:
+            if subject not in (None, current.user) or transaction_id not in (None, current.id):
+                raise UnsignableRequest("an event of another user or transaction than the current one")
+            if scope not in current.scopes:
+                raise UnsignableRequest(f"the current transaction does not allow {scope}")
         transaction_id = transaction_id or (current.id if current else None)
         if transaction_id is None:
             raise UnsignableRequest("an event of no transaction")

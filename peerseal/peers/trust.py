@@ -145,6 +145,8 @@ class TrustStore:
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
+        if self._rounds.idle:
+            self._rounds.start()
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until:
             return held.value
@@ -173,6 +175,8 @@ class TrustStore:
 
     def settings(self) -> DomainSettings:
         """See KeySource."""
+        if self._rounds.idle:
+            self._rounds.start()
         for held in list(self._domain.held.values()):
             if held.value is not None and self._clock() < held.good_until:
                 return held.value

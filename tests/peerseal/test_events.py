@@ -108,6 +108,8 @@ def test_within_a_transaction_the_event_is_its_users(client: Identity, consumer:
         for other in ({"subject": "grace"}, {"transaction_id": "t-8"}):
             with pytest.raises(UnsignableRequest):
                 client.sign_event(PAYLOAD, **SENT, event_id="e-1", **other)
+        with pytest.raises(UnsignableRequest, match="does not allow"):
+            client.sign_event(PAYLOAD, **{**SENT, "scope": "trigger_refund"}, event_id="e-1")
     event = consumer.consume(headers)
     assert (event.user, event.transaction_id) == ("ada", "t-9")
     assert event.authentication == {"iss": "https://login.example.com", "jti": "u-1"}

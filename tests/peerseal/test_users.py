@@ -1,14 +1,22 @@
 """Users' tokens at the edge: whom the domain's settings let in, and no other."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerseal import User, UserVerifier
-from peerseal.errors import CallerNotAllowed, InsufficientScope, PeersealError, TrustUnavailable, UnsignableRequest
+from peerseal import TrustLimits, User, UserVerifier
+from peerseal.errors import (
+    CallerNotAllowed,
+    InsufficientScope,
+    PeersealError,
+    TrustUnavailable,
+    UnsignableRequest,
+    WrongIssuer,
+)
 from peerseal.peers.limits import IssuerLimits
 from peerseal.protocol.policies import UserIssuer
 from peerseal.testing import Clock, MemoryRegistry
@@ -93,7 +101,7 @@ def test_a_users_token_is_checked_as_strictly_as_ours(
         ({"scope": None, "scp": ["a", "b"]}, {"a", "b"}),
         ({"scope": None, "scp": "a b"}, {"a", "b"}),
     ],
-    ids=str,
+    ids=["none", "empty", "scp as a list", "scp as a text"],
 )
 def test_scopes_as_issuers_write_them(
     issuer: Issuer, users: UserVerifier, clock: Clock, claims: dict[str, Any], scopes: set[str]
@@ -112,6 +120,23 @@ def test_an_issuer_that_was_taken_out_of_the_settings_is_refused_from_then_on(
     with pytest.raises(PeersealError) as refused:
         users.verify(token(issuer, clock))
     assert refused.value.code == "wrong_issuer"
+
+
+def test_an_edge_that_only_verifies_users_hears_of_an_issuer_that_was_taken_out(issuer: Issuer) -> None:
+    """It asks for no key of a peer, which would start the following of changes as well."""
+    with MemoryRegistry() as registry:
+        registry.set_domain(issuers=[UserIssuer(issuer.url, "edge")])
+        users = UserVerifier(registry.trust_store(limits=TrustLimits(poll_interval=0.05, wait=0.0)))
+        assert users.verify(token(issuer, Clock(time.time()))).name == "ada"
+        registry.set_domain()
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                users.verify(token(issuer, Clock(time.time())))
+            except WrongIssuer:
+                return
+            time.sleep(0.02)
+        raise AssertionError("it is still let in")
 
 
 def test_keys_by_url_and_by_file(registry: MemoryRegistry, issuer: Issuer, clock: Clock, tmp_path: Path) -> None:
