@@ -247,7 +247,7 @@ class EventConsumer:
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
         """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that is too large with
         these added only that is kept: the message itself is where it was. Raises BrokerUnavailable."""
-        said = (CODE_HEADER, refusal.code.encode("ascii")), (ORIGIN_HEADER, message.origin.encode("utf-8"))
+        said = (CODE_HEADER, refusal.code.encode("utf-8")), (ORIGIN_HEADER, message.origin.encode("utf-8"))
         kept = [(name, value) for name, value in message.headers if name not in OURS]
         topic = message.topic + DEAD_LETTERS
         try:

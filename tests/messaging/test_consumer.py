@@ -162,13 +162,14 @@ def test_a_token_error_of_the_applications_own_is_no_verdict_on_the_event(world:
     assert running.consumer.counts.refused == {}
 
 
-def test_an_event_that_the_application_never_takes_is_put_aside_with_its_code(world: World) -> None:
+@pytest.mark.parametrize("code", ["malformed_order", "ungültige_bestellung"])
+def test_an_event_that_the_application_never_takes_is_put_aside_with_its_code(world: World, code: str) -> None:
     def handle(event: Event) -> None:
-        raise MessageRefused("malformed_order", "no items")
+        raise MessageRefused(code, "no items")
 
     world.publish("e-1")
     world.running(handle).until_refused(1)
-    assert world.dead_letters(1)[0][0] == "malformed_order"
+    assert world.dead_letters(1)[0][0] == code
 
 
 def test_while_the_registry_is_away_nothing_is_refused_and_nothing_is_lost(world: World) -> None:
