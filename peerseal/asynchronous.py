@@ -7,7 +7,7 @@ who make it be asked, hold up nobody whose key is known.
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
@@ -37,11 +37,11 @@ class AsyncVerifier:
         *,
         method: str,
         target: str,
-        body: bytes = b"",
+        body: bytes | Callable[[], bytes] = b"",
         headers: Mapping[str, str] = _NO_HEADERS,
         scope: str | None = None,
     ) -> Peer:
-        """See `Verifier.verify`; the body has been read."""
+        """See `Verifier.verify`; a function in the place of the body must not wait."""
 
         def check() -> tuple[Peer, "_Claim | None"]:
             peer = self._verifier.verify(token, method=method, target=target, body=body, headers=headers, scope=scope)

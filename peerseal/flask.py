@@ -14,15 +14,11 @@ and before a 404, a 405 or a redirect to another spelling of the path. Only what
 """
 
 import functools
-import json
 import logging
-import re
-import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from http import HTTPStatus
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
@@ -32,21 +28,15 @@ from werkzeug.local import LocalProxy
 from peerseal.errors import (
     BadTransactionToken,
     ConfigurationError,
-    ContentTooLarge,
-    ContentUnreadable,
-    Forbidden,
     InsufficientScope,
     MissingToken,
     PeersealError,
-    TokenError,
-    TrustUnavailable,
 )
 from peerseal.peers.context import begin
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
-from peerseal.protocol import jose
-from peerseal.protocol.encoding import strict_json_object
+from peerseal.refusals import LOGGED, REFUSALS, answer, logged
 from peerseal.wsgi import (
     MAX_BODY,
     EnvironHeaders,
@@ -63,15 +53,10 @@ log = logging.getLogger("peerseal")
 _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"
 _PEER: Final = "peerseal.peer"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
-_LOGGED = 200  # characters of anything unverified
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-_REFUSALS = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, ContentUnreadable)
 
 
 class _Need(NamedTuple):
@@ -156,7 +141,7 @@ class PeerAuth:
         app.teardown_request(lambda _: begin(None))
         checks = app.before_request_funcs[None]
         checks.insert(0, checks.pop())
-        for refusal in _REFUSALS:
+        for refusal in REFUSALS:
             app.register_error_handler(refusal, gate.refuse)
 
     def require(self, *, scope: str, transaction: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -261,7 +246,7 @@ class _Gate:
             if need.transaction and peer.transaction is None:
                 raise BadTransactionToken("this is done for users only, and no transaction token came")
             begin(peer.transaction)
-        except _REFUSALS as error:
+        except REFUSALS as error:
             if not self.report_only:
                 return self.refuse(error)
             self.report(error)
@@ -278,16 +263,8 @@ class _Gate:
 
     def _record(self, what: str, error: PeersealError) -> None:
         self._count(error.code)
-        caller, kid = _claimed(request.environ.get(self._header))
-        log.warning(
-            "%s: %s; unverified caller %r, kid %r; request %s; %r",
-            what,
-            error.code,
-            caller,
-            kid,
-            _request_id(request.environ.get("HTTP_X_REQUEST_ID", "")),
-            str(error)[:_LOGGED],
-        )
+        environ = request.environ
+        log.warning(LOGGED, *logged(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID", "")))
 
 
 def _set_mark(view: Any, need: _Need) -> None:
@@ -337,35 +314,8 @@ def _need_scope(scope: str, transaction: bool) -> None:
 
 
 def _problem(error: PeersealError) -> Response:
-    """The answer to a refused call (RFC 9457, RFC 6750 section 3). It says the code and nothing of the request."""
-    status = error.status
-    members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": error.code}
-    response = Response(json.dumps(members), status, mimetype="application/problem+json")
-    response.headers["Cache-Control"] = "no-store"
-    if isinstance(error, TokenError):
-        proven = "" if isinstance(error, MissingToken) else ' error="invalid_token"'
-        response.headers["WWW-Authenticate"] = f"Bearer{proven}"
-    elif isinstance(error, Forbidden):
-        response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
-    elif isinstance(error, TrustUnavailable):
-        response.headers["Retry-After"] = str(error.retry_after)
-    return response
-
-
-def _claimed(header: str | None) -> tuple[str | None, str | None]:
-    """Whom an unverified token claims to come from, and the kid that it names, as far as they can be read."""
-    kid = None
-    try:
-        token = jose.parse(bearer_token(header))
-        kid = token.header.kid[:_LOGGED]
-        return str(strict_json_object(token.payload).get("iss"))[:_LOGGED], kid
-    except TokenError:
-        return None, kid
-
-
-def _request_id(given: str) -> str:
-    """The id in X-Request-ID, if it may stand in a log as it is, or one of our own."""
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    refused = answer(error)
+    return Response(refused.body, refused.status, headers=refused.headers)
 
 
 def _find_peer() -> Peer:

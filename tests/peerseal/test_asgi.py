@@ -1,0 +1,370 @@
+"""The ASGI adapter, driven as servers do: what gets through, what is refused, and what the application sees."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from peerseal import Identity, User, carrying, current_transaction
+from peerseal.asgi import ANY_ALLOWED, PUBLIC, Need, PeerAuth, check_scope, current_peer
+from peerseal.errors import ConfigurationError
+from peerseal.testing import MemoryRegistry
+
+NEEDS = {
+    "/": ANY_ALLOWED,
+    "/healthz": PUBLIC,
+    "/orders": Need("write"),
+    "/mine": Need("read", transaction=True),
+    "/admin": Need("admin"),
+}
+BIG = b"x" * 200_000
+
+
+@pytest.fixture
+def registry() -> Iterator[MemoryRegistry]:
+    with MemoryRegistry() as registry:
+        registry.set_domain(minters=["client"])
+        yield registry
+
+
+@pytest.fixture
+def client(registry: MemoryRegistry) -> Identity:
+    return registry.identity("client")
+
+
+class Answer:
+    """What came back."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.events: list[str] = []
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Callee:
+    """The service ``callee``; what its application saw is kept."""
+
+    def __init__(self, registry: MemoryRegistry, **options: Any) -> None:
+        self.identity = registry.identity("callee")
+        self.seen: list[dict[str, Any]] = []
+        given: dict[str, Any] = {"allow": {"client": {"read", "write"}}, "needs": NEEDS, **options}
+        self.auth = PeerAuth(self.app, self.identity, **given)
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            self.seen.append({"type": scope["type"]})
+            return
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body, more = body + event.get("body", b""), event.get("more_body", False)
+        if scope["path"] == "/late":
+            check_scope("admin")
+        transaction = current_transaction()
+        try:
+            peer = current_peer().service
+        except RuntimeError:
+            peer = None
+        self.seen.append({"peer": peer, "user": transaction and transaction.user, "body": body})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    def call(
+        self,
+        method: str = "GET",
+        target: str = "/x",
+        *,
+        headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
+        body: bytes = b"",
+        pieces: int = 1,
+        **scope: Any,
+    ) -> Answer:
+        """One request, its body in that many pieces."""
+        from urllib.parse import unquote
+
+        path, _, query = target.partition("?")
+        pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers or [])
+        if body and not any(name == "content-length" for name, _ in pairs):
+            pairs.append(("content-length", str(len(body))))
+        asked = {
+            "type": "http",
+            "method": method,
+            "path": unquote(path, errors="replace"),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in pairs],
+            **scope,
+        }
+        size = max(1, -(-len(body) // pieces))
+        cut = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
+        events = [{"type": "http.request", "body": one, "more_body": at < len(cut) - 1} for at, one in enumerate(cut)]
+        answer = Answer()
+
+        async def receive() -> Any:
+            return events.pop(0) if events else {"type": "http.disconnect"}
+
+        async def send(event: Any) -> None:
+            answer.events.append(event["type"])
+            answer.status = event.get("status", answer.status)
+            answer.headers |= {name.decode(): value.decode() for name, value in event.get("headers", [])}
+            answer.body += event.get("body", b"")
+
+        asyncio.run(self.auth(asked, receive, send))
+        return answer
+
+
+@pytest.fixture
+def callee(registry: MemoryRegistry) -> Callee:
+    return Callee(registry)
+
+
+def signed(
+    client: Identity, method: str = "GET", target: str = "/x", body: bytes = b"", **headers: str
+) -> dict[str, str]:
+    bound = {name.replace("_", "-"): value for name, value in headers.items()}
+    token = client.sign_request("callee", method=method, target=target, body=body, headers=bound)
+    return {**bound, "authorization": f"Bearer {token}"}
+
+
+def test_a_good_call_reaches_the_application_with_its_caller(callee: Callee, client: Identity) -> None:
+    assert callee.call(headers=signed(client)).status == 200
+    assert callee.seen == [{"peer": "client", "user": None, "body": b""}]
+    with pytest.raises(RuntimeError):
+        current_peer()
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 50])
+@pytest.mark.parametrize("body", [b"", b"{}", BIG], ids=["none", "small", "big"])
+def test_the_application_reads_the_body_that_was_checked(
+    callee: Callee, client: Identity, body: bytes, pieces: int
+) -> None:
+    headers = signed(client, "POST", "/orders", body)
+    assert callee.call("POST", "/orders", headers=headers, body=body, pieces=pieces).status == 200
+    assert callee.seen[0]["body"] == body
+
+
+def test_a_user_goes_along_and_is_gone_after_it(callee: Callee, client: Identity) -> None:
+    user = User("ada", "https://login.example.com", frozenset(("read",)), "u", 0, {})
+    transaction = client.mint_transaction(user, scope=["read"])
+    with carrying(transaction):
+        headers = signed(client, target="/mine", txn_token=transaction.carry())
+    assert callee.call(target="/mine", headers=headers).status == 200
+    assert callee.seen == [{"peer": "client", "user": "ada", "body": b""}]
+    assert current_transaction() is None
+    refused = callee.call(target="/mine", headers=signed(client, target="/mine"))
+    assert (refused.status, refused.json["code"]) == (401, "bad_transaction_token")
+    beyond = callee.call("POST", "/orders", headers=signed(client, "POST", "/orders", txn_token=transaction.carry()))
+    assert (beyond.status, beyond.json["code"]) == (403, "insufficient_scope")
+
+
+Call = Callable[[Callee, Identity], Answer]
+
+REFUSED: Mapping[str, tuple[Call, int, str]] = {
+    "no token": (lambda c, i: c.call(), 401, "missing_token"),
+    "another scheme": (lambda c, i: c.call(headers={"authorization": "Basic YTpi"}), 401, "missing_token"),
+    "two Authorization headers": (
+        lambda c, i: c.call(headers=[*signed(i).items(), *signed(i).items()]),
+        401,
+        "malformed_token",
+    ),
+    "another path": (lambda c, i: c.call(target="/y", headers=signed(i)), 401, "wrong_binding"),
+    "another query": (lambda c, i: c.call(target="/x?a=2", headers=signed(i, target="/x?a=1")), 401, "wrong_binding"),
+    "a query added": (lambda c, i: c.call(target="/x?a=1", headers=signed(i)), 401, "wrong_binding"),
+    "another method": (lambda c, i: c.call("DELETE", headers=signed(i)), 401, "wrong_binding"),
+    "an escape spelt otherwise": (
+        lambda c, i: c.call(target="/x/%7e", headers=signed(i, target="/x/~")),
+        401,
+        "wrong_binding",
+    ),
+    "a path that was rewritten": (lambda c, i: c.call(headers=signed(i), path="/admin/x"), 401, "wrong_binding"),
+    "a path that was rewritten to a weaker one": (
+        lambda c, i: c.call(target="/orders", headers=signed(i, target="/orders"), path="/x"),
+        401,
+        "wrong_binding",
+    ),
+    "absolute-form": (
+        lambda c, i: c.call(target="http://callee/x", headers=signed(i), path="/x"),
+        401,
+        "wrong_binding",
+    ),
+    "no raw path": (lambda c, i: c.call(headers=signed(i), raw_path=None), 401, "wrong_binding"),
+    "a path that is not UTF-8": (
+        lambda c, i: c.call(target="/x/%ff", headers=signed(i, target="/x/%ff")),
+        401,
+        "wrong_binding",
+    ),
+    "a small body changed": (
+        lambda c, i: c.call("POST", "/orders", headers=signed(i, "POST", "/orders", b"{}"), body=b"[]"),
+        401,
+        "wrong_binding",
+    ),
+    "a big body changed": (
+        lambda c, i: c.call(
+            "POST", "/orders", headers=signed(i, "POST", "/orders", BIG), body=BIG[:-1] + b"y", pieces=9
+        ),
+        401,
+        "wrong_binding",
+    ),
+    "a body added to a GET": (lambda c, i: c.call(headers=signed(i), body=b"x"), 401, "wrong_binding"),
+    "another content type": (
+        lambda c, i: c.call(headers={**signed(i, content_type="text/plain"), "content-type": "text/html"}),
+        401,
+        "wrong_binding",
+    ),
+    "two content types": (
+        lambda c, i: c.call(headers=[*signed(i, content_type="a/b").items(), ("content-type", "a/b")]),
+        401,
+        "wrong_binding",
+    ),
+    "too long by its own word": (
+        lambda c, i: c.call("POST", headers={**signed(i), "content-length": "99999999"}),
+        413,
+        "content_too_large",
+    ),
+    "a length that is none": (
+        lambda c, i: c.call("POST", headers={**signed(i), "content-length": "-1"}),
+        413,
+        "content_too_large",
+    ),
+    "a scope that the caller has not": (
+        lambda c, i: c.call(target="/admin", headers=signed(i, target="/admin")),
+        403,
+        "insufficient_scope",
+    ),
+    "below such a path": (
+        lambda c, i: c.call(target="/admin/users", headers=signed(i, target="/admin/users")),
+        403,
+        "insufficient_scope",
+    ),
+    "out of a public path by dots": (
+        lambda c, i: c.call(target="/healthz/../admin", headers=signed(i, target="/healthz/../admin")),
+        403,
+        "insufficient_scope",
+    ),
+    "two slashes": (lambda c, i: c.call(target="//x", headers=signed(i, target="//x")), 403, "insufficient_scope"),
+    "a scope that shows late": (
+        lambda c, i: c.call(target="/late", headers=signed(i, target="/late")),
+        403,
+        "insufficient_scope",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "status", "code"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_never_reaches_the_application(
+    callee: Callee, client: Identity, call: Call, status: int, code: str
+) -> None:
+    answer = call(callee, client)
+    assert (answer.status, answer.json["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert ("www-authenticate" in answer.headers) is (status in (401, 403))
+    assert callee.seen == []
+    assert callee.auth.refusals == {code: 1}
+
+
+def test_a_token_is_good_once(callee: Callee, client: Identity) -> None:
+    headers = signed(client)
+    assert [callee.call(headers=headers).status for _ in range(2)] == [200, 401]
+
+
+def test_a_service_that_may_not_call_is_refused(registry: MemoryRegistry, callee: Callee) -> None:
+    refused = callee.call(headers=signed(registry.identity("stranger")))
+    assert (refused.status, refused.json["code"]) == (403, "caller_not_allowed")
+
+
+def test_a_registry_that_is_away_is_no_verdict(registry: MemoryRegistry, callee: Callee, client: Identity) -> None:
+    headers = signed(client)
+    registry.down = True
+    answer = callee.call(headers=headers)
+    assert (answer.status, answer.json["code"]) == (503, "trust_unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_long_body_of_a_stranger_is_not_read(callee: Callee) -> None:
+    read = 0
+
+    async def receive() -> Any:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x" * 10_000, "more_body": True}
+
+    async def send(_: Any) -> None:
+        return
+
+    headers = [(b"authorization", b"Bearer x.y.z"), (b"content-length", b"9000000")]
+    scope = {"type": "http", "method": "POST", "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
+    asyncio.run(callee.auth(scope, receive, send))
+    assert read < 10
+    assert callee.seen == []
+
+
+def test_a_body_that_breaks_off_is_refused(callee: Callee, client: Identity) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    headers = [(name.encode(), value.encode()) for name, value in signed(client).items()]
+    scope = {"type": "http", "method": "GET", "path": "/x", "raw_path": b"/x", "query_string": b"", "headers": headers}
+    asyncio.run(callee.auth(scope, receive, send))
+    assert sent[0]["status"] == 400
+
+
+def test_public_paths_need_nothing_and_know_nobody(callee: Callee, client: Identity) -> None:
+    assert callee.call(target="/healthz").status == 200
+    assert callee.call(target="/healthz/live", headers=signed(client)).status == 200
+    assert [seen["peer"] for seen in callee.seen] == [None, None]
+    assert callee.call(target="/healthzz").status == 401
+
+
+def test_a_path_that_nobody_named_is_nobodys(registry: MemoryRegistry, client: Identity) -> None:
+    callee = Callee(registry, needs={"/orders": Need("write")})
+    assert callee.call(headers=signed(client)).status == 403
+    open_to_callers = Callee(registry, needs=None)
+    assert open_to_callers.call(headers=signed(client)).status == 200
+    by_method = Callee(registry, needs=lambda method, path: PUBLIC if method == "OPTIONS" else Need("admin"))
+    assert by_method.call("OPTIONS").status == 200
+    assert by_method.call(headers=signed(client)).status == 403
+
+
+def test_report_only_lets_through_and_says_what_it_would_have_done(registry: MemoryRegistry) -> None:
+    callee = Callee(registry, report_only=True)
+    assert callee.call("POST", "/orders", body=BIG, pieces=4).status == 200
+    assert callee.seen == [{"peer": None, "user": None, "body": BIG}]
+    assert callee.auth.refusals == {"missing_token": 1}
+
+
+def test_websockets_are_refused_and_the_applications_life_goes_on(callee: Callee) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    asyncio.run(callee.auth({"type": "websocket", "path": "/x", "headers": []}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+    asyncio.run(callee.auth({"type": "lifespan"}, receive, send))
+    assert callee.seen == [{"type": "lifespan"}]
+
+
+def test_a_gate_without_anybody_to_ask_is_refused() -> None:
+    async def app(*_: Any) -> None:
+        return
+
+    with pytest.raises(ConfigurationError):
+        PeerAuth(app)
+    with pytest.raises(ConfigurationError):
+        PeerAuth(app, needs={"healthz": PUBLIC})
