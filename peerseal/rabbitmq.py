@@ -22,7 +22,7 @@ from amqp import spec
 from amqp.exceptions import AMQPError, ConsumerCancelled
 
 from peerseal.amqp import FOR_GOOD, LOST, Letter, Link, Settings, fitting, headers_and_key, said
-from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.messaging import Inlet, Message, Outlet
 
 HEARTBEAT: Final = 60
@@ -145,8 +145,8 @@ class RabbitMQOutlet:
                     self._link.drain(left)
             except FOR_GOOD as error:
                 self._lose(error)
-                self._drop_if_too_large(error)
-                raise BrokerUnavailable(f"messages are not taken: {said(error)}") from error
+                kind = MessageTooLarge if self._drop_if_too_large(error) else BrokerUnavailable
+                raise kind(f"messages are not taken: {said(error)}") from error
             except LOST as error:
                 self._lose(error)
                 why = f": {said(error)}"
@@ -171,10 +171,12 @@ class RabbitMQOutlet:
         self._sent.clear()
         self._returned.clear()
 
-    def _drop_if_too_large(self, error: AMQPError) -> None:
+    def _drop_if_too_large(self, error: AMQPError) -> bool:
         """Where the broker ends the channel over a message, it takes none so large, and would end the next one too."""
-        if tuple(error.method_sig or ()) == spec.Basic.Publish and self._unsent:
-            self._unsent.remove(max(self._unsent, key=lambda letter: len(letter.payload)))
+        if tuple(error.method_sig or ()) != spec.Basic.Publish or not self._unsent:
+            return False
+        self._unsent.remove(max(self._unsent, key=lambda letter: len(letter.payload)))
+        return True
 
     def _confirmed(self, tag: int, multiple: bool) -> None:
         for one in self._tags(tag, multiple):
