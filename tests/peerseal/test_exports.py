@@ -11,8 +11,20 @@ import pytest
 import peerseal
 from peerseal import errors
 
-HEAVY = ("flask", "werkzeug", "badkeys", "sqlalchemy", "alembic", "psycopg", "gunicorn", "registry")
-ADAPTERS = ("asynchronous", "flask", "requests", "testing")
+HEAVY = (
+    "confluent_kafka",
+    "kombu",
+    "amqp",
+    "flask",
+    "werkzeug",
+    "badkeys",
+    "sqlalchemy",
+    "alembic",
+    "psycopg",
+    "gunicorn",
+    "registry",
+)
+ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "rabbitmq", "requests", "testing")
 
 
 def in_a_fresh_process(program: str) -> list[str]:
@@ -35,7 +47,7 @@ def test_every_export_can_be_had() -> None:
 
 
 def test_the_names_that_the_specification_fixes_are_there() -> None:
-    for name in ("Identity", "TrustStore", "Verifier", "Peer", "ReplayGuard", "PeersealError"):
+    for name in ("Identity", "TrustStore", "Verifier", "Peer", "EventVerifier", "ReplayGuard", "PeersealError"):
         assert name in peerseal.__all__
 
 
