@@ -7,6 +7,7 @@ from typing import Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.target import check_external_prefix
+from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.names import check_trust_domain
 
 DATABASE_FILE = "registry.sqlite3"
@@ -73,11 +74,16 @@ class Limits:
     refusals_per_minute: int = 60
     """Writing calls of one address that may be refused, or left pending, in a minute. Those that succeed are not
     counted: they proved themselves."""
-    exchanged_token_lifetime: int = 7 * 24 * 3600
-    """Seconds that an event token of the exchange lives, 365 days at most. The root must name the signing key that
-    made it for as long."""
+    exchanged_token_lifetime: int = EVENT_LIFETIME
+    """Seconds that an event token of the exchange lives, EVENT_LIFETIME_CAP at most. The root must name the signing key
+    that made it for as long."""
     policy_body: int = 32 * 1024
     """Bytes of a policy or of the domain's settings, which go into an entry."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for a lifetime that no consumer would accept."""
+        if not 0 < self.exchanged_token_lifetime <= EVENT_LIFETIME_CAP:
+            raise ConfigurationError(f"REGISTRY_EXCHANGED_TOKEN_LIFETIME must be 1 to {EVENT_LIFETIME_CAP} seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +130,7 @@ class Settings:
 
         domain = environ.get("REGISTRY_TRUST_DOMAIN")
         oidc_file = environ.get("REGISTRY_OIDC_FILE")
+        exchanged = _count(environ, "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, digits=8)
         values: dict[str, object] = {
             "home": home,
             "database_url": _database_url(environ, home),
@@ -136,7 +143,8 @@ class Settings:
             "applicants": _switch(environ, "REGISTRY_APPLICANTS"),
             "oidc_file": Path(oidc_file).absolute() if oidc_file else None,
             "rate_limit_storage": environ.get("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
-            "proxies": _count(environ, "REGISTRY_PROXIES"),
+            "proxies": _count(environ, "REGISTRY_PROXIES", digits=2),
+            "limits": Limits(exchanged_token_lifetime=exchanged),
             "public_urls": tuple(filter(None, environ.get("REGISTRY_PUBLIC_URLS", "").replace(" ", "").split(","))),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
@@ -162,8 +170,8 @@ def _switch(environ: Mapping[str, str], name: str) -> bool:
     return text == "on"
 
 
-def _count(environ: Mapping[str, str], name: str) -> int:
-    text = environ.get(name) or "0"
-    if not (text.isascii() and text.isdigit() and len(text) < 3):
-        raise ConfigurationError(f"{name} must be a small natural number")
+def _count(environ: Mapping[str, str], name: str, default: int = 0, *, digits: int) -> int:
+    text = environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and len(text) <= digits):
+        raise ConfigurationError(f"{name} must be a natural number of {digits} digits at most")
     return int(text)

@@ -1,16 +1,23 @@
 """``peerseal assertion``: proves to the registry's token endpoint which service asks, for programs without the SDK.
 
 The service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
-stays registered: ``PEERSEAL_KEY_DIR`` says where.
+stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that whoever
+calls at least once in a key's life (a week) needs no second join token.
 """
 
 import argparse
 import json
+import logging
 import os
 
 import peerseal
-from peerseal.errors import ConfigurationError
+from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.assertions import ASSERTION_LIFETIME
+
+PATIENCE = 10.0
+"""Seconds for which a first registration is tried; the next call goes on with the same key."""
+
+log = logging.getLogger(__name__)
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,14 +33,23 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints it. Raises ConfigurationError, EnrolmentRefused, FetchError or TrustUnavailable."""
+    """Prints it. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or TrustUnavailable."""
     if not os.environ.get("PEERSEAL_KEY_DIR"):
         raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
-    identity = peerseal.Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start()
+    identity = peerseal.Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
     try:
+        _look_after_keys(identity)
         assertion = identity.sign_assertion()
         said = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
         print(json.dumps(said) if arguments.as_json else assertion)
     finally:
         identity.stop()
     return 0
+
+
+def _look_after_keys(identity: peerseal.Identity) -> None:
+    """The key at hand is as good as before where the next one cannot be had yet."""
+    try:
+        identity.look_after_keys()
+    except PeersealError as error:
+        log.warning("the next key of %s is not registered yet: %s", identity.service, error)

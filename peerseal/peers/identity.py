@@ -174,6 +174,12 @@ class Identity:
         """
         return PublicCredentials.of(self.id, self._keeper.publish_next().pair.public)
 
+    def look_after_keys(self) -> None:
+        """Do now what is due: publish the next key, retire those past. For programs that end before the background
+        gets to it. Raises EnrolmentRefused, FetchError or TrustUnavailable."""
+        if self._keeper.is_due():
+            self._keeper.work()
+
     # ---- who this is
 
     @property

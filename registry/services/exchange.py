@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from peerseal.errors import InvalidName, TokenError
+from peerseal.errors import InvalidName, MalformedToken, TokenError
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.trusted import check_window
 from peerseal.peers.users import User, UserVerifier
 from peerseal.protocol import jose
 from peerseal.protocol.assertions import ASSERTION_LIFETIME_CAP, ClientAssertion
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, EventToken
+from peerseal.protocol.events import EVENT_TYP, EventToken
 from peerseal.protocol.names import make_kid, qualify
 from peerseal.protocol.policies import DomainSettings
+from peerseal.protocol.policies import Exchange as Grants
 from peerseal.protocol.tokens import LEEWAY, check_times, new_jti
 from registry.domain.errors import NotFound
 from registry.domain.exchange import ClientRefused, ExchangeRefused, Wanted
@@ -69,22 +70,25 @@ class Exchange:
         self._users = UserVerifier(self._trust, clock=clock)
         self._authority = authority
         self._guard = guard
-        self._lifetime = min(limits.exchanged_token_lifetime, EVENT_LIFETIME_CAP)
+        self._lifetime = limits.exchanged_token_lifetime
         self._clock = clock
 
-    def exchange(self, body: bytes) -> Exchanged:
-        """The token that the form in ``body`` asks for. Raises NotFound where the exchange is off, ExchangeRefused,
-        TrustUnavailable or StorageUnavailable."""
-        settings = self._trust.settings()
-        if not settings.exchange:
+    def grants(self) -> Grants:
+        """Who may exchange what, now. Raises NotFound where nobody may: the exchange is off; or StorageUnavailable."""
+        grants = self._trust.settings().exchange
+        if not grants:
             raise NotFound("exchange_off", "no operator turned the token exchange on")
-        wanted = Wanted.read(body)
+        return grants
+
+    def exchange(self, wanted: Wanted, grants: Grants) -> Exchanged:
+        """The token that is asked for, if it is among the ``grants``. Raises ExchangeRefused, TrustUnavailable or
+        StorageUnavailable."""
         client = self._client(wanted)
-        granted = settings.exchange.get(client, {}).get(wanted.audience)
-        if granted is None:
+        scopes = grants.get(client, {}).get(wanted.audience)
+        if scopes is None:
             raise ExchangeRefused("invalid_target", f"{client} has no grant for that audience")
         user = self._user(wanted)
-        if wanted.scope not in granted or wanted.scope not in user.scopes:
+        if wanted.scope not in scopes or wanted.scope not in user.scopes:
             raise ExchangeRefused("invalid_scope", f"wider than what {client} or the user's token may")
         exchanged = self._issue(self._authority.current(), wanted, client, user)
         hashed = hashlib.sha256(user.name.encode()).hexdigest()
@@ -92,7 +96,8 @@ class Exchange:
         return exchanged
 
     def _client(self, wanted: Wanted) -> str:
-        """The service that the assertion proves. Raises ClientRefused or TrustUnavailable."""
+        """The service that the assertion proves, by a key that is active now, whenever it was signed: nothing was begun
+        with it that would have to be ended. Raises ClientRefused or TrustUnavailable."""
         try:
             asserted, now = ClientAssertion.parse(wanted.assertion), self._clock()
             key = self._trust.key(asserted.kid)
@@ -103,6 +108,8 @@ class Exchange:
             times = asserted.issued_at, asserted.not_before, asserted.expires_at
             check_times(*times, now=now, leeway=LEEWAY, cap=ASSERTION_LIFETIME_CAP)
             check_window(asserted.issued_at, key, LEEWAY)
+            if now >= key.active_until:
+                raise ClientRefused("the key is retired")
             if wanted.client_id is not None and qualify(wanted.client_id, self._trust.domain) != asserted.client:
                 raise ClientRefused("client_id is another service's")
         except (TokenError, InvalidName) as error:
@@ -135,5 +142,15 @@ class Exchange:
             actor=client,
         )
         header = jose.Header(key.public.alg, make_kid(authority.id, key.public.thumbprint), EVENT_TYP)
-        jws = jose.compact(jose.encode_header(header), canonical_json(token.claims()), key.sign)
+        jws = jose.compact(jose.encode_header(header), _payload(token), key.sign)
+        if len(jws) > jose.MAX_TOKEN:
+            raise ExchangeRefused("invalid_grant", "with what the user's token says, longer than a token may be")
         return Exchanged(jws, self._lifetime, wanted.scope)
+
+
+def _payload(token: EventToken) -> bytes:
+    """Raises ExchangeRefused for what no consumer would read. The form was checked; a user's token may say more."""
+    try:
+        return canonical_json(token.claims())
+    except MalformedToken as error:
+        raise ExchangeRefused("invalid_grant", f"what the user's token says fits into no event's: {error}") from error

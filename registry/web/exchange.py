@@ -1,16 +1,12 @@
 """``POST /oauth2/token``: the token exchange, with OAuth's answers instead of problem documents (RFC 6749)."""
 
-import logging
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
-from peerseal.protocol.encoding import canonical_json
-from registry.domain.exchange import JWT, ExchangeRefused
-from registry.web import counting
+from registry.domain.exchange import JWT, ExchangeRefused, Wanted
+from registry.web.problems import log_refusal
 from registry.web.wire import body, private_json, registry
-
-log = logging.getLogger(__name__)
 
 blueprint = Blueprint("exchange", __name__)
 
@@ -20,14 +16,15 @@ _FORM = "application/x-www-form-urlencoded"
 @blueprint.post("/oauth2/token")
 def token() -> Response:
     """An event token for a user's token (RFC 8693)."""
-    if request.mimetype != _FORM or request.headers.get("Content-Encoding"):
-        return _refused(ExchangeRefused("invalid_request", "not a form"))
-    if "Authorization" in request.headers:
-        return _refused(ExchangeRefused("invalid_request", "clients prove themselves by assertion only"))
+    exchange, wanted = registry().exchange, None
+    grants = exchange.grants()
     try:
-        exchanged = registry().exchange.exchange(body())
+        wanted = Wanted.read(_form())
+        if "Authorization" in request.headers:  # RFC 6749 section 2.3
+            raise ExchangeRefused("invalid_request", "a client that proves itself in two ways")
+        exchanged = exchange.exchange(wanted, grants)
     except ExchangeRefused as refusal:
-        return _refused(refusal)
+        return _refused(refusal, wanted)
     answer = private_json(
         {
             "access_token": exchanged.token,
@@ -41,13 +38,18 @@ def token() -> Response:
     return answer
 
 
-def _refused(refusal: ExchangeRefused) -> Response:
+def _form() -> bytes:
+    if request.mimetype != _FORM or request.headers.get("Content-Encoding"):
+        raise ExchangeRefused("invalid_request", "not a form")
+    return body()
+
+
+def _refused(refusal: ExchangeRefused, wanted: Wanted | None) -> Response:
     """The code and its meaning, and nothing of the request."""
-    counting.refused(refusal.code)
-    log.info("refused status=%d code=%s endpoint=%s detail=%r", refusal.status, refusal.code, "exchange", str(refusal))
     members = {"error": refusal.code, "error_description": _SAID[refusal.code]}
-    answer = Response(canonical_json(members), refusal.status, content_type="application/json")
-    answer.headers["Cache-Control"] = "no-store"
+    answer = private_json(members, refusal.status)
+    unverified = wanted.assertion if wanted else ""
+    answer.headers["X-Request-Id"] = log_refusal(refusal.status, refusal.code, str(refusal), unverified)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = 'Bearer error="invalid_client"'
     return answer

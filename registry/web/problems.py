@@ -46,7 +46,7 @@ def register(app: Flask) -> None:
 def _refused(error: PeersealError) -> Response:
     if error.status >= 500 and not isinstance(error, (Unavailable, TrustUnavailable)):
         return _unexpected(error)
-    request_id = _log_refusal(error.status, error.code, str(error))
+    request_id = log_refusal(error.status, error.code, str(error), _bearer())
     response = problem(error.status, error.code, request_id)
     if error.status == 401:
         nothing_came = isinstance(error, (MissingToken, JoinRefused, OidcRefused))
@@ -61,7 +61,7 @@ def _refused(error: PeersealError) -> Response:
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
-    response = problem(status, code, _log_refusal(status, code, error.name))
+    response = problem(status, code, log_refusal(status, code, error.name, _bearer()))
     if status == 429:
         response.headers["Retry-After"] = str(REFUSALS_FORGOTTEN)
     for name, value in error.get_headers():
@@ -87,19 +87,24 @@ def problem(status: int, code: str, request_id: str) -> Response:
     return response
 
 
-def _log_refusal(status: int, code: str, detail: str) -> str:
+def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> str:
+    """Counts and logs a refusal, and gives the request's id. Of the token that came, if one did, the log has the kid
+    that it claims, and no more."""
     refused(code)
     request_id = uuid.uuid4().hex
     level = logging.WARNING if status >= 500 else logging.INFO
     message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"
-    log.log(level, message, status, code, request.method, request.endpoint, _unverified_kid(), detail, request_id)
+    kid = _unverified_kid(unverified_token)
+    log.log(level, message, status, code, request.method, request.endpoint, kid, detail, request_id)
     return request_id
 
 
-def _unverified_kid() -> str:
-    """The kid that the bearer token claims, for the log only; never the token."""
-    token = request.headers.get("Authorization", "").rpartition(" ")[2]
+def _bearer() -> str:
+    return request.headers.get("Authorization", "").rpartition(" ")[2]
+
+
+def _unverified_kid(token: str) -> str:
     try:
         return repr(jose.parse_header(token.partition(".")[0].encode("latin-1")).kid[:400])
-    except MalformedToken:
+    except (MalformedToken, UnicodeEncodeError):
         return "-"

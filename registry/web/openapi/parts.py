@@ -83,7 +83,6 @@ def oauth(*statuses: int) -> Json:
         if status in (400, 401):
             found[str(status)]["description"] = "error says which, as RFC 6749 section 5.2 has it."
             found[str(status)]["content"]["application/json"] = {"schema": ref("OAuthError")}
-            found[str(status)]["headers"].pop("X-Request-Id")
     return found
 
 
