@@ -14,13 +14,10 @@ One check runs before the application sees anything of a request: the caller, th
 refused unless public: a request token binds one request, and not what follows it.
 """
 
-import logging
 import re
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from peerseal.asynchronous import AsyncVerifier
@@ -34,17 +31,17 @@ from peerseal.errors import (
     PeersealError,
     WrongBinding,
 )
+from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, verifier_of
 from peerseal.peers.context import begin
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
-from peerseal.refusals import LOGGED, REFUSALS, answer, logged
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:
     from peerseal.peers.identity import Identity
 
-log = logging.getLogger("peerseal")
+__all__ = ["ANY_ALLOWED", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope"]
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -55,56 +52,41 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the signature is checked. A longer one is read once that is good, and then all
 is verified once more: strangers must not make a service hold megabytes."""
-_ODD = re.compile(r"//|/\.\.?(?:/|$)|\\")
-"""What applications read as another path than it says."""
+_ODD = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
+"""What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
-
-_peer: ContextVar[Peer | None] = ContextVar("peerseal_peer", default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a path needs: the scope, if any, and with ``transaction`` a user behind the call; or nothing at all."""
-
-    scope: str | None = None
-    transaction: bool = False
-    public: bool = False
-
-
-PUBLIC: Final = Need(public=True)
-"""Open to everybody; nobody is verified there."""
-ANY_ALLOWED: Final = Need()
-"""Open to every allowed caller."""
 _NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
 
 def current_peer() -> Peer:
     """The verified caller of the request that this code serves. Raises RuntimeError where nobody was verified."""
-    peer = _peer.get()
-    if peer is None:
+    call = _calls.get()
+    if call is None or call.peer is None:
         raise RuntimeError("no verified caller: the path is public, or the check reports only")
-    return peer
+    return call.peer
 
 
-def check_scope(scope: str, *, transaction: bool = False) -> None:
-    """For handlers whose need shows late: passes where the caller may use the scope. What it raises (MissingToken,
-    InsufficientScope, BadTransactionToken) is answered as a refusal, unless the application answers it itself."""
-    peer = _peer.get()
-    if peer is None:
-        raise MissingToken("the handler was reached without a verified caller")
-    if scope not in peer.scopes:
-        raise InsufficientScope(f"{peer.id} may not use {scope}")
-    if transaction and peer.transaction is None:
-        raise BadTransactionToken("this is done for users only, and no transaction token came")
+def require_scope(scope: str, *, transaction: bool = False) -> None:
+    """For handlers whose need shows late: passes where the caller may use the scope.
+
+    What it raises (MissingToken, InsufficientScope, BadTransactionToken) becomes the answer, whatever the application
+    makes of it, unless that has begun to answer. To do less for those who may less, ask ``current_peer().scopes``.
+    """
+    call = _calls.get()
+    if call is None:
+        raise MissingToken("not within a request")
+    call.require(scope, transaction)
 
 
 class PeerAuth:
     """Closes ``app`` to all but the callers in ``allow``. It is an ASGI application itself.
 
-    ``needs`` maps paths to what they need, each with everything below it; the longest one counts; or it is a function
-    of method and path. Paths with dot segments or two slashes in a row are nobody's. ``external_prefix`` is the path
-    that a proxy in front strips; the identity's by default. The other options are those of `peerseal.flask.PeerAuth`.
-    Nothing is fetched before the first request.
+    ``needs`` maps paths to what they need, each with everything below it; the longest one counts, and paths that could
+    be read in two ways (dot segments, two slashes in a row, backslashes, control characters) are nobody's. Or it is a
+    function of method and path. Either way the path is decoded, and below ``root_path``, as frameworks route it.
+    ``external_prefix`` is the path that a proxy in front strips, if the server's ``root_path`` does not say it; the
+    identity's by default. The other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first
+    request.
     """
 
     def __init__(
@@ -128,59 +110,65 @@ class PeerAuth:
         self._max_body = max_body
         prefix = external_prefix if external_prefix is not None else identity.external_prefix if identity else ""
         self._external_prefix = check_external_prefix(prefix)
-        self._verifier = AsyncVerifier(verifier or _verifier_of(identity, allow or {}, replay))
-        self._refusals: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._verifier = AsyncVerifier(verifier or verifier_of(identity, allow, replay))
+        self._record = Record()
 
     @property
     def refusals(self) -> Counter[str]:
         """How many calls were refused (or, with ``report_only``, would have been) in this process, by code: a copy."""
-        with self._lock:
-            return self._refusals.copy()
+        return self._record.counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one WebSocket, or the application's life."""
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
-        need = self._needs(scope.get("method", "GET"), scope["path"])
+        call = _Call(_headers(scope), send, self._header, self._record, self._report_only)
         begin(None)
-        token = _peer.set(None)
+        current = _calls.set(call)
         try:
-            if need.public:
-                await self._app(scope, receive, send)
-            elif scope["type"] == "websocket":
-                await _close(receive, send)
-            else:
-                await self._guarded(need, scope, receive, send)
+            need = self._needs(scope.get("method", "GET"), _route_path(scope))
+            serve = self._http if scope["type"] == "http" else self._websocket
+            await serve(need, call, scope, receive)
         finally:
-            _peer.reset(token)
-            begin(None)
+            _calls.reset(current)
+            begin(None)  # not what was before: servers start the next request of a connection within this one
         return None
 
-    async def _guarded(self, need: Need, scope: Scope, receive: Receive, send: Send) -> None:
-        headers, body, began = _headers(scope), _Body(receive), False
-
-        async def sent(event: Event) -> None:
-            nonlocal began
-            began = True
-            await send(event)
-
+    async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
+        body = _Body(receive)
         try:
-            try:
-                peer = await self._verified(need, scope, headers, body)
-                _peer.set(peer)
-                begin(peer.transaction)
-            except REFUSALS as error:
-                self._record("would refuse" if self._report_only else "refused", error, headers)
-                if not self._report_only:
-                    return await _refuse(error, send)
-            await self._app(scope, body.again, sent)
-        except REFUSALS as error:  # by `check_scope`, deep in the application
-            if began:
+            if not need.public:
+                await self._admit(need, call, scope, body)
+            await self._app(scope, receive if need.public else body.again, call.send)
+        except Exception as error:
+            if call.refused is None and isinstance(error, REFUSALS):
+                call.refuse(error)
+            if call.began or call.refused is None:
                 raise
-            self._record("refused", error, headers)
-            await _refuse(error, send)
-        return None
+        if call.refused is not None and not call.began:
+            await call.answer(call.refused)
+
+    async def _websocket(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
+        if not need.public:
+            error = InsufficientScope("WebSockets are open to nobody, unless they are public")
+            if not self._report_only:
+                call.refuse(error)
+                await receive()
+                return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            call.report(error)
+        return await self._app(scope, receive, call.send_on)
+
+    async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "_Body") -> None:
+        """Let the call in, with its caller and transaction. Raises what refuses it."""
+        try:
+            peer = await self._verified(need, scope, call.headers, body)
+        except REFUSALS as error:
+            if not self._report_only:
+                raise
+            call.report(error)
+        else:
+            call.peer = peer
+            begin(peer.transaction)
 
     async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "_Body") -> Peer:
         request = {
@@ -209,10 +197,65 @@ class PeerAuth:
         except _BodyWanted:
             return
 
-    def _record(self, what: str, error: PeersealError, headers: Mapping[str, str]) -> None:
-        with self._lock:
-            self._refusals[error.code] += 1
-        log.warning(LOGGED, *logged(what, error, headers.get(self._header), headers.get("x-request-id", "")))
+
+class _Call:
+    """One request or WebSocket on its way: who called, and what became of it.
+
+    Handlers find it in a context variable; what they change here is seen wherever they run, in threads, too.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], send: Send, header: str, record: Record, report_only: bool
+    ) -> None:
+        self.headers = headers
+        self.send_on = send
+        self.peer: Peer | None = None
+        self.refused: PeersealError | None = None
+        self.began = False
+        self._header = header
+        self._record = record
+        self._report_only = report_only
+
+    async def send(self, event: Event) -> None:
+        """The application's ``send``. What it would answer once a handler has refused is not sent: frameworks make a
+        500 of errors that they do not know."""
+        if self.refused is None or self.began:
+            self.began = True
+            await self.send_on(event)
+
+    def require(self, scope: str, transaction: bool) -> None:
+        """See `require_scope`."""
+        error = lacking(self.peer, scope, transaction)
+        if error is None:
+            return
+        if not self._report_only:
+            self.refuse(error)
+            raise error
+        if self.peer is not None:  # where there is none, the check has reported it already
+            self.report(error)
+
+    def refuse(self, error: PeersealError) -> None:
+        """Refused from now on; logged and counted."""
+        self.refused = error
+        self._add("refused", error)
+
+    def report(self, error: PeersealError) -> None:
+        """Log and count what would have been refused."""
+        self._add("would refuse", error)
+
+    async def answer(self, error: PeersealError) -> None:
+        """Answer a refused request."""
+        refused = answer(error)
+        headers = [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
+        headers.append((b"content-length", str(len(refused.body)).encode()))
+        await self.send_on({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await self.send_on({"type": "http.response.body", "body": refused.body})
+
+    def _add(self, what: str, error: PeersealError) -> None:
+        self._record.add(what, error, self.headers.get(self._header), self.headers.get("x-request-id"))
+
+
+_calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
 
 
 class _BodyWanted(Exception):
@@ -272,13 +315,11 @@ def _by_path(needs: Mapping[str, Need]) -> Callable[[str, str], Need]:
     return need_of
 
 
-def _verifier_of(
-    identity: "Identity | None", allow: Mapping[str, Iterable[str]], replay: ReplayGuard | None
-) -> Verifier:
-    if identity is None:
-        raise ConfigurationError("PeerAuth needs an identity or a verifier")
-    guard = replay if replay is not None else identity.replay_guard()
-    return Verifier(identity.trust, audience=identity.service, allow=allow, replay=guard, clock=identity.clock)
+def _route_path(scope: Scope) -> str:
+    """The path below ``root_path``, which servers and frameworks leave in ``path``."""
+    path: str = scope["path"]
+    root = scope.get("root_path", "")
+    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -301,17 +342,3 @@ def _target(scope: Scope, external_prefix: str) -> str:
     raw = (raw_path + (b"?" + query if query else b"")).decode("latin-1")
     path = scope["path"].encode("utf-8", "surrogateescape").decode("latin-1")
     return routed_target(raw, "", path, external_prefix)
-
-
-async def _refuse(error: PeersealError, send: Send) -> None:
-    refused = answer(error)
-    headers = [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
-    headers.append((b"content-length", str(len(refused.body)).encode()))
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": refused.body})
-
-
-async def _close(receive: Receive, send: Send) -> None:
-    """Refuse a WebSocket before it is one: servers answer the handshake with 403."""
-    await receive()
-    await send({"type": "websocket.close", "code": _POLICY_VIOLATION})

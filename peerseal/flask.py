@@ -14,41 +14,25 @@ and before a 404, a 405 or a redirect to another spelling of the path. Only what
 """
 
 import functools
-import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from flask import Flask, Request, Response, current_app, request
 from werkzeug.local import LocalProxy
 
-from peerseal.errors import (
-    BadTransactionToken,
-    ConfigurationError,
-    InsufficientScope,
-    MissingToken,
-    PeersealError,
-)
+from peerseal.errors import BadTransactionToken, ConfigurationError, PeersealError
+from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, verifier_of
 from peerseal.peers.context import begin
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
-from peerseal.refusals import LOGGED, REFUSALS, answer, logged
-from peerseal.wsgi import (
-    MAX_BODY,
-    EnvironHeaders,
-    bearer_token,
-    read_body,
-    wsgi_target,
-)
+from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
 
 if TYPE_CHECKING:
     from peerseal.peers.identity import Identity
-
-log = logging.getLogger("peerseal")
 
 _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"
@@ -58,17 +42,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-class _Need(NamedTuple):
-    """What a view is marked with: open to everybody, or else the scope that a caller needs, and whether a user must
-    stand behind the call."""
-
-    public: bool = False
-    scope: str | None = None
-    transaction: bool = False
-
-
-_CLOSED = _Need()
 
 
 class PeerAuth:
@@ -104,8 +77,7 @@ class PeerAuth:
         self._external_prefix = external_prefix
         self._verifier = verifier
         self._replay = replay
-        self._refusals: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._record = Record()
         if app is not None:
             self.init_app(app)
 
@@ -128,13 +100,13 @@ class PeerAuth:
         if prefix is None:
             prefix = identity.external_prefix if identity is not None else ""
         gate = _Gate(
-            self._verifier or self._make_verifier(identity, allow if allow is not None else self._allow),
+            self._verifier or verifier_of(identity, self._allow if allow is None else allow, self._replay),
             views=app.view_functions,
             header=f"HTTP_{self._header.upper().replace('-', '_')}",
             max_body=self._max_body,
             external_prefix=check_external_prefix(prefix),
             report_only=self._report_only,
-            count=self._count,
+            record=self._record,
         )
         app.extensions[_EXTENSION] = gate
         app.before_request(gate.check)
@@ -161,7 +133,7 @@ class PeerAuth:
                 call = current_app.ensure_sync(view) if is_async else view
                 return call(*args, **kwargs)
 
-            need = _Need(scope=scope, transaction=transaction)
+            need = Need(scope=scope, transaction=transaction)
             with suppress(AttributeError):  # a bound method takes no marks, and cannot have been registered before
                 _set_mark(view, need)
             _set_mark(checked, need)
@@ -176,7 +148,7 @@ class PeerAuth:
         that is marked as needing a scope.
         """
         try:
-            _set_mark(view, _Need(public=True))
+            _set_mark(view, PUBLIC)
         except AttributeError as error:
             raise ConfigurationError(f"{view!r} cannot be marked; make it a function") from error
         return view
@@ -184,19 +156,7 @@ class PeerAuth:
     @property
     def refusals(self) -> Counter[str]:
         """How many calls were refused (or, with ``report_only``, would have been) in this process, by code: a copy."""
-        with self._lock:
-            return self._refusals.copy()
-
-    def _count(self, code: str) -> None:
-        with self._lock:
-            self._refusals[code] += 1
-
-    def _make_verifier(self, identity: "Identity | None", allow: Mapping[str, Iterable[str]] | None) -> Verifier:
-        if identity is None:
-            raise ConfigurationError("PeerAuth needs an identity or a verifier")
-        replay = self._replay if self._replay is not None else identity.replay_guard()
-        allowed = allow or {}
-        return Verifier(identity.trust, audience=identity.service, allow=allowed, replay=replay, clock=identity.clock)
+        return self._record.counts
 
 
 class _Gate:
@@ -211,7 +171,7 @@ class _Gate:
         max_body: int,
         external_prefix: str,
         report_only: bool,
-        count: Callable[[str], None],
+        record: Record,
     ) -> None:
         self._verifier = verifier
         self._views = views
@@ -219,7 +179,7 @@ class _Gate:
         self._max_body = max_body
         self._external_prefix = external_prefix
         self.report_only = report_only
-        self._count = count
+        self._record = record
 
     def check(self) -> Response | None:
         """The first ``before_request`` function.
@@ -254,20 +214,20 @@ class _Gate:
 
     def refuse(self, error: PeersealError) -> Response:
         """Log, count and answer. Also the error handler for refusals that views raise."""
-        self._record("refused", error)
-        return _problem(error)
+        self._add("refused", error)
+        refused = answer(error)
+        return Response(refused.body, refused.status, headers=refused.headers)
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self._record("would refuse", error)
+        self._add("would refuse", error)
 
-    def _record(self, what: str, error: PeersealError) -> None:
-        self._count(error.code)
+    def _add(self, what: str, error: PeersealError) -> None:
         environ = request.environ
-        log.warning(LOGGED, *logged(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID", "")))
+        self._record.add(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID"))
 
 
-def _set_mark(view: Any, need: _Need) -> None:
+def _set_mark(view: Any, need: Need) -> None:
     if isinstance(view, type):
         raise ConfigurationError("mark a class's methods, or put the mark into its `decorators`")
     marked = getattr(view, _MARK, None)
@@ -276,16 +236,16 @@ def _set_mark(view: Any, need: _Need) -> None:
     setattr(view, _MARK, need)
 
 
-def _need_of_view(views: Mapping[str, Any], current: Request) -> _Need:
-    """What the view that this request was routed to is marked with. Nothing routed, nothing open."""
+def _need_of_view(views: Mapping[str, Any], current: Request) -> Need:
+    """What the view that this request was routed to is marked with. Nothing routed, nothing public."""
     rule = current.url_rule
     if rule is None:
-        return _CLOSED
+        return ANY_ALLOWED
     view: Any = views.get(rule.endpoint)
-    need: _Need | None = getattr(view, _MARK, None)
+    need: Need | None = getattr(view, _MARK, None)
     if hasattr(view, "view_class"):
         need = getattr(_method_of(view.view_class, current.method.lower()), _MARK, need)
-    return need or _CLOSED
+    return need or ANY_ALLOWED
 
 
 def _method_of(view_class: type, method: str) -> object:
@@ -297,25 +257,14 @@ def _method_of(view_class: type, method: str) -> object:
 def _need_scope(scope: str, transaction: bool) -> None:
     """What the wrapper of a marked view checks once more when it is called."""
     peer: Peer | None = request.environ.get(_PEER)
-    error: PeersealError
-    if peer is None:
-        error = MissingToken("the view was reached without a verified caller")
-    elif scope not in peer.scopes:
-        error = InsufficientScope(f"{peer.id} may not use {scope}")
-    elif transaction and peer.transaction is None:
-        error = BadTransactionToken("the view was reached without a user's transaction")
-    else:
+    error = lacking(peer, scope, transaction)
+    if error is None:
         return
     gate: _Gate | None = current_app.extensions.get(_EXTENSION)
     if gate is None or not gate.report_only:
         raise error
     if peer is not None:  # where there is none, the check has reported it already
         gate.report(error)
-
-
-def _problem(error: PeersealError) -> Response:
-    refused = answer(error)
-    return Response(refused.body, refused.status, headers=refused.headers)
 
 
 def _find_peer() -> Peer:

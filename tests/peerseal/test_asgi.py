@@ -1,24 +1,17 @@
 """The ASGI adapter, driven as servers do: what gets through, what is refused, and what the application sees."""
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from peerseal import Identity, User, carrying, current_transaction
-from peerseal.asgi import ANY_ALLOWED, PUBLIC, Need, PeerAuth, check_scope, current_peer
+from peerseal.asgi import PUBLIC, Need, PeerAuth, current_peer
 from peerseal.errors import ConfigurationError
 from peerseal.testing import MemoryRegistry
+from tests.support.asgi import Answer, Callee, signed
 
-NEEDS = {
-    "/": ANY_ALLOWED,
-    "/healthz": PUBLIC,
-    "/orders": Need("write"),
-    "/mine": Need("read", transaction=True),
-    "/admin": Need("admin"),
-}
 BIG = b"x" * 200_000
 
 
@@ -34,103 +27,9 @@ def client(registry: MemoryRegistry) -> Identity:
     return registry.identity("client")
 
 
-class Answer:
-    """What came back."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = b""
-        self.events: list[str] = []
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Callee:
-    """The service ``callee``; what its application saw is kept."""
-
-    def __init__(self, registry: MemoryRegistry, **options: Any) -> None:
-        self.identity = registry.identity("callee")
-        self.seen: list[dict[str, Any]] = []
-        given: dict[str, Any] = {"allow": {"client": {"read", "write"}}, "needs": NEEDS, **options}
-        self.auth = PeerAuth(self.app, self.identity, **given)
-
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            self.seen.append({"type": scope["type"]})
-            return
-        body, more = b"", True
-        while more:
-            event = await receive()
-            body, more = body + event.get("body", b""), event.get("more_body", False)
-        if scope["path"] == "/late":
-            check_scope("admin")
-        transaction = current_transaction()
-        try:
-            peer = current_peer().service
-        except RuntimeError:
-            peer = None
-        self.seen.append({"peer": peer, "user": transaction and transaction.user, "body": body})
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"{}"})
-
-    def call(
-        self,
-        method: str = "GET",
-        target: str = "/x",
-        *,
-        headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
-        body: bytes = b"",
-        pieces: int = 1,
-        **scope: Any,
-    ) -> Answer:
-        """One request, its body in that many pieces."""
-        from urllib.parse import unquote
-
-        path, _, query = target.partition("?")
-        pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers or [])
-        if body and not any(name == "content-length" for name, _ in pairs):
-            pairs.append(("content-length", str(len(body))))
-        asked = {
-            "type": "http",
-            "method": method,
-            "path": unquote(path, errors="replace"),
-            "raw_path": path.encode(),
-            "query_string": query.encode(),
-            "headers": [(name.lower().encode(), value.encode()) for name, value in pairs],
-            **scope,
-        }
-        size = max(1, -(-len(body) // pieces))
-        cut = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
-        events = [{"type": "http.request", "body": one, "more_body": at < len(cut) - 1} for at, one in enumerate(cut)]
-        answer = Answer()
-
-        async def receive() -> Any:
-            return events.pop(0) if events else {"type": "http.disconnect"}
-
-        async def send(event: Any) -> None:
-            answer.events.append(event["type"])
-            answer.status = event.get("status", answer.status)
-            answer.headers |= {name.decode(): value.decode() for name, value in event.get("headers", [])}
-            answer.body += event.get("body", b"")
-
-        asyncio.run(self.auth(asked, receive, send))
-        return answer
-
-
 @pytest.fixture
 def callee(registry: MemoryRegistry) -> Callee:
     return Callee(registry)
-
-
-def signed(
-    client: Identity, method: str = "GET", target: str = "/x", body: bytes = b"", **headers: str
-) -> dict[str, str]:
-    bound = {name.replace("_", "-"): value for name, value in headers.items()}
-    token = client.sign_request("callee", method=method, target=target, body=body, headers=bound)
-    return {**bound, "authorization": f"Bearer {token}"}
 
 
 def test_a_good_call_reaches_the_application_with_its_caller(callee: Callee, client: Identity) -> None:
@@ -249,6 +148,22 @@ REFUSED: Mapping[str, tuple[Call, int, str]] = {
         "insufficient_scope",
     ),
     "two slashes": (lambda c, i: c.call(target="//x", headers=signed(i, target="//x")), 403, "insufficient_scope"),
+    "a newline after a path": (
+        lambda c, i: c.call(target="/admin%0A", headers=signed(i, target="/admin%0A")),
+        403,
+        "insufficient_scope",
+    ),
+    "a backslash": (
+        lambda c, i: c.call(target="/a%5cb", headers=signed(i, target="/a%5cb")),
+        403,
+        "insufficient_scope",
+    ),
+    "a late scope at a public path": (lambda c, i: c.call(target="/healthz/late"), 401, "missing_token"),
+    "two transaction tokens": (
+        lambda c, i: c.call(headers=[*signed(i, txn_token="x.y.z").items(), ("txn-token", "x.y.z")]),
+        401,
+        "bad_transaction_token",
+    ),
     "a scope that shows late": (
         lambda c, i: c.call(target="/late", headers=signed(i, target="/late")),
         403,
@@ -345,7 +260,46 @@ def test_report_only_lets_through_and_says_what_it_would_have_done(registry: Mem
     assert callee.auth.refusals == {"missing_token": 1}
 
 
-def test_websockets_are_refused_and_the_applications_life_goes_on(callee: Callee) -> None:
+def test_report_only_reports_what_handlers_refuse(registry: MemoryRegistry, client: Identity) -> None:
+    callee = Callee(registry, report_only=True)
+    assert callee.call(target="/late", headers=signed(client, target="/late")).status == 200
+    assert callee.auth.refusals == {"insufficient_scope": 1}
+    assert callee.call(target="/late").status == 200
+    assert callee.auth.refusals == {"insufficient_scope": 1, "missing_token": 1}
+
+
+def test_needs_are_told_below_the_root_path(registry: MemoryRegistry, client: Identity) -> None:
+    callee = Callee(registry)
+    for path, status in (("/api/x", 200), ("/api/admin", 403), ("/api", 200), ("/apiadmin", 200)):
+        assert callee.call(target=path, headers=signed(client, target=path), root_path="/api").status == status
+    assert callee.call(target="/api/healthz", root_path="/api").status == 200
+    below = Callee(registry, external_prefix="/v1")
+    assert below.call(target="/x", headers=signed(client, target="/v1/x")).status == 200
+    assert below.call(target="/x", headers=signed(client, target="/x")).status == 401
+
+
+def test_the_token_may_have_a_header_of_its_own(registry: MemoryRegistry, client: Identity) -> None:
+    callee = Callee(registry, header="X-Peerseal")
+    headers = signed(client)
+    assert callee.call(headers=headers).status == 401
+    assert callee.call(headers={"X-Peerseal": headers["authorization"], "authorization": "Basic YTpi"}).status == 200
+
+
+def test_every_refusal_is_logged_and_no_token(
+    callee: Callee, client: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = signed(client, target="/y") | {"x-request-id": "r-1"}
+    callee.call(headers=headers)
+    (line,) = caplog.messages
+    for part in ("refused: wrong_binding", "client", "request r-1"):
+        assert part in line
+    assert headers["authorization"].split(".")[-1] not in line
+
+
+# ---- WebSockets
+
+
+def open_websocket(callee: Callee, path: str) -> list[Any]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -354,17 +308,31 @@ def test_websockets_are_refused_and_the_applications_life_goes_on(callee: Callee
     async def send(event: Any) -> None:
         sent.append(event)
 
-    asyncio.run(callee.auth({"type": "websocket", "path": "/x", "headers": []}, receive, send))
-    assert sent == [{"type": "websocket.close", "code": 1008}]
-    asyncio.run(callee.auth({"type": "lifespan"}, receive, send))
+    asyncio.run(callee.auth({"type": "websocket", "path": path, "headers": []}, receive, send))
+    return sent
+
+
+def test_websockets_are_refused_unless_public(registry: MemoryRegistry, callee: Callee) -> None:
+    assert open_websocket(callee, "/x") == [{"type": "websocket.close", "code": 1008}]
+    assert (callee.seen, callee.auth.refusals) == ([], {"insufficient_scope": 1})
+    assert open_websocket(callee, "/healthz") == []
+    assert callee.seen == [{"type": "websocket"}]
+    reporting = Callee(registry, report_only=True)
+    open_websocket(reporting, "/x")
+    assert (reporting.seen, reporting.auth.refusals) == ([{"type": "websocket"}], {"insufficient_scope": 1})
+
+
+def test_the_applications_life_goes_on(callee: Callee) -> None:
+    asyncio.run(callee.auth({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert callee.seen == [{"type": "lifespan"}]
 
 
-def test_a_gate_without_anybody_to_ask_is_refused() -> None:
-    async def app(*_: Any) -> None:
-        return
+async def nothing(*_: Any) -> None:
+    return
 
+
+def test_a_gate_without_anybody_to_ask_is_refused() -> None:
     with pytest.raises(ConfigurationError):
-        PeerAuth(app)
+        PeerAuth(nothing)
     with pytest.raises(ConfigurationError):
-        PeerAuth(app, needs={"healthz": PUBLIC})
+        PeerAuth(nothing, needs={"healthz": PUBLIC})

@@ -1,0 +1,141 @@
+"""What stands before an application, whatever its framework: what a call needs there, what a refused caller is answered
+(RFC 9457, RFC 6750 section 3), and what is logged and counted of it."""
+
+import json
+import logging
+import re
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from peerseal.errors import (
+    BadTransactionToken,
+    ConfigurationError,
+    ContentTooLarge,
+    ContentUnreadable,
+    Forbidden,
+    InsufficientScope,
+    MissingToken,
+    PeersealError,
+    TokenError,
+    TrustUnavailable,
+)
+from peerseal.peers.replay import ReplayGuard
+from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.wsgi import bearer_token
+
+if TYPE_CHECKING:
+    from peerseal.peers.identity import Identity
+
+log = logging.getLogger("peerseal")
+
+REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, ContentUnreadable)
+"""What verification of a request raises."""
+
+_LONGEST = 200  # characters of anything unverified
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a call needs: the scope, if any, and with ``transaction`` a user behind it; or nothing at all."""
+
+    scope: str | None = None
+    transaction: bool = False
+    public: bool = False
+
+
+PUBLIC: Final = Need(public=True)
+"""Open to everybody; nobody is verified there."""
+ANY_ALLOWED: Final = Need()
+"""Open to every allowed caller."""
+
+
+def verifier_of(
+    identity: "Identity | None", allow: Mapping[str, Iterable[str]] | None, replay: ReplayGuard | None
+) -> Verifier:
+    """Verifies the callers of that service. Raises ConfigurationError without one."""
+    if identity is None:
+        raise ConfigurationError("PeerAuth needs an identity or a verifier")
+    guard = replay if replay is not None else identity.replay_guard()
+    return Verifier(identity.trust, audience=identity.service, allow=allow or {}, replay=guard, clock=identity.clock)
+
+
+def lacking(peer: Peer | None, scope: str, transaction: bool) -> PeersealError | None:
+    """What a handler refuses that caller with, if it needs the scope, and a user."""
+    if peer is None:
+        return MissingToken("the handler was reached without a verified caller")
+    if scope not in peer.scopes:
+        return InsufficientScope(f"{peer.id} may not use {scope}")
+    if transaction and peer.transaction is None:
+        return BadTransactionToken("this is done for users only, and no transaction token came")
+    return None
+
+
+class Refused(NamedTuple):
+    """An answer, before a framework makes its own of it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def answer(error: PeersealError) -> Refused:
+    """The answer to a refused call. It says the code and nothing of the request."""
+    status = error.status
+    members = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": error.code}
+    headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
+    if isinstance(error, TokenError):
+        proven = "" if isinstance(error, MissingToken) else ' error="invalid_token"'
+        headers["WWW-Authenticate"] = f"Bearer{proven}"
+    elif isinstance(error, Forbidden):
+        headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
+    elif isinstance(error, TrustUnavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    return Refused(status, headers, json.dumps(members).encode("ascii"))
+
+
+class Record:
+    """Counts refusals, and logs each with code, caller and kid as claimed, and request id; never a token."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many there were in this process, by code: a copy."""
+        with self._lock:
+            return self._counts.copy()
+
+    def add(self, what: str, error: PeersealError, authorization: str | None, request_id: str | None) -> None:
+        """``what`` was done. ``request_id`` is the caller's, and stands in the log only if it may as it is."""
+        with self._lock:
+            self._counts[error.code] += 1
+        caller, kid = _claimed(authorization)
+        log.warning(
+            "%s: %s; unverified caller %r, kid %r; request %s; %r",
+            what,
+            error.code,
+            caller,
+            kid,
+            request_id if request_id and _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8),
+            str(error)[:_LONGEST],
+        )
+
+
+def _claimed(authorization: str | None) -> tuple[str | None, str | None]:
+    """Whom an unverified token claims to come from, and the kid that it names, as far as they can be read."""
+    kid = None
+    try:
+        token = jose.parse(bearer_token(authorization))
+        kid = token.header.kid[:_LONGEST]
+        return str(strict_json_object(token.payload).get("iss"))[:_LONGEST], kid
+    except TokenError:
+        return None, kid
