@@ -18,15 +18,18 @@ ON_ONE_DATABASE = tuple(
     for name in ("admission_by_platform", "applicants", "exchange", "operators", "policies", "verify")
 )
 THOROUGH = tuple(
-    f"tests/e2e/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "applicants",
-        "concurrent_registrations",
-        "lying_mirror",
-        "monitor",
-        "platform_tokens",
-        "policies",
-        "registry_tls",
+        "e2e/test_applicants",
+        "e2e/test_concurrent_registrations",
+        "e2e/test_lying_mirror",
+        "e2e/test_monitor",
+        "e2e/test_platform_tokens",
+        "e2e/test_policies",
+        "e2e/test_registry_tls",
+        "e2e/test_users_do_not_mix",
+        "examples/test_invoicing",
+        "messaging/test_kafka_records",
     )
 )
 
