@@ -1,0 +1,115 @@
+"""A program with nothing but a JWT library, which exchanges users' tokens at a registry in this process."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import jwt
+from werkzeug.test import TestResponse
+
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import b64url
+from peerseal.protocol.events import payload_hash
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import make_kid
+from peerseal.protocol.tokens import new_jti
+from registry.domain.exchange import ACCESS_TOKEN, ASSERTED, GRANT
+from tests.registry.driver import DOMAIN, Clock, Driver
+from tests.support.issuer import Issuer
+
+AUDIENCE, SCOPE = "jobs.example.com", "trigger_invoicing"
+LEGACY, OTHER, REGISTRY = (f"{DOMAIN}/{service}" for service in ("legacy", "other", "registry"))
+PAYLOAD = b'{"eventID": "e-1"}'
+FORM = "application/x-www-form-urlencoded"
+ABSENT: Any = object()
+
+
+def set_domain(registry: Driver, exchange: Mapping[str, Any] | None, **issuer: str) -> None:
+    """What an operator lays down: who may exchange, for the users of one issuer."""
+    body: dict[str, Any] = {"minters": [], "issuers": [{"audience": "edge", **issuer}]}
+    if exchange is not None:
+        body["exchange"] = exchange
+    etag = registry.client.get("/v1/domain", headers=registry.operator).headers["ETag"]
+    answer = registry.client.put("/v1/domain", json=body, headers={**registry.operator, "If-Match": etag})
+    assert answer.status_code == 200, answer.data
+
+
+class Client:
+    """The service ``legacy``, whose key is registered, and which may exchange; ``other`` is registered and may not."""
+
+    def __init__(self, registry: Driver, issuer: Issuer, clock: Clock) -> None:
+        self.registry, self.issuer, self.clock = registry, issuer, clock
+        self.key = registry.joined(KeyPair.generate("ES256"), "legacy")
+        self.other = registry.joined(KeyPair.generate("ES256"), "other")
+        set_domain(registry, {"legacy": {AUDIENCE: [SCOPE, "trigger_refund"]}}, issuer=issuer.url)
+
+    @property
+    def now(self) -> int:
+        return int(self.clock())
+
+    def claims(self, owner: str = LEGACY) -> dict[str, Any]:
+        """Of a good assertion."""
+        times = {"iat": self.now, "exp": self.now + 60}
+        return {"iss": owner, "sub": owner, "aud": REGISTRY, **times, "jti": new_jti()}
+
+    def kid(self, key: KeyPair | None = None, owner: str = LEGACY) -> str:
+        return make_kid(owner, (key or self.key).public.thumbprint)
+
+    def assertion(self, key: KeyPair | None = None, owner: str = LEGACY, **changes: Any) -> str:
+        """By PyJWT. ``changes`` alter claims, or, under ``header``, members of the header."""
+        key = key or self.key
+        header = {"typ": "JWT", "kid": self.kid(key, owner), **changes.pop("header", {})}
+        claims = {name: value for name, value in (self.claims(owner) | changes).items() if value is not ABSENT}
+        return jwt.encode(claims, key.to_pem(), key.public.alg, header)
+
+    def written(self, payload: bytes | None = None, **header: Any) -> str:
+        """Header and payload as they stand, signed by the registered key: what no library would write."""
+        members = {"alg": "ES256", "kid": self.kid(), "typ": "JWT", **header}
+        members = {name: value for name, value in members.items() if value is not ABSENT}
+        segment = b64url(json.dumps(members).encode())
+        return jose.compact(segment, payload or json.dumps(self.claims()).encode(), self.key.sign)
+
+    def user(self, **changes: Any) -> str:
+        """A user's token, with more scopes than the client is granted."""
+        scope = changes.pop("scope", f"{SCOPE} orders:read")
+        return self.issuer.token("ada", changes.pop("audience", "edge"), now=self.clock(), scope=scope, **changes)
+
+    def request_token(self) -> str:
+        """By the registered key, for another purpose."""
+        return self.registry.signed(self.key, "legacy", "GET", "/")["Authorization"].removeprefix("Bearer ")
+
+    def form(self, **changes: Any) -> dict[str, str]:
+        """A good form, changed."""
+        form = {
+            "grant_type": GRANT,
+            "client_assertion_type": ASSERTED,
+            "client_assertion": changes.pop("client_assertion", None) or self.assertion(),
+            "subject_token": changes.pop("subject_token", None) or self.user(),
+            "subject_token_type": ACCESS_TOKEN,
+            "scope": SCOPE,
+            "audience": AUDIENCE,
+            "transaction_id": "t-1",
+            "event_id": "e-1",
+            "event_payload_hash": payload_hash(PAYLOAD),
+            "topic": "OrderCreated",
+        }
+        return {name: value for name, value in (form | changes).items() if value is not ABSENT}
+
+    def post(self, form: Mapping[str, str] | str, **headers: str) -> TestResponse:
+        """In a thread's own test client."""
+        body = form if isinstance(form, str) else urlencode(form)
+        headers = {"Content-Type": FORM, **headers}
+        return self.registry.app.test_client().post("/oauth2/token", data=body, headers=headers)
+
+    def exchanged(self, **changes: Any) -> dict[str, Any]:
+        """What a good form is answered with."""
+        answer = self.post(self.form(**changes))
+        assert answer.status_code == 200, answer.data
+        found: dict[str, Any] = answer.get_json()
+        return found
+
+    def error(self, form: Mapping[str, str] | str, **headers: str) -> tuple[int, str]:
+        """The status and OAuth's error."""
+        answer = self.post(form, **headers)
+        return answer.status_code, answer.get_json()["error"]
