@@ -204,9 +204,7 @@ class _Call:
     Handlers find it in a context variable; what they change here is seen wherever they run, in threads, too.
     """
 
-    def __init__(
-        self, headers: Mapping[str, str], send: Send, header: str, record: Record, report_only: bool
-    ) -> None:
+    def __init__(self, headers: Mapping[str, str], send: Send, header: str, record: Record, report_only: bool) -> None:
         self.headers = headers
         self.send_on = send
         self.peer: Peer | None = None

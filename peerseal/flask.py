@@ -43,7 +43,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-
 class PeerAuth:
     """Closes a Flask application to all but the callers in ``allow``.
 
