@@ -1,5 +1,6 @@
 """Users' tokens at the edge: whom the domain's settings let in, and no other."""
 
+import base64
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,13 @@ def test_a_user_is_who_the_issuer_says(issuer: Issuer, users: UserVerifier, cloc
     assert issuer.fetched == {DISCOVERY: 1, JWKS: 1}
 
 
+def with_header(token: str, **members: Any) -> str:
+    """The token with another header, and the signature that it had."""
+    header, _, rest = token.partition(".")
+    said = json.loads(base64.urlsafe_b64decode(header + "==")) | members
+    return f"{base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip('=')}.{rest}"
+
+
 Claims = Callable[[Issuer, Clock], str]
 
 REFUSED: Mapping[str, tuple[Claims, str]] = {
@@ -68,6 +76,7 @@ REFUSED: Mapping[str, tuple[Claims, str]] = {
     "for another audience": (lambda i, c: token(i, c, audience="billing"), "wrong_audience"),
     "expired": (lambda i, c: token(i, c, exp=int(c()) - 31), "expired"),
     "from the future": (lambda i, c: token(i, c, iat=int(c()) + 60, nbf=None), "not_yet_valid"),
+    "not before the future": (lambda i, c: token(i, c, nbf=int(c()) + 60), "not_yet_valid"),
     "for over a day": (lambda i, c: token(i, c, exp=int(c()) + 25 * 3600), "lifetime_too_long"),
     "without an end": (lambda i, c: token(i, c, exp=None), "malformed_token"),
     "without a subject": (lambda i, c: token(i, c, sub=None), "malformed_token"),
@@ -79,6 +88,14 @@ REFUSED: Mapping[str, tuple[Claims, str]] = {
         lambda i, c: i.sign(i.claims("ada", "edge", now=c()), headers={"typ": "peerseal-event+jwt"}),
         "wrong_type",
     ),
+    "unsigned": (lambda i, c: with_header(token(i, c), alg="none").rpartition(".")[0] + ".", "malformed_token"),
+    "signed with a secret": (lambda i, c: with_header(token(i, c), alg="HS256"), "malformed_token"),
+    "by the key's other algorithm": (
+        lambda i, c: with_header(token(i, c), alg="ES256" if i.alg == "RS256" else "RS256"),
+        "bad_signature",
+    ),
+    "with an embedded key": (lambda i, c: with_header(token(i, c), jwk={}), "malformed_token"),
+    "for two, and not the edge": (lambda i, c: token(i, c, audience=["billing", "x"]), "wrong_audience"),
     "altered": (lambda i, c: token(i, c)[:-8] + "AAAAAAAA", "bad_signature"),
     "rubbish": (lambda i, c: "rubbish", "malformed_token"),
 }

@@ -52,11 +52,27 @@ def test_applicants_are_off_and_limits_in_memory_unless_somebody_says_otherwise(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("REGISTRY_APPLICANTS", "yes"), ("REGISTRY_PROXIES", "-1"), ("REGISTRY_PROXIES", "1.0")],
+    [
+        ("REGISTRY_APPLICANTS", "yes"),
+        ("REGISTRY_PROXIES", "-1"),
+        ("REGISTRY_PROXIES", "1.0"),
+        ("REGISTRY_PROXIES", "100"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "0"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "7d"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "31536001"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "999999999"),
+    ],
 )
 def test_switches_and_counts_are_checked(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         Settings.from_environ({name: value})
+
+
+def test_an_exchanged_token_lives_a_week_or_as_long_as_the_operator_says() -> None:
+    lifetimes = {"": 604_800, "3600": 3600, "31536000": 31_536_000}
+    for text, seconds in lifetimes.items():
+        environ = {"REGISTRY_EXCHANGED_TOKEN_LIFETIME": text}
+        assert Settings.from_environ(environ).limits.exchanged_token_lifetime == seconds
 
 
 def test_names_are_checked() -> None:
