@@ -16,7 +16,8 @@ refused unless public: a request token binds one request, and not what follows i
 
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,7 +33,7 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, verifier_of
-from peerseal.peers.context import begin
+from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
@@ -123,23 +124,18 @@ class PeerAuth:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         call = _Call(_headers(scope), send, self._header, self._record, self._report_only)
-        begin(None)
-        current = _calls.set(call)
-        try:
-            need = self._needs(scope.get("method", "GET"), _route_path(scope))
-            serve = self._http if scope["type"] == "http" else self._websocket
-            await serve(need, call, scope, receive)
-        finally:
-            _calls.reset(current)
-            begin(None)  # not what was before: servers start the next request of a connection within this one
-        return None
+        need = self._needs(scope.get("method", "GET"), _route_path(scope))
+        serve = self._http if scope["type"] == "http" else self._websocket
+        with _outside():
+            return await serve(need, call, scope, receive)
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = _Body(receive)
         try:
             if not need.public:
                 await self._admit(need, call, scope, body)
-            await self._app(scope, receive if need.public else body.again, call.send)
+            with call.within():
+                await self._app(scope, body.again, call.send)
         except Exception as error:
             if call.refused is None and isinstance(error, REFUSALS):
                 call.refuse(error)
@@ -159,16 +155,13 @@ class PeerAuth:
         return await self._app(scope, receive, call.send_on)
 
     async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "_Body") -> None:
-        """Let the call in, with its caller and transaction. Raises what refuses it."""
+        """Let the call in. Raises what refuses it."""
         try:
-            peer = await self._verified(need, scope, call.headers, body)
+            call.peer = await self._verified(need, scope, call.headers, body)
         except REFUSALS as error:
             if not self._report_only:
                 raise
             call.report(error)
-        else:
-            call.peer = peer
-            begin(peer.transaction)
 
     async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "_Body") -> Peer:
         request = {
@@ -214,12 +207,23 @@ class _Call:
         self._record = record
         self._report_only = report_only
 
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """The block knows this call, and works for its transaction."""
+        current = _calls.set(self)
+        try:
+            with carrying(self.peer.transaction if self.peer else None):
+                yield
+        finally:
+            _calls.reset(current)
+
     async def send(self, event: Event) -> None:
         """The application's ``send``. What it would answer once a handler has refused is not sent: frameworks make a
         500 of errors that they do not know."""
         if self.refused is None or self.began:
             self.began = True
-            await self.send_on(event)
+            with _outside():
+                await self.send_on(event)
 
     def require(self, scope: str, transaction: bool) -> None:
         """See `require_scope`."""
@@ -254,6 +258,18 @@ class _Call:
 
 
 _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
+
+
+@contextmanager
+def _outside() -> Iterator[None]:
+    """The block knows no call, and works for nobody. Servers run in it: within ``send`` and ``receive`` they may start
+    the next request of the connection, to which context variables would go along."""
+    current = _calls.set(None)
+    try:
+        with carrying(None):
+            yield
+    finally:
+        _calls.reset(current)
 
 
 class _BodyWanted(Exception):
@@ -291,9 +307,10 @@ class _Body:
         return self._whole and self._size <= limit
 
     async def again(self) -> Event:
-        """The application's ``receive``: what was read in one piece, then whatever else comes."""
-        if self._given:
-            return await self._receive()
+        """The application's ``receive``: what was read, in one piece, then whatever else comes."""
+        if self._given or not self._pieces:
+            with _outside():
+                return await self._receive()
         self._given = True
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 

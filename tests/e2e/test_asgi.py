@@ -30,15 +30,21 @@ CHUNKED = ("Transfer-Encoding", "chunked")
 NEEDS = {"/": Need("use"), "/health": PUBLIC, "/admin": Need("admin")}
 
 
+def known() -> str | None:
+    """The caller, where there is one."""
+    try:
+        return current_peer().service
+    except RuntimeError:
+        return None
+
+
 async def echo(scope: Any, receive: Any, send: Any) -> None:
     """Says what it was asked for, by whom and for whom."""
     body, more = b"", True
     while more:
         event = await receive()
         body, more = body + event.get("body", b""), event.get("more_body", False)
-    said = {"path": scope["path"], "body": body.decode(), "user": user(), "caller": None}
-    with contextlib.suppress(RuntimeError):
-        said["caller"] = current_peer().service
+    said = {"path": scope["path"], "body": body.decode(), "user": user(), "caller": known()}
     answer = json.dumps(said).encode()
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -50,7 +56,7 @@ class Site:
 
     def __init__(self, registry: MemoryRegistry, parser: str, root_path: str = "") -> None:
         self.caller = registry.identity("client")
-        self.before: list[str | None] = []
+        self.outside: list[tuple[str | None, str | None]] = []
         self.auth = PeerAuth(
             echo, registry.identity("callee"), allow={"client": {"use"}}, needs=NEEDS, max_body=100_000
         )
@@ -64,9 +70,10 @@ class Site:
         self._thread.start()
 
     async def outermost(self, scope: Any, receive: Any, send: Any) -> None:
-        """What stands before the gate must not meet the user of another request."""
+        """What stands before the gate must not meet the user or the caller of another request."""
+        self.outside.append((user(), known()))
         await self.auth(scope, receive, send)
-        self.before.append(user())
+        self.outside.append((user(), known()))
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -106,7 +113,7 @@ def site(request: pytest.FixtureRequest, registry: MemoryRegistry) -> Iterator[S
     site = Site(registry, request.param)
     with contextlib.closing(site):
         yield site
-    assert set(site.before) <= {None}
+    assert set(site.outside) == {(None, None)}
 
 
 def length(body: bytes) -> tuple[str, str]:
