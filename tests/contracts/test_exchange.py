@@ -21,6 +21,7 @@ from registry.services.verify import verify
 from registry.settings import Limits
 from registry.storage.tables import domain_settings
 from registry.storage.unit import Store
+from registry.web.counting import COUNTED
 from registry.web.openapi.schemas import SCHEMAS
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of
 from tests.registry.legacy import ABSENT, AUDIENCE, LEGACY, OTHER, PAYLOAD, REGISTRY, SCOPE, Client, set_domain
@@ -179,6 +180,18 @@ def test_the_log_says_who_exchanged_and_no_token_and_no_user(client: Client, cap
     assert f"exchanged client={LEGACY} audience={AUDIENCE} scope={SCOPE}" in caplog.text
     assert "eyJ" not in caplog.text
     assert "ada" not in caplog.text
+
+
+def test_what_is_refused_is_counted_by_its_code(client: Client) -> None:
+    def counted() -> dict[str, float]:
+        codes = ("invalid_client", BROKEN)
+        return {code: COUNTED.get_sample_value("registry_refusals_total", {"code": code}) or 0.0 for code in codes}
+
+    before = counted()
+    client.exchanged()
+    client.post(client.form(client_assertion="rubbish"))
+    client.post("")
+    assert counted() == {code: count + 1 for code, count in before.items()}
 
 
 def test_it_is_off_until_an_operator_says_who_may(client: Client) -> None:
