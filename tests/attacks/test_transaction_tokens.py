@@ -1,15 +1,20 @@
 """Attacks on transaction tokens: all one answer, ``bad_transaction_token``, and nothing recorded; only what goes beyond
 a scope is another, and only what cannot be known now a third."""
 
+import hashlib
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from peerseal.errors import PeersealError, TrustUnavailable
+from peerseal.peers.events import EventVerifier
 from peerseal.peers.replay import MemoryReplayGuard
+from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Peer, Verifier
-from peerseal.protocol.encoding import b64url
+from peerseal.protocol.encoding import b64url, canonical_json
+from peerseal.protocol.events import EVENT_TYP
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens import new_jti
@@ -198,7 +203,9 @@ WRITTEN: Mapping[str, Make] = {
     "a kid that is none": lambda c: c.minted(head={"kid": "../../edge"}),
     "no signature": lambda c: forge.forge(header(c.edge, EDGE, typ=TRANSACTION_TYP), transaction_claims(), b""),
     "a member twice": lambda c: forge.forge(
-        header(c.edge, EDGE, typ=TRANSACTION_TYP), b'{"sub":"ada","sub":"grace"}', c.edge.sign
+        header(c.edge, EDGE, typ=TRANSACTION_TYP),
+        canonical_json(transaction_claims())[:-1] + b',"sub":"grace"}',
+        c.edge.sign,
     ),
     "another signature": lambda c: c.minted()[:-10] + b64url(b"x" * 7),
     "10 kB": lambda c: c.minted() + "A" * 10_000,
@@ -214,10 +221,46 @@ def test_what_is_no_transaction_token(callee: Callee, make: Make) -> None:
     callee.refuses(token, tth=transaction_hash(token) if token.isascii() else b64url(b"\0" * 32))
 
 
+def test_an_event_token_is_no_transaction_and_a_transaction_token_no_event(callee: Callee) -> None:
+    event = {
+        **transaction_claims(aud="jobs.example.com", scope="orders:read", txn=ABSENT, tctx=ABSENT, req_wl=ABSENT),
+        **{"event_id": "e-1", "transaction_id": "t-1", "topic": "OrderCreated", "jti": new_jti()},
+        "event_payload_hash": hashlib.sha256(b"{}").hexdigest(),
+    }
+    signed = forge.forge(header(callee.edge, EDGE, typ=EVENT_TYP), event, callee.edge.sign)
+    allow = {EDGE: {"orders:read", "orders:write"}}
+    consumer = EventVerifier(
+        callee.keys, audience="jobs.example.com", allow=allow, max_age=timedelta(days=7), clock=lambda: NOW
+    )
+    assert consumer.verify(b"{}", {"authorization": f"Bearer {signed}"}, topic="OrderCreated").user == "ada"
+    callee.refuses(signed)
+    with pytest.raises(PeersealError) as refused:
+        consumer.verify(b"{}", {"authorization": f"Bearer {callee.minted()}"}, topic="OrderCreated")
+    assert refused.value.code == "wrong_type"
+
+
 def test_a_transaction_token_opens_nothing_by_itself(callee: Callee) -> None:
     with pytest.raises(PeersealError) as refused:
         callee.verifier.verify(callee.minted(), method=forge.METHOD, target=forge.TARGET, body=forge.BODY)
     assert refused.value.code == "wrong_type"
+
+
+@pytest.mark.parametrize("late", [0, 29])
+def test_leeway_is_half_a_minute(callee: Callee, late: int) -> None:
+    assert callee.call(callee.minted(iat=NOW - 300, exp=NOW - late)).transaction is not None
+    assert callee.call(callee.minted(iat=NOW + late)).transaction is not None
+
+
+def test_a_minters_key_that_cannot_be_had_is_no_verdict(callee: Callee) -> None:
+    known = callee.keys.key
+
+    def away(kid: str) -> TrustedKey:
+        if kid.startswith(EDGE):
+            raise TrustUnavailable("the registry is away")
+        return known(kid)
+
+    callee.keys.key = away  # type: ignore[method-assign]
+    callee.refuses(callee.minted(), "trust_unavailable")
 
 
 def test_settings_that_cannot_be_had_are_no_verdict(callee: Callee) -> None:

@@ -63,6 +63,17 @@ def test_a_pool_works_for_whoever_gave_the_work_and_keeps_nobody() -> None:
         assert pool.submit(user).result() is None, "and the thread itself knows nobody"
 
 
+def test_work_that_fails_leaves_nobody_in_its_thread() -> None:
+    def fails() -> None:
+        raise KeyError(user())
+
+    with ThreadPoolExecutor(1) as pool:
+        with carrying(transaction("ada")), pytest.raises(KeyError, match="ada"):
+            propagate(pool).submit(fails).result()
+        assert propagate(pool).submit(user).result() is None
+        assert pool.submit(user).result() is None
+
+
 def test_work_in_a_pool_cannot_change_whom_its_giver_works_for() -> None:
     with ThreadPoolExecutor(1) as pool, carrying(transaction("ada")):
 
@@ -199,9 +210,10 @@ def test_however_a_request_ends_its_user_is_gone(callee: Callee, edge: Identity,
 
 
 def test_a_refused_request_is_for_nobody(callee: Callee, edge: Identity) -> None:
-    with carrying(minted(edge, "ada")):
+    with carrying(minted(edge, "ada")):  # as a thread might that another framework left so
         answer = callee.app.test_client().get("/user", environ_overrides={"RAW_URI": "/user"})
-    assert answer.status_code == 401
+        assert answer.status_code == 401
+        assert user() is None
 
 
 # ---- outgoing calls
@@ -269,3 +281,21 @@ def test_a_token_that_the_application_chose_itself_is_the_one_that_is_bound(edge
         edge.session("callee", calls[0]).get("/x", headers={"Txn-Token": grace})
     assert calls[1]["Txn-Token"] == grace
     assert bound(calls[1]) == transaction_hash(grace)
+
+
+def test_a_transaction_is_minted_when_a_call_needs_its_token_and_not_before(edge: Identity, calls: list[Any]) -> None:
+    asked: list[str] = []
+
+    def carry() -> str:
+        asked.append("once more")
+        return token
+
+    token = minted(edge, "ada").carry()
+    lazy = Transaction("t", "ada", frozenset(("read",)), {}, {}, "d/edge", "d/edge", carry)
+    session = edge.session("callee", calls[0])
+    with carrying(lazy):
+        session.get(calls[0].replace("127.0.0.1", "localhost") + "/elsewhere")
+        assert asked == []
+        session.get("/x")
+    assert asked == ["once more"]
+    assert calls[2]["Txn-Token"] == token

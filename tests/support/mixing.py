@@ -1,5 +1,5 @@
 """Services for the test that users do not mix: an edge on threads, one on an event loop, and a callee that says whom it
-was called for. ``gunicorn tests.support.mixing:edge()``, ``…:callee()``; ``uvicorn --factory tests.support.mixing:relay``.
+was called for. ``gunicorn tests.support.mixing:edge()``, ``…:callee()``; ``uvicorn --factory …:relay``.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ def callee() -> Flask:
 
 
 def edge() -> Flask:
-    """For the user in ``X-User``, or for none: four calls over a pool that all requests share, two of them to the
-    relay; → whom each was made for."""
+    """For the user in ``X-User``, or for none: two calls over a pool that all requests share, one of them to the relay;
+    → whom each was made for."""
     identity = peerseal.Identity.from_env().start()
     app = Flask(__name__)
     pool = peerseal.propagate(ThreadPoolExecutor(8))
@@ -59,7 +59,7 @@ def edge() -> Flask:
             proven = peerseal.User(name, "https://login.example.com", frozenset((SCOPE,)), "u", 0, {})
             transaction = identity.mint_transaction(proven, scope=[SCOPE])
         with peerseal.carrying(transaction):
-            users = list(pool.map(lambda session: session.get("/user/1").json(), sessions * 2))
+            users = list(pool.map(lambda session: session.get("/user/1").json(), sessions))
         return {"users": [one["user"] for one in users], "own": _user()}
 
     return app
