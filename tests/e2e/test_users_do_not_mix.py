@@ -1,5 +1,5 @@
-"""1,000 interleaved requests of ten users, and of none, through a thread pool and an event loop: each call downstream is
-for its own user."""
+"""1,000 interleaved requests of ten users, and of none, through a thread pool and an event loop: each call downstream
+is for its own user."""
 
 import json
 import sys
