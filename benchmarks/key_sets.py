@@ -17,7 +17,7 @@ from demo.stack import CLIENT, Stack
 from peerseal import Identity
 
 ROUNDS = 5
-REQUESTS = 3_000  # in a window
+REQUESTS = 2_500  # in a window
 
 PATH = f"/v1/services/{CLIENT}/jwks.jwt"
 

@@ -17,7 +17,7 @@ from peerseal import TrustLimits, TrustStore, Verifier
 from peerseal.protocol.names import service_id
 
 SIZES = FEW, MANY, MOST = 10, 1_000, 10_000
-ROUNDS = 15
+ROUNDS = 9
 LOOKUPS, TOKENS = 2_000, 200  # of a round
 
 _QUIET = TrustLimits(poll_interval=3600)  # no background thread while this is timed
