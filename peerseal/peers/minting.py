@@ -59,16 +59,12 @@ class Minter:
             raise InsufficientScope(f"the user's token does not allow {' '.join(sorted(scopes - user.scopes))}")
         if not 0 < lifetime <= TRANSACTION_LIFETIME_CAP:
             raise UnsignableRequest(f"a transaction token lives {TRANSACTION_LIFETIME_CAP} s at most")
-        now = int(self._clock())
-        token = TransactionToken(
-            issuer=us,
-            audience=domain,
+        token = self._token(
+            lifetime,
             user=user.name,
             id=transaction_id or new_jti(),
             scopes=scopes,
             workload=us if workload is None else qualify(workload, domain),
-            issued_at=now,
-            expires_at=now + lifetime,
             facts=facts,
             authentication=user.authentication,
         )
@@ -87,24 +83,27 @@ class Minter:
             authentication=event.authentication,
             minter=us,
             workload=event.issuer,
-            carry=_Renewed(lambda: self._for_event(event, us), self._clock),
+            carry=_Renewed(lambda: self._for_event(event), self._clock),
         )
 
-    def _for_event(self, event: Event, us: str) -> str:
-        now = int(self._clock())
-        token = TransactionToken(
-            issuer=us,
-            audience=self._trust.domain,
+    def _for_event(self, event: Event) -> str:
+        token = self._token(
+            TRANSACTION_LIFETIME,
             user=event.user,
             id=event.transaction_id,
             scopes=frozenset((event.scope,)),
             workload=event.issuer,
-            issued_at=now,
-            expires_at=now + TRANSACTION_LIFETIME,
             facts={"event_id": event.id},
             authentication=event.authentication,
         )
         return self._signer.transaction(self._signing_key(), token)
+
+    def _token(self, lifetime: int, **claims: Any) -> TransactionToken:
+        """Ours, from now on, for ``lifetime`` seconds."""
+        now = int(self._clock())
+        return TransactionToken(
+            issuer=self._us(), audience=self._trust.domain, issued_at=now, expires_at=now + lifetime, **claims
+        )
 
     def _us(self) -> str:
         return service_id(self._trust.domain, self._service)

@@ -5,7 +5,6 @@ They are made by any JWT library, so claims that nobody here knows are let be. W
 compact JWS in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid names.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -16,13 +15,13 @@ from peerseal.protocol.claims import claim, time_claim
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import split_kid
 from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.transactions import ID
 
 ASSERTION_TYP: Final = "client-authentication+jwt"
 ASSERTION_LIFETIME: Final = 60
 ASSERTION_LIFETIME_CAP: Final = 300
 
 _TYPES: Final = (ASSERTION_TYP, "JWT")
-_JTI = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class ClientAssertion:
         if claim(claims, "iss", str) != client or claim(claims, "sub", str) != client:
             raise WrongIssuer("iss or sub is not the owner of the key")
         jti, issued_at = claim(claims, "jti", str), time_claim(claims, "iat")
-        if not _JTI.fullmatch(jti):
+        if not ID.fullmatch(jti):
             raise MalformedToken("jti is empty, too long, or not visible ASCII")
         return cls(
             client=client,

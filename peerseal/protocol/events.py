@@ -15,20 +15,18 @@ from typing import Any, Final
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.claims import LATEST_TIME, claim, exactly
 from peerseal.protocol.names import split_service_id
+from peerseal.protocol.policies import AUDIENCE, SCOPE
 from peerseal.protocol.tokens import check_jti
-from peerseal.protocol.transactions import MAX_USER, facts_claim
+from peerseal.protocol.transactions import ID, MAX_USER, facts_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600
 EVENT_LIFETIME_CAP: Final = 365 * 24 * 3600
-MAX_TOPIC: Final = 249
-"""Characters of a topic: Kafka takes no longer ones."""
 
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_HASH = re.compile(r"[0-9a-f]{64}")
-_AUDIENCE = re.compile(r"[\x21\x23-\x2e\x30-\x5b\x5d-\x7e]{1,200}")  # as check_audience has it
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,100}")  # as check_scope has it
-_ID = re.compile(r"[\x21-\x7e]{1,200}")
+TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+"""A topic's name, as Kafka takes it."""
+PAYLOAD_HASH: Final = re.compile(r"[0-9a-f]{64}")
+"""The lower-case hex SHA-256 of a payload."""
 _ALWAYS = ("iss", "sub", "aud", "scope", "event_id", "transaction_id", "rctx", "iat", "exp", "jti")
 _BINDING = ("topic", "event_payload_hash")
 _always = itemgetter(*_ALWAYS)
@@ -106,15 +104,15 @@ def check_event_claims(claims: dict[str, Any]) -> None:
         raise MalformedToken("a claim is of the wrong type")
     if not (0 <= iat <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
         raise MalformedToken("a claim is no time")
-    if not (_AUDIENCE.fullmatch(aud) and _SCOPE.fullmatch(scope) and 0 < len(sub) <= MAX_USER):
+    if not (AUDIENCE.fullmatch(aud) and SCOPE.fullmatch(scope) and 0 < len(sub) <= MAX_USER):
         raise MalformedToken("aud, scope or sub is none")
-    if not (_ID.fullmatch(event_id) and _ID.fullmatch(transaction_id)):
+    if not (ID.fullmatch(event_id) and ID.fullmatch(transaction_id)):
         raise MalformedToken("an id that is none")
     check_jti(jti)
 
 
 def _check_bound(topic: Any, hashed: Any) -> None:
-    if not (type(topic) is type(hashed) is str and _TOPIC.fullmatch(topic) and _HASH.fullmatch(hashed)):
+    if not (type(topic) is type(hashed) is str and TOPIC.fullmatch(topic) and PAYLOAD_HASH.fullmatch(hashed)):
         raise MalformedToken("topic or event_payload_hash is none")
 
 

@@ -6,6 +6,7 @@ must say here and now is checked in `peerseal.peers.transactions`.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -22,6 +23,8 @@ MAX_FACTS: Final = 1024
 """Bytes of ``tctx`` and of ``rctx``, as canonical JSON."""
 MAX_ID: Final = 200
 """Characters of a transaction's or event's id."""
+ID: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID}}}")
+"""Such an id: visible ASCII."""
 MAX_USER: Final = 512
 """Characters of the user's name (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
 
@@ -102,9 +105,9 @@ def text_claim(claims: Mapping[str, Any], name: str, longest: int) -> str:
 
 def id_claim(claims: Mapping[str, Any], name: str) -> str:
     """An id: visible ASCII, so that it can stand in logs and headers as it is. Raises MalformedToken."""
-    text = text_claim(claims, name, MAX_ID)
-    if any(not "\x21" <= character <= "\x7e" for character in text):
-        raise MalformedToken(f"claim {name} has other than visible ASCII")
+    text = claim(claims, name, str)
+    if not ID.fullmatch(text):
+        raise MalformedToken(f"claim {name} is empty, longer than {MAX_ID} characters, or not visible ASCII")
     return text
 
 

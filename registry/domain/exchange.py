@@ -7,7 +7,9 @@ from typing import Final, Self
 from urllib.parse import parse_qsl
 
 from peerseal.errors import CodedError, MalformedToken
+from peerseal.protocol.events import PAYLOAD_HASH, TOPIC
 from peerseal.protocol.policies import check_audience, check_scope
+from peerseal.protocol.transactions import ID
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ASSERTED: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -16,9 +18,6 @@ ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"
 
 _PARAMETERS = 30
-_ID = re.compile(r"[\x21-\x7e]{1,200}")
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class ExchangeRefused(CodedError):
@@ -67,10 +66,10 @@ class Wanted:
             subject_token=_needed(form, "subject_token"),
             scope=_scope(form),
             audience=_audience(form),
-            transaction_id=_shaped(form, "transaction_id", _ID),
-            event_id=_shaped(form, "event_id", _ID),
-            topic=_shaped(form, "topic", _TOPIC) if "topic" in form else None,
-            payload_hash=_shaped(form, "event_payload_hash", _HASH) if "event_payload_hash" in form else None,
+            transaction_id=_shaped(form, "transaction_id", ID),
+            event_id=_shaped(form, "event_id", ID),
+            topic=_shaped(form, "topic", TOPIC) if "topic" in form else None,
+            payload_hash=_shaped(form, "event_payload_hash", PAYLOAD_HASH) if "event_payload_hash" in form else None,
         )
 
 
