@@ -5,30 +5,28 @@ Its jars are fetched once by ``make kafka``, into the virtual environment; Java 
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from types import MappingProxyType
+from typing import Any, Final
 
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from demo.processes import LOOPBACK, Process, ProcessFailed, free_port
+from demo.processes import LOOPBACK, ProcessFailed, free_port
 from peerseal.messaging import DEAD_LETTERS
+from tests.support.restartable import START, RestartableServer
 
 JARS: Final = Path(os.environ.get("KAFKA_JARS") or Path(sys.prefix) / "kafka")
 """Where ``make kafka`` puts the jars."""
 
-_START = 60  # seconds
 _ANSWER = 10  # seconds
 _HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC")
 _LOGGER = "-Dorg.slf4j.simpleLogger"
@@ -41,7 +39,7 @@ def need_kafka() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("Apache Kafka is not here: `make kafka`, and Java 17")
 
 
-class ApacheKafka:
+class ApacheKafka(RestartableServer):
     """One that tests start, stop, kill and look into: always on the same port, with the same data.
 
     As a context manager it is started at the beginning and stopped at the end. ``properties`` are the broker's own, and
@@ -58,32 +56,8 @@ class ApacheKafka:
         self.url = f"kafka://{self.address}"
         """As an application's configuration has it."""
         self._folder = folder / "kafka"
+        super().__init__("kafka", self._folder / "kafka.log")
         self._properties = {**_properties(self._folder, self.address, f"{LOOPBACK}:{free_port()}"), **properties}
-        self._process: Process | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def running(self) -> bool:
-        """Whether it is started and has not ended."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int:
-        """Of the running broker."""
-        assert self._process is not None
-        return self._process.pid
 
     def start(self) -> None:
         """Start it, with the data that an earlier one left, and wait until it answers."""
@@ -91,30 +65,7 @@ class ApacheKafka:
         if not properties.exists():
             self._format(properties)
         command = ["java", *_HEAP, *_LOG, "-cp", f"{JARS}/*", "kafka.Kafka", str(properties)]
-        self._process = process = Process("kafka", command, log=self._folder / "kafka.log")
-        deadline = time.monotonic() + _START
-        while not self._answers():
-            if time.monotonic() > deadline or not process.running:
-                raise ProcessFailed(f"kafka does not answer:\n{process.output()[-4000:]}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """SIGTERM, and the end awaited: a clean stop."""
-        if self._process is not None:
-            self._process.stop(grace=30)
-
-    def kill(self) -> None:
-        """``kill -9``, and the end awaited."""
-        if self._process is not None:
-            self._process.kill()
-
-    def freeze(self) -> None:
-        """Stop it in its tracks: the kernel takes connections and bytes for it, and nothing comes back."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._run(command)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
         """Make a topic that is not there yet."""
@@ -128,10 +79,6 @@ class ApacheKafka:
         self.create_topic(topic, partitions=4)
         self.create_topic(topic + DEAD_LETTERS)
         return topic
-
-    def output(self) -> str:
-        """All that it has printed so far, over restarts too."""
-        return (self._folder / "kafka.log").read_text(errors="replace")
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.address, "log_level": 0})
@@ -147,7 +94,7 @@ class ApacheKafka:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = ["java", "-XX:TieredStopAtLevel=1", *_LOG, "-cp", f"{JARS}/*", "kafka.tools.StorageTool"]
         command += ["format", "--cluster-id", cluster, "--config", str(properties)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_START, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START, check=False)
         if done.returncode:
             properties.unlink()
             raise ProcessFailed(f"kafka's folder cannot be made:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -6,24 +6,21 @@ write to a test's folder: here the server's own script is run, as whoever runs t
 
 import os
 import shutil
-import signal
-import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from types import MappingProxyType
+from typing import Any, Final
 
 import amqp
 import pytest
 
-from demo.processes import LOOPBACK, Process, ProcessFailed, free_port
+from demo.processes import LOOPBACK, Process, free_port
 from peerseal.rabbitmq import declare
+from tests.support.restartable import RestartableServer
 
 SERVER: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-
-_START = 60  # seconds
 
 
 def need_rabbitmq() -> None:
@@ -32,7 +29,7 @@ def need_rabbitmq() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("RabbitMQ is not here: install rabbitmq-server")
 
 
-class RabbitMQ:
+class RabbitMQ(RestartableServer):
     """One that tests start, stop and kill: always on the same port, with the same data.
 
     As a context manager it is started at the beginning and stopped at the end. ``configuration`` are lines of
@@ -47,67 +44,17 @@ class RabbitMQ:
         self.url = f"amqp://guest:guest@{LOOPBACK}:{self.port}//"
         """As an application's configuration has it."""
         self._folder = folder / "rabbitmq"
+        super().__init__("rabbitmq", self._folder / "rabbitmq.log")
         self._mapper_port = str(free_port())
         self._configuration = dict(configuration or {})
         self._environment = self._make_environment(distribution_port=free_port())
         self._mapper: Process | None = None
-        self._process: Process | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        finally:
-            self._end()
-
-    @property
-    def running(self) -> bool:
-        """Whether it is started and has not ended."""
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int:
-        """Of the running server."""
-        assert self._process is not None
-        return self._process.pid
 
     def start(self) -> None:
         """Start it, with the data that an earlier one left, and wait until it answers."""
         if self._mapper is None:
             self._mapper = self._start_mapper()
-        self._process = process = Process("rabbitmq", [str(SERVER)], log=self._log, settings=self._environment)
-        deadline = time.monotonic() + _START
-        while not self._answers():
-            if time.monotonic() > deadline or not process.running:
-                raise ProcessFailed(f"rabbitmq does not answer:\n{process.output()[-4000:]}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """SIGTERM, and the end awaited: a clean stop."""
-        if self._process is not None:
-            self._process.stop(grace=30)
-
-    def kill(self) -> None:
-        """``kill -9``, and the end awaited."""
-        if self._process is not None:
-            self._process.kill()
-
-    def freeze(self) -> None:
-        """Stop it in its tracks: the kernel takes connections and bytes for it, and nothing comes back."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._run([str(SERVER)], self._environment)
 
     def new_topic(self) -> str:
         """The name of a fresh topic, with the queue of ``<topic>-group``: see `tests.support.brokers.Broker`."""
@@ -115,21 +62,14 @@ class RabbitMQ:
         declare(self.url, f"{topic}-group", [topic])
         return topic
 
-    def output(self) -> str:
-        """All that it has printed so far, over restarts too."""
-        return self._log.read_text(errors="replace")
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "rabbitmq.log"
-
     def _answers(self) -> bool:
         with suppress(amqp.AMQPError, OSError), amqp.Connection(f"{LOOPBACK}:{self.port}", connect_timeout=2):
             return True
         return False
 
-    def _end(self) -> None:
-        self.kill()
+    def close(self) -> None:
+        """See RestartableServer: the port mapper too."""
+        super().close()
         if self._mapper is not None:
             self._mapper.kill()
 
