@@ -128,7 +128,7 @@ def _refuse_cut_connection(connection: psycopg.Connection, _record: Any, _proxy:
 def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
     engine = sqlalchemy.create_engine(url, hide_parameters=True, connect_args={"timeout": waits.lock / 1000})
     event.listen(engine, "do_connect", _make_sqlite_file)
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", lambda connection, _record: _prepare_sqlite(connection, waits))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -141,11 +141,26 @@ def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _option
         os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:
     connection.isolation_level = None  # the driver begins no transactions of its own; `_begin_sqlite` does
-    connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    _write_ahead(connection, waits)
     connection.execute("PRAGMA synchronous = FULL")  # WAL's usual NORMAL loses acknowledged changes with the power
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _write_ahead(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:
+    """Readers do not wait for the writer. Of several that convert one new file SQLite refuses all but one at once, in
+    spite of the wait that it was given: the others ask again."""
+    deadline = time.monotonic() + waits.lock / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -592,6 +592,16 @@ def test_many_nodes_migrate_at_once(registry_database: str) -> None:
         engine.dispose()
 
 
+def test_many_nodes_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
+    """Of those that turn one file to write-ahead logging SQLite refuses all but one, whatever wait it was given."""
+    for number in range(100):
+        engines = [create_engine(f"sqlite:///{tmp_path}/{number}.db") for _ in range(6)]
+        opened = at_once(6, lambda node, engines=engines: engines[node].connect().close() is None)
+        assert opened == [True] * 6
+        for engine in engines:
+            engine.dispose()
+
+
 # forks
 
 
