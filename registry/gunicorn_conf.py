@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from registry.gate import Gate
+from registry.hung_up import let_go_at_once
 from registry.settings import Limits
 from registry.slow_clients import Deadline
 
@@ -64,6 +65,8 @@ def post_worker_init(worker: Any) -> None:
     waiting.at_most(max(0, worker.cfg.threads - SERVED_AT_ONCE - SLOW_AT_ONCE))  # --threads may have said otherwise
     worker.notify = _ending(waiting, worker)
     worker.wsgi = Gate(SERVED_AT_ONCE).before(worker.wsgi)
+    if not worker.cfg.is_ssl:
+        worker.on_client_socket_readable = let_go_at_once(worker)
     worker.worker_connections = min(worker.worker_connections, _connections_allowed(worker.worker_connections))
 
 
