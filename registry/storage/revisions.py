@@ -10,8 +10,8 @@ look-up by primary key, prepared.
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Callable
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus
@@ -26,6 +26,7 @@ from registry.storage.engine import POSTGRESQL
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
 
+Rows = Sequence[tuple[Any, ...]]
 C = TypeVar("C", bound="OwnConnection")
 
 
@@ -109,17 +110,16 @@ class _SqliteConnection(OwnConnection):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._version: object = None
-        self._seen: dict[tuple[str, ...], int | None] = {}
+        self._seen: dict[tuple[str, ...], Rows] = {}
 
-    def read(self, query: str, *parameters: str) -> int | None:
-        """The one number that the query finds. Raises sqlite3.Error."""
+    def read(self, query: str, *parameters: str) -> Rows:
+        """What the query finds. Raises sqlite3.Error."""
         # the version is asked for before the tables are read: a change in between is found at the next look
         version = self.driver.execute("PRAGMA data_version").fetchall()
         if self._version != version or len(self._seen) > REMEMBERED:
             self._version, self._seen = version, {}
         if (query, *parameters) not in self._seen:
-            rows = self.driver.execute(query, parameters).fetchall()
-            self._seen[query, *parameters] = rows[0][0] if rows else None
+            self._seen[query, *parameters] = self.driver.execute(query, parameters).fetchall()
         return self._seen[query, *parameters]
 
 
@@ -131,14 +131,15 @@ class SqliteRevisions:
 
     def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
-        own = self._read("SELECT seq FROM services WHERE name = ?", name)
-        return own, self._read("SELECT seq FROM services WHERE name = ?", REGISTRY)
+        seqs: dict[str, int] = dict(self._read("SELECT name, seq FROM services WHERE name IN (?, ?)", name, REGISTRY))
+        return seqs.get(name), seqs.get(REGISTRY)
 
     def head(self) -> int:
         """See Revisions."""
-        return cast(int, self._read("SELECT size FROM ledger_head"))
+        rows = self._read("SELECT size FROM ledger_head")
+        return rows[0][0] if rows else 0
 
-    def _read(self, query: str, *parameters: str) -> int | None:
+    def _read(self, query: str, *parameters: str) -> Rows:
         connection = self._connections.take()
         try:
             found = connection.read(query, *parameters)
