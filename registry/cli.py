@@ -26,6 +26,7 @@ from registry.commands.common import (
 )
 from registry.commands.operator_tokens import operator_token
 from registry.commands.policies import domain, policy
+from registry.commands.restore import restore
 from registry.commands.root import root
 from registry.commands.tidy import tidy
 from registry.commands.verify import verify
@@ -204,7 +205,7 @@ def revoke(kid: str, reason: str, url: str | None) -> None:
     the_console(url).end_key(kid, Reason(reason))
 
 
-for command in (approve, audit, domain, operator_token, policy, reject, tidy, verify):
+for command in (approve, audit, domain, operator_token, policy, reject, restore, tidy, verify):
     main.add_command(command)
 
 

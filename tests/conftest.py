@@ -15,7 +15,7 @@ from tests.support.stack import Stack
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
 ON_ONE_DATABASE = tuple(
     f"tests/contracts/test_{name}.py"
-    for name in ("admission_by_platform", "applicants", "exchange", "operators", "policies", "verify")
+    for name in ("admission_by_platform", "applicants", "exchange", "operators", "policies", "restore", "verify")
 )
 THOROUGH = tuple(
     f"tests/{name}.py"

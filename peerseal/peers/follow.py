@@ -5,7 +5,7 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, MalformedToken
@@ -17,6 +17,7 @@ from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
 
 ROOT_DOCUMENT = "/.well-known/peerseal-registry"
+CHECKPOINT = "/ledger/checkpoint"
 ROOT_REFRESH = 3600.0
 """Seconds after which the root's document is fetched again; an unknown signer has it fetched at once."""
 
@@ -61,7 +62,7 @@ class Follower:
             self._check_only_stale(checkpoint, seen)
             return Seen(seen)
         edge, found = seen, list[Entry]()
-        for body in self._bodies(seen.size, checkpoint.size):
+        for body in bodies(self._get, seen.size, checkpoint.size):
             edge = edge.appended(leaf_hash(body))
             entry = _decoded(body, edge.size)
             if wanted(entry):
@@ -82,7 +83,7 @@ class Follower:
 
     def _checkpoint(self) -> Checkpoint:
         """The newest one. Of an unknown signer the root may have said something since."""
-        keys, note = self._registry_keys(), self._get("/ledger/checkpoint").decode("utf-8", "replace")
+        keys, note = self._registry_keys(), self._get(CHECKPOINT).decode("utf-8", "replace")
         try:
             return read_checkpoint(note, keys.subject, keys.ledger_keys)
         except DocumentRefused as error:
@@ -102,25 +103,39 @@ class Follower:
             raise FetchError("an answer that is no proof") from error
         check_consistency(checkpoint.size, checkpoint.root, seen.size, seen.root, proof)
 
-    def _bodies(self, begin: int, end: int) -> Iterator[bytes]:
-        """The entries from index ``begin`` to before ``end``, bundle by bundle."""
-        for number in range(begin // TILE_WIDTH, -(-end // TILE_WIDTH) if end > begin else 0):
-            first = number * TILE_WIDTH
-            width = min(TILE_WIDTH, end - first)
-            bundle = self._get(f"/ledger/{tile_path('entries', number, width)}")
-            try:
-                bodies = decode_bundle(bundle)
-            except DocumentRefused as error:
-                raise FetchError(f"bundle {number} breaks off") from error
-            if len(bodies) != width:
-                raise FetchError(f"bundle {number} has {len(bodies)} entries, not {width}")
-            yield from bodies[max(begin - first, 0) :]
-
     def _get(self, path: str) -> bytes:
         answer = self._fetcher.call("GET", path)
         if answer.status != 200:
             raise FetchError(f"GET {path}: status {answer.status}", answer.status)
         return answer.body
+
+
+def bodies(get: Callable[[str], bytes], begin: int, end: int) -> Iterator[bytes]:
+    """The entries from index ``begin`` to before ``end``, bundle by bundle, out of what ``get`` finds under a path. A
+    bundle that has become full since may be there in the place of the part that is asked for (C2SP tlog-tiles).
+
+    Raises FetchError where one is missing, or not whole.
+    """
+    for number in range(begin // TILE_WIDTH, -(-end // TILE_WIDTH) if end > begin else 0):
+        first = number * TILE_WIDTH
+        width = min(TILE_WIDTH, end - first)
+        yield from _bundle(get, number, width)[max(begin - first, 0) :]
+
+
+def _bundle(get: Callable[[str], bytes], number: int, width: int) -> Sequence[bytes]:
+    try:
+        found = get(f"/ledger/{tile_path('entries', number, width)}")
+    except FetchError as error:
+        if error.http_status != 404 or width == TILE_WIDTH:
+            raise
+        found = get(f"/ledger/{tile_path('entries', number)}")
+    try:
+        entries = decode_bundle(found)[:width]
+    except DocumentRefused as error:
+        raise FetchError(f"bundle {number} breaks off", 200) from error
+    if len(entries) != width:
+        raise FetchError(f"bundle {number} has {len(entries)} entries, not {width}", 200)
+    return entries
 
 
 def check_pinned(pin: str | None, *, loopback_only: bool) -> None:

@@ -23,6 +23,7 @@ from peerseal.protocol.ledger import (
     KEY_REVOKED,
     POLICY_SET,
     REGISTRY_KEYS_ISSUED,
+    REGISTRY_RESTORED,
     Entry,
     evidence_digest,
 )
@@ -143,7 +144,7 @@ class Monitor:
         return alerts, replace(state, edge=seen.edge, known=known, revoked=revoked, domain=domain, pin=pin)
 
     def _concerns(self, entry: Entry) -> bool:
-        return entry.service == self.state.service or entry.type == REGISTRY_KEYS_ISSUED
+        return entry.service == self.state.service or entry.type in (REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
 
     def _other(self, entry: Entry, known: frozenset[str]) -> Iterator[Alert]:
         """Whatever is no admission."""
@@ -158,6 +159,9 @@ class Monitor:
             yield self._alert(entry.type, "somebody may register keys with it", entry, INFO)
         elif entry.type == REGISTRY_KEYS_ISSUED:
             yield self._alert(entry.type, "the root named other keys of the registry", entry)
+        elif entry.type == REGISTRY_RESTORED:
+            lost = f"entries {entry.data.get('first')} to {entry.data.get('last')}"
+            yield self._alert(entry.type, f"it was restored, and says that the evidence of {lost} is lost", entry)
 
     def _why_unknown(self, entry: Entry, known: frozenset[str], domain: str) -> str | None:
         """Why the key is not the owner's; None where a key of the owner vouched for it, by its own signature.

@@ -31,6 +31,9 @@ KEY_RETIRED: Final = "key_retired"
 KEY_REVOKED: Final = "key_revoked"
 POLICY_SET: Final = "policy_set"
 DOMAIN_SET: Final = "domain_set"
+REGISTRY_RESTORED: Final = "registry_restored"
+"""The registry's database was lost and restored. ``data`` is ``{"first", "last"}``: the entries from the one to the
+other came back from public copies, and what they rest on is lost."""
 
 _OPTIONAL = (str, NoneType)
 _MEMBERS: Mapping[str, tuple[type, ...]] = {

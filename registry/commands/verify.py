@@ -46,6 +46,8 @@ def _show(found: Verified) -> None:
         click.echo(str(difference))
     if found.unbound:
         click.echo(f"{found.unbound} vouchers are for bodies in a spelling of their own: their signatures are good")
+    if found.unproven:
+        click.echo(f"{found.unproven} entries are unproven: what they rest on was lost, before a restore")
     told = found.to_json()
     state = "whole" if found.whole else f"NOT WHOLE, {len(found.differences)} differences"
     click.echo(f"{state}: {found.size} entries, root hash {told['root']}")

@@ -4,7 +4,7 @@ A registry that makes up an admission has to write down a proof that verifies, a
 make, or name a join token or an operator, which its owner sees.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final
 
 from peerseal.errors import PeersealError
@@ -34,22 +34,22 @@ class BadGrounds(ValueError):
 
 class Grounds:
     """Checks entry after entry. ``domain`` and ``root`` come from the first one; ``documents`` are those that the root
-    signed, by version; ``unbound`` counts vouchers whose token is for a body that is not spelled canonically."""
+    signed, by version; ``unbound`` counts vouchers whose token is for a body that is not spelled canonically,
+    ``unproven`` the entries whose evidence was lost, as a later entry says to everybody."""
 
     def __init__(self) -> None:
         self.domain: str | None = None
         self.root: str | None = None
         self.documents: dict[int, RegistryKeys] = {}
-        self.unbound = 0
+        self.unbound = self.unproven = 0
+        self._missing: dict[int, Difference] = {}
         self._vouched: dict[str, list[str]] = {}
         self._falling: tuple[Entry, str] | None = None
 
     def check(self, entry: Entry, evidence: bytes | None, state: PublicState) -> Iterator[Difference]:
         """What is wrong with what the entry rests on; ``state`` is the one before it."""
         yield from self._after_cascade(entry, state)
-        if (None if evidence is None else evidence_digest(evidence)) != entry.evidence:
-            yield Difference.of("entries", entry.seq, "evidence", evidence, f"bytes with the digest {entry.evidence}")
-            evidence = None
+        evidence = yield from self._committed(entry, evidence)
         try:
             _RULES[entry.type](self, entry, evidence, state)
         except BadGrounds as bad:
@@ -60,6 +60,19 @@ class Grounds:
     def end(self, state: PublicState) -> Iterator[Difference]:
         """After the last entry."""
         yield from self._after_cascade(None, state)
+        yield from self._missing.values()
+
+    def _committed(self, entry: Entry, evidence: bytes | None) -> Generator[Difference, None, bytes | None]:
+        """The evidence, where it is what the entry commits to; None where it is not, which is reported: at the end,
+        where there is none, since an entry yet to come may say that it was lost. All else is checked without it."""
+        if (None if evidence is None else evidence_digest(evidence)) == entry.evidence:
+            return evidence
+        wrong = Difference.of("entries", entry.seq, "evidence", evidence, f"bytes with the digest {entry.evidence}")
+        if evidence is None:
+            self._missing[entry.seq] = wrong
+        else:
+            yield wrong
+        return None
 
     # ---- by type
 
@@ -86,9 +99,19 @@ class Grounds:
             raise BadGrounds("kid", kid, f"a key of {service} that was not admitted before")
         if data["active_from"] != entry.time or data["expires_at"] <= entry.time:
             raise BadGrounds("body", dict(data), "a window that begins with the entry")
-        if evidence is None:
+        if entry.evidence is None:
             raise BadGrounds("evidence", None, "the proof of possession")
-        members = read_evidence(evidence)
+        members = {} if evidence is None else self._proof(entry, evidence)
+        if "kid" in entry.by:
+            self._voucher(entry, members, state)
+        elif "join_token" in entry.by:
+            _check_join_token(entry, entry.by["join_token"], state)
+        elif "oidc" not in entry.by and "dev" not in entry.by:
+            self._operator(entry, None, state)
+
+    def _proof(self, entry: Entry, evidence: bytes) -> Mapping[str, str]:
+        """The members of an admission's evidence, in which the key proves itself."""
+        members, data, kid = read_evidence(evidence), entry.data, entry.kid or ""
         proof = past_proof(members[PROOF], kid=kid, registry=registry_id(self._domain()))
         if dict(proof.public_key.jwk) != data["jwk"] or proof.public_key.alg != data["alg"]:
             raise BadGrounds("evidence", proof.public_key.jwk, "a proof by the key that the entry admits")
@@ -96,16 +119,7 @@ class Grounds:
         _check_time("evidence", proof.issued_at, entry.time, None if waited else PROOF_LIFETIME)
         if ("kid" in entry.by) != (VOUCH in members):
             raise BadGrounds("evidence", sorted(members), "a voucher where, and only where, a key vouches")
-        self._right(entry, members, state)
-
-    def _right(self, entry: Entry, members: Mapping[str, str], state: PublicState) -> None:
-        by = entry.by
-        if "kid" in by:
-            self._voucher(entry, members, state)
-        elif "join_token" in by:
-            _check_join_token(entry, by["join_token"], state)
-        elif "oidc" not in by and "dev" not in by:
-            self._operator(entry, None, state)
+        return members
 
     def _voucher(self, entry: Entry, members: Mapping[str, str], state: PublicState) -> None:
         voucher = self._key(entry.by["kid"], entry, state)
@@ -113,8 +127,7 @@ class Grounds:
             raise BadGrounds(
                 "by", entry.by["kid"], f"a key that was active then, not {voucher.state(entry.time).value}"
             )
-        claims = self._spent(members[VOUCH], voucher, entry, "POST")
-        if not vouches_for(claims, members[PROOF]):
+        if members and not vouches_for(self._spent(members[VOUCH], voucher, entry, "POST"), members[PROOF]):
             self.unbound += 1
         self._vouched.setdefault(voucher.thumbprint, []).append(split_kid(entry.kid or "")[1])
 
@@ -141,12 +154,22 @@ class Grounds:
             return
         if entry.by["self"] != kid:
             raise BadGrounds("by", entry.by["self"], f"{kid}: a key ends only itself")
-        if evidence is None:
+        if entry.evidence is None:
             raise BadGrounds("evidence", None, "the request token with which the key ended itself")
         record = self._key(kid, entry, state)
         if record.revoked_at not in (None, entry.time):  # the descendants' entries follow the key's own
             raise BadGrounds("by", kid, "a key that was not revoked before")
-        self._spent(read_evidence(evidence)[TOKEN], record, entry, "DELETE")
+        if evidence is not None:
+            self._spent(read_evidence(evidence)[TOKEN], record, entry, "DELETE")
+
+    def _restored(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
+        """What was missing so far, within the bounds that the entry names, was lost, and everybody was told."""
+        first, last = entry.data["first"], entry.data["last"]
+        if "local" not in entry.by or not 0 < first <= last == state.size:
+            raise BadGrounds("body", dict(entry.data), f"said by this host's own command line, up to {state.size}")
+        for seq in [seq for seq in self._missing if seq >= first]:
+            del self._missing[seq]
+            self.unproven += 1
 
     def _operator(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
         """An operator who may change something, or this host's own command line."""
@@ -229,4 +252,5 @@ _RULES: Final[Mapping[str, Callable[[Grounds, Entry, bytes | None, PublicState],
     ledger.JOIN_TOKEN_WITHDRAWN: Grounds._operator,
     ledger.OPERATOR_CREATED: Grounds._operator,
     ledger.OPERATOR_REVOKED: Grounds._operator,
+    ledger.REGISTRY_RESTORED: Grounds._restored,
 }

@@ -24,10 +24,15 @@ class JoinTokenState:
     """What the public may know of a join token."""
 
     service: str
+    created_at: int
     expires_at: int
     uses: int
     used: int = 0
     withdrawn: bool = False
+
+    def good(self, now: float) -> bool:
+        """Whether it admits a key at that time."""
+        return not self.withdrawn and now < self.expires_at and self.used < self.uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class OperatorState:
     """What the public may know of an operator token."""
 
     role: str
+    created_at: int
     expires_at: int
     secret_hash: bytes
     revoked: bool = False
@@ -138,7 +144,7 @@ def _domain_set(state: PublicState, entry: Entry) -> None:
 
 
 def _join_token_created(state: PublicState, entry: Entry) -> None:
-    token = JoinTokenState(entry.service or "", entry.data["expires_at"], entry.data["uses"])
+    token = JoinTokenState(entry.service or "", entry.time, entry.data["expires_at"], entry.data["uses"])
     state.join_tokens[entry.data["id"]] = token
 
 
@@ -148,13 +154,17 @@ def _join_token_withdrawn(state: PublicState, entry: Entry) -> None:
 
 
 def _operator_created(state: PublicState, entry: Entry) -> None:
-    said = entry.data["role"], entry.data["expires_at"], b64url_decode(entry.data["secret_hash"])
+    said = entry.data["role"], entry.time, entry.data["expires_at"], b64url_decode(entry.data["secret_hash"])
     state.operators[entry.data["id"]] = OperatorState(*said)
 
 
 def _operator_revoked(state: PublicState, entry: Entry) -> None:
     token_id = entry.data["id"]
     state.operators[token_id] = replace(state.operators[token_id], revoked=True)
+
+
+def _nothing_changed(_state: PublicState, _entry: Entry) -> None:
+    """A restore changes nothing: the entries before it say what there is."""
 
 
 _KEY_RULES: Final[dict[str, Callable[[PublicState, Entry], None]]] = {
@@ -173,4 +183,5 @@ _RULES: Final[dict[str, Callable[[PublicState, Entry], None]]] = {
     ledger.JOIN_TOKEN_WITHDRAWN: _join_token_withdrawn,
     ledger.OPERATOR_CREATED: _operator_created,
     ledger.OPERATOR_REVOKED: _operator_revoked,
+    ledger.REGISTRY_RESTORED: _nothing_changed,
 }

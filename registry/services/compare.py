@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Column, Connection, Table, select
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.encoding import canonical_json
@@ -25,6 +25,8 @@ from registry.storage.tables import (
     services,
 )
 
+LOST: Final = ""
+"""The body of a restricted policy that nobody knows any more: it was lost with a database."""
 _PAGE = 1000
 _SETTINGS = 1  # the primary key of the one row
 
@@ -41,52 +43,61 @@ class Retention:
         return ended_at + self.kept <= self.now
 
 
-class _Expected(NamedTuple):
-    """What a table should hold: its primary keys, the compared columns of each row, and which rows may be gone."""
+class Expected(NamedTuple):
+    """What a table should hold: its primary keys, the compared columns of each row, which rows may be gone; and what a
+    row that has to be made anew says in columns of which no entry speaks."""
 
     table: Table[Any]
     keys: Collection[Any]
     row: Callable[[Any], Mapping[str, Any]]
     may_be_gone: Callable[[Any], bool] = lambda _: False
+    unknown: Mapping[str, Any] = {}
+
+    @property
+    def key(self) -> Column[Any]:
+        """The primary key, which is one column in each of these tables."""
+        [column] = self.table.primary_key.columns
+        return column
 
 
 def compare(
     connection: Connection, state: PublicState, documents: Mapping[int, str], retention: Retention
 ) -> Iterator[Difference]:
     """Every difference. ``documents`` are the root-signed ones, by version."""
-    for expected in _tables(connection, state, documents, retention):
+    for expected in tables(connection, state, documents, retention):
         yield from _differences(connection, expected)
 
 
-def _tables(
+def tables(
     connection: Connection, state: PublicState, documents: Mapping[int, str], retention: Retention
-) -> Iterator[_Expected]:
+) -> Iterator[Expected]:
+    """What each public table should hold; for `compare`, and for whoever makes it so."""
     tokens, operators = state.join_tokens, state.operators
-    yield _Expected(keys, state.keys, lambda key: _key_row(state.keys[key]))
-    yield _Expected(services, state.services, lambda name: {"seq": state.services[name]})
-    yield _Expected(
+    yield Expected(keys, state.keys, lambda key: _key_row(state.keys[key]))
+    yield Expected(services, state.services, lambda name: {"seq": state.services[name]})
+    yield Expected(
         join_tokens,
         tokens,
-        lambda key: _members(tokens[key], "service", "expires_at", "uses", "used", "withdrawn"),
+        lambda key: _members(tokens[key], "service", "created_at", "expires_at", "uses", "used", "withdrawn"),
         lambda key: retention.over(tokens[key].expires_at),
+        {"sealed_key": b""},
     )
-    yield _Expected(
+    yield Expected(
         operator_tokens,
         operators,
-        lambda key: _members(operators[key], "role", "expires_at", "secret_hash", "revoked"),
+        lambda key: _members(operators[key], "role", "created_at", "expires_at", "secret_hash", "revoked"),
         lambda key: retention.over(operators[key].expires_at),
     )
-    yield _Expected(policies, state.policies, lambda name: _policy_row(connection, *state.policies[name]))
+    yield Expected(policies, state.policies, lambda name: _policy_row(connection, *state.policies[name]))
     settings = (_SETTINGS,) if state.settings[0] else ()
-    yield _Expected(domain_settings, settings, lambda _: _body_row(*state.settings))
-    yield _Expected(registry_documents, documents, lambda version: {"jws": documents[version]})
+    yield Expected(domain_settings, settings, lambda _: _body_row(*state.settings))
+    yield Expected(registry_documents, documents, lambda version: {"jws": documents[version]})
 
 
-def _differences(connection: Connection, expected: _Expected) -> Iterator[Difference]:
-    [key_column] = expected.table.primary_key.columns
+def _differences(connection: Connection, expected: Expected) -> Iterator[Difference]:
     seen = set()
-    for row in _rows(connection, expected.table, key_column):
-        key = row[key_column.name]
+    for row in rows(connection, expected):
+        key = row[expected.key.name]
         seen.add(key)
         if key not in expected.keys:
             yield Difference.unexpected(expected.table.name, key)
@@ -99,13 +110,13 @@ def _differences(connection: Connection, expected: _Expected) -> Iterator[Differ
             yield Difference.missing(expected.table.name, key)
 
 
-def _rows(connection: Connection, table: Table[Any], key_column: Any) -> Iterator[Mapping[str, Any]]:
-    """All rows, a page at a time."""
-    page = select(table).order_by(key_column).limit(_PAGE)
-    rows = connection.execute(page).mappings().all()
-    while rows:
-        yield from rows  # type: ignore[misc]
-        rows = connection.execute(page.where(key_column > rows[-1][key_column.name])).mappings().all()
+def rows(connection: Connection, expected: Expected) -> Iterator[Mapping[str, Any]]:
+    """All rows that the table has, a page at a time."""
+    page = select(expected.table).order_by(expected.key).limit(_PAGE)
+    found = connection.execute(page).mappings().all()
+    while found:
+        yield from found  # type: ignore[misc]
+        found = connection.execute(page.where(expected.key > found[-1][expected.key.name])).mappings().all()
 
 
 def _key_row(record: KeyRecord) -> dict[str, Any]:
@@ -126,12 +137,15 @@ def _key_row(record: KeyRecord) -> dict[str, Any]:
 
 
 def _policy_row(connection: Connection, seq: int, policy: CallPolicy | None) -> dict[str, Any]:
-    """Of a restricted policy the entry has a digest only. What it is of lies beside; where that was altered, its entry
-    is reported."""
+    """Of a restricted policy the entry has a digest only. What it is of lies beside, unless it was lost; where that was
+    altered, its entry is reported."""
     if policy is None:
+        evidence = ledger.evidence(connection, seq)
+        if evidence is None:
+            return {"seq": seq, "body": LOST}
         try:
             [entry] = ledger.read_some(connection, [seq])
-            policy = policy_in(entry, ledger.evidence(connection, seq))
+            policy = policy_in(entry, evidence)
         except (MalformedToken, InvalidName):
             return {"seq": seq}
     return _body_row(seq, policy)

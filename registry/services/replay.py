@@ -64,6 +64,14 @@ class Replay:
     grounds: Grounds = field(default_factory=Grounds)
     state: PublicState = field(default_factory=PublicState)
 
+    def documents(self) -> dict[int, str]:
+        """The root-signed documents by version. Those that could not be read have been reported, and count from behind
+        the last one that could."""
+        versions = sorted(self.grounds.documents)
+        if len(versions) == len(self.state.documents):
+            return dict(zip(versions, self.state.documents, strict=True))
+        return dict(enumerate(self.state.documents, 1))
+
 
 def replay(connection: Connection, report: Report, wanted: set[int], progress: Callable[[int], None]) -> Replay:
     """Reads everything. ``wanted`` are sizes whose root hash is asked for; ``progress`` is told how far it is."""

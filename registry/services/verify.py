@@ -24,13 +24,15 @@ class Verified:
     """What was found: the size of the ledger, its root hash (None where entries are missing), and every difference.
 
     ``unbound`` of the vouchers were made for a body in another spelling than ours: their signatures are good, but that
-    they speak of the very key cannot be seen.
+    they speak of the very key cannot be seen. What ``unproven`` entries rest on was lost with a database, as the ledger
+    says: that they are the ones that were written then is certain, and no more.
     """
 
     size: int
     root: bytes | None
     differences: Sequence[Difference]
     unbound: int = 0
+    unproven: int = 0
 
     @property
     def whole(self) -> bool:
@@ -38,12 +40,13 @@ class Verified:
         return not self.differences
 
     def to_json(self) -> dict[str, Any]:
-        """``{"whole", "size", "root", "unbound_vouchers", "differences": […]}``."""
+        """``{"whole", "size", "root", "unbound_vouchers", "unproven_entries", "differences": […]}``."""
         names = ("table", "key", "column", "says", "should_say")
         rows = [{name: getattr(difference, name) for name in names} for difference in self.differences]
         root = None if self.root is None else b64encode(self.root).decode("ascii")
         told = {"whole": self.whole, "size": self.size, "root": root}
-        return {**told, "unbound_vouchers": self.unbound, "differences": rows}
+        counted = {"unbound_vouchers": self.unbound, "unproven_entries": self.unproven}
+        return {**told, **counted, "differences": rows}
 
 
 def verify(
@@ -58,30 +61,24 @@ def verify(
     name under which a difference is to be reported. Raises StorageUnavailable."""
     kept, found = checkpoints or {}, list[Difference]()
     with store.read() as connection:
-        replayed = replay(connection, found.append, {_size_of(note) for note in kept.values()}, progress)
-        found += compare(connection, replayed.state, _documents(replayed), Retention(int(clock()), limits.spent_kept))
+        replayed = replay(connection, found.append, {claimed_size(note) for note in kept.values()}, progress)
+        found += compare(connection, replayed.state, replayed.documents(), Retention(int(clock()), limits.spent_kept))
     for name, note in kept.items():
-        found += _check_kept(name, note, replayed)
-    tree = replayed.tree
-    return Verified(replayed.state.size, tree.edge.root if tree.whole else None, found, replayed.grounds.unbound)
+        found += check_kept(name, note, replayed)
+    tree, grounds = replayed.tree, replayed.grounds
+    root = tree.edge.root if tree.whole else None
+    return Verified(replayed.state.size, root, found, grounds.unbound, grounds.unproven)
 
 
-def _documents(replayed: Replay) -> dict[int, str]:
-    """The root-signed documents by version. Those that could not be read have been reported, and count from behind the
-    last one that could."""
-    versions = sorted(replayed.grounds.documents)
-    if len(versions) == len(replayed.state.documents):
-        return dict(zip(versions, replayed.state.documents, strict=True))
-    return dict(enumerate(replayed.state.documents, 1))
-
-
-def _size_of(note: str) -> int:
+def claimed_size(note: str) -> int:
+    """The size that a checkpoint speaks of, its signature not checked; 0 for what is none."""
     line = note.split("\n", 2)[1:2]
     return int(line[0]) if line and line[0].isascii() and line[0].isdigit() and len(line[0]) < 19 else 0
 
 
-def _check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:
-    """Whether this ledger begins with the one whose head was signed then."""
+def check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:
+    """Whether this ledger begins with the one whose head was signed then. Its size is among those that were asked
+    for."""
     place = "checkpoint", name
     jwks = [jwk for document in replayed.grounds.documents.values() for jwk in document.ledger_keys]
     try:

@@ -45,6 +45,11 @@ def remove_past(connection: Connection, now: int) -> int:
     return connection.execute(delete(applicants).where(applicants.c.expires_at <= now)).rowcount
 
 
+def remove_all(connection: Connection) -> int:
+    """Takes all of them out, and says how many they were."""
+    return connection.execute(delete(applicants)).rowcount
+
+
 def page(connection: Connection, after: str, limit: int, now: int) -> list[Applicant]:
     """A page of those that wait, by thumbprint; without keys that got in by another way meanwhile."""
     admitted = exists().where(keys.c.thumbprint == applicants.c.thumbprint)

@@ -1,10 +1,14 @@
-"""The replay guard of the registry itself, shared by its workers and nodes through the database."""
+"""The replay guard of the registry itself, shared by its workers and nodes through the database.
+
+A database that was lost and restored has forgotten tokens that were accepted. So a restore closes the guard for as long
+as one of these could be good, by a row that is no token's; once that is past, the row goes as all rows do.
+"""
 
 import hashlib
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import BigInteger, Connection, LargeBinary, bindparam, delete, exists, insert, select
 
 from peerseal.errors import TrustUnavailable
 from registry.domain.errors import StorageUnavailable
@@ -12,8 +16,15 @@ from registry.storage.tables import used_tokens
 from registry.storage.unit import Store
 from registry.storage.upsert import inserts
 
+_CLOSED = hashlib.sha256(b"closed").digest()
+_IS_CLOSED = select(used_tokens.c.until).where(
+    used_tokens.c.token == _CLOSED, used_tokens.c.until >= bindparam("now", type_=BigInteger)
+)
+_CLAIMED = select(bindparam("claimed", type_=LargeBinary), bindparam("ends", type_=BigInteger)).where(
+    ~exists(_IS_CLOSED)
+)
 _CLAIM = {
-    dialect: insert.on_conflict_do_nothing().returning(used_tokens.c.until)
+    dialect: insert.from_select(["token", "until"], _CLAIMED).on_conflict_do_nothing().returning(used_tokens.c.until)
     for dialect, insert in inserts(used_tokens).items()
 }
 
@@ -26,8 +37,15 @@ def remove_past(connection: Connection, now: int) -> int:
     return connection.execute(delete(used_tokens).where(used_tokens.c.until < now)).rowcount
 
 
+def close(connection: Connection, until: int) -> None:
+    """Has no token accepted up to that time."""
+    connection.execute(delete(used_tokens).where(used_tokens.c.token == _CLOSED))
+    connection.execute(insert(used_tokens).values(token=_CLOSED, until=until))
+
+
 class DatabaseReplayGuard:
-    """A `peerseal.peers.replay.ReplayGuard`: one INSERT that does nothing where the token is known."""
+    """A `peerseal.peers.replay.ReplayGuard`: one INSERT that does nothing where the token is known, or where it was
+    closed."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -35,7 +53,8 @@ class DatabaseReplayGuard:
         self._purged_at = 0.0
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
-        """See ReplayGuard. Raises TrustUnavailable where the database cannot be written: fail closed."""
+        """See ReplayGuard. Raises TrustUnavailable where the database cannot be written, or was restored a moment ago:
+        fail closed."""
         token = hashlib.sha256(f"{issuer}\0{jti}".encode()).digest()
         now = self._clock()
         try:
@@ -43,7 +62,13 @@ class DatabaseReplayGuard:
                 if now - self._purged_at > PURGE_EVERY:
                     self._purged_at = now
                     remove_past(connection, int(now))
-                row = {"token": token, "until": int(until) + 1}
-                return connection.execute(_CLAIM[connection.dialect.name], row).first() is not None
+                row = {"claimed": token, "ends": int(until) + 1, "now": int(now)}
+                if connection.execute(_CLAIM[connection.dialect.name], row).first() is not None:
+                    return True
+                closed = connection.execute(_IS_CLOSED, {"now": int(now)}).scalar_one_or_none()
         except StorageUnavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error
+        if closed is not None:
+            detail = "restored a moment ago: which tokens were accepted before is not known"
+            raise TrustUnavailable(detail, closed - int(now) + 1)
+        return False

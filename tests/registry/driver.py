@@ -28,6 +28,7 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens import REQUEST_TYP, RequestToken, new_jti, sign_proof
 from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
+from registry.services.compare import LOST
 from registry.services.initialise import initialise
 from registry.services.registry import Registry
 from registry.settings import Limits, Settings
@@ -177,14 +178,17 @@ def tables_of(store: Store) -> PublicState:
             assert record is not None
             state.keys[row.thumbprint] = record
         for row in connection.execute(policies.select()):
-            policy = CallPolicy.from_json(json.loads(row.body))
-            state.policies[row.service] = row.seq, None if policy.restricted else policy
+            policy = None if row.body == LOST else CallPolicy.from_json(json.loads(row.body))
+            public = policy is not None and not policy.restricted
+            state.policies[row.service] = row.seq, policy if public else None
         for row in connection.execute(domain_settings.select()):
             state.settings = row.seq, DomainSettings.from_json(json.loads(row.body))
         for row in connection.execute(join_tokens.select()):
-            state.join_tokens[row.id] = JoinTokenState(row.service, row.expires_at, row.uses, row.used, row.withdrawn)
+            times = row.created_at, row.expires_at
+            state.join_tokens[row.id] = JoinTokenState(row.service, *times, row.uses, row.used, row.withdrawn)
         for row in connection.execute(operator_tokens.select()):
-            state.operators[row.id] = OperatorState(row.role, row.expires_at, row.secret_hash, row.revoked)
+            times = row.created_at, row.expires_at
+            state.operators[row.id] = OperatorState(row.role, *times, row.secret_hash, row.revoked)
     return state
 
 

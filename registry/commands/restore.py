@@ -1,0 +1,85 @@
+"""``peerseal-registry restore``."""
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from registry.commands.common import json_option, show_json, the_settings, the_store
+from registry.services.public_copy import Source
+from registry.services.restore import Lost, Restored
+from registry.services.restore import restore as restored
+
+
+@click.command()
+@click.option(
+    "--from",
+    "places",
+    multiple=True,
+    required=True,
+    metavar="SOURCE",
+    help="A copy of the registry's public answers: a mirror's URL, or a folder. May be repeated: the longest is taken.",
+)
+@click.option(
+    "--checkpoint",
+    "kept",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A checkpoint that somebody kept: the copy must reach as far. May be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@json_option
+def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+    """Brings a database that came back from a backup up to the ledger's public copies.
+
+    Before any node is started on it: a registry that went on from the backup would contradict what clients have seen.
+    Entries are written byte for byte; revoked keys stay revoked, spent join tokens spent. What no copy holds is named.
+    May be repeated. Ends with 0: restored, or nothing to do; 1: refused, and nothing written; 3: the database or a
+    mirror cannot be reached.
+    """
+    notes = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in kept}
+    sources, limits = [Source.of(place) for place in places], the_settings().limits
+    done = restored(the_store(), limits, sources, kept=notes, dry_run=dry_run, progress=_progress)
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    if as_json:
+        show_json(done.to_json())
+    else:
+        _show(done)
+
+
+def _progress(entries: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\rentries: {entries:,}", nl=False, err=True)
+
+
+def _show(done: Restored) -> None:
+    told = done.to_json()
+    head = f"{done.size} entries, root hash {told['root']}"
+    if not done.anything:
+        click.echo(f"nothing to do: {head}; {done.source} has no more")
+        return
+    click.echo(f"entries {told['first']} to {told['last']}, byte for byte, from {done.source}")
+    if done.rows:
+        click.echo("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
+    for line in _lost(done.lost):
+        click.echo(f"lost: {line}")
+    until = datetime.fromtimestamp(done.closed_until or 0, UTC)
+    click.echo(f"until {until:%Y-%m-%dT%H:%M:%SZ} calls that services sign are answered 503: replays could not be told")
+    click.echo(f"{'dry run, nothing is written; would be' if done.dry_run else 'restored'}: {head}")
+
+
+def _lost(lost: Lost) -> Iterator[str]:
+    """What is in no copy, and what there is to do about it."""
+    yield "what the audit trail said since the backup, and who waited for an operator"
+    if lost.evidence:
+        yield f"the evidence of {lost.evidence} entries, which verify calls unproven from now on"
+    for token, service in lost.join_tokens:
+        yield f"the key of join token {token} for {service}, which admits nobody now: make another"
+    for service, entry in lost.policies:
+        again = f"peerseal-registry policy set {service} --if-match {entry} --restricted --file FILE"
+        yield f"the restricted policy of {service}; nothing is signed in its place: {again}"
+    if lost.applicants:
+        yield f"{lost.applicants} applicants of the backup: they apply again"

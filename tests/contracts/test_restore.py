@@ -1,0 +1,514 @@
+"""A database that was lost and came back from a backup, brought up to the public copies of its ledger; on both
+databases."""
+
+from binascii import a2b_base64
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import delete, insert, select, update
+
+from peerseal import TrustStore
+from peerseal.errors import FetchError, RevokedKey, TrustUnavailable
+from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint, tile_path
+from peerseal.protocol.documents import DomainDocument, PolicyDocument
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
+from peerseal.protocol.names import make_kid, service_id
+from registry.domain.errors import LedgerContradicted
+from registry.domain.rebuild import PublicState
+from registry.services import keyfiles
+from registry.services.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
+from registry.services.operators import Role
+from registry.services.public_copy import RestoreRefused, Source
+from registry.services.restore import CLOSED_FOR, Restored, restore
+from registry.services.verify import verify
+from registry.storage.ledger import Change, append
+from registry.storage.tables import entries, ledger_head, metadata, tiles
+from registry.storage.unit import Store
+from tests.contracts.conftest import QUIET
+from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
+from tests.registry.in_process import InProcess
+
+ALLOW = {"allow": {"client": ["read"]}}
+RESTRICTED = "/v1/services/billing/policy.jwt"
+
+
+def key() -> KeyPair:
+    return KeyPair.generate("ES256")
+
+
+def kid(pair: KeyPair, service: str) -> str:
+    return make_kid(service_id(DOMAIN, service), pair.public.thumbprint)
+
+
+def outcome(response: Any) -> tuple[int, str]:
+    return response.status_code, response.get_json()["code"]
+
+
+class Backup:
+    """All rows of all tables, as a dump has them."""
+
+    def __init__(self, store: Store) -> None:
+        with store.read() as connection:
+            self._rows = {table: connection.execute(table.select()).mappings().all() for table in all_tables()}
+
+    def come_back(self, store: Store) -> None:
+        """In the place of whatever is there."""
+        with store.write() as connection:
+            for table, rows in self._rows.items():
+                connection.execute(delete(table))
+                if rows:
+                    connection.execute(insert(table), [dict(row) for row in rows])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Backup) and self._rows == other._rows
+
+
+def all_tables() -> list[Any]:
+    return list(metadata.tables.values())
+
+
+def keep(registry: Driver, folder: Path) -> Source:
+    """The copy that a mirror has now: the checkpoint, and the bundles up to it."""
+    note = registry.got("/ledger/checkpoint")
+    size = int(note.split("\n")[1])
+    paths = [tile_path("entries", number) for number in range(size // 256)]
+    paths += [tile_path("entries", size // 256, size % 256)] if size % 256 else []
+    for path in ["checkpoint", *paths]:
+        file = folder / "ledger" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(registry.client.get(f"/ledger/{path}").data if path != "checkpoint" else note.encode())
+    return Source.of(str(folder))
+
+
+def restored(registry: Driver, *sources: Source, **options: Any) -> Restored:
+    return restore(registry.store, registry.settings.limits, sources, clock=registry.clock, **options)
+
+
+def checked(registry: Driver) -> tuple[bool, int]:
+    """Whether it is whole, and how many entries are unproven."""
+    found = verify(registry.store, registry.settings.limits, clock=registry.clock)
+    return not found.differences, found.unproven
+
+
+def put(registry: Driver, path: str, body: Any, seen: int = 0) -> int:
+    """The entry that laid the setting down."""
+    answer = registry.client.put(path, json=body, headers={**registry.operator, "If-Match": f'"{seen}"'})
+    assert answer.status_code == 200, answer.data
+    return int(answer.headers["ETag"].strip('"'))
+
+
+@dataclass
+class Life:
+    """What there was before the database was lost: the parts that the tests ask after."""
+
+    backup: Backup
+    copy: Source
+    size: int
+    state: PublicState
+    bodies: list[bytes]
+    revoked: KeyPair
+    child: KeyPair
+    current: KeyPair
+    spent: JoinToken
+    unspent: JoinToken
+    accepted: Mapping[str, str]
+    operator: str
+    dismissed: str
+    restricted: int
+    cache: Path
+
+
+@pytest.fixture
+def life(registry: Driver, clock: Clock, tmp_path: Path) -> Life:
+    """A registry in which something of every kind happened after the backup, which has just come back."""
+    revoked, spent = registry.joined(key(), "client"), registry.join_token("client")
+    registry.joined(key(), "billing")
+    before = put(registry, "/v1/services/orders/policy", ALLOW)
+    put(registry, "/v1/services/billing/policy", {**ALLOW, "restricted": True})
+    dismissed, dismissed_text = registry.registry.operators.create(Role.OPERATOR, 600)
+    backup = Backup(registry.store)
+
+    clock.forward(5)
+    child, current = key(), key()
+    registry.rotate(revoked, child, "client")
+    assert registry.join(current, "client", spent).status_code == 201
+    accepted = registry.signed(current, "client", "GET", RESTRICTED)
+    registry.operator_ends(revoked, "client")
+    unspent = registry.join_token("client", uses=2)
+    registry.registry.operators.revoke(dismissed.id)
+    _, operator = registry.registry.operators.create(Role.OPERATOR, 600)
+    put(registry, "/v1/services/orders/policy", {"allow": None}, before)
+    put(registry, "/v1/services/shipping/policy", ALLOW)
+    restricted = put(registry, "/v1/services/payments/policy", {**ALLOW, "restricted": True})
+    put(registry, "/v1/domain", {"minters": ["client"], "issuers": []})
+    roll(registry, clock)
+    assert registry.client.get(RESTRICTED, headers=accepted).status_code == 200
+
+    cache = tmp_path / "cache"
+    with watching(registry, cache) as trust:
+        trust.key(kid(current, "client"))
+    with registry.store.read() as connection:
+        bodies = list(connection.execute(select(entries.c.body).order_by(entries.c.seq)).scalars())
+    found = tables_of(registry.store)
+    copy = keep(registry, tmp_path / "copy")
+    backup.come_back(registry.store)
+    parts = (revoked, child, current, spent, unspent, accepted, operator, dismissed_text, restricted, cache)
+    return Life(backup, copy, found.size, found, bodies, *parts)
+
+
+def roll(registry: Driver, clock: Clock) -> None:
+    """Another ledger key, and the one before dropped."""
+    ceremony = Ceremony(registry.settings, registry.store, clock)
+    rolled: tuple[list[Rolled], ...] = ([Rolled.LEDGER], [])
+    for what in rolled:
+        jws = signed(written(ceremony.requested(what, drop_past=not what)), registry.settings.root_key_file)
+        ceremony.put_in_place(ceremony.publish(jws))
+        clock.forward(SETTLED_AFTER)
+
+
+@contextmanager
+def watching(registry: Driver, cache: Path) -> Iterator[TrustStore]:
+    """A client with a cache folder, of whatever node is there."""
+    options: dict[str, Any] = {"limits": QUIET, "clock": registry.clock, "fetcher": InProcess(registry)}
+    trust = TrustStore("http://registry.test", pin=registry.pin, cache_dir=cache, **options)
+    yield trust
+    trust.stop()
+
+
+@pytest.fixture
+def node(registry: Driver, life: Life) -> Iterator[Driver]:
+    """A node that is started once everything was restored."""
+    assert restored(registry, life.copy).anything
+    node = registry.node()
+    node.operator = registry.operator
+    yield node
+    node.close()
+
+
+# what comes back
+
+
+def test_everything_public_is_as_it_was_and_one_entry_says_so(registry: Driver, life: Life) -> None:
+    done = restored(registry, life.copy)
+    with registry.store.read() as connection:
+        bodies = list(connection.execute(select(entries.c.body).order_by(entries.c.seq)).scalars())
+    assert bodies[: life.size] == life.bodies, "byte for byte"
+    last = entries_of(registry.store)[-1]
+    assert (last.seq, last.type, last.by) == (life.size + 1, REGISTRY_RESTORED, {"local": "cli"})
+    assert last.data == {"first": done.before + 1, "last": life.size}
+    assert replace(tables_of(registry.store), size=life.size) == life.state
+    assert checked(registry) == (True, done.lost.evidence)
+    assert done.lost.evidence == 3, "of the rotation, of the token's key, and of the restricted policy"
+    assert done.lost.join_tokens == [(life.unspent.id, "client")]
+    assert done.lost.policies == [("payments", life.restricted)]
+
+
+def test_clients_go_on_and_believe_what_they_believed(life: Life, node: Driver) -> None:
+    """One that remembers the lost registry's last checkpoint on disk."""
+    with watching(node, life.cache) as trust:
+        assert trust.key(kid(life.current, "client")).service_id == service_id(DOMAIN, "client")
+        with pytest.raises(RevokedKey):
+            trust.key(kid(life.revoked, "client"))
+        newcomer = node.joined(key(), "newcomer")
+        assert entries_of(node.store)[-1].seq == life.size + 3, "its token's and its own, behind the restore's"
+        trust.refresh()
+        assert trust.key(kid(newcomer, "newcomer"))
+        assert node.changes(life.size).services
+
+
+def test_without_it_the_same_clients_believe_nothing_new(registry: Driver, life: Life) -> None:
+    newcomer = registry.joined(key(), "newcomer")
+    with watching(registry, life.cache) as trust, pytest.raises(TrustUnavailable):
+        trust.key(kid(newcomer, "newcomer"))
+
+
+def test_a_revoked_key_and_what_it_vouched_for_stay_revoked(life: Life, node: Driver, clock: Clock) -> None:
+    clock.forward(CLOSED_FOR)
+    for pair in (life.revoked, life.child):
+        assert outcome(node.rotate(pair, key(), "client")) == (401, "revoked_key")
+        assert outcome(node.join(pair, "client", node.join_token("client"))) == (409, "key_revoked")
+
+
+def test_a_spent_join_token_stays_spent_and_one_whose_key_is_lost_admits_nobody(life: Life, node: Driver) -> None:
+    for token in (life.spent, life.unspent):
+        assert outcome(node.join(key(), "client", token)) == (401, "join_refused")
+    node.registry.join_tokens.withdraw(life.unspent.id, BY)
+    assert checked(node)[0]
+
+
+def test_operators_tokens_are_as_they_were(life: Life, node: Driver) -> None:
+    def asks(token: str) -> int:
+        return node.client.get("/v1/services", headers={"Authorization": f"Bearer {token}"}).status_code
+
+    assert (asks(life.operator), asks(life.dismissed)) == (200, 401)
+
+
+def test_a_restricted_policy_that_is_lost_is_signed_by_nobody_until_it_is_set_anew(life: Life, node: Driver) -> None:
+    path = "/v1/services/payments/policy"
+    assert outcome(node.client.get(f"{path}.jwt", headers=node.operator)) == (503, "ledger_contradicted")
+    with pytest.raises(LedgerContradicted):
+        node.registry.policies.policy("payments")
+    put(node, path, {**ALLOW, "restricted": True}, life.restricted)
+    answer = node.client.get(f"{path}.jwt", headers=node.operator)
+    found = node.read(PolicyDocument, answer.text).policy
+    assert found is not None
+    assert found.restricted
+    assert checked(node)[0]
+
+
+def test_other_policies_and_the_domains_settings_are_signed_as_they_were(life: Life, node: Driver) -> None:
+    def allowed(service: str) -> object:
+        answer = node.client.get(f"/v1/services/{service}/policy.jwt", headers=node.operator)
+        policy = node.read(PolicyDocument, answer.text).policy
+        return None if policy is None else dict(policy.allow)
+
+    here = {f"{DOMAIN}/client": frozenset(("read",))}
+    assert [allowed(name) for name in ("orders", "shipping", "billing")] == [None, here, here]
+    assert node.read(DomainDocument, node.got("/v1/domain.jwt")).settings.minters == {f"{DOMAIN}/client"}
+
+
+def test_no_call_that_was_accepted_before_is_accepted_again(life: Life, node: Driver, clock: Clock) -> None:
+    """The guard's rows are lost with the database, so it is closed until all of these tokens are past."""
+    replayed = node.client.get(RESTRICTED, headers=life.accepted)
+    assert outcome(replayed) == (503, "trust_unavailable")
+    assert int(replayed.headers["Retry-After"]) == CLOSED_FOR + 1
+    assert outcome(node.rotate(life.current, key(), "client")) == (503, "trust_unavailable")
+    clock.forward(CLOSED_FOR + 1)
+    assert outcome(node.client.get(RESTRICTED, headers=life.accepted)) == (401, "expired")
+    assert node.rotate(life.current, key(), "client").status_code == 201
+
+
+def test_applicants_of_the_backup_are_let_go(registry_database: str, tmp_path: Path, clock: Clock) -> None:
+    """Some were admitted since, some rejected: nobody knows any more."""
+    registry = Driver(registry_database, tmp_path / "home", clock, applicants=True)
+    assert registry.post_key("waiting", {"proof": registry.proof(key(), "waiting")}).status_code == 202
+    backup = Backup(registry.store)
+    registry.join_token("client")
+    copy = keep(registry, tmp_path / "copy")
+    backup.come_back(registry.store)
+    assert restored(registry, copy).lost.applicants == 1
+    assert registry.registry.applicants.page()["applicants"] == []
+    registry.close()
+
+
+def test_tiles_are_completed_over_what_comes_back(registry: Driver, clock: Clock, tmp_path: Path) -> None:
+    backup, many = Backup(registry.store), 600
+    data = [{"id": f"{number:022d}", "expires_at": int(clock()) + 60, "uses": 1} for number in range(many)]
+    with registry.store.write() as connection:
+        append(connection, int(clock()), *(Change(JOIN_TOKEN_CREATED, "client", by=BY, data=each) for each in data))
+    copy = keep(registry, tmp_path / "copy")
+    backup.come_back(registry.store)
+    assert restored(registry, copy).rows == {"join_tokens": many}
+    with registry.store.read() as connection:
+        assert connection.execute(select(tiles.c.level, tiles.c.number)).all() == [(0, 0), (0, 1)]
+    assert checked(registry) == (True, 0)
+
+
+# honest afterwards
+
+
+def test_only_what_the_restore_said_is_unproven(registry: Driver, life: Life) -> None:
+    """Evidence that is missing elsewhere, or altered, is a difference as ever."""
+    done = restored(registry, life.copy)
+    first = next(entry.seq for entry in entries_of(registry.store) if entry.evidence is not None)
+    later = next(entry.seq for entry in entries_of(registry.store)[done.before :] if entry.evidence is not None)
+    with registry.store.write() as connection:
+        connection.execute(update(entries).where(entries.c.seq == first).values(evidence=None))
+        connection.execute(update(entries).where(entries.c.seq == later).values(evidence=b'{"proof":"x"}'))
+    found = verify(registry.store, registry.settings.limits, clock=registry.clock)
+    assert {(each.key, each.column) for each in found.differences} == {
+        (str(first), "evidence"),
+        (str(later), "evidence"),
+    }
+
+
+@pytest.mark.parametrize("data", [{"first": 1, "last": 1}, {"first": 0, "last": 3}, {"first": 3}])
+def test_an_entry_that_says_more_than_a_restore_can_know_is_named(registry: Driver, data: dict[str, int]) -> None:
+    registry.join_token("client")
+    with registry.store.write() as connection:
+        seq = append(connection, int(registry.clock()), Change(REGISTRY_RESTORED, by=BY, data=data)).entry.seq
+    found = verify(registry.store, registry.settings.limits, clock=registry.clock)
+    assert [(each.key, each.column) for each in found.differences] == [(str(seq), "body")]
+
+
+def test_a_second_time_there_is_nothing_to_do(registry: Driver, life: Life) -> None:
+    restored(registry, life.copy)
+    after = Backup(registry.store)
+    again = restored(registry, life.copy)
+    assert (again.anything, again.size) == (False, life.size + 1)
+    assert Backup(registry.store) == after
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(registry: Driver, life: Life) -> None:
+    said = restored(registry, life.copy, dry_run=True)
+    assert Backup(registry.store) == life.backup
+    assert replace(restored(registry, life.copy), dry_run=True) == said
+
+
+# what is refused
+
+
+@dataclass
+class Short:
+    """A backup that has come back, and a copy that has one key more."""
+
+    registry: Driver
+    backup: Backup
+    folder: Path
+    note: str
+
+    said: str = ""
+
+    @property
+    def copy(self) -> Source:
+        return Source.of(str(self.folder))
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "ledger/checkpoint"
+
+    def code(self, *sources: Source, **options: Any) -> str:
+        """Of the refusal, with which nothing was written."""
+        before = Backup(self.registry.store)
+        with pytest.raises(RestoreRefused) as refused:
+            restored(self.registry, *(sources or (self.copy,)), **options)
+        assert Backup(self.registry.store) == before
+        self.said = str(refused.value)
+        return refused.value.code
+
+    def bundle(self) -> Path:
+        [bundle] = (self.folder / "ledger/tile/entries/000.p").iterdir()
+        return bundle
+
+
+@pytest.fixture
+def short(registry: Driver, tmp_path: Path) -> Short:
+    registry.joined(key(), "client")
+    backup = Backup(registry.store)
+    registry.joined(key(), "client")
+    note, folder = registry.got("/ledger/checkpoint"), tmp_path / "copy"
+    keep(registry, folder)
+    backup.come_back(registry.store)
+    return Short(registry, backup, folder, note)
+
+
+def alter(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def resigned(note: str, signer: Ed25519PrivateKey, **changes: Any) -> str:
+    """The checkpoint with another signature, perhaps of another head."""
+    _, size, root = note.split("\n")[:3]
+    return sign_checkpoint(replace(Checkpoint(DOMAIN, int(size), a2b_base64(root)), **changes), signer)
+
+
+def test_a_copy_that_no_ledger_key_of_this_root_signed_is_refused(short: Short, tmp_path: Path) -> None:
+    other = Driver(f"sqlite:///{tmp_path / 'other.sqlite3'}", tmp_path / "other")
+    stranger = keyfiles.read_ledger_key(other.settings.ledger_key_file)
+    for _ in range(5):
+        other.join_token("client")
+    assert short.code(keep(other, tmp_path / "others")) == "copy_forked", "a whole ledger, of another root"
+    other.close()
+    short.checkpoint.write_text(resigned(short.note, stranger))
+    assert short.code() == "copy_not_signed"
+    for text in ("", "nonsense", short.note.replace(DOMAIN, "other.internal"), short.note[:-20]):
+        short.checkpoint.write_text(text)
+        assert short.code() == "copy_not_signed"
+
+
+def test_a_copy_signed_by_a_ledger_key_that_the_root_dropped_is_refused(
+    short: Short, clock: Clock, tmp_path: Path
+) -> None:
+    """Whoever stole it could show any ledger. That the root dropped it says an entry behind the backup."""
+    stolen = keyfiles.read_ledger_key(short.registry.settings.ledger_key_file)
+    roll(short.registry, clock)
+    copy, note = keep(short.registry, tmp_path / "rolled"), tmp_path / "rolled/ledger/checkpoint"
+    short.backup.come_back(short.registry.store)
+    good = note.read_text()
+    note.write_text(resigned(good, stolen))
+    assert short.code(copy) == "copy_not_signed"
+    note.write_text(good)
+    assert restored(short.registry, copy).anything
+
+
+def test_entries_that_do_not_lead_to_the_checkpoint_are_refused(short: Short) -> None:
+    bundle, whole = short.bundle(), short.bundle().read_bytes()
+    place = whole.rindex(b'"expires_at":') + 13
+    alter(bundle, lambda found: found[:place] + b"9" + found[place + 1 :])
+    assert short.code() == "copy_altered"
+    alter(bundle, lambda _: whole[:-1] + b"x")
+    assert short.code() == "copy_altered", "what cannot be read is no other case"
+    alter(bundle, lambda _: whole[:-1])
+    assert short.code() == "copy_incomplete"
+    bundle.unlink()
+    assert short.code() == "copy_incomplete"
+
+
+def test_a_bundle_that_has_become_full_since_will_do(short: Short) -> None:
+    bundle = short.bundle()
+    full = bundle.read_bytes() + bundle.read_bytes() * 60
+    bundle.unlink()
+    (short.folder / "ledger/tile/entries/000").write_bytes(full)
+    assert restored(short.registry, short.copy).anything
+
+
+def test_a_registry_that_went_on_by_itself_has_two_histories(short: Short, tmp_path: Path) -> None:
+    short.registry.join_token("client")
+    ours = short.registry.got("/ledger/checkpoint").split("\n")
+    assert short.code() == "copy_forked"
+    for size, root in (ours[1:3], short.note.split("\n")[1:3]):
+        assert f"{size} entries, root hash {root}" in short.said, "both heads are named"
+    for _ in range(5):
+        short.registry.join_token("client")
+    assert short.code() == "copy_forked", "the longer one, too"
+    mine = keep(short.registry, tmp_path / "mine")
+    assert not restored(short.registry, mine).anything
+    short.backup.come_back(short.registry.store)
+    assert short.code(mine, short.copy) == "checkpoint_contradicted", "two copies of two histories"
+
+
+def test_a_copy_that_is_older_than_what_somebody_remembers_is_refused(short: Short, tmp_path: Path) -> None:
+    restored(short.registry, short.copy)
+    later = keep(short.registry, tmp_path / "later")
+    remembered = {"client": short.registry.got("/ledger/checkpoint")}
+    short.backup.come_back(short.registry.store)
+    assert short.code(kept=remembered) == "copy_too_old"
+    assert restored(short.registry, short.copy, later, kept=remembered).source == later.name, "the longest is taken"
+
+
+def test_a_copy_that_contradicts_what_somebody_remembers_is_refused(short: Short) -> None:
+    ours = keyfiles.read_ledger_key(short.registry.settings.ledger_key_file)
+    another = resigned(short.note, ours, root=bytes(32))
+    assert short.code(kept={"client": another}) == "checkpoint_contradicted"
+    assert short.code(kept={"client": resigned(short.note, Ed25519PrivateKey.generate())}) == "checkpoint_not_signed"
+    assert restored(short.registry, short.copy, kept={"client": short.note}).anything
+
+
+def test_an_entry_that_comes_in_meanwhile_has_it_refused(short: Short) -> None:
+    def get(path: str) -> bytes:
+        if "entries" in path:
+            short.registry.join_token("client")
+        return short.copy.get(path)
+
+    with pytest.raises(RestoreRefused) as refused:
+        restored(short.registry, Source("slow", get))
+    assert refused.value.code == "ledger_moved"
+
+
+def test_a_database_with_no_entry_names_no_root_to_believe(short: Short) -> None:
+    with short.registry.store.write() as connection:
+        connection.execute(delete(entries))
+        connection.execute(update(ledger_head).values(size=0, frontier=b""))
+    assert short.code() == "not_initialised"
+
+
+def test_a_copy_that_is_not_there_is_no_refusal(short: Short, tmp_path: Path) -> None:
+    with pytest.raises(FetchError):
+        restored(short.registry, Source.of(str(tmp_path / "nowhere")))
