@@ -79,7 +79,7 @@ def _lost(lost: Lost) -> Iterator[str]:
     for token, service in lost.join_tokens:
         yield f"the key of join token {token} for {service}, which admits nobody now: make another"
     for service, entry in lost.policies:
-        again = f"peerseal-registry policy set {service} --if-match {entry} --restricted --file FILE"
+        again = f"peerseal-registry policy set {service} --if-match {entry} --file FILE"
         yield f"the restricted policy of {service}; nothing is signed in its place: {again}"
     if lost.applicants:
         yield f"{lost.applicants} applicants of the backup: they apply again"

@@ -1,6 +1,7 @@
 """A database that was lost and came back from a backup, brought up to the public copies of its ledger; on both
 databases."""
 
+import json
 from binascii import a2b_base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, insert, select, update
 
@@ -20,6 +22,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
 from peerseal.protocol.names import make_kid, service_id
+from registry.cli import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
 from registry.services import keyfiles
@@ -512,3 +515,36 @@ def test_a_database_with_no_entry_names_no_root_to_believe(short: Short) -> None
 def test_a_copy_that_is_not_there_is_no_refusal(short: Short, tmp_path: Path) -> None:
     with pytest.raises(FetchError):
         restored(short.registry, Source.of(str(tmp_path / "nowhere")))
+
+
+# the command
+
+
+def test_the_command_names_what_is_lost_and_ends_with_a_code(
+    registry: Driver, life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_HOME", str(registry.home))
+    monkeypatch.setenv("REGISTRY_DATABASE_URL", registry.url)
+
+    def run(command: str, *arguments: str) -> Result:
+        return CliRunner().invoke(main, [command, *arguments])
+
+    copy = life.copy.name
+    said = run("restore", "--from", copy, "--dry-run", "--json")
+    assert (said.exit_code, json.loads(said.stdout)["restored"]) == (0, False)
+    done = run("restore", "--from", copy, "--checkpoint", f"{copy}/ledger/checkpoint")
+    assert done.exit_code == 0
+    for lost in (
+        "the evidence of 3 entries",
+        f"join token {life.unspent.id} for client",
+        f"policy set payments --if-match {life.restricted} --file",
+        "the audit trail",
+    ):
+        assert lost in done.stdout
+    assert "nothing to do" in run("restore", "--from", copy).stdout
+    verified = run("verify")
+    assert (verified.exit_code, "3 entries are unproven" in verified.stdout) == (0, True)
+    refused = run("restore", "--from", copy, "--checkpoint", str(registry.settings.root_key_file))
+    assert (refused.exit_code, "checkpoint_not_signed" in refused.stderr) == (1, True)
+    assert run("restore", "--from", str(tmp_path / "nowhere")).exit_code == 3
+    assert run("restore").exit_code == 2

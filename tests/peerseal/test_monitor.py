@@ -26,7 +26,7 @@ from peerseal.protocol.checkpoint import Checkpoint, encode_bundle, ledger_jwk, 
 from peerseal.protocol.documents import RegistryKeys, sign_document
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, Entry
+from peerseal.protocol.ledger import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
 from peerseal.protocol.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from registry.domain.keys import KeyRecord
@@ -171,6 +171,22 @@ def test_policies_and_new_registry_keys_are_reported(registry: Driver, monitor: 
         changes = [Change(POLICY_SET, name, by=BY, data={"policy": None}) for name in ("billing", "shipping")]
         append(connection, int(registry.clock()), *changes, Change(REGISTRY_KEYS_ISSUED, by=BY))
     assert kinds(monitor.look()) == ["policy_set", "registry_keys_issued"]
+
+
+def test_a_restore_is_reported_and_excuses_no_key_whose_evidence_is_lost(
+    registry: Driver, monitor: Monitor, mine: KeyPair
+) -> None:
+    """A registry that made up a rotation could say as much."""
+    registry.rotate(mine, following := key(), "billing")
+    seq = monitor.state.edge.size + 1
+    with registry.store.write() as connection:
+        connection.execute(update(entries).where(entries.c.seq == seq).values(evidence=None))
+        restored = Change(REGISTRY_RESTORED, by={"local": "cli"}, data={"first": seq, "last": seq})
+        append(connection, int(registry.clock()), restored)
+    unknown, told = monitor.look()
+    assert (unknown.kind, unknown.entry and unknown.entry.kid) == ("unknown_key", kid_of(following))
+    assert (told.kind, told.level) == ("registry_restored", "alert")
+    assert f"entries {seq} to {seq}" in told.detail
 
 
 def test_keys_that_the_owner_holds_are_asked_for_at_the_time(
