@@ -96,7 +96,8 @@ class KeyColumns(Columns):
 
 
 class JoinTokenColumns(Columns):
-    """Join tokens. ``sealed_key`` is the MAC key, encrypted with the sealing key; the secret itself is nowhere."""
+    """Join tokens. ``sealed_key`` is the MAC key, encrypted with the sealing key, or empty where it was lost with a
+    database; the secret itself is nowhere."""
 
     id: Named[str] = Column(String(TOKEN_ID), primary_key=True)
     service: Named[str] = Column(String(SERVICE))
@@ -120,7 +121,8 @@ class OperatorTokenColumns(Columns):
 
 
 class PolicyColumns(Columns):
-    """Who may call each service. ``body`` is the canonical JSON of the policy, ``seq`` the entry that set it."""
+    """Who may call each service. ``body`` is the canonical JSON of the policy, ``seq`` the entry that set it. Of a
+    restricted one that was lost with a database the body is empty (`registry.services.restore`)."""
 
     service: Named[str] = Column(String(SERVICE), primary_key=True)
     seq: Named[int] = Column(BigInteger)
