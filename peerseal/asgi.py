@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import (
-    BadTransactionToken,
     ConfigurationError,
     ContentTooLarge,
     ContentUnreadable,
     InsufficientScope,
     MissingToken,
     PeersealError,
+    Replayed,
     WrongBinding,
 )
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, verifier_of
+from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
 from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
@@ -113,6 +113,7 @@ class PeerAuth:
         self._external_prefix = check_external_prefix(prefix)
         self._verifier = AsyncVerifier(verifier or verifier_of(identity, allow, replay))
         self._record = Record()
+        self._long_bodies: set[str] = set()
 
     @property
     def refusals(self) -> Counter[str]:
@@ -121,10 +122,14 @@ class PeerAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one WebSocket, or the application's life."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
+        if scope["type"] not in ("http", "websocket"):
+            raise RuntimeError("a kind of connection of which nobody knows who calls")
         call = _Call(_headers(scope), send, self._header, self._record, self._report_only)
-        need = self._needs(scope.get("method", "GET"), _route_path(scope))
+        need = _NOBODY
+        if not _strips_more(self._app, scope):
+            need = self._needs(scope.get("method", "GET"), _route_path(scope))
         serve = self._http if scope["type"] == "http" else self._websocket
         with _outside():
             return await serve(need, call, scope, receive)
@@ -176,12 +181,25 @@ class PeerAuth:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         if not await body.read(min(_READ_FIRST, self._max_body)):
             await self._check_signer(request)
-            if not await body.read(self._max_body):
-                raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
+            with self._reading(request["token"]):
+                if not await body.read(self._max_body):
+                    raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         peer = await self._verifier.verify(**request, body=body.content)
-        if need.transaction and peer.transaction is None:
-            raise BadTransactionToken("this is done for users only, and no transaction token came")
+        if need.transaction and (error := lacking_user(peer)):
+            raise error
         return peer
+
+    @contextmanager
+    def _reading(self, token: str) -> Iterator[None]:
+        """One long body at a time for each token: whoever has read one off the wire must not fill the memory by it."""
+        signed = token.rpartition(".")[0]
+        if signed in self._long_bodies:
+            raise Replayed("a body is being read for it")
+        self._long_bodies.add(signed)
+        try:
+            yield
+        finally:
+            self._long_bodies.discard(signed)
 
     async def _check_signer(self, request: dict[str, Any]) -> None:
         """Passes where only the body is left to be compared. Raises as `Verifier.verify` does."""
@@ -319,6 +337,8 @@ def _by_path(needs: Mapping[str, Need]) -> Callable[[str, str], Need]:
     """The need of the longest path that the request's is, or lies below. Raises ConfigurationError."""
     if not all(path.startswith("/") for path in needs):
         raise ConfigurationError("paths begin with a slash")
+    if any(set(path) & set("{}<>*") for path in needs):
+        raise ConfigurationError("paths stand for themselves and what is below; for patterns give a function")
     longest_first = sorted(needs.items(), key=lambda item: -len(item[0].rstrip("/")))
     trunks = [(path.rstrip("/"), need) for path, need in longest_first]
 
@@ -328,6 +348,18 @@ def _by_path(needs: Mapping[str, Need]) -> Callable[[str, str], Need]:
         return next((need for trunk, need in trunks if path == trunk or path.startswith(f"{trunk}/")), _NOBODY)
 
     return need_of
+
+
+def _strips_more(app: Any, scope: Scope) -> bool:
+    """Whether a framework of the application's would strip from this path what is not the server's ``root_path``, as
+    FastAPI does with its option of that name: ``/api/admin`` would be served as ``/admin``, whatever that needs."""
+    path: str = scope["path"]
+    while app is not None:
+        root = getattr(app, "root_path", "")
+        if isinstance(root, str) and root and root != scope.get("root_path", "") and f"{path}/".startswith(f"{root}/"):
+            return True
+        app = getattr(app, "app", None)
+    return False
 
 
 def _route_path(scope: Scope) -> str:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 from peerseal.errors import Replayed
+from peerseal.peers.forks import in_each_child
 from peerseal.peers.patience import WouldWait, not_waiting
 from peerseal.peers.replay import MemoryReplayGuard
 from peerseal.peers.verify import Peer, Verifier
@@ -29,6 +30,11 @@ class AsyncVerifier:
         self._guard = verifier.replay
         self._claims = _Claims() if not isinstance(self._guard, MemoryReplayGuard) else None
         self._verifier = verifier if self._claims is None else verifier.with_guard(self._claims)
+        self._renew_threads()
+        in_each_child(self._renew_threads)
+
+    def _renew_threads(self) -> None:
+        """In a forked child there are none of the parent's, and a pool would wait for them for ever."""
         self._waiting = ThreadPoolExecutor(self.WAITING, thread_name_prefix="peerseal-verify")
 
     async def verify(

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from flask import Flask, Request, Response, current_app, request
 from werkzeug.local import LocalProxy
 
-from peerseal.errors import BadTransactionToken, ConfigurationError, PeersealError
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, verifier_of
-from peerseal.peers.context import begin
+from peerseal.errors import ConfigurationError, PeersealError
+from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
+from peerseal.peers.context import begin, current_transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"
 _PEER: Final = "peerseal.peer"
+_TRANSACTION: Final = "peerseal.transaction"
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -109,7 +110,7 @@ class PeerAuth:
         )
         app.extensions[_EXTENSION] = gate
         app.before_request(gate.check)
-        app.teardown_request(lambda _: begin(None))
+        app.teardown_request(_end_transaction)
         checks = app.before_request_funcs[None]
         checks.insert(0, checks.pop())
         for refusal in REFUSALS:
@@ -202,8 +203,9 @@ class _Gate:
                 headers=EnvironHeaders(environ),
                 scope=need.scope,
             )
-            if need.transaction and peer.transaction is None:
-                raise BadTransactionToken("this is done for users only, and no transaction token came")
+            if need.transaction and (error := lacking_user(peer)):
+                raise error
+            environ[_TRANSACTION] = peer.transaction
             begin(peer.transaction)
         except REFUSALS as error:
             if not self.report_only:
@@ -224,6 +226,12 @@ class _Gate:
     def _add(self, what: str, error: PeersealError) -> None:
         environ = request.environ
         self._record.add(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID"))
+
+
+def _end_transaction(_: BaseException | None) -> None:
+    """Not that of another request: a view may push contexts of its own, and one that was left open may end late."""
+    if current_transaction() is request.environ.get(_TRANSACTION):
+        begin(None)
 
 
 def _set_mark(view: Any, need: Need) -> None:

@@ -73,8 +73,16 @@ def lacking(peer: Peer | None, scope: str, transaction: bool) -> PeersealError |
         return MissingToken("the handler was reached without a verified caller")
     if scope not in peer.scopes:
         return InsufficientScope(f"{peer.id} may not use {scope}")
-    if transaction and peer.transaction is None:
+    return lacking_user(peer) if transaction else None
+
+
+def lacking_user(peer: Peer) -> PeersealError | None:
+    """What is refused where no user stands behind the call. Behind an event of a publisher's own nobody does, though a
+    transaction goes along, in the publisher's name."""
+    if peer.transaction is None:
         return BadTransactionToken("this is done for users only, and no transaction token came")
+    if peer.transaction.user == peer.transaction.workload:
+        return BadTransactionToken("this is done for users only, and a service stands behind the transaction")
     return None
 
 

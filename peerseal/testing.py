@@ -83,8 +83,8 @@ from peerseal.protocol.tokens import Proof
 
 __all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry"]
 
-LISTED_AFTER_RETIREMENT = 400
-"""Seconds for which a retired key stays in the JWK Set: longer than any request token lives, leeway included."""
+LISTED_AFTER_RETIREMENT = 960
+"""Seconds for which a retired key stays in the JWK Set: longer than any transaction token lives, leeway included."""
 
 T = TypeVar("T")
 

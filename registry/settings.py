@@ -20,8 +20,9 @@ class Limits:
 
     key_lifetime: int = 7 * 24 * 3600
     """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (SPEC section 2)."""
-    retired_shown: int = 400
-    """Seconds for which a retired key stays in the signed set: the longest token (300 s), leeway, and a margin."""
+    retired_shown: int = 960
+    """Seconds for which a retired key stays in the signed set: the longest of the tokens that are checked against it (a
+    transaction token, 900 s), leeway, and a margin."""
     vouched_keys: int = 1000
     """Keys of one service that another one vouched for and that have not reached their natural end, be they active,
     retired or revoked: without a limit on all of these, whoever stole one key could make the signed set too large for

@@ -37,7 +37,7 @@ from peerseal.errors import (
     WrongTransaction,
 )
 from peerseal.peers.headers import GoodHeaders, Signer
-from peerseal.peers.policy import AllowPolicy, check_allow
+from peerseal.peers.policy import AllowPolicy, read_allow
 from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
@@ -105,10 +105,9 @@ class EventVerifier:
         unsafe_unbound_payload: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_allow(allow)
         self._trust = trust
         self._audience = check_audience(audience)
-        self._allow = allow
+        self._allow = read_allow(allow)
         self._max_age = max_age.total_seconds()
         self._leeway = leeway
         self._unbound = unsafe_unbound_payload

@@ -4,11 +4,30 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import cache
+
+_in_children: dict[int, weakref.WeakMethod[Callable[[], None]]] = {}
 
 
 def in_each_child(method: Callable[[], None]) -> None:
-    """Call the bound ``method`` in every process forked from now on, as long as its object lives."""
-    os.register_at_fork(after_in_child=_weakly(method))
+    """Call the bound ``method`` in every process forked from now on, as long as its object lives; nothing stays of it
+    then: there may be a session for each request."""
+    _hook()
+    reference = weakref.WeakMethod(method)
+    _in_children[id(reference)] = reference
+    weakref.finalize(method.__self__, _in_children.pop, id(reference), None).atexit = False  # type: ignore[attr-defined]
+
+
+@cache
+def _hook() -> None:
+    os.register_at_fork(after_in_child=_call_in_child)
+
+
+def _call_in_child() -> None:
+    for reference in list(_in_children.values()):
+        method = reference()
+        if method is not None:
+            method()
 
 
 def around_each_fork(before: Callable[[], None], after: Callable[[], None]) -> None:

@@ -342,7 +342,8 @@ class KeyShelf:
     def _believe(self, slot: Slot, known: KnownService) -> None:
         """Take over what is known of a service now. New keys go in before old ones go out."""
         before = slot.known.keys if slot.known else {}
-        self._slots[slot.service_id] = slot  # it may have been forgotten while this was fetched
+        if self._slots.setdefault(slot.service_id, slot) is not slot:  # forgotten unlocked, and made anew
+            raise TrustUnavailable(f"another thread asks for the keys of {slot.service_id}", retry_after=1)
         slot.known = known
         if known.covered >= slot.pending:
             slot.pending = 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from peerseal.errors import CallerNotAllowed, InsufficientScope, UnsignableRequest
+from peerseal.errors import CallerNotAllowed, InsufficientScope, MessageRefused, UnsignableRequest
 from peerseal.peers.context import Transaction
 from peerseal.peers.events import Event
 from peerseal.peers.keyfolder import HeldKey
@@ -96,7 +96,10 @@ class Minter:
             facts={"event_id": event.id},
             authentication=event.authentication,
         )
-        return self._signer.transaction(self._signing_key(), token)
+        try:
+            return self._signer.transaction(self._signing_key(), token)
+        except UnsignableRequest as error:  # however often it comes
+            raise MessageRefused("event_unmintable", str(error)) from error
 
     def _token(self, lifetime: int, **claims: Any) -> TransactionToken:
         """Ours, from now on, for ``lifetime`` seconds."""

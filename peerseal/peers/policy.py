@@ -1,12 +1,12 @@
 """Who may call, and with which scopes: default deny."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from peerseal.errors import ConfigurationError
+from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.names import check_service, qualify, split_service_id
-from peerseal.protocol.policies import ANYONE, CallPolicy
+from peerseal.protocol.policies import ANYONE, CallPolicy, check_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,10 @@ class AllowPolicy:
 
     @classmethod
     def of(cls, allow: Mapping[str, Iterable[str]], domain: str) -> Self:
-        """From what code says: short names, service ids or ``"*"``, each with its scopes.
-
-        Raises ConfigurationError for scopes given as one string, InvalidName for a name that is none.
-        """
-        check_allow(allow)
-        callers = {qualify(caller, domain): frozenset(allow[caller]) for caller in allow if caller != ANYONE}
-        return cls(callers, frozenset(allow[ANYONE]) if ANYONE in allow else None, domain)
+        """From what code says: short names, service ids or ``"*"``, each with its scopes. Raises as `read_allow`."""
+        callers = read_allow(allow)
+        anyone = callers.pop(ANYONE, None)
+        return cls({qualify(caller, domain): scopes for caller, scopes in callers.items()}, anyone, domain)
 
     def within(self, laid_down: CallPolicy) -> Self:
         """What this and a policy of the registry both allow. The registry speaks for its own domain only: it allows a
@@ -50,11 +47,24 @@ class AllowPolicy:
         return scopes
 
 
-def check_allow(allow: Mapping[str, Iterable[str]]) -> None:
-    """What can be said of it before the trust domain is known: mistakes are to show at the start, not at the first
-    call. Raises ConfigurationError for scopes given as one string, InvalidName for a name that is none."""
-    for caller, scopes in allow.items():
-        if isinstance(scopes, str):
-            raise ConfigurationError(f"the scopes of {caller} are one string; give a set")
-        if caller != ANYONE:
-            split_service_id(caller) if "/" in caller else check_service(caller)
+def read_allow(allow: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+    """What code says, as far as it can be judged before the trust domain is known: mistakes are to show at the start,
+    not at the first call. Raises ConfigurationError for scopes given as one string, or a text that is no scope (an
+    empty one would be needed by nothing and open what needs none), InvalidName for a name that is none."""
+    return {_caller(caller): frozenset(_scopes(caller, scopes)) for caller, scopes in allow.items()}
+
+
+def _caller(name: str) -> str:
+    if name != ANYONE:
+        split_service_id(name) if "/" in name else check_service(name)
+    return name
+
+
+def _scopes(caller: str, scopes: Iterable[str]) -> Iterator[str]:
+    if isinstance(scopes, str):
+        raise ConfigurationError(f"the scopes of {caller} are one string; give a set")
+    for scope in scopes:
+        try:
+            yield check_scope(scope)
+        except MalformedToken as error:
+            raise ConfigurationError(f"{caller} is given {scope!r}, which is no scope") from error

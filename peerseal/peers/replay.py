@@ -97,9 +97,13 @@ class FileReplayGuard:
         """See ReplayGuard. Raises TrustUnavailable where the file cannot be written: fail closed."""
         token = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=16).digest()
         try:
-            with self._lock:
+            if not self._lock.acquire(timeout=self.BUSY_TIMEOUT):  # or each thread would wait behind the other
+                raise TrustUnavailable("the replay guard is busy", retry_after=1)
+            try:
                 inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
                 return inserted.rowcount == 1
+            finally:
+                self._lock.release()
         except (sqlite3.Error, OSError) as error:
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
 

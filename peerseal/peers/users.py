@@ -18,6 +18,7 @@ from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
 from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims
 from peerseal.protocol.policies import UserIssuer, check_scope
+from peerseal.protocol.transactions import check_user
 
 _NO_FILES: Mapping[str, str | os.PathLike[str]] = MappingProxyType({})
 
@@ -77,7 +78,7 @@ class UserVerifier:
         verified = self._issuer(named, issuers).verify(unverified, audience=named.audience)
         token_id = verified.claims.get("jti")
         return User(
-            verified.subject,
+            check_user(verified.subject),
             verified.issuer,
             scopes_of(verified),
             token_id if type(token_id) is str and len(token_id) <= 200 else None,

@@ -36,7 +36,7 @@ from peerseal.errors import (
 )
 from peerseal.peers.context import Transaction
 from peerseal.peers.headers import GoodHeaders
-from peerseal.peers.policy import AllowPolicy, check_allow
+from peerseal.peers.policy import AllowPolicy, read_allow
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
 from peerseal.peers.trusted import KeySource, TrustedKey, check_window
@@ -101,10 +101,9 @@ class Verifier:
         max_lifetime: int = REQUEST_LIFETIME_CAP,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_allow(allow)
         self._trust = trust
         self._audience = audience
-        self._allow = allow
+        self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
         self._leeway = leeway
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)

@@ -17,7 +17,7 @@ from peerseal.protocol.claims import LATEST_TIME, claim, exactly
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.policies import AUDIENCE, SCOPE
 from peerseal.protocol.tokens import check_jti
-from peerseal.protocol.transactions import ID, MAX_USER, facts_claim
+from peerseal.protocol.transactions import ID, check_user, facts_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600
@@ -104,10 +104,11 @@ def check_event_claims(claims: dict[str, Any]) -> None:
         raise MalformedToken("a claim is of the wrong type")
     if not (0 <= iat <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
         raise MalformedToken("a claim is no time")
-    if not (AUDIENCE.fullmatch(aud) and SCOPE.fullmatch(scope) and 0 < len(sub) <= MAX_USER):
-        raise MalformedToken("aud, scope or sub is none")
+    if not (AUDIENCE.fullmatch(aud) and SCOPE.fullmatch(scope)):
+        raise MalformedToken("aud or scope is none")
     if not (ID.fullmatch(event_id) and ID.fullmatch(transaction_id)):
         raise MalformedToken("an id that is none")
+    check_user(sub)
     check_jti(jti)
 
 

@@ -170,5 +170,5 @@ def _check_url(url: Any) -> None:
     loopback = parts is not None and parts.hostname in ("localhost", "127.0.0.1", "::1")
     if parts is None or parts.scheme not in ("https", *(("http",) if loopback else ())) or not parts.hostname:
         raise MalformedToken("an issuer's URL must be https")
-    if parts.query or parts.fragment or parts.username or not url.isascii() or any(c.isspace() for c in url):
+    if parts.query or "#" in url or parts.username or not url.isascii() or any(c.isspace() for c in url):
         raise MalformedToken("an issuer's URL has more than host and path")

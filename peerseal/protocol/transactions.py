@@ -76,7 +76,7 @@ class TransactionToken:
         return cls(
             issuer=claim(claims, "iss", str),
             audience=claim(claims, "aud", str),
-            user=text_claim(claims, "sub", MAX_USER),
+            user=check_user(claim(claims, "sub", str)),
             id=id_claim(claims, "txn"),
             scopes=_scopes(claim(claims, "scope", str)),
             workload=claim(claims, "req_wl", str),
@@ -95,12 +95,12 @@ def transaction_hash(token: str) -> str:
     return b64url(hashlib.sha256(token.encode("ascii")).digest())
 
 
-def text_claim(claims: Mapping[str, Any], name: str, longest: int) -> str:
-    """A text of so many characters at most, and not none. Raises MalformedToken."""
-    text = claim(claims, name, str)
-    if not 0 < len(text) <= longest:
-        raise MalformedToken(f"claim {name} is empty, or longer than {longest} characters")
-    return text
+def check_user(name: str) -> str:
+    """A user's name itself. Raises MalformedToken for none, one that is too long, and what cannot be printed: a
+    database refuses NUL in a text, and a log shows line breaks as lines of its own."""
+    if not (0 < len(name) <= MAX_USER and name.isprintable()):
+        raise MalformedToken(f"a user's name is empty, longer than {MAX_USER} characters, or not printable")
+    return name
 
 
 def id_claim(claims: Mapping[str, Any], name: str) -> str:
