@@ -221,5 +221,5 @@ class KeyLives(RuleBasedStateMachine):
 
 TestKeyLives: Any = pytest.mark.slow(KeyLives.TestCase)
 TestKeyLives.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
