@@ -257,7 +257,7 @@ def test_a_request_hidden_in_a_refused_body(site: Site) -> None:
 
 
 def minted(client: Identity, name: str) -> str:
-    proven = User(name, "https://login.example.com", frozenset(("use",)), "u", 0, {})
+    proven = User(name, "https://login.example.com", frozenset(("use",)), "u", 2**40, {})
     return client.mint_transaction(proven, scope=["use"]).carry()
 
 

@@ -50,7 +50,7 @@ def test_the_application_reads_the_body_that_was_checked(
 
 
 def test_a_user_goes_along_and_is_gone_after_it(callee: Callee, client: Identity) -> None:
-    user = User("ada", "https://login.example.com", frozenset(("read",)), "u", 0, {})
+    user = User("ada", "https://login.example.com", frozenset(("read",)), "u", 2**40, {})
     transaction = client.mint_transaction(user, scope=["read"])
     with carrying(transaction):
         headers = signed(client, target="/mine", txn_token=transaction.carry())

@@ -30,7 +30,7 @@ def client(registry: MemoryRegistry) -> Identity:
 
 
 def token_for_ada(client: Identity) -> str:
-    proven = User("ada", "https://login.example.com", frozenset(("read",)), "u", 0, {})
+    proven = User("ada", "https://login.example.com", frozenset(("read",)), "u", 2**40, {})
     return client.mint_transaction(proven, scope=["read"]).carry()
 
 

@@ -179,7 +179,7 @@ class Callee:
 
 
 def minted(edge: Identity, name: str) -> Transaction:
-    proven = User(name, "https://login.example.com", frozenset(("read",)), "u", 0, {})
+    proven = User(name, "https://login.example.com", frozenset(("read",)), "u", 2**40, {})
     return edge.mint_transaction(proven, scope=["read"])
 
 

@@ -102,7 +102,7 @@ def test_an_event_says_who_published_it_for_which_user_and_transaction(client: I
 
 
 def test_within_a_transaction_the_event_is_its_users(client: Identity, consumer: Consumer) -> None:
-    user = User("ada", "https://login.example.com", frozenset(("trigger_invoicing",)), "u-1", 0, {})
+    user = User("ada", "https://login.example.com", frozenset(("trigger_invoicing",)), "u-1", 2**40, {})
     with carrying(client.mint_transaction(user, scope=["trigger_invoicing"], transaction_id="t-9")):
         headers = client.sign_event(PAYLOAD, **SENT, event_id="e-1")
         for other in ({"subject": "grace"}, {"transaction_id": "t-8"}):

@@ -213,6 +213,6 @@ def test_a_service_that_is_no_minter_mints_nothing(
     ids=["long facts", "an id with a blank", "no JSON"],
 )
 def test_what_no_callee_would_read_is_not_minted(registry: MemoryRegistry, changes: dict[str, Any]) -> None:
-    user = User("ada", "https://login.example.com", frozenset(("a",)), None, 0, {})
+    user = User("ada", "https://login.example.com", frozenset(("a",)), None, 2**40, {})
     with pytest.raises(UnsignableRequest):
         registry.identity("edge").mint_transaction(user, scope=["a"], **changes)

@@ -56,7 +56,7 @@ def edge() -> Flask:
         name = request.headers.get("X-User")
         transaction = None
         if name:
-            proven = peerseal.User(name, "https://login.example.com", frozenset((SCOPE,)), "u", 0, {})
+            proven = peerseal.User(name, "https://login.example.com", frozenset((SCOPE,)), "u", 2**40, {})
             transaction = identity.mint_transaction(proven, scope=[SCOPE])
         with peerseal.carrying(transaction):
             users = list(pool.map(lambda session: session.get("/user/1").json(), sessions))
