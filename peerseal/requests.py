@@ -11,32 +11,31 @@ content type. An `AuthBase` would run once, while retries and redirects send its
 
 import copy
 import functools
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     InvalidHeader,
-    LocationParseError,
     MaxRetryError,
     NewConnectionError,
     ProtocolError,
     ProxyError,
     ReadTimeoutError,
 )
-from urllib3.util import Url, parse_url
 
 from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
 from peerseal.peers.context import current_transaction
 from peerseal.peers.forks import in_each_child
+from peerseal.peers.origin import Origin
+from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
+from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.tokens import ALWAYS_BOUND
 
@@ -44,7 +43,7 @@ TIMEOUT: Final = (3.05, 10.0)
 """Seconds to connect, and to wait for the next bytes of the answer."""
 
 DEADLINE: Final = 60.0
-"""Seconds for all attempts of one call and the pauses between them."""
+"""Seconds for one call: all its attempts, the pauses between them, and its redirects."""
 
 MAX_BUFFER: Final = 16 * 1024 * 1024
 """Bytes of the longest body that is read into memory: what a callee takes by default."""
@@ -66,9 +65,7 @@ method is idempotent."""
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PIECE = 1 << 16  # bytes read at once
-_PORTS = {"http": 80, "https": 443}
 _Send = Callable[[requests.PreparedRequest], requests.Response]
 
 
@@ -81,59 +78,6 @@ class Signer(Protocol):
         """A request token for one attempt."""
 
 
-class Origin:
-    """A scheme, a host and a port (RFC 6454): one service as this session reaches it.
-
-    ``url`` is the origin, ``prefix`` the path of the base URL, without a slash at its end.
-    """
-
-    def __init__(self, base_url: str) -> None:
-        """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``."""
-        try:
-            parsed = parse_url(base_url)
-        except LocationParseError as error:
-            raise ConfigurationError(f"not a base URL: {error}") from error
-        if parsed.scheme not in _PORTS or not parsed.host or parsed.auth or parsed.query or parsed.fragment:
-            raise ConfigurationError("a base URL is http(s)://host[:port][/path], and nothing else")
-        self._key = _origin_key(parsed)
-        self.url = f"{parsed.scheme}://{parsed.netloc}"
-        self.prefix = _path(parsed).rstrip("/")
-
-    def resolve(self, url: str) -> str:
-        """A URL as the session's methods take it: absolute as it is, anything else as a path below the base URL."""
-        if _SCHEME.match(url):
-            return url
-        return f"{self.url}{self.prefix}{'' if url.startswith('/') else '/'}{url}"
-
-    def holds(self, url: str) -> bool:
-        """Whether the URL is below the base URL, once its dot segments are resolved."""
-        return (self.target(url) or "").startswith(f"{self.prefix}/")
-
-    def target(self, url: str) -> str | None:
-        """The origin-form target that leaves the socket for ``url``; None where it belongs to another origin.
-
-        Paths and queries come in the one spelling that requests, urllib3 and a proxy in between leave alone: without
-        dot segments, escapes in upper case, one slash at the start. Raises UnsignableRequest for a user name in it.
-        """
-        try:
-            parsed = parse_url(url)
-        except LocationParseError:
-            return None  # not one of ours; requests says what is wrong with it
-        if _origin_key(parsed) != self._key:
-            return None
-        if parsed.auth:
-            raise UnsignableRequest("a user name in a URL of a service whose requests are signed")
-        return _path(parsed) + (f"?{parsed.query}" if parsed.query else "")
-
-
-def _origin_key(parsed: Url) -> tuple[str | None, str | None, int | None]:
-    return parsed.scheme, parsed.host, parsed.port or _PORTS.get(parsed.scheme or "")
-
-
-def _path(parsed: Url) -> str:
-    return "/" + (parsed.path or "").lstrip("/")
-
-
 class PeerSession(requests.Session):
     """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
 
@@ -142,11 +86,12 @@ class PeerSession(requests.Session):
     there, redirects included. Redirects within the origin are signed anew.
 
     ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
-    Retry; no attempt begins, nor waits for an answer, later than ``deadline`` seconds after the call began.
-    ``bind_headers`` names request headers to sign, where they are set, besides content-type and content-encoding;
-    ``header`` is the one that the token goes into. A stream or file is read into memory, ``max_buffer`` bytes at most;
-    what can be read only once (a generator, a pipe) is refused unless ``buffer`` is set. A request that
-    cannot be signed as it stands raises UnsignableRequest.
+    Retry. A call ends ``deadline`` seconds after it began, redirects included, however slowly an answer comes in: it
+    raises requests.Timeout. Of a call with ``stream=True`` that holds for the head; the body is the caller's, each read
+    of which waits as long as ``timeout`` says. ``bind_headers`` names request headers to sign, where they are set,
+    besides content-type and content-encoding; ``header`` is the one that the token goes into. A stream or file is read
+    into memory, ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless
+    ``buffer`` is set. A request that cannot be signed as it stands raises UnsignableRequest.
     """
 
     def __init__(
@@ -167,6 +112,7 @@ class PeerSession(requests.Session):
         super().__init__()
         self._origin = Origin(base_url)
         self._timeout = timeout
+        self._deadline = deadline
         self._buffer = buffer
         self._max_buffer = max_buffer
         self._sent_back: WeakSet[requests.PreparedRequest] = WeakSet()
@@ -175,7 +121,6 @@ class PeerSession(requests.Session):
             audience,
             self._origin,
             retries=retries,
-            deadline=deadline,
             bind_headers=bind_headers,
             header=header,
             sleep=sleep,
@@ -196,14 +141,20 @@ class PeerSession(requests.Session):
         return prepared
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """As Session's, with the default timeout, and with a body that can be sent more than once."""
+        """As Session's, with the default timeout, within the deadline, with a body that can be sent more than once."""
         if request in self._sent_back:
             raise UnsignableRequest("another origin redirects to a service whose requests are signed")
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = self._timeout
         if self._origin.target(request.url or "") is not None:
             self._settle_body(request)
-        return super().send(request, **kwargs)
+        with no_longer_than(self._deadline):  # a redirect's comes here again, and has what is left
+            try:
+                return super().send(request, **kwargs)
+            except requests.ConnectionError as error:
+                if time_left() > 0 or not isinstance(_cause(error), ReadTimeoutError):
+                    raise
+                raise requests.ReadTimeout(*error.args, request=request) from error
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """What a redirect means for credentials. One from another origin back to our callee must not be followed: a
@@ -241,7 +192,7 @@ class PeerSession(requests.Session):
         return bytes(content)
 
 
-class SigningAdapter(HTTPAdapter):
+class SigningAdapter(TimedAdapter):
     """Signs each attempt of each request to one origin, and makes the attempts: urllib3 would send a token twice.
 
     A proxy may do so too: nginx sends a request whose connection broke to the next server. A callee that did the first
@@ -256,7 +207,6 @@ class SigningAdapter(HTTPAdapter):
         origin: Origin,
         *,
         retries: int | Retry,
-        deadline: float,
         bind_headers: Collection[str],
         header: str,
         sleep: Callable[[float], None],
@@ -267,7 +217,6 @@ class SigningAdapter(HTTPAdapter):
         self._audience = audience
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
-        self._deadline = deadline
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
         self._header = header
         self._sleep = sleep
@@ -287,11 +236,10 @@ class SigningAdapter(HTTPAdapter):
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
-        ends = time.monotonic() + self._deadline
         send_in_time = functools.partial(super().send, stream=stream, verify=verify, cert=cert, proxies=proxies)
 
         def send(attempt: requests.PreparedRequest) -> requests.Response:
-            return send_in_time(attempt, timeout=_no_longer(timeout, ends - time.monotonic()))
+            return send_in_time(attempt, timeout=_connecting_in_time(timeout))
 
         target = self._origin.target(request.url or "")
         if target is None:
@@ -306,12 +254,12 @@ class SigningAdapter(HTTPAdapter):
                 error.request = request  # not the one with the token
                 policy = _after_error(policy, request, error)
                 pause = policy.get_backoff_time()
-                if time.monotonic() + pause >= ends:
+                if pause >= time_left():
                     raise
             else:
                 response.request = request
                 again = _after_answer(policy, request, response)
-                if again is None or time.monotonic() + again[1] >= ends:
+                if again is None or again[1] >= time_left():
                     return response
                 policy, pause = again
                 response.close()
@@ -374,9 +322,7 @@ def _after_error(policy: Retry, request: requests.PreparedRequest, error: reques
     A connection that was not made is safe to try again. One that broke may have done its work, so the policy asks
     whether the method is idempotent. Anything else (certificates, a proxy that says no) would only happen again.
     """
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
+    cause = _cause(error)
     if isinstance(cause, ProxyError):
         cause = cause.original_error
     if not isinstance(cause, ConnectTimeoutError | NewConnectionError | ReadTimeoutError | ProtocolError):
@@ -403,13 +349,20 @@ def _after_answer(
     return policy, asked or policy.get_backoff_time()
 
 
-def _no_longer(timeout: Any, left: float) -> Any:
-    """The timeout of one attempt, cut to what is left for all; a urllib3 Timeout is taken as it is."""
+def _cause(error: requests.RequestException) -> object:
+    """What urllib3 raised."""
+    cause = error.args[0] if error.args else None
+    return cause.reason if isinstance(cause, MaxRetryError) else cause
+
+
+def _connecting_in_time(timeout: Any) -> Any:
+    """The timeout of one attempt, with no longer to connect than is left; a urllib3 Timeout is taken as it is. Reads
+    look to it themselves, so that those of a stream have their whole timeout."""
     if not (timeout is None or isinstance(timeout, tuple | int | float)):
         return timeout
     connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-    left = max(left, 0.001)
-    return min(connect or left, left), min(read or left, left)
+    left = max(time_left(), 0.001)
+    return min(connect or left, left), read
 
 
 def _stripped(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -10,25 +10,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from http.client import HTTPResponse
-from io import BufferedReader, RawIOBase
-from socket import SHUT_RDWR, SocketIO, socket
-from typing import Any, Protocol, TypeVar, cast
+from socket import SHUT_RDWR, socket
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
-from peerseal.peers.patience import time_left
+from peerseal.peers.patience import no_longer_than, time_left
+from peerseal.peers.timed import TimedAdapter, noting_connections
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -189,39 +185,38 @@ class HttpFetcher:
         limits, url, left = self._limits, base + path, time_left()
         if left <= 0:
             raise AnswerTooSlow(f"{method} {url}: no time is left for it")
-        _call_of_this_thread.kept, _call_of_this_thread.read = self._kept if wait else set(), ()
-        deadline = _call_of_this_thread.deadline = time.monotonic() + min(limits.total_timeout + wait, left)
+        noting = noting_connections(self._kept) if wait else nullcontext()
         try:
-            with self._pool().request(
-                method,
-                url,
-                data=body,
-                headers=dict(headers or {}),
-                timeout=(min(limits.connect_timeout, left), min(limits.read_timeout + wait, left)),
-                allow_redirects=False,
-                stream=True,
-                verify=self._ca_file,  # said here: of a session's own, REQUESTS_CA_BUNDLE would take the place
-            ) as response:
-                content = self._read(response, deadline)
+            with (
+                no_longer_than(limits.total_timeout + wait),
+                noting,
+                self._pool().request(
+                    method,
+                    url,
+                    data=body,
+                    headers=dict(headers or {}),
+                    timeout=(min(limits.connect_timeout, left), min(limits.read_timeout + wait, left)),
+                    allow_redirects=False,
+                    stream=True,
+                    verify=self._ca_file,  # said here: of a session's own, REQUESTS_CA_BUNDLE would take the place
+                ) as response,
+            ):
+                content = self._read(response)
                 names = {name.lower(): value for name, value in response.headers.items()}
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             kind = AnswerTooSlow if _is_slow(error) else FetchError
             raise kind(f"{method} {url}: {type(error).__name__}") from error
-        finally:
-            self._kept.difference_update(_call_of_this_thread.read)
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
 
-    def _read(self, response: requests.Response, deadline: float) -> bytes:
-        """All bytes, as they come: a read of a fixed size would wait for slow ones past the deadline."""
+    def _read(self, response: requests.Response) -> bytes:
+        """All bytes, as they come: of more than agreed no more is read."""
         parts, size = [], 0
         while part := response.raw.read1(_CHUNK, decode_content=True):
             size += len(part)
             if size > self._limits.max_bytes:
                 raise AnswerTooLarge("the answer is larger than agreed")
-            if time.monotonic() > deadline:
-                raise AnswerTooSlow("the answer took longer than agreed")
             parts.append(part)
         return b"".join(parts)
 
@@ -232,7 +227,7 @@ class HttpFetcher:
                 self._session, self._pid = requests.Session(), os.getpid()
                 self._session.auth = _no_auth
                 for scheme in ("http://", "https://"):
-                    self._session.mount(scheme, _TimedAdapter())
+                    self._session.mount(scheme, TimedAdapter())
             return self._session
 
     def _forget_lock(self) -> None:
@@ -276,62 +271,3 @@ def _base_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")
-
-
-# What follows bounds the head of an answer in time: a socket's timeout, and so that of `requests`, begins anew with
-# every byte.
-
-_call_of_this_thread = threading.local()
-
-
-class _TimedReader(RawIOBase):
-    """Reads from a connection until the deadline of this thread's call."""
-
-    def __init__(self, connection: socket, raw: SocketIO) -> None:
-        self._connection = connection
-        self._raw = raw
-        self._deadline: float = _call_of_this_thread.deadline
-        _call_of_this_thread.read = (connection,)
-        _call_of_this_thread.kept.add(connection)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer took longer than agreed")
-        self._connection.settimeout(min(left, self._connection.gettimeout() or left))
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(HTTPResponse):
-    def __init__(self, sock: socket, *arguments: Any, **options: Any) -> None:
-        super().__init__(sock, *arguments, **options)
-        self.fp = BufferedReader(_TimedReader(sock, cast(SocketIO, self.fp.detach())))
-
-
-class _TimedHTTPConnection(HTTPConnection):
-    response_class = _TimedResponse
-
-
-class _TimedHTTPSConnection(HTTPSConnection):
-    response_class = _TimedResponse
-
-
-class _TimedHTTPPool(HTTPConnectionPool):
-    ConnectionCls = _TimedHTTPConnection
-
-
-class _TimedHTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _TimedHTTPSConnection
-
-
-class _TimedAdapter(HTTPAdapter):
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _TimedHTTPPool, "https": _TimedHTTPSPool}

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from urllib3 import Retry
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
+from peerseal.peers.origin import Origin
 from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.protocol.encoding import digest_header
-from peerseal.requests import MAX_BUFFER, RETRIES, Origin, PeerSession
+from peerseal.requests import MAX_BUFFER, RETRIES, PeerSession
 from tests.support.wire import DOMAIN, NOW, RESET, Answer, Keys, RawServer, Seen, Service, raw_server
 
 SessionFor = Callable[..., PeerSession]
@@ -573,10 +574,15 @@ def test_a_timeout_of_the_answer_is_tried_again_only_where_that_is_safe(
 
 
 def test_no_attempt_begins_after_the_deadline_of_the_call(session_for: SessionFor, server: RawServer) -> None:
-    session = session_for(server, deadline=0.0)
-    server.script[:] = [Answer(503), Answer(200)]
-    assert session.get("/a").status_code == 503
-    assert len(server.seen) == 1
+    def late(seen: Seen) -> Answer:
+        time.sleep(0.1)
+        return Answer(503)
+
+    session = session_for(server, deadline=0.25, retries=Retry(9, status_forcelist=[503]))
+    server.script[:] = [late] * 9
+    with pytest.raises(requests.ReadTimeout):
+        session.get("/a")
+    assert len(server.seen) <= 3
 
 
 def test_no_pause_leads_beyond_the_deadline_of_the_call(session_for: SessionFor, server: RawServer) -> None:

@@ -1,0 +1,64 @@
+"""What a URL means for a session that signs for one service: whose it is, and the target that is signed."""
+
+import re
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
+
+from peerseal.errors import ConfigurationError, UnsignableRequest
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PORTS = {"http": 80, "https": 443}
+
+
+class Origin:
+    """A scheme, a host and a port (RFC 6454): one service as this session reaches it.
+
+    ``url`` is the origin, ``prefix`` the path of the base URL, without a slash at its end.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``."""
+        try:
+            parsed = parse_url(base_url)
+        except LocationParseError as error:
+            raise ConfigurationError(f"not a base URL: {error}") from error
+        if parsed.scheme not in _PORTS or not parsed.host or parsed.auth or parsed.query or parsed.fragment:
+            raise ConfigurationError("a base URL is http(s)://host[:port][/path], and nothing else")
+        self._key = _origin_key(parsed)
+        self.url = f"{parsed.scheme}://{parsed.netloc}"
+        self.prefix = _path(parsed).rstrip("/")
+
+    def resolve(self, url: str) -> str:
+        """A URL as the session's methods take it: absolute as it is, anything else as a path below the base URL."""
+        if _SCHEME.match(url):
+            return url
+        return f"{self.url}{self.prefix}{'' if url.startswith('/') else '/'}{url}"
+
+    def holds(self, url: str) -> bool:
+        """Whether the URL is below the base URL, once its dot segments are resolved."""
+        return (self.target(url) or "").startswith(f"{self.prefix}/")
+
+    def target(self, url: str) -> str | None:
+        """The origin-form target that leaves the socket for ``url``; None where it belongs to another origin.
+
+        Paths and queries come in the one spelling that requests, urllib3 and a proxy in between leave alone: without
+        dot segments, escapes in upper case, one slash at the start. Raises UnsignableRequest for a user name in it.
+        """
+        try:
+            parsed = parse_url(url)
+        except LocationParseError:
+            return None  # not one of ours; requests says what is wrong with it
+        if _origin_key(parsed) != self._key:
+            return None
+        if parsed.auth:
+            raise UnsignableRequest("a user name in a URL of a service whose requests are signed")
+        return _path(parsed) + (f"?{parsed.query}" if parsed.query else "")
+
+
+def _origin_key(parsed: Url) -> tuple[str | None, str | None, int | None]:
+    return parsed.scheme, parsed.host, parsed.port or _PORTS.get(parsed.scheme or "")
+
+
+def _path(parsed: Url) -> str:
+    return "/" + (parsed.path or "").lstrip("/")
