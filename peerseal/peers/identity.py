@@ -291,8 +291,8 @@ class Identity:
 
         ``scope`` is what may be done in it: no more than the user's token allows, else InsufficientScope. ``facts``
         must not change on the way, 1 KiB at most. ``workload`` is the service that asked for it, this one by default.
-        ``lifetime`` is 15 minutes at most. Raises CallerNotAllowed where the domain's settings do not list this service
-        as a minter, UnsignableRequest or TrustUnavailable.
+        ``lifetime`` is 15 minutes at most. Raises Expired once the user's token has ended, CallerNotAllowed where the
+        domain's settings do not list this service as a minter, UnsignableRequest or TrustUnavailable.
         """
         return self._minter.for_user(
             user, frozenset(scope), facts or {}, transaction_id, workload, int(lifetime.total_seconds())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from peerseal.errors import CallerNotAllowed, InsufficientScope, MessageRefused, UnsignableRequest
+from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, MessageRefused, UnsignableRequest
 from peerseal.peers.context import Transaction
 from peerseal.peers.events import Event
 from peerseal.peers.keyfolder import HeldKey
@@ -18,7 +18,7 @@ from peerseal.peers.transactions import transaction_of
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens import LEEWAY, new_jti
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP, TransactionToken
 
 _RENEWED_BEFORE_END = 60
@@ -55,6 +55,8 @@ class Minter:
         domain, us = self._trust.domain, self._us()
         if us not in self._trust.settings().minters:
             raise CallerNotAllowed(f"{us} is not among the domain's minters")
+        if self._clock() >= user.expires_at + LEEWAY:  # who keeps a User in a session of its own must ask anew
+            raise Expired("the user's token has ended")
         if not scopes <= user.scopes:
             raise InsufficientScope(f"the user's token does not allow {' '.join(sorted(scopes - user.scopes))}")
         if not 0 < lifetime <= TRANSACTION_LIFETIME_CAP:
@@ -98,7 +100,7 @@ class Minter:
         )
         try:
             return self._signer.transaction(self._signing_key(), token)
-        except UnsignableRequest as error:  # however often it comes
+        except UnsignableRequest as error:  # no later attempt would do better
             raise MessageRefused("event_unmintable", str(error)) from error
 
     def _token(self, lifetime: int, **claims: Any) -> TransactionToken:
