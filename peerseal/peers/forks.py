@@ -1,39 +1,26 @@
 """What must begin anew in a forked child: threads are gone there, and a lock that one of them held stays locked."""
 
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable
-from functools import cache
 
-_in_children: dict[int, weakref.WeakMethod[Callable[[], None]]] = {}
+log = logging.getLogger("peerseal.forks")
 
-
-def in_each_child(method: Callable[[], None]) -> None:
-    """Call the bound ``method`` in every process forked from now on, as long as its object lives; nothing stays of it
-    then: there may be a session for each request."""
-    _hook()
-    reference = weakref.WeakMethod(method)
-    _in_children[id(reference)] = reference
-    weakref.finalize(method.__self__, _in_children.pop, id(reference), None).atexit = False  # type: ignore[attr-defined]
+Hook = Callable[[], None]
+"""A bound method, which is called as long as its object lives. Nothing stays of it then: there may be a session for
+each request."""
 
 
-@cache
-def _hook() -> None:
-    os.register_at_fork(after_in_child=_call_in_child)
+def in_each_child(method: Hook) -> None:
+    """Call ``method`` in every process forked from now on."""
+    _add(in_child=method)
 
 
-def _call_in_child() -> None:
-    for reference in list(_in_children.values()):
-        method = reference()
-        if method is not None:
-            method()
-
-
-def around_each_fork(before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Call the bound method ``before`` in this process before every fork from now on, and ``after`` in both processes
-    after it, as long as their object lives."""
-    os.register_at_fork(before=_weakly(before), after_in_parent=_weakly(after), after_in_child=_weakly(after))
+def around_each_fork(before: Hook, after: Hook) -> None:
+    """Call ``before`` in this process before every fork from now on, and ``after`` in both processes after it."""
+    _add(before=before, in_parent=after, in_child=after)
 
 
 class BackgroundWork:
@@ -49,11 +36,7 @@ class BackgroundWork:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held_for_fork = False
-        os.register_at_fork(
-            before=_weakly(self._before_fork),
-            after_in_parent=_weakly(self._after_in_parent),
-            after_in_child=_weakly(self._after_in_child),
-        )
+        _add(before=self._before_fork, in_parent=self._after_in_parent, in_child=self._after_in_child)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -72,12 +55,40 @@ class BackgroundWork:
         self._lock = threading.Lock()
 
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    reference = weakref.WeakMethod(method)
+class _Hooks:
+    """Those of one moment, in the order in which they came."""
 
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
+    def __init__(self) -> None:
+        self._methods: dict[int, weakref.WeakMethod[Hook]] = {}
 
-    return call
+    def add(self, method: Hook) -> None:
+        reference = weakref.WeakMethod(method, lambda gone: self._methods.pop(id(gone), None))
+        self._methods[id(reference)] = reference
+
+    def call(self, *, last_first: bool = False) -> None:
+        """Each of them, whatever becomes of the others."""
+        references = list(self._methods.values())
+        for reference in reversed(references) if last_first else references:
+            method = reference()
+            try:
+                if method is not None:
+                    method()
+            except Exception:
+                log.exception("at a fork: %r", reference)
+
+
+_before, _in_parent, _in_child = _Hooks(), _Hooks(), _Hooks()
+_hooked = threading.Lock()
+"""Taken by the first who adds a hook, for ever: the interpreter forgets none that it was given, so it has only ours."""
+
+
+def _add(*, before: Hook | None = None, in_parent: Hook | None = None, in_child: Hook) -> None:
+    if _hooked.acquire(blocking=False):
+        os.register_at_fork(
+            before=lambda: _before.call(last_first=True),
+            after_in_parent=_in_parent.call,
+            after_in_child=_in_child.call,
+        )
+    for hooks, method in ((_before, before), (_in_parent, in_parent), (_in_child, in_child)):
+        if method is not None:
+            hooks.add(method)

@@ -232,9 +232,13 @@ class KeyShelf:
 
     def _forget_strangers(self) -> None:
         """Make room: names that nobody registered, which anyone can make up where the whole domain may call."""
-        for slot in list(self._slots.values()):
-            if slot.known is None and not slot.lock.locked():
-                self._slots.pop(slot.service_id, None)
+        for slot in self.slots():
+            if slot.known is None and slot.lock.acquire(blocking=False):  # nobody fetches it this moment
+                try:
+                    if slot.known is None:
+                        self._slots.pop(slot.service_id, None)
+                finally:
+                    slot.lock.release()
 
     # ---- documents
 
@@ -340,10 +344,14 @@ class KeyShelf:
         return known is None or now >= slot.good_until or now + self._limits.offline_limit >= known.expires_at
 
     def _believe(self, slot: Slot, known: KnownService) -> None:
-        """Take over what is known of a service now. New keys go in before old ones go out."""
-        before = slot.known.keys if slot.known else {}
-        if self._slots.setdefault(slot.service_id, slot) is not slot:  # forgotten unlocked, and made anew
+        """Take over what is known of a service now, with ``slot.lock`` held. New keys go in before old ones go out.
+
+        Raises TrustUnavailable for a slot that was forgotten before its lock was taken, where there is another one by
+        now: nobody would follow what this one holds.
+        """
+        if self._slots.setdefault(slot.service_id, slot) is not slot:
             raise TrustUnavailable(f"another thread asks for the keys of {slot.service_id}", retry_after=1)
+        before = slot.known.keys if slot.known else {}
         slot.known = known
         if known.covered >= slot.pending:
             slot.pending = 0

@@ -82,7 +82,9 @@ class FileReplayGuard:
     """Seconds after which what has expired is forgotten, and the file opened anew: one that somebody removed meanwhile
     would remember for this worker alone."""
     BUSY_TIMEOUT = 2.0
-    """Seconds to wait for another worker's insert, which takes some microseconds; then the answer is 503."""
+    """Seconds to wait for another worker's insert, which takes some microseconds; then the answer is 503. A thread of
+    this process is waited for no longer: where a worker that holds the file has stopped, each thread would else wait
+    for all those before it, one after the other."""
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         """``path`` is made on first use, mode 0600, in a folder that must exist."""
@@ -96,16 +98,15 @@ class FileReplayGuard:
     def claim(self, issuer: str, jti: str, until: float) -> bool:
         """See ReplayGuard. Raises TrustUnavailable where the file cannot be written: fail closed."""
         token = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=16).digest()
+        if not self._lock.acquire(timeout=self.BUSY_TIMEOUT):
+            raise TrustUnavailable("the replay guard is busy", retry_after=1)
         try:
-            if not self._lock.acquire(timeout=self.BUSY_TIMEOUT):  # or each thread would wait behind the other
-                raise TrustUnavailable("the replay guard is busy", retry_after=1)
-            try:
-                inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
-                return inserted.rowcount == 1
-            finally:
-                self._lock.release()
+            inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
+            return inserted.rowcount == 1
         except (sqlite3.Error, OSError) as error:
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Give the file back; the next claim opens it again."""
