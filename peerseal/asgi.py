@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from peerseal.asynchronous import AsyncVerifier
@@ -55,6 +56,9 @@ _READ_FIRST = 64 * 1024
 is verified once more: strangers must not make a service hold megabytes."""
 _ODD = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
 """What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
+_PATTERN = re.compile(r"[{}<>*?%]")
+"""Of patterns, queries and escapes: a path with one of these would stand for nothing that is meant by it."""
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 _NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
@@ -84,10 +88,10 @@ class PeerAuth:
 
     ``needs`` maps paths to what they need, each with everything below it; the longest one counts, and paths that could
     be read in two ways (dot segments, two slashes in a row, backslashes, control characters) are nobody's. Or it is a
-    function of method and path. Either way the path is decoded, and below ``root_path``, as frameworks route it.
-    ``external_prefix`` is the path that a proxy in front strips, if the server's ``root_path`` does not say it; the
-    identity's by default. The other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first
-    request.
+    function of method and path. Either way the path is decoded, and below the server's ``root_path``, as frameworks
+    route it; what one of them would read otherwise, by a ``root_path`` of its own, is nobody's. ``external_prefix`` is
+    the path that a proxy in front strips, if the server's ``root_path`` does not say it; the identity's by default. The
+    other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first request.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class PeerAuth:
         self._external_prefix = check_external_prefix(prefix)
         self._verifier = AsyncVerifier(verifier or verifier_of(identity, allow, replay))
         self._record = Record()
-        self._long_bodies: set[str] = set()
+        self._read_for: set[str] = set()
 
     @property
     def refusals(self) -> Counter[str]:
@@ -121,18 +125,32 @@ class PeerAuth:
         return self._record.counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, one WebSocket, or the application's life."""
-        if scope["type"] == "lifespan":
+        """One request, one WebSocket, or the application's life. Raises RuntimeError for any other kind of connection,
+        as ASGI asks of whoever does not know it: nobody could say who calls there."""
+        kind = scope["type"]
+        if kind == "lifespan":
             return await self._app(scope, receive, send)
-        if scope["type"] not in ("http", "websocket"):
-            raise RuntimeError("a kind of connection of which nobody knows who calls")
+        if kind not in ("http", "websocket"):
+            raise RuntimeError(f"a connection of the kind {kind!r}: nobody knows who calls")
         call = _Call(_headers(scope), send, self._header, self._record, self._report_only)
-        need = _NOBODY
-        if not _strips_more(self._app, scope):
-            need = self._needs(scope.get("method", "GET"), _route_path(scope))
-        serve = self._http if scope["type"] == "http" else self._websocket
+        serve = self._http if kind == "http" else self._websocket
         with _outside():
-            return await serve(need, call, scope, receive)
+            return await serve(self._need(scope), call, scope, receive)
+
+    def _need(self, scope: Scope) -> Need:
+        """What the path needs. One that a framework would read otherwise than it is told here is nobody's: the need of
+        another path would be asked for."""
+        path: str = scope["path"]
+        told = _route_path(path, scope.get("root_path", ""))
+        for place, root in self._own_roots:
+            if _is_below(told, place) and _route_path(path, root) != _route_path(told, place):
+                return _NOBODY
+        return self._needs(scope.get("method", "GET"), told)
+
+    @cached_property
+    def _own_roots(self) -> tuple[tuple[str, str], ...]:
+        """Looked for at the first request, when all is mounted."""
+        return tuple(_own_roots(self._app))
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = _Body(receive)
@@ -177,29 +195,23 @@ class PeerAuth:
             "scope": need.scope,
         }
         declared = headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > self._max_body:
+        if not _LENGTH.fullmatch(declared) or int(declared) > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-        if not await body.read(min(_READ_FIRST, self._max_body)):
-            await self._check_signer(request)
-            with self._reading(request["token"]):
-                if not await body.read(self._max_body):
-                    raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-        peer = await self._verifier.verify(**request, body=body.content)
+        if await body.read(min(_READ_FIRST, self._max_body)):
+            peer = await self._verifier.verify(**request, body=body.content)
+        else:
+            peer = await self._verified_with_long(body, request)
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer
 
-    @contextmanager
-    def _reading(self, token: str) -> Iterator[None]:
-        """One long body at a time for each token: whoever has read one off the wire must not fill the memory by it."""
-        signed = token.rpartition(".")[0]
-        if signed in self._long_bodies:
-            raise Replayed("a body is being read for it")
-        self._long_bodies.add(signed)
-        try:
-            yield
-        finally:
-            self._long_bodies.discard(signed)
+    async def _verified_with_long(self, body: "_Body", request: dict[str, Any]) -> Peer:
+        """Reads on once all that comes before the body is good, and verifies all anew."""
+        await self._check_signer(request)
+        with self._reading_for(request["token"]):
+            if not await body.read(self._max_body):
+                raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
+            return await self._verifier.verify(**request, body=body.content)
 
     async def _check_signer(self, request: dict[str, Any]) -> None:
         """Passes where only the body is left to be compared. Raises as `Verifier.verify` does."""
@@ -207,6 +219,19 @@ class PeerAuth:
             await self._verifier.verify(**request, body=_not_read)
         except _BodyWanted:
             return
+
+    @contextmanager
+    def _reading_for(self, token: str) -> Iterator[None]:
+        """One body at a time for each token: that one was used shows after its body only, so whoever has read it off
+        the wire could fill the memory. It is known by what is signed: an ES256 signature can be written in two ways."""
+        signed = token.rpartition(".")[0]
+        if signed in self._read_for:
+            raise Replayed("another body is being read for the token")
+        self._read_for.add(signed)
+        try:
+            yield
+        finally:
+            self._read_for.remove(signed)
 
 
 class _Call:
@@ -337,36 +362,38 @@ def _by_path(needs: Mapping[str, Need]) -> Callable[[str, str], Need]:
     """The need of the longest path that the request's is, or lies below. Raises ConfigurationError."""
     if not all(path.startswith("/") for path in needs):
         raise ConfigurationError("paths begin with a slash")
-    if any(set(path) & set("{}<>*") for path in needs):
-        raise ConfigurationError("paths stand for themselves and what is below; for patterns give a function")
+    if any(_PATTERN.search(path) for path in needs):
+        raise ConfigurationError("paths stand for themselves, decoded, and all below; for patterns give a function")
     longest_first = sorted(needs.items(), key=lambda item: -len(item[0].rstrip("/")))
     trunks = [(path.rstrip("/"), need) for path, need in longest_first]
 
     def need_of(_: str, path: str) -> Need:
         if _ODD.search(path):
             return _NOBODY
-        return next((need for trunk, need in trunks if path == trunk or path.startswith(f"{trunk}/")), _NOBODY)
+        return next((need for trunk, need in trunks if _is_below(path, trunk)), _NOBODY)
 
     return need_of
 
 
-def _strips_more(app: Any, scope: Scope) -> bool:
-    """Whether a framework of the application's would strip from this path what is not the server's ``root_path``, as
-    FastAPI does with its option of that name: ``/api/admin`` would be served as ``/admin``, whatever that needs."""
-    path: str = scope["path"]
-    while app is not None:
-        root = getattr(app, "root_path", "")
-        if isinstance(root, str) and root and root != scope.get("root_path", "") and f"{path}/".startswith(f"{root}/"):
-            return True
-        app = getattr(app, "app", None)
-    return False
+def _own_roots(app: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """What takes a root path of its own for the server's, as FastAPI does with its option of that name, at whatever
+    place it is mounted: a request for ``/api/admin`` would be served as ``/admin``. Each place, and that root path."""
+    routes, root, inner = (getattr(app, name, None) for name in ("routes", "root_path", "app"))
+    known = routes if isinstance(routes, list) else None  # Quart's root path is a folder, and it has no routes
+    if known is not None and isinstance(root, str) and root:
+        yield place, root
+    place += getattr(app, "path", "")
+    for below in (known or ()) if inner is None else (inner,):
+        yield from _own_roots(below, place)
 
 
-def _route_path(scope: Scope) -> str:
-    """The path below ``root_path``, which servers and frameworks leave in ``path``."""
-    path: str = scope["path"]
-    root = scope.get("root_path", "")
-    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
+def _route_path(path: str, root: str) -> str:
+    """The path below the root path, which servers and frameworks leave in ``path``."""
+    return path.removeprefix(root) if _is_below(path, root) else path
+
+
+def _is_below(path: str, trunk: str) -> bool:
+    return path == trunk or path.startswith(f"{trunk}/")
 
 
 def _headers(scope: Scope) -> dict[str, str]:

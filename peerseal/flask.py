@@ -10,12 +10,13 @@
         return {"caller": current_peer.service}
 
 One check runs before anything else of the request: before other ``before_request`` functions, before a body is parsed,
-and before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open.
+and before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. View,
+teardown functions and what is streamed run for the request's transaction, and the thread for none between requests.
 """
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -25,19 +26,22 @@ from werkzeug.local import LocalProxy
 
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
-from peerseal.peers.context import begin, current_transaction
+from peerseal.peers.context import Transaction, begin, carrying, current_transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
     from peerseal.peers.identity import Identity
 
 _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"
 _PEER: Final = "peerseal.peer"
-_TRANSACTION: Final = "peerseal.transaction"
+_SERVED: Final = "peerseal.served"
+_BEFORE: Final = "peerseal.before"
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -110,9 +114,12 @@ class PeerAuth:
         )
         app.extensions[_EXTENSION] = gate
         app.before_request(gate.check)
+        app.after_request(_keep_user)
         app.teardown_request(_end_transaction)
-        checks = app.before_request_funcs[None]
+        checks, last = app.before_request_funcs[None], app.after_request_funcs[None]
         checks.insert(0, checks.pop())
+        last.insert(0, last.pop())  # after a request they run from the last to the first
+        app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
         for refusal in REFUSALS:
             app.register_error_handler(refusal, gate.refuse)
 
@@ -190,6 +197,8 @@ class _Gate:
         current: Request = request._get_current_object()  # type: ignore[attr-defined] # each look through the proxy costs
         environ = current.environ
         environ.pop(_PEER, None)
+        if environ.get(_SERVED) != id(environ):
+            environ.setdefault(_BEFORE, current_transaction())
         begin(None)
         need = _need_of_view(self._views, current)
         if need.public:
@@ -205,7 +214,6 @@ class _Gate:
             )
             if need.transaction and (error := lacking_user(peer)):
                 raise error
-            environ[_TRANSACTION] = peer.transaction
             begin(peer.transaction)
         except REFUSALS as error:
             if not self.report_only:
@@ -228,10 +236,53 @@ class _Gate:
         self._record.add(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID"))
 
 
+def _for_nobody(serve: "WSGIApplication") -> "WSGIApplication":
+    """Each call of the application begins for nobody, and gives back what was before: views may call it as well."""
+
+    def serve_for_nobody(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        environ[_SERVED] = id(environ)  # a copy, which a view may push, is not served
+        with carrying(None):
+            return serve(environ, start_response)
+
+    return serve_for_nobody
+
+
 def _end_transaction(_: BaseException | None) -> None:
-    """Not that of another request: a view may push contexts of its own, and one that was left open may end late."""
-    if current_transaction() is request.environ.get(_TRANSACTION):
-        begin(None)
+    """Of a request whose context was pushed by hand, and checked. No other one's: a context that was left open ends
+    while another request is served, which is then the current one."""
+    if _BEFORE in request.environ:
+        begin(request.environ.pop(_BEFORE))
+
+
+def _keep_user(response: Response) -> Response:
+    """The last ``after_request`` function: a streamed body is made once the request is over, and for its user still."""
+    peer: Peer | None = request.environ.get(_PEER)
+    if peer is not None and peer.transaction is not None and response.is_streamed and not response.direct_passthrough:
+        response.response = _Streamed(response.response, peer.transaction)
+    return response
+
+
+class _Streamed:
+    """A body of which each piece is made for a transaction: calls onward for none would not be held to the user's
+    scopes. What else runs on the thread knows nothing of it."""
+
+    def __init__(self, body: Iterable[Any], transaction: Transaction) -> None:
+        self._body = body
+        self._pieces = iter(body)
+        self._transaction = transaction
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        with carrying(self._transaction):
+            return next(self._pieces)
+
+    def close(self) -> None:
+        """Close the body, which may be one that never began."""
+        with carrying(self._transaction):
+            self._pieces = iter(())  # if it is an iterator of the body's own, it ends here, too
+            getattr(self._body, "close", lambda: None)()
 
 
 def _set_mark(view: Any, need: Need) -> None:

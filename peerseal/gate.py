@@ -24,6 +24,7 @@ from peerseal.errors import (
     TokenError,
     TrustUnavailable,
 )
+from peerseal.peers.context import Transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
@@ -77,13 +78,20 @@ def lacking(peer: Peer | None, scope: str, transaction: bool) -> PeersealError |
 
 
 def lacking_user(peer: Peer) -> PeersealError | None:
-    """What is refused where no user stands behind the call. Behind an event of a publisher's own nobody does, though a
-    transaction goes along, in the publisher's name."""
+    """What a call is refused with where a user must stand behind it, and none does."""
     if peer.transaction is None:
         return BadTransactionToken("this is done for users only, and no transaction token came")
-    if peer.transaction.user == peer.transaction.workload:
+    if _is_a_services_own(peer.transaction):
         return BadTransactionToken("this is done for users only, and a service stands behind the transaction")
     return None
+
+
+def _is_a_services_own(transaction: Transaction) -> bool:
+    """An event that a service publishes for no user is in its own name, and so are the transaction that is minted for
+    it, and events and transactions that follow: an id of the domain's, and nobody authenticated it."""
+    domain = transaction.minter.partition("/")[0]
+    own = transaction.user == transaction.workload or transaction.user.startswith(f"{domain}/")
+    return own and not transaction.authentication
 
 
 class Refused(NamedTuple):

@@ -5,6 +5,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 log = logging.getLogger("peerseal.forks")
 
@@ -59,22 +60,25 @@ class _Hooks:
     """Those of one moment, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._methods: dict[int, weakref.WeakMethod[Hook]] = {}
+        self._known: dict[int, tuple[weakref.ref[Any], Callable[[Any], None]]] = {}
 
-    def add(self, method: Hook) -> None:
-        reference = weakref.WeakMethod(method, lambda gone: self._methods.pop(id(gone), None))
-        self._methods[id(reference)] = reference
+    def add(self, method: Any) -> None:
+        owner = weakref.ref(method.__self__, self._forget)
+        self._known[id(owner)] = owner, method.__func__
 
     def call(self, *, last_first: bool = False) -> None:
         """Each of them, whatever becomes of the others."""
-        references = list(self._methods.values())
-        for reference in reversed(references) if last_first else references:
-            method = reference()
+        known = list(self._known.values())
+        for reference, function in reversed(known) if last_first else known:
+            owner = reference()
             try:
-                if method is not None:
-                    method()
+                if owner is not None:
+                    function(owner)
             except Exception:
-                log.exception("at a fork: %r", reference)
+                log.exception("at a fork: %s", function.__qualname__)
+
+    def _forget(self, gone: object) -> None:
+        self._known.pop(id(gone), None)
 
 
 _before, _in_parent, _in_child = _Hooks(), _Hooks(), _Hooks()

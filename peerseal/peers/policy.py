@@ -48,9 +48,12 @@ class AllowPolicy:
 
 
 def read_allow(allow: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
-    """What code says, as far as it can be judged before the trust domain is known: mistakes are to show at the start,
-    not at the first call. Raises ConfigurationError for scopes given as one string, or a text that is no scope (an
-    empty one would be needed by nothing and open what needs none), InvalidName for a name that is none."""
+    """What code says, read once and kept, as far as it can be judged before the trust domain is known: mistakes are to
+    show at the start, not at the first call.
+
+    Raises ConfigurationError for scopes given as one string and for what is no scope, such as the empty text that is
+    left of an unset variable: adapters count on no caller having it. InvalidName for a name that is none.
+    """
     return {_caller(caller): frozenset(_scopes(caller, scopes)) for caller, scopes in allow.items()}
 
 

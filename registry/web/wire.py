@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Response, current_app, request, url_for
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
@@ -20,6 +22,9 @@ from registry.services.registry import Registry
 from registry.services.rendered import Rendered
 from registry.web import counting
 from registry.web.counting import note
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 EXTENSION = "peerseal-registry"
 
@@ -154,25 +159,38 @@ def parameter(name: str) -> str | None:
 
 
 class Published(Response):
-    """An answer that has all its headers."""
+    """An answer that has all its headers, as they go out. They are not its own: nobody adds one."""
+
+    default_mimetype = None
+
+    def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
+        """See Response, which copies them, and corrects what it finds: a tenth of a warm answer."""
+        return self.headers
 
 
 def published(rendered: Rendered, cache_control: str | None = None) -> Response:
     """An answer that caches may keep, or 304 where the asker has it (RFC 9110 section 13.1.2).
 
-    The headers go in as one list: setting them one by one took longer than everything else about a warm answer.
+    The headers are made once for each answer: to set them took longer than everything else about a warm one.
     """
     if cache_control is None:
         limits = registry().settings.limits
         cache_control = f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
-    headers = [*_SECURITY, ("ETag", rendered.etag), ("Cache-Control", cache_control)]
     environ = request.environ
     known = environ.get("HTTP_IF_NONE_MATCH")
     if known is not None and (known == rendered.etag or request.if_none_match.contains_weak(rendered.etag[1:-1])):
         note(environ, 304)
-        return Published(status=304, headers=headers)
+        return Published(status=304, headers=_settled(rendered.etag, cache_control))
     note(environ, 200)
-    return Published(rendered.body, headers=[*headers, ("Content-Type", rendered.content_type)])
+    headers = _settled(rendered.etag, cache_control, rendered.content_type, len(rendered.body))
+    return Published([rendered.body], headers=headers)
+
+
+@lru_cache(4096)
+def _settled(etag: str, cache_control: str, content_type: str | None = None, length: int = 0) -> Headers:
+    headers = [*_SECURITY, ("ETag", etag), ("Cache-Control", cache_control)]
+    content = [] if content_type is None else [("Content-Type", content_type), ("Content-Length", str(length))]
+    return Headers([*headers, *content])
 
 
 def private_json(value: Any, status: int = 200) -> Response:

@@ -127,6 +127,11 @@ REFUSED: Mapping[str, tuple[Call, int, str]] = {
         413,
         "content_too_large",
     ),
+    "a length that is no number anybody counts to": (
+        lambda c, i: c.call("POST", headers={**signed(i), "content-length": "9" * 5000}),
+        413,
+        "content_too_large",
+    ),
     "a length that is none": (
         lambda c, i: c.call("POST", headers={**signed(i), "content-length": "-1"}),
         413,
@@ -327,6 +332,13 @@ def test_the_applications_life_goes_on(callee: Callee) -> None:
     assert callee.seen == [{"type": "lifespan"}]
 
 
+@pytest.mark.parametrize("kind", ["webtransport", "HTTP", ""])
+def test_a_kind_of_connection_that_nobody_knows_does_not_reach_the_application(callee: Callee, kind: str) -> None:
+    with pytest.raises(RuntimeError, match="nobody knows who calls"):
+        asyncio.run(callee.auth({"type": kind, "path": "/healthz", "headers": []}, nothing, nothing))
+    assert callee.seen == []
+
+
 async def nothing(*_: Any) -> None:
     return
 
@@ -336,3 +348,30 @@ def test_a_gate_without_anybody_to_ask_is_refused() -> None:
         PeerAuth(nothing)
     with pytest.raises(ConfigurationError):
         PeerAuth(nothing, needs={"healthz": PUBLIC})
+
+
+@pytest.mark.parametrize(
+    "path", ["/orders/{id}", "/orders/{id:int}/refund", "/orders/<id>", "/static/*", "/orders?dry=1", "/caf%C3%A9"]
+)
+def test_a_path_in_needs_that_would_stand_for_others_is_a_mistake(registry: MemoryRegistry, path: str) -> None:
+    with pytest.raises(ConfigurationError, match="patterns"):
+        Callee(registry, needs={"/": Need("read"), path: Need("admin")})
+
+
+@pytest.mark.parametrize("scopes", [[""], ["read", "write orders"], ["read\n"], [None]])
+def test_what_is_no_scope_is_told_at_the_start(registry: MemoryRegistry, scopes: Any) -> None:
+    with pytest.raises(ConfigurationError, match="no scope"):
+        Callee(registry, allow={"client": scopes})
+
+
+def test_a_service_that_publishes_for_nobody_is_no_user(registry: MemoryRegistry, client: Identity) -> None:
+    callee = Callee(registry)
+    nobodys = own_event(registry, "client", client)
+    with carrying(client.transaction_for_event(nobodys)):  # its consumer publishes in turn
+        followed = own_event(registry, "client", client)
+    for event in (nobodys, followed):
+        transaction = client.transaction_for_event(event)
+        assert transaction is not None
+        answer = callee.call(target="/mine", headers=signed(client, target="/mine", txn_token=transaction.carry()))
+        assert (answer.status, answer.json["code"]) == (401, "bad_transaction_token")
+        assert callee.call(headers=signed(client, txn_token=transaction.carry())).status == 200

@@ -204,16 +204,20 @@ def test_however_a_request_ends_its_user_is_gone(callee: Callee, edge: Identity,
     assert answer.data
     assert user() is None
     if target == "/stream":
-        assert answer.data == b"NoneNoneNone", "what is streamed comes after the request"
+        assert answer.data == b"adaadaada", "what is streamed comes after the request, and is of it"
     if target == "/public":
         assert answer.json == {"user": None}, "nobody was verified"
 
 
 def test_a_refused_request_is_for_nobody(callee: Callee, edge: Identity) -> None:
+    seen: list[str | None] = []
+    callee.app.teardown_request(lambda _: seen.append(user()))
     with carrying(minted(edge, "ada")):  # as a thread might that another framework left so
         answer = callee.app.test_client().get("/user", environ_overrides={"RAW_URI": "/user"})
         assert answer.status_code == 401
-        assert user() is None
+        assert callee.get(edge, "/user").json == {"user": None}
+        assert seen == [None, None]
+        assert user() == "ada", "which is that framework's own to end"
 
 
 # ---- outgoing calls
