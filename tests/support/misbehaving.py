@@ -1,6 +1,7 @@
 """Servers that misbehave, on real sockets."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,14 +19,15 @@ class Misbehaving:
 
 
 @contextmanager
-def misbehaving(behave: Behaviour) -> Iterator[Misbehaving]:
+def misbehaving(behave: Behaviour, tls: ssl.SSLContext | None = None) -> Iterator[Misbehaving]:
     """A server that does that to every connection once the request is there, to many at once."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    server = Misbehaving(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    scheme = "http" if tls is None else "https"
+    server = Misbehaving(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}")
 
-    def answer(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            connection.settimeout(5)
+    def answer(accepted: socket.socket) -> None:
+        accepted.settimeout(5)
+        with suppress(OSError), accepted if tls is None else tls.wrap_socket(accepted, server_side=True) as connection:
             connection.recv(65536)
             server.asked += 1
             behave(connection)
