@@ -14,9 +14,10 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.merkle import Frontier
 from peerseal.protocol.names import registry_id
 from registry.domain.errors import StorageUnavailable, Unavailable
+from registry.services.high_water import HighWater
 from registry.services.keyfiles import read_key_pair, read_ledger_key
 from registry.settings import Settings
-from registry.storage import documents
+from registry.storage import documents, ledger
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class AuthoritySource:
         self._settings = settings
         self._store = store
         self._clock = clock
+        self._high_water = HighWater(settings.home)
         self._read_keys()
         self._known: Authority | None = None
         self._files: object = None
@@ -94,14 +96,16 @@ class AuthoritySource:
     def current(self) -> Authority:
         """The authority in force. With the database down, the one known before.
 
-        Raises NotInitialised, StorageUnavailable, or ConfigurationError for another domain than the one configured.
+        Raises NotInitialised, StorageUnavailable, LedgerContradicted for a ledger that is shorter than it was, or
+        ConfigurationError for another domain than the one configured.
         """
         known, now = self._known, self._clock()
         if known is not None and now < self._looked_at + self._settings.limits.registry_keys_cached:
             return known
         try:
             with self._store.look() as connection:
-                jws = documents.newest(connection)
+                jws, size = documents.newest(connection), ledger.head(connection)
+            self._high_water.reach(size)
         except StorageUnavailable:
             if known is None:
                 raise

@@ -17,9 +17,10 @@ from peerseal.protocol.ledger import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
 from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
 from registry.services import keyfiles
 from registry.services.authority import RENEW_BEFORE
+from registry.services.high_water import HighWater
 from registry.services.operators import LOCAL, Operators, Role
 from registry.settings import Settings
-from registry.storage import audit, documents, services
+from registry.storage import audit, documents, ledger, services
 from registry.storage.ledger import Change, append
 from registry.storage.migrate import migrate
 from registry.storage.unit import Store
@@ -56,11 +57,13 @@ def initialise(
     """Makes the schema, the keys, the root-signed document and the first operator token where they are missing.
 
     A domain is needed the first time, and must be the same later: ``domain``, or the one in the settings;
-    ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError or InvalidName.
+    ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError, InvalidName, or
+    LedgerContradicted for a ledger that is shorter than it was.
     """
     migrate(store.engine)
     with store.read() as connection:
-        known_jws = documents.newest(connection)
+        known_jws, size = documents.newest(connection), ledger.head(connection)
+    HighWater(settings.home).check(size)
     known = None if known_jws is None else decode_document(known_jws)
     domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
     if known is not None:

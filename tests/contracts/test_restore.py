@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, insert, select, update
 
 from peerseal import TrustStore
-from peerseal.errors import FetchError, RevokedKey, TrustUnavailable
+from peerseal.errors import ConfigurationError, FetchError, RevokedKey, TrustUnavailable
 from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint, tile_path
 from peerseal.protocol.documents import DomainDocument, PolicyDocument
 from peerseal.protocol.join import JoinToken
@@ -27,6 +27,7 @@ from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
 from registry.services import keyfiles
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
+from registry.services.high_water import HighWater
 from registry.services.operators import Role
 from registry.services.public_copy import RestoreRefused, Source
 from registry.services.restore import CLOSED_FOR, Restored, restore
@@ -196,6 +197,35 @@ def node(registry: Driver, life: Life) -> Iterator[Driver]:
 
 
 # what comes back
+
+
+def test_nothing_is_signed_or_appended_over_a_ledger_that_is_shorter_than_it_was(
+    registry: Driver, clock: Clock, tmp_path: Path
+) -> None:
+    token, backup = registry.join_token("client", uses=2), Backup(registry.store)
+    assert registry.join(key(), "client", token).status_code == 201
+    clock.forward(registry.settings.limits.registry_keys_cached)
+    copy = keep(registry, tmp_path / "copy")
+    backup.come_back(registry.store)
+    clock.forward(registry.settings.limits.registry_keys_cached)
+    assert outcome(registry.join(key(), "client", token)) == (503, "ledger_contradicted")
+    with pytest.raises(LedgerContradicted, match="restore"):
+        registry.node()  # as `init` does it
+    assert Backup(registry.store) == backup
+    restored(registry, copy)
+    assert registry.node().join(key(), "client", token).status_code == 201
+
+
+def test_a_host_that_cannot_remember_the_ledgers_size_goes_without(tmp_path: Path) -> None:
+    high_water = HighWater(tmp_path / "not there")
+    high_water.reach(5)
+    high_water.reach(4)
+
+
+def test_a_size_that_cannot_be_read_is_no_reason_to_forget_it(tmp_path: Path) -> None:
+    (tmp_path / "ledger-size").write_text("many")
+    with pytest.raises(ConfigurationError, match="ledger-size"):
+        HighWater(tmp_path).reach(5)
 
 
 def test_everything_public_is_as_it_was_and_one_entry_says_so(registry: Driver, life: Life) -> None:

@@ -1,0 +1,63 @@
+"""How far the ledger has reached, as this host remembers it beside its keys.
+
+A database that came back from a backup is whole, and too short: a registry that went on from it would show its clients
+a second history. So nothing is signed over a ledger that is shorter than one that this host has seen.
+"""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from peerseal.errors import ConfigurationError
+from registry.domain.errors import LedgerContradicted
+
+log = logging.getLogger(__name__)
+
+FILE: Final = "ledger-size"
+
+
+class HighWater:
+    """Remembers in the folder ``home``, for all processes of the host. It is looked at now and then, not with each
+    entry: the last few before a loss may not be in it."""
+
+    def __init__(self, home: Path) -> None:
+        self._file = home / FILE
+        self._told = False
+
+    def check(self, size: int) -> int:
+        """How far the ledger reached before, which is not beyond ``size``. Raises LedgerContradicted where it is, or
+        ConfigurationError for a file that holds no number."""
+        known = self._read()
+        if size < known:
+            raise LedgerContradicted(
+                f"the ledger has {size} entries, and had {known}: was the database restored from a backup? Run "
+                f"peerseal-registry restore. To give that ledger up, and all clients that know it, remove {self._file}"
+            )
+        return known
+
+    def reach(self, size: int) -> None:
+        """Remembers ``size``. Raises as `check` does."""
+        if size > self.check(size):
+            self._write(size)
+
+    def _read(self) -> int:
+        try:
+            return int(self._file.read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{self._file} does not say how far the ledger reached: {error}") from error
+
+    def _write(self, size: int) -> None:
+        """Whole or not at all. A host that cannot write there goes without."""
+        try:
+            descriptor, draft = tempfile.mkstemp(dir=self._file.parent, prefix=f".{FILE}-")
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(f"{size}\n")
+            os.replace(draft, self._file)
+        except OSError as error:
+            if not self._told:
+                self._told = True
+                log.warning("how far the ledger reaches cannot be remembered: %s", error)
