@@ -362,16 +362,3 @@ def test_a_path_in_needs_that_would_stand_for_others_is_a_mistake(registry: Memo
 def test_what_is_no_scope_is_told_at_the_start(registry: MemoryRegistry, scopes: Any) -> None:
     with pytest.raises(ConfigurationError, match="no scope"):
         Callee(registry, allow={"client": scopes})
-
-
-def test_a_service_that_publishes_for_nobody_is_no_user(registry: MemoryRegistry, client: Identity) -> None:
-    callee = Callee(registry)
-    nobodys = own_event(registry, "client", client)
-    with carrying(client.transaction_for_event(nobodys)):  # its consumer publishes in turn
-        followed = own_event(registry, "client", client)
-    for event in (nobodys, followed):
-        transaction = client.transaction_for_event(event)
-        assert transaction is not None
-        answer = callee.call(target="/mine", headers=signed(client, target="/mine", txn_token=transaction.carry()))
-        assert (answer.status, answer.json["code"]) == (401, "bad_transaction_token")
-        assert callee.call(headers=signed(client, txn_token=transaction.carry())).status == 200

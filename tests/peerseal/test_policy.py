@@ -1,12 +1,17 @@
 """Who may call, with which scopes."""
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peerseal import EventVerifier, Verifier
 from peerseal.errors import ConfigurationError, InvalidName
 from peerseal.peers.policy import AllowPolicy
 from peerseal.protocol.policies import CallPolicy
+from peerseal.testing import MemoryRegistry
 
 DOMAIN = "test.internal"
 
@@ -50,6 +55,35 @@ def test_scopes_given_as_one_string_are_a_mistake() -> None:
     for caller in ("client", "*"):
         with pytest.raises(ConfigurationError, match="one string"):
             AllowPolicy.of({caller: "read"}, DOMAIN)
+
+
+@pytest.mark.parametrize("scope", ["", " ", "read write", "read\n", 'a"b', "a\\b", "lire:été", None, 7, b"read"])
+def test_what_is_no_scope_is_a_mistake(scope: Any) -> None:
+    for caller in ("client", "*"):
+        with pytest.raises(ConfigurationError, match="no scope"):
+            AllowPolicy.of({caller: ["read", scope]}, DOMAIN)
+
+
+def test_an_unset_variable_is_no_scope_that_needs_nothing() -> None:
+    unset = ""
+    allow = {"client": unset.split(" ")}
+    with MemoryRegistry() as registry:
+        with pytest.raises(ConfigurationError):
+            Verifier(registry, audience="callee", allow=allow)
+        with pytest.raises(ConfigurationError):
+            EventVerifier(registry, audience="jobs", allow=allow, max_age=timedelta(days=1))
+
+
+def test_scopes_that_can_be_read_only_once_are_read_once_and_all() -> None:
+    with MemoryRegistry() as registry:
+        client, trust = registry.identity("client"), registry.trust_store()
+        allow = {"client": iter(["read", "write"]), "*": (scope for scope in ["read"])}
+        verifier = Verifier(trust, audience="callee", allow=allow, clock=registry.clock)
+        for _ in range(2):
+            peer = verifier.verify(client.sign_request("callee", method="GET", target="/"), method="GET", target="/")
+            assert peer.scopes == {"read", "write"}
+        by_anyone = registry.identity("whoever").sign_request("callee", method="GET", target="/")
+        assert verifier.verify(by_anyone, method="GET", target="/").scopes == {"read"}
 
 
 @pytest.mark.parametrize("name", ["", "Client", "client/", "/client", "a/b/c", "client.", "clïent", "client*"])
