@@ -182,6 +182,9 @@ ILL_FORMED: Mapping[str, dict[str, Any]] = {
     "an actor, by a service": {"act": {"sub": OTHER}},
     "an actor that is no service": {"act": {"sub": "admin"}},
     "nobody as user": {"sub": ""},
+    "a user with NUL": {"sub": "ada\0"},
+    "a user with a line break": {"sub": "ada\nrefused: grace"},
+    "a user with a line separator": {"sub": "ada\u2028refused: grace"},
 }
 
 

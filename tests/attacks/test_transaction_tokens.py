@@ -175,6 +175,8 @@ CLAIMS: Mapping[str, dict[str, Any]] = {
     "two blanks": {"scope": "orders:read  orders:write"},
     "nobody": {"sub": ""},
     "a user without an end": {"sub": "x" * 513},
+    "a user with NUL": {"sub": "ada\0"},
+    "a user with a line break": {"sub": "ada\nrefused: grace"},
     "an id with a newline": {"txn": "t\n1"},
     "facts of 2 kB": {"tctx": {"x": "y" * 2000}},
     "facts that are none": {"tctx": []},

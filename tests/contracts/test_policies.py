@@ -292,6 +292,8 @@ def test_a_policy_that_is_none_is_refused(registry: Driver, body: Any, code: str
         ({"minters": ["other.internal/edge"], "issuers": []}, "foreign_service"),
         ({"minters": [], "issuers": [{**ISSUER, "issuer": "http://idp.example.com"}]}, "malformed_body"),
         ({"minters": [], "issuers": [ISSUER, ISSUER]}, "malformed_body"),
+        ({"minters": [], "issuers": [{**ISSUER, "issuer": "https://idp.example.com#"}]}, "malformed_body"),
+        ({"minters": [], "issuers": [{**ISSUER, "jwks_url": "https://idp.example.com/keys#"}]}, "malformed_body"),
     ],
 )
 def test_settings_that_are_none_are_refused(registry: Driver, body: Any, code: str) -> None:

@@ -73,6 +73,10 @@ REFUSED: Mapping[str, tuple[Send, str]] = {
     "not a token": (lambda w: w.send(ORDER, {"authorization": "Bearer rubbish"}), "malformed_token"),
     "an empty record": (lambda w: w.send(b"", {}), "missing_token"),
     "not text": (lambda w: w.send(bytes(range(256)), {"authorization": bytes(range(128, 256))}), "malformed_token"),
+    "for a user whom no database takes": (
+        lambda w: w.send(b"{}", {"authorization": w.forged("e-1", sub="ada\0")}),
+        "malformed_token",
+    ),
     "a thousand headers": (lambda w: w.send(b"", {f"h{n}": "x" for n in range(1000)}), "missing_token"),
 }
 
@@ -93,6 +97,26 @@ def test_what_is_refused_is_put_aside_with_its_code_and_the_next_good_event_goes
     assert origin.startswith(world.topic)
     assert letter.payload != ORDER or code not in ("wrong_payload",), "as it came"
     assert running.consumer.counts.refused == {code: 1}
+
+
+def test_an_event_for_which_nothing_can_be_minted_is_put_aside_and_the_next_one_is_handled(world: World) -> None:
+    """Its publisher says more of how the user was authenticated than a transaction has room for."""
+    world.send(b"{}", {"authorization": world.forged("e-1", rctx={"jti": "x" * 1100})})
+    world.publish("e-2")
+    seen: list[str] = []
+
+    def handle(event: Event) -> None:
+        transaction = current_transaction()
+        assert transaction is not None
+        assert transaction.carry(), "as a call in the user's name does"
+        seen.append(event.id)
+
+    running = world.running(handle)
+    running.until_refused(1)
+    running.until_handled(1)
+    assert seen == ["e-2"]
+    assert world.dead_letters(1)[0][0] == "event_unmintable"
+    assert running.consumer.counts.retried == {}
 
 
 def test_a_dead_letter_is_as_it_came_and_names_no_secret_of_ours(world: World) -> None:

@@ -12,6 +12,9 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, create_engin
 from peerseal import Event, EventVerifier, Identity
 from peerseal.inbox import first_time, inbox_table
 from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, EventConsumer, EventPublisher, Message
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.events import EVENT_TYP
 from peerseal.testing import MemoryRegistry
 from tests.support.brokers import Ends, eventually
 
@@ -62,6 +65,14 @@ class World:
         """The value of an event's ``authorization`` header."""
         sent: dict[str, Any] = {"topic": self.topic, "audience": AUDIENCE, "scope": SCOPE, "transaction_id": "t-1"}
         return (by or self.client).sign_event(payload, event_id=event_id, **{**sent, **changes})["authorization"]
+
+    def forged(self, event_id: str, **claims: Any) -> str:
+        """As `signed`, by the publisher's own key, with claims that the SDK would not sign."""
+        honest = jose.parse(self.signed(event_id).removeprefix("Bearer "))
+        held = self.client._keeper.signing_key()
+        header = jose.encode_header(jose.Header(held.pair.public.alg, held.kid, EVENT_TYP))
+        payload = canonical_json({**strict_json_object(honest.payload), **claims})
+        return f"Bearer {jose.compact(header, payload, held.pair.sign)}"
 
     def send(self, payload: bytes, headers: Mapping[str, str | bytes]) -> None:
         """Any message, confirmed by the broker."""

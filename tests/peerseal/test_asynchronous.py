@@ -12,6 +12,7 @@ from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import Replayed, TrustUnavailable, WrongBinding
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.testing import MemoryRegistry
+from tests.peerseal.served import Child
 
 QUIET = TrustLimits(poll_interval=3600)
 THREAD = threading.get_ident
@@ -137,3 +138,19 @@ def test_with_no_registry_the_answer_is_the_same_as_without_a_loop(
             await called(callee(), token)
 
     asyncio.run(program())
+
+
+@pytest.mark.usefixtures("quiet_collector")
+def test_a_forked_child_verifies_by_known_keys_and_by_those_that_must_be_fetched(
+    registry: MemoryRegistry, callee: Make, client: Identity
+) -> None:
+    """The threads that fetch for its parent are not in the child."""
+    verifier, stranger = callee(), registry.identity("stranger")
+
+    def caller(identity: Identity) -> str:
+        token = identity.sign_request("callee", method="GET", target="/a")
+        return asyncio.run(asyncio.wait_for(called(verifier, token), 5)).service
+
+    assert caller(client) == "client"
+    assert Child(lambda: [caller(client), caller(stranger)]).result() == ["client", "stranger"]
+    assert caller(stranger) == "stranger"

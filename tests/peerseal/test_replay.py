@@ -1,6 +1,7 @@
 """One suite for every replay guard, and what each does beyond it."""
 
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -256,6 +257,48 @@ class TestFileReplayGuardFailsClosed:
         assert self.refuses(path)
         stuck.execute("ROLLBACK")
         assert FileReplayGuard(path).claim("issuer", "jti", UNTIL)
+
+    @pytest.mark.usefixtures("quiet_collector")
+    def test_of_many_threads_each_waits_once_for_a_process_that_is_stopped_with_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Behind one another they would wait for as long as there are more of them."""
+        monkeypatch.setattr(FileReplayGuard, "BUSY_TIMEOUT", 0.4)
+        path, (told, tell) = tmp_path / "replay.sqlite3", os.pipe()
+        waits, outcomes = list[int](), list[type[Exception]]()
+
+        class Counting(FileReplayGuard):
+            def _ready(self) -> sqlite3.Connection:
+                waits.append(threading.get_ident())
+                return super()._ready()
+
+        guard = Counting(path)
+        guard.claim("issuer", "first", UNTIL)
+        waits.clear()
+
+        def hold() -> None:
+            holding = sqlite3.connect(path, isolation_level=None)
+            holding.execute("BEGIN IMMEDIATE")
+            os.write(tell, b".")
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        def claim(jti: str) -> None:
+            try:
+                guard.claim("issuer", jti, UNTIL)
+            except TrustUnavailable as refused:
+                outcomes.append(type(refused))
+
+        stopped = Child(hold)
+        os.read(told, 1)
+        threads = [threading.Thread(target=claim, args=(str(number),)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stopped.kill()
+        assert outcomes == [TrustUnavailable] * 12
+        assert len(waits) <= 3, "one waits for the file, perhaps another one right behind it"
+        assert guard.claim("issuer", "0", UNTIL), "nothing was claimed"
 
 
 class TestFileReplayGuardAcrossForks:

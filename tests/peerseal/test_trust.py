@@ -19,6 +19,7 @@ from peerseal.errors import (
     TrustUnavailable,
     UnknownKey,
 )
+from peerseal.peers import keysets
 from peerseal.peers.enrol import Enrolment
 from peerseal.peers.fetch import Fetcher
 from peerseal.protocol.documents import JwkSetDocument, sign_document
@@ -774,6 +775,35 @@ def test_invented_services_do_not_keep_out_an_honest_one(registry: MemoryRegistr
         with pytest.raises(UnknownKey):
             trust.key(unknown(service=f"invented-{number}"))
     assert trust.key(kid).kid == kid
+
+
+def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_took_its_place(
+    registry: MemoryRegistry, kid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would follow it: its key would be good for an hour after it was revoked."""
+    trust = registry.trust_store(limits=replace(QUIET, max_services=3))
+    others: list[threading.Thread] = []
+    really = keysets.acquired_in_time
+
+    def meanwhile(lock: threading.Lock) -> bool:
+        """Strangers fill the shelf, so that it forgets; then another thread asks for the same service."""
+        monkeypatch.setattr(keysets, "acquired_in_time", really)
+        for number in range(3):
+            with pytest.raises(UnknownKey):
+                trust.key(unknown(service=f"invented-{number}"))
+        others.append(threading.Thread(target=trust.key, args=(kid,)))
+        others[0].start()
+        others[0].join()
+        return really(lock)
+
+    monkeypatch.setattr(keysets, "acquired_in_time", meanwhile)
+    with pytest.raises(TrustUnavailable, match="another thread"):
+        trust.key(kid)
+    assert trust.key(kid).kid == kid
+    registry.revoke(kid)
+    trust.refresh()
+    with pytest.raises(RevokedKey):
+        trust.key(kid)
 
 
 class TestOneTroubleIsNotAnother:

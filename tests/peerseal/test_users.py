@@ -4,14 +4,16 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peerseal import TrustLimits, User, UserVerifier
+from peerseal import TrustLimits, User, UserVerifier, Verifier
 from peerseal.errors import (
     CallerNotAllowed,
+    Expired,
     InsufficientScope,
     PeersealError,
     TrustUnavailable,
@@ -80,6 +82,8 @@ REFUSED: Mapping[str, tuple[Claims, str]] = {
     "for over a day": (lambda i, c: token(i, c, exp=int(c()) + 25 * 3600), "lifetime_too_long"),
     "without an end": (lambda i, c: token(i, c, exp=None), "malformed_token"),
     "without a subject": (lambda i, c: token(i, c, sub=None), "malformed_token"),
+    "of a subject with NUL": (lambda i, c: token(i, c, sub="ada\0"), "malformed_token"),
+    "of a subject with a line break": (lambda i, c: token(i, c, sub="ada\nrefused: grace"), "malformed_token"),
     "scope and scp": (lambda i, c: token(i, c, scp=["x"]), "malformed_token"),
     "a scope that is none": (lambda i, c: token(i, c, scope='a"b'), "malformed_token"),
     "scp that is no text": (lambda i, c: token(i, c, scope=None, scp=[1]), "malformed_token"),
@@ -197,6 +201,33 @@ def test_a_transaction_is_never_wider_than_the_users_token(
     assert (transaction.user, transaction.scopes, transaction.facts) == ("ada", {"orders:write"}, {"order": 7})
     with pytest.raises(InsufficientScope):
         edge.mint_transaction(user, scope=["orders:write", "admin"])
+
+
+def test_nothing_is_minted_once_the_users_token_has_ended(
+    registry: MemoryRegistry, issuer: Issuer, users: UserVerifier, clock: Clock
+) -> None:
+    edge, user = registry.identity("edge"), users.verify(token(issuer, clock, exp=int(clock()) + 60))
+    clock.advance(60 + 29)
+    assert edge.mint_transaction(user, scope=["orders:read"]).user == "ada", "within the leeway that verifying has"
+    clock.advance(1)
+    with pytest.raises(Expired):
+        edge.mint_transaction(user, scope=["orders:read"])
+
+
+@pytest.mark.parametrize("after", [0, 450, 900 + 29])
+def test_a_transaction_is_good_for_its_15_minutes_though_its_minters_key_was_retired_at_once(
+    registry: MemoryRegistry, issuer: Issuer, users: UserVerifier, clock: Clock, after: int
+) -> None:
+    edge, caller = registry.identity("edge"), registry.identity("caller")
+    user = users.verify(token(issuer, clock))
+    minted = {"txn-token": edge.mint_transaction(user, scope=["orders:read"], lifetime=timedelta(minutes=15)).carry()}
+    edge.stop()
+    clock.advance(after)
+    cold = Verifier(registry.trust_store(), audience="callee", allow={"caller": {"orders:read"}}, clock=clock)
+    request = caller.sign_request("callee", method="GET", target="/", headers=minted)
+    peer = cold.verify(request, method="GET", target="/", headers=minted, scope="orders:read")
+    assert peer.transaction is not None
+    assert peer.transaction.user == "ada"
 
 
 def test_a_service_that_is_no_minter_mints_nothing(
