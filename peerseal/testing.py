@@ -40,13 +40,10 @@ from peerseal.peers.identity import Identity
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Verifier
-from peerseal.protocol import documents, merkle
+from peerseal.protocol import documents, merkle, named_keys
 from peerseal.protocol.checkpoint import Checkpoint, encode_proof, ledger_jwk, sign_checkpoint
 from peerseal.protocol.claims import claim
 from peerseal.protocol.documents import (
-    ACTIVE,
-    RETIRED,
-    REVOKED,
     Changes,
     DomainDocument,
     JwkSetDocument,
@@ -68,6 +65,7 @@ from peerseal.protocol.ledger import (
     Entry,
     evidence_digest,
 )
+from peerseal.protocol.named_keys import ACTIVE, RETIRED, REVOKED
 from peerseal.protocol.names import (
     REGISTRY,
     check_trust_domain,
@@ -406,7 +404,7 @@ class MemoryRegistry:
             *self._frame(service_id(self.domain, service)),
             *self._place(service),
             keys=tuple(self._signed_key(key) for key in good),
-            revoked=tuple(documents.RevokedKey(self._kid(k), k.revoked_at or 0, k.revoked_seq - 1) for k in revoked),
+            revoked=tuple(named_keys.RevokedKey(self._kid(k), k.revoked_at or 0, k.revoked_seq - 1) for k in revoked),
         )
 
     def statement(self, kid: str) -> KeyStatement:
@@ -582,10 +580,10 @@ class MemoryRegistry:
             return REVOKED
         return ACTIVE if key.active_until > self.clock() else RETIRED
 
-    def _signed_key(self, key: _Key) -> documents.SignedKey:
+    def _signed_key(self, key: _Key) -> named_keys.SignedKey:
         proof = self.ledger.inclusion(key.admission.index)
         state = self._state(key)
-        return documents.SignedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
+        return named_keys.SignedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
 
     def _frame(self, subject: str, lifetime: int = documents.DOCUMENT_LIFETIME) -> tuple[str, str, int, int]:
         now = int(self.clock())

@@ -18,10 +18,11 @@ from peerseal.errors import (
 from peerseal.peers.fetch import Answer, Fetcher
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.trust import TrustStore
-from peerseal.protocol.documents import ACTIVE, KeyStatement
+from peerseal.protocol.documents import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.named_keys import ACTIVE
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.oidc import MAX_TOKEN
 from peerseal.protocol.tokens import sign_proof

@@ -17,9 +17,10 @@ from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsReq
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
 from peerseal.peers.trust import TrustStore
-from peerseal.protocol.documents import ACTIVE, KeyStatement
+from peerseal.protocol.documents import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.named_keys import ACTIVE
 from peerseal.protocol.names import make_kid, service_id
 
 log = logging.getLogger("peerseal.identity")

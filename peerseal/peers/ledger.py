@@ -16,9 +16,10 @@ from peerseal.peers.fetch import Answer, Fetcher, content
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.remembered import CheckpointFile
 from peerseal.protocol.checkpoint import Checkpoint, decode_proof, read_checkpoint
-from peerseal.protocol.documents import ACTIVE, JwkSetDocument, KeyStatement, RegistryKeys, SignedKey
+from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
+from peerseal.protocol.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.names import split_service_id
 
 log = logging.getLogger("peerseal.trust")

@@ -15,7 +15,8 @@ from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavai
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.trusted import Dated, TrustedKey
-from peerseal.protocol.documents import REVOKED, Changes, KeyStatement
+from peerseal.protocol.documents import Changes, KeyStatement
+from peerseal.protocol.named_keys import REVOKED
 
 _LOCKS = 64
 """Fetches at once, at most: one for each group of services that share a lock."""

@@ -11,7 +11,7 @@ than its clients, and what they do not know they do not need.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from peerseal.errors import DocumentRefused, InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol import jose
@@ -21,7 +21,8 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import Admission
 from peerseal.protocol.merkle import Proof
-from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
+from peerseal.protocol.named_keys import ACTIVE, RETIRED, REVOKED, RevokedKey, SignedKey, admission_from, admission_json
+from peerseal.protocol.names import make_kid, registry_id, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens import LEEWAY
 
@@ -32,72 +33,8 @@ DOCUMENT_LIFETIME = 24 * 3600
 CHANGES_LIFETIME = 60
 REGISTRY_KEYS_LIFETIME = 365 * 24 * 3600
 
-ACTIVE: Final = "active"
-RETIRED: Final = "retired"
-REVOKED: Final = "revoked"
-
 _FRAME = frozenset(("iss", "sub", "iat", "exp"))
 _PLACE = frozenset(("seq", "head", "checkpoint"))
-
-
-@dataclass(frozen=True, slots=True)
-class SignedKey:
-    """A key in a signed JWK Set: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``.
-
-    ``state`` is active, or retired for a while after, for requests still under way. ``admission`` tells the ledger
-    entry that admitted it, ``proof`` leads from there to the document's checkpoint.
-    """
-
-    kid: str
-    public: PublicKey = field(repr=False)
-    state: str
-    active_until: int
-    admission: Admission
-    proof: Proof = field(repr=False)
-
-    @property
-    def active_from(self) -> int:
-        """When it was admitted."""
-        return self.admission.active_from
-
-    def to_json(self) -> dict[str, Any]:
-        """A JWK (RFC 7517) with members of ours, which its section 4 allows."""
-        ours = {"kid": self.kid, "state": self.state, "active_until": self.active_until}
-        return {**self.public.jwk, **ours, **_admission_json(self), "alg": self.public.alg, "use": "sig"}
-
-    @classmethod
-    def from_json(cls, jwk: Any, owner: str) -> Self:
-        """Checked: the kid is computed from the key and names ``owner``. Raises MalformedToken or KeyRefused."""
-        if type(jwk) is not dict:
-            raise MalformedToken("a key is not an object")
-        public = PublicKey.from_jwk(jwk)
-        kid, state = claim(jwk, "kid", str), claim(jwk, "state", str)
-        if kid != make_kid(owner, public.thumbprint) or state not in (ACTIVE, RETIRED):
-            raise MalformedToken("a key's kid or state is wrong")
-        return cls(kid, public, state, time_claim(jwk, "active_until"), *_admission_from(jwk))
-
-
-@dataclass(frozen=True, slots=True)
-class RevokedKey:
-    """A key that is good for nothing any more, listed until its natural end, so that a peer can say why it refuses."""
-
-    kid: str
-    revoked_at: int
-    index: int
-
-    def to_json(self) -> dict[str, Any]:
-        """``{"kid", "revoked_at", "index"}``; the index is that of the ledger entry that revoked it."""
-        return {"kid": self.kid, "revoked_at": self.revoked_at, "index": self.index}
-
-    @classmethod
-    def from_json(cls, value: Any, owner: str) -> Self:
-        """Raises MalformedToken."""
-        if type(value) is not dict:
-            raise MalformedToken("a revoked key is not an object")
-        kid = claim(value, "kid", str)
-        if split_kid(kid)[0] != owner:
-            raise MalformedToken("a revoked key of another service")
-        return cls(kid, time_claim(value, "revoked_at"), claim(value, "index", int))
 
 
 class Document(Protocol):
@@ -198,7 +135,7 @@ class KeyStatement:
         """The payload."""
         ours = {name: getattr(self, name) for name in ("kid", "state", "active_until", "revoked_at")}
         key = {"jwk": dict(self.public.jwk), "alg": self.public.alg}
-        return {**_frame_of(self), **_place_of(self), **ours, **_admission_json(self), **key}
+        return {**_frame_of(self), **_place_of(self), **ours, **admission_json(self.admission, self.proof), **key}
 
     @classmethod
     def from_claims(cls, claims: dict[str, Any]) -> Self:
@@ -213,7 +150,7 @@ class KeyStatement:
             raise MalformedToken("a time of revocation for a key that is not revoked")
         frame = *_frame_from(claims), *_place_from(claims)
         until = time_claim(claims, "active_until")
-        return cls(*frame, kid, public, state, until, revoked_at, *_admission_from(claims))
+        return cls(*frame, kid, public, state, until, revoked_at, *admission_from(claims))
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,23 +386,6 @@ def _place_of(document: "JwkSetDocument | KeyStatement | PolicyDocument | Domain
 
 def _place_from(claims: Mapping[str, Any]) -> tuple[int, int, str]:
     return claim(claims, "seq", int), claim(claims, "head", int), claim(claims, "checkpoint", str)
-
-
-def _admission_json(key: "SignedKey | KeyStatement") -> dict[str, Any]:
-    """What the entry that admitted the key says beyond the key, and the way from there to the checkpoint."""
-    admission = key.admission
-    window = {"active_from": admission.active_from, "expires_at": admission.expires_at}
-    ours = {"index": admission.index, "by": dict(admission.by), "evidence": admission.evidence}
-    return {**window, **ours, "proof": encode_proof(key.proof)}
-
-
-def _admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
-    at_least(members, {"active_from", "expires_at", "index", "by", "evidence", "proof"})
-    window = time_claim(members, "active_from"), time_claim(members, "expires_at")
-    by, evidence = claim(members, "by", dict), members["evidence"]
-    if evidence is not None and type(evidence) is not str:
-        raise MalformedToken("evidence is of the wrong type")
-    return Admission(claim(members, "index", int), *window, by, evidence), decode_proof(members["proof"])
 
 
 def _all_of(values: Any, kind: type) -> bool:

@@ -18,7 +18,6 @@ from peerseal.protocol.documents import (
     JwkSetDocument,
     KeyStatement,
     RegistryKeys,
-    SignedKey,
     read_document,
     read_registry_keys,
     sign_document,
@@ -27,6 +26,7 @@ from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import Admission, Entry
+from peerseal.protocol.named_keys import SignedKey
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens import Proof, sign_proof
 from tests.attacks.forge import (

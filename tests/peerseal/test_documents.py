@@ -19,8 +19,6 @@ from peerseal.protocol.documents import (
     KeyStatement,
     PolicyDocument,
     RegistryKeys,
-    RevokedKey,
-    SignedKey,
     read_document,
     read_registry_keys,
     sign_document,
@@ -28,6 +26,7 @@ from peerseal.protocol.documents import (
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import Admission
+from peerseal.protocol.named_keys import RevokedKey, SignedKey
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from tests.attacks.forge import CALLER, DOMAIN, NOW, OTHER, ec_key, forge, kid_of, rsa_key

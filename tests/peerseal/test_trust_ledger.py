@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable
 from peerseal.peers import remembered
-from peerseal.protocol import documents
+from peerseal.protocol import named_keys
 from peerseal.protocol.checkpoint import Checkpoint, encode_proof, sign_checkpoint
-from peerseal.protocol.documents import RETIRED, JwkSetDocument, KeyStatement, SignedKey
+from peerseal.protocol.documents import JwkSetDocument, KeyStatement
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.named_keys import RETIRED, SignedKey
 from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
 from tests.peerseal.served import in_children, served
@@ -639,7 +640,7 @@ class TestRollOver:
         """A thief may have called the key revoked, and have said so as of a later entry than any that names it."""
         registry.identity("other")
         honest = registry.jwk_set("client")
-        gone = replace(honest, seq=3, keys=(), revoked=(documents.RevokedKey(kid, 1_800_000_000, 1),))
+        gone = replace(honest, seq=3, keys=(), revoked=(named_keys.RevokedKey(kid, 1_800_000_000, 1),))
         served_set(registry, gone)
         with pytest.raises(RevokedKey):
             trust.key(kid)

@@ -1,0 +1,100 @@
+"""Keys as the registry's signed documents name them, and how the ledger let them in (SPEC sections 2 and 5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from peerseal.errors import MalformedToken
+from peerseal.protocol.checkpoint import decode_proof, encode_proof
+from peerseal.protocol.claims import at_least, claim, time_claim
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.ledger import Admission
+from peerseal.protocol.merkle import Proof
+from peerseal.protocol.names import make_kid, split_kid
+
+ACTIVE: Final = "active"
+RETIRED: Final = "retired"
+REVOKED: Final = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedKey:
+    """A key in a signed JWK Set: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``.
+
+    ``state`` is active, or retired for a while after, for requests still under way. ``admission`` tells the ledger
+    entry that admitted it, ``proof`` leads from there to the document's checkpoint.
+    """
+
+    kid: str
+    public: PublicKey = field(repr=False)
+    state: str
+    active_until: int
+    admission: Admission
+    proof: Proof = field(repr=False)
+
+    @property
+    def active_from(self) -> int:
+        """When it was admitted."""
+        return self.admission.active_from
+
+    def to_json(self) -> dict[str, Any]:
+        """A JWK (RFC 7517) with members of ours, which its section 4 allows."""
+        ours = {"kid": self.kid, "state": self.state, "active_until": self.active_until}
+        return {
+            **self.public.jwk,
+            **ours,
+            **admission_json(self.admission, self.proof),
+            "alg": self.public.alg,
+            "use": "sig",
+        }
+
+    @classmethod
+    def from_json(cls, jwk: Any, owner: str) -> Self:
+        """Checked: the kid is computed from the key and names ``owner``. Raises MalformedToken or KeyRefused."""
+        if type(jwk) is not dict:
+            raise MalformedToken("a key is not an object")
+        public = PublicKey.from_jwk(jwk)
+        kid, state = claim(jwk, "kid", str), claim(jwk, "state", str)
+        if kid != make_kid(owner, public.thumbprint) or state not in (ACTIVE, RETIRED):
+            raise MalformedToken("a key's kid or state is wrong")
+        return cls(kid, public, state, time_claim(jwk, "active_until"), *admission_from(jwk))
+
+
+@dataclass(frozen=True, slots=True)
+class RevokedKey:
+    """A key that is good for nothing any more, listed until its natural end, so that a peer can say why it refuses."""
+
+    kid: str
+    revoked_at: int
+    index: int
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"kid", "revoked_at", "index"}``; the index is that of the ledger entry that revoked it."""
+        return {"kid": self.kid, "revoked_at": self.revoked_at, "index": self.index}
+
+    @classmethod
+    def from_json(cls, value: Any, owner: str) -> Self:
+        """Raises MalformedToken."""
+        if type(value) is not dict:
+            raise MalformedToken("a revoked key is not an object")
+        kid = claim(value, "kid", str)
+        if split_kid(kid)[0] != owner:
+            raise MalformedToken("a revoked key of another service")
+        return cls(kid, time_claim(value, "revoked_at"), claim(value, "index", int))
+
+
+def admission_json(admission: Admission, proof: Proof) -> dict[str, Any]:
+    """What the entry that admitted a key says beyond the key, and the way from there to the checkpoint."""
+    window = {"active_from": admission.active_from, "expires_at": admission.expires_at}
+    ours = {"index": admission.index, "by": dict(admission.by), "evidence": admission.evidence}
+    return {**window, **ours, "proof": encode_proof(proof)}
+
+
+def admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
+    """The same, read. Raises MalformedToken."""
+    at_least(members, {"active_from", "expires_at", "index", "by", "evidence", "proof"})
+    window = time_claim(members, "active_from"), time_claim(members, "expires_at")
+    by, evidence = claim(members, "by", dict), members["evidence"]
+    if evidence is not None and type(evidence) is not str:
+        raise MalformedToken("evidence is of the wrong type")
+    return Admission(claim(members, "index", int), *window, by, evidence), decode_proof(members["proof"])
