@@ -113,15 +113,7 @@ class PeerAuth:
             record=self._record,
         )
         app.extensions[_EXTENSION] = gate
-        app.before_request(gate.check)
-        app.after_request(_keep_user)
-        app.teardown_request(_end_transaction)
-        checks, last = app.before_request_funcs[None], app.after_request_funcs[None]
-        checks.insert(0, checks.pop())
-        last.insert(0, last.pop())  # after a request they run from the last to the first
-        app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
-        for refusal in REFUSALS:
-            app.register_error_handler(refusal, gate.refuse)
+        _put_around(app, gate)
 
     def require(self, *, scope: str, transaction: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """A decorator: the caller needs ``scope`` to use this view. Stacked, it needs each of them. With
@@ -234,6 +226,19 @@ class _Gate:
     def _add(self, what: str, error: PeersealError) -> None:
         environ = request.environ
         self._record.add(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID"))
+
+
+def _put_around(app: Flask, gate: _Gate) -> None:
+    """The check comes before everything else of a request, and what keeps the user in streams after all of it."""
+    app.before_request(gate.check)
+    app.after_request(_keep_user)
+    app.teardown_request(_end_transaction)
+    first, last = app.before_request_funcs[None], app.after_request_funcs[None]
+    first.insert(0, first.pop())
+    last.insert(0, last.pop())  # after a request they run from the last to the first
+    for refusal in REFUSALS:
+        app.register_error_handler(refusal, gate.refuse)
+    app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
 
 
 def _for_nobody(serve: "WSGIApplication") -> "WSGIApplication":
