@@ -26,8 +26,9 @@ class Limits:
     vouched_keys: int = 1000
     """Keys of one service that another one vouched for and that have not reached their natural end, be they active,
     retired or revoked: without a limit on all of these, whoever stole one key could make the signed set too large for
-    clients (4 MiB), and so hide the very revocation. Of RSA-8192 keys, 2.6 KB each, they and the joined ones still
-    fit. With a rotation a day this is 142 hosts; a service of more instances should share keys by host."""
+    clients (8 MiB), and so hide the very revocation. Of RSA-8192 keys with the longest names, 5 KB each, they and the
+    joined ones still fit. With a rotation a day this is 142 hosts; a service of more instances should share keys by
+    host."""
     joined_keys: int = 500
     """Active keys of one service that came by join tokens. They are counted apart, so that a thief who used all of the
     above cannot keep the owner from joining anew."""

@@ -82,8 +82,9 @@ class FileReplayGuard:
     """Seconds after which what has expired is forgotten, and the file opened anew: one that somebody removed meanwhile
     would remember for this worker alone."""
     BUSY_TIMEOUT = 2.0
-    """Seconds to wait for another worker's insert, which takes some microseconds; then the answer is 503. A thread of
-    this process is waited for no longer: where a worker that holds the file has stopped, each thread would else wait
+    """Seconds to wait for another worker's insert, which takes some microseconds; then the answer is 503."""
+    COOLDOWN = 1.0
+    """Seconds for which a file that was not let go of in time is not waited for: or each thread of a worker would wait
     for all those before it, one after the other."""
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
@@ -92,7 +93,7 @@ class FileReplayGuard:
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._purged_at = 0.0
+        self._purged_at = self._busy_at = 0.0
         around_each_fork(self._before_fork, self._after_fork)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
@@ -101,9 +102,13 @@ class FileReplayGuard:
         if not self._lock.acquire(timeout=self.BUSY_TIMEOUT):
             raise TrustUnavailable("the replay guard is busy", retry_after=1)
         try:
+            if 0 <= self._clock() - self._busy_at < self.COOLDOWN:
+                raise TrustUnavailable("the replay guard was busy a moment ago", retry_after=1)
             inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
             return inserted.rowcount == 1
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                self._busy_at = self._clock()
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
         finally:
             self._lock.release()
