@@ -152,7 +152,7 @@ class PeerSession(requests.Session):
             try:
                 return super().send(request, **kwargs)
             except requests.ConnectionError as error:
-                if time_left() > 0 or not isinstance(_cause(error), ReadTimeoutError):
+                if time_left() > 0 or not _is_silence(_cause(error)):
                     raise
                 raise requests.ReadTimeout(*error.args, request=request) from error
 
@@ -353,6 +353,12 @@ def _cause(error: requests.RequestException) -> object:
     """What urllib3 raised."""
     cause = error.args[0] if error.args else None
     return cause.reason if isinstance(cause, MaxRetryError) else cause
+
+
+def _is_silence(cause: object) -> bool:
+    """Whether nothing of a body came, or of ours was taken, in time."""
+    aborted_by = cause.args[-1] if isinstance(cause, ProtocolError) else None
+    return isinstance(cause, ReadTimeoutError) or isinstance(aborted_by, TimeoutError)
 
 
 def _connecting_in_time(timeout: Any) -> Any:

@@ -1,10 +1,12 @@
-"""Answers that come in time: a transport adapter of `requests` whose reads obey `peerseal.peers.patience`.
+"""Calls that end in time: a transport adapter of `requests` whose connections obey `peerseal.peers.patience`.
 
-A socket's timeout, and so that of `requests`, begins anew with every byte: whoever sends one now and then holds up a
-thread for as long as he likes. Here each read from a connection waits no longer than its thread still may, be it for a
-head, a proxy's answer or a body. Where nothing bounds the thread, the timeout of `requests` is all there is.
+A socket's timeout, and so that of `requests`, begins anew with every byte: whoever sends one now and then, or takes
+one, holds up a thread for as long as he likes. Here each read from a connection waits no longer than its thread still
+may, be it for a head, a proxy's answer or a body, and so does each write. Where nothing bounds the thread, the timeout
+of `requests` is all there is.
 """
 
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from urllib3 import HTTPConnectionPool, PoolManager
 
 from peerseal.peers.patience import time_left
 
+_PIECE = 1 << 14  # bytes of a record of TLS, at most
+
 
 class _Notes(threading.local):
     """Where this thread's connections are noted."""
@@ -30,8 +34,8 @@ _of_this_thread = _Notes()
 
 
 class TimedAdapter(HTTPAdapter):
-    """An HTTPAdapter with answers that end when the thread's time is over (`no_longer_than`), as do those of a server
-    that falls silent: `requests` raises ReadTimeout for a head, and ConnectionError for a body.
+    """An HTTPAdapter whose calls end when the thread's time is over (`no_longer_than`), as does one of a server that
+    falls silent: `requests` raises ReadTimeout for a head, and ConnectionError for a body, be it ours or the answer's.
 
     Each read asks anew how long it may wait: nothing is left of one call on a connection that another one uses again.
     """
@@ -70,10 +74,7 @@ class _TimedReader(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = time_left()
-        if left <= 0:
-            raise TimeoutError("the answer took longer than agreed")
-        self._connection.settimeout(min(left, self._timeout or left))
+        _bound(self._connection, self._timeout)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -89,6 +90,28 @@ class _TimedResponse(HTTPResponse):
             noted.add(sock)
 
 
+class _Timed:
+    """Mixed into a connection. What is sent leaves it in pieces, since TLS gives each record a timeout of its own."""
+
+    response_class = _TimedResponse
+
+    def send(self, data: Any) -> None:
+        connection: Any = self
+        send = super().send  # type: ignore[misc]
+        for start in range(0, len(data), _PIECE):
+            if connection.sock is not None:
+                _bound(connection.sock, connection.timeout)
+            send(data[start : start + _PIECE])
+
+
+def _bound(connection: socket.socket, timeout: float | None) -> None:
+    """Has the next wait end in time. Raises TimeoutError where that is over."""
+    left = time_left()
+    if left <= 0:
+        raise TimeoutError("the call took longer than agreed")
+    connection.settimeout(min(timeout or left, left) if left < math.inf else timeout)
+
+
 def _time(manager: PoolManager) -> PoolManager:
     """The manager, whose pools of whatever sort (a SOCKS proxy has its own) make timed connections from now on."""
     pools = manager.pool_classes_by_scheme
@@ -101,5 +124,5 @@ def _timed(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     connection: Any = pool.ConnectionCls
     if connection.response_class is _TimedResponse:
         return pool
-    timed = type(f"Timed{connection.__name__}", (connection,), {"response_class": _TimedResponse})
+    timed = type(f"Timed{connection.__name__}", (_Timed, connection), {})
     return type(f"Timed{pool.__name__}", (pool,), {"ConnectionCls": timed})

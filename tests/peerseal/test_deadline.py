@@ -99,6 +99,29 @@ def test_an_origin_that_is_called_unsigned_has_no_longer(caller: Service) -> Non
         session(caller, "http://callee.test").get(server.url)
 
 
+def tls(folder: Path) -> tuple[ssl.SSLContext, str]:
+    """What a server on loopback speaks TLS with, and the file of the authority that vouches for it."""
+    authority = Authority.make(folder, "authority")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("callee", server=True))
+    return context, str(authority.file)
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
+def test_a_body_that_is_taken_by_drips_ends_with_the_deadline(caller: Service, tmp_path: Path, secured: bool) -> None:
+    def drips(connection: socket.socket) -> None:
+        until = time.monotonic() + 5
+        while time.monotonic() < until and connection.recv(1 << 14):
+            time.sleep(0.02)
+
+    context, authority = tls(tmp_path) if secured else (None, None)
+    with misbehaving(drips, context) as server:
+        began = time.monotonic()
+        with pytest.raises(requests.ReadTimeout):
+            session(caller, server.url).post("/", data=bytes(1 << 24), verify=authority)
+        assert time.monotonic() - began < IN_TIME
+
+
 def test_a_stream_is_the_callers_whose_reads_have_the_whole_timeout(caller: Service) -> None:
     def late_and_slow(connection: socket.socket) -> None:
         time.sleep(0.15)
@@ -173,10 +196,8 @@ def test_the_deadline_holds_in_a_forked_child(caller: Service) -> None:
 
 
 def test_the_deadline_holds_over_tls(caller: Service, tmp_path: Path) -> None:
-    authority = Authority.make(tmp_path, "authority")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.issue("callee", server=True))
+    context, authority = tls(tmp_path)
     for behave in (HEAD, BODY):
         with misbehaving(behave, context) as server, pytest.raises(requests.ReadTimeout):
-            session(caller, server.url).get("/", verify=str(authority.file))
+            session(caller, server.url).get("/", verify=authority)
         assert server.asked == 1
