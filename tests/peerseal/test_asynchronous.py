@@ -142,15 +142,16 @@ def test_with_no_registry_the_answer_is_the_same_as_without_a_loop(
 
 @pytest.mark.usefixtures("quiet_collector")
 def test_a_forked_child_verifies_by_known_keys_and_by_those_that_must_be_fetched(
-    registry: MemoryRegistry, callee: Make, client: Identity
+    registry: MemoryRegistry, callee: Make, client: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The threads that fetch for its parent are not in the child."""
+    """The threads that fetch for its parent are not in the child, be there as many as there may."""
+    monkeypatch.setattr(AsyncVerifier, "WAITING", 1)
     verifier, stranger = callee(), registry.identity("stranger")
 
     def caller(identity: Identity) -> str:
         token = identity.sign_request("callee", method="GET", target="/a")
         return asyncio.run(asyncio.wait_for(called(verifier, token), 5)).service
 
-    assert [caller(client) for _ in range(3)] == ["client"] * 3
+    assert caller(client) == "client"
     assert Child(lambda: [caller(client), caller(stranger)]).result() == ["client", "stranger"]
     assert caller(stranger) == "stranger"
