@@ -185,7 +185,8 @@ class Admission:
         match right:
             case Vouched(thumbprint, _):
                 check_voucher(keys.find(connection, thumbprint), service, now)
-                if keys.vouched_count(connection, service, now) >= self._limits.vouched_keys:
+                listed_from = now - self._limits.retired_shown
+                if keys.vouched_count(connection, service, listed_from) >= self._limits.vouched_keys:
                     raise KeyTaken("too_many_keys", f"{service} has {self._limits.vouched_keys} keys by vouchers")
             case Approved(_, thumbprint):
                 self._check_cap(service, keys.joined_count(connection, service, now))

@@ -86,10 +86,10 @@ def joined_count_of(service: ColumnElement[str]) -> ScalarSelect[int]:
     return _ACTIVE.where(keys.c.service == service, keys.c.vouched_by.is_(None)).scalar_subquery()
 
 
-def vouched_count(connection: Connection, service: str, now: int) -> int:
-    """How many keys of a service that another one vouched for have not reached their natural end, whatever became of
-    them: each of these is or may yet be listed in the signed set."""
-    return connection.execute(_VOUCHED_COUNT, {"of": service, "now": now}).scalar_one()
+def vouched_count(connection: Connection, service: str, listed_from: int) -> int:
+    """How many keys of a service that another one vouched for had not reached their natural end at that time, whatever
+    became of them: each of these is or may yet be listed in the signed set."""
+    return connection.execute(_VOUCHED_COUNT, {"of": service, "now": listed_from}).scalar_one()
 
 
 def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
