@@ -103,9 +103,10 @@ class AuthoritySource:
         if known is not None and now < self._looked_at + self._settings.limits.registry_keys_cached:
             return known
         try:
+            before = self._high_water.known()
             with self._store.look() as connection:
                 jws, size = documents.newest(connection), ledger.head(connection)
-            self._high_water.reach(size)
+            self._high_water.reach(size, before)
         except StorageUnavailable:
             if known is None:
                 raise

@@ -26,23 +26,23 @@ class HighWater:
         self._file = home / FILE
         self._told = False
 
-    def check(self, size: int) -> int:
-        """How far the ledger reached before, which is not beyond ``size``. Raises LedgerContradicted where it is, or
-        ConfigurationError for a file that holds no number."""
-        known = self._read()
+    def check(self, size: int, known: int) -> None:
+        """Passes for a ledger of that size, where the one of before was ``known``. Raises LedgerContradicted."""
         if size < known:
             raise LedgerContradicted(
                 f"the ledger has {size} entries, and had {known}: was the database restored from a backup? Run "
                 f"peerseal-registry restore. To give that ledger up, and all clients that know it, remove {self._file}"
             )
-        return known
 
-    def reach(self, size: int) -> None:
-        """Remembers ``size``. Raises as `check` does."""
-        if size > self.check(size):
+    def reach(self, size: int, known: int) -> None:
+        """As `check`, and remembers the size."""
+        self.check(size, known)
+        if size > known:
             self._write(size)
 
-    def _read(self) -> int:
+    def known(self) -> int:
+        """How far the ledger reached before. Ask for this first and look at the ledger then: other nodes let both grow.
+        Raises ConfigurationError for a file that holds no number."""
         try:
             return int(self._file.read_text(encoding="ascii"))
         except FileNotFoundError:

@@ -61,9 +61,11 @@ def initialise(
     LedgerContradicted for a ledger that is shorter than it was.
     """
     migrate(store.engine)
+    high_water = HighWater(settings.home)
+    before = high_water.known()
     with store.read() as connection:
         known_jws, size = documents.newest(connection), ledger.head(connection)
-    HighWater(settings.home).check(size)
+    high_water.check(size, before)
     known = None if known_jws is None else decode_document(known_jws)
     domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
     if known is not None:

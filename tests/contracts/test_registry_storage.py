@@ -109,7 +109,7 @@ def test_retiring_ends_the_window_and_leaves_the_set_later(registry: Driver, clo
     assert shown[0].active_until == int(clock.now)
     plain = registry.client.get("/v1/services/billing/jwks.json").get_json()["keys"]
     assert [jwk["kid"].rpartition("/")[2] for jwk in plain] == [new.public.thumbprint]
-    clock.forward(500)
+    clock.forward(registry.settings.limits.retired_shown)
     assert [entry.state for entry in registry.key_set("billing").keys] == ["active"]
     assert registry.statement("billing", old).state == "retired"  # past keys stay
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from peerseal import TrustStore
 from peerseal.errors import ConfigurationError, FetchError, RevokedKey, TrustUnavailable
@@ -32,6 +32,7 @@ from registry.services.operators import Role
 from registry.services.public_copy import RestoreRefused, Source
 from registry.services.restore import CLOSED_FOR, Restored, restore
 from registry.services.verify import verify
+from registry.storage import ledger
 from registry.storage.ledger import Change, append
 from registry.storage.tables import entries, ledger_head, metadata, tiles
 from registry.storage.unit import Store
@@ -216,16 +217,34 @@ def test_nothing_is_signed_or_appended_over_a_ledger_that_is_shorter_than_it_was
     assert registry.node().join(key(), "client", token).status_code == 201
 
 
+def test_other_nodes_may_let_the_ledger_grow_while_one_looks(
+    registry: Driver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, head = registry.node(), ledger.head
+    clock.forward(registry.settings.limits.registry_keys_cached)
+
+    def held_up(connection: Connection) -> int:
+        size = head(connection)
+        monkeypatch.undo()
+        other.joined(key(), "client")
+        other.registry.authority.newest()
+        assert HighWater(registry.home).known() > size
+        return size
+
+    monkeypatch.setattr(ledger, "head", held_up)
+    registry.registry.authority.current()
+
+
 def test_a_host_that_cannot_remember_the_ledgers_size_goes_without(tmp_path: Path) -> None:
     high_water = HighWater(tmp_path / "not there")
-    high_water.reach(5)
-    high_water.reach(4)
+    high_water.reach(5, high_water.known())
+    high_water.reach(4, high_water.known())
 
 
 def test_a_size_that_cannot_be_read_is_no_reason_to_forget_it(tmp_path: Path) -> None:
     (tmp_path / "ledger-size").write_text("many")
     with pytest.raises(ConfigurationError, match="ledger-size"):
-        HighWater(tmp_path).reach(5)
+        HighWater(tmp_path).known()
 
 
 def test_everything_public_is_as_it_was_and_one_entry_says_so(registry: Driver, life: Life) -> None:
