@@ -193,7 +193,7 @@ class TestStart:
     ) -> None:
         first = registry.identity("client", retire_at_exit=False, **key_dir(folder))
         first.stop()
-        registry._keys.clear()  # restored from a backup that is too old
+        registry.keys.clear()  # restored from a backup that is too old
         again = registry.identity("client", **key_dir(folder))
         assert again.credentials == first.credentials
         assert states(registry) == {first.credentials.key_id: ACTIVE}
@@ -430,9 +430,9 @@ class TestRotation:
 
     def test_the_old_key_vouches_for_the_new_one_and_no_join_token_is_needed(self, registry: MemoryRegistry) -> None:
         client = registry.identity("client")
-        registry._joining.clear()
+        registry.joining.clear()
         first, second = client.credentials.key_id, client.rotate().key_id
-        assert registry._found(second).admission.by == {"kid": first}
+        assert registry.found(second).admission.by == {"kid": first}
 
     def test_asking_again_within_the_lead_gives_the_same_key(self, registry: MemoryRegistry) -> None:
         client = registry.identity("client")

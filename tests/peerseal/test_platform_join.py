@@ -13,6 +13,7 @@ from peerseal.peers.enrol import PlatformToken
 from peerseal.protocol.oidc import MAX_TOKEN
 from peerseal.protocol.tokens import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
+from peerseal.testing.calls import Desk
 
 SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 LIFETIME = 7 * 24 * 3600
@@ -22,17 +23,25 @@ class OidcRefused(TokenError):
     code = "oidc_refused"
 
 
-class PlatformRegistry(MemoryRegistry):
+class PlatformDesk(Desk):
     """Takes the tokens in ``good``: what makes a real one good is tested where it is checked."""
 
     good: frozenset[str] = frozenset()
 
-    def _right(self, call: Call, body: dict[str, Any], service: str, proof: Proof) -> dict[str, str]:
+    def right(self, call: Call, body: dict[str, Any], service: str, proof: Proof) -> dict[str, str]:
         if "oidc" not in body:
-            return super()._right(call, body, service, proof)
+            return super().right(call, body, service, proof)
         if body["oidc"] not in self.good:
             raise OidcRefused("not a good one")
         return {"oidc": "https://issuer.test", "subject": "00"}
+
+
+class PlatformRegistry(MemoryRegistry):
+    """The registry with that desk."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self.desk: PlatformDesk = PlatformDesk(self)
 
 
 @pytest.fixture
@@ -42,8 +51,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def registry(clock: Clock) -> Iterator[PlatformRegistry]:
-    with PlatformRegistry(clock=clock) as registry:
-        registry.good = frozenset(["first.token.text"])
+    with PlatformRegistry(clock) as registry:
+        registry.desk.good = frozenset(["first.token.text"])
         yield registry
 
 
@@ -80,7 +89,7 @@ def test_a_newcomer_sends_its_proof_and_the_token(registry: PlatformRegistry) ->
 
 def test_the_next_key_is_vouched_for_and_no_token_is_shown(registry: PlatformRegistry, clock: Clock) -> None:
     client = identity(registry, "first.token.text")
-    registry.good = frozenset()
+    registry.desk.good = frozenset()
     clock.advance(SCHEDULE.every)
     look_after(client)
     assert sent(registry) == [{"proof", "oidc"}, {"proof"}]
@@ -92,7 +101,7 @@ def test_a_host_that_slept_past_its_last_keys_end_joins_anew_with_the_newest_tok
     client = identity(registry, token_file.read_text)
     first = client.credentials.key_id
     token_file.write_text("second.token.text")
-    registry.good = frozenset(["second.token.text"])
+    registry.desk.good = frozenset(["second.token.text"])
     clock.advance(LIFETIME + 1)
     look_after(client)
     assert client.credentials.key_id != first

@@ -350,7 +350,7 @@ class TestRevived:
             served_set(registry, replace(registry.jwk_set("client"), revoked=()))
             with pytest.raises(PeersealError):
                 trust.key(unknown())
-        registry._found(kid).revoked_at = None
+        registry.found(kid).revoked_at = None
         registry.identity("client")
         registry.answers.clear()
         clock.advance(QUIET.cooldown)

@@ -1,0 +1,21 @@
+"""A real registry in memory, and a clock to set: for Peerseal's own tests, and for those of services that use it.
+
+::
+
+    with MemoryRegistry() as registry:
+        app = create_app(registry.identity("resource-service"))  # your service, protected as ever
+        client = registry.identity("client-service")
+        token = client.sign_request("resource-service", method="GET", target="/profiles/1")
+        assert app.test_client().get("/profiles/1", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+Only the network is left out: keys, proofs, tokens and documents are made and checked by the code that does it in
+production. The registry lives in one process; a forked child works on a copy.
+"""
+
+from peerseal.peers.fetch import Answer
+from peerseal.testing.calls import Call
+from peerseal.testing.clock import Clock
+from peerseal.testing.ledger import MemoryLedger
+from peerseal.testing.registry import MemoryRegistry
+
+__all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry"]

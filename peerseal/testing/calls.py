@@ -1,0 +1,169 @@
+"""What the registry in memory answers to calls, and what it takes of them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
+from peerseal.peers.fetch import Answer
+from peerseal.peers.verify import Verifier
+from peerseal.protocol.checkpoint import encode_proof
+from peerseal.protocol.claims import claim
+from peerseal.protocol.documents import JwkSetDocument, sign_document
+from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
+from peerseal.protocol.join import join_mac_matches
+from peerseal.protocol.named_keys import ACTIVE
+from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
+from peerseal.protocol.tokens import Proof
+
+if TYPE_CHECKING:
+    from peerseal.testing.registry import MemoryRegistry
+
+_KEYS: Final = re.compile(r"/v1/services/([^/]+)/keys(?:/([^/.]+)(\.jwt)?)?")
+_POLICY: Final = re.compile(r"/v1/services/([^/]+)/policy\.jwt")
+_JWK_SET: Final = re.compile(r"/v1/services/([^/]+)/jwks\.jwt")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that the registry received. ``headers`` has lower-case names."""
+
+    method: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class NotFound(CodedError):
+    """Nobody registered that."""
+
+    status = 404
+
+
+class _JoinRefused(CodedError):
+    status = 401
+
+
+class Desk:
+    """Where calls to a registry in memory come in: each is checked as the real one does it."""
+
+    def __init__(self, registry: "MemoryRegistry") -> None:
+        self._registry = registry
+        self._verifier = Verifier(registry, audience=REGISTRY, allow={"*": ()}, clock=registry.clock)
+
+    def answer(self, call: Call, path: str) -> Answer:
+        """What the registry answers; ``path`` is the call's, without its query. Raises PeersealError."""
+        if call.method == "GET" and path == "/.well-known/peerseal-registry":
+            return _jwt(sign_document(self._registry.registry_keys(), self._registry.root))
+        if call.method == "GET" and path == "/v1/changes":
+            return _jwt(self._registry.sign(self._registry.changes(_number(call, "since"))))
+        if call.method == "GET" and path == "/ledger/checkpoint":
+            return Answer(
+                200, self._registry.ledger.checkpoint().encode("utf-8"), {"content-type": "text/plain; charset=utf-8"}
+            )
+        if call.method == "GET" and path == "/ledger/proof":
+            old, new = _number(call, "from"), _number(call, "to")
+            return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
+        if call.method == "GET" and path == "/v1/domain.jwt":
+            return _jwt(self._registry.sign(self._registry.domain_document()))
+        if call.method == "GET" and (found := _JWK_SET.fullmatch(path)):
+            return self._conditional(call, self._registry.jwk_set(found[1]))
+        if call.method == "GET" and (found := _POLICY.fullmatch(path)):
+            return self._told_policy(call, found[1])
+        if (found := _KEYS.fullmatch(path)) is None:
+            raise NotFound("not_found", path)
+        service, thumbprint, signed = found.groups()
+        if call.method == "POST" and thumbprint is None:
+            return self._register(call, service)
+        kid = make_kid(service_id(self._registry.domain, service), thumbprint or "")
+        if call.method == "GET" and signed:
+            return _jwt(self._registry.sign(self._registry.statement(kid)))
+        if call.method == "DELETE" and not signed:
+            return self._end(call, kid)
+        raise NotFound("not_found", path)
+
+    def _conditional(self, call: Call, document: JwkSetDocument) -> Answer:
+        """RFC 9110 section 13.1.2; the tag is of all that a new signature does not change."""
+        keys = tuple(replace(key, proof=()) for key in document.keys)
+        timeless = replace(document, issued_at=0, expires_at=0, head=0, checkpoint="", keys=keys)
+        tag = f'"{digest_header(canonical_json(timeless.claims()))}"'
+        if call.headers.get("if-none-match") == tag:
+            return Answer(304, b"", {"etag": tag})
+        return _jwt(self._registry.sign(document), {"etag": tag})
+
+    def _told_policy(self, call: Call, service: str) -> Answer:
+        """A restricted policy is told to its service and those that it names."""
+        document = self._registry.policy_document(service)
+        if document.policy is not None and document.policy.restricted:
+            if "authorization" not in call.headers:
+                raise MissingToken("the policy is restricted")
+            caller = split_kid(self._caller(call))[0]
+            if caller != document.subject and document.policy.scopes(caller) is None:
+                raise CallerNotAllowed("the policy names others")
+        return _jwt(self._registry.sign(document))
+
+    # ---- what it takes
+
+    def _register(self, call: Call, service: str) -> Answer:
+        body, now = strict_json_object(call.body), int(self._registry.clock())
+        owner, us = service_id(self._registry.domain, service), registry_id(self._registry.domain)
+        proof = Proof.read(claim(body, "proof", str), issuer=owner, audience=us, now=now)
+        kid, known = make_kid(owner, proof.public_key.thumbprint), self._registry.keys.get(proof.public_key.thumbprint)
+        if known is not None and known.service != service:
+            raise KeyRefused("key_of_another_service")
+        if known is not None and self._registry.state(known) != ACTIVE:
+            raise KeyRefused(f"key_{self._registry.state(known)}")
+        if known is None:
+            self._registry.admit(service, proof.public_key, self.right(call, body, service, proof), proof.jws)
+        return _jwt(self._registry.sign(self._registry.statement(kid)), status=201 if known is None else 200)
+
+    def right(self, call: Call, body: dict[str, Any], service: str, proof: Proof) -> dict[str, str]:
+        """The kid or join token that admits the key, as entries name it. Raises PeersealError."""
+        if "authorization" in call.headers:
+            voucher = self._caller(call)
+            if split_kid(voucher)[0] != proof.issuer or self._registry.state(self._registry.found(voucher)) != ACTIVE:
+                raise CallerNotAllowed("only a current key of the same service can vouch")
+            return {"kid": voucher}
+        if "join" not in body:
+            raise MissingToken("neither a voucher nor a join token")
+        join = claim(body, "join", dict)
+        joining = self._registry.joining.get(claim(join, "id", str))
+        if (
+            joining is None
+            or joining.service != service
+            or not joining.uses
+            or joining.expires_at <= self._registry.clock()
+        ):
+            raise _JoinRefused("join_refused", "no such join token, or no longer")
+        if not join_mac_matches(joining.token.mac_key, proof.jws, claim(join, "mac", str)):
+            raise _JoinRefused("join_refused", "the mac is not over this proof")
+        joining.uses -= 1
+        return {"join_token": joining.token.id}
+
+    def _end(self, call: Call, kid: str) -> Answer:
+        if self._caller(call) != kid:
+            raise CallerNotAllowed("a key can end only itself")
+        compromised = parse_qs(urlsplit(call.path).query).get("reason") == ["compromised"]
+        (self._registry.revoke if compromised else self._registry.retire)(kid)
+        return Answer(204, b"")
+
+    def _caller(self, call: Call) -> str:
+        """The kid that signed this call, which is verified as every callee does it."""
+        token = call.headers.get("authorization", "").removeprefix("Bearer ")
+        request: dict[str, Any] = {"method": call.method, "target": call.path, "body": call.body}
+        return self._verifier.verify(token, headers=call.headers, **request).kid
+
+    def _consistency(self, old: int, new: int) -> list[str]:
+        if not 0 < old <= new <= len(self._registry.ledger.entries):
+            raise NotFound("not_found", "no such trees")
+        return encode_proof(self._registry.ledger.consistency(old, new))
+
+
+def _number(call: Call, name: str) -> int:
+    return int(parse_qs(urlsplit(call.path).query).get(name, ["0"])[0])
+
+
+def _jwt(document: str, headers: Mapping[str, str] | None = None, *, status: int = 200) -> Answer:
+    return Answer(status, document.encode("ascii"), {"content-type": "application/jwt", **(headers or {})})
