@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from peerseal.commands import assertion, monitor
+from peerseal.commands import assertion, keep_ledger, monitor
 from peerseal.errors import ConfigurationError, FetchError, InvalidName, PeersealError, TrustUnavailable
 
 USAGE = 2
@@ -16,6 +16,7 @@ UNREACHABLE = 3
 
 COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
     assertion.add_to,
+    keep_ledger.add_to,
     monitor.add_to,
 )
 

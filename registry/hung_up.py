@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 
@@ -15,8 +14,8 @@ def let_go_at_once(worker: Any) -> Callable[[Any, Any], None]:
     """
     readable = worker.on_client_socket_readable
 
-    def readable_or_ended(connection: Any, client: Any) -> None:
-        if not _ended(client):
+    def readable_orended(connection: Any, client: Any) -> None:
+        if not ended(client):
             readable(connection, client)
             return
         worker.poller.unregister(client)
@@ -27,10 +26,11 @@ def let_go_at_once(worker: Any) -> Callable[[Any, Any], None]:
     return readable_or_ended
 
 
-def _ended(client: socket.socket) -> bool:
-    with suppress(BlockingIOError):
-        try:
-            return not client.recv(1, socket.MSG_PEEK)
-        except ConnectionError:
-            return True
-    return False
+def ended(client: socket.socket) -> bool:
+    """Whether nothing more will come from there."""
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:  # reset, or timed out: it would end the worker's loop
+        return True

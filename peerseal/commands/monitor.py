@@ -45,8 +45,8 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("--key-dir", type=Path, metavar="DIR", help="key folder of the service [PEERSEAL_KEY_DIR]")
     parser.add_argument("--state", type=Path, metavar="FILE", help="where it stands, so that a restart goes on there")
     parser.add_argument("--webhook", metavar="URL", help="gets each report by POST, as JSON")
-    parser.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks [1]")
-    parser.add_argument("--grace", type=_seconds, default=GRACE, metavar="SECONDS", help="without the registry [60]")
+    parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between two looks [1]")
+    parser.add_argument("--grace", type=seconds, default=GRACE, metavar="SECONDS", help="without the registry [60]")
     parser.add_argument("--once", action="store_true", help="look once and end")
     parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
     parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
     monitor = _monitor(arguments)
     webhook = Webhook(arguments.webhook) if arguments.webhook else None
-    ended, code = _until_interrupted(), 0
+    ended, code = until_interrupted(), 0
     while not ended.is_set():
         alerts = monitor.look()
         for alert in alerts:
@@ -111,7 +111,7 @@ def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
     return own_keys
 
 
-def _until_interrupted() -> threading.Event:
+def until_interrupted() -> threading.Event:
     """Set by SIGINT or SIGTERM: a look that is under way is finished first."""
     ended = threading.Event()
 
@@ -133,7 +133,8 @@ def _show(alert: Alert, *, as_json: bool) -> None:
     print(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}", flush=True)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """An argument that is a time. Raises ValueError."""
     seconds = float(text)  # argparse turns ValueError into its own message
     if not 0 < seconds < float("inf"):
         raise ValueError(text)

@@ -24,10 +24,12 @@ ROOT_REFRESH = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The ledger up to a checkpoint: its right edge, and of the entries that were new, those that were asked for."""
+    """The ledger up to a checkpoint: its right edge, of the entries that were new those that were asked for, and the
+    checkpoint as it was signed, which is empty where it is older than what was seen before."""
 
     edge: Frontier
     entries: tuple[Entry, ...] = ()
+    note: str = ""
 
 
 class Follower:
@@ -57,7 +59,7 @@ class Follower:
         ``document_inconsistent`` where the ledger is not the one that was seen before, and with other codes for a
         checkpoint or a root's document that is not to be believed.
         """
-        checkpoint = self._checkpoint()
+        checkpoint, note = self._checkpoint()
         if checkpoint.size < seen.size:
             self._check_only_stale(checkpoint, seen)
             return Seen(seen)
@@ -69,7 +71,7 @@ class Follower:
                 found.append(entry)
         if edge.root != checkpoint.root:
             raise _inconsistent(f"its entries do not lead from {seen.size} to its checkpoint at {edge.size}")
-        return Seen(edge, tuple(found))
+        return Seen(edge, tuple(found), note)
 
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()
@@ -81,16 +83,16 @@ class Follower:
             self._keys, self._fetched_at, self._pin = keys, now, keys.root.thumbprint
         return self._keys
 
-    def _checkpoint(self) -> Checkpoint:
-        """The newest one. Of an unknown signer the root may have said something since."""
+    def _checkpoint(self) -> tuple[Checkpoint, str]:
+        """The newest one, and as it was signed. Of an unknown signer the root may have said something since."""
         keys, note = self._registry_keys(), self._get(CHECKPOINT).decode("utf-8", "replace")
         try:
-            return read_checkpoint(note, keys.subject, keys.ledger_keys)
+            return read_checkpoint(note, keys.subject, keys.ledger_keys), note
         except DocumentRefused as error:
             if error.code != "document_unknown_signer":
                 raise
         keys = self._registry_keys(anew=True)
-        return read_checkpoint(note, keys.subject, keys.ledger_keys)
+        return read_checkpoint(note, keys.subject, keys.ledger_keys), note
 
     def _check_only_stale(self, checkpoint: Checkpoint, seen: Frontier) -> None:
         """Passes an old checkpoint of the ledger that was seen, as a mirror may have it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from registry.commands.common import json_option, show_json, the_settings, the_store
+from registry.services.high_water import HighWater
 from registry.services.public_copy import Source
 from registry.services.restore import Lost, Restored
 from registry.services.restore import restore as restored
@@ -40,8 +41,11 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_j
     mirror cannot be reached.
     """
     notes = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in kept}
-    sources, limits = [Source.of(place) for place in places], the_settings().limits
-    done = restored(the_store(), limits, sources, kept=notes, dry_run=dry_run, progress=_progress)
+    sources, settings = [Source.of(place) for place in places], the_settings()
+    reached = HighWater(settings.home).known()
+    done = restored(
+        the_store(), settings.limits, sources, kept=notes, reached=reached, dry_run=dry_run, progress=_progress
+    )
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
     if as_json:
@@ -60,15 +64,21 @@ def _show(done: Restored) -> None:
     head = f"{done.size} entries, root hash {told['root']}"
     if not done.anything:
         click.echo(f"nothing to do: {head}; {done.source} has no more")
+        _show_closed(done)
         return
     click.echo(f"entries {told['first']} to {told['last']}, byte for byte, from {done.source}")
     if done.rows:
         click.echo("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
     for line in _lost(done.lost):
         click.echo(f"lost: {line}")
-    until = datetime.fromtimestamp(done.closed_until or 0, UTC)
-    click.echo(f"until {until:%Y-%m-%dT%H:%M:%SZ} calls that services sign are answered 503: replays could not be told")
+    _show_closed(done)
     click.echo(f"{'dry run, nothing is written; would be' if done.dry_run else 'restored'}: {head}")
+
+
+def _show_closed(done: Restored) -> None:
+    if done.closed_until is not None:
+        until = datetime.fromtimestamp(done.closed_until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        click.echo(f"until {until} calls that services sign are answered 503: replays could not be told")
 
 
 def _lost(lost: Lost) -> Iterator[str]:

@@ -51,13 +51,23 @@ class HighWater:
             raise ConfigurationError(f"{self._file} does not say how far the ledger reached: {error}") from error
 
     def _write(self, size: int) -> None:
-        """Whole or not at all. A host that cannot write there goes without."""
+        """A host that cannot write there goes without."""
         try:
-            descriptor, draft = tempfile.mkstemp(dir=self._file.parent, prefix=f".{FILE}-")
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(f"{size}\n")
-            os.replace(draft, self._file)
+            self._replace(f"{size}\n")
         except OSError as error:
             if not self._told:
                 self._told = True
                 log.warning("how far the ledger reaches cannot be remembered: %s", error)
+
+    def _replace(self, text: str) -> None:
+        """Whole or not at all, also where the power goes: an empty file would lock the host out."""
+        descriptor, draft = tempfile.mkstemp(dir=self._file.parent, prefix=f".{FILE}-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, self._file)
+        except OSError:
+            os.unlink(draft)
+            raise

@@ -98,6 +98,7 @@ def restore(
     sources: Sequence[Source],
     *,
     kept: Mapping[str, str] | None = None,
+    reached: int = 0,
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
     progress: Callable[[int], None] = lambda _: None,
@@ -105,13 +106,19 @@ def restore(
     """Brings the database from where it is to where the longest copy is. Where it is there, nothing is done.
 
     ``kept`` are signed notes that somebody remembers, by name; the copy must not contradict them, nor the other copies.
+    ``reached`` is how far this host knows that the ledger was: an entry of ours in the place of one that clients may
+    have seen would be a second history.
     Raises RestoreRefused, FetchError where a source does not answer, StorageUnavailable.
     """
     before = _edge_of(store)
     copy = _longest(sources, kept or {}, before.size, progress)
     _check_same_history(store, before, copy)
+    if max(copy.checkpoint.size, before.size) < reached:
+        short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
+        raise RestoreRefused("copy_too_old", f"{copy.source} has {short}")
     if copy.checkpoint.size <= before.size:
-        return Restored(copy.source, before.size, before.size, before.size, before.root, dry_run)
+        until = None if dry_run else _close_guard(store, int(clock()))
+        return Restored(copy.source, before.size, before.size, before.size, before.root, dry_run, closed_until=until)
     with store.write() as connection:
         if ledger.lock_frontier(connection) != before:
             raise RestoreRefused("ledger_moved", "an entry was appended meanwhile: stop every node of the registry")
@@ -119,6 +126,13 @@ def restore(
         if dry_run:
             connection.rollback()
     return restored
+
+
+def _close_guard(store: Store, now: int) -> int:
+    """Calls that write no entry were accepted since the backup as well, and nobody knows of them any more."""
+    with store.write() as connection:
+        used_tokens.close(connection, now + CLOSED_FOR)
+    return now + CLOSED_FOR
 
 
 def _edge_of(store: Store) -> Frontier:

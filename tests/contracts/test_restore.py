@@ -2,6 +2,7 @@
 databases."""
 
 import json
+import shutil
 from binascii import a2b_base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +16,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, delete, insert, select, update
 
 from peerseal import TrustStore
-from peerseal.errors import ConfigurationError, FetchError, RevokedKey, TrustUnavailable
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
+from peerseal.peers.follow import Follower
+from peerseal.peers.keep import KeptLedger
 from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint, tile_path
 from peerseal.protocol.documents import DomainDocument, PolicyDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
 from peerseal.protocol.names import make_kid, service_id
+from peerseal.protocol.tokens import new_jti
 from registry.cli import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
@@ -200,6 +204,90 @@ def node(registry: Driver, life: Life) -> Iterator[Driver]:
 # what comes back
 
 
+def follow(registry: Driver, copy: KeptLedger, pin: str | None = None) -> int:
+    """What ``peerseal keep-ledger`` does at each look."""
+    return copy.follow(Follower(InProcess(registry), pin or registry.pin, registry.clock))
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("[!.]*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def grow(registry: Driver, entries: int) -> int:
+    with registry.store.write() as connection:
+        changes = [Change("operator_revoked", by=BY, data={"id": new_jti()}) for _ in range(entries)]
+        return append(connection, int(registry.clock()), *changes).after.size if changes else 0
+
+
+@pytest.fixture
+def kept_in(tmp_path: Path) -> Path:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    return folder
+
+
+def test_the_kept_copy_is_what_the_registry_publishes(registry: Driver, kept_in: Path, tmp_path: Path) -> None:
+    copy, published = KeptLedger(kept_in), tmp_path / "published"
+    for more in (0, 1, 0, 253, 1, 300):  # up to the end of a bundle, and over two
+        grow(registry, more)
+        shutil.rmtree(published, ignore_errors=True)
+        keep(registry, published)
+        assert follow(registry, copy) == follow(registry, KeptLedger(kept_in))
+        assert files_in(kept_in) == files_in(published)
+
+
+def test_a_copy_takes_over_nothing_that_it_cannot_verify(registry: Driver, kept_in: Path) -> None:
+    backup = Backup(registry.store)
+    grow(registry, 2)
+    copy = KeptLedger(kept_in)
+    size = follow(registry, copy)
+    kept = files_in(kept_in)
+    backup.come_back(registry.store)
+    other = grow(registry, 3)
+    assert other > size, "another history, and a longer one"
+    for again in (copy, KeptLedger(kept_in)):
+        with pytest.raises(DocumentRefused, match="rewritten"):
+            follow(registry, again)
+        with pytest.raises(DocumentRefused):
+            follow(registry, again, pin="A" * 43)
+        assert files_in(kept_in) == kept
+
+
+def test_a_copy_that_was_damaged_is_not_gone_on_with(registry: Driver, kept_in: Path) -> None:
+    follow(registry, KeptLedger(kept_in))
+    note = kept_in / "ledger/checkpoint"
+    lines = note.read_text().split("\n")
+    note.write_text("\n".join([lines[0], "x[$(id)]", *lines[2:]]))
+    with pytest.raises(DocumentRefused, match="not a checkpoint"):
+        follow(registry, KeptLedger(kept_in))
+
+
+def test_a_copy_that_lacks_what_this_host_has_seen_is_not_gone_on_from(
+    registry: Driver, clock: Clock, tmp_path: Path
+) -> None:
+    backup = Backup(registry.store)
+    registry.joined(key(), "client")
+    copy = keep(registry, tmp_path / "copy")
+    registry.joined(key(), "client")
+    reached = len(entries_of(registry.store))
+    backup.come_back(registry.store)
+    with pytest.raises(RestoreRefused, match=f"had {reached}") as refused:
+        restored(registry, copy, reached=reached)
+    assert refused.value.code == "copy_too_old"
+    assert Backup(registry.store) == backup
+
+
+def test_a_restore_with_nothing_to_do_forgets_no_call_either(registry: Driver, tmp_path: Path) -> None:
+    mine = registry.joined(key(), "billing")
+    accepted = registry.signed(mine, "billing", "GET", RESTRICTED)
+    copy = keep(registry, tmp_path / "copy")
+    assert restored(registry, copy, dry_run=True).closed_until is None
+    assert restored(registry, copy).closed_until == int(registry.clock()) + CLOSED_FOR
+    put(registry, "/v1/services/billing/policy", {**ALLOW, "restricted": True})
+    assert outcome(registry.client.get(RESTRICTED, headers=accepted)) == (503, "trust_unavailable")
+
+
 def test_nothing_is_signed_or_appended_over_a_ledger_that_is_shorter_than_it_was(
     registry: Driver, clock: Clock, tmp_path: Path
 ) -> None:
@@ -239,6 +327,15 @@ def test_a_host_that_cannot_remember_the_ledgers_size_goes_without(tmp_path: Pat
     high_water = HighWater(tmp_path / "not there")
     high_water.reach(5, high_water.known())
     high_water.reach(4, high_water.known())
+
+
+def test_a_full_disk_is_not_filled_with_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("registry.services.high_water.os.fsync", no_space)
+    HighWater(tmp_path).reach(5, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_size_that_cannot_be_read_is_no_reason_to_forget_it(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import peerseal
-from demo.processes import BIN, LOOPBACK, ROOT, Process, environment
+from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens import new_jti
 from registry.console import LocalConsole
@@ -52,9 +52,9 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def keep(url: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """What cron does every minute."""
+    """What runs every minute on another host."""
     folder.mkdir(exist_ok=True)
-    command = ["sh", str(ROOT / "deploy/keep-ledger.sh"), url, str(folder)]
+    command = [str(BIN / "peerseal"), "keep-ledger", str(folder), "--once", "--registry", url]
     return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment({}))
 
 
@@ -198,13 +198,15 @@ def test_a_copy_is_not_replaced_by_another_history(tmp_path: Path) -> None:
             bundle.parent.mkdir(parents=True, exist_ok=True)
             bundle.write_bytes(registry.ledger.bundle(number, width).body)
         (shown / "ledger/checkpoint").write_text(head)
+        (shown / ".well-known").mkdir(exist_ok=True)
+        (shown / ".well-known/peerseal-registry").write_text(registry.authority.current().jws)
 
     grown(1)
     with served(shown) as url:
         for more in (0, 3, 252, 5, 0):
             grown(more)
             assert keep(url, copy).returncode == 0
-        files = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file())
+        files = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("[!.]*") if path.is_file())
         assert files == ["ledger/checkpoint", "ledger/tile/entries/000", "ledger/tile/entries/001.p/7"]
         kept = {path: (copy / path).read_bytes() for path in files}
         shutil.rmtree(shown)
@@ -213,5 +215,5 @@ def test_a_copy_is_not_replaced_by_another_history(tmp_path: Path) -> None:
         for more in (1, 261, 1):
             grown(more)
             answer = keep(url, copy)
-            assert (answer.returncode, "another history" in answer.stderr) == (1, True)
+            assert (answer.returncode, "another one is shown" in answer.stderr) == (4, True)
             assert {path: (copy / path).read_bytes() for path in files} == kept

@@ -1,5 +1,6 @@
 """The registry under gunicorn, on real sockets, as ``serve`` and as the plain target are run."""
 
+import errno
 import http.client
 import socket
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from demo.stack import Stack
+from registry.hung_up import ended
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn, status_of
 from tests.support.waiters import until
 
@@ -81,6 +83,18 @@ def test_a_kept_connection_that_its_client_closes_needs_no_thread(tmp_path: Path
             connection.close()
         until(lambda: "open: 0" in server.output().splitlines()[-1])
         assert server.output().count("to a thread") == before + 4
+
+
+class Vanished(socket.socket):
+    """One whose host is not there any more."""
+
+    def recv(self, *_: int) -> bytes:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+
+def test_a_client_whose_host_vanished_does_not_end_the_workers_loop() -> None:
+    with Vanished() as client:
+        assert ended(client)
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "demo/stack.py"])

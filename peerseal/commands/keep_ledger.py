@@ -1,0 +1,56 @@
+"""``peerseal keep-ledger FOLDER``: keeps a copy of the registry's public ledger, verified, for a day on which its
+database is lost.
+
+Exit codes: 0 the copy is as new as the registry, 2 wrong usage, 3 the registry cannot be reached (with --once), 4 the
+ledger is not the one that was kept, or is not to be believed.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from pathlib import Path
+
+from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
+from peerseal.errors import DocumentRefused, FetchError
+from peerseal.peers.fetch import HttpFetcher
+from peerseal.peers.follow import Follower, check_pinned
+from peerseal.peers.keep import KeptLedger
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "keep-ledger",
+        help="keep a verified copy of the registry's public ledger",
+        description="Keeps the registry's public ledger in FOLDER, from which a lost registry can be restored.",
+        epilog="Ends with 0: up to date, 3: registry not reached, 4: not the ledger that was kept, or not believed.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--interval", type=seconds, default=60.0, metavar="SECONDS", help="between two looks [60]")
+    parser.add_argument("--once", action="store_true", help="look once and end")
+    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
+    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Looks until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    urls = arguments.registry or os.environ.get("PEERSEAL_REGISTRY_URL", "")
+    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
+    pin = arguments.pin or os.environ.get("PEERSEAL_REGISTRY_PIN")
+    check_pinned(pin, loopback_only=fetcher.loopback_only)
+    kept, follower = KeptLedger(arguments.folder), Follower(fetcher, pin)
+    ended = threading.Event() if arguments.once else until_interrupted()
+    while True:
+        try:
+            print(f"{kept.follow(follower)} entries", flush=True)
+        except DocumentRefused as error:
+            print(f"Error: {error}; {arguments.folder} stays as it is", file=sys.stderr)
+            return LEDGER_INCONSISTENT
+        except FetchError as error:
+            if arguments.once:
+                raise
+            print(f"not reached: {error}", file=sys.stderr)
+        if arguments.once or ended.wait(arguments.interval):
+            return 0

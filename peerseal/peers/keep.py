@@ -1,0 +1,84 @@
+"""Keeps a copy of a registry's public ledger in a folder, under the paths that the registry has them.
+
+Only what was verified is written: entries that lead from the copy to a checkpoint that a ledger key of the pinned root
+signed. So another history never takes the place of the one that is kept, and any web server can show the folder.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
+from peerseal.peers.follow import CHECKPOINT, Follower, Seen, bodies
+from peerseal.protocol.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
+from peerseal.protocol.merkle import Frontier, leaf_hash
+
+
+class KeptLedger:
+    """The copy in a folder that is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._edge: Frontier | None = None
+
+    def follow(self, follower: Follower) -> int:
+        """Take over what is new; the copy's size then. Raises FetchError or DocumentRefused, and nothing is changed;
+        DocumentRefused also where the copy itself is damaged, ConfigurationError where it cannot be written."""
+        try:
+            with self._alone():
+                before = self._edge or self._read_edge()
+                seen = follower.read(before, lambda _: True)
+                if seen.note and seen.edge.size > before.size:
+                    self._write(before.size, seen)
+                self._edge = seen.edge
+                return seen.edge.size
+        except OSError as error:
+            raise ConfigurationError(f"{self._folder}: {error.strerror}") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time: a first copy may take longer than the time to the next run."""
+        with open(self._folder / ".lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _read_edge(self) -> Frontier:
+        """What is there, from its first entry on."""
+        try:
+            note = self._get(CHECKPOINT)
+        except FetchError:
+            return Frontier()
+        kept, edge = claimed_checkpoint(note.decode("utf-8", "replace")), Frontier()
+        for body in bodies(self._get, 0, kept.size):
+            edge = edge.appended(leaf_hash(body))
+        if edge.root != kept.root:
+            raise DocumentRefused("document_malformed", f"{self._folder}: its entries do not lead to its checkpoint")
+        return edge
+
+    def _write(self, size: int, seen: Seen) -> None:
+        """Bundles first: whoever reads meanwhile finds all that the checkpoint speaks of."""
+        first = size // TILE_WIDTH
+        started = list(bodies(self._get, first * TILE_WIDTH, size))
+        new = started + [entry.encode() for entry in seen.entries]
+        for at in range(0, len(new), TILE_WIDTH):
+            bundle = new[at : at + TILE_WIDTH]
+            number = first + at // TILE_WIDTH
+            self._put(f"ledger/{tile_path('entries', number, len(bundle))}", encode_bundle(bundle))
+        self._put(CHECKPOINT.lstrip("/"), seen.note.encode())
+        if size % TILE_WIDTH:
+            (self._folder / "ledger" / tile_path("entries", first, size % TILE_WIDTH)).unlink(missing_ok=True)
+
+    def _put(self, path: str, content: bytes) -> None:
+        file = self._folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.new")
+        draft.write_bytes(content)
+        os.replace(draft, file)
+
+    def _get(self, path: str) -> bytes:
+        try:
+            return (self._folder / path.lstrip("/")).read_bytes()
+        except OSError as error:
+            raise FetchError(f"{self._folder}{path}: {error.strerror}", 404) from error
