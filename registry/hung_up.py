@@ -14,7 +14,7 @@ def let_go_at_once(worker: Any) -> Callable[[Any, Any], None]:
     """
     readable = worker.on_client_socket_readable
 
-    def readable_orended(connection: Any, client: Any) -> None:
+    def readable_or_ended(connection: Any, client: Any) -> None:
         if not ended(client):
             readable(connection, client)
             return
