@@ -24,11 +24,10 @@ class Limits:
     """Seconds for which a retired key stays in the signed set: the longest of the tokens that are checked against it (a
     transaction token, 900 s), leeway, and a margin."""
     vouched_keys: int = 1000
-    """Keys of one service that another one vouched for and that are or may yet be listed, be they active,
-    retired or revoked: without a limit on all of these, whoever stole one key could make the signed set too large for
-    clients (8 MiB), and so hide the very revocation. Of RSA-8192 keys with the longest names, 5 KB each, they and the
-    joined ones still fit. With a rotation a day this is 142 hosts; a service of more instances should share keys by
-    host."""
+    """Keys of one service that another one vouched for and that are or may yet be listed, be they active, retired or
+    revoked: without a limit on all of these, whoever stole one key could make the signed set too large for clients
+    (8 MiB), and so hide the very revocation. Of RSA-8192 keys with the longest names, 5 KB each, they and the joined
+    ones still fit. With a rotation a day this is 142 hosts; a service of more instances should share keys by host."""
     joined_keys: int = 500
     """Active keys of one service that came by join tokens. They are counted apart, so that a thief who used all of the
     above cannot keep the owner from joining anew."""
