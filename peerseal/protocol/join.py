@@ -33,7 +33,10 @@ class JoinToken:
     @classmethod
     def generate(cls, pin: str) -> Self:
         """A new token for the registry whose root key has the thumbprint ``pin``."""
-        return cls(b64url(secrets.token_bytes(_ID_BYTES)), b64url(secrets.token_bytes(_SECRET_BYTES)), pin)
+        token_id = b64url(secrets.token_bytes(_ID_BYTES))
+        while token_id.startswith("-"):  # operators type it, and a command would take it for an option
+            token_id = b64url(secrets.token_bytes(_ID_BYTES))
+        return cls(token_id, b64url(secrets.token_bytes(_SECRET_BYTES)), pin)
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -125,7 +125,7 @@ def _make_files(settings: Settings, fresh: bool) -> list[str]:
         ("ledger key", settings.ledger_key_file, keyfiles.new_ledger_key),
     ]
     if fresh:  # later it may well be elsewhere, offline
-        wanted.insert(0, ("root key", settings.root_key_file, keyfiles.new_key_pair))
+        wanted.insert(0, ("root key", settings.root_key_file, keyfiles.new_root_key))
         wanted.append(("sealing key", settings.sealing_key_file, Fernet.generate_key))
     return [f"{name} {path}" for name, path, make in wanted if keyfiles.ensure(path, make)]
 

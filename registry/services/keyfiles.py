@@ -69,8 +69,16 @@ def read_ledger_key(path: Path) -> Ed25519PrivateKey:
 
 
 def new_key_pair() -> bytes:
-    """A new root or signing key."""
+    """A new signing key."""
     return KeyPair.generate("ES256").to_pem()
+
+
+def new_root_key() -> bytes:
+    """A new root key. Its thumbprint is what people type behind ``--pin``, where a dash would begin an option."""
+    key = KeyPair.generate("ES256")
+    while key.public.thumbprint.startswith("-"):
+        key = KeyPair.generate("ES256")
+    return key.to_pem()
 
 
 def new_ledger_key() -> bytes:

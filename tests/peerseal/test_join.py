@@ -78,3 +78,7 @@ def test_other_macs_do_not_match(other: str) -> None:
     mac = join_mac(TOKEN.mac_key, "a.b.c")
     for given_mac in (other, mac + other, mac[:-1] + other, f"{mac}=", mac.swapcase()):
         assert join_mac_matches(TOKEN.mac_key, "a.b.c", given_mac) == (given_mac == mac)
+
+
+def test_no_id_looks_like_an_option_on_a_command_line() -> None:
+    assert not any(JoinToken.generate("A" * 43).id.startswith("-") for _ in range(1000))

@@ -16,6 +16,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.cli import main
+from registry.services.keyfiles import new_root_key
 from registry.settings import Settings
 from tests.registry.driver import DOMAIN, Driver, entries_of
 
@@ -366,3 +367,8 @@ def test_nothing_works_before_init(run: Run) -> None:
 def test_an_unreachable_database(run: Run, registry: Driver, tmp_path: Path) -> None:
     assert run("services", REGISTRY_DATABASE_URL=f"postgresql:///x?host={tmp_path}").exit_code == 3
     assert run("migrate", REGISTRY_DATABASE_URL=f"postgresql:///x?host={tmp_path}").exit_code == 3
+
+
+def test_no_pin_looks_like_an_option_on_a_command_line() -> None:
+    pins = [KeyPair.from_pem(new_root_key()).public.thumbprint for _ in range(500)]
+    assert not [pin for pin in pins if pin.startswith("-")]

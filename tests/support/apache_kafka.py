@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import uuid
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ JARS: Final = Path(os.environ.get("KAFKA_JARS") or Path(sys.prefix) / "kafka")
 """Where ``make kafka`` puts the jars."""
 
 _ANSWER = 10  # seconds
+_CLUSTER = "5L6g3nShT-eMCtK--X86sw"  # any; one made at random begins with a dash now and then, as an option does
 _HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC")
 _LOGGER = "-Dorg.slf4j.simpleLogger"
 _LOG = (f"{_LOGGER}.defaultLogLevel=warn", f"{_LOGGER}.showDateTime=true", f"{_LOGGER}.dateTimeFormat=HH:mm:ss.SSS")
@@ -91,9 +91,8 @@ class ApacheKafka(RestartableServer):
     def _format(self, properties: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         properties.write_text("".join(f"{name}={value}\n" for name, value in self._properties.items()))
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = ["java", "-XX:TieredStopAtLevel=1", *_LOG, "-cp", f"{JARS}/*", "kafka.tools.StorageTool"]
-        command += ["format", "--cluster-id", cluster, "--config", str(properties)]
+        command += ["format", "--cluster-id", _CLUSTER, "--config", str(properties)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=START, check=False)
         if done.returncode:
             properties.unlink()
