@@ -78,7 +78,12 @@ class KeptLedger:
         os.replace(draft, file)
 
     def _get(self, path: str) -> bytes:
-        try:
-            return (self._folder / path.lstrip("/")).read_bytes()
-        except OSError as error:
-            raise FetchError(f"{self._folder}{path}: {error.strerror}", 404) from error
+        return read_in(self._folder, path)
+
+
+def read_in(folder: Path, path: str) -> bytes:
+    """What a copy in a folder has under a path of the registry's. Raises FetchError as for a 404."""
+    try:
+        return (folder / path.lstrip("/")).read_bytes()
+    except OSError as error:
+        raise FetchError(f"{folder}{path}: {error.strerror}", 404) from error

@@ -88,3 +88,15 @@ def _cell(name: str, value: Any) -> str:
     if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return str(value)
+
+
+def show_progress(entries: int) -> None:
+    """How many entries of the ledger are done, where somebody looks on."""
+    if sys.stderr.isatty():
+        click.echo(f"\rentries: {entries:,}", nl=False, err=True)
+
+
+def end_progress() -> None:
+    """Takes that away again."""
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)

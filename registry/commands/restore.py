@@ -1,13 +1,12 @@
 """``peerseal-registry restore``."""
 
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from registry.commands.common import json_option, show_json, the_settings, the_store
+from registry.commands.common import end_progress, json_option, show_json, show_progress, the_settings, the_store
 from registry.services.high_water import HighWater
 from registry.services.public_copy import Source
 from registry.services.restore import Lost, Restored
@@ -44,19 +43,13 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_j
     sources, settings = [Source.of(place) for place in places], the_settings()
     reached = HighWater(settings.home).known()
     done = restored(
-        the_store(), settings.limits, sources, kept=notes, reached=reached, dry_run=dry_run, progress=_progress
+        the_store(), settings.limits, sources, kept=notes, reached=reached, dry_run=dry_run, progress=show_progress
     )
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", nl=False, err=True)
+    end_progress()
     if as_json:
         show_json(done.to_json())
     else:
         _show(done)
-
-
-def _progress(entries: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\rentries: {entries:,}", nl=False, err=True)
 
 
 def _show(done: Restored) -> None:

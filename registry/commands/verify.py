@@ -1,11 +1,10 @@
 """``peerseal-registry verify``."""
 
-import sys
 from pathlib import Path
 
 import click
 
-from registry.commands.common import json_option, show_json, the_settings, the_store
+from registry.commands.common import end_progress, json_option, show_json, show_progress, the_settings, the_store
 from registry.services.verify import Verified
 from registry.services.verify import verify as verified
 
@@ -25,20 +24,14 @@ def verify(kept: tuple[Path, ...], as_json: bool) -> None:
     Ends with 0 where everything is whole, 1 where something differs; every row that does is named.
     """
     notes = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in kept}
-    found = verified(the_store(), the_settings().limits, checkpoints=notes, progress=_progress)
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", nl=False, err=True)
+    found = verified(the_store(), the_settings().limits, checkpoints=notes, progress=show_progress)
+    end_progress()
     if as_json:
         show_json(found.to_json())
     else:
         _show(found)
     if not found.whole:
         click.get_current_context().exit(1)
-
-
-def _progress(entries: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\rentries: {entries:,}", nl=False, err=True)
 
 
 def _show(found: Verified) -> None:

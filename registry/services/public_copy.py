@@ -13,6 +13,7 @@ from typing import Final
 from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealError
 from peerseal.peers.fetch import HttpFetcher, content
 from peerseal.peers.follow import CHECKPOINT, bodies
+from peerseal.peers.keep import read_in
 from peerseal.peers.limits import FetchLimits
 from peerseal.protocol.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.ledger import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
@@ -47,7 +48,7 @@ class Source:
         if place.startswith(("http://", "https://")):
             fetcher = HttpFetcher([place], LIMITS)
             return cls(place, lambda path: content(fetcher.call("GET", path)))
-        return cls(place, lambda path: _read(Path(place), path))
+        return cls(place, lambda path: read_in(Path(place), path))
 
     def note(self) -> str:
         """Its checkpoint, unverified. Raises FetchError."""
@@ -130,10 +131,3 @@ def _signed(source: Source, note: str, replayed: Replay) -> Checkpoint:
         return read_checkpoint(note, replayed.grounds.domain or "", jwks)
     except DocumentRefused as error:
         raise RestoreRefused("copy_not_signed", f"{source.name}: {error}") from error
-
-
-def _read(folder: Path, path: str) -> bytes:
-    try:
-        return (folder / path.lstrip("/")).read_bytes()
-    except OSError as error:
-        raise FetchError(f"{folder}{path}: {error.strerror}", 404) from error
