@@ -28,7 +28,7 @@ quick: $(STAMP) ## the tests without processes, in seconds
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
 	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers"
 
-fuzz: $(STAMP) ## thousands of calls that schemathesis makes up from /openapi.json, on both databases
+fuzz: $(STAMP) ## generated input for every parser and route, and calls made from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
 
 judge: $(STAMP) ## a ledger of 70,000 entries, checked over HTTP by Go's checksum database (needs go)

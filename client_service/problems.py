@@ -1,6 +1,7 @@
 """Errors as RFC 9457 writes them, and what Peerseal's own errors mean for a person at this edge."""
 
 from flask import Flask, Response, current_app, jsonify
+from werkzeug.exceptions import HTTPException
 
 import peerseal
 from peerseal.errors import InsufficientScope, MissingToken, TokenError
@@ -14,10 +15,20 @@ def problem(status: int, code: str, detail: str, **more: str) -> Response:
 
 
 def handle_errors(app: Flask) -> None:
-    """Answer for the errors that the routes raise."""
+    """Answer for the errors that the routes raise, and for requests that no route takes."""
+    app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(TokenError, _no_user)
     app.register_error_handler(InsufficientScope, _not_allowed)
     app.register_error_handler(peerseal.PeersealError, _not_now)
+
+
+def http_error(error: HTTPException) -> Response | HTTPException:
+    """Flask's own refusals, such as 404 and 405, with a code made from their name. Redirects stay as they are."""
+    if error.code is None or error.code < 400:
+        return error
+    response = problem(error.code, error.name.lower().replace(" ", "_"), error.description or error.name)
+    response.headers.extend([header for header in error.get_headers() if header[0] == "Allow"])
+    return response
 
 
 def _no_user(error: TokenError) -> Response:

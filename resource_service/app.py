@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
 
 import peerseal
 import peerseal.flask
@@ -39,6 +40,7 @@ def build_app(identity: peerseal.Identity, invoices: Invoices) -> Flask:
     add_public_routes(app, auth, identity)
     add_profiles(app, auth)
     add_routes_for_users(app, auth, invoices)
+    app.register_error_handler(HTTPException, http_error)
     return app
 
 
@@ -114,4 +116,13 @@ def problem(status: int, code: str, detail: str) -> Response:
     """An error as RFC 9457 writes it."""
     response = jsonify(title=code.replace("_", " "), status=status, code=code, detail=detail)
     response.status_code, response.mimetype = status, "application/problem+json"
+    return response
+
+
+def http_error(error: HTTPException) -> Response | HTTPException:
+    """Flask's own refusals, such as 404 and 405, with a code made from their name. Redirects stay as they are."""
+    if error.code is None or error.code < 400:
+        return error
+    response = problem(error.code, error.name.lower().replace(" ", "_"), error.description or error.name)
+    response.headers.extend([header for header in error.get_headers() if header[0] == "Allow"])
     return response

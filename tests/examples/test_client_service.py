@@ -126,3 +126,13 @@ def test_settings_of_the_broker_that_are_none_are_said_to_be(tmp_path: Path, con
     (tmp_path / "broker.json").write_text(content)
     with pytest.raises(ConfigurationError):
         Settings.from_env({"BROKER_CONFIG_FILE": str(tmp_path / "broker.json")})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"), [("GET", "/nowhere", "not_found"), ("PATCH", "/orders", "method_not_allowed")]
+)
+def test_what_no_route_takes_is_answered_with_a_problem(world: World, method: str, path: str, code: str) -> None:
+    answer = world.client_app().test_client().open(path, method=method)
+    assert answer.mimetype == "application/problem+json"
+    assert answer.get_json()["code"] == code
+    assert ("Allow" in answer.headers) == (answer.status_code == 405)

@@ -1,0 +1,413 @@
+"""Every parser of the SDK against a minute of generated input: no error but ours."""
+
+import inspect
+import json
+import pkgutil
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from importlib import import_module
+from random import Random
+from typing import Any
+
+import pytest
+
+from peerseal import Event, EventVerifier, Peer, User, UserVerifier
+from peerseal.errors import PeersealError
+from peerseal.peers.target import check_external_prefix, routed_target
+from peerseal.peers.transactions import read_transaction
+from peerseal.protocol import (
+    assertions,
+    checkpoint,
+    documents,
+    encoding,
+    evidence,
+    join,
+    jose,
+    keys,
+    ledger,
+    named_keys,
+    names,
+    oidc,
+    policies,
+    tokens,
+    transactions,
+)
+from peerseal.testing import MemoryRegistry
+from tests.attacks import forge
+from tests.fuzz.generated import arbitrary, bytes_like, json_like, object_like, resigned, rounds, text_like
+
+pytestmark = [pytest.mark.fuzz, pytest.mark.timeout(900)]
+
+NOW = forge.NOW
+REGISTRY_ID = names.registry_id(forge.DOMAIN)
+KEY = forge.ec_key("caller")
+KID = forge.kid_of(forge.CALLER, KEY)
+
+
+@dataclass(frozen=True)
+class Parser:
+    """What is called, an input that it accepts, and how that is spoilt."""
+
+    name: str
+    call: Callable[[Any], Any]
+    original: Any
+    spoil: Callable[[Random, Any], Any]
+
+    def run(self, random: Random) -> str:
+        """``accepted``, or the code of our error. Raises Broken for any other error."""
+        given = self.spoil(random, self.original)
+        try:
+            self.call(given)
+        except PeersealError as error:
+            return error.code
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error)[-2:])
+            raise Broken(f"{self.name}({described(given)}) raises {error!r:.200}\n{trace}") from error
+        return "accepted"
+
+
+class Broken(Exception):
+    """A parser raised an error that is not ours."""
+
+
+def described(given: Any) -> str:
+    try:
+        return f"{given!r:.300}"
+    except ValueError:
+        return f"a {type(given).__name__} that cannot be printed"
+
+
+def text(call: Callable[[str], Any], original: str) -> Parser:
+    return Parser(_name(call), call, original, text_like)
+
+
+def octets(call: Callable[[bytes], Any], original: bytes) -> Parser:
+    return Parser(_name(call), call, original, bytes_like)
+
+
+def value(call: Callable[[Any], Any], original: Any) -> Parser:
+    return Parser(_name(call), call, original, json_like)
+
+
+def members(call: Callable[[dict[str, Any]], Any], original: dict[str, Any]) -> Parser:
+    return Parser(_name(call), call, original, object_like)
+
+
+def of(name: str, parser: Parser) -> Parser:
+    """The parser under the name of what it calls, where a lambda says how."""
+    return replace(parser, name=name)
+
+
+def _name(call: Callable[..., Any]) -> str:
+    return f"{call.__module__}.{call.__qualname__}"
+
+
+def signed(key: keys.KeyPair) -> Callable[[Random, str], str]:
+    """Spoils a token, sometimes with the signature of a signer gone bad."""
+
+    def spoil(random: Random, original: str) -> str:
+        return resigned(random, original, key.sign) if random.random() < 0.5 else text_like(random, original)
+
+    return spoil
+
+
+def a_document(kind: type[Any]) -> str:
+    """A signed document of that kind, as a registry signs it."""
+    with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
+        registry.identity("client-service")
+        path = {
+            documents.JwkSetDocument: "/v1/services/client-service/jwks.jwt",
+            documents.Changes: "/v1/changes?since=0",
+            documents.PolicyDocument: "/v1/services/client-service/policy.jwt",
+            documents.DomainDocument: "/v1/domain.jwt",
+            documents.RegistryKeys: "/.well-known/peerseal-registry",
+        }[kind]
+        return registry.call("GET", path).body.decode()
+
+
+def payload_of(jws: str) -> Any:
+    return json.loads(encoding.b64url_decode(jws.split(".")[1]))
+
+
+def protocol_parsers() -> list[Parser]:
+    """Those of `peerseal.protocol`, each with input of the type that it takes."""
+    request = forge.honest_token(KEY)
+    public, jwk = KEY.public, {**KEY.public.jwk, "alg": KEY.public.alg}
+    proof = tokens.sign_proof(KEY, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW)
+    claims = forge.claims()
+    assertion = forge.forge(
+        {"alg": "ES256", "kid": KID, "typ": "client-authentication+jwt"},
+        assertions.assertion_claims(forge.CALLER, REGISTRY_ID, NOW),
+        KEY.sign,
+    )
+    entry = ledger.Entry(1, NOW, "key_admitted", "a", KID, {"self": "a"}, "a.b.c", {"x": [1]})
+    note_key = named_note_key()
+    note = checkpoint.sign_checkpoint(checkpoint.Checkpoint(forge.DOMAIN, 3, b"r" * 32), note_key)
+    ledger_jwk = checkpoint.ledger_jwk(note_key.public_key())
+    transaction = transactions.TransactionToken(
+        *(forge.CALLER, forge.DOMAIN, "ada", "t-1", frozenset({"a"}), forge.CALLER, NOW, NOW + 60), {}, {}
+    )
+    event = event_claims()
+    jwks = {"keys": [{**jwk, "kid": "k", "use": "sig"}]}
+    signing = {names.make_kid(REGISTRY_ID, public.thumbprint): public}
+    return [
+        text(encoding.b64url_decode, "aGVsbG8"),
+        octets(encoding.strict_json, b'{"a": [1, 2.5, "x"]}'),
+        octets(encoding.strict_json_object, b'{"a": [1, 2.5, "x"]}'),
+        text(names.check_trust_domain, forge.DOMAIN),
+        text(names.check_service, "billing.invoices"),
+        text(names.split_service_id, forge.CALLER),
+        text(names.split_kid, KID),
+        text(join.JoinToken.parse, join.JoinToken.generate("A" * 43).encode()),
+        octets(jose.parse_header, request.partition(".")[0].encode()),
+        text(jose.split, request),
+        text(jose.parse, request),
+        members(keys.PublicKey.from_jwk, jwk),
+        octets(keys.PublicKey.from_spki, public.spki),
+        octets(keys.KeyPair.from_pem, KEY.to_pem()),
+        octets(ledger.Entry.decode, entry.encode()),
+        of(
+            "peerseal.protocol.tokens.Proof.read",
+            Parser(
+                "",
+                lambda jws: tokens.Proof.read(jws, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW),
+                proof,
+                signed(KEY),
+            ),
+        ),
+        members(tokens.check_request_claims, claims),
+        text(tokens.check_jti, forge.JTI),
+        members(events_module().check_event_claims, event),
+        octets(transactions.TransactionToken.read, encoding.canonical_json(transaction.claims())),
+        text(transactions.check_user, "ada"),
+        text(assertions.ClientAssertion.parse, assertion),
+        octets(evidence.read_evidence, encoding.canonical_json({"proof": proof})),
+        of("peerseal.protocol.evidence.past_proof", Parser("", past_proof, proof, signed(KEY))),
+        of(
+            "peerseal.protocol.evidence.spent_request",
+            Parser(
+                "",
+                lambda token: evidence.spent_request(
+                    token, key=public, kid=KID, registry=REGISTRY_ID, method=forge.METHOD
+                ),
+                request,
+                signed(KEY),
+            ),
+        ),
+        members(checkpoint.ledger_public_key, ledger_jwk),
+        of(
+            "peerseal.protocol.checkpoint.read_checkpoint",
+            text(lambda given: checkpoint.read_checkpoint(given, forge.DOMAIN, [ledger_jwk]), note),
+        ),
+        text(checkpoint.claimed_checkpoint, note),
+        octets(checkpoint.decode_bundle, checkpoint.encode_bundle([b"one", b"two"])),
+        value(checkpoint.decode_proof, checkpoint.encode_proof((b"a" * 32, b"b" * 32))),
+        text(oidc.UnverifiedToken.parse, user_token()),
+        octets(oidc.read_key_set, encoding.canonical_json(jwks)),
+        of(
+            "peerseal.protocol.oidc.read_discovery",
+            octets(
+                lambda body: oidc.read_discovery(body, issuer="https://i"),
+                b'{"issuer": "https://i", "jwks_uri": "https://i/k"}',
+            ),
+        ),
+        value(policies.CallPolicy.from_json, {"allow": {forge.CALLER: ["a", "b"]}, "restricted": True}),
+        value(policies.UserIssuer.from_json, {"issuer": "https://i", "audience": "edge", "jwks_url": "https://i/k"}),
+        value(policies.DomainSettings.from_json, {"minters": [forge.CALLER], "issuers": [], "exchange": {}}),
+        value(policies.check_audience, "jobs.example.com"),
+        value(policies.scopes_from, ["a", "b"]),
+        value(policies.check_scope, "orders:write"),
+        text(check_external_prefix, "/api"),
+        of(
+            "peerseal.peers.target.routed_target",
+            Parser("", lambda uri: routed_target(uri, "/api", "/a b"), "/api/a%20b?x=1", text_like),
+        ),
+        *document_parsers(signing),
+    ]
+
+
+def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
+    """Documents as a mirror spoils them, and what a signed one says, as a registry gone bad says it."""
+    parsers: list[Parser] = []
+    kinds = (documents.JwkSetDocument, documents.Changes, documents.PolicyDocument, documents.DomainDocument)
+    for kind in kinds:
+        jws = a_document(kind)
+        parsers += [
+            of(
+                "peerseal.protocol.documents.read_document",
+                Parser("", reading(kind, signing), jws, signed(KEY)),
+            ),
+            members(kind.from_claims, payload_of(jws)),
+        ]
+    keys_jws = a_document(documents.RegistryKeys)
+    parsers += [
+        of(
+            "peerseal.protocol.documents.read_registry_keys",
+            Parser("", lambda jws: documents.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
+        ),
+        members(documents.RegistryKeys.from_claims, payload_of(keys_jws)),
+    ]
+    listed = payload_of(a_document(documents.JwkSetDocument))["keys"][0]
+    owner = names.split_kid(listed["kid"])[0]
+    parsers += [
+        of(
+            "peerseal.protocol.named_keys.SignedKey.from_json",
+            value(lambda jwk: named_keys.SignedKey.from_json(jwk, owner), listed),
+        ),
+        of(
+            "peerseal.protocol.named_keys.RevokedKey.from_json",
+            value(
+                lambda revoked: named_keys.RevokedKey.from_json(revoked, owner),
+                {"kid": listed["kid"], "revoked_at": NOW, "index": 1},
+            ),
+        ),
+        members(named_keys.admission_from, listed),
+        members(documents.KeyStatement.from_claims, key_statement()),
+    ]
+    return parsers
+
+
+def reading(kind: type[Any], signing: dict[str, keys.PublicKey]) -> Callable[[str], Any]:
+    return lambda jws: documents.read_document(kind, jws, signing, now=NOW, domain=forge.DOMAIN)
+
+
+def key_statement() -> Any:
+    with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
+        identity = registry.identity("client-service")
+        thumbprint = identity.credentials.key_id.rpartition("/")[2]
+        return payload_of(registry.call("GET", f"/v1/services/client-service/keys/{thumbprint}.jwt").body.decode())
+
+
+def past_proof(jws: str) -> Any:
+    return evidence.past_proof(jws, kid=KID, registry=REGISTRY_ID)
+
+
+def named_note_key() -> Any:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.generate()
+
+
+def events_module() -> Any:
+    return import_module("peerseal.protocol.events")
+
+
+def event_claims() -> dict[str, Any]:
+    hashed = events_module().payload_hash(b"payload")
+    return {
+        **{"iss": forge.CALLER, "sub": "ada", "aud": "jobs.example.com", "scope": "trigger_invoicing"},
+        **{"event_id": "e-1", "transaction_id": "t-1", "topic": "OrderCreated", "event_payload_hash": hashed},
+        **{"rctx": {}, "iat": NOW, "exp": NOW + 3600, "jti": forge.JTI},
+    }
+
+
+def event_token() -> str:
+    return forge.forge({"alg": "ES256", "kid": KID, "typ": "peerseal-event+jwt"}, event_claims(), KEY.sign)
+
+
+def user_token() -> str:
+    claims = {"iss": "https://issuer.example", "sub": "ada", "aud": "edge", "iat": NOW, "exp": NOW + 600, "scope": "a"}
+    return forge.forge({"alg": "ES256", "kid": "k", "typ": "JWT"}, claims, KEY.sign)
+
+
+def verify_request(token: Any = None, **changes: Any) -> Peer:
+    given = {"method": forge.METHOD, "target": forge.TARGET, "body": forge.BODY, "headers": forge.HEADERS, **changes}
+    return forge.Callee().verifier.verify(forge.honest_token(KEY) if token is None else token, **given)
+
+
+def verify_event(payload: Any = b"payload", headers: Any = None, topic: Any = "OrderCreated", **more: Any) -> Event:
+    verifier = EventVerifier(
+        forge.Callee().keys,
+        audience="jobs.example.com",
+        allow={"client-service": {"trigger_invoicing"}},
+        max_age=timedelta(days=1),
+        clock=lambda: NOW,
+    )
+    given = {"authorization": f"Bearer {event_token()}"} if headers is None else headers
+    return verifier.verify(payload, given, topic=topic, **more)
+
+
+def verify_user(token: Any) -> User:
+    return UserVerifier(forge.Keys(), clock=lambda: NOW).verify(token)
+
+
+def public_functions() -> list[Parser]:
+    """Those that an application calls with what a stranger sent: they answer for every type, as for every text."""
+    bearer = f"Bearer {event_token()}"
+    parsers = [
+        Parser("Verifier.verify(token)", lambda given: forge.Callee().accepts(given), None, arbitrary),
+        Parser(
+            "Verifier.verify(token)", lambda given: forge.Callee().accepts(given), forge.honest_token(KEY), signed(KEY)
+        ),
+        Parser("EventVerifier.verify(headers)", lambda given: verify_event(headers=given), None, arbitrary),
+        Parser(
+            "EventVerifier.verify(headers)",
+            lambda given: verify_event(headers={"Authorization": given}),
+            bearer,
+            lambda random, original: arbitrary(random) if random.random() < 0.3 else text_like(random, original),
+        ),
+        Parser("UserVerifier.verify", verify_user, None, arbitrary),
+        Parser("UserVerifier.verify", verify_user, user_token(), signed(KEY)),
+        Parser("JoinToken.parse", join.JoinToken.parse, None, arbitrary),
+        Parser(
+            "read_transaction",
+            lambda given: read_transaction(forge.Callee().keys, given, now=NOW, leeway=30),
+            forge.honest_token(KEY, typ="txntoken+jwt"),
+            signed(KEY),
+        ),
+    ]
+    for name in ("method", "target", "body", "headers", "scope"):
+        parsers.append(Parser(f"Verifier.verify({name}=)", argument(verify_request, name), None, arbitrary))
+    for name in ("payload", "topic", "event_id", "transaction_id", "scope"):
+        parsers.append(Parser(f"EventVerifier.verify({name}=)", argument(verify_event, name), None, arbitrary))
+    return parsers
+
+
+def argument(call: Callable[..., Any], name: str) -> Callable[[Any], Any]:
+    return lambda given: call(**{name: given})
+
+
+def test_every_parser_raises_nothing_but_errors_of_ours() -> None:
+    parsers = [*protocol_parsers(), *public_functions()]
+    outcomes: dict[str, Counter[str]] = {parser.name: Counter() for parser in parsers}
+    broken: dict[str, str] = {}
+    for random in rounds():
+        for parser in parsers:
+            try:
+                outcomes[parser.name][parser.run(random)] += 1
+            except Broken as error:
+                broken.setdefault(parser.name, f"FUZZ_SEED={random.seed_text}: {error}")  # type: ignore[attr-defined]
+    assert not broken, "\n".join(broken.values())
+    calls = sum(counter.total() for counter in outcomes.values())
+    print(f"\n{calls} calls of {len(outcomes)} parsers")
+    never_refused = [name for name, counter in outcomes.items() if set(counter) == {"accepted"}]
+    assert not never_refused, never_refused
+
+
+PARSING = ("parse", "read_", "decode", "from_", "check_", "split", "claimed_", "past_", "spent_", "strict_", "b64url_d")
+NOT_OF_UNTRUSTED_INPUT = {
+    "peerseal.protocol.tokens.check_times": "takes integers that were checked",
+    "peerseal.protocol.merkle.check_inclusion": "takes hashes that `decode_proof` checked",
+    "peerseal.protocol.merkle.check_consistency": "takes hashes that `decode_proof` checked",
+    "peerseal.protocol.merkle.Frontier.decode": "reads the registry's own database",
+    "peerseal.protocol.documents.Document.from_claims": "is a protocol class without code",
+}
+
+
+def test_no_parser_of_the_protocol_is_left_out() -> None:
+    package = import_module("peerseal.protocol")
+    found = set()
+    for module in pkgutil.iter_modules(package.__path__, "peerseal.protocol."):
+        loaded = import_module(module.name)
+        for name, member in vars(loaded).items():
+            if inspect.isfunction(member) and member.__module__ == module.name:
+                found.add(f"{module.name}.{name}")
+            if inspect.isclass(member) and member.__module__ == module.name:
+                methods = (name for name in vars(member) if inspect.ismethod(getattr(member, name)))
+                found |= {f"{module.name}.{member.__qualname__}.{method}" for method in methods}
+    parsing = {name for name in found if name.rpartition(".")[2].startswith(PARSING)}
+    fuzzed = {parser.name for parser in protocol_parsers()}
+    assert parsing - fuzzed - NOT_OF_UNTRUSTED_INPUT.keys() == set()
