@@ -4,7 +4,10 @@ VENV ?= .venv
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# One stamp for each Python version: a virtual environment of another version is made again.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+DEMO := $(VENV)/.demo-$(VERSION)
+STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
 
 .DEFAULT_GOAL := help
@@ -13,10 +16,10 @@ KAFKA := $(VENV)/kafka
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, orders, attacks, rotation, revocation
+demo: $(DEMO) ## the whole idea on real processes, in under a minute: calls, orders, attacks, rotation, revocation
 	@$(BIN)/python -m demo
 
-up: $(STAMP) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try
+up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try
 	@$(BIN)/python -m demo.up
 
 test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge, brokers
@@ -70,13 +73,25 @@ clean: ## remove the virtual environment, caches and local state (not .env)
 $(KAFKA)/.installed: tests/support/kafka/pom.xml | $(STAMP)
 	@echo "fetching Apache Kafka into $(KAFKA) (once)"
 	@rm -rf $(KAFKA)
-	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(KAFKA))
+	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/$(KAFKA)"
 	@touch $@
 
+# What the demo needs, and nothing for tests.
+$(DEMO): setup.cfg pyproject.toml
+	$(call install,demo)
+	@touch $@
+
+# What tests, benchmarks and linters need; the demo's part is among it.
 $(STAMP): setup.cfg pyproject.toml
+	$(call install,dev)
+	@touch $(DEMO) $@
+
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Peerseal needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.13" >&2; exit 1; }
-	@echo "installing into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+	@ls $(VENV)/.*-$(VERSION) >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing peerseal[$1] into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$1]'
+endef
