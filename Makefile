@@ -10,8 +10,11 @@ DEMO := $(VENV)/.demo-$(VERSION)
 STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
 
+NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers
+QUICK := $(NOT_ALONE) and not e2e and not slow
+
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick thorough fuzz judge kafka brokers coverage lint format bench compose-test .env clean
+.PHONY: help demo up test quick oldest thorough fuzz judge kafka brokers coverage lint format bench compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,10 +26,18 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 	@$(BIN)/python -m demo.up
 
 test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge, brokers
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough and not brokers"
+	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow and not fuzz and not judge and not thorough and not brokers"
+	$(BIN)/pytest -n $(WORKERS) -m "$(QUICK)"
+
+oldest: ## the quick tests with the oldest releases that setup.cfg allows, in a virtual environment of their own
+	@$(PYTHON) -m venv --clear $(VENV)-oldest
+	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@sed -En 's/^    ([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg >$(VENV)-oldest/bounds.txt
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)-oldest" $(VENV)-oldest/bin/uv pip install --quiet --resolution lowest-direct \
+	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]'
+	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)"
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
 	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers"
@@ -43,7 +54,7 @@ brokers: $(STAMP) kafka ## events on a real Apache Kafka and a real RabbitMQ, ki
 	$(BIN)/pytest -m brokers
 
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough and not brokers" --cov --cov-report=term-missing:skip-covered
+	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered
 
 lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .
