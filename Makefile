@@ -4,26 +4,40 @@ VENV ?= .venv
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# One stamp for each Python version: a virtual environment of another version is made again.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+DEMO := $(VENV)/.demo-$(VERSION)
+STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
 
+NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers
+QUICK := $(NOT_ALONE) and not e2e and not slow
+
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick thorough fuzz judge kafka brokers coverage lint format bench compose-test .env clean
+.PHONY: help demo up test quick oldest thorough fuzz judge kafka brokers coverage lint format bench compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## the whole idea on real processes, in under a minute: calls, orders, attacks, rotation, revocation
+demo: $(DEMO) ## the whole idea on real processes, in under a minute: calls, orders, attacks, rotation, revocation
 	@$(BIN)/python -m demo
 
-up: $(STAMP) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try
+up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try
 	@$(BIN)/python -m demo.up
 
 test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge, brokers
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough and not brokers"
+	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not e2e and not slow and not fuzz and not judge and not thorough and not brokers"
+	$(BIN)/pytest -n $(WORKERS) -m "$(QUICK)"
+
+oldest: ## the quick tests with the oldest releases that setup.cfg allows, in a virtual environment of their own
+	@$(PYTHON) -m venv --clear $(VENV)-oldest
+	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@sed -En 's/^    ([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg >$(VENV)-oldest/bounds.txt
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)-oldest" $(VENV)-oldest/bin/uv pip install --quiet --resolution lowest-direct \
+	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]'
+	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)"
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
 	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers"
@@ -40,7 +54,7 @@ brokers: $(STAMP) kafka ## events on a real Apache Kafka and a real RabbitMQ, ki
 	$(BIN)/pytest -m brokers
 
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
-	$(BIN)/pytest -n $(WORKERS) -m "not compose and not fuzz and not judge and not thorough and not brokers" --cov --cov-report=term-missing:skip-covered
+	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered
 
 lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff check .
@@ -70,13 +84,25 @@ clean: ## remove the virtual environment, caches and local state (not .env)
 $(KAFKA)/.installed: tests/support/kafka/pom.xml | $(STAMP)
 	@echo "fetching Apache Kafka into $(KAFKA) (once)"
 	@rm -rf $(KAFKA)
-	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(KAFKA))
+	@mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/$(KAFKA)"
 	@touch $@
 
+# What the demo needs, and nothing for tests.
+$(DEMO): setup.cfg pyproject.toml
+	$(call install,demo)
+	@touch $@
+
+# What tests, benchmarks and linters need; the demo's part is among it.
 $(STAMP): setup.cfg pyproject.toml
+	$(call install,dev)
+	@touch $(DEMO) $@
+
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "Peerseal needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.13" >&2; exit 1; }
-	@echo "installing into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+	@ls $(VENV)/.*-$(VERSION) >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing peerseal[$1] into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$1]'
+endef

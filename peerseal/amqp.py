@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import amqp
-import kombu
-from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, PreconditionFailed
-from amqp.method_framing import frame_handler
-
 from peerseal.errors import BrokerUnavailable, ConfigurationError
 from peerseal.messaging import DEAD_LETTERS, Headers
+from peerseal.runtime.extras import missing
+
+try:
+    import amqp
+    import kombu
+    from amqp.exceptions import AccessRefused, AMQPError, NotAllowed, PreconditionFailed
+    from amqp.method_framing import frame_handler
+except ModuleNotFoundError as error:
+    raise missing(error, "rabbitmq") from error
 
 log = logging.getLogger("peerseal.rabbitmq")
 

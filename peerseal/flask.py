@@ -21,16 +21,20 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from flask import Flask, Request, Response, current_app, request
-from werkzeug.local import LocalProxy
-
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
 from peerseal.peers.context import Transaction, begin, carrying, current_transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.runtime.extras import missing
 from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
+
+try:
+    from flask import Flask, Request, Response, current_app, request
+    from werkzeug.local import LocalProxy
+except ModuleNotFoundError as error:
+    raise missing(error, "flask") from error
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

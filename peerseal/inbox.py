@@ -8,11 +8,15 @@ neither is, wherever a consumer was killed::
             connection.execute(invoices.insert().values(…))
 """
 
-from sqlalchemy import BigInteger, Column, Connection, MetaData, PrimaryKeyConstraint, String, Table
-from sqlalchemy.dialects import postgresql, sqlite
-
 from peerseal.errors import ConfigurationError
 from peerseal.peers.events import Event
+from peerseal.runtime.extras import missing
+
+try:
+    from sqlalchemy import BigInteger, Column, Connection, MetaData, PrimaryKeyConstraint, String, Table
+    from sqlalchemy.dialects import postgresql, sqlite
+except ModuleNotFoundError as error:
+    raise missing(error, "kafka") from error
 
 
 def inbox_table(metadata: MetaData, name: str = "peerseal_inbox") -> Table:

@@ -13,13 +13,17 @@ from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka import Message as Record
-
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.runtime.extras import missing
+
+try:
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+    from confluent_kafka import Message as Record
+except ModuleNotFoundError as error:
+    raise missing(error, "kafka") from error
 
 log = logging.getLogger("peerseal.kafka")
 

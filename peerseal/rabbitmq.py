@@ -18,12 +18,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from amqp import spec
-from amqp.exceptions import AMQPError, ConsumerCancelled
-
 from peerseal.amqp import FOR_GOOD, LOST, Letter, Link, Settings, fitting, headers_and_key, said
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.messaging import Inlet, Message, Outlet
+from peerseal.runtime.extras import missing
+
+try:
+    from amqp import spec
+    from amqp.exceptions import AMQPError, ConsumerCancelled
+except ModuleNotFoundError as error:
+    raise missing(error, "rabbitmq") from error
 
 HEARTBEAT: Final = 60
 """Seconds. A consumer that works longer than twice that on one message loses its connection; then it comes again."""

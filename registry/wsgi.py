@@ -3,8 +3,13 @@ as nothing below it does."""
 
 import os
 
-from registry.app import create_app, log_to_stderr
-from registry.settings import Settings
+from peerseal.runtime.extras import missing
+
+try:
+    from registry.app import create_app, log_to_stderr
+    from registry.settings import Settings
+except ModuleNotFoundError as error:
+    raise missing(error, "registry") from error
 
 log_to_stderr()
 app = create_app(Settings.from_environ(os.environ))

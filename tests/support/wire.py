@@ -248,7 +248,8 @@ def raw_request(
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         raw = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, content = raw.partition(b"\r\n\r\n")
-    first, *rest = head.decode("latin-1").split("\r\n")
+    # A recipient may take LF alone for the end of a line (RFC 9112 section 2.2): gunicorn under Python 3.14 sends it.
+    head, _, content = raw.partition(b"\r\n\r\n" if b"\r\n\r\n" in raw else b"\n\n")
+    first, *rest = head.decode("latin-1").splitlines()
     answered = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
     return RawAnswer(int(first.split(" ")[1]), answered, content)
