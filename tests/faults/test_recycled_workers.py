@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -116,19 +115,26 @@ class TestUwsgi:
     @pytest.fixture
     def server(self, callee: Callee, options: tuple[str, ...]) -> Server:
         need_uwsgi()
-        recycling = ("--max-requests", str(REQUESTS_OF_A_WORKER), "--worker-reload-mercy", "10", "--reload-mercy", "10")
-        return callee.serve(uwsgi_with(APP, *options, *recycling, log=callee.folder / "log", settings=callee.settings))
+        (callee.folder / "reload").touch()
+        recycling = ["--max-requests", str(REQUESTS_OF_A_WORKER), "--min-worker-lifetime", "1"]
+        reloading = ["--touch-workers-reload", str(callee.folder / "reload"), "--worker-reload-mercy", "10"]
+        options = (*options, *recycling, *reloading)
+        return callee.serve(uwsgi_with(APP, *options, log=callee.folder / "log", settings=callee.settings))
 
     def test_recycled_workers_verify_and_end_by_themselves(self, callee: Callee, server: Server) -> None:
-        assert callee.calls(server) == {(200, None): CALLS}
-        assert server.output().count("Respawned uWSGI worker") >= 2
+        ends = time.monotonic() + 30
+        while server.output().count("Respawned uWSGI worker") < 4:
+            assert callee.calls(server, 8) == {(200, None): 8}
+            assert time.monotonic() < ends
         assert "mercy" not in killed(server), "no worker had to be killed"
         assert callee.states() == [ACTIVE]
 
-    def test_a_graceful_reload_and_the_stop_take_no_worker_by_force(self, callee: Callee, server: Server) -> None:
+    @pytest.mark.thorough
+    def test_a_reload_of_all_workers_and_the_stop_take_no_worker_by_force(self, callee: Callee, server: Server) -> None:
         assert callee.calls(server, 8) == {(200, None): 8}
-        os.kill(server.pid, signal.SIGHUP)
-        eventually(lambda: callee.call(server, 1)[0] == 200)
+        before = server.output().count("spawned uWSGI worker")
+        os.utime(callee.folder / "reload", (time.time() + 5, time.time() + 5))
+        eventually(lambda: server.output().count("spawned uWSGI worker") >= before + 2)
         assert callee.calls(server, 8) == {(200, None): 8}
         began = time.monotonic()
         server.stop(grace=30)
@@ -138,11 +144,13 @@ class TestUwsgi:
         assert "mercy" not in killed(server)
         assert callee.states() == [ACTIVE]
 
+    @pytest.mark.thorough
     def test_a_revocation_reaches_every_worker(self, callee: Callee, server: Server, options: tuple[str, ...]) -> None:
         assert callee.calls(server, 8) == {(200, None): 8}
         callee.registry.revoke(callee.caller.credentials.key_id)
         eventually(lambda: set(callee.calls(server, 8)) == {(401, "revoked_key")})
 
+    @pytest.mark.thorough
     def test_without_threads_the_log_names_the_option(
         self, callee: Callee, server: Server, options: tuple[str, ...]
     ) -> None:
