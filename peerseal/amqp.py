@@ -5,6 +5,7 @@ second broker in a list against the name of the first one.
 """
 
 import logging
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -82,12 +83,15 @@ class Link:
         self._declared: set[tuple[str, str | None]] = set()
         self._published = 0
         self._tell_at = 0.0
+        self._pid = os.getpid()
         self.channel: Any = None
         self.number = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a channel, as far as is known here."""
+        """Whether there is a channel, as far as is known here. A parent's connection is not a forked child's."""
+        if self._pid != os.getpid():
+            self._forget()
         return self.channel is not None
 
     def open(self, timeout: float) -> None:
@@ -125,20 +129,23 @@ class Link:
             log.warning("waiting for the broker: %s", said(error))
             self._tell_at = time.monotonic() + _TELL_EVERY
         with suppress(*LOST):
-            if self._connection is not None:
+            if self._connection is not None and self._pid == os.getpid():
                 self._connection.collect()
         self._forget()
 
     def close(self) -> None:
         """Give the connection up, once the broker has read what was written."""
         with suppress(*LOST):
-            if self._connection is not None:
+            if self._connection is not None and self._pid == os.getpid():
                 self._connection.release()
         self._forget()
 
     def _forget(self) -> None:
+        if self._pid != os.getpid():
+            self._parents = self._connection  # never closed: the parent goes on with it
         self._connection = self.channel = None
         self._declared.clear()
+        self._pid = os.getpid()
 
     def declare(self, topic: str, group: str | None = None) -> str:
         """Make the topic's exchange, its dead letters', and the group's queue. The name of the queue."""

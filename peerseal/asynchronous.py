@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 from peerseal.errors import Replayed
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.patience import WouldWait, not_waiting
 from peerseal.peers.replay import MemoryReplayGuard
 from peerseal.peers.verify import Peer, Verifier
@@ -53,6 +53,7 @@ class AsyncVerifier:
             peer = self._verifier.verify(token, method=method, target=target, body=body, headers=headers, scope=scope)
             return peer, self._claims.last if self._claims else None
 
+        notice_fork()
         try:
             with not_waiting():
                 peer, claim = check()

@@ -5,6 +5,7 @@ otherwise: offsets are committed after the work, and a message counts as sent on
 """
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -48,11 +49,24 @@ class KafkaOutlet:
     """Seconds to wait for room in the producer's queue, where messages come faster than the broker takes them."""
 
     def __init__(self, settings: Settings) -> None:
-        self._producer = Producer(_settings(settings, _OUT_DEFAULTS, _OUT_FORCED), logger=log)
+        self._settings = _settings(settings, _OUT_DEFAULTS, _OUT_FORCED)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._producer = Producer(self._settings, logger=log)
         self._of_thread = _Sent()
+        self._pid = os.getpid()
+
+    def _in_this_process(self) -> None:
+        """The producer's threads are gone in a forked child, which begins with one of its own: what its parent has not
+        sent is its parent's to send."""
+        if self._pid != os.getpid():
+            self._parents = self._producer  # never used, and never closed: that would wait for its threads
+            self._begin()
 
     def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
         """See Outlet."""
+        self._in_this_process()
         ends, delivery = time.monotonic() + self.ROOM_WITHIN, _Delivery()
         kept: list[tuple[str, str | bytes | None]] = list(headers)
         while True:
@@ -71,6 +85,7 @@ class KafkaOutlet:
 
     def flush(self, timeout: float) -> None:
         """See Outlet. It answers for what this thread has sent, and not for what others did."""
+        self._in_this_process()
         self._producer.flush(timeout)
         failed, confirmed = self._of_thread.outcome()
         if failed is not None:
@@ -80,6 +95,7 @@ class KafkaOutlet:
 
     def close(self) -> None:
         """See Outlet: what is not confirmed is given up."""
+        self._in_this_process()
         self._producer.purge()
         self._producer.flush(1.0)
 
@@ -140,6 +156,7 @@ class KafkaInlet:
             raise ConfigurationError("a consumer needs a group.id")
         classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC_DEFAULTS
         self._consumer = Consumer(_settings(settings, {**_IN_DEFAULTS, **classic}, _IN_FORCED), logger=log)
+        self._pid = os.getpid()
         self._clock = clock
         self._stored: dict[tuple[str, int], int] = {}  # the next offset of each partition, not committed yet
         self._commit_at = 0.0
@@ -148,6 +165,8 @@ class KafkaInlet:
 
     def receive(self, timeout: float) -> Message | None:
         """See Inlet."""
+        if self._pid != os.getpid():
+            raise BrokerUnavailable(f"the consumer was made in process {self._pid}: make one in each process")
         self._commit_if_due()
         record = self._poll(timeout)
         return None if record is None else _message(record)
@@ -185,6 +204,8 @@ class KafkaInlet:
 
     def close(self) -> None:
         """See Inlet."""
+        if self._pid != os.getpid():
+            return  # its parent's
         self._commit(wait=True)
         self._consumer.close()
 

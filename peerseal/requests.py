@@ -31,7 +31,7 @@ from urllib3.exceptions import (
 
 from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
 from peerseal.peers.context import current_transaction
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
@@ -236,6 +236,7 @@ class SigningAdapter(TimedAdapter):
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
+        notice_fork()
         send_in_time = functools.partial(super().send, stream=stream, verify=verify, cert=cert, proxies=proxies)
 
         def send(attempt: requests.PreparedRequest) -> requests.Response:

@@ -64,5 +64,6 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.after_request(after_request)
     limiting.limit_refusals(app, settings)
     problems.register(app)
+    counting.SHARED.share_in(settings.home)
     app.wsgi_app = counting.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

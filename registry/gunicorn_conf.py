@@ -5,16 +5,14 @@ The names below are gunicorn's settings; `registry.server` takes them from here 
 
 import os
 import resource
-import shutil
 import socket
 import struct
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
 from registry.gate import Gate
 from registry.hung_up import let_go_at_once
-from registry.settings import Limits
+from registry.settings import Limits, Settings
 from registry.slow_clients import Deadline
 
 SERVED_AT_ONCE = 8
@@ -43,14 +41,6 @@ REQUEST_DEADLINE = 45
 20 s for which it may wait for a change are among them."""
 
 _OTHER_DESCRIPTORS = 256
-
-COUNTS = "PROMETHEUS_MULTIPROC_DIR"
-"""The folder in which the workers add up what they count. It has to be known before the application is imported, which
-with ``--preload`` is before any of gunicorn's hooks; so it is made when this is read, by the master alone."""
-
-_made = None if COUNTS in os.environ else tempfile.mkdtemp(prefix="peerseal-registry-counts-")
-if _made is not None:
-    os.environ[COUNTS] = _made
 
 
 def post_worker_init(worker: Any) -> None:
@@ -108,14 +98,8 @@ def worker_exit(_server: Any, _worker: Any) -> None:
     answered.count()
 
 
-def child_exit(_server: Any, worker: Any) -> None:
-    """Lets go of what only a living worker says. Its counts stay: a counter does not go back."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
 def on_exit(_server: Any) -> None:
-    """The master takes the folder away that it made."""
-    if _made is not None:
-        shutil.rmtree(_made, ignore_errors=True)
+    """The master removes what its workers shared."""
+    from registry.web.shared_counts import remove_counts
+
+    remove_counts(Settings.from_environ(os.environ).home)

@@ -27,7 +27,7 @@ def options_in(env: Mapping[str, str]) -> dict[str, Any]:
         "replay_url": env.get("PEERSEAL_REPLAY_URL") or None,
         "unsafe_replay_fallback": env.get("PEERSEAL_REPLAY_UNSAFE_FALLBACK", "0") == "1",
         "rotation": _rotation_in(env),
-        "retire_at_exit": env.get("PEERSEAL_RETIRE_AT_EXIT", "1") != "0",
+        "retire_at_exit": env["PEERSEAL_RETIRE_AT_EXIT"] != "0" if env.get("PEERSEAL_RETIRE_AT_EXIT") else None,
     }
 
 

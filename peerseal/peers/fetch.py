@@ -20,7 +20,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
@@ -122,6 +122,7 @@ class HttpFetcher:
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
+        notice_fork()
         if method != "GET":
             return self._call(method, self._urls[0], path, body, headers)
         *urls, last = self._health.in_order()

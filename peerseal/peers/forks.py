@@ -1,13 +1,21 @@
-"""What must begin anew in a forked child: threads are gone there, and a lock that one of them held stays locked."""
+"""What a forked child starts again: its parent's threads are gone there, and a lock that one of them held stays locked.
+
+`in_each_child` adds a hook. Python runs hooks for `os.fork`. A program in C that forks by itself, such as uWSGI, runs
+none of them; there `notice_fork`, which every public function of ours calls first, runs them late.
+"""
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 log = logging.getLogger("peerseal.forks")
+
+_LATE = 10.0
+"""Seconds to wait for another thread that runs the hooks of a child."""
 
 Hook = Callable[[], None]
 """A bound method, which is called as long as its object lives. Nothing stays of it then: there may be a session for
@@ -19,9 +27,28 @@ def in_each_child(method: Hook) -> None:
     _add(in_child=method)
 
 
-def around_each_fork(before: Hook, after: Hook) -> None:
-    """Call ``before`` in this process before every fork from now on, and ``after`` in both processes after it."""
-    _add(before=before, in_parent=after, in_child=after)
+def around_each_fork(before: Hook, in_parent: Hook, in_child: Hook) -> None:
+    """Call ``before`` in this process before every fork from now on, then ``in_parent`` here and ``in_child`` there.
+
+    A child that was forked without hooks calls ``in_child`` although nobody called ``before``.
+    """
+    _add(before=before, in_parent=in_parent, in_child=in_child)
+
+
+def notice_fork() -> None:
+    """Run the hooks of `in_each_child`, once, where this process was forked without them. It costs a system call."""
+    if os.getpid() != _hooks_ran_in.pid:
+        _run_late()
+
+
+def warn_without_threads() -> None:
+    """Say so where the server, uWSGI, runs Python's threads only while a request runs."""
+    uwsgi = sys.modules.get("uwsgi")
+    options = {name.decode() if isinstance(name, bytes) else name for name in getattr(uwsgi, "opt", {})}
+    if uwsgi is not None and not options & {"enable-threads", "threads"}:
+        log.warning(
+            "uWSGI runs without --enable-threads: keys are rotated, and revocations heard of, only while requests run"
+        )
 
 
 class BackgroundWork:
@@ -81,7 +108,43 @@ class _Hooks:
         self._known.pop(id(gone), None)
 
 
+class _Process:
+    """The process in which the hooks ran last, or in which this module was loaded."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+
+def _run_in_child() -> None:
+    _hooks_ran_in.pid = os.getpid()
+    _in_child.call()
+
+
+class _LateRun:
+    """One run of the hooks in a child that was forked without them: by which thread, and whether it is over."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.over = threading.Event()
+
+
+def _run_late() -> None:
+    """`dict.setdefault` finds the one thread that runs the hooks: a lock may have been inherited locked."""
+    mine = _LateRun()
+    run = _late_runs.setdefault(os.getpid(), mine)
+    if run is mine:
+        log.warning("process %d was forked without Python's hooks; they run now", os.getpid())
+        _in_child.call()
+        _hooks_ran_in.pid = os.getpid()
+        run.over.set()
+    elif run.thread != mine.thread:  # a hook may call what calls `notice_fork`
+        run.over.wait(_LATE)
+
+
 _before, _in_parent, _in_child = _Hooks(), _Hooks(), _Hooks()
+_hooks_ran_in = _Process()
+_late_runs: dict[int, _LateRun] = {}
+"""By process id."""
 _hooked = threading.Lock()
 """Taken by the first who adds a hook, for ever: the interpreter forgets none that it was given, so it has only ours."""
 
@@ -91,7 +154,7 @@ def _add(*, before: Hook | None = None, in_parent: Hook | None = None, in_child:
         os.register_at_fork(
             before=lambda: _before.call(last_first=True),
             after_in_parent=_in_parent.call,
-            after_in_child=_in_child.call,
+            after_in_child=_run_in_child,
         )
     for hooks, method in ((_before, before), (_in_parent, in_parent), (_in_child, in_child)):
         if method is not None:

@@ -16,7 +16,7 @@ from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests
 from peerseal.peers.environment import options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
-from peerseal.peers.forks import BackgroundWork, in_each_child
+from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
 from peerseal.peers.limits import RotationSchedule, TrustLimits
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("peerseal.identity")
 
 _LONGEST_PAUSE = 10.0
+_LONGEST_WORK = 15.0
+"""Seconds for which `Identity.stop` waits for work on the keys that is under way: one call to the registry, at most."""
 
 
 class Identity:
@@ -53,7 +55,8 @@ class Identity:
     the ledger; without it that is the key folder. ``external_prefix`` is the path that a proxy in front of this service
     strips. ``replay_url`` is the Redis through which several hosts share one replay guard; while it is down nothing is
     accepted, or with ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to
-    end retires the key; turn it off where the next start shall go on with the same folder and no new join token.
+    end retires the keys, and the next start needs a new join token. None: so without a key folder, whose keys would be
+    lost, and not with one, where a restart or a recycled worker goes on with the keys.
     ``fetcher`` calls the registry in the place of HTTP.
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
@@ -76,7 +79,7 @@ class Identity:
         alg: str = "RS256",
         rotation: RotationSchedule | None = None,
         limits: TrustLimits | None = None,
-        retire_at_exit: bool = True,
+        retire_at_exit: bool | None = None,
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
     ) -> None:
@@ -85,7 +88,7 @@ class Identity:
         self.clock = clock
         key_folder = Path(key_dir) / service if key_dir is not None else None
         self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
-        self._retire_at_exit = retire_at_exit
+        self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
         platform = _platform_token(oidc_token, joining, registry, fetcher)
@@ -108,7 +111,7 @@ class Identity:
         self._folder = folder
         self._signer = TokenSigner(service, lambda: self.domain, clock)
         self._minter = Minter(service, self.trust, self._keeper.signing_key, self._signer, clock)
-        self._started = False
+        self._started, self._pid = False, 0
         self._working = BackgroundWork()
         self._replay_url = replay_url
         self._unsafe_replay_fallback = unsafe_replay_fallback
@@ -140,6 +143,7 @@ class Identity:
         folder. Raises EnrolmentRefused, ConfigurationError, DocumentRefused for a registry that is not the pinned one
         or whose clock is wrong, or EnrolmentPending, FetchError or TrustUnavailable once the time is over.
         """
+        notice_fork()
         if self._started:
             return self
         self._folder.hold()
@@ -148,19 +152,24 @@ class Identity:
         except BaseException:
             self._keeper.leave(retire=False)
             raise
-        self._started = True
+        self._started, self._pid = True, os.getpid()
+        warn_without_threads()
         self._start_rotator()
         atexit.register(self.stop)
         return self
 
     def stop(self) -> None:
-        """End the background work of this process and give the keys up; the last process retires them."""
-        if not self._started:
+        """End the background work of this process and give the keys up; the last process retires them, unless they lie
+        in a named folder.
+
+        A child that was forked without Python's hooks, and did nothing since, has nothing of its own to end.
+        """
+        if not self._started or self._pid != os.getpid():
             return
         self._started = False
         self._stopping.set()
         if self._rotator is not None:
-            self._rotator.join()  # else it could look for keys that are gone
+            self._rotator.join(_LONGEST_WORK)  # else it could look for keys that are gone
         self.trust.stop()
         for guard in self._guards:
             guard.close()
@@ -382,6 +391,7 @@ class Identity:
     def _after_fork(self) -> None:
         """A child is a holder of its own, and needs its own thread."""
         if self._started:
+            self._pid = os.getpid()
             self._folder.hold()
             self._start_rotator()
 

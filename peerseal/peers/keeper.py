@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
 from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests
+from peerseal.peers.forks import notice_fork
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
 from peerseal.peers.trust import TrustStore
@@ -67,6 +68,7 @@ class KeyKeeper:
 
     def signing_key(self) -> HeldKey:
         """The key to sign with now. Raises TrustUnavailable where there is none yet, or none any more."""
+        notice_fork()
         now = self._clock()
         if now - self._looked_at > LOOK_EVERY or now < self._looked_at:
             self._look_if_possible()
@@ -106,6 +108,7 @@ class KeyKeeper:
     def publish_next(self) -> HeldKey:
         """Register the next key now, vouched for by the current one; it signs after its lead time. Where a next key
         is on its way already, that one is given. Raises as `ensure_registered` does."""
+        notice_fork()
         with self._folder.locked():
             self.look()
             newest = self._held.keys[-1] if self._held.keys else None
@@ -115,6 +118,7 @@ class KeyKeeper:
 
     def is_due(self) -> bool:
         """Whether there is anything to do now: a key to publish, or to retire."""
+        notice_fork()
         self.look()
         return self._next_is_due() or bool(self._superseded())
 
@@ -135,6 +139,12 @@ class KeyKeeper:
             if not self._folder.release():
                 return
             self.look()
+            if retire and self._held.keys:
+                log.warning(
+                    "the last process of %s retires its keys: the next start needs a new join token, or a platform's"
+                    " token. PEERSEAL_KEY_DIR without PEERSEAL_RETIRE_AT_EXIT keeps keys across restarts",
+                    self._service,
+                )
             try:
                 for key in self._held.keys if retire else ():
                     self._retire(key)

@@ -25,7 +25,7 @@ from peerseal.errors import (
     WrongIssuer,
 )
 from peerseal.peers.fetch import HttpFetcher, is_confidential, is_loopback
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits, IssuerLimits
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
@@ -93,6 +93,7 @@ class IssuerKeys:
 
     def key(self, kid: str) -> PublicKey:
         """The key of that kid. Raises UnknownKey or TrustUnavailable."""
+        notice_fork()
         found = self._known(kid)
         if found is None:
             if self._clock() < self._absent.get(kid, -math.inf):

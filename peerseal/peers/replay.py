@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from peerseal.errors import TrustUnavailable
-from peerseal.peers.forks import around_each_fork
+from peerseal.peers.forks import around_each_fork, notice_fork
 
 
 class ReplayGuard(Protocol):
@@ -94,10 +94,12 @@ class FileReplayGuard:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._purged_at = self._busy_at = 0.0
-        around_each_fork(self._before_fork, self._after_fork)
+        self._inherited: sqlite3.Connection | None = None
+        around_each_fork(self._before_fork, self._after_in_parent, self._after_in_child)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
         """See ReplayGuard. Raises TrustUnavailable where the file cannot be written: fail closed."""
+        notice_fork()
         token = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=16).digest()
         if not self._lock.acquire(timeout=self.BUSY_TIMEOUT):
             raise TrustUnavailable("the replay guard is busy", retry_after=1)
@@ -115,11 +117,17 @@ class FileReplayGuard:
 
     def close(self) -> None:
         """Give the file back; the next claim opens it again."""
+        notice_fork()
         with self._lock:
             self._close()
 
     def _ready(self) -> sqlite3.Connection:
         """The connection, with the lock held."""
+        if self._inherited is not None:
+            raise OSError(
+                f"process {os.getpid()} was forked without Python's hooks after its parent had opened the file, whose"
+                " locks it cannot take; start the service in each worker (uWSGI: --lazy-apps)"
+            )
         now = self._clock()
         if self._connection is not None and 0 <= now - self._purged_at < self.PURGE_EVERY:
             return self._connection
@@ -164,5 +172,11 @@ class FileReplayGuard:
         self._lock.acquire()
         self._close()
 
-    def _after_fork(self) -> None:
+    def _after_in_parent(self) -> None:
         self._lock.release()
+
+    def _after_in_child(self) -> None:
+        """A connection is there only where nobody called `_before_fork`. It is kept, and never used: SQLite, asked to
+        close it or to open the file again, would go by locks that only the parent holds."""
+        self._lock = threading.Lock()
+        self._connection, self._inherited = None, self._connection

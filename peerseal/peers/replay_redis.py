@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.replay import ReplayGuard
 from peerseal.protocol.encoding import b64url
 
@@ -87,6 +87,7 @@ class RedisReplayGuard:
         """See ReplayGuard. Raises TrustUnavailable where Redis cannot be asked or may forget: fail closed."""
         from redis import RedisError
 
+        notice_fork()
         if self._fallback is not None and not self._fallback.claim(issuer, jti, until):
             return False
         digest = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=16).digest()

@@ -23,7 +23,7 @@ from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, Pee
 from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Fetcher, HttpFetcher
 from peerseal.peers.following import ChangesFollower
-from peerseal.peers.forks import BackgroundWork, in_each_child
+from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews
@@ -123,6 +123,7 @@ class TrustStore:
     @property
     def domain(self) -> str:
         """The registry's trust domain. Raises TrustUnavailable while the registry was never reached."""
+        notice_fork()
         root = self._reader.root
         if root is None or self._clock() >= root.expires_at:
             check_may_wait()
@@ -132,8 +133,7 @@ class TrustStore:
 
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
-        if self._rounds.idle:
-            self._rounds.start()
+        self._begin()
         found = self._held.get(kid)
         if found is not None and self._clock() < found[1].good_until:
             self._hits += 1  # without a lock: a count of so many may miss one
@@ -145,8 +145,7 @@ class TrustStore:
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
-        if self._rounds.idle:
-            self._rounds.start()
+        self._begin()
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until:
             return held.value
@@ -158,8 +157,7 @@ class TrustStore:
 
     def recorded_key(self, kid: str) -> TrustedKey:
         """See KeySource."""
-        if self._rounds.idle:
-            self._rounds.start()
+        self._begin()
         current = self._held.get(kid)
         if current is not None and self._clock() < current[1].good_until:
             return current[0]
@@ -175,14 +173,19 @@ class TrustStore:
 
     def settings(self) -> DomainSettings:
         """See KeySource."""
-        if self._rounds.idle:
-            self._rounds.start()
+        self._begin()
         for held in list(self._domain.held.values()):
             if held.value is not None and self._clock() < held.good_until:
                 return held.value
         check_may_wait()
         with no_longer_in_all(self._limits.patience, last=False):
             return self._domain.ask(registry_id(self.domain))
+
+    def _begin(self) -> None:
+        """What each question to this store does first: have the background thread in this process."""
+        notice_fork()
+        if self._rounds.idle:
+            self._rounds.start()
 
     def sign_with(self, sign_reading: Callable[[str], str]) -> None:
         """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
@@ -191,6 +194,7 @@ class TrustStore:
 
     def watch(self, services: Iterable[str]) -> None:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""
+        notice_fork()
         for service_id in services:
             self._keys.fetch_now(service_id)
 
@@ -199,6 +203,7 @@ class TrustStore:
 
         Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
+        notice_fork()
         self._look_at_root()
         self._attempt("follow the registry's changes", self._follow)
         self._domain.renew_due()
@@ -207,6 +212,7 @@ class TrustStore:
 
     def stop(self) -> None:
         """End the background thread of this process, for good."""
+        notice_fork()
         self._rounds.stop()
         self._changes.stop()
 
@@ -230,13 +236,13 @@ class TrustStore:
         answer must cover. ``max_age`` is in seconds since the document was signed. Nothing is cached. Raises FetchError
         (with ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
         """
+        notice_fork()
         return self._reader.fetch(kind, path, subject, headers=headers, max_age=max_age)
 
     def status(self) -> TrustStatus:
         """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; whoever asks
         starts the background thread, which fetches the registry's keys where they are not known yet."""
-        if self._rounds.idle:
-            self._rounds.start()
+        self._begin()
         now, root = self._clock(), self._reader.root
         services = {slot.service_id: ServiceStatus.of(slot, now) for slot in self._keys.slots() if slot.known}
         ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from peerseal.errors import MalformedToken, WrongIssuer
-from peerseal.peers.forks import in_each_child
+from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
@@ -70,6 +70,7 @@ class UserVerifier:
     def verify(self, token: str) -> User:
         """The user whom the token proves. Raises TokenError (WrongIssuer for an issuer that nobody configured) or
         TrustUnavailable."""
+        notice_fork()
         unverified = UnverifiedToken.parse(token)
         issuers = self._trust.settings().issuers
         named = next((issuer for issuer in issuers if issuer.issuer == unverified.issuer), None)

@@ -1,30 +1,36 @@
 """What the registry counts. No label comes from a caller: endpoints, codes and ways in are ours, so the number of
 series is bounded, and none can hold a secret.
 
-Where several workers serve, ``PROMETHEUS_MULTIPROC_DIR`` names the folder in which they add up; it has to be set before
-this is imported, as `registry.gunicorn_conf` does. A warm answer takes some 60 µs, and to count one in that folder 4
-more. So a request is noted down when it is answered, and counted with others soon after.
+A request is noted down when it is answered, and counted with others soon after: a warm answer takes some 60 µs. Where
+several workers serve, they add up in `registry.web.shared_counts`. No failure in here changes an answer.
 """
 
+import logging
 import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from flask import Request
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from registry.web.shared_counts import SharedCounts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
 
 COUNT_AFTER = 0.5
 """Seconds after which requests that were noted down are counted."""
 BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
 """Seconds."""
 COUNTED = CollectorRegistry()
+SHARED = SharedCounts(COUNTED)
 
 _BEGAN = "peerseal.began"  # in a WSGI environment: when its request came in
 _WAYS = {"join_token": "join_token", "kid": "voucher", "oidc": "platform", "dev": "first_come"}
@@ -51,6 +57,26 @@ REFUSALS = Counter("registry_refusals", "Requests refused, by the code of the an
 ADMISSIONS = Counter("registry_admissions", "Keys admitted over HTTP, by the way in.", ["way"], registry=COUNTED)
 
 
+WAITING = Gauge("registry_waiting_calls", "Calls that wait for a change now.", registry=COUNTED)
+
+
+class Trouble:
+    """What goes wrong while something is counted is logged, the first time, and goes no further."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    @contextmanager
+    def contained(self) -> Iterator[None]:
+        """For a block that counts, and does nothing else."""
+        try:
+            yield
+        except Exception:
+            if not self._told:
+                self._told = True
+                log.exception("something could not be counted, and further failures of that kind are not logged")
+
+
 class Answered:
     """Requests that were answered and are not counted yet. Noting one down takes no lock: threads only append, and who
     counts takes from the front."""
@@ -70,24 +96,29 @@ class Answered:
             self._due = True
             timer = threading.Timer(COUNT_AFTER, self.count)
             timer.daemon = True
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError:  # no thread is to be had now
+                self._due = False
 
     def count(self) -> None:
-        """Counts what was noted down."""
+        """Counts what was noted down, and tells the other workers."""
         self._due = False
-        with self._counting:
+        with trouble.contained(), self._counting:
             for (endpoint, status), noted in list(self._noted.items()):
                 seconds = noted[:]
                 del noted[: len(seconds)]
                 if seconds:
                     REQUESTS.labels(endpoint or "none", f"{status // 100}xx").inc(len(seconds))
                     SECONDS.labels(endpoint or "none").observe_all(seconds)
+            SHARED.publish()
 
     def forget(self) -> None:
         """In a forked child: what was noted down is its parent's to count, and the parent's timer does not run here."""
         self.__init__()  # type: ignore[misc]
 
 
+trouble = Trouble()
 answered = Answered()
 os.register_at_fork(after_in_child=answered.forget)
 
@@ -104,15 +135,18 @@ def timed(application: "WSGIApplication") -> "WSGIApplication":
 
 def note(environ: "WSGIEnvironment", status: int) -> None:
     """Notes down that the request with this environment is answered."""
-    request: Request = environ["werkzeug.request"]
-    answered.note(request.endpoint, status, time.perf_counter() - environ[_BEGAN])
+    with trouble.contained():
+        request: Request = environ["werkzeug.request"]
+        answered.note(request.endpoint, status, time.perf_counter() - environ[_BEGAN])
 
 
 def admitted(admitted_by: Mapping[str, str]) -> None:
     """Counts a key by what it was admitted on, as `registry.services.admit` names it."""
-    ADMISSIONS.labels(next((_WAYS[ground] for ground in admitted_by if ground in _WAYS), "approved")).inc()
+    with trouble.contained():
+        ADMISSIONS.labels(next((_WAYS[ground] for ground in admitted_by if ground in _WAYS), "approved")).inc()
 
 
 def refused(code: str) -> None:
     """Counts a refusal."""
-    REFUSALS.labels(code).inc()
+    with trouble.contained():
+        REFUSALS.labels(code).inc()

@@ -7,8 +7,8 @@ from flask import Blueprint, Response, request
 
 from registry.domain.errors import BadRequest
 from registry.gate import step_aside
+from registry.web.counting import WAITING
 from registry.web.limiting import network
-from registry.web.metrics import WAITING
 from registry.web.wire import number, published, registry
 
 blueprint = Blueprint("documents", __name__, url_prefix="/v1")

@@ -1,41 +1,30 @@
 """What the registry has counted, for Prometheus."""
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 
 from flask import Blueprint, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from registry.domain.errors import StorageUnavailable
 from registry.storage import ledger
 from registry.storage.unit import Store
-from registry.web.counting import COUNTED, answered
+from registry.web.counting import SHARED, answered
 from registry.web.wire import registry
 
 blueprint = Blueprint("metrics", __name__)
-
-WAITING = Gauge(
-    "registry_waiting_calls",
-    "Calls that wait for a change now.",
-    registry=COUNTED,
-    multiprocess_mode="livesum",  # of the workers that live
-)
 
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """All counts, of all workers. Not for the public: the proxy in front does not pass it on."""
     answered.count()
-    counted, asked = COUNTED, CollectorRegistry()
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        counted = CollectorRegistry()
-        MultiProcessCollector(counted)  # type: ignore[no-untyped-call]
-    asked.register(_Ledger(registry().store))
-    return Response(generate_latest(counted) + generate_latest(asked), content_type=CONTENT_TYPE_LATEST)
+    told = CollectorRegistry()
+    told.register(SHARED)
+    told.register(_Ledger(registry().store))
+    return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Ledger(Collector):

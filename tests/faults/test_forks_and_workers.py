@@ -49,7 +49,8 @@ def make(registry: MemoryRegistry, url: str, tmp_path: Path) -> Iterator[Make]:
     token = registry.join_token("client", uses=1)
 
     def make(**options: object) -> Identity:
-        shared = {"join_token": token, "key_dir": tmp_path / "keys", "cache_dir": tmp_path / "cache", "alg": "ES256"}
+        folders = {"key_dir": tmp_path / "keys", "cache_dir": tmp_path / "cache"}
+        shared = {"join_token": token, **folders, "alg": "ES256", "retire_at_exit": True}
         made.append(Identity("client", registry=url, **shared | options))  # type: ignore[arg-type]
         return made[-1]
 

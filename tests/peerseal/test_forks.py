@@ -85,7 +85,7 @@ def done() -> list[str]:
 def test_what_lives_is_called_in_order_and_before_a_fork_the_last_one_first(done: list[str]) -> None:
     first, second, gone = Noting("first", done), Noting("second", done), Noting("gone", done)
     for noting in (first, gone, second):
-        around_each_fork(noting.before, noting.after)
+        around_each_fork(noting.before, noting.after, noting.after)
         in_each_child(noting.child)
     del noting, gone
     in_child = Child(lambda: list(done)).result()

@@ -535,7 +535,7 @@ class TestRotation:
 
 class TestLeaving:
     def test_the_last_to_leave_retires_the_key(self, registry: MemoryRegistry, folder: Path) -> None:
-        workers = [registry.identity("client", **key_dir(folder)) for _ in range(3)]
+        workers = [registry.identity("client", retire_at_exit=True, **key_dir(folder)) for _ in range(3)]
         kid = workers[0].credentials.key_id
         for worker in workers[:-1]:
             worker.stop()
@@ -562,7 +562,7 @@ class TestLeaving:
 
             child = Child(work)
             os.read(ready, 1)
-            client = Identity("client", registry=url, **key_dir(folder)).start()
+            client = Identity("client", registry=url, retire_at_exit=True, **key_dir(folder)).start()
             kid = client.credentials.key_id
             child.kill()
             assert states(live) == {kid: ACTIVE}
@@ -570,15 +570,22 @@ class TestLeaving:
             assert states(live) == {kid: RETIRED}
 
     def test_the_key_can_be_left_for_the_next_start(self, registry: MemoryRegistry, folder: Path) -> None:
-        client = registry.identity("client", retire_at_exit=False, **key_dir(folder))
+        client = registry.identity("client", **key_dir(folder))
         client.stop()
         assert states(registry) == {client.credentials.key_id: ACTIVE}
         assert len(private_keys(folder)) == 1
 
+    def test_without_a_key_folder_the_log_says_what_the_next_start_needs(
+        self, registry: MemoryRegistry, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        registry.identity("client").stop()
+        assert "the next start needs a new join token" in caplog.text
+        assert "PEERSEAL_KEY_DIR" in caplog.text
+
     def test_a_registry_that_is_down_at_the_end_costs_nothing(
         self, registry: MemoryRegistry, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        client = registry.identity("client", **key_dir(folder))
+        client = registry.identity("client", retire_at_exit=True, **key_dir(folder))
         kid = client.credentials.key_id
         registry.down = True
         client.stop()
@@ -778,6 +785,12 @@ class TestFromEnvironment:
     def test_retire_at_exit(self, from_env: FromEnv) -> None:
         assert from_env()._retire_at_exit
         assert not from_env(retire_at_exit="0")._retire_at_exit
+
+    def test_with_a_key_folder_nothing_is_retired_unless_it_is_asked_for(
+        self, from_env: FromEnv, tmp_path: Path
+    ) -> None:
+        assert not from_env(key_dir=str(tmp_path))._retire_at_exit
+        assert from_env(key_dir=str(tmp_path), retire_at_exit="1")._retire_at_exit
 
 
 def test_a_stolen_folder_alone_is_worth_nothing_where_the_key_is_ephemeral(registry: MemoryRegistry) -> None:

@@ -124,8 +124,9 @@ def test_several_workers_add_up_and_leave_nothing_behind(server: Server, tmp_pat
         time.sleep(0.1)
     assert found["registry_requests_total", expected] == 120
     assert found["registry_refusals_total", frozenset({("code", "missing_token")})] == 120
-    folders = list((tmp_path / "tmp").glob("peerseal-registry-counts-*"))
+    folders = list((tmp_path / "home/counts").iterdir())
     assert len(folders) == 1
-    assert len({file.stem.rpartition("_")[2] for file in folders[0].glob("counter_*.db")}) > 1, "several processes"
+    assert len(list(folders[0].glob("*.json"))) > 1, "several processes"
     server.stop()
     assert not folders[0].exists()
+    assert list((tmp_path / "tmp").glob("*registry*")) == []

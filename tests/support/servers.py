@@ -5,6 +5,15 @@ from pathlib import Path
 
 from demo.processes import BIN, LOOPBACK, Server, free_port
 
+
+def uwsgi_with(target: str, *options: str, log: Path, settings: Mapping[str, str], workers: int = 2) -> Server:
+    """``target`` served by uWSGI's master and ``workers`` workers, on a free port of the loopback interface."""
+    port = free_port()
+    command = [str(BIN / "uwsgi"), "--http-socket", f"{LOOPBACK}:{port}", "--module", target, "--need-app"]
+    command += ["--master", "--processes", str(workers), "--die-on-term", "--no-orphans", *options]
+    return Server("uwsgi", command, url=f"http://{LOOPBACK}:{port}", log=log, settings=settings)
+
+
 SORTS = ("sync", "gthread", "gevent")
 
 
