@@ -70,8 +70,9 @@ class Fetcher(Protocol):
         FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
         ``wait`` is for how many seconds the registry may keep the question.
 
-        Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, and a
-        404 rather than another. What else ``read`` raises ends the search.
+        Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, the
+        primary's rather than a mirror's (``by_mirror``), and a 404 rather than another failure. What else ``read``
+        raises ends the search.
         """
         return read(self.call("GET", path, headers=headers))
 
@@ -80,6 +81,10 @@ class Fetcher(Protocol):
 
     def hang_up(self) -> None:
         """End the calls of other threads whose question the registry keeps: they raise FetchError."""
+        return
+
+    def reconnect(self) -> None:
+        """Use no connection again that is open now: after a suspension it may lead nowhere."""
         return
 
 
@@ -120,6 +125,11 @@ class HttpFetcher:
             with suppress(OSError):
                 socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS would not be done with from here
 
+    def reconnect(self) -> None:
+        """See Fetcher. Calls that are under way keep their connections until they end."""
+        with self._lock:
+            self._session = None
+
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
         if method != "GET":
@@ -151,6 +161,8 @@ class HttpFetcher:
             except (FetchError, DocumentRefused) as error:
                 if len(self._urls) > 1:
                     log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
+                if isinstance(error, DocumentRefused):
+                    error.by_mirror = url != self._urls[0]
                 if told is None or _tells(error) >= _tells(told):
                     told = error
                 continue
@@ -241,9 +253,10 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _tells(error: FetchError | DocumentRefused) -> int:
-    """How much a failure says: that a mirror lies, that something is not there, or only that it could not be had."""
+    """How much a failure says: that the primary or a mirror lies, that something is not there, or only that it could
+    not be had."""
     if isinstance(error, DocumentRefused):
-        return 2
+        return 2 if error.by_mirror else 3
     return 1 if error.http_status == 404 else 0
 
 

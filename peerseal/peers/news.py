@@ -8,7 +8,9 @@ file says nothing for too long, and each asks for itself.
 import fcntl
 import os
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from functools import cache
+from pathlib import Path
 from threading import Event
 
 from peerseal.errors import ConfigurationError
@@ -18,6 +20,8 @@ from peerseal.peers.limits import TrustLimits
 
 _FILE = "changes"
 _LOCK = "changes.leads"
+_ANSWER = "changes.answer"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class HostNews:
@@ -81,6 +85,26 @@ class HostNews:
                 break
         return None if time.monotonic() - self._heard_at > patience else ()
 
+    def asking(self) -> AbstractContextManager[object]:
+        """Be the one process of the host that asks what changed since it woke: the others take its answer."""
+        return self._copies.locked(_ANSWER)
+
+    def tell_answer(self, jws: str, asked_at: float, now: float) -> None:
+        """Write down the answer to a question that was put at that uptime."""
+        self._copies.write(_ANSWER, f"{_boot()} {asked_at!r} {jws}", now)
+
+    def answer(self, not_before: float, now: float) -> str | None:
+        """The answer, not verified, to a question that was put at or after the uptime ``not_before``, if there is one.
+        The uptime of another machine, or of an earlier start of this one, says nothing here."""
+        copy = self._copies.read(_ANSWER)
+        boot, _, rest = copy.jws.partition(" ") if copy else ("", "", "")
+        asked_at, _, jws = rest.partition(" ")
+        try:
+            serves = boot == _boot() and not_before <= float(asked_at) <= now
+        except ValueError:
+            return None
+        return jws if serves else None
+
     def resign(self) -> None:
         """Let another process ask."""
         if self._lock is not None:
@@ -98,3 +122,12 @@ class HostNews:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@cache
+def _boot() -> str:
+    """Names this start of this machine; without a name each process counts as a machine of its own."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return f"process-{os.getpid()}"

@@ -33,7 +33,7 @@ from peerseal.protocol.documents import (
     read_document,
     read_registry_keys,
 )
-from peerseal.protocol.names import make_kid
+from peerseal.protocol.names import make_kid, registry_id
 
 log = logging.getLogger("peerseal.trust")
 
@@ -116,6 +116,15 @@ class DocumentReader:
             return self._load_registry_keys(at_once)
         finally:
             self._lock.release()
+
+    def note(self, changes: Changes) -> None:
+        """Load the root's document where the list says that it changed: the list is not shown again."""
+        if changes.reset or registry_id(changes.subject) in changes.services:
+            self.outdated = True  # until it is loaded
+            try:
+                self.load_registry_keys(at_once=True)
+            except TrustUnavailable as error:
+                log.warning("cannot renew the registry's keys: %s", error)
 
     def _load_registry_keys(self, at_once: bool) -> RegistryKeys:
         with self.copies.locked(_ROOT_COPY):
