@@ -53,6 +53,11 @@ class AwakePeriods:
             self._until = now + self.longest_break
             return self._number
 
+    def of(self, asked_at: float) -> int:
+        """The number of the current period where that uptime lies in it, else NEVER."""
+        number = self.current()
+        return number if asked_at >= self.began_at else NEVER
+
     def _begin(self, now: float) -> None:
         self.slept = now - self._until + self.longest_break
         self.began_at = now

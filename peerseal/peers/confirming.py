@@ -43,6 +43,13 @@ class _Heard:
     failed_at: float = -math.inf
     refusal: DocumentRefused | None = None
 
+    def take(self, changes: Changes) -> None:
+        """Hold on to a list that the registry told."""
+        if self.changes is None or changes.seq > self.changes.seq or changes.since < self.changes.since:
+            self.changes = changes
+        self.newest = max(self.newest or 0, changes.seq)
+        self.failed_at, self.refusal = -math.inf, None
+
 
 class Confirmation:
     """Asks for each period once, and again only for a belief about which the answer says nothing. ``followed`` gives
@@ -76,11 +83,14 @@ class Confirmation:
         changes = self._word_on(belief.covered)
         return belief if changes is None else belief.confirmed(subject, changes)
 
-    def note(self, changes: Changes) -> None:
-        """Take note of a list that the background thread heard: copies must cover that much from now on."""
-        heard = self._heard
-        if heard.newest is not None:
-            heard.newest = max(heard.newest, changes.seq)
+    def note(self, changes: Changes, period: int) -> None:
+        """Take note of a list that the background thread heard, asked for in that period: it is as good as one that is
+        asked for here, and copies must cover as much from now on."""
+        with self._lock:
+            if period != NEVER and period != self._heard.period:
+                self._heard = _Heard(period)
+            if period != NEVER or self._heard.newest is not None:
+                self._heard.take(changes)
 
     def _word_on(self, covered: int) -> Changes | None:
         """What the registry says that may concern a belief known up to that entry; None where it says nothing more."""
@@ -115,14 +125,13 @@ class Confirmation:
         since = covered if followed is None else min(covered, followed)
         self._asking_since = self._awake.uptime()
         try:
-            changes = self._follower.ask_since_waking(since, self._awake, first=first)
+            changes = self._follower.ask_since_waking(since, first=first)
         except (FetchError, DocumentRefused) as error:
             self._remember_failure(heard, error)
             return None
         finally:
             self._asking_since = math.inf
-        heard.changes, heard.newest = changes, max(heard.newest or 0, changes.seq)
-        heard.failed_at, heard.refusal = -math.inf, None
+        heard.take(changes)
         self._reader.note(changes)
         return changes
 

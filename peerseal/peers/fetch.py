@@ -70,9 +70,9 @@ class Fetcher(Protocol):
         FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
         ``wait`` is for how many seconds the registry may keep the question.
 
-        Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, the
-        primary's rather than a mirror's (``by_mirror``), and a 404 rather than another failure. What else ``read``
-        raises ends the search.
+        Where all were refused it raises the error that tells most: that the root is not the pinned one, if the primary
+        shows it, any other DocumentRefused (``by_mirror`` where the primary gave no answer) rather than a FetchError,
+        and a 404 rather than another. What else ``read`` raises ends the search.
         """
         return read(self.call("GET", path, headers=headers))
 
@@ -154,23 +154,26 @@ class HttpFetcher:
     ) -> T | None:
         """See Fetcher. What is wrong with one of several mirrors is logged."""
         told: FetchError | DocumentRefused | None = None
-        nothing_new = False
+        tells = 0
+        nothing_new = primary_refused = False
         for url in self._health.in_order():
             try:
                 found = read(self._get(url, path, headers, wait))
             except (FetchError, DocumentRefused) as error:
                 if len(self._urls) > 1:
                     log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
-                if isinstance(error, DocumentRefused):
-                    error.by_mirror = url != self._urls[0]
-                if told is None or _tells(error) >= _tells(told):
-                    told = error
+                of_primary = url == self._urls[0]
+                primary_refused |= of_primary and isinstance(error, DocumentRefused)
+                if _tells(error, of_primary) >= tells:
+                    told, tells = error, _tells(error, of_primary)
                 continue
             if found is not None:
                 return found
             nothing_new = True
         if told is None or nothing_new:
             return None
+        if isinstance(told, DocumentRefused):
+            told.by_mirror = not primary_refused
         raise told
 
     def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
@@ -252,11 +255,11 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _tells(error: FetchError | DocumentRefused) -> int:
-    """How much a failure says: that the primary or a mirror lies, that something is not there, or only that it could
-    not be had."""
+def _tells(error: FetchError | DocumentRefused, of_primary: bool) -> int:
+    """How much a failure says: that this is another registry, that an answer is refused, that something is not there,
+    or only that it could not be had."""
     if isinstance(error, DocumentRefused):
-        return 2 if error.by_mirror else 3
+        return 3 if of_primary and error.code == "document_wrong_root" else 2
     return 1 if error.http_status == 404 else 0
 
 

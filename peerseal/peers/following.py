@@ -19,10 +19,10 @@ log = logging.getLogger("peerseal.trust")
 
 
 class Told(NamedTuple):
-    """Lists of changes, oldest first. ``asked_here`` says that this process asked the registry for them just now."""
+    """A list of changes, and the uptime at which a process of this host asked for it."""
 
-    lists: Sequence[Changes]
-    asked_here: bool
+    changes: Changes
+    asked_at: float
 
 
 class ChangesFollower:
@@ -38,19 +38,21 @@ class ChangesFollower:
         *,
         limits: TrustLimits,
         clock: Callable[[], float],
+        awake: AwakePeriods,
         within: AbstractContextManager[object],
     ) -> None:
         self._reader = reader
         self._news = news
         self._limits = limits
         self._clock = clock
+        self._awake = awake
         self._within = within
 
-    def ask(self, since: int) -> Changes:
+    def ask(self, since: int) -> Told:
         """The list of changes behind that entry, as of now. Raises FetchError, DocumentRefused or TrustUnavailable."""
         return self._ask(since, 0.0, nullcontext())
 
-    def ask_since_waking(self, since: int, awake: AwakePeriods, *, first: bool) -> Changes:
+    def ask_since_waking(self, since: int, *, first: bool) -> Changes:
         """As `ask`; or what a process of this host was told that asked the same, or more, after this one woke.
 
         The ``first`` question of a period reaches the registry if any does: it takes a new connection, since those from
@@ -58,30 +60,27 @@ class ChangesFollower:
         made a call fail.
         """
         if self._news is None:
-            return self._ask_first(since) if first else self.ask(since)
+            return self._ask_now(since, first).changes
         with self._news.asking():
-            told = self._told_since_waking(since, awake)
-            if told is not None:
-                return told
-            asked_at, answers = awake.uptime(), list[str]()
-            changes = self._ask_first(since, answers) if first else self._ask(since, 0.0, nullcontext(), answers)
-            for jws in answers:
-                self._news.tell_answer(jws, asked_at, self._clock())
-            return changes
+            told, answers = self._told_since_waking(since), list[str]()
+            if told is None:
+                told, asked_at = self._ask_now(since, first, answers)
+                for jws in answers:
+                    self._news.tell_answer(jws, asked_at, self._clock())
+            return told
 
-    def wait(self, since: int, seconds: float, stopping: threading.Event) -> Told:
-        """The lists of changes behind that entry, waited for that long. Raises as `ask` does."""
+    def wait(self, since: int, seconds: float, stopping: threading.Event) -> Sequence[Told]:
+        """The lists of changes behind that entry, oldest first, waited for that long. Raises as `ask` does."""
         if self._news is None or self._news.leads():
-            return Told([self._ask(since, seconds, self._within)], asked_here=True)
+            return [self._ask(since, seconds, self._within)]
         written = self._news.listen(seconds, self._limits, stopping)
-        heard: list[Changes] = []
-        for jws in written or ():
+        heard: list[Told] = []
+        for jws, asked_at in written or ():
             with self._within, suppress(DocumentRefused):  # an old one has expired
-                heard.append(self._reader.read(Changes, jws, self._domain, kept=True))
-        if written is None or (written and min((changes.since for changes in heard), default=math.inf) > since):
-            # what was heard begins behind what is known here
-            return Told([self._ask(since, 0.0, self._within)], asked_here=True)
-        return Told(heard, asked_here=False)
+                heard.append(Told(self._reader.read(Changes, jws, self._domain, kept=True), asked_at))
+        if written is None or (written and min((told.changes.since for told in heard), default=math.inf) > since):
+            return [self._ask(since, 0.0, self._within)]  # what was heard begins behind what is known here
+        return heard
 
     def stop(self) -> None:
         """Let another process of the host ask."""
@@ -97,13 +96,15 @@ class ChangesFollower:
     def _domain(self) -> str:
         return self._reader.registry_keys().subject
 
-    def _ask_first(self, since: int, answers: list[str] | None = None) -> Changes:
-        self._reader.fetcher.reconnect()
-        with asking_resting_urls():
+    def _ask_now(self, since: int, first: bool, answers: list[str] | None = None) -> Told:
+        if first:
+            self._reader.fetcher.reconnect()
+        with asking_resting_urls() if first else nullcontext():
             return self._ask(since, 0.0, nullcontext(), answers)
 
-    def _told_since_waking(self, since: int, awake: AwakePeriods) -> Changes | None:
+    def _told_since_waking(self, since: int) -> Changes | None:
         """What another process of the host was told, where it serves."""
+        awake = self._awake
         jws = self._news.answer(awake.began_at, awake.uptime()) if self._news is not None else None
         if jws is None:
             return None
@@ -115,8 +116,9 @@ class ChangesFollower:
 
     def _ask(
         self, since: int, wait: float, within: AbstractContextManager[object], answers: list[str] | None = None
-    ) -> Changes:
+    ) -> Told:
         """The answer to one question; as it was signed it is added to ``answers``."""
+        asked_at = self._awake.uptime()
 
         def check(changes: Changes) -> None:
             if changes.since != since:
@@ -128,7 +130,8 @@ class ChangesFollower:
             if answers is not None:
                 answers.append(jws)
             if self._news is not None and self._news.leading:
-                self._news.tell(jws, self._clock())
+                self._news.tell(jws, asked_at, self._clock())
 
         path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
-        return self._reader.fetch(Changes, path, self._domain, check=check, keep=keep, wait=wait, within=within)
+        changes = self._reader.fetch(Changes, path, self._domain, check=check, keep=keep, wait=wait, within=within)
+        return Told(changes, asked_at)

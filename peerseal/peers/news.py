@@ -6,12 +6,14 @@ file says nothing for too long, and each asks for itself.
 """
 
 import fcntl
+import math
 import os
 import time
 from contextlib import AbstractContextManager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple, Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.copies import CopyFolder
@@ -22,6 +24,24 @@ _FILE = "changes"
 _LOCK = "changes.leads"
 _ANSWER = "changes.answer"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Word(NamedTuple):
+    """A list of changes, not verified, and the uptime at which it was asked for; minus infinity where that is not
+    known: the uptime of another machine, or of an earlier start of this one, says nothing here."""
+
+    jws: str
+    asked_at: float
+
+    @classmethod
+    def of(cls, line: str) -> Self:
+        """From a line of the file."""
+        *stamp, jws = line.split(" ")
+        try:
+            boot, asked_at = stamp
+            return cls(jws, float(asked_at) if boot == _boot() else -math.inf)
+        except ValueError:
+            return cls(jws, -math.inf)
 
 
 class HostNews:
@@ -59,14 +79,14 @@ class HostNews:
         self._lock = handle
         return True
 
-    def tell(self, jws: str, now: float) -> None:
-        """Write down a list of changes that was checked."""
-        kept = [*self._read(), jws][-self.KEPT :]
+    def tell(self, jws: str, asked_at: float, now: float) -> None:
+        """Write down a list of changes that was checked, and that was asked for at that uptime."""
+        kept = [*self._read(), _written(jws, asked_at)][-self.KEPT :]
         self._copies.write(_FILE, "\n".join(kept), now)
 
-    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[str, ...] | None:
-        """The lists, not verified, that were written down since this was last called, oldest first; looked for for
-        ``wait`` seconds. None where nothing was written down for so long that whoever leads must hang."""
+    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple["Word", ...] | None:
+        """The lists that were written down since this was last called, oldest first; looked for for ``wait`` seconds.
+        None where nothing was written down for so long that whoever leads must hang."""
         patience = limits.wait + limits.longest_poll_pause + 2 * limits.poll_interval
         if time.monotonic() - self._heard_at > patience:
             wait = min(wait, limits.poll_interval)  # whoever leads hangs still: each asks as if there were no folder
@@ -76,7 +96,7 @@ class HostNews:
             if written_at != self._written_at:
                 before, self._written_at, self._heard = set(self._heard), written_at, self._read()
                 self._heard_at = time.monotonic()
-                return tuple(jws for jws in self._heard if jws not in before)
+                return tuple(Word.of(line) for line in self._heard if line not in before)
             if time.monotonic() - asked_at > limits.poll_interval:
                 if self.leads():
                     break  # whoever led is gone: the next question is ours
@@ -91,19 +111,13 @@ class HostNews:
 
     def tell_answer(self, jws: str, asked_at: float, now: float) -> None:
         """Write down the answer to a question that was put at that uptime."""
-        self._copies.write(_ANSWER, f"{_boot()} {asked_at!r} {jws}", now)
+        self._copies.write(_ANSWER, _written(jws, asked_at), now)
 
     def answer(self, not_before: float, now: float) -> str | None:
-        """The answer, not verified, to a question that was put at or after the uptime ``not_before``, if there is one.
-        The uptime of another machine, or of an earlier start of this one, says nothing here."""
+        """The answer, not verified, to a question that was put at or after the uptime ``not_before``, if there is one."""
         copy = self._copies.read(_ANSWER)
-        boot, _, rest = copy.jws.partition(" ") if copy else ("", "", "")
-        asked_at, _, jws = rest.partition(" ")
-        try:
-            serves = boot == _boot() and not_before <= float(asked_at) <= now
-        except ValueError:
-            return None
-        return jws if serves else None
+        word = Word.of(copy.jws) if copy else None
+        return word.jws if word is not None and not_before <= word.asked_at <= now else None
 
     def resign(self) -> None:
         """Let another process ask."""
@@ -122,6 +136,10 @@ class HostNews:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _written(jws: str, asked_at: float) -> str:
+    return f"{_boot()} {asked_at!r} {jws}"
 
 
 @cache

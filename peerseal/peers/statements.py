@@ -118,7 +118,7 @@ class StatementShelf:
         return held if now < min(held.confirmed_at + self._limits.offline_limit, held.expires_at) else None
 
     def _confirmed_from_before(self, kid: str) -> TrustedKey | None:
-        """The key, if the registry confirms what was known of it before a break. Raises RevokedKey or TrustUnavailable."""
+        """The key, if the registry confirms what was known before a break. Raises RevokedKey or TrustUnavailable."""
         period, held = self._awake.current(), self._in_time(kid)
         if held is None:
             return None

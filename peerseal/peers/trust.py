@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
-from peerseal.peers.awake import NEVER, AwakePeriods, uptime
+from peerseal.peers.awake import AwakePeriods, uptime
 from peerseal.peers.confirming import Confirmation
 from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Fetcher, HttpFetcher
-from peerseal.peers.following import ChangesFollower
+from peerseal.peers.following import ChangesFollower, Told
 from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.limits import TrustLimits
@@ -38,7 +38,7 @@ from peerseal.peers.statements import StatementShelf
 from peerseal.peers.status import ServiceStatus, TrustStatus
 from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol.claims import LATEST_TIME
-from peerseal.protocol.documents import Changes, DomainDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 
@@ -78,14 +78,15 @@ class TrustStore:
         self._reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
         )
+        self._awake = AwakePeriods(self._limits, uptime)
         self._changes = ChangesFollower(
             self._reader,
             None if folder is None else HostNews(copies),
             limits=self._limits,
             clock=clock,
+            awake=self._awake,
             within=self._working,
         )
-        self._awake = AwakePeriods(self._limits, uptime)
         self._confirmation = Confirmation(
             self._changes, self._reader, self._awake, limits=self._limits, followed=lambda: self._since()
         )
@@ -293,16 +294,15 @@ class TrustStore:
         if not self._retrying.is_alive():
             due_at = min(due_at, self._keys.due_at(failing=True))
         due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
-        period = self._awake.current()
         try:
-            lists, asked_here = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
+            heard = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
             with self._working:
-                for changes in lists:
-                    self._take_note(changes, period if asked_here else NEVER)
+                for told in heard:
+                    self._take_note(told)
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
             return Heard.NOTHING
-        return Heard.NEWS if any(changes.seq > since for changes in lists) else Heard.NO_NEWS
+        return Heard.NEWS if any(told.changes.seq > since for told in heard) else Heard.NO_NEWS
 
     def _since(self) -> int | None:
         """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
@@ -312,15 +312,14 @@ class TrustStore:
 
     def _follow(self) -> None:
         since = self._since()
-        period = self._awake.current()
         if since is not None:
-            self._take_note(self._changes.ask(since), period)
+            self._take_note(self._changes.ask(since))
 
-    def _take_note(self, changes: Changes, period: int) -> None:
-        """Confirm what did not change, and mark what did. The list was asked for in that period of this process; NEVER
-        where that is not known."""
+    def _take_note(self, told: Told) -> None:
+        """Confirm what did not change, and mark what did."""
+        changes, period = told.changes, self._awake.of(told.asked_at)
         self._reader.note(changes)
-        self._confirmation.note(changes)
+        self._confirmation.note(changes, period)
         for shelf in (self._keys, self._policies, self._domain, self._statements):
             shelf.confirm(changes, period)
 
