@@ -113,11 +113,11 @@ class HostNews:
         """Write down the answer to a question that was put at that uptime."""
         self._copies.write(_ANSWER, _written(jws, asked_at), now)
 
-    def answer(self, not_before: float, now: float) -> str | None:
-        """The answer, not verified, to a question that was put at or after the uptime ``not_before``, if there is one."""
+    def answer(self, after: float, now: float) -> str | None:
+        """The answer, not verified, to a question that was put after that uptime, if any."""
         copy = self._copies.read(_ANSWER)
         word = Word.of(copy.jws) if copy else None
-        return word.jws if word is not None and not_before <= word.asked_at <= now else None
+        return word.jws if word is not None and after < word.asked_at <= now else None
 
     def resign(self) -> None:
         """Let another process ask."""
