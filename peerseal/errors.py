@@ -249,6 +249,15 @@ class DocumentRefused(CodedError):
 
     by_mirror = False
 
+    @property
+    def of_another_registry(self) -> bool:
+        """Whether the root's document is not of the registry that was meant: no waiting mends that. A mirror alone does
+        not say so."""
+        return self.code in _OF_ANOTHER_REGISTRY and not self.by_mirror
+
+
+_OF_ANOTHER_REGISTRY = ("document_wrong_root", "document_wrong_issuer", "document_wrong_subject")
+
 
 class FetchError(PeersealError):
     """The registry could not be asked: no connection, no answer in time, too large, or not the answer agreed on.

@@ -13,6 +13,7 @@ from peerseal.errors import (
     EnrolmentRefused,
     FetchError,
     MalformedToken,
+    PeersealError,
     TrustUnavailable,
 )
 from peerseal.peers.fetch import Answer, Fetcher
@@ -180,6 +181,12 @@ UNREACHABLE = (FetchError, TrustUnavailable)
 
 TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
 """Errors after which registering the same key again later makes sense."""
+
+
+def refusal_behind(error: PeersealError) -> DocumentRefused | None:
+    """The document that was refused where an error says only that the registry's word cannot be had now."""
+    cause = error.__cause__
+    return cause if isinstance(error, TrustUnavailable) and isinstance(cause, DocumentRefused) else None
 
 
 def _code_of(answer: Answer) -> str:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, MalformedToken
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
 from peerseal.peers.fetch import Fetcher
 from peerseal.protocol.checkpoint import TILE_WIDTH, Checkpoint, decode_bundle, decode_proof, read_checkpoint, tile_path
 from peerseal.protocol.documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
+from peerseal.protocol.names import check_thumbprint
 
 ROOT_DOCUMENT = "/.well-known/peerseal-registry"
 CHECKPOINT = "/ledger/checkpoint"
@@ -141,9 +142,22 @@ def _bundle(get: Callable[[str], bytes], number: int, width: int) -> Sequence[by
 
 
 def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
-    """Off loopback a root key is never believed on first use. Raises ConfigurationError."""
+    """Off loopback a root key is never believed on first use. Raises ConfigurationError, also for what is no pin."""
     if pin is None and not loopback_only:
         raise ConfigurationError("the registry's root pin is needed: --pin or PEERSEAL_REGISTRY_PIN")
+    if pin is not None:
+        check_pin(pin)
+
+
+def check_pin(pin: str) -> str:
+    """The pin itself if it is one, else ConfigurationError: a mistyped one never matches, however long one waits."""
+    try:
+        return check_thumbprint(pin)
+    except (InvalidName, TypeError) as error:
+        raise ConfigurationError(
+            f"the registry's pin reads {pin!r:.80}; it must be the thumbprint of its root key, 43 characters of"
+            " base64url, as `peerseal-registry init` prints it"
+        ) from error
 
 
 def _decoded(body: bytes, seq: int) -> Entry:

@@ -190,10 +190,12 @@ class DocumentReader:
             if found.version < self.copies.seen(_ROOT_COPY):
                 raise DocumentRefused("document_rolled_back", "older registry keys than this host has seen")
             return found
-        if found.subject != root.subject or found.version < root.version:
-            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
         if found.root.thumbprint != root.root.thumbprint:
             raise DocumentRefused("document_wrong_root", "another root key than seen before")
+        if found.subject != root.subject:
+            raise DocumentRefused("document_wrong_subject", f"the registry of {found.subject}, not of {root.subject}")
+        if found.version < root.version:
+            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
         return found if (found.version, found.expires_at) > (root.version, root.expires_at) else None
 
     def _take_over(self, found: RegistryKeys) -> RegistryKeys:

@@ -25,6 +25,7 @@ from peerseal.peers.awake import AwakePeriods, uptime
 from peerseal.peers.confirming import Confirmation
 from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Fetcher, HttpFetcher
+from peerseal.peers.follow import check_pin
 from peerseal.peers.following import ChangesFollower, Told
 from peerseal.peers.forks import BackgroundWork, in_each_child
 from peerseal.peers.keysets import KeyShelf
@@ -69,6 +70,8 @@ class TrustStore:
         cache_dir: str | os.PathLike[str] | None = None,
         uptime: Callable[[], float] = uptime,
     ) -> None:
+        if pin is not None:
+            check_pin(pin)
         self._limits = limits or TrustLimits()
         self._clock = clock
         folder = None if cache_dir is None else Path(cache_dir)
