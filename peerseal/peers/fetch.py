@@ -6,11 +6,12 @@ signed is asked of one after the other until an answer passes its reader's check
 """
 
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from socket import SHUT_RDWR, socket
 from typing import Protocol, TypeVar
@@ -33,6 +34,21 @@ T = TypeVar("T")
 _CHUNK = 64 * 1024
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+_of_this_thread = threading.local()
+
+
+@contextmanager
+def no_larger_than(size: int) -> Iterator[None]:
+    """Bounds the answers that this thread reads within, in bytes: each kind of document has a size of its own, and of a
+    longer answer no more is read. Nested limits can only be smaller."""
+    before = getattr(_of_this_thread, "max_bytes", math.inf)
+    _of_this_thread.max_bytes = min(before, size)
+    try:
+        yield
+    finally:
+        _of_this_thread.max_bytes = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +243,11 @@ class HttpFetcher:
 
     def _read(self, response: requests.Response) -> bytes:
         """All bytes, as they come: of more than agreed no more is read."""
-        parts, size = [], 0
+        parts, size, most = [], 0, min(self._limits.max_bytes, getattr(_of_this_thread, "max_bytes", math.inf))
         while part := response.raw.read1(_CHUNK, decode_content=True):
             size += len(part)
-            if size > self._limits.max_bytes:
-                raise AnswerTooLarge("the answer is larger than agreed")
+            if size > most:
+                raise AnswerTooLarge(f"the answer is larger than {most} bytes")
             parts.append(part)
         return b"".join(parts)
 

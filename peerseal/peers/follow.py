@@ -9,8 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
-from peerseal.peers.fetch import Fetcher
-from peerseal.protocol.checkpoint import TILE_WIDTH, Checkpoint, decode_bundle, decode_proof, read_checkpoint, tile_path
+from peerseal.peers.fetch import Fetcher, no_larger_than
+from peerseal.protocol.checkpoint import (
+    MAX_NOTE_BYTES,
+    MAX_PROOF_BYTES,
+    TILE_WIDTH,
+    Checkpoint,
+    decode_bundle,
+    decode_proof,
+    read_checkpoint,
+    tile_path,
+)
 from peerseal.protocol.documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger import Entry
@@ -77,7 +86,8 @@ class Follower:
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()
         if self._keys is None or anew or not 0 <= now - self._fetched_at < ROOT_REFRESH:
-            jws = self._get(ROOT_DOCUMENT).decode("ascii", "replace")
+            with no_larger_than(RegistryKeys.MAX_SIZE):
+                jws = self._get(ROOT_DOCUMENT).decode("ascii", "replace")
             keys = read_registry_keys(jws, pin=self._pin, now=now)
             if self._keys is not None and keys.version < self._keys.version:
                 raise DocumentRefused("document_rolled_back", "an older root document than the one seen before")
@@ -86,7 +96,9 @@ class Follower:
 
     def _checkpoint(self) -> tuple[Checkpoint, str]:
         """The newest one, and as it was signed. Of an unknown signer the root may have said something since."""
-        keys, note = self._registry_keys(), self._get(CHECKPOINT).decode("utf-8", "replace")
+        keys = self._registry_keys()
+        with no_larger_than(MAX_NOTE_BYTES):
+            note = self._get(CHECKPOINT).decode("utf-8", "replace")
         try:
             return read_checkpoint(note, keys.subject, keys.ledger_keys), note
         except DocumentRefused as error:
@@ -97,7 +109,8 @@ class Follower:
 
     def _check_only_stale(self, checkpoint: Checkpoint, seen: Frontier) -> None:
         """Passes an old checkpoint of the ledger that was seen, as a mirror may have it."""
-        answer = self._fetcher.call("GET", f"/ledger/proof?from={checkpoint.size}&to={seen.size}")
+        with no_larger_than(MAX_PROOF_BYTES):
+            answer = self._fetcher.call("GET", f"/ledger/proof?from={checkpoint.size}&to={seen.size}")
         if checkpoint.size == 0 or answer.status != 200:
             raise _inconsistent(f"it has {checkpoint.size} entries, and had {seen.size}")
         try:

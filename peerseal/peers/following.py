@@ -11,7 +11,7 @@ from peerseal.errors import DocumentRefused, FetchError
 from peerseal.peers.awake import AwakePeriods
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.mirrors import asking_resting_urls
-from peerseal.peers.news import HostNews
+from peerseal.peers.news import HostNews, Word
 from peerseal.peers.reader import DocumentReader
 from peerseal.protocol.documents import Changes
 
@@ -66,7 +66,7 @@ class ChangesFollower:
             if told is None:
                 told, asked_at = self._ask_now(since, first, answers)
                 for jws in answers:
-                    self._news.tell_answer(jws, asked_at, self._clock())
+                    self._news.tell_answer(Word(jws, asked_at), self._clock())
             return told
 
     def wait(self, since: int, seconds: float, stopping: threading.Event) -> Sequence[Told]:
@@ -130,7 +130,7 @@ class ChangesFollower:
             if answers is not None:
                 answers.append(jws)
             if self._news is not None and self._news.leading:
-                self._news.tell(jws, asked_at, self._clock())
+                self._news.tell(Word(jws, asked_at), self._clock())
 
         path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
         changes = self._reader.fetch(Changes, path, self._domain, check=check, keep=keep, wait=wait, within=within)

@@ -351,7 +351,7 @@ class KeyShelf:
             if answer.status == 304 and slot.known is not None and tag is not None:
                 self._reader.copies.confirm(name, now)
                 return slot.known, tag  # nothing new to believe, and no newer signed time: the changes confirm it
-            jws = text_of(answer)
+            jws = text_of(answer, JwkSetDocument)
             document = self._reader.read(JwkSetDocument, jws, slot.service_id, at_least=at_least)
             known = KnownService.of(document) if slot.known is None or doubted else slot.known.updated(document)
             stale.append(known)

@@ -43,6 +43,10 @@ class Word(NamedTuple):
         except ValueError:
             return cls(jws, -math.inf)
 
+    def line(self) -> str:
+        """As it stands in the file."""
+        return f"{_boot()} {self.asked_at!r} {self.jws}"
+
 
 class HostNews:
     """The news of one host, in a folder of copies. Used by one thread of a process."""
@@ -79,12 +83,12 @@ class HostNews:
         self._lock = handle
         return True
 
-    def tell(self, jws: str, asked_at: float, now: float) -> None:
-        """Write down a list of changes that was checked, and that was asked for at that uptime."""
-        kept = [*self._read(), _written(jws, asked_at)][-self.KEPT :]
+    def tell(self, word: Word, now: float) -> None:
+        """Write down a list of changes that was checked."""
+        kept = [*self._read(), word.line()][-self.KEPT :]
         self._copies.write(_FILE, "\n".join(kept), now)
 
-    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple["Word", ...] | None:
+    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[Word, ...] | None:
         """The lists that were written down since this was last called, oldest first; looked for for ``wait`` seconds.
         None where nothing was written down for so long that whoever leads must hang."""
         patience = limits.wait + limits.longest_poll_pause + 2 * limits.poll_interval
@@ -109,9 +113,9 @@ class HostNews:
         """Be the one process of the host that asks what changed since it woke: the others take its answer."""
         return self._copies.locked(_ANSWER)
 
-    def tell_answer(self, jws: str, asked_at: float, now: float) -> None:
-        """Write down the answer to a question that was put at that uptime."""
-        self._copies.write(_ANSWER, _written(jws, asked_at), now)
+    def tell_answer(self, word: Word, now: float) -> None:
+        """Write down what the registry answered, and that was checked."""
+        self._copies.write(_ANSWER, word.line(), now)
 
     def answer(self, after: float, now: float) -> str | None:
         """The answer, not verified, to a question that was put after that uptime, if any."""
@@ -136,10 +140,6 @@ class HostNews:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _written(jws: str, asked_at: float) -> str:
-    return f"{_boot()} {asked_at!r} {jws}"
 
 
 @cache
