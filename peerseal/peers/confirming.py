@@ -18,7 +18,7 @@ from peerseal.peers.awake import NEVER, AwakePeriods
 from peerseal.peers.following import ChangesFollower
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import TrustLimits
-from peerseal.peers.patience import acquired_in_time
+from peerseal.peers.patience import acquired_in_time, no_longer_than
 from peerseal.peers.reader import DocumentReader
 from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents import Changes
@@ -27,6 +27,8 @@ log = logging.getLogger("peerseal.trust")
 
 B = TypeVar("B", bound=Dated)
 
+_PART_OF_PATIENCE = 0.8
+"""What one question may take of a caller's patience: callers that wait for it have some left when it fails."""
 _NO_WORD_OF_THE_REGISTRY = ("document_malformed", "document_wrong_type")
 """Codes of answers that are no document of a registry at all, such as a gateway's error page."""
 
@@ -125,7 +127,8 @@ class Confirmation:
         since = covered if followed is None else min(covered, followed)
         self._asking_since = self._awake.uptime()
         try:
-            changes = self._follower.ask_since_waking(since, first=first)
+            with no_longer_than(_PART_OF_PATIENCE * self._limits.patience):
+                changes = self._follower.ask_since_waking(since, first=first)
         except (FetchError, DocumentRefused) as error:
             self._remember_failure(heard, error)
             return None

@@ -5,6 +5,7 @@ was revoked meanwhile, or a policy that was narrowed, is refused at the first re
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -39,6 +40,12 @@ def uptime() -> Clock:
 @pytest.fixture
 def registry(clock: Clock) -> Iterator[MemoryRegistry]:
     with MemoryRegistry(clock=clock) as registry:
+        yield registry
+
+
+@pytest.fixture
+def patient() -> Iterator[PatientRegistry]:
+    with PatientRegistry() as registry:
         yield registry
 
 
@@ -234,6 +241,20 @@ class TestTheRegistryIsNotReached:
             assert server.asked == 1, "and the second request did not wait again"
             trust.stop()
 
+    def test_it_hangs_for_many_threads_at_once(
+        self, registry: MemoryRegistry, host: Host, knowing: Callee, tmp_path: Path
+    ) -> None:
+        limits = TrustLimits(poll_interval=3600.0, patience=1.0)
+        with misbehaving(hangs) as server:
+            trust = TrustStore(
+                server.url, pin=registry.pin, limits=limits, clock=registry.clock, cache_dir=tmp_path / "cache"
+            )
+            callee = Callee(trust, registry, knowing.client)
+            with ThreadPoolExecutor(16) as pool:
+                assert set(pool.map(lambda _: callee.call(), range(16))) == {"client"}
+            assert server.asked == 1
+            trust.stop()
+
     def test_after_a_pause(self, registry: MemoryRegistry, knowing: Callee, uptime: Clock) -> None:
         registry.down = True
         uptime.advance(30)
@@ -257,6 +278,23 @@ class TestAnswersThatConfirmNothing:
             registry.answers[path] = Answer(500, b"")
         with pytest.raises((TrustUnavailable, RevokedKey)):
             host.start().call()
+
+    def test_one_of_a_mirror_that_is_behind(self, patient: PatientRegistry, tmp_path: Path) -> None:
+        """It gives what it once got, and the primary, which is asked after it, says the truth."""
+        with served(patient) as url, PatientRegistry() as mirror, served(mirror) as behind:
+            kid = patient.identity("client", limits=QUIET).credentials.key_id
+            first = TrustStore(url, pin=patient.pin, limits=QUIET, cache_dir=tmp_path / "cache")
+            assert first.key(kid).kid == kid
+            mirror.answers["/v1/changes"] = patient.call("GET", f"/v1/changes?since={len(patient.ledger.entries)}")
+            patient.identity("other", limits=QUIET)
+            first.refresh()  # this host has seen more than the mirror
+            patient.revoke(kid)
+            second = TrustStore([behind, url], pin=patient.pin, limits=QUIET, cache_dir=tmp_path / "cache")
+            with pytest.raises(RevokedKey):
+                second.key(kid)
+            assert mirror.calls["GET /v1/changes"] == 1
+            for trust in (first, second):
+                trust.stop()
 
     def test_one_that_another_key_signed(self, registry: MemoryRegistry, host: Host, knowing: Callee) -> None:
         with MemoryRegistry(registry.domain, clock=registry.clock) as other:
@@ -335,12 +373,6 @@ class TestSuspended:
 # ---- real processes
 
 FAST = TrustLimits(wait=1.0, poll_interval=0.5, look_interval=0.05)
-
-
-@pytest.fixture
-def patient() -> Iterator[PatientRegistry]:
-    with PatientRegistry() as registry:
-        yield registry
 
 
 class Farm:
