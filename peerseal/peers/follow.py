@@ -7,9 +7,10 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
-from peerseal.peers.fetch import Fetcher, no_larger_than
+from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
 from peerseal.protocol.checkpoint import (
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
@@ -26,8 +27,12 @@ from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.protocol.names import check_thumbprint
 
+T = TypeVar("T")
+
 ROOT_DOCUMENT = "/.well-known/peerseal-registry"
 CHECKPOINT = "/ledger/checkpoint"
+MAX_BUNDLE_BYTES = TILE_WIDTH * (2 + 0xFFFF)
+"""Bytes of a bundle of the largest entries that there may be."""
 ROOT_REFRESH = 3600.0
 """Seconds after which the root's document is fetched again; an unknown signer has it fetched at once."""
 
@@ -86,26 +91,31 @@ class Follower:
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()
         if self._keys is None or anew or not 0 <= now - self._fetched_at < ROOT_REFRESH:
-            with no_larger_than(RegistryKeys.MAX_SIZE):
-                jws = self._get(ROOT_DOCUMENT).decode("ascii", "replace")
-            keys = read_registry_keys(jws, pin=self._pin, now=now)
-            if self._keys is not None and keys.version < self._keys.version:
-                raise DocumentRefused("document_rolled_back", "an older root document than the one seen before")
+            keys = self._asked(ROOT_DOCUMENT, RegistryKeys.MAX_SIZE, self._read_registry_keys)
             self._keys, self._fetched_at, self._pin = keys, now, keys.root.thumbprint
         return self._keys
+
+    def _read_registry_keys(self, body: bytes) -> RegistryKeys:
+        keys = read_registry_keys(body.decode("ascii", "replace"), pin=self._pin, now=self._clock())
+        if self._keys is not None and keys.version < self._keys.version:
+            raise DocumentRefused("document_rolled_back", "an older root document than the one seen before")
+        return keys
 
     def _checkpoint(self) -> tuple[Checkpoint, str]:
         """The newest one, and as it was signed. Of an unknown signer the root may have said something since."""
         keys = self._registry_keys()
-        with no_larger_than(MAX_NOTE_BYTES):
-            note = self._get(CHECKPOINT).decode("utf-8", "replace")
-        try:
+
+        def read(body: bytes) -> tuple[Checkpoint, str]:
+            note = body.decode("utf-8", "replace")
             return read_checkpoint(note, keys.subject, keys.ledger_keys), note
+
+        try:
+            return self._asked(CHECKPOINT, MAX_NOTE_BYTES, read)
         except DocumentRefused as error:
             if error.code != "document_unknown_signer":
                 raise
         keys = self._registry_keys(anew=True)
-        return read_checkpoint(note, keys.subject, keys.ledger_keys), note
+        return self._asked(CHECKPOINT, MAX_NOTE_BYTES, read)
 
     def _check_only_stale(self, checkpoint: Checkpoint, seen: Frontier) -> None:
         """Passes an old checkpoint of the ledger that was seen, as a mirror may have it."""
@@ -119,11 +129,22 @@ class Follower:
             raise FetchError("an answer that is no proof") from error
         check_consistency(checkpoint.size, checkpoint.root, seen.size, seen.root, proof)
 
+    def _asked(self, path: str, size: int, read: Callable[[bytes], T]) -> T:
+        """What is read of the first URL whose answer, of so many bytes at most, is not refused."""
+        with no_larger_than(size):
+            found = self._fetcher.ask(path, lambda answer: read(_body(answer, path)))
+        if found is None:
+            raise AssertionError("unreachable: no answer says that there is nothing new")
+        return found
+
     def _get(self, path: str) -> bytes:
-        answer = self._fetcher.call("GET", path)
-        if answer.status != 200:
-            raise FetchError(f"GET {path}: status {answer.status}", answer.status)
-        return answer.body
+        return self._asked(path, MAX_BUNDLE_BYTES, bytes)
+
+
+def _body(answer: Answer, path: str) -> bytes:
+    if answer.status != 200:
+        raise FetchError(f"GET {path}: status {answer.status}", answer.status)
+    return answer.body
 
 
 def bodies(get: Callable[[str], bytes], begin: int, end: int) -> Iterator[bytes]:

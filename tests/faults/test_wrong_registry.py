@@ -15,6 +15,7 @@ from peerseal.cli import main
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
 from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.limits import FetchLimits
+from peerseal.protocol.checkpoint import encode_bundle, tile_path
 from peerseal.protocol.documents import RegistryKeys, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
@@ -214,3 +215,24 @@ def test_a_clock_that_is_wrong_is_named_once_the_time_is_over(registry: MemoryRe
     with pytest.raises(DocumentRefused) as caught:
         identity.start(timeout=0)
     assert caught.value.code == "document_from_future"
+
+
+class TestKeepingTheLedger:
+    """`peerseal keep-ledger`, of a registry on two URLs."""
+
+    @pytest.mark.parametrize(("primary", "code"), [("honest", 0), ("liar", 0), ("down", 3)])
+    def test_a_mirror_that_shows_another_root_ends_nothing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], primary: str, code: int
+    ) -> None:
+        with PatientRegistry() as honest, PatientRegistry() as liar, served(honest) as url, served(liar) as other:
+            bundle = encode_bundle([entry.encode() for entry in honest.ledger.entries])
+            honest.answers["/ledger/checkpoint"] = Answer(200, honest.ledger.checkpoint().encode())
+            honest.answers[f"/ledger/{tile_path('entries', 0, 1)}"] = Answer(200, bundle)
+            urls = {"honest": [url, other], "liar": [other, url], "down": [refused(), other]}[primary]
+            command = ["keep-ledger", str(tmp_path), "--once", "--pin", honest.pin, "--registry", ",".join(urls)]
+            assert main(command) == code
+        assert ("1 entries" in capsys.readouterr().out) is (code == 0)
+
+    def test_the_only_url_that_shows_another_root_ends_it(self, tmp_path: Path) -> None:
+        with PatientRegistry() as liar, served(liar) as url:
+            assert main(["keep-ledger", str(tmp_path), "--once", "--pin", other_pin(), "--registry", url]) == 4
