@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     while True:
         try:
             print(f"{kept.follow(follower)} entries", flush=True)
-        except DocumentRefused as error:
-            print(f"Error: {error}; {arguments.folder} stays as it is", file=sys.stderr)
-            return LEDGER_INCONSISTENT
-        except FetchError as error:
+        except (DocumentRefused, FetchError) as error:
+            if isinstance(error, DocumentRefused) and not error.by_mirror:
+                print(f"Error: {error}; {arguments.folder} stays as it is", file=sys.stderr)
+                return LEDGER_INCONSISTENT
             if arguments.once:
-                raise
+                raise FetchError(f"the registry is not reached: {error}") from error
             print(f"not reached: {error}", file=sys.stderr)
         if arguments.once or ended.wait(arguments.interval):
             return 0

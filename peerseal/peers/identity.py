@@ -10,9 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
+from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
 from peerseal.peers.context import Transaction, current_transaction
-from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests
+from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
 from peerseal.peers.environment import options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
@@ -140,8 +140,9 @@ class Identity:
 
         While the registry is not up yet, or the key waits for an operator to approve it, it is tried again, with
         growing pauses, for ``timeout`` seconds; the next start goes on with the same key where it lies in a named
-        folder. Raises EnrolmentRefused, ConfigurationError, DocumentRefused for a registry that is not the pinned one
-        or whose clock is wrong, or EnrolmentPending, FetchError or TrustUnavailable once the time is over.
+        folder. Raises EnrolmentRefused, ConfigurationError or DocumentRefused at once for what no waiting mends, such
+        as a registry that is not the pinned one; once the time is over EnrolmentPending, FetchError, TrustUnavailable,
+        or DocumentRefused where the registry's answers were refused, as with a clock that is wrong.
         """
         notice_fork()
         if self._started:
@@ -355,11 +356,16 @@ class Identity:
 
     def _register(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
+        refusal: DocumentRefused | None = None
         for pause in _pauses():
             try:
                 return self._keeper.ensure_registered()
             except TRY_AGAIN as error:
-                if time.monotonic() + pause > deadline:
+                refusal = refusal_behind(error) or (refusal if isinstance(error, TrustUnavailable) else None)
+                over = time.monotonic() + pause > deadline
+                if refusal is not None and (over or refusal.of_another_registry):
+                    raise refusal from error
+                if over:
                     raise
                 log.warning("no registered key yet; trying again in %.1f s: %s", pause, error)
                 time.sleep(pause)

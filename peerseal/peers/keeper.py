@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
-from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests
+from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests, refusal_behind
 from peerseal.peers.forks import notice_fork
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
@@ -97,10 +97,12 @@ class KeyKeeper:
         """Have a key that the registry knows: the folder's, or a new one by join token or platform token.
 
         A key from the folder serves even while the registry cannot be asked. Raises EnrolmentRefused,
-        ConfigurationError, or one of TRY_AGAIN, after which the same key is registered again.
+        ConfigurationError, DocumentRefused for another registry than the one that is meant, or one of TRY_AGAIN, after
+        which the same key is registered again.
         """
         with self._folder.locked():
             self.look()
+            self._check_registry()
             self._compare_with_registry()
             if self._held.signing(self._clock()) is None:
                 self._join()
@@ -227,6 +229,18 @@ class KeyKeeper:
                 self._save(self._held.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
+
+    def _check_registry(self) -> None:
+        """Passes the registry that is meant; and one that cannot be asked now, where there is a key that can go on.
+        Raises DocumentRefused, ConfigurationError or TrustUnavailable."""
+        try:
+            self._check_domain()
+        except TrustUnavailable as error:
+            refusal = refusal_behind(error)
+            if refusal is not None and refusal.of_another_registry:
+                raise refusal from error
+            if self._held.signing(self._clock()) is None:
+                raise
 
     def _check_domain(self) -> str:
         domain = self._trust.domain

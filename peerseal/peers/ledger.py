@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerseal.errors import ConfigurationError, DocumentRefused, MalformedToken
-from peerseal.peers.fetch import Answer, Fetcher, content
+from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
+from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.remembered import CheckpointFile
-from peerseal.protocol.checkpoint import Checkpoint, decode_proof, read_checkpoint
+from peerseal.protocol.checkpoint import MAX_PROOF_BYTES, Checkpoint, decode_proof, read_checkpoint
 from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
@@ -130,7 +130,8 @@ class SeenLedger:
             elif offered is not None:
                 check_consistency(old.size, old.root, new.size, new.root, offered)
             else:
-                self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
+                with no_larger_than(MAX_PROOF_BYTES):
+                    self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
         except DocumentRefused as error:
             if error.code == "document_inconsistent":
                 seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
@@ -244,6 +245,8 @@ def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkp
 def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
     """The consistency proof in the registry's answer. Raises FetchError or DocumentRefused."""
     body = content(answer)
+    if len(body) > MAX_PROOF_BYTES:
+        raise AnswerTooLarge(f"{len(body)} bytes, and a proof has {MAX_PROOF_BYTES} at most")
     try:
         members = strict_json_object(body)
         proof = decode_proof(members.get("proof"))

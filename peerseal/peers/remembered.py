@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peerseal.peers.keyfolder import make_private
-from peerseal.protocol.checkpoint import MAX_NOTE
+from peerseal.protocol.checkpoint import MAX_NOTE_BYTES
 
 _PATIENCE = 0.5
 """Seconds to wait for another process, which needs some microseconds; one that was stopped must hold up nobody."""
@@ -31,7 +31,7 @@ class CheckpointFile:
         """The note, not verified; None where there is none. Bytes that are no text read as signs that no note has."""
         try:
             with self.path.open("rb") as file:
-                return file.read(4 * MAX_NOTE + 1).decode("utf-8", "replace")
+                return file.read(MAX_NOTE_BYTES + 1).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
 

@@ -15,10 +15,19 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
 _NAME = re.compile(_DNS_NAME)
 _SERVICE_ID = re.compile(rf"({_DNS_NAME})/({_DNS_NAME})")
-_KID = re.compile(rf"(({_DNS_NAME})/({_DNS_NAME}))/([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048])")
+_THUMBPRINT = r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]"
+_WHOLE_THUMBPRINT = re.compile(_THUMBPRINT)
+_KID = re.compile(rf"(({_DNS_NAME})/({_DNS_NAME}))/({_THUMBPRINT})")
 
 _DOMAIN_LENGTH = 253  # RFC 1035 section 3.1, in text form
 _SERVICE_LENGTH = 100
+
+
+def check_thumbprint(text: str) -> str:
+    """The text itself if it is an RFC 7638 SHA-256 thumbprint as a kid has it, else InvalidName."""
+    if not _WHOLE_THUMBPRINT.fullmatch(text):
+        raise InvalidName(f"not a thumbprint: {text[:120]!r}")
+    return text
 
 
 def check_trust_domain(name: str) -> str:

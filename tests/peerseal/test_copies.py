@@ -1,6 +1,7 @@
 """Documents on disk, shared by the processes of a host."""
 
 import errno
+import math
 import os
 import stat
 import threading
@@ -11,7 +12,7 @@ import pytest
 from peerseal.peers import copies
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.limits import TrustLimits
-from peerseal.peers.news import HostNews
+from peerseal.peers.news import HostNews, Word
 from peerseal.peers.patience import no_longer_than
 from tests.peerseal.served import Child
 
@@ -134,11 +135,27 @@ class TestNews:
 
     def test_the_others_hear_each_list_once_in_its_order(self, folder: CopyFolder, tmp_path: Path) -> None:
         mine, other, never = HostNews(folder), HostNews(another(tmp_path)), threading.Event()
-        mine.tell("one", NOW)
-        mine.tell("two", NOW + 1)
-        assert other.listen(1, LIMITS, never) == ("one", "two")
-        mine.tell("three", NOW + 2)
-        assert other.listen(1, LIMITS, never) == ("three",)
+        one, two, three = Word("one", 1.5), Word("two", 2.5), Word("three", 3.5)
+        mine.tell(one, NOW)
+        mine.tell(two, NOW + 1)
+        assert other.listen(1, LIMITS, never) == (one, two)
+        mine.tell(three, NOW + 2)
+        assert other.listen(1, LIMITS, never) == (three,)
+
+    def test_when_another_machine_asked_says_nothing_here(self, folder: CopyFolder, tmp_path: Path) -> None:
+        """Nor does what an earlier version wrote, or an earlier start of the machine."""
+        lines = ("jws", "another-boot 5.0 jws", f"{Word('x', 1.0).line().split()[0]} soon jws")
+        folder.write("changes", "\n".join(lines), NOW)
+        heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
+        assert heard == tuple(Word("jws", -math.inf) for _ in lines)
+
+    def test_an_answer_serves_who_woke_before_it_was_asked_for(self, folder: CopyFolder, tmp_path: Path) -> None:
+        mine, other = HostNews(folder), HostNews(another(tmp_path))
+        assert other.answer(0.0, 100.0) is None
+        mine.tell_answer(Word("jws", 50.0), NOW)
+        assert other.answer(49.0, 100.0) == "jws"
+        assert other.answer(50.0, 100.0) is other.answer(51.0, 100.0) is None
+        assert other.answer(10.0, 49.0) is None, "which is of a time to come"
 
     def test_who_leads_and_hangs_is_not_waited_for(self, folder: CopyFolder) -> None:
         assert HostNews(folder).listen(0.005, LIMITS, threading.Event()) is None
@@ -148,9 +165,9 @@ class TestNews:
         assert HostNews(folder).listen(0.005, patient, threading.Event()) == ()
 
     def test_no_more_lists_are_kept_than_agreed(self, folder: CopyFolder, tmp_path: Path) -> None:
-        mine, many = HostNews(folder), [str(number) for number in range(HostNews.KEPT + 5)]
-        for number, jws in enumerate(many):
-            mine.tell(jws, NOW + number)
+        mine, many = HostNews(folder), [Word(str(number), number / 2) for number in range(HostNews.KEPT + 5)]
+        for number, word in enumerate(many):
+            mine.tell(word, NOW + number)
         heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
         assert heard == tuple(many[-HostNews.KEPT :])
 

@@ -442,10 +442,11 @@ class TestRestart:
         self, registry: MemoryRegistry, started: Start, kid: str
     ) -> None:
         """They share a folder; each sees another history from its first call on."""
-        one, two = started(), started()
-        two._reader._ledger._cache_dir = None
+        one = started()
         one.key(kid)
         rewrite(registry)
+        two = started()
+        two._reader._ledger._cache_dir = None
         two.key(kid)
         two._reader._ledger._cache_dir = one._reader._ledger._cache_dir
         registry.identity("other")
