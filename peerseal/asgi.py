@@ -38,6 +38,7 @@ from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol.tokens import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:
@@ -401,7 +402,7 @@ def _headers(scope: Scope) -> dict[str, str]:
     two."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(BLANKS)
         found[name] = f"{found[name]},{value}" if name in found else value
     return found
 
