@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the database or the registry cannot be reached.
 """
 
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +127,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
         )
         done = _initialise(settings, None, default_domain=DEV_DOMAIN)
         click.echo(f"trust domain: {done.domain}, in {settings.home}", err=True)
-    run(settings, f"{_bracketed(host or '127.0.0.1')}:{port}", workers)
+    run(settings, f"{_listening(host or '127.0.0.1')}:{port}", workers)
 
 
 @main.command()
@@ -212,5 +213,11 @@ for command in (approve, audit, domain, operator_token, policy, reject, restore,
 main.add_command(root)
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _listening(host: str) -> str:
+    """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none."""
+    plain = host.removeprefix("[").removesuffix("]")
+    try:
+        socket.getaddrinfo(plain, None, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise click.BadParameter(f"{host!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0") from error
+    return f"[{plain}]" if ":" in plain else plain

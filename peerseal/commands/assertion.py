@@ -13,6 +13,7 @@ import os
 import peerseal
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.assertions import ASSERTION_LIFETIME
+from peerseal.runtime.settings import SettingsReader
 
 PATIENCE = 10.0
 """Seconds for which a first registration is tried; the next call goes on with the same key."""
@@ -34,7 +35,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints it. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or TrustUnavailable."""
-    if not os.environ.get("PEERSEAL_KEY_DIR"):
+    if SettingsReader(os.environ).path("PEERSEAL_KEY_DIR") is None:
         raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
     identity = peerseal.Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
     try:

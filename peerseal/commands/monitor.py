@@ -23,6 +23,7 @@ from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Aler
 from peerseal.peers.watched import kids_in, load_watched, save_watched
 from peerseal.peers.webhook import Webhook
 from peerseal.protocol.names import check_service, split_kid
+from peerseal.runtime.settings import SettingsReader
 
 ALERTS_RAISED = 1
 REGISTRY_UNREACHABLE = 3
@@ -79,11 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _monitor(arguments: argparse.Namespace) -> Monitor:
     service = check_service(arguments.service)
-    urls = arguments.registry or os.environ.get("PEERSEAL_REGISTRY_URL", "")
+    urls = arguments.registry or SettingsReader(os.environ).text("PEERSEAL_REGISTRY_URL") or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
     state = None if arguments.state is None else load_watched(arguments.state, service)
     state = state or Watched(service)
-    pin = arguments.pin or os.environ.get("PEERSEAL_REGISTRY_PIN") or state.pin
+    pin = arguments.pin or SettingsReader(os.environ).text("PEERSEAL_REGISTRY_PIN") or state.pin
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     for kid in arguments.known:
         split_kid(kid)
@@ -94,7 +95,7 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
 
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
     """What the owner says to hold, asked anew each time: keys rotate."""
-    folder = arguments.key_dir or os.environ.get("PEERSEAL_KEY_DIR")
+    folder = arguments.key_dir or SettingsReader(os.environ).path("PEERSEAL_KEY_DIR")
     listed, said = arguments.known_file, frozenset(arguments.known)
 
     def own_keys() -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from peerseal.runtime.settings import SettingsReader
 from registry.console import Console, HttpConsole, LocalConsole
 from registry.services.registry import Registry
 from registry.settings import Settings
@@ -54,7 +55,7 @@ def the_console(url: str | None) -> Console:
     """What the command works on: the registry at ``url``, or this host's database."""
     if url is None:
         return LocalConsole(Registry.of(the_settings()))
-    token = os.environ.get("PEERSEAL_OPERATOR_TOKEN", "").strip()
+    token = SettingsReader(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
     return HttpConsole(url, token)
