@@ -17,7 +17,7 @@ from peerseal.protocol.merkle import Frontier, leaf_hash
 
 
 class KeptLedger:
-    """The copy in a folder that is there."""
+    """The copy in a folder, which is made where it is missing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,6 +40,7 @@ class KeptLedger:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One at a time: a first copy may take longer than the time to the next run."""
+        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # everything in it is public
         with open(self._folder / ".lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

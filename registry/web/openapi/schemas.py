@@ -14,7 +14,7 @@ _EVENT_ID = r"^[!-~]{1,200}$"
 LARGEST = 10**18 - 1
 """The largest number that a query parameter may be."""
 
-ENTRY = {
+SET_BY = {
     "type": "integer",
     "minimum": 0,
     "maximum": LARGEST,
@@ -159,6 +159,7 @@ SCHEMAS: Json = {
             "act": text(maxLength=40),
             "subject": text(),
             "seq": {"oneOf": [ENTRY, {"type": "null"}]},
+            "service": {"oneOf": [text(_NAME), {"type": "null"}]},
         }
     ),
     "Audit": page("audit", "Act", natural()),
@@ -170,14 +171,14 @@ SCHEMAS: Json = {
                 "additionalProperties": each(text(r"^[!#-\[\]-~]{1,100}$"), uniqueItems=True),
                 "description": "Services of the domain, or * for any, each with its scopes; null: there is no policy.",
             },
-            "entry": ENTRY,
+            "entry": SET_BY,
             "restricted": {"type": "boolean", "description": "Told only to those that it names."},
         },
         optional=("restricted", "entry"),
     ),
     "Domain": exactly(
         {
-            "entry": ENTRY,
+            "entry": SET_BY,
             "minters": each(text(), uniqueItems=True, description="Ids of services that may mint transaction tokens."),
             "issuers": each(
                 exactly(
