@@ -10,25 +10,24 @@ with an older word of what was seen, and make it believed until its signed time 
 import fcntl
 import logging
 import os
+import tempfile
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError
+from peerseal.peers.keyfolder import make_private
 from peerseal.peers.patience import time_left
 from peerseal.protocol.documents import MAX_DOCUMENT
-from peerseal.runtime.files import PrivateFolder
 
 log = logging.getLogger("peerseal.trust")
 
 _PAUSE = 0.005
 _SEEN = ".seen"
 _MISSED = ".missed"
-LOCKS = 256
-"""Lock files for the documents of one kind about services, at most. Two services that share one fetch in turn."""
+_TEMPORARY = ".new-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +51,22 @@ class CopyFolder:
     each fetches for itself."""
 
     def __init__(self, parent: Path, name: str) -> None:
-        self._parent = PrivateFolder(parent, "PEERSEAL_CACHE_DIR", readable=True)
-        self._name = name
-        self._files: PrivateFolder | None = None
+        self._parent = parent
+        self._path = parent / name
+        self._ready = False
         self._works = True
 
     def read(self, name: str) -> Copy | None:
         """The copy under that name, not verified; None where there is none."""
-        with self._complaining(), suppress(FileNotFoundError):
-            content, fetched_at = self.made().read(name, MAX_DOCUMENT + 1)
+        with self._complaining(), suppress(FileNotFoundError), (self.made() / name).open("rb") as file:
+            content, fetched_at = file.read(MAX_DOCUMENT + 1), os.fstat(file.fileno()).st_mtime
             return Copy(content.decode("ascii", "replace"), fetched_at)
         return None
 
     def fetched_at(self, name: str) -> float:
         """When the copy under that name was fetched; 0.0 where there is none."""
         with self._complaining(), suppress(FileNotFoundError):
-            return self.made().stat(name).st_mtime
+            return (self.made() / name).stat().st_mtime
         return 0.0
 
     def lacks(self, name: str) -> bool:
@@ -79,16 +78,27 @@ class CopyFolder:
         no room the old one goes: it may be from before a revocation."""
         with self._complaining():
             try:
-                self.made().write(name, jws.encode("ascii"), modified_at=fetched_at, durable=False)
+                self._put(self.made() / name, jws, fetched_at)
             except OSError:
                 with suppress(OSError):
-                    self.made().remove(name)
+                    (self._path / name).unlink()
                 raise
+
+    def _put(self, path: Path, text: str, modified_at: float) -> None:
+        descriptor, draft = tempfile.mkstemp(dir=self._path, prefix=_TEMPORARY)  # 0600
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+            os.utime(draft, (modified_at, modified_at))
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
 
     def confirm(self, name: str, fetched_at: float) -> None:
         """The registry was asked then, and had no newer document."""
-        with suppress(OSError, ConfigurationError):
-            self.made().date(name, fetched_at)
+        with suppress(OSError):
+            os.utime(self._path / name, (fetched_at, fetched_at))
 
     def seen(self, name: str) -> int:
         """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
@@ -113,7 +123,8 @@ class CopyFolder:
         gives False."""
         handle, alone = None, False
         with self._complaining():
-            handle = self.made().open(_lock_of(name), os.O_CREAT | os.O_RDWR)
+            self.made()
+            handle = os.open(self._path / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             alone = _had(handle, min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
         try:
             yield alone
@@ -122,30 +133,30 @@ class CopyFolder:
                 fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open too
                 os.close(handle)
 
-    def made(self) -> PrivateFolder:
-        """The folder, which is there and this user's own. Raises OSError or ConfigurationError."""
-        files = self._files
-        if files is None:
-            files = self._files = self._make()
-        return files
+    def made(self) -> Path:
+        """The folder, which is there and nobody else's. Raises OSError or ConfigurationError."""
+        if not self._ready:
+            self._make()
+        return self._path
 
-    def _make(self) -> PrivateFolder:
-        files = PrivateFolder(self._parent.path / self._name, "PEERSEAL_CACHE_DIR")
+    def _make(self) -> None:
+        make_private(self._parent, readable=True)
+        make_private(self._path)
+        self._ready = True
         forgotten = time.time() - self.FORGET_AFTER
-        for name in files.names():
+        for file in self._path.iterdir():
             with suppress(OSError):
-                if files.stat(name).st_mtime < forgotten:
-                    files.remove(name)
-        return files
+                if file.stat().st_mtime < forgotten:
+                    file.unlink()
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ConfigurationError) as error:
-            self._files = None  # it may have been removed: the next one makes it again
+            self._ready = False  # somebody may have removed it: the next one makes it again
             if self._works:
-                log.warning("no copies of documents can be kept in %s: %s", self._name, error)
+                log.warning("no copies of documents can be kept in %s: %s", self._path, error)
             self._works = False
 
 
@@ -180,13 +191,6 @@ class NoCopies(CopyFolder):
     def locked(self, name: str) -> Iterator[bool]:
         """See CopyFolder."""
         yield True
-
-
-def _lock_of(name: str) -> str:
-    """The lock file for the document of that name. Of services there may be any number, which strangers make up: they
-    share a fixed number of locks."""
-    kind, separator, _ = name.partition("-")
-    return f"{kind}-{zlib.crc32(name.encode()) % LOCKS}.lock" if separator else f"{name}.lock"
 
 
 def _had(handle: int, patience: float) -> bool:

@@ -92,7 +92,7 @@ class Identity:
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
         platform = _platform_token(oidc_token, joining, registry, fetcher)
-        folder = KeyFolder(key_folder, service)
+        folder = KeyFolder(key_folder)
         pin = _one_pin(pin, joining, folder)
         self.trust = TrustStore(
             registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher, cache_dir=self._shared_dir

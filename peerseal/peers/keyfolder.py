@@ -7,7 +7,6 @@ kernel drops a dead process's locks, so nothing here goes stale. Files are 0600,
 
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,17 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from peerseal.errors import ConfigurationError, InvalidName, MalformedToken
+from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.names import split_kid, split_service_id
-from peerseal.runtime.files import PrivateFolder, make_private
-
-__all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]
 
 _READ_ATTEMPTS = 5
-_OURS = re.compile(r"[A-Za-z0-9_-]{43}\.pem|\.new-[0-9a-z_]{1,20}")
-"""Names of private keys, and of files that a process which died may have left half written."""
+_UNFINISHED = ".new-"
+"""How the names of files begin that a process which died may have left half written."""
 _MEMBERS = ("kid", "registered_at", "signs_from", "expires_at")
 
 
@@ -78,32 +73,29 @@ class KeyFolder:
     """One service's keys on one host. With no ``path`` it is a folder of this process and its forked children, in
     which private keys are encrypted under a password that stands in their memory only."""
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None, service: str | None = None, *, setting: str = "PEERSEAL_KEY_DIR"
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self._ephemeral = path is None
         self._password = os.urandom(32).hex().encode() if path is None else None
-        self._folder = None if path is None else PrivateFolder(Path(path), setting)
-        self._service = service
+        self._path = None if path is None else Path(path)
+        self._checked = False
         self._holders: int | None = None
         self._pairs: dict[str, KeyPair] = {}
 
     @property
     def path(self) -> Path:
         """The folder, made on first use. Raises ConfigurationError where others could reach into it."""
-        return self._files.path
-
-    @property
-    def _files(self) -> PrivateFolder:
-        if self._folder is None:
-            self._folder = PrivateFolder(Path(_temporary_folder()))
-        return self._folder
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(prefix="peerseal-keys-"))
+        if not self._checked or not self._path.is_dir():
+            make_private(self._path)
+            self._checked = True
+        return self._path
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[bool]:
         """Be the one process and thread that changes the folder. Gives False, and no lock, where another one is at it
         and ``wait`` is False."""
-        handle = self._files.open("lock", os.O_CREAT | os.O_RDWR)
+        handle = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -118,7 +110,7 @@ class KeyFolder:
         """Take a share: this process uses the keys from now on. In a forked child, instead of the parent's share."""
         if self._holders is not None:
             os.close(self._holders)  # the parent's descriptor of the same share; its own stays open
-        self._holders = self._files.open("holders", os.O_CREAT | os.O_RDWR)
+        self._holders = os.open(self.path / "holders", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._holders, fcntl.LOCK_SH)
 
     def release(self) -> bool:
@@ -139,14 +131,14 @@ class KeyFolder:
         """Whether the open file still is the one of that name: somebody who tidies up may have removed it, and others
         then share another one."""
         try:
-            return os.path.samestat(os.fstat(handle), self._files.stat(name))
+            return os.path.samestat(os.fstat(handle), os.stat(self.path / name))
         except FileNotFoundError:
             return False
 
     def stamp(self) -> tuple[int, int] | None:
         """Something that changes with every save, each of which makes a new file; None before the first."""
         try:
-            found = self._files.stat("keys.json")
+            found = os.stat(self.path / "keys.json")
             return found.st_ino, found.st_mtime_ns
         except FileNotFoundError:
             return None
@@ -155,7 +147,7 @@ class KeyFolder:
         """What the folder holds; private keys are read once each. Raises ConfigurationError, KeyRefused or OSError."""
         for _ in range(_READ_ATTEMPTS):
             try:
-                text = self._files.read("keys.json")[0]
+                text = (self.path / "keys.json").read_bytes()
             except FileNotFoundError:
                 return HeldKeys()
             try:
@@ -166,70 +158,72 @@ class KeyFolder:
 
     def pin(self) -> str | None:
         """The root key's thumbprint that an earlier enrolment left in a named folder. Raises ConfigurationError."""
-        if self._folder is None or not self._folder.exists():
+        if self._path is None or not (self._path / "keys.json").exists():
             return None
         return self.load().pin
 
     def save(self, held: HeldKeys) -> None:
         """Replace what the folder holds, in one step: private keys first, those no longer named destroyed last."""
-        present = set(self._files.names())
         for key in held.keys:
-            if _key_file(key.kid) not in present:
-                self._files.write(_key_file(key.kid), key.pair.to_pem(self._password))
+            if not self._key_file(key.kid).exists():
+                self._write(self._key_file(key.kid), key.pair.to_pem(self._password))
         keys = [{name: getattr(key, name) for name in _MEMBERS} for key in held.keys]
-        self._files.write("keys.json", canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
-        named = {_key_file(key.kid) for key in held.keys}
-        for name in present - named:
-            if _OURS.fullmatch(name):  # names that nothing but this class gives
-                self._files.remove(name)
+        self._write(self.path / "keys.json", canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
+        named = {self._key_file(key.kid) for key in held.keys}
+        for file in (*self.path.glob("*.pem"), *self.path.glob(f"{_UNFINISHED}*")):
+            if file not in named:
+                file.unlink()
         self._pairs = {key.kid: key.pair for key in held.keys}
         for name in ("lock", "holders"):  # never written, so they would look forgotten to whoever tidies up
             with suppress(FileNotFoundError):
-                self._files.date(name)
+                os.utime(self.path / name)
 
     def discard(self) -> None:
         """Remove a folder that was made for this process alone; a named one stays."""
-        if self._ephemeral and self._folder is not None:
-            shutil.rmtree(self._folder.path, ignore_errors=True)
-            self._folder = None
+        if self._ephemeral and self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path, self._checked = None, False
 
     def _parse(self, text: bytes) -> HeldKeys:
         try:
             members = strict_json_object(text)
             held = HeldKeys(members["domain"], members["pin"], tuple(self._held(key) for key in members["keys"]))
-        except (MalformedToken, KeyError, TypeError, InvalidName) as error:
+        except (MalformedToken, KeyError, TypeError) as error:
             raise ConfigurationError(f"{self.path / 'keys.json'} cannot be read") from error
         self._pairs = {key.kid: key.pair for key in held.keys}
         return held
 
     def _held(self, member: dict[str, Any]) -> HeldKey:
         kid = member["kid"]
-        pair = self._pairs.get(kid)
-        if pair is None:
-            pair = KeyPair.from_pem(self._files.read(_key_file(kid))[0], self._password)
-            self._check_kid(kid, pair)
+        pair = self._pairs.get(kid) or KeyPair.from_pem(self._key_file(kid).read_bytes(), self._password)
         return HeldKey(pair=pair, **{name: member[name] for name in _MEMBERS})
 
-    def _check_kid(self, kid: str, pair: KeyPair) -> None:
-        """The file is the key that its name says, and this service's: another folder may have been put in place."""
-        owner, thumbprint = split_kid(kid)
-        if pair.public.thumbprint != thumbprint:
-            raise ConfigurationError(f"{self.path / _key_file(kid)} holds another key than its name says")
-        if self._service is not None and split_service_id(owner)[1] != self._service:
-            raise ConfigurationError(f"{self.path} holds a key of {owner}, and is the folder of {self._service}")
+    def _key_file(self, kid: str) -> Path:
+        return self.path / f"{kid.rpartition('/')[2]}.pem"
+
+    def _write(self, file: Path, data: bytes) -> None:
+        """Atomic and durable: a reader, or a host that loses power, sees the old bytes or the new ones."""
+        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=_UNFINISHED)  # 0600
+        with os.fdopen(descriptor, "wb") as new:
+            new.write(data)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(name, file)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # the new name itself
+        finally:
+            os.close(folder)
 
 
-def _key_file(kid: str) -> str:
-    return f"{split_kid(kid)[1]}.pem"
-
-
-def _temporary_folder() -> str:
-    try:
-        return tempfile.mkdtemp(prefix="peerseal-keys-")
-    except OSError as error:
-        raise ConfigurationError(
-            f"no folder for temporary files can be used ({error.strerror}): set PEERSEAL_KEY_DIR, or TMPDIR to one"
-        ) from error
+def make_private(folder: Path, *, readable: bool = False) -> None:
+    """Make the folder, mode 0700. Raises ConfigurationError where one is there into which others could reach, or, where
+    it may be ``readable``, in which they could change something."""
+    for missing in [path for path in (folder, *folder.parents) if not path.exists()][::-1]:
+        missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would make those above as the umask allows
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (0o022 if readable else 0o077):
+        raise ConfigurationError(f"{folder} must be this user's alone (mode 0700)")
 
 
 def _unlock(handle: int) -> None:

@@ -180,7 +180,7 @@ class SeenLedger:
             return None
         try:
             note = file.read()
-        except (OSError, ConfigurationError) as error:
+        except OSError as error:
             log.warning("%s cannot be read: %s", file.path, error)
             return None
         if note is None:

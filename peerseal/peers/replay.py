@@ -15,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from peerseal.errors import ConfigurationError, TrustUnavailable
+from peerseal.errors import TrustUnavailable
 from peerseal.peers.forks import around_each_fork, notice_fork
-from peerseal.runtime.files import PrivateFolder
 
 
 class ReplayGuard(Protocol):
@@ -89,9 +88,8 @@ class FileReplayGuard:
     for all those before it, one after the other."""
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
-        """``path`` is made on first use, mode 0600, and so is its folder, which others must not be able to change."""
-        self._folder = PrivateFolder(Path(path).absolute().parent, "PEERSEAL_CACHE_DIR", readable=True)
-        self._name = Path(path).name
+        """``path`` is made on first use, mode 0600, in a folder that must exist."""
+        self._path = Path(path)
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -110,7 +108,7 @@ class FileReplayGuard:
                 raise TrustUnavailable("the replay guard was busy a moment ago", retry_after=1)
             inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
             return inserted.rowcount == 1
-        except (sqlite3.Error, OSError, ConfigurationError) as error:
+        except (sqlite3.Error, OSError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 self._busy_at = self._clock()
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
@@ -140,16 +138,15 @@ class FileReplayGuard:
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        path = self._folder.path_for_libraries(self._name)
-        if not path.exists():
-            self._make(path)
-        connection = self._connect(path)
+        if not self._path.exists():
+            self._make()
+        connection = self._connect(self._path)
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    def _make(self, path: Path) -> None:
+    def _make(self) -> None:
         """Put a finished file in place, or find that another worker has: two that set up one file refuse each other."""
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".replay-")  # 0600
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".replay-")  # 0600
         os.close(descriptor)
         try:
             connection = self._connect(Path(name))
@@ -157,7 +154,7 @@ class FileReplayGuard:
             connection.execute("CREATE TABLE seen (token BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID")
             connection.close()
             with suppress(FileExistsError):
-                os.link(name, path)
+                os.link(name, self._path)
         finally:
             os.unlink(name)
 

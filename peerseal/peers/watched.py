@@ -1,5 +1,7 @@
 """Where a monitor stands, in a file: written whole or not at all, mode 0600."""
 
+import os
+import tempfile
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, MalformedToken
@@ -7,7 +9,6 @@ from peerseal.peers.monitor import Watched
 from peerseal.protocol.claims import claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.merkle import Frontier
-from peerseal.runtime.files import PrivateFolder
 
 
 def load_watched(path: Path, service: str) -> Watched | None:
@@ -35,7 +36,12 @@ def save_watched(path: Path, watched: Watched) -> None:
     tree = {"size": watched.edge.size, "frontier": b64url(watched.edge.encode())}
     text = canonical_json({**place, **tree, "known": sorted(watched.known), "revoked": sorted(watched.revoked)})
     try:
-        PrivateFolder(path.absolute().parent, readable=True).write(path.name, text)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
 

@@ -318,7 +318,7 @@ class TestOlderCopiesOfTheRoot:
 def test_a_folder_that_others_may_change_is_not_used(
     registry: MemoryRegistry, host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host.copy(KEYS).parent.chmod(0o1777)
+    host.copy(KEYS).parent.chmod(0o777)
     host.start()
     assert host.call() == "client"
-    assert "every user may write there" in caplog.text
+    assert "must be this user's alone" in caplog.text

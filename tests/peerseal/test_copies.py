@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from peerseal.peers import copies
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews, Word
@@ -107,7 +108,7 @@ class TestFolder:
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(os, "replace", full)
+        monkeypatch.setattr(copies.tempfile, "mkstemp", full)
         for _ in range(3):
             folder.write("keys-a.jwt", "a.b.c", NOW)
             folder.saw("keys-a.jwt", 3)
@@ -117,10 +118,10 @@ class TestFolder:
         self, folder: CopyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "cache").mkdir()
-        (tmp_path / "cache").chmod(0o1777)
+        (tmp_path / "cache").chmod(0o777)
         folder.write("keys-a.jwt", "a.b.c", NOW)
         assert folder.read("keys-a.jwt") is None
-        assert "every user may write there" in caplog.text
+        assert "must be this user's alone" in caplog.text
 
 
 class TestNews:

@@ -541,7 +541,7 @@ class TestRestart:
         self, started: Start, cache: Path, kid: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         cache.mkdir()
-        cache.chmod(0o1777)
+        cache.chmod(0o777)
         assert started().key(kid).kid == kid
         assert "cannot be written" in caplog.text
         assert list(cache.iterdir()) == []
