@@ -28,6 +28,7 @@ _DRAFT_NAME: Final = re.compile(r"\.new-(?:[0-9a-f]{16}|[a-z0-9_]{8})")  # the s
 
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe in a file's place must not block
 _OTHERS_WRITE: Final = 0o022
+_PRIVATE: Final = 0o700
 
 
 class Access(Enum):
@@ -44,7 +45,8 @@ class Access(Enum):
 class Folder:
     """A folder, held by its descriptor from its first use on; safe to use from threads and after a fork.
 
-    ``setting`` is the variable that names it and ``named`` that variable's value, both for messages. With
+    ``setting`` is the variable that names it and ``named`` that variable's value, both for messages. ``mode`` is what
+    it is made with where it is missing, and those above it. With
     ``shareable`` the setting may also name a folder of root's, or one with the sticky bit, in which every user may
     make files (an emptyDir, /tmp): then the folder is ``peerseal-<uid>`` in it. Reading raises FileNotFoundError where
     the folder or the file is missing; what writes makes the folder. Everything else that goes wrong is a
@@ -59,18 +61,21 @@ class Folder:
         named: Path | None = None,
         access: Access = Access.PRIVATE,
         shareable: bool = False,
+        mode: int = _PRIVATE,
         within: "Folder | None" = None,
     ) -> None:
         self._given = Path(path) if within is not None else Path(path).absolute()
         self._label = Label(setting, named or self._given)
         self._access = access
         self._shareable = shareable
+        self._mode = mode
         self._within = within
         self._current: Held | None = None
 
     def inner(self, name: str) -> "Folder":
-        """The private folder of that name in this one."""
-        return Folder(name, self._label.setting, named=self._label.named, within=self)
+        """The folder of that name in this one; private, unless this one is made for all to read."""
+        access = self._access if self._mode != _PRIVATE else Access.PRIVATE
+        return Folder(name, self._label.setting, named=self._label.named, access=access, mode=self._mode, within=self)
 
     @property
     def path(self) -> Path:
@@ -178,15 +183,21 @@ class Folder:
     def write_new(self, name: str, data: bytes) -> bool:
         """Write a file of mode 0600 that is not there yet, whole or not at all. False where it is there: of two
         processes that begin at once one file wins, complete."""
-        held, draft = self._hold(create=True), f"{DRAFT}{secrets.token_hex(8)}"
+        draft = f"{DRAFT}{secrets.token_hex(8)}"
         self.write(draft, data)
+        try:
+            return self.put_in_place(draft, name)
+        finally:
+            self.remove(draft)
+
+    def put_in_place(self, draft: str, name: str) -> bool:
+        """Give a finished file that name as well. False where there is one of that name."""
+        held = self._hold()
         try:
             with self._reporting(held, name, writing=True):
                 os.link(draft, name, src_dir_fd=held.fd, dst_dir_fd=held.fd, follow_symlinks=False)
         except FileExistsError:
             return False
-        finally:
-            self.remove(draft)
         return True
 
     def remove(self, name: str) -> None:
@@ -219,7 +230,7 @@ class Folder:
         return held
 
     def _opened(self, create: bool) -> Held:
-        walk = Walk(self._label, create, self._access is Access.COMMON and os.geteuid() == 0)
+        walk = Walk(self._label, self._mode if create else None, self._access is Access.COMMON and os.geteuid() == 0)
         if self._within is not None:
             parent = self._within._hold(create=create)
             return self._secured(walk.held(parent.fd, str(self._given), parent.path))

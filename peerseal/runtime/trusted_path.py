@@ -86,11 +86,12 @@ class Held:
 
 
 class Walk:
-    """From the root to a folder, one step at a time, each checked."""
+    """From the root to a folder, one step at a time, each checked. What is missing is made with the ``mode``, if any;
+    a ``lenient`` walk passes folders of any user."""
 
-    def __init__(self, label: Label, create: bool, lenient: bool) -> None:
+    def __init__(self, label: Label, mode: int | None, lenient: bool) -> None:
         self._label = label
-        self._create = create
+        self._mode = mode
         self._lenient = lenient
         self._links = 0
 
@@ -129,7 +130,7 @@ class Walk:
         try:
             return self._opened(parent, name, flags)
         except FileNotFoundError:
-            if not self._create:
+            if self._mode is None:
                 raise
         except (NotADirectoryError, ConfigurationError):
             raise
@@ -137,7 +138,7 @@ class Walk:
             raise self._label.trouble(above / name, error) from error
         try:
             with suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=parent)
+                os.mkdir(name, self._mode, dir_fd=parent)
             return self._opened(parent, name, flags)
         except NotADirectoryError:
             raise
