@@ -181,7 +181,7 @@ class SeenLedger:
             return None
         try:
             note = file.read()
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:
             log.warning("%s cannot be read: %s", file.path, error)
             return None
         if note is None:

@@ -10,6 +10,7 @@ puts in its place afterwards is never read, written or emptied. The rules, as Op
 3. A file in it is a regular file of this user or root, with one name. One that others may change is tightened too.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -20,14 +21,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, Self
 
-from peerseal.runtime.trusted_path import Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
+from peerseal.errors import ConfigurationError
+from peerseal.runtime.trusted_path import MOST_LINKS, Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
 
 DRAFT: Final = ".new-"
 """How the name of a file begins that is being written; a process that died may have left one."""
-_DRAFT_NAME: Final = re.compile(r"\.new-(?:[0-9a-f]{16}|[a-z0-9_]{8})")  # the second form is of earlier releases
+_DRAFT_NAME: Final = re.compile(r"\.new-[a-z0-9_]+")
 
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe in a file's place must not block
 _OTHERS_WRITE: Final = 0o022
+_OTHERS: Final = 0o077
 _PRIVATE: Final = 0o700
 
 
@@ -125,27 +128,42 @@ class Folder:
         with self._reporting(held, name):
             handle = os.open(name, flags | _FILE, mode, dir_fd=held.fd)
             try:
-                wide = self._wide(held.path / name, os.fstat(handle))
+                wide = self._wide(held, name, os.fstat(handle))
                 if wide is not None:
-                    os.fchmod(handle, wide)
+                    with self._tightening():
+                        os.fchmod(handle, wide)
             except BaseException:
                 os.close(handle)
                 raise
         return handle
 
-    def check(self, name: str) -> bool:
+    def check(self, name: str, *, readable: bool = False) -> bool:
         """Check a file as `open` does, without opening it; False where there is none. For SQLite's files: closing
-        another descriptor of one would drop SQLite's locks."""
+        another descriptor of one would drop SQLite's locks. Others may go on reading one that is ``readable``."""
         held = self._hold()
         try:
             found = os.stat(name, dir_fd=held.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         with self._reporting(held, name):
-            wide = self._wide(held.path / name, found, links=2)  # one that is being put in place has a second name
-            if wide is not None:
-                os.chmod(name, wide, dir_fd=held.fd)
+            wide = self._wide(held, name, found, links=2)  # one that is being put in place has a second name
+            if wide is not None and (found.st_mode & _OTHERS_WRITE or not readable):
+                with self._tightening():
+                    os.chmod(name, wide | found.st_mode & 0o044 if readable else wide, dir_fd=held.fd)
         return True
+
+    def link(self, name: str) -> str | None:
+        """Where the link of that name leads, which root or this user made; None for what is no link."""
+        held = self._hold()
+        with self._reporting(held, name):
+            found = os.stat(name, dir_fd=held.fd, follow_symlinks=False)
+            if not stat.S_ISLNK(found.st_mode):
+                return None
+            if not is_trusted(found.st_uid):
+                raise self._label.refused(
+                    held.path / name, f"a symbolic link of another user {state(found)}: remove it"
+                )
+            return os.readlink(name, dir_fd=held.fd)
 
     def read(self, name: str, limit: int = -1) -> bytes:
         """The file's bytes, or the first ``limit`` of them."""
@@ -238,7 +256,7 @@ class Folder:
             return self._secured(walk.whole(self._given))
         above, name = self._given.parent, self._given.name
         on_the_way = walk.to(above)
-        held = walk.held(on_the_way.fd, name, above) if name else walk.whole(above)
+        held = walk.held(on_the_way.fd, name, on_the_way.path) if name else walk.whole(above)
         found = held.stat()
         if self._shareable and is_trusted(found.st_uid) and (found.st_uid != os.geteuid() or is_sticky(found)):
             held = walk.held(held.fd, f"peerseal-{os.geteuid()}", held.path)
@@ -269,24 +287,35 @@ class Folder:
                 )
         return held
 
-    def _wide(self, path: Path, found: os.stat_result, links: int = 1) -> int | None:
+    def _wide(self, held: Held, name: str, found: os.stat_result, links: int = 1) -> int | None:
         """The mode that a file is to be given where others may do too much with it. Raises ConfigurationError for a
-        file that is not ours."""
+        file that is not ours, and one that we cannot tighten and every user may change."""
+        path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
         if not stat.S_ISREG(found.st_mode):
             raise self._label.refused(path, f"not a regular file {state(found)}: remove it")
-        if not is_trusted(found.st_uid) and not (self._access is Access.COMMON and os.geteuid() == 0):
-            raise self._label.refused(
-                path, f"not owned by uid {os.geteuid()} {state(found)}: another user made it; remove it"
-            )
-        if found.st_nlink > links:
+        of_the_folder = common and me == 0 and found.st_uid == held.stat().st_uid
+        if not is_trusted(found.st_uid) and not of_the_folder:
+            raise self._label.refused(path, f"not owned by uid {me} {state(found)}: another user made it; remove it")
+        if found.st_nlink > (2 if common else links):
             raise self._label.refused(path, f"has {found.st_nlink} names {state(found)}: remove the other hard links")
-        wide = found.st_mode & (self._access.value or _OTHERS_WRITE)
-        if not wide or found.st_uid != os.geteuid():
+        wide = found.st_mode & (self._access.value or _OTHERS)
+        if found.st_uid != me:
+            if found.st_mode & stat.S_IWOTH:
+                raise self._label.refused(path, f"every user may change it {state(found)}: chmod o-w")
             return None
-        warn_once(
-            f"{self._label.of(path.parent)}: others had access to files in it, as {path.name} {state(found)}; tightened"
-        )
+        if not wide:
+            return None
+        warn_once(f"{self._label.of(held.path)}: others had access to {name} {state(found)}; tightened")
         return stat.S_IMODE(found.st_mode) & 0o777 & ~wide
+
+    @contextmanager
+    def _tightening(self) -> Iterator[None]:
+        """A secret that is mounted read-only cannot be changed by others either."""
+        try:
+            yield
+        except OSError as error:
+            if self._access is not Access.COMMON or error.errno != errno.EROFS:
+                raise
 
     @contextmanager
     def _reporting(self, held: Held, name: str | None = None, *, writing: bool = False) -> Iterator[None]:
@@ -298,6 +327,29 @@ class Folder:
         except OSError as error:
             path = held.path if name is None or writing else held.path / name
             raise self._label.trouble(path, error, writing) from error
+
+
+def read_file(path: Path, limit: int = -1) -> bytes:
+    """A file in a folder of this user's or root's. Links are followed where root or this user made them: Kubernetes
+    mounts secrets as links. Raises FileNotFoundError or ConfigurationError."""
+    folder, name = resolved(path)
+    return folder.read(name, limit)
+
+
+def resolved(path: Path) -> tuple[Folder, str]:
+    """The folder in which that file lies, or would, and its name there: links of root's and this user's are followed.
+    Raises FileNotFoundError or ConfigurationError."""
+    path = path.absolute()
+    for _ in range(MOST_LINKS):
+        folder = Folder(path.parent, access=Access.COMMON)
+        try:
+            target = folder.link(path.name)
+        except FileNotFoundError:
+            target = None
+        if target is None:
+            return folder, path.name
+        path = path.parent / target
+    raise ConfigurationError(f"{path}: links lead in a circle")
 
 
 def make_private(folder: Path, *, readable: bool = False) -> None:

@@ -16,7 +16,7 @@ log = logging.getLogger("peerseal.files")
 
 _ON_THE_WAY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HELD: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOST_LINKS: Final = 40
+MOST_LINKS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ class Walk:
         while ahead:
             name = ahead.pop()
             try:
-                here = Held(self._enter(here.fd, name, here.path, _ON_THE_WAY), here.path / name)
+                inner = self._enter(here.fd, name, here.path, _ON_THE_WAY)
+                here = Held(inner, here.path.parent if name == ".." else here.path / name)  # no link is in that path
             except NotADirectoryError:
                 target = self._target(here, name)
                 if target.is_absolute():
@@ -158,7 +159,7 @@ class Walk:
         """Where a link on the way leads."""
         found = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
         self._links += 1
-        if not stat.S_ISLNK(found.st_mode) or self._links > _MOST_LINKS:
+        if not stat.S_ISLNK(found.st_mode) or self._links > MOST_LINKS:
             raise self._no_folder(here.fd, name, here.path)
         if not is_trusted(found.st_uid):
             raise self._label.refused(here.path / name, f"a symbolic link of another user {state(found)}: remove it")
