@@ -4,6 +4,7 @@ A guard is asked last (step 11), so only tokens whose signature was checked are 
 it. It keeps (``iss``, ``jti``) until the token can no longer be accepted, and then forgets.
 """
 
+import ctypes
 import hashlib
 import os
 import secrets
@@ -99,6 +100,7 @@ class FileReplayGuard:
         self._connection: sqlite3.Connection | None = None
         self._purged_at = self._busy_at = 0.0
         self._inherited: sqlite3.Connection | None = None
+        self._redirected = ""
         around_each_fork(self._before_fork, self._after_in_parent, self._after_in_child)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
@@ -142,34 +144,41 @@ class FileReplayGuard:
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        """SQLite opens its files by their path, so it is checked before that the path leads to the folder that is held,
-        and afterwards that the files which were opened lie in it."""
+        """SQLite opens its files by their path: before that the path must lead to the folder that is held, and after
+        each step the files that were opened must lie in it."""
+        if self._redirected:
+            raise OSError(self._redirected)
         name = self._path.name
         if not self._folder.check(name):
             self._make()
-        for beside in (f"{name}-wal", f"{name}-shm"):
-            self._folder.check(beside)
+        beside = [f"{name}-wal", f"{name}-shm"]
+        for file in beside:
+            self._folder.check(file)
         if not self._folder.is_in_place():
             raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
         connection = self._connect(self._path)
+        if not self._has_open(name):
+            connection.close()  # it has read nothing yet
+            raise OSError(f"another folder was put at {self._path.parent} for a moment")
         try:
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone()  # now the log is open as well
-            self._check_opened()
-        except BaseException:
-            connection.close()
-            raise
+        finally:
+            if not all(map(self._has_open, beside)):
+                what = "its log is not the one in the folder, or it is no replay guard's"
+                self._redirected = f"{self._path}: {what}: restart this service"
+                _never_close(connection)
+        if self._redirected:
+            raise OSError(self._redirected)
         return connection
 
-    def _check_opened(self) -> None:
-        """Raises OSError where SQLite may have opened other files than those in the folder that is held."""
-        opened = _open_files()
-        for name in (self._path.name, f"{self._path.name}-wal"):
-            found = self._folder.stat(name)
-            if opened is not None and (found.st_dev, found.st_ino) not in opened:
-                raise OSError(f"another file than {name} in {self._path.parent} was opened")
-        if not self._folder.is_in_place():
-            raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
+    def _has_open(self, name: str) -> bool:
+        """Whether this process has the file of that name in the held folder open, as far as the system tells."""
+        try:
+            found, opened = self._folder.stat(name), _open_files()
+        except FileNotFoundError:
+            return False
+        return opened is None or (found.st_dev, found.st_ino) in opened
 
     def _make(self) -> None:
         """Put a finished file in place, or find that another worker has: two that set up one file refuse each other."""
@@ -220,3 +229,9 @@ def _open_files() -> set[tuple[int, int]] | None:
             found = os.fstat(descriptor)
             opened.add((found.st_dev, found.st_ino))
     return opened
+
+
+def _never_close(connection: sqlite3.Connection) -> None:
+    """Keep a connection for as long as the process lives, its end included: closing it would write what stands in
+    another user's log into our file."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -369,6 +371,13 @@ class TestReplayGuard:
             ended.set()
             thread.join()
         assert accepted == 0
+        script = (
+            "import sys, peerseal; guard = peerseal.FileReplayGuard(sys.argv[1], clock=lambda: float(sys.argv[2]));"
+            "print([guard.claim('client', jti, float(sys.argv[2]) + 900) for jti in ('jti', 'next')])"
+        )
+        arguments = [str(shared / "cache" / "replay.sqlite3"), str(clock.now)]
+        anew = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert anew.stdout == "[False, True]\n", "nor was anything written over"
 
 
 class TestMonitorState:
