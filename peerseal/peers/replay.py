@@ -94,7 +94,7 @@ class FileReplayGuard:
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         """``path`` is made on first use, mode 0600, in a folder that must exist, and that only this user can change."""
         self._path = Path(path).absolute()
-        self._folder = Folder(self._path.parent, access=Access.READABLE)
+        self._folder = Folder(self._path.parent, access=Access.READABLE, mode=None)
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None

@@ -49,7 +49,7 @@ class Folder:
     """A folder, held by its descriptor from its first use on; safe to use from threads and after a fork.
 
     ``setting`` is the variable that names it and ``named`` that variable's value, both for messages. ``mode`` is what
-    it is made with where it is missing, and those above it. With
+    it is made with where it is missing, and those above it; None: nothing is made. With
     ``shareable`` the setting may also name a folder of root's, or one with the sticky bit, in which every user may
     make files (an emptyDir, /tmp): then the folder is ``peerseal-<uid>`` in it. Reading raises FileNotFoundError where
     the folder or the file is missing; what writes makes the folder. Everything else that goes wrong is a
@@ -64,7 +64,7 @@ class Folder:
         named: Path | None = None,
         access: Access = Access.PRIVATE,
         shareable: bool = False,
-        mode: int = _PRIVATE,
+        mode: int | None = _PRIVATE,
         within: "Folder | None" = None,
     ) -> None:
         self._given = Path(path) if within is not None else Path(path).absolute()
@@ -96,6 +96,12 @@ class Folder:
         """Have it there, checked."""
         self._hold(create=True)
         return self
+
+    def check_writable(self) -> None:
+        """Passes where files can be made in it."""
+        held = self._hold(create=True)
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=held.fd, effective_ids=True):
+            raise self._label.trouble(held.path, PermissionError(errno.EACCES, ""), writing=True)
 
     def is_in_place(self) -> bool:
         """Whether its path still leads to it."""
