@@ -304,7 +304,7 @@ class Folder:
             raise self._label.refused(path, f"not owned by uid {me} {state(found)}: another user made it; remove it")
         if found.st_nlink > (2 if common else links):
             raise self._label.refused(path, f"has {found.st_nlink} names {state(found)}: remove the other hard links")
-        wide = found.st_mode & (self._access.value or _OTHERS)
+        wide = found.st_mode & _OTHERS & ~(self._mode or _PRIVATE)
         if found.st_uid != me:
             if found.st_mode & stat.S_IWOTH:
                 raise self._label.refused(path, f"every user may change it {state(found)}: chmod o-w")
