@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.files import resolved
 
 POSTGRESQL = "postgresql"
@@ -45,15 +46,15 @@ class DatabaseTimeouts:
 def database_url(text: str) -> URL:
     """The URL with its driver settled: SQLite in a file, or PostgreSQL by psycopg 3. Raises ConfigurationError."""
     try:
-        url = make_url(text)
-    except ArgumentError:
+        url = make_url(sqlalchemy_url(text))
+    except (ArgumentError, ValueError):
         raise ConfigurationError("the database URL cannot be read") from None  # it may hold a password
-    kind = url.get_backend_name()
-    if kind == POSTGRESQL:
-        return url.set(drivername="postgresql+psycopg")
-    if kind == SQLITE and url.database and url.database != ":memory:":
-        return url.set(drivername="sqlite")
-    raise ConfigurationError("the database must be PostgreSQL, or SQLite in a file")
+    if url.drivername == f"{POSTGRESQL}+psycopg":
+        return url
+    if url.drivername in (SQLITE, f"{SQLITE}+pysqlite") and url.database and url.database != ":memory:":
+        return url.set(drivername=SQLITE)
+    kind = url.drivername[:40]
+    raise ConfigurationError(f"the database must be PostgreSQL, or SQLite in a file, and not {kind}://…")
 
 
 def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine:
@@ -73,11 +74,19 @@ def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> N
 
 
 def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
+    """What the URL says in its query counts before the values here, and beside them."""
     options = {
         "statement_timeout": waits.statement,
         "lock_timeout": waits.lock,
         "idle_in_transaction_session_timeout": waits.idle_in_transaction,
     }
+    connecting = {
+        "connect_timeout": waits.connect // 1000,
+        "tcp_user_timeout": waits.connect,  # of a server that fell silent
+        "application_name": "peerseal-registry",
+    }
+    ours = " ".join(f"-c {name}={value}" for name, value in options.items())
+    theirs = " ".join(url.normalized_query.get("options", ()))
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged
@@ -86,10 +95,8 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         max_overflow=8,
         pool_timeout=waits.lock / 1000,
         connect_args={
-            "connect_timeout": waits.connect // 1000,
-            "tcp_user_timeout": waits.connect,  # of a server that fell silent
-            "application_name": "peerseal-registry",
-            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+            **{name: value for name, value in connecting.items() if name not in url.query},
+            "options": f"{ours} {theirs}".strip(),
         },
     )
     event.listen(engine, "do_connect", _Connector().connect)
