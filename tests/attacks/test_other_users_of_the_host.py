@@ -107,11 +107,8 @@ class TestKeyFolder:
 
         assert as_stranger(rename) == "refused"
 
-    def test_where_they_can_rename_the_swap_is_noticed_by_nobody_but_a_restart(self, shared: Path) -> None:
-        """The descriptor leads to our folder; a new process refuses theirs."""
+    def test_a_running_process_keeps_its_folder_and_a_new_one_refuses_theirs(self, shared: Path) -> None:
         ours = Folder(shared / "client", "PEERSEAL_KEY_DIR", named=shared)
-        (shared.parent / "x").mkdir()
-        os.chmod(shared, 0o777)
         ours.write("keys.json", b"ours")
         os.chmod(shared, 0o777)  # without the sticky bit that was just set
 
@@ -194,6 +191,12 @@ class TestKeyFolder:
         with pytest.raises(ConfigurationError):
             use()
         assert outside.read_bytes() == b"of another program"
+
+    def test_the_keys_of_another_service_are_not_taken_for_ours(self, registry: MemoryRegistry, shared: Path) -> None:
+        registry.identity("other", key_dir=shared)
+        (shared / "other").rename(shared / "client")
+        with pytest.raises(ConfigurationError, match="is no key of client"):
+            registry.identity("client", key_dir=shared)
 
 
 class TestOnTheWay:
