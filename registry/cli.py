@@ -110,7 +110,6 @@ def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> 
 
 
 def _initialise(settings: Settings, trust_domain: str | None, default_domain: str | None = None) -> Initialised:
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(create_engine(settings.database_url))
     try:
         return initialise(settings, store, trust_domain, default_domain=default_domain)
