@@ -37,6 +37,8 @@ _IN_DEFAULTS: Final[Settings] = {"auto.offset.reset": "earliest"}
 _CLASSIC_DEFAULTS: Final[Settings] = {"partition.assignment.strategy": "cooperative-sticky"}
 """Of the older group protocol; in Kafka 4's (``group.protocol=consumer``) the broker assigns."""
 _POLL = 0.1  # seconds
+_NEVER_TAKEN: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._INVALID_ARG)
+"""What a broker, or its client, says of a message that no other attempt would bring in."""
 _read_headers = methodcaller("headers")
 """``record.headers()``. Where a name is not text that raises, and returns a list with a hole in it all the same. Python
 sees to it, except in code that has run often (since 3.11), where the process dies of the hole. Here it always does."""
@@ -285,7 +287,7 @@ _CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll",
 
 
 def _unavailable(error: KafkaError) -> BrokerUnavailable:
-    kind = MessageTooLarge if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else BrokerUnavailable
+    kind = MessageTooLarge if error.code() in _NEVER_TAKEN else BrokerUnavailable
     return kind(f"a message was not taken: {error}")
 
 

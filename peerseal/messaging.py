@@ -26,6 +26,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from peerseal.errors import (
+    BrokerUnavailable,
     CodedError,
     ConfigurationError,
     Forbidden,
@@ -157,6 +158,10 @@ class EventPublisher:
             self.close()
 
 
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Errors of reading a message, which InvalidName is among; an outage is none of them."""
+
+
 class EventConsumer:
     """Takes messages from ``inlet``, verifies each, and gives the application what is proven.
 
@@ -236,6 +241,9 @@ class EventConsumer:
         except (TokenError, Forbidden) as refusal:
             self._put_aside(message, refusal)
             return
+        except _UNREADABLE as error:  # of what a publisher wrote, which another attempt would not read either
+            self._put_aside(message, MessageRefused("event_unreadable", type(error).__name__))
+            return
         try:
             with carrying(self._identity.transaction_for_event(event)):
                 handle(event)
@@ -245,15 +253,20 @@ class EventConsumer:
             self._handled += 1
 
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
-        """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that is too large with
-        these added only that is kept: the message itself is where it was. Raises BrokerUnavailable."""
-        said = (CODE_HEADER, refusal.code.encode("utf-8")), (ORIGIN_HEADER, message.origin.encode("utf-8"))
-        kept = [(name, value) for name, value in message.headers if name not in OURS]
+        """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that cannot be sent
+        so, for its size or for what its publisher wrote, only that is kept: the message itself is where it was. Raises
+        BrokerUnavailable."""
+        origin = message.origin.encode("utf-8", "backslashreplace")
+        said = (CODE_HEADER, refusal.code.encode("utf-8", "backslashreplace")), (ORIGIN_HEADER, origin)
         topic = message.topic + DEAD_LETTERS
         try:
+            kept = [(name, value) for name, value in message.headers if name not in OURS]
             self._dead_letters.send(topic, message.payload, [*kept, *said], message.key)
             self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
-        except MessageTooLarge:
+        except Exception as error:
+            if isinstance(error, BrokerUnavailable) and not isinstance(error, MessageTooLarge):
+                raise  # the broker is away: all of it is sent once it is back
+            log.warning("message %s cannot be kept whole: %s", message.origin, type(error).__name__)
             size = (SIZE_HEADER, b"%d" % len(message.payload))
             self._dead_letters.send(topic, b"", [*said, size])
             self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
