@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
 from peerseal.peers.context import Transaction, current_transaction
 from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
-from peerseal.peers.environment import options_in
+from peerseal.peers.environment import absent_join_token, options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
@@ -123,15 +123,17 @@ class Identity:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read anew at every join), ``PEERSEAL_KEY_DIR``,
-        ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL``,
-        ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` (0 or 1); and, in seconds, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
-        ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
+        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``, ``PEERSEAL_CACHE_DIR``,
+        ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` and
+        ``PEERSEAL_RETIRE_AT_EXIT`` (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``,
+        ``…_LEAD``, ``…_OVERLAP``. An empty variable is one that is not set.
 
-        Raises ConfigurationError for what is missing.
+        Raises ConfigurationError for what is missing or cannot be read; it names the variable.
         """
         env = os.environ if environ is None else environ
-        return cls(**options_in(env))
+        identity = cls(**options_in(env))
+        identity._keeper.absent = absent_join_token(env)
+        return identity
 
     # ---- life
 

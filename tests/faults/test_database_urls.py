@@ -9,10 +9,14 @@ import pytest
 import sqlalchemy
 from click.testing import CliRunner
 
+from client_service.storage import open_database as open_orders
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
 from registry.cli import main
+from registry.settings import Settings
 from registry.storage.engine import create_engine
+from registry.storage.notifications import word_of
+from resource_service.database import open_database as open_invoices
 from tests.support.processes import Server, free_port
 
 SECRET = "p%40ss,w0rd"
@@ -69,8 +73,14 @@ def test_options_of_the_url_count(postgres_url: str) -> None:
     [
         ("postgres://u@h/d", "postgresql+psycopg://u@h/d"),
         ("POSTGRESQL://u@h/d", "postgresql+psycopg://u@h/d"),
-        ("postgresql://u:p@a:1,b:2/d?x=y", "postgresql+psycopg://u:p@/d?host=a:1&host=b:2&x=y"),
-        ("postgresql://u@a,b/d", "postgresql+psycopg://u@/d?host=a&host=b"),
+        ("postgresql://u:p@a:1,b:2/d?x=y", "postgresql+psycopg://u:p@/d?host=a,b&port=1,2&x=y"),
+        ("postgresql://u@a,b/d", "postgresql+psycopg://u@/d?host=a,b"),
+        ("postgresql://u@[::1]:1,[::2]/d", "postgresql+psycopg://u@/d?host=::1,::2&port=1,"),
+        ("postgresql://u@[::1]:5432/d", "postgresql+psycopg://u@[::1]:5432/d"),
+        ("postgresql://u@h:/d", "postgresql+psycopg://u@h/d"),
+        ("postgresql://u@%2Frun%2Fpostgresql/d", "postgresql+psycopg://u@/d?host=/run/postgresql"),
+        (f"postgresql://u:p@{SECRET}@h/d", f"postgresql+psycopg://u:p%40{SECRET}@h/d"),
+        ("postgresql:///d?host=a,b&port=1,2", "postgresql+psycopg:///d?host=a,b&port=1,2"),
         ("postgresql:///d?host=/run/postgresql", "postgresql+psycopg:///d?host=/run/postgresql"),
         ("sqlite:////tmp/a b.sqlite3", "sqlite:////tmp/a b.sqlite3"),
     ],
@@ -86,6 +96,24 @@ def test_a_url_as_sqlalchemy_reads_it(given: str, read: str) -> None:
         f"postgresql+asyncpg://u:{SECRET}@h/d",
         f"postgresql://u:{SECRET}@h:port/d",
         f"postgresql://u:{SECRET}@h:1,h:99999999/d",
+        f"postgresql://u:{SECRET}@h:99999/d",
+        f"postgresql://u:{SECRET}@h:0/d",
+        f"postgresql://u:{SECRET}@h:1_0/d",
+        f"postgresql://u:{SECRET}@h:-1/d",
+        f"postgresql://u:{SECRET}@[::1/d",
+        f"postgresql://u:{SECRET}@,h/d",
+        f"postgresql://u:{SECRET}@a,b/d?host=c",
+        f"postgresql://u:{SECRET}@a,b/d?port=1,2",
+        f"postgresql://u:{SECRET}@h/d?port=x",
+        f"postgresql://u:{SECRET}@h/d?nonsense=1",
+        f"postgresql://u:{SECRET}@h/d?options",
+        f"postgresql://u:{SECRET}@h/d?options=-cx=1&options=-cy=1",
+        f"postgresql://u:{SECRET}@h/d?connect_timeout=soon",
+        f"postgresql://u:12/{SECRET}@h/d",
+        f"postgresql://u:12?{SECRET}@h/d",
+        f"postgresql://u:p/{SECRET}@h/d",
+        f"nonsense://u:{SECRET}@h/d",
+        "sqlite:////tmp/x?mode=ro",
         "sqlite://",
         "sqlite:///:memory:",
         "not a url",
@@ -97,6 +125,44 @@ def test_another_database_is_one_clear_error(url: str) -> None:
         create_engine(url)
     assert "database" in str(refused.value)
     assert "w0rd" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["mysql://u:w0rd@h/d", "postgresql://u:w0rd@h:x/d", "not a url"])
+def test_every_reader_of_a_database_url_refuses_it_before_it_connects(url: str, tmp_path: Path) -> None:
+    for refuse in (
+        lambda: Settings.from_environ({"REGISTRY_DATABASE_URL": url}),
+        lambda: open_orders(url, tmp_path / "state"),
+        lambda: open_invoices(url),
+    ):
+        with pytest.raises(ConfigurationError) as refused:
+            refuse()
+        assert "w0rd" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match="REGISTRY_DATABASE_URL: the database"):
+        Settings.from_environ({"REGISTRY_DATABASE_URL": url})
+
+
+def test_a_password_in_the_query_is_never_shown() -> None:
+    engine = create_engine("postgresql://u@h/d?password=w0rd&sslmode=prefer")
+    assert engine.url.password == "w0rd"
+    assert "w0rd" not in repr(engine)
+
+
+def test_the_examples_take_the_same_urls(postgres_url: str, tmp_path: Path) -> None:
+    for url in spellings(postgres_url):
+        for engine in (open_orders(url, tmp_path), open_invoices(url)):
+            with engine.connect() as connection:
+                assert connection.execute(sqlalchemy.text("select 1")).scalar() == 1, url
+            engine.dispose()
+
+
+def test_word_of_commits_comes_through_the_same_url(postgres_url: str) -> None:
+    for url in spellings(postgres_url):
+        engine = create_engine(url)
+        word = word_of(engine)
+        word.listen()
+        assert word.hears, url
+        word.close()
+        engine.dispose()
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "1.2.3.4.5", "a b", "[", "é" * 80])

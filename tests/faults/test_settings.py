@@ -9,6 +9,7 @@ import pytest
 from client_service.settings import Settings as ClientSettings
 from peerseal.errors import ConfigurationError
 from peerseal.peers.environment import KNOWN, options_in
+from peerseal.protocol.join import JoinToken
 from peerseal.runtime import settings as reader
 from peerseal.runtime.settings import SettingsReader
 from registry.settings import KNOWN as KNOWN_OF_REGISTRY
@@ -16,6 +17,7 @@ from registry.settings import Settings
 from resource_service.settings import ConsumerSettings
 
 NEEDED = {"PEERSEAL_SERVICE": "shop", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1"}
+PIN = "A" * 43
 ROOT = Path(__file__).parents[2]
 FLAGS = {"PEERSEAL_RETIRE_AT_EXIT": "retire_at_exit", "PEERSEAL_REPLAY_UNSAFE_FALLBACK": "unsafe_replay_fallback"}
 
@@ -91,6 +93,8 @@ def test_a_duration_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         "+1",
         "1.",
         "0x10",
+        "10\u017f",
+        "10\u212a",
     ],
 )
 def test_what_is_no_length_of_time_is_refused_by_name(text: str) -> None:
@@ -112,12 +116,13 @@ WRITTEN = ["{}", " {} ", "{}\r\n", '"{}"', "'{}'", "\ufeff{}", '\ufeff"{}"\r\n']
 
 @pytest.mark.parametrize("written", WRITTEN)
 def test_text_is_read_as_env_files_leave_it(written: str, tmp_path: Path) -> None:
-    assert options(PEERSEAL_REGISTRY_PIN=written.format("a-pin"))["pin"] == "a-pin"
+    assert options(PEERSEAL_REGISTRY_PIN=written.format(PIN))["pin"] == PIN
     assert options(PEERSEAL_KEY_DIR=written.format("/keys"))["key_dir"] == Path("/keys")
     file = tmp_path / "secret"
-    file.write_bytes(written.format("psj1.a.b.c").encode())
-    assert options(PEERSEAL_JOIN_TOKEN_FILE=str(file))["join_token"] == "psj1.a.b.c"
-    assert ClientSettings.from_env({"CLIENT_OPERATOR_SECRET_FILE": str(file)}).operator_secret == "psj1.a.b.c"
+    token = JoinToken.generate(PIN).encode()
+    file.write_bytes(written.format(token).encode())
+    assert options(PEERSEAL_JOIN_TOKEN_FILE=str(file))["join_token"] == token
+    assert ClientSettings.from_env({"CLIENT_OPERATOR_SECRET_FILE": str(file)}).operator_secret == token
     file.write_bytes(written.format("postgresql://h/d").encode())
     assert Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": str(file)}).database_url == "postgresql://h/d"
 
