@@ -15,6 +15,7 @@ from peerseal.errors import FetchError, PeersealError
 from registry.commands.applicants import approve, reject
 from registry.commands.audit import audit
 from registry.commands.common import (
+    WholeNumber,
     duration,
     json_option,
     show,
@@ -40,6 +41,7 @@ from registry.storage.migrate import migrate as migrate_database
 from registry.storage.unit import Store
 
 UNREACHABLE = 3
+LOOPBACK = "127.0.0.1"
 DEV_DOMAIN = "dev.internal"
 """The trust domain that ``serve --dev`` makes where none was configured and there is no registry yet."""
 
@@ -107,8 +109,8 @@ def _initialise(settings: Settings, trust_domain: str | None, default_domain: st
 
 @main.command()
 @click.option("--host", default=None, help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--port", default=8080, show_default=True, type=WholeNumber(1, 65535))
+@click.option("--workers", default=2, show_default=True, type=WholeNumber(1, 64))
 @click.option(
     "--dev",
     is_flag=True,
@@ -120,6 +122,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
 
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")
+    address = _listening(LOOPBACK if host is None else host)
     settings = replace(the_settings(), dev=dev)
     if dev:
         click.secho(
@@ -127,7 +130,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
         )
         done = _initialise(settings, None, default_domain=DEV_DOMAIN)
         click.echo(f"trust domain: {done.domain}, in {settings.home}", err=True)
-    run(settings, f"{_listening(host or '127.0.0.1')}:{port}", workers)
+    run(settings, f"{address}:{port}", workers)
 
 
 @main.command()
@@ -146,7 +149,7 @@ def join_token() -> None:
 @join_token.command("create")
 @click.argument("service")
 @click.option("--ttl", type=duration, default="10m", show_default=True, help="How long it is good for.")
-@click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many keys it registers.")
+@click.option("--uses", type=WholeNumber(1), default=1, show_default=True, help="How many keys it registers.")
 @url_option
 @json_option
 def create_join_token(service: str, ttl: int, uses: int, url: str | None, as_json: bool) -> None:
@@ -214,10 +217,16 @@ main.add_command(root)
 
 
 def _listening(host: str) -> str:
-    """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none."""
-    plain = host.removeprefix("[").removesuffix("]")
+    """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none, or another
+    host's: gunicorn would try it for seconds."""
+    plain = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
     try:
-        socket.getaddrinfo(plain, None, flags=socket.AI_PASSIVE)
+        if not plain or "[" in plain or "]" in plain:
+            raise OSError("no address")
+        family, kind, _, _, place = socket.getaddrinfo(plain, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(place)
     except (OSError, UnicodeError) as error:
-        raise click.BadParameter(f"{host!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0") from error
+        message = f"{host[:100]!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0"
+        raise click.BadParameter(message, param_hint="'--host'") from error
     return f"[{plain}]" if ":" in plain else plain

@@ -195,10 +195,32 @@ def test_word_of_commits_comes_through_the_same_url(spellings: list[str]) -> Non
         engine.dispose()
 
 
-@pytest.mark.parametrize("host", ["nowhere.invalid", "1.2.3.4.5", "a b", "[", "é" * 80])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "nowhere.invalid",
+        "1.2.3.4.5",
+        "a b",
+        "[",
+        "é" * 80,
+        "",
+        " ",
+        "[::1",
+        "::1]",
+        "[127.0.0.1]",
+        "127.0.0.1:80",
+        "192.0.2.1",
+    ],
+)
 def test_what_is_no_address_is_a_usage_error(host: str, tmp_path: Path) -> None:
     ended = CliRunner().invoke(main, ["serve", "--host", host], env={"REGISTRY_HOME": str(tmp_path)})
     assert (ended.exit_code, "is no address of this host" in ended.output) == (2, True)
+
+
+@pytest.mark.parametrize("number", ["0", "65536", "-1", "8_080", "+8080", "\u0668\u0660", "80.0", "http", ""])
+def test_what_is_no_port_is_a_usage_error(number: str, tmp_path: Path) -> None:
+    ended = CliRunner().invoke(main, ["serve", f"--port={number}"], env={"REGISTRY_HOME": str(tmp_path)})
+    assert (ended.exit_code, "--port" in ended.output) == (2, True)
 
 
 @pytest.mark.e2e

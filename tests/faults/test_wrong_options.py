@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from flask import Flask
 
 from peerseal import EventVerifier, Verifier
@@ -13,9 +15,14 @@ from peerseal.asgi import Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
 from peerseal.errors import ConfigurationError, InvalidName
 from peerseal.flask import PeerAuth
+from peerseal.peers.follow import check_pin
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.names import make_kid, split_kid
+from registry.cli import main
 from registry.domain.errors import OperatorRefused
-from registry.services.operators import Role
+from registry.services.operators import Role, check_operator_token
 from tests.registry.driver import Driver
+from tests.support.misbehaving import refused
 from tests.support.wire import NOW, Keys, Service
 
 ALLOW: list[Any] = [
@@ -169,9 +176,66 @@ def test_an_operator_token_is_read_strictly(sqlite_url: str, tmp_path: Path) -> 
         f" {token}",
         f"{prefix}.{token_id.swapcase()}.{secret}",
         f"{prefix}.{token_id}.{secret}=",
+        f"{prefix}.{token_id}.{secret}\n",
+        f"{token} ",
+        f"{prefix}. {token_id}.{secret}",
+        f"{prefix}.{token_id}.{secret[:-4]}",
+        f"{prefix}.{token_id}.",
         f"{prefix}.{'é' * 16}.{secret}",
         "",
+        None,
+        token.encode(),
+        [token],
     ):
         with pytest.raises(OperatorRefused):
-            operators.authenticate(other, Role.VIEWER)
+            operators.authenticate(other, Role.VIEWER)  # type: ignore[arg-type]
+        if isinstance(other, str):
+            with pytest.raises(ConfigurationError) as refusal:
+                check_operator_token(other)
+            assert secret not in str(refusal.value)
     registry.close()
+
+
+@pytest.mark.parametrize("text", ["zzz.a.b", "a\nb", "é", "a b", "pso1.x.y"])
+def test_what_is_no_operator_token_is_sent_nowhere(text: str) -> None:
+    asked = CliRunner().invoke(main, ["services", "--url", refused()], env={"PEERSEAL_OPERATOR_TOKEN": text})
+    assert asked.exit_code == 1
+    assert "PEERSEAL_OPERATOR_TOKEN: not an operator token" in asked.output
+    assert text not in asked.output
+
+
+def test_a_join_token_is_read_strictly() -> None:
+    token = JoinToken.generate("A" * 43).encode()
+    prefix, token_id, secret, pin = token.split(".")
+    assert JoinToken.parse(f" {token}\n").id == token_id
+    for other in (
+        f"zzz.{token_id}.{secret}.{pin}",
+        f"{prefix.upper()}.{token_id}.{secret}.{pin}",
+        f"{token}.",
+        f"{token}.{pin}",
+        f"{prefix}.{token_id}.{secret}",
+        f"{prefix}.{token_id} .{secret}.{pin}",
+        f"{prefix}.{token_id}.{secret}=.{pin}",
+        f"{prefix}.{token_id}.{secret}.{pin[:-1]}B",
+        f"{prefix}.{secret}.{token_id}.{pin}",
+        "",
+    ):
+        with pytest.raises(ConfigurationError) as refusal:
+            JoinToken.parse(other)
+        assert secret not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "pin", [" " + "A" * 43, "A" * 43 + "\n", "A" * 42, "A" * 42 + "B", "A" * 44, "a/" + "A" * 43, ""]
+)
+def test_a_pin_is_read_strictly(pin: str) -> None:
+    with pytest.raises(ConfigurationError):
+        check_pin(pin)
+
+
+@pytest.mark.parametrize("change", [str.upper, " {}".format, "{} ".format, "{}/x".format, "x/{}".format, "{}\n".format])
+def test_a_kid_is_read_strictly(change: Callable[[str], str]) -> None:
+    kid = make_kid("acme.internal/shop", "A" * 43)
+    assert split_kid(kid) == ("acme.internal/shop", "A" * 43)
+    with pytest.raises(InvalidName):
+        split_kid(change(kid))
