@@ -1,4 +1,4 @@
-"""An identity's settings, as the environment has them."""
+"""An identity's settings: as the environment has them, and as code gives them."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,10 +8,12 @@ from peerseal.errors import ConfigurationError
 from peerseal.peers.enrol import PlatformToken
 from peerseal.peers.fetch import check_urls
 from peerseal.peers.follow import check_pin
-from peerseal.peers.limits import RotationSchedule
+from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.join import JoinToken
+from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service
+from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_texts, shortened
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 
 log = logging.getLogger("peerseal.identity")
@@ -105,3 +107,31 @@ def _platform_token_in(settings: SettingsReader) -> Callable[[], str] | None:
     """Read at every join, and not before: the platform may be about to write it."""
     file = settings.path("PEERSEAL_OIDC_TOKEN_FILE")
     return PlatformToken.in_file(file, "PEERSEAL_OIDC_TOKEN_FILE").get if file else None
+
+
+def check_switches(**switches: object) -> None:
+    """Raises ConfigurationError for what is neither true nor false; None is for what has a default."""
+    for name, value in switches.items():
+        check_flag(name, False if value is None else value)
+
+
+def check_places(registry: object, *, replay_url: object, **folders: object) -> None:
+    """Raises ConfigurationError for what is no URL, or list of them, and for what is no path."""
+    if not isinstance(registry, str):
+        check_texts("registry", registry)
+    if replay_url is not None:
+        check_is("replay_url", replay_url, str, "a URL such as redis://host:6379/0")
+    for name, folder in folders.items():
+        if folder is not None:
+            check_path(name, folder)
+
+
+def check_parts(alg: object, rotation: object, limits: object, clock: object, oidc_token: object) -> None:
+    """Raises ConfigurationError for what an identity cannot be made of."""
+    if alg not in ALGORITHMS:
+        raise ConfigurationError(f"alg={shortened(alg)}: expected one of {', '.join(sorted(ALGORITHMS))}")
+    check_is("rotation", RotationSchedule() if rotation is None else rotation, RotationSchedule, "a RotationSchedule")
+    check_is("limits", TrustLimits() if limits is None else limits, TrustLimits, "a TrustLimits")
+    check_callable("clock", clock)
+    if not isinstance(oidc_token, str | None):
+        check_callable("oidc_token", oidc_token)

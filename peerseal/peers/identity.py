@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
 from peerseal.peers.context import Transaction, current_transaction
 from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
-from peerseal.peers.environment import absent_join_token, options_in
+from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
@@ -24,6 +24,7 @@ from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.signing import TokenSigner
+from peerseal.peers.target import check_external_prefix
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
@@ -84,7 +85,10 @@ class Identity:
         fetcher: Fetcher | None = None,
     ) -> None:
         self.service = check_service(service)
-        self.external_prefix = external_prefix
+        self.external_prefix = check_external_prefix(external_prefix)
+        check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
+        check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_url=replay_url)
+        check_parts(alg, rotation, limits, clock, oidc_token)
         self.clock = clock
         key_folder = Path(key_dir) / service if key_dir is not None else None
         self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)

@@ -72,7 +72,7 @@ def check_operator_token(text: str) -> str:
     return text
 
 
-def _parse(unverified_token: str) -> tuple[str, bytes]:
+def _parse(unverified_token: object) -> tuple[str, bytes]:
     """Id and secret of a token in its one form: no other prefix, case, blank or part. Raises OperatorRefused."""
     match = _TOKEN.fullmatch(unverified_token) if isinstance(unverified_token, str) else None
     if match is None:
