@@ -51,6 +51,7 @@ def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) 
 def declare(url: str, group: str, topics: Sequence[str], settings: Settings | None = None) -> None:
     """Make the group's queues before its first member comes: what is published from now on waits for it. Raises
     BrokerUnavailable or ConfigurationError."""
+    check_texts("topics", topics)
     link = Link(url, settings or {}, heartbeat=0)
     try:
         link.open(_DECLARED_WITHIN)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the database or the registry can
 
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,13 +221,20 @@ def _listening(host: str) -> str:
     """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none, or another
     host's: gunicorn would try it for seconds."""
     plain = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
-    try:
-        if not plain or "[" in plain or "]" in plain:
-            raise OSError("no address")
-        family, kind, _, _, place = socket.getaddrinfo(plain, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(place)
-    except (OSError, UnicodeError) as error:
+    if not plain or "[" in plain or "]" in plain or not _is_here(plain):
         message = f"{host[:100]!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0"
-        raise click.BadParameter(message, param_hint="'--host'") from error
+        raise click.BadParameter(message, param_hint="'--host'")
     return f"[{plain}]" if ":" in plain else plain
+
+
+def _is_here(host: str) -> bool:
+    """Whether one of the host's addresses can be listened on here: ``localhost`` may have one that cannot."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, _, _, place in found:
+        with suppress(OSError), socket.socket(family, kind) as probe:
+            probe.bind(place)
+            return True
+    return False

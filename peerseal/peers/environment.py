@@ -94,7 +94,7 @@ def _join_token_in(settings: SettingsReader) -> str | None:
     if absent is not None and settings.text("PEERSEAL_JOIN_TOKEN") is None:
         log.warning("%s; only a service that has a key already can go on", absent)
         return None
-    token = settings.secret("PEERSEAL_JOIN_TOKEN")
+    token = settings.secret("PEERSEAL_JOIN_TOKEN", may_be_empty=True)
     name = "PEERSEAL_JOIN_TOKEN" if settings.path("PEERSEAL_JOIN_TOKEN_FILE") is None else "PEERSEAL_JOIN_TOKEN_FILE"
     return None if token is None else named(name, _check_join_token, token)
 

@@ -9,6 +9,7 @@ import difflib
 import logging
 import math
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -55,13 +56,19 @@ class SettingsReader:
         text = self.text(name)
         return None if text is None else named(name, check, text)
 
-    def secret(self, name: str) -> str | None:
-        """The text of the variable, or of the file that the same name with ``_FILE`` gives. Not both."""
+    def secret(self, name: str, *, may_be_empty: bool = False) -> str | None:
+        """The text of the variable, or of the file that the same name with ``_FILE`` gives. Not both. A file that holds
+        nothing is an error, or else a default would stand in for what was meant, unless it ``may_be_empty``."""
         file = self.path(f"{name}_FILE")
         given = self.text(name)
         if given is not None and file is not None:
             raise ConfigurationError(f"{name} and {name}_FILE are both set; set one of them")
-        return given if file is None else read_text(file, f"{name}_FILE")
+        if file is None:
+            return given
+        text = read_text(file, f"{name}_FILE")
+        if text is None and not may_be_empty:
+            raise ConfigurationError(f"{name}_FILE={file}: empty; it must hold the value of {name}")
+        return text
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean: 1, true, yes, on; 0, false, no, off; in any case."""
@@ -117,16 +124,18 @@ class SettingsReader:
             raise ConfigurationError(f"{name}={_shown(text)}: no home folder is known for that user") from error
 
     def absent(self, name: str) -> str | None:
-        """What to say of a file that the variable names and that is not there; None where it is there, or none is
-        named. A file that cannot be looked for is no absent one: reading it says why."""
+        """What to say of a file that the variable names and that is not there, or holds nothing; None of any other, or
+        where none is named. One that cannot be looked for is no absent one: reading it says why. Raises as `secret`."""
         file = self.path(name)
+        if file is None:
+            return None
         try:
-            found = file is None or file.stat() is not None
+            regular = stat.S_ISREG(file.stat().st_mode)  # of anything else, such as a pipe, what is read is gone
         except FileNotFoundError:
-            found = False
+            return f"{name}={file}: no such file"
         except OSError:
-            found = True
-        return None if found else f"{name}={file}: no such file"
+            return None
+        return f"{name}={file}: empty" if regular and read_text(file, name) is None else None
 
     def several(self, name: str) -> tuple[str, ...]:
         """Texts that are separated by commas."""

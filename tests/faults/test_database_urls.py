@@ -217,6 +217,14 @@ def test_what_is_no_address_is_a_usage_error(host: str, tmp_path: Path) -> None:
     assert (ended.exit_code, "is no address of this host" in ended.output) == (2, True)
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0"])
+def test_an_address_of_this_host_is_served_on(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[str] = []
+    monkeypatch.setattr("registry.server.run", lambda _settings, bind, _workers: bound.append(bind))
+    CliRunner().invoke(main, ["serve", "--host", host], env={"REGISTRY_HOME": str(tmp_path)}, catch_exceptions=False)
+    assert bound == [f"{host}:8080"]
+
+
 @pytest.mark.parametrize("number", ["0", "65536", "-1", "8_080", "+8080", "\u0668\u0660", "80.0", "http", ""])
 def test_what_is_no_port_is_a_usage_error(number: str, tmp_path: Path) -> None:
     ended = CliRunner().invoke(main, ["serve", f"--port={number}"], env={"REGISTRY_HOME": str(tmp_path)})

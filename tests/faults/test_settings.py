@@ -169,6 +169,20 @@ def test_a_file_that_is_missing_is_said_by_name(name: str, tmp_path: Path) -> No
         BOTH[name](NEEDED | {f"{name}_FILE": str(tmp_path / "missing")})
 
 
+@pytest.mark.parametrize("name", ["PEERSEAL_REPLAY_URL", "REGISTRY_DATABASE_URL", "CLIENT_DATABASE_URL", "BROKER_URL"])
+@pytest.mark.parametrize("content", ["", "\n", '""', "\ufeff"])
+def test_an_empty_file_is_no_default(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE={tmp_path / 'file'}: empty"):
+        BOTH[name](NEEDED | {f"{name}_FILE": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_file_of_a_join_token_is_as_good_as_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+    assert options(PEERSEAL_JOIN_TOKEN_FILE=str(tmp_path / "file"))["join_token"] is None
+
+
 def test_a_join_token_file_that_is_gone_is_said_by_name_and_needed_for_a_first_key_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,6 +21,7 @@ from peerseal.peers.follow import check_pin
 from peerseal.peers.limits import FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import make_kid, split_kid
+from peerseal.rabbitmq import declare
 from registry.cli import main
 from registry.domain.errors import OperatorRefused
 from registry.services.operators import Role, check_operator_token
@@ -276,6 +277,11 @@ def test_a_mistake_in_the_pauses_of_a_consumer_is_an_error_at_the_start(keys: Ke
 def test_topics_are_a_list_of_texts(broker: str, topics: Any) -> None:
     with pytest.raises(ConfigurationError, match="topics"):
         open_inlet(broker, "group", topics)
+
+
+def test_a_topic_is_no_list_of_topics_to_declare() -> None:
+    with pytest.raises(ConfigurationError, match="topics"):
+        declare("amqp://127.0.0.1:1", "group", "OrderCreated")
 
 
 @pytest.mark.parametrize("broker", ["kafka://127.0.0.1:1", "amqp://127.0.0.1:1"])
