@@ -6,7 +6,6 @@ calls at least once in a key's life (a week) needs no second join token.
 """
 
 import argparse
-import json
 import logging
 import os
 
@@ -14,6 +13,7 @@ import peerseal
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.assertions import ASSERTION_LIFETIME
 from peerseal.runtime.settings import SettingsReader
+from peerseal.runtime.terminal import say, say_json
 
 PATIENCE = 10.0
 """Seconds for which a first registration is tried; the next call goes on with the same key."""
@@ -42,7 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
         _look_after_keys(identity)
         assertion = identity.sign_assertion()
         said = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
-        print(json.dumps(said) if arguments.as_json else assertion)
+        if arguments.as_json:
+            say_json(said)
+        else:
+            say(assertion)
     finally:
         identity.stop()
     return 0

@@ -221,7 +221,10 @@ def _bearer(headers: MessageHeaders) -> str:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    scheme, _, token = _text(values[0]).strip(BLANKS).partition(" ")
+    text = _text(values[0]).strip(BLANKS)
+    if not text.isascii():
+        raise MalformedToken("a token that is not ASCII")
+    scheme, _, token = text.partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")

@@ -65,6 +65,8 @@ def _host(text: str) -> tuple[str, str]:
 def _query(text: str) -> frozenset[str]:
     """The names in a query. Raises ConfigurationError for one without a value, and for one that stands there twice,
     of which one would be dropped."""
+    if "@" in text:  # the end of a password, which must not stand in an error as a parameter's name
+        raise ConfigurationError("the database URL's query holds an @; quote it as %40, and ? in a password as %3F")
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True) if text else []
     except ValueError:

@@ -1,6 +1,5 @@
 """What the commands share: options, settings, and how results are printed."""
 
-import json
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ import click
 
 from peerseal.peers.environment import settings_of
 from peerseal.runtime.settings import named, whole_number
+from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
 from registry.services.operators import check_operator_token
 from registry.services.registry import Registry
@@ -78,12 +78,12 @@ def show(members: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         show_json(members)
     else:
-        click.echo(text)
+        say(*text.split("\n"))
 
 
 def show_json(value: Any) -> None:
     """Prints JSON: indented for people, in one line for programs."""
-    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+    say_json(value, indent=2 if on_terminal() else None)
 
 
 def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str]) -> None:
@@ -94,13 +94,13 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str
     table = [[name.upper() for name in names], *([_cell(name, row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 def _cell(name: str, value: Any) -> str:
     if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return str(value)
+    return printable(value)
 
 
 def show_progress(entries: int) -> None:

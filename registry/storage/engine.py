@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
+from peerseal.runtime.files import resolved
 from peerseal.runtime.settings import whole_number
 
 POSTGRESQL = "postgresql"
@@ -159,9 +161,17 @@ def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
 def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
     """SQLite would make the file as the umask allows, and its log files like it. A file that is there must not even be
     opened: closing it would drop the POSIX locks that SQLite holds on it for this process, and the next writer would
-    corrupt the database."""
-    with suppress(OSError):  # FileExistsError; of anything else SQLite itself says better what is wrong
-        os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    corrupt the database. One that another user of the host made is not opened at all. Raises ConfigurationError."""
+    try:
+        folder, name = resolved(Path(arguments[0]))
+        for file in (name, f"{name}-wal", f"{name}-shm", f"{name}-journal"):
+            folder.check(file, readable=True)
+        with suppress(OSError):  # FileExistsError; of anything else SQLite itself says better what is wrong
+            os.close(folder.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+    except FileNotFoundError:
+        return  # nor is the folder there: SQLite says so
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the database: {error}") from error
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:

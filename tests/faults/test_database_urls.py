@@ -141,6 +141,8 @@ def test_a_url_as_sqlalchemy_reads_it(given: str, read: str) -> None:
         f"postgresql://u:{SECRET}@h/d?connect_timeout=soon",
         f"postgresql://u:12/{SECRET}@h/d",
         f"postgresql://u:12?{SECRET}@h/d",
+        "postgresql://u:12?w0rd=1@h/d",
+        "postgresql://u:12?w0rd=1&w0rd=2@h/d",
         f"postgresql://u:p/{SECRET}@h/d",
         f"nonsense://u:{SECRET}@h/d",
         "sqlite:////tmp/x?mode=ro",
