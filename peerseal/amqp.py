@@ -192,7 +192,11 @@ class Link:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - read late, and raises for what is no port
+    except ValueError:
+        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
     if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError("a broker's URL reads amqps://user:password@host:port/vhost; the rest is settings")
     return url

@@ -38,6 +38,7 @@ from peerseal.errors import (
 from peerseal.peers.context import carrying
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.runtime.options import check_is, check_number, check_texts
 
 log = logging.getLogger("peerseal.messaging")
 
@@ -182,8 +183,12 @@ class EventConsumer:
         *,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
+        check_is("pauses", pauses, Sequence, "a list of seconds")
         if not pauses:
             raise ConfigurationError("a consumer needs a pause between two attempts")
+        for pause in pauses:
+            check_number("a pause", pause, at_most=threading.TIMEOUT_MAX)
+        check_is("verifier", verifier, EventVerifier, "a peerseal.EventVerifier")
         self._identity = identity
         self._verifier = verifier
         self._inlet = inlet
@@ -283,12 +288,16 @@ class EventConsumer:
 def open_outlet(url: str, *, settings: Mapping[str, Any] | None = None) -> Outlet:
     """Messages to the broker at ``kafka://host:port,…`` or ``amqp(s)://…``. ``settings`` are the library's own. Raises
     ConfigurationError."""
+    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
     outlet: Outlet = _transport(url).open_outlet(url, settings or {})
     return outlet
 
 
 def open_inlet(url: str, group: str, topics: Sequence[str], *, settings: Mapping[str, Any] | None = None) -> Inlet:
     """Messages on those topics, for a member of the group. Raises ConfigurationError."""
+    check_texts("topics", topics)
+    check_texts("group", [group])
+    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
     inlet: Inlet = _transport(url).open_inlet(url, group, topics, settings or {})
     return inlet
 
@@ -298,7 +307,11 @@ _TRANSPORTS = {"kafka": "peerseal.kafka", "amqp": "peerseal.rabbitmq", "amqps": 
 
 def _transport(url: str) -> Any:
     """The module for a URL, loaded where it is used: each needs its broker's library."""
-    scheme = urlsplit(url).scheme
+    check_is("a broker's url", url, str, "a text")
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
     if scheme not in _TRANSPORTS:
         raise ConfigurationError(f"no broker is known for {scheme}://; there are {', '.join(_TRANSPORTS)}")
     return import_module(_TRANSPORTS[scheme])

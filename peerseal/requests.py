@@ -37,6 +37,7 @@ from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
+from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 
 TIMEOUT: Final = (3.05, 10.0)
@@ -214,7 +215,7 @@ class SigningAdapter(TimedAdapter):
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
         self._signer = signer
-        self._audience = audience
+        self._audience = check_peer_name(audience)
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))

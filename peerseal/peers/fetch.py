@@ -296,9 +296,20 @@ def is_confidential(url: str) -> bool:
     return urlsplit(_base_url(url)).scheme == "https" or is_loopback(url)
 
 
+def check_urls(text: str) -> str:
+    """URLs of a registry and its mirrors, separated by commas, as they are. Raises ConfigurationError."""
+    urls = [url.strip() for url in text.split(",")]
+    for url in filter(None, urls):
+        _base_url(url)
+    if not any(urls) or any(not char.isprintable() or char == " " for url in urls for char in url):
+        raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
+    return text
+
+
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
+        parts.port  # noqa: B018 - read late, and raises for what is no port
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
