@@ -38,6 +38,7 @@ from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
@@ -59,7 +60,6 @@ _ODD = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
 """What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
 _PATTERN = re.compile(r"[{}<>*?%]")
 """Of patterns, queries and escapes: a path with one of these would stand for nothing that is meant by it."""
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 _NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
@@ -196,7 +196,8 @@ class PeerAuth:
             "scope": need.scope,
         }
         declared = headers.get("content-length", "0")
-        if not _LENGTH.fullmatch(declared) or int(declared) > self._max_body:
+        length = natural(declared.lstrip("0") or "0")
+        if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         if await body.read(min(_READ_FIRST, self._max_body)):
             peer = await self._verifier.verify(**request, body=body.content)

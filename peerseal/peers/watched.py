@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.peers.monitor import Watched
-from peerseal.protocol.claims import claim
+from peerseal.protocol.claims import claim, number_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.merkle import Frontier
 
@@ -16,7 +16,7 @@ def load_watched(path: Path, service: str) -> Watched | None:
     cannot be read: beginning anew would hide that the ledger was rewritten meanwhile."""
     try:
         members = strict_json_object(path.read_bytes())
-        edge = Frontier.decode(claim(members, "size", int), b64url_decode(claim(members, "frontier", str)))
+        edge = Frontier.decode(number_claim(members, "size"), b64url_decode(claim(members, "frontier", str)))
         known, revoked = (frozenset(claim(members, name, list)) for name in ("known", "revoked"))
         watched = Watched(claim(members, "service", str), edge, known, revoked, members["domain"], members["pin"])
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.numbers import natural
 from registry.domain.errors import LedgerContradicted
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,16 @@ class HighWater:
         """How far the ledger reached before. Ask for this first and look at the ledger then: other nodes let both grow.
         Raises ConfigurationError for a file that holds no number."""
         try:
-            return int(self._file.read_text(encoding="ascii"))
+            known = natural(self._file.read_text(encoding="ascii").strip())
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{self._file} does not say how far the ledger reached: {error}") from error
+        if known is None:
+            raise ConfigurationError(
+                f"{self._file} does not say how far the ledger reached: it holds no natural number"
+            )
+        return known
 
     def _write(self, size: int) -> None:
         """A host that cannot write there goes without."""
