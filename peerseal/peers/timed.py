@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPResponse
 from io import BufferedReader, RawIOBase
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -62,10 +62,7 @@ class TimedAdapter(HTTPAdapter):
     made, before anything is sent. Where a proxy makes it, only the URL can be looked at.
     """
 
-    __attrs__: ClassVar = [  # what is pickled
-        *HTTPAdapter.__attrs__,
-        "_elsewhere",
-    ]
+    __attrs__ = [*HTTPAdapter.__attrs__, "_elsewhere"]  # noqa: RUF012 - as HTTPAdapter declares it
 
     def __init__(self, *, elsewhere: bool = False, **options: Any) -> None:
         self._elsewhere = elsewhere
@@ -96,7 +93,7 @@ class TimedAdapter(HTTPAdapter):
         if is_loopback_host(host) and select_proxy(str(request.url), proxies):
             proxies, request = None, request.copy()
             request.headers.pop("Proxy-Authorization", None)  # a redirect brings it along
-        return super().send(request, stream, timeout, verify, cert, proxies)
+        return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
 
 
 @contextmanager
