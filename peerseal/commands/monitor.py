@@ -136,6 +136,6 @@ def _show(alert: Alert, *, as_json: bool) -> None:
 def seconds(text: str) -> float:
     """An argument that is a time. Raises ValueError."""
     seconds = float(text)  # argparse turns ValueError into its own message
-    if not 0 < seconds < float("inf"):
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
         raise ValueError(text)
     return seconds

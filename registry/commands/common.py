@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from peerseal.protocol.claims import LATEST_TIME
 from registry.console import Console, HttpConsole, LocalConsole
 from registry.services.registry import Registry
 from registry.settings import Settings
@@ -85,7 +86,7 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str
 
 
 def _cell(name: str, value: Any) -> str:
-    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
+    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int) and 0 <= value <= LATEST_TIME:
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return str(value)
 
