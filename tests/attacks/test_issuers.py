@@ -107,6 +107,14 @@ class TestARemoteIssuerSendsNobodyToThisMachine:
         """Somebody here configured that server."""
         assert verified(remote, tmp_path) == "subject"
 
+    def test_but_through_a_proxy_on_this_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It makes the connection, and may do so where it runs."""
+        with raw_server() as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            with pytest.raises(FetchError):
+                HttpFetcher(["https://keys.test"], elsewhere=True).call("GET", "/keys")
+            assert [seen.target for seen in proxy.seen] == ["keys.test:443"]
+
     def test_but_where_somebody_here_configured_the_url_of_the_keys(self, remote: Issuer, tmp_path: Path) -> None:
         here = remote.url.replace("issuer.test", "127.0.0.1")
         trusted = OidcIssuer.configured(remote.url, jwks_url=here + JWKS, ca_file=tmp_path / "ca.pem")

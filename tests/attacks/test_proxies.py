@@ -241,6 +241,13 @@ class TestANetrcFile:
         assert [seen.authorization for seen in server.seen] == [None, None]
 
 
+def test_a_webhook_is_not_redirected(proxy: RecordingProxy, server: RawServer) -> None:
+    with raw_server() as other:
+        server.script[:] = [Answer(307, {"Location": f"{other.url}/x"})] * 3
+        assert not Webhook(server.url, sleep=lambda _: None).post({"event": "x"})
+        assert other.seen == []
+
+
 @pytest.mark.parametrize(
     "call", [lambda url: HttpFetcher([url]).call("GET", "/x"), lambda url: session_for(url).get("/x")]
 )
