@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import requests
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url
 from urllib3 import Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -139,7 +141,7 @@ class PeerSession(requests.Session):
         request = copy.copy(request)
         request.url = self._origin.resolve(url)
         if request.auth is None and self.auth is None:
-            request.auth = _unchanged
+            request.auth = _from_url
         prepared = super().prepare_request(request)
         if request.url != url and not self._origin.holds(prepared.url or ""):
             raise UnsignableRequest("a path below the base URL leads out of it")
@@ -434,6 +436,7 @@ def _checked_names(names: Collection[str]) -> tuple[str, ...]:
     return lower
 
 
-def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An `auth` that adds nothing; with none at all, requests would look into .netrc."""
-    return request
+def _from_url(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An `auth` that adds what stands in the URL, and nothing else: with none, requests would look into .netrc."""
+    user, password = get_auth_from_url(str(request.url))
+    return HTTPBasicAuth(user, password)(request) if user or password else request

@@ -235,10 +235,20 @@ class TestANetrcFile:
         session_for("http://callee.test").get(server.url)
         assert server.seen[0].authorization is None
 
+    def test_leaves_the_user_that_a_url_names(self, proxy: RecordingProxy, server: RawServer) -> None:
+        session_for("http://callee.test").get(server.url.replace("://", "://mine:password@"))
+        assert server.seen[0].authorization == "Basic bWluZTpwYXNzd29yZA=="
+
     def test_says_nothing_to_a_registry_and_a_webhook(self, proxy: RecordingProxy, server: RawServer) -> None:
         HttpFetcher([server.url]).call("GET", "/x")
         Webhook(server.url, sleep=lambda _: None).post({"event": "x"})
         assert [seen.authorization for seen in server.seen] == [None, None]
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "https://]/hook", "http://[v1.x", ""])
+def test_a_webhook_that_is_no_url_is_a_mistake(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Webhook(url)
 
 
 def test_a_webhook_is_not_redirected(proxy: RecordingProxy, server: RawServer) -> None:
