@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.util import parse_url
 
 from peerseal.peers.patience import time_left
@@ -157,7 +157,10 @@ class _Timed:
 
     def _new_conn(self) -> socket.socket:
         connection: Any = self
-        made: socket.socket = super()._new_conn()  # type: ignore[misc]
+        try:
+            made: socket.socket = super()._new_conn()  # type: ignore[misc]
+        except LocationParseError as error:  # which requests lets pass: a label of a name that is too long
+            raise NewConnectionError(connection, f"no name of a host: {error}") from error
         try:
             _check_address(connection, made, self.elsewhere)
         except BaseException:

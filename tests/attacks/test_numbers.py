@@ -60,6 +60,7 @@ HEADERS = [
     ),
     *(f"Location: {value}" for value in ("http://[::1/", "//[::1/", f"http://127.0.0.1:{LONG}/", "http://a:99999/")),
     *("Location: http://127.0.0.1:-1/", "Location: /\xff\xfe", "Location: http://\xff/", "Location: http://a:b:c/"),
+    *(f"Location: http://{'a' * 70}.localhost/", f"Location: http://{'a.' * 200}localhost/", f"Location: /{LONG}"),
     *(f"{name}: {LONG}" for name in ("Age", "Date", "Keep-Alive", "Expires", "ETag")),
     "Transfer-Encoding: chunked",
 ]
