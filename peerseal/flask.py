@@ -25,7 +25,19 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
+from peerseal.gate import (
+    ANY_ALLOWED,
+    PUBLIC,
+    REFUSALS,
+    Need,
+    Record,
+    answer,
+    check_needed_scope,
+    check_options,
+    lacking,
+    lacking_user,
+    verifier_of,
+)
 from peerseal.peers.context import Transaction, begin, carrying, current_transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
@@ -80,6 +92,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
+        check_options(header, max_body)
         self._identity = identity
         self._allow = allow
         self._report_only = report_only
@@ -129,6 +142,8 @@ class PeerAuth:
         The mark lets the first check refuse before the body is parsed; it belongs to the function, so it works above
         and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
         """
+
+        check_needed_scope(scope, "require")
 
         def decorate(view: Callable[P, R]) -> Callable[P, R]:
             is_async = iscoroutinefunction(view)

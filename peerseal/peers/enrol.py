@@ -28,6 +28,7 @@ from peerseal.protocol.named_keys import ACTIVE
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.oidc import MAX_TOKEN
 from peerseal.protocol.tokens import sign_proof
+from peerseal.runtime.settings import read_text
 
 JSON = "application/json"
 
@@ -57,13 +58,7 @@ class PlatformToken:
     def in_file(cls, path: str | os.PathLike[str]) -> Self:
         """From the file in which the platform keeps the newest one."""
 
-        def read() -> str:
-            try:
-                return Path(path).read_text(encoding="ascii")
-            except (OSError, ValueError) as error:
-                raise ConfigurationError(f"the platform's token in {path} cannot be read: {error}") from error
-
-        return cls(read)
+        return cls(lambda: read_text(Path(path), "the platform's token") or "")
 
     def text(self) -> str:
         """The token as it is now, blank space around it ignored. Raises ConfigurationError, which never quotes it."""

@@ -9,6 +9,7 @@ is signed is asked of one after the other until an answer passes its reader's ch
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ log = logging.getLogger("peerseal.fetch")
 T = TypeVar("T")
 
 _CHUNK = 64 * 1024
+_ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
 
 _of_this_thread = threading.local()
@@ -324,8 +326,11 @@ def is_confidential(url: str) -> bool:
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
+        _ = parts.port
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
+    if _ODD.search(url):  # by which one parser sees another host than the next
+        raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

@@ -18,7 +18,7 @@ from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
-from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
+from peerseal.peers.keyfolder import HeldKey, KeyFolder
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
@@ -31,6 +31,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME
+from peerseal.runtime.files import cache_folder
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession
@@ -88,6 +89,7 @@ class Identity:
         self.clock = clock
         key_folder = Path(key_dir) / service if key_dir is not None else None
         self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
+        self._shared_setting = "PEERSEAL_KEY_DIR" if cache_dir is None else "PEERSEAL_CACHE_DIR"
         self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
@@ -336,8 +338,8 @@ class Identity:
         if self._shared_dir is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        make_private(self._shared_dir, readable=True)
-        guard = FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
+        folder = cache_folder(self._shared_dir, self._shared_setting).path
+        guard = FileReplayGuard(folder / f"replay-{self.service}.sqlite3", clock=self.clock)
         self._guards.append(guard)
         return guard
 

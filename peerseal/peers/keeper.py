@@ -22,7 +22,7 @@ from peerseal.protocol.documents import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.named_keys import ACTIVE
-from peerseal.protocol.names import make_kid, service_id
+from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
 
 log = logging.getLogger("peerseal.identity")
 
@@ -91,7 +91,14 @@ class KeyKeeper:
         if stamp is None and self._held.keys:
             log.error("%s was emptied; going on with the keys in memory", self._folder.path)
         elif stamp != self._stamp:
-            self._held, self._stamp = self._folder.load(), stamp
+            self._held, self._stamp = self._checked(self._folder.load()), stamp
+
+    def _checked(self, held: HeldKeys) -> HeldKeys:
+        """Keys of this service: its folder may have been swapped for another service's of the same user."""
+        for key in held.keys:
+            if split_service_id(split_kid(key.kid)[0])[1] != self._service:
+                raise ConfigurationError(f"{self._folder.path} holds {key.kid}, which is no key of {self._service}")
+        return held
 
     def ensure_registered(self) -> None:
         """Have a key that the registry knows: the folder's, or a new one by join token or platform token.

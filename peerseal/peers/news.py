@@ -72,7 +72,7 @@ class HostNews:
         if self._lock is not None:
             return True
         try:
-            handle = os.open(self._copies.made() / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            handle = self._copies.made().open(_LOCK, os.O_CREAT | os.O_RDWR)
         except (OSError, ConfigurationError):
             return True  # without a folder nobody tells us anything
         try:

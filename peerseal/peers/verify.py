@@ -231,8 +231,10 @@ def _holds(scopes: frozenset[str], scope: object) -> bool:
 
 
 def _shown(scope: object) -> str:
-    """For the log: a scope, or the type of what is none."""
-    return scope if isinstance(scope, str) and scope else f"a scope that is {type(scope).__name__}"
+    """For the log: a scope, or what stands in its place. Adapters ask for the empty one where nothing is served."""
+    if scope == "":
+        return "a path that nothing names in needs"
+    return scope if isinstance(scope, str) else f"a scope of type {type(scope).__name__}"
 
 
 def _plain_target(target: object) -> str:

@@ -59,7 +59,15 @@ class TestARemoteIssuerSendsNobodyToThisMachine:
                 "0",
             ),
             *("0177.0.0.1", "127.1.", "169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "2852039166"),
-            *("224.0.0.1", "[ff02::1]", "255.255.255.255"),
+            *(
+                "224.0.0.1",
+                "[ff02::1]",
+                "255.255.255.255",
+                "240.0.0.1",
+                "[::127.0.0.1]",
+                "[2002:7f00:1::]",
+                "[64:ff9b::7f00:1]",
+            ),
         ],
     )
     def test_by_an_address(self, host: str) -> None:
@@ -69,7 +77,17 @@ class TestARemoteIssuerSendsNobodyToThisMachine:
             HttpFetcher([f"https://{host}"], elsewhere=True).call("GET", "/keys")
 
     @pytest.mark.parametrize(
-        "host", ["10.0.0.1", "192.168.1.1", "[fd00::1]", "172.16.0.1", "idp.corp", "127.0.0.1.test"]
+        "host",
+        [
+            "10.0.0.1",
+            "192.168.1.1",
+            "[fd00::1]",
+            "[64:ff9b::a00:1]",
+            "[2002:a00:1::]",
+            "172.16.0.1",
+            "idp.corp",
+            "127.0.0.1.test",
+        ],
     )
     def test_but_to_a_private_network(self, host: str) -> None:
         assert check_jwks_uri(f"https://{host}/keys", "https://issuer.test") == f"https://{host}/keys"

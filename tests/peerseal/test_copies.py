@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from peerseal.peers import copies
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews, Word
@@ -108,20 +107,35 @@ class TestFolder:
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(copies.tempfile, "mkstemp", full)
+        monkeypatch.setattr(os, "replace", full)
         for _ in range(3):
             folder.write("keys-a.jwt", "a.b.c", NOW)
             folder.saw("keys-a.jwt", 3)
         assert caplog.text.count("no copies of documents can be kept") == 1
 
-    def test_a_folder_that_others_may_change_is_not_used(
+    def test_a_folder_of_ours_that_others_may_change_is_tightened(
         self, folder: CopyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
         folder.write("keys-a.jwt", "a.b.c", NOW)
-        assert folder.read("keys-a.jwt") is None
-        assert "must be this user's alone" in caplog.text
+        assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o755
+        assert "others had access (mode 0777, owner" in caplog.text
+
+    def test_a_thousand_names_that_strangers_make_up_leave_one_file(self, folder: CopyFolder, tmp_path: Path) -> None:
+        for number in range(1000):
+            with folder.locked(f"keys-made-up-{number}.jwt") as alone:
+                assert alone
+        assert [file.name for file in (tmp_path / "cache" / "documents-pin").iterdir()] == ["locks"]
+
+    def test_a_file_that_is_none_of_ours_stays_however_old_it_is(self, folder: CopyFolder, tmp_path: Path) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        inner = tmp_path / "cache" / "documents-pin"
+        for name in ("notes.txt", "other.pem", "locks", "changes.leads"):
+            (inner / name).touch()
+            os.utime(inner / name, (0, 0))
+        another(tmp_path).write("keys-b.jwt", "a.b.c", NOW)
+        assert {"notes.txt", "other.pem", "locks", "changes.leads"} <= {file.name for file in inner.iterdir()}
 
 
 class TestNews:
