@@ -15,7 +15,6 @@ refused unless public: a request token binds one request, and not what follows i
 """
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -53,6 +52,7 @@ from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
@@ -72,7 +72,6 @@ log = logging.getLogger("peerseal")
 _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the signature is checked. A longer one is read once that is good, and then all
 is verified once more: strangers must not make a service hold megabytes."""
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 _NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
@@ -210,7 +209,8 @@ class PeerAuth:
             "scope": need.scope,
         }
         declared = headers.get("content-length", "0")
-        if not _LENGTH.fullmatch(declared) or int(declared) > self._max_body:
+        length = natural(declared.lstrip("0") or "0")
+        if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         if await body.read(min(_READ_FIRST, self._max_body)):
             peer = await self._verifier.verify(**request, body=body.content)

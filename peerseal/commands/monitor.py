@@ -146,6 +146,6 @@ def _show(alert: Alert, *, as_json: bool) -> None:
 def seconds(text: str) -> float:
     """An argument that is a time, in seconds or such as ``10m``. Raises ValueError."""
     seconds = duration(text)
-    if not seconds > 0:
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
         raise ValueError(text)  # argparse turns it into its own message
     return seconds

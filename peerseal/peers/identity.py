@@ -438,6 +438,7 @@ def _platform_token(
     if joining is not None:
         raise ConfigurationError("a join token and a platform's token: which one counts?")
     urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
-    if fetcher is None and not is_confidential(urls[0].strip()):
+    confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
+    if not confidential:
         raise ConfigurationError("a platform's token is sent over https or loopback only")
     return PlatformToken.of(source)
