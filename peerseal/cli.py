@@ -6,12 +6,13 @@ output is gone; others are the command's own.
 """
 
 import argparse
+import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from peerseal.commands import assertion, keep_ledger, monitor
 from peerseal.errors import ConfigurationError, FetchError, InvalidName, PeersealError, TrustUnavailable
-from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, abandon_output, say
+from peerseal.runtime.terminal import LineFormatter, ended_quietly, say
 
 USAGE = 2
 UNREACHABLE = 3
@@ -24,7 +25,15 @@ COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code; argparse ends the process with 2 for arguments it cannot read."""
+    """Runs the command and returns its exit code. Raises SystemExit for arguments that argparse cannot read (2), and as
+    `peerseal.runtime.terminal.ended_quietly`."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(LineFormatter())
+    with ended_quietly():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="peerseal", description="Keys and calls of a service that uses Peerseal.")
     parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -33,11 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         return int(parsed.run(parsed))
-    except BrokenPipeError:
-        abandon_output()
-        return PIPE_CLOSED
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except (ConfigurationError, InvalidName) as error:
         return _failed(error, USAGE)
     except (FetchError, TrustUnavailable) as error:

@@ -41,10 +41,21 @@
     └── ConfigurationError          a setting is missing or contradicts another
 
 ``code`` is stable and part of the interface (SPEC section 4). ``str(error)`` is the detail for the log of the side
-that refuses; it may quote unverified input and is never sent to the other side.
+that refuses; it may quote unverified input, with control characters escaped so that it stays one line of a log, and is
+never sent to the other side.
 """
 
 from typing import ClassVar
+
+
+def printable(text: object) -> str:
+    """The text with everything escaped that is no visible character or blank: control characters, line and paragraph
+    separators, marks that turn the direction of writing, and half surrogate pairs."""
+    return "".join(one if one.isprintable() else _escaped(one) for one in str(text))
+
+
+def _escaped(one: str) -> str:
+    return one.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 class PeersealError(Exception):
@@ -52,6 +63,10 @@ class PeersealError(Exception):
 
     code: str = "error"
     status: ClassVar[int] = 500
+
+    def __str__(self) -> str:
+        """The detail, as one line."""
+        return printable(super().__str__())
 
 
 class TokenError(PeersealError):
@@ -226,7 +241,7 @@ class CodedError(PeersealError):
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
-        self.code = code
+        self.code = printable(code)  # another side may have sent it
 
 
 class KeyRefused(CodedError):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
+from peerseal.runtime import terminal
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.web import (
@@ -45,7 +46,7 @@ BLUEPRINTS = (
 
 def log_to_stderr() -> None:
     """Shows what the registry logs: admissions and refusals, one line each, without any token or secret."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    terminal.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Flask:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from peerseal.errors import FetchError, PeersealError
-from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, abandon_output, on_terminal, say
+from peerseal.runtime.terminal import ended_quietly, on_terminal, say
 from registry.commands.applicants import approve, reject
 from registry.commands.audit import audit
 from registry.commands.common import (
@@ -50,17 +50,18 @@ DEV_DOMAIN = "dev.internal"
 
 
 class Commands(click.Group):
-    """Turns our errors into one line and an exit code."""
+    """Turns our errors, and the operating system's, into one line and an exit code."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        """See click.Group; it prints the help."""
+        with ended_quietly():
+            return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
         """See click.Group."""
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            abandon_output()
-            ctx.exit(PIPE_CLOSED)
-        except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            with ended_quietly():
+                return super().invoke(ctx)
         except PeersealError as error:
             text = str(error) or error.code
             say(f"Error: {text if error.code in text else f'{error.code}: {text}'}", error=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
 from peerseal.peers.fetch import Answer, HttpFetcher, is_confidential
@@ -176,23 +177,25 @@ class HttpConsole:
 
     def create_join_token(self, service: str, ttl: int, uses: int) -> Json:
         """See Console."""
-        return self._call("POST", "/v1/join-tokens", {"service": service, "ttl": ttl, "uses": uses})
+        return _token_in(self._call("POST", "/v1/join-tokens", {"service": service, "ttl": ttl, "uses": uses}))
 
     def join_tokens(self) -> Iterator[Json]:
         """See Console."""
-        return _every(lambda after: self._call("GET", f"/v1/join-tokens?after={after}"), "join_tokens", "")
+        return _every(lambda after: self._call("GET", f"/v1/join-tokens?after={_quoted(after)}"), "join_tokens", "")
 
     def withdraw_join_token(self, token_id: str) -> None:
         """See Console."""
-        self._call("DELETE", f"/v1/join-tokens/{token_id}")
+        self._call("DELETE", f"/v1/join-tokens/{_quoted(token_id)}")
 
     def services(self) -> Iterator[Json]:
         """See Console."""
-        return _every(lambda after: self._call("GET", f"/v1/services?after={after}"), "services", "")
+        return _every(lambda after: self._call("GET", f"/v1/services?after={_quoted(after)}"), "services", "")
 
     def keys(self, service: str) -> Iterator[Json]:
         """See Console."""
-        return _every(lambda after: self._call("GET", f"/v1/services/{service}/keys?after={after}"), "keys", 0)
+        return _every(
+            lambda after: self._call("GET", f"/v1/services/{_quoted(service)}/keys?after={_quoted(after)}"), "keys", 0
+        )
 
     def end_key(self, kid: str, reason: Reason) -> None:
         """See Console."""
@@ -200,7 +203,7 @@ class HttpConsole:
 
     def applicants(self) -> Iterator[Json]:
         """See Console."""
-        return _every(lambda after: self._call("GET", f"/v1/applicants?after={after}"), "applicants", "")
+        return _every(lambda after: self._call("GET", f"/v1/applicants?after={_quoted(after)}"), "applicants", "")
 
     def approve(self, kid: str) -> None:
         """See Console."""
@@ -208,19 +211,21 @@ class HttpConsole:
 
     def create_operator_token(self, role: Role, ttl: int) -> Json:
         """See Console."""
-        return self._call("POST", "/v1/operator-tokens", {"role": role.label, "ttl": ttl})
+        return _token_in(self._call("POST", "/v1/operator-tokens", {"role": role.label, "ttl": ttl}))
 
     def operator_tokens(self) -> Iterator[Json]:
         """See Console."""
-        return _every(lambda after: self._call("GET", f"/v1/operator-tokens?after={after}"), "operator_tokens", "")
+        return _every(
+            lambda after: self._call("GET", f"/v1/operator-tokens?after={_quoted(after)}"), "operator_tokens", ""
+        )
 
     def revoke_operator_token(self, token_id: str) -> None:
         """See Console."""
-        self._call("DELETE", f"/v1/operator-tokens/{token_id}")
+        self._call("DELETE", f"/v1/operator-tokens/{_quoted(token_id)}")
 
     def audit(self, after: int = 0) -> Iterator[Json]:
         """See Console."""
-        return _every(lambda row: self._call("GET", f"/v1/audit?after={row}"), "audit", after)
+        return _every(lambda row: self._call("GET", f"/v1/audit?after={_quoted(row)}"), "audit", after)
 
     def trust_domain(self) -> str:
         """See Console."""
@@ -229,11 +234,11 @@ class HttpConsole:
 
     def policy(self, service: str) -> Json:
         """See Console."""
-        return self._setting("GET", f"/v1/services/{service}/policy")
+        return self._setting("GET", f"/v1/services/{_quoted(service)}/policy")
 
     def set_policy(self, service: str, body: Json, seen: int) -> Json:
         """See Console."""
-        return self._setting("PUT", f"/v1/services/{service}/policy", body, seen)
+        return self._setting("PUT", f"/v1/services/{_quoted(service)}/policy", body, seen)
 
     def domain_settings(self) -> Json:
         """See Console."""
@@ -279,10 +284,27 @@ def _path(kid: str) -> str:
     return f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}"
 
 
+def _quoted(text: object) -> str:
+    """As a part of a path or a query: what a command line or another answer says is no other target."""
+    return quote(str(text), safe="", errors="surrogateescape")
+
+
+def _token_in(made: Json) -> Json:
+    """The answer, which holds a token. Raises FetchError."""
+    if not isinstance(made.get("token"), str):
+        raise FetchError("the registry's answer holds no token")
+    return made
+
+
 def _every(page: Callable[[Any], Json], member: str, first: Any) -> Iterator[Json]:
     """The rows of all pages."""
     after = first
     while after is not None:
         answer = page(after)
-        yield from answer[member]
-        after = answer["next"]
+        rows = answer.get(member)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise FetchError(f"the registry's answer holds no page of {member}")
+        yield from rows
+        if (following := answer.get("next")) == after:
+            raise FetchError(f"the registry's pages of {member} have no end: {after!r} is followed by itself")
+        after = following

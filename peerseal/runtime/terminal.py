@@ -1,14 +1,31 @@
 """What commands print. Nothing that came from a registry, a ledger or a file reaches a terminal as it is: an escape
 sequence could hide an alert, and a line break could forge a line.
 
-``| head`` closes the pipe, and a closed standard output takes nothing: `say` ends the command quietly in the first case
+``| head`` closes the pipe, and a closed standard output takes nothing: a command ends quietly in the first case
 (`PIPE_CLOSED`) and goes on in the second.
 """
 
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
+
+from peerseal.errors import printable
+
+__all__ = [
+    "INTERRUPTED",
+    "PIPE_CLOSED",
+    "LineFormatter",
+    "ended_quietly",
+    "log_to_stderr",
+    "on_terminal",
+    "printable",
+    "say",
+    "say_json",
+]
 
 PIPE_CLOSED = 141
 """The exit code where the reader of the output is gone: 128 and SIGPIPE, as shells show it."""
@@ -16,10 +33,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and SIGINT."""
 
 
-def printable(text: object) -> str:
-    """The text with everything escaped that is no visible character or blank: control characters, line and paragraph
-    separators, marks that turn the direction of writing, and half surrogate pairs."""
-    return "".join(one if one.isprintable() else _escaped(one) for one in str(text))
+FAILED = 1
+"""The exit code where the operating system refuses something, such as to write to a full disk."""
 
 
 def say(*lines: object, error: bool = False) -> None:
@@ -44,8 +59,60 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def abandon_output() -> None:
-    """After a BrokenPipeError: the interpreter would try to flush standard output once more at its end."""
+@contextmanager
+def ended_quietly() -> Iterator[None]:
+    """For all that a command does: where the operating system ends it, it ends without a traceback.
+
+    Raises SystemExit: `PIPE_CLOSED` where the reader of the output is gone, `INTERRUPTED` after Ctrl-C, `FAILED` with a
+    line on standard error where a file, or standard output itself, cannot be read or written.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what argparse printed: at the interpreter's end it is too late for an exit code
+    except BrokenPipeError:
+        _abandon_output()
+        sys.exit(PIPE_CLOSED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        _complain(error)
+        _abandon_output()
+        sys.exit(FAILED)
+
+
+class LineFormatter(logging.Formatter):
+    """Log lines in which no text that came from elsewhere can forge another line or steer a terminal: a message is one
+    line, and the lines of a traceback are indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """See logging.Formatter."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """See logging.Formatter."""
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def log_to_stderr(level: int, form: str) -> None:
+    """Show log lines from that level on, in that form of logging.Formatter."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(form))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def _complain(error: OSError) -> None:
+    what = "standard output" if error.filename is None else error.filename
+    try:
+        say(f"Error: {what}: {error.strerror or error}", error=True)
+    except OSError:
+        return
+
+
+def _abandon_output() -> None:
+    """The interpreter would try to flush standard output once more at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -53,7 +120,3 @@ def abandon_output() -> None:
         except (OSError, ValueError, AttributeError):
             continue
     os.close(nowhere)
-
-
-def _escaped(one: str) -> str:
-    return one.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -4,13 +4,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
 from peerseal.peers.environment import settings_of
-from peerseal.protocol.claims import LATEST_TIME
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
@@ -92,15 +92,16 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str
     if as_json:
         show_json(list(rows))
         return
-    table = [[name.upper() for name in names], *([_cell(name, row[name]) for name in names] for row in rows)]
+    table = [[name.upper() for name in names], *([_cell(name, row.get(name)) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 def _cell(name: str, value: Any) -> str:
-    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int) and 0 <= value <= LATEST_TIME:
-        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
+        with suppress(ValueError, OverflowError, OSError):  # the year 10000, of a registry that lies
+            return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return printable(value)
 
 

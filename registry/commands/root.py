@@ -70,7 +70,7 @@ def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
 @json_option
 def publish(document_file: Path, as_json: bool) -> None:
     """Puts a signed document into force, and after some seconds the new keys that it names."""
-    _publish(document_file.read_text(encoding="ascii").strip(), as_json)
+    _publish(document_file.read_text(encoding="ascii", errors="replace").strip(), as_json)
 
 
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:

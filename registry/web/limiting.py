@@ -5,33 +5,22 @@ address has to wait. Calls that succeed cost nothing: they proved themselves. Re
 answered from memory.
 """
 
-import ipaddress
-import logging
-import re
 import time
 from contextlib import suppress
-from functools import lru_cache
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask_limiter import Limiter, RateLimitExceeded
 from limits.errors import ConfigurationError as UnknownStorage
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from peerseal.errors import ConfigurationError
 from registry.settings import Settings
+from registry.web.client_address import Accounts
 from registry.web.problems import REFUSALS_FORGOTTEN
 from registry.web.wire import WRITING
 
 STORAGE_TIMEOUT = 1
 """Seconds to wait for a Redis; then each process counts for itself until it answers again."""
-log = logging.getLogger(__name__)
-
-_BRACKETED = re.compile(r"\[([^\[\]]+)\](?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?")
-_WITH_PORT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}):(?:[0-9]{1,5}|_[A-Za-z0-9._-]+)")
-_OBFUSCATED = re.compile(r"_[A-Za-z0-9._-]{1,64}")
-_WARNED = 3
-"""How many different addresses that cannot be read are logged."""
-_warned: set[str] = set()
+ACCOUNTS = "peerseal-accounts"
 REMEMBERED = 10_000
 """Networks refused lately that a process remembers."""
 
@@ -78,9 +67,7 @@ class RefusalsLimiter(Limiter):
 
 def limit_refusals(app: Flask, settings: Settings) -> None:
     """Has the application count refusals. Raises ConfigurationError for a storage that is none."""
-    if settings.proxies:
-        trusted = {"x_for": settings.proxies, "x_proto": 0, "x_host": 0, "x_port": 0, "x_prefix": 0}
-        app.wsgi_app = ProxyFix(app.wsgi_app, **trusted)  # type: ignore[method-assign]
+    app.extensions[ACCOUNTS] = Accounts(settings.proxies)
     limiter = RefusalsLimiter(
         key_func=network,
         application_limits=[f"{settings.limits.refusals_per_minute} per minute"],
@@ -98,41 +85,9 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
 
 
 def network() -> str:
-    """Whom a call counts for: an IPv4 address, or the /64 of an IPv6 one, all of which one host can have."""
-    return _network_of(request.remote_addr or "")
-
-
-@lru_cache(REMEMBERED)
-def _network_of(text: str) -> str:
-    address = _address(text)
-    if address is None:
-        return _unreadable(text)
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address of a client as proxies write it: alone, with a port, in brackets, in quotation marks, with a zone
-    (X-Forwarded-For, and a node of RFC 7239 section 6). None for anything else."""
-    text = text.strip().strip('"').strip()
-    match = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
-    try:
-        return ipaddress.ip_address((match[1] if match else text).partition("%")[0])
-    except ValueError:
-        return None
-
-
-def _unreadable(text: str) -> str:
-    """An obfuscated name (RFC 7239 section 6.3) that a trusted proxy gives a client is one account. Others, such as
-    ``unknown`` or the path of a socket, share one."""
-    if text and text not in _warned and len(_warned) < _WARNED:
-        _warned.add(text)
-        log.warning("cannot read the address of a client, %r: is REGISTRY_PROXIES right?", text[:80])
-    name = text.strip().strip('"').partition(":")[0]
-    return name if _OBFUSCATED.fullmatch(name) else "unknown"
+    """Whom a call counts for, as `registry.web.client_address.Accounts` says."""
+    accounts: Accounts = current_app.extensions[ACCOUNTS]
+    return accounts.of(request.remote_addr or "", request.environ.get("HTTP_X_FORWARDED_FOR", ""))
 
 
 def _counts(response: Response) -> bool:

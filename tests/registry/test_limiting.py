@@ -15,6 +15,8 @@ from peerseal.errors import ConfigurationError
 from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.settings import Limits
+from registry.web.client_address import UNREADABLE_ACCOUNTS
+from registry.web.limiting import network
 from tests.registry.driver import Driver, settings_at
 from tests.support.redis import redis_server
 
@@ -240,24 +242,90 @@ def test_a_flooder_behind_a_proxy_with_ports_stops_no_newcomer(node: Node, form:
     assert refused(registry, "192.0.2.1", form.format(8)).status_code == 400
 
 
-def test_what_cannot_be_read_shares_one_account_and_is_logged_a_few_times(
-    node: Node, caplog: pytest.LogCaptureFixture
-) -> None:
+UNREADABLE = [
+    "unknown",
+    "unknown:80",
+    "host.example",
+    "300.1.2.3",
+    "[::1",
+    "\x7f",
+    "1.2.3.4.5:6",
+    "_hidden",
+    "a" * 9000,
+]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_who_cannot_be_told_apart_is_limited_and_stops_nobody_else(node: Node, text: str) -> None:
     registry = node(proxies=1)
-    odd = [
-        "unknown",
-        "unknown:80",
-        "host.example",
-        "300.1.2.3",
-        "[::1",
-        "a" * 9000,
-        "\x7f",
-        "1.2.3.4.5:6",
-        "_" + "a" * 999,
-    ]
-    answers = [refused(registry, "192.0.2.1", text).status_code for text in odd[: LIMIT + 1]]
+    assert statuses(registry, LIMIT + 1, "192.0.2.1", text)[-1] == 429
+    for other in (*UNREADABLE, "203.0.113.9", "2001:db8:9::1"):
+        if other != text:
+            assert refused(registry, "192.0.2.1", other).status_code == 400
+    assert refused(registry, "192.0.2.2", text).status_code == 400, "behind another proxy"
+    assert refused(registry, "192.0.2.1").status_code == 400, "the proxy itself"
+
+
+def test_a_flooder_whose_text_changes_with_each_call_does_not_escape(node: Node) -> None:
+    registry = node(proxies=1, limits=Limits(refusals_per_minute=1))
+    answers = [refused(registry, "192.0.2.1", f"host.example#{number}").status_code for number in range(3000)]
+    assert answers.count(400) <= UNREADABLE_ACCOUNTS
+    assert answers[-1] == 429
+
+
+@pytest.mark.parametrize("claimed", ['"', '"a', "a\\", '"[', ",,", "x, ,", '"203.0.113.9', "\t", "for=1.2.3.4;by="])
+def test_what_a_client_writes_before_its_address_does_not_matter(node: Node, claimed: str) -> None:
+    """An open quotation mark would swallow what the proxy adds, if quoted strings were read across commas."""
+    registry = node(proxies=1)
+    answers = statuses(registry, LIMIT + 1, "192.0.2.1", f"{claimed}, 198.51.100.7")
     assert answers == [400] * LIMIT + [429]
-    for text in odd:
+    assert refused(registry, "192.0.2.1", "198.51.100.7").status_code == 429
+    assert refused(registry, "192.0.2.1", f"{claimed}, 198.51.100.8").status_code == 400
+
+
+@pytest.mark.parametrize("written", ["198.51.100.7,", "198.51.100.7, ,", " , 198.51.100.7 ,", "x,\t198.51.100.7"])
+def test_empty_members_of_the_header_do_not_count(node: Node, written: str) -> None:
+    registry = node(proxies=1)
+    statuses(registry, LIMIT + 1, "192.0.2.1", written)
+    assert refused(registry, "192.0.2.1", "198.51.100.7").status_code == 429
+
+
+def test_of_two_proxies_the_outer_one_tells_the_client(node: Node) -> None:
+    registry = node(proxies=2)
+    statuses(registry, LIMIT + 1, "192.0.2.1", "198.51.100.7:4711, 10.0.0.1:80")
+    assert refused(registry, "192.0.2.1", "1.2.3.4, 198.51.100.7, 10.0.0.2").status_code == 429
+    assert refused(registry, "192.0.2.1", "198.51.100.7, 198.51.100.8, 10.0.0.1").status_code == 400
+    assert refused(registry, "192.0.2.1", "198.51.100.7").status_code == 400, "not through both: the peer's account"
+
+
+def test_a_registry_on_a_socket_file_tells_clients_apart(node: Node) -> None:
+    registry = node(proxies=1)
+    for text in ("198.51.100.7:1", "host.example"):
+        assert statuses(registry, LIMIT + 1, "", text)[-1] == 429
+    for text in ("198.51.100.8:1", "other.example"):
+        assert refused(registry, "", text).status_code == 400
+
+
+def test_an_address_that_cannot_be_read_is_logged_once(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    registry = node(proxies=1)
+    for text in (*UNREADABLE, "\x1b[2J"):
         refused(registry, "192.0.2.1", text)
-    assert caplog.text.count("cannot read the address of a client") <= 3
-    assert all(len(record.getMessage()) < 400 for record in caplog.records)
+    [warning] = [record for record in caplog.records if "is no address" in record.getMessage()]
+    assert "REGISTRY_PROXIES" in warning.getMessage()
+    assert len(warning.getMessage()) < 400
+
+
+def test_calls_that_wait_are_counted_by_the_same_address(node: Node) -> None:
+    registry = node(proxies=1, limits=Limits(waiting_calls_of_address=1, wait=2))
+    since = registry.registry.changes.waiting
+    with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.7:1"}):
+        one = network()
+    with registry.app.test_request_context(headers={"X-Forwarded-For": '"203.0.113.7:2"'}):
+        assert network() == one
+    with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.8:2"}):
+        other = network()
+    place = since.place(0, one)
+    assert place is not None
+    assert since.place(0, one) is None
+    assert since.place(0, other) is not None
+    since.end()

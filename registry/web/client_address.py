@@ -1,0 +1,84 @@
+"""From which address a call comes, where proxies stand in front.
+
+``REGISTRY_PROXIES`` counts the proxies that add to ``X-Forwarded-For``, so the address is in that place from its right:
+what stands before it the client may have written, quotation marks too. The header ``Forwarded`` (RFC 7239) is not read;
+an address in the form of its nodes is, since some proxies write that into X-Forwarded-For.
+"""
+
+import hashlib
+import ipaddress
+import logging
+import re
+from functools import lru_cache
+
+REMEMBERED = 10_000
+"""Texts whose address a process remembers."""
+LONGEST = 100
+"""Characters of a text that are looked at: an address with zone, port and quotation marks has fewer."""
+UNREADABLE_ACCOUNTS = 256
+"""Accounts of one proxy for clients whose address cannot be read. One flooder whose text mostly stays the same, keeps
+few others waiting; one whose text changes with each call gets that many times the limit, and no more."""
+
+log = logging.getLogger(__name__)
+
+_PORT = r":(?:[0-9]{0,5}|_[A-Za-z0-9._-]+)"
+_BRACKETED = re.compile(rf"\[([^\[\]]+)\](?:{_PORT})?")
+_WITH_PORT = re.compile(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}){_PORT}")
+
+
+class Accounts:
+    """Whom calls count for: an IPv4 address, or the /64 of an IPv6 one, all of which one host can have."""
+
+    def __init__(self, proxies: int) -> None:
+        self._proxies = proxies
+        self._told = False
+
+    def of(self, peer: str, forwarded_for: str) -> str:
+        """The account of a call: ``peer`` is the address of its connection, ``forwarded_for`` the header.
+
+        Where the header names fewer clients than there are proxies, the call did not come through all of them, and
+        counts for its peer. Where an address cannot be read, it counts for one of UNREADABLE_ACCOUNTS of its peer.
+        """
+        own = network_of(peer[:LONGEST]) or "unknown"  # the path of a socket, or nothing
+        members = [member for member in map(str.strip, forwarded_for.split(",")) if member]  # RFC 9110 section 5.6.1
+        if not self._proxies or len(members) < self._proxies:
+            return own
+        text = members[-self._proxies][:LONGEST]
+        return network_of(text) or self._unreadable(text, own)
+
+    def _unreadable(self, text: str, own: str) -> str:
+        """Also for ``unknown``, and for names that a proxy makes up, perhaps another one for each call (RFC 7239
+        section 6.3)."""
+        if not self._told:  # once: the texts may come from strangers
+            self._told = True
+            log.warning(
+                "X-Forwarded-For: %r, from %s, is no address, and its calls are limited as one of %d accounts; "
+                "expected is an address in place %d from the right (REGISTRY_PROXIES)",
+                *(text, own, UNREADABLE_ACCOUNTS, self._proxies),
+            )
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        return f"unreadable {int.from_bytes(digest[:4]) % UNREADABLE_ACCOUNTS} of {own}"
+
+
+@lru_cache(REMEMBERED)
+def network_of(text: str) -> str | None:
+    """The address, or the network of an IPv6 one; None for what is no address."""
+    address = address_in(text)
+    if address is None:
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def address_in(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a client as proxies write it: alone, with a port, in brackets, in quotation marks, with a zone
+    (X-Forwarded-For, and a node of RFC 7239 section 6). None for anything else."""
+    text = text.strip().strip('"').strip()
+    match = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
+    try:
+        return ipaddress.ip_address((match[1] if match else text).partition("%")[0])
+    except ValueError:
+        return None
