@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from peerseal.errors import CodedError, FetchError, MalformedToken
-from peerseal.peers.fetch import Answer, HttpFetcher
+from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
+from peerseal.peers.fetch import Answer, HttpFetcher, is_confidential
 from peerseal.protocol.documents import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
@@ -169,7 +169,9 @@ class HttpConsole:
     """On a registry over HTTP, with an operator token."""
 
     def __init__(self, url: str, token: str) -> None:
-        """Raises ConfigurationError for a URL that is none."""
+        """Raises ConfigurationError for a URL that is none, or over which the token could be read on a network."""
+        if not is_confidential(url):
+            raise ConfigurationError(f"an operator's token is sent over https or loopback only, not to {url}")
         self._fetcher = HttpFetcher([url])
         self._token = token
 

@@ -22,7 +22,7 @@ from peerseal.protocol.documents import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.named_keys import ACTIVE
-from peerseal.protocol.names import make_kid, service_id
+from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
 
 log = logging.getLogger("peerseal.identity")
 
@@ -52,6 +52,8 @@ class KeyKeeper:
         self._folder = folder
         self._trust = trust
         self._newcomer = newcomer
+        self.absent: str | None = None
+        """What should have admitted a first key and is not there, for the error of a newcomer that has nothing."""
         self._alg = alg
         self._schedule = schedule
         self._vouch = vouch
@@ -91,7 +93,14 @@ class KeyKeeper:
         if stamp is None and self._held.keys:
             log.error("%s was emptied; going on with the keys in memory", self._folder.path)
         elif stamp != self._stamp:
-            self._held, self._stamp = self._folder.load(), stamp
+            self._held, self._stamp = self._checked(self._folder.load()), stamp
+
+    def _checked(self, held: HeldKeys) -> HeldKeys:
+        """Keys of this service: its folder may have been swapped for another service's of the same user."""
+        for key in held.keys:
+            if split_service_id(split_kid(key.kid)[0])[1] != self._service:
+                raise ConfigurationError(f"{self._folder.path} holds {key.kid}, which is no key of {self._service}")
+        return held
 
     def ensure_registered(self) -> None:
         """Have a key that the registry knows: the folder's, or a new one by join token or platform token.
@@ -163,7 +172,7 @@ class KeyKeeper:
         except EnrolmentRefused as error:
             if self._newcomer is None and error.code == "missing_token":
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
-                raise ConfigurationError(message) from error
+                raise ConfigurationError(f"{message}: {self.absent}" if self.absent else message) from error
             raise
         log.info("registered %s %s", candidate.kid, _BY[type(self._newcomer)])
         return self._save_registered(candidate, statement, signs_from=self._clock())

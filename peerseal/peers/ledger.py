@@ -21,6 +21,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.names import split_service_id
+from peerseal.runtime.files import cache_folder
 
 log = logging.getLogger("peerseal.trust")
 
@@ -46,7 +47,7 @@ class SeenLedger:
 
     def __init__(self, fetcher: Callable[[], Fetcher], cache_dir: Path | None) -> None:
         self._fetcher = fetcher
-        self._cache_dir = cache_dir
+        self._folder = None if cache_dir is None else cache_folder(cache_dir)
         self._newest: _Seen | None = None
         self._agreed: dict[int, bytes] = {}
         self._on_file: _Seen | None = None
@@ -214,9 +215,9 @@ class SeenLedger:
         return kept.size <= newest.size and self._agreed.get(kept.size) == kept.root
 
     def _file(self, root: RegistryKeys) -> CheckpointFile | None:
-        if self._cache_dir is None:
+        if self._folder is None:
             return None
-        return CheckpointFile(self._cache_dir, root.subject, root.root.thumbprint)
+        return CheckpointFile(self._folder, root.subject, root.root.thumbprint)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()

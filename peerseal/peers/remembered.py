@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peerseal.protocol.checkpoint import MAX_NOTE_BYTES
-from peerseal.runtime.files import PrivateFolder
+from peerseal.runtime.files import Folder
+from peerseal.runtime.locks import unlock
 
 _PATIENCE = 0.5
 """Seconds to wait for another process, which needs some microseconds; one that was stopped must hold up nobody."""
@@ -20,37 +21,34 @@ _PAUSE = 0.01
 
 
 class CheckpointFile:
-    """The file in ``folder`` (made on first use) for a ``domain`` and its root key's thumbprint ``pin``. All methods
-    raise OSError; ConfigurationError where others could change the folder."""
+    """The file in ``folder`` for a ``domain`` and its root key's thumbprint ``pin``. All methods raise OSError or
+    ConfigurationError."""
 
-    def __init__(self, folder: Path, domain: str, pin: str) -> None:
-        self._folder = PrivateFolder(folder, "PEERSEAL_CACHE_DIR", readable=True)
+    def __init__(self, folder: Folder, domain: str, pin: str) -> None:
+        self._folder = folder
         self._name = f"ledger-{domain}-{pin}.checkpoint"
 
     @property
     def path(self) -> Path:
-        """Where it is, or would be."""
+        """Where it is, for messages."""
         return self._folder.shown / self._name
 
     def read(self) -> str | None:
         """The note, not verified; None where there is none. Bytes that are no text read as signs that no note has."""
-        if not self._folder.exists():
-            return None
         try:
-            return self._folder.read(self._name, MAX_NOTE_BYTES + 1)[0].decode("utf-8", "replace")
+            return self._folder.read(self._name, MAX_NOTE_BYTES + 1).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the one process and thread that changes the file. Raises TimeoutError, an OSError."""
-        handle = self._folder.open(f"{self._name.removesuffix('.checkpoint')}.lock", os.O_CREAT | os.O_RDWR)
+        handle = self._folder.open(self.path.with_suffix(".lock").name, os.O_CREAT | os.O_RDWR)
         try:
             self._wait_for(handle)
             yield
         finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open too
-            os.close(handle)
+            unlock(handle)
 
     def replace(self, note: str) -> None:
         """Put another note in place in one step, mode 0600: a reader, or a host that loses power, sees the old one or

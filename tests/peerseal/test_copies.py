@@ -113,14 +113,29 @@ class TestFolder:
             folder.saw("keys-a.jwt", 3)
         assert caplog.text.count("no copies of documents can be kept") == 1
 
-    def test_a_folder_that_others_may_change_is_not_used(
+    def test_a_folder_of_ours_that_others_may_change_is_tightened(
         self, folder: CopyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "cache").mkdir()
-        (tmp_path / "cache").chmod(0o1777)
+        (tmp_path / "cache").chmod(0o777)
         folder.write("keys-a.jwt", "a.b.c", NOW)
-        assert folder.read("keys-a.jwt") is None
-        assert "every user may write there" in caplog.text
+        assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o755
+        assert "others had access (mode 0777, owner" in caplog.text
+
+    def test_a_thousand_names_that_strangers_make_up_leave_one_file(self, folder: CopyFolder, tmp_path: Path) -> None:
+        for number in range(1000):
+            with folder.locked(f"keys-made-up-{number}.jwt") as alone:
+                assert alone
+        assert [file.name for file in (tmp_path / "cache" / "documents-pin").iterdir()] == ["locks"]
+
+    def test_a_file_that_is_none_of_ours_stays_however_old_it_is(self, folder: CopyFolder, tmp_path: Path) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        inner = tmp_path / "cache" / "documents-pin"
+        for name in ("notes.txt", "other.pem", "locks", "changes.leads"):
+            (inner / name).touch()
+            os.utime(inner / name, (0, 0))
+        another(tmp_path).write("keys-b.jwt", "a.b.c", NOW)
+        assert {"notes.txt", "other.pem", "locks", "changes.leads"} <= {file.name for file in inner.iterdir()}
 
 
 class TestNews:

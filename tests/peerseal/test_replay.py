@@ -218,9 +218,8 @@ class TestFileReplayGuardFailsClosed:
             guard.claim("issuer", "jti", UNTIL)
         return True
 
-    def test_where_the_folder_is_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("")
-        assert self.refuses(tmp_path / "file" / "replay.sqlite3")
+    def test_where_the_folder_is_missing(self, tmp_path: Path) -> None:
+        assert self.refuses(tmp_path / "missing" / "replay.sqlite3")
 
     def test_where_the_path_is_a_folder(self, tmp_path: Path) -> None:
         assert self.refuses(tmp_path)
