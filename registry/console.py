@@ -254,6 +254,7 @@ class HttpConsole:
         entry = members.pop("entry", None)
         if type(entry) is not int:
             raise FetchError("the registry's answer does not say which entry set what holds")
+        members.pop("warning", None)  # the command looks itself, also without HTTP
         return {"entry": entry, "setting": members}
 
     def _call(self, method: str, path: str, body: Json | None = None) -> Json:

@@ -134,7 +134,7 @@ def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str |
     console, name = the_console(url), check_service(service)
     entry = console.policy(name)["entry"] if seen is None else seen
     done = console.set_policy(name, body, entry)
-    if not _is_known(console, name):
+    if done["setting"]["allow"] is not None and not _is_known(console, name):
         say(f"warning: no key of {name} was ever registered; is that the service's name?", error=True)
     return done
 

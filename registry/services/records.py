@@ -55,6 +55,12 @@ class Records:
         following = page[-1].admitted_seq if len(page) == size else None
         return {"service": service, "keys": [record_json(domain, key, now) for key in page], "next": following}
 
+    def has_keys(self, service: str) -> bool:
+        """Whether any key of the service was ever registered. Raises InvalidName."""
+        check_service(service)
+        with self._store.read() as connection:
+            return bool(keys.page(connection, service, 0, 1))
+
     def services(self, after: str = "", limit: int | None = None) -> dict[str, Any]:
         """``{"services": [{"service", "seq", "active_keys"}], "next"}``, by name behind ``after``."""
         size, now = self._size(limit), int(self._clock())

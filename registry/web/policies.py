@@ -26,6 +26,8 @@ from registry.web.wire import (
 blueprint = Blueprint("policies", __name__, url_prefix="/v1")
 
 RESTRICTED = "private, no-store"
+UNKNOWN_SERVICE = "no key of this service was ever registered; is that the service's name?"
+"""A policy may be there before its service, and it may be for a misspelt name."""
 _LAST = 10**18 - 1
 _ENTRY = re.compile(r"0|[1-9][0-9]{0,17}")
 
@@ -61,7 +63,8 @@ def set_policy(service: str) -> Response:
     by = _operator(Role.OPERATOR).by
     seen, body = _seen(), _body()
     done = registry().policies.set_policy(service, body, seen, by)
-    return _answer(done)
+    known = done.value is None or registry().records.has_keys(service)
+    return _answer(done, None if known else UNKNOWN_SERVICE)
 
 
 @blueprint.get("/domain")
@@ -112,16 +115,19 @@ def _seen() -> frozenset[int]:
 
 
 def _body() -> dict[str, Any]:
-    """As it was answered, or without its ``entry``: If-Match says what is to be replaced."""
+    """As it was answered, or without its ``entry`` and ``warning``: If-Match says what is to be replaced."""
     members = json_body()
+    if type(members.pop("warning", "")) is not str:
+        raise BadRequest("malformed_body", "member warning is no text")
     entry = members.pop("entry", 0)
     if type(entry) is not int or not 0 <= entry <= _LAST:
         raise BadRequest("malformed_body", "member entry is not the number of an entry")
     return members
 
 
-def _answer(setting: Setting[CallPolicy | None] | Setting[DomainSettings]) -> Response:
-    response = private_json({**setting_members(setting.value), "entry": setting.seq})
+def _answer(setting: Setting[CallPolicy | None] | Setting[DomainSettings], warning: str | None = None) -> Response:
+    more = {} if warning is None else {"warning": warning}
+    response = private_json({**setting_members(setting.value), "entry": setting.seq, **more})
     response.headers["ETag"] = f'"{setting.seq}"'
     response.headers["Cache-Control"] = f"no-store, {NO_TRANSFORM}"
     return response

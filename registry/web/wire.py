@@ -35,7 +35,8 @@ WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
-_ENTITY_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*?)(?:[-;:+]{1,2}(?:gzip|br|zstd|deflate))?"')
+_ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*?)(?:[-;:+]{1,2}(?:gzip|br|zstd|deflate))?"'
+_ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
 _LONGEST_TAGS = 4096  # characters of a header that are looked at
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -198,8 +199,11 @@ def _names(if_none_match: str, etag: str) -> bool:
 
 def entity_tags(header: str) -> set[str]:
     """The opaque tags in If-Match or If-None-Match, of weak ones too, and without the suffix of a proxy that encodes
-    answers: nginx makes ``"N"`` weak, Apache makes it ``"N-gzip"``, and either sends it back."""
-    return {match[1] for match in _ENTITY_TAG.finditer(header[:_LONGEST_TAGS])}
+    answers: nginx makes ``"N"`` weak, Apache makes it ``"N-gzip"``, and either sends it back. A header that is no list
+    of tags names none."""
+    if len(header) > _LONGEST_TAGS or not _ENTITY_TAGS.fullmatch(header):
+        return set()
+    return {match[1] for match in re.finditer(_ENTITY_TAG, header)}
 
 
 @lru_cache(4096)

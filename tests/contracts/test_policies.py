@@ -83,6 +83,7 @@ def patient(registry: Driver) -> Iterator[Driver]:
 
 
 def test_a_policy_is_laid_down_signed_entered_and_noted(registry: Driver, clock: Clock) -> None:
+    registry.joined(key(), "billing")
     done = put(registry, BILLING, {"allow": {"client": ["invoices:read"], "*": []}})
     assert (done.status_code, done.headers["ETag"]) == (200, f'"{head(registry)}"')
     assert done.get_json() == {"allow": ALLOW, "restricted": False, "entry": head(registry)}
@@ -252,6 +253,29 @@ def test_an_etag_that_a_proxy_changed_still_names_its_entry(registry: Driver, fo
     document = registry.client.get(f"{BILLING}.jwt")
     known = form.format(document.headers["ETag"].strip('"'))
     assert registry.client.get(f"{BILLING}.jwt", headers={"If-None-Match": known}).status_code == 304
+
+
+@pytest.mark.parametrize("form", ['x"{}"', '"{}"x', '"{}""7"', '"{}" "7"', "'{}'", 'w/"{}"', '"{}", ?', '"{}'])
+def test_a_header_that_is_no_list_of_etags_names_nothing(registry: Driver, form: str) -> None:
+    assert outcome(put(registry, BILLING, {"allow": ALLOW}, form.format(0))) == (412, "precondition_failed")
+    document = registry.client.get(f"{BILLING}.jwt")
+    known = form.format(document.headers["ETag"].strip('"'))
+    assert registry.client.get(f"{BILLING}.jwt", headers={"If-None-Match": known}).status_code == 200
+
+
+def test_a_policy_for_a_service_without_keys_is_answered_with_a_warning(registry: Driver) -> None:
+    answer = put(registry, BILLING, {"allow": ALLOW})
+    assert "no key of this service" in answer.get_json()["warning"]
+    again = put(registry, BILLING, answer.get_json(), answer.headers["ETag"])
+    assert (again.status_code, again.headers["ETag"]) == (200, answer.headers["ETag"]), "it can be sent back as it came"
+    registry.joined(key(), "billing")
+    assert "warning" not in put(registry, BILLING, {"allow": None}, answer.headers["ETag"]).get_json()
+    assert "warning" not in registry.client.get(BILLING, headers=registry.operator).get_json()
+
+
+@pytest.mark.parametrize("warning", [None, 1, [], {}])
+def test_a_warning_that_is_no_text_is_refused(registry: Driver, warning: Any) -> None:
+    assert outcome(put(registry, BILLING, {"allow": ALLOW, "warning": warning})) == (400, "malformed_body")
 
 
 def test_an_answer_can_be_sent_back_as_it_came(registry: Driver) -> None:

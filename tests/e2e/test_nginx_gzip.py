@@ -13,7 +13,7 @@ from tests.e2e.test_nginx import nginx_program
 from tests.support.processes import LOOPBACK, Process, free_port
 from tests.support.stack import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
+pytestmark = [pytest.mark.e2e, pytest.mark.nginx, pytest.mark.thorough]
 
 CONF = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}
@@ -43,7 +43,7 @@ def operate(url: str, token: str, *arguments: str) -> dict[str, object]:
     command = [str(BIN / "peerseal-registry"), *arguments, "--url", url, "--json"]
     settings = environment({"PEERSEAL_OPERATOR_TOKEN": token})
     ended = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, "Error" in ended.stderr, "Traceback" in ended.stderr) == (0, False, False), ended.stderr
     found: dict[str, object] = json.loads(ended.stdout)
     return found
 
@@ -62,3 +62,27 @@ def test_policies_are_read_and_replaced_through_it(stack: Stack, nginx: str) -> 
     sent = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "If-Match": answer.headers["ETag"]}
     replaced = requests.put(f"{nginx}/v1/services/billing/policy", data=answer.content, headers=sent, timeout=5)
     assert replaced.status_code == 200
+
+
+DOCUMENTS = [
+    "/.well-known/peerseal-registry",
+    "/.well-known/jwks.json",
+    "/v1/domain.jwt",
+    "/ledger/checkpoint",
+    "/ledger/tile/0/000.p/1",
+    "/ledger/tile/entries/000.p/1",
+    "/openapi.json",
+    "/docs",
+]
+
+
+def test_every_document_is_asked_for_again_by_the_etag_that_nginx_made_of_it(nginx: str) -> None:
+    """Each worker signs documents itself, so that an ETag is asked for until the worker that made it answers."""
+    for path in DOCUMENTS:
+        first = requests.get(nginx + path, timeout=5)
+        assert first.status_code == 200, path
+        assert "no-transform" in first.headers["Cache-Control"], path
+        tag = first.headers["ETag"]
+        for known in (tag, f'"x", {tag}', f'W/"{tag.removeprefix("W/")[1:-1]}-gzip"'):
+            answers = [requests.get(nginx + path, headers={"If-None-Match": known}, timeout=5) for _ in range(40)]
+            assert 304 in {answer.status_code for answer in answers}, (path, known)

@@ -173,8 +173,9 @@ SCHEMAS: Json = {
             },
             "entry": SET_BY,
             "restricted": {"type": "boolean", "description": "Told only to those that it names."},
+            "warning": {"type": "string", "description": "In an answer: what may be a mistake in the change."},
         },
-        optional=("restricted", "entry"),
+        optional=("restricted", "entry", "warning"),
     ),
     "Domain": exactly(
         {
