@@ -109,16 +109,22 @@ class HttpFetcher:
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
     ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts.
+    ``clock`` counts the seconds for which a URL that hung rests.
     """
 
     def __init__(
-        self, urls: Sequence[str], limits: FetchLimits | None = None, *, ca_file: str | os.PathLike[str] | None = None
+        self,
+        urls: Sequence[str],
+        limits: FetchLimits | None = None,
+        *,
+        ca_file: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._urls = tuple(_base_url(url) for url in urls)
         if not self._urls:
             raise ConfigurationError("no registry URL is given")
         self._limits = limits or FetchLimits()
-        self._health = MirrorHealth(self._urls, self._limits)
+        self._health = MirrorHealth(self._urls, self._limits, clock)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
         self._session: requests.Session | None = None
         self._kept: set[socket] = set()
