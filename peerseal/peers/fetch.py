@@ -112,6 +112,7 @@ class HttpFetcher:
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
     ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts. With
     ``elsewhere`` no connection may lead to this machine, as for a URL that a stranger named (see `TimedAdapter`).
+    ``clock`` counts the seconds for which a URL that hung rests.
     """
 
     def __init__(
@@ -121,12 +122,13 @@ class HttpFetcher:
         *,
         ca_file: str | os.PathLike[str] | None = None,
         elsewhere: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._urls = tuple(_base_url(url) for url in urls)
         if not self._urls:
             raise ConfigurationError("no registry URL is given")
         self._limits = limits or FetchLimits()
-        self._health = MirrorHealth(self._urls, self._limits)
+        self._health = MirrorHealth(self._urls, self._limits, clock)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
         self._elsewhere = elsewhere
         self._session: requests.Session | None = None

@@ -16,18 +16,16 @@ from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import served
-from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused, unreachable
+from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, hangs, misbehaving, refused, unreachable
 from tests.support.wire import raw_server
 
 LIMITS = FetchLimits(connect_timeout=0.2, read_timeout=0.25, total_timeout=0.5, max_bytes=1000)
-IN_TIME = 4 * LIMITS.total_timeout
-"""Seconds: these servers go on for more than twice as long."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/jwt\r\n"
 
 
 def until_it_is_given_up(connection: socket.socket, piece: bytes, pause: float) -> None:
     """Send the piece again and again until the other side has gone, or far too long after."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + FAR_TOO_LONG
     while time.monotonic() < deadline:
         connection.sendall(piece)
         time.sleep(pause)

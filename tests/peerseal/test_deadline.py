@@ -13,12 +13,10 @@ from peerseal.peers.patience import no_longer_than
 from peerseal.requests import PeerSession
 from tests.peerseal.served import Child
 from tests.support.certificates import Authority
-from tests.support.misbehaving import Behaviour, misbehaving
+from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, misbehaving
 from tests.support.wire import NOW, Keys, Service
 
 DEADLINE = 0.25
-IN_TIME = 8 * DEADLINE
-"""Seconds: without a deadline the servers here would go on for twice as long."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -38,7 +36,7 @@ def trickles(head: bytes, piece: bytes = b"x") -> Behaviour:
 
     def behave(connection: socket.socket) -> None:
         connection.sendall(head)
-        until = time.monotonic() + 5
+        until = time.monotonic() + FAR_TOO_LONG
         while time.monotonic() < until:
             connection.sendall(piece)
             time.sleep(0.05)
@@ -110,7 +108,7 @@ def tls(folder: Path) -> tuple[ssl.SSLContext, str]:
 @pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
 def test_a_body_that_is_taken_by_drips_ends_with_the_deadline(caller: Service, tmp_path: Path, secured: bool) -> None:
     def drips(connection: socket.socket) -> None:
-        until = time.monotonic() + 5
+        until = time.monotonic() + FAR_TOO_LONG
         while time.monotonic() < until and connection.recv(1 << 14):
             time.sleep(0.02)
 
@@ -168,7 +166,7 @@ def test_whoever_may_wait_less_waits_less(caller: Service) -> None:
     with misbehaving(HEAD) as server:
         began = time.monotonic()
         with pytest.raises(requests.ReadTimeout), no_longer_than(0.1):
-            session(caller, server.url, deadline=5.0).get("/")
+            session(caller, server.url, deadline=FAR_TOO_LONG).get("/")
         assert time.monotonic() - began < IN_TIME
 
 

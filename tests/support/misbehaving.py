@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 Behaviour = Callable[[socket.socket], None]
 
+FAR_TOO_LONG = 60.0
+"""Seconds for which a server goes on that is never given up."""
+IN_TIME = 15.0
+"""Seconds in which a server is given up by limits of a second and less. Far more than that, for a busy machine, and far
+less than the server goes on for where the limits do not hold."""
+
 
 @dataclass
 class Misbehaving:
@@ -26,7 +32,7 @@ def misbehaving(behave: Behaviour, tls: ssl.SSLContext | None = None) -> Iterato
     server = Misbehaving(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}")
 
     def answer(accepted: socket.socket) -> None:
-        accepted.settimeout(5)
+        accepted.settimeout(FAR_TOO_LONG)
         with suppress(OSError), accepted if tls is None else tls.wrap_socket(accepted, server_side=True) as connection:
             connection.recv(65536)
             server.asked += 1
