@@ -14,6 +14,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
+from urllib.request import getproxies
 from weakref import WeakSet
 
 import requests
@@ -30,6 +31,7 @@ from urllib3.exceptions import (
 )
 
 from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
+from peerseal.peers.addresses import is_loopback
 from peerseal.peers.context import current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
@@ -164,6 +166,18 @@ class PeerSession(requests.Session):
         elif self._origin.target(response.url) is None:
             self._sent_back.add(prepared_request)
 
+    def rebuild_proxies(
+        self, prepared_request: requests.PreparedRequest, proxies: Mapping[str, str] | None
+    ) -> dict[str, str]:
+        """The proxies of a redirect's target, by the rule of any other request: those that the environment named for
+        the first URL are looked up again, so that ``NO_PROXY`` counts, and loopback has none."""
+        if is_loopback(prepared_request.url or ""):
+            prepared_request.headers.pop("Proxy-Authorization", None)
+            return {}
+        found = set(getproxies().values()) if self.trust_env else set()
+        given = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy not in found}
+        return super().rebuild_proxies(prepared_request, given)
+
     def _settle_body(self, request: requests.PreparedRequest) -> None:
         """Make the body bytes: what is signed is then what every attempt sends, whatever becomes of a file."""
         body: Any = request.body
@@ -233,7 +247,7 @@ class SigningAdapter(TimedAdapter):
         timeout: Any = None,
         verify: bool | str = True,
         cert: Any = None,
-        proxies: dict[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
         notice_fork()

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from peerseal.errors import CodedError, MalformedToken
-from peerseal.peers.fetch import Answer, HttpFetcher
+from peerseal.errors import CodedError, ConfigurationError, MalformedToken
+from peerseal.peers.fetch import Answer, HttpFetcher, is_confidential
 from peerseal.protocol.documents import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
@@ -168,7 +168,11 @@ class HttpConsole:
     """On a registry over HTTP, with an operator token."""
 
     def __init__(self, url: str, token: str) -> None:
-        """Raises ConfigurationError for a URL that is none."""
+        """Raises ConfigurationError for a URL that is none, or that would have the token read on a network."""
+        if not is_confidential(url):
+            raise ConfigurationError(
+                f"--url {url}: an operator's token is sent over https, or over http to loopback; give an https URL"
+            )
         self._fetcher = HttpFetcher([url])
         self._token = token
 

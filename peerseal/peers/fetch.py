@@ -1,12 +1,14 @@
 """The one network seam: every call to a registry is made here, and only FetchError leaves.
 
-Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file. Redirects are
+Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file, and no proxy to
+loopback. Redirects are
 not followed because an answer from somewhere else is not the answer that was asked for. No mirror is trusted: what is
 signed is asked of one after the other until an answer passes its reader's checks.
 """
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +22,20 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
+from peerseal.peers.addresses import is_loopback
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
-from peerseal.peers.timed import TimedAdapter, noting_connections
+from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
 
 log = logging.getLogger("peerseal.fetch")
 
 T = TypeVar("T")
 
 _CHUNK = 64 * 1024
+_ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +90,17 @@ class HttpFetcher:
     """A Fetcher over HTTP with `requests`, one connection pool a process.
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
-    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts.
+    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts. With
+    ``remote_only`` no address of this machine is connected to: for URLs that another machine named.
     """
 
     def __init__(
-        self, urls: Sequence[str], limits: FetchLimits | None = None, *, ca_file: str | os.PathLike[str] | None = None
+        self,
+        urls: Sequence[str],
+        limits: FetchLimits | None = None,
+        *,
+        ca_file: str | os.PathLike[str] | None = None,
+        remote_only: bool = False,
     ) -> None:
         self._urls = tuple(_base_url(url) for url in urls)
         if not self._urls:
@@ -99,6 +108,7 @@ class HttpFetcher:
         self._limits = limits or FetchLimits()
         self._health = MirrorHealth(self._urls, self._limits)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
+        self._remote_only = remote_only
         self._session: requests.Session | None = None
         self._kept: set[socket] = set()
         self._pid = 0
@@ -206,7 +216,7 @@ class HttpFetcher:
                 names = {name.lower(): value for name, value in response.headers.items()}
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             kind = AnswerTooSlow if _is_slow(error) else FetchError
-            raise kind(f"{method} {url}: {type(error).__name__}") from error
+            raise kind(f"{method} {url}: {_reason(error)}") from error
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
@@ -228,8 +238,15 @@ class HttpFetcher:
                 self._session, self._pid = requests.Session(), os.getpid()
                 self._session.auth = _no_auth
                 for scheme in ("http://", "https://"):
-                    self._session.mount(scheme, TimedAdapter())
+                    self._session.mount(scheme, TimedAdapter(remote_only=self._remote_only))
             return self._session
+
+    def close(self) -> None:
+        """Give up this process's connections. A call made later opens new ones."""
+        with self._lock:
+            if self._session is not None and self._pid == os.getpid():
+                self._session.close()
+            self._session = None
 
     def _forget_lock(self) -> None:
         self._lock = threading.Lock()
@@ -253,9 +270,10 @@ def _is_slow(error: BaseException) -> bool:
     return isinstance(error, (requests.exceptions.ReadTimeout, ReadTimeoutError, TimeoutError))
 
 
-def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine, by one of the three names that can mean nothing else."""
-    return urlsplit(url).hostname in _LOOPBACK
+def _reason(error: BaseException) -> str:
+    """The error's name, since its text may quote what was sent; of a connection that led astray, where it led."""
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    return cause.text if isinstance(cause, WrongAddress) else type(error).__name__
 
 
 def is_confidential(url: str) -> bool:
@@ -267,8 +285,11 @@ def is_confidential(url: str) -> bool:
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is none
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
+    if _ODD.search(url):  # parsers differ about what they mean
+        raise ConfigurationError("a registry URL has no white space, control character or backslash")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -24,7 +24,8 @@ from peerseal.errors import (
     UnknownKey,
     WrongIssuer,
 )
-from peerseal.peers.fetch import HttpFetcher, is_confidential, is_loopback
+from peerseal.peers.addresses import is_loopback, literal, local_class
+from peerseal.peers.fetch import HttpFetcher, is_confidential
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits, IssuerLimits
 from peerseal.protocol.keys import PublicKey
@@ -64,7 +65,10 @@ class OidcIssuer:
         loopback.
         """
         limits = limits or IssuerLimits()
-        web = _Web(limits.fetch, ca_file)
+        configured = [check_issuer_url(issuer, "issuer")]
+        if jwks_url is not None:
+            configured.append(check_issuer_url(jwks_url, "jwks_url"))
+        web = _Web(limits.fetch, ca_file, configured, remote=not is_loopback(issuer))
         reader = _reader(issuer, web, jwks_url, None if jwks_file is None else Path(jwks_file))
         return cls(issuer, IssuerKeys(reader, limits, clock), clock)
 
@@ -162,24 +166,47 @@ class IssuerKeys:
 
 
 class _Web:
-    """Documents by their URLs, through the one network seam; one fetcher a server."""
+    """Documents by their URLs, through the one network seam.
 
-    def __init__(self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None) -> None:
+    Servers that an operator configured have a fetcher each. All others, which the issuer names, share one that is made
+    again for another server: an issuer that names a new one each time opens no more than one pool of connections.
+    """
+
+    def __init__(
+        self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None, configured: Sequence[str], *, remote: bool
+    ) -> None:
+        """``remote``: what the issuer names must be on another machine."""
         self.max_bytes = limits.max_bytes
         self._limits = limits
         self._ca_file = ca_file
-        self._fetchers: dict[str, HttpFetcher] = {}
+        self._remote = remote
+        servers = {_server(url) for url in configured}
+        self._configured = {server: HttpFetcher([server], limits, ca_file=ca_file) for server in servers}
+        self._named: tuple[str, HttpFetcher] | None = None
 
     def get(self, url: str) -> bytes:
-        """The document. Raises FetchError."""
+        """The document. Raises FetchError. One thread at a time: `IssuerKeys` sees to it."""
         parts = urlsplit(url)
-        server = f"{parts.scheme}://{parts.netloc}"
-        if server not in self._fetchers:
-            self._fetchers[server] = HttpFetcher([server], self._limits, ca_file=self._ca_file)
-        answer = self._fetchers[server].call("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        answer = self._fetcher(_server(url)).call("GET", target)
         if answer.status != 200:
             raise FetchError(f"{url} answered {answer.status}", answer.status)
         return answer.body
+
+    def _fetcher(self, server: str) -> HttpFetcher:
+        if server in self._configured:
+            return self._configured[server]
+        if self._named is None or self._named[0] != server:
+            if self._named is not None:
+                self._named[1].close()
+            made = HttpFetcher([server], self._limits, ca_file=self._ca_file, remote_only=self._remote)
+            self._named = server, made
+        return self._named[1]
+
+
+def _server(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def check_issuer_url(url: str, what: str) -> str:
@@ -197,20 +224,23 @@ def check_issuer_url(url: str, what: str) -> str:
 
 def check_jwks_uri(jwks_uri: str, issuer: str) -> str:
     """The URI itself if the issuer may name it in its discovery document: as `check_issuer_url`, and a remote issuer
-    sends nobody to a port of this machine. Raises ConfigurationError."""
+    sends nobody to an address of this machine. Where a name leads is checked once it is connected to. Raises
+    ConfigurationError."""
     check_issuer_url(jwks_uri, "jwks_uri")
-    if is_loopback(jwks_uri) and not is_loopback(issuer):
-        raise ConfigurationError("jwks_uri of a remote issuer is on loopback")
+    if is_loopback(issuer):
+        return jwks_uri
+    address = literal(urlsplit(jwks_uri).hostname or "")
+    kind = "loopback" if is_loopback(jwks_uri) else local_class(address) if address is not None else None
+    if kind is not None:
+        raise ConfigurationError(f"jwks_uri of a remote issuer is a {kind} address")
     return jwks_uri
 
 
 def _reader(issuer: str, web: _Web, jwks_url: str | None, jwks_file: Path | None) -> KeySetReader:
-    check_issuer_url(issuer, "issuer")
     if jwks_file is not None:
         return lambda: _file(jwks_file, web.max_bytes)
     if jwks_url is not None:
-        checked = check_issuer_url(jwks_url, "jwks_url")
-        return lambda: web.get(checked)
+        return lambda: web.get(jwks_url)
 
     def discover() -> bytes:
         document = web.get(issuer.rstrip("/") + DISCOVERY)

@@ -4,21 +4,28 @@ A socket's timeout, and so that of `requests`, begins anew with every byte: whoe
 one, holds up a thread for as long as he likes. Here each read from a connection waits no longer than its thread still
 may, be it for a head, a proxy's answer or a body, and so does each write. Where nothing bounds the thread, the timeout
 of `requests` is all there is.
+
+They also go where they were meant to: a call to loopback goes through no proxy, whatever the environment or the caller
+says, and a connection is looked at before a byte is sent on it (`peerseal.peers.addresses`).
 """
 
 import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum, auto
 from functools import cache
 from http.client import HTTPResponse
 from io import BufferedReader, RawIOBase
 from typing import Any, cast
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, PoolManager
+from urllib3.exceptions import NewConnectionError
 
+from peerseal.peers.addresses import is_loopback, wrong_address
 from peerseal.peers.patience import time_left
 
 _PIECE = 1 << 14  # bytes of a record of TLS, at most
@@ -38,16 +45,52 @@ class TimedAdapter(HTTPAdapter):
     falls silent: `requests` raises ReadTimeout for a head, and ConnectionError for a body, be it ours or the answer's.
 
     Each read asks anew how long it may wait: nothing is left of one call on a connection that another one uses again.
+    With ``remote_only`` it connects to no address of this machine; through a proxy, the proxy decides that.
     """
+
+    def __init__(self, *arguments: Any, remote_only: bool = False, **options: Any) -> None:
+        self._route = _Route.REMOTE if remote_only else _Route.DIRECT
+        super().__init__(*arguments, **options)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """See HTTPAdapter."""
         super().init_poolmanager(*arguments, **options)
-        _time(self.poolmanager)
+        _time(self.poolmanager, self._route)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> PoolManager:
         """See HTTPAdapter."""
-        return _time(super().proxy_manager_for(proxy, **options))
+        return _time(super().proxy_manager_for(proxy, **options), _Route.PROXY)
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """See HTTPAdapter: what goes to loopback goes there directly. A proxy would read it."""
+        used = {} if is_loopback(request.url or "") else dict(proxies or {})
+        return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=used)
+
+
+class WrongAddress(NewConnectionError):
+    """The host leads where it must not; nothing was sent. ``text`` says where."""
+
+    def __init__(self, connection: Any, text: str) -> None:
+        super().__init__(connection, text)
+        self.text = text
+
+
+class _Route(Enum):
+    """How a connection reaches its server, and so what its address says."""
+
+    DIRECT = auto()
+    REMOTE = auto()
+    """Directly, and never to this machine."""
+    PROXY = auto()
+    """Its address is the proxy's."""
 
 
 @contextmanager
@@ -94,6 +137,19 @@ class _Timed:
     """Mixed into a connection. What is sent leaves it in pieces, since TLS gives each record a timeout of its own."""
 
     response_class = _TimedResponse
+    route = _Route.DIRECT
+
+    def _new_conn(self) -> socket.socket:
+        """As urllib3's, which its own SOCKS connections replace too: the one place before TLS begins."""
+        connection: Any = self
+        made: socket.socket = super()._new_conn()  # type: ignore[misc]
+        if self.route is _Route.PROXY:
+            return made
+        wrong = wrong_address(connection.host, made, remote_only=self.route is _Route.REMOTE)
+        if wrong is not None:
+            made.close()
+            raise WrongAddress(connection, wrong)
+        return made
 
     def send(self, data: Any) -> None:
         connection: Any = self
@@ -112,17 +168,17 @@ def _bound(connection: socket.socket, timeout: float | None) -> None:
     connection.settimeout(min(timeout or left, left) if left < math.inf else timeout)
 
 
-def _time(manager: PoolManager) -> PoolManager:
+def _time(manager: PoolManager, route: _Route) -> PoolManager:
     """The manager, whose pools of whatever sort (a SOCKS proxy has its own) make timed connections from now on."""
     pools = manager.pool_classes_by_scheme
-    manager.pool_classes_by_scheme = {scheme: _timed(pool) for scheme, pool in pools.items()}
+    manager.pool_classes_by_scheme = {scheme: _timed(pool, route) for scheme, pool in pools.items()}
     return manager
 
 
 @cache
-def _timed(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+def _timed(pool: type[HTTPConnectionPool], route: _Route) -> type[HTTPConnectionPool]:
     connection: Any = pool.ConnectionCls
     if connection.response_class is _TimedResponse:
         return pool
-    timed = type(f"Timed{connection.__name__}", (_Timed, connection), {})
+    timed = type(f"Timed{connection.__name__}", (_Timed, connection), {"route": route})
     return type(f"Timed{pool.__name__}", (pool,), {"ConnectionCls": timed})
