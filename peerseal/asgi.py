@@ -14,6 +14,7 @@ One check runs before the application sees anything of a request: the caller, th
 refused unless public: a request token binds one request, and not what follows it.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -33,11 +34,24 @@ from peerseal.errors import (
     Replayed,
     WrongBinding,
 )
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
+from peerseal.gate import (
+    ANY_ALLOWED,
+    PUBLIC,
+    REFUSALS,
+    Need,
+    Record,
+    answer,
+    check_need,
+    check_options,
+    lacking,
+    lacking_user,
+    verifier_of,
+)
 from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol.tokens import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:
@@ -50,6 +64,8 @@ Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("peerseal")
 
 _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the signature is checked. A longer one is read once that is good, and then all
@@ -108,6 +124,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
+        check_options(header, max_body)
         self._app = app
         self._needs = needs if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
         self._report_only = report_only
@@ -145,7 +162,11 @@ class PeerAuth:
         for place, root in self._own_roots:
             if _is_below(told, place) and _route_path(path, root) != _route_path(told, place):
                 return _NOBODY
-        return self._needs(scope.get("method", "GET"), told)
+        need: object = self._needs(scope.get("method", "GET"), told)
+        if isinstance(need, Need):
+            return need
+        log.error("needs gives %s for %r, and no Need: nobody may call it", type(need).__name__, told)
+        return _NOBODY
 
     @cached_property
     def _own_roots(self) -> tuple[tuple[str, str], ...]:
@@ -358,10 +379,14 @@ class _Body:
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 
 
-def _by_path(needs: Mapping[str, Need]) -> Callable[[str, str], Need]:
+def _by_path(needs: Any) -> Callable[[str, str], Need]:
     """The need of the longest path that the request's is, or lies below. Raises ConfigurationError."""
-    if not all(path.startswith("/") for path in needs):
+    if not isinstance(needs, Mapping):
+        raise ConfigurationError(f"needs maps paths to what they need; it is of type {type(needs).__name__}")
+    if not all(isinstance(path, str) and path.startswith("/") for path in needs):
         raise ConfigurationError("paths begin with a slash")
+    for path, need in needs.items():
+        check_need(need, f"needs[{path!r}]")
     if any(_PATTERN.search(path) for path in needs):
         raise ConfigurationError("paths stand for themselves, decoded, and all below; for patterns give a function")
     longest_first = sorted(needs.items(), key=lambda item: -len(item[0].rstrip("/")))
@@ -401,7 +426,7 @@ def _headers(scope: Scope) -> dict[str, str]:
     two."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(BLANKS)
         found[name] = f"{found[name]},{value}" if name in found else value
     return found
 

@@ -9,9 +9,12 @@
     def profile(id):
         return {"caller": current_peer.service}
 
-One check runs before anything else of the request: before other ``before_request`` functions, before a body is parsed,
-and before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. View,
-teardown functions and what is streamed run for the request's transaction, and the thread for none between requests.
+One check runs before Flask's own ``preprocess_request``: before URL value preprocessors and ``before_request``
+functions of the application and its blueprints, before a body is parsed, and before a 404, a 405 or a redirect to
+another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier than the check run WSGI middleware, the
+conversion of path parameters (``to_python`` of URL converters), the opening of the session and receivers of the signal
+``request_started``: none of these may tell a stranger what is there. View, teardown functions and what is streamed run
+for the request's transaction, and the thread for none between requests.
 """
 
 import functools
@@ -22,7 +25,19 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
+from peerseal.gate import (
+    ANY_ALLOWED,
+    PUBLIC,
+    REFUSALS,
+    Need,
+    Record,
+    answer,
+    check_needed_scope,
+    check_options,
+    lacking,
+    lacking_user,
+    verifier_of,
+)
 from peerseal.peers.context import Transaction, begin, carrying, current_transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
@@ -77,6 +92,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
+        check_options(header, max_body)
         self._identity = identity
         self._allow = allow
         self._report_only = report_only
@@ -126,6 +142,8 @@ class PeerAuth:
         The mark lets the first check refuse before the body is parsed; it belongs to the function, so it works above
         and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
         """
+
+        check_needed_scope(scope, "require")
 
         def decorate(view: Callable[P, R]) -> Callable[P, R]:
             is_async = iscoroutinefunction(view)
@@ -185,7 +203,7 @@ class _Gate:
         self._record = record
 
     def check(self) -> Response | None:
-        """The first ``before_request`` function.
+        """What is done before ``preprocess_request``: the refusal, or None.
 
         It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
         for ``Exception`` would make something else of the refusal.
@@ -234,15 +252,25 @@ class _Gate:
 
 def _put_around(app: Flask, gate: _Gate) -> None:
     """The check comes before everything else of a request, and what keeps the user in streams after all of it."""
-    app.before_request(gate.check)
+    app.preprocess_request = _checked(app.preprocess_request, gate)  # type: ignore[method-assign]
     app.after_request(_keep_user)
     app.teardown_request(_end_transaction)
-    first, last = app.before_request_funcs[None], app.after_request_funcs[None]
-    first.insert(0, first.pop())
+    last = app.after_request_funcs[None]
     last.insert(0, last.pop())  # after a request they run from the last to the first
     for refusal in REFUSALS:
         app.register_error_handler(refusal, gate.refuse)
     app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
+
+
+def _checked(preprocess: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
+    """A ``before_request`` function would come too late: URL value preprocessors run before those."""
+
+    @functools.wraps(preprocess)
+    def preprocess_request(*arguments: Any) -> Any:
+        refused = gate.check()
+        return preprocess(*arguments) if refused is None else refused
+
+    return preprocess_request
 
 
 def _for_nobody(serve: "WSGIApplication") -> "WSGIApplication":

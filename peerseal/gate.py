@@ -19,6 +19,7 @@ from peerseal.errors import (
     ContentUnreadable,
     Forbidden,
     InsufficientScope,
+    MalformedToken,
     MissingToken,
     PeersealError,
     TokenError,
@@ -29,6 +30,7 @@ from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.policies import check_scope
 from peerseal.wsgi import bearer_token
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, Con
 """What verification of a request raises."""
 
 _LONGEST = 200  # characters of anything unverified
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 
@@ -56,6 +59,33 @@ PUBLIC: Final = Need(public=True)
 """Open to everybody; nobody is verified there."""
 ANY_ALLOWED: Final = Need()
 """Open to every allowed caller."""
+
+
+def check_need(need: object, where: str) -> Need:
+    """The need itself. Raises ConfigurationError for what is none, or names a scope that no caller can have."""
+    if not isinstance(need, Need):
+        raise ConfigurationError(f"{where} is of type {type(need).__name__}; give a peerseal.asgi.Need")
+    if need.scope is not None:
+        check_needed_scope(need.scope, where)
+    if need.public and (need.scope is not None or need.transaction):
+        raise ConfigurationError(f"{where} is public, and needs something as well")
+    return need
+
+
+def check_needed_scope(scope: object, where: str) -> None:
+    """Raises ConfigurationError for what is no scope: no caller could have it."""
+    try:
+        check_scope(scope)
+    except MalformedToken as error:
+        raise ConfigurationError(f"{where}: {scope!r:.60} is no scope (RFC 6749 section 3.3)") from error
+
+
+def check_options(header: object, max_body: object) -> None:
+    """Raises ConfigurationError for the name of no header, and for no number of bytes."""
+    if not isinstance(header, str) or not _HEADER_NAME.fullmatch(header):
+        raise ConfigurationError(f"header={header!r:.60} names no request header")
+    if isinstance(max_body, bool) or not isinstance(max_body, int) or max_body < 0:
+        raise ConfigurationError(f"max_body={max_body!r:.60} is no number of bytes")
 
 
 def verifier_of(

@@ -39,7 +39,7 @@ from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
-from peerseal.protocol.tokens import ALWAYS_BOUND
+from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 
 TIMEOUT: Final = (3.05, 10.0)
 """Seconds to connect, and to wait for the next bytes of the answer."""
@@ -325,7 +325,7 @@ class SigningAdapter(TimedAdapter):
             value = headers.get(name)
             if value is not None:
                 text = value.decode("latin-1") if isinstance(value, bytes) else value
-                bound[name] = text.strip(" \t")
+                bound[name] = text.strip(BLANKS)
         if not bound.get("content-type"):
             bound.pop("content-type", None)  # WSGI knows no empty one (PEP 3333)
         return bound

@@ -1,6 +1,7 @@
 """What a verifier needs to know of a request, from a WSGI environ (PEP 3333). Adapters of WSGI frameworks share it."""
 
 import functools
+import sys
 from collections.abc import Iterator, Mapping
 from io import BytesIO, RawIOBase
 from typing import IO, Any
@@ -8,11 +9,13 @@ from typing import IO, Any
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
 from peerseal.peers.target import routed_target
 from peerseal.peers.verify import RequestHeaders
+from peerseal.protocol.tokens import BLANKS
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
 
 _PIECE = 1024 * 1024  # bytes read at once
+_LONGEST_LENGTH = 16  # digits of a Content-Length that is read as a number
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
 
@@ -25,7 +28,7 @@ def bearer_token(header: str | None) -> str:
         raise MissingToken("no token")
     if "," in header:
         raise MalformedToken("two values of the token's header, or a comma in one")
-    scheme, _, token = header.partition(" ")
+    scheme, _, token = header.strip(BLANKS).partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")
@@ -64,7 +67,9 @@ class EnvironHeaders(RequestHeaders):
     def _look_up(self, name: str) -> str | None:
         key = _environ_key(name)
         value: str | None = self._environ.get(key)
-        return None if value == "" and key in _CGI_HEADERS else value
+        if value is None or (value == "" and key in _CGI_HEADERS):
+            return None
+        return value.strip(BLANKS)  # some servers leave what RFC 9110 section 5.5 does not count
 
     def get(self, name: str, default: Any = None) -> Any:
         """As Mapping's, without its detour over KeyError: most headers that are asked for are not there."""
@@ -92,9 +97,11 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable.
     """
     declared = environ.get("CONTENT_LENGTH") or ""
-    length = int(declared) if declared.isdecimal() else 0
+    length = _length(declared)
     if length > limit:
         raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    if not declared and not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:
+        raise ContentUnreadable("this server does not tell where a chunked body ends: send it with Content-Length")
     stream: IO[bytes] = environ["wsgi.input"]
     try:
         body = _read_up_to(stream, limit + 1 if environ.get("wsgi.input_terminated") else length)
@@ -106,6 +113,14 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     environ["wsgi.input"] = BytesIO(body)
     environ["wsgi.input_terminated"] = True
     return body
+
+
+def _length(declared: str) -> int:
+    """What Content-Length says; of more digits than any body has, more than any limit. Anything else is none."""
+    if not (declared.isascii() and declared.isdigit()):
+        return 0
+    digits = declared.lstrip("0")
+    return int(digits or "0") if len(digits) < _LONGEST_LENGTH else sys.maxsize
 
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from peerseal.errors import CodedError, ConfigurationError, MalformedToken
+from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
 from peerseal.peers.fetch import Answer, HttpFetcher, is_confidential
 from peerseal.protocol.documents import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -247,8 +247,11 @@ class HttpConsole:
 
     def _setting(self, method: str, path: str, body: Json | None = None, seen: int | None = None) -> Json:
         headers = {} if seen is None else {"If-Match": f'"{seen}"'}
-        answer, members = self._answer(method, path, body, headers)
-        return {"entry": int(answer.headers.get("etag", "").strip('"') or 0), "setting": members}
+        _, members = self._answer(method, path, body, headers)
+        entry = members.pop("entry", None)
+        if type(entry) is not int:
+            raise FetchError("the registry's answer does not say which entry set what holds")
+        return {"entry": entry, "setting": members}
 
     def _call(self, method: str, path: str, body: Json | None = None) -> Json:
         """The JSON object in the answer. Raises FetchError, or CodedError with the registry's own code."""

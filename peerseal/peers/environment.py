@@ -1,61 +1,72 @@
 """An identity's settings, as the environment has them."""
 
+import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from peerseal.errors import ConfigurationError
 from peerseal.peers.enrol import PlatformToken
 from peerseal.peers.limits import RotationSchedule
+from peerseal.runtime.settings import SettingsReader, warn_of_unknown
+
+log = logging.getLogger("peerseal.identity")
+
+KNOWN = (
+    "PEERSEAL_SERVICE",
+    "PEERSEAL_REGISTRY_URL",
+    "PEERSEAL_REGISTRY_PIN",
+    "PEERSEAL_JOIN_TOKEN",
+    "PEERSEAL_JOIN_TOKEN_FILE",
+    "PEERSEAL_OIDC_TOKEN_FILE",
+    "PEERSEAL_KEY_DIR",
+    "PEERSEAL_CACHE_DIR",
+    "PEERSEAL_EXTERNAL_PREFIX",
+    "PEERSEAL_REPLAY_URL",
+    "PEERSEAL_REPLAY_URL_FILE",
+    "PEERSEAL_REPLAY_UNSAFE_FALLBACK",
+    "PEERSEAL_ROTATE_EVERY",
+    "PEERSEAL_ROTATE_LEAD",
+    "PEERSEAL_ROTATE_OVERLAP",
+    "PEERSEAL_RETIRE_AT_EXIT",
+    "PEERSEAL_OPERATOR_TOKEN",
+    "PEERSEAL_OPERATOR_TOKEN_FILE",
+)
+"""Every variable of the SDK and of its commands."""
+_LONGEST = 366 * 24 * 3600.0
 
 
-def options_in(env: Mapping[str, str]) -> dict[str, Any]:
+def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
     """What `Identity` is made with; its ``from_env`` names the variables. Raises ConfigurationError."""
-    for name in ("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL"):
-        if not env.get(name):
-            raise ConfigurationError(f"{name} is not set")
-    oidc_file = env.get("PEERSEAL_OIDC_TOKEN_FILE")
+    warn_of_unknown(environ, "PEERSEAL_", KNOWN)
+    settings = SettingsReader(environ)
+    oidc_file = settings.path("PEERSEAL_OIDC_TOKEN_FILE")
     return {
-        "service": env["PEERSEAL_SERVICE"],
-        "registry": env["PEERSEAL_REGISTRY_URL"],
-        "join_token": _join_token_in(env),
+        "service": settings.required("PEERSEAL_SERVICE"),
+        "registry": settings.required("PEERSEAL_REGISTRY_URL"),
+        "join_token": _join_token_in(settings),
         "oidc_token": PlatformToken.in_file(oidc_file).get if oidc_file else None,
-        "pin": env.get("PEERSEAL_REGISTRY_PIN") or None,
-        "key_dir": env.get("PEERSEAL_KEY_DIR") or None,
-        "cache_dir": env.get("PEERSEAL_CACHE_DIR") or None,
-        "external_prefix": env.get("PEERSEAL_EXTERNAL_PREFIX", ""),
-        "replay_url": env.get("PEERSEAL_REPLAY_URL") or None,
-        "unsafe_replay_fallback": env.get("PEERSEAL_REPLAY_UNSAFE_FALLBACK", "0") == "1",
-        "rotation": _rotation_in(env),
-        "retire_at_exit": env["PEERSEAL_RETIRE_AT_EXIT"] != "0" if env.get("PEERSEAL_RETIRE_AT_EXIT") else None,
+        "pin": settings.text("PEERSEAL_REGISTRY_PIN"),
+        "key_dir": settings.path("PEERSEAL_KEY_DIR"),
+        "cache_dir": settings.path("PEERSEAL_CACHE_DIR"),
+        "external_prefix": settings.text("PEERSEAL_EXTERNAL_PREFIX", ""),
+        "replay_url": settings.secret("PEERSEAL_REPLAY_URL"),
+        "unsafe_replay_fallback": settings.flag("PEERSEAL_REPLAY_UNSAFE_FALLBACK", False),
+        "rotation": _rotation_in(settings),
+        "retire_at_exit": settings.optional_flag("PEERSEAL_RETIRE_AT_EXIT"),
     }
 
 
-def _rotation_in(env: Mapping[str, str]) -> RotationSchedule:
+def _rotation_in(settings: SettingsReader) -> RotationSchedule:
     default = RotationSchedule()
     return RotationSchedule(
-        every=_seconds(env, "PEERSEAL_ROTATE_EVERY", default.every),
-        lead=_seconds(env, "PEERSEAL_ROTATE_LEAD", default.lead),
-        overlap=_seconds(env, "PEERSEAL_ROTATE_OVERLAP", default.overlap),
+        every=settings.seconds("PEERSEAL_ROTATE_EVERY", default.every, at_least=0.01, at_most=_LONGEST),
+        lead=settings.seconds("PEERSEAL_ROTATE_LEAD", default.lead, at_most=_LONGEST),
+        overlap=settings.seconds("PEERSEAL_ROTATE_OVERLAP", default.overlap, at_most=_LONGEST),
     )
 
 
-def _join_token_in(env: Mapping[str, str]) -> str | None:
-    if env.get("PEERSEAL_JOIN_TOKEN"):
-        return env["PEERSEAL_JOIN_TOKEN"]
-    file = env.get("PEERSEAL_JOIN_TOKEN_FILE")
-    if not file:
-        return None
-    try:
-        return Path(file).read_text(encoding="ascii").strip() or None
-    except FileNotFoundError:
-        return None  # a service that has its key already needs none
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"PEERSEAL_JOIN_TOKEN_FILE cannot be read: {error}") from error
-
-
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        return float(env.get(name) or default)
-    except ValueError as error:
-        raise ConfigurationError(f"{name} is not a number of seconds") from error
+def _join_token_in(settings: SettingsReader) -> str | None:
+    file = settings.path("PEERSEAL_JOIN_TOKEN_FILE")
+    if file is None or file.exists() or settings.text("PEERSEAL_JOIN_TOKEN") is not None:
+        return settings.secret("PEERSEAL_JOIN_TOKEN")
+    log.warning("PEERSEAL_JOIN_TOKEN_FILE=%s: no such file; only a service that has a key already can go on", file)
+    return None

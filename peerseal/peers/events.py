@@ -44,7 +44,7 @@ from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.policies import check_audience
-from peerseal.protocol.tokens import LEEWAY, check_times
+from peerseal.protocol.tokens import BLANKS, LEEWAY, check_times
 
 HEADER = "authorization"
 
@@ -190,7 +190,7 @@ class EventVerifier:
         if claims.get("topic", topic) != topic:
             raise WrongTopic("the event was published on another topic")
         hashed = claims.get("event_payload_hash")
-        if hashed != payload_hash(payload) and not (hashed is None and self._unbound):
+        if hashed != _hash(payload) and not (hashed is None and self._unbound):
             raise WrongPayload("another payload was signed, or none")
         if event_id not in (None, claims["event_id"]):
             raise WrongEvent("the token is for another event")
@@ -207,20 +207,33 @@ class EventVerifier:
 def _bearer(headers: MessageHeaders) -> str:
     """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    values = [value for name, value in pairs if name.lower() == HEADER]
+    try:
+        values = [value for name, value in pairs or () if _text(name).lower() == HEADER]
+    except (TypeError, ValueError) as error:
+        raise MalformedToken(f"headers are a mapping or pairs, not {type(headers).__name__}") from error
     if not values or values[0] is None:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    value = values[0]
-    try:
-        text = value if isinstance(value, str) else value.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise MalformedToken("a token that is not ASCII") from error
-    scheme, _, token = text.partition(" ")
+    scheme, _, token = _text(values[0]).strip(BLANKS).partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")
+
+
+def _hash(payload: object) -> str:
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise WrongPayload(f"a payload is bytes, not {type(payload).__name__}")
+    return payload_hash(bytes(payload))
+
+
+def _text(value: object) -> str:
+    """A header's name or value, which clients of brokers give as text or as bytes. Raises MalformedToken."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise MalformedToken(f"a header is text or bytes, not {type(value).__name__}")
+    return bytes(value).decode("latin-1")
 
 
 def _event(claims: dict[str, Any], signer: Signer, publisher: str, payload: bytes, topic: str) -> Event:

@@ -7,12 +7,13 @@ signed is asked of one after the other until an answer passes its reader's check
 """
 
 import logging
+import math
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from socket import SHUT_RDWR, socket
 from typing import Protocol, TypeVar
@@ -36,6 +37,21 @@ T = TypeVar("T")
 _CHUNK = 64 * 1024
 _ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
+
+
+_of_this_thread = threading.local()
+
+
+@contextmanager
+def no_larger_than(size: int) -> Iterator[None]:
+    """Bounds the answers that this thread reads within, in bytes: each kind of document has a size of its own, and of a
+    longer answer no more is read. Nested limits can only be smaller."""
+    before = getattr(_of_this_thread, "max_bytes", math.inf)
+    _of_this_thread.max_bytes = min(before, size)
+    try:
+        yield
+    finally:
+        _of_this_thread.max_bytes = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +89,9 @@ class Fetcher(Protocol):
         FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
         ``wait`` is for how many seconds the registry may keep the question.
 
-        Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, and a
-        404 rather than another. What else ``read`` raises ends the search.
+        Where all were refused it raises the error that tells most: that the root is not the pinned one, if the primary
+        shows it, any other DocumentRefused (``by_mirror`` where the primary gave no answer) rather than a FetchError,
+        and a 404 rather than another. What else ``read`` raises ends the search.
         """
         return read(self.call("GET", path, headers=headers))
 
@@ -83,6 +100,10 @@ class Fetcher(Protocol):
 
     def hang_up(self) -> None:
         """End the calls of other threads whose question the registry keeps: they raise FetchError."""
+        return
+
+    def reconnect(self) -> None:
+        """Use no connection again that is open now: after a suspension it may lead nowhere."""
         return
 
 
@@ -130,6 +151,11 @@ class HttpFetcher:
             with suppress(OSError):
                 socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS would not be done with from here
 
+    def reconnect(self) -> None:
+        """See Fetcher. Calls that are under way keep their connections until they end."""
+        with self._lock:
+            self._session = None
+
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
         notice_fork()
@@ -155,21 +181,26 @@ class HttpFetcher:
     ) -> T | None:
         """See Fetcher. What is wrong with one of several mirrors is logged."""
         told: FetchError | DocumentRefused | None = None
-        nothing_new = False
+        tells = 0
+        nothing_new = primary_refused = False
         for url in self._health.in_order():
             try:
                 found = read(self._get(url, path, headers, wait))
             except (FetchError, DocumentRefused) as error:
                 if len(self._urls) > 1:
                     log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
-                if told is None or _tells(error) >= _tells(told):
-                    told = error
+                of_primary = url == self._urls[0]
+                primary_refused |= of_primary and isinstance(error, DocumentRefused)
+                if _tells(error, of_primary) >= tells:
+                    told, tells = error, _tells(error, of_primary)
                 continue
             if found is not None:
                 return found
             nothing_new = True
         if told is None or nothing_new:
             return None
+        if isinstance(told, DocumentRefused):
+            told.by_mirror = not primary_refused
         raise told
 
     def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
@@ -223,11 +254,11 @@ class HttpFetcher:
 
     def _read(self, response: requests.Response) -> bytes:
         """All bytes, as they come: of more than agreed no more is read."""
-        parts, size = [], 0
+        parts, size, most = [], 0, min(self._limits.max_bytes, getattr(_of_this_thread, "max_bytes", math.inf))
         while part := response.raw.read1(_CHUNK, decode_content=True):
             size += len(part)
-            if size > self._limits.max_bytes:
-                raise AnswerTooLarge("the answer is larger than agreed")
+            if size > most:
+                raise AnswerTooLarge(f"the answer is larger than {most} bytes")
             parts.append(part)
         return b"".join(parts)
 
@@ -258,10 +289,11 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _tells(error: FetchError | DocumentRefused) -> int:
-    """How much a failure says: that a mirror lies, that something is not there, or only that it could not be had."""
+def _tells(error: FetchError | DocumentRefused, of_primary: bool) -> int:
+    """How much a failure says: that this is another registry, that an answer is refused, that something is not there,
+    or only that it could not be had."""
     if isinstance(error, DocumentRefused):
-        return 2
+        return 3 if of_primary and error.code == "document_wrong_root" else 2
     return 1 if error.http_status == 404 else 0
 
 

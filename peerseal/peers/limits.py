@@ -35,13 +35,14 @@ class TrustLimits:
     or a cut line, can hide a revocation."""
     patience: float = 3.0
     """Seconds for which one verification may be held up by a registry that is slow or down, all told: by what it waits
-    for when a kid, or the callee's own policy, is not in memory. The worst that a registry can add to a request."""
+    for when a kid, or the callee's own policy, is not in memory, or is known from before a start or a pause. The worst
+    that a registry can add to a request."""
     wait: float = 15.0
     """Seconds for which the registry is asked to keep the question what changed, if nothing did. 0: it is asked every
     ``poll_interval`` instead."""
     poll_interval: float = 1.0
     """Seconds between two looks at the registry's changes where it keeps no question: a revocation is in force about
-    that soon."""
+    that soon. A process that was held up for longer (half a second at least) asks before it believes what it knew."""
     longest_poll_pause: float = 5.0
     """Seconds between two such looks, at most, while the registry does not answer."""
     look_interval: float = 0.1

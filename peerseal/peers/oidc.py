@@ -25,11 +25,12 @@ from peerseal.errors import (
     WrongIssuer,
 )
 from peerseal.peers.addresses import is_loopback, literal, local_class
-from peerseal.peers.fetch import HttpFetcher, is_confidential
+from peerseal.peers.fetch import HttpFetcher, is_confidential, no_larger_than
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits, IssuerLimits
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
+from peerseal.protocol.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
+from peerseal.protocol.weak_keys import check_not_weak
 
 log = logging.getLogger("peerseal.oidc")
 
@@ -55,11 +56,12 @@ class OidcIssuer:
         jwks_url: str | None = None,
         jwks_file: str | os.PathLike[str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        check_key: Callable[[PublicKey], None] = check_not_weak,
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """An issuer whose keys are found by discovery, or at ``jwks_url``, or in ``jwks_file``, which is read anew like
-        the others. ``ca_file`` (PEM) is what its https is checked with.
+        the others. ``ca_file`` (PEM) is what its https is checked with. ``check_key`` raises KeyRefused for a weak key.
 
         Nothing is fetched before the first token. Raises ConfigurationError for a URL that is neither https nor on
         loopback.
@@ -70,7 +72,7 @@ class OidcIssuer:
             configured.append(check_issuer_url(jwks_url, "jwks_url"))
         web = _Web(limits.fetch, ca_file, configured, remote=not is_loopback(issuer))
         reader = _reader(issuer, web, jwks_url, None if jwks_file is None else Path(jwks_file))
-        return cls(issuer, IssuerKeys(reader, limits, clock), clock)
+        return cls(issuer, IssuerKeys(reader, limits, clock, check_key), clock)
 
     def verify(self, unverified_token: UnverifiedToken, *, audience: str) -> VerifiedClaims:
         """What the token says, said by this issuer to that audience, now. Raises TokenError or TrustUnavailable."""
@@ -84,9 +86,14 @@ class IssuerKeys:
     """An issuer's keys by kid, of this process."""
 
     def __init__(
-        self, read: KeySetReader, limits: IssuerLimits | None = None, clock: Callable[[], float] = time.time
+        self,
+        read: KeySetReader,
+        limits: IssuerLimits | None = None,
+        clock: Callable[[], float] = time.time,
+        check_key: Callable[[PublicKey], None] = check_not_weak,
     ) -> None:
         self._read = read
+        self._check_key = check_key
         self._limits = limits or IssuerLimits()
         self._clock = clock
         self._keys: Mapping[str, PublicKey] = {}
@@ -139,7 +146,7 @@ class IssuerKeys:
     def _fetch(self) -> None:
         self._tried_at = self._clock()  # before the fetch: one that hangs is no reason for the next
         try:
-            keys = read_key_set(self._read())
+            keys = read_key_set(self._read(), self._check_key)
         except (FetchError, DocumentRefused, ConfigurationError) as error:
             log.warning("an issuer's keys cannot be had: %s", error)
             pause = math.ceil(self._limits.cooldown)
@@ -243,7 +250,8 @@ def _reader(issuer: str, web: _Web, jwks_url: str | None, jwks_file: Path | None
         return lambda: web.get(jwks_url)
 
     def discover() -> bytes:
-        document = web.get(issuer.rstrip("/") + DISCOVERY)
+        with no_larger_than(MAX_DISCOVERY):
+            document = web.get(issuer.rstrip("/") + DISCOVERY)
         return web.get(check_jwks_uri(read_discovery(document, issuer=issuer), issuer))
 
     return discover

@@ -12,7 +12,7 @@ from peerseal.protocol.assertions import ASSERTION_TYP, assertion_claims
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.events import EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.names import qualify, registry_id, service_id
-from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
 
 
@@ -41,7 +41,7 @@ class TokenSigner:
         if not is_origin_form(target):
             raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
         domain, now = self._domain(), int(self._clock())
-        bound = {name.lower(): value for name, value in headers.items()}
+        bound = _checked(lambda: {name.lower(): value.strip(BLANKS) for name, value in headers.items()})
         carried = bound.pop(TRANSACTION_HEADER, None)
         token = RequestToken(
             issuer=f"{domain}/{self._service}",
@@ -52,7 +52,7 @@ class TokenSigner:
             jti=new_jti(),
             method=method,
             target_digest=digest_header(target.encode("ascii")),
-            content_digest=digest_header(body) if body else DIGEST_OF_NOTHING,
+            content_digest=_checked(lambda: digest_header(body)) if body else DIGEST_OF_NOTHING,
             headers=bound,
             tth=None if carried is None else _checked(lambda: transaction_hash(carried)),
             ctx=ctx,
@@ -94,7 +94,7 @@ class TokenSigner:
             event_id=event_id,
             transaction_id=transaction_id,
             topic=topic,
-            payload_hash=payload_hash(payload),
+            payload_hash=_checked(lambda: payload_hash(payload)),
             issued_at=now,
             expires_at=now + lifetime,
             jti=new_jti(),
@@ -118,5 +118,5 @@ def _checked(make: "Callable[[], Any]") -> Any:
     """What ``make`` makes. What a verifier would refuse is not signed: raises UnsignableRequest."""
     try:
         return make()
-    except (ValueError, TypeError, RecursionError, MalformedToken, InvalidName) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, MalformedToken, InvalidName) as error:
         raise UnsignableRequest(str(error)) from error

@@ -18,7 +18,7 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 def is_origin_form(target: str) -> bool:
     """Whether that can stand in a request line as a path and a query, without a fragment."""
-    return _ORIGIN_FORM.fullmatch(target) is not None
+    return type(target) is str and _ORIGIN_FORM.fullmatch(target) is not None
 
 
 def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefix: str = "") -> str:

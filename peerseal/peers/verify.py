@@ -46,6 +46,7 @@ from peerseal.protocol.names import qualify
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
+    BLANKS,
     LEEWAY,
     REQUEST_LIFETIME_CAP,
     REQUEST_TYP,
@@ -156,9 +157,9 @@ class Verifier:
         if "tth" in claims or headers.get(TRANSACTION_HEADER) is not None:
             transaction = bound_transaction(self._trust, claims, headers, now=now, leeway=leeway)  # 9
             scopes &= transaction.scopes
-        if scope is not None and scope not in scopes:  # 10
+        if scope is not None and not _holds(scopes, scope):  # 10
             raise InsufficientScope(
-                f"{caller} may not use {scope} at {audience}{' in this transaction' * bool(transaction)}"
+                f"{caller} may not use {_shown(scope)} at {audience}{' in this transaction' * bool(transaction)}"
             )
         if not self._replay.claim(caller, claims["jti"], ends + leeway):  # 11
             raise Replayed("accepted before")
@@ -215,12 +216,41 @@ def _check_binding(
     """Step 8. The cheap comparisons first; the body is read last."""
     if claims["method"] != method:
         raise WrongBinding("another method was signed")
+    if type(target) is not str:
+        target = _plain_target(target)
     if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
         raise WrongBinding("another target was signed")
     _check_bound_headers(claims["headers"], headers)
-    content = body if isinstance(body, bytes) else body()
+    content = body if isinstance(body, bytes) else _content(body)
     if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding("another body was signed")
+
+
+def _holds(scopes: frozenset[str], scope: object) -> bool:
+    return isinstance(scope, str) and scope in scopes
+
+
+def _shown(scope: object) -> str:
+    """For the log: a scope, or what stands in its place. Adapters ask for the empty one where nothing is served."""
+    if scope == "":
+        return "a path that nothing names in needs"
+    return scope if isinstance(scope, str) else f"a scope of type {type(scope).__name__}"
+
+
+def _plain_target(target: object) -> str:
+    """The text in a subclass of str. Raises WrongBinding for any other type."""
+    if not isinstance(target, str):
+        raise WrongBinding(f"the target is no text, but {type(target).__name__}")
+    return str.__str__(target)
+
+
+def _content(body: object) -> bytes:
+    """The body's bytes, read where ``body`` is a function. Raises WrongBinding for what is no bytes: a text has no
+    bytes before it is encoded, and None may be a body that was not read."""
+    content = body() if callable(body) else body
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise WrongBinding(f"the body is no bytes, but {type(content).__name__}")
+    return bytes(content)
 
 
 def _by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
@@ -228,15 +258,35 @@ def _by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapp
     and never compared as a whole: it would be read from end to end."""
     if type(headers) is not dict and isinstance(headers, RequestHeaders):
         return headers
-    return bound if headers == bound else {name.lower(): value for name, value in headers.items()}
+    if headers == bound:
+        return bound
+    return _read_headers(headers)
+
+
+def _read_headers(headers: object) -> dict[str, str]:
+    """Raises WrongBinding for what is no mapping of texts to texts, and for a name that stands there twice."""
+    if not isinstance(headers, Mapping):
+        raise WrongBinding(f"the headers are no mapping, but {type(headers).__name__}")
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise WrongBinding("a header's name or value is no text")
+        if found.setdefault(name.lower(), value.strip(BLANKS)) != value.strip(BLANKS):
+            raise WrongBinding("a header came twice")
+    return found
 
 
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
     if headers is bound:
         return
     for name in ALWAYS_BOUND:
-        if headers.get(name) != bound.get(name):
+        if headers.get(name) != bound.get(name) and not _same_value(headers.get(name), bound.get(name)):
             raise WrongBinding(f"another {name} was signed")
     for name, value in bound.items():
-        if headers.get(name) != value:
+        if headers.get(name) != value and not _same_value(headers.get(name), value):
             raise WrongBinding("another value of a bound header was signed")
+
+
+def _same_value(received: str | None, bound: str | None) -> bool:
+    """Blanks around a value are no part of it (RFC 9110 section 5.5). Another signer may have left them there."""
+    return received is not None and bound is not None and received.strip(BLANKS) == bound.strip(BLANKS)

@@ -31,9 +31,9 @@ def b64url(data: bytes) -> str:
 
 
 def b64url_decode(text: str | bytes) -> bytes:
-    """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling."""
+    """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling or type."""
     try:
-        encoded = text.encode("ascii") if isinstance(text, str) else text
+        encoded = str.encode(text, "ascii") if isinstance(text, str) else text
         tail = len(encoded) % 4
         if tail and encoded[-1] not in _LAST_OF[tail]:
             raise MalformedToken("base64url with trailing bits")
@@ -41,7 +41,7 @@ def b64url_decode(text: str | bytes) -> bytes:
             raise MalformedToken("plain base64, or padding")
         plain = encoded.replace(b"-", b"+").replace(b"_", b"/")  # quicker than a table: there are few of them
         return binascii.a2b_base64(plain + _PADDING[tail], strict_mode=True)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise MalformedToken("not unpadded base64url") from error
 
 
@@ -75,7 +75,7 @@ def strict_json(data: bytes | str) -> Any:
     range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels. Raises MalformedToken."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        text = text.strip(_JSON_SPACE)
+        text = str.strip(text, _JSON_SPACE)
         value, end = _scan(text, 0)
         if end != len(text):
             raise ValueError("something follows the value")
@@ -83,7 +83,7 @@ def strict_json(data: bytes | str) -> Any:
             _check_nesting(value)
         if "\\" in text or isinstance(data, str):  # both can bring in half a surrogate pair, which cannot be written
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError, StopIteration) as error:
+    except (ValueError, RecursionError, StopIteration, TypeError, AttributeError) as error:
         raise MalformedToken(f"not strict JSON: {type(error).__name__}") from error
     return value
 

@@ -41,8 +41,10 @@ class JoinToken:
     @classmethod
     def parse(cls, text: str) -> Self:
         """From its text form, blank space around it ignored. Raises ConfigurationError, which never quotes it."""
+        if not isinstance(text, str):
+            raise ConfigurationError(f"a join token is text, not {type(text).__name__}")
         try:
-            prefix, *parts = text.strip().split(".")
+            prefix, *parts = str.__str__(text).strip().split(".")
             sizes = tuple(len(b64url_decode(part)) for part in parts)
         except MalformedToken as error:
             raise ConfigurationError("the join token cannot be read") from error

@@ -17,7 +17,7 @@ from jose import jwk
 from jose.backends.cryptography_backend import CryptographyECKey, CryptographyRSAKey
 from jose.exceptions import JOSEError
 
-from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.errors import ConfigurationError, MalformedToken, MissingToken
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 
 Algorithm = Literal["RS256", "ES256"]
@@ -109,7 +109,9 @@ def parse_header(segment: bytes) -> Header:
 
 def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, bytes]:
     """The three segments, undecoded, and the signing input, which is the first two. Raises MalformedToken for another
-    number of them, a longer token, or one that is not ASCII."""
+    number of them, a longer token, or one that is not ASCII text, and MissingToken for None."""
+    if type(token) is not str:
+        token = plain_text(token)
     if len(token) > limit:
         raise MalformedToken("longer than a token may be")
     try:
@@ -121,6 +123,16 @@ def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, b
     if not payload or _DOT in payload:
         raise MalformedToken("not three segments")
     return header, payload, signature, signing_input
+
+
+def plain_text(token: object) -> str:
+    """The text in a subclass of str, whose own methods are not called. Raises MalformedToken for any other type, and
+    MissingToken for None."""
+    if token is None:
+        raise MissingToken("no token")
+    if not isinstance(token, str):
+        raise MalformedToken(f"a token is text, not {type(token).__name__}")
+    return str.__str__(token)
 
 
 def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:

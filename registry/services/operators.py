@@ -95,11 +95,11 @@ class Operators:
     def authenticate(self, unverified_token: str, needs: Role) -> Operator:
         """The operator whose token this is. Raises OperatorRefused or RoleRefused."""
         try:
-            _, token_id, secret = unverified_token.split(".")
+            prefix, token_id, secret = unverified_token.split(".")
             hashed = hashlib.sha256(b64url_decode(secret)).digest()
         except (ValueError, MalformedToken):
             raise OperatorRefused("not an operator token") from None
-        if len(token_id) != 16 or not token_id.isalnum():
+        if prefix != PREFIX or len(token_id) != 16 or not (token_id.isascii() and token_id.isalnum()):
             raise OperatorRefused("not an operator token")
         with self._store.look() as connection:
             record = operator_tokens.find(connection, token_id)

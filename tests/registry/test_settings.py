@@ -53,7 +53,7 @@ def test_applicants_are_off_and_limits_in_memory_unless_somebody_says_otherwise(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("REGISTRY_APPLICANTS", "yes"),
+        ("REGISTRY_APPLICANTS", "maybe"),
         ("REGISTRY_PROXIES", "-1"),
         ("REGISTRY_PROXIES", "1.0"),
         ("REGISTRY_PROXIES", "100"),
