@@ -14,6 +14,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies
 from weakref import WeakSet
 
@@ -22,7 +23,6 @@ from urllib3 import Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    InvalidHeader,
     MaxRetryError,
     NewConnectionError,
     ProtocolError,
@@ -39,6 +39,7 @@ from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
+from peerseal.protocol.numbers import retry_after
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 
 TIMEOUT: Final = (3.05, 10.0)
@@ -166,6 +167,18 @@ class PeerSession(requests.Session):
         elif self._origin.target(response.url) is None:
             self._sent_back.add(prepared_request)
 
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """As Session's. Raises requests.exceptions.InvalidURL for a Location that is no URL: Session itself lets the
+        errors of those who try to read it through."""
+        try:
+            target = super().get_redirect_target(resp)
+            if target is not None:
+                urlsplit(urljoin(resp.url, target))
+        except ValueError as error:
+            resp.close()
+            raise requests.exceptions.InvalidURL("a redirect to what is no URL", response=resp) from error
+        return target
+
     def rebuild_proxies(
         self, prepared_request: requests.PreparedRequest, proxies: Mapping[str, str] | None
     ) -> dict[str, str]:
@@ -273,7 +286,7 @@ class SigningAdapter(TimedAdapter):
                     raise
             else:
                 response.request = request
-                again = _after_answer(policy, request, response)
+                again = _after_answer(policy, request, response, time.time())
                 if again is None or again[1] >= time_left():
                     return response
                 policy, pause = again
@@ -349,16 +362,19 @@ def _after_error(policy: Retry, request: requests.PreparedRequest, error: reques
 
 
 def _after_answer(
-    policy: Retry, request: requests.PreparedRequest, response: requests.Response
+    policy: Retry, request: requests.PreparedRequest, response: requests.Response, now: float
 ) -> tuple[Retry, float] | None:
     """The policy for one more attempt and the seconds to wait before it; None where this answer is the one to give."""
     if not policy.is_retry(str(request.method), response.status_code):
         return None
     try:
         policy = policy.increment(request.method, request.url, response=response.raw)
-        asked = policy.get_retry_after(response.raw) if policy.respect_retry_after_header else None
-    except (MaxRetryError, InvalidHeader):
+    except MaxRetryError:
         return None
+    said = response.headers.get("Retry-After") if policy.respect_retry_after_header else None
+    asked = None if said is None else retry_after(said, now)
+    if said is not None and asked is None:
+        return None  # neither seconds nor a date
     if asked is not None and asked > MAX_RETRY_AFTER:
         return None
     return policy, asked or policy.get_backoff_time()

@@ -20,6 +20,7 @@ from pathlib import Path
 from peerseal.errors import ConfigurationError
 from peerseal.peers.patience import time_left
 from peerseal.protocol.documents import MAX_DOCUMENT
+from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.locks import NameLock
 
@@ -96,7 +97,7 @@ class CopyFolder:
     def seen(self, name: str) -> int:
         """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
         copy = self.read(name + _SEEN)
-        return int(copy.jws) if copy and copy.jws.isascii() and copy.jws.isdigit() and len(copy.jws) < 19 else 0
+        return (natural(copy.jws) if copy else None) or 0
 
     def saw(self, name: str, seq: int) -> None:
         """Remember the ``seq`` of the newest document, so that no older copy takes its place. With the name locked."""

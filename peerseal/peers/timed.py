@@ -16,18 +16,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum, auto
 from functools import cache
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from io import BufferedReader, RawIOBase
 from typing import Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, PoolManager
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import LocationParseError, NewConnectionError
 
 from peerseal.peers.addresses import is_loopback, wrong_address
 from peerseal.peers.patience import time_left
+from peerseal.protocol.numbers import natural
 
+_AT_ONCE = 1 << 20  # bytes read in one piece
 _PIECE = 1 << 14  # bytes of a record of TLS, at most
 
 
@@ -72,7 +74,10 @@ class TimedAdapter(HTTPAdapter):
     ) -> requests.Response:
         """See HTTPAdapter: what goes to loopback goes there directly. A proxy would read it."""
         used = {} if is_loopback(request.url or "") else dict(proxies or {})
-        return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=used)
+        try:
+            return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=used)
+        except LocationParseError as error:  # a host that no resolver takes, which urllib3 says in its own way
+            raise requests.exceptions.InvalidURL(error, request=request) from error
 
 
 class WrongAddress(NewConnectionError):
@@ -125,12 +130,37 @@ class _TimedReader(RawIOBase):
         super().close()
 
 
+class _Stream(BufferedReader):
+    """What `http.client` reads from, by as many bytes as a server says: a chunk of minus two, a body of a petabyte."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As BufferedReader's, with no memory taken for what has not come yet."""
+        if size is None or -1 <= size <= _AT_ONCE:
+            return super().read(size)
+        if size < 0:
+            raise HTTPException("a length below zero")
+        parts = []
+        while size > 0 and (part := super().read(min(size, _AT_ONCE))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
 class _TimedResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
-        self.fp = BufferedReader(_TimedReader(sock, cast(socket.SocketIO, self.fp.detach())))
+        self.fp = _Stream(_TimedReader(sock, cast(socket.SocketIO, self.fp.detach())))
         for noted in _of_this_thread.sets:
             noted.add(sock)
+
+    def begin(self) -> None:
+        """As HTTPResponse's. Raises HTTPException for a Content-Length that is no length: RFC 9112 section 6.3."""
+        super().begin()
+        said = self.headers.get_all("Content-Length") or []
+        lengths = {length.strip() for value in said for length in value.split(",")}
+        if lengths and not self.chunked and (len(lengths) > 1 or natural(lengths.pop()) is None):
+            self.close()
+            raise HTTPException("a Content-Length that is no length")
 
 
 class _Timed:
