@@ -14,7 +14,7 @@ from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
@@ -284,8 +284,23 @@ def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) 
 _CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll", "partition.assignment", "session.")
 
 
+_TOO_LARGE: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+_NOT_TAKEN: Final = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.POLICY_VIOLATION,
+)
+"""What the broker answers of a message, its topic or its sender, and will answer again."""
+
+
 def _unavailable(error: KafkaError) -> BrokerUnavailable:
-    kind = MessageTooLarge if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else BrokerUnavailable
+    code = error.code()
+    kind = MessageTooLarge if code in _TOO_LARGE else MessageNotTaken if code in _NOT_TAKEN else BrokerUnavailable
     return kind(f"a message was not taken: {error}")
 
 
@@ -320,7 +335,7 @@ def _headers(record: Record, place: TopicPartition) -> Headers:
     """None where one's name is not text: confluent-kafka gives up on all of them, and must not be asked again."""
     try:
         headers = _read_headers(record) or []
-    except (SystemError, UnicodeError):
+    except Exception:  # SystemError, UnicodeError, and whatever the next release of the library raises
         log.warning("the headers of %s/%d@%d cannot be read", place.topic, place.partition, place.offset)
         return ()
     pairs = headers.items() if isinstance(headers, dict) else headers
