@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import urlopen
 
 from benchmarks import cores, load
 from benchmarks.figures import Figure, Goal
@@ -84,7 +84,7 @@ def measure(stack: Stack) -> Iterator[Figure]:
 
 
 def _fetches(server: Server, names: Sequence[str], since: float) -> Iterator[Figure]:
-    with build_opener(ProxyHandler({})).open(f"{server.url}/asked") as answer:
+    with urlopen(f"{server.url}/asked") as answer:  # noqa: S310 - a URL of ours
         asked = json.load(answer)
     times: dict[str, list[float]] = defaultdict(list)
     for at, path in asked:

@@ -7,7 +7,7 @@ One worker, because each one signs a set of its own, with an ETag of its own.
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import urlopen
 
 from benchmarks import cores
 from benchmarks.figures import Figure, Goal
@@ -70,7 +70,7 @@ def _round(registry: Server, constant: Server, number: int) -> tuple[Window, ...
 
 def _fetch(registry: Server) -> tuple[bytes, str]:
     """The signed set and its ETag."""
-    with build_opener(ProxyHandler({})).open(registry.url + PATH) as answer:
+    with urlopen(registry.url + PATH) as answer:  # noqa: S310 - a URL of ours
         return answer.read(), answer.headers["ETag"]
 
 

@@ -86,9 +86,10 @@ class Unsent:
 
 def open_database(url: str, state: Path) -> Engine:
     """The database, with what is missing of its tables made. Safe to use after a fork."""
+    url = sqlalchemy_url(url)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
-    engine = create_engine(sqlalchemy_url(url), connect_args=waits)
+    engine = create_engine(url, connect_args=waits)
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":  # of several processes that begin at once, one makes the tables
             connection.execute(text("SELECT pg_advisory_xact_lock(7091)"))

@@ -9,8 +9,6 @@ from typing import Any
 
 from demo.processes import BIN, ROOT, environment
 
-_OPTIONS = ("--ignore-stdin", "--ignore-netrc", "--print=hb", "--pretty=none")
-
 
 class HttpieFailed(RuntimeError):
     """``http`` printed no HTTP response: it could not connect, or its arguments are wrong."""
@@ -40,15 +38,7 @@ class Answer:
 def http(*arguments: str, timeout: float = 30) -> Answer:
     """Run ``http ARGUMENTS`` and return the response; any status is an answer. Raises HttpieFailed."""
     run = subprocess.run(
-        [
-            BIN / "http",
-            "--ignore-stdin",
-            "--ignore-netrc",
-            "--print=hb",
-            "--pretty=none",
-            f"--timeout={timeout}",
-            *arguments,
-        ],
+        [BIN / "http", "--ignore-stdin", "--print=hb", "--pretty=none", f"--timeout={timeout}", *arguments],
         cwd=ROOT,
         env=environment({}),
         capture_output=True,

@@ -27,7 +27,6 @@ BIN = Path(sys.executable).parent
 LOOPBACK = "127.0.0.1"
 
 _OURS = ("PEERSEAL_", "REGISTRY_", "CLIENT_", "RESOURCE_", "GUNICORN_", "BROKER_", "EVENTS_")
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _POLL = 0.05  # seconds
 
 
@@ -47,9 +46,7 @@ def free_port(preferred: int = 0) -> int:
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without any setting of Peerseal's own or a proxy, and then ``settings``."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(_OURS) and name.lower() not in _PROXIES
-    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     return inherited | {"NO_PROXY": f"{LOOPBACK},localhost", "PYTHONUNBUFFERED": "1"} | dict(settings)
 
 

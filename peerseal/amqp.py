@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from peerseal.errors import ConfigurationError, MessageTooLarge
+from peerseal.errors import BrokerUnavailable, ConfigurationError
 from peerseal.messaging import DEAD_LETTERS, Headers
 from peerseal.runtime.extras import missing
 
@@ -40,12 +40,10 @@ FOR_GOOD: Final = AccessRefused, NotAllowed, PreconditionFailed
 HEADERS_ROOM: Final = 100_000
 """Bytes for all headers of a message: with its other properties they go into one frame, of 128 KiB by default."""
 
+_ROUTING: Final = {"CC": "original-CC", "BCC": "original-BCC"}
+"""Headers by which RabbitMQ sends copies to other queues: what a publisher wrote there must not steer a dead letter."""
 _OURS = ("prefetch", "queue_arguments", "declare")
-_FRAME_BESIDE_HEADERS: Final = 512  # bytes of a frame for itself and for the other properties
 _KEY = "peerseal-key"
-_LISTS: Final = frozenset(("CC", "BCC"))  # RabbitMQ's sender-selected distribution; it ends the channel over a text
-_BESIDE_A_VALUE: Final = 11  # bytes of a header beside its name and value: three lengths and two types, in a list
-_LONGEST_NAME: Final = 255  # bytes
 _DELIVER: Final = b"\x00\x3c\x00\x3c"
 _PATIENCE = 10  # seconds for the broker to answer or to take bytes
 _AGAIN = 0.5  # seconds between two attempts to connect
@@ -59,27 +57,16 @@ class Letter:
     topic: str
     payload: bytes = field(repr=False)
     headers: Headers = field(repr=False)
+    key: bytes | None
 
-    @classmethod
-    def of(cls, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None) -> Self:
-        """The key goes as a header. Raises MessageTooLarge."""
-        named = [] if key is None else [(_KEY, key)]
-        return cls(topic, payload, fitting(topic, [*named, *headers]))
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether it is a dead letter, which its consumer sends again where it is not taken."""
-        return self.topic.endswith(DEAD_LETTERS)
-
-    def message(self, tag: int, frame: int) -> Any:
-        """As py-amqp sends it, in frames of so many bytes at most. A header that comes more than once is a list, as are
-        those that a broker takes as lists only. Raises MessageTooLarge."""
+    def message(self, tag: int) -> Any:
+        """As py-amqp sends it. A header that comes more than once is a list."""
         table: dict[str, Any] = {}
-        for name, value in fitting(self.topic, self.headers, min(HEADERS_ROOM, frame - _FRAME_BESIDE_HEADERS)):
-            table.setdefault(name, []).append(value)
-        single = {
-            name: values[0] if len(values) == 1 and name not in _LISTS else values for name, values in table.items()
-        }
+        for name, value in self.headers:
+            table.setdefault(_ROUTING.get(name, name), []).append(value)
+        if self.key is not None:
+            table[_KEY] = [self.key]
+        single = {name: values[0] if len(values) == 1 else values for name, values in table.items()}
         return amqp.Message(self.payload, application_headers=single, delivery_mode=2, message_id=str(tag))
 
 
@@ -191,11 +178,9 @@ class Link:
         self.channel.events["basic_return"].add(returned)
 
     def publish(self, letter: Letter) -> int:
-        """Write it. The tag that its confirm will carry. Raises MessageTooLarge for headers that this broker's frames
-        have no room for."""
+        """Write it. The tag that its confirm will carry."""
         tag = self._published + 1
-        message = letter.message(tag, self.channel.connection.frame_max)
-        self.channel.basic_publish(message, letter.topic, "", mandatory=True, timeout=_PATIENCE)
+        self.channel.basic_publish(letter.message(tag), letter.topic, "", mandatory=True, timeout=_PATIENCE)
         self._published = tag
         return tag
 
@@ -207,7 +192,11 @@ class Link:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - read late, and raises for what is no port
+    except ValueError:
+        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
     if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError("a broker's URL reads amqps://user:password@host:port/vhost; the rest is settings")
     return url
@@ -227,33 +216,27 @@ def _connection_settings(url: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def fitting(topic: str, headers: Iterable[tuple[str, bytes]], room: int = HEADERS_ROOM) -> Headers:
-    """A message must not keep its refusal from being put aside: of a dead letter, the last headers that fit into
-    ``room`` bytes are kept, which are those that say what it is. Raises MessageTooLarge for any other message with too
-    many."""
+def fitting(topic: str, headers: Iterable[tuple[str, bytes]]) -> Headers:
+    """A message must not keep its refusal from being put aside: of a dead letter, the last headers that fit are kept,
+    which are those that say what it is. Raises BrokerUnavailable for any other message with too many."""
     kept: list[tuple[str, bytes]] = []
-    left = room
+    room = HEADERS_ROOM
     for name, value in reversed(list(headers)):
-        length = len(name.encode("utf-8", "surrogatepass"))
-        size = length + len(value) + _BESIDE_A_VALUE
-        if size <= left and length <= _LONGEST_NAME:
-            left -= size
+        encoded = name.encode("utf-8", "backslashreplace")
+        size = len(encoded) + len(value) + 6
+        if size <= room and len(encoded) <= 240:  # it may get a prefix of ours
+            room -= size
             kept.append((name, value))
         elif not topic.endswith(DEAD_LETTERS):
-            raise MessageTooLarge(
-                f"cannot send to {topic}: its headers take more than {room} bytes, or the name of one more than"
-                f" {_LONGEST_NAME}"
-            )
+            raise BrokerUnavailable(f"cannot send to {topic}: its headers take more than {HEADERS_ROOM} bytes")
     return tuple(reversed(kept))
 
 
 def headers_and_key(table: Mapping[str | bytes, Any]) -> tuple[Headers, bytes | None]:
-    """A message's headers and its key. Lists are headers that come more than once; tables are left out. A name that is
-    no UTF-8 has U+FFFD for what is none: py-amqp passes half a surrogate pair, which could not be sent on."""
+    """A message's headers and its key. Lists are headers that come more than once; tables are left out."""
     found: list[tuple[str, bytes]] = []
     for name, value in table.items():
-        raw_name = name.encode("utf-8", "surrogatepass") if isinstance(name, str) else bytes(name)
-        text = raw_name.decode("utf-8", "replace")
+        text = (name if isinstance(name, str) else name.decode("latin-1")).encode("utf-8", "backslashreplace").decode()
         found += [(text, raw) for one in (value if isinstance(value, list) else [value]) for raw in _raw(one)]
     keys = [value for name, value in found if name == _KEY]
     return tuple(pair for pair in found if pair[0] != _KEY), keys[0] if keys else None

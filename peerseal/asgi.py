@@ -15,7 +15,6 @@ refused unless public: a request token binds one request, and not what follows i
 """
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from peerseal.errors import (
 )
 from peerseal.gate import (
     ANY_ALLOWED,
+    ODD,
     PUBLIC,
     REFUSALS,
     Need,
@@ -43,6 +43,7 @@ from peerseal.gate import (
     answer,
     check_need,
     check_options,
+    check_paths,
     lacking,
     lacking_user,
     verifier_of,
@@ -51,6 +52,7 @@ from peerseal.peers.context import carrying
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
@@ -70,11 +72,6 @@ log = logging.getLogger("peerseal")
 _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the signature is checked. A longer one is read once that is good, and then all
 is verified once more: strangers must not make a service hold megabytes."""
-_ODD = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
-"""What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
-_PATTERN = re.compile(r"[{}<>*?%]")
-"""Of patterns, queries and escapes: a path with one of these would stand for nothing that is meant by it."""
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 _NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
@@ -124,9 +121,9 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
-        check_options(header, max_body)
+        check_options(header, max_body, report_only, verifier)
         self._app = app
-        self._needs = needs if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
+        self._needs = _checked(needs) if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
         self._report_only = report_only
         self._header = header.lower()
         self._max_body = max_body
@@ -162,11 +159,7 @@ class PeerAuth:
         for place, root in self._own_roots:
             if _is_below(told, place) and _route_path(path, root) != _route_path(told, place):
                 return _NOBODY
-        need: object = self._needs(scope.get("method", "GET"), told)
-        if isinstance(need, Need):
-            return need
-        log.error("needs gives %s for %r, and no Need: nobody may call it", type(need).__name__, told)
-        return _NOBODY
+        return self._needs(scope.get("method", "GET"), told)
 
     @cached_property
     def _own_roots(self) -> tuple[tuple[str, str], ...]:
@@ -216,7 +209,8 @@ class PeerAuth:
             "scope": need.scope,
         }
         declared = headers.get("content-length", "0")
-        if not _LENGTH.fullmatch(declared) or int(declared) > self._max_body:
+        length = natural(declared.lstrip("0") or "0")
+        if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         if await body.read(min(_READ_FIRST, self._max_body)):
             peer = await self._verifier.verify(**request, body=body.content)
@@ -379,21 +373,26 @@ class _Body:
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 
 
+def _checked(needs: Callable[[str, str], Need]) -> Callable[[str, str], Need]:
+    """The application's own function; where it gives no need, it is for no caller."""
+
+    def need_of(method: str, path: str) -> Need:
+        try:
+            return check_need(needs(method, path), f"what needs gives for {path!r}")
+        except ConfigurationError as error:
+            log.error("no caller is let in: %s", error)
+            return _NOBODY
+
+    return need_of
+
+
 def _by_path(needs: Any) -> Callable[[str, str], Need]:
     """The need of the longest path that the request's is, or lies below. Raises ConfigurationError."""
-    if not isinstance(needs, Mapping):
-        raise ConfigurationError(f"needs maps paths to what they need; it is of type {type(needs).__name__}")
-    if not all(isinstance(path, str) and path.startswith("/") for path in needs):
-        raise ConfigurationError("paths begin with a slash")
-    for path, need in needs.items():
-        check_need(need, f"needs[{path!r}]")
-    if any(_PATTERN.search(path) for path in needs):
-        raise ConfigurationError("paths stand for themselves, decoded, and all below; for patterns give a function")
-    longest_first = sorted(needs.items(), key=lambda item: -len(item[0].rstrip("/")))
+    longest_first = sorted(check_paths(needs).items(), key=lambda item: -len(item[0].rstrip("/")))
     trunks = [(path.rstrip("/"), need) for path, need in longest_first]
 
     def need_of(_: str, path: str) -> Need:
-        if _ODD.search(path):
+        if ODD.search(path):
             return _NOBODY
         return next((need for trunk, need in trunks if _is_below(path, trunk)), _NOBODY)
 

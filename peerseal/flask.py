@@ -32,6 +32,7 @@ from peerseal.gate import (
     Need,
     Record,
     answer,
+    check_need,
     check_needed_scope,
     check_options,
     lacking,
@@ -43,6 +44,7 @@ from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.extras import missing
+from peerseal.runtime.options import check_callable
 from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
 
 try:
@@ -92,7 +94,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
-        check_options(header, max_body)
+        check_options(header, max_body, report_only, verifier)
         self._identity = identity
         self._allow = allow
         self._report_only = report_only
@@ -143,9 +145,11 @@ class PeerAuth:
         and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
         """
 
+        check_need(Need(scope, transaction), "require")
         check_needed_scope(scope, "require")
 
         def decorate(view: Callable[P, R]) -> Callable[P, R]:
+            check_callable("what require marks", view)
             is_async = iscoroutinefunction(view)
 
             @functools.wraps(view)

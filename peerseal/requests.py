@@ -11,18 +11,22 @@ content type. An `AuthBase` would run once, while retries and redirects send its
 
 import copy
 import functools
+import math
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
-from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import requests
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url
 from urllib3 import Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InvalidHeader,
     MaxRetryError,
     NewConnectionError,
     ProtocolError,
@@ -31,7 +35,6 @@ from urllib3.exceptions import (
 )
 
 from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
-from peerseal.peers.addresses import is_loopback
 from peerseal.peers.context import current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
@@ -39,7 +42,8 @@ from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
-from peerseal.protocol.numbers import retry_after
+from peerseal.protocol.names import check_peer_name
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 
 TIMEOUT: Final = (3.05, 10.0)
@@ -68,6 +72,7 @@ method is idempotent."""
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
+_LONG_NUMBER = re.compile(r"[0-9]{5}")
 _PIECE = 1 << 16  # bytes read at once
 _Send = Callable[[requests.PreparedRequest], requests.Response]
 
@@ -132,12 +137,12 @@ class PeerSession(requests.Session):
         self.mount("https://", adapter)
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
-        """As Session's, with the URL taken below the base URL, and without what .netrc says about our callee."""
+        """As Session's, with the URL taken below the base URL, and without what .netrc says: it may name every host."""
         url = request.url.decode("utf-8") if isinstance(request.url, bytes) else str(request.url)
         request = copy.copy(request)
         request.url = self._origin.resolve(url)
-        if request.auth is None and self.auth is None and self._origin.target(request.url) is not None:
-            request.auth = _unchanged
+        if request.auth is None and self.auth is None:
+            request.auth = _from_url
         prepared = super().prepare_request(request)
         if request.url != url and not self._origin.holds(prepared.url or ""):
             raise UnsignableRequest("a path below the base URL leads out of it")
@@ -161,35 +166,22 @@ class PeerSession(requests.Session):
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """What a redirect means for credentials. One from another origin back to our callee must not be followed: a
-        stranger would choose what we sign."""
-        if self._origin.target(prepared_request.url or "") is None:
-            super().rebuild_auth(prepared_request, response)
+        stranger would choose what we sign. One to another origin brings no password from .netrc there."""
+        url = prepared_request.url or ""
+        if self._origin.target(url) is None:
+            if self.should_strip_auth(response.request.url or "", url):
+                prepared_request.headers.pop("Authorization", None)
         elif self._origin.target(response.url) is None:
             self._sent_back.add(prepared_request)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """As Session's. Raises requests.exceptions.InvalidURL for a Location that is no URL: Session itself lets the
-        errors of those who try to read it through."""
+        """As Session's. Raises requests' InvalidURL for a Location that cannot be read."""
         try:
             target = super().get_redirect_target(resp)
-            if target is not None:
-                urlsplit(urljoin(resp.url, target))
+            _ = urlsplit(target or "").port  # requests reads it, with no care for what it raises
         except ValueError as error:
-            resp.close()
-            raise requests.exceptions.InvalidURL("a redirect to what is no URL", response=resp) from error
+            raise requests.exceptions.InvalidURL(f"a Location that is no URL: {error}", response=resp) from error
         return target
-
-    def rebuild_proxies(
-        self, prepared_request: requests.PreparedRequest, proxies: Mapping[str, str] | None
-    ) -> dict[str, str]:
-        """The proxies of a redirect's target, by the rule of any other request: those that the environment named for
-        the first URL are looked up again, so that ``NO_PROXY`` counts, and loopback has none."""
-        if is_loopback(prepared_request.url or ""):
-            prepared_request.headers.pop("Proxy-Authorization", None)
-            return {}
-        found = set(getproxies().values()) if self.trust_env else set()
-        given = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy not in found}
-        return super().rebuild_proxies(prepared_request, given)
 
     def _settle_body(self, request: requests.PreparedRequest) -> None:
         """Make the body bytes: what is signed is then what every attempt sends, whatever becomes of a file."""
@@ -241,7 +233,7 @@ class SigningAdapter(TimedAdapter):
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
         self._signer = signer
-        self._audience = audience
+        self._audience = check_peer_name(audience)
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
@@ -260,7 +252,7 @@ class SigningAdapter(TimedAdapter):
         timeout: Any = None,
         verify: bool | str = True,
         cert: Any = None,
-        proxies: Mapping[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
         notice_fork()
@@ -286,7 +278,7 @@ class SigningAdapter(TimedAdapter):
                     raise
             else:
                 response.request = request
-                again = _after_answer(policy, request, response, time.time())
+                again = _after_answer(policy, request, response)
                 if again is None or again[1] >= time_left():
                     return response
                 policy, pause = again
@@ -362,22 +354,33 @@ def _after_error(policy: Retry, request: requests.PreparedRequest, error: reques
 
 
 def _after_answer(
-    policy: Retry, request: requests.PreparedRequest, response: requests.Response, now: float
+    policy: Retry, request: requests.PreparedRequest, response: requests.Response
 ) -> tuple[Retry, float] | None:
     """The policy for one more attempt and the seconds to wait before it; None where this answer is the one to give."""
     if not policy.is_retry(str(request.method), response.status_code):
         return None
     try:
         policy = policy.increment(request.method, request.url, response=response.raw)
-    except MaxRetryError:
+        asked = _retry_after(policy, response) if policy.respect_retry_after_header else None
+    except (MaxRetryError, InvalidHeader, OverflowError, ValueError):
         return None
-    said = response.headers.get("Retry-After") if policy.respect_retry_after_header else None
-    asked = None if said is None else retry_after(said, now)
-    if said is not None and asked is None:
-        return None  # neither seconds nor a date
     if asked is not None and asked > MAX_RETRY_AFTER:
         return None
     return policy, asked or policy.get_backoff_time()
+
+
+def _retry_after(policy: Retry, response: requests.Response) -> float | None:
+    """How many seconds the answer asks us to wait (RFC 9110 section 10.2.3); None where it does not say. Raises
+    ValueError, OverflowError or InvalidHeader for what is no number of seconds and no time of this calendar."""
+    text = response.headers.get("Retry-After", "").strip(BLANKS)
+    if not text:
+        return None
+    if text.isdigit():
+        seconds = natural(text.lstrip("0") or "0")
+        return math.inf if seconds is None else seconds
+    if _LONG_NUMBER.search(text):
+        raise ValueError("a time with a number that is none of a calendar")
+    return policy.get_retry_after(response.raw)
 
 
 def _cause(error: requests.RequestException) -> object:
@@ -434,6 +437,7 @@ def _checked_names(names: Collection[str]) -> tuple[str, ...]:
     return lower
 
 
-def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An `auth` that adds nothing; with none at all, requests would look into .netrc."""
-    return request
+def _from_url(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An `auth` that adds what stands in the URL, and nothing else: with none, requests would look into .netrc."""
+    user, password = get_auth_from_url(str(request.url))
+    return HTTPBasicAuth(user, password)(request) if user or password else request

@@ -9,13 +9,13 @@ from typing import IO, Any
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
 from peerseal.peers.target import routed_target
 from peerseal.peers.verify import RequestHeaders
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import BLANKS
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
 
 _PIECE = 1024 * 1024  # bytes read at once
-_LONGEST_LENGTH = 16  # digits of a Content-Length that is read as a number
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
 
@@ -119,8 +119,8 @@ def _length(declared: str) -> int:
     """What Content-Length says; of more digits than any body has, more than any limit. Anything else is none."""
     if not (declared.isascii() and declared.isdigit()):
         return 0
-    digits = declared.lstrip("0")
-    return int(digits or "0") if len(digits) < _LONGEST_LENGTH else sys.maxsize
+    length = natural(declared.lstrip("0") or "0")
+    return sys.maxsize if length is None else length
 
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:

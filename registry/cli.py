@@ -5,6 +5,7 @@ where the reader of the output is gone.
 """
 
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, abandon_output, 
 from registry.commands.applicants import approve, reject
 from registry.commands.audit import audit
 from registry.commands.common import (
+    WholeNumber,
     duration,
     json_option,
     show,
@@ -41,6 +43,7 @@ from registry.storage.migrate import migrate as migrate_database
 from registry.storage.unit import Store
 
 UNREACHABLE = 3
+LOOPBACK = "127.0.0.1"
 REFUSED = 1
 DEV_DOMAIN = "dev.internal"
 """The trust domain that ``serve --dev`` makes where none was configured and there is no registry yet."""
@@ -78,7 +81,7 @@ def main() -> None:
     Settings come from the environment: REGISTRY_HOME (./registry-data), REGISTRY_DATABASE_URL (an SQLite file in the
     home), REGISTRY_TRUST_DOMAIN, REGISTRY_ROOT_KEY_FILE, REGISTRY_SIGNING_KEY_FILE, REGISTRY_LEDGER_KEY_FILE,
     REGISTRY_SEALING_KEY_FILE, REGISTRY_PUBLIC_URLS, REGISTRY_APPLICANTS (off), REGISTRY_OIDC_FILE, REGISTRY_PROXIES
-    (0), REGISTRY_RATE_LIMIT_STORAGE (memory://).
+    (0), REGISTRY_RATE_LIMIT_STORAGE (memory://), REGISTRY_EXCHANGED_TOKEN_LIFETIME (7d).
     """
 
 
@@ -119,8 +122,8 @@ def _initialise(settings: Settings, trust_domain: str | None, default_domain: st
 
 @main.command()
 @click.option("--host", default=None, help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--port", default=8080, show_default=True, type=WholeNumber(1, 65535))
+@click.option("--workers", default=2, show_default=True, type=WholeNumber(1, 64))
 @click.option(
     "--dev",
     is_flag=True,
@@ -132,6 +135,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
 
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")
+    address = _listening(LOOPBACK if host is None else host)
     settings = replace(the_settings(), dev=dev)
     if dev:
         click.secho(
@@ -139,7 +143,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
         )
         done = _initialise(settings, None, default_domain=DEV_DOMAIN)
         say(f"trust domain: {done.domain}, in {settings.home}", error=True)
-    run(settings, f"{_listening(host or '127.0.0.1')}:{port}", workers)
+    run(settings, f"{address}:{port}", workers)
 
 
 @main.command()
@@ -158,7 +162,7 @@ def join_token() -> None:
 @join_token.command("create")
 @click.argument("service")
 @click.option("--ttl", type=duration, default="10m", show_default=True, help="How long it is good for.")
-@click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many keys it registers.")
+@click.option("--uses", type=WholeNumber(1), default=1, show_default=True, help="How many keys it registers.")
 @url_option
 @json_option
 def create_join_token(service: str, ttl: int, uses: int, url: str | None, as_json: bool) -> None:
@@ -231,10 +235,23 @@ main.add_command(root)
 
 
 def _listening(host: str) -> str:
-    """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none."""
-    plain = host.removeprefix("[").removesuffix("]")
-    try:
-        socket.getaddrinfo(plain, None, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise click.BadParameter(f"{host!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0") from error
+    """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none, or another
+    host's: gunicorn would try it for seconds."""
+    plain = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
+    if not plain or "[" in plain or "]" in plain or not _is_here(plain):
+        message = f"{host[:100]!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0"
+        raise click.BadParameter(message, param_hint="'--host'")
     return f"[{plain}]" if ":" in plain else plain
+
+
+def _is_here(host: str) -> bool:
+    """Whether one of the host's addresses can be listened on here: ``localhost`` may have one that cannot."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, _, _, place in found:
+        with suppress(OSError), socket.socket(family, kind) as probe:
+            probe.bind(place)
+            return True
+    return False

@@ -168,11 +168,9 @@ class HttpConsole:
     """On a registry over HTTP, with an operator token."""
 
     def __init__(self, url: str, token: str) -> None:
-        """Raises ConfigurationError for a URL that is none, or that would have the token read on a network."""
+        """Raises ConfigurationError for a URL that is none, or over which the token could be read on a network."""
         if not is_confidential(url):
-            raise ConfigurationError(
-                f"--url {url}: an operator's token is sent over https, or over http to loopback; give an https URL"
-            )
+            raise ConfigurationError(f"an operator's token is sent over https or loopback only, not to {url}")
         self._fetcher = HttpFetcher([url])
         self._token = token
 

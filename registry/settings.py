@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Self
 
 from peerseal.errors import ConfigurationError
+from peerseal.peers import environment
+from peerseal.peers.fetch import check_urls
 from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.names import check_trust_domain
-from peerseal.runtime.settings import SettingsReader, warn_of_unknown
+from peerseal.runtime.database_url import sqlalchemy_url
+from peerseal.runtime.settings import named, warn_of_unknown
 
 KNOWN = (
     "REGISTRY_HOME",
@@ -142,33 +145,36 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], **changes: object) -> Self:
-        """From environment variables named as in SPEC section 6. Raises ConfigurationError or InvalidName."""
+        """From the variables in `KNOWN`, as docs/settings.md has them. Raises ConfigurationError."""
         warn_of_unknown(environ, "REGISTRY_", KNOWN)
-        read = SettingsReader(environ)
+        read = environment.settings_of(environ)
         home = (read.path("REGISTRY_HOME") or Path(DEFAULT_HOME)).absolute()
 
         def file(what: str, default: str) -> Path:
             return (read.path(f"REGISTRY_{what}_FILE") or home / default).absolute()
 
-        domain = read.text("REGISTRY_TRUST_DOMAIN")
         oidc_file = read.path("REGISTRY_OIDC_FILE")
-        lifetime = read.count(
+        lifetime = read.whole_seconds(
             "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, at_least=1, at_most=EVENT_LIFETIME_CAP
         )
+        database_url = read.secret("REGISTRY_DATABASE_URL")
+        if database_url is not None:
+            named("REGISTRY_DATABASE_URL", sqlalchemy_url, database_url)
+        public_urls = read.several("REGISTRY_PUBLIC_URLS")
         values: dict[str, object] = {
             "home": home,
-            "database_url": read.secret("REGISTRY_DATABASE_URL") or f"sqlite:///{home / DATABASE_FILE}",
+            "database_url": database_url or f"sqlite:///{home / DATABASE_FILE}",
             "root_key_file": file("ROOT_KEY", "root-key.pem"),
             "signing_key_file": file("SIGNING_KEY", "signing-key.pem"),
             "ledger_key_file": file("LEDGER_KEY", "ledger-key.pem"),
             "sealing_key_file": file("SEALING_KEY", "sealing.key"),
-            "trust_domain": check_trust_domain(domain) if domain else None,
-            "external_prefix": check_external_prefix(read.text("PEERSEAL_EXTERNAL_PREFIX") or ""),
+            "trust_domain": read.checked("REGISTRY_TRUST_DOMAIN", check_trust_domain),
+            "external_prefix": read.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
             "applicants": read.flag("REGISTRY_APPLICANTS", False),
             "oidc_file": oidc_file.absolute() if oidc_file else None,
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),
             "limits": Limits(exchanged_token_lifetime=lifetime),
-            "public_urls": read.several("REGISTRY_PUBLIC_URLS"),
+            "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.follow import Follower, check_pinned
+from peerseal.peers.environment import settings_of
+from peerseal.peers.fetch import HttpFetcher, check_urls
+from peerseal.peers.follow import Follower, check_pin, check_pinned
 from peerseal.peers.keep import KeptLedger
-from peerseal.runtime.settings import SettingsReader
 from peerseal.runtime.terminal import say, say_json
 
 
@@ -38,9 +38,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
-    urls = arguments.registry or SettingsReader(os.environ).text("PEERSEAL_REGISTRY_URL") or ""
+    settings = settings_of(os.environ)
+    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
-    pin = arguments.pin or SettingsReader(os.environ).text("PEERSEAL_REGISTRY_PIN")
+    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin)
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     kept, follower = KeptLedger(arguments.folder), Follower(fetcher, pin)
     ended = threading.Event() if arguments.once else until_interrupted()

@@ -15,13 +15,14 @@ from pathlib import Path
 from types import FrameType
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.follow import check_pinned
+from peerseal.peers.environment import settings_of
+from peerseal.peers.fetch import HttpFetcher, check_urls
+from peerseal.peers.follow import check_pin, check_pinned
 from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched
 from peerseal.peers.webhook import Webhook
 from peerseal.protocol.names import check_service, split_kid
-from peerseal.runtime.settings import SettingsReader
+from peerseal.runtime.settings import duration
 from peerseal.runtime.terminal import on_terminal, say, say_json
 
 ALERTS_RAISED = 1
@@ -78,12 +79,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _monitor(arguments: argparse.Namespace) -> Monitor:
-    service = check_service(arguments.service)
-    urls = arguments.registry or SettingsReader(os.environ).text("PEERSEAL_REGISTRY_URL") or ""
+    service, settings = check_service(arguments.service), settings_of(os.environ)
+    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
     state = None if arguments.state is None else load_watched(arguments.state, service)
     state = state or Watched(service)
-    pin = arguments.pin or SettingsReader(os.environ).text("PEERSEAL_REGISTRY_PIN") or state.pin
+    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or state.pin
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     for kid in arguments.known:
         split_kid(kid)
@@ -94,7 +95,7 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
 
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
     """What the owner says to hold, asked anew each time: keys rotate."""
-    folder = arguments.key_dir or SettingsReader(os.environ).path("PEERSEAL_KEY_DIR")
+    folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
     listed, said = arguments.known_file, frozenset(arguments.known)
 
     def own_keys() -> frozenset[str]:
@@ -143,8 +144,8 @@ def _show(alert: Alert, *, as_json: bool) -> None:
 
 
 def seconds(text: str) -> float:
-    """An argument that is a time. Raises ValueError."""
-    seconds = float(text)  # argparse turns ValueError into its own message
-    if not 0 < seconds < float("inf"):
-        raise ValueError(text)
+    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError."""
+    seconds = duration(text)
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(text)  # argparse turns it into its own message
     return seconds

@@ -97,7 +97,7 @@ class CopyFolder:
     def seen(self, name: str) -> int:
         """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
         copy = self.read(name + _SEEN)
-        return (natural(copy.jws) if copy else None) or 0
+        return natural(copy.jws) or 0 if copy else 0
 
     def saw(self, name: str, seq: int) -> None:
         """Remember the ``seq`` of the newest document, so that no older copy takes its place. With the name locked."""

@@ -55,10 +55,16 @@ class PlatformToken:
         return cls(source) if callable(source) else cls(lambda: source)
 
     @classmethod
-    def in_file(cls, path: str | os.PathLike[str]) -> Self:
-        """From the file in which the platform keeps the newest one."""
+    def in_file(cls, path: str | os.PathLike[str], name: str = "the platform's token") -> Self:
+        """From the file in which the platform keeps the newest one; ``name`` is what errors call it."""
 
-        return cls(lambda: read_text(Path(path), "the platform's token") or "")
+        def read() -> str:
+            text = read_text(Path(path), name) or ""
+            if not text.isascii() or not text:
+                raise ConfigurationError(f"{name}={path}: cannot be read as a token: empty, or no ASCII text")
+            return text
+
+        return cls(read)
 
     def text(self) -> str:
         """The token as it is now, blank space around it ignored. Raises ConfigurationError, which never quotes it."""

@@ -45,6 +45,7 @@ from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens import BLANKS, LEEWAY, check_times
+from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 
 HEADER = "authorization"
 
@@ -105,6 +106,11 @@ class EventVerifier:
         unsafe_unbound_payload: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_is("max_age", max_age, timedelta, "a timedelta")
+        check_number("max_age (seconds)", max_age.total_seconds(), at_least=1)
+        check_number("leeway", leeway, at_most=3600)
+        check_flag("unsafe_unbound_payload", unsafe_unbound_payload)
+        check_callable("clock", clock)
         self._trust = trust
         self._audience = check_audience(audience)
         self._allow = read_allow(allow)
@@ -215,7 +221,10 @@ def _bearer(headers: MessageHeaders) -> str:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    scheme, _, token = _text(values[0]).strip(BLANKS).partition(" ")
+    text = _text(values[0]).strip(BLANKS)
+    if not text.isascii():
+        raise MalformedToken("a token that is not ASCII")
+    scheme, _, token = text.partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")

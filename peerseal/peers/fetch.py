@@ -1,9 +1,9 @@
 """The one network seam: every call to a registry is made here, and only FetchError leaves.
 
-Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file, and no proxy to
-loopback. Redirects are
-not followed because an answer from somewhere else is not the answer that was asked for. No mirror is trusted: what is
-signed is asked of one after the other until an answer passes its reader's checks.
+Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file. Redirects are
+not followed because an answer from somewhere else is not the answer that was asked for. Proxies come from the
+environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and are not asked for loopback. No mirror is trusted: what
+is signed is asked of one after the other until an answer passes its reader's checks.
 """
 
 import logging
@@ -23,12 +23,12 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
-from peerseal.peers.addresses import is_loopback
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
+from peerseal.protocol.hosts import is_loopback_host
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -36,9 +36,7 @@ T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 _ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
-_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,200}"')
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
-
 
 _of_this_thread = threading.local()
 
@@ -69,13 +67,6 @@ def content(answer: Answer) -> bytes:
     if answer.status != 200:
         raise FetchError(f"the registry answered {answer.status}", answer.status)
     return answer.body
-
-
-def entity_tag(answer: Answer) -> str | None:
-    """The answer's ETag (RFC 9110 section 8.8.3) where it can be sent back; None for none, or for another text: one
-    that no request may carry would keep every later one from being sent."""
-    tag = answer.headers.get("etag", "")
-    return tag if _TAG.fullmatch(tag) else None
 
 
 class Fetcher(Protocol):
@@ -120,7 +111,7 @@ class HttpFetcher:
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
     ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts. With
-    ``remote_only`` no address of this machine is connected to: for URLs that another machine named.
+    ``elsewhere`` no connection may lead to this machine, as for a URL that a stranger named (see `TimedAdapter`).
     """
 
     def __init__(
@@ -129,7 +120,7 @@ class HttpFetcher:
         limits: FetchLimits | None = None,
         *,
         ca_file: str | os.PathLike[str] | None = None,
-        remote_only: bool = False,
+        elsewhere: bool = False,
     ) -> None:
         self._urls = tuple(_base_url(url) for url in urls)
         if not self._urls:
@@ -137,7 +128,7 @@ class HttpFetcher:
         self._limits = limits or FetchLimits()
         self._health = MirrorHealth(self._urls, self._limits)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
-        self._remote_only = remote_only
+        self._elsewhere = elsewhere
         self._session: requests.Session | None = None
         self._kept: set[socket] = set()
         self._pid = 0
@@ -163,6 +154,18 @@ class HttpFetcher:
         """See Fetcher. Calls that are under way keep their connections until they end."""
         with self._lock:
             self._session = None
+
+    @property
+    def confidential(self) -> bool:
+        """Whether nobody on a network can read what writing calls send: over https, or on loopback."""
+        return is_confidential(self._urls[0])
+
+    def close(self) -> None:
+        """Close the connections of this process that no call uses. Those of a parent are left alone."""
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None and self._pid == os.getpid():
+            session.close()
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
@@ -253,9 +256,9 @@ class HttpFetcher:
             ):
                 content = self._read(response)
                 names = {name.lower(): value for name, value in response.headers.items()}
-        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError, OverflowError) as error:
             kind = AnswerTooSlow if _is_slow(error) else FetchError
-            raise kind(f"{method} {url}: {_reason(error)}") from error
+            raise kind(f"{method} {url}: {_what_failed(error)}") from error
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
@@ -277,15 +280,8 @@ class HttpFetcher:
                 self._session, self._pid = requests.Session(), os.getpid()
                 self._session.auth = _no_auth
                 for scheme in ("http://", "https://"):
-                    self._session.mount(scheme, TimedAdapter(remote_only=self._remote_only))
+                    self._session.mount(scheme, TimedAdapter(elsewhere=self._elsewhere))
             return self._session
-
-    def close(self) -> None:
-        """Give up this process's connections. A call made later opens new ones."""
-        with self._lock:
-            if self._session is not None and self._pid == os.getpid():
-                self._session.close()
-            self._session = None
 
     def _forget_lock(self) -> None:
         self._lock = threading.Lock()
@@ -310,10 +306,15 @@ def _is_slow(error: BaseException) -> bool:
     return isinstance(error, (requests.exceptions.ReadTimeout, ReadTimeoutError, TimeoutError))
 
 
-def _reason(error: BaseException) -> str:
-    """The error's name, since its text may quote what was sent; of a connection that led astray, where it led."""
-    cause = getattr(error.args[0], "reason", None) if error.args else None
-    return cause.text if isinstance(cause, WrongAddress) else type(error).__name__
+def _what_failed(error: Exception) -> str:
+    cause = error.args[0] if error.args else None
+    reason = getattr(cause, "reason", cause)
+    return reason.why if isinstance(reason, WrongAddress) else type(error).__name__
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine's loopback, which no proxy is asked for."""
+    return is_loopback_host(urlsplit(url).hostname)
 
 
 def is_confidential(url: str) -> bool:
@@ -322,14 +323,24 @@ def is_confidential(url: str) -> bool:
     return urlsplit(_base_url(url)).scheme == "https" or is_loopback(url)
 
 
+def check_urls(text: str) -> str:
+    """URLs of a registry and its mirrors, separated by commas, as they are. Raises ConfigurationError."""
+    urls = [url.strip() for url in text.split(",")]
+    for url in filter(None, urls):
+        _base_url(url)
+    if not any(urls) or any(not char.isprintable() or char == " " for url in urls for char in url):
+        raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
+    return text
+
+
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is none
+        parts.port  # noqa: B018 - read late, and raises for what is no port
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
-    if _ODD.search(url):  # parsers differ about what they mean
-        raise ConfigurationError("a registry URL has no white space, control character or backslash")
+    if _ODD.search(url):  # by which one parser sees another host than the next
+        raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
 from peerseal.peers.context import Transaction, current_transaction
 from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
-from peerseal.peers.environment import options_in
+from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
@@ -24,6 +24,7 @@ from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.signing import TokenSigner
+from peerseal.peers.target import check_external_prefix
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
@@ -85,7 +86,10 @@ class Identity:
         fetcher: Fetcher | None = None,
     ) -> None:
         self.service = check_service(service)
-        self.external_prefix = external_prefix
+        self.external_prefix = check_external_prefix(external_prefix)
+        check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
+        check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_url=replay_url)
+        check_parts(alg, rotation, limits, clock, oidc_token)
         self.clock = clock
         key_folder = Path(key_dir) / service if key_dir is not None else None
         self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
@@ -125,15 +129,17 @@ class Identity:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read anew at every join), ``PEERSEAL_KEY_DIR``,
-        ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL``,
-        ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` (0 or 1); and, in seconds, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
-        ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
+        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``, ``PEERSEAL_CACHE_DIR``,
+        ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` and
+        ``PEERSEAL_RETIRE_AT_EXIT`` (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``,
+        ``…_LEAD``, ``…_OVERLAP``. An empty variable is one that is not set.
 
-        Raises ConfigurationError for what is missing.
+        Raises ConfigurationError for what is missing or cannot be read; it names the variable.
         """
         env = os.environ if environ is None else environ
-        return cls(**options_in(env))
+        identity = cls(**options_in(env))
+        identity._keeper.absent = absent_join_token(env)
+        return identity
 
     # ---- life
 
@@ -432,6 +438,7 @@ def _platform_token(
     if joining is not None:
         raise ConfigurationError("a join token and a platform's token: which one counts?")
     urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
-    if fetcher is None and not is_confidential(urls[0].strip()):
+    confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
+    if not confidential:
         raise ConfigurationError("a platform's token is sent over https or loopback only")
     return PlatformToken.of(source)

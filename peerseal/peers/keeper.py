@@ -52,6 +52,8 @@ class KeyKeeper:
         self._folder = folder
         self._trust = trust
         self._newcomer = newcomer
+        self.absent: str | None = None
+        """What should have admitted a first key and is not there, for the error of a newcomer that has nothing."""
         self._alg = alg
         self._schedule = schedule
         self._vouch = vouch
@@ -170,7 +172,7 @@ class KeyKeeper:
         except EnrolmentRefused as error:
             if self._newcomer is None and error.code == "missing_token":
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
-                raise ConfigurationError(message) from error
+                raise ConfigurationError(f"{message}: {self.absent}" if self.absent else message) from error
             raise
         log.info("registered %s %s", candidate.kid, _BY[type(self._newcomer)])
         return self._save_registered(candidate, statement, signs_from=self._clock())

@@ -1,9 +1,18 @@
 """The limits of dealings with the registry and with issuers, in one place, each with its unit and its reason."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.options import check_number
+
+
+def _check_numbers(limits: Any) -> None:
+    """Every value but nested limits is a number, 0 or more. Raises ConfigurationError, which names it."""
+    for each in fields(limits):
+        if each.name != "fetch":
+            check_number(f"{type(limits).__name__}.{each.name}", getattr(limits, each.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,10 @@ class FetchLimits:
     """Seconds for which a URL rests after the first failure of that sort; twice as long after each further one."""
     longest_rest: float = 10.0
     """Seconds for which it rests at most: it is found out that soon that it works again."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, or a negative one."""
+        _check_numbers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,10 @@ class TrustLimits:
     max_statements: int = 10_000
     """Statements about single keys remembered at most: events' keys, past ones too."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, or a negative one."""
+        _check_numbers(self)
+
 
 @dataclass(frozen=True, slots=True)
 class IssuerLimits:
@@ -90,6 +107,10 @@ class IssuerLimits:
     """Of one fetch. Discovery and keys together take less than a newcomer waits for its answer (5 s); a set of 100
     large keys has 300 KiB."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, or a negative one."""
+        _check_numbers(self)
+
 
 @dataclass(frozen=True, slots=True)
 class RotationSchedule:
@@ -104,5 +125,6 @@ class RotationSchedule:
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no length of time."""
+        _check_numbers(self)
         if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
             raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -24,10 +24,10 @@ from peerseal.errors import (
     UnknownKey,
     WrongIssuer,
 )
-from peerseal.peers.addresses import is_loopback, literal, local_class
-from peerseal.peers.fetch import HttpFetcher, is_confidential, no_larger_than
+from peerseal.peers.fetch import HttpFetcher, is_confidential, is_loopback, no_larger_than
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits, IssuerLimits
+from peerseal.protocol.hosts import leads_elsewhere
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
 from peerseal.protocol.weak_keys import check_not_weak
@@ -67,10 +67,7 @@ class OidcIssuer:
         loopback.
         """
         limits = limits or IssuerLimits()
-        configured = [check_issuer_url(issuer, "issuer")]
-        if jwks_url is not None:
-            configured.append(check_issuer_url(jwks_url, "jwks_url"))
-        web = _Web(limits.fetch, ca_file, configured, remote=not is_loopback(issuer))
+        web = _Web(limits.fetch, ca_file)
         reader = _reader(issuer, web, jwks_url, None if jwks_file is None else Path(jwks_file))
         return cls(issuer, IssuerKeys(reader, limits, clock, check_key), clock)
 
@@ -173,47 +170,33 @@ class IssuerKeys:
 
 
 class _Web:
-    """Documents by their URLs, through the one network seam.
+    """Documents of one issuer by their URLs, through the one network seam: one fetcher for the server that somebody
+    here configured, and one for the server that the issuer named last. The one before that is closed."""
 
-    Servers that an operator configured have a fetcher each. All others, which the issuer names, share one that is made
-    again for another server: an issuer that names a new one each time opens no more than one pool of connections.
-    """
-
-    def __init__(
-        self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None, configured: Sequence[str], *, remote: bool
-    ) -> None:
-        """``remote``: what the issuer names must be on another machine."""
+    def __init__(self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None) -> None:
         self.max_bytes = limits.max_bytes
         self._limits = limits
         self._ca_file = ca_file
-        self._remote = remote
-        servers = {_server(url) for url in configured}
-        self._configured = {server: HttpFetcher([server], limits, ca_file=ca_file) for server in servers}
-        self._named: tuple[str, HttpFetcher] | None = None
+        self._fetchers: dict[bool, tuple[str, HttpFetcher]] = {}
 
-    def get(self, url: str) -> bytes:
-        """The document. Raises FetchError. One thread at a time: `IssuerKeys` sees to it."""
+    def get(self, url: str, *, elsewhere: bool = False) -> bytes:
+        """The document; with ``elsewhere`` from another machine only. Raises FetchError."""
         parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        answer = self._fetcher(_server(url)).call("GET", target)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        answer = self._fetcher(f"{parts.scheme}://{parts.netloc}", elsewhere).call("GET", path)
         if answer.status != 200:
             raise FetchError(f"{url} answered {answer.status}", answer.status)
         return answer.body
 
-    def _fetcher(self, server: str) -> HttpFetcher:
-        if server in self._configured:
-            return self._configured[server]
-        if self._named is None or self._named[0] != server:
-            if self._named is not None:
-                self._named[1].close()
-            made = HttpFetcher([server], self._limits, ca_file=self._ca_file, remote_only=self._remote)
-            self._named = server, made
-        return self._named[1]
-
-
-def _server(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    def _fetcher(self, server: str, elsewhere: bool) -> HttpFetcher:
+        known, fetcher = self._fetchers.get(elsewhere, (None, None))
+        if fetcher is not None and known == server:
+            return fetcher
+        if fetcher is not None:
+            fetcher.close()
+        made = HttpFetcher([server], self._limits, ca_file=self._ca_file, elsewhere=elsewhere)
+        self._fetchers[elsewhere] = server, made
+        return made
 
 
 def check_issuer_url(url: str, what: str) -> str:
@@ -231,30 +214,34 @@ def check_issuer_url(url: str, what: str) -> str:
 
 def check_jwks_uri(jwks_uri: str, issuer: str) -> str:
     """The URI itself if the issuer may name it in its discovery document: as `check_issuer_url`, and a remote issuer
-    sends nobody to an address of this machine. Where a name leads is checked once it is connected to. Raises
-    ConfigurationError."""
+    sends nobody to this machine. Raises ConfigurationError."""
     check_issuer_url(jwks_uri, "jwks_uri")
-    if is_loopback(issuer):
-        return jwks_uri
-    address = literal(urlsplit(jwks_uri).hostname or "")
-    kind = "loopback" if is_loopback(jwks_uri) else local_class(address) if address is not None else None
-    if kind is not None:
-        raise ConfigurationError(f"jwks_uri of a remote issuer is a {kind} address")
+    if not is_loopback(issuer) and not leads_elsewhere(urlsplit(jwks_uri).hostname or ""):
+        raise ConfigurationError(f"jwks_uri of a remote issuer is on this machine: {jwks_uri}")
     return jwks_uri
 
 
 def _reader(issuer: str, web: _Web, jwks_url: str | None, jwks_file: Path | None) -> KeySetReader:
+    check_issuer_url(issuer, "issuer")
     if jwks_file is not None:
         return lambda: _file(jwks_file, web.max_bytes)
     if jwks_url is not None:
-        return lambda: web.get(jwks_url)
+        checked = check_issuer_url(jwks_url, "jwks_url")
+        return lambda: web.get(checked)
 
     def discover() -> bytes:
         with no_larger_than(MAX_DISCOVERY):
             document = web.get(issuer.rstrip("/") + DISCOVERY)
-        return web.get(check_jwks_uri(read_discovery(document, issuer=issuer), issuer))
+        jwks_uri = check_jwks_uri(read_discovery(document, issuer=issuer), issuer)
+        return web.get(jwks_uri, elsewhere=not (is_loopback(issuer) or _same_server(jwks_uri, issuer)))
 
     return discover
+
+
+def _same_server(url: str, other: str) -> bool:
+    """Whether the URLs name one server in the same spelling: one that somebody here configured may be anywhere."""
+    one, two = urlsplit(url), urlsplit(other)
+    return (one.scheme, one.netloc) == (two.scheme, two.netloc)
 
 
 def _file(path: Path, max_bytes: int) -> bytes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.protocol.names import check_service, qualify, split_service_id
+from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.policies import ANYONE, CallPolicy, check_scope
 
 
@@ -62,9 +62,7 @@ def read_allow(allow: object) -> dict[str, frozenset[str]]:
 def _caller(name: object) -> str:
     if not isinstance(name, str):
         raise ConfigurationError(f"a caller in allow is of type {_type(name)}; give a service's name")
-    if name != ANYONE:
-        split_service_id(name) if "/" in name else check_service(name)
-    return name
+    return name if name == ANYONE else check_peer_name(name)
 
 
 def _scopes(caller: object, scopes: object) -> Iterator[str]:

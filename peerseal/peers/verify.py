@@ -42,7 +42,7 @@ from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
 from peerseal.peers.trusted import KeySource, TrustedKey, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
-from peerseal.protocol.names import qualify
+from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
@@ -53,6 +53,7 @@ from peerseal.protocol.tokens import (
     check_request_claims,
     check_times,
 )
+from peerseal.runtime.options import check_callable, check_number
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -102,10 +103,14 @@ class Verifier:
         max_lifetime: int = REQUEST_LIFETIME_CAP,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_number("leeway", leeway, at_most=3600)
+        check_number("max_lifetime", max_lifetime, at_least=1)
+        check_callable("clock", clock)
         self._trust = trust
-        self._audience = audience
+        self._audience = check_peer_name(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
+        check_callable("replay.claim", getattr(self._replay, "claim", None))
         self._leeway = leeway
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
         self._clock = clock

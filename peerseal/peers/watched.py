@@ -4,7 +4,7 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.peers.monitor import Watched
-from peerseal.protocol.claims import claim
+from peerseal.protocol.claims import claim, number_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.merkle import Frontier
 from peerseal.runtime.files import Access, Folder
@@ -15,7 +15,7 @@ def load_watched(path: Path, service: str) -> Watched | None:
     cannot be read: beginning anew would hide that the ledger was rewritten meanwhile."""
     try:
         members = strict_json_object(_folder_of(path).read(path.name))
-        edge = Frontier.decode(claim(members, "size", int), b64url_decode(claim(members, "frontier", str)))
+        edge = Frontier.decode(number_claim(members, "size"), b64url_decode(claim(members, "frontier", str)))
         known, revoked = (frozenset(claim(members, name, list)) for name in ("known", "revoked"))
         watched = Watched(claim(members, "service", str), edge, known, revoked, members["domain"], members["pin"])
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from peerseal.errors import DocumentRefused, InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol import jose
 from peerseal.protocol.checkpoint import decode_proof, encode_proof, ledger_public_key
-from peerseal.protocol.claims import at_least, claim, time_claim
+from peerseal.protocol.claims import at_least, claim, number_claim, time_claim
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import Admission
@@ -200,7 +200,7 @@ class Changes:
             if type(name) is not str:
                 raise MalformedToken("a service that is not a string")
             split_service_id(name)
-        place = claim(claims, "since", int), claim(claims, "seq", int), claim(claims, "checkpoint", str)
+        place = number_claim(claims, "since"), number_claim(claims, "seq"), claim(claims, "checkpoint", str)
         proof = decode_proof(claims["proof"]) if "proof" in claims else None
         return cls(*_frame_from(claims), *place, tuple(services), claim(claims, "reset", bool), proof)
 
@@ -311,7 +311,7 @@ class RegistryKeys:
             ledger_public_key(key)
         root = PublicKey.from_jwk(claim(claims, "root", dict))
         signing_keys = tuple(PublicKey.from_jwk(jwk) for jwk in jwks)
-        version = claim(claims, "version", int)
+        version = number_claim(claims, "version")
         return cls(*_frame_from(claims), version, root, signing_keys, ledger_key, tuple(urls), tuple(past))
 
 
@@ -437,7 +437,7 @@ def _place_of(document: "JwkSetDocument | KeyStatement | PolicyDocument | Domain
 
 
 def _place_from(claims: Mapping[str, Any]) -> tuple[int, int, str]:
-    return claim(claims, "seq", int), claim(claims, "head", int), claim(claims, "checkpoint", str)
+    return number_claim(claims, "seq"), number_claim(claims, "head"), claim(claims, "checkpoint", str)
 
 
 def _all_of(values: Any, kind: type) -> bool:

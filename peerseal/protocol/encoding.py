@@ -18,9 +18,6 @@ MAX_NESTING = 32
 """Arrays and objects within each other in a JSON text, at most. No token or document needs a quarter of it, and what
 is nested some hundred deep can be read and then not written or printed: the interpreter's own limit is in the way."""
 
-_LONGEST_INTEGER = 40
-"""Characters of an integer, as many as 128 bits take: of 4,300 it takes Python time, and ``float`` takes 309."""
-
 _PLUS, _SLASH, _EQUALS = b"+/="  # of plain base64 only
 _PLAIN_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _PADDING = (b"", b"!", b"==", b"=")
@@ -66,16 +63,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def _bounded(text: str) -> int:
-    if len(text) > _LONGEST_INTEGER:
-        raise ValueError("an integer of too many digits")
-    return int(text)
-
-
 _JSON_SPACE = " \t\r\n"  # RFC 8259 section 2; str.strip alone would take more
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_int=_bounded, parse_float=_finite
-)
+_decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_float=_finite)
 # What `decode` calls between two regular expressions for white space.
 _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(cast(Any, _decoder))
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -83,8 +72,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 def strict_json(data: bytes | str) -> Any:
     """What the JSON text says (RFC 8259), refusing repeated members at any level, NaN and infinities, numbers out of
-    range, integers of more than 40 characters, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels.
-    Raises MalformedToken."""
+    range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels. Raises MalformedToken."""
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         text = str.strip(text, _JSON_SPACE)

@@ -86,6 +86,15 @@ def qualify(name: str, domain: str) -> str:
     return service_id(domain, name)
 
 
+def check_peer_name(name: str) -> str:
+    """The name itself if it is a short name or a service id, as code and configuration have them. Raises
+    InvalidName."""
+    if _is_text(name, _KID_LENGTH) and "/" in name:
+        split_service_id(name)
+        return name
+    return check_service(name)
+
+
 def make_kid(owner: str, thumbprint: str) -> str:
     """The kid of a key that the service with id ``owner`` holds. Raises InvalidName."""
     kid = f"{owner}/{thumbprint}"

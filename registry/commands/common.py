@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
-from peerseal.runtime.settings import SettingsReader
+from peerseal.peers.environment import settings_of
+from peerseal.protocol.claims import LATEST_TIME
+from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
+from registry.services.operators import check_operator_token
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import create_engine
@@ -28,6 +31,16 @@ def duration(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration such as 90s, 10m, 12h or 7d")
     return int(match[1]) * _SECONDS[match[2]]
+
+
+class WholeNumber(click.IntRange):
+    """As click's, in plain digits only: Python would take ``8_080`` and other scripts' digits, too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        if isinstance(value, str) and whole_number(value) is None:
+            self.fail(f"{value[:40]!r} is no whole number", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def json_option(command: F) -> F:
@@ -55,10 +68,10 @@ def the_console(url: str | None) -> Console:
     """What the command works on: the registry at ``url``, or this host's database."""
     if url is None:
         return LocalConsole(Registry.of(the_settings()))
-    token = SettingsReader(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
+    token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
-    return HttpConsole(url, token)
+    return HttpConsole(url, named("PEERSEAL_OPERATOR_TOKEN", check_operator_token, token))
 
 
 def show(members: dict[str, Any], as_json: bool, text: str) -> None:
@@ -86,7 +99,7 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str
 
 
 def _cell(name: str, value: Any) -> str:
-    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
+    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int) and 0 <= value <= LATEST_TIME:
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return printable(value)
 

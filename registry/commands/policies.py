@@ -11,7 +11,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy
 from peerseal.runtime.terminal import say
-from registry.commands.common import json_option, show, the_console, url_option
+from registry.commands.common import WholeNumber, json_option, show, the_console, url_option
 from registry.console import Console
 from registry.domain.errors import BadRequest
 from registry.domain.policy import explain
@@ -22,7 +22,7 @@ DENIED = 1
 def if_match_option(command: Any) -> Any:
     """``--if-match``, as ``seen``."""
     text = "Only if that entry set what holds now (0 for none), as `get --json` tells.  [default: whatever holds now]"
-    return click.option("--if-match", "seen", metavar="ENTRY", type=click.IntRange(0), help=text)(command)
+    return click.option("--if-match", "seen", metavar="ENTRY", type=WholeNumber(0), help=text)(command)
 
 
 @click.group()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import Access, Folder
 from registry.domain.errors import LedgerContradicted
 
@@ -44,11 +45,16 @@ class HighWater:
         """How far the ledger reached before. Ask for this first and look at the ledger then: other nodes let both grow.
         Raises ConfigurationError for a file that holds no number."""
         try:
-            return int(self._home.read(FILE, 64).decode("ascii"))
+            known = natural(self._home.read(FILE, 64).decode("ascii").strip())
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{self._file} does not say how far the ledger reached: {error}") from error
+        if known is None:
+            raise ConfigurationError(
+                f"{self._file} does not say how far the ledger reached: it holds no natural number"
+            )
+        return known
 
     def _write(self, size: int) -> None:
         """Whole or not at all, also where the power goes: an empty file would lock the host out. A host that cannot

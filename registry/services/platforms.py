@@ -125,19 +125,19 @@ def read_rules(file: Path | None) -> list[PlatformRule]:
     try:
         elements = strict_json(file.read_bytes().removeprefix(BYTE_ORDER_MARK))
     except OSError as error:
-        raise ConfigurationError(f"the OIDC file {file} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it cannot be read: {error.strerror}") from error
     except MalformedToken as error:
-        raise ConfigurationError(f"the OIDC file {file} is {error}") from error
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it is {error}") from error
     if type(elements) is not list:
-        raise ConfigurationError(f"the OIDC file {file} holds no list")
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it holds no list")
     rules: dict[str, PlatformRule] = {}
     for number, members in enumerate(elements):
         try:
             rule = PlatformRule.parse(members, file.parent)
         except ConfigurationError as error:
-            raise ConfigurationError(f"the OIDC file {file}, element {number}: {error}") from error
+            raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: element {number}: {error}") from error
         if rule.issuer in rules:
-            raise ConfigurationError(f"the OIDC file {file} names {rule.issuer} twice")
+            raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it names {rule.issuer} twice")
         rules[rule.issuer] = rule
     return list(rules.values())
 

@@ -74,7 +74,7 @@ def verify(
 def claimed_size(note: str) -> int:
     """The size that a checkpoint speaks of, its signature not checked; 0 for what is none."""
     line = note.split("\n", 2)[1:2]
-    return (natural(line[0]) if line else None) or 0
+    return natural(line[0]) or 0 if line else 0
 
 
 def check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Dialect, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
@@ -20,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.files import resolved
+from peerseal.runtime.settings import whole_number
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
@@ -49,12 +51,26 @@ def database_url(text: str) -> URL:
         url = make_url(sqlalchemy_url(text))
     except (ArgumentError, ValueError):
         raise ConfigurationError("the database URL cannot be read") from None  # it may hold a password
-    if url.drivername == f"{POSTGRESQL}+psycopg":
+    if url.get_backend_name() == POSTGRESQL:
+        return _known_to_libpq(url)
+    if url.database and url.database != ":memory:":
         return url
-    if url.drivername in (SQLITE, f"{SQLITE}+pysqlite") and url.database and url.database != ":memory:":
-        return url.set(drivername=SQLITE)
-    kind = url.drivername[:40]
-    raise ConfigurationError(f"the database must be PostgreSQL, or SQLite in a file, and not {kind}://…")
+    raise ConfigurationError("the database must be PostgreSQL, or SQLite in a file, such as sqlite:///FILE")
+
+
+def _known_to_libpq(url: URL) -> URL:
+    """The URL, with a password of its query where it is never shown. Raises ConfigurationError for what libpq does not
+    know, which is found out at the first connection otherwise."""
+    if isinstance(password := url.query.get("password"), str):
+        url = url.difference_update_query(["password"]).set(password=password)
+    timeout = url.query.get("connect_timeout", "0")
+    if not isinstance(timeout, str) or whole_number(timeout) is None:
+        raise ConfigurationError("the database URL's connect_timeout must be a whole number of seconds")
+    try:
+        make_conninfo("", **dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"the database URL: {str(error).strip()}") from None
+    return url
 
 
 def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine:

@@ -92,8 +92,9 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
     )
     try:
         limiter.init_app(app)
-    except UnknownStorage as error:
-        raise ConfigurationError("REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used") from error
+    except (UnknownStorage, ValueError):
+        message = "REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used; it looks like redis://host:6379/0"
+        raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
 
 
 def network() -> str:

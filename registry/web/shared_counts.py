@@ -20,8 +20,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from peerseal.protocol.numbers import natural
-
 log = logging.getLogger(__name__)
 
 FOLDER = "counts"
@@ -144,12 +142,11 @@ def _file_name() -> str:
 
 def _runs(name: str) -> bool:
     """Whether the process runs, as far as this host knows. Another host's is left alone."""
-    host, _, text = name.rpartition("-")
-    pid = natural(text, digits=9)
-    if host != socket.gethostname() or pid is None:
+    host, _, pid = name.rpartition("-")
+    if host != socket.gethostname() or not pid.isdigit():
         return True
     try:
-        os.kill(pid, 0)
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):

@@ -13,6 +13,7 @@ from werkzeug.routing import BaseConverter
 from peerseal.errors import MalformedToken, MissingToken
 from peerseal.peers.verify import Peer
 from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.numbers import MAX_DIGITS, natural
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
@@ -34,7 +35,6 @@ WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _ENTITY_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*?)(?:[-;:+]{1,2}(?:gzip|br|zstd|deflate))?"')
 _LONGEST_TAGS = 4096  # characters of a header that are looked at
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
@@ -145,9 +145,10 @@ def number(name: str, default: int = 0) -> int:
     text = parameter(name)
     if text is None:
         return default
-    if not _NUMBER.fullmatch(text):
-        raise BadRequest("invalid_parameter", f"{name} is not a natural number")
-    return int(text)
+    value = natural(text)
+    if value is None:
+        raise BadRequest("invalid_parameter", f"{name} is not a natural number of at most {MAX_DIGITS} digits")
+    return value
 
 
 def parameter(name: str) -> str | None:

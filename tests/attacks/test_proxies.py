@@ -1,15 +1,20 @@
-"""A proxy in the environment: what is sent to loopback never passes through it, and no secret does in clear text."""
+"""What a proxy that the environment names gets to see: nothing that is for this machine, and no secret.
 
-import base64
+The proxy is a real one as far as it can tell: it notes every byte that comes in on any connection.
+"""
+
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 from peerseal import Identity
-from peerseal.errors import ConfigurationError, FetchError, PeersealError, TrustUnavailable
-from peerseal.peers.fetch import HttpFetcher, is_confidential
-from peerseal.peers.limits import FetchLimits, IssuerLimits
+from peerseal.errors import ConfigurationError, FetchError, PeersealError
+from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.webhook import Webhook
 from peerseal.protocol.oidc import UnverifiedToken
@@ -18,29 +23,63 @@ from peerseal.testing import MemoryRegistry
 from registry.console import HttpConsole
 from tests.peerseal.served import served
 from tests.support.issuer import running_issuer
-from tests.support.name_service import own_address, resolve
-from tests.support.recording_proxy import PROXY_SETTINGS, RecordingProxy, recording_proxy
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
 
-SECRET = "peerseal-secret-text"
-BEARER = {"Authorization": f"Bearer {SECRET}"}
-QUICK = FetchLimits(1.0, 1.0, 2.0)
+SECRET = "pso1.0123456789abcdef.a-secret-of-an-operator"
+VARIABLES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PROXY_SETTINGS:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+class RecordingProxy:
+    """Notes what comes in, and answers each connection with a 502."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.content = b""
+        self.answer = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with connection, suppress(OSError):
+                connection.settimeout(5)
+                self.content += connection.recv(65536)
+                connection.sendall(self.answer)
 
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordingProxy]:
-    """One that the environment names."""
-    with recording_proxy() as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        yield proxy
+    """Named by no variable yet."""
+    for name in (*VARIABLES, "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    proxy = RecordingProxy()
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(params=VARIABLES)
+def named(proxy: RecordingProxy, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RecordingProxy:
+    """Named by one of the variables, with a password of its own."""
+    monkeypatch.setenv(request.param, f"http://user:of-the-proxy@{proxy.host}")
+    return proxy
+
+
+@pytest.fixture
+def in_every_variable(proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch) -> RecordingProxy:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, f"http://user:of-the-proxy@{proxy.host}")
+    return proxy
 
 
 @pytest.fixture
@@ -49,190 +88,202 @@ def server() -> Iterator[RawServer]:
         yield server
 
 
-def session(base_url: str) -> PeerSession:
-    return PeerSession(Service("caller", Keys(), now=NOW), "callee", base_url, sleep=lambda _: None)
+def session_for(base_url: str) -> PeerSession:
+    return PeerSession(Service("caller", Keys(), now=NOW), "callee", base_url, retries=0, sleep=lambda _: None)
 
 
-def moved(url: str) -> bytes:
-    """What a server says of a resource that is there now."""
-    return f"HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode()
+class TestOnLoopbackNoProxyIsAsked:
+    def test_by_calls_of_a_registry(self, named: RecordingProxy, server: RawServer) -> None:
+        HttpFetcher([server.url]).call("POST", "/v1/x", body=SECRET.encode())
+        assert (len(server.seen), named.connections) == (1, 0)
 
+    def test_by_a_start_with_a_platforms_token(self, named: RecordingProxy, tmp_path: Path) -> None:
+        with MemoryRegistry() as registry, served(registry) as url, suppress(PeersealError):
+            Identity("orders", registry=url, oidc_token=lambda: SECRET, key_dir=tmp_path).start(timeout=0.5).stop()
+        assert named.connections == 0
 
-# loopback
+    def test_by_an_operators_commands(self, named: RecordingProxy, server: RawServer) -> None:
+        server.script[:] = [Answer(204, {})]
+        HttpConsole(server.url, SECRET).withdraw_join_token("0123456789abcdef")
+        assert server.seen[0].authorization == f"Bearer {SECRET}"
+        assert named.connections == 0
 
+    def test_by_a_session(self, named: RecordingProxy, server: RawServer) -> None:
+        session_for(server.url).get("/x")
+        assert (len(server.seen), named.connections) == (1, 0)
 
-def fetch(url: str) -> None:
-    HttpFetcher([url], QUICK).call("POST", "/v1/register", headers=BEARER, body=SECRET.encode())
+    def test_by_a_session_for_another_origin(self, named: RecordingProxy, server: RawServer) -> None:
+        session_for("http://callee.test").get(server.url)
+        assert (len(server.seen), named.connections) == (1, 0)
 
+    def test_by_a_session_whose_request_was_prepared_before(self, named: RecordingProxy, server: RawServer) -> None:
+        session = session_for(server.url)
+        session.send(session.prepare_request(requests.Request("GET", "/x")))
+        assert (len(server.seen), named.connections) == (1, 0)
 
-def call(url: str) -> None:
-    session(url).post("/orders", data=SECRET, headers={"Txn-Token": SECRET})
+    def test_by_a_webhook(self, named: RecordingProxy, server: RawServer) -> None:
+        assert Webhook(f"{server.url}/hook?secret={SECRET}", sleep=lambda _: None).post({"event": "x"})
+        assert named.connections == 0
 
+    def test_by_an_issuers_keys(self, named: RecordingProxy) -> None:
+        with running_issuer() as issuer:
+            token = UnverifiedToken.parse(issuer.token("subject", "audience"))
+            assert OidcIssuer.configured(issuer.url).verify(token, audience="audience").subject == "subject"
+        assert named.connections == 0
 
-def tell(url: str) -> None:
-    assert Webhook(f"{url}/{SECRET}", sleep=lambda _: None).post({"event": "unknown_key"})
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "localhost", "LOCALHOST", "localhost.", "x.localhost"]
+    )
+    def test_however_it_is_spelled(self, in_every_variable: RecordingProxy, host: str) -> None:
+        """Whether this machine knows the name, or anything answers there, is another matter."""
+        with suppress(FetchError):
+            HttpFetcher([f"http://{host}:9"]).call("POST", "/", body=SECRET.encode())
+        assert in_every_variable.connections == 0
 
+    @pytest.mark.parametrize("host", ["[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:2]", "[0:0:0:0:0:0:0:1]"])
+    def test_in_ipv6(self, in_every_variable: RecordingProxy, host: str) -> None:
+        with suppress(FetchError):
+            HttpFetcher([f"http://{host}:9"]).call("POST", "/", body=SECRET.encode())
+        assert in_every_variable.connections == 0
 
-def operate(url: str) -> None:
-    HttpConsole(url, SECRET).revoke_operator_token("0")
-
-
-def redirected(url: str) -> None:
-    with raw_server(Answer(302, {"Location": f"{url}/orders?{SECRET}"})) as other:
-        session(other.url).get("/")
-
-
-LOOPBACK = ("127.0.0.1", "localhost", "LOCALHOST", "localhost.", "registry.localhost", "127.1", "0x7f000001",
-            "[::ffff:127.0.0.1]", "[::ffff:7f00:1]")  # fmt: skip
-
-
-@pytest.mark.parametrize("host", LOOPBACK)
-@pytest.mark.parametrize("send", [fetch, call, tell, operate, redirected])
-def test_what_goes_to_loopback_goes_through_no_proxy(
-    proxy: RecordingProxy, server: RawServer, monkeypatch: pytest.MonkeyPatch, send: Callable[[str], None], host: str
-) -> None:
-    resolve(monkeypatch, {"registry.localhost": "127.0.0.1", "localhost.": "127.0.0.1"})
-    send(f"http://{host}:{server.port}")
-    assert proxy.asked == []
-    assert len(server.seen) == 1
-
-
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-def test_whichever_setting_names_a_proxy_loopback_has_none(
-    server: RawServer, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    with recording_proxy() as proxy:
-        monkeypatch.setenv(name, proxy.url)
-        fetch(server.url)
-        call(server.url)
-        assert proxy.asked == []
-        HttpFetcher(["http://registry.test"], QUICK).call("GET", "/")
-        session("http://callee.test").get("/")
-        assert len(proxy.asked) == 2
-    assert len(server.seen) == 2
-
-
-def test_a_platforms_token_reaches_a_registry_on_loopback_and_no_proxy(proxy: RecordingProxy) -> None:
-    with MemoryRegistry() as registry, served(registry) as url:
-        identity = Identity("billing", registry=url, oidc_token=lambda: SECRET)
-        with pytest.raises(PeersealError):  # this registry knows no platform
-            identity.start(timeout=5)
-    assert proxy.asked == []
-
-
-def test_an_issuers_keys_on_loopback_are_fetched_through_no_proxy(proxy: RecordingProxy) -> None:
-    with running_issuer(alg="ES256") as issuer:
-        token = UnverifiedToken.parse(issuer.token("ada", "shop"))
-        assert OidcIssuer.configured(issuer.url).verify(token, audience="shop").subject == "ada"
-    assert proxy.asked == []
-
-
-def test_a_session_with_a_proxy_of_its_own_calls_loopback_directly(server: RawServer) -> None:
-    with recording_proxy() as proxy:
-        asking = session(server.url)
-        asking.proxies = {"http": proxy.url, "all": proxy.url}
-        asking.get("/", proxies={"http": proxy.url})
-        assert proxy.asked == []
-
-
-def test_a_proxys_password_is_not_handed_to_a_service_on_loopback(
-    server: RawServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """requests writes it into a request that was redirected, whichever way that goes."""
-    with recording_proxy() as proxy:
-        proxy.answer = moved(f"{server.url}/")
-        monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("http://", f"http://user:{SECRET}@"))
-        session("http://callee.test").get("http://other.test/")
-        assert proxy.asked == ["GET http://other.test/"]
-    [seen] = server.seen
-    assert "proxy-authorization" not in {name.lower() for name in seen.headers}
-
-
-def test_no_proxy_counts_for_a_redirect_as_for_any_other_request(
-    server: RawServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolve(monkeypatch, {"inside.test": "127.0.0.1"})
-    with recording_proxy() as proxy:
-        proxy.answer = (
-            f"HTTP/1.1 302 Found\r\nLocation: http://inside.test:{server.port}/\r\nContent-Length: 0\r\n\r\n".encode()
+    def test_by_a_redirect_that_leads_there(self, in_every_variable: RecordingProxy, server: RawServer) -> None:
+        """Nor does the proxy's own password come along."""
+        in_every_variable.answer = (
+            f"HTTP/1.1 302 Found\r\nLocation: {server.url}/x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
         )
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("NO_PROXY", "inside.test")
-        session("http://callee.test").get("http://other.test/")
-        assert proxy.asked == ["GET http://other.test/"]
-    assert len(server.seen) == 1
+        assert session_for("http://callee.test").get("http://elsewhere.test/").status_code == 200
+        assert in_every_variable.connections == 1
+        assert "proxy-authorization" not in server.seen[0].headers
+
+    def test_not_even_where_the_application_names_one(self, proxy: RecordingProxy, server: RawServer) -> None:
+        session = session_for(server.url)
+        session.proxies = {"http": f"http://{proxy.host}"}
+        session.get("/x")
+        assert (len(server.seen), proxy.connections) == (1, 0)
 
 
-@pytest.mark.parametrize("host", ["localhost", "registry.localhost", "localhost."])
-def test_a_loopback_name_that_leads_elsewhere_gets_nothing(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """What may be sent to loopback without TLS would otherwise be read wherever the name leads."""
-    with raw_server(host=own_address()) as elsewhere:
-        resolve(monkeypatch, {host: elsewhere.host})
-        with pytest.raises(FetchError, match="not loopback"):
-            fetch(f"http://{host}:{elsewhere.port}")
-        with pytest.raises(OSError, match="not loopback"):
-            call(f"http://{host}:{elsewhere.port}")
-    assert elsewhere.seen == []
+class TestForAnotherHostTheProxyIsAsked:
+    @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+    def test_as_the_environment_says(
+        self, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        monkeypatch.setenv(variable, f"http://{proxy.host}")
+        with pytest.raises(FetchError):
+            HttpFetcher(["http://registry.test"]).call("GET", "/x")
+        assert proxy.content.startswith(b"GET http://registry.test/x HTTP/1.1\r\n")
+
+    def test_unless_no_proxy_names_the_host(
+        self, in_every_variable: RecordingProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("NO_PROXY", "registry.test")
+        monkeypatch.setenv("no_proxy", "registry.test")
+        with pytest.raises(FetchError):
+            HttpFetcher(["http://registry.test"]).call("GET", "/x")
+        assert in_every_variable.connections == 0
+
+    def test_for_https_it_sees_a_name_and_no_token(self, in_every_variable: RecordingProxy) -> None:
+        with pytest.raises(FetchError):
+            HttpConsole("https://registry.test", SECRET).withdraw_join_token("0123456789abcdef")
+        assert in_every_variable.content.startswith(b"CONNECT registry.test:443 ")
+        assert SECRET.encode() not in in_every_variable.content
+
+    @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f.0.0.1", "localhost.test", "127.0.0.1.test"])
+    def test_for_what_only_looks_like_loopback(self, in_every_variable: RecordingProxy, host: str) -> None:
+        """So no secret may go there over plain http."""
+        with pytest.raises(ConfigurationError):
+            HttpConsole(f"http://{host}", SECRET)
 
 
-# other machines
+class TestSecretsGoOverHttpsOrLoopback:
+    @pytest.mark.parametrize("url", ["http://registry.test", "http://10.0.0.1:8080", "http://[::ffff:10.0.0.1]"])
+    def test_an_operators_token(self, in_every_variable: RecordingProxy, url: str) -> None:
+        with pytest.raises(ConfigurationError, match="https or loopback only"):
+            HttpConsole(url, SECRET)
+        assert in_every_variable.connections == 0
+
+    @pytest.mark.parametrize("given", [True, False])
+    def test_a_platforms_token(self, in_every_variable: RecordingProxy, tmp_path: Path, given: bool) -> None:
+        url = "http://registry.test"
+        with pytest.raises(ConfigurationError, match="https or loopback only"):
+            Identity(
+                "orders",
+                registry=url,
+                oidc_token=lambda: SECRET,
+                key_dir=tmp_path,
+                pin="x" * 43,
+                fetcher=HttpFetcher([url]) if given else None,
+            )
+        assert in_every_variable.connections == 0
 
 
-def test_another_machine_is_reached_through_the_proxy_that_the_environment_names(proxy: RecordingProxy) -> None:
-    HttpFetcher(["http://registry.test"], QUICK).call("GET", "/v1/changes")
-    session("http://callee.test").get("/orders")
-    assert proxy.asked == ["GET http://registry.test/v1/changes", "GET http://callee.test/orders"]
+class TestANetrcFile:
+    @pytest.fixture(autouse=True)
+    def netrc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It has a password for every host."""
+        file = tmp_path / "netrc"
+        file.write_text("default login user password of-the-file\n")
+        file.chmod(0o600)
+        monkeypatch.setenv("NETRC", str(file))
+
+    def test_says_nothing_to_where_a_callee_redirects(self, proxy: RecordingProxy, server: RawServer) -> None:
+        with raw_server() as other:
+            server.script[:] = [Answer(302, {"Location": f"{other.url}/x"})]
+            session_for(server.url).get("/x")
+            assert [seen.authorization for seen in other.seen] == [None]
+
+    def test_says_nothing_to_another_origin(self, proxy: RecordingProxy, server: RawServer) -> None:
+        session_for("http://callee.test").get(server.url)
+        assert server.seen[0].authorization is None
+
+    def test_leaves_the_user_that_a_url_names(self, proxy: RecordingProxy, server: RawServer) -> None:
+        session_for("http://callee.test").get(server.url.replace("://", "://mine:password@"))
+        assert server.seen[0].authorization == "Basic bWluZTpwYXNzd29yZA=="
+
+    def test_says_nothing_to_a_registry_and_a_webhook(self, proxy: RecordingProxy, server: RawServer) -> None:
+        HttpFetcher([server.url]).call("GET", "/x")
+        Webhook(server.url, sleep=lambda _: None).post({"event": "x"})
+        assert [seen.authorization for seen in server.seen] == [None, None]
 
 
-@pytest.mark.parametrize("send", [fetch, call, tell, operate])
-def test_over_https_a_proxy_learns_the_host_and_nothing_else(
-    proxy: RecordingProxy, send: Callable[[str], None]
-) -> None:
-    with pytest.raises((AssertionError, FetchError, OSError)):
-        send("https://other.test")
-    assert set(proxy.asked) == {"CONNECT other.test:443"}
-    assert SECRET.encode() not in proxy.seen
+@pytest.mark.parametrize("url", ["http://[::1", "https://]/hook", "http://[v1.x", ""])
+def test_a_webhook_that_is_no_url_is_a_mistake(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Webhook(url)
+
+
+def test_a_webhook_is_not_redirected(proxy: RecordingProxy, server: RawServer) -> None:
+    with raw_server() as other:
+        server.script[:] = [Answer(307, {"Location": f"{other.url}/x"})] * 3
+        assert not Webhook(server.url, sleep=lambda _: None).post({"event": "x"})
+        assert other.seen == []
 
 
 @pytest.mark.parametrize(
-    "url", ["http://registry.test", "http://10.0.0.1", "http://0.0.0.0", "http://127.0.0.1.test", "http://localhost.test",
-            "http://[::ffff:10.0.0.1]", "http://128.1"],
-)  # fmt: skip
-def test_no_operators_or_platforms_token_leaves_without_tls(proxy: RecordingProxy, url: str) -> None:
-    assert not is_confidential(url)
-    with pytest.raises(ConfigurationError, match="https"):
-        HttpConsole(url, SECRET)
-    with pytest.raises(ConfigurationError, match="https"):
-        Identity("billing", registry=url, oidc_token=lambda: SECRET, pin="x" * 43)
-    with pytest.raises(ConfigurationError, match="https"):
-        OidcIssuer.configured(url)
-    assert proxy.asked == []
-
-
-def test_a_proxy_between_us_and_an_issuer_sees_no_token(proxy: RecordingProxy) -> None:
-    limits = IssuerLimits(fetch=QUICK)
-    with running_issuer(alg="ES256") as issuer:
-        issuer.url = "https://issuer.test"
-        text = issuer.token("ada", "shop")
-    with pytest.raises(TrustUnavailable):
-        OidcIssuer.configured("https://issuer.test", limits=limits).verify(UnverifiedToken.parse(text), audience="shop")
-    assert set(proxy.asked) == {"CONNECT issuer.test:443"}
-    assert text.encode() not in proxy.seen
-
-
-# .netrc
-
-
-@pytest.mark.parametrize("send", [fetch, operate])
-def test_a_password_in_netrc_replaces_no_token_of_ours(
-    server: RawServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[[str], None]
+    "call", [lambda url: HttpFetcher([url]).call("GET", "/x"), lambda url: session_for(url).get("/x")]
+)
+def test_a_name_on_loopback_that_leads_elsewhere_is_not_called(
+    proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login ada password hunter2\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("NETRC", str(netrc))
-    send(server.url)
-    call(server.url)
-    assert server.seen[0].authorization == f"Bearer {SECRET}"
-    assert str(server.seen[1].authorization).startswith("Bearer ey")
-    assert base64.b64encode(b"ada:hunter2").decode() not in str(server.seen)
+    """A resolver or a hosts file may say anything about it; the token would go out in the clear."""
+    own = own_address()
+    with raw_server(host=own) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", resolving({"registry.localhost": own}))
+        with pytest.raises((FetchError, requests.ConnectionError), match="not on loopback"):
+            call(f"http://registry.localhost:{server.port}")
+        assert server.seen == []
+
+
+def own_address() -> str:
+    """An address of this machine that is not on loopback; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(asking.getsockname()[0])
+
+
+def resolving(names: dict[str, str]) -> Callable[..., object]:
+    """The resolver, where somebody else answers for those names."""
+    real = socket.getaddrinfo
+    return lambda host, *rest, **options: real(names.get(str(host), host), *rest, **options)

@@ -1,21 +1,30 @@
 """Settings as people write them: what can be read is, and what cannot names the variable, the value and the remedy."""
 
 import logging
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client_service.settings import Settings as ClientSettings
+from peerseal import Identity
 from peerseal.errors import ConfigurationError
-from peerseal.peers.environment import KNOWN, options_in
+from peerseal.peers.enrol import PlatformToken
+from peerseal.peers.environment import KNOWN, options_in, settings_of
+from peerseal.protocol.join import JoinToken
 from peerseal.runtime import settings as reader
 from peerseal.runtime.settings import SettingsReader
+from registry.app import create_app
 from registry.settings import KNOWN as KNOWN_OF_REGISTRY
 from registry.settings import Settings
 from resource_service.settings import ConsumerSettings
+from tests.registry.driver import Driver
+from tests.registry.in_process import InProcess
 
 NEEDED = {"PEERSEAL_SERVICE": "shop", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1"}
+PIN = "A" * 43
 ROOT = Path(__file__).parents[2]
 FLAGS = {"PEERSEAL_RETIRE_AT_EXIT": "retire_at_exit", "PEERSEAL_REPLAY_UNSAFE_FALLBACK": "unsafe_replay_fallback"}
 
@@ -91,6 +100,8 @@ def test_a_duration_is_seconds_or_has_a_unit(text: str, seconds: float) -> None:
         "+1",
         "1.",
         "0x10",
+        "10\u017f",
+        "10\u212a",
     ],
 )
 def test_what_is_no_length_of_time_is_refused_by_name(text: str) -> None:
@@ -112,12 +123,13 @@ WRITTEN = ["{}", " {} ", "{}\r\n", '"{}"', "'{}'", "\ufeff{}", '\ufeff"{}"\r\n']
 
 @pytest.mark.parametrize("written", WRITTEN)
 def test_text_is_read_as_env_files_leave_it(written: str, tmp_path: Path) -> None:
-    assert options(PEERSEAL_REGISTRY_PIN=written.format("a-pin"))["pin"] == "a-pin"
+    assert options(PEERSEAL_REGISTRY_PIN=written.format(PIN))["pin"] == PIN
     assert options(PEERSEAL_KEY_DIR=written.format("/keys"))["key_dir"] == Path("/keys")
     file = tmp_path / "secret"
-    file.write_bytes(written.format("psj1.a.b.c").encode())
-    assert options(PEERSEAL_JOIN_TOKEN_FILE=str(file))["join_token"] == "psj1.a.b.c"
-    assert ClientSettings.from_env({"CLIENT_OPERATOR_SECRET_FILE": str(file)}).operator_secret == "psj1.a.b.c"
+    token = JoinToken.generate(PIN).encode()
+    file.write_bytes(written.format(token).encode())
+    assert options(PEERSEAL_JOIN_TOKEN_FILE=str(file))["join_token"] == token
+    assert ClientSettings.from_env({"CLIENT_OPERATOR_SECRET_FILE": str(file)}).operator_secret == token
     file.write_bytes(written.format("postgresql://h/d").encode())
     assert Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": str(file)}).database_url == "postgresql://h/d"
 
@@ -157,11 +169,82 @@ def test_a_file_that_is_missing_is_said_by_name(name: str, tmp_path: Path) -> No
         BOTH[name](NEEDED | {f"{name}_FILE": str(tmp_path / "missing")})
 
 
+@pytest.mark.parametrize("name", ["PEERSEAL_REPLAY_URL", "REGISTRY_DATABASE_URL", "CLIENT_DATABASE_URL", "BROKER_URL"])
+@pytest.mark.parametrize("content", ["", "\n", '""', "\ufeff"])
+def test_an_empty_file_is_no_default(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE={tmp_path / 'file'}: empty"):
+        BOTH[name](NEEDED | {f"{name}_FILE": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_file_of_a_join_token_is_as_good_as_none(content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+    assert options(PEERSEAL_JOIN_TOKEN_FILE=str(tmp_path / "file"))["join_token"] is None
+
+
 def test_a_join_token_file_that_is_gone_is_said_by_name_and_needed_for_a_first_key_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert options(PEERSEAL_JOIN_TOKEN_FILE=str(tmp_path / "gone"))["join_token"] is None
     assert f"PEERSEAL_JOIN_TOKEN_FILE={tmp_path / 'gone'}: no such file" in caplog.text
+
+
+def test_what_the_environment_names_and_is_not_there_is_said_when_a_key_must_be_registered(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    registry = Driver(sqlite_url, tmp_path / "registry")
+    identity = Identity.from_env(NEEDED | {"PEERSEAL_JOIN_TOKEN_FILE": str(tmp_path / "gone")})
+    identity.trust.fetcher = InProcess(registry)
+    with pytest.raises(ConfigurationError, match=f"PEERSEAL_JOIN_TOKEN_FILE={tmp_path / 'gone'}: no such file"):
+        identity.start(timeout=1)
+    registry.close()
+
+
+def test_a_platforms_token_file_that_is_missing_is_said_by_name(tmp_path: Path) -> None:
+    platform = PlatformToken.of(options(PEERSEAL_OIDC_TOKEN_FILE=str(tmp_path / "gone"))["oidc_token"])
+    with pytest.raises(ConfigurationError, match=f"PEERSEAL_OIDC_TOKEN_FILE={tmp_path / 'gone'}: cannot be read"):
+        platform.text()
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 300, "/dev/null/token", "/dev/zero"])
+def test_a_file_that_cannot_be_looked_for_or_never_ends_is_said_by_name(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="PEERSEAL_JOIN_TOKEN_FILE=/"):
+        options(PEERSEAL_JOIN_TOKEN_FILE=path)
+    with pytest.raises(ConfigurationError, match="REGISTRY_DATABASE_URL_FILE=/"):
+        Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": path})
+
+
+WRONG: dict[str, list[str]] = {
+    "PEERSEAL_SERVICE": ["Shop", "a/b", "a b", "x" * 300],
+    "PEERSEAL_REGISTRY_URL": ["x", "ftp://h", ",", "http://[::1", "http://h:99999", "http://u:w0rd@h", "http://a b"],
+    "PEERSEAL_REGISTRY_PIN": ["a-pin", "A" * 44, f"sha256:{PIN}"],
+    "PEERSEAL_JOIN_TOKEN": ["w0rd", "psj1.w0rd.b.c"],
+    "PEERSEAL_EXTERNAL_PREFIX": ["api", "/api/", "/", "http://h"],
+    "PEERSEAL_REPLAY_URL": ["w0rd", "http://:w0rd@h"],
+    "REGISTRY_TRUST_DOMAIN": ["Acme Internal", "x" * 300],
+    "REGISTRY_PUBLIC_URLS": ["x", "https://a,ftp://b", "https://a b"],
+    "REGISTRY_DATABASE_URL": ["mysql://u:w0rd@h", "postgresql://u:w0rd@h:x/d", "w0rd"],
+    "REGISTRY_EXCHANGED_TOKEN_LIFETIME": ["0", "1.5", "366d", "1e3"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_value_that_means_nothing_is_refused_at_once_by_name(name: str, value: str) -> None:
+    read = options_in if name.startswith("PEERSEAL") else Settings.from_environ
+    with pytest.raises(ConfigurationError, match=f"^{name}") as refused:
+        read(NEEDED | {name: value})
+    assert "w0rd" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("url", ["redis://:w0rd@h:port", "redis://:w0rd@h:99999", "w0rd", "http://:w0rd@h"])
+def test_what_is_no_storage_of_limits_ends_the_start_by_name(url: str, tmp_path: Path, sqlite_url: str) -> None:
+    registry = Driver(sqlite_url, tmp_path)
+    with pytest.raises(ConfigurationError, match="REGISTRY_RATE_LIMIT_STORAGE") as refused:
+        create_app(replace(registry.registry.settings, rate_limit_storage=url))
+    assert "w0rd" not in str(refused.value)
+    registry.close()
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x80"])
@@ -216,6 +299,22 @@ def test_what_kubernetes_sets_for_a_service_is_no_misspelt_name(service: str, ca
     assert warnings(caplog) == []
 
 
+def test_no_setting_has_a_name_that_kubernetes_could_set() -> None:
+    injected = re.compile("_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
+    assert not [name for name in (*KNOWN, *KNOWN_OF_REGISTRY) if injected.search(name)]
+
+
+def test_a_misspelt_setting_of_the_sdk_is_warned_of_in_the_registry_and_in_commands(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Settings.from_environ({"PEERSEAL_EXTERNAL_PREFX": "/api"})
+    settings_of({"PEERSEAL_REGISTRY_PINN": PIN})
+    assert warnings(caplog) == [
+        "PEERSEAL_EXTERNAL_PREFX is no setting, and is ignored; is PEERSEAL_EXTERNAL_PREFIX meant?",
+        "PEERSEAL_REGISTRY_PINN is no setting, and is ignored; is PEERSEAL_REGISTRY_PIN meant?",
+    ]
+
+
 def test_a_port_that_somebody_set_by_hand_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     Settings.from_environ({"REGISTRY_PORT": "8080"})
     assert len(warnings(caplog)) == 1
@@ -231,7 +330,23 @@ def test_the_docs_name_every_setting_and_no_other() -> None:
     docs = "\n".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     for name in (*KNOWN, *KNOWN_OF_REGISTRY):
         short = name.removeprefix("PEERSEAL_ROTATE").removeprefix("PEERSEAL").removeprefix("REGISTRY")
-        assert name in docs or f"…{short}" in docs or name.endswith("_FILE"), name
+        with_file = f"`{name.removesuffix('_FILE')}`, or `…_FILE`"
+        assert name in docs or f"…{short}" in docs or with_file in docs or with_file.replace(", or", " (or") in docs, (
+            name
+        )
+
+
+def test_the_docs_tell_of_no_setting_that_is_none() -> None:
+    pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").glob("*.md") if page.name != "faults.md")]
+    told = {name for page in pages for name in re.findall(r"`((?:PEERSEAL|REGISTRY)_[A-Z_]+)", page.read_text())}
+    assert told - {*KNOWN, *KNOWN_OF_REGISTRY, "PEERSEAL_REGISTRY_PORT"} == set()
+
+
+def test_no_module_reads_the_environment_past_the_reader() -> None:
+    packages = ("peerseal", "registry", "client_service", "resource_service", "benchmarks", "migrations")
+    past = re.compile(r"os\.getenv|os\.environ(\[|\.get)|[\"'](PEERSEAL|REGISTRY)_[A-Z_]+[\"']\s+in ")
+    found = [file for package in packages for file in (ROOT / package).rglob("*.py") if past.search(file.read_text())]
+    assert found == []
 
 
 def test_a_reader_of_an_empty_environment_has_every_default() -> None:

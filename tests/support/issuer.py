@@ -118,9 +118,6 @@ def handler_of(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
     """Serves it."""
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # whose connections stay open
-        disable_nagle_algorithm = True
-
         def do_GET(self) -> None:
             issuer.fetched[self.path] += 1
             answer = issuer.answer(self.path)
@@ -164,14 +161,13 @@ def handler_of(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
 
 
 def private_ca(folder: Path, *names: str) -> ssl.SSLContext:
-    """A server's side of TLS for 127.0.0.1 and those names, with a certificate that only who knows
-    ``folder / "ca.pem"`` believes."""
+    """A server's side of TLS for 127.0.0.1 and the names, with a certificate that only who knows ``folder / "ca.pem"``
+    believes."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Cluster")])
     now, address = datetime.now(UTC), x509.IPAddress(IPv4Address("127.0.0.1"))
-    alternatives = x509.SubjectAlternativeName([address, *map(x509.DNSName, names)])
     built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     built = built.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
-    built = built.add_extension(alternatives, critical=False)
+    built = built.add_extension(x509.SubjectAlternativeName([address, *map(x509.DNSName, names)]), critical=False)
     built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     certificate = built.sign(key, SHA256()).public_bytes(Encoding.PEM)
     (folder / "ca.pem").write_bytes(certificate)
