@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal.errors import ConfigurationError, MessageTooLarge
 from peerseal.messaging import DEAD_LETTERS, Headers
 from peerseal.runtime.extras import missing
 
@@ -43,7 +43,10 @@ HEADERS_ROOM: Final = 100_000
 _ROUTING: Final = {"CC": "original-CC", "BCC": "original-BCC"}
 """Headers by which RabbitMQ sends copies to other queues: what a publisher wrote there must not steer a dead letter."""
 _OURS = ("prefetch", "queue_arguments", "declare")
+_FRAME_BESIDE_HEADERS: Final = 512  # bytes of a frame for itself and for the other properties
 _KEY = "peerseal-key"
+_BESIDE_A_VALUE: Final = 20  # bytes of a header beside its name and value: lengths, types, and a prefix of ours
+_LONGEST_NAME: Final = 240  # bytes, of 255 with such a prefix
 _DELIVER: Final = b"\x00\x3c\x00\x3c"
 _PATIENCE = 10  # seconds for the broker to answer or to take bytes
 _AGAIN = 0.5  # seconds between two attempts to connect
@@ -57,15 +60,24 @@ class Letter:
     topic: str
     payload: bytes = field(repr=False)
     headers: Headers = field(repr=False)
-    key: bytes | None
 
-    def message(self, tag: int) -> Any:
-        """As py-amqp sends it. A header that comes more than once is a list."""
+    @classmethod
+    def of(cls, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None) -> Self:
+        """The key goes as a header. Raises MessageTooLarge."""
+        named = [] if key is None else [(_KEY, key)]
+        return cls(topic, payload, fitting(topic, [*named, *headers]))
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is a dead letter, which its consumer sends again where it is not taken."""
+        return self.topic.endswith(DEAD_LETTERS)
+
+    def message(self, tag: int, frame: int) -> Any:
+        """As py-amqp sends it, in frames of so many bytes at most. A header that comes more than once is a list.
+        Raises MessageTooLarge."""
         table: dict[str, Any] = {}
-        for name, value in self.headers:
+        for name, value in fitting(self.topic, self.headers, min(HEADERS_ROOM, frame - _FRAME_BESIDE_HEADERS)):
             table.setdefault(_ROUTING.get(name, name), []).append(value)
-        if self.key is not None:
-            table[_KEY] = [self.key]
         single = {name: values[0] if len(values) == 1 else values for name, values in table.items()}
         return amqp.Message(self.payload, application_headers=single, delivery_mode=2, message_id=str(tag))
 
@@ -178,9 +190,11 @@ class Link:
         self.channel.events["basic_return"].add(returned)
 
     def publish(self, letter: Letter) -> int:
-        """Write it. The tag that its confirm will carry."""
+        """Write it. The tag that its confirm will carry. Raises MessageTooLarge for headers that this broker's frames
+        have no room for."""
         tag = self._published + 1
-        self.channel.basic_publish(letter.message(tag), letter.topic, "", mandatory=True, timeout=_PATIENCE)
+        message = letter.message(tag, self.channel.connection.frame_max)
+        self.channel.basic_publish(message, letter.topic, "", mandatory=True, timeout=_PATIENCE)
         self._published = tag
         return tag
 
@@ -216,24 +230,29 @@ def _connection_settings(url: str, settings: Settings) -> dict[str, Any]:
     }
 
 
-def fitting(topic: str, headers: Iterable[tuple[str, bytes]]) -> Headers:
-    """A message must not keep its refusal from being put aside: of a dead letter, the last headers that fit are kept,
-    which are those that say what it is. Raises BrokerUnavailable for any other message with too many."""
+def fitting(topic: str, headers: Iterable[tuple[str, bytes]], room: int = HEADERS_ROOM) -> Headers:
+    """A message must not keep its refusal from being put aside: of a dead letter, the last headers that fit into
+    ``room`` bytes are kept, which are those that say what it is. Raises MessageTooLarge for any other message with too
+    many."""
     kept: list[tuple[str, bytes]] = []
-    room = HEADERS_ROOM
+    left = room
     for name, value in reversed(list(headers)):
         encoded = name.encode("utf-8", "backslashreplace")
-        size = len(encoded) + len(value) + 6
-        if size <= room and len(encoded) <= 240:  # it may get a prefix of ours
-            room -= size
+        size = len(encoded) + len(value) + _BESIDE_A_VALUE
+        if size <= left and len(encoded) <= _LONGEST_NAME:
+            left -= size
             kept.append((name, value))
         elif not topic.endswith(DEAD_LETTERS):
-            raise BrokerUnavailable(f"cannot send to {topic}: its headers take more than {HEADERS_ROOM} bytes")
+            raise MessageTooLarge(
+                f"cannot send to {topic}: its headers take more than {room} bytes, or the name of one more than"
+                f" {_LONGEST_NAME}"
+            )
     return tuple(reversed(kept))
 
 
 def headers_and_key(table: Mapping[str | bytes, Any]) -> tuple[Headers, bytes | None]:
-    """A message's headers and its key. Lists are headers that come more than once; tables are left out."""
+    """A message's headers and its key. Lists are headers that come more than once; tables are left out. What is
+    no UTF-8 in a name is escaped: py-amqp passes half a surrogate pair, which could not be sent on."""
     found: list[tuple[str, bytes]] = []
     for name, value in table.items():
         text = (name if isinstance(name, str) else name.decode("latin-1")).encode("utf-8", "backslashreplace").decode()

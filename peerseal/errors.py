@@ -37,7 +37,8 @@
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
     ├── MessageRefused              the application will never take this message; the code is its own
     ├── BrokerUnavailable           broker_unavailable: messages cannot be sent or received now
-    │   └── MessageTooLarge         message_too_large: the broker will never take this one
+    │   └── MessageNotTaken         message_not_taken: the broker answers, and does not take this one
+    │       └── MessageTooLarge     message_too_large: it never will
     └── ConfigurationError          a setting is missing or contradicts another
 
 ``code`` is stable and part of the interface (SPEC section 4). ``str(error)`` is the detail for the log of the side
@@ -329,7 +330,14 @@ class BrokerUnavailable(PeersealError):
     status = 503
 
 
-class MessageTooLarge(BrokerUnavailable):
+class MessageNotTaken(BrokerUnavailable):
+    """The broker answers, and does not take the message: no queue or topic is there for it, the queue is full, the
+    sender may not send there, or something in the message is against the broker's rules."""
+
+    code = "message_not_taken"
+
+
+class MessageTooLarge(MessageNotTaken):
     """The message is larger than the broker takes, now or later."""
 
     code = "message_too_large"

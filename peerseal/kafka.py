@@ -15,7 +15,7 @@ from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
@@ -39,8 +39,6 @@ _IN_DEFAULTS: Final[Settings] = {"auto.offset.reset": "earliest"}
 _CLASSIC_DEFAULTS: Final[Settings] = {"partition.assignment.strategy": "cooperative-sticky"}
 """Of the older group protocol; in Kafka 4's (``group.protocol=consumer``) the broker assigns."""
 _POLL = 0.1  # seconds
-_NEVER_TAKEN: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._INVALID_ARG)
-"""What a broker, or its client, says of a message that no other attempt would bring in."""
 _read_headers = methodcaller("headers")
 """``record.headers()``. Where a name is not text that raises, and returns a list with a hole in it all the same. Python
 sees to it, except in code that has run often (since 3.11), where the process dies of the hole. Here it always does."""
@@ -291,8 +289,24 @@ def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) 
 _CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll", "partition.assignment", "session.")
 
 
+_TOO_LARGE: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+_NOT_TAKEN: Final = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._INVALID_ARG,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.POLICY_VIOLATION,
+)
+"""What the broker, or its client, says of a message, its topic or its sender, and will say again."""
+
+
 def _unavailable(error: KafkaError) -> BrokerUnavailable:
-    kind = MessageTooLarge if error.code() in _NEVER_TAKEN else BrokerUnavailable
+    code = error.code()
+    kind = MessageTooLarge if code in _TOO_LARGE else MessageNotTaken if code in _NOT_TAKEN else BrokerUnavailable
     return kind(f"a message was not taken: {error}")
 
 
@@ -336,7 +350,7 @@ def _headers(record: Record, place: TopicPartition) -> Headers:
     """None where one's name is not text: confluent-kafka gives up on all of them, and must not be asked again."""
     try:
         headers = _read_headers(record) or []
-    except (SystemError, UnicodeError):
+    except Exception:  # SystemError, UnicodeError, and whatever the next release of the library raises
         log.warning("the headers of %s/%d@%d cannot be read", place.topic, place.partition, place.offset)
         return ()
     pairs = headers.items() if isinstance(headers, dict) else headers

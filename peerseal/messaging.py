@@ -11,6 +11,10 @@ What the consumer does with a message, one at a time, in the order of its partit
        ├── refused (401, 403) ──────────── dead letter, then done
        └── cannot be verified now (503) ── tried again after a pause, for ever
 
+A dead letter that cannot be built, or that the broker does not take, becomes one that says only what was refused, why
+and where. One that the broker does not take either is tried a few times, and then only logged: no message of a
+publisher's stops those behind it.
+
 Nothing is done before its work, or its dead letter, is stored. So a broker may deliver again what was handled, and the
 application counts an event once by `Event.key`: `peerseal.inbox`.
 """
@@ -30,8 +34,8 @@ from peerseal.errors import (
     CodedError,
     ConfigurationError,
     Forbidden,
+    MessageNotTaken,
     MessageRefused,
-    MessageTooLarge,
     PeersealError,
     TokenError,
 )
@@ -48,6 +52,8 @@ CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER = "peerseal-code", "peerseal-origin", "p
 OURS = (CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER)
 """Headers of a dead letter that the consumer writes: the code, where the message was, and the bytes of its payload
 where that was too large to be kept."""
+
+_LONGEST_SAID = 500  # bytes
 
 Headers = tuple[tuple[str, bytes], ...]
 Handle = Callable[[Event], object]
@@ -76,7 +82,8 @@ class Outlet(Protocol):
 
     def flush(self, timeout: float) -> None:
         """Return once the broker has confirmed all that this thread has sent. Raises BrokerUnavailable for what was
-        not, or not within ``timeout`` seconds, and MessageTooLarge for what never will be."""
+        not, or not within ``timeout`` seconds, MessageNotTaken for what the broker answered that it does not take, and
+        MessageTooLarge for what it never will."""
 
     def close(self) -> None:
         """Give the connection up."""
@@ -173,6 +180,8 @@ class EventConsumer:
     PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
     DEAD_LETTER_TIMEOUT = 40.0
     """Seconds to wait for the broker to confirm a dead letter."""
+    DEAD_LETTER_ATTEMPTS = 5
+    """Attempts at the dead letter of one message that the broker answers, and does not take."""
 
     def __init__(
         self,
@@ -196,6 +205,7 @@ class EventConsumer:
         self._pauses = pauses
         self._stopping = threading.Event()
         self._handled = 0
+        self._not_taken = 0  # attempts at the dead letter of the message at hand
         self._refused: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()
 
@@ -217,6 +227,7 @@ class EventConsumer:
         message = self._inlet.receive(wait)
         if message is None:
             return None
+        self._not_taken = 0
         for attempt in range(2**63):
             try:
                 self._work(message, handle)
@@ -258,31 +269,57 @@ class EventConsumer:
             self._handled += 1
 
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
-        """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that cannot be sent
-        so, for its size or for what its publisher wrote, only that is kept: the message itself is where it was. Raises
+        """Onto the dead letters' topic, as it came, with the code and where it was. Where that cannot be built, or is
+        not taken, only these and the size of its payload: the message itself is where it was. Raises
         BrokerUnavailable."""
-        origin = message.origin.encode("utf-8", "backslashreplace")
-        said = (CODE_HEADER, refusal.code.encode("utf-8", "backslashreplace")), (ORIGIN_HEADER, origin)
-        topic = message.topic + DEAD_LETTERS
+        code, origin = _said(refusal.code), _said(message.origin)
         try:
-            kept = [(name, value) for name, value in message.headers if name not in OURS]
-            self._dead_letters.send(topic, message.payload, [*kept, *said], message.key)
-            self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
-        except Exception as error:
-            if isinstance(error, BrokerUnavailable) and not isinstance(error, MessageTooLarge):
-                raise  # the broker is away: all of it is sent once it is back
-            log.warning("message %s cannot be kept whole: %s", message.origin, type(error).__name__)
-            size = (SIZE_HEADER, b"%d" % len(message.payload))
-            self._dead_letters.send(topic, b"", [*said, size])
-            self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
+            if not self._sent_as_it_came(message, code, origin):
+                size = (SIZE_HEADER, b"%d" % len(message.payload))
+                self._send_dead_letter(message.topic, b"", [(CODE_HEADER, code), (ORIGIN_HEADER, origin), size], None)
+        except MessageNotTaken as error:
+            self._not_taken += 1
+            if self._not_taken < self.DEAD_LETTER_ATTEMPTS:
+                raise
+            log.error(
+                "no dead letter of message %s (%s, %d bytes) is taken, and it is passed over: %s",
+                *(message.origin, refusal.code, len(message.payload), error),
+            )
         self._refused[refusal.code] += 1
         log.warning("refused: %s; message %s; %r", refusal.code, message.origin, str(refusal)[:200])
+
+    def _sent_as_it_came(self, message: Message, code: bytes, origin: bytes) -> bool:
+        """Raises BrokerUnavailable where the broker does not answer: then it may take the whole message later."""
+        try:
+            kept = [(name, value) for name, value in message.headers if name not in OURS]
+            headers = [*kept, (CODE_HEADER, code), (ORIGIN_HEADER, origin)]
+            self._send_dead_letter(message.topic, message.payload, headers, message.key)
+        except BrokerUnavailable as error:
+            if not isinstance(error, MessageNotTaken):
+                raise
+            log.warning("the dead letter of message %s is not taken as it came: %s", message.origin, error)
+            return False
+        except Exception as error:
+            log.warning("no dead letter can be made of message %s as it came: %r", message.origin, error)
+            return False
+        return True
+
+    def _send_dead_letter(
+        self, topic: str, payload: bytes, headers: Sequence[tuple[str, bytes]], key: bytes | None
+    ) -> None:
+        self._dead_letters.send(topic + DEAD_LETTERS, payload, headers, key)
+        self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
 
     def _note_failure(self, message: Message, error: Exception) -> None:
         name = error.code if isinstance(error, PeersealError) else type(error).__name__
         self._retried[name] += 1
         trace = None if isinstance(error, PeersealError) and not isinstance(error, CodedError) else error
         log.warning("message %s is tried again: %s: %s", message.origin, name, error, exc_info=trace)
+
+
+def _said(text: str) -> bytes:
+    """For a header: whatever an application gave its refusal for a code, it is short and can be sent."""
+    return text.encode("utf-8", "backslashreplace")[:_LONGEST_SAID]
 
 
 def open_outlet(url: str, *, settings: Mapping[str, Any] | None = None) -> Outlet:

@@ -10,6 +10,7 @@ By kombu rather than pika: its URLs, TLS settings and logins are those that Cele
 a time with its confirm awaited; here many are under way at once, through the py-amqp under it (see `peerseal.amqp`).
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -18,21 +19,24 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from peerseal.amqp import FOR_GOOD, LOST, Letter, Link, Settings, fitting, headers_and_key, said
-from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
-from peerseal.messaging import Inlet, Message, Outlet
+from peerseal.amqp import FOR_GOOD, LOST, Letter, Link, Settings, headers_and_key, said
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge
+from peerseal.messaging import Headers, Inlet, Message, Outlet
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_texts, check_whole
 
 try:
     from amqp import spec
-    from amqp.exceptions import AMQPError, ConsumerCancelled
+    from amqp.exceptions import AMQPError, ConsumerCancelled, NotFound, PreconditionFailed
 except ModuleNotFoundError as error:
     raise missing(error, "rabbitmq") from error
+
+log = logging.getLogger("peerseal.rabbitmq")
 
 HEARTBEAT: Final = 60
 """Seconds. A consumer that works longer than twice that on one message loses its connection; then it comes again."""
 
+_CONNECTION = (10,)  # the class of methods that concern a connection as a whole
 _TICK = 0.5  # seconds between two looks at the heartbeat
 _AGAIN = 0.5  # seconds between two attempts of `send` to connect
 _DECLARED_WITHIN = 10.0  # seconds
@@ -67,7 +71,8 @@ class RabbitMQOutlet:
     """Sends with publisher confirms; see `peerseal.messaging.Outlet`.
 
     What the broker did not confirm stays here, and goes out again with the next flush: a message may so arrive twice,
-    and none that a flush was content with is lost.
+    and none that a flush was content with is lost. Two sorts do not stay, and the flush says so (MessageNotTaken): what
+    is against the broker's rules, and a dead letter that it does not take, which its consumer sends again.
     """
 
     WINDOW = 1000
@@ -84,11 +89,12 @@ class RabbitMQOutlet:
         self._returned: set[int] = set()  # tags that are about to be confirmed, though no queue took them
         self._turned_back: list[Letter] = []
         self._left: set[Letter] = set()  # waiting since a flush that failed: sending one again adds nothing
+        self._singly = False  # one message at a time, to find the one over which the broker ends the channel
         self._try_at = 0.0
 
     def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
         """See Outlet."""
-        letter = Letter(topic, payload, fitting(topic, headers), key)
+        letter = Letter.of(topic, payload, headers, key)
         with self._held(self.ROOM_WITHIN):
             if self._left and letter in self._left:
                 return
@@ -137,7 +143,7 @@ class RabbitMQOutlet:
             self._try_at = time.monotonic() + _AGAIN
 
     def _settle(self, ends: float, until: int) -> None:
-        """Wait until no more than ``until`` messages lack their confirm. Raises BrokerUnavailable."""
+        """Wait until no more than ``until`` messages lack their confirm. Raises BrokerUnavailable, MessageNotTaken."""
         self._unsent.extend(self._turned_back)
         self._turned_back.clear()
         why = ""
@@ -149,25 +155,52 @@ class RabbitMQOutlet:
                 self._push(left)
                 if self._sent:
                     self._link.drain(left)
-            except FOR_GOOD as error:
-                self._lose(error)
-                kind = MessageTooLarge if self._drop_if_too_large(error) else BrokerUnavailable
-                raise kind(f"messages are not taken: {said(error)}") from error
             except LOST as error:
                 self._lose(error)
                 why = f": {said(error)}"
+                if self._takes_none(error):
+                    raise self._refused(error) from error
+        self._singly = self._singly and until > 0
         if self._turned_back:
-            raise BrokerUnavailable(f"no queue takes messages on {self._turned_back[0].topic}")
+            topic = self._turned_back[0].topic
+            self._turned_back = [letter for letter in self._turned_back if not letter.is_dead]
+            raise MessageNotTaken(f"no queue takes messages on {topic}, or it is full")
+
+    def _takes_none(self, error: Exception) -> bool:
+        """Whether the broker ended the connection or channel over what it never takes. If that was one of several
+        messages, each goes out alone from now on, so that it is known which."""
+        if not isinstance(error, (*FOR_GOOD, NotFound)):
+            return False
+        if not self._unsent:
+            return isinstance(error, FOR_GOOD)
+        alone = self._singly or len(self._unsent) == 1
+        self._singly = self._singly or _is_over_a_message(error)
+        return not self._singly or (alone and (isinstance(error, FOR_GOOD) or self._unsent[0].is_dead))
+
+    def _refused(self, error: AMQPError) -> BrokerUnavailable:
+        """What a flush says then. The message that it was about is dropped, unless another sender, or a queue that is
+        made later, would make a difference."""
+        text = f"messages are not taken: {said(error)}"
+        if not self._unsent or not _is_over_a_message(error):
+            return BrokerUnavailable(text)
+        if not self._unsent[0].is_dead and not _is_against_rules(error):
+            return MessageNotTaken(text)
+        self._unsent.popleft()
+        return MessageTooLarge(text) if _is_against_rules(error) and " size " in text else MessageNotTaken(text)
 
     def _push(self, timeout: float) -> None:
         """Write what is not sent yet."""
         if not self._link.is_open:
             self._link.open(timeout)
             self._link.confirm(self._confirmed, self._turned_away, self._came_back)
-        while self._unsent:
+        while self._unsent and not (self._singly and self._sent):
             letter = self._unsent[0]
             self._link.declare(letter.topic)
-            tag = self._link.publish(letter)
+            try:
+                tag = self._link.publish(letter)
+            except MessageTooLarge:
+                self._unsent.popleft()
+                raise
             self._sent[tag] = self._unsent.popleft()
 
     def _lose(self, error: Exception) -> None:
@@ -176,13 +209,6 @@ class RabbitMQOutlet:
         self._unsent.extendleft(reversed(self._sent.values()))
         self._sent.clear()
         self._returned.clear()
-
-    def _drop_if_too_large(self, error: AMQPError) -> bool:
-        """Where the broker ends the channel over a message, it takes none so large, and would end the next one too."""
-        if tuple(error.method_sig or ()) != spec.Basic.Publish or not self._unsent:
-            return False
-        self._unsent.remove(max(self._unsent, key=lambda letter: len(letter.payload)))
-        return True
 
     def _confirmed(self, tag: int, multiple: bool) -> None:
         for one in self._tags(tag, multiple):
@@ -280,7 +306,7 @@ class RabbitMQInlet:
 
     def _take(self, topic: str, queue: str, message: Any) -> None:
         """The topic is the one whose queue it came by: what a message says of itself is anybody's word."""
-        headers, key = headers_and_key(message.properties.get("application_headers") or {})
+        headers, key = _read_headers(message)
         receipt = self._link.number, message.delivery_info["delivery_tag"]
         payload = bytes(message.body) if message.body else b""
         self._ready.append(Message(topic, payload, headers, key, f"{queue}@{receipt[0]}.{receipt[1]}", receipt))
@@ -288,6 +314,24 @@ class RabbitMQInlet:
     def _lose(self, error: Exception) -> None:
         self._ready.clear()
         self._link.lose(error)
+
+
+def _read_headers(message: Any) -> tuple[Headers, bytes | None]:
+    """None where they cannot be read: an error here would end the consumer, and the message would come again."""
+    try:
+        return headers_and_key(message.properties.get("application_headers") or {})
+    except Exception as error:
+        log.warning("a message's headers cannot be read: %s", type(error).__name__)
+        return (), None
+
+
+def _is_over_a_message(error: AMQPError) -> bool:
+    """Whether the broker said it of a message, or of the exchange or queue that the message needs."""
+    return tuple(error.method_sig or ())[:1] not in ((), _CONNECTION)
+
+
+def _is_against_rules(error: AMQPError) -> bool:
+    return isinstance(error, PreconditionFailed) and tuple(error.method_sig or ()) == spec.Basic.Publish
 
 
 def _consumer_cancelled(tag: str) -> None:

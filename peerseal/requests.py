@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 from weakref import WeakSet
 
 import requests
@@ -182,6 +183,13 @@ class PeerSession(requests.Session):
         except ValueError as error:
             raise requests.exceptions.InvalidURL(f"a Location that is no URL: {error}", response=resp) from error
         return target
+
+    def rebuild_proxies(self, prepared_request: requests.PreparedRequest, proxies: Any) -> dict[str, str]:
+        """As Session's, which keeps the proxy that the environment named for the URL before: ``NO_PROXY`` counts for
+        where a redirect leads, too."""
+        found = getproxies().values() if self.trust_env else ()
+        given = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy not in found}
+        return super().rebuild_proxies(prepared_request, given)
 
     def _settle_body(self, request: requests.PreparedRequest) -> None:
         """Make the body bytes: what is signed is then what every attempt sends, whatever becomes of a file."""

@@ -147,5 +147,5 @@ def seconds(text: str) -> float:
     """An argument that is a time, in seconds or such as ``10m``. Raises ValueError."""
     seconds = duration(text)
     if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ValueError(text)  # argparse turns it into its own message
+        raise ValueError(f"{text!r} is no time that can be waited for")  # argparse turns it into its own message
     return seconds

@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 _ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
+_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,200}"')
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
 
 _of_this_thread = threading.local()
@@ -67,6 +68,13 @@ def content(answer: Answer) -> bytes:
     if answer.status != 200:
         raise FetchError(f"the registry answered {answer.status}", answer.status)
     return answer.body
+
+
+def entity_tag(answer: Answer) -> str | None:
+    """The answer's ETag (RFC 9110 section 8.8.3), which may be sent back; None for none, or for another text: one that
+    no request can carry would keep every later one from being sent."""
+    tag = answer.headers.get("etag", "")
+    return tag if _TAG.fullmatch(tag) else None
 
 
 class Fetcher(Protocol):

@@ -16,7 +16,7 @@ from random import random
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.peers.awake import NEVER, AwakePeriods
 from peerseal.peers.confirming import Confirmation
-from peerseal.peers.fetch import Answer
+from peerseal.peers.fetch import Answer, entity_tag
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.reader import DocumentReader, check_age, covering, text_of
@@ -357,7 +357,7 @@ class KeyShelf:
             stale.append(known)
             check_age(document, self._limits.offline_limit, self._clock())
             self._reader.keep(name, document, jws, now)
-            return known, answer.headers.get("etag")
+            return known, entity_tag(answer)
 
         path = covering(f"/v1/services/{split_service_id(slot.service_id)[1]}/jwks.jwt", at_least)
         try:

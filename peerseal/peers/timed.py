@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from io import BufferedReader, RawIOBase
 from typing import Any, cast
 
@@ -28,7 +28,8 @@ from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.util import parse_url
 
 from peerseal.peers.patience import time_left
-from peerseal.protocol.hosts import is_loopback_host, leads_elsewhere
+from peerseal.protocol.hosts import is_loopback_host, is_this_machine, leads_elsewhere
+from peerseal.protocol.numbers import natural
 
 _PIECE = 1 << 14  # bytes of a record of TLS, at most
 _MOST = 1 << 20  # bytes read at once
@@ -90,7 +91,7 @@ class TimedAdapter(HTTPAdapter):
         host = _host(request)
         if self._elsewhere and not leads_elsewhere(host):
             raise requests.exceptions.InvalidURL(f"{host} is this machine", request=request)
-        if is_loopback_host(host) and select_proxy(str(request.url), proxies):
+        if is_this_machine(host) and select_proxy(str(request.url), proxies):
             proxies, request = None, request.copy()
             request.headers.pop("Proxy-Authorization", None)  # a redirect brings it along
         return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
@@ -132,8 +133,10 @@ class _Reader(BufferedReader):
     """Reads as much as there is, however long the other side says that it will be: no more is reserved before."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size <= _MOST:
+        if size is None or -1 <= size <= _MOST:
             return super().read(size)
+        if size < 0:
+            raise HTTPException(f"a chunk of {size} bytes")
         pieces = []
         while size and (piece := super().read(min(size, _MOST))):
             pieces.append(piece)
@@ -147,6 +150,16 @@ class _TimedResponse(HTTPResponse):
         self.fp = _Reader(_TimedReader(sock, cast(socket.SocketIO, self.fp.detach())))
         for noted in _of_this_thread.sets:
             noted.add(sock)
+
+    def begin(self) -> None:
+        """See HTTPResponse, which takes a Content-Length that is none for no Content-Length. That cannot be recovered
+        from (RFC 9112 section 6.3): where the answer ends is not known. Raises HTTPException."""
+        super().begin()
+        values = self.headers.get_all("Content-Length") or []
+        lengths = {length.strip(" \t") for value in values for length in value.split(",")}
+        if lengths and not self.chunked and (len(lengths) > 1 or natural(_shortest(lengths.pop())) is None):
+            self.close()
+            raise HTTPException("a Content-Length that is none")
 
 
 class _Timed:
@@ -175,6 +188,10 @@ class _Timed:
             if connection.sock is not None:
                 _bound(connection.sock, connection.timeout)
             send(data[start : start + _PIECE])
+
+
+def _shortest(number: str) -> str:
+    return number.lstrip("0") or number[:1]
 
 
 def _bound(connection: socket.socket, timeout: float | None) -> None:

@@ -24,6 +24,15 @@ def is_loopback_host(host: str | None) -> bool:
     return bool(_LOCALHOST.fullmatch(host)) if address is None else address.is_loopback
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether what is sent to the host stays on this machine: it is loopback or unspecified in any spelling that
+    resolvers take. No proxy is to see it, though such a spelling is not believed as loopback is."""
+    if is_loopback_host(host):
+        return True
+    address = _address(host) or _address_in_old_spelling(host)
+    return address is not None and (address.is_loopback or address.is_unspecified)
+
+
 def leads_elsewhere(host: str) -> bool:
     """Whether the host, a name or an address in any spelling that resolvers take, can mean another machine: it is not
     loopback, unspecified, link-local, multicast or reserved. Private addresses are other machines."""

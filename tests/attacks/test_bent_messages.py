@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerseal import EventVerifier
-from peerseal.amqp import Letter, fitting, headers_and_key
-from peerseal.errors import BrokerUnavailable, MessageTooLarge
+from peerseal.amqp import Letter, headers_and_key
+from peerseal.errors import BrokerUnavailable, MessageNotTaken, MessageRefused, MessageTooLarge
 from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER, EventConsumer, Headers, Message
 from peerseal.testing import MemoryRegistry
 
 TOPIC = "orders"
+FRAME = 1 << 17
+"""Bytes of RabbitMQ's longest, by default."""
 
 
 class Inlet:
@@ -59,12 +61,12 @@ class Outlet:
         pass
 
 
-def consumed(outlet: Outlet, *messages: Message) -> Inlet:
-    inlet = Inlet(*messages)
+def consumed(outlet: Outlet, *messages: Message, inlet: Inlet | None = None) -> Inlet:
+    inlet = inlet or Inlet(*messages)
     with MemoryRegistry() as registry:
         identity = registry.identity("consumer")
         verifier = EventVerifier(identity.trust, audience="jobs", allow={}, max_age=timedelta(days=1))
-        consumer = EventConsumer(identity, verifier, inlet, outlet)
+        consumer = EventConsumer(identity, verifier, inlet, outlet, pauses=(0.0,))
         while consumer.run_once(lambda _: None, 0) is not None:
             pass
     return inlet
@@ -119,6 +121,83 @@ def test_what_cannot_be_built_or_sent_falls_back_to_code_origin_and_size(error: 
     assert (payload, headers[SIZE_HEADER], headers[CODE_HEADER]) == (b"", b"5", b"missing_token")
 
 
+class PatientInlet(Inlet):
+    """Whose messages stay ours while they are held."""
+
+    def hold(self, message: Message, seconds: float) -> bool:
+        super().hold(message, seconds)
+        return True
+
+
+def not_taken(headers: Headers, payload: bytes) -> None:
+    raise MessageNotTaken("no queue is there")
+
+
+def test_a_dead_letter_that_no_broker_takes_is_tried_a_few_times_and_the_next_one_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inlet = PatientInlet(message(payload=b"12345"), message())
+    consumed(Outlet(not_taken), inlet=inlet)
+    assert inlet.held == 2 * (EventConsumer.DEAD_LETTER_ATTEMPTS - 1)
+    assert len(inlet.done_with) == 2
+    assert "orders/0@1 (missing_token, 5 bytes)" in caplog.text
+
+
+def test_a_dead_letter_that_is_taken_in_the_end_is_whole() -> None:
+    """The queue was made meanwhile."""
+    attempts: list[bytes] = []
+
+    def refuse(headers: Headers, payload: bytes) -> None:
+        attempts.append(payload)
+        if len(attempts) <= 4:
+            raise MessageNotTaken("no queue is there")
+
+    outlet, inlet = Outlet(refuse), PatientInlet(message(payload=b"12345"))
+    consumed(outlet, inlet=inlet)
+    assert attempts == [b"12345", b"", b"12345", b"", b"12345"]
+    assert [payload for payload, _ in outlet.letters] == [b"12345"]
+
+
+def handled(handle: Callable[[object], None], outlet: Outlet) -> EventConsumer:
+    """A consumer that an honest event came to."""
+    with MemoryRegistry() as registry:
+        registry.set_domain(minters=["consumer"])
+        client, identity = registry.identity("client"), registry.identity("consumer")
+        signed = client.sign_event(
+            b"{}", topic=TOPIC, audience="jobs", scope="run", event_id="e-1", transaction_id="t-1", subject="ada"
+        )
+        headers = tuple((name, value.encode()) for name, value in signed.items())
+        verifier = EventVerifier(identity.trust, audience="jobs", allow={"client": {"run"}}, max_age=timedelta(days=1))
+        consumer = EventConsumer(identity, verifier, PatientInlet(message(headers)), outlet, pauses=(0.0,))
+        consumer.run_once(handle, 0)
+    return consumer
+
+
+def test_a_message_that_the_application_cannot_send_is_its_own_failure() -> None:
+    """It is tried again for as long as it takes, and is no refusal of the event."""
+    failures = iter([MessageNotTaken("full")] * (EventConsumer.DEAD_LETTER_ATTEMPTS + 3))
+
+    def handle(_: object) -> None:
+        for failure in failures:
+            raise failure
+
+    consumer = handled(handle, Outlet(not_taken))
+    assert (consumer.counts.handled, consumer.counts.refused) == (1, {})
+    assert consumer.counts.retried == {"message_not_taken": EventConsumer.DEAD_LETTER_ATTEMPTS + 3}
+
+
+@pytest.mark.parametrize("code", ["\ud800", "c" * 100_000, "", "\0\r\n"])
+def test_whatever_code_an_application_gives_its_refusal_the_dead_letter_has_room_for_it(code: str) -> None:
+    def handle(_: object) -> None:
+        raise MessageRefused(code, "never")
+
+    outlet = Outlet()
+    handled(handle, outlet)
+    [(payload, headers)] = outlet.letters
+    assert payload == b"{}"
+    assert len(headers[CODE_HEADER]) < 1000
+
+
 def test_a_broker_that_is_away_loses_nothing() -> None:
     def refuse(headers: Headers, payload: bytes) -> None:
         raise BrokerUnavailable("away")
@@ -141,8 +220,8 @@ NAMES = st.text(max_size=300) | st.binary(max_size=300) | st.sampled_from(["CC",
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
 def test_any_table_of_headers_comes_out_as_one_that_can_be_sent(table: dict[Any, Any]) -> None:
     headers, key = headers_and_key(table)
-    letter = Letter("orders.dlq", b"payload", fitting("orders.dlq", headers), key)
-    sent = letter.message(1)
+    letter = Letter.of("orders.dlq", b"payload", headers, key)
+    sent = letter.message(1, FRAME)
     assert bytes(sent._serialize_properties())
     assert not {"CC", "BCC"} & sent.properties["application_headers"].keys()
 
@@ -151,5 +230,5 @@ def test_any_table_of_headers_comes_out_as_one_that_can_be_sent(table: dict[Any,
 @pytest.mark.parametrize("routes", [[b"elsewhere"], [b"a", b"b"], b"elsewhere"])
 def test_a_dead_letter_goes_where_it_belongs_and_to_no_queue_that_a_publisher_names(name: str, routes: Any) -> None:
     headers, _ = headers_and_key({name: routes})
-    table = Letter("orders.dlq", b"", headers, None).message(1).properties["application_headers"]
+    table = Letter.of("orders.dlq", b"", headers, None).message(1, FRAME).properties["application_headers"]
     assert list(table) == [f"original-{name}"]

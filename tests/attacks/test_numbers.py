@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from peerseal.commands.monitor import seconds
 from peerseal.errors import ContentTooLarge, DocumentRefused, FetchError, MalformedToken
-from peerseal.peers.fetch import HttpFetcher
+from peerseal.peers.fetch import Answer, HttpFetcher, entity_tag
 from peerseal.protocol.checkpoint import claimed_checkpoint
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger import Entry
@@ -169,3 +169,36 @@ def test_the_length_of_a_request(declared: str) -> None:
 def test_an_interval_that_no_timer_can_wait_for(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         seconds(text)
+
+
+@pytest.mark.parametrize("length", [LONG, "9" * 20, "-1", "+2", "2, 3", "0x2", "", "1_0", "2.0", "\xb2", "2 2", "NaN"])
+def test_an_answer_whose_end_is_not_told_is_refused(session: PeerSession, server: RawServer, length: str) -> None:
+    """http.client reads on to the end of the connection, and takes for whole what was cut off."""
+    server.script[:] = [answer("200 OK", f"Content-Length: {length}")] * 2
+    with pytest.raises(requests.ConnectionError):
+        session.post("/", data=b"")
+    with pytest.raises(FetchError):
+        HttpFetcher([server.url]).call("POST", "/")
+
+
+@pytest.mark.parametrize("length", ["2", "02", "2, 2", "2\r\nContent-Length: 2"])
+def test_a_length_that_is_said_twice_is_one(session: PeerSession, server: RawServer, length: str) -> None:
+    server.script[:] = [answer("200 OK", f"Content-Length: {length}")]
+    assert session.get("/").content == b"{}"
+
+
+@pytest.mark.parametrize("size", ["-2", "-7fffffff", "f" * 16, "7" + "f" * 15, "g", "", "0_2"])
+def test_a_chunk_whose_size_is_none_is_an_error_of_requests(session: PeerSession, server: RawServer, size: str) -> None:
+    server.script[:] = [answer("200 OK", "Transfer-Encoding: chunked", size)] * 2
+    with suppress(requests.RequestException):
+        session.post("/", data=b"")
+    with suppress(requests.RequestException):
+        list(session.post("/", data=b"", stream=True).iter_content(7))
+    assert server.script == []
+
+
+@pytest.mark.parametrize("tag", ["", "\xa0x", LONG, f'"{LONG}"', '"a b"', '"\x7f"', 'w/"3"', '"', '""3"', '"\xe4"'])
+def test_an_etag_that_no_request_can_carry_is_none(tag: str) -> None:
+    """The next request for the document would fail for it, and so would each one after that."""
+    assert entity_tag(Answer(200, b"", {"etag": tag})) is None
+    assert entity_tag(Answer(200, b"", {"etag": 'W/"3-gzip"'})) == 'W/"3-gzip"'

@@ -132,7 +132,11 @@ class TestOnLoopbackNoProxyIsAsked:
         assert named.connections == 0
 
     @pytest.mark.parametrize(
-        "host", ["127.0.0.1", "127.0.0.2", "127.255.255.254", "localhost", "LOCALHOST", "localhost.", "x.localhost"]
+        "host",
+        [
+            *("127.0.0.1", "127.0.0.2", "127.255.255.254", "localhost", "LOCALHOST", "localhost.", "x.localhost"),
+            *("127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0.0.0.0", "0"),
+        ],
     )
     def test_however_it_is_spelled(self, in_every_variable: RecordingProxy, host: str) -> None:
         """Whether this machine knows the name, or anything answers there, is another matter."""
@@ -180,6 +184,23 @@ class TestForAnotherHostTheProxyIsAsked:
         with pytest.raises(FetchError):
             HttpFetcher(["http://registry.test"]).call("GET", "/x")
         assert in_every_variable.connections == 0
+
+    def test_unless_no_proxy_names_the_host_that_a_redirect_leads_to(
+        self, in_every_variable: RecordingProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """requests would go on with the proxy of the URL before."""
+        in_every_variable.answer = (
+            b"HTTP/1.1 302 Found\r\nLocation: http://inside.test:9/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "inside.test")
+        caller = Service("caller", Keys(), now=NOW)
+        with (
+            PeerSession(caller, "callee", "http://callee.test", retries=0) as session,
+            pytest.raises(requests.ConnectionError),
+        ):
+            session.get("http://other.test/x")
+        assert in_every_variable.connections == 1
 
     def test_for_https_it_sees_a_name_and_no_token(self, in_every_variable: RecordingProxy) -> None:
         with pytest.raises(FetchError):

@@ -12,7 +12,7 @@ import amqp
 import pytest
 
 from demo.processes import LOOPBACK, free_port
-from peerseal.errors import BrokerUnavailable, ConfigurationError
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.messaging import Message, Outlet, open_inlet, open_outlet
 from peerseal.rabbitmq import declare
 from tests.messaging.world import World
@@ -297,8 +297,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 class Strict(NamedTuple):
-    """A broker that takes no more than 64 KiB a message, and speaks TLS on another port, at two addresses, with clients
-    that show certificates."""
+    """A broker that takes no more than 64 KiB a message, in frames of 8 KiB, and speaks TLS on another port, at
+    two addresses, with clients that show certificates."""
 
     broker: RabbitMQ
     tls_port: int
@@ -322,6 +322,7 @@ def strict(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
         "ssl_options.verify": "verify_peer",
         "ssl_options.fail_if_no_peer_cert": "true",
         "max_message_size": "65536",
+        "frame_max": "8192",
     }
     with RabbitMQ(tmp_path_factory.mktemp("strict"), configuration) as broker:
         yield Strict(broker, port)
@@ -378,3 +379,22 @@ def test_a_message_too_large_for_the_broker_is_refused_and_holds_up_no_other(str
 
         eventually(both, f"{found}")
     assert found == {b"before", b"after"}
+
+
+def test_headers_that_leave_no_room_in_the_brokers_frames_are_left_out_of_the_dead_letter(strict: Strict) -> None:
+    """The broker would end the connection over a longer frame, and so over each attempt."""
+    topic = topic_for("invoicing", url=strict.broker.url)
+    dead, code, large = f"{topic}.dlq", ("peerseal-code", b"missing_token"), ("h", b"x" * 8000)
+    with closing(open_outlet(strict.broker.url)) as outlet:
+        send(outlet, dead, b"payload", headers=[large, code], key=b"k" * 8000)
+        with pytest.raises(MessageTooLarge, match="headers"):
+            send(outlet, topic, b"lost", headers=[large])
+        send(outlet, topic, b"next")
+    with closing(open_inlet(strict.broker.url, "readers", [dead])) as inlet:
+        letter = inlet.receive(10)
+        assert letter is not None
+        assert (letter.payload, letter.headers, letter.key) == (b"payload", (code,), None)
+    with closing(open_inlet(strict.broker.url, "invoicing", [topic])) as inlet:
+        message = inlet.receive(10)
+        assert message is not None
+        assert message.payload == b"next"
