@@ -35,6 +35,7 @@ from peerseal.errors import (
 )
 from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
 from peerseal.peers.context import carrying
+from peerseal.peers.received import BLANKS
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
@@ -194,7 +195,7 @@ class PeerAuth:
             "headers": headers,
             "scope": need.scope,
         }
-        declared = headers.get("content-length", "0")
+        declared = headers.get("content-length", "0").strip(BLANKS)
         if not _LENGTH.fullmatch(declared) or int(declared) > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         if await body.read(min(_READ_FIRST, self._max_body)):
@@ -411,7 +412,7 @@ def _target(scope: Scope, external_prefix: str) -> str:
     path. Of a query that is empty ASGI does not say whether there was a question mark: only without one it is good."""
     raw_path = scope.get("raw_path")
     if raw_path is None:
-        raise WrongBinding("the server does not tell the raw request-target")
+        raise WrongBinding("the server does not tell the raw request-target: scope has no raw_path")
     query = scope.get("query_string", b"")
     raw = (raw_path + (b"?" + query if query else b"")).decode("latin-1")
     path = scope["path"].encode("utf-8", "surrogateescape").decode("latin-1")

@@ -35,6 +35,7 @@ from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
+from peerseal.peers.received import BLANKS
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.tokens import ALWAYS_BOUND
@@ -294,13 +295,18 @@ class SigningAdapter(TimedAdapter):
         transaction = current_transaction()
         if transaction is not None and _TRANSACTION_HEADER not in attempt.headers:
             attempt.headers[_TRANSACTION_HEADER] = transaction.carry()
+        _check_characters(attempt.headers)
+        bound = self._bound_headers(attempt.headers)
         token = self._signer.sign_request(
             self._audience,
             method=str(request.method),
             target=target,
             body=_settled(request.body),
-            headers=self._bound_headers(attempt.headers),
+            headers=bound,
         )
+        for name, value in bound.items():
+            if attempt.headers[name] != value:  # what is sent is what was signed: some servers keep blanks around it
+                attempt.headers[name] = value
         attempt.headers[self._header] = f"Bearer {token}"
         return attempt
 
@@ -311,7 +317,7 @@ class SigningAdapter(TimedAdapter):
             value = headers.get(name)
             if value is not None:
                 text = value.decode("latin-1") if isinstance(value, bytes) else value
-                bound[name] = text.strip(" \t")
+                bound[name] = text.strip(BLANKS)
         if not bound.get("content-type"):
             bound.pop("content-type", None)  # WSGI knows no empty one (PEP 3333)
         return bound
@@ -402,6 +408,13 @@ def _checked_names(names: Collection[str]) -> tuple[str, ...]:
     if unseen := _UNSEEN.intersection(lower):
         raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(unseen))}")
     return lower
+
+
+def _check_characters(headers: Mapping[str, str | bytes]) -> None:
+    """Raises UnsignableRequest for a header that http.client cannot encode."""
+    for name, value in headers.items():
+        if not name.isascii() or (isinstance(value, str) and any(character > "\xff" for character in value)):
+            raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:

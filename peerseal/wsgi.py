@@ -1,18 +1,22 @@
 """What a verifier needs to know of a request, from a WSGI environ (PEP 3333). Adapters of WSGI frameworks share it."""
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO, RawIOBase
 from typing import IO, Any
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
+from peerseal.peers.received import BLANKS, RequestHeaders
 from peerseal.peers.target import routed_target
-from peerseal.peers.verify import RequestHeaders
+from peerseal.protocol.plain import plain_text
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
 
 _PIECE = 1024 * 1024  # bytes read at once
+_DIGITS = re.compile("[0-9]+")
+_LONGEST_LENGTH = 18  # digits: more are more bytes than there are
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
 
@@ -21,11 +25,12 @@ def bearer_token(header: str | None) -> str:
 
     Raises MissingToken where there is none, MalformedToken for two values (which servers join with a comma).
     """
-    if not header:
+    value = (plain_text(header) or "").strip(BLANKS)
+    if not value:
         raise MissingToken("no token")
-    if "," in header:
+    if "," in value:
         raise MalformedToken("two values of the token's header, or a comma in one")
-    scheme, _, token = header.partition(" ")
+    scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")
@@ -43,7 +48,7 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
         raise WrongBinding("a header shifts the routing")
     raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if raw_uri is None:
-        raise WrongBinding("the server does not tell the raw request-target")
+        raise WrongBinding("the server does not tell the raw request-target: neither RAW_URI nor REQUEST_URI is there")
     return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
 
 
@@ -89,15 +94,16 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     """The whole body, which is put back for the application to read anew.
 
     Where the server does not end the stream itself (``wsgi.input_terminated``), it is as long as Content-Length says,
-    and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable.
+    and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable, also for a
+    chunked body that the server does not hand over.
     """
-    declared = environ.get("CONTENT_LENGTH") or ""
-    length = int(declared) if declared.isdecimal() else 0
-    if length > limit:
-        raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    length = _length(environ.get("CONTENT_LENGTH") or "", limit)
     stream: IO[bytes] = environ["wsgi.input"]
+    terminated = environ.get("wsgi.input_terminated")
+    if "HTTP_TRANSFER_ENCODING" in environ and not terminated:
+        raise ContentUnreadable("the server does not tell where a chunked body ends: wsgi.input_terminated is not set")
     try:
-        body = _read_up_to(stream, limit + 1 if environ.get("wsgi.input_terminated") else length)
+        body = _read_up_to(stream, limit + 1 if terminated else length)
     except Exception as error:  # each server has its own for a body that breaks off or is no chunked body
         raise ContentUnreadable(f"the body could not be read: {type(error).__name__}") from error
     if len(body) > limit:
@@ -106,6 +112,18 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     environ["wsgi.input"] = BytesIO(body)
     environ["wsgi.input_terminated"] = True
     return body
+
+
+def _length(declared: str, limit: int) -> int:
+    """A Content-Length (RFC 9110 section 8.6), 0 where there is none. Raises ContentTooLarge or ContentUnreadable."""
+    if not declared:
+        return 0
+    if not _DIGITS.fullmatch(declared):
+        raise ContentUnreadable(f"Content-Length is not a number: {declared[:40]!r}")
+    length = int(declared) if len(declared) <= _LONGEST_LENGTH else limit + 1
+    if length > limit:
+        raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    return length
 
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:

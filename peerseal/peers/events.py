@@ -43,6 +43,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.names import registry_id, split_service_id
+from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens import LEEWAY, check_times
 
@@ -132,6 +133,10 @@ class EventVerifier:
         that is served here, where not all in ``allow`` are. Raises TokenError, Forbidden or TrustUnavailable.
         """
         token = _bearer(headers)
+        content = plain_bytes(payload)
+        if content is None:
+            raise WrongPayload(f"the payload is not bytes, but {kind_of(payload)}")
+        payload = content
         policy, registry = self._place or self._find_place()
         header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
         claims = strict_json_object(b64url_decode(payload_segment))
@@ -159,7 +164,7 @@ class EventVerifier:
         self._check_age(issued_at, now)
         check_window(issued_at, key, leeway)
         self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
-        if claims["scope"] not in scopes or scope not in (None, claims["scope"]):  # 10
+        if claims["scope"] not in scopes or (scope is not None and plain_text(scope) != claims["scope"]):  # 10
             raise InsufficientScope(f"{publisher} may not send {claims['scope']} here")
         return _event(claims, signer, publisher, payload, topic)
 
@@ -187,14 +192,14 @@ class EventVerifier:
         transaction_id: str | None,
     ) -> None:
         """Step 8. Only the registry's tokens may leave the topic to their scope and audience."""
-        if claims.get("topic", topic) != topic:
+        if "topic" in claims and claims["topic"] != plain_text(topic):
             raise WrongTopic("the event was published on another topic")
         hashed = claims.get("event_payload_hash")
         if hashed != payload_hash(payload) and not (hashed is None and self._unbound):
             raise WrongPayload("another payload was signed, or none")
-        if event_id not in (None, claims["event_id"]):
+        if event_id is not None and plain_text(event_id) != claims["event_id"]:
             raise WrongEvent("the token is for another event")
-        if transaction_id not in (None, claims["transaction_id"]):
+        if transaction_id is not None and plain_text(transaction_id) != claims["transaction_id"]:
             raise WrongTransaction("the token is for another transaction")
 
     def _find_place(self) -> tuple[AllowPolicy, str]:
@@ -205,22 +210,37 @@ class EventVerifier:
 
 
 def _bearer(headers: MessageHeaders) -> str:
-    """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    values = [value for name, value in pairs if name.lower() == HEADER]
+    """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken.
+
+    A broker's library gives values of all kinds, and a publisher chooses which.
+    """
+    values = [value for name, value in _pairs(headers) if (plain_text(name) or "").lower() == HEADER]
     if not values or values[0] is None:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    value = values[0]
+    text, octets = plain_text(values[0]), plain_bytes(values[0])
+    if text is None and octets is None:
+        raise MalformedToken(f"a token that is neither a text nor bytes, but {kind_of(values[0])}")
     try:
-        text = value if isinstance(value, str) else value.decode("ascii")
+        text = (octets or b"").decode("ascii") if text is None else text
     except UnicodeDecodeError as error:
         raise MalformedToken("a token that is not ASCII") from error
     scheme, _, token = text.partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")
+
+
+def _pairs(headers: MessageHeaders) -> list[tuple[Any, Any]]:
+    """Raises MissingToken where there are no headers, MalformedToken where they are none."""
+    if headers is None:
+        raise MissingToken("no headers")
+    try:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        return [(name, value) for name, value in pairs]  # pairs, or an error at once
+    except Exception as error:  # another mapping's own, or that they are none
+        raise MalformedToken(f"headers are a mapping or pairs, and this is {kind_of(headers)}") from error
 
 
 def _event(claims: dict[str, Any], signer: Signer, publisher: str, payload: bytes, topic: str) -> Event:

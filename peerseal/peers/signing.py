@@ -1,10 +1,12 @@
 """What a service signs: request tokens, transaction tokens and event tokens, each with the key that signs now."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from peerseal.errors import InvalidName, MalformedToken, UnsignableRequest
 from peerseal.peers.keyfolder import HeldKey
+from peerseal.peers.received import BLANKS
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol import jose
@@ -12,8 +14,12 @@ from peerseal.protocol.assertions import ASSERTION_TYP, assertion_claims
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.events import EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.names import qualify, registry_id, service_id
+from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # what servers read as latin-1; no line breaks, no control characters
 
 
 class TokenSigner:
@@ -40,8 +46,11 @@ class TokenSigner:
         """See `Identity.sign_request`."""
         if not is_origin_form(target):
             raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
+        content = plain_bytes(body)
+        if content is None:
+            raise UnsignableRequest(f"the body is bytes, and this is {kind_of(body)}")
         domain, now = self._domain(), int(self._clock())
-        bound = {name.lower(): value for name, value in headers.items()}
+        bound = _sendable(headers)
         carried = bound.pop(TRANSACTION_HEADER, None)
         token = RequestToken(
             issuer=f"{domain}/{self._service}",
@@ -52,7 +61,7 @@ class TokenSigner:
             jti=new_jti(),
             method=method,
             target_digest=digest_header(target.encode("ascii")),
-            content_digest=digest_header(body) if body else DIGEST_OF_NOTHING,
+            content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
             headers=bound,
             tth=None if carried is None else _checked(lambda: transaction_hash(carried)),
             ctx=ctx,
@@ -94,7 +103,7 @@ class TokenSigner:
             event_id=event_id,
             transaction_id=transaction_id,
             topic=topic,
-            payload_hash=payload_hash(payload),
+            payload_hash=payload_hash(_octets(payload)),
             issued_at=now,
             expires_at=now + lifetime,
             jti=new_jti(),
@@ -112,6 +121,44 @@ class TokenSigner:
         if len(token) > jose.MAX_TOKEN:
             raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
         return token
+
+
+def _octets(payload: bytes) -> bytes:
+    content = plain_bytes(payload)
+    if content is None:
+        raise UnsignableRequest(f"the payload is bytes, and this is {kind_of(payload)}")
+    return content
+
+
+def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers as a server will read them: by lower-case names, without the blanks around values, and without an
+    empty content-type. Raises UnsignableRequest for what no request can hold (RFC 9110 sections 5.1 and 5.5) and for
+    two spellings of one name."""
+    try:
+        pairs = [(_name(name), _field_value(name, value)) for name, value in headers.items()]
+    except AttributeError as error:
+        raise UnsignableRequest(f"headers are a mapping of texts, and this is {kind_of(headers)}") from error
+    bound = dict(pairs)
+    if len(bound) != len(pairs):
+        names = ", ".join(sorted(name for name, _ in pairs))
+        raise UnsignableRequest(f"one of these headers stands there in two spellings: {names}")
+    return {name: value for name, value in bound.items() if value or name != "content-type"}
+
+
+def _name(name: object) -> str:
+    text = plain_text(name)
+    if text is None or not _FIELD_NAME.fullmatch(text):
+        raise UnsignableRequest(f"not the name of a header (RFC 9110 section 5.1): {text_like(name)}")
+    return text.lower()
+
+
+def _field_value(name: object, value: object) -> str:
+    text = plain_text(value)
+    stripped = None if text is None else text.strip(BLANKS)
+    if stripped is None or not _FIELD_VALUE.fullmatch(stripped):
+        shown = f"the header {text_like(name)} cannot be sent with {text_like(value)}"
+        raise UnsignableRequest(f"{shown}: values are latin-1 in one line (RFC 9110 section 5.5)")
+    return stripped
 
 
 def _checked(make: "Callable[[], Any]") -> Any:

@@ -9,6 +9,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from peerseal.errors import ConfigurationError, WrongBinding
+from peerseal.protocol.plain import plain_text, text_like
 
 # Origin form: a slash, then printable ASCII without a fragment. What RFC 3986 leaves out beside ("<", "|", …) is let
 # pass: servers do, and the digest over the exact bytes is what binds it.
@@ -18,7 +19,8 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 def is_origin_form(target: str) -> bool:
     """Whether that can stand in a request line as a path and a query, without a fragment."""
-    return _ORIGIN_FORM.fullmatch(target) is not None
+    text = plain_text(target)
+    return text is not None and _ORIGIN_FORM.fullmatch(text) is not None
 
 
 def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefix: str = "") -> str:
@@ -45,9 +47,10 @@ def check_external_prefix(prefix: str) -> str:
     It stands before every target that this service receives, in the targets that its callers sign. Raises
     ConfigurationError.
     """
-    if prefix and not _PREFIX.fullmatch(prefix):
-        raise ConfigurationError(f"not an external prefix (such as /api): {prefix!r}")
-    return prefix
+    text = plain_text(prefix)
+    if text is None or (text and not _PREFIX.fullmatch(text)):
+        raise ConfigurationError(f"not an external prefix (such as /api): {text_like(prefix)}")
+    return text
 
 
 def _wsgi_bytes(text: str) -> bytes:

@@ -37,6 +37,7 @@ from peerseal.errors import (
 from peerseal.peers.context import Transaction
 from peerseal.peers.headers import GoodHeaders
 from peerseal.peers.policy import AllowPolicy, read_allow
+from peerseal.peers.received import RequestHeaders, by_lower_name, content_of, text_argument, value_of
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
 from peerseal.peers.trusted import KeySource, TrustedKey, check_window
@@ -52,6 +53,8 @@ from peerseal.protocol.tokens import (
     check_request_claims,
     check_times,
 )
+
+__all__ = ["Peer", "RequestHeaders", "Verifier"]
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -73,11 +76,6 @@ class Peer(NamedTuple):
     def __repr__(self) -> str:
         """Without the claims: they are long, and the application's ``ctx`` is not for logs."""
         return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"
-
-
-class RequestHeaders(Mapping[str, str]):
-    """A server's view of a request's headers, which is asked for lower-case names only, one at a time. An adapter that
-    need not copy all headers derives from it; any other mapping is copied, its names in whatever case."""
 
 
 class Verifier:
@@ -127,8 +125,12 @@ class Verifier:
         ``target`` is the origin-form request-target as the server received it (RFC 9112 section 3.2.1), ``body`` the
         bytes as received or a function that reads them, called once and only after the signature was checked.
         ``headers`` is looked up by lower-case names. ``scope`` is what the route needs; None needs no more than an
-        allowed caller. Raises TokenError, Forbidden or TrustUnavailable.
+        allowed caller. Raises TokenError, whatever the token is, Forbidden or TrustUnavailable; ConfigurationError
+        where another argument is not of its type, which is the application's mistake.
         """
+        if not (type(method) is type(target) is str and (scope is None or type(scope) is str)):
+            method, target = text_argument(method, "method"), text_argument(target, "target")
+            scope = None if scope is None else text_argument(scope, "scope")
         audience, policy = self._place or self._find_place()
         header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
         claims = strict_json_object(b64url_decode(payload_segment))
@@ -150,10 +152,10 @@ class Verifier:
         issued_at, ends, leeway = claims["iat"], claims["exp"], self._leeway
         check_times(issued_at, claims["nbf"], ends, now=now, leeway=leeway, cap=self._max_lifetime)  # 7
         check_window(issued_at, key, leeway)
-        headers = _by_lower_name(headers, claims["headers"])
+        headers = by_lower_name(headers, claims["headers"])
         _check_binding(claims, method, target, body, headers)  # 8
         transaction = None
-        if "tth" in claims or headers.get(TRANSACTION_HEADER) is not None:
+        if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
             transaction = bound_transaction(self._trust, claims, headers, now=now, leeway=leeway)  # 9
             scopes &= transaction.scopes
         if scope is not None and scope not in scopes:  # 10
@@ -218,25 +220,17 @@ def _check_binding(
     if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
         raise WrongBinding("another target was signed")
     _check_bound_headers(claims["headers"], headers)
-    content = body if isinstance(body, bytes) else body()
+    content = body if type(body) is bytes else content_of(body)
     if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding("another body was signed")
-
-
-def _by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers by lower-case names: ``bound`` itself where they are the same. A server's view is looked up as it is,
-    and never compared as a whole: it would be read from end to end."""
-    if type(headers) is not dict and isinstance(headers, RequestHeaders):
-        return headers
-    return bound if headers == bound else {name.lower(): value for name, value in headers.items()}
 
 
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
     if headers is bound:
         return
     for name in ALWAYS_BOUND:
-        if headers.get(name) != bound.get(name):
+        if value_of(headers, name) != value_of(bound, name):
             raise WrongBinding(f"another {name} was signed")
-    for name, value in bound.items():
-        if headers.get(name) != value:
+    for name in bound:
+        if value_of(headers, name) != value_of(bound, name):
             raise WrongBinding("another value of a bound header was signed")

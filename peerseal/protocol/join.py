@@ -12,6 +12,7 @@ from typing import Self
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
+from peerseal.protocol.plain import plain_text
 
 _PREFIX = "psj1"
 _ID_BYTES = 12
@@ -42,7 +43,7 @@ class JoinToken:
     def parse(cls, text: str) -> Self:
         """From its text form, blank space around it ignored. Raises ConfigurationError, which never quotes it."""
         try:
-            prefix, *parts = text.strip().split(".")
+            prefix, *parts = (plain_text(text) or "").strip().split(".")
             sizes = tuple(len(b64url_decode(part)) for part in parts)
         except MalformedToken as error:
             raise ConfigurationError("the join token cannot be read") from error

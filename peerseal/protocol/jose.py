@@ -19,6 +19,7 @@ from jose.exceptions import JOSEError
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
+from peerseal.protocol.plain import kind_of, plain_text
 
 Algorithm = Literal["RS256", "ES256"]
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256")
@@ -109,11 +110,14 @@ def parse_header(segment: bytes) -> Header:
 
 def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, bytes]:
     """The three segments, undecoded, and the signing input, which is the first two. Raises MalformedToken for another
-    number of them, a longer token, or one that is not ASCII."""
-    if len(token) > limit:
+    number of them, a longer token, one that is not ASCII, and what is no text."""
+    text = plain_text(token)
+    if text is None:
+        raise MalformedToken(f"not a text: {kind_of(token)}")
+    if len(text) > limit:
         raise MalformedToken("longer than a token may be")
     try:
-        encoded = token.encode("ascii")
+        encoded = text.encode("ascii")
     except UnicodeEncodeError as error:
         raise MalformedToken("not ASCII") from error
     signing_input, _, signature = encoded.rpartition(b".")

@@ -7,6 +7,7 @@ and is computed from the key, so whoever reads one can check both.
 import re
 
 from peerseal.errors import InvalidName
+from peerseal.protocol.plain import plain_text, text_like
 
 REGISTRY = "registry"
 """The reserved service name under which the registry itself signs and is called."""
@@ -23,9 +24,10 @@ _SERVICE_LENGTH = 100
 
 def check_trust_domain(name: str) -> str:
     """The name itself if it is a DNS-like lower-case name of 253 characters at most, else InvalidName."""
-    if len(name) > _DOMAIN_LENGTH or not _NAME.fullmatch(name):
-        raise InvalidName(f"not a trust domain: {name[:120]!r}")
-    return name
+    text = plain_text(name)
+    if text is None or len(text) > _DOMAIN_LENGTH or not _NAME.fullmatch(text):
+        raise InvalidName(f"not a trust domain: {text_like(name)}")
+    return text
 
 
 def check_service(name: str) -> str:
@@ -33,9 +35,10 @@ def check_service(name: str) -> str:
 
     ``registry`` passes: it is reserved, which is for the registry to refuse where somebody registers it.
     """
-    if len(name) > _SERVICE_LENGTH or not _NAME.fullmatch(name):
-        raise InvalidName(f"not a service name: {name[:120]!r}")
-    return name
+    text = plain_text(name)
+    if text is None or len(text) > _SERVICE_LENGTH or not _NAME.fullmatch(text):
+        raise InvalidName(f"not a service name: {text_like(name)}")
+    return text
 
 
 def service_id(domain: str, service: str) -> str:
@@ -50,18 +53,19 @@ def registry_id(domain: str) -> str:
 
 def split_service_id(name: str) -> tuple[str, str]:
     """``(domain, service)`` of a service id. Raises InvalidName."""
-    match = _SERVICE_ID.fullmatch(name) if len(name) <= _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH else None
+    match = _match(_SERVICE_ID, name, _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH)
     if match is None:
-        raise InvalidName(f"not a service id: {name[:120]!r}")
+        raise InvalidName(f"not a service id: {text_like(name)}")
     domain, service = match.groups()
     return check_trust_domain(domain), check_service(service)
 
 
 def qualify(name: str, domain: str) -> str:
     """The service id that a short name or an id stands for in code and configuration. Raises InvalidName."""
-    if "/" in name:
-        split_service_id(name)
-        return name
+    text = plain_text(name)
+    if text is not None and "/" in text:
+        split_service_id(text)
+        return text
     return service_id(domain, name)
 
 
@@ -77,10 +81,15 @@ def split_kid(kid: str) -> tuple[str, str]:
 
     The thumbprint must be the canonical base64url of 32 bytes: the last character holds four bits only.
     """
-    match = _KID.fullmatch(kid) if len(kid) <= _DOMAIN_LENGTH + _SERVICE_LENGTH + 45 else None
+    match = _match(_KID, kid, _DOMAIN_LENGTH + _SERVICE_LENGTH + 45)
     if match is None:
-        raise InvalidName(f"not a kid: {kid[:120]!r}")
+        raise InvalidName(f"not a kid: {text_like(kid)}")
     owner, domain, service, thumbprint = match.groups()
     check_trust_domain(domain)
     check_service(service)
     return owner, thumbprint
+
+
+def _match(pattern: re.Pattern[str], value: object, longest: int) -> re.Match[str] | None:
+    text = plain_text(value)
+    return pattern.fullmatch(text) if text is not None and len(text) <= longest else None

@@ -110,7 +110,7 @@ def test_header_that_says_how_the_body_is_read(callee: Callee, key: KeyPair, nam
     """Bound whether the signer thought of it or not: JSON must not be read as a form, nor gzip as it is."""
     without = {other: value for other, value in HEADERS.items() if other != name}
     signed = honest_token(key, headers={**without, name: "gzip"})
-    for sent in ("deflate", "gzip ", "GZIP", "gzip, br", "gzip; charset=utf-7", ""):
+    for sent in ("deflate", "gzip\xa0", "gzip\x0b", "gz ip", "GZIP", "gzip, br", "gzip; charset=utf-7", ""):
         callee.refuses(signed, "wrong_binding", headers={**without, spelling(name): sent})
     callee.refuses(signed, "wrong_binding", headers=without)
     callee.refuses(honest_token(key, headers=without), "wrong_binding", headers={**without, spelling(name): "gzip"})
