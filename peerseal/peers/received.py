@@ -42,7 +42,8 @@ def by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mappi
     and never compared as a whole: it would be read from end to end. Of several spellings of one name, the values with
     commas, as servers join them. Raises ConfigurationError."""
     if type(headers) is dict:
-        return bound if headers == bound else _joined(headers.items())
+        same = headers == bound and all(type(name) is type(value) is str for name, value in headers.items())
+        return bound if same else _joined(headers.items())
     if isinstance(headers, RequestHeaders):
         return headers
     try:

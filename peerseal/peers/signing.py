@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peerseal.errors import InvalidName, MalformedToken, UnsignableRequest
+from peerseal.errors import UnsignableRequest
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.received import BLANKS
 from peerseal.peers.target import is_origin_form
@@ -46,9 +46,9 @@ class TokenSigner:
         """See `Identity.sign_request`."""
         if not is_origin_form(target):
             raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
-        content = plain_bytes(body)
-        if content is None:
-            raise UnsignableRequest(f"the body is bytes, and this is {kind_of(body)}")
+        content, verb = _octets(body), plain_text(method)
+        if not verb:
+            raise UnsignableRequest(f"the method is a text, and this is {text_like(method)}")
         domain, now = self._domain(), int(self._clock())
         bound = _sendable(headers)
         carried = bound.pop(TRANSACTION_HEADER, None)
@@ -59,7 +59,7 @@ class TokenSigner:
             not_before=now,
             expires_at=now + REQUEST_LIFETIME,
             jti=new_jti(),
-            method=method,
+            method=verb,
             target_digest=digest_header(target.encode("ascii")),
             content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
             headers=bound,
@@ -126,7 +126,7 @@ class TokenSigner:
 def _octets(payload: bytes) -> bytes:
     content = plain_bytes(payload)
     if content is None:
-        raise UnsignableRequest(f"the payload is bytes, and this is {kind_of(payload)}")
+        raise UnsignableRequest(f"what is signed is bytes, and this is {kind_of(payload)}")
     return content
 
 
@@ -135,9 +135,10 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
     empty content-type. Raises UnsignableRequest for what no request can hold (RFC 9110 sections 5.1 and 5.5) and for
     two spellings of one name."""
     try:
-        pairs = [(_name(name), _field_value(name, value)) for name, value in headers.items()]
-    except AttributeError as error:
+        items = [(name, value) for name, value in headers.items()]  # pairs, or an error at once
+    except Exception as error:  # another mapping's own, or that it is none
         raise UnsignableRequest(f"headers are a mapping of texts, and this is {kind_of(headers)}") from error
+    pairs = [(_name(name), _field_value(name, value)) for name, value in items]
     bound = dict(pairs)
     if len(bound) != len(pairs):
         names = ", ".join(sorted(name for name, _ in pairs))
@@ -165,5 +166,5 @@ def _checked(make: "Callable[[], Any]") -> Any:
     """What ``make`` makes. What a verifier would refuse is not signed: raises UnsignableRequest."""
     try:
         return make()
-    except (ValueError, TypeError, RecursionError, MalformedToken, InvalidName) as error:
+    except Exception as error:  # MalformedToken, InvalidName, what json raises, what a value's own methods raise
         raise UnsignableRequest(str(error)) from error

@@ -34,7 +34,7 @@ def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefi
     if not is_origin_form(raw_uri):
         raise WrongBinding("the request-target is not in origin form (RFC 9112 section 3.2.1)")
     path = raw_uri.partition("?")[0]
-    routed = script_name + path_info
+    routed = (plain_text(script_name) or "") + (plain_text(path_info) or "")
     same = path == routed if "%" not in path else unquote_to_bytes(path) == _wsgi_bytes(routed)
     if not same:
         raise WrongBinding("the request-target is not what was routed")

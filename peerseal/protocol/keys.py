@@ -18,7 +18,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
 from peerseal.protocol.jose import Algorithm
 from peerseal.protocol.names import make_kid
-from peerseal.protocol.plain import is_object, kind_of, text_like
+from peerseal.protocol.plain import is_object, kind_of, plain_bytes, text_like
 
 RSA_BITS = range(2048, 8193)
 RSA_EXPONENT = 65537
@@ -70,7 +70,7 @@ class PublicKey:
     def from_spki(cls, der: bytes) -> Self:
         """From a DER SubjectPublicKeyInfo. Raises KeyRefused."""
         try:
-            key = serialization.load_der_public_key(der)
+            key = serialization.load_der_public_key(plain_bytes(der) or b"")
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise KeyRefused("key_malformed", type(error).__name__) from error
         return cls.of(cast("PublicCryptoKey", key))
@@ -113,7 +113,8 @@ class KeyPair:
     def from_pem(cls, pem: bytes, password: bytes | None = None) -> Self:
         """From a PKCS #8 PEM. Raises KeyRefused where it cannot be read."""
         try:
-            return cls.of(cast("PrivateCryptoKey", serialization.load_pem_private_key(pem, password)))
+            private = serialization.load_pem_private_key(plain_bytes(pem) or b"", password)
+            return cls.of(cast("PrivateCryptoKey", private))
         except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise KeyRefused("key_malformed", f"no private key could be read: {type(error).__name__}") from error
 

@@ -22,6 +22,14 @@ _DOMAIN_LENGTH = 253  # RFC 1035 section 3.1, in text form
 _SERVICE_LENGTH = 100
 
 
+def name_text(name: object) -> str:
+    """A name as exactly ``str``, to be looked up by. Raises InvalidName for what is no text."""
+    text = plain_text(name)
+    if text is None:
+        raise InvalidName(f"not a name: {text_like(name)}")
+    return text
+
+
 def check_trust_domain(name: str) -> str:
     """The name itself if it is a DNS-like lower-case name of 253 characters at most, else InvalidName."""
     text = plain_text(name)

@@ -209,7 +209,7 @@ def read_request(connection: socket.socket) -> Seen | None:
     headers: dict[str, list[str]] = {}
     while head := stream.readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = head.partition(":")
-        headers.setdefault(name.lower(), []).append(value.strip(" \t"))
+        headers.setdefault(name.lower(), []).append(value.removeprefix(" "))
     if "chunked" in headers.get("transfer-encoding", []):
         body = b""
         while size := int(stream.readline(), 16):
