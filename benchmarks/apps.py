@@ -10,6 +10,7 @@ import peerseal
 import peerseal.flask
 from benchmarks.counted import CountedFetcher
 from benchmarks.raw import raw_verify_once
+from peerseal.runtime.settings import SettingsReader
 
 SCOPE = "profiles:read"
 
@@ -37,7 +38,7 @@ def flooded_route(callers: Sequence[str]) -> Flask:
     """The protected route for these callers, and another one that tells what its trust store has asked the registry
     for, and when (`time.monotonic`)."""
     app, identity = open_route(), peerseal.Identity.from_env()
-    asked = identity.trust.fetcher = CountedFetcher([os.environ["PEERSEAL_REGISTRY_URL"]])
+    asked = identity.trust.fetcher = CountedFetcher([SettingsReader(os.environ).required("PEERSEAL_REGISTRY_URL")])
     allow, guard = {caller: {SCOPE} for caller in callers}, peerseal.MemoryReplayGuard()
     auth = peerseal.flask.PeerAuth(app, identity.start(), allow=allow, replay=guard)
     app.view_functions["profile"] = auth.require(scope=SCOPE)(_profile)

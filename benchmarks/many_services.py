@@ -54,6 +54,9 @@ class ManyServices(Fetcher):
     def hang_up(self) -> None:
         """See Fetcher: no question is kept."""
 
+    def reconnect(self) -> None:
+        """See Fetcher: no question is kept."""
+
     def kids(self, service: str) -> list[str]:
         """Those of its keys."""
         return [make_kid(service_id(DOMAIN, service), key.public.thumbprint) for key in self._keys[service]]

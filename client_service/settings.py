@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.settings import SettingsReader, read_text
 
 RESOURCE_URL = "http://resource-service"
 ISSUER_URL = "https://client-service.demo.internal"
@@ -46,41 +47,28 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Raises ConfigurationError for a file that cannot be read."""
-        key_dir = environ.get("PEERSEAL_KEY_DIR")
-        state = (Path(key_dir).parent if key_dir else Path("client-data")).absolute()
+        read = SettingsReader(environ)
+        key_dir = read.path("PEERSEAL_KEY_DIR")
+        state = (key_dir.parent if key_dir else Path("client-data")).absolute()
         return cls(
             state=state,
-            user_key_file=Path(environ.get("CLIENT_USER_KEY_FILE") or state / "user-tokens.pem"),
-            database_url=environ.get("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
-            resource_url=environ.get("RESOURCE_SERVICE_URL") or RESOURCE_URL,
-            operator_secret=_secret(environ, "CLIENT_OPERATOR_SECRET"),
-            demo_password=_secret(environ, "CLIENT_DEMO_PASSWORD"),
-            issuer_url=environ.get("CLIENT_ISSUER_URL") or ISSUER_URL,
-            broker_url=environ.get("BROKER_URL") or None,
-            broker_settings=_json_object(environ.get("BROKER_CONFIG_FILE")),
-            events_audience=environ.get("EVENTS_AUDIENCE") or AUDIENCE,
+            user_key_file=read.path("CLIENT_USER_KEY_FILE") or state / "user-tokens.pem",
+            database_url=read.secret("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
+            resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
+            operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
+            demo_password=read.secret("CLIENT_DEMO_PASSWORD", may_be_empty=True),
+            issuer_url=read.text("CLIENT_ISSUER_URL") or ISSUER_URL,
+            broker_url=read.secret("BROKER_URL"),
+            broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
+            events_audience=read.text("EVENTS_AUDIENCE") or AUDIENCE,
         )
 
 
-def _secret(environ: Mapping[str, str], name: str) -> str | None:
-    """The secret, from the variable's file or the variable; None where neither is set, or it is empty."""
-    if path := environ.get(f"{name}_FILE"):
-        return _read(path).strip() or None
-    return environ.get(name) or None
-
-
-def _json_object(path: str | None) -> dict[str, Any]:
+def _json_object(file: Path | None) -> dict[str, Any]:
     try:
-        value = json.loads(_read(path)) if path else {}
+        value = json.loads(read_text(file, "BROKER_CONFIG_FILE") or "") if file else {}
     except ValueError as error:
-        raise ConfigurationError(f"{path} is no JSON") from error
+        raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not JSON") from error
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{path} holds no object")
+        raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not a JSON object")
     return value
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from error

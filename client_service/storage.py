@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from client_service.catalogue import Line
+from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
 """Orders of one user that are shown, at most."""
@@ -85,6 +86,7 @@ class Unsent:
 
 def open_database(url: str, state: Path) -> Engine:
     """The database, with what is missing of its tables made. Safe to use after a fork."""
+    url = sqlalchemy_url(url)
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)

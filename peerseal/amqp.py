@@ -40,6 +40,8 @@ FOR_GOOD: Final = AccessRefused, NotAllowed, PreconditionFailed
 HEADERS_ROOM: Final = 100_000
 """Bytes for all headers of a message: with its other properties they go into one frame, of 128 KiB by default."""
 
+_ROUTING: Final = {"CC": "original-CC", "BCC": "original-BCC"}
+"""Headers by which RabbitMQ sends copies to other queues: what a publisher wrote there must not steer a dead letter."""
 _OURS = ("prefetch", "queue_arguments", "declare")
 _KEY = "peerseal-key"
 _DELIVER: Final = b"\x00\x3c\x00\x3c"
@@ -61,7 +63,7 @@ class Letter:
         """As py-amqp sends it. A header that comes more than once is a list."""
         table: dict[str, Any] = {}
         for name, value in self.headers:
-            table.setdefault(name, []).append(value)
+            table.setdefault(_ROUTING.get(name, name), []).append(value)
         if self.key is not None:
             table[_KEY] = [self.key]
         single = {name: values[0] if len(values) == 1 else values for name, values in table.items()}
@@ -190,7 +192,11 @@ class Link:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - read late, and raises for what is no port
+    except ValueError:
+        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
     if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError("a broker's URL reads amqps://user:password@host:port/vhost; the rest is settings")
     return url
@@ -216,8 +222,9 @@ def fitting(topic: str, headers: Iterable[tuple[str, bytes]]) -> Headers:
     kept: list[tuple[str, bytes]] = []
     room = HEADERS_ROOM
     for name, value in reversed(list(headers)):
-        size = len(name.encode("utf-8")) + len(value) + 6
-        if size <= room and len(name.encode("utf-8")) <= 255:
+        encoded = name.encode("utf-8", "backslashreplace")
+        size = len(encoded) + len(value) + 6
+        if size <= room and len(encoded) <= 240:  # it may get a prefix of ours
             room -= size
             kept.append((name, value))
         elif not topic.endswith(DEAD_LETTERS):
@@ -229,7 +236,7 @@ def headers_and_key(table: Mapping[str | bytes, Any]) -> tuple[Headers, bytes | 
     """A message's headers and its key. Lists are headers that come more than once; tables are left out."""
     found: list[tuple[str, bytes]] = []
     for name, value in table.items():
-        text = name if isinstance(name, str) else name.decode("ascii", "ignore")
+        text = (name if isinstance(name, str) else name.decode("latin-1")).encode("utf-8", "backslashreplace").decode()
         found += [(text, raw) for one in (value if isinstance(value, list) else [value]) for raw in _raw(one)]
     keys = [value for name, value in found if name == _KEY]
     return tuple(pair for pair in found if pair[0] != _KEY), keys[0] if keys else None

@@ -14,7 +14,7 @@ One check runs before the application sees anything of a request: the caller, th
 refused unless public: a request token binds one request, and not what follows it.
 """
 
-import re
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -33,12 +33,27 @@ from peerseal.errors import (
     Replayed,
     WrongBinding,
 )
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
+from peerseal.gate import (
+    ANY_ALLOWED,
+    ODD,
+    PUBLIC,
+    REFUSALS,
+    Need,
+    Record,
+    answer,
+    check_need,
+    check_options,
+    check_paths,
+    lacking,
+    lacking_user,
+    verifier_of,
+)
 from peerseal.peers.context import carrying
-from peerseal.peers.received import BLANKS
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.protocol.numbers import natural
+from peerseal.protocol.tokens import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:
@@ -52,14 +67,11 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+log = logging.getLogger("peerseal")
+
 _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the signature is checked. A longer one is read once that is good, and then all
 is verified once more: strangers must not make a service hold megabytes."""
-_ODD = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
-"""What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
-_PATTERN = re.compile(r"[{}<>*?%]")
-"""Of patterns, queries and escapes: a path with one of these would stand for nothing that is meant by it."""
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 _NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
@@ -109,8 +121,9 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
+        check_options(header, max_body, report_only, verifier)
         self._app = app
-        self._needs = needs if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
+        self._needs = _checked(needs) if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
         self._report_only = report_only
         self._header = header.lower()
         self._max_body = max_body
@@ -195,8 +208,9 @@ class PeerAuth:
             "headers": headers,
             "scope": need.scope,
         }
-        declared = headers.get("content-length", "0").strip(BLANKS)
-        if not _LENGTH.fullmatch(declared) or int(declared) > self._max_body:
+        declared = headers.get("content-length", "0")
+        length = natural(declared.lstrip("0") or "0")
+        if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         if await body.read(min(_READ_FIRST, self._max_body)):
             peer = await self._verifier.verify(**request, body=body.content)
@@ -359,17 +373,26 @@ class _Body:
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 
 
-def _by_path(needs: Mapping[str, Need]) -> Callable[[str, str], Need]:
+def _checked(needs: Callable[[str, str], Need]) -> Callable[[str, str], Need]:
+    """The application's own function; where it gives no need, it is for no caller."""
+
+    def need_of(method: str, path: str) -> Need:
+        try:
+            return check_need(needs(method, path), f"what needs gives for {path!r}")
+        except ConfigurationError as error:
+            log.error("no caller is let in: %s", error)
+            return _NOBODY
+
+    return need_of
+
+
+def _by_path(needs: Any) -> Callable[[str, str], Need]:
     """The need of the longest path that the request's is, or lies below. Raises ConfigurationError."""
-    if not all(path.startswith("/") for path in needs):
-        raise ConfigurationError("paths begin with a slash")
-    if any(_PATTERN.search(path) for path in needs):
-        raise ConfigurationError("paths stand for themselves, decoded, and all below; for patterns give a function")
-    longest_first = sorted(needs.items(), key=lambda item: -len(item[0].rstrip("/")))
+    longest_first = sorted(check_paths(needs).items(), key=lambda item: -len(item[0].rstrip("/")))
     trunks = [(path.rstrip("/"), need) for path, need in longest_first]
 
     def need_of(_: str, path: str) -> Need:
-        if _ODD.search(path):
+        if ODD.search(path):
             return _NOBODY
         return next((need for trunk, need in trunks if _is_below(path, trunk)), _NOBODY)
 
@@ -402,7 +425,7 @@ def _headers(scope: Scope) -> dict[str, str]:
     two."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(BLANKS)
         found[name] = f"{found[name]},{value}" if name in found else value
     return found
 
@@ -412,7 +435,7 @@ def _target(scope: Scope, external_prefix: str) -> str:
     path. Of a query that is empty ASGI does not say whether there was a question mark: only without one it is good."""
     raw_path = scope.get("raw_path")
     if raw_path is None:
-        raise WrongBinding("the server does not tell the raw request-target: scope has no raw_path")
+        raise WrongBinding("the server does not tell the raw request-target: raw_path is not there")
     query = scope.get("query_string", b"")
     raw = (raw_path + (b"?" + query if query else b"")).decode("latin-1")
     path = scope["path"].encode("utf-8", "surrogateescape").decode("latin-1")

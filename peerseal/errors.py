@@ -242,7 +242,21 @@ class DocumentRefused(CodedError):
     ``document_unknown_signer``, ``document_bad_signature``, ``document_wrong_issuer``, ``document_wrong_subject``,
     ``document_expired``, ``document_from_future``, ``document_rolled_back``, ``document_wrong_root``; and of what the
     ledger says: ``document_bad_checkpoint``, ``document_not_in_ledger``, ``document_inconsistent``,
-    ``document_revived_key``; and ``document_stale`` where it is in force, but signed too long ago to say anything."""
+    ``document_revived_key``; and ``document_stale`` where it is in force, but signed too long ago to say anything.
+
+    ``by_mirror`` says that a mirror gave it while the registry's primary URL gave no answer, and may yet give another.
+    """
+
+    by_mirror = False
+
+    @property
+    def of_another_registry(self) -> bool:
+        """Whether the root's document is not of the registry that was meant: no waiting mends that. A mirror alone does
+        not say so."""
+        return self.code in _OF_ANOTHER_REGISTRY and not self.by_mirror
+
+
+_OF_ANOTHER_REGISTRY = ("document_wrong_root", "document_wrong_issuer", "document_wrong_subject")
 
 
 class FetchError(PeersealError):

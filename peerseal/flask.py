@@ -9,10 +9,12 @@
     def profile(id):
         return {"caller": current_peer.service}
 
-One check runs as soon as Flask has routed the request: before ``url_value_preprocessor`` and ``before_request``
-functions, receivers of ``request_started``, a body that is parsed, and a 404, a 405 or a redirect to another spelling
-of the path. Only what `PeerAuth.public` marks is open; docs/servers.md names the little that runs earlier. View,
-teardown functions and what is streamed run for the request's transaction, and the thread for none between requests.
+One check runs as soon as Flask has routed the request: before receivers of the signal ``request_started``, URL value
+preprocessors and ``before_request`` functions of the application and its blueprints, before a body is parsed, and
+before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier
+than the check run WSGI middleware, the conversion of path parameters (``to_python`` of URL converters) and the opening
+of the session (docs/servers.md): none of these may tell a stranger what is there. View, teardown functions and what is
+streamed run for the request's transaction, and the thread for none between requests.
 """
 
 import functools
@@ -23,12 +25,26 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.gate import ANY_ALLOWED, PUBLIC, REFUSALS, Need, Record, answer, lacking, lacking_user, verifier_of
+from peerseal.gate import (
+    ANY_ALLOWED,
+    PUBLIC,
+    REFUSALS,
+    Need,
+    Record,
+    answer,
+    check_need,
+    check_needed_scope,
+    check_options,
+    lacking,
+    lacking_user,
+    verifier_of,
+)
 from peerseal.peers.context import Transaction, begin, carrying, current_transaction
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.extras import missing
+from peerseal.runtime.options import check_callable
 from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
 
 try:
@@ -79,6 +95,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
+        check_options(header, max_body, report_only, verifier)
         self._identity = identity
         self._allow = allow
         self._report_only = report_only
@@ -129,7 +146,11 @@ class PeerAuth:
         and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
         """
 
+        check_need(Need(scope, transaction), "require")
+        check_needed_scope(scope, "require")
+
         def decorate(view: Callable[P, R]) -> Callable[P, R]:
+            check_callable("what require marks", view)
             is_async = iscoroutinefunction(view)
 
             @functools.wraps(view)
@@ -187,7 +208,7 @@ class _Gate:
         self._record = record
 
     def check(self) -> Response | None:
-        """What comes before the rest of a request.
+        """What is done before the rest of a request: the refusal, or None.
 
         It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
         for ``Exception`` would make something else of the refusal.

@@ -19,6 +19,7 @@ from peerseal.errors import (
     ContentUnreadable,
     Forbidden,
     InsufficientScope,
+    MalformedToken,
     MissingToken,
     PeersealError,
     TokenError,
@@ -29,6 +30,8 @@ from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.policies import check_scope
+from peerseal.runtime.options import check_flag, check_is, check_whole, shortened
 from peerseal.wsgi import bearer_token
 
 if TYPE_CHECKING:
@@ -40,6 +43,11 @@ REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, Con
 """What verification of a request raises."""
 
 _LONGEST = 200  # characters of anything unverified
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+ODD: Final = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
+"""What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
+PATTERN: Final = re.compile(r"[{}<>*?%#]")
+"""Of patterns, queries and escapes: a path with one of these would stand for nothing that is meant by it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 
@@ -58,6 +66,56 @@ ANY_ALLOWED: Final = Need()
 """Open to every allowed caller."""
 
 
+def check_need(need: object, where: str) -> Need:
+    """The need itself. Raises ConfigurationError for what is none, or names a scope that no caller can have."""
+    if not isinstance(need, Need):
+        raise ConfigurationError(f"{where} is of type {type(need).__name__}; give a peerseal.asgi.Need")
+    check_flag(f"transaction of {where}", need.transaction)
+    check_flag(f"public of {where}", need.public)
+    if need.scope is not None:
+        check_needed_scope(need.scope, where)
+    if need.public and (need.scope is not None or need.transaction):
+        raise ConfigurationError(f"{where} is public, and needs something as well")
+    return need
+
+
+def check_needed_scope(scope: object, where: str) -> None:
+    """Raises ConfigurationError for what is no scope: no caller could have it."""
+    try:
+        check_scope(scope)
+    except MalformedToken as error:
+        raise ConfigurationError(f"{where}: {scope!r:.60} is no scope (RFC 6749 section 3.3)") from error
+
+
+def check_paths(needs: object) -> dict[str, Need]:
+    """What paths need, each once. Raises ConfigurationError also for a path that no request can have."""
+    if not isinstance(needs, Mapping):
+        raise ConfigurationError(f"needs maps paths to what they need; it is of type {type(needs).__name__}")
+    trunks: set[str] = set()
+    for path, need in needs.items():
+        if not isinstance(path, str) or not path.startswith("/"):
+            raise ConfigurationError(f"{shortened(path)} in needs is no path; paths begin with a slash")
+        if PATTERN.search(path):
+            raise ConfigurationError(f"{path!r} in needs: paths stand for themselves; for patterns give a function")
+        if ODD.search(path) or path != path.strip():
+            raise ConfigurationError(f"{path!r} in needs: no request is served at such a path")
+        if path.rstrip("/") in trunks:
+            raise ConfigurationError(f"{path!r} in needs stands there twice, with and without a slash at its end")
+        trunks.add(path.rstrip("/"))
+        check_need(need, f"needs[{path!r}]")
+    return dict(needs)
+
+
+def check_options(header: object, max_body: object, report_only: object, verifier: object) -> None:
+    """Raises ConfigurationError for the name of no header, no number of bytes, no truth value, no verifier."""
+    if not isinstance(header, str) or not _HEADER_NAME.fullmatch(header):
+        raise ConfigurationError(f"header={shortened(header)} names no request header")
+    check_whole("max_body", max_body)
+    check_flag("report_only", report_only)
+    if verifier is not None:
+        check_is("verifier", verifier, Verifier, "a peerseal.Verifier")
+
+
 def verifier_of(
     identity: "Identity | None", allow: Mapping[str, Iterable[str]] | None, replay: ReplayGuard | None
 ) -> Verifier:
@@ -65,7 +123,13 @@ def verifier_of(
     if identity is None:
         raise ConfigurationError("PeerAuth needs an identity or a verifier")
     guard = replay if replay is not None else identity.replay_guard()
-    return Verifier(identity.trust, audience=identity.service, allow=allow or {}, replay=guard, clock=identity.clock)
+    return Verifier(
+        identity.trust,
+        audience=identity.service,
+        allow={} if allow is None else allow,
+        replay=guard,
+        clock=identity.clock,
+    )
 
 
 def lacking(peer: Peer | None, scope: str, transaction: bool) -> PeersealError | None:

@@ -9,7 +9,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Me
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.runtime.extras import missing
+from peerseal.runtime.options import check_texts
 
 try:
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -37,6 +39,8 @@ _IN_DEFAULTS: Final[Settings] = {"auto.offset.reset": "earliest"}
 _CLASSIC_DEFAULTS: Final[Settings] = {"partition.assignment.strategy": "cooperative-sticky"}
 """Of the older group protocol; in Kafka 4's (``group.protocol=consumer``) the broker assigns."""
 _POLL = 0.1  # seconds
+_NEVER_TAKEN: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError._INVALID_ARG)
+"""What a broker, or its client, says of a message that no other attempt would bring in."""
 _read_headers = methodcaller("headers")
 """``record.headers()``. Where a name is not text that raises, and returns a list with a hole in it all the same. Python
 sees to it, except in code that has run often (since 3.11), where the process dies of the hole. Here it always does."""
@@ -53,7 +57,8 @@ class KafkaOutlet:
         self._begin()
 
     def _begin(self) -> None:
-        self._producer = Producer(self._settings, logger=log)
+        with _configuring():
+            self._producer = Producer(self._settings, logger=log)
         self._of_thread = _Sent()
         self._pid = os.getpid()
 
@@ -154,8 +159,10 @@ class KafkaInlet:
     ) -> None:
         if not settings.get("group.id"):
             raise ConfigurationError("a consumer needs a group.id")
+        check_texts("topics", topics)
         classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC_DEFAULTS
-        self._consumer = Consumer(_settings(settings, {**_IN_DEFAULTS, **classic}, _IN_FORCED), logger=log)
+        with _configuring():
+            self._consumer = Consumer(_settings(settings, {**_IN_DEFAULTS, **classic}, _IN_FORCED), logger=log)
         self._pid = os.getpid()
         self._clock = clock
         self._stored: dict[tuple[str, int], int] = {}  # the next offset of each partition, not committed yet
@@ -285,7 +292,7 @@ _CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll",
 
 
 def _unavailable(error: KafkaError) -> BrokerUnavailable:
-    kind = MessageTooLarge if error.code() == KafkaError.MSG_SIZE_TOO_LARGE else BrokerUnavailable
+    kind = MessageTooLarge if error.code() in _NEVER_TAKEN else BrokerUnavailable
     return kind(f"a message was not taken: {error}")
 
 
@@ -294,6 +301,15 @@ def _servers(url: str) -> str:
     if not parts.netloc or parts.path.strip("/") or parts.query or "@" in parts.netloc:
         raise ConfigurationError("a broker's URL reads kafka://host:port,host:port; the rest is settings")
     return parts.netloc
+
+
+@contextmanager
+def _configuring() -> Iterator[None]:
+    """Raises ConfigurationError for settings that librdkafka does not know or take."""
+    try:
+        yield
+    except (KafkaException, TypeError, ValueError) as error:
+        raise ConfigurationError(f"librdkafka does not take these settings: {error}") from error
 
 
 def _settings(given: Settings, defaults: Settings, forced: Settings) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from peerseal.errors import (
+    BrokerUnavailable,
     CodedError,
     ConfigurationError,
     Forbidden,
@@ -37,6 +38,7 @@ from peerseal.errors import (
 from peerseal.peers.context import carrying
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.runtime.options import check_is, check_number, check_texts
 
 log = logging.getLogger("peerseal.messaging")
 
@@ -157,6 +159,10 @@ class EventPublisher:
             self.close()
 
 
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Errors of reading a message, which InvalidName is among; an outage is none of them."""
+
+
 class EventConsumer:
     """Takes messages from ``inlet``, verifies each, and gives the application what is proven.
 
@@ -177,8 +183,12 @@ class EventConsumer:
         *,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
+        check_is("pauses", pauses, Sequence, "a list of seconds")
         if not pauses:
             raise ConfigurationError("a consumer needs a pause between two attempts")
+        for pause in pauses:
+            check_number("a pause", pause, at_most=threading.TIMEOUT_MAX)
+        check_is("verifier", verifier, EventVerifier, "a peerseal.EventVerifier")
         self._identity = identity
         self._verifier = verifier
         self._inlet = inlet
@@ -236,6 +246,9 @@ class EventConsumer:
         except (TokenError, Forbidden) as refusal:
             self._put_aside(message, refusal)
             return
+        except _UNREADABLE as error:  # of what a publisher wrote, which another attempt would not read either
+            self._put_aside(message, MessageRefused("event_unreadable", type(error).__name__))
+            return
         try:
             with carrying(self._identity.transaction_for_event(event)):
                 handle(event)
@@ -245,15 +258,20 @@ class EventConsumer:
             self._handled += 1
 
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
-        """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that is too large with
-        these added only that is kept: the message itself is where it was. Raises BrokerUnavailable."""
-        said = (CODE_HEADER, refusal.code.encode("utf-8")), (ORIGIN_HEADER, message.origin.encode("utf-8"))
-        kept = [(name, value) for name, value in message.headers if name not in OURS]
+        """Onto the dead letters' topic, as it came, with the code and where it was. Of a message that cannot be sent
+        so, for its size or for what its publisher wrote, only that is kept: the message itself is where it was. Raises
+        BrokerUnavailable."""
+        origin = message.origin.encode("utf-8", "backslashreplace")
+        said = (CODE_HEADER, refusal.code.encode("utf-8", "backslashreplace")), (ORIGIN_HEADER, origin)
         topic = message.topic + DEAD_LETTERS
         try:
+            kept = [(name, value) for name, value in message.headers if name not in OURS]
             self._dead_letters.send(topic, message.payload, [*kept, *said], message.key)
             self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
-        except MessageTooLarge:
+        except Exception as error:
+            if isinstance(error, BrokerUnavailable) and not isinstance(error, MessageTooLarge):
+                raise  # the broker is away: all of it is sent once it is back
+            log.warning("message %s cannot be kept whole: %s", message.origin, type(error).__name__)
             size = (SIZE_HEADER, b"%d" % len(message.payload))
             self._dead_letters.send(topic, b"", [*said, size])
             self._dead_letters.flush(self.DEAD_LETTER_TIMEOUT)
@@ -270,12 +288,16 @@ class EventConsumer:
 def open_outlet(url: str, *, settings: Mapping[str, Any] | None = None) -> Outlet:
     """Messages to the broker at ``kafka://host:port,…`` or ``amqp(s)://…``. ``settings`` are the library's own. Raises
     ConfigurationError."""
+    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
     outlet: Outlet = _transport(url).open_outlet(url, settings or {})
     return outlet
 
 
 def open_inlet(url: str, group: str, topics: Sequence[str], *, settings: Mapping[str, Any] | None = None) -> Inlet:
     """Messages on those topics, for a member of the group. Raises ConfigurationError."""
+    check_texts("topics", topics)
+    check_texts("group", [group])
+    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
     inlet: Inlet = _transport(url).open_inlet(url, group, topics, settings or {})
     return inlet
 
@@ -285,7 +307,11 @@ _TRANSPORTS = {"kafka": "peerseal.kafka", "amqp": "peerseal.rabbitmq", "amqps": 
 
 def _transport(url: str) -> Any:
     """The module for a URL, loaded where it is used: each needs its broker's library."""
-    scheme = urlsplit(url).scheme
+    check_is("a broker's url", url, str, "a text")
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
     if scheme not in _TRANSPORTS:
         raise ConfigurationError(f"no broker is known for {scheme}://; there are {', '.join(_TRANSPORTS)}")
     return import_module(_TRANSPORTS[scheme])

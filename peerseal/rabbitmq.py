@@ -22,6 +22,7 @@ from peerseal.amqp import FOR_GOOD, LOST, Letter, Link, Settings, fitting, heade
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.messaging import Inlet, Message, Outlet
 from peerseal.runtime.extras import missing
+from peerseal.runtime.options import check_texts, check_whole
 
 try:
     from amqp import spec
@@ -50,6 +51,7 @@ def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) 
 def declare(url: str, group: str, topics: Sequence[str], settings: Settings | None = None) -> None:
     """Make the group's queues before its first member comes: what is published from now on waits for it. Raises
     BrokerUnavailable or ConfigurationError."""
+    check_texts("topics", topics)
     link = Link(url, settings or {}, heartbeat=0)
     try:
         link.open(_DECLARED_WITHIN)
@@ -209,10 +211,13 @@ class RabbitMQInlet:
     """Messages of each topic that are held here at once: the rest waits for other members too."""
 
     def __init__(self, url: str, group: str, topics: Sequence[str], settings: Settings | None = None) -> None:
-        if not group or "/" in group:
+        check_texts("topics", topics)
+        check_texts("group", [group])
+        if "/" in group:
             raise ConfigurationError("a group has a name, without a /")
         self._link = Link(url, settings or {}, heartbeat=HEARTBEAT)
-        self._prefetch = int((settings or {}).get("prefetch", self.PREFETCH))
+        self._prefetch = (settings or {}).get("prefetch", self.PREFETCH)
+        check_whole("prefetch", self._prefetch, at_least=1)
         self._group = group
         self._topics = tuple(topics)
         self._ready: deque[Message] = deque()

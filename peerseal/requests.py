@@ -11,12 +11,17 @@ content type. An `AuthBase` would run once, while retries and redirects send its
 
 import copy
 import functools
+import math
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import requests
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url
 from urllib3 import Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -35,10 +40,11 @@ from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
-from peerseal.peers.received import BLANKS
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
-from peerseal.protocol.tokens import ALWAYS_BOUND
+from peerseal.protocol.names import check_peer_name
+from peerseal.protocol.numbers import natural
+from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 
 TIMEOUT: Final = (3.05, 10.0)
 """Seconds to connect, and to wait for the next bytes of the answer."""
@@ -66,6 +72,7 @@ method is idempotent."""
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
+_LONG_NUMBER = re.compile(r"[0-9]{5}")
 _PIECE = 1 << 16  # bytes read at once
 _Send = Callable[[requests.PreparedRequest], requests.Response]
 
@@ -130,12 +137,12 @@ class PeerSession(requests.Session):
         self.mount("https://", adapter)
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
-        """As Session's, with the URL taken below the base URL, and without what .netrc says about our callee."""
+        """As Session's, with the URL taken below the base URL, and without what .netrc says: it may name every host."""
         url = request.url.decode("utf-8") if isinstance(request.url, bytes) else str(request.url)
         request = copy.copy(request)
         request.url = self._origin.resolve(url)
-        if request.auth is None and self.auth is None and self._origin.target(request.url) is not None:
-            request.auth = _unchanged
+        if request.auth is None and self.auth is None:
+            request.auth = _from_url
         prepared = super().prepare_request(request)
         if request.url != url and not self._origin.holds(prepared.url or ""):
             raise UnsignableRequest("a path below the base URL leads out of it")
@@ -159,11 +166,22 @@ class PeerSession(requests.Session):
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """What a redirect means for credentials. One from another origin back to our callee must not be followed: a
-        stranger would choose what we sign."""
-        if self._origin.target(prepared_request.url or "") is None:
-            super().rebuild_auth(prepared_request, response)
+        stranger would choose what we sign. One to another origin brings no password from .netrc there."""
+        url = prepared_request.url or ""
+        if self._origin.target(url) is None:
+            if self.should_strip_auth(response.request.url or "", url):
+                prepared_request.headers.pop("Authorization", None)
         elif self._origin.target(response.url) is None:
             self._sent_back.add(prepared_request)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """As Session's. Raises requests' InvalidURL for a Location that cannot be read."""
+        try:
+            target = super().get_redirect_target(resp)
+            _ = urlsplit(target or "").port  # requests reads it, with no care for what it raises
+        except ValueError as error:
+            raise requests.exceptions.InvalidURL(f"a Location that is no URL: {error}", response=resp) from error
+        return target
 
     def _settle_body(self, request: requests.PreparedRequest) -> None:
         """Make the body bytes: what is signed is then what every attempt sends, whatever becomes of a file."""
@@ -215,7 +233,7 @@ class SigningAdapter(TimedAdapter):
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
         self._signer = signer
-        self._audience = audience
+        self._audience = check_peer_name(audience)
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
@@ -298,15 +316,10 @@ class SigningAdapter(TimedAdapter):
         _check_characters(attempt.headers)
         bound = self._bound_headers(attempt.headers)
         token = self._signer.sign_request(
-            self._audience,
-            method=str(request.method),
-            target=target,
-            body=_settled(request.body),
-            headers=bound,
+            self._audience, method=str(request.method), target=target, body=_settled(request.body), headers=bound
         )
-        for name, value in bound.items():
-            if attempt.headers[name] != value:  # what is sent is what was signed: some servers keep blanks around it
-                attempt.headers[name] = value
+        changed = {name: value for name, value in bound.items() if attempt.headers[name] != value}
+        attempt.headers.update(changed)  # what is sent is what was signed: some servers keep blanks around a value
         attempt.headers[self._header] = f"Bearer {token}"
         return attempt
 
@@ -348,12 +361,26 @@ def _after_answer(
         return None
     try:
         policy = policy.increment(request.method, request.url, response=response.raw)
-        asked = policy.get_retry_after(response.raw) if policy.respect_retry_after_header else None
-    except (MaxRetryError, InvalidHeader):
+        asked = _retry_after(policy, response) if policy.respect_retry_after_header else None
+    except (MaxRetryError, InvalidHeader, OverflowError, ValueError):
         return None
     if asked is not None and asked > MAX_RETRY_AFTER:
         return None
     return policy, asked or policy.get_backoff_time()
+
+
+def _retry_after(policy: Retry, response: requests.Response) -> float | None:
+    """How many seconds the answer asks us to wait (RFC 9110 section 10.2.3); None where it does not say. Raises
+    ValueError, OverflowError or InvalidHeader for what is no number of seconds and no time of this calendar."""
+    text = response.headers.get("Retry-After", "").strip(BLANKS)
+    if not text:
+        return None
+    if text.isdigit():
+        seconds = natural(text.lstrip("0") or "0")
+        return math.inf if seconds is None else seconds
+    if _LONG_NUMBER.search(text):
+        raise ValueError("a time with a number that is none of a calendar")
+    return policy.get_retry_after(response.raw)
 
 
 def _cause(error: requests.RequestException) -> object:
@@ -401,6 +428,13 @@ def _pieces(body: Any) -> Iterator[bytes | str]:
         yield piece
 
 
+def _check_characters(headers: Mapping[str, str | bytes]) -> None:
+    """Raises UnsignableRequest for a header that http.client cannot encode."""
+    for name, value in headers.items():
+        if not name.isascii() or (isinstance(value, str) and max(value, default="") > "\xff"):
+            raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
+
+
 def _checked_names(names: Collection[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ConfigurationError("bind_headers is one string; give a tuple of names")
@@ -410,13 +444,7 @@ def _checked_names(names: Collection[str]) -> tuple[str, ...]:
     return lower
 
 
-def _check_characters(headers: Mapping[str, str | bytes]) -> None:
-    """Raises UnsignableRequest for a header that http.client cannot encode."""
-    for name, value in headers.items():
-        if not name.isascii() or (isinstance(value, str) and any(character > "\xff" for character in value)):
-            raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
-
-
-def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An `auth` that adds nothing; with none at all, requests would look into .netrc."""
-    return request
+def _from_url(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An `auth` that adds what stands in the URL, and nothing else: with none, requests would look into .netrc."""
+    user, password = get_auth_from_url(str(request.url))
+    return HTTPBasicAuth(user, password)(request) if user or password else request

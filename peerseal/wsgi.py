@@ -1,22 +1,22 @@
 """What a verifier needs to know of a request, from a WSGI environ (PEP 3333). Adapters of WSGI frameworks share it."""
 
 import functools
-import re
+import sys
 from collections.abc import Iterator, Mapping
 from io import BytesIO, RawIOBase
 from typing import IO, Any
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
-from peerseal.peers.received import BLANKS, RequestHeaders
 from peerseal.peers.target import routed_target
+from peerseal.peers.verify import RequestHeaders
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.plain import plain_text
+from peerseal.protocol.tokens import BLANKS
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
 
 _PIECE = 1024 * 1024  # bytes read at once
-_DIGITS = re.compile("[0-9]+")
-_LONGEST_LENGTH = 18  # digits: more are more bytes than there are
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
 
@@ -69,7 +69,9 @@ class EnvironHeaders(RequestHeaders):
     def _look_up(self, name: str) -> str | None:
         key = _environ_key(name)
         value: str | None = self._environ.get(key)
-        return None if value == "" and key in _CGI_HEADERS else value
+        if value is None or (value == "" and key in _CGI_HEADERS):
+            return None
+        return value.strip(BLANKS)  # some servers leave what RFC 9110 section 5.5 does not count
 
     def get(self, name: str, default: Any = None) -> Any:
         """As Mapping's, without its detour over KeyError: most headers that are asked for are not there."""
@@ -94,16 +96,17 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     """The whole body, which is put back for the application to read anew.
 
     Where the server does not end the stream itself (``wsgi.input_terminated``), it is as long as Content-Length says,
-    and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable, also for a
-    chunked body that the server does not hand over.
+    and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable.
     """
-    length = _length(environ.get("CONTENT_LENGTH") or "", limit)
+    declared = environ.get("CONTENT_LENGTH") or ""
+    length = _length(declared)
+    if length > limit:
+        raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    if not declared and not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:
+        raise ContentUnreadable("this server does not tell where a chunked body ends: send it with Content-Length")
     stream: IO[bytes] = environ["wsgi.input"]
-    terminated = environ.get("wsgi.input_terminated")
-    if "HTTP_TRANSFER_ENCODING" in environ and not terminated:
-        raise ContentUnreadable("the server does not tell where a chunked body ends: wsgi.input_terminated is not set")
     try:
-        body = _read_up_to(stream, limit + 1 if terminated else length)
+        body = _read_up_to(stream, limit + 1 if environ.get("wsgi.input_terminated") else length)
     except Exception as error:  # each server has its own for a body that breaks off or is no chunked body
         raise ContentUnreadable(f"the body could not be read: {type(error).__name__}") from error
     if len(body) > limit:
@@ -114,16 +117,12 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     return body
 
 
-def _length(declared: str, limit: int) -> int:
-    """A Content-Length (RFC 9110 section 8.6), 0 where there is none. Raises ContentTooLarge or ContentUnreadable."""
-    if not declared:
+def _length(declared: str) -> int:
+    """What Content-Length says; of more digits than any body has, more than any limit. Anything else is none."""
+    if not (declared.isascii() and declared.isdigit()):
         return 0
-    if not _DIGITS.fullmatch(declared):
-        raise ContentUnreadable(f"Content-Length is not a number: {declared[:40]!r}")
-    length = int(declared) if len(declared) <= _LONGEST_LENGTH else limit + 1
-    if length > limit:
-        raise ContentTooLarge(f"the body is longer than {limit} bytes")
-    return length
+    length = natural(declared.lstrip("0") or "0")
+    return sys.maxsize if length is None else length
 
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:

@@ -1,9 +1,11 @@
 """``peerseal-registry``: the commands of whoever runs a registry.
 
-Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the database or the registry cannot be reached.
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 the database or the registry cannot be reached, 130 after Ctrl-C, 141
+where the reader of the output is gone.
 """
 
-import sys
+import socket
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ from typing import Any
 import click
 
 from peerseal.errors import FetchError, PeersealError
+from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, abandon_output, on_terminal, say
 from registry.commands.applicants import approve, reject
 from registry.commands.audit import audit
 from registry.commands.common import (
+    WholeNumber,
     duration,
     json_option,
     show,
@@ -30,7 +34,7 @@ from registry.commands.restore import restore
 from registry.commands.root import root
 from registry.commands.tidy import tidy
 from registry.commands.verify import verify
-from registry.domain.errors import Unavailable
+from registry.domain.errors import LedgerContradicted, Unavailable
 from registry.services.end_keys import Reason
 from registry.services.initialise import Initialised, initialise
 from registry.settings import Settings
@@ -39,6 +43,8 @@ from registry.storage.migrate import migrate as migrate_database
 from registry.storage.unit import Store
 
 UNREACHABLE = 3
+LOOPBACK = "127.0.0.1"
+REFUSED = 1
 DEV_DOMAIN = "dev.internal"
 """The trust domain that ``serve --dev`` makes where none was configured and there is no registry yet."""
 
@@ -50,10 +56,21 @@ class Commands(click.Group):
         """See click.Group."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            abandon_output()
+            ctx.exit(PIPE_CLOSED)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
         except PeersealError as error:
             text = str(error) or error.code
-            click.echo(f"Error: {text if error.code in text else f'{error.code}: {text}'}", err=True)
-            ctx.exit(UNREACHABLE if isinstance(error, (Unavailable, FetchError)) else 1)
+            say(f"Error: {text if error.code in text else f'{error.code}: {text}'}", error=True)
+            ctx.exit(_code_of(error))
+
+
+def _code_of(error: PeersealError) -> int:
+    """A ledger that is shorter than it was, or contradicts what is known, is refused: no waiting mends it."""
+    lasting = isinstance(error, LedgerContradicted)
+    return UNREACHABLE if isinstance(error, (Unavailable, FetchError)) and not lasting else REFUSED
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +81,7 @@ def main() -> None:
     Settings come from the environment: REGISTRY_HOME (./registry-data), REGISTRY_DATABASE_URL (an SQLite file in the
     home), REGISTRY_TRUST_DOMAIN, REGISTRY_ROOT_KEY_FILE, REGISTRY_SIGNING_KEY_FILE, REGISTRY_LEDGER_KEY_FILE,
     REGISTRY_SEALING_KEY_FILE, REGISTRY_PUBLIC_URLS, REGISTRY_APPLICANTS (off), REGISTRY_OIDC_FILE, REGISTRY_PROXIES
-    (0), REGISTRY_RATE_LIMIT_STORAGE (memory://).
+    (0), REGISTRY_RATE_LIMIT_STORAGE (memory://), REGISTRY_EXCHANGED_TOKEN_LIFETIME (7d).
     """
 
 
@@ -86,17 +103,16 @@ def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> 
         show_json({"trust_domain": done.domain, "pin": done.pin, "made": list(done.made)})
         return
     for name in done.made:
-        click.echo(f"made: {name}", err=True)
+        say(f"made: {name}", error=True)
     if done.operator_token:
-        click.echo(f"The first operator token is in {done.operator_token_file}", err=True)
-        if sys.stdout.isatty():
-            click.echo(f"and reads: {done.operator_token}", err=True)
-    click.echo(f"trust domain: {done.domain}")
-    click.echo(f"root pin: {done.pin}")
+        say(f"The first operator token is in {done.operator_token_file}", error=True)
+        if on_terminal():
+            say(f"and reads: {done.operator_token}", error=True)
+    say(f"trust domain: {done.domain}")
+    say(f"root pin: {done.pin}")
 
 
 def _initialise(settings: Settings, trust_domain: str | None, default_domain: str | None = None) -> Initialised:
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = Store(create_engine(settings.database_url))
     try:
         return initialise(settings, store, trust_domain, default_domain=default_domain)
@@ -106,8 +122,8 @@ def _initialise(settings: Settings, trust_domain: str | None, default_domain: st
 
 @main.command()
 @click.option("--host", default=None, help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--port", default=8080, show_default=True, type=WholeNumber(1, 65535))
+@click.option("--workers", default=2, show_default=True, type=WholeNumber(1, 64))
 @click.option(
     "--dev",
     is_flag=True,
@@ -119,14 +135,15 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
 
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")
+    address = _listening(LOOPBACK if host is None else host)
     settings = replace(the_settings(), dev=dev)
     if dev:
         click.secho(
             "DEV MODE: whoever comes first gets a name, on this machine only. NOT FOR REAL USE.", fg="red", err=True
         )
         done = _initialise(settings, None, default_domain=DEV_DOMAIN)
-        click.echo(f"trust domain: {done.domain}, in {settings.home}", err=True)
-    run(settings, f"{_bracketed(host or '127.0.0.1')}:{port}", workers)
+        say(f"trust domain: {done.domain}, in {settings.home}", error=True)
+    run(settings, f"{address}:{port}", workers)
 
 
 @main.command()
@@ -145,7 +162,7 @@ def join_token() -> None:
 @join_token.command("create")
 @click.argument("service")
 @click.option("--ttl", type=duration, default="10m", show_default=True, help="How long it is good for.")
-@click.option("--uses", type=click.IntRange(1), default=1, show_default=True, help="How many keys it registers.")
+@click.option("--uses", type=WholeNumber(1), default=1, show_default=True, help="How many keys it registers.")
 @url_option
 @json_option
 def create_join_token(service: str, ttl: int, uses: int, url: str | None, as_json: bool) -> None:
@@ -166,9 +183,11 @@ def list_join_tokens(url: str | None, as_json: bool) -> None:
 @join_token.command("revoke")
 @click.argument("token_id")
 @url_option
-def revoke_join_token(token_id: str, url: str | None) -> None:
+@json_option
+def revoke_join_token(token_id: str, url: str | None, as_json: bool) -> None:
     """Makes a join token useless. Keys that it let in stay."""
     the_console(url).withdraw_join_token(token_id)
+    show({"id": token_id, "withdrawn": True}, as_json, f"withdrawn: {token_id}")
 
 
 @main.command()
@@ -200,9 +219,12 @@ def keys(service: str | None, pending: bool, url: str | None, as_json: bool) -> 
 @click.argument("kid")
 @click.option("--reason", type=click.Choice(["retired", "compromised"]), default="compromised", show_default=True)
 @url_option
-def revoke(kid: str, reason: str, url: str | None) -> None:
+@json_option
+def revoke(kid: str, reason: str, url: str | None, as_json: bool) -> None:
     """Revokes the key KID, and every key that it vouched for; or, with --reason retired, only retires it."""
     the_console(url).end_key(kid, Reason(reason))
+    state = "retired" if reason == Reason.RETIRED.value else "revoked"
+    show({"kid": kid, "state": state}, as_json, f"{state}: {kid}")
 
 
 for command in (approve, audit, domain, operator_token, policy, reject, restore, tidy, verify):
@@ -212,5 +234,24 @@ for command in (approve, audit, domain, operator_token, policy, reject, restore,
 main.add_command(root)
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _listening(host: str) -> str:
+    """The address as gunicorn takes it, IPv6 in brackets. Raises click.BadParameter for what is none, or another
+    host's: gunicorn would try it for seconds."""
+    plain = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
+    if not plain or "[" in plain or "]" in plain or not _is_here(plain):
+        message = f"{host[:100]!r} is no address of this host, such as 127.0.0.1, ::1 or 0.0.0.0"
+        raise click.BadParameter(message, param_hint="'--host'")
+    return f"[{plain}]" if ":" in plain else plain
+
+
+def _is_here(host: str) -> bool:
+    """Whether one of the host's addresses can be listened on here: ``localhost`` may have one that cannot."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, _, _, place in found:
+        with suppress(OSError), socket.socket(family, kind) as probe:
+            probe.bind(place)
+            return True
+    return False

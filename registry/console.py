@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from peerseal.errors import CodedError, MalformedToken
-from peerseal.peers.fetch import Answer, HttpFetcher
+from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
+from peerseal.peers.fetch import Answer, HttpFetcher, is_confidential
 from peerseal.protocol.documents import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
@@ -168,7 +168,9 @@ class HttpConsole:
     """On a registry over HTTP, with an operator token."""
 
     def __init__(self, url: str, token: str) -> None:
-        """Raises ConfigurationError for a URL that is none."""
+        """Raises ConfigurationError for a URL that is none, or over which the token could be read on a network."""
+        if not is_confidential(url):
+            raise ConfigurationError(f"an operator's token is sent over https or loopback only, not to {url}")
         self._fetcher = HttpFetcher([url])
         self._token = token
 
@@ -243,8 +245,11 @@ class HttpConsole:
 
     def _setting(self, method: str, path: str, body: Json | None = None, seen: int | None = None) -> Json:
         headers = {} if seen is None else {"If-Match": f'"{seen}"'}
-        answer, members = self._answer(method, path, body, headers)
-        return {"entry": int(answer.headers.get("etag", "").strip('"') or 0), "setting": members}
+        _, members = self._answer(method, path, body, headers)
+        entry = members.pop("entry", None)
+        if type(entry) is not int:
+            raise FetchError("the registry's answer does not say which entry set what holds")
+        return {"entry": entry, "setting": members}
 
     def _call(self, method: str, path: str, body: Json | None = None) -> Json:
         """The JSON object in the answer. Raises FetchError, or CodedError with the registry's own code."""

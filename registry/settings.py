@@ -6,10 +6,32 @@ from pathlib import Path
 from typing import Self
 
 from peerseal.errors import ConfigurationError
+from peerseal.peers import environment
+from peerseal.peers.fetch import check_urls
 from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.names import check_trust_domain
+from peerseal.runtime.database_url import sqlalchemy_url
+from peerseal.runtime.settings import named, warn_of_unknown
 
+KNOWN = (
+    "REGISTRY_HOME",
+    "REGISTRY_DATABASE_URL",
+    "REGISTRY_DATABASE_URL_FILE",
+    "REGISTRY_TRUST_DOMAIN",
+    "REGISTRY_ROOT_KEY_FILE",
+    "REGISTRY_SIGNING_KEY_FILE",
+    "REGISTRY_LEDGER_KEY_FILE",
+    "REGISTRY_SEALING_KEY_FILE",
+    "REGISTRY_PUBLIC_URLS",
+    "REGISTRY_APPLICANTS",
+    "REGISTRY_OIDC_FILE",
+    "REGISTRY_PROXIES",
+    "REGISTRY_RATE_LIMIT_STORAGE",
+    "REGISTRY_RATE_LIMIT_STORAGE_FILE",
+    "REGISTRY_EXCHANGED_TOKEN_LIFETIME",
+)
+"""Every variable of the registry; beside these it reads PEERSEAL_EXTERNAL_PREFIX."""
 DATABASE_FILE = "registry.sqlite3"
 DEFAULT_HOME = "registry-data"
 
@@ -123,56 +145,36 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], **changes: object) -> Self:
-        """From environment variables named as in SPEC section 6. Raises ConfigurationError or InvalidName."""
-        home = Path(environ.get("REGISTRY_HOME") or DEFAULT_HOME).absolute()
+        """From the variables in `KNOWN`, as docs/settings.md has them. Raises ConfigurationError."""
+        warn_of_unknown(environ, "REGISTRY_", KNOWN)
+        read = environment.settings_of(environ)
+        home = (read.path("REGISTRY_HOME") or Path(DEFAULT_HOME)).absolute()
 
         def file(what: str, default: str) -> Path:
-            return Path(environ.get(f"REGISTRY_{what}_FILE") or home / default).absolute()
+            return (read.path(f"REGISTRY_{what}_FILE") or home / default).absolute()
 
-        domain = environ.get("REGISTRY_TRUST_DOMAIN")
-        oidc_file = environ.get("REGISTRY_OIDC_FILE")
-        exchanged = _count(environ, "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, digits=8)
+        oidc_file = read.path("REGISTRY_OIDC_FILE")
+        lifetime = read.whole_seconds(
+            "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, at_least=1, at_most=EVENT_LIFETIME_CAP
+        )
+        database_url = read.secret("REGISTRY_DATABASE_URL")
+        if database_url is not None:
+            named("REGISTRY_DATABASE_URL", sqlalchemy_url, database_url)
+        public_urls = read.several("REGISTRY_PUBLIC_URLS")
         values: dict[str, object] = {
             "home": home,
-            "database_url": _database_url(environ, home),
+            "database_url": database_url or f"sqlite:///{home / DATABASE_FILE}",
             "root_key_file": file("ROOT_KEY", "root-key.pem"),
             "signing_key_file": file("SIGNING_KEY", "signing-key.pem"),
             "ledger_key_file": file("LEDGER_KEY", "ledger-key.pem"),
             "sealing_key_file": file("SEALING_KEY", "sealing.key"),
-            "trust_domain": check_trust_domain(domain) if domain else None,
-            "external_prefix": check_external_prefix(environ.get("PEERSEAL_EXTERNAL_PREFIX", "")),
-            "applicants": _switch(environ, "REGISTRY_APPLICANTS"),
-            "oidc_file": Path(oidc_file).absolute() if oidc_file else None,
-            "rate_limit_storage": environ.get("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
-            "proxies": _count(environ, "REGISTRY_PROXIES", digits=2),
-            "limits": Limits(exchanged_token_lifetime=exchanged),
-            "public_urls": tuple(filter(None, environ.get("REGISTRY_PUBLIC_URLS", "").replace(" ", "").split(","))),
+            "trust_domain": read.checked("REGISTRY_TRUST_DOMAIN", check_trust_domain),
+            "external_prefix": read.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
+            "applicants": read.flag("REGISTRY_APPLICANTS", False),
+            "oidc_file": oidc_file.absolute() if oidc_file else None,
+            "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
+            "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),
+            "limits": Limits(exchanged_token_lifetime=lifetime),
+            "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
-
-
-def _database_url(environ: Mapping[str, str], home: Path) -> str:
-    given = environ.get("REGISTRY_DATABASE_URL")
-    file = environ.get("REGISTRY_DATABASE_URL_FILE")
-    if given and file:
-        raise ConfigurationError("REGISTRY_DATABASE_URL and REGISTRY_DATABASE_URL_FILE are both set")
-    if file:
-        try:
-            given = Path(file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigurationError(f"REGISTRY_DATABASE_URL_FILE cannot be read: {error.strerror}") from error
-    return given or f"sqlite:///{home / DATABASE_FILE}"
-
-
-def _switch(environ: Mapping[str, str], name: str) -> bool:
-    text = environ.get(name) or "off"
-    if text not in ("on", "off"):
-        raise ConfigurationError(f"{name} must be on or off")
-    return text == "on"
-
-
-def _count(environ: Mapping[str, str], name: str, default: int = 0, *, digits: int) -> int:
-    text = environ.get(name) or str(default)
-    if not (text.isascii() and text.isdigit() and len(text) <= digits):
-        raise ConfigurationError(f"{name} must be a natural number of {digits} digits at most")
-    return int(text)

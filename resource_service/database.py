@@ -25,6 +25,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from peerseal import Event
 from peerseal.inbox import first_time, inbox_table
+from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
 """Invoices of one user that are shown, at most."""
@@ -42,6 +43,7 @@ INVOICES = Table(
     Column("utc_time", String(20), nullable=False),
     Column("amount", BigInteger, nullable=False),
 )
+
 OF_USER = Index("invoices_of_user", INVOICES.c.issuer, INVOICES.c.user_id, INVOICES.c.number)
 
 
@@ -68,6 +70,7 @@ class Invoice:
 
 def open_database(url: str) -> Engine:
     """The database, with what is missing of its tables made. Safe to use after a fork."""
+    url = sqlalchemy_url(url)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)
     with engine.begin() as connection:

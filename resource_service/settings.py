@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.settings import SettingsReader, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +34,35 @@ class ConsumerSettings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         """Raises ConfigurationError for what is missing, or a file that cannot be read."""
-        if not environ.get("BROKER_URL"):
+        read = SettingsReader(environ)
+        broker_url = read.secret("BROKER_URL")
+        if broker_url is None:
             raise ConfigurationError("BROKER_URL is not set")
         return cls(
             database_url=database_url(environ),
-            broker_url=environ["BROKER_URL"],
-            broker_settings=_json_object(environ.get("BROKER_CONFIG_FILE")),
-            resource_url=environ.get("RESOURCE_SERVICE_URL") or "http://resource-service",
-            events_audience=environ.get("EVENTS_AUDIENCE") or "jobs.example.com",
+            broker_url=broker_url,
+            broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
+            resource_url=read.text("RESOURCE_SERVICE_URL") or "http://resource-service",
+            events_audience=read.text("EVENTS_AUDIENCE") or "jobs.example.com",
         )
 
 
 def database_url(environ: Mapping[str, str]) -> str:
     """Where invoices are. Makes the folder of the default file."""
-    if url := environ.get("RESOURCE_DATABASE_URL"):
+    read = SettingsReader(environ)
+    if url := read.secret("RESOURCE_DATABASE_URL"):
         return url
-    key_dir = environ.get("PEERSEAL_KEY_DIR")
-    state = (Path(key_dir).parent if key_dir else Path("resource-data")).absolute()
+    key_dir = read.path("PEERSEAL_KEY_DIR")
+    state = (key_dir.parent if key_dir else Path("resource-data")).absolute()
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return f"sqlite:///{state / 'invoices.sqlite3'}"
 
 
-def _json_object(path: str | None) -> dict[str, Any]:
+def _json_object(file: Path | None) -> dict[str, Any]:
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read as JSON: {error}") from error
+        value = json.loads(read_text(file, "BROKER_CONFIG_FILE") or "") if file else {}
+    except ValueError as error:
+        raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not JSON") from error
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{path} holds no object")
+        raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not a JSON object")
     return value

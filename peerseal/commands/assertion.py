@@ -6,13 +6,14 @@ calls at least once in a key's life (a week) needs no second join token.
 """
 
 import argparse
-import json
 import logging
 import os
 
 import peerseal
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.assertions import ASSERTION_LIFETIME
+from peerseal.runtime.settings import SettingsReader
+from peerseal.runtime.terminal import say, say_json
 
 PATIENCE = 10.0
 """Seconds for which a first registration is tried; the next call goes on with the same key."""
@@ -34,14 +35,17 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints it. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or TrustUnavailable."""
-    if not os.environ.get("PEERSEAL_KEY_DIR"):
+    if SettingsReader(os.environ).path("PEERSEAL_KEY_DIR") is None:
         raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
     identity = peerseal.Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
     try:
         _look_after_keys(identity)
         assertion = identity.sign_assertion()
         said = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
-        print(json.dumps(said) if arguments.as_json else assertion)
+        if arguments.as_json:
+            say_json(said)
+        else:
+            say(assertion)
     finally:
         identity.stop()
     return 0

@@ -7,15 +7,16 @@ ledger is not the one that was kept, or is not to be believed.
 
 import argparse
 import os
-import sys
 import threading
 from pathlib import Path
 
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.follow import Follower, check_pinned
+from peerseal.peers.environment import settings_of
+from peerseal.peers.fetch import HttpFetcher, check_urls
+from peerseal.peers.follow import Follower, check_pin, check_pinned
 from peerseal.peers.keep import KeptLedger
+from peerseal.runtime.terminal import say, say_json
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,6 +30,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--interval", type=seconds, default=60.0, metavar="SECONDS", help="between two looks [60]")
     parser.add_argument("--once", action="store_true", help="look once and end")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="a JSON object for each look")
     parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
     parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
     parser.set_defaults(run=run)
@@ -36,21 +38,29 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
-    urls = arguments.registry or os.environ.get("PEERSEAL_REGISTRY_URL", "")
+    settings = settings_of(os.environ)
+    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
-    pin = arguments.pin or os.environ.get("PEERSEAL_REGISTRY_PIN")
+    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin)
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     kept, follower = KeptLedger(arguments.folder), Follower(fetcher, pin)
     ended = threading.Event() if arguments.once else until_interrupted()
     while True:
         try:
-            print(f"{kept.follow(follower)} entries", flush=True)
-        except DocumentRefused as error:
-            print(f"Error: {error}; {arguments.folder} stays as it is", file=sys.stderr)
-            return LEDGER_INCONSISTENT
-        except FetchError as error:
+            _show(kept.follow(follower), arguments)
+        except (DocumentRefused, FetchError) as error:
+            if isinstance(error, DocumentRefused) and not error.by_mirror:
+                say(f"Error: {error}; {arguments.folder} stays as it is", error=True)
+                return LEDGER_INCONSISTENT
             if arguments.once:
-                raise
-            print(f"not reached: {error}", file=sys.stderr)
+                raise FetchError(f"the registry is not reached: {error}") from error
+            say(f"not reached: {error}", error=True)
         if arguments.once or ended.wait(arguments.interval):
             return 0
+
+
+def _show(entries: int, arguments: argparse.Namespace) -> None:
+    if arguments.as_json:
+        say_json({"entries": entries, "folder": str(arguments.folder)})
+    else:
+        say(f"{entries} entries")

@@ -5,10 +5,8 @@ the ledger is not the one that was seen before.
 """
 
 import argparse
-import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +15,15 @@ from pathlib import Path
 from types import FrameType
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.follow import check_pinned
+from peerseal.peers.environment import settings_of
+from peerseal.peers.fetch import HttpFetcher, check_urls
+from peerseal.peers.follow import check_pin, check_pinned
 from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched
 from peerseal.peers.webhook import Webhook
 from peerseal.protocol.names import check_service, split_kid
+from peerseal.runtime.settings import duration
+from peerseal.runtime.terminal import on_terminal, say, say_json
 
 ALERTS_RAISED = 1
 REGISTRY_UNREACHABLE = 3
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     while not ended.is_set():
         alerts = monitor.look()
         for alert in alerts:
-            _show(alert, as_json=arguments.as_json or not sys.stdout.isatty())
+            _show(alert, as_json=arguments.as_json or not on_terminal())
             if webhook is not None:
                 webhook.post(alert.to_json())
         if arguments.state is not None:
@@ -78,12 +79,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _monitor(arguments: argparse.Namespace) -> Monitor:
-    service = check_service(arguments.service)
-    urls = arguments.registry or os.environ.get("PEERSEAL_REGISTRY_URL", "")
+    service, settings = check_service(arguments.service), settings_of(os.environ)
+    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
     state = None if arguments.state is None else load_watched(arguments.state, service)
     state = state or Watched(service)
-    pin = arguments.pin or os.environ.get("PEERSEAL_REGISTRY_PIN") or state.pin
+    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or state.pin
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     for kid in arguments.known:
         split_kid(kid)
@@ -94,7 +95,7 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
 
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
     """What the owner says to hold, asked anew each time: keys rotate."""
-    folder = arguments.key_dir or os.environ.get("PEERSEAL_KEY_DIR")
+    folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
     listed, said = arguments.known_file, frozenset(arguments.known)
 
     def own_keys() -> frozenset[str]:
@@ -103,12 +104,21 @@ def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
             kids |= kids_in(Path(folder), arguments.service)
         if listed is not None:
             try:
-                kids |= frozenset(filter(None, map(str.strip, listed.read_text(encoding="utf-8").splitlines())))
+                kids |= _listed(listed.read_bytes().decode("utf-8-sig"))
             except OSError as error:
                 raise ConfigurationError(f"{listed}: {error.strerror}") from error
+            except UnicodeDecodeError as error:
+                raise ConfigurationError(f"{listed}: not UTF-8 text") from error
         return kids
 
     return own_keys
+
+
+def _listed(text: str) -> frozenset[str]:
+    """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for what is no kid: it
+    would silently be a key of nobody, and its owner's key an alert."""
+    kids = (line.partition("#")[0].strip().strip("\"'") for line in text.splitlines())
+    return frozenset(kid for kid in kids if kid and split_kid(kid))
 
 
 def until_interrupted() -> threading.Event:
@@ -126,16 +136,16 @@ def until_interrupted() -> threading.Event:
 
 def _show(alert: Alert, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(alert.to_json()), flush=True)
+        say_json(alert.to_json())
         return
     at = datetime.fromtimestamp(alert.at, UTC)
     about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}"
-    print(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}", flush=True)
+    say(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
 
 
 def seconds(text: str) -> float:
-    """An argument that is a time. Raises ValueError."""
-    seconds = float(text)  # argparse turns ValueError into its own message
-    if not 0 < seconds < float("inf"):
-        raise ValueError(text)
+    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError."""
+    seconds = duration(text)
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(text)  # argparse turns it into its own message
     return seconds

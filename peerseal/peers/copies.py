@@ -2,15 +2,15 @@
 
 A cold start goes on from here when the registry is down, and of many workers one fetches for all. The folder needs no
 trust: whoever reads a copy checks it like an answer of the registry's. When a document was fetched, which is the
-file's time, says only when it is to be fetched again; how long it is believed is its own signed time. What can be
-written on the folder's disk by others is another matter (`make_private`): they could at most bring back an older copy,
-with an older word of what was seen, and make it believed until its signed time is over.
+file's time, says only when it is to be fetched again; how long it is believed is its own signed time. Users who could
+write there could bring back an older copy, with an older word of what was seen, and make it believed until its signed
+time is over: so the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up
+leave no file: all locks are in one.
 """
 
-import fcntl
 import logging
 import os
-import tempfile
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,16 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.keyfolder import make_private
 from peerseal.peers.patience import time_left
 from peerseal.protocol.documents import MAX_DOCUMENT
+from peerseal.protocol.numbers import natural
+from peerseal.runtime.files import Folder, cache_folder
+from peerseal.runtime.locks import NameLock
 
 log = logging.getLogger("peerseal.trust")
 
 _PAUSE = 0.005
 _SEEN = ".seen"
 _MISSED = ".missed"
-_TEMPORARY = ".new-"
+_OURS = re.compile(
+    r"(?:root|domain|(?:keys|policy)-[a-z0-9.-]+)\.jwt(?:\.seen|\.missed|\.lock)?|changes(?:\.answer(?:\.lock)?)?"
+    r"|\.new-[a-z0-9_]+"
+)
+"""Names of files that are removed once they are old: those of this release, and lock files of earlier ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +57,21 @@ class CopyFolder:
     each fetches for itself."""
 
     def __init__(self, parent: Path, name: str) -> None:
-        self._parent = parent
-        self._path = parent / name
+        self._folder = cache_folder(parent).inner(name)
         self._ready = False
         self._works = True
 
     def read(self, name: str) -> Copy | None:
         """The copy under that name, not verified; None where there is none."""
-        with self._complaining(), suppress(FileNotFoundError), (self.made() / name).open("rb") as file:
-            content, fetched_at = file.read(MAX_DOCUMENT + 1), os.fstat(file.fileno()).st_mtime
+        with self._complaining(), suppress(FileNotFoundError):
+            content, fetched_at = self._folder.read_dated(name, MAX_DOCUMENT + 1)
             return Copy(content.decode("ascii", "replace"), fetched_at)
         return None
 
     def fetched_at(self, name: str) -> float:
         """When the copy under that name was fetched; 0.0 where there is none."""
         with self._complaining(), suppress(FileNotFoundError):
-            return (self.made() / name).stat().st_mtime
+            return self._folder.stat(name).st_mtime
         return 0.0
 
     def lacks(self, name: str) -> bool:
@@ -78,32 +83,21 @@ class CopyFolder:
         no room the old one goes: it may be from before a revocation."""
         with self._complaining():
             try:
-                self._put(self.made() / name, jws, fetched_at)
-            except OSError:
-                with suppress(OSError):
-                    (self._path / name).unlink()
+                self.made().write(name, jws.encode("ascii"), modified_at=fetched_at, durable=False)
+            except (OSError, ConfigurationError):
+                with suppress(OSError, ConfigurationError):
+                    self._folder.remove(name)
                 raise
-
-    def _put(self, path: Path, text: str, modified_at: float) -> None:
-        descriptor, draft = tempfile.mkstemp(dir=self._path, prefix=_TEMPORARY)  # 0600
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-            os.utime(draft, (modified_at, modified_at))
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
 
     def confirm(self, name: str, fetched_at: float) -> None:
         """The registry was asked then, and had no newer document."""
-        with suppress(OSError):
-            os.utime(self._path / name, (fetched_at, fetched_at))
+        with suppress(OSError, ConfigurationError):
+            self._folder.date(name, fetched_at)
 
     def seen(self, name: str) -> int:
         """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
         copy = self.read(name + _SEEN)
-        return int(copy.jws) if copy and copy.jws.isascii() and copy.jws.isdigit() and len(copy.jws) < 19 else 0
+        return natural(copy.jws) or 0 if copy else 0
 
     def saw(self, name: str, seq: int) -> None:
         """Remember the ``seq`` of the newest document, so that no older copy takes its place. With the name locked."""
@@ -121,42 +115,39 @@ class CopyFolder:
     def locked(self, name: str) -> Iterator[bool]:
         """Be the only process of the host that fetches the document, or no longer wait for the one that does: then it
         gives False."""
-        handle, alone = None, False
+        lock, alone = None, False
         with self._complaining():
-            self.made()
-            handle = os.open(self._path / f"{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            alone = _had(handle, min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
+            lock = NameLock(self.made(), name)
+            alone = _had(lock, min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
         try:
             yield alone
         finally:
-            if handle is not None:
-                fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do: a child forked meanwhile has it open too
-                os.close(handle)
+            if lock is not None:
+                lock.close()
 
-    def made(self) -> Path:
-        """The folder, which is there and nobody else's. Raises OSError or ConfigurationError."""
+    def made(self) -> Folder:
+        """The folder, which is there and this user's alone. Raises OSError or ConfigurationError."""
         if not self._ready:
             self._make()
-        return self._path
+        return self._folder
 
     def _make(self) -> None:
-        make_private(self._parent, readable=True)
-        make_private(self._path)
+        self._folder.make()
         self._ready = True
         forgotten = time.time() - self.FORGET_AFTER
-        for file in self._path.iterdir():
-            with suppress(OSError):
-                if file.stat().st_mtime < forgotten:
-                    file.unlink()
+        for name in filter(_OURS.fullmatch, self._folder.names()):
+            with suppress(OSError, ConfigurationError):
+                if self._folder.stat(name).st_mtime < forgotten:
+                    self._folder.remove(name)
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ConfigurationError) as error:
-            self._ready = False  # somebody may have removed it: the next one makes it again
+            self._ready = False  # it may have been removed: the next use makes it again
             if self._works:
-                log.warning("no copies of documents can be kept in %s: %s", self._path, error)
+                log.warning("no copies of documents can be kept in %s: %s", self._folder.shown, error)
             self._works = False
 
 
@@ -193,15 +184,11 @@ class NoCopies(CopyFolder):
         yield True
 
 
-def _had(handle: int, patience: float) -> bool:
-    """Whether the lock on the open file was had in time."""
+def _had(lock: NameLock, patience: float) -> bool:
+    """Whether the lock was had in time."""
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_PAUSE)
-        else:
-            return True
+    while not lock.acquired():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE)
+    return True

@@ -13,10 +13,12 @@ from peerseal.errors import (
     EnrolmentRefused,
     FetchError,
     MalformedToken,
+    PeersealError,
     TrustUnavailable,
 )
-from peerseal.peers.fetch import Answer, Fetcher
+from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
 from peerseal.peers.keyfolder import HeldKey
+from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.peers.trust import TrustStore
 from peerseal.protocol.documents import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -26,6 +28,7 @@ from peerseal.protocol.named_keys import ACTIVE
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.oidc import MAX_TOKEN
 from peerseal.protocol.tokens import sign_proof
+from peerseal.runtime.settings import read_text
 
 JSON = "application/json"
 
@@ -52,14 +55,14 @@ class PlatformToken:
         return cls(source) if callable(source) else cls(lambda: source)
 
     @classmethod
-    def in_file(cls, path: str | os.PathLike[str]) -> Self:
-        """From the file in which the platform keeps the newest one."""
+    def in_file(cls, path: str | os.PathLike[str], name: str = "the platform's token") -> Self:
+        """From the file in which the platform keeps the newest one; ``name`` is what errors call it."""
 
         def read() -> str:
-            try:
-                return Path(path).read_text(encoding="ascii")
-            except (OSError, ValueError) as error:
-                raise ConfigurationError(f"the platform's token in {path} cannot be read: {error}") from error
+            text = read_text(Path(path), name) or ""
+            if not text.isascii() or not text:
+                raise ConfigurationError(f"{name}={path}: cannot be read as a token: empty, or no ASCII text")
+            return text
 
         return cls(read)
 
@@ -124,7 +127,8 @@ class Enrolment:
         """
         path = f"{self._path}/{held.thumbprint}?reason=retired"
         token = sign(method="DELETE", target=self._fetcher.target(path), body=b"", headers={})
-        answer = self._fetcher.call("DELETE", path, headers={"Authorization": f"Bearer {token}"})
+        with no_larger_than(MAX_PROBLEM):
+            answer = self._fetcher.call("DELETE", path, headers={"Authorization": f"Bearer {token}"})
         if answer.status not in (204, 404) and _code_of(answer) not in _ENDED:
             raise FetchError(f"the registry answered {answer.status}", answer.status)
 
@@ -138,7 +142,8 @@ class Enrolment:
         return sign_proof(key, issuer=issuer, audience=audience, now=self._clock())
 
     def _register(self, key: KeyPair, body: bytes, headers: dict[str, str]) -> KeyStatement:
-        answer = self._fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
+        with no_larger_than(KeyStatement.MAX_SIZE):
+            answer = self._fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
         kid = make_kid(service_id(self._trust.domain, self._service), key.public.thumbprint)
         if answer.status in (429, 500, 503):
             raise FetchError(f"the registry answered {answer.status}", answer.status)
@@ -182,10 +187,16 @@ TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
 """Errors after which registering the same key again later makes sense."""
 
 
+def refusal_behind(error: PeersealError) -> DocumentRefused | None:
+    """The document that was refused where an error says only that the registry's word cannot be had now."""
+    cause = error.__cause__
+    return cause if isinstance(error, TrustUnavailable) and isinstance(cause, DocumentRefused) else None
+
+
 def _code_of(answer: Answer) -> str:
     """The code in a problem document (RFC 9457); a plain text where the answer is none."""
     try:
-        code = strict_json_object(answer.body).get("code")
+        code = strict_json_object(answer.body).get("code") if len(answer.body) <= MAX_PROBLEM else None
     except MalformedToken:
         code = None
     return code if isinstance(code, str) else "refused"

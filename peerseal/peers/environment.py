@@ -1,61 +1,137 @@
-"""An identity's settings, as the environment has them."""
+"""An identity's settings: as the environment has them, and as code gives them."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.enrol import PlatformToken
-from peerseal.peers.limits import RotationSchedule
+from peerseal.peers.fetch import check_urls
+from peerseal.peers.follow import check_pin
+from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.target import check_external_prefix
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.jose import ALGORITHMS
+from peerseal.protocol.names import check_service
+from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_texts, shortened
+from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
+
+log = logging.getLogger("peerseal.identity")
+
+KNOWN = (
+    "PEERSEAL_SERVICE",
+    "PEERSEAL_REGISTRY_URL",
+    "PEERSEAL_REGISTRY_PIN",
+    "PEERSEAL_JOIN_TOKEN",
+    "PEERSEAL_JOIN_TOKEN_FILE",
+    "PEERSEAL_OIDC_TOKEN_FILE",
+    "PEERSEAL_KEY_DIR",
+    "PEERSEAL_CACHE_DIR",
+    "PEERSEAL_EXTERNAL_PREFIX",
+    "PEERSEAL_REPLAY_URL",
+    "PEERSEAL_REPLAY_URL_FILE",
+    "PEERSEAL_REPLAY_UNSAFE_FALLBACK",
+    "PEERSEAL_ROTATE_EVERY",
+    "PEERSEAL_ROTATE_LEAD",
+    "PEERSEAL_ROTATE_OVERLAP",
+    "PEERSEAL_RETIRE_AT_EXIT",
+    "PEERSEAL_OPERATOR_TOKEN",
+    "PEERSEAL_OPERATOR_TOKEN_FILE",
+)
+"""Every variable of the SDK and of its commands."""
+_LONGEST = 366 * 24 * 3600.0
 
 
-def options_in(env: Mapping[str, str]) -> dict[str, Any]:
+def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
     """What `Identity` is made with; its ``from_env`` names the variables. Raises ConfigurationError."""
-    for name in ("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL"):
-        if not env.get(name):
-            raise ConfigurationError(f"{name} is not set")
-    oidc_file = env.get("PEERSEAL_OIDC_TOKEN_FILE")
+    settings = settings_of(environ)
     return {
-        "service": env["PEERSEAL_SERVICE"],
-        "registry": env["PEERSEAL_REGISTRY_URL"],
-        "join_token": _join_token_in(env),
-        "oidc_token": PlatformToken.in_file(oidc_file).get if oidc_file else None,
-        "pin": env.get("PEERSEAL_REGISTRY_PIN") or None,
-        "key_dir": env.get("PEERSEAL_KEY_DIR") or None,
-        "cache_dir": env.get("PEERSEAL_CACHE_DIR") or None,
-        "external_prefix": env.get("PEERSEAL_EXTERNAL_PREFIX", ""),
-        "replay_url": env.get("PEERSEAL_REPLAY_URL") or None,
-        "unsafe_replay_fallback": env.get("PEERSEAL_REPLAY_UNSAFE_FALLBACK", "0") == "1",
-        "rotation": _rotation_in(env),
-        "retire_at_exit": env["PEERSEAL_RETIRE_AT_EXIT"] != "0" if env.get("PEERSEAL_RETIRE_AT_EXIT") else None,
+        "service": named("PEERSEAL_SERVICE", check_service, settings.required("PEERSEAL_SERVICE")),
+        "registry": named("PEERSEAL_REGISTRY_URL", check_urls, settings.required("PEERSEAL_REGISTRY_URL")),
+        "join_token": _join_token_in(settings),
+        "oidc_token": _platform_token_in(settings),
+        "pin": settings.checked("PEERSEAL_REGISTRY_PIN", check_pin),
+        "key_dir": settings.path("PEERSEAL_KEY_DIR"),
+        "cache_dir": settings.path("PEERSEAL_CACHE_DIR"),
+        "external_prefix": settings.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
+        "replay_url": _replay_url_in(settings),
+        "unsafe_replay_fallback": settings.flag("PEERSEAL_REPLAY_UNSAFE_FALLBACK", False),
+        "rotation": _rotation_in(settings),
+        "retire_at_exit": settings.optional_flag("PEERSEAL_RETIRE_AT_EXIT"),
     }
 
 
-def _rotation_in(env: Mapping[str, str]) -> RotationSchedule:
+def settings_of(environ: Mapping[str, str]) -> SettingsReader:
+    """The reader of a process's settings, once it was said which of its variables are unknown."""
+    warn_of_unknown(environ, "PEERSEAL_", KNOWN)
+    return SettingsReader(environ)
+
+
+def absent_join_token(environ: Mapping[str, str]) -> str | None:
+    """What to say where the file of the join token is not there, which only a newcomer needs; None where it is."""
+    return SettingsReader(environ).absent("PEERSEAL_JOIN_TOKEN_FILE")
+
+
+def _replay_url_in(settings: SettingsReader) -> str | None:
+    """Judged now as far as that takes no library; a service learns of the rest when it makes its replay guard."""
+    url = settings.secret("PEERSEAL_REPLAY_URL")
+    if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigurationError("PEERSEAL_REPLAY_URL: expected redis://host:6379/0, rediss://… or unix://…")
+    return url
+
+
+def _rotation_in(settings: SettingsReader) -> RotationSchedule:
     default = RotationSchedule()
     return RotationSchedule(
-        every=_seconds(env, "PEERSEAL_ROTATE_EVERY", default.every),
-        lead=_seconds(env, "PEERSEAL_ROTATE_LEAD", default.lead),
-        overlap=_seconds(env, "PEERSEAL_ROTATE_OVERLAP", default.overlap),
+        every=settings.seconds("PEERSEAL_ROTATE_EVERY", default.every, at_least=0.01, at_most=_LONGEST),
+        lead=settings.seconds("PEERSEAL_ROTATE_LEAD", default.lead, at_most=_LONGEST),
+        overlap=settings.seconds("PEERSEAL_ROTATE_OVERLAP", default.overlap, at_most=_LONGEST),
     )
 
 
-def _join_token_in(env: Mapping[str, str]) -> str | None:
-    if env.get("PEERSEAL_JOIN_TOKEN"):
-        return env["PEERSEAL_JOIN_TOKEN"]
-    file = env.get("PEERSEAL_JOIN_TOKEN_FILE")
-    if not file:
+def _join_token_in(settings: SettingsReader) -> str | None:
+    absent = settings.absent("PEERSEAL_JOIN_TOKEN_FILE")
+    if absent is not None and settings.text("PEERSEAL_JOIN_TOKEN") is None:
+        log.warning("%s; only a service that has a key already can go on", absent)
         return None
-    try:
-        return Path(file).read_text(encoding="ascii").strip() or None
-    except FileNotFoundError:
-        return None  # a service that has its key already needs none
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"PEERSEAL_JOIN_TOKEN_FILE cannot be read: {error}") from error
+    token = settings.secret("PEERSEAL_JOIN_TOKEN", may_be_empty=True)
+    name = "PEERSEAL_JOIN_TOKEN" if settings.path("PEERSEAL_JOIN_TOKEN_FILE") is None else "PEERSEAL_JOIN_TOKEN_FILE"
+    return None if token is None else named(name, _check_join_token, token)
 
 
-def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
-    try:
-        return float(env.get(name) or default)
-    except ValueError as error:
-        raise ConfigurationError(f"{name} is not a number of seconds") from error
+def _check_join_token(text: str) -> str:
+    return JoinToken.parse(text).encode()
+
+
+def _platform_token_in(settings: SettingsReader) -> Callable[[], str] | None:
+    """Read at every join, and not before: the platform may be about to write it."""
+    file = settings.path("PEERSEAL_OIDC_TOKEN_FILE")
+    return PlatformToken.in_file(file, "PEERSEAL_OIDC_TOKEN_FILE").get if file else None
+
+
+def check_switches(**switches: object) -> None:
+    """Raises ConfigurationError for what is neither true nor false; None is for what has a default."""
+    for name, value in switches.items():
+        check_flag(name, False if value is None else value)
+
+
+def check_places(registry: object, *, replay_url: object, **folders: object) -> None:
+    """Raises ConfigurationError for what is no URL, or list of them, and for what is no path."""
+    if not isinstance(registry, str):
+        check_texts("registry", registry)
+    if replay_url is not None:
+        check_is("replay_url", replay_url, str, "a URL such as redis://host:6379/0")
+    for name, folder in folders.items():
+        if folder is not None:
+            check_path(name, folder)
+
+
+def check_parts(alg: object, rotation: object, limits: object, clock: object, oidc_token: object) -> None:
+    """Raises ConfigurationError for what an identity cannot be made of."""
+    if alg not in ALGORITHMS:
+        raise ConfigurationError(f"alg={shortened(alg)}: expected one of {', '.join(sorted(ALGORITHMS))}")
+    check_is("rotation", RotationSchedule() if rotation is None else rotation, RotationSchedule, "a RotationSchedule")
+    check_is("limits", TrustLimits() if limits is None else limits, TrustLimits, "a TrustLimits")
+    check_callable("clock", clock)
+    if not isinstance(oidc_token, str | None):
+        check_callable("oidc_token", oidc_token)

@@ -45,7 +45,8 @@ from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 from peerseal.protocol.policies import check_audience
-from peerseal.protocol.tokens import LEEWAY, check_times
+from peerseal.protocol.tokens import BLANKS, LEEWAY, check_times
+from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 
 HEADER = "authorization"
 
@@ -106,6 +107,11 @@ class EventVerifier:
         unsafe_unbound_payload: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_is("max_age", max_age, timedelta, "a timedelta")
+        check_number("max_age (seconds)", max_age.total_seconds(), at_least=1)
+        check_number("leeway", leeway, at_most=3600)
+        check_flag("unsafe_unbound_payload", unsafe_unbound_payload)
+        check_callable("clock", clock)
         self._trust = trust
         self._audience = check_audience(audience)
         self._allow = read_allow(allow)
@@ -133,10 +139,6 @@ class EventVerifier:
         that is served here, where not all in ``allow`` are. Raises TokenError, Forbidden or TrustUnavailable.
         """
         token = _bearer(headers)
-        content = plain_bytes(payload)
-        if content is None:
-            raise WrongPayload(f"the payload is not bytes, but {kind_of(payload)}")
-        payload = content
         policy, registry = self._place or self._find_place()
         header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
         claims = strict_json_object(b64url_decode(payload_segment))
@@ -195,7 +197,7 @@ class EventVerifier:
         if "topic" in claims and claims["topic"] != plain_text(topic):
             raise WrongTopic("the event was published on another topic")
         hashed = claims.get("event_payload_hash")
-        if hashed != payload_hash(payload) and not (hashed is None and self._unbound):
+        if hashed != _hash(payload) and not (hashed is None and self._unbound):
             raise WrongPayload("another payload was signed, or none")
         if event_id is not None and plain_text(event_id) != claims["event_id"]:
             raise WrongEvent("the token is for another event")
@@ -210,37 +212,40 @@ class EventVerifier:
 
 
 def _bearer(headers: MessageHeaders) -> str:
-    """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken.
-
-    A broker's library gives values of all kinds, and a publisher chooses which.
-    """
-    values = [value for name, value in _pairs(headers) if (plain_text(name) or "").lower() == HEADER]
+    """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken."""
+    try:
+        given: Any = headers.items() if isinstance(headers, Mapping) else headers
+        given = () if given is None else given
+        pairs = [(name, value) for name, value in given]  # pairs, or an error at once
+    except Exception as error:  # another mapping's own, or that they are none
+        raise MalformedToken(f"headers are a mapping or pairs, not {kind_of(headers)}") from error
+    values = [value for name, value in pairs if _text(name).lower() == HEADER]
     if not values or values[0] is None:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    text, octets = plain_text(values[0]), plain_bytes(values[0])
-    if text is None and octets is None:
-        raise MalformedToken(f"a token that is neither a text nor bytes, but {kind_of(values[0])}")
-    try:
-        text = (octets or b"").decode("ascii") if text is None else text
-    except UnicodeDecodeError as error:
-        raise MalformedToken("a token that is not ASCII") from error
+    text = _text(values[0]).strip(BLANKS)
+    if not text.isascii():
+        raise MalformedToken("a token that is not ASCII")
     scheme, _, token = text.partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")
 
 
-def _pairs(headers: MessageHeaders) -> list[tuple[Any, Any]]:
-    """Raises MissingToken where there are no headers, MalformedToken where they are none."""
-    if headers is None:
-        raise MissingToken("no headers")
-    try:
-        pairs = headers.items() if isinstance(headers, Mapping) else headers
-        return [(name, value) for name, value in pairs]  # pairs, or an error at once
-    except Exception as error:  # another mapping's own, or that they are none
-        raise MalformedToken(f"headers are a mapping or pairs, and this is {kind_of(headers)}") from error
+def _hash(payload: object) -> str:
+    content = plain_bytes(payload)
+    if content is None:
+        raise WrongPayload(f"a payload is bytes, not {kind_of(payload)}")
+    return payload_hash(content)
+
+
+def _text(value: object) -> str:
+    """A header's name or value, which clients of brokers give as text or as bytes. Raises MalformedToken."""
+    text, octets = plain_text(value), plain_bytes(value)
+    if text is None and octets is None:
+        raise MalformedToken(f"a header is text or bytes, not {kind_of(value)}")
+    return (octets or b"").decode("latin-1") if text is None else text
 
 
 def _event(claims: dict[str, Any], signer: Signer, publisher: str, payload: bytes, topic: str) -> Event:

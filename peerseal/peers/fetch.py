@@ -1,16 +1,19 @@
 """The one network seam: every call to a registry is made here, and only FetchError leaves.
 
 Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file. Redirects are
-not followed because an answer from somewhere else is not the answer that was asked for. No mirror is trusted: what is
-signed is asked of one after the other until an answer passes its reader's checks.
+not followed because an answer from somewhere else is not the answer that was asked for. Proxies come from the
+environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and are not asked for loopback. No mirror is trusted: what
+is signed is asked of one after the other until an answer passes its reader's checks.
 """
 
 import logging
+import math
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from socket import SHUT_RDWR, socket
 from typing import Protocol, TypeVar
@@ -24,15 +27,30 @@ from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
-from peerseal.peers.timed import TimedAdapter, noting_connections
+from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
+from peerseal.protocol.hosts import is_loopback_host
 
 log = logging.getLogger("peerseal.fetch")
 
 T = TypeVar("T")
 
 _CHUNK = 64 * 1024
+_ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+_of_this_thread = threading.local()
+
+
+@contextmanager
+def no_larger_than(size: int) -> Iterator[None]:
+    """Bounds the answers that this thread reads within, in bytes: each kind of document has a size of its own, and of a
+    longer answer no more is read. Nested limits can only be smaller."""
+    before = getattr(_of_this_thread, "max_bytes", math.inf)
+    _of_this_thread.max_bytes = min(before, size)
+    try:
+        yield
+    finally:
+        _of_this_thread.max_bytes = before
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +88,9 @@ class Fetcher(Protocol):
         FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
         ``wait`` is for how many seconds the registry may keep the question.
 
-        Where all were refused it raises the error that tells most: a DocumentRefused rather than a FetchError, and a
-        404 rather than another. What else ``read`` raises ends the search.
+        Where all were refused it raises the error that tells most: that the root is not the pinned one, if the primary
+        shows it, any other DocumentRefused (``by_mirror`` where the primary gave no answer) rather than a FetchError,
+        and a 404 rather than another. What else ``read`` raises ends the search.
         """
         return read(self.call("GET", path, headers=headers))
 
@@ -82,16 +101,26 @@ class Fetcher(Protocol):
         """End the calls of other threads whose question the registry keeps: they raise FetchError."""
         return
 
+    def reconnect(self) -> None:
+        """Use no connection again that is open now: after a suspension it may lead nowhere."""
+        return
+
 
 class HttpFetcher:
     """A Fetcher over HTTP with `requests`, one connection pool a process.
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
-    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts.
+    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts. With
+    ``elsewhere`` no connection may lead to this machine, as for a URL that a stranger named (see `TimedAdapter`).
     """
 
     def __init__(
-        self, urls: Sequence[str], limits: FetchLimits | None = None, *, ca_file: str | os.PathLike[str] | None = None
+        self,
+        urls: Sequence[str],
+        limits: FetchLimits | None = None,
+        *,
+        ca_file: str | os.PathLike[str] | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self._urls = tuple(_base_url(url) for url in urls)
         if not self._urls:
@@ -99,6 +128,7 @@ class HttpFetcher:
         self._limits = limits or FetchLimits()
         self._health = MirrorHealth(self._urls, self._limits)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
+        self._elsewhere = elsewhere
         self._session: requests.Session | None = None
         self._kept: set[socket] = set()
         self._pid = 0
@@ -119,6 +149,23 @@ class HttpFetcher:
         for connection in list(self._kept):
             with suppress(OSError):
                 socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS would not be done with from here
+
+    def reconnect(self) -> None:
+        """See Fetcher. Calls that are under way keep their connections until they end."""
+        with self._lock:
+            self._session = None
+
+    @property
+    def confidential(self) -> bool:
+        """Whether nobody on a network can read what writing calls send: over https, or on loopback."""
+        return is_confidential(self._urls[0])
+
+    def close(self) -> None:
+        """Close the connections of this process that no call uses. Those of a parent are left alone."""
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None and self._pid == os.getpid():
+            session.close()
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """See Fetcher."""
@@ -145,21 +192,26 @@ class HttpFetcher:
     ) -> T | None:
         """See Fetcher. What is wrong with one of several mirrors is logged."""
         told: FetchError | DocumentRefused | None = None
-        nothing_new = False
+        tells = 0
+        nothing_new = primary_refused = False
         for url in self._health.in_order():
             try:
                 found = read(self._get(url, path, headers, wait))
             except (FetchError, DocumentRefused) as error:
                 if len(self._urls) > 1:
                     log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
-                if told is None or _tells(error) >= _tells(told):
-                    told = error
+                of_primary = url == self._urls[0]
+                primary_refused |= of_primary and isinstance(error, DocumentRefused)
+                if _tells(error, of_primary) >= tells:
+                    told, tells = error, _tells(error, of_primary)
                 continue
             if found is not None:
                 return found
             nothing_new = True
         if told is None or nothing_new:
             return None
+        if isinstance(told, DocumentRefused):
+            told.by_mirror = not primary_refused
         raise told
 
     def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
@@ -204,20 +256,20 @@ class HttpFetcher:
             ):
                 content = self._read(response)
                 names = {name.lower(): value for name, value in response.headers.items()}
-        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+        except (requests.RequestException, HTTPError, OSError, ValueError, OverflowError) as error:
             kind = AnswerTooSlow if _is_slow(error) else FetchError
-            raise kind(f"{method} {url}: {type(error).__name__}") from error
+            raise kind(f"{method} {url}: {_what_failed(error)}") from error
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
 
     def _read(self, response: requests.Response) -> bytes:
         """All bytes, as they come: of more than agreed no more is read."""
-        parts, size = [], 0
+        parts, size, most = [], 0, min(self._limits.max_bytes, getattr(_of_this_thread, "max_bytes", math.inf))
         while part := response.raw.read1(_CHUNK, decode_content=True):
             size += len(part)
-            if size > self._limits.max_bytes:
-                raise AnswerTooLarge("the answer is larger than agreed")
+            if size > most:
+                raise AnswerTooLarge(f"the answer is larger than {most} bytes")
             parts.append(part)
         return b"".join(parts)
 
@@ -228,7 +280,7 @@ class HttpFetcher:
                 self._session, self._pid = requests.Session(), os.getpid()
                 self._session.auth = _no_auth
                 for scheme in ("http://", "https://"):
-                    self._session.mount(scheme, TimedAdapter())
+                    self._session.mount(scheme, TimedAdapter(elsewhere=self._elsewhere))
             return self._session
 
     def _forget_lock(self) -> None:
@@ -241,10 +293,11 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _tells(error: FetchError | DocumentRefused) -> int:
-    """How much a failure says: that a mirror lies, that something is not there, or only that it could not be had."""
+def _tells(error: FetchError | DocumentRefused, of_primary: bool) -> int:
+    """How much a failure says: that this is another registry, that an answer is refused, that something is not there,
+    or only that it could not be had."""
     if isinstance(error, DocumentRefused):
-        return 2
+        return 3 if of_primary and error.code == "document_wrong_root" else 2
     return 1 if error.http_status == 404 else 0
 
 
@@ -253,9 +306,15 @@ def _is_slow(error: BaseException) -> bool:
     return isinstance(error, (requests.exceptions.ReadTimeout, ReadTimeoutError, TimeoutError))
 
 
+def _what_failed(error: Exception) -> str:
+    cause = error.args[0] if error.args else None
+    reason = getattr(cause, "reason", cause)
+    return reason.why if isinstance(reason, WrongAddress) else type(error).__name__
+
+
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine, by one of the three names that can mean nothing else."""
-    return urlsplit(url).hostname in _LOOPBACK
+    """Whether the URL's host is this machine's loopback, which no proxy is asked for."""
+    return is_loopback_host(urlsplit(url).hostname)
 
 
 def is_confidential(url: str) -> bool:
@@ -264,11 +323,24 @@ def is_confidential(url: str) -> bool:
     return urlsplit(_base_url(url)).scheme == "https" or is_loopback(url)
 
 
+def check_urls(text: str) -> str:
+    """URLs of a registry and its mirrors, separated by commas, as they are. Raises ConfigurationError."""
+    urls = [url.strip() for url in text.split(",")]
+    for url in filter(None, urls):
+        _base_url(url)
+    if not any(urls) or any(not char.isprintable() or char == " " for url in urls for char in url):
+        raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
+    return text
+
+
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
+        parts.port  # noqa: B018 - read late, and raises for what is no port
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
+    if _ODD.search(url):  # by which one parser sees another host than the next
+        raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

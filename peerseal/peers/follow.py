@@ -7,17 +7,32 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, MalformedToken
-from peerseal.peers.fetch import Fetcher
-from peerseal.protocol.checkpoint import TILE_WIDTH, Checkpoint, decode_bundle, decode_proof, read_checkpoint, tile_path
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
+from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
+from peerseal.protocol.checkpoint import (
+    MAX_NOTE_BYTES,
+    MAX_PROOF_BYTES,
+    TILE_WIDTH,
+    Checkpoint,
+    decode_bundle,
+    decode_proof,
+    read_checkpoint,
+    tile_path,
+)
 from peerseal.protocol.documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
+from peerseal.protocol.names import check_thumbprint
+
+T = TypeVar("T")
 
 ROOT_DOCUMENT = "/.well-known/peerseal-registry"
 CHECKPOINT = "/ledger/checkpoint"
+MAX_BUNDLE_BYTES = TILE_WIDTH * (2 + 0xFFFF)
+"""Bytes of a bundle of the largest entries that there may be."""
 ROOT_REFRESH = 3600.0
 """Seconds after which the root's document is fetched again; an unknown signer has it fetched at once."""
 
@@ -76,27 +91,36 @@ class Follower:
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()
         if self._keys is None or anew or not 0 <= now - self._fetched_at < ROOT_REFRESH:
-            jws = self._get(ROOT_DOCUMENT).decode("ascii", "replace")
-            keys = read_registry_keys(jws, pin=self._pin, now=now)
-            if self._keys is not None and keys.version < self._keys.version:
-                raise DocumentRefused("document_rolled_back", "an older root document than the one seen before")
+            keys = self._asked(ROOT_DOCUMENT, RegistryKeys.MAX_SIZE, self._read_registry_keys)
             self._keys, self._fetched_at, self._pin = keys, now, keys.root.thumbprint
         return self._keys
 
+    def _read_registry_keys(self, body: bytes) -> RegistryKeys:
+        keys = read_registry_keys(body.decode("ascii", "replace"), pin=self._pin, now=self._clock())
+        if self._keys is not None and keys.version < self._keys.version:
+            raise DocumentRefused("document_rolled_back", "an older root document than the one seen before")
+        return keys
+
     def _checkpoint(self) -> tuple[Checkpoint, str]:
         """The newest one, and as it was signed. Of an unknown signer the root may have said something since."""
-        keys, note = self._registry_keys(), self._get(CHECKPOINT).decode("utf-8", "replace")
-        try:
+        keys = self._registry_keys()
+
+        def read(body: bytes) -> tuple[Checkpoint, str]:
+            note = body.decode("utf-8", "replace")
             return read_checkpoint(note, keys.subject, keys.ledger_keys), note
+
+        try:
+            return self._asked(CHECKPOINT, MAX_NOTE_BYTES, read)
         except DocumentRefused as error:
             if error.code != "document_unknown_signer":
                 raise
         keys = self._registry_keys(anew=True)
-        return read_checkpoint(note, keys.subject, keys.ledger_keys), note
+        return self._asked(CHECKPOINT, MAX_NOTE_BYTES, read)
 
     def _check_only_stale(self, checkpoint: Checkpoint, seen: Frontier) -> None:
         """Passes an old checkpoint of the ledger that was seen, as a mirror may have it."""
-        answer = self._fetcher.call("GET", f"/ledger/proof?from={checkpoint.size}&to={seen.size}")
+        with no_larger_than(MAX_PROOF_BYTES):
+            answer = self._fetcher.call("GET", f"/ledger/proof?from={checkpoint.size}&to={seen.size}")
         if checkpoint.size == 0 or answer.status != 200:
             raise _inconsistent(f"it has {checkpoint.size} entries, and had {seen.size}")
         try:
@@ -105,11 +129,22 @@ class Follower:
             raise FetchError("an answer that is no proof") from error
         check_consistency(checkpoint.size, checkpoint.root, seen.size, seen.root, proof)
 
+    def _asked(self, path: str, size: int, read: Callable[[bytes], T]) -> T:
+        """What is read of the first URL whose answer, of so many bytes at most, is not refused."""
+        with no_larger_than(size):
+            found = self._fetcher.ask(path, lambda answer: read(_body(answer, path)))
+        if found is None:
+            raise AssertionError("unreachable: no answer says that there is nothing new")
+        return found
+
     def _get(self, path: str) -> bytes:
-        answer = self._fetcher.call("GET", path)
-        if answer.status != 200:
-            raise FetchError(f"GET {path}: status {answer.status}", answer.status)
-        return answer.body
+        return self._asked(path, MAX_BUNDLE_BYTES, bytes)
+
+
+def _body(answer: Answer, path: str) -> bytes:
+    if answer.status != 200:
+        raise FetchError(f"GET {path}: status {answer.status}", answer.status)
+    return answer.body
 
 
 def bodies(get: Callable[[str], bytes], begin: int, end: int) -> Iterator[bytes]:
@@ -141,9 +176,22 @@ def _bundle(get: Callable[[str], bytes], number: int, width: int) -> Sequence[by
 
 
 def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
-    """Off loopback a root key is never believed on first use. Raises ConfigurationError."""
+    """Off loopback a root key is never believed on first use. Raises ConfigurationError, also for what is no pin."""
     if pin is None and not loopback_only:
         raise ConfigurationError("the registry's root pin is needed: --pin or PEERSEAL_REGISTRY_PIN")
+    if pin is not None:
+        check_pin(pin)
+
+
+def check_pin(pin: str) -> str:
+    """The pin itself if it is one, else ConfigurationError: a mistyped one never matches, however long one waits."""
+    try:
+        return check_thumbprint(pin)
+    except (InvalidName, TypeError) as error:
+        raise ConfigurationError(
+            f"the registry's pin reads {pin!r:.80}; it must be the thumbprint of its root key, 43 characters of"
+            " base64url, as `peerseal-registry init` prints it"
+        ) from error
 
 
 def _decoded(body: bytes, seq: int) -> Entry:

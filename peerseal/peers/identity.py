@@ -10,20 +10,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from peerseal.errors import ConfigurationError, PeersealError, UnsignableRequest
+from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
 from peerseal.peers.context import Transaction, current_transaction
-from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests
-from peerseal.peers.environment import options_in
+from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
+from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
-from peerseal.peers.keyfolder import HeldKey, KeyFolder, make_private
+from peerseal.peers.keyfolder import HeldKey, KeyFolder
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.signing import TokenSigner
+from peerseal.peers.target import check_external_prefix
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
@@ -31,6 +32,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME
+from peerseal.runtime.files import cache_folder
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession
@@ -84,10 +86,14 @@ class Identity:
         fetcher: Fetcher | None = None,
     ) -> None:
         self.service = check_service(service)
-        self.external_prefix = external_prefix
+        self.external_prefix = check_external_prefix(external_prefix)
+        check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
+        check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_url=replay_url)
+        check_parts(alg, rotation, limits, clock, oidc_token)
         self.clock = clock
         key_folder = Path(key_dir) / service if key_dir is not None else None
         self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
+        self._shared_setting = "PEERSEAL_KEY_DIR" if cache_dir is None else "PEERSEAL_CACHE_DIR"
         self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
@@ -123,15 +129,17 @@ class Identity:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read anew at every join), ``PEERSEAL_KEY_DIR``,
-        ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL``,
-        ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` (0 or 1); and, in seconds, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
-        ``…_OVERLAP``; ``PEERSEAL_RETIRE_AT_EXIT`` (0 or 1).
+        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``, ``PEERSEAL_CACHE_DIR``,
+        ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` and
+        ``PEERSEAL_RETIRE_AT_EXIT`` (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``,
+        ``…_LEAD``, ``…_OVERLAP``. An empty variable is one that is not set.
 
-        Raises ConfigurationError for what is missing.
+        Raises ConfigurationError for what is missing or cannot be read; it names the variable.
         """
         env = os.environ if environ is None else environ
-        return cls(**options_in(env))
+        identity = cls(**options_in(env))
+        identity._keeper.absent = absent_join_token(env)
+        return identity
 
     # ---- life
 
@@ -140,8 +148,9 @@ class Identity:
 
         While the registry is not up yet, or the key waits for an operator to approve it, it is tried again, with
         growing pauses, for ``timeout`` seconds; the next start goes on with the same key where it lies in a named
-        folder. Raises EnrolmentRefused, ConfigurationError, DocumentRefused for a registry that is not the pinned one
-        or whose clock is wrong, or EnrolmentPending, FetchError or TrustUnavailable once the time is over.
+        folder. Raises EnrolmentRefused, ConfigurationError or DocumentRefused at once for what no waiting mends, such
+        as a registry that is not the pinned one; once the time is over EnrolmentPending, FetchError, TrustUnavailable,
+        or DocumentRefused where the registry's answers were refused, as with a clock that is wrong.
         """
         notice_fork()
         if self._started:
@@ -335,8 +344,8 @@ class Identity:
         if self._shared_dir is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        make_private(self._shared_dir, readable=True)
-        guard = FileReplayGuard(self._shared_dir / f"replay-{self.service}.sqlite3", clock=self.clock)
+        folder = cache_folder(self._shared_dir, self._shared_setting).path
+        guard = FileReplayGuard(folder / f"replay-{self.service}.sqlite3", clock=self.clock)
         self._guards.append(guard)
         return guard
 
@@ -355,11 +364,16 @@ class Identity:
 
     def _register(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
+        refusal: DocumentRefused | None = None
         for pause in _pauses():
             try:
                 return self._keeper.ensure_registered()
             except TRY_AGAIN as error:
-                if time.monotonic() + pause > deadline:
+                refusal = refusal_behind(error) or (refusal if isinstance(error, TrustUnavailable) else None)
+                over = time.monotonic() + pause > deadline
+                if refusal is not None and (over or refusal.of_another_registry):
+                    raise refusal from error
+                if over:
                     raise
                 log.warning("no registered key yet; trying again in %.1f s: %s", pause, error)
                 time.sleep(pause)
@@ -424,6 +438,7 @@ def _platform_token(
     if joining is not None:
         raise ConfigurationError("a join token and a platform's token: which one counts?")
     urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
-    if fetcher is None and not is_confidential(urls[0].strip()):
+    confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
+    if not confidential:
         raise ConfigurationError("a platform's token is sent over https or loopback only")
     return PlatformToken.of(source)

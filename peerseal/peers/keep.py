@@ -14,13 +14,16 @@ from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.peers.follow import CHECKPOINT, Follower, Seen, bodies
 from peerseal.protocol.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
 from peerseal.protocol.merkle import Frontier, leaf_hash
+from peerseal.runtime.files import Access, Folder
+from peerseal.runtime.locks import unlock
 
 
 class KeptLedger:
-    """The copy in a folder that is there."""
+    """The copy in a folder, which is made where it is missing."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._path = folder
+        self._folder = Folder(folder, access=Access.READABLE, mode=0o755)
         self._edge: Frontier | None = None
 
     def follow(self, follower: Follower) -> int:
@@ -35,14 +38,17 @@ class KeptLedger:
                 self._edge = seen.edge
                 return seen.edge.size
         except OSError as error:
-            raise ConfigurationError(f"{self._folder}: {error.strerror}") from error
+            raise ConfigurationError(f"{self._path}: {error.strerror}") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One at a time: a first copy may take longer than the time to the next run."""
-        with open(self._folder / ".lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        handle = self._folder.open(".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+        finally:
+            unlock(handle)
 
     def _read_edge(self) -> Frontier:
         """What is there, from its first entry on."""
@@ -54,7 +60,7 @@ class KeptLedger:
         for body in bodies(self._get, 0, kept.size):
             edge = edge.appended(leaf_hash(body))
         if edge.root != kept.root:
-            raise DocumentRefused("document_malformed", f"{self._folder}: its entries do not lead to its checkpoint")
+            raise DocumentRefused("document_malformed", f"{self._path}: its entries do not lead to its checkpoint")
         return edge
 
     def _write(self, size: int, seen: Seen) -> None:
@@ -68,17 +74,27 @@ class KeptLedger:
             self._put(f"ledger/{tile_path('entries', number, len(bundle))}", encode_bundle(bundle))
         self._put(CHECKPOINT.lstrip("/"), seen.note.encode())
         if size % TILE_WIDTH:
-            (self._folder / "ledger" / tile_path("entries", first, size % TILE_WIDTH)).unlink(missing_ok=True)
+            last = self._at(f"ledger/{tile_path('entries', first, size % TILE_WIDTH)}")
+            last[0].remove(last[1])
 
     def _put(self, path: str, content: bytes) -> None:
-        file = self._folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.new")
-        draft.write_bytes(content)
-        os.replace(draft, file)
+        folder, name = self._at(path)
+        folder.write(name, content, mode=0o644, durable=False)  # any web server may show it
 
     def _get(self, path: str) -> bytes:
-        return read_in(self._folder, path)
+        folder, name = self._at(path)
+        try:
+            return folder.read(name)
+        except FileNotFoundError as error:
+            raise FetchError(f"{self._path}{path}: {error.strerror}", 404) from error
+
+    def _at(self, path: str) -> tuple[Folder, str]:
+        """The folder of a path of the registry's, and the file's name in it."""
+        *above, name = path.strip("/").split("/")
+        folder = self._folder
+        for part in above:
+            folder = folder.inner(part)
+        return folder, name
 
 
 def read_in(folder: Path, path: str) -> bytes:

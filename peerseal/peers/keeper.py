@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
-from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests
+from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests, refusal_behind
 from peerseal.peers.forks import notice_fork
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
@@ -22,7 +22,7 @@ from peerseal.protocol.documents import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.named_keys import ACTIVE
-from peerseal.protocol.names import make_kid, service_id
+from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
 
 log = logging.getLogger("peerseal.identity")
 
@@ -52,6 +52,8 @@ class KeyKeeper:
         self._folder = folder
         self._trust = trust
         self._newcomer = newcomer
+        self.absent: str | None = None
+        """What should have admitted a first key and is not there, for the error of a newcomer that has nothing."""
         self._alg = alg
         self._schedule = schedule
         self._vouch = vouch
@@ -91,16 +93,25 @@ class KeyKeeper:
         if stamp is None and self._held.keys:
             log.error("%s was emptied; going on with the keys in memory", self._folder.path)
         elif stamp != self._stamp:
-            self._held, self._stamp = self._folder.load(), stamp
+            self._held, self._stamp = self._checked(self._folder.load()), stamp
+
+    def _checked(self, held: HeldKeys) -> HeldKeys:
+        """Keys of this service: its folder may have been swapped for another service's of the same user."""
+        for key in held.keys:
+            if split_service_id(split_kid(key.kid)[0])[1] != self._service:
+                raise ConfigurationError(f"{self._folder.path} holds {key.kid}, which is no key of {self._service}")
+        return held
 
     def ensure_registered(self) -> None:
         """Have a key that the registry knows: the folder's, or a new one by join token or platform token.
 
         A key from the folder serves even while the registry cannot be asked. Raises EnrolmentRefused,
-        ConfigurationError, or one of TRY_AGAIN, after which the same key is registered again.
+        ConfigurationError, DocumentRefused for another registry than the one that is meant, or one of TRY_AGAIN, after
+        which the same key is registered again.
         """
         with self._folder.locked():
             self.look()
+            self._check_registry()
             self._compare_with_registry()
             if self._held.signing(self._clock()) is None:
                 self._join()
@@ -161,7 +172,7 @@ class KeyKeeper:
         except EnrolmentRefused as error:
             if self._newcomer is None and error.code == "missing_token":
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
-                raise ConfigurationError(message) from error
+                raise ConfigurationError(f"{message}: {self.absent}" if self.absent else message) from error
             raise
         log.info("registered %s %s", candidate.kid, _BY[type(self._newcomer)])
         return self._save_registered(candidate, statement, signs_from=self._clock())
@@ -227,6 +238,18 @@ class KeyKeeper:
                 self._save(self._held.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
+
+    def _check_registry(self) -> None:
+        """Passes the registry that is meant; and one that cannot be asked now, where there is a key that can go on.
+        Raises DocumentRefused, ConfigurationError or TrustUnavailable."""
+        try:
+            self._check_domain()
+        except TrustUnavailable as error:
+            refusal = refusal_behind(error)
+            if refusal is not None and refusal.of_another_registry:
+                raise refusal from error
+            if self._held.signing(self._clock()) is None:
+                raise
 
     def _check_domain(self) -> str:
         domain = self._trust.domain

@@ -2,11 +2,13 @@
 
 It holds ``keys.json`` (which keys, since when), one PKCS #8 file a private key, and two lock files: ``lock``, held by
 the one process that changes the folder, and ``holders``, of which every process that uses the keys holds a share. The
-kernel drops a dead process's locks, so nothing here goes stale. Files are 0600, the folder 0700.
+kernel drops a dead process's locks, so nothing here goes stale. Files are 0600, the folder 0700, and it is held by its
+descriptor (`peerseal.runtime.files`): another folder that is put in its place is not used.
 """
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +17,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.errors import ConfigurationError, KeyRefused, MalformedToken
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
+from peerseal.runtime.files import Folder, make_private
+from peerseal.runtime.locks import unlock
+
+__all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]
 
 _READ_ATTEMPTS = 5
-_UNFINISHED = ".new-"
-"""How the names of files begin that a process which died may have left half written."""
+_KEYS = "keys.json"
+_KEY_FILE = re.compile(r"[A-Za-z0-9_-]{43}\.pem")
+"""A key's RFC 7638 thumbprint, and no path: what lies in the folder chooses no file outside it."""
+_LARGEST = 1 << 20
+"""Bytes of a file in the folder: more is none of ours."""
 _MEMBERS = ("kid", "registered_at", "signs_from", "expires_at")
 
 
@@ -76,26 +85,26 @@ class KeyFolder:
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self._ephemeral = path is None
         self._password = os.urandom(32).hex().encode() if path is None else None
-        self._path = None if path is None else Path(path)
-        self._checked = False
+        self._folder = None if path is None else Folder(path, "PEERSEAL_KEY_DIR", named=Path(path).absolute().parent)
         self._holders: int | None = None
         self._pairs: dict[str, KeyPair] = {}
 
     @property
     def path(self) -> Path:
-        """The folder, made on first use. Raises ConfigurationError where others could reach into it."""
-        if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="peerseal-keys-"))
-        if not self._checked or not self._path.is_dir():
-            make_private(self._path)
-            self._checked = True
-        return self._path
+        """Where the folder is, made on first use. Raises ConfigurationError where others could reach into it."""
+        return self._files.path
+
+    @property
+    def _files(self) -> Folder:
+        if self._folder is None:
+            self._folder = Folder(_temporary_folder())
+        return self._folder
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[bool]:
         """Be the one process and thread that changes the folder. Gives False, and no lock, where another one is at it
         and ``wait`` is False."""
-        handle = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        handle = self._files.open("lock", os.O_CREAT | os.O_RDWR)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -104,13 +113,14 @@ class KeyFolder:
             else:
                 yield True
         finally:
-            _unlock(handle)
+            unlock(handle)
 
     def hold(self) -> None:
         """Take a share: this process uses the keys from now on. In a forked child, instead of the parent's share."""
         if self._holders is not None:
             os.close(self._holders)  # the parent's descriptor of the same share; its own stays open
-        self._holders = os.open(self.path / "holders", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._holders = None
+        self._holders = self._files.open("holders", os.O_CREAT | os.O_RDWR)
         fcntl.flock(self._holders, fcntl.LOCK_SH)
 
     def release(self) -> bool:
@@ -124,110 +134,110 @@ class KeyFolder:
         except BlockingIOError:
             return False
         finally:
-            _unlock(self._holders)
+            unlock(self._holders)
             self._holders = None
 
     def _is_in_place(self, handle: int, name: str) -> bool:
         """Whether the open file still is the one of that name: somebody who tidies up may have removed it, and others
         then share another one."""
         try:
-            return os.path.samestat(os.fstat(handle), os.stat(self.path / name))
+            return os.path.samestat(os.fstat(handle), self._files.stat(name))
         except FileNotFoundError:
             return False
 
     def stamp(self) -> tuple[int, int] | None:
         """Something that changes with every save, each of which makes a new file; None before the first."""
         try:
-            found = os.stat(self.path / "keys.json")
+            found = self._files.stat(_KEYS)
             return found.st_ino, found.st_mtime_ns
         except FileNotFoundError:
             return None
 
     def load(self) -> HeldKeys:
-        """What the folder holds; private keys are read once each. Raises ConfigurationError, KeyRefused or OSError."""
+        """What the folder holds; private keys are read once each. Raises ConfigurationError or KeyRefused."""
         for _ in range(_READ_ATTEMPTS):
             try:
-                text = (self.path / "keys.json").read_bytes()
+                text = self._files.read(_KEYS, _LARGEST)
             except FileNotFoundError:
                 return HeldKeys()
             try:
                 return self._parse(text)
             except FileNotFoundError:
                 continue  # another process has just retired a key that this text still names: read the newer one
-        raise ConfigurationError(f"{self.path} names a private key that is not there")
+        raise ConfigurationError(f"{self._files.shown} names a private key that is not there")
 
     def pin(self) -> str | None:
         """The root key's thumbprint that an earlier enrolment left in a named folder. Raises ConfigurationError."""
-        if self._path is None or not (self._path / "keys.json").exists():
-            return None
-        return self.load().pin
+        return None if self._folder is None else self.load().pin
 
     def save(self, held: HeldKeys) -> None:
-        """Replace what the folder holds, in one step: private keys first, those no longer named destroyed last."""
+        """Replace what the folder holds, in one step: private keys first, those no longer named destroyed last. Raises
+        ConfigurationError."""
+        present = set(self._files.names())
         for key in held.keys:
-            if not self._key_file(key.kid).exists():
-                self._write(self._key_file(key.kid), key.pair.to_pem(self._password))
+            if key.kid not in self._pairs or _file_of(key.kid) not in present:
+                self._files.write(_file_of(key.kid), key.pair.to_pem(self._password))
         keys = [{name: getattr(key, name) for name in _MEMBERS} for key in held.keys]
-        self._write(self.path / "keys.json", canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
-        named = {self._key_file(key.kid) for key in held.keys}
-        for file in (*self.path.glob("*.pem"), *self.path.glob(f"{_UNFINISHED}*")):
-            if file not in named:
-                file.unlink()
+        self._files.write(_KEYS, canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
+        for name in present - {_file_of(key.kid) for key in held.keys}:
+            if _KEY_FILE.fullmatch(name) and self._is_ours(name):
+                self._files.remove(name)
+        self._files.remove_drafts()
         self._pairs = {key.kid: key.pair for key in held.keys}
-        for name in ("lock", "holders"):  # never written, so they would look forgotten to whoever tidies up
+        for name in ("lock", "holders"):  # never written, so they would look forgotten to a program that tidies up
             with suppress(FileNotFoundError):
-                os.utime(self.path / name)
+                self._files.date(name)
 
     def discard(self) -> None:
         """Remove a folder that was made for this process alone; a named one stays."""
-        if self._ephemeral and self._path is not None:
-            shutil.rmtree(self._path, ignore_errors=True)
-            self._path, self._checked = None, False
+        if self._ephemeral and self._folder is not None:
+            shutil.rmtree(self._folder.shown, ignore_errors=True)
+            self._folder = None
 
     def _parse(self, text: bytes) -> HeldKeys:
         try:
             members = strict_json_object(text)
             held = HeldKeys(members["domain"], members["pin"], tuple(self._held(key) for key in members["keys"]))
         except (MalformedToken, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{self.path / 'keys.json'} cannot be read") from error
+            raise ConfigurationError(f"{self._files.shown / _KEYS} cannot be read") from error
         self._pairs = {key.kid: key.pair for key in held.keys}
         return held
 
     def _held(self, member: dict[str, Any]) -> HeldKey:
         kid = member["kid"]
-        pair = self._pairs.get(kid) or KeyPair.from_pem(self._key_file(kid).read_bytes(), self._password)
+        pair = self._pairs.get(kid) or self._read_pair(_file_of(kid))
         return HeldKey(pair=pair, **{name: member[name] for name in _MEMBERS})
 
-    def _key_file(self, kid: str) -> Path:
-        return self.path / f"{kid.rpartition('/')[2]}.pem"
+    def _read_pair(self, name: str) -> KeyPair:
+        """The key pair in a file, which must be the one that the file is named after. Raises FileNotFoundError."""
+        pair = KeyPair.from_pem(self._files.read(name, _LARGEST), self._password)
+        if f"{pair.public.thumbprint}.pem" != name:
+            raise ConfigurationError(f"{self._files.shown / name} holds another key than its name says: remove it")
+        return pair
 
-    def _write(self, file: Path, data: bytes) -> None:
-        """Atomic and durable: a reader, or a host that loses power, sees the old bytes or the new ones."""
-        descriptor, name = tempfile.mkstemp(dir=self.path, prefix=_UNFINISHED)  # 0600
-        with os.fdopen(descriptor, "wb") as new:
-            new.write(data)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(name, file)
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _is_ours(self, name: str) -> bool:
+        """Whether a key file that is not named any more was written here: no other program names a key's file after
+        that key's thumbprint."""
+        if name in map(_file_of, self._pairs):
+            return True
         try:
-            os.fsync(folder)  # the new name itself
-        finally:
-            os.close(folder)
+            self._read_pair(name)
+        except (FileNotFoundError, ConfigurationError, KeyRefused):
+            return False
+        return True
 
 
-def make_private(folder: Path, *, readable: bool = False) -> None:
-    """Make the folder, mode 0700. Raises ConfigurationError where one is there into which others could reach, or, where
-    it may be ``readable``, in which they could change something."""
-    for missing in [path for path in (folder, *folder.parents) if not path.exists()][::-1]:
-        missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would make those above as the umask allows
-    found = folder.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & (0o022 if readable else 0o077):
-        raise ConfigurationError(f"{folder} must be this user's alone (mode 0700)")
+def _file_of(kid: str) -> str:
+    """The name of a key's file. Raises ConfigurationError for a kid that has none."""
+    name = f"{str(kid).rpartition('/')[2]}.pem"
+    if not _KEY_FILE.fullmatch(name):
+        raise ConfigurationError(f"{kid!r} is not a key id: it ends in no RFC 7638 thumbprint")
+    return name
 
 
-def _unlock(handle: int) -> None:
-    """Release and close. Closing alone would not do: a child that was forked meanwhile has the same open file, and the
-    lock lives as long as that does."""
-    fcntl.flock(handle, fcntl.LOCK_UN)
-    os.close(handle)
+def _temporary_folder() -> str:
+    try:
+        return tempfile.mkdtemp(prefix="peerseal-keys-")
+    except OSError as error:
+        problem = f"keys without PEERSEAL_KEY_DIR lie in a temporary folder, and none is writable: {error.strerror}"
+        raise ConfigurationError(f"{problem}; set PEERSEAL_KEY_DIR, or TMPDIR to a folder that is") from error

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from random import random
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.peers.awake import NEVER, AwakePeriods
+from peerseal.peers.confirming import Confirmation
 from peerseal.peers.fetch import Answer
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
@@ -31,7 +33,8 @@ class Slot:
 
     ``pending`` is the ledger entry that the next document must cover, 0 where none is awaited; ``failures`` counts the
     renewals that failed in a row, and ``retry_at`` is when the next one is tried. ``drops`` is the reader's when the
-    document was read: where the root has dropped a signing key since, that key may have signed it.
+    document was read: where the root has dropped a signing key since, that key may have signed it. ``period`` is the
+    one (of `AwakePeriods`) in which the registry confirmed what is known.
     """
 
     service_id: str
@@ -47,15 +50,26 @@ class Slot:
     pending: int = 0
     failures: int = 0
     retry_at: float = 0.0
+    period: int = NEVER
 
 
 class KeyShelf:
     """The key sets of the services that were asked about. ``held`` maps each kid to its key and the slot of its owner,
     which says until when it is believed. Safe to use from threads."""
 
-    def __init__(self, reader: DocumentReader, *, limits: TrustLimits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reader: DocumentReader,
+        confirmation: Confirmation,
+        awake: AwakePeriods,
+        *,
+        limits: TrustLimits,
+        clock: Callable[[], float],
+    ) -> None:
         self.held: dict[str, tuple[TrustedKey, Slot]] = {}
         self._reader = reader
+        self._confirmation = confirmation
+        self._awake = awake
         self._limits = limits
         self._clock = clock
         self._slots: dict[str, Slot] = {}
@@ -77,7 +91,7 @@ class KeyShelf:
             raise TrustUnavailable(f"the keys of {service_id} are being fetched", retry_after=1)
         try:  # whoever waited here finds what the first one fetched
             answer = self._answer(slot, kid)
-            if answer is None and slot.known is None and self._recall(slot):
+            if answer is None and self._confirm_from_before(slot):
                 answer = self._answer(slot, kid)
             if answer is None:
                 self._fetch_for(slot, kid)
@@ -102,11 +116,11 @@ class KeyShelf:
         """Up to which entries what is held is known to be the truth; without what is to be fetched anyway."""
         return [slot.known.covered for slot in self.slots() if slot.known is not None and not slot.pending]
 
-    def confirm(self, changes: Changes) -> None:
-        """Take note of what did not change, and mark what did."""
+    def confirm(self, changes: Changes, period: int) -> None:
+        """Take note of what did not change, and mark what did, by a list that was asked for in that period."""
         for slot in self.slots():
             if slot.known is not None and not slot.pending:
-                self._confirm(slot, changes)
+                self._confirm(slot, changes, period)
 
     def due_at(self, *, failing: bool) -> float:
         """When the next document is to be fetched again, in seconds since the epoch: of those whose last renewal
@@ -128,15 +142,16 @@ class KeyShelf:
         for slot in self.slots():
             slot.lock = threading.Lock()
 
-    def _confirm(self, slot: Slot, changes: Changes) -> None:
+    def _confirm(self, slot: Slot, changes: Changes, period: int) -> None:
         if not slot.lock.acquire(blocking=False):
             return  # somebody fetches it this moment; the next round asks again
         try:
             confirmed = slot.known.confirmed(slot.service_id, changes) if slot.known else None
             if confirmed is None:
                 slot.pending, slot.retry_at = changes.seq, 0.0  # news: whatever failed before, it is fetched now
-            elif confirmed is not slot.known:
-                self._believe(slot, confirmed)
+            else:
+                current = slot.drops == self._reader.drops
+                self._believe(slot, confirmed, max(slot.period, period) if current else slot.period)
         finally:
             slot.lock.release()
 
@@ -164,7 +179,7 @@ class KeyShelf:
     def _answer(self, slot: Slot, kid: str) -> TrustedKey | None:
         """What is known of the kid now; None where a fetch is needed to say."""
         now = self._clock()
-        if slot.known is not None and now < slot.good_until:
+        if slot.known is not None and now < slot.good_until and self._awake.lasts(slot.period):
             if kid in slot.known.keys:
                 return slot.known.keys[kid]
             if kid in slot.known.revoked:
@@ -172,6 +187,25 @@ class KeyShelf:
         if slot.unknown_until.get(kid, 0.0) > now:
             raise UnknownKey("nobody registered that key")
         return None
+
+    def _confirm_from_before(self, slot: Slot) -> bool:
+        """Have the registry confirm a copy on disk, or what was known before a break. False where it does not: then the
+        document must be fetched."""
+        if slot.known is None:
+            return self._recall(slot)
+        period = self._awake.current()
+        if slot.pending or slot.period == period:
+            return False
+        confirmed = self._confirmed(slot, slot.known)
+        if confirmed is not None and slot.drops == self._reader.drops:
+            self._believe(slot, confirmed, period)
+        return confirmed is not None
+
+    def _confirmed(self, slot: Slot, known: KnownService) -> KnownService | None:
+        """What the registry leaves of a belief from before; None where it says that it changed."""
+        drops = self._reader.drops
+        confirmed = self._confirmation.confirmed(known, slot.service_id)
+        return confirmed if drops == self._reader.drops else None  # else a key that was dropped may have signed it
 
     def _fetch_for(self, slot: Slot, kid: str) -> None:
         """One fetch on behalf of an unknown kid, its cooldown started before it. Raises TrustUnavailable.
@@ -183,7 +217,7 @@ class KeyShelf:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(slot.cooldown_until - now) + 1)
         if slot.known is None:
             self._spend_on_stranger(now)
-        if slot.known is None or now >= slot.good_until:
+        if slot.known is None or now >= slot.good_until or not self._awake.lasts(slot.period):
             self._load_for(slot, kid, now)
         elif self._doubtful.acquire(blocking=False):
             try:
@@ -251,7 +285,7 @@ class KeyShelf:
         name = _keys_copy(slot.service_id)
         with self._reader.copies.locked(name):
             recalled = self._recall(slot)
-            if kid is not None and slot.known is not None:
+            if kid is not None and slot.known is not None and self._awake.lasts(slot.period):
                 if recalled and slot.known.lists(kid):
                     return
                 self._check_not_missed(slot)
@@ -268,6 +302,7 @@ class KeyShelf:
         """Believe a copy that another process has fetched since, or one before a restart. False where there is none."""
         if slot.known is not None and slot.drops != self._reader.drops:
             return False
+        period = self._awake.current()
         recalled = self._reader.copy(
             JwkSetDocument,
             _keys_copy(slot.service_id),
@@ -283,8 +318,11 @@ class KeyShelf:
         except DocumentRefused as error:
             log.warning("the copy of the keys of %s is refused (%s): %s", slot.service_id, error.code, error)
             return False
+        confirmed = self._confirmed(slot, known)
+        if confirmed is None:
+            return False
         slot.drops, slot.etag = self._reader.drops, None
-        self._believe(slot, known)
+        self._believe(slot, confirmed, period)
         self._fetched(slot, recalled.fetched_at)
         return True
 
@@ -300,11 +338,12 @@ class KeyShelf:
         slot.fetched_at, slot.renew_at = at, at + self._limits.refresh_interval - early
 
     def _fetch(self, slot: Slot) -> None:
-        now, name = self._clock(), _keys_copy(slot.service_id)
+        now, name, period = self._clock(), _keys_copy(slot.service_id), self._awake.current()
         self._fetched(slot, now)
         at_least, drops = max(slot.pending, self._reader.seen()), self._reader.drops
         doubted = slot.drops != drops  # signed by a key that was stolen, perhaps: what it says is no measure
-        whole = slot.pending or doubted or self._ends_soon(slot) or self._reader.copies.lacks(name)
+        unconfirmed = slot.period != period  # and what says that it is still the newest is not signed
+        whole = slot.pending or doubted or unconfirmed or self._ends_soon(slot) or self._reader.copies.lacks(name)
         tag = None if whole else slot.etag
         stale: list[KnownService] = []
 
@@ -312,7 +351,7 @@ class KeyShelf:
             if answer.status == 304 and slot.known is not None and tag is not None:
                 self._reader.copies.confirm(name, now)
                 return slot.known, tag  # nothing new to believe, and no newer signed time: the changes confirm it
-            jws = text_of(answer)
+            jws = text_of(answer, JwkSetDocument)
             document = self._reader.read(JwkSetDocument, jws, slot.service_id, at_least=at_least)
             known = KnownService.of(document) if slot.known is None or doubted else slot.known.updated(document)
             stale.append(known)
@@ -335,7 +374,7 @@ class KeyShelf:
         if found is not None:
             slot.drops = drops
             slot.etag = found[1]
-            self._believe(slot, found[0])
+            self._believe(slot, found[0], period)
 
     def _ends_soon(self, slot: Slot) -> bool:
         """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a
@@ -343,8 +382,9 @@ class KeyShelf:
         now, known = self._clock(), slot.known
         return known is None or now >= slot.good_until or now + self._limits.offline_limit >= known.expires_at
 
-    def _believe(self, slot: Slot, known: KnownService) -> None:
-        """Take over what is known of a service now, with ``slot.lock`` held. New keys go in before old ones go out.
+    def _believe(self, slot: Slot, known: KnownService, period: int) -> None:
+        """Take over what is known of a service now, confirmed in that period, with ``slot.lock`` held. New keys go in
+        before old ones go out.
 
         Raises TrustUnavailable for a slot that was forgotten before its lock was taken, where there is another one by
         now: nobody would follow what this one holds.
@@ -360,6 +400,7 @@ class KeyShelf:
         self.held.update({kid: (key, slot) for kid, key in known.keys.items()})
         for kid in before.keys() - known.keys.keys():
             self.held.pop(kid, None)
+        slot.period = period
 
 
 def _keys_copy(service_id: str) -> str:

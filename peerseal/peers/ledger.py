@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerseal.errors import ConfigurationError, DocumentRefused, MalformedToken
-from peerseal.peers.fetch import Answer, Fetcher, content
+from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
+from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.remembered import CheckpointFile
-from peerseal.protocol.checkpoint import Checkpoint, decode_proof, read_checkpoint
+from peerseal.protocol.checkpoint import MAX_PROOF_BYTES, Checkpoint, decode_proof, read_checkpoint
 from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.names import split_service_id
+from peerseal.runtime.files import cache_folder
 
 log = logging.getLogger("peerseal.trust")
 
@@ -46,7 +47,7 @@ class SeenLedger:
 
     def __init__(self, fetcher: Callable[[], Fetcher], cache_dir: Path | None) -> None:
         self._fetcher = fetcher
-        self._cache_dir = cache_dir
+        self._folder = None if cache_dir is None else cache_folder(cache_dir)
         self._newest: _Seen | None = None
         self._agreed: dict[int, bytes] = {}
         self._on_file: _Seen | None = None
@@ -130,7 +131,8 @@ class SeenLedger:
             elif offered is not None:
                 check_consistency(old.size, old.root, new.size, new.root, offered)
             else:
-                self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
+                with no_larger_than(MAX_PROOF_BYTES):
+                    self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
         except DocumentRefused as error:
             if error.code == "document_inconsistent":
                 seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
@@ -179,7 +181,7 @@ class SeenLedger:
             return None
         try:
             note = file.read()
-        except OSError as error:
+        except (OSError, ConfigurationError) as error:
             log.warning("%s cannot be read: %s", file.path, error)
             return None
         if note is None:
@@ -213,9 +215,9 @@ class SeenLedger:
         return kept.size <= newest.size and self._agreed.get(kept.size) == kept.root
 
     def _file(self, root: RegistryKeys) -> CheckpointFile | None:
-        if self._cache_dir is None:
+        if self._folder is None:
             return None
-        return CheckpointFile(self._cache_dir, root.subject, root.root.thumbprint)
+        return CheckpointFile(self._folder, root.subject, root.root.thumbprint)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
@@ -244,6 +246,8 @@ def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkp
 def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
     """The consistency proof in the registry's answer. Raises FetchError or DocumentRefused."""
     body = content(answer)
+    if len(body) > MAX_PROOF_BYTES:
+        raise AnswerTooLarge(f"{len(body)} bytes, and a proof has {MAX_PROOF_BYTES} at most")
     try:
         members = strict_json_object(body)
         proof = decode_proof(members.get("proof"))

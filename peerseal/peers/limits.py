@@ -1,9 +1,18 @@
 """The limits of dealings with the registry and with issuers, in one place, each with its unit and its reason."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.options import check_number
+
+
+def _check_numbers(limits: Any) -> None:
+    """Every value but nested limits is a number, 0 or more. Raises ConfigurationError, which names it."""
+    for each in fields(limits):
+        if each.name != "fetch":
+            check_number(f"{type(limits).__name__}.{each.name}", getattr(limits, each.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,10 @@ class FetchLimits:
     longest_rest: float = 10.0
     """Seconds for which it rests at most: it is found out that soon that it works again."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, or a negative one."""
+        _check_numbers(self)
+
 
 @dataclass(frozen=True, slots=True)
 class TrustLimits:
@@ -35,13 +48,14 @@ class TrustLimits:
     or a cut line, can hide a revocation."""
     patience: float = 3.0
     """Seconds for which one verification may be held up by a registry that is slow or down, all told: by what it waits
-    for when a kid, or the callee's own policy, is not in memory. The worst that a registry can add to a request."""
+    for when a kid, or the callee's own policy, is not in memory, or is known from before a start or a pause. The worst
+    that a registry can add to a request."""
     wait: float = 15.0
     """Seconds for which the registry is asked to keep the question what changed, if nothing did. 0: it is asked every
     ``poll_interval`` instead."""
     poll_interval: float = 1.0
     """Seconds between two looks at the registry's changes where it keeps no question: a revocation is in force about
-    that soon."""
+    that soon. A process that was held up for longer (half a second at least) asks before it believes what it knew."""
     longest_poll_pause: float = 5.0
     """Seconds between two such looks, at most, while the registry does not answer."""
     look_interval: float = 0.1
@@ -70,6 +84,10 @@ class TrustLimits:
     max_statements: int = 10_000
     """Statements about single keys remembered at most: events' keys, past ones too."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, or a negative one."""
+        _check_numbers(self)
+
 
 @dataclass(frozen=True, slots=True)
 class IssuerLimits:
@@ -89,6 +107,10 @@ class IssuerLimits:
     """Of one fetch. Discovery and keys together take less than a newcomer waits for its answer (5 s); a set of 100
     large keys has 300 KiB."""
 
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, or a negative one."""
+        _check_numbers(self)
+
 
 @dataclass(frozen=True, slots=True)
 class RotationSchedule:
@@ -103,5 +125,6 @@ class RotationSchedule:
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no length of time."""
+        _check_numbers(self)
         if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
             raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")

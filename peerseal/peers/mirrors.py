@@ -1,12 +1,26 @@
 """Which of a registry's URLs failed lately: asked last, and not at all for a while where asking cost seconds."""
 
 import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peerseal.errors import FetchError
 from peerseal.peers.limits import FetchLimits
+
+_of_this_thread = threading.local()
+
+
+@contextmanager
+def asking_resting_urls() -> Iterator[None]:
+    """Has the calls of this thread reach URLs that are left alone for a while, too."""
+    _of_this_thread.asks_all = True
+    try:
+        yield
+    finally:
+        _of_this_thread.asks_all = False
 
 
 @dataclass(slots=True)
@@ -44,7 +58,7 @@ class MirrorHealth:
     def check(self, url: str) -> None:
         """Passes a URL that may be asked now; who passes after a rest does so alone. Raises FetchError."""
         trouble, now = self._trouble.get(url), self._clock()
-        if trouble is None or trouble.rests_until == 0.0:
+        if trouble is None or trouble.rests_until == 0.0 or getattr(_of_this_thread, "asks_all", False):
             return
         if now < trouble.rests_until:
             raise FetchError(f"{url} hung a moment ago, and is left alone for {trouble.rests_until - now:.1f} s")

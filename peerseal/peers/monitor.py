@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.peers.fetch import Fetcher
+from peerseal.peers.fetch import Fetcher, no_larger_than
 from peerseal.peers.follow import Follower
 from peerseal.protocol.claims import claim
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -37,6 +37,9 @@ BAD_CHECKPOINT: Final = "bad_checkpoint"
 UNREACHABLE: Final = "unreachable"
 GRACE = 60.0
 """Seconds for which the registry may be away, or evidence be withheld, before that is reported."""
+
+MAX_RECORD: Final = 256 * 1024
+"""Bytes of a key's record that are read: its evidence holds a proof, a voucher and no more than a request's body."""
 
 ALERT: Final = "alert"
 INFO: Final = "info"
@@ -202,7 +205,8 @@ class Monitor:
             raise DocumentRefused("document_malformed", "the voucher is for another body")
 
     def _record(self, kid: str) -> Mapping[str, Any]:
-        answer = self._fetcher.call("GET", f"/v1/services/{self.state.service}/keys/{split_kid(kid)[1]}")
+        with no_larger_than(MAX_RECORD):
+            answer = self._fetcher.call("GET", f"/v1/services/{self.state.service}/keys/{split_kid(kid)[1]}")
         if answer.status != 200:
             raise FetchError(f"the record of {kid}: status {answer.status}", answer.status)
         return strict_json_object(answer.body)

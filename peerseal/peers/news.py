@@ -6,10 +6,14 @@ file says nothing for too long, and each asks for itself.
 """
 
 import fcntl
+import math
 import os
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from functools import cache
+from pathlib import Path
 from threading import Event
+from typing import NamedTuple, Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.copies import CopyFolder
@@ -18,6 +22,30 @@ from peerseal.peers.limits import TrustLimits
 
 _FILE = "changes"
 _LOCK = "changes.leads"
+_ANSWER = "changes.answer"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Word(NamedTuple):
+    """A list of changes, not verified, and the uptime at which it was asked for; minus infinity where that is not
+    known: the uptime of another machine, or of an earlier start of this one, says nothing here."""
+
+    jws: str
+    asked_at: float
+
+    @classmethod
+    def of(cls, line: str) -> Self:
+        """From a line of the file."""
+        *stamp, jws = line.split(" ")
+        try:
+            boot, asked_at = stamp
+            return cls(jws, float(asked_at) if boot == _boot() else -math.inf)
+        except ValueError:
+            return cls(jws, -math.inf)
+
+    def line(self) -> str:
+        """As it stands in the file."""
+        return f"{_boot()} {self.asked_at!r} {self.jws}"
 
 
 class HostNews:
@@ -44,7 +72,7 @@ class HostNews:
         if self._lock is not None:
             return True
         try:
-            handle = os.open(self._copies.made() / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            handle = self._copies.made().open(_LOCK, os.O_CREAT | os.O_RDWR)
         except (OSError, ConfigurationError):
             return True  # without a folder nobody tells us anything
         try:
@@ -55,14 +83,14 @@ class HostNews:
         self._lock = handle
         return True
 
-    def tell(self, jws: str, now: float) -> None:
+    def tell(self, word: Word, now: float) -> None:
         """Write down a list of changes that was checked."""
-        kept = [*self._read(), jws][-self.KEPT :]
+        kept = [*self._read(), word.line()][-self.KEPT :]
         self._copies.write(_FILE, "\n".join(kept), now)
 
-    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[str, ...] | None:
-        """The lists, not verified, that were written down since this was last called, oldest first; looked for for
-        ``wait`` seconds. None where nothing was written down for so long that whoever leads must hang."""
+    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[Word, ...] | None:
+        """The lists that were written down since this was last called, oldest first; looked for for ``wait`` seconds.
+        None where nothing was written down for so long that whoever leads must hang."""
         patience = limits.wait + limits.longest_poll_pause + 2 * limits.poll_interval
         if time.monotonic() - self._heard_at > patience:
             wait = min(wait, limits.poll_interval)  # whoever leads hangs still: each asks as if there were no folder
@@ -72,7 +100,7 @@ class HostNews:
             if written_at != self._written_at:
                 before, self._written_at, self._heard = set(self._heard), written_at, self._read()
                 self._heard_at = time.monotonic()
-                return tuple(jws for jws in self._heard if jws not in before)
+                return tuple(Word.of(line) for line in self._heard if line not in before)
             if time.monotonic() - asked_at > limits.poll_interval:
                 if self.leads():
                     break  # whoever led is gone: the next question is ours
@@ -80,6 +108,20 @@ class HostNews:
             if stopping.wait(limits.look_interval):
                 break
         return None if time.monotonic() - self._heard_at > patience else ()
+
+    def asking(self) -> AbstractContextManager[object]:
+        """Be the one process of the host that asks what changed since it woke: the others take its answer."""
+        return self._copies.locked(_ANSWER)
+
+    def tell_answer(self, word: Word, now: float) -> None:
+        """Write down what the registry answered, and that was checked."""
+        self._copies.write(_ANSWER, word.line(), now)
+
+    def answer(self, after: float, now: float) -> str | None:
+        """The answer, not verified, to a question that was put after that uptime, if any."""
+        copy = self._copies.read(_ANSWER)
+        word = Word.of(copy.jws) if copy else None
+        return word.jws if word is not None and after < word.asked_at <= now else None
 
     def resign(self) -> None:
         """Let another process ask."""
@@ -98,3 +140,12 @@ class HostNews:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@cache
+def _boot() -> str:
+    """Names this start of this machine; without a name each process counts as a machine of its own."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return f"process-{os.getpid()}"

@@ -24,11 +24,13 @@ from peerseal.errors import (
     UnknownKey,
     WrongIssuer,
 )
-from peerseal.peers.fetch import HttpFetcher, is_confidential, is_loopback
+from peerseal.peers.fetch import HttpFetcher, is_confidential, is_loopback, no_larger_than
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits, IssuerLimits
+from peerseal.protocol.hosts import leads_elsewhere
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
+from peerseal.protocol.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
+from peerseal.protocol.weak_keys import check_not_weak
 
 log = logging.getLogger("peerseal.oidc")
 
@@ -54,11 +56,12 @@ class OidcIssuer:
         jwks_url: str | None = None,
         jwks_file: str | os.PathLike[str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        check_key: Callable[[PublicKey], None] = check_not_weak,
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """An issuer whose keys are found by discovery, or at ``jwks_url``, or in ``jwks_file``, which is read anew like
-        the others. ``ca_file`` (PEM) is what its https is checked with.
+        the others. ``ca_file`` (PEM) is what its https is checked with. ``check_key`` raises KeyRefused for a weak key.
 
         Nothing is fetched before the first token. Raises ConfigurationError for a URL that is neither https nor on
         loopback.
@@ -66,7 +69,7 @@ class OidcIssuer:
         limits = limits or IssuerLimits()
         web = _Web(limits.fetch, ca_file)
         reader = _reader(issuer, web, jwks_url, None if jwks_file is None else Path(jwks_file))
-        return cls(issuer, IssuerKeys(reader, limits, clock), clock)
+        return cls(issuer, IssuerKeys(reader, limits, clock, check_key), clock)
 
     def verify(self, unverified_token: UnverifiedToken, *, audience: str) -> VerifiedClaims:
         """What the token says, said by this issuer to that audience, now. Raises TokenError or TrustUnavailable."""
@@ -80,9 +83,14 @@ class IssuerKeys:
     """An issuer's keys by kid, of this process."""
 
     def __init__(
-        self, read: KeySetReader, limits: IssuerLimits | None = None, clock: Callable[[], float] = time.time
+        self,
+        read: KeySetReader,
+        limits: IssuerLimits | None = None,
+        clock: Callable[[], float] = time.time,
+        check_key: Callable[[PublicKey], None] = check_not_weak,
     ) -> None:
         self._read = read
+        self._check_key = check_key
         self._limits = limits or IssuerLimits()
         self._clock = clock
         self._keys: Mapping[str, PublicKey] = {}
@@ -135,7 +143,7 @@ class IssuerKeys:
     def _fetch(self) -> None:
         self._tried_at = self._clock()  # before the fetch: one that hangs is no reason for the next
         try:
-            keys = read_key_set(self._read())
+            keys = read_key_set(self._read(), self._check_key)
         except (FetchError, DocumentRefused, ConfigurationError) as error:
             log.warning("an issuer's keys cannot be had: %s", error)
             pause = math.ceil(self._limits.cooldown)
@@ -162,24 +170,33 @@ class IssuerKeys:
 
 
 class _Web:
-    """Documents by their URLs, through the one network seam; one fetcher a server."""
+    """Documents of one issuer by their URLs, through the one network seam: one fetcher for the server that somebody
+    here configured, and one for the server that the issuer named last. The one before that is closed."""
 
     def __init__(self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None) -> None:
         self.max_bytes = limits.max_bytes
         self._limits = limits
         self._ca_file = ca_file
-        self._fetchers: dict[str, HttpFetcher] = {}
+        self._fetchers: dict[bool, tuple[str, HttpFetcher]] = {}
 
-    def get(self, url: str) -> bytes:
-        """The document. Raises FetchError."""
+    def get(self, url: str, *, elsewhere: bool = False) -> bytes:
+        """The document; with ``elsewhere`` from another machine only. Raises FetchError."""
         parts = urlsplit(url)
-        server = f"{parts.scheme}://{parts.netloc}"
-        if server not in self._fetchers:
-            self._fetchers[server] = HttpFetcher([server], self._limits, ca_file=self._ca_file)
-        answer = self._fetchers[server].call("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        answer = self._fetcher(f"{parts.scheme}://{parts.netloc}", elsewhere).call("GET", path)
         if answer.status != 200:
             raise FetchError(f"{url} answered {answer.status}", answer.status)
         return answer.body
+
+    def _fetcher(self, server: str, elsewhere: bool) -> HttpFetcher:
+        known, fetcher = self._fetchers.get(elsewhere, (None, None))
+        if fetcher is not None and known == server:
+            return fetcher
+        if fetcher is not None:
+            fetcher.close()
+        made = HttpFetcher([server], self._limits, ca_file=self._ca_file, elsewhere=elsewhere)
+        self._fetchers[elsewhere] = server, made
+        return made
 
 
 def check_issuer_url(url: str, what: str) -> str:
@@ -197,10 +214,10 @@ def check_issuer_url(url: str, what: str) -> str:
 
 def check_jwks_uri(jwks_uri: str, issuer: str) -> str:
     """The URI itself if the issuer may name it in its discovery document: as `check_issuer_url`, and a remote issuer
-    sends nobody to a port of this machine. Raises ConfigurationError."""
+    sends nobody to this machine. Raises ConfigurationError."""
     check_issuer_url(jwks_uri, "jwks_uri")
-    if is_loopback(jwks_uri) and not is_loopback(issuer):
-        raise ConfigurationError("jwks_uri of a remote issuer is on loopback")
+    if not is_loopback(issuer) and not leads_elsewhere(urlsplit(jwks_uri).hostname or ""):
+        raise ConfigurationError(f"jwks_uri of a remote issuer is on this machine: {jwks_uri}")
     return jwks_uri
 
 
@@ -213,10 +230,18 @@ def _reader(issuer: str, web: _Web, jwks_url: str | None, jwks_file: Path | None
         return lambda: web.get(checked)
 
     def discover() -> bytes:
-        document = web.get(issuer.rstrip("/") + DISCOVERY)
-        return web.get(check_jwks_uri(read_discovery(document, issuer=issuer), issuer))
+        with no_larger_than(MAX_DISCOVERY):
+            document = web.get(issuer.rstrip("/") + DISCOVERY)
+        jwks_uri = check_jwks_uri(read_discovery(document, issuer=issuer), issuer)
+        return web.get(jwks_uri, elsewhere=not (is_loopback(issuer) or _same_server(jwks_uri, issuer)))
 
     return discover
+
+
+def _same_server(url: str, other: str) -> bool:
+    """Whether the URLs name one server in the same spelling: one that somebody here configured may be anywhere."""
+    one, two = urlsplit(url), urlsplit(other)
+    return (one.scheme, one.netloc) == (two.scheme, two.netloc)
 
 
 def _file(path: Path, max_bytes: int) -> bytes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.protocol.names import check_service, qualify, split_service_id
+from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.policies import ANYONE, CallPolicy, check_scope
 
 
@@ -47,27 +47,35 @@ class AllowPolicy:
         return scopes
 
 
-def read_allow(allow: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+def read_allow(allow: object) -> dict[str, frozenset[str]]:
     """What code says, read once and kept, as far as it can be judged before the trust domain is known: mistakes are to
     show at the start, not at the first call.
 
     Raises ConfigurationError for scopes given as one string and for what is no scope, such as the empty text that is
     left of an unset variable: adapters count on no caller having it. InvalidName for a name that is none.
     """
+    if not isinstance(allow, Mapping):
+        raise ConfigurationError(f"allow maps callers to their scopes; it is of type {_type(allow)}")
     return {_caller(caller): frozenset(_scopes(caller, scopes)) for caller, scopes in allow.items()}
 
 
-def _caller(name: str) -> str:
-    if name != ANYONE:
-        split_service_id(name) if "/" in name else check_service(name)
-    return name
+def _caller(name: object) -> str:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"a caller in allow is of type {_type(name)}; give a service's name")
+    return name if name == ANYONE else check_peer_name(name)
 
 
-def _scopes(caller: str, scopes: Iterable[str]) -> Iterator[str]:
+def _scopes(caller: object, scopes: object) -> Iterator[str]:
     if isinstance(scopes, str):
         raise ConfigurationError(f"the scopes of {caller} are one string; give a set")
+    if not isinstance(scopes, Iterable) or isinstance(scopes, bytes | bytearray | Mapping):
+        raise ConfigurationError(f"the scopes of {caller} are of type {_type(scopes)}; give a set of texts")
     for scope in scopes:
         try:
             yield check_scope(scope)
         except MalformedToken as error:
             raise ConfigurationError(f"{caller} is given {scope!r}, which is no scope") from error
+
+
+def _type(value: object) -> str:
+    return type(value).__name__

@@ -15,14 +15,13 @@ from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
 from peerseal.peers.copies import CopyFolder
-from peerseal.peers.fetch import Answer, Fetcher, content
+from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.ledger import SeenLedger, check_admissions
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.protocol.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.documents import (
-    MAX_DOCUMENT,
     Changes,
     Document,
     DomainDocument,
@@ -33,7 +32,7 @@ from peerseal.protocol.documents import (
     read_document,
     read_registry_keys,
 )
-from peerseal.protocol.names import make_kid
+from peerseal.protocol.names import make_kid, registry_id
 
 log = logging.getLogger("peerseal.trust")
 
@@ -117,6 +116,15 @@ class DocumentReader:
         finally:
             self._lock.release()
 
+    def note(self, changes: Changes) -> None:
+        """Load the root's document where the list says that it changed: the list is not shown again."""
+        if changes.reset or registry_id(changes.subject) in changes.services:
+            self.outdated = True  # until it is loaded
+            try:
+                self.load_registry_keys(at_once=True)
+            except TrustUnavailable as error:
+                log.warning("cannot renew the registry's keys: %s", error)
+
     def _load_registry_keys(self, at_once: bool) -> RegistryKeys:
         with self.copies.locked(_ROOT_COPY):
             now, root = self._clock(), self._root
@@ -131,7 +139,8 @@ class DocumentReader:
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
             self.fetches["registry_keys"] += 1
             try:
-                found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
+                with no_larger_than(RegistryKeys.MAX_SIZE):
+                    found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
@@ -171,7 +180,7 @@ class DocumentReader:
     def _read_newer_root(self, answer: Answer) -> tuple[RegistryKeys, str] | None:
         """The root's document in an answer, and as it was signed; None for the one that is held, so that another mirror
         may have a newer: one that hides it must not keep a dropped key alive."""
-        jws = text_of(answer)
+        jws = text_of(answer, RegistryKeys)
         found = self._newer_root(jws)
         return None if found is None else (found, jws)
 
@@ -181,10 +190,12 @@ class DocumentReader:
             if found.version < self.copies.seen(_ROOT_COPY):
                 raise DocumentRefused("document_rolled_back", "older registry keys than this host has seen")
             return found
-        if found.subject != root.subject or found.version < root.version:
-            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
         if found.root.thumbprint != root.root.thumbprint:
             raise DocumentRefused("document_wrong_root", "another root key than seen before")
+        if found.subject != root.subject:
+            raise DocumentRefused("document_wrong_subject", f"the registry of {found.subject}, not of {root.subject}")
+        if found.version < root.version:
+            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
         return found if (found.version, found.expires_at) > (root.version, root.expires_at) else None
 
     def _take_over(self, found: RegistryKeys) -> RegistryKeys:
@@ -229,7 +240,7 @@ class DocumentReader:
 
         def read(answer: Answer) -> D:
             with within or nullcontext():
-                jws = text_of(answer)
+                jws = text_of(answer, kind)
                 document = self.read(kind, jws, subject, at_least=seen)
                 if max_age is not None:
                     check_age(document, max_age, self._clock())
@@ -240,7 +251,8 @@ class DocumentReader:
                 return document
 
         self.fetches[_NAMES[kind]] += 1
-        found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
+        with no_larger_than(kind.MAX_SIZE):
+            found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
         if found is None:
             raise AssertionError("unreachable: no document says that there is nothing new")
         return found
@@ -327,11 +339,11 @@ def covering(path: str, entries: int) -> str:
     return f"{path}{'&' if '?' in path else '?'}seq={entries}"
 
 
-def text_of(answer: Answer) -> str:
-    """The body of a 200 as a compact JWS. Raises FetchError."""
+def text_of(answer: Answer, kind: type[Document]) -> str:
+    """The body of a 200 as the compact JWS of a document of that kind. Raises FetchError."""
     body = content(answer)
-    if len(body) > MAX_DOCUMENT:
-        raise AnswerTooLarge("the answer is larger than a document may be")
+    if len(body) > kind.MAX_SIZE:
+        raise AnswerTooLarge(f"{len(body)} bytes, and a {kind.TYP} has {kind.MAX_SIZE} at most")
     try:
         return body.decode("ascii")
     except UnicodeDecodeError as error:

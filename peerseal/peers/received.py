@@ -1,17 +1,14 @@
 """What a verifier is told of a request, made plain, whatever its types.
 
-Adapters tell texts and bytes. An application that calls a verifier itself may tell anything, and learns what is wrong
-with it: a ConfigurationError names the argument, what it is, and what belongs there.
+Adapters tell texts and bytes. An application that calls a verifier itself may tell anything: a request that is
+described in another type is not the one that was signed, and the error says which type it was.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
 
-from peerseal.errors import ConfigurationError
+from peerseal.errors import WrongBinding
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
-
-BLANKS: Final = " \t"
-"""What surrounds a header's value and is no part of it (RFC 9110 section 5.5)."""
+from peerseal.protocol.tokens import BLANKS
 
 
 class RequestHeaders(Mapping[str, str]):
@@ -19,49 +16,42 @@ class RequestHeaders(Mapping[str, str]):
     need not copy all headers derives from it; any other mapping is copied, its names in whatever case."""
 
 
-def text_argument(value: object, name: str) -> str:
-    """The argument as exactly ``str``. Raises ConfigurationError."""
+def text_of(value: object, name: str) -> str:
+    """The value as exactly ``str``. Raises WrongBinding."""
     text = plain_text(value)
     if text is None:
-        raise ConfigurationError(f"{name} is a text, and this is {kind_of(value)}")
+        raise WrongBinding(f"{name} is no text, but {kind_of(value)}")
     return text
 
 
 def content_of(body: bytes | Callable[[], bytes]) -> bytes:
-    """The body, read now if that is left to a function. Raises ConfigurationError, and what the function raises."""
+    """The body's bytes, read now if that is left to a function. Raises WrongBinding for what is no bytes (a text has
+    none before it is encoded, and None may be a body that was not read), and what the function raises."""
     content = plain_bytes(body)
     if content is None and callable(body):
         content = plain_bytes(body := body())
     if content is None:
-        raise ConfigurationError(f"the body is bytes, or a function that gives them, and this is {kind_of(body)}")
+        raise WrongBinding(f"the body is no bytes, but {kind_of(body)}")
     return content
 
 
 def by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
     """The headers by lower-case names: ``bound`` itself where they are the same. A server's view is looked up as it is,
-    and never compared as a whole: it would be read from end to end. Of several spellings of one name, the values with
-    commas, as servers join them. Raises ConfigurationError."""
-    if type(headers) is dict:
-        same = headers == bound and all(type(name) is type(value) is str for name, value in headers.items())
-        return bound if same else _joined(headers.items())
-    if isinstance(headers, RequestHeaders):
+    and never compared as a whole: it would be read from end to end. Raises WrongBinding for what is no mapping of texts
+    to texts, and for a name that stands there twice."""
+    if type(headers) is not dict and isinstance(headers, RequestHeaders):
         return headers
     try:
-        return _joined([(name, value) for name, value in headers.items()])  # pairs, or an error at once
-    except ConfigurationError:
-        raise
+        pairs = [(name, value) for name, value in headers.items()]  # pairs, or an error at once
     except Exception as error:  # another mapping's own, or that it is none
-        raise ConfigurationError(f"headers are a mapping of texts, and this is {kind_of(headers)}") from error
-
-
-def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+        raise WrongBinding(f"the headers are no mapping of texts, but {kind_of(headers)}") from error
+    if all(type(name) is type(value) is str for name, value in pairs) and headers == bound:
+        return bound
     found: dict[str, str] = {}
     for name, value in pairs:
-        if not (type(name) is type(value) is str):
-            name = text_argument(name, "a header's name")
-            value = text_argument(value, f"the value of the header {name[:60]!r}")
-        lower = name.lower()
-        found[lower] = f"{found[lower]},{value}" if lower in found else value
+        lower, text = text_of(name, "a header's name").lower(), text_of(value, "a header's value").strip(BLANKS)
+        if found.setdefault(lower, text) != text:
+            raise WrongBinding("a header came twice")
     return found
 
 
@@ -71,6 +61,6 @@ def value_of(headers: Mapping[str, str], name: str) -> str | None:
     value = headers.get(name)
     if value is None:
         return None
-    if value[:1] in (" ", "\t") or value[-1:] in (" ", "\t"):
+    if value[:1] in BLANKS or value[-1:] in BLANKS:
         value = value.strip(BLANKS)
     return None if value == "" and name == "content-type" else value

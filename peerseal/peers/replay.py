@@ -4,10 +4,11 @@ A guard is asked last (step 11), so only tokens whose signature was checked are 
 it. It keeps (``iss``, ``jti``) until the token can no longer be accepted, and then forgets.
 """
 
+import ctypes
 import hashlib
 import os
+import secrets
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from peerseal.errors import TrustUnavailable
+from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.peers.forks import around_each_fork, notice_fork
+from peerseal.runtime.files import DRAFT, Access, Folder
+
+_DESCRIPTORS = "/proc/self/fd"
 
 
 class ReplayGuard(Protocol):
@@ -88,13 +92,15 @@ class FileReplayGuard:
     for all those before it, one after the other."""
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
-        """``path`` is made on first use, mode 0600, in a folder that must exist."""
-        self._path = Path(path)
+        """``path`` is made on first use, mode 0600, in a folder that must exist, and that only this user can change."""
+        self._path = Path(path).absolute()
+        self._folder = Folder(self._path.parent, access=Access.READABLE, mode=None)
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._purged_at = self._busy_at = 0.0
         self._inherited: sqlite3.Connection | None = None
+        self._redirected = ""
         around_each_fork(self._before_fork, self._after_in_parent, self._after_in_child)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
@@ -108,7 +114,7 @@ class FileReplayGuard:
                 raise TrustUnavailable("the replay guard was busy a moment ago", retry_after=1)
             inserted = self._ready().execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1))
             return inserted.rowcount == 1
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ConfigurationError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 self._busy_at = self._clock()
             raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
@@ -138,25 +144,54 @@ class FileReplayGuard:
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
-        if not self._path.exists():
+        """SQLite opens its files by their path: before that the path must lead to the folder that is held, and after
+        each step the files that were opened must lie in it."""
+        if self._redirected:
+            raise OSError(self._redirected)
+        name = self._path.name
+        if not self._folder.check(name):
             self._make()
+        beside = [f"{name}-wal", f"{name}-shm"]
+        for file in beside:
+            self._folder.check(file)
+        if not self._folder.is_in_place():
+            raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
         connection = self._connect(self._path)
-        connection.execute("PRAGMA synchronous = OFF")
+        if not self._has_open(name):
+            connection.close()  # it has read nothing yet
+            raise OSError(f"another folder was put at {self._path.parent} for a moment")
+        try:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("SELECT 1 FROM seen LIMIT 1").fetchone()  # now the log is open as well
+        finally:
+            if not all(map(self._has_open, beside)):
+                what = "its log is not the one in the folder, or it is no replay guard's"
+                self._redirected = f"{self._path}: {what}: restart this service"
+                _never_close(connection)
+        if self._redirected:
+            raise OSError(self._redirected)
         return connection
+
+    def _has_open(self, name: str) -> bool:
+        """Whether this process has the file of that name in the held folder open, as far as the system tells."""
+        try:
+            found, opened = self._folder.stat(name), _open_files()
+        except FileNotFoundError:
+            return False
+        return opened is None or (found.st_dev, found.st_ino) in opened
 
     def _make(self) -> None:
         """Put a finished file in place, or find that another worker has: two that set up one file refuse each other."""
-        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=".replay-")  # 0600
-        os.close(descriptor)
+        draft = f"{DRAFT}{secrets.token_hex(8)}"
+        self._folder.write(draft, b"", durable=False)
         try:
-            connection = self._connect(Path(name))
+            connection = self._connect(self._folder.path / draft)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("CREATE TABLE seen (token BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID")
             connection.close()
-            with suppress(FileExistsError):
-                os.link(name, self._path)
+            self._folder.put_in_place(draft, self._path.name)
         finally:
-            os.unlink(name)
+            self._folder.remove(draft)
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         """To a file that is there: SQLite would make an empty one."""
@@ -180,3 +215,23 @@ class FileReplayGuard:
         close it or to open the file again, would go by locks that only the parent holds."""
         self._lock = threading.Lock()
         self._connection, self._inherited = None, self._connection
+
+
+def _open_files() -> set[tuple[int, int]] | None:
+    """Device and inode of each file that this process has open; None where the system does not say."""
+    try:
+        descriptors = [int(name) for name in os.listdir(_DESCRIPTORS)]
+    except OSError:
+        return None
+    opened = set()
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile, as the one that listed them
+            found = os.fstat(descriptor)
+            opened.add((found.st_dev, found.st_ino))
+    return opened
+
+
+def _never_close(connection: sqlite3.Connection) -> None:
+    """Keep a connection for as long as the process lives, its end included: closing it would write what stands in
+    another user's log into our file."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
+from peerseal.peers.awake import AwakePeriods
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import TrustLimits
 
@@ -30,33 +31,44 @@ class Rounds:
     """Runs ``work`` in the background from `start` on, in this process and anew in each forked child that starts it.
 
     ``work`` gets an event that is set when it is to end, and says what it heard; ``interrupt`` ends what it waits for.
-    ``idle`` says that this process has no
-    thread for it and may have one: a plain member, since it is looked at for every request.
+    A second thread notes in ``awake`` that the process runs. ``idle`` says that this process has no thread for it and
+    may have one: a plain member, since it is looked at for every request.
     """
 
+    _NOTES = 5
+    """How often in the shortest break the time is noted."""
+
     def __init__(
-        self, work: Callable[[threading.Event], Heard], interrupt: Callable[[], None], limits: TrustLimits
+        self,
+        work: Callable[[threading.Event], Heard],
+        interrupt: Callable[[], None],
+        limits: TrustLimits,
+        awake: AwakePeriods,
     ) -> None:
         self.idle = True
         self._stopped = False
         self._work = work
         self._interrupt = interrupt
         self._limits = limits
+        self._awake = awake
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         in_each_child(self._after_fork)
 
     def start(self) -> None:
-        """Start this process's thread, if it has none."""
+        """Start this process's threads, if it has none."""
         with self._lock:
             if self.idle:
                 self.idle = False
                 self._stopping = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._stopping,), name="peerseal-trust", daemon=True
-                )
-                self._thread.start()
+                self._thread = self._started(self._run, "peerseal-trust")
+                self._started(self._stay_awake, "peerseal-awake")
+
+    def _started(self, run: Callable[[threading.Event], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=run, args=(self._stopping,), name=name, daemon=True)
+        thread.start()
+        return thread
 
     def stop(self) -> None:
         """End this process's thread, for good. One that the registry holds up otherwise is not waited for for long."""
@@ -78,6 +90,15 @@ class Rounds:
                 heard = Heard.NOTHING
             silent = silent + 1 if heard is Heard.NOTHING else 0
             pause = self._pause(heard, silent, time.monotonic() - began)
+
+    def _stay_awake(self, stopping: threading.Event) -> None:
+        """Note the time, and after a break that was longer than the registry keeps a question, ask it again: the
+        connection may lead nowhere by now."""
+        period = self._awake.current()
+        while not stopping.wait(self._awake.longest_break / self._NOTES):
+            before, period = period, self._awake.current()
+            if period != before and self._awake.slept >= self._limits.wait:
+                self._interrupt()
 
     def _pause(self, heard: Heard, silent: int, took: float) -> float:
         """Seconds until the next round."""

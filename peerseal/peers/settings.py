@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
+from peerseal.peers.awake import NEVER, AwakePeriods
+from peerseal.peers.confirming import Confirmation
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.trusted import Dated
@@ -70,6 +72,7 @@ class Held(Generic[V]):
     pending: int = 0
     failures: int = 0
     retry_at: float = 0.0
+    period: int = NEVER
 
 
 class SettingShelf(Generic[S, V]):
@@ -89,6 +92,8 @@ class SettingShelf(Generic[S, V]):
         value: Callable[[S], V],
         recall: "RecallSetting[S]",
         locked: Callable[[str], AbstractContextManager[object]],
+        confirmation: Confirmation,
+        awake: AwakePeriods,
         *,
         limits: TrustLimits,
         clock: Callable[[], float],
@@ -100,6 +105,8 @@ class SettingShelf(Generic[S, V]):
         self._value = value
         self._recall = recall
         self._locked = locked
+        self._confirmation = confirmation
+        self._awake = awake
         self._limits = limits
         self._clock = clock
         self._drops = drops
@@ -112,7 +119,7 @@ class SettingShelf(Generic[S, V]):
             raise TrustUnavailable(f"the {self._what} of {subject} is being fetched", retry_after=1)
         try:
             now = self._clock()
-            if now < held.good_until:
+            if now < held.good_until and self._confirmed_from_before(held):
                 return cast(V, held.value)
             if now < held.cooldown_until:
                 raise TrustUnavailable("fetched a moment ago", retry_after=int(held.cooldown_until - now) + 1)
@@ -123,7 +130,7 @@ class SettingShelf(Generic[S, V]):
                 detail = f"the {self._what} of {subject}: {error}"
                 raise TrustUnavailable(detail, retry_after=int(self._limits.cooldown) + 1) from error
             held.cooldown_until = 0.0
-            if now >= held.good_until:
+            if now >= held.good_until or not self._awake.lasts(held.period):
                 raise TrustUnavailable(f"nothing confirmed the {self._what} of {subject} within the offline limit")
             return cast(V, held.value)
         finally:
@@ -135,8 +142,8 @@ class SettingShelf(Generic[S, V]):
         """Up to which entries what is held is known to be the truth; without what is to be fetched anyway."""
         return [held.known.covered for held in list(self.held.values()) if held.known is not None and not held.pending]
 
-    def confirm(self, changes: Changes) -> None:
-        """Takes note of what did not change, and marks what did."""
+    def confirm(self, changes: Changes, period: int) -> None:
+        """Takes note of what did not change, and marks what did, by a list that was asked for in that period."""
         for held in list(self.held.values()):
             if held.known is None or held.pending or not held.lock.acquire(blocking=False):
                 continue  # somebody fetches it this moment; the next round asks again
@@ -145,7 +152,8 @@ class SettingShelf(Generic[S, V]):
                 if confirmed is None:
                     held.pending, held.retry_at = changes.seq, 0.0
                 else:
-                    self._believe(held, confirmed)
+                    sound = held.drops == self._drops()
+                    self._believe(held, confirmed, max(held.period, period) if sound else held.period)
             finally:
                 held.lock.release()
 
@@ -182,30 +190,58 @@ class SettingShelf(Generic[S, V]):
 
     def _renew(self, held: Held[V]) -> None:
         """Fetches the document, with ``held.lock`` held. Raises FetchError, DocumentRefused or TrustUnavailable."""
-        drops = self._drops()
+        drops, period = self._drops(), self._awake.current()
         with self._locked(held.subject):
-            now = self._clock()
-            recalled = None if held.known and held.drops != drops else self._recalled(held, now)
-            held.fetched_at = now if recalled is None else recalled.fetched_at
-            document = self._fetch(held.subject, held.value) if recalled is None else recalled.document
+            known = self._copied(held, drops) or self._fetched(held, drops)
+        held.drops, held.pending = drops, 0
+        self._believe(held, known, period)
+
+    def _copied(self, held: Held[V], drops: int) -> KnownSetting[V] | None:
+        """What another process of the host has fetched lately, or, where nothing is held, one before a restart, if the
+        registry confirms it."""
+        if held.known is not None and held.drops != drops:
+            return None
+        recalled = self._recall(held.subject, held.fetched_at, held.pending)
+        lately = self._clock() - self._limits.refresh_interval
+        if recalled is None or (held.known is not None and recalled.fetched_at <= lately):
+            return None
+        confirmed = self._confirmed(held, self._updated(held, recalled.document))
+        if confirmed is not None:
+            held.fetched_at = recalled.fetched_at
+        return confirmed
+
+    def _fetched(self, held: Held[V], drops: int) -> KnownSetting[V]:
+        held.fetched_at = self._clock()
+        document = self._fetch(held.subject, held.value)
         if document.head < held.pending:
             raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {held.pending}")
-        doubted = held.known is None or held.drops != drops  # by a key that was stolen, perhaps: it is no measure
+        if held.drops != drops:  # by a key that was stolen, perhaps: what is held is no measure
+            return KnownSetting.of(document, self._value(document))
+        return self._updated(held, document)
+
+    def _updated(self, held: Held[V], document: S) -> KnownSetting[V]:
         value = self._value(document)
-        known = (
-            KnownSetting.of(document, value) if held.known is None or doubted else held.known.updated(document, value)
-        )
-        held.drops, held.pending = drops, 0
-        self._believe(held, known)
+        return KnownSetting.of(document, value) if held.known is None else held.known.updated(document, value)
 
-    def _recalled(self, held: Held[V], now: float) -> "Recalled[S] | None":
-        """What another process of the host has fetched lately, or, where nothing is held, one before a restart."""
-        recalled = self._recall(held.subject, held.fetched_at, held.pending)
-        lately = now - self._limits.refresh_interval
-        return recalled if recalled and (held.known is None or recalled.fetched_at > lately) else None
+    def _confirmed_from_before(self, held: Held[V]) -> bool:
+        """Whether the registry confirmed what is held in this period; where it was not asked yet, it is."""
+        period = self._awake.current()
+        if held.period == period or held.known is None:
+            return held.known is not None
+        confirmed = None if held.pending or held.drops != self._drops() else self._confirmed(held, held.known)
+        if confirmed is not None:
+            self._believe(held, confirmed, period)
+        return confirmed is not None
 
-    def _believe(self, held: Held[V], known: KnownSetting[V]) -> None:
+    def _confirmed(self, held: Held[V], known: KnownSetting[V]) -> KnownSetting[V] | None:
+        """What the registry leaves of a belief from before; None where it says that it changed."""
+        drops = self._drops()
+        confirmed = self._confirmation.confirmed(known, held.subject)
+        return confirmed if drops == self._drops() else None  # else a key that was dropped may have signed it
+
+    def _believe(self, held: Held[V], known: KnownSetting[V], period: int) -> None:
         held.known = known
         if known.value != held.value:  # else a verifier would put together again what it has
             held.value = known.value
         held.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))
+        held.period = period

@@ -6,7 +6,6 @@ from typing import Any
 
 from peerseal.errors import UnsignableRequest
 from peerseal.peers.keyfolder import HeldKey
-from peerseal.peers.received import BLANKS
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol import jose
@@ -15,7 +14,7 @@ from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest
 from peerseal.protocol.events import EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
-from peerseal.protocol.tokens import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from peerseal.errors import ConfigurationError, WrongBinding
 from peerseal.protocol.plain import plain_text, text_like
+from peerseal.runtime.options import check_is
 
 # Origin form: a slash, then printable ASCII without a fragment. What RFC 3986 leaves out beside ("<", "|", …) is let
 # pass: servers do, and the digest over the exact bytes is what binds it.
@@ -47,6 +48,7 @@ def check_external_prefix(prefix: str) -> str:
     It stands before every target that this service receives, in the targets that its callers sign. Raises
     ConfigurationError.
     """
+    check_is("external_prefix", prefix, str, "a text such as /api, or an empty one")
     text = plain_text(prefix)
     if text is None or (text and not _PREFIX.fullmatch(text)):
         raise ConfigurationError(f"not an external prefix (such as /api): {text_like(prefix)}")

@@ -7,8 +7,9 @@ process follows the registry's list of changes and renews what it names. A fetch
 ends belief in a document is its own signed time (`offline_limit`) and nothing else.
 
 The processes of a host that have a cache folder in common fetch each document once, through copies on disk, from which
-a cold start goes on as well: `peerseal.peers.copies`, `peerseal.peers.news`. How a document is fetched and checked is
-told in `peerseal.peers.reader` and `peerseal.peers.ledger`.
+a cold start goes on as well: `peerseal.peers.copies`, `peerseal.peers.news`. A copy, or what this process knew before
+it was suspended, decides a request only after one question to the registry: `peerseal.peers.confirming`. How a document
+is fetched and checked is told in `peerseal.peers.reader` and `peerseal.peers.ledger`.
 """
 
 import hashlib
@@ -20,9 +21,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
+from peerseal.peers.awake import AwakePeriods, uptime
+from peerseal.peers.confirming import Confirmation
 from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Fetcher, HttpFetcher
-from peerseal.peers.following import ChangesFollower
+from peerseal.peers.follow import check_pin
+from peerseal.peers.following import ChangesFollower, Told
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.limits import TrustLimits
@@ -35,7 +39,7 @@ from peerseal.peers.statements import StatementShelf
 from peerseal.peers.status import ServiceStatus, TrustStatus
 from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol.claims import LATEST_TIME
-from peerseal.protocol.documents import Changes, DomainDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 
@@ -50,8 +54,9 @@ class TrustStore:
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
-    which it shares with the other processes of its host. Nothing is fetched before the first question. Safe to use
-    from threads, and before and after a fork.
+    which it shares with the other processes of its host. Nothing is fetched before the first question. ``uptime`` gives
+    the seconds since the machine started, those of a suspension included. Safe to use from threads, and before and
+    after a fork.
     """
 
     def __init__(
@@ -63,7 +68,10 @@ class TrustStore:
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        uptime: Callable[[], float] = uptime,
     ) -> None:
+        if pin is not None:
+            check_pin(pin)
         self._limits = limits or TrustLimits()
         self._clock = clock
         folder = None if cache_dir is None else Path(cache_dir)
@@ -73,14 +81,19 @@ class TrustStore:
         self._reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
         )
+        self._awake = AwakePeriods(self._limits, uptime)
         self._changes = ChangesFollower(
             self._reader,
             None if folder is None else HostNews(copies),
             limits=self._limits,
             clock=clock,
+            awake=self._awake,
             within=self._working,
         )
-        self._keys = KeyShelf(self._reader, limits=self._limits, clock=clock)
+        self._confirmation = Confirmation(
+            self._changes, self._reader, self._awake, limits=self._limits, followed=lambda: self._since()
+        )
+        self._keys = KeyShelf(self._reader, self._confirmation, self._awake, limits=self._limits, clock=clock)
         self._held = self._keys.held
         self._policies = SettingShelf(
             "policy",
@@ -88,6 +101,8 @@ class TrustStore:
             lambda document: document.policy,
             self._recall_policy,
             lambda service_id: copies.locked(_policy_copy(service_id)),
+            self._confirmation,
+            self._awake,
             limits=self._limits,
             clock=clock,
             drops=lambda: self._reader.drops,
@@ -98,17 +113,24 @@ class TrustStore:
             lambda document: document.settings,
             self._recall_settings,
             lambda _: copies.locked(_SETTINGS_COPY),
+            self._confirmation,
+            self._awake,
             limits=self._limits,
             clock=clock,
             drops=lambda: self._reader.drops,
         )
         self._statements = StatementShelf(
-            self._fetch_statement, limits=self._limits, clock=clock, drops=lambda: self._reader.drops
+            self._fetch_statement,
+            self._confirmation,
+            self._awake,
+            limits=self._limits,
+            clock=clock,
+            drops=lambda: self._reader.drops,
         )
         self._sign_reading: Callable[[str], str] | None = None
         self._hits = self._misses = 0
         self._retrying = threading.Thread()  # not started: none is alive
-        self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits)
+        self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
         in_each_child(self._after_fork)
 
     @property
@@ -136,7 +158,7 @@ class TrustStore:
         self._begin()
         kid = kid if type(kid) is str else name_text(kid)
         found = self._held.get(kid)
-        if found is not None and self._clock() < found[1].good_until:
+        if found is not None and self._clock() < found[1].good_until and self._awake.lasts(found[1].period):
             self._hits += 1  # without a lock: a count of so many may miss one
             return found[0]
         check_may_wait()
@@ -149,7 +171,7 @@ class TrustStore:
         self._begin()
         service_id = name_text(service_id)
         held = self._policies.held.get(service_id)
-        if held is not None and self._clock() < held.good_until:
+        if held is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
             return held.value
         check_may_wait()
         with no_longer_in_all(self._limits.patience, last=False):
@@ -162,7 +184,7 @@ class TrustStore:
         self._begin()
         kid = name_text(kid)
         current = self._held.get(kid)
-        if current is not None and self._clock() < current[1].good_until:
+        if current is not None and self._clock() < current[1].good_until and self._awake.lasts(current[1].period):
             return current[0]
         found = self._statements.known(kid)
         if found is not None:
@@ -178,7 +200,7 @@ class TrustStore:
         """See KeySource."""
         self._begin()
         for held in list(self._domain.held.values()):
-            if held.value is not None and self._clock() < held.good_until:
+            if held.value is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
                 return held.value
         check_may_wait()
         with no_longer_in_all(self._limits.patience, last=False):
@@ -285,14 +307,14 @@ class TrustStore:
             due_at = min(due_at, self._keys.due_at(failing=True))
         due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
         try:
-            lists = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
+            heard = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
             with self._working:
-                for changes in lists:
-                    self._take_note(changes)
+                for told in heard:
+                    self._take_note(told)
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
             return Heard.NOTHING
-        return Heard.NEWS if any(changes.seq > since for changes in lists) else Heard.NO_NEWS
+        return Heard.NEWS if any(told.changes.seq > since for told in heard) else Heard.NO_NEWS
 
     def _since(self) -> int | None:
         """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
@@ -305,13 +327,13 @@ class TrustStore:
         if since is not None:
             self._take_note(self._changes.ask(since))
 
-    def _take_note(self, changes: Changes) -> None:
+    def _take_note(self, told: Told) -> None:
         """Confirm what did not change, and mark what did."""
-        if changes.reset or registry_id(self.domain) in changes.services:
-            self._reader.outdated = True  # until it is loaded: this list is not shown again
-            self._attempt("renew the registry's keys", lambda: self._reader.load_registry_keys(at_once=True))
+        changes, period = told.changes, self._awake.of(told.asked_at)
+        self._reader.note(changes)
+        self._confirmation.note(changes, period)
         for shelf in (self._keys, self._policies, self._domain, self._statements):
-            shelf.confirm(changes)
+            shelf.confirm(changes, period)
 
     def _look_at_root(self) -> None:
         if self._reader.registry_keys_due_in() <= 0:

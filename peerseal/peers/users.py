@@ -16,9 +16,11 @@ from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
+from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims
 from peerseal.protocol.policies import UserIssuer, check_scope
 from peerseal.protocol.transactions import check_user
+from peerseal.protocol.weak_keys import check_not_weak
 
 _NO_FILES: Mapping[str, str | os.PathLike[str]] = MappingProxyType({})
 
@@ -46,7 +48,8 @@ class UserVerifier:
     operator removes is refused from then on.
 
     ``jwks_files`` maps an issuer to a file with its JWK Set, in the place of the URL that the settings name;
-    ``ca_file`` (PEM) is what the issuers' https is checked with. Safe to use from threads, before and after a fork.
+    ``ca_file`` (PEM) is what the issuers' https is checked with, and ``check_key`` raises KeyRefused for a weak key of
+    theirs. Safe to use from threads, before and after a fork.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class UserVerifier:
         *,
         jwks_files: Mapping[str, str | os.PathLike[str]] = _NO_FILES,
         ca_file: str | os.PathLike[str] | None = None,
+        check_key: Callable[[PublicKey], None] = check_not_weak,
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust = trust
         self._jwks_files = jwks_files
         self._ca_file = ca_file
+        self._check_key = check_key
         self._limits = limits
         self._clock = clock
         self._issuers: dict[UserIssuer, OidcIssuer] = {}
@@ -97,6 +102,7 @@ class UserVerifier:
                     jwks_url=named.jwks_url,
                     jwks_file=self._jwks_files.get(named.issuer),
                     ca_file=self._ca_file,
+                    check_key=self._check_key,
                     limits=self._limits,
                     clock=self._clock,
                 )

@@ -37,13 +37,14 @@ from peerseal.errors import (
 from peerseal.peers.context import Transaction
 from peerseal.peers.headers import GoodHeaders
 from peerseal.peers.policy import AllowPolicy, read_allow
-from peerseal.peers.received import RequestHeaders, by_lower_name, content_of, text_argument, value_of
+from peerseal.peers.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
 from peerseal.peers.trusted import KeySource, TrustedKey, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
-from peerseal.protocol.names import qualify
+from peerseal.protocol.names import check_peer_name, qualify
+from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
@@ -53,6 +54,7 @@ from peerseal.protocol.tokens import (
     check_request_claims,
     check_times,
 )
+from peerseal.runtime.options import check_callable, check_number
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
 
@@ -99,10 +101,14 @@ class Verifier:
         max_lifetime: int = REQUEST_LIFETIME_CAP,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_number("leeway", leeway, at_most=3600)
+        check_number("max_lifetime", max_lifetime, at_least=1)
+        check_callable("clock", clock)
         self._trust = trust
-        self._audience = audience
+        self._audience = check_peer_name(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
+        check_callable("replay.claim", getattr(self._replay, "claim", None))
         self._leeway = leeway
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
         self._clock = clock
@@ -125,12 +131,8 @@ class Verifier:
         ``target`` is the origin-form request-target as the server received it (RFC 9112 section 3.2.1), ``body`` the
         bytes as received or a function that reads them, called once and only after the signature was checked.
         ``headers`` is looked up by lower-case names. ``scope`` is what the route needs; None needs no more than an
-        allowed caller. Raises TokenError, whatever the token is, Forbidden or TrustUnavailable; ConfigurationError
-        where another argument is not of its type, which is the application's mistake.
+        allowed caller. Raises TokenError, Forbidden or TrustUnavailable.
         """
-        if not (type(method) is type(target) is str and (scope is None or type(scope) is str)):
-            method, target = text_argument(method, "method"), text_argument(target, "target")
-            scope = None if scope is None else text_argument(scope, "scope")
         audience, policy = self._place or self._find_place()
         header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
         claims = strict_json_object(b64url_decode(payload_segment))
@@ -158,9 +160,9 @@ class Verifier:
         if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
             transaction = bound_transaction(self._trust, claims, headers, now=now, leeway=leeway)  # 9
             scopes &= transaction.scopes
-        if scope is not None and scope not in scopes:  # 10
+        if scope is not None and not _holds(scopes, scope):  # 10
             raise InsufficientScope(
-                f"{caller} may not use {scope} at {audience}{' in this transaction' * bool(transaction)}"
+                f"{caller} may not use {_shown(scope)} at {audience}{' in this transaction' * bool(transaction)}"
             )
         if not self._replay.claim(caller, claims["jti"], ends + leeway):  # 11
             raise Replayed("accepted before")
@@ -215,6 +217,8 @@ def _check_binding(
     headers: Mapping[str, str],
 ) -> None:
     """Step 8. The cheap comparisons first; the body is read last."""
+    if not (type(method) is type(target) is str):
+        method, target = text_of(method, "the method"), text_of(target, "the target")
     if claims["method"] != method:
         raise WrongBinding("another method was signed")
     if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
@@ -223,6 +227,16 @@ def _check_binding(
     content = body if type(body) is bytes else content_of(body)
     if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding("another body was signed")
+
+
+def _holds(scopes: frozenset[str], scope: object) -> bool:
+    return plain_text(scope) in scopes
+
+
+def _shown(scope: object) -> str:
+    """For the log: a scope, or what stands in its place. Adapters ask for the empty one where nothing is served."""
+    text = plain_text(scope)
+    return f"a scope of type {kind_of(scope)}" if text is None else text or "a path that nothing names in needs"
 
 
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:

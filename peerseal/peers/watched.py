@@ -1,22 +1,21 @@
 """Where a monitor stands, in a file: written whole or not at all, mode 0600."""
 
-import os
-import tempfile
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.peers.monitor import Watched
-from peerseal.protocol.claims import claim
+from peerseal.protocol.claims import claim, number_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.merkle import Frontier
+from peerseal.runtime.files import Access, Folder
 
 
 def load_watched(path: Path, service: str) -> Watched | None:
     """What the file says; None where there is none. Raises ConfigurationError for one that is of another service, or
     cannot be read: beginning anew would hide that the ledger was rewritten meanwhile."""
     try:
-        members = strict_json_object(path.read_bytes())
-        edge = Frontier.decode(claim(members, "size", int), b64url_decode(claim(members, "frontier", str)))
+        members = strict_json_object(_folder_of(path).read(path.name))
+        edge = Frontier.decode(number_claim(members, "size"), b64url_decode(claim(members, "frontier", str)))
         known, revoked = (frozenset(claim(members, name, list)) for name in ("known", "revoked"))
         watched = Watched(claim(members, "service", str), edge, known, revoked, members["domain"], members["pin"])
     except FileNotFoundError:
@@ -36,12 +35,7 @@ def save_watched(path: Path, watched: Watched) -> None:
     tree = {"size": watched.edge.size, "frontier": b64url(watched.edge.encode())}
     text = canonical_json({**place, **tree, "known": sorted(watched.known), "revoked": sorted(watched.revoked)})
     try:
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        _folder_of(path).write(path.name, text)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
 
@@ -51,8 +45,15 @@ def kids_in(key_dir: Path, service: str) -> frozenset[str]:
     Raises ConfigurationError."""
     file = key_dir / service / "keys.json"
     try:
-        return frozenset(claim(key, "kid", str) for key in claim(strict_json_object(file.read_bytes()), "keys", list))
+        return frozenset(
+            claim(key, "kid", str) for key in claim(strict_json_object(_folder_of(file).read(file.name)), "keys", list)
+        )
     except FileNotFoundError:
         return frozenset()
     except (OSError, MalformedToken, TypeError, KeyError) as error:
         raise ConfigurationError(f"{file} cannot be read") from error
+
+
+def _folder_of(path: Path) -> Folder:
+    """The folder that the file is in, which may be root's; the file itself is this user's, or root's."""
+    return Folder(path.absolute().parent, access=Access.COMMON)

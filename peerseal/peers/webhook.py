@@ -25,7 +25,10 @@ class Webhook:
         self, url: str, *, fetcher: Fetcher | None = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """Raises ConfigurationError for a URL that is none."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigurationError("a webhook's URL that cannot be read") from error
         if parts.fragment:
             raise ConfigurationError("a webhook's URL has no fragment")
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

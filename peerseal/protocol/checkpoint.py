@@ -26,6 +26,14 @@ TILE_WIDTH: Final = 1 << TILE_HEIGHT
 """Hashes of a full tile, and entries of a full bundle."""
 MAX_NOTE: Final = 16 * 1024
 """Characters of a checkpoint that is read, with all signature lines."""
+MAX_NOTE_BYTES: Final = 4 * MAX_NOTE
+"""Bytes of one: UTF-8 takes four at most for a character."""
+MAX_SIGNATURES: Final = 64
+"""Signature lines of a checkpoint that are read: the ledger's, and those of witnesses."""
+MAX_PROOF: Final = 128
+"""Hashes of a proof that is read: one of consistency has two for each level of a tree, 64 at most."""
+MAX_PROOF_BYTES: Final = 16 * 1024
+"""Bytes of an answer that holds a proof and nothing else."""
 
 _ED25519: Final = b"\x01"  # the signature type of signed-note
 _BODY = re.compile(r"([^\n]+)\n(0|[1-9][0-9]{0,17})\n([A-Za-z0-9+/]{43}=)\n")
@@ -96,10 +104,12 @@ def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -
 def claimed_checkpoint(note: str) -> Checkpoint:
     """What a note says, whoever may have signed it. Raises DocumentRefused with ``document_bad_checkpoint``."""
     note = plain_text(note) or ""
+    if len(note) > MAX_NOTE:
+        raise DocumentRefused("document_bad_checkpoint", f"a note of {len(note)} characters, not of {MAX_NOTE} at most")
     text, blank, lines = note.partition("\n\n")
     body = _BODY.fullmatch(f"{text}\n")
     try:
-        if len(note) <= MAX_NOTE and blank and body is not None and lines.endswith("\n"):
+        if blank and body is not None and lines.endswith("\n"):
             return Checkpoint(body[1], int(body[2]), binascii.a2b_base64(body[3], strict_mode=True))
     except binascii.Error:
         pass  # a root hash in another spelling
@@ -109,7 +119,10 @@ def claimed_checkpoint(note: str) -> Checkpoint:
 def _signatures_of(lines: str, name: str) -> dict[bytes, list[bytes]]:
     """The signatures under that name, by key id."""
     found: dict[bytes, list[bytes]] = {}
-    for line in lines[:-1].split("\n"):
+    each = lines[:-1].split("\n")
+    if len(each) > MAX_SIGNATURES:
+        raise DocumentRefused("document_bad_checkpoint", f"{len(each)} signature lines, not {MAX_SIGNATURES} at most")
+    for line in each:
         match = _SIGNATURE.fullmatch(line)
         if match is None:
             raise DocumentRefused("document_bad_checkpoint", "not a signature line")
@@ -186,7 +199,7 @@ def encode_proof(proof: Proof) -> list[str]:
 
 def decode_proof(values: object) -> Proof:
     """Back again. Raises MalformedToken."""
-    if type(values) is not list or any(type(value) is not str for value in values):
+    if type(values) is not list or len(values) > MAX_PROOF or any(type(value) is not str for value in values):
         raise MalformedToken("not a proof")
     proof = tuple(b64url_decode(value) for value in values)
     if any(len(part) != HASH for part in proof):

@@ -4,6 +4,7 @@ from collections.abc import KeysView, Mapping
 from typing import Any, TypeVar
 
 from peerseal.errors import MalformedToken
+from peerseal.protocol.numbers import MAX_DIGITS
 from peerseal.protocol.plain import is_object, kind_of
 
 T = TypeVar("T")
@@ -25,6 +26,14 @@ def time_claim(claims: Mapping[str, Any], name: str) -> int:
     value = claim(claims, name, int)
     if not 0 <= value <= LATEST_TIME:
         raise MalformedToken(f"claim {name} is no time")
+    return value
+
+
+def number_claim(claims: Mapping[str, Any], name: str) -> int:
+    """A natural number that files and databases can hold: a position, a size, a version. Raises MalformedToken."""
+    value = claim(claims, name, int)
+    if not 0 <= value < 10**MAX_DIGITS:
+        raise MalformedToken(f"claim {name} is no natural number of at most {MAX_DIGITS} digits")
     return value
 
 

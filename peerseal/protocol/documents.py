@@ -1,9 +1,10 @@
 """What the registry signs: registry keys, signed JWK Sets, key statements, policies, the domain's settings and changes
 (SPEC sections 3 and 5).
 
-Every document is a compact JWS with its own ``typ``. `sign_document` makes one; `read_document` checks syntax, type,
-signature, issuer and times, and leaves to its caller (`peerseal.peers.trusted`) which subject was asked for and
-whether something newer was seen before. All times are seconds since the epoch.
+Every document is a compact JWS with its own ``typ`` and its own greatest size. `sign_document` makes one;
+`read_document` checks size, header, type and signature, then syntax, issuer and times, and leaves to its caller
+(`peerseal.peers.trusted`) which subject was asked for and whether something newer was seen before. Before the signature
+was checked no more is parsed than finding the signer takes. All times are seconds since the epoch.
 
 Unlike a token, a document may hold members that this version does not know: the registry that signs it may be newer
 than its clients, and what they do not know they do not need.
@@ -16,18 +17,22 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from peerseal.errors import DocumentRefused, InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol import jose
 from peerseal.protocol.checkpoint import decode_proof, encode_proof, ledger_public_key
-from peerseal.protocol.claims import at_least, claim, time_claim
-from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.claims import at_least, claim, number_claim, time_claim
+from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger import Admission
 from peerseal.protocol.merkle import Proof
 from peerseal.protocol.named_keys import ACTIVE, RETIRED, REVOKED, RevokedKey, SignedKey, admission_from, admission_json
-from peerseal.protocol.names import make_kid, registry_id, split_service_id
+from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens import LEEWAY
 
 MAX_DOCUMENT = 8 * 1024 * 1024
-"""The longest signed document, in characters: a JWK Set of some 4,000 keys with their inclusion proofs."""
+"""Characters of the longest kind of signed document: a JWK Set of some 4,000 keys with their inclusion proofs."""
+_MAX_HEADER = 1024
+"""Characters of a document's first segment: the longest kid, with its names, takes 650."""
+_MAX_SIGNATURE = 2048
+"""Characters of a document's last segment: an RSA key of 8192 bits takes 1,366."""
 
 DOCUMENT_LIFETIME = 24 * 3600
 CHANGES_LIFETIME = 60
@@ -38,9 +43,11 @@ _PLACE = frozenset(("seq", "head", "checkpoint"))
 
 
 class Document(Protocol):
-    """What all kinds have in common. ``subject`` is whom or what the document speaks of."""
+    """What all kinds have in common. ``subject`` is whom or what the document speaks of; ``MAX_SIZE`` is how many
+    characters its compact JWS may have."""
 
     TYP: ClassVar[str]
+    MAX_SIZE: ClassVar[int]
 
     @property
     def issuer(self) -> str:
@@ -79,6 +86,7 @@ class JwkSetDocument:
     """
 
     TYP: ClassVar[str] = "jwk-set+jwt"
+    MAX_SIZE: ClassVar[int] = MAX_DOCUMENT
     issuer: str
     subject: str
     issued_at: int
@@ -111,6 +119,7 @@ class KeyStatement:
     ``proof`` are those of `SignedKey`."""
 
     TYP: ClassVar[str] = "peerseal-key+jwt"
+    MAX_SIZE: ClassVar[int] = 64 * 1024
     issuer: str
     subject: str
     issued_at: int
@@ -163,6 +172,7 @@ class Changes:
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"
+    MAX_SIZE: ClassVar[int] = 1024 * 1024
     issuer: str
     subject: str
     issued_at: int
@@ -190,7 +200,7 @@ class Changes:
             if type(name) is not str:
                 raise MalformedToken("a service that is not a string")
             split_service_id(name)
-        place = claim(claims, "since", int), claim(claims, "seq", int), claim(claims, "checkpoint", str)
+        place = number_claim(claims, "since"), number_claim(claims, "seq"), claim(claims, "checkpoint", str)
         proof = decode_proof(claims["proof"]) if "proof" in claims else None
         return cls(*_frame_from(claims), *place, tuple(services), claim(claims, "reset", bool), proof)
 
@@ -202,6 +212,7 @@ class PolicyDocument:
     0 where none did."""
 
     TYP: ClassVar[str] = "peerseal-policy+jwt"
+    MAX_SIZE: ClassVar[int] = 256 * 1024
     issuer: str
     subject: str
     issued_at: int
@@ -230,6 +241,7 @@ class DomainDocument:
     the last entry that changed these, 0 where none did."""
 
     TYP: ClassVar[str] = "peerseal-domain+jwt"
+    MAX_SIZE: ClassVar[int] = 256 * 1024
     issuer: str
     subject: str
     issued_at: int
@@ -261,6 +273,7 @@ class RegistryKeys:
     """
 
     TYP: ClassVar[str] = "peerseal-registry+jwt"
+    MAX_SIZE: ClassVar[int] = 64 * 1024
     issuer: str
     subject: str
     issued_at: int
@@ -298,7 +311,7 @@ class RegistryKeys:
             ledger_public_key(key)
         root = PublicKey.from_jwk(claim(claims, "root", dict))
         signing_keys = tuple(PublicKey.from_jwk(jwk) for jwk in jwks)
-        version = claim(claims, "version", int)
+        version = number_claim(claims, "version")
         return cls(*_frame_from(claims), version, root, signing_keys, ledger_key, tuple(urls), tuple(past))
 
 
@@ -314,15 +327,7 @@ def read_document(kind: type[D], jws: str, signers: Mapping[str, PublicKey], *, 
 
     Raises DocumentRefused. It does not check which subject the document speaks of.
     """
-    token = _parse(jws)
-    if token.header.typ != kind.TYP:
-        raise DocumentRefused("document_wrong_type", f"not a {kind.TYP}")
-    signer = signers.get(token.header.kid)
-    if signer is None or signer.alg != token.header.alg:
-        raise DocumentRefused("document_unknown_signer", "signed by a key that the root does not name")
-    if not signer.verify(token.signing_input, token.signature):
-        raise DocumentRefused("document_bad_signature", f"a {kind.TYP}")
-    document = _decode(kind, token.payload)
+    document = _decode(kind, _checked_payload(_Unverified.parse(kind, jws), signers))
     if document.issuer != registry_id(domain):
         raise DocumentRefused("document_wrong_issuer", "the document of another registry")
     _check_in_force(document, now)
@@ -332,27 +337,74 @@ def read_document(kind: type[D], jws: str, signers: Mapping[str, PublicKey], *, 
 def read_registry_keys(jws: str, *, pin: str | None, now: float) -> RegistryKeys:
     """The root-signed document, believed because its root key has the thumbprint ``pin``; with no pin, whatever root
     it brings along is believed (first use, on loopback only). Raises DocumentRefused."""
-    token = _parse(jws)
-    if token.header.typ != RegistryKeys.TYP:
-        raise DocumentRefused("document_wrong_type", f"not a {RegistryKeys.TYP}")
-    claimed = _decode(RegistryKeys, token.payload)
-    if pin is not None and claimed.root.thumbprint != pin:
-        raise DocumentRefused("document_wrong_root", "the root key is not the pinned one")
+    unverified = _Unverified.parse(RegistryKeys, jws)
+    root = _root_in(unverified)
+    if pin is not None and root.thumbprint != pin:
+        raise DocumentRefused("document_wrong_root", f"the root key is {root.thumbprint}, the pinned one is {pin}")
     try:
-        domain = split_service_id(claimed.issuer)[0]
-        signers = {make_kid(claimed.issuer, claimed.root.thumbprint): claimed.root}
+        issuer, thumbprint = split_kid(unverified.kid)
+        domain = split_service_id(issuer)[0]
     except InvalidName as error:
         raise DocumentRefused("document_wrong_issuer", str(error)) from error
-    document = read_document(RegistryKeys, jws, signers, now=now, domain=domain)
+    signers = {unverified.kid: root} if thumbprint == root.thumbprint else {}
+    document = _decode(RegistryKeys, _checked_payload(unverified, signers))
+    if not document.issuer == issuer == registry_id(domain):
+        raise DocumentRefused("document_wrong_issuer", "the document of another registry")
+    _check_in_force(document, now)
     if document.subject != domain:
-        raise DocumentRefused("document_wrong_subject", "it speaks of another domain")
+        raise DocumentRefused("document_wrong_subject", f"the registry of {domain} speaks of {document.subject}")
     return document
 
 
-def _parse(jws: str) -> jose.UnverifiedJws:
+@dataclass(frozen=True, slots=True)
+class _Unverified:
+    """A document of which only the header was parsed; the other segments are as they came."""
+
+    typ: str
+    kid: str
+    alg: str
+    payload: bytes
+    signature: bytes
+    signing_input: bytes
+
+    @classmethod
+    def parse(cls, kind: type[Document], jws: str) -> Self:
+        """Raises DocumentRefused."""
+        try:
+            header_segment, payload, signature, signing_input = jose.split(jws, limit=kind.MAX_SIZE)
+            if len(header_segment) > _MAX_HEADER or len(signature) > _MAX_SIGNATURE:
+                raise MalformedToken("the header or the signature is longer than any may be")
+            header = jose.parse_header(header_segment)
+            decoded = b64url_decode(signature)
+        except MalformedToken as error:
+            raise DocumentRefused("document_malformed", str(error)) from error
+        if header.typ != kind.TYP:
+            raise DocumentRefused("document_wrong_type", f"not a {kind.TYP}")
+        return cls(header.typ, header.kid, header.alg, payload, decoded, signing_input)
+
+
+def _checked_payload(unverified: _Unverified, signers: Mapping[str, PublicKey]) -> bytes:
+    """The payload, signed by one of these. Raises DocumentRefused."""
+    signer = signers.get(unverified.kid)
+    if signer is None or signer.alg != unverified.alg:
+        raise DocumentRefused("document_unknown_signer", "signed by a key that the root does not name")
+    if not signer.verify(unverified.signing_input, unverified.signature):
+        raise DocumentRefused("document_bad_signature", f"a {unverified.typ}")
+    return _payload_of(unverified)
+
+
+def _payload_of(unverified: _Unverified) -> bytes:
     try:
-        return jose.parse(jws, limit=MAX_DOCUMENT)
+        return b64url_decode(unverified.payload)
     except MalformedToken as error:
+        raise DocumentRefused("document_malformed", str(error)) from error
+
+
+def _root_in(unverified: _Unverified) -> PublicKey:
+    """The root key that the document brings along: who signed it stands nowhere else. Raises DocumentRefused."""
+    try:
+        return PublicKey.from_jwk(claim(strict_json_object(_payload_of(unverified)), "root", dict))
+    except (MalformedToken, KeyRefused) as error:
         raise DocumentRefused("document_malformed", str(error)) from error
 
 
@@ -385,7 +437,7 @@ def _place_of(document: "JwkSetDocument | KeyStatement | PolicyDocument | Domain
 
 
 def _place_from(claims: Mapping[str, Any]) -> tuple[int, int, str]:
-    return claim(claims, "seq", int), claim(claims, "head", int), claim(claims, "checkpoint", str)
+    return number_claim(claims, "seq"), number_claim(claims, "head"), claim(claims, "checkpoint", str)
 
 
 def _all_of(values: Any, kind: type) -> bool:

@@ -32,7 +32,7 @@ def b64url(data: bytes) -> str:
 
 
 def b64url_decode(text: str | bytes) -> bytes:
-    """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling."""
+    """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling or type."""
     try:
         encoded = text if type(text) is bytes else _octets(text, "ascii")
         tail = len(encoded) % 4

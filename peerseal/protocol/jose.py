@@ -17,7 +17,7 @@ from jose import jwk
 from jose.backends.cryptography_backend import CryptographyECKey, CryptographyRSAKey
 from jose.exceptions import JOSEError
 
-from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.errors import ConfigurationError, MalformedToken, MissingToken
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.plain import kind_of, plain_text
 
@@ -110,14 +110,13 @@ def parse_header(segment: bytes) -> Header:
 
 def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, bytes]:
     """The three segments, undecoded, and the signing input, which is the first two. Raises MalformedToken for another
-    number of them, a longer token, one that is not ASCII, and what is no text."""
-    text = plain_text(token)
-    if text is None:
-        raise MalformedToken(f"not a text: {kind_of(token)}")
-    if len(text) > limit:
+    number of them, a longer token, or one that is not ASCII text, and MissingToken for None."""
+    if type(token) is not str:
+        token = _token_text(token)
+    if len(token) > limit:
         raise MalformedToken("longer than a token may be")
     try:
-        encoded = text.encode("ascii")
+        encoded = token.encode("ascii")
     except UnicodeEncodeError as error:
         raise MalformedToken("not ASCII") from error
     signing_input, _, signature = encoded.rpartition(b".")
@@ -125,6 +124,16 @@ def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, b
     if not payload or _DOT in payload:
         raise MalformedToken("not three segments")
     return header, payload, signature, signing_input
+
+
+def _token_text(token: object) -> str:
+    """Raises MalformedToken for what is no text, and MissingToken for None."""
+    if token is None:
+        raise MissingToken("no token")
+    text = plain_text(token)
+    if text is None:
+        raise MalformedToken(f"a token is text, not {kind_of(token)}")
+    return text
 
 
 def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:

@@ -1,7 +1,8 @@
 """Key pairs, JSON Web Keys, thumbprints, kids and public credentials (SPEC section 2).
 
 Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. What makes a key of the right
-shape weak all the same (ROCA, close primes…) is for the registry to find: `registry.domain.key_quality`.
+shape weak all the same (ROCA, close primes…) is for the registry to find (`registry.domain.key_quality`), and of
+foreign issuers' keys for whoever believes these: `peerseal.protocol.weak_keys`.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ RSA_BITS = range(2048, 8193)
 RSA_EXPONENT = 65537
 DEFAULT_RSA_BITS = 2048
 
-_PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 _P256_COORDINATE = 32  # bytes, RFC 7518 section 6.2.1.2
 
 PublicCryptoKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -59,7 +60,7 @@ class PublicKey:
         member, where given) the one of the type. Other public members are ignored. Raises KeyRefused."""
         if not is_object(jwk):
             raise KeyRefused("key_malformed", f"a JWK is an object, and this is {kind_of(jwk)}")
-        if _PRIVATE_MEMBERS & jwk.keys():
+        if PRIVATE_MEMBERS & jwk.keys():
             raise KeyRefused("key_private_members", "a public JWK must not hold private members")
         public = cls.of(_crypto_of(jwk))
         if any(name not in (None, public.alg) for name in (alg, jwk.get("alg"))):

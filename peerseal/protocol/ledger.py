@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
+from peerseal.protocol.claims import number_claim, time_claim
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.merkle import leaf_hash
@@ -98,6 +99,8 @@ class Entry:
             raise MalformedToken("not a ledger entry")
         if canonical_json(members) != octets:
             raise MalformedToken("a ledger entry in another spelling")
+        number_claim(members, "seq")
+        time_claim(members, "time")
         return cls(**members)
 
 

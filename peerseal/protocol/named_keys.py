@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.checkpoint import decode_proof, encode_proof
-from peerseal.protocol.claims import at_least, claim, time_claim
+from peerseal.protocol.claims import at_least, claim, number_claim, time_claim
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger import Admission
 from peerseal.protocol.merkle import Proof
@@ -80,7 +80,7 @@ class RevokedKey:
         kid = claim(value, "kid", str)
         if split_kid(kid)[0] != owner:
             raise MalformedToken("a revoked key of another service")
-        return cls(kid, time_claim(value, "revoked_at"), claim(value, "index", int))
+        return cls(kid, time_claim(value, "revoked_at"), number_claim(value, "index"))
 
 
 def admission_json(admission: Admission, proof: Proof) -> dict[str, Any]:
@@ -97,4 +97,4 @@ def admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
     by, evidence = claim(members, "by", dict), members["evidence"]
     if evidence is not None and type(evidence) is not str:
         raise MalformedToken("evidence is of the wrong type")
-    return Admission(claim(members, "index", int), *window, by, evidence), decode_proof(members["proof"])
+    return Admission(number_claim(members, "index"), *window, by, evidence), decode_proof(members["proof"])

@@ -16,10 +16,19 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = rf"{_LABEL}(?:\.{_LABEL})*"
 _NAME = re.compile(_DNS_NAME)
 _SERVICE_ID = re.compile(rf"({_DNS_NAME})/({_DNS_NAME})")
-_KID = re.compile(rf"(({_DNS_NAME})/({_DNS_NAME}))/([A-Za-z0-9_-]{{42}}[AEIMQUYcgkosw048])")
+_THUMBPRINT = r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]"
+_WHOLE_THUMBPRINT = re.compile(_THUMBPRINT)
+_KID = re.compile(rf"(({_DNS_NAME})/({_DNS_NAME}))/({_THUMBPRINT})")
 
 _DOMAIN_LENGTH = 253  # RFC 1035 section 3.1, in text form
 _SERVICE_LENGTH = 100
+_THUMBPRINT_LENGTH = 43
+_KID_LENGTH = _DOMAIN_LENGTH + _SERVICE_LENGTH + _THUMBPRINT_LENGTH + 2
+
+
+def check_thumbprint(text: str) -> str:
+    """The text itself if it is an RFC 7638 SHA-256 thumbprint as a kid has it, else InvalidName."""
+    return _match(_WHOLE_THUMBPRINT, text, _THUMBPRINT_LENGTH, "a thumbprint")[0]
 
 
 def name_text(name: object) -> str:
@@ -32,10 +41,7 @@ def name_text(name: object) -> str:
 
 def check_trust_domain(name: str) -> str:
     """The name itself if it is a DNS-like lower-case name of 253 characters at most, else InvalidName."""
-    text = plain_text(name)
-    if text is None or len(text) > _DOMAIN_LENGTH or not _NAME.fullmatch(text):
-        raise InvalidName(f"not a trust domain: {text_like(name)}")
-    return text
+    return _match(_NAME, name, _DOMAIN_LENGTH, "a trust domain")[0]
 
 
 def check_service(name: str) -> str:
@@ -43,10 +49,7 @@ def check_service(name: str) -> str:
 
     ``registry`` passes: it is reserved, which is for the registry to refuse where somebody registers it.
     """
-    text = plain_text(name)
-    if text is None or len(text) > _SERVICE_LENGTH or not _NAME.fullmatch(text):
-        raise InvalidName(f"not a service name: {text_like(name)}")
-    return text
+    return _match(_NAME, name, _SERVICE_LENGTH, "a service name")[0]
 
 
 def service_id(domain: str, service: str) -> str:
@@ -61,20 +64,27 @@ def registry_id(domain: str) -> str:
 
 def split_service_id(name: str) -> tuple[str, str]:
     """``(domain, service)`` of a service id. Raises InvalidName."""
-    match = _match(_SERVICE_ID, name, _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH)
-    if match is None:
-        raise InvalidName(f"not a service id: {text_like(name)}")
-    domain, service = match.groups()
+    domain, service = _match(_SERVICE_ID, name, _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH, "a service id").groups()
     return check_trust_domain(domain), check_service(service)
 
 
 def qualify(name: str, domain: str) -> str:
     """The service id that a short name or an id stands for in code and configuration. Raises InvalidName."""
-    text = plain_text(name)
-    if text is not None and "/" in text:
+    text = name_text(name)
+    if "/" in text:
         split_service_id(text)
         return text
-    return service_id(domain, name)
+    return service_id(domain, text)
+
+
+def check_peer_name(name: str) -> str:
+    """The name itself if it is a short name or a service id, as code and configuration have them. Raises
+    InvalidName."""
+    text = name_text(name)
+    if "/" in text:
+        split_service_id(text)
+        return text
+    return check_service(name)
 
 
 def make_kid(owner: str, thumbprint: str) -> str:
@@ -89,15 +99,16 @@ def split_kid(kid: str) -> tuple[str, str]:
 
     The thumbprint must be the canonical base64url of 32 bytes: the last character holds four bits only.
     """
-    match = _match(_KID, kid, _DOMAIN_LENGTH + _SERVICE_LENGTH + 45)
-    if match is None:
-        raise InvalidName(f"not a kid: {text_like(kid)}")
-    owner, domain, service, thumbprint = match.groups()
+    owner, domain, service, thumbprint = _match(_KID, kid, _KID_LENGTH, "a kid").groups()
     check_trust_domain(domain)
     check_service(service)
     return owner, thumbprint
 
 
-def _match(pattern: re.Pattern[str], value: object, longest: int) -> re.Match[str] | None:
+def _match(pattern: re.Pattern[str], value: object, longest: int, what: str) -> re.Match[str]:
+    """The match of the whole text, however it is given. Raises InvalidName, which says what it is not."""
     text = plain_text(value)
-    return pattern.fullmatch(text) if text is not None and len(text) <= longest else None
+    match = pattern.fullmatch(text) if text is not None and len(text) <= longest else None
+    if match is None:
+        raise InvalidName(f"not {what}: {text_like(value)}")
+    return match

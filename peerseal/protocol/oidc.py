@@ -11,8 +11,7 @@ by the one key of the issuer's set that the kid names, for exactly one audience,
 No URL, key or certificate in a token is ever looked at, and none of our own kinds of token is taken for a foreign one.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -29,8 +28,10 @@ from peerseal.errors import (
 from peerseal.protocol import jose
 from peerseal.protocol.claims import claim, time_claim
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
-from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.keys import PRIVATE_MEMBERS, PublicKey
+from peerseal.protocol.plain import plain_bytes
 from peerseal.protocol.tokens import LEEWAY, check_times
+from peerseal.protocol.weak_keys import check_not_weak
 
 MAX_TOKEN = 16 * 1024
 """Characters of a foreign token, at most: Kubernetes' have some 1,200, GitHub's 2,000, those of users with many groups
@@ -46,6 +47,11 @@ MAX_AUDIENCES = 20
 MAX_KEYS = 100
 """Keys of an issuer's set, at most."""
 
+MAX_DISCOVERY = 64 * 1024
+"""Bytes of a discovery document, at most: those of large providers have 5 KiB."""
+
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+"""May be ignored at the beginning of a JSON text (RFC 8259 section 8.1), and stands there where a file was edited."""
 _HEADER_REQUIRED: Final = frozenset(("alg", "kid"))
 _HEADER_OPTIONAL: Final = frozenset(("typ", "x5t"))
 _TYPES: Final = (None, "JWT", "at+jwt")
@@ -119,30 +125,35 @@ class UnverifiedToken:
         return VerifiedClaims(issuer, audience, subject, issued_at, expires_at, everything, _VERIFICATION)
 
 
-def read_key_set(body: bytes) -> dict[str, PublicKey]:
-    """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5).
+def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not_weak) -> dict[str, PublicKey]:
+    """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5). ``check_key`` raises KeyRefused for a weak key.
 
     An issuer may publish more than what is accepted here. Left out, so that nothing verifies with it: a key without a
-    kid, one for another use or algorithm, of another type, weak, malformed, or with private members; and every key of
-    a kid that stands there twice, since which one was meant would be a guess. Raises DocumentRefused.
+    kid, one for another use or algorithm, of another type, weak, malformed, or with private members, in whatever entry
+    these stand. Then, of what is left, every kid that means two keys, since which one was meant would be a guess; the
+    same key may stand there twice. Raises DocumentRefused.
     """
     try:
-        jwks = claim(strict_json_object(body), "keys", list)
+        jwks = claim(strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK)), "keys", list)
     except MalformedToken as error:
         raise DocumentRefused("document_malformed", f"no JWK Set: {error}") from error
     if len(jwks) > MAX_KEYS:
         raise DocumentRefused("document_malformed", f"a JWK Set of more than {MAX_KEYS} keys")
-    named = [jwk for jwk in jwks if type(jwk) is dict and type(jwk.get("kid")) is str]
-    times = Counter(jwk["kid"] for jwk in named)
-    keys = ((jwk["kid"], _usable(jwk)) for jwk in named if times[jwk["kid"]] == 1)
-    return {kid: key for kid, key in keys if key is not None}
+    members = [jwk for jwk in jwks if type(jwk) is dict]
+    published = {_public_half(jwk) for jwk in members if PRIVATE_MEMBERS & jwk.keys()}
+    found: dict[str, dict[str, PublicKey]] = {}
+    for jwk in members:
+        key = _usable(jwk, check_key)
+        if key is not None and key.thumbprint not in published:
+            found.setdefault(jwk["kid"], {})[key.thumbprint] = key
+    return {kid: next(iter(keys.values())) for kid, keys in found.items() if len(keys) == 1}
 
 
 def read_discovery(body: bytes, *, issuer: str) -> str:
     """Where an issuer's JWK Set is, from its discovery document (OpenID Connect Discovery 1.0 section 3): the
     ``jwks_uri`` as it stands there. Raises DocumentRefused, also for the document of another issuer (section 4.3)."""
     try:
-        document = strict_json_object(body)
+        document = strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK))
         named, jwks_uri = claim(document, "issuer", str), claim(document, "jwks_uri", str)
     except MalformedToken as error:
         raise DocumentRefused("document_malformed", f"no discovery document: {error}") from error
@@ -151,16 +162,27 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
     return jwks_uri
 
 
-def _usable(jwk: Mapping[str, Any]) -> PublicKey | None:
+def _public_half(jwk: Mapping[str, Any]) -> str | None:
+    """The thumbprint of a key whose private members stand in the set, so that anyone can sign with it."""
+    try:
+        return PublicKey.from_jwk({name: jwk[name] for name in jwk.keys() - PRIVATE_MEMBERS}).thumbprint
+    except KeyRefused:
+        return None
+
+
+def _usable(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]) -> PublicKey | None:
     operations = jwk.get("key_ops", ["verify"])
     if jwk.get("use", "sig") != "sig" or type(operations) is not list or "verify" not in operations:
         return None
-    if not 0 < len(jwk["kid"]) <= MAX_KID:
+    kid = jwk.get("kid")
+    if type(kid) is not str or not 0 < len(kid) <= MAX_KID:
         return None
     try:
-        return PublicKey.from_jwk(jwk)
+        key = PublicKey.from_jwk(jwk)
+        check_key(key)
     except KeyRefused:
         return None
+    return key
 
 
 def _parse_header(segment: bytes) -> dict[str, str]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.claims import claim, exactly
+from peerseal.protocol.hosts import is_loopback_host
 from peerseal.protocol.names import split_service_id
 
 ANYONE: Final = "*"
@@ -167,7 +168,7 @@ def _check_url(url: Any) -> None:
         parts = urlsplit(url) if type(url) is str and len(url) <= 500 else None
     except ValueError:
         parts = None
-    loopback = parts is not None and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    loopback = parts is not None and is_loopback_host(parts.hostname)
     if parts is None or parts.scheme not in ("https", *(("http",) if loopback else ())) or not parts.hostname:
         raise MalformedToken("an issuer's URL must be https")
     if parts.query or "#" in url or parts.username or not url.isascii() or any(c.isspace() for c in url):

@@ -44,6 +44,9 @@ MAX_CTX = 1024
 ALWAYS_BOUND = ("content-type", "content-encoding")
 """Headers that a request token binds wherever the request has them: they say how the body is read."""
 
+BLANKS = " \t"
+"""What stands around a header's value and is no part of it (RFC 9110 section 5.5)."""
+
 _JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")  # 128 bits in canonical base64url
 _REQUEST_MEMBERS = (
     *("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"),

@@ -16,6 +16,7 @@ from peerseal.protocol.encoding import canonical_json, digest_header, strict_jso
 from peerseal.protocol.join import join_mac_matches
 from peerseal.protocol.named_keys import ACTIVE
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
+from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import Proof
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Desk:
 
 
 def _number(call: Call, name: str) -> int:
-    return int(parse_qs(urlsplit(call.path).query).get(name, ["0"])[0])
+    return natural(parse_qs(urlsplit(call.path).query).get(name, ["0"])[0]) or 0
 
 
 def _jwt(document: str, headers: Mapping[str, str] | None = None, *, status: int = 200) -> Answer:

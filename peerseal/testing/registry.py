@@ -278,6 +278,9 @@ class MemoryRegistry:
     def hang_up(self) -> None:
         """See Fetcher."""
 
+    def reconnect(self) -> None:
+        """See Fetcher."""
+
     # ---- its documents
 
     def sign(self, document: documents.Document) -> str:

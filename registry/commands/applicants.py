@@ -19,6 +19,8 @@ def approve(kid: str, url: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("kid")
 @url_option
-def reject(kid: str, url: str | None) -> None:
+@json_option
+def reject(kid: str, url: str | None, as_json: bool) -> None:
     """Turns the pending key KID away."""
     the_console(url).end_key(kid, Reason.REJECTED)
+    show({"kid": kid, "state": "rejected"}, as_json, f"rejected: {kid}")

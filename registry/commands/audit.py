@@ -16,4 +16,4 @@ def audit(after: int, url: str | None, as_json: bool) -> None:
     rows = the_console(url).audit(after)
     if not as_json:
         rows = ({**row, "done_at": row["time"], "by": json.dumps(row["by"])} for row in rows)
-    show_rows(rows, as_json, ("id", "done_at", "by", "act", "subject", "seq"))
+    show_rows(rows, as_json, ("id", "done_at", "by", "act", "service", "subject", "seq"))

@@ -1,6 +1,5 @@
 """What the commands share: options, settings, and how results are printed."""
 
-import json
 import os
 import re
 import sys
@@ -10,7 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from peerseal.peers.environment import settings_of
+from peerseal.protocol.claims import LATEST_TIME
+from peerseal.runtime.settings import named, whole_number
+from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
+from registry.services.operators import check_operator_token
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import create_engine
@@ -27,6 +31,16 @@ def duration(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a duration such as 90s, 10m, 12h or 7d")
     return int(match[1]) * _SECONDS[match[2]]
+
+
+class WholeNumber(click.IntRange):
+    """As click's, in plain digits only: Python would take ``8_080`` and other scripts' digits, too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        if isinstance(value, str) and whole_number(value) is None:
+            self.fail(f"{value[:40]!r} is no whole number", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def json_option(command: F) -> F:
@@ -54,10 +68,10 @@ def the_console(url: str | None) -> Console:
     """What the command works on: the registry at ``url``, or this host's database."""
     if url is None:
         return LocalConsole(Registry.of(the_settings()))
-    token = os.environ.get("PEERSEAL_OPERATOR_TOKEN", "").strip()
+    token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
-    return HttpConsole(url, token)
+    return HttpConsole(url, named("PEERSEAL_OPERATOR_TOKEN", check_operator_token, token))
 
 
 def show(members: dict[str, Any], as_json: bool, text: str) -> None:
@@ -65,12 +79,12 @@ def show(members: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json:
         show_json(members)
     else:
-        click.echo(text)
+        say(*text.split("\n"))
 
 
 def show_json(value: Any) -> None:
     """Prints JSON: indented for people, in one line for programs."""
-    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+    say_json(value, indent=2 if on_terminal() else None)
 
 
 def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str]) -> None:
@@ -81,13 +95,13 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str
     table = [[name.upper() for name in names], *([_cell(name, row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 def _cell(name: str, value: Any) -> str:
-    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
+    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int) and 0 <= value <= LATEST_TIME:
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    return str(value)
+    return printable(value)
 
 
 def show_progress(entries: int) -> None:

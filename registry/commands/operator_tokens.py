@@ -34,6 +34,8 @@ def listed(url: str | None, as_json: bool) -> None:
 @operator_token.command()
 @click.argument("token_id")
 @url_option
-def revoke(token_id: str, url: str | None) -> None:
+@json_option
+def revoke(token_id: str, url: str | None, as_json: bool) -> None:
     """Makes an operator token useless."""
     the_console(url).revoke_operator_token(token_id)
+    show({"id": token_id, "revoked": True}, as_json, f"revoked: {token_id}")

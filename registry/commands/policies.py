@@ -6,11 +6,13 @@ from typing import IO, Any
 
 import click
 
-from peerseal.errors import MalformedToken
+from peerseal.errors import CodedError, MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy
-from registry.commands.common import json_option, show, the_console, url_option
+from peerseal.runtime.terminal import say
+from registry.commands.common import WholeNumber, json_option, show, the_console, url_option
+from registry.console import Console
 from registry.domain.errors import BadRequest
 from registry.domain.policy import explain
 
@@ -20,7 +22,7 @@ DENIED = 1
 def if_match_option(command: Any) -> Any:
     """``--if-match``, as ``seen``."""
     text = "Only if that entry set what holds now (0 for none), as `get --json` tells.  [default: whatever holds now]"
-    return click.option("--if-match", "seen", metavar="ENTRY", type=click.IntRange(0), help=text)(command)
+    return click.option("--if-match", "seen", metavar="ENTRY", type=WholeNumber(0), help=text)(command)
 
 
 @click.group()
@@ -131,7 +133,19 @@ def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool
 def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str | None) -> dict[str, Any]:
     console, name = the_console(url), check_service(service)
     entry = console.policy(name)["entry"] if seen is None else seen
-    return console.set_policy(name, body, entry)
+    done = console.set_policy(name, body, entry)
+    if not _is_known(console, name):
+        say(f"warning: no key of {name} was ever registered; is that the service's name?", error=True)
+    return done
+
+
+def _is_known(console: Console, service: str) -> bool:
+    try:
+        return next(console.keys(service), None) is not None
+    except CodedError as error:
+        if error.code != "service_not_found":
+            raise
+        return False
 
 
 def _allow(rules: Iterable[str]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from peerseal.runtime.terminal import say
 from registry.commands.common import end_progress, json_option, show_json, show_progress, the_settings, the_store
 from registry.services.high_water import HighWater
 from registry.services.public_copy import Source
@@ -56,22 +57,22 @@ def _show(done: Restored) -> None:
     told = done.to_json()
     head = f"{done.size} entries, root hash {told['root']}"
     if not done.anything:
-        click.echo(f"nothing to do: {head}; {done.source} has no more")
+        say(f"nothing to do: {head}; {done.source} has no more")
         _show_closed(done)
         return
-    click.echo(f"entries {told['first']} to {told['last']}, byte for byte, from {done.source}")
+    say(f"entries {told['first']} to {told['last']}, byte for byte, from {done.source}")
     if done.rows:
-        click.echo("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
+        say("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
     for line in _lost(done.lost):
-        click.echo(f"lost: {line}")
+        say(f"lost: {line}")
     _show_closed(done)
-    click.echo(f"{'dry run, nothing is written; would be' if done.dry_run else 'restored'}: {head}")
+    say(f"{'dry run, nothing is written; would be' if done.dry_run else 'restored'}: {head}")
 
 
 def _show_closed(done: Restored) -> None:
     if done.closed_until is not None:
         until = datetime.fromtimestamp(done.closed_until, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        click.echo(f"until {until} calls that services sign are answered 503: replays could not be told")
+        say(f"until {until} calls that services sign are answered 503: replays could not be told")
 
 
 def _lost(lost: Lost) -> Iterator[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from peerseal.runtime.terminal import say
 from registry.commands.common import json_option, show, the_settings, the_store
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
@@ -37,7 +38,7 @@ def drop(as_json: bool) -> None:
     try:
         _at_once((), drop_past=True, as_json=as_json)
     except NotSettled as error:
-        click.echo(str(error), err=True)
+        say(str(error), error=True)
         time.sleep(error.wait)
         _at_once((), drop_past=True, as_json=as_json)
 
@@ -46,18 +47,22 @@ def drop(as_json: bool) -> None:
 @click.argument("what", type=_WHAT, nargs=-1)
 @click.option("--drop-past", is_flag=True, help="Name no key but the current ones.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File for the request.")
-def request(what: tuple[str, ...], drop_past: bool, out: Path) -> None:
+@json_option
+def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) -> None:
     """Writes the next document down, for the root to sign: WHAT is to be rolled, nothing to renew it as it is."""
     out.write_bytes(written(_ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)))
+    show({"request": str(out)}, as_json, f"request for the root: {out}")
 
 
 @root.command()
 @click.argument("request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--root-key", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The root key's file.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File for the document.")
-def sign(request_file: Path, root_key: Path, out: Path) -> None:
+@json_option
+def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
     out.write_text(signed(request_file.read_bytes(), root_key), encoding="ascii")
+    show({"document": str(out)}, as_json, f"signed document: {out}")
 
 
 @root.command()
@@ -77,7 +82,7 @@ def _publish(jws: str, as_json: bool) -> None:
     ceremony = _ceremony()
     document = ceremony.publish(jws)
     if len(document.signing_keys) > 1 or document.past_ledger_keys:  # else the keys before are refused from now on
-        click.echo(f"in force; new keys sign in {SETTLED_AFTER} s, when clients know them", err=True)
+        say(f"in force; new keys sign in {SETTLED_AFTER} s, when clients know them", error=True)
         time.sleep(SETTLED_AFTER)
     ceremony.put_in_place(document)
     signing = [key.thumbprint for key in document.signing_keys]

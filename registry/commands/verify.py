@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from peerseal.runtime.terminal import say
 from registry.commands.common import end_progress, json_option, show_json, show_progress, the_settings, the_store
 from registry.services.verify import Verified
 from registry.services.verify import verify as verified
@@ -36,11 +37,11 @@ def verify(kept: tuple[Path, ...], as_json: bool) -> None:
 
 def _show(found: Verified) -> None:
     for difference in found.differences:
-        click.echo(str(difference))
+        say(str(difference))
     if found.unbound:
-        click.echo(f"{found.unbound} vouchers are for bodies in a spelling of their own: their signatures are good")
+        say(f"{found.unbound} vouchers are for bodies in a spelling of their own: their signatures are good")
     if found.unproven:
-        click.echo(f"{found.unproven} entries are unproven: what they rest on was lost, before a restore")
+        say(f"{found.unproven} entries are unproven: what they rest on was lost, before a restore")
     told = found.to_json()
     state = "whole" if found.whole else f"NOT WHOLE, {len(found.differences)} differences"
-    click.echo(f"{state}: {found.size} entries, root hash {told['root']}")
+    say(f"{state}: {found.size} entries, root hash {told['root']}")

@@ -25,6 +25,7 @@ from peerseal.protocol.policies import Exchange as Grants
 from peerseal.protocol.tokens import LEEWAY, check_times, new_jti
 from registry.domain.errors import NotFound
 from registry.domain.exchange import ClientRefused, ExchangeRefused, Wanted
+from registry.domain.key_quality import check_quality
 from registry.services.authority import Authority, AuthoritySource
 from registry.services.callers import DatabaseKeys
 from registry.services.policies import Policies
@@ -67,7 +68,7 @@ class Exchange:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust = _Trust(keys, policies)
-        self._users = UserVerifier(self._trust, clock=clock)
+        self._users = UserVerifier(self._trust, check_key=check_quality, clock=clock)
         self._authority = authority
         self._guard = guard
         self._lifetime = limits.exchanged_token_lifetime

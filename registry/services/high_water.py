@@ -5,12 +5,12 @@ a second history. So nothing is signed over a ledger that is shorter than one th
 """
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.numbers import natural
+from peerseal.runtime.files import Access, Folder
 from registry.domain.errors import LedgerContradicted
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ class HighWater:
     entry: the last few before a loss may not be in it."""
 
     def __init__(self, home: Path) -> None:
+        self._home = Folder(home, "REGISTRY_HOME", access=Access.COMMON, mode=None)
         self._file = home / FILE
         self._told = False
 
@@ -44,30 +45,23 @@ class HighWater:
         """How far the ledger reached before. Ask for this first and look at the ledger then: other nodes let both grow.
         Raises ConfigurationError for a file that holds no number."""
         try:
-            return int(self._file.read_text(encoding="ascii"))
+            known = natural(self._home.read(FILE, 64).decode("ascii").strip())
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"{self._file} does not say how far the ledger reached: {error}") from error
+        if known is None:
+            raise ConfigurationError(
+                f"{self._file} does not say how far the ledger reached: it holds no natural number"
+            )
+        return known
 
     def _write(self, size: int) -> None:
-        """A host that cannot write there goes without."""
+        """Whole or not at all, also where the power goes: an empty file would lock the host out. A host that cannot
+        write there goes without."""
         try:
-            self._replace(f"{size}\n")
-        except OSError as error:
+            self._home.write(FILE, f"{size}\n".encode("ascii"))
+        except (OSError, ConfigurationError) as error:
             if not self._told:
                 self._told = True
                 log.warning("how far the ledger reaches cannot be remembered: %s", error)
-
-    def _replace(self, text: str) -> None:
-        """Whole or not at all, also where the power goes: an empty file would lock the host out."""
-        descriptor, draft = tempfile.mkstemp(dir=self._file.parent, prefix=f".{FILE}-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, self._file)
-        except OSError:
-            os.unlink(draft)
-            raise

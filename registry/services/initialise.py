@@ -15,11 +15,12 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
 from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
+from peerseal.runtime.files import Access, Folder
 from registry.services import keyfiles
 from registry.services.authority import RENEW_BEFORE
 from registry.services.high_water import HighWater
 from registry.services.operators import LOCAL, Operators, Role
-from registry.settings import Settings
+from registry.settings import DATABASE_FILE, Settings
 from registry.storage import audit, documents, ledger, services
 from registry.storage.ledger import Change, append
 from registry.storage.migrate import migrate
@@ -60,6 +61,7 @@ def initialise(
     ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError, InvalidName, or
     LedgerContradicted for a ledger that is shorter than it was.
     """
+    _prepare_home(settings)
     migrate(store.engine)
     high_water = HighWater(settings.home)
     before = high_water.known()
@@ -170,13 +172,24 @@ def issue(store: Store, document: RegistryKeys, jws: str, *, replaces: str | Non
     return True
 
 
+def _home(settings: Settings) -> Folder:
+    return Folder(settings.home, "REGISTRY_HOME", access=Access.COMMON)
+
+
+def _prepare_home(settings: Settings) -> None:
+    """Have the folder, before anything is made in a database: also the one of the operator's token. Raises
+    ConfigurationError."""
+    home = _home(settings).make()
+    missing = [file for file in (settings.signing_key_file, settings.ledger_key_file) if not file.exists()]
+    if missing or settings.database_url == f"sqlite:///{settings.home / DATABASE_FILE}":
+        home.check_writable()
+
+
 def _first_operator(settings: Settings, store: Store, clock: Callable[[], float]) -> str | None:
     """The first operator's token, into its file; None where there was one before."""
     operators = Operators(store, settings.limits, clock)
     if operators.were_any():
         return None
     _, token = operators.create(Role.ADMIN, FIRST_OPERATOR_TTL)
-    path = settings.home / OPERATOR_TOKEN_FILE
-    path.unlink(missing_ok=True)  # one that is left over from another database
-    keyfiles.write_new(path, token.encode("ascii") + b"\n")
+    _home(settings).write(OPERATOR_TOKEN_FILE, token.encode("ascii") + b"\n")  # over one of another database
     return token

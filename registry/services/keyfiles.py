@@ -1,7 +1,7 @@
-"""The registry's own secrets in files of mode 0600: made once, never overwritten."""
+"""The registry's own secrets in files of mode 0600: made once, never overwritten. What another user of the host made
+or may change is not read."""
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,39 +11,31 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.protocol.keys import KeyPair
+from peerseal.runtime.files import Access, Folder, read_file
 
 
 def write_new(path: Path, data: bytes) -> bool:
-    """Writes a file of mode 0600, whole or not at all. False where it was there before: then nothing is changed.
+    """Writes a file of mode 0600, whole or not at all. False where it was there before: then nothing is changed. Raises
+    ConfigurationError.
 
     Linked into place, so that of two processes that begin at once one file wins, complete.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
-    return True
+    return Folder(path.parent, access=Access.COMMON).write_new(path.name, data)
 
 
 def ensure(path: Path, make: Callable[[], bytes]) -> bool:
-    """Makes the file where it is missing. True where it was made."""
-    return not path.exists() and write_new(path, make())
+    """Makes the file where it is missing. True where it was made. Raises ConfigurationError."""
+    return not os.path.exists(path) and write_new(path, make())
 
 
 def read(path: Path, what: str) -> bytes:
     """The file's bytes. Raises ConfigurationError, which names the file and what it should hold."""
     try:
-        return path.read_bytes()
-    except OSError as error:
+        return read_file(path)
+    except FileNotFoundError as error:
         raise ConfigurationError(f"{what}: {path}: {error.strerror}; has the registry been initialised?") from error
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{what}: {error}") from error
 
 
 def read_key_pair(path: Path, what: str) -> KeyPair:

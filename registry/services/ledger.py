@@ -96,6 +96,7 @@ class LedgerView:
     def tile(self, level: int, number: int, width: int) -> Rendered:
         """A tile of the tree, cut to ``width`` hashes. Raises NotFound where the tree does not reach that far."""
         with self._store.look() as connection:
+            _check_reached(connection, (number * TILE_WIDTH + width) << (TILE_HEIGHT * level))
             tile = ledger.tile(connection, level, number)[: width * HASH]
         if len(tile) != width * HASH:
             raise NotFound("tile_not_found")
@@ -105,6 +106,7 @@ class LedgerView:
         """The first ``width`` entries of a bundle. Raises NotFound where there are not as many."""
         first = number * TILE_WIDTH
         with self._store.look() as connection:
+            _check_reached(connection, first + width)
             bodies = ledger.read_bodies(connection, first, first + width)
         if len(bodies) != width:
             raise NotFound("tile_not_found")
@@ -151,3 +153,9 @@ class LedgerView:
     def _lasting(self, body: bytes) -> Rendered:
         now = int(self._clock())
         return Rendered.of(body, BYTES, 0, 0, now, now)
+
+
+def _check_reached(connection: Connection, entries: int) -> None:
+    """Raises NotFound where the ledger has fewer entries: a number may be larger than a database takes."""
+    if ledger.head(connection) < entries:
+        raise NotFound("tile_not_found")

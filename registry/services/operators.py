@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from peerseal.errors import MalformedToken
+from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.ledger import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
@@ -24,6 +25,7 @@ LOCAL: Mapping[str, str] = {"local": "cli"}
 """What an entry says of a change that was made on the registry's own database."""
 
 _SECRET_BYTES = 32
+_TOKEN = re.compile(rf"{PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})")
 
 
 class Role(IntEnum):
@@ -60,6 +62,27 @@ class Operator:
         return {"operator": self.id}
 
 
+def check_operator_token(text: str) -> str:
+    """The text itself if it has a token's form, ``pso1.<id>.<secret>``. Raises ConfigurationError, which never quotes
+    it."""
+    try:
+        _parse(text)
+    except OperatorRefused:
+        raise ConfigurationError(f"not an operator token ({PREFIX}.<id>.<secret>, as `init` made it)") from None
+    return text
+
+
+def _parse(unverified_token: object) -> tuple[str, bytes]:
+    """Id and secret of a token in its one form: no other prefix, case, blank or part. Raises OperatorRefused."""
+    match = _TOKEN.fullmatch(unverified_token) if isinstance(unverified_token, str) else None
+    if match is None:
+        raise OperatorRefused("not an operator token")
+    try:
+        return match[1], b64url_decode(match[2])
+    except MalformedToken:
+        raise OperatorRefused("not an operator token") from None
+
+
 def is_operator_token(unverified_token: str) -> bool:
     """Whether a bearer token means to be an operator's."""
     return unverified_token.startswith(f"{PREFIX}.")
@@ -94,13 +117,8 @@ class Operators:
 
     def authenticate(self, unverified_token: str, needs: Role) -> Operator:
         """The operator whose token this is. Raises OperatorRefused or RoleRefused."""
-        try:
-            _, token_id, secret = unverified_token.split(".")
-            hashed = hashlib.sha256(b64url_decode(secret)).digest()
-        except (ValueError, MalformedToken):
-            raise OperatorRefused("not an operator token") from None
-        if len(token_id) != 16 or not token_id.isalnum():
-            raise OperatorRefused("not an operator token")
+        token_id, secret = _parse(unverified_token)
+        hashed = hashlib.sha256(secret).digest()
         with self._store.look() as connection:
             record = operator_tokens.find(connection, token_id)
         if record is None or not hmac.compare_digest(record.secret_hash, hashed):

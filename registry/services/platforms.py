@@ -21,9 +21,10 @@ from peerseal.errors import ConfigurationError, DocumentRefused, InvalidName, Ma
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer, check_issuer_url
 from peerseal.protocol.encoding import strict_json
-from peerseal.protocol.oidc import MAX_SUBJECT, UnverifiedToken, read_key_set
+from peerseal.protocol.oidc import BYTE_ORDER_MARK, MAX_SUBJECT, UnverifiedToken, read_key_set
 from registry.domain.admission import Attested, check_registrable
 from registry.domain.errors import OidcRefused
+from registry.domain.key_quality import check_quality
 from registry.services.authority import AuthoritySource
 
 _OPTIONAL = frozenset(("audience", "jwks_url", "jwks_file", "ca_file"))
@@ -59,7 +60,7 @@ class PlatformRule:
             _services(members.get("services")),
             members.get("audience"),
             members.get("jwks_url"),
-            _checked_file(members, folder, "jwks_file", lambda path: read_key_set(path.read_bytes())),
+            _checked_file(members, folder, "jwks_file", lambda path: read_key_set(path.read_bytes(), check_quality)),
             _checked_file(members, folder, "ca_file", lambda path: ssl.create_default_context(cafile=path)),
         )
 
@@ -70,6 +71,7 @@ class PlatformRule:
             jwks_url=self.jwks_url,
             jwks_file=self.jwks_file,
             ca_file=self.ca_file,
+            check_key=check_quality,
             limits=limits,
             clock=clock,
         )
@@ -121,21 +123,21 @@ def read_rules(file: Path | None) -> list[PlatformRule]:
     if file is None:
         return []
     try:
-        elements = strict_json(file.read_bytes())
+        elements = strict_json(file.read_bytes().removeprefix(BYTE_ORDER_MARK))
     except OSError as error:
-        raise ConfigurationError(f"the OIDC file {file} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it cannot be read: {error.strerror}") from error
     except MalformedToken as error:
-        raise ConfigurationError(f"the OIDC file {file} is {error}") from error
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it is {error}") from error
     if type(elements) is not list:
-        raise ConfigurationError(f"the OIDC file {file} holds no list")
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it holds no list")
     rules: dict[str, PlatformRule] = {}
     for number, members in enumerate(elements):
         try:
             rule = PlatformRule.parse(members, file.parent)
         except ConfigurationError as error:
-            raise ConfigurationError(f"the OIDC file {file}, element {number}: {error}") from error
+            raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: element {number}: {error}") from error
         if rule.issuer in rules:
-            raise ConfigurationError(f"the OIDC file {file} names {rule.issuer} twice")
+            raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it names {rule.issuer} twice")
         rules[rule.issuer] = rule
     return list(rules.values())
 

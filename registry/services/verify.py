@@ -12,6 +12,7 @@ from typing import Any
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.checkpoint import read_checkpoint
+from peerseal.protocol.numbers import natural
 from registry.domain.differences import Difference
 from registry.services.compare import Retention, compare
 from registry.services.replay import Replay, replay
@@ -73,7 +74,7 @@ def verify(
 def claimed_size(note: str) -> int:
     """The size that a checkpoint speaks of, its signature not checked; 0 for what is none."""
     line = note.split("\n", 2)[1:2]
-    return int(line[0]) if line and line[0].isascii() and line[0].isdigit() and len(line[0]) < 19 else 0
+    return natural(line[0]) or 0 if line else 0
 
 
 def check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:

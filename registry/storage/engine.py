@@ -8,15 +8,20 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Dialect, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.database_url import sqlalchemy_url
+from peerseal.runtime.files import resolved
+from peerseal.runtime.settings import whole_number
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
@@ -43,15 +48,29 @@ class DatabaseTimeouts:
 def database_url(text: str) -> URL:
     """The URL with its driver settled: SQLite in a file, or PostgreSQL by psycopg 3. Raises ConfigurationError."""
     try:
-        url = make_url(text)
-    except ArgumentError:
+        url = make_url(sqlalchemy_url(text))
+    except (ArgumentError, ValueError):
         raise ConfigurationError("the database URL cannot be read") from None  # it may hold a password
-    kind = url.get_backend_name()
-    if kind == POSTGRESQL:
-        return url.set(drivername="postgresql+psycopg")
-    if kind == SQLITE and url.database and url.database != ":memory:":
-        return url.set(drivername="sqlite")
-    raise ConfigurationError("the database must be PostgreSQL, or SQLite in a file")
+    if url.get_backend_name() == POSTGRESQL:
+        return _known_to_libpq(url)
+    if url.database and url.database != ":memory:":
+        return url
+    raise ConfigurationError("the database must be PostgreSQL, or SQLite in a file, such as sqlite:///FILE")
+
+
+def _known_to_libpq(url: URL) -> URL:
+    """The URL, with a password of its query where it is never shown. Raises ConfigurationError for what libpq does not
+    know, which is found out at the first connection otherwise."""
+    if isinstance(password := url.query.get("password"), str):
+        url = url.difference_update_query(["password"]).set(password=password)
+    timeout = url.query.get("connect_timeout", "0")
+    if not isinstance(timeout, str) or whole_number(timeout) is None:
+        raise ConfigurationError("the database URL's connect_timeout must be a whole number of seconds")
+    try:
+        make_conninfo("", **dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"the database URL: {str(error).strip()}") from None
+    return url
 
 
 def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine:
@@ -71,11 +90,19 @@ def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> N
 
 
 def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
+    """What the URL says in its query counts before the values here, and beside them."""
     options = {
         "statement_timeout": waits.statement,
         "lock_timeout": waits.lock,
         "idle_in_transaction_session_timeout": waits.idle_in_transaction,
     }
+    connecting = {
+        "connect_timeout": waits.connect // 1000,
+        "tcp_user_timeout": waits.connect,  # of a server that fell silent
+        "application_name": "peerseal-registry",
+    }
+    ours = " ".join(f"-c {name}={value}" for name, value in options.items())
+    theirs = " ".join(url.normalized_query.get("options", ()))
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged
@@ -84,10 +111,8 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         max_overflow=8,
         pool_timeout=waits.lock / 1000,
         connect_args={
-            "connect_timeout": waits.connect // 1000,
-            "tcp_user_timeout": waits.connect,  # of a server that fell silent
-            "application_name": "peerseal-registry",
-            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+            **{name: value for name, value in connecting.items() if name not in url.query},
+            "options": f"{ours} {theirs}".strip(),
         },
     )
     event.listen(engine, "do_connect", _Connector().connect)
@@ -136,9 +161,17 @@ def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
 def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
     """SQLite would make the file as the umask allows, and its log files like it. A file that is there must not even be
     opened: closing it would drop the POSIX locks that SQLite holds on it for this process, and the next writer would
-    corrupt the database."""
-    with suppress(OSError):  # FileExistsError; of anything else SQLite itself says better what is wrong
-        os.close(os.open(arguments[0], os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    corrupt the database. One that another user of the host made is not opened at all. Raises ConfigurationError."""
+    try:
+        folder, name = resolved(Path(arguments[0]))
+        for file in (name, f"{name}-wal", f"{name}-shm", f"{name}-journal"):
+            folder.check(file, readable=True)
+        with suppress(OSError):  # FileExistsError; of anything else SQLite itself says better what is wrong
+            os.close(folder.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+    except FileNotFoundError:
+        return  # nor is the folder there: SQLite says so
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the database: {error}") from error
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, select, text
 
 import registry
+from peerseal.runtime.files import resolved
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL, WRITES
 from registry.storage.unit import storage_errors
@@ -98,9 +99,9 @@ def _postgresql_lock(connection: Connection) -> Iterator[None]:
 @contextmanager
 def _sqlite_lock(connection: Connection) -> Iterator[None]:
     """A lock on a file beside the database: SQLite's own ends with each transaction."""
-    path = f"{connection.engine.url.database}.migrate-lock"
+    folder, name = resolved(Path(connection.engine.url.database or ""))
     deadline = time.monotonic() + LOCK_WAIT
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600)) as file:
+    with os.fdopen(folder.open(f"{name}.migrate-lock", os.O_CREAT | os.O_RDWR)) as file:
         while not _locked(file):
             if time.monotonic() > deadline:
                 raise StorageUnavailable("another node has been migrating for too long")

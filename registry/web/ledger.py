@@ -11,6 +11,8 @@ from registry.web.wire import number, parameter, private_json, published, regist
 blueprint = Blueprint("ledger", __name__, url_prefix="/ledger")
 
 FOR_EVER = "public, max-age=31536000, immutable"
+_LEVELS = frozenset("01234567")
+"""Level 7 alone would hold more entries than any ledger; each has one spelling."""
 _TILE = re.compile(r"((?:x[0-9]{3}/){0,5})([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
@@ -20,12 +22,12 @@ def checkpoint() -> Response:
     return published(registry().ledger.checkpoint(), "no-cache")
 
 
-@blueprint.get("/tile/<int:level>/<path:place>")
-def tile(level: int, place: str) -> Response:
+@blueprint.get("/tile/<level>/<path:place>")
+def tile(level: str, place: str) -> Response:
     """A tile of hashes."""
-    if level > 7:
+    if level not in _LEVELS:
         raise NotFound("tile_not_found")
-    return published(registry().ledger.tile(level, *_place(place)), FOR_EVER)
+    return published(registry().ledger.tile(int(level), *_place(place)), FOR_EVER)
 
 
 @blueprint.get("/tile/entries/<path:place>")

@@ -6,6 +6,8 @@ answered from memory.
 """
 
 import ipaddress
+import logging
+import re
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -22,6 +24,14 @@ from registry.web.wire import WRITING
 
 STORAGE_TIMEOUT = 1
 """Seconds to wait for a Redis; then each process counts for itself until it answers again."""
+log = logging.getLogger(__name__)
+
+_BRACKETED = re.compile(r"\[([^\[\]]+)\](?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?")
+_WITH_PORT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}):(?:[0-9]{1,5}|_[A-Za-z0-9._-]+)")
+_OBFUSCATED = re.compile(r"_[A-Za-z0-9._-]{1,64}")
+_WARNED = 3
+"""How many different addresses that cannot be read are logged."""
+_warned: set[str] = set()
 REMEMBERED = 10_000
 """Networks refused lately that a process remembers."""
 
@@ -82,8 +92,9 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
     )
     try:
         limiter.init_app(app)
-    except UnknownStorage as error:
-        raise ConfigurationError("REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used") from error
+    except (UnknownStorage, ValueError):
+        message = "REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used; it looks like redis://host:6379/0"
+        raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
 
 
 def network() -> str:
@@ -93,15 +104,35 @@ def network() -> str:
 
 @lru_cache(REMEMBERED)
 def _network_of(text: str) -> str:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return "unknown"  # a socket file, or a proxy that writes names: they share one account
+    address = _address(text)
+    if address is None:
+        return _unreadable(text)
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a client as proxies write it: alone, with a port, in brackets, in quotation marks, with a zone
+    (X-Forwarded-For, and a node of RFC 7239 section 6). None for anything else."""
+    text = text.strip().strip('"').strip()
+    match = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
+    try:
+        return ipaddress.ip_address((match[1] if match else text).partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _unreadable(text: str) -> str:
+    """An obfuscated name (RFC 7239 section 6.3) that a trusted proxy gives a client is one account. Others, such as
+    ``unknown`` or the path of a socket, share one."""
+    if text and text not in _warned and len(_warned) < _WARNED:
+        _warned.add(text)
+        log.warning("cannot read the address of a client, %r: is REGISTRY_PROXIES right?", text[:80])
+    name = text.strip().strip('"').partition(":")[0]
+    return name if _OBFUSCATED.fullmatch(name) else "unknown"
 
 
 def _counts(response: Response) -> bool:

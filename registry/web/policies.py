@@ -1,17 +1,20 @@
 """Policies and the domain's settings: signed for everybody, and as operators write them."""
 
 import re
+from typing import Any
 
 from flask import Blueprint, Response, request
 
 from peerseal.errors import CallerNotAllowed, MissingToken
 from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings
-from registry.domain.errors import PreconditionRequired
+from registry.domain.errors import BadRequest, PreconditionRequired
 from registry.services.operators import Operator, Role, is_operator_token
 from registry.services.policies import Setting, setting_members
 from registry.web.wire import (
+    NO_TRANSFORM,
     bearer_token,
     calling_service,
+    entity_tags,
     json_body,
     number,
     operator,
@@ -23,6 +26,7 @@ from registry.web.wire import (
 blueprint = Blueprint("policies", __name__, url_prefix="/v1")
 
 RESTRICTED = "private, no-store"
+_LAST = 10**18 - 1
 _ENTRY = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -55,7 +59,7 @@ def policy(service: str) -> Response:
 def set_policy(service: str) -> Response:
     """Says who may call the service."""
     by = _operator(Role.OPERATOR).by
-    seen, body = _seen(), json_body()
+    seen, body = _seen(), _body()
     done = registry().policies.set_policy(service, body, seen, by)
     return _answer(done)
 
@@ -72,7 +76,7 @@ def domain() -> Response:
 def set_domain() -> Response:
     """Replaces the domain's settings."""
     by = _operator(Role.ADMIN).by
-    seen, body = _seen(), json_body()
+    seen, body = _seen(), _body()
     done = registry().policies.set_domain(body, seen, by)
     return _answer(done)
 
@@ -101,13 +105,23 @@ def _check_reader(readers: frozenset[str]) -> None:
 def _seen() -> frozenset[int]:
     """The entries that If-Match names. ``*`` names none: it would replace whatever is there, unseen. Raises
     PreconditionRequired."""
-    named = request.if_match
+    named = request.headers.get("If-Match")
     if not named:
         raise PreconditionRequired("If-Match has to name the ETag of what is to be replaced")
-    return frozenset(int(tag) for tag in named.as_set() if _ENTRY.fullmatch(tag))
+    return frozenset(int(tag) for tag in entity_tags(named) if _ENTRY.fullmatch(tag))
+
+
+def _body() -> dict[str, Any]:
+    """As it was answered, or without its ``entry``: If-Match says what is to be replaced."""
+    members = json_body()
+    entry = members.pop("entry", 0)
+    if type(entry) is not int or not 0 <= entry <= _LAST:
+        raise BadRequest("malformed_body", "member entry is not the number of an entry")
+    return members
 
 
 def _answer(setting: Setting[CallPolicy | None] | Setting[DomainSettings]) -> Response:
-    response = private_json(setting_members(setting.value))
+    response = private_json({**setting_members(setting.value), "entry": setting.seq})
     response.headers["ETag"] = f'"{setting.seq}"'
+    response.headers["Cache-Control"] = f"no-store, {NO_TRANSFORM}"
     return response

@@ -13,6 +13,7 @@ from werkzeug.routing import BaseConverter
 from peerseal.errors import MalformedToken, MissingToken
 from peerseal.peers.verify import Peer
 from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.numbers import MAX_DIGITS, natural
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 
 EXTENSION = "peerseal-registry"
 
+NO_TRANSFORM = "no-transform"
+"""For proxies that would encode answers and so make their ETags weak (RFC 9111 section 5.2.2.6); not all obey."""
 WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_ENTITY_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*?)(?:[-;:+]{1,2}(?:gzip|br|zstd|deflate))?"')
+_LONGEST_TAGS = 4096  # characters of a header that are looked at
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
 _SECURITY = (  # nobody is to guess at, run or frame what stands in an answer
@@ -141,9 +145,10 @@ def number(name: str, default: int = 0) -> int:
     text = parameter(name)
     if text is None:
         return default
-    if not _NUMBER.fullmatch(text):
-        raise BadRequest("invalid_parameter", f"{name} is not a natural number")
-    return int(text)
+    value = natural(text)
+    if value is None:
+        raise BadRequest("invalid_parameter", f"{name} is not a natural number of at most {MAX_DIGITS} digits")
+    return value
 
 
 def parameter(name: str) -> str | None:
@@ -178,7 +183,7 @@ def published(rendered: Rendered, cache_control: str | None = None) -> Response:
         cache_control = f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
     environ = request.environ
     known = environ.get("HTTP_IF_NONE_MATCH")
-    if known is not None and (known == rendered.etag or request.if_none_match.contains_weak(rendered.etag[1:-1])):
+    if known is not None and (known == rendered.etag or _names(known, rendered.etag)):
         note(environ, 304)
         return Published(status=304, headers=_settled(rendered.etag, cache_control))
     note(environ, 200)
@@ -186,9 +191,20 @@ def published(rendered: Rendered, cache_control: str | None = None) -> Response:
     return Published([rendered.body], headers=headers)
 
 
+def _names(if_none_match: str, etag: str) -> bool:
+    """Whether the header names these bytes, weakly (RFC 9110 section 13.1.2), or as a proxy names its coded copy."""
+    return if_none_match.strip() == "*" or etag[1:-1] in entity_tags(if_none_match)
+
+
+def entity_tags(header: str) -> set[str]:
+    """The opaque tags in If-Match or If-None-Match, of weak ones too, and without the suffix of a proxy that encodes
+    answers: nginx makes ``"N"`` weak, Apache makes it ``"N-gzip"``, and either sends it back."""
+    return {match[1] for match in _ENTITY_TAG.finditer(header[:_LONGEST_TAGS])}
+
+
 @lru_cache(4096)
 def _settled(etag: str, cache_control: str, content_type: str | None = None, length: int = 0) -> Headers:
-    headers = [*_SECURITY, ("ETag", etag), ("Cache-Control", cache_control)]
+    headers = [*_SECURITY, ("ETag", etag), ("Cache-Control", f"{cache_control}, {NO_TRANSFORM}")]
     content = [] if content_type is None else [("Content-Type", content_type), ("Content-Length", str(length))]
     return Headers([*headers, *content])
 

@@ -333,7 +333,7 @@ def test_a_full_disk_is_not_filled_with_drafts(tmp_path: Path, monkeypatch: pyte
     def no_space(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("registry.services.high_water.os.fsync", no_space)
+    monkeypatch.setattr("os.fsync", no_space)
     HighWater(tmp_path).reach(5, 0)
     assert list(tmp_path.iterdir()) == []
 

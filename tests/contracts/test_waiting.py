@@ -34,7 +34,7 @@ def told(registry: Driver, call: "Future[TestResponse]", within: float = SOON) -
     """What a waiting call is told, in that time."""
     answer = call.result(within)
     assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == "no-cache"
+    assert answer.headers["Cache-Control"] == "no-cache, no-transform"
     return registry.read(Changes, answer.text)
 
 

@@ -38,9 +38,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     calls: list[tuple[str, int]] = []
     really = os.open
 
-    def recording(path: str, flags: int, *arguments: int) -> int:
+    def recording(path: str, flags: int, *arguments: int, **options: int) -> int:
         calls.append((str(path), flags))
-        return really(path, flags, *arguments)
+        return really(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", recording)
     return calls

@@ -8,7 +8,7 @@ from flask import Flask
 
 import peerseal.flask
 from peerseal import Identity
-from peerseal.errors import EnrolmentRefused, TrustUnavailable
+from peerseal.errors import DocumentRefused, EnrolmentRefused
 from peerseal.testing import Clock, MemoryRegistry
 
 NOW = 1_800_000_000.0
@@ -116,7 +116,7 @@ class TestANewcomer:
         assert caught.value.code == "not_yet_valid"
 
     def test_too_late_does_not_believe_the_registry_and_is_told_why(self, registry: MemoryRegistry) -> None:
-        with pytest.raises(TrustUnavailable, match="issued 40 s in the future"):
+        with pytest.raises(DocumentRefused, match="issued 40 s in the future"):
             newcomer(registry, NOW - TOO_MUCH).start(timeout=0)
 
 

@@ -51,7 +51,7 @@ OBJECTS: list[Any] = [
     10**5000,
     1j,
     object(),
-    int,
+    str,
     (),
     ("a",),
     {"a"},

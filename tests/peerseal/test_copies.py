@@ -1,6 +1,7 @@
 """Documents on disk, shared by the processes of a host."""
 
 import errno
+import math
 import os
 import stat
 import threading
@@ -8,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from peerseal.peers import copies
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.limits import TrustLimits
-from peerseal.peers.news import HostNews
+from peerseal.peers.news import HostNews, Word
 from peerseal.peers.patience import no_longer_than
 from tests.peerseal.served import Child
 
@@ -107,20 +107,35 @@ class TestFolder:
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(copies.tempfile, "mkstemp", full)
+        monkeypatch.setattr(os, "replace", full)
         for _ in range(3):
             folder.write("keys-a.jwt", "a.b.c", NOW)
             folder.saw("keys-a.jwt", 3)
         assert caplog.text.count("no copies of documents can be kept") == 1
 
-    def test_a_folder_that_others_may_change_is_not_used(
+    def test_a_folder_of_ours_that_others_may_change_is_tightened(
         self, folder: CopyFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
         folder.write("keys-a.jwt", "a.b.c", NOW)
-        assert folder.read("keys-a.jwt") is None
-        assert "must be this user's alone" in caplog.text
+        assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o755
+        assert "others had access (mode 0777, owner" in caplog.text
+
+    def test_a_thousand_names_that_strangers_make_up_leave_one_file(self, folder: CopyFolder, tmp_path: Path) -> None:
+        for number in range(1000):
+            with folder.locked(f"keys-made-up-{number}.jwt") as alone:
+                assert alone
+        assert [file.name for file in (tmp_path / "cache" / "documents-pin").iterdir()] == ["locks"]
+
+    def test_a_file_that_is_none_of_ours_stays_however_old_it_is(self, folder: CopyFolder, tmp_path: Path) -> None:
+        folder.write("keys-a.jwt", "a.b.c", NOW)
+        inner = tmp_path / "cache" / "documents-pin"
+        for name in ("notes.txt", "other.pem", "locks", "changes.leads"):
+            (inner / name).touch()
+            os.utime(inner / name, (0, 0))
+        another(tmp_path).write("keys-b.jwt", "a.b.c", NOW)
+        assert {"notes.txt", "other.pem", "locks", "changes.leads"} <= {file.name for file in inner.iterdir()}
 
 
 class TestNews:
@@ -134,11 +149,27 @@ class TestNews:
 
     def test_the_others_hear_each_list_once_in_its_order(self, folder: CopyFolder, tmp_path: Path) -> None:
         mine, other, never = HostNews(folder), HostNews(another(tmp_path)), threading.Event()
-        mine.tell("one", NOW)
-        mine.tell("two", NOW + 1)
-        assert other.listen(1, LIMITS, never) == ("one", "two")
-        mine.tell("three", NOW + 2)
-        assert other.listen(1, LIMITS, never) == ("three",)
+        one, two, three = Word("one", 1.5), Word("two", 2.5), Word("three", 3.5)
+        mine.tell(one, NOW)
+        mine.tell(two, NOW + 1)
+        assert other.listen(1, LIMITS, never) == (one, two)
+        mine.tell(three, NOW + 2)
+        assert other.listen(1, LIMITS, never) == (three,)
+
+    def test_when_another_machine_asked_says_nothing_here(self, folder: CopyFolder, tmp_path: Path) -> None:
+        """Nor does what an earlier version wrote, or an earlier start of the machine."""
+        lines = ("jws", "another-boot 5.0 jws", f"{Word('x', 1.0).line().split()[0]} soon jws")
+        folder.write("changes", "\n".join(lines), NOW)
+        heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
+        assert heard == tuple(Word("jws", -math.inf) for _ in lines)
+
+    def test_an_answer_serves_who_woke_before_it_was_asked_for(self, folder: CopyFolder, tmp_path: Path) -> None:
+        mine, other = HostNews(folder), HostNews(another(tmp_path))
+        assert other.answer(0.0, 100.0) is None
+        mine.tell_answer(Word("jws", 50.0), NOW)
+        assert other.answer(49.0, 100.0) == "jws"
+        assert other.answer(50.0, 100.0) is other.answer(51.0, 100.0) is None
+        assert other.answer(10.0, 49.0) is None, "which is of a time to come"
 
     def test_who_leads_and_hangs_is_not_waited_for(self, folder: CopyFolder) -> None:
         assert HostNews(folder).listen(0.005, LIMITS, threading.Event()) is None
@@ -148,9 +179,9 @@ class TestNews:
         assert HostNews(folder).listen(0.005, patient, threading.Event()) == ()
 
     def test_no_more_lists_are_kept_than_agreed(self, folder: CopyFolder, tmp_path: Path) -> None:
-        mine, many = HostNews(folder), [str(number) for number in range(HostNews.KEPT + 5)]
-        for number, jws in enumerate(many):
-            mine.tell(jws, NOW + number)
+        mine, many = HostNews(folder), [Word(str(number), number / 2) for number in range(HostNews.KEPT + 5)]
+        for number, word in enumerate(many):
+            mine.tell(word, NOW + number)
         heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
         assert heard == tuple(many[-HostNews.KEPT :])
 

@@ -286,8 +286,8 @@ class TestJoining:
 
     def test_a_registry_with_another_root_is_told_nothing(self, registry: MemoryRegistry) -> None:
         foreign = JoinToken.generate(KeyPair.generate("ES256").public.thumbprint).encode()
-        with pytest.raises(TrustUnavailable, match="document_wrong_root"):
-            Identity("client", registry="http://r.test", join_token=foreign, fetcher=registry).start(timeout=0)
+        with pytest.raises(DocumentRefused, match="document_wrong_root"):
+            Identity("client", registry="http://r.test", join_token=foreign, fetcher=registry).start()
         assert set(registry.calls) == {"GET /.well-known/peerseal-registry"}
 
     def test_two_pins_that_differ_are_refused(self, registry: MemoryRegistry) -> None:

@@ -58,11 +58,14 @@ class TestFiles:
         assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o600}
         assert {file.name for file in path.iterdir()} == {"lock", "holders", "keys.json", f"{held().thumbprint}.pem"}
 
-    def test_a_folder_that_others_can_reach_into_is_refused(self, path: Path) -> None:
+    def test_a_folder_of_ours_that_others_can_reach_into_is_tightened(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         path.mkdir(parents=True)
-        path.chmod(0o750)
-        with pytest.raises(ConfigurationError, match="0700"):
-            KeyFolder(path).load()
+        path.chmod(0o2770)
+        KeyFolder(path).save(of(held()))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert "others had access (mode 2770, owner" in caplog.text
 
     def test_a_key_that_is_no_longer_named_is_destroyed(self, path: Path) -> None:
         folder = KeyFolder(path)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerseal.errors import MalformedToken
+from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger import MAX_ENTRY, Entry
 
@@ -15,7 +16,7 @@ json_values = st.none() | st.booleans() | st.integers() | text | st.lists(text, 
 entries = st.builds(
     Entry,
     seq=st.integers(1, 2**40),
-    time=st.integers(0, 2**40),
+    time=st.integers(0, LATEST_TIME),
     type=text,
     service=st.none() | text,
     kid=st.none() | text,

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 
 from peerseal import cli
 from peerseal.errors import ConfigurationError, FetchError
-from peerseal.peers.fetch import Answer
+from peerseal.peers.fetch import Answer, Fetcher
 from peerseal.peers.follow import Follower
 from peerseal.peers.monitor import GRACE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched
@@ -46,7 +46,7 @@ def kid_of(pair: KeyPair) -> str:
     return make_kid(OWNER, pair.public.thumbprint)
 
 
-class OverWsgi:
+class OverWsgi(Fetcher):
     """A Fetcher over the registry's real application. ``calls`` counts what was fetched; ``answers`` maps a path to
     what is answered instead, by a function of the real answer."""
 
@@ -395,7 +395,7 @@ def test_what_is_new_costs_one_bundle(registry: Driver, fetcher: OverWsgi, monit
     assert fetcher.calls["/ledger/checkpoint"] == 1
 
 
-class MadeUp:
+class MadeUp(Fetcher):
     """A ledger of arbitrary entries behind the seam, at any size up to the whole."""
 
     def __init__(self, bodies: list[bytes]) -> None:

@@ -19,6 +19,7 @@ from peerseal.errors import (
     BadSignature,
     DocumentRefused,
     Expired,
+    KeyRefused,
     LifetimeTooLong,
     MalformedToken,
     NotYetValid,
@@ -29,6 +30,7 @@ from peerseal.errors import (
     WrongIssuer,
     WrongType,
 )
+from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import (
     LIFETIME_CAP,
     MAX_KEYS,
@@ -41,6 +43,7 @@ from peerseal.protocol.oidc import (
     read_key_set,
 )
 from tests.support.issuer import Issuer, public_jwk
+from tests.support.weak_keys import public, with_close_primes, with_roca, with_small_factor
 
 NOW = 1_900_000_000
 URL = "https://issuer.test"
@@ -405,6 +408,67 @@ def test_a_key_for_something_else_is_left_out_and_the_others_stay(
 
 def test_a_weak_rsa_key_is_left_out() -> None:
     assert keys_of(public_jwk(rsa.generate_private_key(65537, 1024), "a")) == set()
+
+
+@pytest.mark.parametrize("modulus", [with_small_factor, with_close_primes, with_roca], ids=lambda make: make.__name__)
+def test_a_key_that_can_be_computed_is_left_out(rsa_private: rsa.RSAPrivateKey, modulus: Callable[[], int]) -> None:
+    weak = {**public(modulus()).jwk, "kid": "weak"}
+    assert keys_of(weak, public_jwk(rsa_private, "sound")) == {"sound"}
+    assert keys_of(weak | {"kid": "a"}, public_jwk(rsa_private, "a")) == {"a"}, "which is no second key of its kid"
+
+
+def test_the_check_may_be_another(rsa_private: rsa.RSAPrivateKey) -> None:
+    def refuse(_: PublicKey) -> None:
+        raise KeyRefused("key_sparse_primes")
+
+    body = json.dumps({"keys": [public_jwk(rsa_private, "a")]}).encode()
+    assert read_key_set(body, refuse) == {}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {},
+        {"alg": "RS512"},
+        {"use": "enc"},
+        {"use": "enc", "alg": "RSA-OAEP"},
+        {"key_ops": ["wrapKey"]},
+        {"n": "AQAB"},
+        {"kty": "oct", "k": "c2VjcmV0"},
+        {"x5c": ["MIIB"]},
+        {"kid": 7},
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_second_entry_of_the_same_kid_that_is_no_other_usable_key_changes_nothing(
+    rsa_private: rsa.RSAPrivateKey, second: dict[str, Any], swapped: bool
+) -> None:
+    good = public_jwk(rsa_private, "a")
+    entries = [good, good | second]
+    body = json.dumps({"keys": entries[::-1] if swapped else entries}).encode()
+    found = read_key_set(body)
+    assert found.keys() == {"a"}
+    assert found["a"].thumbprint == PublicKey.from_jwk(good).thumbprint
+
+
+def test_an_encryption_key_under_the_same_kid_changes_nothing(rsa_private: rsa.RSAPrivateKey) -> None:
+    other = public_jwk(ec.generate_private_key(ec.SECP256R1()), "a", use="enc", alg="ECDH-ES")
+    assert keys_of(other, public_jwk(rsa_private, "a")) == {"a"}
+
+
+def test_a_key_whose_private_half_is_published_is_left_out_under_every_kid(rsa_private: rsa.RSAPrivateKey) -> None:
+    good = public_jwk(rsa_private, "a")
+    sound = public_jwk(ec.generate_private_key(ec.SECP256R1()), "sound")
+    assert keys_of(good, good | {"d": "AQAB"}, good | {"kid": "b"}, sound) == {"sound"}
+    assert keys_of(good | {"d": "AQAB", "kid": None}, good, sound) == {"sound"}
+
+
+def test_a_byte_order_mark_is_passed_over(rsa_private: rsa.RSAPrivateKey) -> None:
+    body = json.dumps({"keys": [public_jwk(rsa_private, "a")]}).encode("utf-8-sig")
+    assert read_key_set(body).keys() == {"a"}
+    assert read_discovery(json.dumps({"issuer": URL, "jwks_uri": URL}).encode("utf-8-sig"), issuer=URL) == URL
+    with pytest.raises(DocumentRefused):
+        read_key_set(b"\xef\xbb\xbf" + body)
 
 
 def test_a_kid_that_two_keys_have_is_nobodys(rsa_private: rsa.RSAPrivateKey) -> None:

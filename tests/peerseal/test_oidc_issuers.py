@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import pytest
 from peerseal.errors import ConfigurationError, FetchError, TrustUnavailable, UnknownKey, WrongIssuer
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import IssuerKeys, OidcIssuer, check_jwks_uri
-from peerseal.protocol.oidc import UnverifiedToken
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import b64url, canonical_json
+from peerseal.protocol.oidc import MAX_DISCOVERY, UnverifiedToken
 from peerseal.testing import Clock
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS, Issuer, private_ca, running_issuer
+from tests.support.weak_keys import pair, roca_prime
 
 NOW = 1_900_000_000
 URL = "https://issuer.test"
@@ -194,6 +198,25 @@ def trusting(issuer: Issuer, **options: Any) -> OidcIssuer:
 
 def subject_of(trusted: OidcIssuer, token: str) -> str:
     return trusted.verify(UnverifiedToken.parse(token), audience=AUDIENCE).subject
+
+
+def test_a_token_by_a_weak_key_of_the_issuer_is_refused(served: Issuer) -> None:
+    weak = pair(roca_prime(), roca_prime())
+    served.answers[JWKS] = {"keys": [*served.jwks["keys"], {**weak.public.jwk, "kid": "weak"}]}
+    header = b64url(canonical_json({"alg": "RS256", "kid": "weak"}))
+    now = int(time.time())
+    claims = {"iss": served.url, "aud": AUDIENCE, "sub": SUBJECT, "iat": now, "exp": now + 60}
+    token = jose.compact(header, canonical_json(claims), weak.sign)
+    trusted = trusting(served)
+    with pytest.raises(UnknownKey):
+        subject_of(trusted, token)
+    assert subject_of(trusted, served.token(SUBJECT, AUDIENCE)) == SUBJECT
+
+
+def test_a_discovery_document_has_a_size_of_its_own(served: Issuer) -> None:
+    served.answers[DISCOVERY] = served.discovery | {"padding": "x" * MAX_DISCOVERY}
+    with pytest.raises(TrustUnavailable, match="larger than"):
+        subject_of(trusting(served), served.token(SUBJECT, AUDIENCE))
 
 
 def test_keys_are_discovered_once(served: Issuer) -> None:

@@ -150,8 +150,8 @@ def test_a_token_that_is_none_is_a_mistake_and_is_not_quoted(registry: PlatformR
 
 
 def test_a_file_that_is_no_text_is_a_mistake_and_is_not_quoted(registry: PlatformRegistry, token_file: Path) -> None:
-    token_file.write_text("secrét")
-    with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+    token_file.write_bytes(b"secr\xe9t")
+    with pytest.raises(ConfigurationError, match="not UTF-8 text") as caught:
         identity(registry, PlatformToken.in_file(token_file).get)
     assert "secr" not in str(caught.value)
 

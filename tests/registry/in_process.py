@@ -39,3 +39,6 @@ class InProcess:
 
     def hang_up(self) -> None:
         return
+
+    def reconnect(self) -> None:
+        return

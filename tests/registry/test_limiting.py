@@ -204,3 +204,60 @@ def test_a_redis_that_falls_silent_is_waited_for_briefly(node: Node, redis_port:
         began = time.monotonic()
         assert statuses(registry, LIMIT + 1) == [400] * LIMIT + [429]
         assert time.monotonic() - began < 20
+
+
+SAME = [
+    "203.0.113.7",
+    "203.0.113.7:50123",
+    " 203.0.113.7 ",
+    '"203.0.113.7:80"',
+    "203.0.113.7:_port",
+    "::ffff:203.0.113.7",
+    "[::ffff:203.0.113.7]:80",
+]
+SAME_V6 = [
+    "2001:db8::1",
+    "[2001:db8::1]",
+    "[2001:db8::1]:443",
+    '"[2001:db8::1]:443"',
+    "2001:db8::ffff",
+    "2001:db8::1%eth0",
+    "[2001:DB8::1%25eth0]:1",
+]
+
+
+@pytest.mark.parametrize("spellings", [SAME, SAME_V6], ids=["v4", "v6"])
+def test_an_address_counts_as_one_however_a_proxy_spells_it(node: Node, spellings: list[str]) -> None:
+    registry = node(proxies=1)
+    answers = [refused(registry, "192.0.2.1", spelling).status_code for spelling in (spellings * LIMIT)[: LIMIT + 1]]
+    assert answers == [400] * LIMIT + [429]
+
+
+@pytest.mark.parametrize("form", ["203.0.113.{}:50123", "[2001:db8:{}::1]:443", "_hidden{}", '"203.0.113.{}"'])
+def test_a_flooder_behind_a_proxy_with_ports_stops_no_newcomer(node: Node, form: str) -> None:
+    registry = node(proxies=1)
+    assert statuses(registry, LIMIT + 1, "192.0.2.1", form.format(7))[-1] == 429
+    assert refused(registry, "192.0.2.1", form.format(8)).status_code == 400
+
+
+def test_what_cannot_be_read_shares_one_account_and_is_logged_a_few_times(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = node(proxies=1)
+    odd = [
+        "unknown",
+        "unknown:80",
+        "host.example",
+        "300.1.2.3",
+        "[::1",
+        "a" * 9000,
+        "\x7f",
+        "1.2.3.4.5:6",
+        "_" + "a" * 999,
+    ]
+    answers = [refused(registry, "192.0.2.1", text).status_code for text in odd[: LIMIT + 1]]
+    assert answers == [400] * LIMIT + [429]
+    for text in odd:
+        refused(registry, "192.0.2.1", text)
+    assert caplog.text.count("cannot read the address of a client") <= 3
+    assert all(len(record.getMessage()) < 400 for record in caplog.records)

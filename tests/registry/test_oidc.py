@@ -11,10 +11,13 @@ import pytest
 from werkzeug.test import TestResponse
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol import jose
+from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from registry.services.platforms import read_rules, subject_hash
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS, Issuer, public_jwk, running_issuer
+from tests.support.weak_keys import pair, public, roca_prime, with_roca, with_sparse_primes
 
 AUDIENCE = f"{DOMAIN}/registry"
 BILLING = "system:serviceaccount:shop:billing"
@@ -291,6 +294,28 @@ def test_a_rule_that_is_none_ends_the_start_and_says_why(tmp_path: Path, value: 
         read_rules(file)
     assert str(file) in str(caught.value)
     assert CI not in str(caught.value)
+
+
+def test_a_set_of_keys_that_are_all_weak_ends_the_start(tmp_path: Path) -> None:
+    """By the registry's own check, which knows more weaknesses than a service's."""
+    for modulus in (with_roca, with_sparse_primes):
+        (tmp_path / "jwks.json").write_text(json.dumps({"keys": [{**public(modulus()).jwk, "kid": "a"}]}))
+        with pytest.raises(ConfigurationError, match="holds no key that can be used"):
+            read_rules(rules_file(tmp_path, [rule(jwks_file="jwks.json")]))
+
+
+def test_rules_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = rules_file(tmp_path, [rule()])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(read_rules(file)) == 1
+
+
+def test_a_platforms_token_by_a_weak_key_is_refused(registry: Driver, issuer: Issuer, new_key: KeyPair) -> None:
+    weak = pair(roca_prime(), roca_prime())
+    issuer.answers[JWKS] = {"keys": [*issuer.jwks["keys"], {**weak.public.jwk, "kid": "weak"}]}
+    claims = canonical_json(issuer.claims(BILLING, AUDIENCE, now=registry.clock.now))
+    header = b64url(canonical_json({"alg": "RS256", "kid": "weak"}))
+    assert code(register(registry, new_key, jose.compact(header, claims, weak.sign))) == (401, "oidc_refused")
 
 
 def test_a_set_of_keys_without_any_that_can_be_used_ends_the_start(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from peerseal.errors import ConfigurationError, InvalidName
+from peerseal.errors import ConfigurationError
 from registry.app import create_app
 from registry.settings import Settings
 from registry.storage.engine import database_url
@@ -53,12 +53,14 @@ def test_applicants_are_off_and_limits_in_memory_unless_somebody_says_otherwise(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("REGISTRY_APPLICANTS", "yes"),
+        ("REGISTRY_APPLICANTS", "maybe"),
         ("REGISTRY_PROXIES", "-1"),
         ("REGISTRY_PROXIES", "1.0"),
         ("REGISTRY_PROXIES", "100"),
         ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "0"),
-        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "7d"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "7w"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "1.5"),
+        ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "366d"),
         ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "31536001"),
         ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "999999999"),
     ],
@@ -69,14 +71,14 @@ def test_switches_and_counts_are_checked(name: str, value: str) -> None:
 
 
 def test_an_exchanged_token_lives_a_week_or_as_long_as_the_operator_says() -> None:
-    lifetimes = {"": 604_800, "3600": 3600, "31536000": 31_536_000}
+    lifetimes = {"": 604_800, "3600": 3600, "7d": 604_800, "31536000": 31_536_000}
     for text, seconds in lifetimes.items():
         environ = {"REGISTRY_EXCHANGED_TOKEN_LIFETIME": text}
         assert Settings.from_environ(environ).limits.exchanged_token_lifetime == seconds
 
 
 def test_names_are_checked() -> None:
-    with pytest.raises(InvalidName):
+    with pytest.raises(ConfigurationError, match="REGISTRY_TRUST_DOMAIN: not a trust domain"):
         Settings.from_environ({"REGISTRY_TRUST_DOMAIN": "Acme Internal"})
 
 

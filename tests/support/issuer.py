@@ -160,13 +160,14 @@ def handler_of(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def private_ca(folder: Path) -> ssl.SSLContext:
-    """A server's side of TLS for 127.0.0.1, with a certificate that only who knows ``folder / "ca.pem"`` believes."""
+def private_ca(folder: Path, *names: str) -> ssl.SSLContext:
+    """A server's side of TLS for 127.0.0.1 and the names, with a certificate that only who knows ``folder / "ca.pem"``
+    believes."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Cluster")])
     now, address = datetime.now(UTC), x509.IPAddress(IPv4Address("127.0.0.1"))
     built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     built = built.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
-    built = built.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    built = built.add_extension(x509.SubjectAlternativeName([address, *map(x509.DNSName, names)]), critical=False)
     built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     certificate = built.sign(key, SHA256()).public_bytes(Encoding.PEM)
     (folder / "ca.pem").write_bytes(certificate)

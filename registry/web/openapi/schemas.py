@@ -14,6 +14,13 @@ _EVENT_ID = r"^[!-~]{1,200}$"
 LARGEST = 10**18 - 1
 """The largest number that a query parameter may be."""
 
+SET_BY = {
+    "type": "integer",
+    "minimum": 0,
+    "maximum": LARGEST,
+    "description": "The entry that set it, as in the ETag. In a change it says nothing: If-Match does.",
+}
+
 
 def ref(name: str) -> Json:
     """A schema of below, by its name."""
@@ -152,6 +159,7 @@ SCHEMAS: Json = {
             "act": text(maxLength=40),
             "subject": text(),
             "seq": {"oneOf": [ENTRY, {"type": "null"}]},
+            "service": {"oneOf": [text(_NAME), {"type": "null"}]},
         }
     ),
     "Audit": page("audit", "Act", natural()),
@@ -163,12 +171,14 @@ SCHEMAS: Json = {
                 "additionalProperties": each(text(r"^[!#-\[\]-~]{1,100}$"), uniqueItems=True),
                 "description": "Services of the domain, or * for any, each with its scopes; null: there is no policy.",
             },
+            "entry": SET_BY,
             "restricted": {"type": "boolean", "description": "Told only to those that it names."},
         },
-        optional=("restricted",),
+        optional=("restricted", "entry"),
     ),
     "Domain": exactly(
         {
+            "entry": SET_BY,
             "minters": each(text(), uniqueItems=True, description="Ids of services that may mint transaction tokens."),
             "issuers": each(
                 exactly(
@@ -190,7 +200,7 @@ SCHEMAS: Json = {
                 "description": "By client's id and consumers' audience: scopes of event tokens it may exchange for.",
             },
         },
-        optional=("exchange",),
+        optional=("exchange", "entry"),
     ),
     "ExchangeWanted": {
         "type": "object",

@@ -1,0 +1,65 @@
+"""What a host in a URL, or an address that a connection leads to, means: this machine, or another one.
+
+No name is looked up here: which address a name has is known once a connection is made.
+"""
+
+import re
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+_LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?", re.IGNORECASE | re.ASCII)  # RFC 6761 section 6.3
+
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
+
+Address = IPv4Address | IPv6Address
+
+
+def is_loopback_host(host: str | None) -> bool:
+    """Whether the host of a URL is the loopback of this machine: 127.0.0.0/8, ::1, their IPv4-mapped form, `localhost`,
+    or a name below `localhost`. Other spellings of an address (``127.1``) are none: another reader may see more in
+    them."""
+    if not host:
+        return False
+    address = _address(host)
+    return bool(_LOCALHOST.fullmatch(host)) if address is None else address.is_loopback
+
+
+def leads_elsewhere(host: str) -> bool:
+    """Whether the host, a name or an address in any spelling that resolvers take, can mean another machine: it is not
+    loopback, unspecified, link-local, multicast or reserved. Private addresses are other machines."""
+    if is_loopback_host(host):
+        return False
+    address = _inner(_address(host) or _address_in_old_spelling(host))
+    return address is None or not _stays_here(address)
+
+
+def _stays_here(address: Address) -> bool:
+    first_block = isinstance(address, IPv4Address) and address.packed[0] == 0  # 0.0.0.0/8: "this network", RFC 1122
+    special = address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast
+    return special or first_block or address.is_reserved
+
+
+def _address(host: str) -> Address | None:
+    """The address, IPv4 where IPv6 only wraps it; None for a name."""
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _inner(address: Address | None) -> Address | None:
+    """The IPv4 address that a router at the other end takes out of an IPv6 address: 6to4 and NAT64."""
+    if not isinstance(address, IPv6Address):
+        return address
+    translated = IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
+    return address.sixtofour or translated or address
+
+
+def _address_in_old_spelling(host: str) -> IPv4Address | None:
+    """As ``127.1``, ``0x7f.0.0.1`` and ``2130706433`` are read by the C library, with no question to the network."""
+    try:
+        return IPv4Address(socket.inet_aton(host.rstrip(".")))
+    except (OSError, ValueError):
+        return None

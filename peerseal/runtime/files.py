@@ -1,0 +1,369 @@
+"""Folders and files that no other user of the host can change or replace.
+
+A folder is opened once and held by its descriptor; everything in it is done relative to that. So a folder that somebody
+puts in its place afterwards is never read, written or emptied. The rules, as OpenSSH's StrictModes has them
+(docs/adr/0005-the-key-folder.md gives the reasons):
+
+1. Every folder on the way belongs to root or to this user. A symbolic link on the way is followed where root or this
+   user made it.
+2. The folder itself is no link and belongs to this user. Where its mode lets others in it is tightened, with a warning.
+3. A file in it is a regular file of this user or root, with one name. One that others may change is tightened too.
+"""
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Final, Self
+
+from peerseal.errors import ConfigurationError
+from peerseal.runtime.trusted_path import MOST_LINKS, Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
+
+DRAFT: Final = ".new-"
+"""How the name of a file begins that is being written; a process that died may have left one."""
+_DRAFT_NAME: Final = re.compile(r"\.new-[a-z0-9_]+")
+
+_FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe in a file's place must not block
+_OTHERS_WRITE: Final = 0o022
+_OTHERS: Final = 0o077
+_PRIVATE: Final = 0o700
+
+
+class Access(Enum):
+    """What other users may do in a folder: the value is what they may not, as bits of a mode."""
+
+    PRIVATE = 0o077
+    """Nothing. The folder is this user's."""
+    READABLE = 0o022
+    """Read. The folder is this user's."""
+    COMMON = 0
+    """The folder may be root's, and others may have files in it: only each file is this user's, or root's."""
+
+
+class Folder:
+    """A folder, held by its descriptor from its first use on; safe to use from threads and after a fork.
+
+    ``setting`` is the variable that names it and ``named`` that variable's value, both for messages. ``mode`` is what
+    it is made with where it is missing, and those above it; None: nothing is made. With
+    ``shareable`` the setting may also name a folder of root's, or one with the sticky bit, in which every user may
+    make files (an emptyDir, /tmp): then the folder is ``peerseal-<uid>`` in it. Reading raises FileNotFoundError where
+    the folder or the file is missing; what writes makes the folder. Everything else that goes wrong is a
+    ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        setting: str | None = None,
+        *,
+        named: Path | None = None,
+        access: Access = Access.PRIVATE,
+        shareable: bool = False,
+        mode: int | None = _PRIVATE,
+        within: "Folder | None" = None,
+    ) -> None:
+        self._given = Path(path) if within is not None else Path(path).absolute()
+        self._label = Label(setting, named or self._given)
+        self._access = access
+        self._shareable = shareable
+        self._mode = mode
+        self._within = within
+        self._current: Held | None = None
+
+    def inner(self, name: str) -> "Folder":
+        """The folder of that name in this one; private, unless this one is made for all to read."""
+        access = self._access if self._mode != _PRIVATE else Access.PRIVATE
+        return Folder(name, self._label.setting, named=self._label.named, access=access, mode=self._mode, within=self)
+
+    @property
+    def path(self) -> Path:
+        """Where it was found, for messages and for libraries that take nothing but a path. Makes it."""
+        return self._hold(create=True).path
+
+    @property
+    def shown(self) -> Path:
+        """Its path, without a look at the disk."""
+        if self._current is not None:
+            return self._current.path
+        return self._given if self._within is None else self._within.shown / self._given
+
+    def make(self) -> Self:
+        """Have it there, checked."""
+        self._hold(create=True)
+        return self
+
+    def check_writable(self) -> None:
+        """Passes where files can be made in it."""
+        held = self._hold(create=True)
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=held.fd, effective_ids=True):
+            raise self._label.trouble(held.path, PermissionError(errno.EACCES, ""), writing=True)
+
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to it."""
+        try:
+            held = self._hold()
+            return os.path.samestat(os.stat(held.path, follow_symlinks=False), held.stat())
+        except FileNotFoundError:
+            return False
+
+    # ---- what lies in it
+
+    def names(self) -> list[str]:
+        """The names in it; none where the folder is missing."""
+        try:
+            held = self._hold()
+        except FileNotFoundError:
+            return []
+        with self._reporting(held):
+            return os.listdir(held.fd)
+
+    def stat(self, name: str) -> os.stat_result:
+        """Of the file of that name; of a link itself."""
+        held = self._hold()
+        with self._reporting(held, name):
+            return os.stat(name, dir_fd=held.fd, follow_symlinks=False)
+
+    def open(self, name: str, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+        """A descriptor of a checked file."""
+        held = self._hold(create=bool(flags & os.O_CREAT))
+        with self._reporting(held, name):
+            handle = os.open(name, flags | _FILE, mode, dir_fd=held.fd)
+            try:
+                wide = self._wide(held, name, os.fstat(handle))
+                if wide is not None:
+                    with self._tightening():
+                        os.fchmod(handle, wide)
+            except BaseException:
+                os.close(handle)
+                raise
+        return handle
+
+    def check(self, name: str, *, readable: bool = False) -> bool:
+        """Check a file as `open` does, without opening it; False where there is none. For SQLite's files: closing
+        another descriptor of one would drop SQLite's locks. Others may go on reading one that is ``readable``."""
+        held = self._hold()
+        try:
+            found = os.stat(name, dir_fd=held.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        with self._reporting(held, name):
+            wide = self._wide(held, name, found, links=2)  # one that is being put in place has a second name
+            if wide is not None and (found.st_mode & _OTHERS_WRITE or not readable):
+                with self._tightening():
+                    os.chmod(name, wide | found.st_mode & 0o044 if readable else wide, dir_fd=held.fd)
+        return True
+
+    def link(self, name: str) -> str | None:
+        """Where the link of that name leads, which root or this user made; None for what is no link."""
+        held = self._hold()
+        with self._reporting(held, name):
+            found = os.stat(name, dir_fd=held.fd, follow_symlinks=False)
+            if not stat.S_ISLNK(found.st_mode):
+                return None
+            if not is_trusted(found.st_uid):
+                raise self._label.refused(
+                    held.path / name, f"a symbolic link of another user {state(found)}: remove it"
+                )
+            return os.readlink(name, dir_fd=held.fd)
+
+    def read(self, name: str, limit: int = -1) -> bytes:
+        """The file's bytes, or the first ``limit`` of them."""
+        return self.read_dated(name, limit)[0]
+
+    def read_dated(self, name: str, limit: int = -1) -> tuple[bytes, float]:
+        """The file's bytes, and when it was changed (seconds since the epoch)."""
+        with os.fdopen(self.open(name), "rb") as file:
+            return file.read(limit), os.fstat(file.fileno()).st_mtime
+
+    def write(
+        self, name: str, data: bytes, *, modified_at: float | None = None, durable: bool = True, mode: int = 0o600
+    ) -> None:
+        """Put a file in place in one step: a reader, or where it is ``durable`` a host that loses power, sees the old
+        bytes or the new ones."""
+        held, draft = self._hold(create=True), f"{DRAFT}{secrets.token_hex(8)}"
+        with self._reporting(held, name, writing=True):
+            handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FILE, mode, dir_fd=held.fd)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    if durable:
+                        os.fsync(handle)
+                if modified_at is not None:
+                    os.utime(draft, (modified_at, modified_at), dir_fd=held.fd, follow_symlinks=False)
+                os.replace(draft, name, src_dir_fd=held.fd, dst_dir_fd=held.fd)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(draft, dir_fd=held.fd)
+                raise
+            if durable:
+                os.fsync(held.fd)  # the new name itself
+
+    def write_new(self, name: str, data: bytes) -> bool:
+        """Write a file of mode 0600 that is not there yet, whole or not at all. False where it is there: of two
+        processes that begin at once one file wins, complete."""
+        draft = f"{DRAFT}{secrets.token_hex(8)}"
+        self.write(draft, data)
+        try:
+            return self.put_in_place(draft, name)
+        finally:
+            self.remove(draft)
+
+    def put_in_place(self, draft: str, name: str) -> bool:
+        """Give a finished file that name as well. False where there is one of that name."""
+        held = self._hold()
+        try:
+            with self._reporting(held, name, writing=True):
+                os.link(draft, name, src_dir_fd=held.fd, dst_dir_fd=held.fd, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove the file or link of that name, if there is one."""
+        with suppress(FileNotFoundError):
+            held = self._hold()
+            with self._reporting(held, name, writing=True):
+                os.unlink(name, dir_fd=held.fd)
+
+    def remove_drafts(self) -> None:
+        """Remove what processes that died in the middle of `write` left behind. Where no other process writes."""
+        for name in self.names():
+            if _DRAFT_NAME.fullmatch(name):
+                self.remove(name)
+
+    def date(self, name: str, at: float | None = None) -> None:
+        """Say that the file was changed at that time, or now. Raises FileNotFoundError."""
+        held = self._hold()
+        with self._reporting(held, name, writing=True):
+            os.utime(name, None if at is None else (at, at), dir_fd=held.fd, follow_symlinks=False)
+
+    # ---- how it is opened
+
+    def _hold(self, *, create: bool = False) -> Held:
+        """The folder's descriptor; opened again, with all checks, where that folder was deleted, or where the process
+        closed descriptors that it did not know."""
+        held = self._current
+        if held is None or not held.lives():
+            held = self._current = self._opened(create)
+        return held
+
+    def _opened(self, create: bool) -> Held:
+        walk = Walk(self._label, self._mode if create else None, self._access is Access.COMMON and os.geteuid() == 0)
+        if self._within is not None:
+            parent = self._within._hold(create=create)
+            return self._secured(walk.held(parent.fd, str(self._given), parent.path))
+        if self._access is Access.COMMON:
+            return self._secured(walk.whole(self._given))
+        above, name = self._given.parent, self._given.name
+        on_the_way = walk.to(above)
+        held = walk.held(on_the_way.fd, name, on_the_way.path) if name else walk.whole(above)
+        found = held.stat()
+        if self._shareable and is_trusted(found.st_uid) and (found.st_uid != os.geteuid() or is_sticky(found)):
+            held = walk.held(held.fd, f"peerseal-{os.geteuid()}", held.path)
+        return self._secured(held)
+
+    def _secured(self, held: Held) -> "Held":
+        """The folder, if it is this user's or can be made so."""
+        found, me = held.stat(), os.geteuid()
+        if self._access is Access.COMMON:
+            if not is_trusted(found.st_uid) and me != 0:
+                raise self._label.refused(
+                    held.path, f"belongs to neither root nor uid {me} {state(found)}: {remedy(me)}"
+                )
+            return held
+        if found.st_uid != me:
+            raise self._label.refused(held.path, f"not owned by uid {me} {state(found)}: {remedy(me)}")
+        wide = stat.S_IMODE(found.st_mode) & self._access.value
+        if wide and is_sticky(found):
+            raise self._label.refused(held.path, f"every user may write there {state(found)}: name a folder inside it")
+        if wide:
+            wanted = stat.S_IMODE(found.st_mode) & 0o777 & ~self._access.value
+            warn_once(f"{self._label.of(held.path)}: others had access {state(found)}; tightened to {wanted:04o}")
+            with self._reporting(held):
+                os.fchmod(held.fd, wanted)
+            if held.stat().st_mode & self._access.value:
+                raise self._label.refused(
+                    held.path, f"its mode cannot be changed {state(found)}: use another file system"
+                )
+        return held
+
+    def _wide(self, held: Held, name: str, found: os.stat_result, links: int = 1) -> int | None:
+        """The mode that a file is to be given where others may do too much with it. Raises ConfigurationError for a
+        file that is not ours, and one that we cannot tighten and every user may change."""
+        path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
+        if not stat.S_ISREG(found.st_mode):
+            raise self._label.refused(path, f"not a regular file {state(found)}: remove it")
+        of_the_folder = common and me == 0 and found.st_uid == held.stat().st_uid
+        if not is_trusted(found.st_uid) and not of_the_folder:
+            raise self._label.refused(path, f"not owned by uid {me} {state(found)}: another user made it; remove it")
+        if found.st_nlink > (2 if common else links):
+            raise self._label.refused(path, f"has {found.st_nlink} names {state(found)}: remove the other hard links")
+        wide = found.st_mode & _OTHERS & ~(self._mode or _PRIVATE)
+        if found.st_uid != me:
+            if found.st_mode & stat.S_IWOTH:
+                raise self._label.refused(path, f"every user may change it {state(found)}: chmod o-w")
+            return None
+        if not wide:
+            return None
+        warn_once(f"{self._label.of(held.path)}: others had access to {name} {state(found)}; tightened")
+        return stat.S_IMODE(found.st_mode) & 0o777 & ~wide
+
+    @contextmanager
+    def _tightening(self) -> Iterator[None]:
+        """A secret that is mounted read-only cannot be changed by others either."""
+        try:
+            yield
+        except OSError as error:
+            if self._access is not Access.COMMON or error.errno != errno.EROFS:
+                raise
+
+    @contextmanager
+    def _reporting(self, held: Held, name: str | None = None, *, writing: bool = False) -> Iterator[None]:
+        """Names the folder or file in what the system says; that a file is missing, or there, is for the caller."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except OSError as error:
+            path = held.path if name is None or writing else held.path / name
+            raise self._label.trouble(path, error, writing) from error
+
+
+def read_file(path: Path, limit: int = -1) -> bytes:
+    """A file in a folder of this user's or root's. Links are followed where root or this user made them: Kubernetes
+    mounts secrets as links. Raises FileNotFoundError or ConfigurationError."""
+    folder, name = resolved(path)
+    return folder.read(name, limit)
+
+
+def resolved(path: Path) -> tuple[Folder, str]:
+    """The folder in which that file lies, or would, and its name there: links of root's and this user's are followed.
+    Raises FileNotFoundError or ConfigurationError."""
+    path = path.absolute()
+    for _ in range(MOST_LINKS):
+        folder = Folder(path.parent, access=Access.COMMON)
+        try:
+            target = folder.link(path.name)
+        except FileNotFoundError:
+            target = None
+        if target is None:
+            return folder, path.name
+        path = path.parent / target
+    raise ConfigurationError(f"{path}: links lead in a circle")
+
+
+def make_private(folder: Path, *, readable: bool = False) -> None:
+    """Make the folder this user's alone: mode 0700, or, where it may be ``readable``, one that others cannot change.
+    Raises ConfigurationError where that cannot be."""
+    Folder(folder, access=Access.READABLE if readable else Access.PRIVATE).make()
+
+
+def cache_folder(path: str | os.PathLike[str], setting: str = "PEERSEAL_CACHE_DIR") -> Folder:
+    """The folder in which the processes of a service share what they know of others."""
+    return Folder(path, setting, access=Access.READABLE, shareable=True)

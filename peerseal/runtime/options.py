@@ -1,0 +1,68 @@
+"""What code says when it makes a thing, judged then: a mistake is an error at the start, and not at each request.
+
+Each check raises ConfigurationError, which names the option, the value and what was expected.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+
+from peerseal.errors import ConfigurationError
+
+
+def check_flag(name: str, value: object) -> None:
+    """A text such as ``"false"`` is true for Python."""
+    if not isinstance(value, bool):
+        raise _mistake(name, value, "True or False")
+
+
+def check_number(name: str, value: object, *, at_least: float = 0.0, at_most: float = math.inf) -> None:
+    """A number within its bounds, which may be infinite where they are; no truth value, no text."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= at_most:
+        bounds = f"{at_least:.12g} or more" if at_most == math.inf else f"{at_least:.12g} to {at_most:.12g}"
+        raise _mistake(name, value, f"a number, {bounds}")
+
+
+def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise _mistake(name, value, f"a whole number, {at_least} or more")
+
+
+def check_callable(name: str, value: object) -> None:
+    """A function, or what can be called like one."""
+    if not callable(value):
+        raise _mistake(name, value, "a function")
+
+
+def check_is(name: str, value: object, kind: type, expected: str) -> None:
+    """A value of that type."""
+    if not isinstance(value, kind):
+        raise _mistake(name, value, expected)
+
+
+def check_path(name: str, value: object) -> None:
+    """A path in text, or a Path."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise _mistake(name, value, "a path")
+
+
+def check_texts(name: str, value: object) -> None:
+    """One text or more, not a text by itself: its characters would be taken one by one."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise _mistake(name, value, "a list of one text or more")
+    for text in value:
+        if not isinstance(text, str) or not text:
+            raise _mistake(name, text, "a text in each place")
+
+
+def _mistake(name: str, value: object, expected: str) -> ConfigurationError:
+    return ConfigurationError(f"{name}={shortened(value)}: expected {expected}")
+
+
+def shortened(value: object) -> str:
+    """What an error shows of a value: so much of a text or a number, and of anything else its type."""
+    if isinstance(value, str | float | bool) or value is None:
+        shown = repr(value)
+        return shown if len(shown) <= 60 else f"{shown[:60]}…"
+    return f"a value of type {type(value).__name__}"

@@ -1,0 +1,214 @@
+"""The one reader of settings: environment variables, and the files that they name.
+
+Text may stand in quotation marks and with white space around it, as env-files leave it; a file may begin with a byte
+order mark. An empty variable is one that is not set. What cannot be read is a ConfigurationError that names the
+variable, the value and what was expected; a secret's value is never named.
+"""
+
+import difflib
+import logging
+import math
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from peerseal.errors import ConfigurationError, PeersealError
+
+log = logging.getLogger("peerseal.settings")
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_QUOTES = ("'", '"')
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhdSMHD]?)")
+_COUNT = re.compile(r"[0-9]{1,18}")
+_LONGEST_SHOWN = 60
+_LARGEST_FILE = 64 * 1024
+"""Bytes of a file that a variable names: the longest secret, a platform's token, has 16 KiB."""
+_INJECTED = re.compile(
+    r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)?)"
+)
+"""What Kubernetes sets in every container for each Service, such as ``PEERSEAL_REGISTRY_PORT=tcp://10.0.0.1:80``."""
+_warned: set[str] = set()
+
+
+class SettingsReader:
+    """Reads the variables in ``environ``. Raises ConfigurationError from each of its methods."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str | None = None) -> str | None:
+        """The text, without quotation marks and white space around it; ``default`` where it is not set."""
+        return _plain(self._environ.get(name, "")) or default
+
+    def required(self, name: str) -> str:
+        """The text of a variable that must be set."""
+        text = self.text(name)
+        if text is None:
+            raise ConfigurationError(f"{name} is not set")
+        return text
+
+    def checked(self, name: str, check: Callable[[str], str]) -> str | None:
+        """The text as ``check`` gives it back; None where it is not set. What ``check`` raises is raised with the
+        variable's name before it."""
+        text = self.text(name)
+        return None if text is None else named(name, check, text)
+
+    def secret(self, name: str, *, may_be_empty: bool = False) -> str | None:
+        """The text of the variable, or of the file that the same name with ``_FILE`` gives. Not both. A file that holds
+        nothing is an error, or else a default would stand in for what was meant, unless it ``may_be_empty``."""
+        file = self.path(f"{name}_FILE")
+        given = self.text(name)
+        if given is not None and file is not None:
+            raise ConfigurationError(f"{name} and {name}_FILE are both set; set one of them")
+        if file is None:
+            return given
+        text = read_text(file, f"{name}_FILE")
+        if text is None and not may_be_empty:
+            raise ConfigurationError(f"{name}_FILE={file}: empty; it must hold the value of {name}")
+        return text
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A boolean: 1, true, yes, on; 0, false, no, off; in any case."""
+        optional = self.optional_flag(name)
+        return default if optional is None else optional
+
+    def optional_flag(self, name: str) -> bool | None:
+        """As `flag`; None where it is not set."""
+        text = self.text(name)
+        if text is None:
+            return None
+        lower = text.lower()
+        if lower not in _TRUE + _FALSE:
+            raise ConfigurationError(f"{name}={_shown(text)}: expected one of {', '.join(_TRUE + _FALSE)}")
+        return lower in _TRUE
+
+    def seconds(self, name: str, default: float, *, at_least: float = 0.0, at_most: float = math.inf) -> float:
+        """A number of seconds, or a duration such as 90s, 10m, 24h or 7d."""
+        text = self.text(name)
+        if text is None:
+            return default
+        value = duration(text)
+        if not at_least <= value <= at_most:
+            bounds = f"{at_least:.12g}" + (" or more" if at_most == math.inf else f" to {at_most:.12g}")
+            raise ConfigurationError(f"{name}={_shown(text)}: expected {bounds} seconds, or a duration such as 10m")
+        return value
+
+    def whole_seconds(self, name: str, default: int, *, at_least: int = 0, at_most: int) -> int:
+        """As `seconds`, without a fraction."""
+        value = self.seconds(name, default, at_least=at_least, at_most=at_most)
+        if value != int(value):
+            raise ConfigurationError(f"{name}={_shown(str(value))}: expected whole seconds")
+        return int(value)
+
+    def count(self, name: str, default: int, *, at_least: int = 0, at_most: int) -> int:
+        """A natural number."""
+        text = self.text(name)
+        if text is None:
+            return default
+        value = whole_number(text)
+        if value is None or not at_least <= value <= at_most:
+            raise ConfigurationError(f"{name}={_shown(text)}: expected a whole number from {at_least} to {at_most}")
+        return value
+
+    def path(self, name: str) -> Path | None:
+        """A path, ``~`` replaced by the home folder; None where it is not set."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise ConfigurationError(f"{name}={_shown(text)}: no home folder is known for that user") from error
+
+    def absent(self, name: str) -> str | None:
+        """What to say of a file that the variable names and that is not there, or holds nothing; None of any other, or
+        where none is named. One that cannot be looked for is no absent one: reading it says why. Raises as `secret`."""
+        file = self.path(name)
+        if file is None:
+            return None
+        try:
+            regular = stat.S_ISREG(file.stat().st_mode)  # of anything else, such as a pipe, what is read is gone
+        except FileNotFoundError:
+            return f"{name}={file}: no such file"
+        except OSError:
+            return None
+        return f"{name}={file}: empty" if regular and read_text(file, name) is None else None
+
+    def several(self, name: str) -> tuple[str, ...]:
+        """Texts that are separated by commas."""
+        return tuple(filter(None, (part.strip() for part in (self.text(name) or "").split(","))))
+
+
+def duration(text: str) -> float:
+    """Seconds, of a number of them or a text such as ``10m``; not a number (NaN) for anything else."""
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _UNITS[match[2].lower()] if match else math.nan
+
+
+def whole_number(text: str) -> int | None:
+    """A natural number in ASCII digits, 18 at most; None for anything else. Python's ``int`` takes more."""
+    return int(text) if _COUNT.fullmatch(text) else None
+
+
+def named(name: str, check: Callable[[str], str], text: str) -> str:
+    """What ``check`` makes of the text. Raises ConfigurationError with the variable's name before what it says, which
+    must quote nothing of a secret."""
+    try:
+        return check(text)
+    except PeersealError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+
+
+def read_text(file: Path, name: str) -> str | None:
+    """The text in a file that the variable ``name`` gives, read as a variable's is; None where it is empty. Raises
+    ConfigurationError."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise ConfigurationError(f"{name}={file}: larger than {_LARGEST_FILE} bytes; it holds one value")
+        return _plain(content.decode("utf-8-sig")) or None
+    except UnicodeDecodeError:
+        # without the cause, which quotes the content
+        raise ConfigurationError(f"{name}={file}: not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigurationError(f"{name}={file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{name}={str(file)!r}: no path of a file") from error
+
+
+def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str]) -> None:
+    """Log, once a process, each variable with that prefix that nothing reads, with the nearest name that is known."""
+    names = sorted(known)
+    for name in sorted(environ):
+        if not name.startswith(prefix) or name in names or name in _warned or _is_injected(name, environ[name]):
+            continue
+        _warned.add(name)
+        near = difflib.get_close_matches(name, names, 1, 0.7)
+        log.warning("%s is no setting, and is ignored%s", _printable(name), f"; is {near[0]} meant?" if near else "")
+
+
+def _is_injected(name: str, value: str) -> bool:
+    """Whether Kubernetes set it. Of a Service's bare ``…_PORT`` the value says so: anybody may mean a port by it."""
+    if not _INJECTED.fullmatch(name):
+        return False
+    return not name.endswith("_PORT") or name.endswith("_SERVICE_PORT") or "://" in value or "_TCP_" in name
+
+
+def _plain(text: str) -> str:
+    """Without a byte order mark, white space and one pair of quotation marks around it."""
+    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in _QUOTES:
+        text = text[1:-1].strip()
+    return text
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,155 @@
+"""Messages of which any part is bent: each is put aside with its code, and the one behind it goes on."""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+import amqp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerseal import EventVerifier
+from peerseal.amqp import Letter, fitting, headers_and_key
+from peerseal.errors import BrokerUnavailable, MessageTooLarge
+from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER, EventConsumer, Headers, Message
+from peerseal.testing import MemoryRegistry
+
+TOPIC = "orders"
+
+
+class Inlet:
+    """Messages in a list; what is held is told."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.waiting = list(messages)
+        self.done_with: list[Message] = []
+        self.held = 0
+
+    def receive(self, timeout: float) -> Message | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def done(self, message: Message) -> None:
+        self.done_with.append(message)
+
+    def hold(self, message: Message, seconds: float) -> bool:
+        self.held += 1
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class Outlet:
+    """Dead letters in a list. ``refuse`` raises for those that a broker or its client does not take."""
+
+    def __init__(self, refuse: Callable[[Headers, bytes], None] = lambda _, __: None) -> None:
+        self.letters: list[tuple[bytes, dict[str, bytes]]] = []
+        self._refuse = refuse
+
+    def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
+        pairs = tuple(headers)
+        self._refuse(pairs, payload)
+        self.letters.append((payload, dict(pairs)))
+
+    def flush(self, timeout: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def consumed(outlet: Outlet, *messages: Message) -> Inlet:
+    inlet = Inlet(*messages)
+    with MemoryRegistry() as registry:
+        identity = registry.identity("consumer")
+        verifier = EventVerifier(identity.trust, audience="jobs", allow={}, max_age=timedelta(days=1))
+        consumer = EventConsumer(identity, verifier, inlet, outlet)
+        while consumer.run_once(lambda _: None, 0) is not None:
+            pass
+    return inlet
+
+
+def message(headers: Any = (), payload: bytes = b"{}", origin: str = "orders/0@1", key: bytes | None = None) -> Message:
+    return Message(TOPIC, payload, headers, key, origin, None)
+
+
+BENT: dict[str, Message] = {
+    "half a surrogate in a header's name": message((("a\ud800", b"b"),)),
+    "half a surrogate in the token's name": message((("authorization\udc00", b"Bearer a.b.c"),)),
+    "a token of any bytes": message((("authorization", bytes(range(256))),)),
+    "two tokens": message((("authorization", b"Bearer a.b.c"), ("Authorization", b"Bearer a.b.c"))),
+    "an empty name": message((("", b"x"),)),
+    "a name of 10,000 characters": message((("a" * 10_000, b"x"),)),
+    "no payload": message(payload=b""),
+    "an origin that is no text": message(origin="orders/\udcff@1"),
+    "a value that is no bytes": message((("a", None),)),
+    "headers that are no pairs": message(("a",)),
+    "headers that are none": message(None),
+}
+
+
+@pytest.mark.parametrize("bent", BENT.values(), ids=BENT)
+def test_it_is_put_aside_and_the_next_one_goes_on(bent: Message) -> None:
+    outlet = Outlet()
+    inlet = consumed(outlet, bent, message())
+    assert inlet.held == 0
+    assert len(inlet.done_with) == 2
+    assert [set(headers) >= {CODE_HEADER, ORIGIN_HEADER} for _, headers in outlet.letters] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogate"),
+        TypeError("header"),
+        MessageTooLarge("too large"),
+        amqp.exceptions.AMQPError("frame"),
+    ],
+)
+def test_what_cannot_be_built_or_sent_falls_back_to_code_origin_and_size(error: Exception) -> None:
+    def refuse(headers: Headers, payload: bytes) -> None:
+        if "x-odd" in dict(headers):
+            raise error
+
+    outlet = Outlet(refuse)
+    inlet = consumed(outlet, message((("x-odd", b"1"),), payload=b"12345"), message())
+    assert len(inlet.done_with) == 2
+    payload, headers = outlet.letters[0]
+    assert (payload, headers[SIZE_HEADER], headers[CODE_HEADER]) == (b"", b"5", b"missing_token")
+
+
+def test_a_broker_that_is_away_loses_nothing() -> None:
+    def refuse(headers: Headers, payload: bytes) -> None:
+        raise BrokerUnavailable("away")
+
+    outlet = Outlet(refuse)
+    inlet = consumed(outlet, message())
+    assert (inlet.done_with, inlet.held, outlet.letters) == ([], 1, [])
+
+
+# ---- what AMQP brings in, and what goes out
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=20) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.text(max_size=300) | st.binary(max_size=300) | st.sampled_from(["CC", "BCC", "a\ud800", "peerseal-key", ""])
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=6))
+def test_any_table_of_headers_comes_out_as_one_that_can_be_sent(table: dict[Any, Any]) -> None:
+    headers, key = headers_and_key(table)
+    letter = Letter("orders.dlq", b"payload", fitting("orders.dlq", headers), key)
+    sent = letter.message(1)
+    assert bytes(sent._serialize_properties())
+    assert not {"CC", "BCC"} & sent.properties["application_headers"].keys()
+
+
+@pytest.mark.parametrize("name", ["CC", "BCC"])
+@pytest.mark.parametrize("routes", [[b"elsewhere"], [b"a", b"b"], b"elsewhere"])
+def test_a_dead_letter_goes_where_it_belongs_and_to_no_queue_that_a_publisher_names(name: str, routes: Any) -> None:
+    headers, _ = headers_and_key({name: routes})
+    table = Letter("orders.dlq", b"", headers, None).message(1).properties["application_headers"]
+    assert list(table) == [f"original-{name}"]
