@@ -102,7 +102,7 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     length = _length(declared)
     if length > limit:
         raise ContentTooLarge(f"the body is longer than {limit} bytes")
-    if not declared and not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:
+    if not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:  # whatever length stands by it
         raise ContentUnreadable("this server does not tell where a chunked body ends: send it with Content-Length")
     stream: IO[bytes] = environ["wsgi.input"]
     try:
