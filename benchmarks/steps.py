@@ -29,6 +29,7 @@ from benchmarks.world import world
 from peerseal import Identity, MemoryReplayGuard, Peer
 from peerseal.peers import verify
 from peerseal.peers.policy import AllowPolicy
+from peerseal.peers.received import by_lower_name
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.peers.trusted import check_window
 from peerseal.protocol import jose
@@ -95,7 +96,7 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
         check_window(claims["iat"], key, LEEWAY)
 
     def binding(claims: dict[str, Any]) -> None:
-        headers = verify._by_lower_name(HEADERS, claims["headers"])
+        headers = by_lower_name(HEADERS, claims["headers"])
         verify._check_binding(claims, METHOD, TARGET, BODY, headers)
         assert "tth" not in claims
         assert headers.get(TRANSACTION_HEADER) is None

@@ -435,7 +435,7 @@ def _target(scope: Scope, external_prefix: str) -> str:
     path. Of a query that is empty ASGI does not say whether there was a question mark: only without one it is good."""
     raw_path = scope.get("raw_path")
     if raw_path is None:
-        raise WrongBinding("the server does not tell the raw request-target")
+        raise WrongBinding("the server does not tell the raw request-target: raw_path is not there")
     query = scope.get("query_string", b"")
     raw = (raw_path + (b"?" + query if query else b"")).decode("latin-1")
     path = scope["path"].encode("utf-8", "surrogateescape").decode("latin-1")

@@ -9,12 +9,12 @@
     def profile(id):
         return {"caller": current_peer.service}
 
-One check runs before Flask's own ``preprocess_request``: before URL value preprocessors and ``before_request``
-functions of the application and its blueprints, before a body is parsed, and before a 404, a 405 or a redirect to
-another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier than the check run WSGI middleware, the
-conversion of path parameters (``to_python`` of URL converters), the opening of the session and receivers of the signal
-``request_started``: none of these may tell a stranger what is there. View, teardown functions and what is streamed run
-for the request's transaction, and the thread for none between requests.
+One check runs as soon as Flask has routed the request: before receivers of the signal ``request_started``, URL value
+preprocessors and ``before_request`` functions of the application and its blueprints, before a body is parsed, and
+before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier
+than the check run WSGI middleware, the conversion of path parameters (``to_python`` of URL converters) and the opening
+of the session (docs/servers.md): none of these may tell a stranger what is there. View, teardown functions and what is
+streamed run for the request's transaction, and the thread for none between requests.
 """
 
 import functools
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.gate import (
@@ -63,6 +63,7 @@ _MARK: Final = "__peerseal__"
 _PEER: Final = "peerseal.peer"
 _SERVED: Final = "peerseal.served"
 _BEFORE: Final = "peerseal.before"
+_CHECKED: Final = "_peerseal_checked"  # of a request object and not its environ, which a view may copy
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -207,12 +208,12 @@ class _Gate:
         self._record = record
 
     def check(self) -> Response | None:
-        """What is done before ``preprocess_request``: the refusal, or None.
+        """What is done before the rest of a request: the refusal, or None.
 
         It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
         for ``Exception`` would make something else of the refusal.
         """
-        current: Request = request._get_current_object()  # type: ignore[attr-defined] # each look through the proxy costs
+        current = _current_request()
         environ = current.environ
         environ.pop(_PEER, None)
         if environ.get(_SERVED) != id(environ):
@@ -256,7 +257,7 @@ class _Gate:
 
 def _put_around(app: Flask, gate: _Gate) -> None:
     """The check comes before everything else of a request, and what keeps the user in streams after all of it."""
-    app.preprocess_request = _checked(app.preprocess_request, gate)  # type: ignore[method-assign]
+    _check_first(app, gate)
     app.after_request(_keep_user)
     app.teardown_request(_end_transaction)
     last = app.after_request_funcs[None]
@@ -266,15 +267,34 @@ def _put_around(app: Flask, gate: _Gate) -> None:
     app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
 
 
-def _checked(preprocess: Callable[..., Any], gate: _Gate) -> Callable[..., Any]:
-    """A ``before_request`` function would come too late: URL value preprocessors run before those."""
+def _check_first(app: Flask, gate: _Gate) -> None:
+    """Put the check before ``full_dispatch_request``, whose first act is a signal, and before ``preprocess_request``,
+    which an application may call by hand for a context that it has pushed. The arguments are Flask's own: none, or the
+    context in later releases."""
+    dispatch, preprocess, finalize = app.full_dispatch_request, app.preprocess_request, app.finalize_request
+
+    @functools.wraps(dispatch)
+    def checked_dispatch(*context: Any) -> Response:
+        refused = gate.check()
+        if refused is not None:
+            return cast("Callable[..., Response]", finalize)(*context, refused)
+        setattr(_current_request(), _CHECKED, True)
+        return dispatch(*context)
 
     @functools.wraps(preprocess)
-    def preprocess_request(*arguments: Any) -> Any:
-        refused = gate.check()
-        return preprocess(*arguments) if refused is None else refused
+    def checked_preprocess(*context: Any) -> Any:
+        checked = vars(_current_request()).pop(_CHECKED, False)  # good once: a second round needs a token of its own
+        refused = None if checked else gate.check()
+        return preprocess(*context) if refused is None else refused
 
-    return preprocess_request
+    app.full_dispatch_request = checked_dispatch  # type: ignore[method-assign]
+    app.preprocess_request = checked_preprocess  # type: ignore[method-assign]
+
+
+def _current_request() -> Request:
+    """The request itself: each look through the proxy costs."""
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return current
 
 
 def _for_nobody(serve: "WSGIApplication") -> "WSGIApplication":

@@ -321,13 +321,13 @@ class SigningAdapter(TimedAdapter):
         transaction = current_transaction()
         if transaction is not None and _TRANSACTION_HEADER not in attempt.headers:
             attempt.headers[_TRANSACTION_HEADER] = transaction.carry()
+        _check_characters(attempt.headers)
+        bound = self._bound_headers(attempt.headers)
         token = self._signer.sign_request(
-            self._audience,
-            method=str(request.method),
-            target=target,
-            body=_settled(request.body),
-            headers=self._bound_headers(attempt.headers),
+            self._audience, method=str(request.method), target=target, body=_settled(request.body), headers=bound
         )
+        changed = {name: value for name, value in bound.items() if attempt.headers[name] != value}
+        attempt.headers.update(changed)  # what is sent is what was signed: some servers keep blanks around a value
         attempt.headers[self._header] = f"Bearer {token}"
         return attempt
 
@@ -434,6 +434,13 @@ def _pieces(body: Any) -> Iterator[bytes | str]:
         return
     while piece := body.read(_PIECE):
         yield piece
+
+
+def _check_characters(headers: Mapping[str, str | bytes]) -> None:
+    """Raises UnsignableRequest for a header that http.client cannot encode."""
+    for name, value in headers.items():
+        if not name.isascii() or (isinstance(value, str) and max(value, default="") > "\xff"):
+            raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
 
 
 def _checked_names(names: Collection[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, 
 from peerseal.peers.target import routed_target
 from peerseal.peers.verify import RequestHeaders
 from peerseal.protocol.numbers import natural
+from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens import BLANKS
 
 MAX_BODY = 16 * 1024 * 1024
@@ -24,11 +25,12 @@ def bearer_token(header: str | None) -> str:
 
     Raises MissingToken where there is none, MalformedToken for two values (which servers join with a comma).
     """
-    if not header:
+    value = (plain_text(header) or "").strip(BLANKS)
+    if not value:
         raise MissingToken("no token")
-    if "," in header:
+    if "," in value:
         raise MalformedToken("two values of the token's header, or a comma in one")
-    scheme, _, token = header.strip(BLANKS).partition(" ")
+    scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
     return token.lstrip(" ")
@@ -46,7 +48,7 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
         raise WrongBinding("a header shifts the routing")
     raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if raw_uri is None:
-        raise WrongBinding("the server does not tell the raw request-target")
+        raise WrongBinding("the server does not tell the raw request-target: neither RAW_URI nor REQUEST_URI is there")
     return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
 
 
@@ -100,7 +102,7 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     length = _length(declared)
     if length > limit:
         raise ContentTooLarge(f"the body is longer than {limit} bytes")
-    if not declared and not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:
+    if not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:  # whatever length stands by it
         raise ContentUnreadable("this server does not tell where a chunked body ends: send it with Content-Length")
     stream: IO[bytes] = environ["wsgi.input"]
     try:

@@ -43,6 +43,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.names import registry_id, split_service_id
+from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
@@ -165,7 +166,7 @@ class EventVerifier:
         self._check_age(issued_at, now)
         check_window(issued_at, key, leeway)
         self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
-        if claims["scope"] not in scopes or scope not in (None, claims["scope"]):  # 10
+        if claims["scope"] not in scopes or (scope is not None and plain_text(scope) != claims["scope"]):  # 10
             raise InsufficientScope(f"{publisher} may not send {claims['scope']} here")
         return _event(claims, signer, publisher, payload, topic)
 
@@ -193,14 +194,14 @@ class EventVerifier:
         transaction_id: str | None,
     ) -> None:
         """Step 8. Only the registry's tokens may leave the topic to their scope and audience."""
-        if claims.get("topic", topic) != topic:
+        if "topic" in claims and claims["topic"] != plain_text(topic):
             raise WrongTopic("the event was published on another topic")
         hashed = claims.get("event_payload_hash")
         if hashed != _hash(payload) and not (hashed is None and self._unbound):
             raise WrongPayload("another payload was signed, or none")
-        if event_id not in (None, claims["event_id"]):
+        if event_id is not None and plain_text(event_id) != claims["event_id"]:
             raise WrongEvent("the token is for another event")
-        if transaction_id not in (None, claims["transaction_id"]):
+        if transaction_id is not None and plain_text(transaction_id) != claims["transaction_id"]:
             raise WrongTransaction("the token is for another transaction")
 
     def _find_place(self) -> tuple[AllowPolicy, str]:
@@ -212,11 +213,13 @@ class EventVerifier:
 
 def _bearer(headers: MessageHeaders) -> str:
     """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
     try:
-        values = [value for name, value in pairs or () if _text(name).lower() == HEADER]
-    except (TypeError, ValueError) as error:
-        raise MalformedToken(f"headers are a mapping or pairs, not {type(headers).__name__}") from error
+        given: Any = headers.items() if isinstance(headers, Mapping) else headers
+        given = () if given is None else given
+        pairs = [(name, value) for name, value in given]  # pairs, or an error at once
+    except Exception as error:  # another mapping's own, or that they are none
+        raise MalformedToken(f"headers are a mapping or pairs, not {kind_of(headers)}") from error
+    values = [value for name, value in pairs if _text(name).lower() == HEADER]
     if not values or values[0] is None:
         raise MissingToken("no token")
     if len(values) > 1:
@@ -231,18 +234,18 @@ def _bearer(headers: MessageHeaders) -> str:
 
 
 def _hash(payload: object) -> str:
-    if not isinstance(payload, bytes | bytearray | memoryview):
-        raise WrongPayload(f"a payload is bytes, not {type(payload).__name__}")
-    return payload_hash(bytes(payload))
+    content = plain_bytes(payload)
+    if content is None:
+        raise WrongPayload(f"a payload is bytes, not {kind_of(payload)}")
+    return payload_hash(content)
 
 
 def _text(value: object) -> str:
     """A header's name or value, which clients of brokers give as text or as bytes. Raises MalformedToken."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise MalformedToken(f"a header is text or bytes, not {type(value).__name__}")
-    return bytes(value).decode("latin-1")
+    text, octets = plain_text(value), plain_bytes(value)
+    if text is None and octets is None:
+        raise MalformedToken(f"a header is text or bytes, not {kind_of(value)}")
+    return (octets or b"").decode("latin-1") if text is None else text
 
 
 def _event(claims: dict[str, Any], signer: Signer, publisher: str, payload: bytes, topic: str) -> Event:

@@ -240,7 +240,7 @@ class Identity:
             method=method,
             target=target,
             body=body,
-            headers=headers or {},
+            headers={} if headers is None else headers,
             ctx=ctx,
         )
 

@@ -1,9 +1,10 @@
 """What a service signs: request tokens, transaction tokens and event tokens, each with the key that signs now."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peerseal.errors import InvalidName, MalformedToken, UnsignableRequest
+from peerseal.errors import UnsignableRequest
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.transactions import TRANSACTION_HEADER
@@ -12,8 +13,12 @@ from peerseal.protocol.assertions import ASSERTION_TYP, assertion_claims
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.events import EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.names import qualify, registry_id, service_id
+from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.tokens import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # what servers read as latin-1; no line breaks, no control characters
 
 
 class TokenSigner:
@@ -40,8 +45,11 @@ class TokenSigner:
         """See `Identity.sign_request`."""
         if not is_origin_form(target):
             raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
+        content, verb = _octets(body), plain_text(method)
+        if not verb:
+            raise UnsignableRequest(f"the method is a text, and this is {text_like(method)}")
         domain, now = self._domain(), int(self._clock())
-        bound = _checked(lambda: {name.lower(): value.strip(BLANKS) for name, value in headers.items()})
+        bound = _sendable(headers)
         carried = bound.pop(TRANSACTION_HEADER, None)
         token = RequestToken(
             issuer=f"{domain}/{self._service}",
@@ -50,9 +58,9 @@ class TokenSigner:
             not_before=now,
             expires_at=now + REQUEST_LIFETIME,
             jti=new_jti(),
-            method=method,
+            method=verb,
             target_digest=digest_header(target.encode("ascii")),
-            content_digest=_checked(lambda: digest_header(body)) if body else DIGEST_OF_NOTHING,
+            content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
             headers=bound,
             tth=None if carried is None else _checked(lambda: transaction_hash(carried)),
             ctx=ctx,
@@ -94,7 +102,7 @@ class TokenSigner:
             event_id=event_id,
             transaction_id=transaction_id,
             topic=topic,
-            payload_hash=_checked(lambda: payload_hash(payload)),
+            payload_hash=payload_hash(_octets(payload)),
             issued_at=now,
             expires_at=now + lifetime,
             jti=new_jti(),
@@ -114,9 +122,48 @@ class TokenSigner:
         return token
 
 
+def _octets(payload: bytes) -> bytes:
+    content = plain_bytes(payload)
+    if content is None:
+        raise UnsignableRequest(f"what is signed is bytes, and this is {kind_of(payload)}")
+    return content
+
+
+def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers as a server will read them: by lower-case names, without the blanks around values, and without an
+    empty content-type. Raises UnsignableRequest for what no request can hold (RFC 9110 sections 5.1 and 5.5) and for
+    two spellings of one name."""
+    try:
+        items = [(name, value) for name, value in headers.items()]  # pairs, or an error at once
+    except Exception as error:  # another mapping's own, or that it is none
+        raise UnsignableRequest(f"headers are a mapping of texts, and this is {kind_of(headers)}") from error
+    pairs = [(_name(name), _field_value(name, value)) for name, value in items]
+    bound = dict(pairs)
+    if len(bound) != len(pairs):
+        names = ", ".join(sorted(name for name, _ in pairs))
+        raise UnsignableRequest(f"one of these headers stands there in two spellings: {names}")
+    return {name: value for name, value in bound.items() if value or name != "content-type"}
+
+
+def _name(name: object) -> str:
+    text = plain_text(name)
+    if text is None or not _FIELD_NAME.fullmatch(text):
+        raise UnsignableRequest(f"not the name of a header (RFC 9110 section 5.1): {text_like(name)}")
+    return text.lower()
+
+
+def _field_value(name: object, value: object) -> str:
+    text = plain_text(value)
+    stripped = None if text is None else text.strip(BLANKS)
+    if stripped is None or not _FIELD_VALUE.fullmatch(stripped):
+        shown = f"the header {text_like(name)} cannot be sent with {text_like(value)}"
+        raise UnsignableRequest(f"{shown}: values are latin-1 in one line (RFC 9110 section 5.5)")
+    return stripped
+
+
 def _checked(make: "Callable[[], Any]") -> Any:
     """What ``make`` makes. What a verifier would refuse is not signed: raises UnsignableRequest."""
     try:
         return make()
-    except (ValueError, TypeError, AttributeError, RecursionError, MalformedToken, InvalidName) as error:
+    except Exception as error:  # MalformedToken, InvalidName, what json raises, what a value's own methods raise
         raise UnsignableRequest(str(error)) from error

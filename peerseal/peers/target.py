@@ -9,6 +9,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from peerseal.errors import ConfigurationError, WrongBinding
+from peerseal.protocol.plain import plain_text, text_like
 from peerseal.runtime.options import check_is
 
 # Origin form: a slash, then printable ASCII without a fragment. What RFC 3986 leaves out beside ("<", "|", …) is let
@@ -19,7 +20,8 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
 def is_origin_form(target: str) -> bool:
     """Whether that can stand in a request line as a path and a query, without a fragment."""
-    return type(target) is str and _ORIGIN_FORM.fullmatch(target) is not None
+    text = plain_text(target)
+    return text is not None and _ORIGIN_FORM.fullmatch(text) is not None
 
 
 def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefix: str = "") -> str:
@@ -33,7 +35,7 @@ def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefi
     if not is_origin_form(raw_uri):
         raise WrongBinding("the request-target is not in origin form (RFC 9112 section 3.2.1)")
     path = raw_uri.partition("?")[0]
-    routed = script_name + path_info
+    routed = (plain_text(script_name) or "") + (plain_text(path_info) or "")
     same = path == routed if "%" not in path else unquote_to_bytes(path) == _wsgi_bytes(routed)
     if not same:
         raise WrongBinding("the request-target is not what was routed")
@@ -47,9 +49,10 @@ def check_external_prefix(prefix: str) -> str:
     ConfigurationError.
     """
     check_is("external_prefix", prefix, str, "a text such as /api, or an empty one")
-    if prefix and not _PREFIX.fullmatch(prefix):
-        raise ConfigurationError(f"not an external prefix (such as /api): {prefix!r}")
-    return prefix
+    text = plain_text(prefix)
+    if text is None or (text and not _PREFIX.fullmatch(text)):
+        raise ConfigurationError(f"not an external prefix (such as /api): {text_like(prefix)}")
+    return text
 
 
 def _wsgi_bytes(text: str) -> bytes:

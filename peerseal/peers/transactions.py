@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from peerseal.errors import BadTransactionToken, InvalidName, TokenError
 from peerseal.peers.context import Transaction
+from peerseal.peers.received import value_of
 from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.names import split_kid
@@ -31,7 +32,7 @@ def bound_transaction(
     Raises BadTransactionToken, also where a transaction token came and none was bound, or the other way round, or
     TrustUnavailable.
     """
-    token, bound = headers.get(TRANSACTION_HEADER), claims.get("tth")
+    token, bound = value_of(headers, TRANSACTION_HEADER), claims.get("tth")
     if token is None or bound is None:
         raise BadTransactionToken("a transaction token that is not bound, or a bound one that did not come")
     try:

@@ -40,7 +40,7 @@ from peerseal.peers.status import ServiceStatus, TrustStatus
 from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.documents import DomainDocument, KeyStatement, PolicyDocument
-from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
+from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 
 log = logging.getLogger("peerseal.trust")
@@ -156,6 +156,7 @@ class TrustStore:
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
+        kid = kid if type(kid) is str else name_text(kid)
         found = self._held.get(kid)
         if found is not None and self._clock() < found[1].good_until and self._awake.lasts(found[1].period):
             self._hits += 1  # without a lock: a count of so many may miss one
@@ -168,6 +169,7 @@ class TrustStore:
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
         self._begin()
+        service_id = name_text(service_id)
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
             return held.value
@@ -180,6 +182,7 @@ class TrustStore:
     def recorded_key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
+        kid = name_text(kid)
         current = self._held.get(kid)
         if current is not None and self._clock() < current[1].good_until and self._awake.lasts(current[1].period):
             return current[0]

@@ -37,16 +37,17 @@ from peerseal.errors import (
 from peerseal.peers.context import Transaction
 from peerseal.peers.headers import GoodHeaders
 from peerseal.peers.policy import AllowPolicy, read_allow
+from peerseal.peers.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
 from peerseal.peers.trusted import KeySource, TrustedKey, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
 from peerseal.protocol.names import check_peer_name, qualify
+from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens import (
     ALWAYS_BOUND,
-    BLANKS,
     LEEWAY,
     REQUEST_LIFETIME_CAP,
     REQUEST_TYP,
@@ -54,6 +55,8 @@ from peerseal.protocol.tokens import (
     check_times,
 )
 from peerseal.runtime.options import check_callable, check_number
+
+__all__ = ["Peer", "RequestHeaders", "Verifier"]
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -75,11 +78,6 @@ class Peer(NamedTuple):
     def __repr__(self) -> str:
         """Without the claims: they are long, and the application's ``ctx`` is not for logs."""
         return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"
-
-
-class RequestHeaders(Mapping[str, str]):
-    """A server's view of a request's headers, which is asked for lower-case names only, one at a time. An adapter that
-    need not copy all headers derives from it; any other mapping is copied, its names in whatever case."""
 
 
 class Verifier:
@@ -156,10 +154,10 @@ class Verifier:
         issued_at, ends, leeway = claims["iat"], claims["exp"], self._leeway
         check_times(issued_at, claims["nbf"], ends, now=now, leeway=leeway, cap=self._max_lifetime)  # 7
         check_window(issued_at, key, leeway)
-        headers = _by_lower_name(headers, claims["headers"])
+        headers = by_lower_name(headers, claims["headers"])
         _check_binding(claims, method, target, body, headers)  # 8
         transaction = None
-        if "tth" in claims or headers.get(TRANSACTION_HEADER) is not None:
+        if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
             transaction = bound_transaction(self._trust, claims, headers, now=now, leeway=leeway)  # 9
             scopes &= transaction.scopes
         if scope is not None and not _holds(scopes, scope):  # 10
@@ -219,79 +217,34 @@ def _check_binding(
     headers: Mapping[str, str],
 ) -> None:
     """Step 8. The cheap comparisons first; the body is read last."""
+    if not (type(method) is type(target) is str):
+        method, target = text_of(method, "the method"), text_of(target, "the target")
     if claims["method"] != method:
         raise WrongBinding("another method was signed")
-    if type(target) is not str:
-        target = _plain_target(target)
     if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
         raise WrongBinding("another target was signed")
     _check_bound_headers(claims["headers"], headers)
-    content = body if isinstance(body, bytes) else _content(body)
+    content = body if type(body) is bytes else content_of(body)
     if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding("another body was signed")
 
 
 def _holds(scopes: frozenset[str], scope: object) -> bool:
-    return isinstance(scope, str) and scope in scopes
+    return plain_text(scope) in scopes
 
 
 def _shown(scope: object) -> str:
     """For the log: a scope, or what stands in its place. Adapters ask for the empty one where nothing is served."""
-    if scope == "":
-        return "a path that nothing names in needs"
-    return scope if isinstance(scope, str) else f"a scope of type {type(scope).__name__}"
-
-
-def _plain_target(target: object) -> str:
-    """The text in a subclass of str. Raises WrongBinding for any other type."""
-    if not isinstance(target, str):
-        raise WrongBinding(f"the target is no text, but {type(target).__name__}")
-    return str.__str__(target)
-
-
-def _content(body: object) -> bytes:
-    """The body's bytes, read where ``body`` is a function. Raises WrongBinding for what is no bytes: a text has no
-    bytes before it is encoded, and None may be a body that was not read."""
-    content = body() if callable(body) else body
-    if not isinstance(content, bytes | bytearray | memoryview):
-        raise WrongBinding(f"the body is no bytes, but {type(content).__name__}")
-    return bytes(content)
-
-
-def _by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers by lower-case names: ``bound`` itself where they are the same. A server's view is looked up as it is,
-    and never compared as a whole: it would be read from end to end."""
-    if type(headers) is not dict and isinstance(headers, RequestHeaders):
-        return headers
-    if headers == bound:
-        return bound
-    return _read_headers(headers)
-
-
-def _read_headers(headers: object) -> dict[str, str]:
-    """Raises WrongBinding for what is no mapping of texts to texts, and for a name that stands there twice."""
-    if not isinstance(headers, Mapping):
-        raise WrongBinding(f"the headers are no mapping, but {type(headers).__name__}")
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise WrongBinding("a header's name or value is no text")
-        if found.setdefault(name.lower(), value.strip(BLANKS)) != value.strip(BLANKS):
-            raise WrongBinding("a header came twice")
-    return found
+    text = plain_text(scope)
+    return f"a scope of type {kind_of(scope)}" if text is None else text or "a path that nothing names in needs"
 
 
 def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
     if headers is bound:
         return
     for name in ALWAYS_BOUND:
-        if headers.get(name) != bound.get(name) and not _same_value(headers.get(name), bound.get(name)):
+        if value_of(headers, name) != value_of(bound, name):
             raise WrongBinding(f"another {name} was signed")
-    for name, value in bound.items():
-        if headers.get(name) != value and not _same_value(headers.get(name), value):
+    for name in bound:
+        if value_of(headers, name) != value_of(bound, name):
             raise WrongBinding("another value of a bound header was signed")
-
-
-def _same_value(received: str | None, bound: str | None) -> bool:
-    """Blanks around a value are no part of it (RFC 9110 section 5.5). Another signer may have left them there."""
-    return received is not None and bound is not None and received.strip(BLANKS) == bound.strip(BLANKS)

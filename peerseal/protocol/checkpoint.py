@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from peerseal.errors import DocumentRefused, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.merkle import HASH, Proof, node_hash
+from peerseal.protocol.plain import is_object, kind_of, plain_bytes, plain_text
 
 TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
@@ -59,7 +60,7 @@ def ledger_jwk(key: Ed25519PublicKey) -> dict[str, str]:
 
 def ledger_public_key(jwk: Mapping[str, str]) -> Ed25519PublicKey:
     """Back from a JWK. Raises MalformedToken."""
-    if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519") or type(jwk.get("x")) is not str:
+    if not is_object(jwk) or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519") or type(jwk.get("x")) is not str:
         raise MalformedToken("not an Ed25519 key")
     try:
         return Ed25519PublicKey.from_public_bytes(b64url_decode(jwk["x"]))
@@ -86,6 +87,7 @@ def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -
 
     Raises DocumentRefused: ``document_bad_checkpoint``, or ``document_unknown_signer`` where no key of these signed.
     """
+    note = plain_text(note) or ""
     claimed = claimed_checkpoint(note)
     if claimed.origin != origin:
         raise DocumentRefused("document_bad_checkpoint", "the checkpoint of another ledger")
@@ -101,6 +103,7 @@ def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -
 
 def claimed_checkpoint(note: str) -> Checkpoint:
     """What a note says, whoever may have signed it. Raises DocumentRefused with ``document_bad_checkpoint``."""
+    note = plain_text(note) or ""
     if len(note) > MAX_NOTE:
         raise DocumentRefused("document_bad_checkpoint", f"a note of {len(note)} characters, not of {MAX_NOTE} at most")
     text, blank, lines = note.partition("\n\n")
@@ -175,7 +178,10 @@ def encode_bundle(entries: Iterable[bytes]) -> bytes:
 
 def decode_bundle(bundle: bytes) -> Sequence[bytes]:
     """The entries again. Raises DocumentRefused for a bundle that breaks off."""
-    entries, at = [], 0
+    octets = plain_bytes(bundle)
+    if octets is None:
+        raise DocumentRefused("document_malformed", f"an entry bundle is bytes, and this is {kind_of(bundle)}")
+    bundle, entries, at = octets, [], 0
     while at < len(bundle):
         length = int.from_bytes(bundle[at : at + 2], "big")
         entry = bundle[at + 2 : at + 2 + length]

@@ -13,6 +13,7 @@ from json.scanner import make_scanner
 from typing import Any, cast
 
 from peerseal.errors import MalformedToken
+from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 
 MAX_NESTING = 32
 """Arrays and objects within each other in a JSON text, at most. No token or document needs a quarter of it, and what
@@ -33,7 +34,7 @@ def b64url(data: bytes) -> str:
 def b64url_decode(text: str | bytes) -> bytes:
     """The bytes of a canonical unpadded base64url text. Raises MalformedToken for any other spelling or type."""
     try:
-        encoded = str.encode(text, "ascii") if isinstance(text, str) else text
+        encoded = text if type(text) is bytes else _octets(text, "ascii")
         tail = len(encoded) % 4
         if tail and encoded[-1] not in _LAST_OF[tail]:
             raise MalformedToken("base64url with trailing bits")
@@ -41,8 +42,23 @@ def b64url_decode(text: str | bytes) -> bytes:
             raise MalformedToken("plain base64, or padding")
         plain = encoded.replace(b"-", b"+").replace(b"_", b"/")  # quicker than a table: there are few of them
         return binascii.a2b_base64(plain + _PADDING[tail], strict_mode=True)
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
+    except ValueError as error:
         raise MalformedToken("not unpadded base64url") from error
+
+
+def _octets(value: object, encoding: str) -> bytes:
+    """The bytes of a text or of bytes. Raises MalformedToken, or ValueError for a text that has none."""
+    text = plain_text(value)
+    octets = plain_bytes(value) if text is None else text.encode(encoding)
+    if octets is None:
+        raise MalformedToken(f"neither a text nor bytes: {kind_of(value)}")
+    return octets
+
+
+def _characters(value: object) -> str:
+    """The text itself, or what bytes say in UTF-8. Raises MalformedToken or ValueError."""
+    text = plain_text(value)
+    return _octets(value, "utf-8").decode("utf-8") if text is None else text
 
 
 def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -74,16 +90,15 @@ def strict_json(data: bytes | str) -> Any:
     """What the JSON text says (RFC 8259), refusing repeated members at any level, NaN and infinities, numbers out of
     range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels. Raises MalformedToken."""
     try:
-        text = data if isinstance(data, str) else data.decode("utf-8")
-        text = str.strip(text, _JSON_SPACE)
+        text = (data.decode("utf-8") if type(data) is bytes else _characters(data)).strip(_JSON_SPACE)
         value, end = _scan(text, 0)
         if end != len(text):
             raise ValueError("something follows the value")
         if "[" in text or text.count("{") > MAX_NESTING:
             _check_nesting(value)
-        if "\\" in text or isinstance(data, str):  # both can bring in half a surrogate pair, which cannot be written
+        if "\\" in text or type(data) is not bytes:  # both can bring in half a surrogate pair, which cannot be written
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError, StopIteration, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, StopIteration) as error:
         raise MalformedToken(f"not strict JSON: {type(error).__name__}") from error
     return value
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.claims import LATEST_TIME, claim, exactly
 from peerseal.protocol.names import split_service_id
+from peerseal.protocol.plain import kind_of
 from peerseal.protocol.policies import AUDIENCE, SCOPE
 from peerseal.protocol.tokens import check_jti
 from peerseal.protocol.transactions import ID, check_user, facts_claim
@@ -86,6 +87,8 @@ def check_event_claims(claims: dict[str, Any]) -> None:
 
     It checks in place and builds nothing: it runs on every event.
     """
+    if type(claims) is not dict:
+        raise MalformedToken(f"claims are an object, and this is {kind_of(claims)}")
     try:
         iss, sub, aud, scope, event_id, transaction_id, rctx, iat, exp, jti = _always(claims)
     except KeyError as error:

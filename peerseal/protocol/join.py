@@ -12,6 +12,7 @@ from typing import Self
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
+from peerseal.protocol.plain import kind_of, plain_text
 
 _PREFIX = "psj1"
 _ID_BYTES = 12
@@ -41,10 +42,11 @@ class JoinToken:
     @classmethod
     def parse(cls, text: str) -> Self:
         """From its text form, blank space around it ignored. Raises ConfigurationError, which never quotes it."""
-        if not isinstance(text, str):
-            raise ConfigurationError(f"a join token is text, not {type(text).__name__}")
+        plain = plain_text(text)
+        if plain is None:
+            raise ConfigurationError(f"a join token is text, not {kind_of(text)}")
         try:
-            prefix, *parts = str.__str__(text).strip().split(".")
+            prefix, *parts = plain.strip().split(".")
             sizes = tuple(len(b64url_decode(part)) for part in parts)
         except MalformedToken as error:
             raise ConfigurationError("the join token cannot be read") from error

@@ -19,6 +19,7 @@ from jose.exceptions import JOSEError
 
 from peerseal.errors import ConfigurationError, MalformedToken, MissingToken
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
+from peerseal.protocol.plain import kind_of, plain_text
 
 Algorithm = Literal["RS256", "ES256"]
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256")
@@ -111,7 +112,7 @@ def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, b
     """The three segments, undecoded, and the signing input, which is the first two. Raises MalformedToken for another
     number of them, a longer token, or one that is not ASCII text, and MissingToken for None."""
     if type(token) is not str:
-        token = plain_text(token)
+        token = _token_text(token)
     if len(token) > limit:
         raise MalformedToken("longer than a token may be")
     try:
@@ -125,14 +126,14 @@ def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, b
     return header, payload, signature, signing_input
 
 
-def plain_text(token: object) -> str:
-    """The text in a subclass of str, whose own methods are not called. Raises MalformedToken for any other type, and
-    MissingToken for None."""
+def _token_text(token: object) -> str:
+    """Raises MalformedToken for what is no text, and MissingToken for None."""
     if token is None:
         raise MissingToken("no token")
-    if not isinstance(token, str):
-        raise MalformedToken(f"a token is text, not {type(token).__name__}")
-    return str.__str__(token)
+    text = plain_text(token)
+    if text is None:
+        raise MalformedToken(f"a token is text, not {kind_of(token)}")
+    return text
 
 
 def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:

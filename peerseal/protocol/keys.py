@@ -19,6 +19,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
 from peerseal.protocol.jose import Algorithm
 from peerseal.protocol.names import make_kid
+from peerseal.protocol.plain import is_object, kind_of, plain_bytes, text_like
 
 RSA_BITS = range(2048, 8193)
 RSA_EXPONENT = 65537
@@ -57,6 +58,8 @@ class PublicKey:
     def from_jwk(cls, jwk: Mapping[str, Any], alg: str | None = None) -> Self:
         """From a JWK (RFC 7517), read strictly: no private members, canonical integers, ``alg`` (the argument and the
         member, where given) the one of the type. Other public members are ignored. Raises KeyRefused."""
+        if not is_object(jwk):
+            raise KeyRefused("key_malformed", f"a JWK is an object, and this is {kind_of(jwk)}")
         if PRIVATE_MEMBERS & jwk.keys():
             raise KeyRefused("key_private_members", "a public JWK must not hold private members")
         public = cls.of(_crypto_of(jwk))
@@ -68,7 +71,7 @@ class PublicKey:
     def from_spki(cls, der: bytes) -> Self:
         """From a DER SubjectPublicKeyInfo. Raises KeyRefused."""
         try:
-            key = serialization.load_der_public_key(der)
+            key = serialization.load_der_public_key(plain_bytes(der) or b"")
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise KeyRefused("key_malformed", type(error).__name__) from error
         return cls.of(cast("PublicCryptoKey", key))
@@ -111,7 +114,8 @@ class KeyPair:
     def from_pem(cls, pem: bytes, password: bytes | None = None) -> Self:
         """From a PKCS #8 PEM. Raises KeyRefused where it cannot be read."""
         try:
-            return cls.of(cast("PrivateCryptoKey", serialization.load_pem_private_key(pem, password)))
+            private = serialization.load_pem_private_key(plain_bytes(pem) or b"", password)
+            return cls.of(cast("PrivateCryptoKey", private))
         except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise KeyRefused("key_malformed", f"no private key could be read: {type(error).__name__}") from error
 
@@ -177,7 +181,7 @@ def _crypto_of(jwk: Mapping[str, Any]) -> PublicCryptoKey:
             return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
         except ValueError as error:
             raise KeyRefused("key_off_curve", "not a point of P-256") from error
-    raise KeyRefused("key_type_unsupported", f"{str(kind)[:20]} {str(curve)[:20]}")
+    raise KeyRefused("key_type_unsupported", f"kty {text_like(kind)}, crv {text_like(curve)}")
 
 
 def _number(jwk: Mapping[str, Any], name: str, size: int | None = None) -> int:

@@ -17,6 +17,7 @@ from peerseal.protocol.encoding import b64url, canonical_json, strict_json_objec
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.merkle import leaf_hash
 from peerseal.protocol.names import make_kid, service_id
+from peerseal.protocol.plain import kind_of, plain_bytes
 
 MAX_ENTRY = 64 * 1024 - 1
 """The longest entry, in bytes: a bundle says its length in two."""
@@ -88,12 +89,15 @@ class Entry:
     @classmethod
     def decode(cls, body: bytes) -> Self:
         """Back from the bytes. Raises MalformedToken for bytes that no entry encodes to."""
-        if len(body) > MAX_ENTRY:
+        octets = plain_bytes(body)
+        if octets is None:
+            raise MalformedToken(f"a ledger entry is bytes, and this is {kind_of(body)}")
+        if len(octets) > MAX_ENTRY:
             raise MalformedToken("longer than a ledger entry may be")
-        members = strict_json_object(body)
+        members = strict_json_object(octets)
         if members.keys() != _MEMBERS.keys() or any(type(members[name]) not in _MEMBERS[name] for name in _MEMBERS):
             raise MalformedToken("not a ledger entry")
-        if canonical_json(members) != body:
+        if canonical_json(members) != octets:
             raise MalformedToken("a ledger entry in another spelling")
         number_claim(members, "seq")
         time_claim(members, "time")

@@ -7,6 +7,7 @@ and is computed from the key, so whoever reads one can check both.
 import re
 
 from peerseal.errors import InvalidName
+from peerseal.protocol.plain import plain_text, text_like
 
 REGISTRY = "registry"
 """The reserved service name under which the registry itself signs and is called."""
@@ -21,32 +22,26 @@ _KID = re.compile(rf"(({_DNS_NAME})/({_DNS_NAME}))/({_THUMBPRINT})")
 
 _DOMAIN_LENGTH = 253  # RFC 1035 section 3.1, in text form
 _SERVICE_LENGTH = 100
+_THUMBPRINT_LENGTH = 43
+_KID_LENGTH = _DOMAIN_LENGTH + _SERVICE_LENGTH + _THUMBPRINT_LENGTH + 2
 
 
 def check_thumbprint(text: str) -> str:
     """The text itself if it is an RFC 7638 SHA-256 thumbprint as a kid has it, else InvalidName."""
-    if not _WHOLE_THUMBPRINT.fullmatch(text):
-        raise InvalidName(f"not a thumbprint: {text[:120]!r}")
+    return _match(_WHOLE_THUMBPRINT, text, _THUMBPRINT_LENGTH, "a thumbprint")[0]
+
+
+def name_text(name: object) -> str:
+    """A name as exactly ``str``, to be looked up by. Raises InvalidName for what is no text."""
+    text = plain_text(name)
+    if text is None:
+        raise InvalidName(f"not a name: {text_like(name)}")
     return text
-
-
-_KID_LENGTH = _DOMAIN_LENGTH + _SERVICE_LENGTH + 45
-
-
-def _is_text(value: object, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest
-
-
-def _shown(name: object) -> str:
-    """What an error quotes of a name: so much of it, or the type of what is no text."""
-    return repr(name[:120]) if isinstance(name, str) else f"a value of type {type(name).__name__}"
 
 
 def check_trust_domain(name: str) -> str:
     """The name itself if it is a DNS-like lower-case name of 253 characters at most, else InvalidName."""
-    if not _is_text(name, _DOMAIN_LENGTH) or not _NAME.fullmatch(name):
-        raise InvalidName(f"not a trust domain: {_shown(name)}")
-    return name
+    return _match(_NAME, name, _DOMAIN_LENGTH, "a trust domain")[0]
 
 
 def check_service(name: str) -> str:
@@ -54,9 +49,7 @@ def check_service(name: str) -> str:
 
     ``registry`` passes: it is reserved, which is for the registry to refuse where somebody registers it.
     """
-    if not _is_text(name, _SERVICE_LENGTH) or not _NAME.fullmatch(name):
-        raise InvalidName(f"not a service name: {_shown(name)}")
-    return name
+    return _match(_NAME, name, _SERVICE_LENGTH, "a service name")[0]
 
 
 def service_id(domain: str, service: str) -> str:
@@ -71,27 +64,26 @@ def registry_id(domain: str) -> str:
 
 def split_service_id(name: str) -> tuple[str, str]:
     """``(domain, service)`` of a service id. Raises InvalidName."""
-    match = _SERVICE_ID.fullmatch(name) if _is_text(name, _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH) else None
-    if match is None:
-        raise InvalidName(f"not a service id: {_shown(name)}")
-    domain, service = match.groups()
+    domain, service = _match(_SERVICE_ID, name, _DOMAIN_LENGTH + 1 + _SERVICE_LENGTH, "a service id").groups()
     return check_trust_domain(domain), check_service(service)
 
 
 def qualify(name: str, domain: str) -> str:
     """The service id that a short name or an id stands for in code and configuration. Raises InvalidName."""
-    if not _is_text(name, _KID_LENGTH) or "/" in name:
-        split_service_id(name)
-        return name
-    return service_id(domain, name)
+    text = name_text(name)
+    if "/" in text:
+        split_service_id(text)
+        return text
+    return service_id(domain, text)
 
 
 def check_peer_name(name: str) -> str:
     """The name itself if it is a short name or a service id, as code and configuration have them. Raises
     InvalidName."""
-    if _is_text(name, _KID_LENGTH) and "/" in name:
-        split_service_id(name)
-        return name
+    text = name_text(name)
+    if "/" in text:
+        split_service_id(text)
+        return text
     return check_service(name)
 
 
@@ -107,10 +99,16 @@ def split_kid(kid: str) -> tuple[str, str]:
 
     The thumbprint must be the canonical base64url of 32 bytes: the last character holds four bits only.
     """
-    match = _KID.fullmatch(kid) if _is_text(kid, _KID_LENGTH) else None
-    if match is None:
-        raise InvalidName(f"not a kid: {_shown(kid)}")
-    owner, domain, service, thumbprint = match.groups()
+    owner, domain, service, thumbprint = _match(_KID, kid, _KID_LENGTH, "a kid").groups()
     check_trust_domain(domain)
     check_service(service)
     return owner, thumbprint
+
+
+def _match(pattern: re.Pattern[str], value: object, longest: int, what: str) -> re.Match[str]:
+    """The match of the whole text, however it is given. Raises InvalidName, which says what it is not."""
+    text = plain_text(value)
+    match = pattern.fullmatch(text) if text is not None and len(text) <= longest else None
+    if match is None:
+        raise InvalidName(f"not {what}: {text_like(value)}")
+    return match

@@ -29,6 +29,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.claims import claim, time_claim
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.keys import PRIVATE_MEMBERS, PublicKey
+from peerseal.protocol.plain import plain_bytes
 from peerseal.protocol.tokens import LEEWAY, check_times
 from peerseal.protocol.weak_keys import check_not_weak
 
@@ -133,7 +134,7 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
     same key may stand there twice. Raises DocumentRefused.
     """
     try:
-        jwks = claim(strict_json_object(body.removeprefix(BYTE_ORDER_MARK)), "keys", list)
+        jwks = claim(strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK)), "keys", list)
     except MalformedToken as error:
         raise DocumentRefused("document_malformed", f"no JWK Set: {error}") from error
     if len(jwks) > MAX_KEYS:
@@ -152,7 +153,7 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
     """Where an issuer's JWK Set is, from its discovery document (OpenID Connect Discovery 1.0 section 3): the
     ``jwks_uri`` as it stands there. Raises DocumentRefused, also for the document of another issuer (section 4.3)."""
     try:
-        document = strict_json_object(body.removeprefix(BYTE_ORDER_MARK))
+        document = strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK))
         named, jwks_uri = claim(document, "issuer", str), claim(document, "jwks_uri", str)
     except MalformedToken as error:
         raise DocumentRefused("document_malformed", f"no discovery document: {error}") from error

@@ -27,6 +27,7 @@ from peerseal.protocol.claims import LATEST_TIME, claim, exactly, time_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid
+from peerseal.protocol.plain import kind_of, plain_text
 
 REQUEST_TYP: Final = "peerseal-request+jwt"
 PROOF_TYP: Final = "peerseal-proof+jwt"
@@ -63,9 +64,10 @@ def new_jti() -> str:
 
 def check_jti(jti: str) -> str:
     """The jti itself if it is 128 bits in canonical base64url. Raises MalformedToken."""
-    if not _JTI.fullmatch(jti):
+    text = plain_text(jti)
+    if text is None or not _JTI.fullmatch(text):
         raise MalformedToken("jti is not 128 bits")
-    return jti
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ def check_request_claims(claims: dict[str, Any]) -> None:
 
     It checks in place and builds nothing: it runs on every request.
     """
+    if type(claims) is not dict:
+        raise MalformedToken(f"claims are an object, and this is {kind_of(claims)}")
     try:
         iss, sub, aud, jti, method, target, content, iat, nbf, exp, headers = _request_values(claims)
     except KeyError as error:
@@ -139,7 +143,7 @@ def check_request_claims(claims: dict[str, Any]) -> None:
     if not _JTI.fullmatch(jti):
         raise MalformedToken("jti is not 128 bits")
     for name, value in headers.items():
-        if type(value) is not str or name != name.lower():
+        if not (type(value) is type(name) is str and name == name.lower()):
             raise MalformedToken("claim headers holds other than lower-case names with strings")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from peerseal.errors import MalformedToken
 from peerseal.protocol.claims import claim, exactly, time_claim
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
+from peerseal.protocol.plain import plain_text
 from peerseal.protocol.policies import check_scope
 
 TRANSACTION_TYP: Final = "txntoken+jwt"
@@ -90,17 +91,19 @@ class TransactionToken:
 def transaction_hash(token: str) -> str:
     """``tth``: what a request token says of the transaction token beside it, base64url of its SHA-256. Raises
     MalformedToken for a text that is no token."""
-    if not token.isascii():
+    text = plain_text(token)
+    if text is None or not text.isascii():
         raise MalformedToken("a transaction token is not ASCII")
-    return b64url(hashlib.sha256(token.encode("ascii")).digest())
+    return b64url(hashlib.sha256(text.encode("ascii")).digest())
 
 
 def check_user(name: str) -> str:
     """A user's name itself. Raises MalformedToken for none, one that is too long, and what cannot be printed: a
     database refuses NUL in a text, and a log shows line breaks as lines of its own."""
-    if not (0 < len(name) <= MAX_USER and name.isprintable()):
+    text = plain_text(name)
+    if text is None or not (0 < len(text) <= MAX_USER and text.isprintable()):
         raise MalformedToken(f"a user's name is empty, longer than {MAX_USER} characters, or not printable")
-    return name
+    return text
 
 
 def id_claim(claims: Mapping[str, Any], name: str) -> str:

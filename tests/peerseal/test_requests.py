@@ -384,6 +384,28 @@ def test_headers_that_the_application_lists_are_bound_where_they_are_set(
     assert only(server).claims["headers"] == {"x-tenant": "acme", "accept": "*/*"}
 
 
+@pytest.mark.parametrize("value", ["acme ", "acme\t", b"acme \t"])
+def test_what_is_sent_is_what_was_signed_without_blanks(
+    session_for: SessionFor, server: RawServer, value: str | bytes
+) -> None:
+    session = session_for(server, bind_headers=("x-tenant",))
+    session.post("/", data=b"{}", headers={"X-Tenant": value, "Content-Type": "application/json "})
+    seen = only(server)
+    assert seen.claims["headers"] == {"x-tenant": "acme", "content-type": "application/json"}
+    assert seen.headers["x-tenant"] == ["acme"]
+    assert_signed_as_seen(seen)
+
+
+@pytest.mark.parametrize("headers", [{"X-Tenant": "\u20ac"}, {"X-Other": "\u20ac"}, {"X-T\xe9": "a"}])
+def test_a_header_that_cannot_be_encoded_is_not_sent(
+    session_for: SessionFor, server: RawServer, headers: dict[str, str]
+) -> None:
+    session = session_for(server, bind_headers=("x-tenant",))
+    with pytest.raises(UnsignableRequest, match="latin-1"):
+        session.get("/", headers=headers)
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("names", [("Host",), ("content-length",), ("X-A", "Authorization")])
 def test_a_header_that_the_transport_makes_cannot_be_bound(
     session_for: SessionFor, server: RawServer, names: tuple[str, ...]

@@ -209,7 +209,7 @@ def read_request(connection: socket.socket) -> Seen | None:
     headers: dict[str, list[str]] = {}
     while head := stream.readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = head.partition(":")
-        headers.setdefault(name.lower(), []).append(value.strip(" \t"))
+        headers.setdefault(name.lower(), []).append(value.removeprefix(" "))
     if "chunked" in headers.get("transfer-encoding", []):
         body = b""
         while size := int(stream.readline(), 16):
@@ -245,9 +245,16 @@ def raw_request(
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     lines = [f"{method} {target} HTTP/1.1", "Host: wire.test", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in pairs]
+    return raw_exchange(address, "\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+
+def raw_exchange(address: tuple[str, int], data: bytes) -> RawAnswer:
+    """Send exactly these bytes, which are a whole request, and read the final answer to the end."""
     with socket.create_connection(address, timeout=10) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        connection.sendall(data)
         raw = b"".join(iter(lambda: connection.recv(65536), b""))
+    while raw.startswith(b"HTTP/1.1 1"):  # informational, such as 100 Continue
+        raw = raw.partition(b"\r\n\r\n")[2]
     # A recipient may take LF alone for the end of a line (RFC 9112 section 2.2): gunicorn under Python 3.14 sends it.
     head, _, content = raw.partition(b"\r\n\r\n" if b"\r\n\r\n" in raw else b"\n\n")
     first, *rest = head.decode("latin-1").splitlines()
