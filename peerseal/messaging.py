@@ -43,6 +43,7 @@ from peerseal.peers.context import carrying
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.runtime.options import check_is, check_number, check_texts
+from peerseal.runtime.terminal import printable
 
 log = logging.getLogger("peerseal.messaging")
 
@@ -283,10 +284,10 @@ class EventConsumer:
                 raise
             log.error(
                 "no dead letter of message %s (%s, %d bytes) is taken, and it is passed over: %s",
-                *(message.origin, refusal.code, len(message.payload), error),
+                *(printable(message.origin), refusal.code, len(message.payload), error),
             )
         self._refused[refusal.code] += 1
-        log.warning("refused: %s; message %s; %r", refusal.code, message.origin, str(refusal)[:200])
+        log.warning("refused: %s; message %s; %r", refusal.code, printable(message.origin), str(refusal)[:200])
 
     def _sent_as_it_came(self, message: Message, code: bytes, origin: bytes) -> bool:
         """Raises BrokerUnavailable where the broker does not answer: then it may take the whole message later."""
@@ -297,10 +298,10 @@ class EventConsumer:
         except BrokerUnavailable as error:
             if not isinstance(error, MessageNotTaken):
                 raise
-            log.warning("the dead letter of message %s is not taken as it came: %s", message.origin, error)
+            log.warning("the dead letter of message %s is not taken as it came: %s", printable(message.origin), error)
             return False
         except Exception as error:
-            log.warning("no dead letter can be made of message %s as it came: %r", message.origin, error)
+            log.warning("no dead letter can be made of message %s as it came: %r", printable(message.origin), error)
             return False
         return True
 
@@ -314,7 +315,7 @@ class EventConsumer:
         name = error.code if isinstance(error, PeersealError) else type(error).__name__
         self._retried[name] += 1
         trace = None if isinstance(error, PeersealError) and not isinstance(error, CodedError) else error
-        log.warning("message %s is tried again: %s: %s", message.origin, name, error, exc_info=trace)
+        log.warning("message %s is tried again: %s: %s", printable(message.origin), name, error, exc_info=trace)
 
 
 def _said(text: str) -> bytes:

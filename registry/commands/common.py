@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from peerseal.peers.environment import settings_of
+from peerseal.protocol.claims import LATEST_TIME
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
@@ -98,9 +99,8 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool, names: Iterable[str
 
 
 def _cell(name: str, value: Any) -> str:
-    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int):
-        with suppress(ValueError, OverflowError, OSError):  # the year 10000, of a registry that lies
-            return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    if name.endswith(("_at", "_from", "_until")) and isinstance(value, int) and 0 <= value <= LATEST_TIME:
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%dT%H:%M:%SZ}"
     return printable(value)
 
 
