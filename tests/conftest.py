@@ -28,10 +28,14 @@ THOROUGH = tuple(
         "e2e/test_policies",
         "e2e/test_registry_tls",
         "e2e/test_replay_on_two_hosts",
+        "e2e/test_registry_gone",
         "e2e/test_restore",
         "e2e/test_token_exchange",
         "e2e/test_users_do_not_mix",
         "examples/test_invoicing",
+        "faults/test_recycled_workers",
+        "faults/test_registry_killed",
+        "judges/test_npm",
         "messaging/test_kafka_records",
     )
 )

@@ -68,7 +68,7 @@ def registry() -> Iterator[MemoryRegistry]:
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
     """What an emptyDir is: a folder of root's in which every user may make, rename and remove."""
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(folder.stat().st_mode | 0o011)
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume").chmod(0o777)
@@ -416,7 +416,7 @@ def test_a_folder_of_root_may_hold_files_of_ours_but_one_of_others_may_not(tmp_p
             return str(error)
         return "accepted"
 
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(folder.stat().st_mode | 0o011)
     assert "its owner may replace what lies in it" in Child(other_user).result()
 

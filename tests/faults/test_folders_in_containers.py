@@ -60,7 +60,7 @@ def registry() -> Iterator[MemoryRegistry]:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(folder.stat().st_mode | 0o011)
     (tmp_path / "volume").mkdir()
     return tmp_path / "volume"
