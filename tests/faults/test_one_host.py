@@ -18,7 +18,7 @@ from tests.support.workers import Worker, all_say
 pytestmark = pytest.mark.usefixtures("quiet_collector")
 
 WORKERS = 8
-LIMITS = TrustLimits(wait=1.0, poll_interval=0.1, longest_poll_pause=0.5, look_interval=0.02)
+LIMITS = TrustLimits(wait=1.0, poll_interval=0.1, longest_poll_pause=0.5, look_interval=0.02, patience=20.0)
 """The registry keeps a question for one second, so that a host notices within some seconds that its asker is gone."""
 SILENCE = 2 * LIMITS.wait + LIMITS.longest_poll_pause
 """Seconds after which the others of a host go on without an asker that hangs."""
