@@ -83,7 +83,7 @@ def _replay_url_in(settings: SettingsReader) -> str | None:
 def _rotation_in(settings: SettingsReader) -> RotationSchedule:
     default = RotationSchedule()
     return RotationSchedule(
-        every=settings.seconds("PEERSEAL_ROTATE_EVERY", default.every, at_least=0.01, at_most=_LONGEST),
+        every=settings.seconds("PEERSEAL_ROTATE_EVERY", default.every, at_least=0.001, at_most=_LONGEST),
         lead=settings.seconds("PEERSEAL_ROTATE_LEAD", default.lead, at_most=_LONGEST),
         overlap=settings.seconds("PEERSEAL_ROTATE_OVERLAP", default.overlap, at_most=_LONGEST),
     )

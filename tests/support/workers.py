@@ -76,7 +76,9 @@ class Worker:
 
     def reply(self) -> Any:
         """The reply to what was told."""
-        assert select.select([self._replies], [], [], WAIT)[0], f"worker {self.pid} says nothing"
+        ready = select.poll()  # `select.select` takes no descriptor beyond 1023
+        ready.register(self._replies, select.POLLIN)
+        assert ready.poll(WAIT * 1000), f"worker {self.pid} says nothing"
         line = self._replies.readline()
         assert line, f"worker {self.pid} has ended"
         return json.loads(line)
