@@ -159,6 +159,7 @@ def protocol_parsers() -> list[Parser]:
         octets(encoding.strict_json_object, b'{"a": [1, 2.5, "x"]}'),
         text(names.check_trust_domain, forge.DOMAIN),
         text(names.check_service, "billing.invoices"),
+        text(names.check_peer_name, forge.CALLER),
         text(names.check_thumbprint, KEY.public.thumbprint),
         text(names.split_service_id, forge.CALLER),
         text(names.split_kid, KID),
