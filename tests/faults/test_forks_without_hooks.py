@@ -3,6 +3,7 @@
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,14 @@ LIBC = ctypes.PyDLL(None)
 
 
 class ChildOfC(Child):
-    """A child of C's ``fork``, with the interpreter as its parent left it."""
+    """A child of C's ``fork``, with the interpreter as its parent left it.
+
+    A thread that waits for the interpreter's lock at the fork would leave that lock unusable in the child, whatever
+    code runs there. A server in C takes care of it; here the other threads get the time to come to rest first.
+    """
 
     def __init__(self, job: Callable[[], Any]) -> None:
+        time.sleep(0.05)
         self._answer, writer = os.pipe()
         self.pid = LIBC.fork()
         if self.pid == 0:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,11 +46,20 @@ def served(registry: MemoryRegistry) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    ending = threading.Event()
+
+    def serve() -> None:  # it wakes for connections alone: a thread that wakes by the clock may do so at a fork
+        while not ending.is_set():
+            server.handle_request()
+
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        server.shutdown()
+        ending.set()
+        socket.create_connection(server.server_address[:2]).close()
+        serving.join()
         server.server_close()
 
 
