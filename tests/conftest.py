@@ -15,7 +15,18 @@ from tests.support.stack import Stack
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
 ON_ONE_DATABASE = tuple(
     f"tests/contracts/test_{name}.py"
-    for name in ("admission_by_platform", "applicants", "exchange", "operators", "policies", "restore", "verify")
+    for name in (
+        "admission_by_platform",
+        "applicants",
+        "client_assertions",
+        "exchange",
+        "operators",
+        "policies",
+        "restore",
+        "roll_over",
+        "verify",
+        "waiting",
+    )
 )
 THOROUGH = tuple(
     f"tests/{name}.py"
@@ -23,6 +34,7 @@ THOROUGH = tuple(
         "e2e/test_applicants",
         "e2e/test_concurrent_registrations",
         "e2e/test_lying_mirror",
+        "e2e/test_many_workers",
         "e2e/test_monitor",
         "e2e/test_platform_tokens",
         "e2e/test_policies",
@@ -36,7 +48,9 @@ THOROUGH = tuple(
         "faults/test_recycled_workers",
         "faults/test_registry_killed",
         "judges/test_npm",
+        "messaging/test_consumer",
         "messaging/test_kafka_records",
+        "registry/test_push_server",
     )
 )
 
