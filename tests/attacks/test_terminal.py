@@ -131,7 +131,7 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            f"from peerseal import cli; import sys, time; {_SLEEPER}; sys.exit(cli.main(['sleep']))",
+            f"from peerseal import cli; import signal, sys, time; {_SLEEPER}; sys.exit(cli.main(['sleep']))",
         ],
         cwd=ROOT,
         env=environment({}),
@@ -146,7 +146,8 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
         assert process.wait(20) == INTERRUPTED
 
 
-_SLEEPER = (
+_SLEEPER = (  # a shell starts what runs in its background with Ctrl-C ignored
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
     "add = lambda commands: commands.add_parser('sleep').set_defaults("
     "run=lambda _: (print('ready', flush=True), time.sleep(60))); cli.COMMANDS = (add,)"
 )
