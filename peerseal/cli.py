@@ -7,6 +7,7 @@ output is gone; others are the command's own.
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
@@ -39,7 +40,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(_with_pin_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
@@ -48,6 +49,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed(error, UNREACHABLE)
     except PeersealError as error:
         return _failed(error, 1)
+
+
+def _with_pin_joined(arguments: Sequence[str]) -> list[str]:
+    """``--pin VALUE`` as ``--pin=VALUE``: a thumbprint may begin with a dash, and argparse takes such a value for an
+    option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--pin":
+            joined[-1] = f"--pin={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _failed(error: PeersealError, code: int) -> int:

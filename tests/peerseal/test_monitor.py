@@ -531,3 +531,12 @@ def test_wrong_usage_ends_with_2(
 def test_a_registry_that_is_not_there_ends_a_single_look_with_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["monitor", "billing", "--once", "--registry", "http://127.0.0.1:1"]) == 3
     assert json.loads(capsys.readouterr().out)["event"] == "unreachable"
+
+
+@pytest.mark.parametrize("command", [["monitor", "billing"], ["keep-ledger", "copy"]])
+@pytest.mark.parametrize("pin", [["--pin", "-" + "A" * 42], ["--pin=-" + "A" * 42]])
+def test_a_pin_may_begin_with_a_dash(
+    command: list[str], pin: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command, "--once", *pin, "--registry", "http://127.0.0.1:1"]) == 3, "not reached: it was read"
