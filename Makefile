@@ -10,11 +10,11 @@ DEMO := $(VENV)/.demo-$(VERSION)
 STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
 
-NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers
+NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick oldest thorough fuzz judge kafka brokers coverage lint format bench compose-test .env clean
+.PHONY: help demo up test quick oldest thorough fuzz judge kafka brokers browser coverage lint format bench compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers
 
 brokers: $(STAMP) kafka ## events on a real Apache Kafka and a real RabbitMQ, killed on the way (needs java, rabbitmq-server)
 	$(BIN)/pytest -m brokers
+
+browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver)
+	$(BIN)/pytest -m browser
 
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered
