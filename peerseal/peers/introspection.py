@@ -216,7 +216,7 @@ class Introspection:
             if error.http_status is None and not isinstance(error, AnswerTooLarge):
                 self._rest()
             raise self._unavailable(str(error)) from error
-        if answer.status in (401, 403):
+        if answer.status in (401, 403) or (answer.status == 400 and _is_invalid_client(answer.body)):
             raise self._not_let_in(answer.status)
         if answer.status != 200:
             raise self._unavailable(f"it answered {answer.status}")
@@ -249,7 +249,7 @@ class Introspection:
     # ---- failures
 
     def _not_let_in(self, status: int) -> TrustUnavailable:
-        if status == 401:
+        if status != 403:  # which an issuer may answer about one token
             self._rest()
         log.error(
             "the issuer %s refuses this service's credentials as client %s (%d): check PEERSEAL_INTROSPECTION_CLIENT_ID"
@@ -283,6 +283,14 @@ def _joined(flight: "Future[_Outcome]") -> _Outcome:
         raise TrustUnavailable("another thread waits for the issuer's answer about this token", 1) from error
     except TrustUnavailable as error:
         raise TrustUnavailable(str(error), error.retry_after) from error
+
+
+def _is_invalid_client(body: bytes) -> bool:
+    """Whether a refusal is about the client (RFC 6749 section 5.2): of an assertion some issuers say so with 400."""
+    try:
+        return plain_answer(body).get("error") == "invalid_client"
+    except DocumentRefused:
+        return False
 
 
 def _time_to_wait() -> float:

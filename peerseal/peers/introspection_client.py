@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.options import check_callable, check_flag, check_is
@@ -77,5 +77,7 @@ class IntrospectionClient:
         if self.private_key_jwt is not None:
             assertion = self.private_key_jwt(audience=self.issuer, client_id=self.client_id)
             return {}, {"client_assertion_type": _ASSERTED, "client_assertion": assertion}
-        credentials = f"{quote_plus(self.client_id)}:{quote_plus(self.secret or '')}"  # RFC 6749 section 2.3.1
-        return {"authorization": f"Basic {b64encode(credentials.encode('ascii')).decode('ascii')}"}, {}
+        # form-encoded (RFC 6749 section 2.3.1), with %20 for a blank: some issuers do not read + as one
+        client_id, secret = (quote(text or "", safe="") for text in (self.client_id, self.secret))
+        encoded = b64encode(f"{client_id}:{secret}".encode("ascii")).decode("ascii")
+        return {"authorization": f"Basic {encoded}"}, {}
