@@ -145,8 +145,7 @@ class Introspection:
             outcome = self._asked(digest, token)
             flight.set_result(outcome)
         except BaseException as error:
-            known = error if isinstance(error, TrustUnavailable) else None
-            flight.set_exception(known or TrustUnavailable("the call about this token was broken off", 1))
+            flight.set_exception(_retold(error))
             raise
         finally:
             with self._lock:
@@ -282,7 +281,14 @@ def _joined(flight: "Future[_Outcome]") -> _Outcome:
     except TimeoutError as error:
         raise TrustUnavailable("another thread waits for the issuer's answer about this token", 1) from error
     except TrustUnavailable as error:
-        raise TrustUnavailable(str(error), error.retry_after) from error
+        raise _retold(error) from None
+
+
+def _retold(error: BaseException) -> TrustUnavailable:
+    """The error for another thread: without the traceback, whose frames hold the token."""
+    if isinstance(error, TrustUnavailable):
+        return TrustUnavailable(str(error), error.retry_after)
+    return TrustUnavailable("the call about this token was broken off", 1)
 
 
 def _is_invalid_client(body: bytes) -> bool:

@@ -171,7 +171,7 @@ class TestHowTheServiceProvesItself:
             edge = registry.identity("edge")
             registry.set_domain(issuers=[setting(issuer)])
             users = verifier(registry, issuer, introspection=by_key(issuer, edge))
-            issuer.clients["edge-client"] = Client("edge-client", keys=lambda: published(registry, "edge"))
+            issuer.clients["edge-client"] = Client("edge-client", published=lambda: published(registry, "edge"))
             assert users.verify(issuer.issue("opaque-1")).name == "ada"
             before = edge.credentials
             edge.rotate()
@@ -185,7 +185,7 @@ class TestHowTheServiceProvesItself:
             registry.set_domain(issuers=[setting(issuer)])
             users = verifier(registry, issuer, introspection=by_key(issuer, registry.identity("billing")))
             registry.identity("edge")
-            issuer.clients["edge-client"] = Client("edge-client", keys=lambda: published(registry, "edge"))
+            issuer.clients["edge-client"] = Client("edge-client", published=lambda: published(registry, "edge"))
             with pytest.raises(TrustUnavailable, match="refuses this service's credentials"):
                 users.verify(issuer.issue("opaque-1"))
         assert "has this service's current keys" in caplog.text

@@ -30,7 +30,7 @@ class Client:
 
     client_id: str
     secret: str | None = None
-    keys: Callable[[], list[Mapping[str, Any]]] | None = None
+    published: Callable[[], list[dict[str, Any]]] | None = None
 
     def check_client_secret(self, secret: str) -> bool:
         """For Authlib."""
@@ -107,7 +107,7 @@ class Introspecting:
 def _application(state: Introspecting) -> Flask:
     app = Flask("issuer")
 
-    class Assertions(JWTBearerClientAssertion):
+    class Assertions(JWTBearerClientAssertion):  # type: ignore[misc]
         def get_audiences(self) -> list[str]:
             return [state.issuer.url]
 
@@ -115,10 +115,10 @@ def _application(state: Introspecting) -> Flask:
             return True
 
         def resolve_client_public_key(self, client: Client) -> KeySet:
-            assert client.keys is not None
-            return KeySet.import_key_set({"keys": [dict(key) for key in client.keys()]})
+            assert client.published is not None
+            return KeySet.import_key_set({"keys": [dict(key) for key in client.published()]})
 
-    class Endpoint(IntrospectionEndpoint):
+    class Endpoint(IntrospectionEndpoint):  # type: ignore[misc]
         CLIENT_AUTH_METHODS = ["client_secret_basic", "client_assertion_jwt"]  # noqa: RUF012 - as Authlib has it
 
         def check_permission(self, token: Any, client: Any, request: Any) -> bool:
