@@ -30,6 +30,7 @@ from peerseal.protocol.claims import claim, time_claim
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import MAX_SUBJECT, MAX_TOKEN, UnverifiedToken, audiences_of
+from peerseal.protocol.plain import plain_bytes, plain_text
 from peerseal.protocol.tokens import LEEWAY
 
 SIGNED_TYP: Final = "token-introspection+jwt"
@@ -48,9 +49,10 @@ def is_jwt_shaped(token: str) -> bool:
 
 def check_opaque(token: str) -> str:
     """The token itself if an issuer may be asked about it. Raises MalformedToken."""
-    if not _OPAQUE.fullmatch(token):
+    text = plain_text(token)
+    if text is None or not _OPAQUE.fullmatch(text):
         raise MalformedToken(f"a token is 1 to {MAX_TOKEN} visible ASCII characters")
-    return token
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def plain_answer(body: bytes) -> dict[str, Any]:
 def parse_signed(body: bytes) -> UnverifiedToken:
     """Step 2 for a signed answer, first half: its syntax and ``typ``. Raises DocumentRefused."""
     try:
-        return UnverifiedToken.parse(body.decode("ascii"), types=(SIGNED_TYP,))
+        return UnverifiedToken.parse((plain_bytes(body) or b"").decode("ascii"), types=(SIGNED_TYP,))
     except (TokenError, UnicodeDecodeError) as error:
         raise DocumentRefused("document_malformed", f"no signed answer to introspection: {error}") from error
 
