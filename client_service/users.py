@@ -13,7 +13,10 @@ class Users:
     def __init__(self, identity: peerseal.Identity, tokens: UserTokens) -> None:
         self._identity = identity
         self._verifier = peerseal.UserVerifier(
-            identity.trust, jwks_files={tokens.issuer_url: tokens.jwks_file}, clock=identity.clock
+            identity.trust,
+            jwks_files={tokens.issuer_url: tokens.jwks_file},
+            introspection=peerseal.IntrospectionClient.from_env(identity),
+            clock=identity.clock,
         )
 
     def current(self) -> peerseal.User | None:

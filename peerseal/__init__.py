@@ -14,6 +14,7 @@ from peerseal.errors import PeersealError
 from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
@@ -26,6 +27,7 @@ __all__ = [
     "EventVerifier",
     "FileReplayGuard",
     "Identity",
+    "IntrospectionClient",
     "MemoryReplayGuard",
     "Peer",
     "PeersealError",

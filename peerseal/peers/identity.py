@@ -290,10 +290,10 @@ class Identity:
         )
         return {"authorization": f"Bearer {token}"}
 
-    def sign_assertion(self) -> str:
-        """A client assertion (RFC 7523) for the registry's token endpoint, good once within a minute. Raises
-        TrustUnavailable."""
-        return self._signer.assertion(self._keeper.signing_key())
+    def sign_assertion(self, *, audience: str | None = None, client_id: str | None = None) -> str:
+        """A client assertion (RFC 7523) for the registry's token endpoint, or for another issuer ``audience``, which
+        knows this service as ``client_id`` (by default its id). Good for a minute. Raises TrustUnavailable."""
+        return self._signer.assertion(self._keeper.signing_key(), audience, client_id)
 
     def mint_transaction(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.options import check_number
+from peerseal.runtime.options import check_number, check_whole
 
 
 def _check_numbers(limits: Any) -> None:
@@ -91,7 +91,7 @@ class TrustLimits:
 
 @dataclass(frozen=True, slots=True)
 class IssuerLimits:
-    """Of fetching a foreign issuer's keys."""
+    """Of asking a foreign issuer for its keys, and about its opaque tokens."""
 
     refresh_interval: float = 300.0
     """Seconds after which a set of keys is fetched again: a key that the issuer withdrew is refused about that soon."""
@@ -102,14 +102,32 @@ class IssuerLimits:
     negative_ttl: float = 30.0
     """Seconds for which a kid that was looked for and not found is refused without looking again."""
     max_negative: int = 1_000
-    """Such kids remembered, at most."""
+    """Such kids, and tokens that are not active, remembered at most."""
+    introspection_ttl: float = 60.0
+    """Seconds for which "this token is active" is believed, and never beyond the token's ``exp``: a token that the
+    issuer revokes is refused that soon."""
+    introspection_negative_ttl: float = 5.0
+    """Seconds for which a token that was refused is refused without asking again."""
+    introspection_patience: float = 3.0
+    """Seconds that one verification may take: its turn, the issuer's answer and the keys of a signed one, together."""
+    introspection_rest: float = 1.0
+    """Seconds in which an issuer is left alone after it gave no answer in time, or refused our credentials."""
+    introspections: int = 8
+    """Calls at once, at most: a slow issuer must not hold every thread of a worker."""
+    introspection_burst: float = 100.0
+    """Tokens never seen active that are asked about at once, at most: people who log in, or made-up tokens."""
+    introspection_rate: float = 20.0
+    """Such tokens a second after that. Tokens that were active before are not counted."""
+    max_introspected: int = 10_000
+    """Active tokens remembered, at most."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(1.0, 2.0, 2.0, 512 * 1024))
-    """Of one fetch. Discovery and keys together take less than a newcomer waits for its answer (5 s); a set of 100
+    """Of one call. Discovery and keys together take less than a newcomer waits for its answer (5 s); a set of 100
     large keys has 300 KiB."""
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no number, or a negative one."""
         _check_numbers(self)
+        check_whole("IssuerLimits.introspections", self.introspections, at_least=1)
 
 
 @dataclass(frozen=True, slots=True)

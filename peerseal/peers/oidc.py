@@ -75,8 +75,12 @@ class OidcIssuer:
         """What the token says, said by this issuer to that audience, now. Raises TokenError or TrustUnavailable."""
         if unverified_token.issuer != self.issuer:
             raise WrongIssuer("iss is not this issuer")
-        key = self._keys.key(unverified_token.kid)
+        key = self.key(unverified_token.kid)
         return unverified_token.verified(key, issuer=self.issuer, audience=audience, now=self._clock())
+
+    def key(self, kid: str) -> PublicKey:
+        """The issuer's key of that kid. Raises UnknownKey or TrustUnavailable."""
+        return self._keys.key(kid)
 
 
 class IssuerKeys:

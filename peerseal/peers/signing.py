@@ -71,10 +71,11 @@ class TokenSigner:
         """The transaction token, signed."""
         return self._compact(held, TRANSACTION_TYP, lambda: canonical_json(token.claims()))
 
-    def assertion(self, held: HeldKey) -> str:
+    def assertion(self, held: HeldKey, audience: str | None, client_id: str | None) -> str:
         """See `Identity.sign_assertion`."""
         domain = self._domain()
-        claims = assertion_claims(service_id(domain, self._service), registry_id(domain), int(self._clock()))
+        client, asked = client_id or service_id(domain, self._service), audience or registry_id(domain)
+        claims = assertion_claims(client, asked, int(self._clock()))
         return self._compact(held, ASSERTION_TYP, lambda: canonical_json(claims))
 
     def event(

@@ -1,26 +1,34 @@
 """Users at the edge: tokens of the issuers that the signed domain document names (OpenID Connect Core, RFC 9068).
 
-They are checked as strictly as our own: `peerseal.protocol.oidc` has the steps.
+JWTs are checked as strictly as our own tokens: `peerseal.protocol.oidc` has the steps. About opaque tokens their issuer
+is asked: `peerseal.protocol.introspection`.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from peerseal.errors import MalformedToken, WrongIssuer
+from peerseal.errors import ConfigurationError, MalformedToken, TrustUnavailable, WrongIssuer
 from peerseal.peers.forks import in_each_child, notice_fork
+from peerseal.peers.introspection import Introspection
+from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
+from peerseal.protocol.introspection import ActiveToken, is_jwt_shaped
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims
+from peerseal.protocol.plain import plain_text
 from peerseal.protocol.policies import UserIssuer, check_scope
 from peerseal.protocol.transactions import check_user
 from peerseal.protocol.weak_keys import check_not_weak
+from peerseal.runtime.options import check_is
+
+V = TypeVar("V")
 
 _NO_FILES: Mapping[str, str | os.PathLike[str]] = MappingProxyType({})
 
@@ -28,7 +36,8 @@ _NO_FILES: Mapping[str, str | os.PathLike[str]] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class User:
     """A user whose token was verified. ``name`` is ``sub`` at ``issuer``; ``scopes`` is what the token allows;
-    ``token_id`` its ``jti``, None where it has none. Times are seconds since the epoch."""
+    ``token_id`` its ``jti``, None where it has none. ``claims`` are the token's, or what its issuer answered about an
+    opaque one. Times are seconds since the epoch."""
 
     name: str
     issuer: str
@@ -49,7 +58,8 @@ class UserVerifier:
 
     ``jwks_files`` maps an issuer to a file with its JWK Set, in the place of the URL that the settings name;
     ``ca_file`` (PEM) is what the issuers' https is checked with, and ``check_key`` raises KeyRefused for a weak key of
-    theirs. Safe to use from threads, before and after a fork.
+    theirs. ``introspection`` holds this service's credentials, one for each issuer that is to be asked about tokens.
+    Safe to use from threads, before and after a fork. Raises ConfigurationError.
     """
 
     def __init__(
@@ -58,11 +68,14 @@ class UserVerifier:
         *,
         jwks_files: Mapping[str, str | os.PathLike[str]] = _NO_FILES,
         ca_file: str | os.PathLike[str] | None = None,
+        introspection: IntrospectionClient | Sequence[IntrospectionClient] | None = None,
         check_key: Callable[[PublicKey], None] = check_not_weak,
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._trust = trust
+        self._clients = _by_issuer(introspection)
+        self._introspections: dict[UserIssuer, Introspection] = {}
         self._jwks_files = jwks_files
         self._ca_file = ca_file
         self._check_key = check_key
@@ -72,25 +85,69 @@ class UserVerifier:
         self._renew_lock()
         in_each_child(self._renew_lock)
 
-    def verify(self, token: str) -> User:
-        """The user whom the token proves. Raises TokenError (WrongIssuer for an issuer that nobody configured) or
-        TrustUnavailable."""
+    def verify(self, token: str, *, issuer: str | None = None) -> User:
+        """The user whom the token proves. ``issuer`` says whose token it must be; an opaque token needs it where this
+        service has credentials at several issuers. Raises TokenError (WrongIssuer for an issuer that nobody configured,
+        or where none can be chosen) or TrustUnavailable."""
         notice_fork()
+        text = plain_text(token)
+        if self._clients and text is not None and not is_jwt_shaped(text):
+            return self._opaque(text, issuer)
         unverified = UnverifiedToken.parse(token)
+        if issuer not in (None, unverified.issuer):
+            raise WrongIssuer(f"expected a token of {issuer}")
         issuers = self._trust.settings().issuers
-        named = next((issuer for issuer in issuers if issuer.issuer == unverified.issuer), None)
-        if named is None:
-            raise WrongIssuer("an issuer of users' tokens that nobody configured")
+        named = _named(unverified.issuer, issuers)
         verified = self._issuer(named, issuers).verify(unverified, audience=named.audience)
-        token_id = verified.claims.get("jti")
-        return User(
-            check_user(verified.subject),
-            verified.issuer,
-            scopes_of(verified),
-            token_id if type(token_id) is str and len(token_id) <= 200 else None,
-            verified.expires_at,
-            verified.claims,
-        )
+        if not named.introspect_jwts:
+            return _user(verified, verified.expires_at)
+        active = self._introspection(named, issuers).verify(token)
+        if active.subject != verified.subject:
+            raise TrustUnavailable(f"{named.issuer} says that its token is another user's than the token itself says")
+        return _user(active, min(verified.expires_at, active.expires_at or verified.expires_at))
+
+    def forget(self, token: str) -> None:
+        """Ask the issuers about this token anew when it comes next, such as after a logout or a revocation. Only this
+        process forgets; others believe what they were told for ``IssuerLimits.introspection_ttl``."""
+        for introspection in list(self._introspections.values()):
+            introspection.forget(token)
+
+    def _opaque(self, token: str, issuer: str | None) -> User:
+        issuers = self._trust.settings().issuers
+        if issuer is None:
+            askable = [one.issuer for one in issuers if one.introspection_url and one.issuer in self._clients]
+            if len(askable) != 1:
+                raise WrongIssuer(
+                    f"an opaque token, and {len(askable)} issuers to ask about it: expected one, or issuer="
+                )
+            issuer = askable[0]
+        active = self._introspection(_named(issuer, issuers), issuers).verify(token)
+        return _user(active, active.expires_at or 0)
+
+    def _introspection(self, named: UserIssuer, issuers: tuple[UserIssuer, ...]) -> Introspection:
+        """The issuer as it is asked about tokens, made once for each setting. Raises WrongIssuer, or TrustUnavailable
+        where this service has no credentials."""
+        if named.introspection_url is None:
+            raise WrongIssuer(f"the domain's settings name no introspection_url of {named.issuer}")
+        client = self._clients.get(named.issuer)
+        if client is None:
+            raise TrustUnavailable(
+                f"no credentials at {named.issuer}: set PEERSEAL_INTROSPECTION_ISSUER and …_CLIENT_ID"
+            )
+        keys = self._issuer(named, issuers)
+        with self._lock:
+            found = self._introspections.get(named)
+            if found is None:
+                found = Introspection(
+                    named,
+                    client,
+                    keys.key,
+                    ca_file=self._ca_file,
+                    limits=self._limits or IssuerLimits(),
+                    clock=self._clock,
+                )
+                self._introspections = {**_kept(self._introspections, issuers), named: found}
+            return found
 
     def _issuer(self, named: UserIssuer, issuers: tuple[UserIssuer, ...]) -> OidcIssuer:
         """The issuer with its keys, made once for each setting; those of settings that are gone are forgotten."""
@@ -106,15 +163,49 @@ class UserVerifier:
                     limits=self._limits,
                     clock=self._clock,
                 )
-                kept = {issuer: self._issuers[issuer] for issuer in issuers if issuer in self._issuers}
-                self._issuers = {**kept, named: found}
+                self._issuers = {**_kept(self._issuers, issuers), named: found}
             return found
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
 
-def scopes_of(verified: VerifiedClaims) -> frozenset[str]:
+def _by_issuer(
+    clients: IntrospectionClient | Sequence[IntrospectionClient] | None,
+) -> Mapping[str, IntrospectionClient]:
+    several = (clients,) if isinstance(clients, IntrospectionClient) else tuple(clients or ())
+    for client in several:
+        check_is("introspection", client, IntrospectionClient, "an IntrospectionClient, or several")
+    if len({client.issuer for client in several}) != len(several):
+        raise ConfigurationError("introspection: two IntrospectionClients for one issuer")
+    return {client.issuer: client for client in several}
+
+
+def _named(issuer: str, issuers: tuple[UserIssuer, ...]) -> UserIssuer:
+    found = next((one for one in issuers if one.issuer == issuer), None)
+    if found is None:
+        raise WrongIssuer("an issuer of users' tokens that nobody configured")
+    return found
+
+
+def _kept(made: Mapping[UserIssuer, V], issuers: tuple[UserIssuer, ...]) -> dict[UserIssuer, V]:
+    """What was made for settings that still hold."""
+    return {issuer: made[issuer] for issuer in issuers if issuer in made}
+
+
+def _user(proven: VerifiedClaims | ActiveToken, expires_at: int) -> User:
+    token_id = proven.claims.get("jti")
+    return User(
+        check_user(proven.subject),
+        proven.issuer,
+        scopes_of(proven),
+        token_id if type(token_id) is str and len(token_id) <= 200 else None,
+        expires_at,
+        proven.claims,
+    )
+
+
+def scopes_of(verified: VerifiedClaims | ActiveToken) -> frozenset[str]:
     """What the token allows: ``scope`` as RFC 8693 section 4.2 has it, or ``scp`` as some issuers write it, a text or a
     list. None where it says neither. Raises MalformedToken where it says both, or what are no scopes."""
     claims = verified.claims

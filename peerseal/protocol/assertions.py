@@ -73,7 +73,7 @@ class ClientAssertion:
 
 
 def assertion_claims(client: str, audience: str, now: int) -> dict[str, Any]:
-    """The payload of a fresh assertion by the service with id ``client``."""
+    """The payload of a fresh assertion by ``client``, which is a service's id at the registry."""
     return {
         "iss": client,
         "sub": client,

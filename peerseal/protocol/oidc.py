@@ -11,7 +11,7 @@ by the one key of the issuer's set that the kid names, for exactly one audience,
 No URL, key or certificate in a token is ever looked at, and none of our own kinds of token is taken for a foreign one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import InitVar, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -92,10 +92,10 @@ class UnverifiedToken:
     _signature: bytes = field(repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Step 1. Raises MalformedToken or WrongType."""
+    def parse(cls, text: str, *, types: Collection[str | None] = _TYPES) -> Self:
+        """Step 1; ``types`` are the values of ``typ`` that are accepted. Raises MalformedToken or WrongType."""
         header_segment, payload, signature, signing_input = jose.split(text, limit=MAX_TOKEN)
-        header = _parse_header(header_segment)
+        header = _parse_header(header_segment, types)
         claims = strict_json_object(b64url_decode(payload))
         issuer = claim(claims, "iss", str)
         return cls(issuer, header["kid"], header["alg"], claims, signing_input, b64url_decode(signature))
@@ -108,13 +108,7 @@ class UnverifiedToken:
         Raises TokenError: BadSignature, WrongIssuer, WrongAudience, MalformedToken, Expired, NotYetValid or
         LifetimeTooLong.
         """
-        if self.alg != key.alg or not key.verify(self._signing_input, self._signature):
-            raise BadSignature("alg is not the key's, or the signature is not by it")
-        claims = self._claims
-        if self.issuer != issuer:
-            raise WrongIssuer("iss is not the issuer whose key this is")
-        if audience not in _audiences(claims):
-            raise WrongAudience("the token is for somebody else")
+        claims = self.signed_claims(key, issuer=issuer, audiences={audience})
         issued_at, expires_at = time_claim(claims, "iat"), time_claim(claims, "exp")
         not_before = time_claim(claims, "nbf") if "nbf" in claims else issued_at
         check_times(issued_at, not_before, expires_at, now=now, leeway=leeway, cap=cap)
@@ -123,6 +117,17 @@ class UnverifiedToken:
             raise MalformedToken(f"sub is empty, or longer than {MAX_SUBJECT} characters")
         everything = MappingProxyType(dict(claims))
         return VerifiedClaims(issuer, audience, subject, issued_at, expires_at, everything, _VERIFICATION)
+
+    def signed_claims(self, key: PublicKey, *, issuer: str, audiences: Set[str]) -> Mapping[str, Any]:
+        """The claims, signed by that issuer's ``key`` and addressed to one of ``audiences``. Times and subject are not
+        checked. Raises BadSignature, WrongIssuer, WrongAudience or MalformedToken."""
+        if self.alg != key.alg or not key.verify(self._signing_input, self._signature):
+            raise BadSignature("alg is not the key's, or the signature is not by it")
+        if self.issuer != issuer:
+            raise WrongIssuer("iss is not the issuer whose key this is")
+        if audiences.isdisjoint(audiences_of(self._claims)):
+            raise WrongAudience("the token is for somebody else")
+        return self._claims
 
 
 def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not_weak) -> dict[str, PublicKey]:
@@ -185,7 +190,7 @@ def _usable(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]) -> P
     return key
 
 
-def _parse_header(segment: bytes) -> dict[str, str]:
+def _parse_header(segment: bytes, types: Collection[str | None]) -> dict[str, str]:
     """The members are named one by one: ``crit``, ``jku``, ``jwk``, ``x5u``, ``x5c``, ``b64``, ``zip`` and whatever
     else would change how a token is read are refused, not ignored (RFC 8725 section 3.10). ``x5t`` is a mere hash, and
     is not used."""
@@ -198,12 +203,12 @@ def _parse_header(segment: bytes) -> dict[str, str]:
         raise MalformedToken("alg is neither RS256 nor ES256")
     if not 0 < len(header["kid"]) <= MAX_KID:
         raise MalformedToken(f"kid is empty, or longer than {MAX_KID} characters")
-    if header.get("typ") not in _TYPES:
+    if header.get("typ") not in types:
         raise WrongType("a token of another kind")
     return header
 
 
-def _audiences(claims: Mapping[str, Any]) -> list[str]:
+def audiences_of(claims: Mapping[str, Any]) -> list[str]:
     """``aud``, one string or several (RFC 7519 section 4.1.3). Raises MalformedToken."""
     value = claims.get("aud")
     audiences: list[str] = value if type(value) is list else [claim(claims, "aud", str)]

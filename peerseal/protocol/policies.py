@@ -22,6 +22,8 @@ SCOPE: Final = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{MAX_SCOPE}}}")
 """One scope token: visible ASCII without quotes and backslashes."""
 AUDIENCE: Final = re.compile(rf"[\x21\x23-\x2e\x30-\x5b\x5d-\x7e]{{1,{MAX_AUDIENCE}}}")
 """An audience of consumers: the same, without a slash."""
+_INTROSPECTION_FLAGS: Final = ("introspection_signed", "introspect_jwts")
+_INTROSPECTION: Final = ("introspection_url", *_INTROSPECTION_FLAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,30 +60,41 @@ class CallPolicy:
 
 @dataclass(frozen=True, slots=True)
 class UserIssuer:
-    """An OIDC issuer whose tokens prove users at the edge. ``jwks_url`` is found by discovery where it is None."""
+    """An OIDC issuer whose tokens prove users at the edge. ``jwks_url`` is found by discovery where it is None.
+
+    At ``introspection_url`` the issuer says what its opaque tokens mean (RFC 7662). With ``introspection_signed`` only
+    signed answers (RFC 9701) are believed; with ``introspect_jwts`` the issuer is asked about its JWTs, too.
+    """
 
     issuer: str
     audience: str
     jwks_url: str | None = None
+    introspection_url: str | None = None
+    introspection_signed: bool = False
+    introspect_jwts: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """``{"issuer", "audience", "jwks_url"}``."""
-        return {"issuer": self.issuer, "audience": self.audience, "jwks_url": self.jwks_url}
+        """``{"issuer", "audience", "jwks_url"}``, and the members of introspection that are set."""
+        members = {"issuer": self.issuer, "audience": self.audience, "jwks_url": self.jwks_url}
+        return members | {name: value for name in _INTROSPECTION if (value := getattr(self, name))}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Raises MalformedToken."""
         if type(value) is not dict:
             raise MalformedToken("an issuer is not an object")
-        exactly(value, frozenset(("issuer", "audience")), frozenset(("jwks_url",)))
-        jwks_url = value.get("jwks_url")
+        exactly(value, frozenset(("issuer", "audience")), frozenset(("jwks_url", *_INTROSPECTION)))
+        jwks_url, introspection_url = value.get("jwks_url"), value.get("introspection_url")
         issuer, audience = claim(value, "issuer", str), claim(value, "audience", str)
-        for url in (issuer, jwks_url):
+        for url in (issuer, jwks_url, introspection_url):
             if url is not None:
                 _check_url(url)
         if not 0 < len(audience) <= 300:
             raise MalformedToken("an audience of no length, or too long")
-        return cls(issuer, audience, jwks_url)
+        flags = {name: claim({name: False, **value}, name, bool) for name in _INTROSPECTION_FLAGS}
+        if any(flags.values()) and introspection_url is None:
+            raise MalformedToken("an issuer without introspection_url that is to be asked about tokens")
+        return cls(issuer, audience, jwks_url, introspection_url=introspection_url, **flags)
 
 
 Exchange = Mapping[str, Mapping[str, frozenset[str]]]

@@ -124,7 +124,8 @@ def get_domain(url: str | None, as_json: bool) -> None:
 @json_option
 def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool) -> None:
     """Replaces the domain's settings by those in FILE (- for standard input), in JSON: {"minters": [service…],
-    "issuers": [{"issuer", "audience", "jwks_url"}…], "exchange"?: {client: {audience: [scope…]}}}."""
+    "issuers": [{"issuer", "audience", "jwks_url", "introspection_url"?, "introspection_signed"?, "introspect_jwts"?}…],
+    "exchange"?: {client: {audience: [scope…]}}}."""
     console, body = the_console(url), _read(file)
     entry = console.domain_settings()["entry"] if seen is None else seen
     _show(console.set_domain_settings(body, entry), as_json)

@@ -140,6 +140,7 @@ TAKES_NOTHING_UNVERIFIED = {
     "Event": "a result",
     "Peer": "a result",
     "PeersealError": "an error",
+    "IntrospectionClient": "a setting",
     "ReplayGuard": "a protocol",
     "FileReplayGuard": "asked by a verifier, with claims that were checked",
     "MemoryReplayGuard": "asked by a verifier, with claims that were checked",

@@ -121,6 +121,17 @@ def test_the_domain_s_settings_are_laid_down_likewise(registry: Driver) -> None:
     assert registry.changes(document.seq - 1).services == (f"{DOMAIN}/registry",)
 
 
+def test_where_an_issuer_answers_about_opaque_tokens_is_signed_and_in_the_ledger(registry: Driver) -> None:
+    said = {"introspection_url": "https://idp.example.com/introspect", "introspection_signed": True}
+    assert put(registry, "/v1/domain", {"minters": [], "issuers": [{**ISSUER, **said}]}).status_code == 200
+    (issuer,) = signed_domain(registry).settings.issuers
+    assert (issuer.introspection_url, issuer.introspection_signed, issuer.introspect_jwts) == (*said.values(), False)
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+    for secret in ({"introspection_secret": "x"}, {"introspection_url": "http://idp.example.com/introspect"}):
+        refused = put(registry, "/v1/domain", {"minters": [], "issuers": [{**ISSUER, **secret}]}, f'"{head(registry)}"')
+        assert outcome(refused) == (400, "malformed_body")
+
+
 def test_a_service_without_a_policy_has_a_signed_answer_that_says_so(registry: Driver) -> None:
     """A mirror that answers 404 hides a policy; there is no such answer."""
     unknown = signed_policy(registry, "nobody")

@@ -24,6 +24,7 @@ from peerseal.protocol import (
     documents,
     encoding,
     evidence,
+    introspection,
     join,
     jose,
     keys,
@@ -209,6 +210,11 @@ def protocol_parsers() -> list[Parser]:
         value(checkpoint.decode_proof, checkpoint.encode_proof((b"a" * 32, b"b" * 32))),
         text(oidc.UnverifiedToken.parse, user_token()),
         octets(oidc.read_key_set, encoding.canonical_json(jwks)),
+        text(introspection.check_opaque, "opaque-token"),
+        octets(introspection.plain_answer, encoding.canonical_json(INTROSPECTED)),
+        octets(introspection.parse_signed, signed_answer().encode()),
+        of("peerseal.protocol.introspection.signed_answer", Parser("", believed_answer, signed_answer(), signed(KEY))),
+        of("peerseal.protocol.introspection.ActiveToken.read", members(active_token, INTROSPECTED)),
         of(
             "peerseal.protocol.oidc.read_discovery",
             octets(
@@ -313,6 +319,24 @@ def event_token() -> str:
 def user_token() -> str:
     claims = {"iss": "https://issuer.example", "sub": "ada", "aud": "edge", "iat": NOW, "exp": NOW + 600, "scope": "a"}
     return forge.forge({"alg": "ES256", "kid": "k", "typ": "JWT"}, claims, KEY.sign)
+
+
+INTROSPECTED = {"active": True, "iss": "https://i", "aud": ["edge"], "sub": "ada", "exp": NOW + 60, "scope": "a b"}
+
+
+def signed_answer() -> str:
+    """An issuer's answer about an opaque token (RFC 9701)."""
+    claims = {"iss": "https://i", "aud": "edge", "iat": NOW, "token_introspection": INTROSPECTED}
+    return forge.forge({"alg": "ES256", "kid": "k", "typ": introspection.SIGNED_TYP}, claims, KEY.sign)
+
+
+def believed_answer(token: str) -> dict[str, Any]:
+    parsed = oidc.UnverifiedToken.parse(token, types=(introspection.SIGNED_TYP,))
+    return introspection.signed_answer(parsed, KEY.public, issuer="https://i", readers={"edge"}, now=NOW)
+
+
+def active_token(answer: dict[str, Any]) -> introspection.ActiveToken:
+    return introspection.ActiveToken.read(answer, issuer="https://i", audience="edge", now=NOW)
 
 
 def verify_request(token: Any = None, **changes: Any) -> Peer:

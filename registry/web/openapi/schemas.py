@@ -187,8 +187,11 @@ SCHEMAS: Json = {
                         "issuer": text(format="uri"),
                         "audience": text(minLength=1, maxLength=300),
                         "jwks_url": {"oneOf": [text(format="uri"), {"type": "null"}]},
+                        "introspection_url": {"oneOf": [text(format="uri"), {"type": "null"}]},
+                        "introspection_signed": {"type": "boolean", "description": "Only answers of RFC 9701 count."},
+                        "introspect_jwts": {"type": "boolean", "description": "The issuer is asked about JWTs, too."},
                     },
-                    optional=("jwks_url",),
+                    optional=("jwks_url", "introspection_url", "introspection_signed", "introspect_jwts"),
                 )
             ),
             "exchange": {

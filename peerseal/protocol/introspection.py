@@ -1,0 +1,129 @@
+"""What an issuer says about an opaque token: token introspection (RFC 7662), plain or signed (RFC 9701).
+
+An opaque token says nothing by itself; its issuer is asked over a confidential connection. The steps:
+
+1. `check_opaque`: the token is visible ASCII of a bounded length
+2. `plain_answer`, or `signed_answer`: strict JSON; if signed, ``typ``, ``alg``, signature, ``iss``, ``aud``, ``iat``
+3. `ActiveToken.read`: the members' types, ``active``, ``iss``, ``aud``, ``exp``, ``nbf``, ``iat``, ``sub``
+
+An answer that breaks these rules is the issuer's fault, and raises DocumentRefused. A token that the issuer does not
+vouch for raises TokenError.
+"""
+
+import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from peerseal.errors import (
+    BadSignature,
+    DocumentRefused,
+    Expired,
+    MalformedToken,
+    NotYetValid,
+    TokenError,
+    WrongAudience,
+    WrongIssuer,
+)
+from peerseal.protocol.claims import claim, time_claim
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.oidc import MAX_SUBJECT, MAX_TOKEN, UnverifiedToken, audiences_of
+from peerseal.protocol.plain import plain_bytes, plain_text
+from peerseal.protocol.tokens import LEEWAY
+
+SIGNED_TYP: Final = "token-introspection+jwt"
+SIGNED_CONTENT: Final = f"application/{SIGNED_TYP}"
+MAX_ANSWER: Final = MAX_TOKEN
+"""Bytes of an answer, at most: it says as much as a JWT of the same user would."""
+
+_OPAQUE = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
+
+
+def is_jwt_shaped(token: str) -> bool:
+    """Whether the token looks like a signed JWT: three segments, of which the first begins as a JSON object does in
+    base64url. An encrypted JWT (five segments) is opaque to everyone but its issuer."""
+    return token.count(".") == 2 and token.startswith("ey")
+
+
+def check_opaque(token: str) -> str:
+    """The token itself if an issuer may be asked about it. Raises MalformedToken."""
+    text = plain_text(token)
+    if text is None or not _OPAQUE.fullmatch(text):
+        raise MalformedToken(f"a token is 1 to {MAX_TOKEN} visible ASCII characters")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveToken:
+    """What an issuer says about a token that is active. ``expires_at`` (seconds since the epoch) is None where the
+    issuer names no end. ``claims`` holds all members of the answer."""
+
+    issuer: str
+    subject: str = field(repr=False)
+    expires_at: int | None
+    claims: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any], *, issuer: str, audience: str | None, now: float) -> Self:
+        """Step 3. With ``audience`` None the answer may be about a token for any audience.
+
+        Raises DocumentRefused, Expired (not active, or past its end), WrongIssuer, WrongAudience, NotYetValid, or
+        MalformedToken where the token is not a user's.
+        """
+        try:
+            active = claim(answer, "active", bool)
+            named = claim({"iss": issuer, **answer}, "iss", str)
+            audiences = audiences_of(answer) if "aud" in answer else []
+            times = {name: time_claim(answer, name) for name in ("iat", "nbf", "exp") if name in answer}
+        except MalformedToken as error:
+            raise DocumentRefused("document_malformed", f"no answer of RFC 7662 section 2.2: {error}") from error
+        if not active:
+            raise Expired("the issuer says that the token is not active: it has ended, was revoked, or never existed")
+        if named != issuer:
+            raise WrongIssuer("the issuer says that the token is another issuer's")
+        if audience is not None and audience not in audiences:
+            raise WrongAudience(f"the issuer does not say that the token is for {audience}: its aud is {audiences}")
+        if "exp" in times and now >= times["exp"] + LEEWAY:
+            raise Expired(f"expired {now - times['exp']:.0f} s ago; is a clock wrong?")
+        if max(times.get("iat", 0), times.get("nbf", 0)) > now + LEEWAY:
+            raise NotYetValid("issued in the future; is a clock wrong?")
+        subject = answer.get("sub")
+        if type(subject) is not str or not 0 < len(subject) <= MAX_SUBJECT:
+            raise MalformedToken(f"the issuer names no user: sub must be 1 to {MAX_SUBJECT} characters")
+        return cls(issuer, subject, times.get("exp"), MappingProxyType(dict(answer)))
+
+
+def plain_answer(body: bytes) -> dict[str, Any]:
+    """Step 2 for a JSON answer. Raises DocumentRefused."""
+    try:
+        return strict_json_object(body)
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"no answer to introspection: {error}") from error
+
+
+def parse_signed(body: bytes) -> UnverifiedToken:
+    """Step 2 for a signed answer, first half: its syntax and ``typ``. Raises DocumentRefused."""
+    try:
+        return UnverifiedToken.parse((plain_bytes(body) or b"").decode("ascii"), types=(SIGNED_TYP,))
+    except (TokenError, UnicodeDecodeError) as error:
+        raise DocumentRefused("document_malformed", f"no signed answer to introspection: {error}") from error
+
+
+def signed_answer(
+    unverified: UnverifiedToken, key: PublicKey, *, issuer: str, readers: Set[str], now: float
+) -> dict[str, Any]:
+    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now: an
+    answer does not name the token that it is about, so an old one must not stand in for a new one. Raises
+    DocumentRefused."""
+    try:
+        claims = unverified.signed_claims(key, issuer=issuer, audiences=readers)
+        issued_at, answer = time_claim(claims, "iat"), claim(claims, "token_introspection", dict)
+    except BadSignature as error:
+        raise DocumentRefused("document_bad_signature", str(error)) from error
+    except TokenError as error:
+        raise DocumentRefused("document_malformed", f"a signed answer to introspection: {error}") from error
+    if abs(now - issued_at) > LEEWAY:
+        raise DocumentRefused("document_stale", f"signed {now - issued_at:.0f} s ago; is a clock wrong?")
+    return answer
