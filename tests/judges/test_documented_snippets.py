@@ -168,13 +168,14 @@ def test_the_check_of_the_binding_is_the_one_of_the_protocol(caller: Caller) -> 
     claims = json.loads(decoded(caller.token()))
     honest = {"method": METHOD, "target": TARGET, "body": BODY, "headers": {**HEADERS, "host": "callee"}}
     assert names["is_bound"](claims, **honest)
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"method": "GET"},
         {"target": f"{TARGET}&b=2"},
         {"body": b""},
         {"headers": {}},
         {"headers": {**HEADERS, "content-encoding": "gzip"}},
-    ):
+    ]
+    for change in changes:
         assert not names["is_bound"](claims, **{**honest, **change}), change
 
 

@@ -77,7 +77,7 @@ def test_a_bulkhead_refuses_at_once_what_finds_no_place_and_lets_in_again(
 def test_through_propagate_each_piece_of_work_is_for_the_user_and_in_a_plain_pool_for_none() -> None:
     def price_of(_: object) -> str | None:
         current = current_transaction()
-        return current and current.user
+        return None if current is None else current.user
 
     names: dict[str, Any] = {
         "peerseal": peerseal,
@@ -100,9 +100,10 @@ def test_the_caller_of_a_flask_view_goes_along_through_propagate_only() -> None:
 
         @app.get("/")
         def view() -> dict[str, Any]:
-            def caller() -> str | None:
-                return current_peer.service if current_peer else None
+            def caller() -> str:
+                return current_peer.service
 
+            lost: str | None
             try:
                 lost = plain.submit(caller).result()
             except RuntimeError:  # Flask knows of no request there
@@ -118,8 +119,12 @@ def test_neither_ctx_nor_deadline_of_a_call_under_way_goes_along(session: PeerSe
     with ThreadPoolExecutor(1) as plain:
         left: list[float] = []
 
+        def call() -> None:
+            left.append(time_left())
+            session.get("/in-a-thread")
+
         def elsewhere(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-            propagate(plain).submit(lambda: (left.append(time_left()), session.get("/in-a-thread"))).result()
+            propagate(plain).submit(call).result()
             return prepared
 
         with no_longer_than(30):
