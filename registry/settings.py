@@ -118,14 +118,15 @@ class Limits:
 class Settings:
     """Where one registry keeps its things and how it behaves.
 
-    New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url`` is
-    an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls`` stand in the
-    registry keys document. ``external_prefix`` is the path that a proxy in front strips: it is part of the targets that
-    callers sign. ``dev`` is the laptop mode: first come first served. No environment variable turns it on, because it
-    also has to bind to loopback, which only ``peerseal-registry serve --dev`` does. ``applicants`` lets newcomers
-    without any right wait for an operator. ``oidc_file`` names the issuers of platform tokens and their rules.
-    ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are several nodes) and may hold a
-    password. ``proxies`` is the number of proxies in front that tell the caller's address.
+    New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url``
+    is an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls``
+    stand in the registry keys document. ``external_prefix`` is the path that a proxy in front strips: it is part of
+    the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment variable
+    turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
+    ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of
+    platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
+    several nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's
+    address.
     """
 
     home: Path
