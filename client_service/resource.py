@@ -1,11 +1,13 @@
 """What is passed on from resource-service, which is called with signed requests, the user's identity along."""
 
+from typing import Any
 from urllib.parse import quote
 
 import requests
 from flask import Flask, Response, current_app
 
 import peerseal
+import peerseal.requests
 from client_service.problems import problem
 from client_service.routes import AS_USER, httpie
 from client_service.users import Users
@@ -13,7 +15,7 @@ from client_service.users import Users
 TIMEOUT = 10  # seconds for one answer of resource-service
 
 
-def add_routes(app: Flask, users: Users, resource: requests.Session) -> None:
+def add_routes(app: Flask, users: Users, resource: peerseal.requests.PeerSession) -> None:
     """Profiles for everybody, and the user's invoices. ``resource`` signs what it sends."""
 
     @app.get("/profiles/<id>")
@@ -22,7 +24,8 @@ def add_routes(app: Flask, users: Users, resource: requests.Session) -> None:
         if id in (".", ".."):  # in a path they mean something else
             return problem(404, "profile_not_found", "There is no such profile.")
         with peerseal.carrying(users.transaction(users.current(), "profiles:read")):
-            return fetched(resource, f"/profiles/{quote(id, safe='')}")
+            purpose = {"purpose": "profile page"}  # signed, so that resource-service can rely on it in its records
+            return fetched(resource, f"/profiles/{quote(id, safe='')}", ctx=purpose)
 
     @app.get("/invoices")
     @httpie(AS_USER)
@@ -32,10 +35,10 @@ def add_routes(app: Flask, users: Users, resource: requests.Session) -> None:
             return fetched(resource, "/invoices")
 
 
-def fetched(resource: requests.Session, path: str) -> Response:
+def fetched(resource: peerseal.requests.PeerSession, path: str, **options: Any) -> Response:
     """resource-service's answer as this service's own."""
     try:
-        return pass_on(resource.get(path, timeout=TIMEOUT))
+        return pass_on(resource.get(path, timeout=TIMEOUT, **options))
     except requests.RequestException:
         current_app.logger.warning("resource-service cannot be reached", exc_info=True)
         return problem(503, "resource_unreachable", "resource-service cannot be reached now.")

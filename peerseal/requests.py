@@ -15,7 +15,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from weakref import WeakSet
@@ -41,6 +41,7 @@ from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
+from peerseal.peers.request_ctx import RequestCtx
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
@@ -82,9 +83,25 @@ class Signer(Protocol):
     """What a session needs of a `peerseal.Identity`."""
 
     def sign_request(
-        self, audience: str, *, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        audience: str,
+        *,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        ctx: Mapping[str, Any] | None = None,
     ) -> str:
         """A request token for one attempt."""
+
+
+class _Verb(Protocol):
+    """A method of a session such as ``get``."""
+
+    def __call__(
+        self, url: str | bytes, *args: Any, ctx: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> requests.Response:
+        """See `requests.Session`; ``ctx`` goes into the request's tokens."""
 
 
 class PeerSession(requests.Session):
@@ -101,7 +118,20 @@ class PeerSession(requests.Session):
     besides content-type and content-encoding; ``header`` is the one that the token goes into. A stream or file is read
     into memory, ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless
     ``buffer`` is set. A request that cannot be signed as it stands raises UnsignableRequest.
+
+    ``ctx`` is what the application says in each token, 1 KiB of JSON at most; the callee reads it as ``Peer.ctx``. A
+    call adds its own members, or replaces some: ``session.get("/profiles/42", ctx={"purpose": "support"})``. It goes
+    with every attempt and every redirect of that call within the origin, and nowhere else.
     """
+
+    if TYPE_CHECKING:  # requests' own annotations leave no room for ``ctx``; its methods hand it on to `request`
+        delete: "_Verb"
+        get: "_Verb"
+        head: "_Verb"
+        options: "_Verb"
+        patch: "_Verb"
+        post: "_Verb"
+        put: "_Verb"
 
     def __init__(
         self,
@@ -116,10 +146,12 @@ class PeerSession(requests.Session):
         buffer: bool = False,
         max_buffer: int = MAX_BUFFER,
         header: str = "Authorization",
+        ctx: Mapping[str, Any] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
         self._origin = Origin(base_url)
+        self._ctx = RequestCtx(ctx)
         self._timeout = timeout
         self._deadline = deadline
         self._buffer = buffer
@@ -132,13 +164,23 @@ class PeerSession(requests.Session):
             retries=retries,
             bind_headers=bind_headers,
             header=header,
+            ctx=self._ctx,
             sleep=sleep,
         )
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 
+    def request(
+        self, method: str, url: str | bytes, *args: Any, ctx: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> requests.Response:
+        """As Session's. ``ctx`` goes into the request's tokens, see above. Raises UnsignableRequest for one that does
+        not fit there, or that is meant for another origin."""
+        with self._ctx.giving(ctx):
+            return super().request(method, url, *args, **kwargs)
+
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
         """As Session's, with the URL taken below the base URL, and without what .netrc says: it may name every host."""
+        ctx = self._ctx.take()
         url = request.url.decode("utf-8") if isinstance(request.url, bytes) else str(request.url)
         request = copy.copy(request)
         request.url = self._origin.resolve(url)
@@ -147,6 +189,10 @@ class PeerSession(requests.Session):
         prepared = super().prepare_request(request)
         if request.url != url and not self._origin.holds(prepared.url or ""):
             raise UnsignableRequest("a path below the base URL leads out of it")
+        if ctx is not None:
+            if self._origin.target(prepared.url or "") is None:
+                raise UnsignableRequest("ctx is signed, and requests to another origin are not: call it without ctx")
+            self._ctx.keep(prepared, ctx)
         return prepared
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
@@ -174,6 +220,8 @@ class PeerSession(requests.Session):
                 prepared_request.headers.pop("Authorization", None)
         elif self._origin.target(response.url) is None:
             self._sent_back.add(prepared_request)
+        else:
+            self._ctx.follow(response.request, prepared_request)
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """As Session's. Raises requests' InvalidURL for a Location that cannot be read."""
@@ -236,6 +284,7 @@ class SigningAdapter(TimedAdapter):
         retries: int | Retry,
         bind_headers: Collection[str],
         header: str,
+        ctx: RequestCtx,
         sleep: Callable[[float], None],
     ) -> None:
         super().__init__(max_retries=0)
@@ -246,6 +295,7 @@ class SigningAdapter(TimedAdapter):
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
         self._header = header
+        self._ctx = ctx
         self._sleep = sleep
 
     def _forget_connections(self) -> None:
@@ -324,7 +374,12 @@ class SigningAdapter(TimedAdapter):
         _check_characters(attempt.headers)
         bound = self._bound_headers(attempt.headers)
         token = self._signer.sign_request(
-            self._audience, method=str(request.method), target=target, body=_settled(request.body), headers=bound
+            self._audience,
+            method=str(request.method),
+            target=target,
+            body=_settled(request.body),
+            headers=bound,
+            ctx=self._ctx.of(request),
         )
         changed = {name: value for name, value in bound.items() if attempt.headers[name] != value}
         attempt.headers.update(changed)  # what is sent is what was signed: some servers keep blanks around a value

@@ -1,7 +1,7 @@
 """Everything that can be set, in one frozen value. Only `registry.wsgi` and the command line read the environment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +12,7 @@ from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.names import check_trust_domain
 from peerseal.runtime.database_url import sqlalchemy_url
+from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.settings import named, warn_of_unknown
 
 KNOWN = (
@@ -23,6 +24,8 @@ KNOWN = (
     "REGISTRY_SIGNING_KEY_FILE",
     "REGISTRY_LEDGER_KEY_FILE",
     "REGISTRY_SEALING_KEY_FILE",
+    "REGISTRY_KEY_PASSPHRASE",
+    "REGISTRY_KEY_PASSPHRASE_FILE",
     "REGISTRY_PUBLIC_URLS",
     "REGISTRY_APPLICANTS",
     "REGISTRY_OIDC_FILE",
@@ -32,6 +35,8 @@ KNOWN = (
     "REGISTRY_EXCHANGED_TOKEN_LIFETIME",
 )
 """Every variable of the registry; beside these it reads PEERSEAL_EXTERNAL_PREFIX."""
+NO_PASSPHRASE = KeyPassphrase("REGISTRY_KEY_PASSPHRASE")
+"""The registry's keys are written as they are."""
 DATABASE_FILE = "registry.sqlite3"
 DEFAULT_HOME = "registry-data"
 
@@ -113,13 +118,15 @@ class Limits:
 class Settings:
     """Where one registry keeps its things and how it behaves.
 
-    ``database_url`` is an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown.
-    ``public_urls`` stand in the registry keys document. ``external_prefix`` is the path that a proxy in front strips:
-    it is part of the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment
-    variable turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
-    ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of platform
-    tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are several
-    nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's address.
+    New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url``
+    is an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls``
+    stand in the registry keys document. ``external_prefix`` is the path that a proxy in front strips: it is part of
+    the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment variable
+    turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
+    ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of
+    platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
+    several nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's
+    address.
     """
 
     home: Path
@@ -128,6 +135,7 @@ class Settings:
     signing_key_file: Path
     ledger_key_file: Path
     sealing_key_file: Path
+    key_passphrase: KeyPassphrase = NO_PASSPHRASE
     trust_domain: str | None = None
     public_urls: tuple[str, ...] = ()
     external_prefix: str = ""
@@ -168,6 +176,7 @@ class Settings:
             "signing_key_file": file("SIGNING_KEY", "signing-key.pem"),
             "ledger_key_file": file("LEDGER_KEY", "ledger-key.pem"),
             "sealing_key_file": file("SEALING_KEY", "sealing.key"),
+            "key_passphrase": replace(NO_PASSPHRASE, value=read.secret(NO_PASSPHRASE.setting)),
             "trust_domain": read.checked("REGISTRY_TRUST_DOMAIN", check_trust_domain),
             "external_prefix": read.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
             "applicants": read.flag("REGISTRY_APPLICANTS", False),

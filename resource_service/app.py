@@ -3,6 +3,7 @@
 Run it with ``gunicorn 'resource_service.app:create_app()'``; the settings are in `resource_service.settings`.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from resource_service.settings import database_url
 
 ALLOW = {"client-service": {"profiles:read", "invoices:read"}, "invoicing": {"trigger_invoicing"}}
 """Who may call, with which scopes. Nobody else gets in, however well registered."""
+
+log = logging.getLogger("resource_service")
 
 PROFILES = {
     "1": {"id": "1", "name": "Ada Lovelace", "city": "London"},
@@ -70,7 +73,10 @@ def add_profiles(app: Flask, auth: peerseal.flask.PeerAuth) -> None:
         if id not in PROFILES:
             return problem(404, "profile_not_found", "There is no such profile.")
         transaction = peerseal.current_transaction()
-        return {**PROFILES[id], "caller": current_peer.service, "user": transaction and transaction.user}
+        user = transaction and transaction.user
+        purpose = current_peer.ctx.get("purpose")  # signed by the caller, as all of its request
+        log.info("profile %s told to %s for user %r, purpose %r", id, current_peer.service, user, purpose)
+        return {**PROFILES[id], "caller": current_peer.service, "user": user}
 
     @app.post("/profiles/search")
     @auth.require(scope="profiles:read")

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from datetime import timedelta
 from urllib.parse import quote
 
 import requests
@@ -25,7 +24,6 @@ TOPIC = "OrderCreated"
 GROUP = "invoicing"
 PUBLISHERS = {"client-service": {"trigger_invoicing"}}
 """Who may send orders, and to what end. Nobody else is believed, however well registered."""
-MAX_AGE = timedelta(days=7)
 
 log = logging.getLogger("resource_service.invoicing")
 
@@ -55,7 +53,11 @@ class Invoicing:
 def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> EventConsumer:
     """The consumer in the name of ``identity``, a member of its group from now on."""
     verifier = peerseal.EventVerifier(
-        identity.trust, audience=settings.events_audience, allow=PUBLISHERS, max_age=MAX_AGE, clock=identity.clock
+        identity.trust,
+        audience=settings.events_audience,
+        allow=PUBLISHERS,
+        max_age=settings.events_max_age,
+        clock=identity.clock,
     )
     inlet = open_inlet(settings.broker_url, GROUP, [TOPIC], settings=settings.broker_settings)
     dead_letters = open_outlet(settings.broker_url, settings=settings.broker_settings)

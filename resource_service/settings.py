@@ -8,17 +8,24 @@ and the consumer alone:
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
   (TLS, SASL) as a JSON object;
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
-- ``EVENTS_AUDIENCE``: whom events must be for (``jobs.example.com``).
+- ``EVENTS_AUDIENCE``: whom events must be for (``jobs.example.com``);
+- ``EVENTS_MAX_AGE``: how old an event may be, in seconds or such as ``12h`` (``7d``; 365 days at most). An older one is
+  refused as ``expired``.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.settings import SettingsReader, read_text
+
+EVENTS_MAX_AGE = timedelta(days=7)
+"""As long as an event token lives, unless its publisher says otherwise."""
+LONGEST_MAX_AGE = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +37,13 @@ class ConsumerSettings:
     broker_settings: Mapping[str, Any] = field(repr=False)
     resource_url: str
     events_audience: str
+    events_max_age: timedelta = EVENTS_MAX_AGE
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for what is missing, or a file that cannot be read."""
+        """Raises ConfigurationError for what is missing or out of bounds, or a file that cannot be read."""
         read = SettingsReader(environ)
+        default, longest = EVENTS_MAX_AGE.total_seconds(), LONGEST_MAX_AGE.total_seconds()
         broker_url = read.secret("BROKER_URL")
         if broker_url is None:
             raise ConfigurationError("BROKER_URL is not set")
@@ -44,6 +53,7 @@ class ConsumerSettings:
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
             resource_url=read.text("RESOURCE_SERVICE_URL") or "http://resource-service",
             events_audience=read.text("EVENTS_AUDIENCE") or "jobs.example.com",
+            events_max_age=timedelta(seconds=read.seconds("EVENTS_MAX_AGE", default, at_least=1, at_most=longest)),
         )
 
 

@@ -33,6 +33,7 @@ from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME
 from peerseal.runtime.files import cache_folder
+from peerseal.runtime.key_passphrase import KeyPassphrase
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession
@@ -52,13 +53,14 @@ class Identity:
     the place of a join token ``oidc_token`` may be a token of the platform that this service runs on, or better what
     gives the newest one: it is asked at every join, so that a host whose keys all ended while it slept gets in again.
     Unlike a join token it crosses the wire, so the registry must be reached over https or loopback.
-    ``key_dir`` is the folder through which the workers of a host share one key; without it this process and its forked
-    children have their own. ``cache_dir`` is where they share their replay guard and remember the newest checkpoint of
-    the ledger; without it that is the key folder. ``external_prefix`` is the path that a proxy in front of this service
-    strips. ``replay_url`` is the Redis through which several hosts share one replay guard; while it is down nothing is
-    accepted, or with ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to
-    end retires the keys, and the next start needs a new join token. None: so without a key folder, whose keys would be
-    lost, and not with one, where a restart or a recycled worker goes on with the keys.
+    ``key_dir`` is the folder through which the workers of a host share one key, its private half encrypted under
+    ``key_passphrase`` if that is given; without a folder this process and its forked children have their own.
+    ``cache_dir`` is where they share their replay guard and remember the newest checkpoint of the ledger; without it
+    that is the key folder. ``external_prefix`` is the path that a proxy in front of this service strips. ``replay_url``
+    is the Redis through which several hosts share one replay guard; while it is down nothing is accepted, or with
+    ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to end retires the
+    keys, and the next start needs a new join token. None: so without a key folder, whose keys would be lost, and not
+    with one, where a restart or a recycled worker goes on with the keys.
     ``fetcher`` calls the registry in the place of HTTP.
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
@@ -74,6 +76,7 @@ class Identity:
         oidc_token: str | Callable[[], str] | None = None,
         pin: str | None = None,
         key_dir: str | os.PathLike[str] | None = None,
+        key_passphrase: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         external_prefix: str = "",
         replay_url: str | None = None,
@@ -98,7 +101,7 @@ class Identity:
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
         platform = _platform_token(oidc_token, joining, registry, fetcher)
-        folder = KeyFolder(key_folder)
+        folder = KeyFolder(key_folder, KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", key_passphrase))
         pin = _one_pin(pin, joining, folder)
         self.trust = TrustStore(
             registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher, cache_dir=self._shared_dir
@@ -129,10 +132,11 @@ class Identity:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``, ``PEERSEAL_CACHE_DIR``,
-        ``PEERSEAL_EXTERNAL_PREFIX``, ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` and
-        ``PEERSEAL_RETIRE_AT_EXIT`` (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``,
-        ``…_LEAD``, ``…_OVERLAP``. An empty variable is one that is not set.
+        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``,
+        ``PEERSEAL_KEY_PASSPHRASE`` or ``…_FILE``, ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``,
+        ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` and ``PEERSEAL_RETIRE_AT_EXIT``
+        (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``, ``…_OVERLAP``. An empty
+        variable is one that is not set.
 
         Raises ConfigurationError for what is missing or cannot be read; it names the variable.
         """

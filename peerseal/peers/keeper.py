@@ -111,6 +111,7 @@ class KeyKeeper:
         """
         with self._folder.locked():
             self.look()
+            self._encrypt()
             self._check_registry()
             self._compare_with_registry()
             if self._held.signing(self._clock()) is None:
@@ -149,21 +150,25 @@ class KeyKeeper:
         with self._folder.locked():
             if not self._folder.release():
                 return
-            self.look()
-            if retire and self._held.keys:
-                log.warning(
-                    "the last process of %s retires its keys: the next start needs a new join token, or a platform's"
-                    " token. PEERSEAL_KEY_DIR without PEERSEAL_RETIRE_AT_EXIT keeps keys across restarts",
-                    self._service,
-                )
-            try:
-                for key in self._held.keys if retire else ():
-                    self._retire(key)
-            except PeersealError as error:
-                log.warning("a key of %s stays registered until its end: %s", self._service, error)
+            if retire:
+                self.look()
+                self._retire_all()
         self._folder.discard()
 
     # ---- steps, each with the folder locked
+
+    def _retire_all(self) -> None:
+        if self._held.keys:
+            log.warning(
+                "the last process of %s retires its keys: the next start needs a new join token, or a platform's"
+                " token. PEERSEAL_KEY_DIR without PEERSEAL_RETIRE_AT_EXIT keeps keys across restarts",
+                self._service,
+            )
+        try:
+            for key in self._held.keys:
+                self._retire(key)
+        except PeersealError as error:
+            log.warning("a key of %s stays registered until its end: %s", self._service, error)
 
     def _join(self) -> HeldKey:
         candidate = self._candidate()
@@ -238,6 +243,12 @@ class KeyKeeper:
                 self._save(self._held.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
+
+    def _encrypt(self) -> None:
+        """Keys that were saved before there was a passphrase, at once: the next rotation may be a day away."""
+        if self._folder.lies_open:
+            self._save(self._held)
+            log.info("encrypted the private keys in %s", self._folder.path)
 
     def _check_registry(self) -> None:
         """Passes the registry that is meant; and one that cannot be asked now, where there is a key that can go on.

@@ -3,7 +3,8 @@
 It holds ``keys.json`` (which keys, since when), one PKCS #8 file a private key, and two lock files: ``lock``, held by
 the one process that changes the folder, and ``holders``, of which every process that uses the keys holds a share. The
 kernel drops a dead process's locks, so nothing here goes stale. Files are 0600, the folder 0700, and it is held by its
-descriptor (`peerseal.runtime.files`): another folder that is put in its place is not used.
+descriptor (`peerseal.runtime.files`): another folder that is put in its place is not used. Where there is a passphrase
+(`peerseal.runtime.key_passphrase`), private keys are encrypted under it, and decrypted when they are loaded.
 """
 
 import fcntl
@@ -21,6 +22,7 @@ from peerseal.errors import ConfigurationError, KeyRefused, MalformedToken
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder, make_private
+from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.locks import unlock
 
 __all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]
@@ -31,6 +33,7 @@ _KEY_FILE = re.compile(r"[A-Za-z0-9_-]{43}\.pem")
 """A key's RFC 7638 thumbprint, and no path: what lies in the folder chooses no file outside it."""
 _LARGEST = 1 << 20
 """Bytes of a file in the folder: more is none of ours."""
+_NO_PASSPHRASE = KeyPassphrase("PEERSEAL_KEY_PASSPHRASE")
 _MEMBERS = ("kid", "registered_at", "signs_from", "expires_at")
 
 
@@ -80,14 +83,16 @@ class HeldKeys:
 
 class KeyFolder:
     """One service's keys on one host. With no ``path`` it is a folder of this process and its forked children, in
-    which private keys are encrypted under a password that stands in their memory only."""
+    which private keys are encrypted under a password that stands in their memory only; else under ``passphrase``, if
+    that is given."""
 
-    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, passphrase: KeyPassphrase = _NO_PASSPHRASE) -> None:
         self._ephemeral = path is None
-        self._password = os.urandom(32).hex().encode() if path is None else None
+        self._passphrase = replace(passphrase, value=os.urandom(32).hex()) if path is None else passphrase
         self._folder = None if path is None else Folder(path, "PEERSEAL_KEY_DIR", named=Path(path).absolute().parent)
         self._holders: int | None = None
         self._pairs: dict[str, KeyPair] = {}
+        self._plain: set[str] = set()
 
     @property
     def path(self) -> Path:
@@ -154,7 +159,8 @@ class KeyFolder:
             return None
 
     def load(self) -> HeldKeys:
-        """What the folder holds; private keys are read once each. Raises ConfigurationError or KeyRefused."""
+        """What the folder holds; private keys are read and decrypted once each. Raises ConfigurationError, also for a
+        key that the passphrase does not open, or KeyRefused."""
         for _ in range(_READ_ATTEMPTS):
             try:
                 text = self._files.read(_KEYS, _LARGEST)
@@ -170,13 +176,19 @@ class KeyFolder:
         """The root key's thumbprint that an earlier enrolment left in a named folder. Raises ConfigurationError."""
         return None if self._folder is None else self.load().pin
 
+    @property
+    def lies_open(self) -> bool:
+        """Whether a private key was loaded that is plain, although there is a passphrase. `save` encrypts it."""
+        return bool(self._plain)
+
     def save(self, held: HeldKeys) -> None:
         """Replace what the folder holds, in one step: private keys first, those no longer named destroyed last. Raises
         ConfigurationError."""
         present = set(self._files.names())
         for key in held.keys:
-            if key.kid not in self._pairs or _file_of(key.kid) not in present:
-                self._files.write(_file_of(key.kid), key.pair.to_pem(self._password))
+            name = _file_of(key.kid)
+            if key.kid not in self._pairs or name not in present or name in self._plain:
+                self._files.write(name, key.pair.to_pem(self._passphrase.password))
         keys = [{name: getattr(key, name) for name in _MEMBERS} for key in held.keys]
         self._files.write(_KEYS, canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
         for name in present - {_file_of(key.kid) for key in held.keys}:
@@ -184,6 +196,7 @@ class KeyFolder:
                 self._files.remove(name)
         self._files.remove_drafts()
         self._pairs = {key.kid: key.pair for key in held.keys}
+        self._plain.clear()
         for name in ("lock", "holders"):  # never written, so they would look forgotten to a program that tidies up
             with suppress(FileNotFoundError):
                 self._files.date(name)
@@ -210,9 +223,15 @@ class KeyFolder:
 
     def _read_pair(self, name: str) -> KeyPair:
         """The key pair in a file, which must be the one that the file is named after. Raises FileNotFoundError."""
-        pair = KeyPair.from_pem(self._files.read(name, _LARGEST), self._password)
+        path, pem = self._files.shown / name, self._files.read(name, _LARGEST)
+        try:
+            pair = self._passphrase.opened(pem, path, KeyPair.from_pem)
+        except KeyRefused as error:
+            raise KeyRefused(error.code, f"{path} holds no private key that can be read") from error
         if f"{pair.public.thumbprint}.pem" != name:
-            raise ConfigurationError(f"{self._files.shown / name} holds another key than its name says: remove it")
+            raise ConfigurationError(f"{path} holds another key than its name says: remove it")
+        if self._passphrase.leaves_plain(pem):
+            self._plain.add(name)
         return pair
 
     def _is_ours(self, name: str) -> bool:

@@ -75,6 +75,11 @@ class Peer(NamedTuple):
     claims: Mapping[str, Any]
     transaction: Transaction | None = None
 
+    @property
+    def ctx(self) -> Mapping[str, Any]:
+        """What the caller's application said with this request, as signed; empty where it said nothing."""
+        return MappingProxyType(self.claims.get("ctx", {}))
+
     def __repr__(self) -> str:
         """Without the claims: they are long, and the application's ``ctx`` is not for logs."""
         return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"

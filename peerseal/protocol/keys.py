@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from peerseal.errors import ConfigurationError, KeyRefused, MalformedToken
 from peerseal.protocol import jose
@@ -121,10 +121,15 @@ class KeyPair:
 
     def to_pem(self, password: bytes | None = None) -> bytes:
         """PKCS #8, encrypted where a password is given. Unencrypted it belongs into a file of mode 0600 only."""
-        protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
-        if password is not None:
-            protection = serialization.BestAvailableEncryption(password)
-        return self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+        return private_pem(self._private, password)
+
+
+def private_pem(key: PrivateCryptoKey | ed25519.Ed25519PrivateKey, password: bytes | None) -> bytes:
+    """The private key as PKCS #8 in PEM, encrypted where a password is given."""
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password is not None:
+        protection = serialization.BestAvailableEncryption(password)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,7 @@ class RequestToken:
     ctx: Mapping[str, Any] | None = None
 
     def claims(self) -> dict[str, Any]:
-        """The JSON payload. Raises ValueError where ``ctx`` is longer than MAX_CTX, MalformedToken where it is nested
-        deeper than any verifier reads."""
+        """The JSON payload. Raises as `plain_ctx` for a ``ctx`` that does not fit."""
         claims: dict[str, Any] = {
             "iss": self.issuer,
             "sub": self.issuer,
@@ -111,12 +110,19 @@ class RequestToken:
         if self.tth is not None:
             claims["tth"] = self.tth
         if self.ctx is not None:
-            text = canonical_json(self.ctx)
-            if len(text) > MAX_CTX:
-                raise ValueError(f"ctx is longer than {MAX_CTX} bytes")
-            strict_json_object(text)  # what we would refuse is not signed
-            claims["ctx"] = dict(self.ctx)
+            claims["ctx"] = plain_ctx(self.ctx)
         return claims
+
+
+def plain_ctx(ctx: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``ctx``, as a verifier will read it. Raises ValueError where it is no mapping or longer than MAX_CTX,
+    MalformedToken where it is nested deeper than any verifier reads, and what json raises for what is no JSON."""
+    if not isinstance(ctx, Mapping):
+        raise ValueError(f"ctx is a mapping, and this is {kind_of(ctx)}")
+    text = canonical_json(dict(ctx))
+    if len(text) > MAX_CTX:
+        raise ValueError(f"ctx is longer than {MAX_CTX} bytes")
+    return strict_json_object(text)  # what we would refuse is not signed
 
 
 def check_request_claims(claims: dict[str, Any]) -> None:

@@ -61,7 +61,8 @@ def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) ->
 @json_option
 def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
-    out.write_text(signed(request_file.read_bytes(), root_key), encoding="ascii")
+    jws = signed(request_file.read_bytes(), root_key, the_settings().key_passphrase)
+    out.write_text(jws, encoding="ascii")
     show({"document": str(out)}, as_json, f"signed document: {out}")
 
 
@@ -75,7 +76,8 @@ def publish(document_file: Path, as_json: bool) -> None:
 
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
     document = _ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)
-    _publish(signed(written(document), the_settings().root_key_file), as_json)
+    settings = the_settings()
+    _publish(signed(written(document), settings.root_key_file, settings.key_passphrase), as_json)
 
 
 def _publish(jws: str, as_json: bool) -> None:

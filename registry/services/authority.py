@@ -153,5 +153,5 @@ class AuthoritySource:
 
     def _read_keys(self) -> tuple[KeyPair, Ed25519PrivateKey]:
         settings = self._settings
-        signing_key = read_key_pair(settings.signing_key_file, "signing key")
-        return signing_key, read_ledger_key(settings.ledger_key_file)
+        signing_key = read_key_pair(settings.signing_key_file, "signing key", settings.key_passphrase)
+        return signing_key, read_ledger_key(settings.ledger_key_file, settings.key_passphrase)

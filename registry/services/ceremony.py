@@ -21,9 +21,11 @@ from peerseal.protocol.documents import (
     sign_document,
 )
 from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.runtime.key_passphrase import KeyPassphrase
 from registry.services import keyfiles
 from registry.services.initialise import decode_document, issue
-from registry.settings import Settings
+from registry.settings import NO_PASSPHRASE, Settings
 from registry.storage import documents
 from registry.storage.unit import Store
 
@@ -67,12 +69,10 @@ class Ceremony:
             raise NotSettled(known.issued_at + SETTLED_AFTER - now)
         signing, ledger = known.signing_keys, known.ledger_keys
         if Rolled.SIGNING in rolled:
-            keyfiles.ensure(_waiting(self._settings.signing_key_file), keyfiles.new_key_pair)
-            new = keyfiles.read_key_pair(_waiting(self._settings.signing_key_file), "new signing key").public
+            new = self._waiting_signing_key(make=True)
             signing = (new, *(key for key in signing if key != new))
         if Rolled.LEDGER in rolled:
-            keyfiles.ensure(_waiting(self._settings.ledger_key_file), keyfiles.new_ledger_key)
-            jwk = ledger_jwk(keyfiles.read_ledger_key(_waiting(self._settings.ledger_key_file)).public_key())
+            jwk = self._waiting_ledger_key(make=True)
             ledger = (jwk, *(key for key in ledger if key != jwk))
         kept = 1 if drop_past else 2
         return replace(
@@ -105,12 +105,22 @@ class Ceremony:
         """Puts the key files that waited for the document into place: from here on this node signs with them, and
         others as soon as the files are copied there."""
         signing, ledger = self._settings.signing_key_file, self._settings.ledger_key_file
-        named = document.signing_keys
-        new_signing, new_ledger = _waiting(signing), _waiting(ledger)
-        if new_signing.exists() and keyfiles.read_key_pair(new_signing, "new signing key").public == named[0]:
-            new_signing.replace(signing)
-        if new_ledger.exists() and ledger_jwk(keyfiles.read_ledger_key(new_ledger).public_key()) == document.ledger_key:
-            new_ledger.replace(ledger)
+        if _waiting(signing).exists() and self._waiting_signing_key() == document.signing_keys[0]:
+            _waiting(signing).replace(signing)
+        if _waiting(ledger).exists() and self._waiting_ledger_key() == document.ledger_key:
+            _waiting(ledger).replace(ledger)
+
+    def _waiting_signing_key(self, *, make: bool = False) -> PublicKey:
+        path, passphrase = _waiting(self._settings.signing_key_file), self._settings.key_passphrase
+        if make:
+            keyfiles.ensure(path, lambda: keyfiles.new_key_pair(passphrase))
+        return keyfiles.read_key_pair(path, "new signing key", passphrase).public
+
+    def _waiting_ledger_key(self, *, make: bool = False) -> dict[str, str]:
+        path, passphrase = _waiting(self._settings.ledger_key_file), self._settings.key_passphrase
+        if make:
+            keyfiles.ensure(path, lambda: keyfiles.new_ledger_key(passphrase))
+        return ledger_jwk(keyfiles.read_ledger_key(path, passphrase).public_key())
 
     def _newest(self) -> str:
         with self._store.read() as connection:
@@ -125,8 +135,8 @@ def written(document: RegistryKeys) -> bytes:
     return canonical_json(document.claims())
 
 
-def signed(request: bytes, root_key_file: Path) -> str:
-    """The document, signed by the root. Needs the root key and nothing else of the registry.
+def signed(request: bytes, root_key_file: Path, passphrase: KeyPassphrase = NO_PASSPHRASE) -> str:
+    """The document, signed by the root. Needs the root key, its passphrase, and nothing else of the registry.
 
     Raises ConfigurationError for a request that cannot be read, or that is for another root.
     """
@@ -134,7 +144,7 @@ def signed(request: bytes, root_key_file: Path) -> str:
         document = RegistryKeys.from_claims(strict_json_object(request))
     except (MalformedToken, KeyRefused, DocumentRefused) as error:
         raise ConfigurationError(f"the request cannot be read: {error}") from error
-    root = keyfiles.read_key_pair(root_key_file, "root key")
+    root = keyfiles.read_key_pair(root_key_file, "root key", passphrase)
     if root.public != document.root:
         raise ConfigurationError("the root key is not the one that clients have pinned")
     return sign_document(document, root)

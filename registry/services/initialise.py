@@ -75,7 +75,9 @@ def initialise(
     made = _make_files(settings, fresh=known is None)
     document = _wanted(settings, domain, known, int(clock()))
     if document is not known:
-        jws = sign_document(document, keyfiles.read_key_pair(settings.root_key_file, "root key"))
+        jws = sign_document(
+            document, keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase)
+        )
         if not issue(store, document, jws, replaces=known_jws):
             return initialise(settings, store, domain, clock)  # another node was faster: look again
         made.append("registry keys document")
@@ -116,18 +118,19 @@ def _check_root(settings: Settings, known: RegistryKeys) -> None:
             "the database was initialised with other signing or ledger keys or URLs than this node's: "
             f"{_COPY}, or bring the root key to have these signed"
         )
-    if keyfiles.read_key_pair(settings.root_key_file, "root key").public != known.root:
+    if keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase).public != known.root:
         raise ConfigurationError("the root key is not the one that clients have pinned")
 
 
 def _make_files(settings: Settings, fresh: bool) -> list[str]:
     """The names of those that were missing."""
-    wanted = [
-        ("signing key", settings.signing_key_file, keyfiles.new_key_pair),
-        ("ledger key", settings.ledger_key_file, keyfiles.new_ledger_key),
+    passphrase = settings.key_passphrase
+    wanted: list[tuple[str, Path, Callable[[], bytes]]] = [
+        ("signing key", settings.signing_key_file, lambda: keyfiles.new_key_pair(passphrase)),
+        ("ledger key", settings.ledger_key_file, lambda: keyfiles.new_ledger_key(passphrase)),
     ]
     if fresh:  # later it may well be elsewhere, offline
-        wanted.insert(0, ("root key", settings.root_key_file, keyfiles.new_root_key))
+        wanted.insert(0, ("root key", settings.root_key_file, lambda: keyfiles.new_root_key(passphrase)))
         wanted.append(("sealing key", settings.sealing_key_file, Fernet.generate_key))
     return [f"{name} {path}" for name, path, make in wanted if keyfiles.ensure(path, make)]
 
@@ -138,8 +141,9 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
 
     Raises ConfigurationError where the root key is needed and missing, or another one.
     """
-    signing = keyfiles.read_key_pair(settings.signing_key_file, "signing key").public
-    ledger_key = ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file).public_key())
+    passphrase = settings.key_passphrase
+    signing = keyfiles.read_key_pair(settings.signing_key_file, "signing key", passphrase).public
+    ledger_key = ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file, passphrase).public_key())
     signing_keys: tuple[PublicKey, ...] = (signing,)
     past: tuple[Mapping[str, str], ...] = ()
     if known is not None:
@@ -151,7 +155,7 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
         signing_keys = (signing, *(key for key in known.signing_keys if key != signing))[:2]
         past = tuple(key for key in known.ledger_keys if key != ledger_key)[:1]
         _check_root(settings, known)
-    root = keyfiles.read_key_pair(settings.root_key_file, "root key").public
+    root = keyfiles.read_key_pair(settings.root_key_file, "root key", passphrase).public
     frame = registry_id(domain), domain, now, now + REGISTRY_KEYS_LIFETIME
     version = 1 if known is None else known.version + 1
     return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls, past)

@@ -1,17 +1,27 @@
 """The registry's own secrets in files of mode 0600: made once, never overwritten. What another user of the host made
-or may change is not read."""
+or may change is not read.
+
+Where there is a passphrase, new private keys are encrypted under it (PKCS #8). A plain one that was there before is
+read, with a warning, and left to the operator: copies of it may lie elsewhere, so a new key is the better remedy.
+"""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, KeyRefused
-from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.keys import KeyPair, private_pem
 from peerseal.runtime.files import Access, Folder, read_file
+from peerseal.runtime.key_passphrase import KeyPassphrase
+from peerseal.runtime.trusted_path import warn_once
+from registry.settings import NO_PASSPHRASE
+
+T = TypeVar("T")
 
 
 def write_new(path: Path, data: bytes) -> bool:
@@ -38,10 +48,10 @@ def read(path: Path, what: str) -> bytes:
         raise ConfigurationError(f"{what}: {error}") from error
 
 
-def read_key_pair(path: Path, what: str) -> KeyPair:
+def read_key_pair(path: Path, what: str, passphrase: KeyPassphrase = NO_PASSPHRASE) -> KeyPair:
     """A root or signing key (P-256, PKCS #8 in PEM). Raises ConfigurationError."""
     try:
-        key = KeyPair.from_pem(read(path, what))
+        key = _opened(path, what, passphrase, KeyPair.from_pem)
     except KeyRefused as error:
         raise ConfigurationError(f"{what}: {path} holds no private key") from error
     if key.public.alg != "ES256":
@@ -49,10 +59,10 @@ def read_key_pair(path: Path, what: str) -> KeyPair:
     return key
 
 
-def read_ledger_key(path: Path) -> Ed25519PrivateKey:
+def read_ledger_key(path: Path, passphrase: KeyPassphrase = NO_PASSPHRASE) -> Ed25519PrivateKey:
     """The key that signs checkpoints. Raises ConfigurationError."""
     try:
-        key = serialization.load_pem_private_key(read(path, "ledger key"), None)
+        key = _opened(path, "ledger key", passphrase, serialization.load_pem_private_key)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"ledger key: {path} holds no private key") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -60,23 +70,29 @@ def read_ledger_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def new_key_pair() -> bytes:
+def _opened(path: Path, what: str, passphrase: KeyPassphrase, load: Callable[[bytes, bytes | None], T]) -> T:
+    pem = read(path, what)
+    if passphrase.leaves_plain(pem):
+        warn_once(f"{what}: {path} is not encrypted, although {passphrase.setting} is set: replace the key")
+    return passphrase.opened(pem, path, load)
+
+
+def new_key_pair(passphrase: KeyPassphrase = NO_PASSPHRASE) -> bytes:
     """A new signing key."""
-    return KeyPair.generate("ES256").to_pem()
+    return KeyPair.generate("ES256").to_pem(passphrase.password)
 
 
-def new_root_key() -> bytes:
+def new_root_key(passphrase: KeyPassphrase = NO_PASSPHRASE) -> bytes:
     """A new root key. Its thumbprint is what people type behind ``--pin``, where a dash would begin an option."""
     key = KeyPair.generate("ES256")
     while key.public.thumbprint.startswith("-"):
         key = KeyPair.generate("ES256")
-    return key.to_pem()
+    return key.to_pem(passphrase.password)
 
 
-def new_ledger_key() -> bytes:
+def new_ledger_key(passphrase: KeyPassphrase = NO_PASSPHRASE) -> bytes:
     """A new key for checkpoints."""
-    form = serialization.PrivateFormat.PKCS8
-    return Ed25519PrivateKey.generate().private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    return private_pem(Ed25519PrivateKey.generate(), passphrase.password)
 
 
 class Sealer:

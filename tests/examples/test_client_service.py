@@ -50,6 +50,12 @@ def test_a_profile_says_for_whom_it_was_asked(served: World) -> None:
     assert person.get("/profiles/1").get_json()["user"] is None
 
 
+def test_resource_service_logs_who_asked_for_a_profile_and_why(served: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "resource_service")
+    served.person().log_in("grace").get("/profiles/1")
+    assert "profile 1 told to client-service for user 'grace', purpose 'profile page'" in caplog.text
+
+
 def test_a_service_that_may_not_speak_for_users_says_so(served: World) -> None:
     person = served.person().log_in("ada")
     served.registry.set_domain(minters=[], issuers=served.registry.settings().issuers)

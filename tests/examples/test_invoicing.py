@@ -1,14 +1,17 @@
 """From the order to the invoice over a broker, and all that makes no invoice."""
 
 import json
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peerseal.messaging import Message
+from peerseal.testing import Clock, MemoryRegistry
 from resource_service.invoicing import TOPIC
 from tests.examples.world import PEN, Person, World, order_payload
-from tests.support.brokers import eventually
+from tests.support.brokers import Broker, eventually
 from tests.support.processes import free_port
 
 pytestmark = pytest.mark.slow
@@ -99,6 +102,17 @@ def test_messages_of_others_are_put_aside(served: World) -> None:
         eventually(lambda: sum(consumer.counts.refused.values()) == 4, "all are refused")
         assert consumer.counts.handled == 0
     assert served.refusals(4) == ["caller_not_allowed", "caller_not_allowed", "wrong_type", "missing_token"]
+
+
+def test_an_event_that_is_older_than_the_setting_allows_is_put_aside(broker: Broker, tmp_path: Path) -> None:
+    clock = Clock()
+    with MemoryRegistry(clock=clock) as registry, World(registry, tmp_path, broker) as world, world.resource_served():
+        world.publish(order_payload())
+        clock.advance(2 * 3600)
+        with world.consuming(events_max_age=timedelta(hours=1)) as consumer:
+            world.publish(order_payload(eventID="e-9"), event_id="e-9")
+            eventually(lambda: consumer.counts.handled == 1, "the new one behind it is handled")
+        assert world.refusals(1) == ["expired"]
 
 
 def test_the_token_of_an_event_opens_no_http_endpoint(world: World) -> None:

@@ -100,7 +100,7 @@ class World:
             server.server_close()
 
     @contextmanager
-    def consuming(self) -> Iterator[EventConsumer]:
+    def consuming(self, **changes: Any) -> Iterator[EventConsumer]:
         """The invoicing consumer at work, for a while."""
         settings = ConsumerSettings(
             database_url=str(self.database.url),
@@ -108,6 +108,7 @@ class World:
             broker_settings=self.broker.settings,
             resource_url=f"http://127.0.0.1:{self.resource_port}",
             events_audience=AUDIENCE,
+            **changes,
         )
         consumer = make_consumer(self.invoicing, settings)
         handle = make_invoicing(self.invoicing, settings).handle

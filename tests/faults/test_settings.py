@@ -25,6 +25,7 @@ from tests.registry.in_process import InProcess
 
 NEEDED = {"PEERSEAL_SERVICE": "shop", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:1"}
 PIN = "A" * 43
+DAY = 24 * 3600.0
 ROOT = Path(__file__).parents[2]
 FLAGS = {"PEERSEAL_RETIRE_AT_EXIT": "retire_at_exit", "PEERSEAL_REPLAY_UNSAFE_FALLBACK": "unsafe_replay_fallback"}
 
@@ -143,8 +144,20 @@ def test_a_path_may_begin_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
         options(PEERSEAL_KEY_DIR="~nobody-of-that-name/keys")
 
 
+def test_the_greatest_age_of_an_event_has_a_unit_and_bounds() -> None:
+    needed = {"BROKER_URL": "kafka://localhost:9092"}
+    given = {"": 7 * DAY, "90": 90, "36h": 1.5 * DAY, "365d": 365 * DAY}
+    for text, seconds in given.items():
+        assert ConsumerSettings.from_env(needed | {"EVENTS_MAX_AGE": text}).events_max_age.total_seconds() == seconds
+    for text in ("0", "366d", "a week", "-1", "7 days"):
+        with pytest.raises(ConfigurationError, match=f"EVENTS_MAX_AGE='{text}': expected 1 to 31536000 seconds"):
+            ConsumerSettings.from_env(needed | {"EVENTS_MAX_AGE": text})
+
+
 BOTH = {
     "PEERSEAL_JOIN_TOKEN": options_in,
+    "PEERSEAL_KEY_PASSPHRASE": options_in,
+    "REGISTRY_KEY_PASSPHRASE": Settings.from_environ,
     "PEERSEAL_REPLAY_URL": options_in,
     "REGISTRY_DATABASE_URL": Settings.from_environ,
     "REGISTRY_RATE_LIMIT_STORAGE": Settings.from_environ,
@@ -169,7 +182,10 @@ def test_a_file_that_is_missing_is_said_by_name(name: str, tmp_path: Path) -> No
         BOTH[name](NEEDED | {f"{name}_FILE": str(tmp_path / "missing")})
 
 
-@pytest.mark.parametrize("name", ["PEERSEAL_REPLAY_URL", "REGISTRY_DATABASE_URL", "CLIENT_DATABASE_URL", "BROKER_URL"])
+@pytest.mark.parametrize(
+    "name",
+    ["PEERSEAL_KEY_PASSPHRASE", "PEERSEAL_REPLAY_URL", "REGISTRY_DATABASE_URL", "CLIENT_DATABASE_URL", "BROKER_URL"],
+)
 @pytest.mark.parametrize("content", ["", "\n", '""', "\ufeff"])
 def test_an_empty_file_is_no_default(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text(content)

@@ -114,6 +114,17 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def run(self, script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A module of JavaScript, run."""
+        return subprocess.run(
+            ["node", "--input-type=module", "--eval", script, *arguments],
+            cwd=self._folder,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=60,
+            env=os.environ | {"NO_PROXY": "127.0.0.1"},
+        )
+
     def ask(self, judge: str, **request: Any) -> dict[str, Any]:
         """What ``judge.mjs`` answers."""
         run = subprocess.run(
@@ -134,8 +145,8 @@ class Node:
 def node(request: pytest.FixtureRequest) -> Node:
     """Installed once into pytest's cache, as the lock file says."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        _missing("node and npm are not installed")
-    folder = Path(request.config.cache.mkdir("judges-node")) if request.config.cache else _missing("no cache folder")
+        missing("node and npm are not installed")
+    folder = Path(request.config.cache.mkdir("judges-node")) if request.config.cache else missing("no cache folder")
     changed = not (folder / "node_modules" / ".package-lock.json").exists()
     for name in ("package.json", "package-lock.json", ".npmrc", "judge.mjs"):
         source, copy = NODE_FILES / name, folder / name
@@ -145,11 +156,12 @@ def node(request: pytest.FixtureRequest) -> Node:
     if changed:
         install = subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=folder, capture_output=True, encoding="utf-8")
         if install.returncode != 0:
-            _missing(f"npm ci failed: {install.stderr[-500:]}")
+            missing(f"npm ci failed: {install.stderr[-500:]}")
     return Node(folder)
 
 
-def _missing(reason: str) -> NoReturn:
+def missing(reason: str) -> NoReturn:
+    """Skips a test for want of a tool; in CI, where each is there, fails it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)

@@ -136,7 +136,7 @@ class TestWithoutAPath:
         folder.save(of(held()))
         (pem,) = folder.path.glob("*.pem")
         assert b"ENCRYPTED" in pem.read_bytes()
-        with pytest.raises(KeyRefused):
+        with pytest.raises(ConfigurationError, match="is encrypted, and PEERSEAL_KEY_PASSPHRASE is not set"):
             KeyFolder(folder.path).load()
         assert folder.load() == of(held())
         folder.discard()

@@ -81,6 +81,7 @@ class Service:
         target: str = "/",
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        ctx: Mapping[str, Any] | None = None,
         **claims: Any,
     ) -> str:
         """As Identity's; ``claims`` replace what it would say."""
@@ -95,6 +96,7 @@ class Service:
             target_digest=digest_header(target.encode()),
             content_digest=digest_header(body),
             headers=dict(headers or {}),
+            ctx=ctx,
         )
         header = jose.encode_header(jose.Header(self.pair.public.alg, self.kid, REQUEST_TYP))
         return jose.compact(header, canonical_json(token.claims() | claims), self.pair.sign)

@@ -1,0 +1,67 @@
+"""The passphrase under which private keys are encrypted at rest (PKCS #8, RFC 5958)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from peerseal.errors import ConfigurationError, KeyRefused
+
+SHORTEST = 16
+LONGEST = 1000
+"""Bytes in UTF-8. OpenSSL takes 1,023 at most. PKCS #8 as ``cryptography`` writes it slows guesses down by 2,048 rounds
+of PBKDF2 only, so a short passphrase would protect nothing."""
+
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPassphrase:
+    """The passphrase that the variable ``setting``, or the same name with ``_FILE``, gives; None where keys are plain.
+
+    Raises ConfigurationError for one that is too short or too long.
+    """
+
+    setting: str
+    value: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.value is not None and not isinstance(self.value, str):
+            raise ConfigurationError(f"{self.setting}: expected a text")
+        if self.value is not None and not SHORTEST <= len(self.value.encode("utf-8")) <= LONGEST:
+            remedy = "make one with: openssl rand -base64 32"
+            raise ConfigurationError(f"{self.setting}: expected {SHORTEST} to {LONGEST} bytes; {remedy}")
+
+    @property
+    def password(self) -> bytes | None:
+        """What a new key is encrypted with."""
+        return None if self.value is None else self.value.encode("utf-8")
+
+    def leaves_plain(self, pem: bytes) -> bool:
+        """Whether a key should be encrypted and is not."""
+        return self.value is not None and not is_encrypted(pem)
+
+    def opened(self, pem: bytes, path: Path, load: Callable[[bytes, bytes | None], T]) -> T:
+        """The key in the file at ``path``, which holds ``pem``: what ``load(pem, password)`` gives. A plain one is
+        loaded without a password. Raises ConfigurationError where the passphrase is missing or another one, and what
+        ``load`` raises for a plain key."""
+        if not is_encrypted(pem):
+            return load(pem, None)
+        if self.value is None:
+            problem = f"{path} is encrypted, and {self.setting} is not set"
+            raise ConfigurationError(f"{problem}: set it, or {self.setting}_FILE, to the passphrase of that file")
+        try:
+            return load(pem, self.password)
+        except (KeyRefused, ValueError, TypeError) as error:
+            problem = f"{self.setting} does not open {path}"
+            raise ConfigurationError(
+                f"{problem}: set it, or {self.setting}_FILE, to the passphrase under which that file was written, "
+                "or bring the file back if it was damaged; it is left as it is"
+            ) from error
+
+
+def is_encrypted(pem: bytes) -> bool:
+    """Whether the private key in a PEM needs a password."""
+    return _ENCRYPTED in pem

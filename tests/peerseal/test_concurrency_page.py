@@ -1,0 +1,141 @@
+"""docs/concurrency.md: what it says of threads is so, and its lines run as they stand there."""
+
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from flask import Flask
+from werkzeug.exceptions import ServiceUnavailable
+
+import peerseal
+from peerseal import Transaction, carrying, current_transaction, propagate
+from peerseal.flask import PeerAuth, current_peer
+from peerseal.peers.patience import no_longer_than, time_left
+from peerseal.requests import PeerSession
+from peerseal.testing import MemoryRegistry
+from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
+
+PAGE = (Path(__file__).parents[2] / "docs" / "concurrency.md").read_text()
+[OPTIONS, BULKHEAD, POOL] = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+
+
+@pytest.fixture
+def server() -> Iterator[RawServer]:
+    with raw_server() as server:
+        yield server
+
+
+@pytest.fixture
+def session(server: RawServer) -> Iterator[PeerSession]:
+    with PeerSession(Service("caller", Keys(), now=NOW), "callee", server.url) as session:
+        yield session
+
+
+def ada() -> Transaction:
+    return Transaction("t", "ada", frozenset(("read",)), {}, {}, "d/edge", "d/edge", lambda: "token of ada")
+
+
+def test_the_options_are_those_of_a_session() -> None:
+    with MemoryRegistry() as registry:
+        names: dict[str, Any] = {"identity": registry.identity("shop")}
+        exec(OPTIONS, names)
+        assert isinstance(names["stock"], PeerSession)
+
+
+def test_a_bulkhead_refuses_at_once_what_finds_no_place_and_lets_in_again(
+    session: PeerSession, server: RawServer
+) -> None:
+    arrived, answer = threading.Semaphore(0), threading.Event()
+
+    class Reports:
+        """A callee that answers when it is told to."""
+
+        def get(self, path: str) -> requests.Response:
+            arrived.release()
+            assert answer.wait(30)
+            return session.get(path)
+
+    names: dict[str, Any] = {"threading": threading, "reports": Reports(), "ServiceUnavailable": ServiceUnavailable}
+    exec(BULKHEAD, names)
+    server.script[:] = [Answer(body=b"{}")] * 17
+    with ThreadPoolExecutor(16) as pool:
+        waiting = [pool.submit(names["report"], number) for number in range(16)]
+        for _ in waiting:
+            assert arrived.acquire(timeout=30)
+        with pytest.raises(ServiceUnavailable):
+            names["report"](17)
+        answer.set()
+        assert [future.result() for future in waiting] == [{}] * 16
+    assert names["report"](18) == {}
+
+
+def test_through_propagate_each_piece_of_work_is_for_the_user_and_in_a_plain_pool_for_none() -> None:
+    def price_of(_: object) -> str | None:
+        current = current_transaction()
+        return None if current is None else current.user
+
+    names: dict[str, Any] = {
+        "peerseal": peerseal,
+        "ThreadPoolExecutor": ThreadPoolExecutor,
+        "price_of": price_of,
+        "items": [1, 2, 3],
+    }
+    with carrying(ada()):
+        exec(POOL, names)
+        with ThreadPoolExecutor(1) as plain:
+            assert plain.submit(price_of, 1).result() is None
+    assert names["prices"] == ["ada"] * 3
+    names["pool"].shutdown()
+
+
+def test_the_caller_of_a_flask_view_goes_along_through_propagate_only() -> None:
+    with MemoryRegistry() as registry, ThreadPoolExecutor(1) as plain:
+        client, app = registry.identity("client"), Flask(__name__)
+        PeerAuth(app, registry.identity("callee"), allow={"client": ()})
+
+        @app.get("/")
+        def view() -> dict[str, Any]:
+            def caller() -> str:
+                return current_peer.service
+
+            lost: str | None
+            try:
+                lost = plain.submit(caller).result()
+            except RuntimeError:  # Flask knows of no request there
+                lost = None
+            return {"plain": lost, "propagated": propagate(plain).submit(caller).result()}
+
+        token = client.sign_request("callee", method="GET", target="/")
+        answer = app.test_client().get("/", headers={"Authorization": f"Bearer {token}"})
+        assert answer.get_json() == {"plain": None, "propagated": "client"}
+
+
+def test_neither_ctx_nor_deadline_of_a_call_under_way_goes_along(session: PeerSession, server: RawServer) -> None:
+    with ThreadPoolExecutor(1) as plain:
+        left: list[float] = []
+
+        def call() -> None:
+            left.append(time_left())
+            session.get("/in-a-thread")
+
+        def elsewhere(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+            propagate(plain).submit(call).result()
+            return prepared
+
+        with no_longer_than(30):
+            session.get("/first", ctx={"a": 1}, auth=elsewhere)
+    assert left == [float("inf")]
+    assert {seen.target: seen.claims.get("ctx") for seen in server.seen} == {"/in-a-thread": None, "/first": {"a": 1}}
+
+
+def test_a_session_keeps_ten_connections_and_makes_more_where_they_are_needed(session: PeerSession) -> None:
+    adapter = session.get_adapter("http://callee.test")
+    assert isinstance(adapter, requests.adapters.HTTPAdapter)
+    pool = adapter.poolmanager.connection_from_url("http://callee.test")
+    assert pool.pool is not None
+    assert (pool.pool.maxsize, pool.block) == (10, False)
