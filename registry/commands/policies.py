@@ -14,7 +14,7 @@ from peerseal.runtime.terminal import say
 from registry.commands.common import WholeNumber, json_option, show, the_console, url_option
 from registry.console import Console
 from registry.domain.errors import BadRequest
-from registry.domain.policy import explain, explain_domain
+from registry.domain.policy import explain, explain_domain, settings_from
 
 DENIED = 1
 
@@ -127,6 +127,7 @@ def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool
     "issuers": [{"issuer", "audience", "jwks_url"?, "jwks"?, "ca"?}…], "exchange"?: {client: {audience: [scope…]}},
     "derived_scopes"?: [{"minter": service, "from": scope, "to": [scope…]}…]}."""
     console, body = the_console(url), _read(file)
+    settings_from(body, console.trust_domain())  # here, since a refusal over HTTP says no more than its code
     entry = console.domain_settings()["entry"] if seen is None else seen
     _show(console.set_domain_settings(body, entry), as_json)
 

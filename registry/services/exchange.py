@@ -21,7 +21,7 @@ from peerseal.protocol.assertions import ASSERTION_LIFETIME_CAP, ClientAssertion
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.events import EVENT_TYP, EventToken
 from peerseal.protocol.names import make_kid, qualify
-from peerseal.protocol.policies import DomainSettings
+from peerseal.protocol.policies import DERIVED_FROM, DomainSettings
 from peerseal.protocol.policies import Exchange as Grants
 from peerseal.protocol.tokens import LEEWAY, check_times, new_jti
 from registry.domain.errors import NotFound
@@ -95,7 +95,9 @@ class Exchange:
             raise ExchangeRefused("invalid_scope", f"wider than what {client} or the user's token may")
         exchanged = self._issue(self._authority.current(), wanted, client, user, context)
         hashed = hashlib.sha256(user.name.encode()).hexdigest()
-        log.info("exchanged client=%s audience=%s scope=%s user=%s", client, wanted.audience, wanted.scope, hashed)
+        source = f" derived_from={context[DERIVED_FROM]}" if DERIVED_FROM in context else ""
+        told = client, wanted.audience, wanted.scope, source, hashed
+        log.info("exchanged client=%s audience=%s scope=%s%s user=%s", *told)
         return exchanged
 
     def _client(self, wanted: Wanted) -> str:
