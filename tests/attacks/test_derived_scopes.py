@@ -234,7 +234,8 @@ def test_the_edge_calls_nothing_with_what_it_may_derive_and_the_consumer_only_wi
     handled = edge.handling(edge.signed(transaction))
     peer = called.call(edge.invoicing, handled, SCOPE)
     assert peer.transaction is not None
-    assert (peer.transaction.user, peer.transaction.scopes) == ("ada", {SCOPE})
+    assert peer.transaction.user == "ada"
+    assert peer.transaction.scopes == {SCOPE}
     called.refuses(edge.invoicing, handled, WRITE, "insufficient_scope")
     called.refuses(edge.invoicing, handled, "profile", "insufficient_scope")
 
