@@ -72,8 +72,8 @@ def _given_key(jwk: Any) -> tuple[str, PublicKey]:
     if private:
         raise MalformedToken(f"member {min(private)} is private, expected a public key")
     kid, operations = jwk.get("kid"), jwk.get("key_ops", ["verify"])
-    if type(kid) is not str or not 0 < len(kid) <= MAX_KID:
-        raise MalformedToken(f"kid is {text_like(kid)}, expected a text of 1 to {MAX_KID} characters")
+    if type(kid) is not str or not 0 < len(kid) <= MAX_KID or not kid.isprintable():
+        raise MalformedToken(f"kid is {text_like(kid)}, expected a text of 1 to {MAX_KID} printable characters")
     if jwk.get("use", "sig") != "sig" or type(operations) is not list or "verify" not in operations:
         raise MalformedToken(f"kid {text_like(kid)} has another use or key_ops, expected a key for signatures")
     return kid, PublicKey.from_jwk(jwk)

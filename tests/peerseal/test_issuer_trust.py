@@ -54,7 +54,9 @@ WRONG_JWKS: Mapping[str, tuple[Any, str]] = {
     "a private key": ({"keys": [HONEST, public_jwk(RSA, "two", d=SECRET)]}, "jwks.keys[1]: member d is private"),
     "a secret": ({"keys": [{"kty": "oct", "kid": "s", "k": SECRET}]}, "jwks.keys[0]: member k is private"),
     "no kid": ({"keys": [{n: HONEST[n] for n in HONEST if n != "kid"}]}, "kid is a value of the type None, expected"),
-    "a long kid": ({"keys": [{**HONEST, "kid": "k" * 257}]}, "expected a text of 1 to 256 characters"),
+    "a long kid": ({"keys": [{**HONEST, "kid": "k" * 257}]}, "expected a text of 1 to 256 printable characters"),
+    "a kid of two lines": ({"keys": [{**HONEST, "kid": "one\n"}]}, "expected a text of 1 to 256 printable characters"),
+    "half a character as kid": ({"keys": [{**HONEST, "kid": "\ud800"}]}, "of 1 to 256 printable characters"),
     "for encryption": (
         {"keys": [{**HONEST, "use": "enc"}]},
         "kid 'one' has another use or key_ops, expected a key for",
