@@ -15,7 +15,7 @@ from client_service.outbox import Outbox
 from client_service.problems import problem
 from client_service.routes import AS_USER, httpie
 from client_service.users import Users
-from peerseal.errors import InsufficientScope
+from peerseal.errors import InsufficientScope, UnsignableRequest
 
 TOPIC = "OrderCreated"
 PURPOSE = "trigger_invoicing"
@@ -33,7 +33,8 @@ class Orders:
     def place(self, user: peerseal.User, lines: list[Line]) -> dict[str, Any]:
         """The new order, stored with its signed event. Raises InsufficientScope, CallerNotAllowed or TrustUnavailable,
         and then nothing is stored."""
-        transaction = self._identity.mint_transaction(user, scope=("orders:write", PURPOSE))
+        own = user.scopes & {PURPOSE}  # else the domain's settings have to derive it from orders:write
+        transaction = self._identity.mint_transaction(user, scope={"orders:write", *own})
         at = datetime.fromtimestamp(int(self._identity.clock()), UTC)
         order = storage.Order(transaction.id, user.issuer, user.name, f"{at:%Y-%m-%dT%H:%M:%SZ}", lines)
         with peerseal.carrying(transaction):
@@ -52,9 +53,12 @@ class Orders:
         nowhere else."""
         event_id = str(uuid.uuid4())
         payload = json.dumps({"eventID": event_id, **order.public_json()}).encode("utf-8")
-        headers = self._identity.sign_event(
-            payload, topic=TOPIC, audience=self._audience, scope=PURPOSE, event_id=event_id
-        )
+        try:
+            headers = self._identity.sign_event(
+                payload, topic=TOPIC, audience=self._audience, scope=PURPOSE, event_id=event_id
+            )
+        except UnsignableRequest as error:  # neither the user's scope nor derived for this service
+            raise InsufficientScope(str(error)) from error
         return storage.Unsent(TOPIC, payload, headers)
 
 

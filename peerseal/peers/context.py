@@ -26,6 +26,7 @@ class Transaction:
 
     ``user`` is the user's name at the issuer in ``authentication``; ``scopes`` is all that may be done in this
     transaction, by whomever; ``facts`` must not change on the way. ``minter`` and ``workload`` are service ids.
+    ``expires_at`` is when its token ends, in seconds since the epoch; None where tokens are minted as they are needed.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Transaction:
     minter: str
     workload: str
     carry: Carry = field(repr=False, compare=False)
+    expires_at: int | None = field(default=None, compare=False)
 
 
 _current: ContextVar[Transaction | None] = ContextVar("peerseal_transaction", default=None)

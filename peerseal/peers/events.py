@@ -11,7 +11,8 @@ The steps are those of a request's (`peerseal.peers.verify`), where not said oth
      6  aud                                                   EventVerifier.verify
      7  times, lifetime cap, greatest age, the key's window   check_times, EventVerifier._check_age, check_window
      8  binding: topic, payload, event, transaction           EventVerifier._check_binding
-    10  policy: may this publisher use this scope here        EventVerifier.verify
+    10  policy: may this publisher use this scope here, and   EventVerifier.verify, derivation_fault
+        derive it, if it says so
 
 There is no step 11: brokers deliver again, and consumers count an event once by (``iss``, ``event_id``).
 """
@@ -36,6 +37,7 @@ from peerseal.errors import (
     WrongTopic,
     WrongTransaction,
 )
+from peerseal.peers.derivation import derivation_fault
 from peerseal.peers.headers import GoodHeaders, Signer
 from peerseal.peers.policy import AllowPolicy, read_allow
 from peerseal.peers.trusted import KeySource, check_window
@@ -168,6 +170,9 @@ class EventVerifier:
         self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
         if claims["scope"] not in scopes or (scope is not None and plain_text(scope) != claims["scope"]):  # 10
             raise InsufficientScope(f"{publisher} may not send {claims['scope']} here")
+        fault = derivation_fault(self._trust, publisher, frozenset((claims["scope"],)), claims["rctx"])
+        if fault is not None:
+            raise InsufficientScope(fault)
         return _event(claims, signer, publisher, payload, topic)
 
     def _exchanged(

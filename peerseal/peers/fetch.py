@@ -118,8 +118,9 @@ class HttpFetcher:
     """A Fetcher over HTTP with `requests`, one connection pool a process.
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
-    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts. With
-    ``elsewhere`` no connection may lead to this machine, as for a URL that a stranger named (see `TimedAdapter`).
+    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts; ``ca``
+    is such PEM itself, and counts before the file. With ``elsewhere`` no connection may lead to this machine, as for a
+    URL that a stranger named (see `TimedAdapter`).
     ``clock`` counts the seconds for which a URL that hung rests.
     """
 
@@ -129,6 +130,7 @@ class HttpFetcher:
         limits: FetchLimits | None = None,
         *,
         ca_file: str | os.PathLike[str] | None = None,
+        ca: str | None = None,
         elsewhere: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -138,6 +140,7 @@ class HttpFetcher:
         self._limits = limits or FetchLimits()
         self._health = MirrorHealth(self._urls, self._limits, clock)
         self._ca_file = None if ca_file is None else os.fspath(ca_file)
+        self._ca = ca
         self._elsewhere = elsewhere
         self._session: requests.Session | None = None
         self._kept: set[socket] = set()
@@ -290,7 +293,7 @@ class HttpFetcher:
                 self._session, self._pid = requests.Session(), os.getpid()
                 self._session.auth = _no_auth
                 for scheme in ("http://", "https://"):
-                    self._session.mount(scheme, TimedAdapter(elsewhere=self._elsewhere))
+                    self._session.mount(scheme, TimedAdapter(elsewhere=self._elsewhere, ca=self._ca))
             return self._session
 
     def _forget_lock(self) -> None:

@@ -266,14 +266,11 @@ class Identity:
         was authenticated are those of `current_transaction`, where there is one; ``subject`` and ``transaction_id``
         stand in where there is none, and the service itself for a user that nobody names. ``lifetime`` is 365 days at
         most. Raises UnsignableRequest, also for a user or transaction that is not the current one, or a scope that the
-        current one does not have, or TrustUnavailable.
+        current one does not have and the domain's settings do not derive for this service, or TrustUnavailable.
         """
         current = current_transaction()
-        if current is not None:
-            if subject not in (None, current.user) or transaction_id not in (None, current.id):
-                raise UnsignableRequest("an event of another user or transaction than the current one")
-            if scope not in current.scopes:
-                raise UnsignableRequest(f"the current transaction does not allow {scope}")
+        if current and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
+            raise UnsignableRequest("an event of another user or transaction than the current one")
         transaction_id = transaction_id or (current.id if current else None)
         if transaction_id is None:
             raise UnsignableRequest("an event of no transaction")
@@ -290,7 +287,7 @@ class Identity:
             transaction_id=transaction_id,
             topic=topic,
             lifetime=seconds,
-            authentication=current.authentication if current else {},
+            authentication=self._minter.event_context(current, scope) if current else {},
         )
         return {"authorization": f"Bearer {token}"}
 

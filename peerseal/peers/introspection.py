@@ -85,7 +85,7 @@ class Introspection:
         self._clock = clock
         parts = urlsplit(named.introspection_url or "")
         self._path = parts.path or "/"
-        self._fetcher = HttpFetcher([f"{parts.scheme}://{parts.netloc}"], limits.fetch, ca_file=ca_file)
+        self._fetcher = HttpFetcher([f"{parts.scheme}://{parts.netloc}"], limits.fetch, ca_file=ca_file, ca=named.ca)
         self._active: dict[bytes, _Outcome] = {}  # also those to be asked about again; the oldest first
         self._refused: dict[bytes, _Outcome] = {}
         self._credit, self._credited_at = limits.introspection_burst, clock()

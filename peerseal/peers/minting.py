@@ -11,6 +11,7 @@ from typing import Any
 
 from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, MessageRefused, UnsignableRequest
 from peerseal.peers.context import Transaction
+from peerseal.peers.derivation import derived_context
 from peerseal.peers.events import Event
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.signing import TokenSigner
@@ -18,6 +19,7 @@ from peerseal.peers.transactions import transaction_of
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
+from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens import LEEWAY, new_jti
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP, TransactionToken
 
@@ -71,6 +73,25 @@ class Minter:
             authentication=user.authentication,
         )
         return transaction_of(token, self._signer.transaction(self._signing_key(), token))
+
+    def event_context(self, current: Transaction, scope: str) -> Mapping[str, Any]:
+        """``rctx`` of an event for that scope that is signed in the current transaction: the scope is one of the
+        transaction's, or derived from one by the domain's settings while the transaction lasts. Raises
+        UnsignableRequest or TrustUnavailable."""
+        if DERIVED_FROM in current.authentication:
+            raise UnsignableRequest("the current transaction is for a derived scope, which is good for one event only")
+        if scope in current.scopes:
+            return current.authentication
+        settings = self._trust.settings()
+        context = derived_context(settings, self._us(), scope, current.scopes, current.authentication)
+        if context is None:
+            raise UnsignableRequest(
+                f"the current transaction does not allow {scope}, and the domain's settings derive it for {self._us()} "
+                "from none of its scopes"
+            )
+        if current.expires_at is None or self._clock() >= current.expires_at + LEEWAY:
+            raise UnsignableRequest(f"{scope} is derived in a user's transaction before it ends, and at no other time")
+        return context
 
     def for_event(self, event: Event) -> Transaction | None:
         """See `Identity.transaction_for_event`."""

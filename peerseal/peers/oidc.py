@@ -43,7 +43,7 @@ KeySetReader = Callable[[], bytes]
 class OidcIssuer:
     """One issuer that somebody here configured, under exactly the name that its tokens' ``iss`` has."""
 
-    def __init__(self, issuer: str, keys: "IssuerKeys", clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, issuer: str, keys: "IssuerKeys | GivenKeys", clock: Callable[[], float] = time.time) -> None:
         self.issuer = issuer
         self._keys = keys
         self._clock = clock
@@ -56,18 +56,23 @@ class OidcIssuer:
         jwks_url: str | None = None,
         jwks_file: str | os.PathLike[str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        jwks: str | None = None,
+        ca: str | None = None,
         check_key: Callable[[PublicKey], None] = check_not_weak,
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """An issuer whose keys are found by discovery, or at ``jwks_url``, or in ``jwks_file``, which is read anew like
         the others. ``ca_file`` (PEM) is what its https is checked with. ``check_key`` raises KeyRefused for a weak key.
+        ``jwks`` is a JWK Set itself, where no file is named: nothing is fetched; ``ca`` is PEM in the place of a file.
 
         Nothing is fetched before the first token. Raises ConfigurationError for a URL that is neither https nor on
         loopback.
         """
         limits = limits or IssuerLimits()
-        web = _Web(limits.fetch, ca_file)
+        if jwks is not None and jwks_file is None:
+            return cls(issuer, GivenKeys(read_key_set(jwks.encode("utf-8"), check_key)), clock)
+        web = _Web(limits.fetch, ca_file, ca)
         reader = _reader(issuer, web, jwks_url, None if jwks_file is None else Path(jwks_file))
         return cls(issuer, IssuerKeys(reader, limits, clock, check_key), clock)
 
@@ -81,6 +86,20 @@ class OidcIssuer:
     def key(self, kid: str) -> PublicKey:
         """The issuer's key of that kid. Raises UnknownKey or TrustUnavailable."""
         return self._keys.key(kid)
+
+
+class GivenKeys:
+    """An issuer's keys by kid, which are known and never fetched."""
+
+    def __init__(self, keys: Mapping[str, PublicKey]) -> None:
+        self._keys = keys
+
+    def key(self, kid: str) -> PublicKey:
+        """The key of that kid. Raises UnknownKey."""
+        try:
+            return self._keys[kid]
+        except KeyError:
+            raise UnknownKey("none of the keys that are given for the issuer") from None
 
 
 class IssuerKeys:
@@ -177,10 +196,11 @@ class _Web:
     """Documents of one issuer by their URLs, through the one network seam: one fetcher for the server that somebody
     here configured, and one for the server that the issuer named last. The one before that is closed."""
 
-    def __init__(self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None) -> None:
+    def __init__(self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None, ca: str | None) -> None:
         self.max_bytes = limits.max_bytes
         self._limits = limits
         self._ca_file = ca_file
+        self._ca = ca
         self._fetchers: dict[bool, tuple[str, HttpFetcher]] = {}
 
     def get(self, url: str, *, elsewhere: bool = False) -> bytes:
@@ -198,7 +218,7 @@ class _Web:
             return fetcher
         if fetcher is not None:
             fetcher.close()
-        made = HttpFetcher([server], self._limits, ca_file=self._ca_file, elsewhere=elsewhere)
+        made = HttpFetcher([server], self._limits, ca_file=self._ca_file, ca=self._ca, elsewhere=elsewhere)
         self._fetchers[elsewhere] = server, made
         return made
 

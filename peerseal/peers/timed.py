@@ -61,22 +61,32 @@ class TimedAdapter(HTTPAdapter):
     With ``elsewhere`` no connection of its own leads to this machine, by whatever name: to loopback, a link-local,
     unspecified or multicast address, or an address of one of the machine's own interfaces. That is checked once it is
     made, before anything is sent. Where a proxy makes it, only the URL can be looked at.
+
+    ``ca`` holds the certificates (PEM) that https is checked with, and no others, whatever ``verify`` says.
     """
 
-    __attrs__ = [*HTTPAdapter.__attrs__, "_elsewhere"]  # noqa: RUF012 - as HTTPAdapter declares it
+    __attrs__ = [*HTTPAdapter.__attrs__, "_elsewhere", "_ca"]  # noqa: RUF012 - as HTTPAdapter declares it
 
-    def __init__(self, *, elsewhere: bool = False, **options: Any) -> None:
+    def __init__(self, *, elsewhere: bool = False, ca: str | None = None, **options: Any) -> None:
         self._elsewhere = elsewhere
+        self._ca = ca
         super().__init__(**options)
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """See HTTPAdapter."""
-        super().init_poolmanager(*arguments, **options)
+        super().init_poolmanager(*arguments, ca_cert_data=self._ca, **options)
         _time(self.poolmanager, self._elsewhere)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> PoolManager:
         """See HTTPAdapter."""
-        return _time(super().proxy_manager_for(proxy, **options))
+        return _time(super().proxy_manager_for(proxy, ca_cert_data=self._ca, **options))
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """See HTTPAdapter, which adds the public authorities to those of ``ca``."""
+        if self._ca is None:
+            super().cert_verify(conn, url, verify, cert)
+        else:
+            conn.cert_reqs, conn.ca_certs, conn.ca_cert_dir = "CERT_REQUIRED", None, None
 
     def send(
         self,

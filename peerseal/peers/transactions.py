@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from peerseal.errors import BadTransactionToken, InvalidName, TokenError
 from peerseal.peers.context import Transaction
+from peerseal.peers.derivation import derivation_fault
 from peerseal.peers.received import value_of
 from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
@@ -46,7 +47,8 @@ def bound_transaction(
 
 
 def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:
-    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer may mint.
+    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer may mint. A derived
+    scope is one that the domain's settings grant to the publisher of the event (``req_wl``).
 
     Raises TokenError, InvalidName or TrustUnavailable.
     """
@@ -65,6 +67,9 @@ def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -
     issued_at = claimed.issued_at
     check_times(issued_at, issued_at, claimed.expires_at, now=now, leeway=leeway, cap=TRANSACTION_LIFETIME_CAP)
     check_window(issued_at, key, leeway)
+    fault = derivation_fault(trust, claimed.workload, claimed.scopes, claimed.authentication)
+    if fault is not None:
+        raise BadTransactionToken(fault)
     return transaction_of(claimed, token)
 
 
@@ -79,4 +84,5 @@ def transaction_of(verified: TransactionToken, token: str) -> Transaction:
         minter=verified.issuer,
         workload=verified.workload,
         carry=lambda: token,
+        expires_at=verified.expires_at,
     )

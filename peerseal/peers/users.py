@@ -56,10 +56,11 @@ class UserVerifier:
     """Verifies users' tokens by the issuers in the domain's settings, which are looked at for each token: one that an
     operator removes is refused from then on.
 
-    ``jwks_files`` maps an issuer to a file with its JWK Set, in the place of the URL that the settings name;
-    ``ca_file`` (PEM) is what the issuers' https is checked with, and ``check_key`` raises KeyRefused for a weak key of
-    theirs. ``introspection`` holds this service's credentials, one for each issuer that is to be asked about tokens.
-    Safe to use from threads, before and after a fork. Raises ConfigurationError.
+    ``jwks_files`` maps an issuer to a file with its JWK Set, in the place of what the settings say of its keys;
+    ``ca_file`` (PEM) is what the issuers' https is checked with, unless the settings hold an issuer's ``ca``, and
+    ``check_key`` raises KeyRefused for a weak key of theirs. ``introspection`` holds this service's credentials, one
+    for each issuer that is asked about tokens. Safe to use from threads, before and after a fork. Raises
+    ConfigurationError.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class UserVerifier:
                     jwks_url=named.jwks_url,
                     jwks_file=self._jwks_files.get(named.issuer),
                     ca_file=self._ca_file,
+                    jwks=named.jwks,
+                    ca=named.ca,
                     check_key=self._check_key,
                     limits=self._limits,
                     clock=self._clock,

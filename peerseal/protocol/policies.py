@@ -1,16 +1,21 @@
 """What operators lay down: who may call a service, and the domain's settings. Strictly read (SPEC 5)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
-from peerseal.errors import MalformedToken
+from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.claims import claim, exactly
+from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.hosts import is_loopback_host
+from peerseal.protocol.issuer_trust import given_ca, given_jwks
 from peerseal.protocol.names import split_service_id
+from peerseal.protocol.plain import text_like
+
+T = TypeVar("T")
 
 ANYONE: Final = "*"
 """Stands for any service of the own trust domain."""
@@ -24,6 +29,12 @@ AUDIENCE: Final = re.compile(rf"[\x21\x23-\x2e\x30-\x5b\x5d-\x7e]{{1,{MAX_AUDIEN
 """An audience of consumers: the same, without a slash."""
 _INTROSPECTION_FLAGS: Final = ("introspection_signed", "introspect_jwts")
 _INTROSPECTION: Final = ("introspection_url", *_INTROSPECTION_FLAGS)
+MAX_DERIVATIONS: Final = 50
+"""Derivations of a domain, at most."""
+MAX_DERIVED: Final = 20
+"""Scopes that one derivation may yield, at most."""
+DERIVED_FROM: Final = "derived_from"
+"""The member of ``rctx`` that names the user's scope from which the one scope of the token was derived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,9 @@ class CallPolicy:
 class UserIssuer:
     """An OIDC issuer whose tokens prove users at the edge. ``jwks_url`` is found by discovery where it is None.
 
+    ``jwks`` holds the issuer's keys as `given_jwks` writes them: then none are fetched. ``ca`` holds the certificates
+    (PEM) with which the issuer's https is checked, in the place of the public authorities.
+
     At ``introspection_url`` the issuer says what its opaque tokens mean (RFC 7662). With ``introspection_signed`` only
     signed answers (RFC 9701) are believed; with ``introspect_jwts`` the issuer is asked about its JWTs, too.
     """
@@ -69,22 +83,30 @@ class UserIssuer:
     issuer: str
     audience: str
     jwks_url: str | None = None
-    introspection_url: str | None = None
-    introspection_signed: bool = False
-    introspect_jwts: bool = False
+    jwks: str | None = field(default=None, kw_only=True, repr=False)
+    ca: str | None = field(default=None, kw_only=True, repr=False)
+    introspection_url: str | None = field(default=None, kw_only=True)
+    introspection_signed: bool = field(default=False, kw_only=True)
+    introspect_jwts: bool = field(default=False, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"issuer", "audience", "jwks_url"}``, and the members of introspection that are set."""
+        """``{"issuer", "audience", "jwks_url"}``, and the other members where they are set: ``"jwks"`` as a JWK Set."""
         members = {"issuer": self.issuer, "audience": self.audience, "jwks_url": self.jwks_url}
-        return members | {name: value for name in _INTROSPECTION if (value := getattr(self, name))}
+        given = {"jwks": None if self.jwks is None else strict_json(self.jwks.encode()), "ca": self.ca}
+        given |= {name: getattr(self, name) for name in _INTROSPECTION}
+        return members | {name: value for name, value in given.items() if value}
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
         """Raises MalformedToken."""
         if type(value) is not dict:
             raise MalformedToken("an issuer is not an object")
-        exactly(value, frozenset(("issuer", "audience")), frozenset(("jwks_url", *_INTROSPECTION)))
+        exactly(value, frozenset(("issuer", "audience")), frozenset(("jwks_url", "jwks", "ca", *_INTROSPECTION)))
         jwks_url, introspection_url = value.get("jwks_url"), value.get("introspection_url")
+        jwks = given_jwks(value["jwks"]) if "jwks" in value else None
+        ca = given_ca(value["ca"]) if "ca" in value else None
+        if jwks is not None and jwks_url is not None:
+            raise MalformedToken("jwks and jwks_url are both set, expected one of them")
         issuer, audience = claim(value, "issuer", str), claim(value, "audience", str)
         for url in (issuer, jwks_url, introspection_url):
             if url is not None:
@@ -94,7 +116,33 @@ class UserIssuer:
         flags = {name: claim({name: False, **value}, name, bool) for name in _INTROSPECTION_FLAGS}
         if any(flags.values()) and introspection_url is None:
             raise MalformedToken("an issuer without introspection_url that is to be asked about tokens")
-        return cls(issuer, audience, jwks_url, introspection_url=introspection_url, **flags)
+        return cls(issuer, audience, jwks_url, jwks=jwks, ca=ca, introspection_url=introspection_url, **flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """An event of the service with id ``minter`` may have one of the scopes ``yields`` where its user's token has the
+    scope ``source`` instead."""
+
+    minter: str
+    source: str
+    yields: frozenset[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"minter", "from", "to": [scope…]}``."""
+        return {"minter": self.minter, "from": self.source, "to": sorted(self.yields)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises MalformedToken or InvalidName."""
+        if type(value) is not dict or value.keys() != {"minter", "from", "to"}:
+            raise MalformedToken("expected an object with exactly the members minter, from and to")
+        minter = claim(value, "minter", str)
+        split_service_id(minter)
+        yields = scopes_from(value["to"])
+        if not 0 < len(yields) <= MAX_DERIVED:
+            raise MalformedToken(f"to has {len(yields)} scopes, expected 1 to {MAX_DERIVED}")
+        return cls(minter, check_scope(value["from"]), yields)
 
 
 Exchange = Mapping[str, Mapping[str, frozenset[str]]]
@@ -104,15 +152,17 @@ Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
-    users' tokens, and who may exchange these for event tokens at the registry: nobody, where ``exchange`` is empty."""
+    users' tokens, and who may exchange these for event tokens at the registry: nobody, where ``exchange`` is empty.
+    ``derived_scopes`` says which scopes events may have that their users' tokens do not have."""
 
     minters: frozenset[str] = frozenset()
     issuers: tuple[UserIssuer, ...] = field(default=())
     exchange: Exchange = field(default_factory=dict)
+    derived_scopes: tuple[Derivation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """``{"minters": […], "issuers": […]}``, and ``"exchange": {client: {audience: [scope…]}}`` where there is one,
-        in one spelling."""
+        """``{"minters": […], "issuers": […]}``, and ``"exchange": {client: {audience: [scope…]}}`` and
+        ``"derived_scopes": [{"minter", "from", "to"}…]`` where there are some, in one spelling."""
         members: dict[str, Any] = {
             "minters": sorted(self.minters),
             "issuers": [issuer.to_json() for issuer in self.issuers],
@@ -122,6 +172,8 @@ class DomainSettings:
                 client: {audience: sorted(granted[audience]) for audience in sorted(granted)}
                 for client, granted in sorted(self.exchange.items())
             }
+        if self.derived_scopes:
+            members["derived_scopes"] = [derivation.to_json() for derivation in self.derived_scopes]
         return members
 
     @classmethod
@@ -129,16 +181,53 @@ class DomainSettings:
         """Raises MalformedToken or InvalidName."""
         if type(value) is not dict:
             raise MalformedToken("the domain's settings are not an object")
-        exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange",)))
+        exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange", "derived_scopes")))
         minters = claim(value, "minters", list)
         if any(type(minter) is not str for minter in minters) or len(set(minters)) != len(minters):
             raise MalformedToken("minters are not a list of different names")
         for minter in minters:
             split_service_id(minter)
-        issuers = tuple(UserIssuer.from_json(issuer) for issuer in claim(value, "issuers", list))
+        issuers = _each("issuers", claim(value, "issuers", list), UserIssuer.from_json)
         if len({issuer.issuer for issuer in issuers}) != len(issuers):
             raise MalformedToken("an issuer stands twice")
-        return cls(frozenset(minters), issuers, _exchange_from(claim({"exchange": {}, **value}, "exchange", dict)))
+        exchange = _exchange_from(claim({"exchange": {}, **value}, "exchange", dict))
+        derived = claim({"derived_scopes": [], **value}, "derived_scopes", list)
+        return cls(frozenset(minters), issuers, exchange, _derivations_from(derived, {*minters, *exchange}))
+
+    def sources(self, minter: str, scope: str) -> frozenset[str]:
+        """The scopes of a user's token from which an event of the service with id ``minter`` may derive ``scope``."""
+        named = (one for one in self.derived_scopes if one.minter == minter and scope in one.yields)
+        return frozenset(derivation.source for derivation in named)
+
+
+def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ...]:
+    """``known`` are the ids of minters and of clients of the exchange. No scope is derived from a derived one, in the
+    whole domain: else the work on an event could lead to an event of another purpose."""
+    if len(value) > MAX_DERIVATIONS:
+        raise MalformedToken(f"derived_scopes has {len(value)} members, expected {MAX_DERIVATIONS} at most")
+    derivations = _each("derived_scopes", value, Derivation.from_json)
+    for number, derivation in enumerate(derivations):
+        if derivation.minter not in known:
+            expected = "expected a service of minters or a client of exchange"
+            raise MalformedToken(f"derived_scopes[{number}]: minter is {derivation.minter}, {expected}")
+    if len({(derivation.minter, derivation.source) for derivation in derivations}) != len(derivations):
+        raise MalformedToken("derived_scopes has two members with one minter and from, expected one with all of to")
+    sources = {derivation.source for derivation in derivations}
+    chained = sources & {scope for derivation in derivations for scope in derivation.yields}
+    if chained:
+        raise MalformedToken(f"derived_scopes: {min(chained)} is in from and in to, expected no chain of derivations")
+    return tuple(sorted(derivations, key=lambda derivation: (derivation.minter, derivation.source)))
+
+
+def _each(name: str, values: Iterable[Any], read: Callable[[Any], T]) -> tuple[T, ...]:
+    """What ``read`` makes of each member of a list, whose name and place a refusal says."""
+    found = []
+    for number, value in enumerate(values):
+        try:
+            found.append(read(value))
+        except (MalformedToken, InvalidName) as error:
+            raise MalformedToken(f"{name}[{number}]: {error}") from error
+    return tuple(found)
 
 
 def _exchange_from(value: Mapping[str, Any]) -> Exchange:
@@ -171,7 +260,7 @@ def scopes_from(scopes: Any) -> frozenset[str]:
 def check_scope(scope: Any) -> str:
     """The scope itself if it is one token (RFC 6749 section 3.3). Raises MalformedToken."""
     if type(scope) is not str or not SCOPE.fullmatch(scope):
-        raise MalformedToken("not a scope")
+        raise MalformedToken(f"not a scope: {text_like(scope)}")
     return scope
 
 
@@ -183,6 +272,6 @@ def _check_url(url: Any) -> None:
         parts = None
     loopback = parts is not None and is_loopback_host(parts.hostname)
     if parts is None or parts.scheme not in ("https", *(("http",) if loopback else ())) or not parts.hostname:
-        raise MalformedToken("an issuer's URL must be https")
+        raise MalformedToken(f"an issuer's URL is {text_like(url)}, expected https, or http on this machine")
     if parts.query or "#" in url or parts.username or not url.isascii() or any(c.isspace() for c in url):
-        raise MalformedToken("an issuer's URL has more than host and path")
+        raise MalformedToken(f"an issuer's URL is {text_like(url)}, expected a host and a path only")

@@ -52,7 +52,7 @@ from peerseal.protocol.names import (
     split_kid,
     split_service_id,
 )
-from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings, UserIssuer
+from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
 from peerseal.testing.calls import Call, Desk, NotFound
 from peerseal.testing.ledger import MemoryLedger
 
@@ -209,14 +209,20 @@ class MemoryRegistry:
         minters: Iterable[str] = (),
         issuers: Iterable[UserIssuer] = (),
         exchange: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+        derived_scopes: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Lay down the domain's settings: minters and clients of the exchange by short name or id."""
+        """Lay down the domain's settings: minters and clients of the exchange by short name or id, derived scopes as
+        ``{"minter", "from", "to"}``. Raises MalformedToken or InvalidName for what no registry would lay down."""
         granted = {
             qualify(client, self.domain): {audience: frozenset(scopes) for audience, scopes in to.items()}
             for client, to in (exchange or {}).items()
         }
         names = frozenset(qualify(minter, self.domain) for minter in minters)
-        self._settings = DomainSettings(names, tuple(issuers), granted)
+        derived = tuple(
+            Derivation.from_json({**one, "minter": qualify(one["minter"], self.domain)}) for one in derived_scopes
+        )
+        settings = DomainSettings(names, tuple(issuers), granted, derived)
+        self._settings = DomainSettings.from_json(settings.to_json())
         self._settings_seq = self._append(DOMAIN_SET, None, data={"settings": self._settings.to_json()})
 
     # ---- the seams

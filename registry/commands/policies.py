@@ -9,12 +9,12 @@ import click
 from peerseal.errors import CodedError, MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
-from peerseal.protocol.policies import CallPolicy
+from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.terminal import say
 from registry.commands.common import WholeNumber, json_option, show, the_console, url_option
 from registry.console import Console
 from registry.domain.errors import BadRequest
-from registry.domain.policy import explain
+from registry.domain.policy import explain, explain_domain, settings_from
 
 DENIED = 1
 
@@ -106,7 +106,7 @@ def explain_policy(
 
 @click.group()
 def domain() -> None:
-    """The domain's settings: who may mint transaction tokens, and who issues users' tokens."""
+    """The domain's settings: who may mint transaction tokens, who issues users' tokens, and what these yield."""
 
 
 @domain.command("get")
@@ -124,11 +124,23 @@ def get_domain(url: str | None, as_json: bool) -> None:
 @json_option
 def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool) -> None:
     """Replaces the domain's settings by those in FILE (- for standard input), in JSON: {"minters": [service…],
-    "issuers": [{"issuer", "audience", "jwks_url", "introspection_url"?, "introspection_signed"?, "introspect_jwts"?}…],
-    "exchange"?: {client: {audience: [scope…]}}}."""
+    "issuers": [{"issuer", "audience", "jwks_url"?, "jwks"?, "ca"?, "introspection_url"?, "introspection_signed"?,
+    "introspect_jwts"?}…], "exchange"?: {client: {audience: [scope…]}}, "derived_scopes"?: [{"minter": service,
+    "from": scope, "to": [scope…]}…]}."""
     console, body = the_console(url), _read(file)
+    settings_from(body, console.trust_domain())  # here, since a refusal over HTTP says no more than its code
     entry = console.domain_settings()["entry"] if seen is None else seen
     _show(console.set_domain_settings(body, entry), as_json)
+
+
+@domain.command("explain")
+@url_option
+@json_option
+def explain_settings(url: str | None, as_json: bool) -> None:
+    """Says in plain sentences who may mint, which issuers are believed, and which derived scope yields what."""
+    found = the_console(url).domain_settings()
+    sentences = explain_domain(DomainSettings.from_json(found["setting"]), found["entry"])
+    show({**found, "sentences": sentences}, as_json, "\n".join(sentences))
 
 
 def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str | None) -> dict[str, Any]:

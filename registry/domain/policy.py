@@ -1,17 +1,20 @@
 """What operators lay down: how it is read, how entries say it, and which rule of a policy decides."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peerseal.errors import InvalidName, MalformedToken
+from peerseal.errors import InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol.claims import claim, exactly
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
+from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.names import qualify, split_service_id
-from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings
+from peerseal.protocol.plain import text_like
+from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
 from registry.domain.errors import BadRequest
+from registry.domain.key_quality import check_quality
 
 RESTRICTED: Final[Mapping[str, bool]] = {"restricted": True}
 """What an entry says of a restricted policy. Everybody reads entries; the policy itself is in the evidence that the
@@ -39,8 +42,8 @@ def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
 
 
 def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
-    """What an operator sends: ``{"minters": […], "issuers": […], "exchange"?: {client: {audience: [scope…]}}}``,
-    minters and clients by short name or id. Raises BadRequest."""
+    """What an operator sends: ``{"minters": […], "issuers": […], "exchange"?: {client: {audience: [scope…]}},
+    "derived_scopes"?: [{"minter", "from", "to"}…]}``, minters and clients by short name or id. Raises BadRequest."""
     try:
         members = {**body, "minters": [_own(name, domain) for name in claim(body, "minters", list)]}
         if "exchange" in body:
@@ -48,9 +51,31 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
             members["exchange"] = {_own(client, domain): granted[client] for client in granted}
             if len(members["exchange"]) != len(granted):
                 raise BadRequest("malformed_body", "a client of the exchange stands twice")
-        return DomainSettings.from_json(members)
+        if "derived_scopes" in body:
+            members["derived_scopes"] = [_of_own(one, domain) for one in claim(body, "derived_scopes", list)]
+        settings = DomainSettings.from_json(members)
+        _check_given_keys(settings)
+        return settings
     except (MalformedToken, InvalidName) as error:
         raise BadRequest("malformed_body", str(error)) from error
+
+
+def _of_own(derivation: Any, domain: str) -> Any:
+    """With the minter's id in the place of a short name; what else is wrong with it `Derivation.from_json` says."""
+    if type(derivation) is not dict or "minter" not in derivation:
+        return derivation
+    return {**derivation, "minter": _own(derivation["minter"], domain)}
+
+
+def _check_given_keys(settings: DomainSettings) -> None:
+    """Raises MalformedToken for a weak key: an issuer's keys in the settings are looked at as services' keys are."""
+    for number, issuer in enumerate(settings.issuers):
+        for kid, key in ({} if issuer.jwks is None else given_keys(issuer.jwks)).items():
+            try:
+                check_quality(key)
+            except KeyRefused as error:
+                weak = f"issuers[{number}]: jwks: kid {text_like(kid)} is weak ({error.code}), expected a sound key"
+                raise MalformedToken(weak) from error
 
 
 def _own(name: Any, domain: str) -> str:
@@ -118,3 +143,46 @@ def explain(policy: CallPolicy | None, entry: int, caller: str, callee: str, sco
     if scope not in policy.allow[rule]:
         return Explanation(False, rule, entry, f"denied because {said} has no {scope}")
     return Explanation(True, rule, entry, f"allowed by {said}, where the code of {callee} allows it too")
+
+
+def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
+    """What the domain's settings allow, one plain sentence each; ``entry`` set them, 0 where none did."""
+    said = [f"entry {entry} laid down these settings" if entry else "no settings were laid down: nothing is allowed"]
+    said += [f"{minter} may mint transaction tokens" for minter in sorted(settings.minters)] or ["no service may mint"]
+    said += [_issuer_sentence(issuer) for issuer in settings.issuers] or ["no issuer of users' tokens is believed"]
+    said += list(_exchange_sentences(settings)) or ["the token exchange is off"]
+    for derivation in settings.derived_scopes:
+        said += _derivation_sentences(derivation, settings)
+    return said if settings.derived_scopes else [*said, "no scope is derived from another one"]
+
+
+def _issuer_sentence(issuer: UserIssuer) -> str:
+    keys = "its keys are found by discovery" if issuer.jwks_url is None else f"its keys are at {issuer.jwks_url}"
+    if issuer.jwks is not None:
+        kids = ", ".join(given_keys(issuer.jwks))
+        keys = f"its keys are in these settings (kid {kids})"
+    checked = "" if issuer.ca is None else ", and its https is checked with the certificates in these settings"
+    return f"users' tokens of {issuer.issuer} for audience {issuer.audience} are believed: {keys}{checked}"
+
+
+def _exchange_sentences(settings: DomainSettings) -> Iterator[str]:
+    for client, granted in sorted(settings.exchange.items()):
+        for audience, scopes in sorted(granted.items()):
+            may = f"{client} may exchange a user's token for an event token of one of [{', '.join(sorted(scopes))}]"
+            yield f"{may} for {audience}"
+
+
+def _derivation_sentences(derivation: Derivation, settings: DomainSettings) -> Iterator[str]:
+    """Who signs the events: the minter itself, or the registry in exchange, as far as the client is granted."""
+    minter, yields = derivation.minter, ", ".join(sorted(derivation.yields))
+    from_users = f"a user's token with {derivation.source} yields an event of {minter}"
+    if minter in settings.minters:
+        yield f"{from_users} of one of [{yields}] and nothing else, signed by {minter}"
+    for audience, scopes in sorted(settings.exchange.get(minter, {}).items()):
+        granted = sorted(scopes & derivation.yields)
+        if granted:
+            yield f"{from_users} of one of [{', '.join(granted)}] for {audience} and nothing else, by the exchange"
+    if minter not in settings.minters:
+        grants = settings.exchange.get(minter, {}).values()
+        for scope in sorted(derivation.yields.difference(*grants)):
+            yield f"{scope} is derived for {minter}, and no grant of the exchange has it: it yields nothing"

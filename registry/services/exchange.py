@@ -2,16 +2,17 @@
 
 Off unless an operator wrote into the domain's settings who may exchange what. The client proves itself by an assertion
 of its registered key, once; the token is the registry's, names the client as actor, and is no wider than the user's
-token and what the settings give the client.
+token and what the settings give the client, or of one scope that the settings derive from the user's.
 """
 
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from peerseal.errors import InvalidName, MalformedToken, TokenError
+from peerseal.peers.derivation import derived_context
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.trusted import check_window
 from peerseal.peers.users import User, UserVerifier
@@ -20,7 +21,7 @@ from peerseal.protocol.assertions import ASSERTION_LIFETIME_CAP, ClientAssertion
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.events import EVENT_TYP, EventToken
 from peerseal.protocol.names import make_kid, qualify
-from peerseal.protocol.policies import DomainSettings
+from peerseal.protocol.policies import DERIVED_FROM, DomainSettings
 from peerseal.protocol.policies import Exchange as Grants
 from peerseal.protocol.tokens import LEEWAY, check_times, new_jti
 from registry.domain.errors import NotFound
@@ -89,11 +90,14 @@ class Exchange:
         if scopes is None:
             raise ExchangeRefused("invalid_target", f"{client} has no grant for that audience")
         user = self._user(wanted)
-        if wanted.scope not in scopes or wanted.scope not in user.scopes:
+        context = self._context(wanted.scope, client, user) if wanted.scope in scopes else None
+        if context is None:
             raise ExchangeRefused("invalid_scope", f"wider than what {client} or the user's token may")
-        exchanged = self._issue(self._authority.current(), wanted, client, user)
+        exchanged = self._issue(self._authority.current(), wanted, client, user, context)
         hashed = hashlib.sha256(user.name.encode()).hexdigest()
-        log.info("exchanged client=%s audience=%s scope=%s user=%s", client, wanted.audience, wanted.scope, hashed)
+        source = f" derived_from={context[DERIVED_FROM]}" if DERIVED_FROM in context else ""
+        told = client, wanted.audience, wanted.scope, source, hashed
+        log.info("exchanged client=%s audience=%s scope=%s%s user=%s", *told)
         return exchanged
 
     def _client(self, wanted: Wanted) -> str:
@@ -125,7 +129,16 @@ class Exchange:
         except TokenError as error:
             raise ExchangeRefused("invalid_grant", f"subject_token: {error.code}: {error}") from error
 
-    def _issue(self, authority: Authority, wanted: Wanted, client: str, user: User) -> Exchanged:
+    def _context(self, scope: str, client: str, user: User) -> Mapping[str, str] | None:
+        """``rctx`` of the event: how the user was authenticated, and which of the user's scopes the scope is derived
+        from, if it is. None where the user has no such scope, and the settings derive it from none for the client."""
+        if scope in user.scopes:
+            return user.authentication
+        return derived_context(self._trust.settings(), client, scope, user.scopes, user.authentication)
+
+    def _issue(
+        self, authority: Authority, wanted: Wanted, client: str, user: User, context: Mapping[str, str]
+    ) -> Exchanged:
         now, key = int(self._clock()), authority.signing_key
         token = EventToken(
             issuer=authority.id,
@@ -139,7 +152,7 @@ class Exchange:
             issued_at=now,
             expires_at=now + self._lifetime,
             jti=new_jti(),
-            authentication=user.authentication,
+            authentication=context,
             actor=client,
         )
         header = jose.Header(key.public.alg, make_kid(authority.id, key.public.thumbprint), EVENT_TYP)

@@ -4,6 +4,7 @@ import base64
 import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
 
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import update
 
 from peerseal import EventVerifier, TrustStore
-from peerseal.errors import CallerNotAllowed, PeersealError, WrongPayload
+from peerseal.errors import CallerNotAllowed, InsufficientScope, PeersealError, WrongPayload
 from peerseal.protocol.encoding import canonical_json
 from registry.domain.errors import StorageUnavailable
 from registry.domain.exchange import JWT
@@ -25,7 +26,7 @@ from registry.web.counting import COUNTED
 from registry.web.openapi.schemas import SCHEMAS
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of
 from tests.registry.legacy import ABSENT, AUDIENCE, LEGACY, OTHER, PAYLOAD, REGISTRY, SCOPE, Client, set_domain
-from tests.support.issuer import JWKS
+from tests.support.issuer import JWKS, Issuer, private_ca, running_issuer
 
 
 def consumers(trust: TrustStore, clock: Clock, **options: Any) -> EventVerifier:
@@ -253,6 +254,92 @@ def test_an_address_that_is_refused_too_often_has_to_wait(client: Client) -> Non
     assert [client.post("").status_code for _ in range(3)] == [400, 400, 429]
     assert client.post(client.form()).status_code == 429
     strict.close()
+
+
+# ---- derived scopes
+
+GRANT_OF_LEGACY = {"legacy": {AUDIENCE: [SCOPE, "trigger_refund"], "reports.example.com": ["orders:read"]}}
+DERIVED = {"minter": "legacy", "from": "orders:write", "to": [SCOPE, "trigger_shipping"]}
+LOGIN = "openid profile orders:write"
+
+
+def derive(client: Client, *derived_scopes: Any, **issuer: Any) -> None:
+    """Lay down these derivations beside the grants of ``legacy``; ``other`` is granted a scope, too."""
+    exchange = {**GRANT_OF_LEGACY, "other": {AUDIENCE: [SCOPE]}}
+    issuer = issuer or {"issuer": client.issuer.url}
+    set_domain(client.registry, exchange, derived_scopes=derived_scopes or [DERIVED], **issuer)
+
+
+def test_a_login_token_is_exchanged_for_an_event_of_the_derived_scope(
+    client: Client, trust: TrustStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    derive(client)
+    caplog.set_level(logging.INFO)
+    said = client.exchanged(subject_token=client.user(scope=LOGIN, jti="u-1"))
+    assert said["scope"] == SCOPE
+    event = consumers(trust, clock).verify(PAYLOAD, bearer(said["access_token"]), topic="OrderCreated")
+    assert (event.issuer, event.user, event.scope) == (LEGACY, "ada", SCOPE)
+    assert event.authentication == {"iss": client.issuer.url, "jti": "u-1", "derived_from": "orders:write"}
+    assert f"exchanged client={LEGACY} audience={AUDIENCE} scope={SCOPE} derived_from=orders:write" in caplog.text
+    own = consumers(trust, clock).verify(PAYLOAD, bearer(client.exchanged()["access_token"]), topic="OrderCreated")
+    assert "derived_from" not in own.authentication, "the user's own scope is derived from nothing"
+
+
+NOT_DERIVED: Mapping[str, Form] = {
+    "of a user without the source": lambda c: c.form(subject_token=c.user(scope="openid profile")),
+    "of a user without any scope": lambda c: c.form(subject_token=c.user(scope=None)),
+    "granted and not derived": lambda c: c.form(subject_token=c.user(scope=LOGIN), scope="trigger_refund"),
+    "derived and not granted": lambda c: c.form(subject_token=c.user(scope=LOGIN), scope="trigger_shipping"),
+    "granted for another audience": lambda c: c.form(
+        subject_token=c.user(scope=LOGIN), scope=SCOPE, audience="reports.example.com"
+    ),
+    "the source itself, which is not granted": lambda c: c.form(
+        subject_token=c.user(scope=LOGIN), scope="orders:write"
+    ),
+    "derived for another client": lambda c: c.form(
+        subject_token=c.user(scope=LOGIN), client_assertion=c.assertion(c.other, OTHER)
+    ),
+    "source and derived scope": lambda c: c.form(subject_token=c.user(scope=LOGIN), scope=f"orders:write {SCOPE}"),
+    "two derived scopes": lambda c: c.form(subject_token=c.user(scope=LOGIN), scope=f"{SCOPE} trigger_shipping"),
+}
+
+
+@pytest.mark.parametrize("form", NOT_DERIVED.values(), ids=NOT_DERIVED)
+def test_the_exchange_derives_nothing_wider(client: Client, form: Form) -> None:
+    derive(client)
+    assert client.error(form(client)) == (400, SCOPED)
+
+
+def test_a_derivation_that_an_operator_takes_back_is_gone_at_once_also_from_tokens_on_their_way(
+    client: Client, trust: TrustStore, clock: Clock
+) -> None:
+    derive(client)
+    token = client.exchanged(subject_token=client.user(scope=LOGIN))["access_token"]
+    assert consumers(trust, clock).verify(PAYLOAD, bearer(token), topic="OrderCreated").scope == SCOPE
+    derive(client, {**DERIVED, "from": "orders:refund"})
+    trust.refresh()
+    assert client.error(client.form(subject_token=client.user(scope=LOGIN))) == (400, SCOPED)
+    with pytest.raises(InsufficientScope):
+        consumers(trust, clock).verify(PAYLOAD, bearer(token), topic="OrderCreated")
+
+
+def test_an_issuers_keys_in_the_settings_are_fetched_from_nowhere(client: Client) -> None:
+    named = "https://login.example.com"
+    derive(client, DERIVED, issuer=named, jwks=client.issuer.jwks)
+    form = client.form(subject_token=client.user(iss=named, scope=LOGIN))
+    assert client.post(form).status_code == 200
+    stranger = Issuer(named).token("ada", "edge", now=client.clock(), scope=LOGIN)
+    assert client.error(client.form(subject_token=stranger)) == (400, GRANT)
+    assert client.issuer.fetched == {}
+
+
+def test_an_issuers_https_is_checked_with_its_certificates_in_the_settings(client: Client, tmp_path: Path) -> None:
+    with running_issuer(tls=private_ca(tmp_path)) as issuer:
+        client.issuer = issuer
+        derive(client)
+        assert client.post(client.form()).status_code == 503
+        derive(client, DERIVED, issuer=issuer.url, ca=(tmp_path / "ca.pem").read_text())
+        assert client.exchanged()["scope"] == SCOPE
 
 
 # ---- what operators lay down

@@ -6,9 +6,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, text, update
@@ -16,21 +19,28 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol.documents import DomainDocument, PolicyDocument
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.issuer_trust import given_keys
+from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
-from registry.domain.errors import StorageUnavailable
+from registry.domain.errors import BadRequest, StorageUnavailable
+from registry.domain.policy import settings_from
 from registry.domain.rebuild import rebuild
 from registry.services.operators import Role
 from registry.services.verify import verify
 from registry.settings import Limits
 from registry.storage import audit
 from registry.storage.tables import domain_settings, policies, services
+from registry.web.openapi.schemas import SCHEMAS
 from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
+from tests.support.certificates import Authority
+from tests.support.issuer import Issuer
+from tests.support.weak_keys import with_close_primes
 
 BILLING = "/v1/services/billing/policy"
 SIGNED = f"{BILLING}.jwt"
 CLIENT = f"{DOMAIN}/client"
 ALLOW = {CLIENT: ["invoices:read"], "*": []}
+DERIVED = {"minter": "edge", "from": "a", "to": ["b"]}
 ISSUER = {"issuer": "https://idp.example.com", "audience": "edge", "jwks_url": None}
 
 
@@ -130,6 +140,40 @@ def test_where_an_issuer_answers_about_opaque_tokens_is_signed_and_in_the_ledger
     for secret in ({"introspection_secret": "x"}, {"introspection_url": "http://idp.example.com/introspect"}):
         refused = put(registry, "/v1/domain", {"minters": [], "issuers": [{**ISSUER, **secret}]}, f'"{head(registry)}"')
         assert outcome(refused) == (400, "malformed_body")
+
+
+def test_derived_scopes_keys_and_certificates_are_laid_down_signed_entered_and_rebuilt(
+    registry: Driver, tmp_path: Path
+) -> None:
+    ca, keys = Authority.make(tmp_path, "ca").file.read_text(), Issuer("https://idp.example.com").jwks
+    issuer = {**ISSUER, "jwks": keys, "ca": f"# of the company\n{ca}"}
+    derived = {"minter": "edge", "from": "orders:write", "to": ["trigger_shipping", "trigger_invoicing"]}
+    done = put(registry, "/v1/domain", {"minters": ["edge"], "issuers": [issuer], "derived_scopes": [derived]})
+    assert done.status_code == 200, done.data
+    held = {**derived, "minter": f"{DOMAIN}/edge", "to": ["trigger_invoicing", "trigger_shipping"]}
+    assert (done.get_json()["derived_scopes"], done.get_json()["issuers"][0]["ca"]) == ([held], ca)
+    assert jsonschema_rs.is_valid(SCHEMAS["Domain"], done.get_json())
+    settings = signed_domain(registry).settings
+    assert settings.sources(f"{DOMAIN}/edge", "trigger_invoicing") == {"orders:write"}
+    assert [*given_keys(settings.issuers[0].jwks or "")] == [keys["keys"][0]["kid"]]
+    assert entries_of(registry.store)[-1].data == {"settings": settings.to_json()}
+    assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
+    assert verify(registry.store, registry.settings.limits, clock=registry.clock).whole
+    again = put(registry, "/v1/domain", done.get_json(), done.headers["ETag"])
+    assert (again.get_json(), again.headers["ETag"]) == (done.get_json(), done.headers["ETag"]), "no further entry"
+
+
+def test_a_derivation_that_was_written_into_the_database_derives_nothing_and_is_named(registry: Driver) -> None:
+    body = {"minters": ["edge"], "issuers": [], "derived_scopes": [DERIVED]}
+    assert put(registry, "/v1/domain", body).status_code == 200
+    held = entries_of(registry.store)[-1].data["settings"]
+    altered = {**held, "derived_scopes": [{"minter": f"{DOMAIN}/edge", "from": "a", "to": ["admin", "b"]}]}
+    with registry.store.write() as connection:
+        connection.execute(update(domain_settings).values(body=canonical_json(altered).decode()))
+        connection.execute(update(services).where(services.c.name == "registry").values(seq=head(registry) + 1))
+    assert outcome(registry.client.get("/v1/domain.jwt")) == (503, "ledger_contradicted")
+    found = verify(registry.store, registry.settings.limits, clock=registry.clock).differences
+    assert ("domain_settings", "body") in [(difference.table, difference.column) for difference in found]
 
 
 def test_a_service_without_a_policy_has_a_signed_answer_that_says_so(registry: Driver) -> None:
@@ -357,10 +401,53 @@ def test_a_policy_that_is_none_is_refused(registry: Driver, body: Any, code: str
         ({"minters": [], "issuers": [ISSUER, ISSUER]}, "malformed_body"),
         ({"minters": [], "issuers": [{**ISSUER, "issuer": "https://idp.example.com#"}]}, "malformed_body"),
         ({"minters": [], "issuers": [{**ISSUER, "jwks_url": "https://idp.example.com/keys#"}]}, "malformed_body"),
+        ({"minters": [], "issuers": [], "derived_scopes": {}}, "malformed_body"),
+        (
+            {"minters": [], "issuers": [], "derived_scopes": [DERIVED | {"minter": "other.internal/x"}]},
+            "foreign_service",
+        ),
     ],
 )
 def test_settings_that_are_none_are_refused(registry: Driver, body: Any, code: str) -> None:
     assert outcome(put(registry, "/v1/domain", body)) == (400, code)
+
+
+WEAK = PublicKey.of(rsa.RSAPublicNumbers(65537, with_close_primes()).public_key())
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"derived_scopes": [DERIVED]}, f"derived_scopes[0]: minter is {DOMAIN}/edge, expected a service of minters"),
+        (
+            {"minters": ["edge"], "derived_scopes": [DERIVED, {**DERIVED, "from": "b", "to": ["c"]}]},
+            "b is in from and in to",
+        ),
+        (
+            {"minters": ["edge"], "derived_scopes": [{**DERIVED, "to": []}]},
+            "derived_scopes[0]: to has 0 scopes, expected",
+        ),
+        ({"minters": ["edge"], "derived_scopes": [{**DERIVED, "minter": 7}]}, "a name that is no text"),
+        ({"minters": ["registry"], "derived_scopes": ["a"]}, "derived_scopes[0]: expected an object with exactly"),
+        ({"issuers": [{**ISSUER, "issuer": "http://idp.example.com"}]}, "'http://idp.example.com', expected https"),
+        ({"issuers": [{**ISSUER, "jwks": []}]}, 'issuers[0]: jwks: expected {"keys": [JWK…]}'),
+        (
+            {"issuers": [ISSUER, {**ISSUER, "issuer": "https://b", "jwks": {"keys": [{**WEAK.jwk, "kid": "w"}]}}]},
+            "issuers[1]: jwks: kid 'w' is weak (key_close_primes), expected a sound key",
+        ),
+        ({"issuers": [{**ISSUER, "ca": "company.pem"}]}, "issuers[0]: ca: expected certificates as PEM"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_told_with_member_value_and_expectation(
+    registry: Driver, body: Any, says: str
+) -> None:
+    before = head(registry)
+    refused = put(registry, "/v1/domain", {"minters": [], "issuers": [], **body})
+    assert outcome(refused) == (400, "malformed_body")
+    with pytest.raises(BadRequest) as told:
+        settings_from({"minters": [], "issuers": [], **body}, DOMAIN)
+    assert says in str(told.value)
+    assert head(registry) == before
 
 
 def test_the_registry_itself_has_no_policy(registry: Driver) -> None:

@@ -1,7 +1,7 @@
 """A program with nothing but a JWT library, which exchanges users' tokens at a registry in this process."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,11 +25,15 @@ FORM = "application/x-www-form-urlencoded"
 ABSENT: Any = object()
 
 
-def set_domain(registry: Driver, exchange: Mapping[str, Any] | None, **issuer: str) -> None:
-    """What an operator lays down: who may exchange, for the users of one issuer."""
+def set_domain(
+    registry: Driver, exchange: Mapping[str, Any] | None, *, derived_scopes: Sequence[Any] = (), **issuer: Any
+) -> None:
+    """What an operator lays down: who may exchange, for the users of one issuer, and what is derived."""
     body: dict[str, Any] = {"minters": [], "issuers": [{"audience": "edge", **issuer}]}
     if exchange is not None:
         body["exchange"] = exchange
+    if derived_scopes:
+        body["derived_scopes"] = list(derived_scopes)
     etag = registry.client.get("/v1/domain", headers=registry.operator).headers["ETag"]
     answer = registry.client.put("/v1/domain", json=body, headers={**registry.operator, "If-Match": etag})
     assert answer.status_code == 200, answer.data

@@ -19,6 +19,8 @@ from registry.cli import main
 from registry.services.keyfiles import new_root_key
 from registry.settings import Settings
 from tests.registry.driver import DOMAIN, Driver, entries_of
+from tests.support.certificates import Authority
+from tests.support.issuer import Issuer
 
 Run = Callable[..., Result]
 
@@ -345,13 +347,89 @@ def test_a_policy_explains_itself(run: Run, registry: Driver, url: str, over_htt
     assert (told["allowed"], told["rule"], told["entry"]) == (False, f"{DOMAIN}/client", entry + 1)
 
 
+@pytest.mark.parametrize("over_http", [False, True])
+def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
+    run: Run, registry: Driver, url: str, tmp_path: Path, over_http: bool
+) -> None:
+    token, file = (registry.home / "operator-token").read_text(), tmp_path / "settings.json"
+    at = ["--url", url] if over_http else []
+
+    def told(*arguments: str) -> str:
+        result = run("domain", *arguments, *at, PEERSEAL_OPERATOR_TOKEN=token)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert told("explain").splitlines() == [
+        "no settings were laid down: nothing is allowed",
+        "no service may mint",
+        "no issuer of users' tokens is believed",
+        "the token exchange is off",
+        "no scope is derived from another one",
+    ]
+    keys = Issuer("https://two.example.com").jwks
+    settings = {
+        "minters": ["edge"],
+        "issuers": [
+            {"issuer": "https://one.example.com", "audience": "edge"},
+            {"issuer": "https://two.example.com", "audience": "edge", "jwks": keys},
+            {
+                "issuer": "https://three.example.com",
+                "audience": "edge",
+                "jwks_url": "https://three.example.com/keys",
+                "ca": Authority.make(tmp_path, "ca").file.read_text(),
+            },
+        ],
+        "exchange": {"legacy": {"jobs.example.com": ["invoice", "refund"]}, "edge": {"jobs.example.com": ["ship"]}},
+        "derived_scopes": [
+            {"minter": "edge", "from": "orders:write", "to": ["invoice", "ship"]},
+            {"minter": "legacy", "from": "orders:write", "to": ["invoice", "print"]},
+        ],
+    }
+    file.write_text(json.dumps(settings))
+    told("set", str(file))
+    edge, legacy, entry = f"{DOMAIN}/edge", f"{DOMAIN}/legacy", len(entries_of(registry.store))
+    sentences = [
+        f"entry {entry} laid down these settings",
+        f"{edge} may mint transaction tokens",
+        "users' tokens of https://one.example.com for audience edge are believed: its keys are found by discovery",
+        "users' tokens of https://two.example.com for audience edge are believed: its keys are in these settings "
+        f"(kid {keys['keys'][0]['kid']})",
+        "users' tokens of https://three.example.com for audience edge are believed: its keys are at "
+        "https://three.example.com/keys, and its https is checked with the certificates in these settings",
+        f"{edge} may exchange a user's token for an event token of one of [ship] for jobs.example.com",
+        f"{legacy} may exchange a user's token for an event token of one of [invoice, refund] for jobs.example.com",
+        f"a user's token with orders:write yields an event of {edge} of one of [invoice, ship] and nothing else, "
+        f"signed by {edge}",
+        f"a user's token with orders:write yields an event of {edge} of one of [ship] for jobs.example.com and nothing "
+        "else, by the exchange",
+        f"a user's token with orders:write yields an event of {legacy} of one of [invoice] for jobs.example.com and "
+        "nothing else, by the exchange",
+        f"print is derived for {legacy}, and no grant of the exchange has it: it yields nothing",
+    ]
+    assert told("explain").splitlines() == sentences
+    as_json = json.loads(told("explain", "--json"))
+    assert (as_json["entry"], as_json["sentences"]) == (entry, sentences)
+    assert as_json["setting"]["derived_scopes"][0] == {
+        "minter": edge,
+        "from": "orders:write",
+        "to": ["invoice", "ship"],
+    }
+
+    settings["derived_scopes"] = [{"minter": "shop", "from": "orders:write", "to": ["invoice"]}]
+    file.write_text(json.dumps(settings))
+    refused = run("domain", "set", str(file), *at, PEERSEAL_OPERATOR_TOKEN=token)
+    expected = f"derived_scopes[0]: minter is {DOMAIN}/shop, expected a service of minters or a client of exchange"
+    assert (refused.exit_code, expected in refused.stderr) == (1, True)
+    assert len(entries_of(registry.store)) == entry
+
+
 def test_every_command_has_help(run: Run) -> None:
     commands = ["init", "serve", "migrate", "services", "keys", "revoke", "approve", "reject", "audit", "tidy"]
     groups = [
         [group, command] for group in ("operator-token", "join-token") for command in ("create", "list", "revoke")
     ]
     groups += [["policy", command] for command in ("get", "set", "remove", "explain")]
-    groups += [["domain", command] for command in ("get", "set")]
+    groups += [["domain", command] for command in ("get", "set", "explain")]
     for arguments in ([], *([command] for command in commands), *groups):
         result = run(*arguments, "--help")
         assert result.exit_code == 0

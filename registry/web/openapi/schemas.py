@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
+from peerseal.protocol.policies import MAX_DERIVATIONS, MAX_DERIVED
+
 Json = dict[str, Any]
 
 _NAME = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
@@ -187,11 +190,23 @@ SCHEMAS: Json = {
                         "issuer": text(format="uri"),
                         "audience": text(minLength=1, maxLength=300),
                         "jwks_url": {"oneOf": [text(format="uri"), {"type": "null"}]},
+                        "jwks": {
+                            **exactly({"keys": each({"type": "object"}, minItems=1, maxItems=MAX_GIVEN_KEYS)}),
+                            "description": "The issuer's public keys (RFC 7517), so that none are fetched.",
+                        },
+                        "ca": text(maxLength=MAX_CA, description="Certificates (PEM) to check its https with."),
                         "introspection_url": {"oneOf": [text(format="uri"), {"type": "null"}]},
                         "introspection_signed": {"type": "boolean", "description": "Only answers of RFC 9701 count."},
                         "introspect_jwts": {"type": "boolean", "description": "The issuer is asked about JWTs, too."},
                     },
-                    optional=("jwks_url", "introspection_url", "introspection_signed", "introspect_jwts"),
+                    optional=(
+                        "jwks_url",
+                        "jwks",
+                        "ca",
+                        "introspection_url",
+                        "introspection_signed",
+                        "introspect_jwts",
+                    ),
                 )
             ),
             "exchange": {
@@ -203,8 +218,19 @@ SCHEMAS: Json = {
                 },
                 "description": "By client's id and consumers' audience: scopes of event tokens it may exchange for.",
             },
+            "derived_scopes": each(
+                exactly(
+                    {
+                        "minter": text(description="Id of a minter, or of a client of the exchange."),
+                        "from": text(_SCOPE),
+                        "to": each(text(_SCOPE), uniqueItems=True, minItems=1, maxItems=MAX_DERIVED),
+                    }
+                ),
+                maxItems=MAX_DERIVATIONS,
+                description="Scopes that events may have where the user's token has another one.",
+            ),
         },
-        optional=("exchange", "entry"),
+        optional=("exchange", "derived_scopes", "entry"),
     ),
     "ExchangeWanted": {
         "type": "object",
