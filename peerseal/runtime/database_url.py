@@ -93,12 +93,12 @@ def _host(text: str) -> tuple[str, str]:
 
 def _host_in_query(text: str) -> tuple[str, str]:
     """As `_host`; a query may leave a host empty, and names an IPv6 address without brackets."""
-    return (text, "") if not text or text.startswith("/") or text.count(":") > 1 and text[0] != "[" else _host(text)
+    return (text, "") if not text or text.startswith("/") or (text.count(":") > 1 and text[0] != "[") else _host(text)
 
 
 def _query(text: str) -> list[tuple[str, str]]:
-    """The names and values in a query. Raises ConfigurationError for one without a value, and for one that stands there twice,
-    of which one would be dropped."""
+    """The names and values in a query. Raises ConfigurationError for a name without a value, and for one that stands
+    there twice, of which one would be dropped."""
     if "@" in text:  # the end of a password, which must not stand in an error as a parameter's name
         raise ConfigurationError("the database URL's query holds an @; quote it as %40, and ? in a password as %3F")
     try:

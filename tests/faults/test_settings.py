@@ -118,7 +118,18 @@ def test_what_is_no_count_is_refused_by_name(text: str) -> None:
 
 # ---- text, paths and files
 
-WRITTEN = ["{}", " {} ", "{}\r\n", '"{}"', "'{}'", "\ufeff{}", '\ufeff"{}"\r\n']
+WRITTEN = [
+    "{}",
+    " {} ",
+    "{}\r\n",
+    '"{}"',
+    "'{}'",
+    "\ufeff{}",
+    '\ufeff"{}"\r\n',
+    ' \ufeff"{}"',
+    "'\ufeff{}'",
+    "\ufeff\ufeff{}\ufeff",
+]
 
 
 @pytest.mark.parametrize("written", WRITTEN)
@@ -217,7 +228,8 @@ def test_a_file_that_cannot_be_looked_for_or_never_ends_is_said_by_name(path: st
 
 WRONG: dict[str, list[str]] = {
     "PEERSEAL_SERVICE": ["Shop", "a/b", "a b", "x" * 300],
-    "PEERSEAL_REGISTRY_URL": ["x", "ftp://h", ",", "http://[::1", "http://h:99999", "http://u:w0rd@h", "http://a b"],
+    "PEERSEAL_REGISTRY_URL": ["x", "ftp://h", ",", "http://[::1", "http://h:99999", "http://u:w0rd@h", "http://a b"]
+    + ["http://:w0rd@h", "http://@h", "http://h/a?", "http://h/a#", "http://a..b", "http://.h", f"http://{'a' * 64}"],
     "PEERSEAL_REGISTRY_PIN": ["a-pin", "A" * 44, f"sha256:{PIN}"],
     "PEERSEAL_JOIN_TOKEN": ["w0rd", "psj1.w0rd.b.c"],
     "PEERSEAL_EXTERNAL_PREFIX": ["api", "/api/", "/", "http://h"],
