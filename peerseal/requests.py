@@ -121,7 +121,7 @@ class PeerSession(requests.Session):
     ) -> None:
         super().__init__()
         for seconds in timeout if isinstance(timeout, tuple) else (timeout,):
-            check_number("timeout", 0 if seconds is None else seconds)
+            check_number("timeout", seconds)
         if not isinstance(retries, Retry):
             check_whole("retries", retries)
         check_number("deadline", deadline)

@@ -7,7 +7,7 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
 from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
@@ -184,7 +184,7 @@ def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
         check_pin(pin)
 
 
-def check_pin(pin: str) -> str:
+def check_pin(pin: Any) -> str:
     """The pin itself if it is one, else ConfigurationError: a mistyped one never matches, however long one waits."""
     try:
         return check_thumbprint(pin)

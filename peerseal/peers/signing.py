@@ -1,7 +1,7 @@
 """What a service signs: request tokens, transaction tokens and event tokens, each with the key that signs now."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -125,7 +125,7 @@ class TokenSigner:
         return token
 
 
-def whole_seconds(lifetime: timedelta, at_most: int) -> int:
+def whole_seconds(lifetime: object, at_most: int) -> int:
     """The whole seconds of a token's lifetime. Raises UnsignableRequest."""
     seconds = int(lifetime.total_seconds()) if isinstance(lifetime, timedelta) else 0
     if not 0 < seconds <= at_most:
@@ -133,7 +133,7 @@ def whole_seconds(lifetime: timedelta, at_most: int) -> int:
     return seconds
 
 
-def scope_set(scope: Iterable[str]) -> frozenset[str]:
+def scope_set(scope: Any) -> frozenset[str]:
     """The scopes. Raises UnsignableRequest for what is no collection of texts, and for one text: its characters would
     count as scopes."""
     if not isinstance(scope, str | bytes):

@@ -130,7 +130,7 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
 
     An issuer may publish more than what is accepted here. Left out, so that nothing verifies with it: a key without a
     kid, one for another use or algorithm, of another type, weak, malformed, or with private members, in whatever entry
-    these stand. Then, of what is left, every kid that means two keys, since which one was meant would be a guess; the
+    these stand. A member that is null says nothing: some libraries write what a key lacks so. Then, of what is left, every kid that means two keys, since which one was meant would be a guess; the
     same key may stand there twice. Raises DocumentRefused.
     """
     try:
@@ -139,7 +139,7 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
         raise DocumentRefused("document_malformed", f"no JWK Set: {error}") from error
     if len(jwks) > MAX_KEYS:
         raise DocumentRefused("document_malformed", f"a JWK Set of more than {MAX_KEYS} keys")
-    members = [jwk for jwk in jwks if type(jwk) is dict]
+    members = [_said(jwk) for jwk in jwks if type(jwk) is dict]
     published = {_public_half(jwk) for jwk in members if PRIVATE_MEMBERS & jwk.keys()}
     found: dict[str, dict[str, PublicKey]] = {}
     for jwk in members:
@@ -160,6 +160,10 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
     if named != issuer:
         raise DocumentRefused("document_wrong_issuer", "the discovery document is another issuer's")
     return jwks_uri
+
+
+def _said(jwk: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in jwk.items() if value is not None}
 
 
 def _public_half(jwk: Mapping[str, Any]) -> str | None:
