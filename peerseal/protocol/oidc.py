@@ -130,7 +130,7 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
 
     An issuer may publish more than what is accepted here. Left out, so that nothing verifies with it: a key without a
     kid, one for another use or algorithm, of another type, weak, malformed, or with private members, in whatever entry
-    these stand. A member that is null says nothing: some libraries write what a key lacks so. Then, of what is left, every kid that means two keys, since which one was meant would be a guess; the
+    these stand. Then, of what is left, every kid that means two keys, since which one was meant would be a guess; the
     same key may stand there twice. Raises DocumentRefused.
     """
     try:
@@ -163,7 +163,8 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
 
 
 def _said(jwk: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in jwk.items() if value is not None}
+    """Without private members that are null, as some libraries write those that a public key lacks."""
+    return {name: value for name, value in jwk.items() if value is not None or name not in PRIVATE_MEMBERS}
 
 
 def _public_half(jwk: Mapping[str, Any]) -> str | None:
