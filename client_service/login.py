@@ -3,9 +3,9 @@
 import hmac
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 
-from client_service.problems import problem
+from client_service.problems import posted_json, problem
 from client_service.routes import httpie
 from client_service.user_tokens import LIFETIME, SCOPE, UserTokens
 
@@ -21,7 +21,7 @@ def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
         """A user's token for 15 minutes, in exchange for name and password."""
         if password is None:
             return problem(403, "login_closed", "No password is set for the demo's users.")
-        given = request.get_json(silent=True)
+        given = posted_json()
         if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in ("user", "password")):
             return problem(400, "bad_login", 'The body is {"user": "…", "password": "…"}.')
         right = hmac.compare_digest(_bytes(given["password"]), _bytes(password))  # always, so that time tells nothing

@@ -5,14 +5,14 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 from sqlalchemy import Engine
 
 import peerseal
 from client_service import storage
 from client_service.catalogue import BadOrder, Line, priced
 from client_service.outbox import Outbox
-from client_service.problems import problem
+from client_service.problems import posted_json, problem
 from client_service.routes import AS_USER, httpie
 from client_service.users import Users
 from peerseal.errors import InsufficientScope, UnsignableRequest
@@ -71,7 +71,7 @@ def add_routes(app: Flask, users: Users, orders: Orders, outbox: Outbox) -> None
         """Orders something for the user, and publishes OrderCreated. Prices are in cents."""
         user = users.needed()
         try:
-            lines = priced(request.get_json(silent=True))
+            lines = priced(posted_json())
         except BadOrder as error:
             return problem(400, "bad_order", str(error))
         placed = orders.place(user, lines)

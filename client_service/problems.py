@@ -1,6 +1,8 @@
 """Errors as RFC 9457 writes them, and what Peerseal's own errors mean for a person at this edge."""
 
-from flask import Flask, Response, current_app, jsonify
+from typing import Any
+
+from flask import Flask, Response, current_app, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 import peerseal
@@ -12,6 +14,14 @@ def problem(status: int, code: str, detail: str, **more: str) -> Response:
     response = jsonify(title=code.replace("_", " "), status=status, code=code, detail=detail, **more)
     response.status_code, response.mimetype = status, "application/problem+json"
     return response
+
+
+def posted_json() -> Any:
+    """The body of the request as JSON; None where it is no JSON, or is nested too deeply to be read."""
+    try:
+        return request.get_json(silent=True)
+    except RecursionError:
+        return None
 
 
 def handle_errors(app: Flask) -> None:

@@ -121,7 +121,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
-        check_options(header, max_body, report_only, verifier)
+        check_options(header, max_body, report_only, verifier, identity)
         self._app = app
         self._needs = _checked(needs) if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
         self._report_only = report_only

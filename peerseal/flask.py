@@ -44,7 +44,7 @@ from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.extras import missing
-from peerseal.runtime.options import check_callable
+from peerseal.runtime.options import check_callable, check_is
 from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
 
 try:
@@ -95,7 +95,7 @@ class PeerAuth:
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
     ) -> None:
-        check_options(header, max_body, report_only, verifier)
+        check_options(header, max_body, report_only, verifier, identity)
         self._identity = identity
         self._allow = allow
         self._report_only = report_only
@@ -120,6 +120,8 @@ class PeerAuth:
         ``identity`` and ``allow`` stand in for what the constructor was not told. Raises ConfigurationError where there
         is neither an identity nor a verifier, or the application has a PeerAuth already.
         """
+        check_is("app", app, Flask, "a Flask application")
+        check_options(self._header, self._max_body, self._report_only, self._verifier, identity)
         if _EXTENSION in app.extensions:
             raise ConfigurationError("this application has a PeerAuth already")
         identity = identity or self._identity

@@ -47,6 +47,7 @@ from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
+from peerseal.runtime.options import check_flag, check_header_name, check_is, check_number, check_whole
 
 TIMEOUT: Final = (3.05, 10.0)
 """Seconds to connect, and to wait for the next bytes of the answer."""
@@ -150,6 +151,14 @@ class PeerSession(requests.Session):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
+        for seconds in timeout if isinstance(timeout, tuple) else (timeout,):
+            check_number("timeout", seconds)
+        if not isinstance(retries, Retry):
+            check_whole("retries", retries)
+        check_number("deadline", deadline)
+        check_flag("buffer", buffer)
+        check_header_name("header", header)
+        check_whole("max_buffer", max_buffer)
         self._origin = Origin(base_url)
         self._ctx = RequestCtx(ctx)
         self._timeout = timeout
@@ -501,6 +510,9 @@ def _check_characters(headers: Mapping[str, str | bytes]) -> None:
 def _checked_names(names: Collection[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise ConfigurationError("bind_headers is one string; give a tuple of names")
+    check_is("bind_headers", names, Collection, "a tuple of names")
+    for name in names:
+        check_header_name("bind_headers", name)
     lower = tuple(name.lower() for name in names)
     if unseen := _UNSEEN.intersection(lower):
         raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(unseen))}")

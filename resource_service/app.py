@@ -82,7 +82,7 @@ def add_profiles(app: Flask, auth: peerseal.flask.PeerAuth) -> None:
     @auth.require(scope="profiles:read")
     def search() -> dict[str, Any] | Response:
         """The profiles whose name holds the text in the body. The caller's signature covers that body."""
-        wanted = request.get_json(silent=True)
+        wanted = posted_json()
         if not isinstance(wanted, dict) or not isinstance(wanted.get("name"), str):
             return problem(400, "bad_search", 'The body is {"name": "…"}.')
         found = [profile for profile in PROFILES.values() if wanted["name"].lower() in profile["name"].lower()]
@@ -116,6 +116,14 @@ def current() -> peerseal.Transaction:
     if transaction is None:
         raise LookupError("the route is not marked as one that needs a transaction")
     return transaction
+
+
+def posted_json() -> Any:
+    """The body of the request as JSON; None where it is no JSON, or is nested too deeply to be read."""
+    try:
+        return request.get_json(silent=True)
+    except RecursionError:
+        return None
 
 
 def problem(status: int, code: str, detail: str) -> Response:

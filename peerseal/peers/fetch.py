@@ -346,6 +346,14 @@ def check_urls(text: str) -> str:
     return text
 
 
+def _is_host(name: str | None) -> bool:
+    """Whether a resolver takes it: no empty label, none of more than 63 octets."""
+    try:
+        return bool((name or "").encode("idna"))
+    except UnicodeError:
+        return False
+
+
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -354,6 +362,11 @@ def _base_url(url: str) -> str:
         raise ConfigurationError("a URL that cannot be read") from error
     if _ODD.search(url):  # by which one parser sees another host than the next
         raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+    if (
+        parts.scheme not in ("http", "https")
+        or not _is_host(parts.hostname)
+        or set(url) & set("?#")
+        or "@" in parts.netloc
+    ):
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

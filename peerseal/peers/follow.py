@@ -7,7 +7,7 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
 from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
@@ -26,6 +26,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.protocol.names import check_thumbprint
+from peerseal.runtime.options import shortened
 
 T = TypeVar("T")
 
@@ -183,13 +184,13 @@ def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
         check_pin(pin)
 
 
-def check_pin(pin: str) -> str:
+def check_pin(pin: Any) -> str:
     """The pin itself if it is one, else ConfigurationError: a mistyped one never matches, however long one waits."""
     try:
         return check_thumbprint(pin)
     except (InvalidName, TypeError) as error:
         raise ConfigurationError(
-            f"the registry's pin reads {pin!r:.80}; it must be the thumbprint of its root key, 43 characters of"
+            f"the registry's pin reads {shortened(pin)}; it must be the thumbprint of its root key, 43 characters of"
             " base64url, as `peerseal-registry init` prints it"
         ) from error
 

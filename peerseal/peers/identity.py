@@ -16,6 +16,7 @@ from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusa
 from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
+from peerseal.peers.follow import check_pin
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
@@ -23,7 +24,7 @@ from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
-from peerseal.peers.signing import TokenSigner
+from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
@@ -31,7 +32,7 @@ from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
-from peerseal.protocol.transactions import TRANSACTION_LIFETIME
+from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.key_passphrase import KeyPassphrase
 
@@ -271,22 +272,20 @@ class Identity:
         current = current_transaction()
         if current and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
             raise UnsignableRequest("an event of another user or transaction than the current one")
-        transaction_id = transaction_id or (current.id if current else None)
         if transaction_id is None:
-            raise UnsignableRequest("an event of no transaction")
-        seconds = int(lifetime.total_seconds())
-        if not 0 < seconds <= EVENT_LIFETIME_CAP:
-            raise UnsignableRequest(f"an event token lives {EVENT_LIFETIME_CAP} s at most")
+            if current is None:
+                raise UnsignableRequest("an event of no transaction")
+            transaction_id = current.id
         token = self._signer.event(
             self._keeper.signing_key(),
             payload,
-            user=subject or (current.user if current else None),
+            user=current.user if subject is None and current else subject,
             audience=audience,
             scope=scope,
             event_id=event_id,
             transaction_id=transaction_id,
             topic=topic,
-            lifetime=seconds,
+            lifetime=whole_seconds(lifetime, EVENT_LIFETIME_CAP),
             authentication=self._minter.event_context(current, scope) if current else {},
         )
         return {"authorization": f"Bearer {token}"}
@@ -313,9 +312,10 @@ class Identity:
         ``lifetime`` is 15 minutes at most. Raises Expired once the user's token has ended, CallerNotAllowed where the
         domain's settings do not list this service as a minter, UnsignableRequest or TrustUnavailable.
         """
-        return self._minter.for_user(
-            user, frozenset(scope), facts or {}, transaction_id, workload, int(lifetime.total_seconds())
-        )
+        if not isinstance(user, User):
+            raise UnsignableRequest("a transaction is for a peerseal.User, as UserVerifier gives it")
+        seconds = whole_seconds(lifetime, TRANSACTION_LIFETIME_CAP)
+        return self._minter.for_user(user, scope_set(scope), facts or {}, transaction_id, workload, seconds)
 
     def transaction_for_event(self, event: Event) -> Transaction | None:
         """What outgoing calls carry while a verified event is handled: its user, its transaction, its one scope, and
@@ -421,7 +421,7 @@ def _pauses() -> Iterator[float]:
 
 def _one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
     """The pin from wherever it is known; two that differ are a mistake."""
-    pins = {known for known in (pin, joining.pin if joining else None) if known}
+    pins = {known for known in (pin and check_pin(pin), joining.pin if joining else None) if known}
     if len(pins) > 1:
         raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
     return pins.pop() if pins else folder.pin()

@@ -24,6 +24,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder, make_private
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.locks import unlock
+from peerseal.runtime.trusted_path import Opened
 
 __all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]
 
@@ -34,7 +35,8 @@ _KEY_FILE = re.compile(r"[A-Za-z0-9_-]{43}\.pem")
 _LARGEST = 1 << 20
 """Bytes of a file in the folder: more is none of ours."""
 _NO_PASSPHRASE = KeyPassphrase("PEERSEAL_KEY_PASSPHRASE")
-_MEMBERS = ("kid", "registered_at", "signs_from", "expires_at")
+_TIMES = ("registered_at", "signs_from", "expires_at")
+_MEMBERS = ("kid", *_TIMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class KeyFolder:
         self._ephemeral = path is None
         self._passphrase = replace(passphrase, value=os.urandom(32).hex()) if path is None else passphrase
         self._folder = None if path is None else Folder(path, "PEERSEAL_KEY_DIR", named=Path(path).absolute().parent)
-        self._holders: int | None = None
+        self._holders: Opened | None = None
         self._pairs: dict[str, KeyPair] = {}
         self._plain: set[str] = set()
 
@@ -123,30 +125,30 @@ class KeyFolder:
     def hold(self) -> None:
         """Take a share: this process uses the keys from now on. In a forked child, instead of the parent's share."""
         if self._holders is not None:
-            os.close(self._holders)  # the parent's descriptor of the same share; its own stays open
+            self._holders.close()  # the parent's descriptor of the same share; its own stays open
             self._holders = None
-        self._holders = self._files.open("holders", os.O_CREAT | os.O_RDWR)
-        fcntl.flock(self._holders, fcntl.LOCK_SH)
+        self._holders = Opened(self._files.open("holders", os.O_CREAT | os.O_RDWR))
+        fcntl.flock(self._holders.fd, fcntl.LOCK_SH)
 
     def release(self) -> bool:
         """Give the share back. True where it was the last one. Call it with the folder locked, so that of two that
         leave at once the second sees that it is the last."""
-        if self._holders is None:
+        holders, self._holders = self._holders, None
+        if holders is None or not holders.is_open():
             return False
         try:
-            fcntl.flock(self._holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._is_in_place(self._holders, "holders")
+            fcntl.flock(holders.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._is_in_place(holders, "holders")
         except BlockingIOError:
             return False
         finally:
-            unlock(self._holders)
-            self._holders = None
+            holders.unlock()
 
-    def _is_in_place(self, handle: int, name: str) -> bool:
+    def _is_in_place(self, opened: Opened, name: str) -> bool:
         """Whether the open file still is the one of that name: somebody who tidies up may have removed it, and others
         then share another one."""
         try:
-            return os.path.samestat(os.fstat(handle), self._files.stat(name))
+            return os.path.samestat(opened.stat(), self._files.stat(name))
         except FileNotFoundError:
             return False
 
@@ -210,7 +212,10 @@ class KeyFolder:
     def _parse(self, text: bytes) -> HeldKeys:
         try:
             members = strict_json_object(text)
-            held = HeldKeys(members["domain"], members["pin"], tuple(self._held(key) for key in members["keys"]))
+            named = members["domain"], members["pin"]
+            if any(type(name) is not str for name in named if name is not None):
+                raise TypeError("a name is a text")
+            held = HeldKeys(*named, tuple(self._held(key) for key in members["keys"]))
         except (MalformedToken, KeyError, TypeError) as error:
             raise ConfigurationError(f"{self._files.shown / _KEYS} cannot be read") from error
         self._pairs = {key.kid: key.pair for key in held.keys}
@@ -218,6 +223,8 @@ class KeyFolder:
 
     def _held(self, member: dict[str, Any]) -> HeldKey:
         kid = member["kid"]
+        if any(type(member[name]) not in (int, float) for name in _TIMES if member[name] is not None):
+            raise TypeError("a time is a number")
         pair = self._pairs.get(kid) or self._read_pair(_file_of(kid))
         return HeldKey(pair=pair, **{name: member[name] for name in _MEMBERS})
 

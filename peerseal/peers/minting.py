@@ -21,7 +21,7 @@ from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens import LEEWAY, new_jti
-from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP, TransactionToken
+from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TransactionToken
 
 _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""
@@ -61,8 +61,6 @@ class Minter:
             raise Expired("the user's token has ended")
         if not scopes <= user.scopes:
             raise InsufficientScope(f"the user's token does not allow {' '.join(sorted(scopes - user.scopes))}")
-        if not 0 < lifetime <= TRANSACTION_LIFETIME_CAP:
-            raise UnsignableRequest(f"a transaction token lives {TRANSACTION_LIFETIME_CAP} s at most")
         token = self._token(
             lifetime,
             user=user.name,

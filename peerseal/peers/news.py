@@ -9,7 +9,7 @@ import fcntl
 import math
 import os
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from threading import Event
@@ -19,6 +19,7 @@ from peerseal.errors import ConfigurationError
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.limits import TrustLimits
+from peerseal.runtime.trusted_path import Opened
 
 _FILE = "changes"
 _LOCK = "changes.leads"
@@ -56,7 +57,7 @@ class HostNews:
 
     def __init__(self, copies: CopyFolder) -> None:
         self._copies = copies
-        self._lock: int | None = None
+        self._lock: Opened | None = None
         self._written_at = 0.0
         self._heard_at = time.monotonic()
         self._heard: tuple[str, ...] = ()
@@ -80,7 +81,7 @@ class HostNews:
         except OSError:
             os.close(handle)
             return False
-        self._lock = handle
+        self._lock = Opened(handle)
         return True
 
     def tell(self, word: Word, now: float) -> None:
@@ -126,9 +127,7 @@ class HostNews:
     def resign(self) -> None:
         """Let another process ask."""
         if self._lock is not None:
-            with suppress(OSError):
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-            os.close(self._lock)
+            self._lock.unlock()
             self._lock = None
 
     def _read(self) -> tuple[str, ...]:
@@ -138,7 +137,7 @@ class HostNews:
     def _forget(self) -> None:
         """A forked child does not lead: the lock is its parent's, and must end with that."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
 

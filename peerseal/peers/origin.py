@@ -6,6 +6,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
+from peerseal.runtime.options import shortened
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PORTS = {"http": 80, "https": 443}
@@ -21,6 +22,8 @@ class Origin:
         """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``."""
         try:
             parsed = parse_url(base_url)
+        except TypeError as error:
+            raise ConfigurationError(f"base_url={shortened(base_url)}: expected http(s)://host[:port]/path") from error
         except LocationParseError as error:
             raise ConfigurationError(f"not a base URL: {error}") from error
         if parsed.scheme not in _PORTS or not parsed.host or parsed.auth or parsed.query or parsed.fragment:

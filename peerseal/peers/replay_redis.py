@@ -168,7 +168,7 @@ class RedisReplayGuard:
             client.set_retry(Retry(NoBackoff(), 0))  # after the URL, whose own options would win
             pool = client.connection_pool
             pool.connection_class(**pool.connection_kwargs)  # connects to nobody, and knows what it cannot take
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError, redis.RedisError):
             message = "the replay guard's URL is none that redis-py takes; it looks like redis://host:6379/0"
             raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
         return client

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from peerseal.errors import UnsignableRequest
@@ -16,6 +18,7 @@ from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.tokens import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
+from peerseal.runtime.options import shortened
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # what servers read as latin-1; no line breaks, no control characters
@@ -121,6 +124,25 @@ class TokenSigner:
         if len(token) > jose.MAX_TOKEN:
             raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
         return token
+
+
+def whole_seconds(lifetime: object, at_most: int) -> int:
+    """The whole seconds of a token's lifetime. Raises UnsignableRequest."""
+    seconds = int(lifetime.total_seconds()) if isinstance(lifetime, timedelta) else 0
+    if not 0 < seconds <= at_most:
+        raise UnsignableRequest(f"lifetime is a timedelta of 1 to {at_most} s")
+    return seconds
+
+
+def scope_set(scope: Any) -> frozenset[str]:
+    """The scopes. Raises UnsignableRequest for what is no collection of texts, and for one text: its characters would
+    count as scopes."""
+    if not isinstance(scope, str | bytes):
+        with suppress(TypeError):  # no iterable, or of what has no hash
+            scopes = frozenset(scope)
+            if all(isinstance(one, str) for one in scopes):
+                return scopes
+    raise UnsignableRequest(f"scope is a collection of scopes, and this is {shortened(scope)}")
 
 
 def _octets(payload: bytes) -> bytes:

@@ -42,6 +42,7 @@ from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.runtime.options import check_callable, check_is, check_path, check_texts
 
 log = logging.getLogger("peerseal.trust")
 
@@ -70,8 +71,7 @@ class TrustStore:
         cache_dir: str | os.PathLike[str] | None = None,
         uptime: Callable[[], float] = uptime,
     ) -> None:
-        if pin is not None:
-            check_pin(pin)
+        _check_options(registry, pin, limits, clock, cache_dir, uptime)
         self._limits = limits or TrustLimits()
         self._clock = clock
         folder = None if cache_dir is None else Path(cache_dir)
@@ -420,6 +420,21 @@ def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
         urls = registry if isinstance(registry, str) else ",".join(registry)
         return f"documents-{hashlib.sha256(urls.encode()).hexdigest()[:32]}"
     return f"documents-{pin}"
+
+
+def _check_options(
+    registry: object, pin: object, limits: object, clock: object, cache_dir: object, uptime: object
+) -> None:
+    """Raises ConfigurationError for what a trust store cannot be made of."""
+    if not isinstance(registry, str):
+        check_texts("registry", registry)
+    if pin is not None:
+        check_pin(pin)
+    check_is("limits", TrustLimits() if limits is None else limits, TrustLimits, "a TrustLimits")
+    check_callable("clock", clock)
+    check_callable("uptime", uptime)
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
 
 
 def _http_fetcher(registry: str | Sequence[str], pin: str | None) -> HttpFetcher:

@@ -99,8 +99,16 @@ def strict_json(data: bytes | str) -> Any:
         if "\\" in text or type(data) is not bytes:  # both can bring in half a surrogate pair, which cannot be written
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError, StopIteration) as error:
-        raise MalformedToken(f"not strict JSON: {type(error).__name__}") from error
+        raise MalformedToken(f"not strict JSON: {_WRONG.get(type(error), type(error).__name__)}") from error
     return value
+
+
+_WRONG: dict[type, str] = {
+    StopIteration: "no value where one must stand",
+    RecursionError: "nested too deeply",
+    UnicodeDecodeError: "not UTF-8",
+    UnicodeEncodeError: "half a surrogate pair",
+}
 
 
 def _check_nesting(value: Any) -> None:

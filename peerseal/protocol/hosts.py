@@ -58,12 +58,19 @@ def _address(host: str) -> Address | None:
     return mapped or address
 
 
-def _inner(address: Address | None) -> Address | None:
-    """The IPv4 address that a router at the other end takes out of an IPv6 address: 6to4 and NAT64."""
+def within(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for: mapped, or translated by NAT64, as hosts with IPv6 only see all
+    clients with IPv4. Any other address as it is."""
     if not isinstance(address, IPv6Address):
         return address
     translated = IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
-    return address.sixtofour or translated or address
+    return address.ipv4_mapped or translated or address
+
+
+def _inner(address: Address | None) -> Address | None:
+    """As `within`, and of 6to4 the address of the router at the other end."""
+    router = address.sixtofour if isinstance(address, IPv6Address) else None
+    return router or (None if address is None else within(address))
 
 
 def _address_in_old_spelling(host: str) -> IPv4Address | None:

@@ -144,7 +144,7 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
         raise DocumentRefused("document_malformed", f"no JWK Set: {error}") from error
     if len(jwks) > MAX_KEYS:
         raise DocumentRefused("document_malformed", f"a JWK Set of more than {MAX_KEYS} keys")
-    members = [jwk for jwk in jwks if type(jwk) is dict]
+    members = [_said(jwk) for jwk in jwks if type(jwk) is dict]
     published = {_public_half(jwk) for jwk in members if PRIVATE_MEMBERS & jwk.keys()}
     found: dict[str, dict[str, PublicKey]] = {}
     for jwk in members:
@@ -165,6 +165,11 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
     if named != issuer:
         raise DocumentRefused("document_wrong_issuer", "the discovery document is another issuer's")
     return jwks_uri
+
+
+def _said(jwk: Mapping[str, Any]) -> dict[str, Any]:
+    """Without private members that are null, as some libraries write those that a public key lacks."""
+    return {name: value for name, value in jwk.items() if value is not None or name not in PRIVATE_MEMBERS}
 
 
 def _public_half(jwk: Mapping[str, Any]) -> str | None:

@@ -24,9 +24,13 @@ def sqlalchemy_url(text: str) -> str:
     scheme, separator, rest = text.strip().partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         raise ConfigurationError("the database URL must read postgresql://user@host:port/name or sqlite:///FILE")
+    if "\0" in unquote(rest):
+        raise ConfigurationError("the database URL holds a NUL character")
     if scheme.lower() in _SQLITE:
         if "?" in rest:
             raise ConfigurationError("the database URL has options, of which SQLite takes none here")
+        if not rest.startswith("/"):
+            raise ConfigurationError("the database URL of SQLite must read sqlite:///FILE, without login and host")
         return f"sqlite://{rest}"
     if scheme.lower() not in _POSTGRESQL:
         raise ConfigurationError(f"the database must be PostgreSQL, or SQLite in a file, and not {scheme}://…")
@@ -38,20 +42,45 @@ def _for_psycopg(rest: str) -> str:
     before, _, query = rest.partition("?")
     authority, slash, path = before.partition("/")
     login, at, places = authority.rpartition("@")
-    named = _query(query)
-    hosts, ports = zip(*map(_host, places.split(",")), strict=True) if places else ((), ())
-    if len(hosts) > 1 or any(host.startswith("/") for host in hosts):
+    pairs = _query(query)
+    named = {name for name, _ in pairs}
+    where = list(map(_host, places.split(","))) if places else []
+    if len(where) > 1 or any(host.startswith("/") for host, _ in where):
         if named & {*_SEVERAL, "hostaddr"}:
             raise ConfigurationError("the database URL names hosts both before its path and in its query")
-        where = [f"host={quote(','.join(hosts), safe=',/:')}"]
-        if any(ports):
-            where.append(f"port={','.join(ports)}")
-        query, places = "&".join([*where, *([query] if query else [])]), ""
+        query, places = _with_places(where, query), ""
+    elif named & {*_SEVERAL}:
+        ours = where[0] if where else ("", "")
+        query, places = _with_places(_places(pairs, ours), query), ""
     if "@" in path:
         raise ConfigurationError("the database URL's name holds an @; quote it as %40, and / in a password as %2F")
     user, colon, password = login.partition(":")
     login = user + colon + password.replace("@", "%40")  # psycopg would name what follows it as the host, in errors
     return f"{login}{at}{places.removesuffix(':')}{slash}{path}" + (f"?{query}" if query else "")
+
+
+def _places(pairs: list[tuple[str, str]], ours: tuple[str, str]) -> list[tuple[str, str]]:
+    """The hosts of a query, each with its port, as libpq reads them: one port counts for every host, and ``ours``, the
+    host and port before the path, where the query names none. Raises ConfigurationError."""
+    hosts = [_host_in_query(host) for name, value in pairs if name == "host" for host in value.split(",")] or [ours]
+    ports = [port for name, value in pairs if name == "port" for port in value.split(",")]
+    if not ports:
+        return [(host, port or ours[1]) for host, port in hosts]
+    if any(port for host, port in hosts if (host, port) != ours):
+        raise ConfigurationError("the database URL's query names a port both with a host and by itself")
+    if len(ports) not in (1, len(hosts)):
+        raise ConfigurationError(
+            f"the database URL names {len(hosts)} hosts and {len(ports)} ports; give one port each"
+        )
+    return [(host, port) for (host, _), port in zip(hosts, ports * len(hosts), strict=False)]
+
+
+def _with_places(places: list[tuple[str, str]], query: str) -> str:
+    """The query with these hosts and ports, in the one form that SQLAlchemy hands on as it is."""
+    hosts, ports = zip(*places, strict=True)
+    named = [("host", ",".join(hosts)), ("port", ",".join(ports))]
+    others = [part for part in query.split("&") if part and unquote(part.partition("=")[0]) not in _SEVERAL]
+    return "&".join([*(f"{name}={quote(text, safe=',/:')}" for name, text in named if text.strip(",")), *others])
 
 
 def _host(text: str) -> tuple[str, str]:
@@ -62,9 +91,14 @@ def _host(text: str) -> tuple[str, str]:
     return unquote(match[1].removeprefix("[").removesuffix("]")), match[2] or ""
 
 
-def _query(text: str) -> frozenset[str]:
-    """The names in a query. Raises ConfigurationError for one without a value, and for one that stands there twice,
-    of which one would be dropped."""
+def _host_in_query(text: str) -> tuple[str, str]:
+    """As `_host`; a query may leave a host empty, and names an IPv6 address without brackets."""
+    return (text, "") if not text or text.startswith("/") or (text.count(":") > 1 and text[0] != "[") else _host(text)
+
+
+def _query(text: str) -> list[tuple[str, str]]:
+    """The names and values in a query. Raises ConfigurationError for a name without a value, and for one that stands
+    there twice, of which one would be dropped."""
     if "@" in text:  # the end of a password, which must not stand in an error as a parameter's name
         raise ConfigurationError("the database URL's query holds an @; quote it as %40, and ? in a password as %3F")
     try:
@@ -78,7 +112,7 @@ def _query(text: str) -> frozenset[str]:
     for name, value in pairs:
         if name == "port" and not all(not port or _is_port(port) for port in value.split(",")):
             raise ConfigurationError("the database URL names a port that is none")
-    return frozenset(names)
+    return pairs
 
 
 def _is_port(text: str) -> bool:

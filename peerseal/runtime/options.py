@@ -5,9 +5,12 @@ Each check raises ConfigurationError, which names the option, the value and what
 
 import math
 import os
+import re
 from collections.abc import Sequence
 
 from peerseal.errors import ConfigurationError
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -27,6 +30,12 @@ def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise _mistake(name, value, f"a whole number, {at_least} or more")
+
+
+def check_header_name(name: str, value: object) -> None:
+    """The name of a header (RFC 9110 section 5.1)."""
+    if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
+        raise _mistake(name, value, "the name of a request header")
 
 
 def check_callable(name: str, value: object) -> None:

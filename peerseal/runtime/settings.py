@@ -20,6 +20,7 @@ log = logging.getLogger("peerseal.settings")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _QUOTES = ("'", '"')
+_BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhdSMHD]?)")
 _COUNT = re.compile(r"[0-9]{1,18}")
@@ -133,7 +134,7 @@ class SettingsReader:
             regular = stat.S_ISREG(file.stat().st_mode)  # of anything else, such as a pipe, what is read is gone
         except FileNotFoundError:
             return f"{name}={file}: no such file"
-        except OSError:
+        except (OSError, ValueError):
             return None
         return f"{name}={file}: empty" if regular and read_text(file, name) is None else None
 
@@ -199,11 +200,15 @@ def _is_injected(name: str, value: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Without a byte order mark, white space and one pair of quotation marks around it."""
-    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
+    """Without byte order marks, white space and one pair of quotation marks around it."""
+    text = _bare(text)
     if len(text) >= 2 and text[0] == text[-1] and text[0] in _QUOTES:
-        text = text[1:-1].strip()
+        text = _bare(text[1:-1])
     return text
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip(_BYTE_ORDER_MARK).strip()
 
 
 def _shown(text: str) -> str:

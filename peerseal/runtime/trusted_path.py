@@ -1,6 +1,7 @@
 """The way to a folder: each step is checked, and a swap on the way changes nothing afterwards."""
 
 import errno
+import fcntl
 import logging
 import os
 import stat
@@ -54,35 +55,60 @@ class Label:
         return self.refused(path, f"not {what} by uid {me} {state(found)}: {remedy(me)}")
 
 
-class Held:
-    """An open folder, and where it was found. Closed when nothing refers to it any more, so that no thread works with a
-    number that has become another file's."""
+class Opened:
+    """An open file or folder. A daemon that begins may close descriptors that it does not know, and their numbers
+    become other files'. Such a number is neither used nor closed."""
 
-    def __init__(self, fd: int, path: Path) -> None:
+    def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.path = path
         found = os.fstat(fd)
         self._is = found.st_dev, found.st_ino
 
     def stat(self) -> os.stat_result:
-        """Of the folder."""
-        return os.fstat(self.fd)
+        """Of what was opened. Raises OSError where it is no longer open."""
+        found = os.fstat(self.fd)
+        if (found.st_dev, found.st_ino) != self._is:
+            self.fd = -1
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return found
+
+    def is_open(self) -> bool:
+        """Whether the descriptor still is this one's."""
+        try:
+            self.stat()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self.fd >= 0 and self.is_open():
+            os.close(self.fd)
+        self.fd = -1
+
+    def unlock(self) -> None:
+        """Release a `flock` and close. Closing alone would not do: a child that was forked meanwhile has the same open
+        file, and the lock lives as long as that does."""
+        if self.fd >= 0 and self.is_open():
+            with suppress(OSError):
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.close()
+
+
+class Held(Opened):
+    """An open folder, and where it was found. Closed when nothing refers to it any more, so that no thread works with a
+    number that has become another file's."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        super().__init__(fd)
+        self.path = path
 
     def lives(self) -> bool:
         """Whether the descriptor still is this folder's, and the folder was not deleted."""
-        try:
-            found = os.fstat(self.fd)
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._is:
-            self.fd = -1  # closed by somebody else: the number is no longer ours
-            return False
-        return found.st_nlink > 0
+        return self.is_open() and self.stat().st_nlink > 0
 
     def __del__(self) -> None:
-        if self.fd >= 0:
-            with suppress(OSError):
-                os.close(self.fd)
+        self.close()
 
 
 class Walk:

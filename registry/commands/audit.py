@@ -4,11 +4,11 @@ import json
 
 import click
 
-from registry.commands.common import json_option, show_rows, the_console, url_option
+from registry.commands.common import WholeNumber, json_option, show_rows, the_console, url_option
 
 
 @click.command()
-@click.option("--after", default=0, metavar="ID", help="Only what comes behind that row.")
+@click.option("--after", type=WholeNumber(0), default=0, metavar="ID", help="Only what comes behind that row.")
 @url_option
 @json_option
 def audit(after: int, url: str | None, as_json: bool) -> None:

@@ -5,12 +5,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from peerseal.peers.environment import settings_of
 from peerseal.protocol.claims import LATEST_TIME
+from peerseal.protocol.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
@@ -52,6 +54,16 @@ def url_option(command: F) -> F:
     """``--url``, as ``url``: for `the_console`."""
     text = "Work on the registry at this URL, with the token in PEERSEAL_OPERATOR_TOKEN, not on this host's database."
     return click.option("--url", metavar="URL", help=text)(command)
+
+
+def without_mark(content: bytes) -> bytes:
+    """What stands in a file that an editor may have begun with a byte order mark."""
+    return content.removeprefix(BYTE_ORDER_MARK)
+
+
+def read_notes(files: Iterable[Path]) -> dict[str, str]:
+    """Checkpoints that were kept in files, by their names."""
+    return {str(file): file.read_text(encoding="utf-8-sig", errors="replace") for file in files}
 
 
 def the_settings() -> Settings:

@@ -11,7 +11,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.terminal import say
-from registry.commands.common import WholeNumber, json_option, show, the_console, url_option
+from registry.commands.common import WholeNumber, json_option, show, the_console, url_option, without_mark
 from registry.console import Console
 from registry.domain.errors import BadRequest
 from registry.domain.policy import explain, explain_domain, settings_from
@@ -175,7 +175,7 @@ def _allow(rules: Iterable[str]) -> dict[str, list[str]]:
 def _read(file: IO[bytes]) -> dict[str, Any]:
     """Raises BadRequest."""
     try:
-        return strict_json_object(file.read())
+        return strict_json_object(without_mark(file.read()))
     except MalformedToken as error:
         raise BadRequest("malformed_body", str(error)) from error
 

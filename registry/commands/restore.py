@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 from peerseal.runtime.terminal import say
-from registry.commands.common import end_progress, json_option, show_json, show_progress, the_settings, the_store
+from registry.commands.common import (
+    end_progress,
+    json_option,
+    read_notes,
+    show_json,
+    show_progress,
+    the_settings,
+    the_store,
+)
 from registry.services.high_water import HighWater
 from registry.services.public_copy import Source
 from registry.services.restore import Lost, Restored
@@ -40,7 +48,7 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_j
     May be repeated. Ends with 0: restored, or nothing to do; 1: refused, and nothing written; 3: the database or a
     mirror cannot be reached.
     """
-    notes = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in kept}
+    notes = read_notes(kept)
     sources, settings = [Source.of(place) for place in places], the_settings()
     reached = HighWater(settings.home).known()
     done = restored(

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from peerseal.runtime.terminal import say
-from registry.commands.common import json_option, show, the_settings, the_store
+from registry.commands.common import json_option, show, the_settings, the_store, without_mark
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
 _WHAT = click.Choice([rolled.value for rolled in Rolled])
@@ -61,7 +61,7 @@ def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) ->
 @json_option
 def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
-    jws = signed(request_file.read_bytes(), root_key, the_settings().key_passphrase)
+    jws = signed(without_mark(request_file.read_bytes()), root_key, the_settings().key_passphrase)
     out.write_text(jws, encoding="ascii")
     show({"document": str(out)}, as_json, f"signed document: {out}")
 
@@ -71,7 +71,7 @@ def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
 @json_option
 def publish(document_file: Path, as_json: bool) -> None:
     """Puts a signed document into force, and after some seconds the new keys that it names."""
-    _publish(document_file.read_text(encoding="ascii", errors="replace").strip(), as_json)
+    _publish(without_mark(document_file.read_bytes()).decode("ascii", "replace").strip(), as_json)
 
 
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 import click
 
 from peerseal.runtime.terminal import say
-from registry.commands.common import end_progress, json_option, show_json, show_progress, the_settings, the_store
+from registry.commands.common import (
+    end_progress,
+    json_option,
+    read_notes,
+    show_json,
+    show_progress,
+    the_settings,
+    the_store,
+)
 from registry.services.verify import Verified
 from registry.services.verify import verify as verified
 
@@ -24,7 +32,7 @@ def verify(kept: tuple[Path, ...], as_json: bool) -> None:
 
     Ends with 0 where everything is whole, 1 where something differs; every row that does is named.
     """
-    notes = {str(path): path.read_text(encoding="utf-8", errors="replace") for path in kept}
+    notes = read_notes(kept)
     found = verified(the_store(), the_settings().limits, checkpoints=notes, progress=show_progress)
     end_progress()
     if as_json:

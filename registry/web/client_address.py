@@ -11,6 +11,8 @@ import logging
 import re
 from functools import lru_cache
 
+from peerseal.protocol.hosts import within
+
 REMEMBERED = 10_000
 """Texts whose address a process remembers."""
 LONGEST = 100
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _PORT = r":(?:[0-9]{0,5}|_[A-Za-z0-9._-]+)"
 _BRACKETED = re.compile(rf"\[([^\[\]]+)\](?:{_PORT})?")
+_IPV6_AND_PORT = re.compile(r"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*):[0-9]{1,5}")
+"""Without brackets, as some proxies write it: a port where the whole is no address."""
 _WITH_PORT = re.compile(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}){_PORT}")
 
 
@@ -66,10 +70,9 @@ def network_of(text: str) -> str | None:
     address = address_in(text)
     if address is None:
         return None
+    address = within(address)
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
@@ -78,7 +81,14 @@ def address_in(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     (X-Forwarded-For, and a node of RFC 7239 section 6). None for anything else."""
     text = text.strip().strip('"').strip()
     match = _BRACKETED.fullmatch(text) or _WITH_PORT.fullmatch(text)
+    found = _address(match[1] if match else text)
+    if found is None and (match := _IPV6_AND_PORT.fullmatch(text)):
+        found = _address(match[1])
+    return found
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address((match[1] if match else text).partition("%")[0])
+        return ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None

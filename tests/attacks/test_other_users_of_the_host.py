@@ -1,10 +1,12 @@
 """Other users of the host: they may rename in a parent folder, plant links and files, and must gain nothing by it."""
 
+import gc
 import os
 import stat
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,43 @@ class TestCopies:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert (tmp_path / "cache" / "documents" / "keys-b.jwt").read_text() == "ours too"
+
+    def test_numbers_that_became_files_of_the_application_are_neither_used_nor_closed(
+        self, registry: MemoryRegistry, tmp_path: Path
+    ) -> None:
+        identities = [
+            registry.identity(name, cache_dir=tmp_path / "cache" / name, key_dir=tmp_path / "keys" / name)
+            for name in ("client", "callee")
+        ]
+        guard = identities[1].replay_guard()
+        guard.claim("a", "b", NOW + 60)
+
+        def daemonised() -> None:
+            os.closerange(3, 128)
+            (tmp_path / "other").mkdir()
+            files = [os.open(tmp_path / "other" / str(n), os.O_CREAT | os.O_RDWR) for n in range(64)]
+            before = [os.fstat(file).st_ino for file in files]
+            for identity in identities:
+                identity.start()
+                identity.sign_request("callee", method="GET", target="/")
+            assert not guard.claim("a", "b", NOW + 60)
+            for identity in identities:
+                identity.stop()
+            del identity
+            identities.clear()
+            gc.collect()
+            assert [os.fstat(file).st_ino for file in files] == before
+            assert not any(os.fstat(file).st_size for file in files)
+
+        child = os.fork()
+        if child == 0:
+            try:
+                daemonised()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     def test_a_thousand_services_that_callers_make_up_leave_no_file_more(
         self, registry: MemoryRegistry, tmp_path: Path

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import click
 import pytest
@@ -15,7 +16,9 @@ from demo.processes import ROOT, environment
 from peerseal.cli import COMMANDS
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, printable, say, say_json
+from registry.app import create_app
 from registry.cli import main
+from registry.settings import Settings
 from tests.registry.driver import Driver
 
 ESCAPES = {
@@ -251,6 +254,49 @@ def test_a_file_of_known_kids_is_read_as_people_write_it(written: str, tmp_path:
     file = tmp_path / "known"
     file.write_bytes(written.format(kid=kid).encode())
     assert _listed(file.read_bytes().decode("utf-8-sig")) == {kid}
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_files_that_begin_with_a_byte_order_mark_are_read(home: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "file", tmp_path / "out"
+    settings = json.loads(invoke(home, "domain", "get", "--json")[1])["setting"]
+    file.write_bytes(MARK + json.dumps(settings).encode())
+    assert invoke(home, "domain", "set", str(file))[0] == 0
+    file.write_bytes(MARK + b'{"allow": {"shop": []}}\r\n')
+    assert invoke(home, "policy", "set", "billing", "--file", str(file))[0] == 0
+    assert invoke(home, "root", "request", "--out", str(out))[0] == 0
+    file.write_bytes(MARK + out.read_bytes())
+    assert invoke(home, "root", "sign", str(file), "--root-key", str(home / "root-key.pem"), "--out", str(out))[0] == 0
+    file.write_bytes(MARK + out.read_bytes() + b"\r\n")
+    assert invoke(home, "root", "publish", str(file))[0] == 0
+    registry = create_app(Settings.at(home)).test_client()
+    file.write_bytes(MARK + registry.get("/ledger/checkpoint").data.replace(b"\n", b"\r\n"))
+    assert invoke(home, "verify", "--checkpoint", str(file)) == (0, ANY)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "no value"),
+        (b"{", "not strict JSON"),
+        (b"\xff", "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'"\\ud800"', "half a surrogate"),
+    ],
+)
+def test_a_file_that_is_no_json_is_refused_in_words(home: Path, tmp_path: Path, content: bytes, why: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    code, output = invoke(home, "domain", "set", str(file))
+    assert (code, why in output) == (1, True), output
+
+
+@pytest.mark.parametrize("row", ["-1", "9" * 18, "9" * 19, "1_0", "\u0663"])
+def test_the_audit_trail_begins_behind_any_row_or_says_what_a_row_is(home: Path, row: str) -> None:
+    ended = CliRunner().invoke(main, ["audit", f"--after={row}"], env={"REGISTRY_HOME": str(home)})
+    assert (ended.exit_code, ended.exception is None or "--after" in ended.output) == (0 if len(row) == 18 else 2, True)
 
 
 def test_keep_ledger_makes_its_folder(home: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from client_service.settings import Settings
 from peerseal.errors import ConfigurationError
-from tests.examples.world import PEN, SECRET, Person, World
+from tests.examples.world import NO_JSON, PEN, SECRET, Person, World
 
 ROUTES = {
     ("GET", "/"),
@@ -88,6 +88,7 @@ def test_orders_are_the_users_own_the_newest_first(world: World, ada: Person) ->
         {},
         {"items": []},
         {"items": {}},
+        *NO_JSON,
         {"items": [PEN] * 101},
         {"items": [PEN], "userID": "grace"},
         {"items": [PEN], "amount": 1},

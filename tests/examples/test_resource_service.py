@@ -8,7 +8,7 @@ from werkzeug.test import TestResponse
 
 from client_service.settings import ISSUER_URL
 from peerseal import Identity, Transaction, User, carrying
-from tests.examples.world import World
+from tests.examples.world import NO_JSON, World
 
 ADA = User("ada", ISSUER_URL, frozenset(("trigger_invoicing", "invoices:read", "profiles:read")), "j-1", 2**40, {})
 
@@ -73,6 +73,20 @@ def test_invoices_are_those_of_the_user_at_that_issuer(world: World, resource: F
         for user in (ADA, namesake, grace)
     ]
     assert [[invoice["amount"] for invoice in invoices] for invoices in found] == [[895], [], []]
+
+
+@pytest.mark.parametrize("body", NO_JSON)
+def test_a_search_that_is_no_json_is_refused(world: World, resource: FlaskClient, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    token = world.client.sign_request(
+        "resource-service",
+        method="POST",
+        target="/profiles/search",
+        body=body,
+        headers={"content-type": headers["Content-Type"]},
+    )
+    answer = resource.post("/profiles/search", data=body, headers={"Authorization": f"Bearer {token}", **headers})
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_search")
 
 
 @pytest.mark.parametrize("path", ["/profiles/1", "/cases/t-1", "/invoices"])

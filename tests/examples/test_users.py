@@ -13,7 +13,7 @@ from client_service.user_tokens import LIFETIME, UserTokens
 from peerseal.protocol.policies import UserIssuer
 from peerseal.protocol.tokens import LEEWAY
 from peerseal.testing import Clock, MemoryRegistry
-from tests.examples.world import PASSWORD, Person, World
+from tests.examples.world import NO_JSON, PASSWORD, Person, World
 from tests.support.brokers import Broker
 
 
@@ -58,6 +58,7 @@ def test_the_discovery_document_names_issuer_and_keys(world: World) -> None:
         ({"user": ["ada"], "password": PASSWORD}, 400, "bad_login"),
         ({"user": "ada", "password": None}, 400, "bad_login"),
         ([], 400, "bad_login"),
+        *((body, 400, "bad_login") for body in NO_JSON),
     ],
 )
 def test_nobody_else_gets_in(world: World, body: Any, status: int, code: str) -> None:

@@ -119,7 +119,18 @@ def test_what_is_no_count_is_refused_by_name(text: str) -> None:
 
 # ---- text, paths and files
 
-WRITTEN = ["{}", " {} ", "{}\r\n", '"{}"', "'{}'", "\ufeff{}", '\ufeff"{}"\r\n']
+WRITTEN = [
+    "{}",
+    " {} ",
+    "{}\r\n",
+    '"{}"',
+    "'{}'",
+    "\ufeff{}",
+    '\ufeff"{}"\r\n',
+    ' \ufeff"{}"',
+    "'\ufeff{}'",
+    "\ufeff\ufeff{}\ufeff",
+]
 
 
 @pytest.mark.parametrize("written", WRITTEN)
@@ -243,6 +254,8 @@ WRONG: dict[str, list[str]] = {
     "REGISTRY_DATABASE_URL": ["mysql://u:w0rd@h", "postgresql://u:w0rd@h:x/d", "w0rd"],
     "REGISTRY_EXCHANGED_TOKEN_LIFETIME": ["0", "1.5", "366d", "1e3"],
 }
+WRONG["PEERSEAL_REGISTRY_URL"] += ["http://:w0rd@h", "http://@h", "http://h/a?", "http://h/a#", "http://a..b"]
+WRONG["PEERSEAL_REGISTRY_URL"] += ["http://.h", f"http://{'a' * 64}"]
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])

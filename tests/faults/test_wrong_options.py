@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 
-from peerseal import EventVerifier, Identity, Verifier
+from peerseal import EventVerifier, FileReplayGuard, Identity, RedisReplayGuard, TrustStore, User, Verifier
 from peerseal.asgi import Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
-from peerseal.errors import ConfigurationError, InvalidName, MalformedToken
+from peerseal.errors import ConfigurationError, InvalidName, MalformedToken, UnsignableRequest
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
 from peerseal.peers.follow import check_pin
@@ -22,6 +22,7 @@ from peerseal.peers.limits import FetchLimits, IssuerLimits, RotationSchedule, T
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import make_kid, split_kid
 from peerseal.rabbitmq import declare
+from peerseal.testing import MemoryRegistry
 from registry.cli import main
 from registry.domain.errors import OperatorRefused
 from registry.services.operators import Role, check_operator_token
@@ -30,6 +31,8 @@ from tests.support.misbehaving import refused
 from tests.support.wire import NOW, Keys, Service
 
 NOWHERE = "http://127.0.0.1:1"
+EVENT: dict[str, Any] = {"topic": "a", "audience": "jobs", "scope": "a", "event_id": "e"}
+ALICE = User("alice", "https://login.example.com", frozenset(("a",)), None, 2**40, {})
 ALLOW: list[Any] = [
     "client",
     ["client"],
@@ -246,6 +249,104 @@ def test_a_mistake_in_an_event_verifier_is_an_error_at_the_start(keys: Keys, opt
 def test_a_mistake_in_an_identity_is_an_error_at_the_start(options: dict[str, Any]) -> None:
     with pytest.raises((ConfigurationError, InvalidName)):
         Identity(**{"service": "shop", "registry": NOWHERE, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"registry": None},
+        {"registry": [NOWHERE, 7]},
+        {"pin": ["a"]},
+        {"limits": {"poll_interval": 1}},
+        {"clock": 7},
+        {"cache_dir": b"folder"},
+        {"uptime": None},
+    ],
+    ids=repr,
+)
+def test_a_mistake_in_a_trust_store_is_an_error_at_the_start(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        TrustStore(**{"registry": NOWHERE, **options})
+
+
+@pytest.mark.parametrize("path", [None, 7, b"file", ""])
+def test_a_mistake_in_a_replay_guard_is_an_error_at_the_start(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="path"):
+        FileReplayGuard(path)
+    with pytest.raises(ConfigurationError, match="redis://host"):
+        RedisReplayGuard(path, "callee")
+
+
+@pytest.mark.parametrize("identity", ["shop", 7, Flask("a"), Identity])
+def test_what_is_no_identity_is_an_error_at_the_start(identity: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"identity=.*peerseal\.Identity"):
+        PeerAuth(Flask("a"), identity)
+    with pytest.raises(ConfigurationError, match=r"identity=.*peerseal\.Identity"):
+        PeerAuth().init_app(Flask("a"), identity)
+    with pytest.raises(ConfigurationError, match=r"identity=.*peerseal\.Identity"):
+        AsgiPeerAuth(application, identity)
+
+
+def test_what_is_no_flask_application_is_an_error_at_the_start() -> None:
+    app: Any = Identity("callee", registry=NOWHERE)
+    with pytest.raises(ConfigurationError, match=r"app=.*Flask application"):
+        PeerAuth(app)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_url": None},
+        {"base_url": b"http://h"},
+        {"timeout": "5"},
+        {"timeout": (1, "5")},
+        {"timeout": -1},
+        {"deadline": None},
+        {"retries": "3"},
+        {"retries": None},
+        {"buffer": "false"},
+        {"max_buffer": -1},
+        {"bind_headers": "x-tenant"},
+        {"bind_headers": ("x tenant",)},
+        {"bind_headers": (b"x-tenant",)},
+        {"bind_headers": None},
+        {"header": "Authorization:"},
+        {"header": 7},
+    ],
+    ids=repr,
+)
+def test_a_mistake_in_the_options_of_a_session_is_an_error_when_it_is_made(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Identity("shop", registry=NOWHERE).session(**{"audience": "callee", "base_url": NOWHERE, **options})
+
+
+@pytest.mark.parametrize("lifetime", [60, "60", None, timedelta(0), timedelta(days=400), timedelta.max])
+def test_a_lifetime_is_a_length_of_time(lifetime: Any) -> None:
+    with MemoryRegistry("acme.internal") as registry:
+        identity = registry.identity("shop")
+        with pytest.raises(UnsignableRequest, match="lifetime"):
+            identity.sign_event(b"", **EVENT, transaction_id="t", lifetime=lifetime)
+        with pytest.raises(UnsignableRequest, match="lifetime"):
+            identity.mint_transaction(ALICE, scope=["a"], lifetime=lifetime)
+
+
+@pytest.mark.parametrize("scope", ["a", b"a", None, 7, [7], [["a"]]])
+def test_the_scopes_of_a_transaction_are_a_collection(scope: Any) -> None:
+    with pytest.raises(UnsignableRequest, match="scope is a collection"):
+        Identity("shop", registry=NOWHERE).mint_transaction(ALICE, scope=scope)
+
+
+@pytest.mark.parametrize("user", [None, "alice", {"name": "alice"}])
+def test_a_transaction_is_for_a_verified_user(user: Any) -> None:
+    with pytest.raises(UnsignableRequest, match=r"peerseal\.User"):
+        Identity("shop", registry=NOWHERE).mint_transaction(user, scope=["a"])
+
+
+@pytest.mark.parametrize("member", ["subject", "transaction_id"])
+@pytest.mark.parametrize("value", ["", 7, b"a", False])
+def test_an_event_names_its_user_and_transaction_as_given_or_not_at_all(member: str, value: Any) -> None:
+    with MemoryRegistry("acme.internal") as registry, pytest.raises(UnsignableRequest):
+        registry.identity("shop").sign_event(b"", **{**EVENT, "transaction_id": "t", member: value})
 
 
 @pytest.mark.parametrize("kind", [FetchLimits, IssuerLimits, RotationSchedule, TrustLimits])

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -110,6 +111,18 @@ class TestFiles:
         KeyFolder(path).save(of(held()))
         (path / f"{held().thumbprint}.pem").unlink()
         with pytest.raises(ConfigurationError, match="not there"):
+            KeyFolder(path).load()
+
+    @pytest.mark.parametrize("member", ["registered_at", "signs_from", "expires_at", "domain", "pin"])
+    @pytest.mark.parametrize("value", [b'"soon"', b"true", b"[]"])
+    def test_a_list_of_which_a_member_is_bent_is_said_so(self, path: Path, member: str, value: bytes) -> None:
+        KeyFolder(path).save(HeldKeys("d", "p", (held(),)))
+        bent = b"7" if member in ("domain", "pin") else value
+        text = re.sub(
+            rf'"{member}":[^,}}]+'.encode(), f'"{member}":'.encode() + bent, (path / "keys.json").read_bytes()
+        )
+        (path / "keys.json").write_bytes(text)
+        with pytest.raises(ConfigurationError, match="cannot be read"):
             KeyFolder(path).load()
 
     @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"{}", b'{"domain":"d","pin":"p","keys":[{}]}'])

@@ -463,6 +463,13 @@ def test_a_key_whose_private_half_is_published_is_left_out_under_every_kid(rsa_p
     assert keys_of(good | {"d": "AQAB", "kid": None}, good, sound) == {"sound"}
 
 
+@pytest.mark.parametrize("member", ["d", "p", "k", "oth"])
+def test_a_private_member_that_is_null_is_none(rsa_private: rsa.RSAPrivateKey, member: str) -> None:
+    good = public_jwk(rsa_private, "a")
+    assert keys_of(good | {member: None}) == {"a"}
+    assert keys_of(good, good | {"kid": "b", member: None}) == {"a", "b"}
+
+
 def test_a_byte_order_mark_is_passed_over(rsa_private: rsa.RSAPrivateKey) -> None:
     body = json.dumps({"keys": [public_jwk(rsa_private, "a")]}).encode("utf-8-sig")
     assert read_key_set(body).keys() == {"a"}

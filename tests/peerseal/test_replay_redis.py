@@ -162,6 +162,7 @@ print(guard.claim("issuer", "jti", {time.time() + 90}))
         "redis://:secret@host:port",
         "redis://h?socket_timeout=secret",
         "redis://h?nonsense=secret",
+        "redis://h?protocol=9&password=secret",
     ],
 )
 def test_a_url_that_is_none_is_a_wrong_setting_and_is_not_shown(url: str) -> None:
