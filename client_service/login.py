@@ -3,7 +3,7 @@
 import hmac
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Blueprint, Response, request
 
 from client_service.problems import problem
 from client_service.routes import httpie
@@ -12,10 +12,11 @@ from client_service.user_tokens import LIFETIME, SCOPE, UserTokens
 DEMO_USERS = ("ada", "grace", "katherine")
 
 
-def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
+def blueprint(tokens: UserTokens, password: str | None) -> Blueprint:
     """Login with that password, the same for each demo user; nobody gets in where there is none."""
+    routes = Blueprint("login", __name__)
 
-    @app.post("/authenticate")
+    @routes.post("/authenticate")
     @httpie("user=ada password=$CLIENT_DEMO_PASSWORD")
     def authenticate() -> tuple[dict[str, Any], dict[str, str]] | Response:
         """A user's token for 15 minutes, in exchange for name and password."""
@@ -31,15 +32,17 @@ def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
         answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": SCOPE}
         return answer, {"Cache-Control": "no-store"}  # RFC 6749 section 5.1
 
-    @app.get("/.well-known/jwks.json")
+    @routes.get("/.well-known/jwks.json")
     def jwks() -> dict[str, Any]:
         """The public key that users' tokens are signed with: a JWK Set."""
         return tokens.jwks
 
-    @app.get("/.well-known/openid-configuration")
+    @routes.get("/.well-known/openid-configuration")
     def openid_configuration() -> dict[str, Any]:
         """What there is to know about this issuer of users' tokens."""
         return tokens.discovery()
+
+    return routes
 
 
 def _bytes(text: str) -> bytes:

@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 import requests
-from flask import Flask, Response, current_app
+from flask import Blueprint, Response, current_app
 
 import peerseal
 from client_service.problems import problem
@@ -13,10 +13,11 @@ from client_service.users import Users
 TIMEOUT = 10  # seconds for one answer of resource-service
 
 
-def add_routes(app: Flask, users: Users, resource: requests.Session) -> None:
+def blueprint(users: Users, resource: requests.Session) -> Blueprint:
     """Profiles for everybody, and the user's invoices. ``resource`` signs what it sends."""
+    routes = Blueprint("resource", __name__)
 
-    @app.get("/profiles/<id>")
+    @routes.get("/profiles/<id>")
     def profile(id: str) -> Response:
         """One profile of resource-service. With a user's token it learns for whom."""
         if id in (".", ".."):  # in a path they mean something else
@@ -24,12 +25,14 @@ def add_routes(app: Flask, users: Users, resource: requests.Session) -> None:
         with peerseal.carrying(users.transaction(users.current(), "profiles:read")):
             return fetched(resource, f"/profiles/{quote(id, safe='')}")
 
-    @app.get("/invoices")
+    @routes.get("/invoices")
     @httpie(AS_USER)
     def invoices() -> Response:
         """The user's invoices, from resource-service. Amounts are in cents."""
         with peerseal.carrying(users.transaction(users.needed(), "invoices:read")):
             return fetched(resource, "/invoices")
+
+    return routes
 
 
 def fetched(resource: requests.Session, path: str) -> Response:
