@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import Engine
 
 import peerseal
-from client_service import credentials, login, orders, resource, routes
+from client_service import approvals, credentials, login, orders, resource, routes
 from client_service.problems import handle_errors
 from client_service.settings import Settings
 from client_service.storage import OUTBOX, open_database
@@ -42,7 +42,9 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
     app.register_blueprint(login.blueprint(tokens, settings.demo_password))
     app.register_blueprint(resource.blueprint(users, identity.session("resource-service", settings.resource_url)))
-    app.register_blueprint(orders.blueprint(users, orders.Orders(identity, database, outbox, settings.events_audience)))
+    placed = orders.Orders(identity, database, outbox, settings.events_audience)
+    app.register_blueprint(orders.blueprint(users, placed))
+    app.register_blueprint(approvals.blueprint(users, placed))
     handle_errors(app)
     return app
 

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 
 from client_service.problems import problem
 from client_service.routes import httpie
-from client_service.user_tokens import LIFETIME, SCOPE, UserTokens
+from client_service.user_tokens import LIFETIME, UserTokens, scope_of
 
 DEMO_USERS = ("ada", "grace", "katherine")
 
@@ -28,8 +28,8 @@ def blueprint(tokens: UserTokens, password: str | None) -> Blueprint:
         right = hmac.compare_digest(_bytes(given["password"]), _bytes(password))  # always, so that time tells nothing
         if not right or given["user"] not in DEMO_USERS:
             return problem(401, "wrong_login", "There is no such user, or the password is another one.")
-        token = tokens.issue(given["user"])
-        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": SCOPE}
+        token, scope = tokens.issue(given["user"]), scope_of(given["user"])
+        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": scope}
         return answer, {"Cache-Control": "no-store"}  # RFC 6749 section 5.1
 
     @routes.get("/.well-known/jwks.json")

@@ -1,20 +1,26 @@
-"""Orders, and the outbox of the events about them: one database, one transaction for both."""
+"""Orders, the events that wait for an approval, and the outbox: one database, one transaction for all."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
+    Row,
     String,
     Table,
     create_engine,
+    delete,
     insert,
     make_url,
     select,
@@ -25,7 +31,7 @@ from peerseal.outbox import create_tables, outbox_table
 from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
-"""Orders of one user that are shown, at most."""
+"""Orders that are shown, at most."""
 
 metadata = MetaData()
 ORDERS = Table(
@@ -39,7 +45,29 @@ ORDERS = Table(
     Column("items", JSON, nullable=False),
 )
 Index("orders_of_user", ORDERS.c.issuer, ORDERS.c.user_name, ORDERS.c.number)
+HELD = Table(
+    "held_events",
+    metadata,
+    Column("transaction_id", String(200), primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("good_until", BigInteger, nullable=False),
+)
 OUTBOX = outbox_table(metadata)
+
+ACCEPTED, AWAITING_APPROVAL, EXPIRED = "accepted", "awaiting_approval", "expired"
+"""States of an order: an expired one was not approved as long as its event was good."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedEvent:
+    """What tells of an order: signed when the order was placed, in the user's transaction. ``good_until`` is in seconds
+    since the epoch."""
+
+    id: str
+    payload: bytes = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    good_until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +79,12 @@ class Order:
     user: str
     utc_time: str
     lines: list[Line]
+    state: str = ACCEPTED
+
+    @property
+    def amount(self) -> int:
+        """The sum in cents."""
+        return sum(line.quantity * line.price for line in self.lines)
 
     def public_json(self) -> dict[str, Any]:
         """What others learn: nothing of the user."""
@@ -58,8 +92,8 @@ class Order:
         return {"transactionID": self.transaction_id, "utcTime": self.utc_time, "items": items}
 
     def to_json(self) -> dict[str, Any]:
-        """What the user sees, with the sum in cents."""
-        return {**self.public_json(), "amount": sum(line.quantity * line.price for line in self.lines)}
+        """What the user sees, with the sum in cents and the state."""
+        return {**self.public_json(), "amount": self.amount, "state": self.state}
 
 
 def open_database(url: str, state: Path) -> Engine:
@@ -84,12 +118,44 @@ def add(connection: Connection, order: Order) -> None:
     connection.execute(insert(ORDERS).values(row))
 
 
-def orders_of(engine: Engine, issuer: str, user: str) -> list[Order]:
+def hold(connection: Connection, order: Order, event: SignedEvent) -> None:
+    """Keep the event of an order until the order is approved."""
+    row = {"transaction_id": order.transaction_id, "payload": event.payload, "headers": event.headers}
+    connection.execute(insert(HELD).values(good_until=event.good_until, **row))
+
+
+def release(connection: Connection, transaction_id: str) -> SignedEvent | None:
+    """The event that was kept, which is the caller's now; None where there is none."""
+    kept = delete(HELD).where(HELD.c.transaction_id == transaction_id).returning(HELD)
+    row = connection.execute(kept).first()
+    return row and SignedEvent(json.loads(row.payload)["eventID"], row.payload, row.headers, row.good_until)
+
+
+def orders_of(engine: Engine, issuer: str, user: str, now: float) -> list[Order]:
     """A user's orders, the newest first."""
-    theirs = select(ORDERS).where(ORDERS.c.issuer == issuer, ORDERS.c.user_name == user)
+    return _orders(engine, now, ORDERS.c.issuer == issuer, ORDERS.c.user_name == user)
+
+
+def held_orders(engine: Engine, now: float) -> list[Order]:
+    """All users' orders that wait for an approval or waited too long, the newest first."""
+    return _orders(engine, now, HELD.c.good_until.is_not(None))
+
+
+def _orders(engine: Engine, now: float, *which: ColumnElement[bool]) -> list[Order]:
+    both = ORDERS.outerjoin(HELD, ORDERS.c.transaction_id == HELD.c.transaction_id)
+    query = select(ORDERS, HELD.c.good_until).select_from(both).where(*which)
     with engine.connect() as connection:
-        rows = connection.execute(theirs.order_by(ORDERS.c.number.desc()).limit(LISTED)).all()
-    return [Order(row.transaction_id, row.issuer, row.user_name, row.utc_time, _lines(row.items)) for row in rows]
+        rows = connection.execute(query.order_by(ORDERS.c.number.desc()).limit(LISTED)).all()
+    return [
+        Order(row.transaction_id, row.issuer, row.user_name, row.utc_time, _lines(row.items), _state(row, now))
+        for row in rows
+    ]
+
+
+def _state(row: Row[Any], now: float) -> str:
+    if row.good_until is None:
+        return ACCEPTED
+    return AWAITING_APPROVAL if now < row.good_until else EXPIRED
 
 
 def _lines(items: list[dict[str, Any]]) -> list[Line]:
