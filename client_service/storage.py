@@ -128,7 +128,9 @@ def release(connection: Connection, transaction_id: str) -> SignedEvent | None:
     """The event that was kept, which is the caller's now; None where there is none."""
     kept = delete(HELD).where(HELD.c.transaction_id == transaction_id).returning(HELD)
     row = connection.execute(kept).first()
-    return row and SignedEvent(json.loads(row.payload)["eventID"], row.payload, row.headers, row.good_until)
+    if row is None:
+        return None
+    return SignedEvent(json.loads(row.payload)["eventID"], row.payload, row.headers, row.good_until)
 
 
 def orders_of(engine: Engine, issuer: str, user: str, now: float) -> list[Order]:

@@ -57,8 +57,9 @@ class OutboxLimits:
     """Seconds between two looks into the outbox while nobody wakes the relay: another process may have added events."""
     confirm_within: float = 5.0
     """Seconds for the broker to confirm a batch, before all of it is sent again."""
-    attempts: int = 8
-    """How often the broker may refuse an event before it is put aside."""
+    attempts: int = 30
+    """How often the broker may refuse an event before it is put aside: with these pauses in four minutes, in which a
+    full queue may have room again."""
     pauses: Sequence[float] = (0.5, 1.0, 2.0, 5.0, 10.0)
     """Seconds before another attempt after each failure, the last one again and again."""
 

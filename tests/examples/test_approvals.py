@@ -1,4 +1,4 @@
-"""Orders above a limit wait for an administrator, and are honoured days later in the name of the user who placed them."""
+"""Orders above a limit wait for an administrator, and are honoured days later in the name of who placed them."""
 
 from collections.abc import Iterator
 from datetime import timedelta
