@@ -11,6 +11,7 @@ try:
     from sqlalchemy import (
         JSON,
         BigInteger,
+        Column,
         ColumnElement,
         Connection,
         Double,
@@ -27,7 +28,6 @@ try:
         select,
         update,
     )
-    from sqlalchemy import Column as Col
 except ModuleNotFoundError as error:
     raise missing(error, "kafka") from error
 
@@ -65,21 +65,21 @@ class PutAside:
 
 def outbox_table(metadata: MetaData, name: str = "peerseal_outbox") -> Table:
     """The table, as one of the application's own: its migrations or `create_tables` create it."""
-    failures = Col("failures", Integer, nullable=False, server_default="0")
+    failures = Column("failures", Integer, nullable=False, server_default="0")
     return Table(
         name,
         metadata,
-        Col("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-        Col("topic", String(249), nullable=False),
-        Col("key", LargeBinary),
-        Col("payload", LargeBinary, nullable=False),
-        Col("headers", JSON, nullable=False),
-        Col("added_at", Double, nullable=False),
+        Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("topic", String(249), nullable=False),
+        Column("key", LargeBinary),
+        Column("payload", LargeBinary, nullable=False),
+        Column("headers", JSON, nullable=False),
+        Column("added_at", Double, nullable=False),
         failures,
-        Col("not_before", Double, nullable=False, server_default="0"),
-        Col("code", String(200)),
-        Col("detail", String(_LONGEST_DETAIL)),
-        Col("put_aside_at", Double),
+        Column("not_before", Double, nullable=False, server_default="0"),
+        Column("code", String(200)),
+        Column("detail", String(_LONGEST_DETAIL)),
+        Column("put_aside_at", Double),
         Index(f"ix_{name}_failures", "topic", "key", postgresql_where=failures > 0, sqlite_where=failures > 0),
         sqlite_autoincrement=True,  # so that no number is given twice
     )
