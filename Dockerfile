@@ -16,7 +16,7 @@ FROM ${BASE_IMAGE} AS peerseal
 # The folders exist here with their owner, so that a fresh volume mounted on one belongs to that user too.
 RUN groupadd --gid 10001 peerseal \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerseal \
- && install -d -o peerseal -g peerseal -m 0700 /var/lib/peerseal /var/lib/invoices \
+ && install -d -o peerseal -g peerseal -m 0700 /var/lib/peerseal \
     /join/client-service /join/resource-service /join/invoicing
 COPY --from=build /opt/peerseal /opt/peerseal
 COPY client_service /app/client_service

@@ -3,25 +3,27 @@
 Run it with ``gunicorn 'client_service.app:create_app()'``; the settings are in `client_service.settings`.
 """
 
-import hmac
+import logging
 import os
 from collections.abc import Mapping
 
-from flask import Flask, Response, request
+from flask import Flask
+from sqlalchemy import Engine
 
 import peerseal
-from client_service import login, orders, resource
-from client_service.outbox import Outbox
-from client_service.problems import handle_errors, problem
-from client_service.routes import add_index, httpie
+from client_service import approvals, credentials, login, orders, resource, routes
+from client_service.problems import handle_errors
 from client_service.settings import Settings
-from client_service.storage import open_database
+from client_service.storage import OUTBOX, open_database
 from client_service.user_tokens import UserTokens
 from client_service.users import Users
+from peerseal.messaging import open_outlet
+from peerseal.outbox import Outbox
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     """The service, with its key made and registered, or about to be, as the environment says."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.from_env(environ)
     identity = peerseal.Identity.from_env(environ)
     identity.start()
@@ -35,29 +37,22 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     tokens = UserTokens.kept_in(settings.user_key_file, settings.issuer_url, identity)
     users = Users(identity, tokens)
     database = open_database(settings.database_url, settings.state)
-    outbox = app.extensions["outbox"] = Outbox.of(settings, database)
-    add_index(app, identity)
-    add_credentials(app, identity, settings.operator_secret)
-    login.add_routes(app, tokens, settings.demo_password)
-    resource.add_routes(app, users, identity.session("resource-service", settings.resource_url))
-    orders.add_routes(app, users, orders.Orders(identity, database, settings.events_audience), outbox)
+    outbox = app.extensions["outbox"] = started_outbox(database, identity, settings)
+    app.register_blueprint(routes.blueprint(app, identity))
+    app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
+    app.register_blueprint(login.blueprint(tokens, settings.demo_password))
+    app.register_blueprint(resource.blueprint(users, identity.session("resource-service", settings.resource_url)))
+    placed = orders.Orders(identity, database, outbox, settings.events_audience)
+    app.register_blueprint(orders.blueprint(users, placed))
+    app.register_blueprint(approvals.blueprint(users, placed))
     handle_errors(app)
     return app
 
 
-def add_credentials(app: Flask, identity: peerseal.Identity, secret: str | None) -> None:
-    """The routes about this service's own key."""
-
-    @app.get("/my-public-credentials")
-    def my_public_credentials() -> dict[str, str]:
-        """The key that this service signs with now."""
-        return identity.credentials.to_json()
-
-    @app.post("/refresh-my-credentials")
-    @httpie('"Operator-Secret:$CLIENT_OPERATOR_SECRET"')
-    def refresh_my_credentials() -> dict[str, str] | Response:
-        """Publishes a new key, which signs after a lead time, and shows it. For the operator."""
-        given = request.headers.get("Operator-Secret", "")
-        if secret is None or not hmac.compare_digest(given.encode(), secret.encode()):
-            return problem(403, "operator_secret_required", "Send the operator's secret in Operator-Secret.")
-        return identity.rotate().to_json()
+def started_outbox(database: Engine, identity: peerseal.Identity, settings: Settings) -> Outbox:
+    """The outbox, whose relay runs in each worker. Without a broker, events wait for a start with one."""
+    outbox = Outbox(database, OUTBOX, clock=identity.clock)
+    url, options = settings.broker_url, settings.broker_settings
+    if url is not None:
+        outbox.start(lambda: open_outlet(url, settings=options))
+    return outbox

@@ -3,19 +3,20 @@
 import hmac
 from typing import Any
 
-from flask import Flask, Response
+from flask import Blueprint, Response
 
 from client_service.problems import posted_json, problem
 from client_service.routes import httpie
-from client_service.user_tokens import LIFETIME, SCOPE, UserTokens
+from client_service.user_tokens import LIFETIME, UserTokens, scope_of
 
 DEMO_USERS = ("ada", "grace", "katherine")
 
 
-def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
+def blueprint(tokens: UserTokens, password: str | None) -> Blueprint:
     """Login with that password, the same for each demo user; nobody gets in where there is none."""
+    routes = Blueprint("login", __name__)
 
-    @app.post("/authenticate")
+    @routes.post("/authenticate")
     @httpie("user=ada password=$CLIENT_DEMO_PASSWORD")
     def authenticate() -> tuple[dict[str, Any], dict[str, str]] | Response:
         """A user's token for 15 minutes, in exchange for name and password."""
@@ -27,19 +28,21 @@ def add_routes(app: Flask, tokens: UserTokens, password: str | None) -> None:
         right = hmac.compare_digest(_bytes(given["password"]), _bytes(password))  # always, so that time tells nothing
         if not right or given["user"] not in DEMO_USERS:
             return problem(401, "wrong_login", "There is no such user, or the password is another one.")
-        token = tokens.issue(given["user"])
-        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": SCOPE}
+        token, scope = tokens.issue(given["user"]), scope_of(given["user"])
+        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": scope}
         return answer, {"Cache-Control": "no-store"}  # RFC 6749 section 5.1
 
-    @app.get("/.well-known/jwks.json")
+    @routes.get("/.well-known/jwks.json")
     def jwks() -> dict[str, Any]:
         """The public key that users' tokens are signed with: a JWK Set."""
         return tokens.jwks
 
-    @app.get("/.well-known/openid-configuration")
+    @routes.get("/.well-known/openid-configuration")
     def openid_configuration() -> dict[str, Any]:
         """What there is to know about this issuer of users' tokens."""
         return tokens.discovery()
+
+    return routes
 
 
 def _bytes(text: str) -> bytes:

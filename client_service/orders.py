@@ -1,71 +1,121 @@
 """Orders: stored together with the event that tells of them, so that neither is ever there without the other."""
 
 import json
+import logging
 import uuid
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Flask, Response
+from flask import Blueprint, Response
 from sqlalchemy import Engine
 
 import peerseal
 from client_service import storage
 from client_service.catalogue import BadOrder, Line, priced
-from client_service.outbox import Outbox
 from client_service.problems import posted_json, problem
 from client_service.routes import AS_USER, httpie
 from client_service.users import Users
 from peerseal.errors import InsufficientScope, UnsignableRequest
+from peerseal.outbox import Outbox
 
 TOPIC = "OrderCreated"
 PURPOSE = "trigger_invoicing"
 """The one scope that the event has: all that its consumers may do with it."""
+EVENT_LIFETIME = timedelta(days=7)
+"""How long an order may wait for its approval, and its event for a consumer."""
+APPROVED_UP_TO = 500_000
+"""Cents up to which an order needs nobody's approval."""
+
+log = logging.getLogger("client_service.orders")
+
+
+class ApprovedLate(Exception):
+    """The order waited longer for its approval than its event is good."""
 
 
 class Orders:
-    """Orders in ``database``, signed for ``audience``."""
+    """Orders in ``database``, whose events go out by ``outbox``, signed for ``audience``."""
 
-    def __init__(self, identity: peerseal.Identity, database: Engine, audience: str) -> None:
+    def __init__(self, identity: peerseal.Identity, database: Engine, outbox: Outbox, audience: str) -> None:
         self._identity = identity
         self._database = database
+        self._outbox = outbox
         self._audience = audience
 
     def place(self, user: peerseal.User, lines: list[Line]) -> dict[str, Any]:
         """The new order, stored with its signed event. Raises InsufficientScope, CallerNotAllowed or TrustUnavailable,
-        and then nothing is stored."""
+        and then nothing is stored. The event of one that needs an approval is kept until then, signed as it is."""
         own = user.scopes & {PURPOSE}  # else the domain's settings have to derive it from orders:write
         transaction = self._identity.mint_transaction(user, scope={"orders:write", *own})
         at = datetime.fromtimestamp(int(self._identity.clock()), UTC)
         order = storage.Order(transaction.id, user.issuer, user.name, f"{at:%Y-%m-%dT%H:%M:%SZ}", lines)
+        if order.amount > APPROVED_UP_TO:
+            order = replace(order, state=storage.AWAITING_APPROVAL)
         with peerseal.carrying(transaction):
-            event = self._event(order)
-        storage.add(self._database, order, event)
+            event = self._event(order, at)
+        with self._database.begin() as connection:
+            storage.add(connection, order)
+            if order.state == storage.ACCEPTED:
+                self._outbox.add(connection, TOPIC, event.payload, event.headers)
+            else:
+                storage.hold(connection, order, event)
+        self._outbox.wake()
+        log.info("transaction %s: %s ordered, event %s, %s", order.transaction_id, user.name, event.id, order.state)
         return order.to_json()
+
+    def approve(self, transaction_id: str, administrator: peerseal.User) -> None:
+        """Let the event of an order go out that waited for this. Raises LookupError where none waits, and ApprovedLate
+        where it waited so long that no consumer would believe its event."""
+        with self._database.begin() as connection:
+            event = storage.release(connection, transaction_id)
+            if event is None:
+                raise LookupError(transaction_id)
+            if self._identity.clock() >= event.good_until:
+                log.warning("transaction %s: approved too late, event %s has expired", transaction_id, event.id)
+                raise ApprovedLate(transaction_id)
+            self._outbox.add(connection, TOPIC, event.payload, event.headers)
+        self._outbox.wake()
+        log.info("transaction %s: approved by %s, event %s", transaction_id, administrator.name, event.id)
+
+    def to_approve(self) -> list[dict[str, Any]]:
+        """All users' orders that wait for an approval, or waited too long, the newest first."""
+        held = storage.held_orders(self._database, self._identity.clock())
+        return [{"user": order.user, **order.to_json()} for order in held]
 
     def of(self, user: peerseal.User) -> list[dict[str, Any]]:
         """The user's orders, the newest first. Raises InsufficientScope."""
         if "orders:read" not in user.scopes:
             raise InsufficientScope("the user's token does not allow orders:read")
-        return [order.to_json() for order in storage.orders_of(self._database, user.issuer, user.name)]
+        return [order.to_json() for order in self._orders_of(user)]
 
-    def _event(self, order: storage.Order) -> storage.Unsent:
+    def _orders_of(self, user: peerseal.User) -> list[storage.Order]:
+        return storage.orders_of(self._database, user.issuer, user.name, self._identity.clock())
+
+    def _event(self, order: storage.Order, at: datetime) -> storage.SignedEvent:
         """What is published of the order. Whose it is stands in the token, which only this service can sign, and
         nowhere else."""
         event_id = str(uuid.uuid4())
         payload = json.dumps({"eventID": event_id, **order.public_json()}).encode("utf-8")
         try:
             headers = self._identity.sign_event(
-                payload, topic=TOPIC, audience=self._audience, scope=PURPOSE, event_id=event_id
+                payload,
+                topic=TOPIC,
+                audience=self._audience,
+                scope=PURPOSE,
+                event_id=event_id,
+                lifetime=EVENT_LIFETIME,
             )
         except UnsignableRequest as error:  # neither the user's scope nor derived for this service
             raise InsufficientScope(str(error)) from error
-        return storage.Unsent(TOPIC, payload, headers)
+        return storage.SignedEvent(event_id, payload, headers, int((at + EVENT_LIFETIME).timestamp()))
 
 
-def add_routes(app: Flask, users: Users, orders: Orders, outbox: Outbox) -> None:
+def blueprint(users: Users, orders: Orders) -> Blueprint:
     """The user's orders."""
+    routes = Blueprint("orders", __name__)
 
-    @app.post("/orders")
+    @routes.post("/orders")
     @httpie(f"""{AS_USER} items:='[{{"itemID": "pen", "quantity": 2}}]'""")
     def place_order() -> tuple[dict[str, Any], int] | Response:
         """Orders something for the user, and publishes OrderCreated. Prices are in cents."""
@@ -74,14 +124,12 @@ def add_routes(app: Flask, users: Users, orders: Orders, outbox: Outbox) -> None
             lines = priced(posted_json())
         except BadOrder as error:
             return problem(400, "bad_order", str(error))
-        placed = orders.place(user, lines)
-        outbox.wake()
-        return placed, 201
+        return orders.place(user, lines), 201
 
-    @app.get("/orders")
+    @routes.get("/orders")
     @httpie(AS_USER)
     def list_orders() -> dict[str, Any]:
         """The user's orders, the newest first."""
         return {"orders": orders.of(users.needed())}
 
-    app.before_request(outbox.ensure_running)
+    return routes

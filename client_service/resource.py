@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
-from flask import Flask, Response, current_app
+from flask import Blueprint, Response, current_app
 
 import peerseal
 import peerseal.requests
@@ -15,10 +15,11 @@ from client_service.users import Users
 TIMEOUT = 10  # seconds for one answer of resource-service
 
 
-def add_routes(app: Flask, users: Users, resource: peerseal.requests.PeerSession) -> None:
+def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprint:
     """Profiles for everybody, and the user's invoices. ``resource`` signs what it sends."""
+    routes = Blueprint("resource", __name__)
 
-    @app.get("/profiles/<id>")
+    @routes.get("/profiles/<id>")
     def profile(id: str) -> Response:
         """One profile of resource-service. With a user's token it learns for whom."""
         if id in (".", ".."):  # in a path they mean something else
@@ -27,12 +28,14 @@ def add_routes(app: Flask, users: Users, resource: peerseal.requests.PeerSession
             purpose = {"purpose": "profile page"}  # signed, so that resource-service can rely on it in its records
             return fetched(resource, f"/profiles/{quote(id, safe='')}", ctx=purpose)
 
-    @app.get("/invoices")
+    @routes.get("/invoices")
     @httpie(AS_USER)
     def invoices() -> Response:
         """The user's invoices, from resource-service. Amounts are in cents."""
         with peerseal.carrying(users.transaction(users.needed(), "invoices:read")):
             return fetched(resource, "/invoices")
+
+    return routes
 
 
 def fetched(resource: peerseal.requests.PeerSession, path: str, **options: Any) -> Response:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Flask, request
+from flask import Blueprint, Flask, request
 
 import peerseal
 
@@ -25,13 +25,16 @@ def httpie(arguments: str) -> Callable[[View], View]:
     return mark
 
 
-def add_index(app: Flask, identity: peerseal.Identity) -> None:
+def blueprint(app: Flask, identity: peerseal.Identity) -> Blueprint:
     """The index of ``app``."""
+    routes = Blueprint("index", __name__)
 
-    @app.get("/")
+    @routes.get("/")
     def index() -> dict[str, Any]:
         """Every route of this service, with a line to try it."""
         return {"service": identity.id, "routes": described(app, request.host_url.rstrip("/"))}
+
+    return routes
 
 
 def described(app: Flask, url: str) -> list[dict[str, str]]:

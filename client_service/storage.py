@@ -1,18 +1,22 @@
-"""Orders, and the events about them that the broker has not confirmed yet: one database, one transaction for both."""
+"""Orders, the events that wait for an approval, and the outbox: one database, one transaction for all."""
 
-from collections.abc import Iterable, Mapping
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
+    ColumnElement,
+    Connection,
     Engine,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     String,
     Table,
     create_engine,
@@ -20,17 +24,14 @@ from sqlalchemy import (
     insert,
     make_url,
     select,
-    text,
 )
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from client_service.catalogue import Line
+from peerseal.outbox import create_tables, outbox_table
 from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
-"""Orders of one user that are shown, at most."""
-BATCH = 100
-"""Events that are sent at once, at most."""
+"""Orders that are shown, at most."""
 
 metadata = MetaData()
 ORDERS = Table(
@@ -43,15 +44,30 @@ ORDERS = Table(
     Column("utc_time", String(20), nullable=False),
     Column("items", JSON, nullable=False),
 )
-OF_USER = Index("orders_of_user", ORDERS.c.issuer, ORDERS.c.user_name, ORDERS.c.number)
-OUTBOX = Table(
-    "outbox",
+Index("orders_of_user", ORDERS.c.issuer, ORDERS.c.user_name, ORDERS.c.number)
+HELD = Table(
+    "held_events",
     metadata,
-    Column("number", Integer, primary_key=True),
-    Column("topic", String(249), nullable=False),
+    Column("transaction_id", String(200), primary_key=True),
     Column("payload", LargeBinary, nullable=False),
     Column("headers", JSON, nullable=False),
+    Column("good_until", BigInteger, nullable=False),
 )
+OUTBOX = outbox_table(metadata)
+
+ACCEPTED, AWAITING_APPROVAL, EXPIRED = "accepted", "awaiting_approval", "expired"
+"""States of an order: an expired one was not approved as long as its event was good."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedEvent:
+    """What tells of an order: signed when the order was placed, in the user's transaction. ``good_until`` is in seconds
+    since the epoch."""
+
+    id: str
+    payload: bytes = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    good_until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,12 @@ class Order:
     user: str
     utc_time: str
     lines: list[Line]
+    state: str = ACCEPTED
+
+    @property
+    def amount(self) -> int:
+        """The sum in cents."""
+        return sum(line.quantity * line.price for line in self.lines)
 
     def public_json(self) -> dict[str, Any]:
         """What others learn: nothing of the user."""
@@ -70,18 +92,8 @@ class Order:
         return {"transactionID": self.transaction_id, "utcTime": self.utc_time, "items": items}
 
     def to_json(self) -> dict[str, Any]:
-        """What the user sees, with the sum in cents."""
-        return {**self.public_json(), "amount": sum(line.quantity * line.price for line in self.lines)}
-
-
-@dataclass(frozen=True, slots=True)
-class Unsent:
-    """A signed event that waits for the broker. ``number`` is its place, once it is stored."""
-
-    topic: str
-    payload: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    number: int = 0
+        """What the user sees, with the sum in cents and the state."""
+        return {**self.public_json(), "amount": self.amount, "state": self.state}
 
 
 def open_database(url: str, state: Path) -> Engine:
@@ -90,50 +102,62 @@ def open_database(url: str, state: Path) -> Engine:
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":  # of several processes that begin at once, one makes the tables
-            connection.execute(text("SELECT pg_advisory_xact_lock(7091)"))
-        for table in metadata.sorted_tables:
-            connection.execute(CreateTable(table, if_not_exists=True))
-        connection.execute(CreateIndex(OF_USER, if_not_exists=True))
-    engine.dispose()  # a connection belongs to one process
+    create_tables(engine, metadata)
     return engine
 
 
-def add(engine: Engine, order: Order, event: Unsent) -> None:
-    """Store both, or neither."""
-    with engine.begin() as connection:
-        connection.execute(
-            insert(ORDERS).values(
-                transaction_id=order.transaction_id,
-                issuer=order.issuer,
-                user_name=order.user,
-                utc_time=order.utc_time,
-                items=[line.to_json() for line in order.lines],
-            )
-        )
-        connection.execute(insert(OUTBOX).values(topic=event.topic, payload=event.payload, headers=dict(event.headers)))
+def add(connection: Connection, order: Order) -> None:
+    """Store an order."""
+    row = {
+        "transaction_id": order.transaction_id,
+        "issuer": order.issuer,
+        "user_name": order.user,
+        "utc_time": order.utc_time,
+        "items": [line.to_json() for line in order.lines],
+    }
+    connection.execute(insert(ORDERS).values(row))
 
 
-def orders_of(engine: Engine, issuer: str, user: str) -> list[Order]:
+def hold(connection: Connection, order: Order, event: SignedEvent) -> None:
+    """Keep the event of an order until the order is approved."""
+    row = {"transaction_id": order.transaction_id, "payload": event.payload, "headers": event.headers}
+    connection.execute(insert(HELD).values(good_until=event.good_until, **row))
+
+
+def release(connection: Connection, transaction_id: str) -> SignedEvent | None:
+    """The event that was kept, which is the caller's now; None where there is none."""
+    kept = delete(HELD).where(HELD.c.transaction_id == transaction_id).returning(HELD)
+    row = connection.execute(kept).first()
+    if row is None:
+        return None
+    return SignedEvent(json.loads(row.payload)["eventID"], row.payload, row.headers, row.good_until)
+
+
+def orders_of(engine: Engine, issuer: str, user: str, now: float) -> list[Order]:
     """A user's orders, the newest first."""
-    theirs = select(ORDERS).where(ORDERS.c.issuer == issuer, ORDERS.c.user_name == user)
+    return _orders(engine, now, ORDERS.c.issuer == issuer, ORDERS.c.user_name == user)
+
+
+def held_orders(engine: Engine, now: float) -> list[Order]:
+    """All users' orders that wait for an approval or waited too long, the newest first."""
+    return _orders(engine, now, HELD.c.good_until.is_not(None))
+
+
+def _orders(engine: Engine, now: float, *which: ColumnElement[bool]) -> list[Order]:
+    both = ORDERS.outerjoin(HELD, ORDERS.c.transaction_id == HELD.c.transaction_id)
+    query = select(ORDERS, HELD.c.good_until).select_from(both).where(*which)
     with engine.connect() as connection:
-        rows = connection.execute(theirs.order_by(ORDERS.c.number.desc()).limit(LISTED)).all()
-    return [Order(row.transaction_id, row.issuer, row.user_name, row.utc_time, _lines(row.items)) for row in rows]
+        rows = connection.execute(query.order_by(ORDERS.c.number.desc()).limit(LISTED)).all()
+    return [
+        Order(row.transaction_id, row.issuer, row.user_name, row.utc_time, _lines(row.items), _state(row, now))
+        for row in rows
+    ]
 
 
-def unsent(engine: Engine) -> list[Unsent]:
-    """The oldest events that wait."""
-    with engine.connect() as connection:
-        rows = connection.execute(select(OUTBOX).order_by(OUTBOX.c.number).limit(BATCH)).all()
-    return [Unsent(row.topic, row.payload, row.headers, row.number) for row in rows]
-
-
-def forget(engine: Engine, events: Iterable[Unsent]) -> None:
-    """The broker has them."""
-    with engine.begin() as connection:
-        connection.execute(delete(OUTBOX).where(OUTBOX.c.number.in_([event.number for event in events])))
+def _state(row: Row[Any], now: float) -> str:
+    if row.good_until is None:
+        return ACCEPTED
+    return AWAITING_APPROVAL if now < row.good_until else EXPIRED
 
 
 def _lines(items: list[dict[str, Any]]) -> list[Line]:

@@ -24,6 +24,8 @@ LIFETIME = 15 * 60
 AUDIENCE = "client-service"
 SCOPE = "profiles:read orders:write orders:read invoices:read trigger_invoicing"
 """What a demo user may do."""
+ADMINISTRATORS = ("katherine",)
+"""Who may approve large orders, too."""
 ALG = "ES256"
 
 
@@ -58,7 +60,8 @@ class UserTokens:
     def issue(self, user: str) -> str:
         """A token for that user, who has shown a password."""
         now = int(self._clock())
-        claims = {"iss": self.issuer_url, "sub": user, "aud": AUDIENCE, "scope": SCOPE, "jti": str(uuid.uuid4())}
+        claims = {"iss": self.issuer_url, "sub": user, "aud": AUDIENCE, "jti": str(uuid.uuid4())}
+        claims["scope"] = scope_of(user)
         times = {"iat": now, "nbf": now, "exp": now + LIFETIME}
         return jwt.encode({**claims, **times}, self._private_key, algorithm=ALG, headers={"kid": self._kid})
 
@@ -71,6 +74,11 @@ class UserTokens:
             "response_types_supported": [],
             "subject_types_supported": ["public"],
         }
+
+
+def scope_of(user: str) -> str:
+    """What that user's token allows."""
+    return f"{SCOPE} orders:approve" if user in ADMINISTRATORS else SCOPE
 
 
 def _new_key() -> str:

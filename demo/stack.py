@@ -171,12 +171,11 @@ class Stack:
         return broker, broker.wait_until_prints(URL_PREFIX)
 
     def start_invoicing(self, resource_url: str, broker_url: str) -> Process:
-        """The example consumer, which shares resource-service's database."""
+        """The example consumer, with an inbox of its own."""
         options = self.root / "broker.json"
         options.write_text(json.dumps({"group.protocol": "consumer"}))  # joins its group at once
         settings = self.service_settings(INVOICING) | {
             "RESOURCE_SERVICE_URL": resource_url,
-            "RESOURCE_DATABASE_URL": f"sqlite:///{self.root / RESOURCE / 'host' / 'invoices.sqlite3'}",
             "BROKER_URL": broker_url,
             "BROKER_CONFIG_FILE": str(options),
         }

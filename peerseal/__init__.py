@@ -46,7 +46,18 @@ __all__ = [
     "propagate",
 ]
 
-_ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "rabbitmq", "requests", "testing")
+_ADAPTERS = (
+    "asgi",
+    "asynchronous",
+    "flask",
+    "inbox",
+    "kafka",
+    "messaging",
+    "outbox",
+    "rabbitmq",
+    "requests",
+    "testing",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,9 @@ neither is, wherever a consumer was killed::
             connection.execute(invoices.insert().values(…))
 """
 
-from peerseal.errors import ConfigurationError
 from peerseal.peers.events import Event
 from peerseal.runtime.extras import missing
+from peerseal.tables import check_dialect, create_tables
 
 try:
     from sqlalchemy import BigInteger, Column, Connection, MetaData, PrimaryKeyConstraint, String, Table
@@ -18,9 +18,11 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error, "kafka") from error
 
+__all__ = ["create_tables", "first_time", "inbox_table"]
+
 
 def inbox_table(metadata: MetaData, name: str = "peerseal_inbox") -> Table:
-    """The table, as one of the application's own: its migrations make it."""
+    """The table, as one of the application's own: its migrations or `create_tables` create it."""
     return Table(
         name,
         metadata,
@@ -38,13 +40,9 @@ def first_time(connection: Connection, inbox: Table, event: Event, *, now: float
     Of two at once one waits for the other. Raises ConfigurationError on a database that is neither PostgreSQL nor
     SQLite, or what SQLAlchemy raises.
     """
+    check_dialect(connection.dialect.name)
     insert: sqlite.Insert | postgresql.Insert
-    if connection.dialect.name == "postgresql":
-        insert = postgresql.insert(inbox)
-    elif connection.dialect.name == "sqlite":
-        insert = sqlite.insert(inbox)
-    else:
-        raise ConfigurationError("an inbox needs PostgreSQL or SQLite")
+    insert = postgresql.insert(inbox) if connection.dialect.name == "postgresql" else sqlite.insert(inbox)
     row = {"issuer": event.issuer, "event_id": event.id, "topic": event.topic, "handled_at": int(now)}
     written = insert.values(row).on_conflict_do_nothing().returning(inbox.c.event_id)
     return connection.execute(written).first() is not None

@@ -1,4 +1,4 @@
-"""Invoices, and which events they were made of: one database, one transaction for both."""
+"""Invoices, and which event each was made of."""
 
 import uuid
 from collections.abc import Callable
@@ -13,38 +13,40 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Row,
     String,
     Table,
+    UniqueConstraint,
     create_engine,
     insert,
     make_url,
     select,
-    text,
 )
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.exc import IntegrityError
 
-from peerseal import Event
-from peerseal.inbox import first_time, inbox_table
+from peerseal import Transaction
+from peerseal.inbox import create_tables
 from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
 """Invoices of one user that are shown, at most."""
 
 metadata = MetaData()
-INBOX = inbox_table(metadata)
 INVOICES = Table(
     "invoices",
     metadata,
     Column("number", Integer, primary_key=True),
     Column("invoice_id", String(36), nullable=False, unique=True),
+    Column("publisher", String(355), nullable=False),  # an event's id is unique at its publisher only
+    Column("event_id", String(200), nullable=False),
     Column("transaction_id", String(200), nullable=False),
     Column("issuer", String(500), nullable=False),  # a user's name is unique at its issuer only
     Column("user_id", String(512), nullable=False),
     Column("utc_time", String(20), nullable=False),
     Column("amount", BigInteger, nullable=False),
+    UniqueConstraint("publisher", "event_id", name="one_invoice_an_event"),
 )
-
-OF_USER = Index("invoices_of_user", INVOICES.c.issuer, INVOICES.c.user_id, INVOICES.c.number)
+Index("invoices_of_user", INVOICES.c.issuer, INVOICES.c.user_id, INVOICES.c.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +70,16 @@ class Invoice:
         }
 
 
-def open_database(url: str) -> Engine:
+class EventInvoicedOtherwise(Exception):
+    """The event has an invoice already, for another user, transaction or amount."""
+
+
+def open_database(url: str, tables: MetaData = metadata) -> Engine:
     """The database, with what is missing of its tables made. Safe to use after a fork."""
     url = sqlalchemy_url(url)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)
-    with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":  # of several processes that begin at once, one makes the tables
-            connection.execute(text("SELECT pg_advisory_xact_lock(7092)"))
-        for table in metadata.sorted_tables:
-            connection.execute(CreateTable(table, if_not_exists=True))
-        connection.execute(CreateIndex(OF_USER, if_not_exists=True))
-    engine.dispose()  # a connection belongs to one process
+    create_tables(engine, tables)
     return engine
 
 
@@ -90,28 +90,41 @@ class Invoices:
         self._database = database
         self._clock = clock
 
-    def add(self, event: Event, amount: int) -> bool:
-        """Invoice a proven event; False where that was done before. Who owes, and for which transaction, stands in the
-        event's token and nowhere else."""
-        now = self._clock()
-        with self._database.begin() as connection:
-            if not first_time(connection, INBOX, event, now=now):
-                return False
-            connection.execute(
-                insert(INVOICES).values(
-                    invoice_id=str(uuid.uuid4()),
-                    transaction_id=event.transaction_id,
-                    issuer=event.authentication.get("iss", ""),
-                    user_id=event.user,
-                    utc_time=f"{datetime.fromtimestamp(int(now), UTC):%Y-%m-%dT%H:%M:%SZ}",
-                    amount=amount,
-                )
-            )
-        return True
+    def add(self, transaction: Transaction, event_id: str, amount: int) -> tuple[Invoice, bool]:
+        """Invoice the event that began the transaction; → the invoice, and whether it is new. Raises
+        EventInvoicedOtherwise."""
+        owed = {
+            "publisher": transaction.workload,
+            "event_id": event_id,
+            "transaction_id": transaction.id,
+            "issuer": transaction.authentication.get("iss", ""),
+            "user_id": transaction.user,
+            "amount": amount,
+        }
+        now = f"{datetime.fromtimestamp(int(self._clock()), UTC):%Y-%m-%dT%H:%M:%SZ}"
+        row = {**owed, "invoice_id": str(uuid.uuid4()), "utc_time": now}
+        try:
+            with self._database.begin() as connection:
+                return _invoice(connection.execute(insert(INVOICES).values(row).returning(INVOICES)).one()), True
+        except IntegrityError:
+            return self._made_before(owed), False
 
     def of(self, issuer: str, user: str) -> list[Invoice]:
         """A user's invoices, the newest first."""
         theirs = select(INVOICES).where(INVOICES.c.issuer == issuer, INVOICES.c.user_id == user)
         with self._database.connect() as connection:
             rows = connection.execute(theirs.order_by(INVOICES.c.number.desc()).limit(LISTED)).all()
-        return [Invoice(row.invoice_id, row.transaction_id, row.user_id, row.utc_time, row.amount) for row in rows]
+        return [_invoice(row) for row in rows]
+
+    def _made_before(self, owed: dict[str, Any]) -> Invoice:
+        column = INVOICES.c
+        its = column.publisher == owed["publisher"], column.event_id == owed["event_id"]
+        with self._database.connect() as connection:
+            row = connection.execute(select(INVOICES).where(*its)).one()
+        if owed != {name: row._mapping[name] for name in owed}:
+            raise EventInvoicedOtherwise(f"event {owed['event_id']} has an invoice that says something else")
+        return _invoice(row)
+
+
+def _invoice(row: Row[Any]) -> Invoice:
+    return Invoice(row.invoice_id, row.transaction_id, row.user_id, row.utc_time, row.amount)

@@ -8,15 +8,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 import requests
+from sqlalchemy import Engine, MetaData
 
 import peerseal
 from peerseal.errors import MessageRefused
+from peerseal.inbox import first_time, inbox_table
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
-from resource_service.database import Invoices, open_database
+from resource_service.database import open_database
 from resource_service.order_created import OrderCreated
 from resource_service.settings import ConsumerSettings
 
@@ -28,26 +30,42 @@ PUBLISHERS = {"client-service": {"trigger_invoicing"}}
 log = logging.getLogger("resource_service.invoicing")
 
 
-class Invoicing:
-    """What is done with a proven event. ``resource`` calls resource-service, in the name of the event's user."""
+metadata = MetaData()
+INBOX = inbox_table(metadata)
 
-    def __init__(self, invoices: Invoices, resource: requests.Session) -> None:
-        self._invoices = invoices
+
+class Invoicing:
+    """What is done with a proven event. ``resource`` calls resource-service, in the name of the event's user;
+    ``database`` has the inbox, which counts each event once."""
+
+    def __init__(self, database: Engine, resource: requests.Session, clock: Callable[[], float]) -> None:
+        self._database = database
         self._resource = resource
+        self._clock = clock
 
     def handle(self, event: peerseal.Event) -> None:
-        """Raises MessageRefused for what no order is, and requests.RequestException where the case cannot be had: then
-        nothing is stored, and the event comes again."""
+        """Raises MessageRefused for what no order is, and requests.RequestException where the case cannot be had or
+        the invoice not be made: then nothing is counted, and the event comes again. An event that comes again after
+        its invoice was made has the same one, which resource-service sees to."""
         order = OrderCreated.read(event.payload)
         if order.event_id != event.id:
             raise MessageRefused("wrong_event", "the payload names another event than the token")
         if order.transaction_id != event.transaction_id:
             raise MessageRefused("wrong_transaction", "the payload names another transaction than the token")
+        with self._database.begin() as connection:
+            if first_time(connection, INBOX, event, now=self._clock()):
+                self._invoice(event, order)
+            else:
+                log.info("transaction %s: event %s was handled before", event.transaction_id, event.id)
+
+    def _invoice(self, event: peerseal.Event, order: OrderCreated) -> None:
         self._resource.get(f"/cases/{quote(event.transaction_id, safe='')}").raise_for_status()
-        if self._invoices.add(event, order.amount):
-            log.info("invoiced event %s", event.id)
-        else:
-            log.info("event %s was invoiced before", event.id)
+        answer = self._resource.post("/invoices", json={"amount": order.amount})
+        answer.raise_for_status()
+        invoice = answer.json()["invoiceID"]
+        log.info(
+            *("transaction %s: event %s of %s is invoice %s", event.transaction_id, event.id, event.publisher, invoice)
+        )
 
 
 def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> EventConsumer:
@@ -67,7 +85,7 @@ def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> Ev
 def make_invoicing(identity: peerseal.Identity, settings: ConsumerSettings) -> Invoicing:
     """What it does with each. A call that fails is not tried again here: the consumer does that, and counts it."""
     resource = identity.session("resource-service", settings.resource_url, retries=0)
-    return Invoicing(Invoices(open_database(settings.database_url), identity.clock), resource)
+    return Invoicing(open_database(settings.database_url, metadata), resource, identity.clock)
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:

@@ -1,10 +1,13 @@
-"""What resource-service and its consumer are told by their environment, beside Peerseal's own settings:
+"""What resource-service and its consumer are told by their environment, beside Peerseal's own settings.
 
-- ``RESOURCE_DATABASE_URL``: invoices, and which events they were made of; the same for both. By default a file beside
-  Peerseal's key folder, or in ``./resource-data`` where there is none;
+resource-service:
 
-and the consumer alone:
+- ``RESOURCE_DATABASE_URL``: its invoices. By default a file beside Peerseal's key folder, or in ``./resource-data``
+  where there is none.
 
+The consumer:
+
+- ``INVOICING_DATABASE_URL``: which events it has handled; likewise, or in ``./invoicing-data``;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
   (TLS, SASL) as a JSON object;
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
@@ -48,7 +51,7 @@ class ConsumerSettings:
         if broker_url is None:
             raise ConfigurationError("BROKER_URL is not set")
         return cls(
-            database_url=database_url(environ),
+            database_url=_database_url(read, "INVOICING_DATABASE_URL", "invoicing-data", "inbox.sqlite3"),
             broker_url=broker_url,
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
             resource_url=read.text("RESOURCE_SERVICE_URL") or "http://resource-service",
@@ -59,13 +62,16 @@ class ConsumerSettings:
 
 def database_url(environ: Mapping[str, str]) -> str:
     """Where invoices are. Makes the folder of the default file."""
-    read = SettingsReader(environ)
-    if url := read.secret("RESOURCE_DATABASE_URL"):
+    return _database_url(SettingsReader(environ), "RESOURCE_DATABASE_URL", "resource-data", "invoices.sqlite3")
+
+
+def _database_url(read: SettingsReader, name: str, folder: str, file: str) -> str:
+    if url := read.secret(name):
         return url
     key_dir = read.path("PEERSEAL_KEY_DIR")
-    state = (key_dir.parent if key_dir else Path("resource-data")).absolute()
+    state = (key_dir.parent if key_dir else Path(folder)).absolute()
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return f"sqlite:///{state / 'invoices.sqlite3'}"
+    return f"sqlite:///{state / file}"
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:

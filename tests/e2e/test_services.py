@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, inspect
 
 from tests.support.brokers import eventually
 from tests.support.httpie import http
 from tests.support.postgres import Postgres
 from tests.support.processes import Process, Server
-from tests.support.stack import CLIENT, DOMAIN, RESOURCE, Stack
+from tests.support.stack import CLIENT, DOMAIN, INVOICING, RESOURCE, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -65,9 +66,9 @@ def test_the_index_lists_every_route_with_a_line_that_works(running: Running) ->
         "$CLIENT_DEMO_PASSWORD": running.password,
         "$CLIENT_OPERATOR_SECRET": "of somebody else",
     }
-    expected = {"/refresh-my-credentials": 403}
+    expected = {"/refresh-my-credentials": 403, "/approvals": 403, "/approvals/<id>": 403}  # no administrator
     routes = http(f"{running.client.url}/").json["routes"]
-    assert len(routes) == 10
+    assert len(routes) == 12
     for route in routes:
         line = route["try"]
         for name, value in environment.items():
@@ -105,6 +106,24 @@ def test_an_order_becomes_an_invoice(running: Running) -> None:
     (invoice,) = http(f"{url}/invoices", grace).json["invoices"]
     assert invoice["transactionID"] == placed.json["transactionID"]
     assert (invoice["userID"], invoice["amount"]) == ("grace", 129_900)
+    for service in (CLIENT, INVOICING, RESOURCE):
+        (line,) = [line for line in running.stack.log(service).read_text().splitlines() if told_of(line, invoice)]
+        assert "INFO" in line, f"{service} says in one line what it did"
+
+
+def told_of(line: str, invoice: dict[str, str]) -> bool:
+    """Whether a line of a log says what became of the invoice's transaction."""
+    return f"transaction {invoice['transactionID']}:" in line
+
+
+def test_no_service_reads_anothers_database(running: Running) -> None:
+    files = {path.relative_to(running.stack.root).parts[0]: path for path in running.stack.root.glob("*/*/*.sqlite3")}
+    tables = {
+        service: set(inspect(create_engine(f"sqlite:///{path}")).get_table_names()) for service, path in files.items()
+    }
+    assert tables[CLIENT] >= {"orders", "peerseal_outbox"}
+    assert tables[RESOURCE] == {"invoices"}
+    assert tables[INVOICING] == {"peerseal_inbox"}
 
 
 def test_orders_wait_for_a_consumer_that_was_stopped(running: Running) -> None:

@@ -20,6 +20,8 @@ ROUTES = {
     ("GET", "/invoices"),
     ("POST", "/orders"),
     ("GET", "/orders"),
+    ("GET", "/approvals"),
+    ("POST", "/approvals/<id>"),
 }
 
 

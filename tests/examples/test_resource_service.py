@@ -1,6 +1,9 @@
 """resource-service as services see it: what is a user's own is told only while they work for that user."""
 
+import json
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -8,6 +11,7 @@ from werkzeug.test import TestResponse
 
 from client_service.settings import ISSUER_URL
 from peerseal import Identity, Transaction, User, carrying
+from resource_service.database import EventInvoicedOtherwise
 from tests.examples.world import NO_JSON, World
 
 ADA = User("ada", ISSUER_URL, frozenset(("trigger_invoicing", "invoices:read", "profiles:read")), "j-1", 2**40, {})
@@ -18,13 +22,18 @@ def resource(world: World) -> FlaskClient:
     return world.resource_app.test_client()
 
 
-def ask(resource: FlaskClient, caller: Identity, path: str, transaction: Transaction | None = None) -> TestResponse:
-    """GET, signed by the caller, in that transaction."""
+def ask(
+    resource: FlaskClient, caller: Identity, path: str, transaction: Transaction | None = None, body: Any = None
+) -> TestResponse:
+    """GET, or POST where there is a body, signed by the caller, in that transaction."""
+    content = b"" if body is None else json.dumps(body).encode()
     headers = {} if transaction is None else {"Txn-Token": transaction.carry()}
+    headers |= {} if body is None else {"Content-Type": "application/json"}
+    method = "GET" if body is None else "POST"
     with carrying(transaction):
         bound = {name.lower(): value for name, value in headers.items()}
-        token = caller.sign_request("resource-service", method="GET", target=path, headers=bound)
-    return resource.get(path, headers={"Authorization": f"Bearer {token}", **headers})
+        token = caller.sign_request("resource-service", method=method, target=path, headers=bound, body=content)
+    return resource.open(path, method=method, data=content, headers={"Authorization": f"Bearer {token}", **headers})
 
 
 def minted(minter: Identity, scope: Iterable[str], user: User = ADA) -> Transaction:
@@ -64,8 +73,7 @@ def test_the_transaction_must_allow_it_too(world: World, resource: FlaskClient, 
 
 
 def test_invoices_are_those_of_the_user_at_that_issuer(world: World, resource: FlaskClient) -> None:
-    event = world.proven_event("e-1", user=ADA)
-    assert world.invoices.add(event, 895)
+    world.invoices.add(world.transaction_of_event("e-1", user=ADA), "e-1", 895)
     namesake = User("ada", "https://login.example", ADA.scopes, "j-2", 2**40, {})
     grace = User("grace", ISSUER_URL, ADA.scopes, "j-3", 2**40, {})
     found = [
@@ -95,7 +103,66 @@ def test_nothing_is_told_to_a_service_that_is_not_on_the_list(world: World, reso
     assert (answer.status_code, answer.get_json()["code"]) == (403, "caller_not_allowed")
 
 
-def test_an_event_is_invoiced_once_however_often_it_is_asked(world: World) -> None:
-    event = world.proven_event("e-1", user=ADA)
-    assert [world.invoices.add(event, 895) for _ in range(3)] == [True, False, False]
+def test_an_event_is_invoiced_once_however_often_it_is_asked(world: World, resource: FlaskClient) -> None:
+    transaction = world.transaction_of_event("e-1", user=ADA)
+    answers = [ask(resource, world.invoicing, "/invoices", transaction, {"amount": 895}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 200, 200]
+    assert len({answer.get_json()["invoiceID"] for answer in answers}) == 1
+    assert answers[0].get_json()["userID"] == "ada"
     assert world.invoiced("ada") == [895]
+
+
+def test_events_of_the_same_id_are_invoiced_each_where_their_publishers_differ(world: World) -> None:
+    transaction = world.transaction_of_event("e-1", user=ADA)
+    another = replace(transaction, workload=f"{world.registry.domain}/shop")
+    assert [world.invoices.add(one, "e-1", 895)[1] for one in (transaction, another)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "amount"), [({}, 1), ({"user": "grace"}, 895), ({"id": "t-2"}, 895), ({"authentication": {}}, 895)]
+)
+def test_an_event_that_was_invoiced_is_not_invoiced_otherwise(
+    world: World, changes: dict[str, Any], amount: int
+) -> None:
+    transaction = world.transaction_of_event("e-1", user=ADA)
+    world.invoices.add(transaction, "e-1", 895)
+    with pytest.raises(EventInvoicedOtherwise):
+        world.invoices.add(replace(transaction, **changes), "e-1", amount)
+    assert world.invoiced("ada") == [895]
+    assert world.invoiced("grace") == []
+
+
+def test_an_invoice_that_says_something_else_is_a_conflict(world: World, resource: FlaskClient) -> None:
+    transaction = world.transaction_of_event("e-1", user=ADA)
+    ask(resource, world.invoicing, "/invoices", transaction, {"amount": 895})
+    answer = ask(resource, world.invoicing, "/invoices", transaction, {"amount": 1})
+    assert (answer.status_code, answer.get_json()["code"]) == (409, "invoiced_otherwise")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], {}, {"amount": "895"}, {"amount": True}, {"amount": -1}, {"amount": 10**13}, {"amount": 1, "user": "x"}],
+)
+def test_an_invoice_with_anything_else_in_it_is_refused(world: World, resource: FlaskClient, body: Any) -> None:
+    answer = ask(resource, world.invoicing, "/invoices", world.transaction_of_event("e-1", user=ADA), body)
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_invoice")
+    assert world.invoiced("ada") == []
+
+
+def test_an_invoice_is_made_for_an_event_only(world: World, resource: FlaskClient) -> None:
+    begun_by_a_call = minted(world.invoicing, ["trigger_invoicing"])
+    answer = ask(resource, world.invoicing, "/invoices", begun_by_a_call, {"amount": 895})
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "no_event")
+
+
+def test_an_invoice_is_made_by_the_consumer_only_and_for_a_user_only(world: World, resource: FlaskClient) -> None:
+    body = {"amount": 895}
+    by_client = ask(resource, world.client, "/invoices", minted(world.client, ["trigger_invoicing"]), body)
+    of_another_purpose = ask(resource, world.invoicing, "/invoices", minted(world.invoicing, ["invoices:read"]), body)
+    for_nobody = ask(resource, world.invoicing, "/invoices", None, body)
+    assert [answer.get_json()["code"] for answer in (by_client, of_another_purpose, for_nobody)] == [
+        "insufficient_scope",
+        "insufficient_scope",
+        "bad_transaction_token",
+    ]
+    assert world.invoiced("ada") == []

@@ -1,4 +1,4 @@
-"""The examples' databases, on SQLite and on PostgreSQL: made by whoever comes first, and never in part."""
+"""The examples' databases, on SQLite and on PostgreSQL: created by the first who comes, and never in part."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,6 +6,7 @@ import client_service.storage
 import resource_service.database
 from client_service.settings import ISSUER_URL
 from peerseal import User
+from peerseal.outbox import Outbox
 from resource_service.database import Invoices
 from tests.examples.world import PEN, World
 
@@ -25,20 +26,18 @@ def test_orders_are_kept_with_their_events(registry_database: str, world: World)
     ada = world.person(database_url=registry_database, broker_url=None).log_in("ada")
     placed = ada.order(PEN)
     database = client_service.storage.open_database(registry_database, world.folder)
-    (event,) = client_service.storage.unsent(database)
-    assert placed["transactionID"].encode() in event.payload
+    assert Outbox(database, client_service.storage.OUTBOX).status().waiting == 1
     assert ada.get("/orders").get_json()["orders"] == [placed]
-    client_service.storage.forget(database, [event])
-    assert client_service.storage.unsent(database) == []
     database.dispose()
 
 
-def test_of_many_consumers_at_once_one_invoices_an_event(registry_database: str, world: World) -> None:
+def test_of_many_calls_at_once_one_invoices_an_event(registry_database: str, world: World) -> None:
     database = resource_service.database.open_database(registry_database)
     invoices = Invoices(database, world.registry.clock)
-    event = world.proven_event("e-1", user=ADA)
+    transaction = world.transaction_of_event("e-1", user=ADA)
     with ThreadPoolExecutor(4) as pool:
-        first = list(pool.map(lambda _: invoices.add(event, 895), range(12)))
-    assert sorted(first) == [False] * 11 + [True]
+        made = list(pool.map(lambda _: invoices.add(transaction, "e-1", 895), range(12)))
+    assert sorted(is_new for _, is_new in made) == [False] * 11 + [True]
+    assert len({invoice.id for invoice, _ in made}) == 1
     assert [invoice.amount for invoice in invoices.of(ISSUER_URL, "ada")] == [895]
     database.dispose()

@@ -16,10 +16,10 @@ from werkzeug.test import TestResponse
 
 import client_service.app
 import resource_service.app
-from client_service.outbox import Outbox
 from client_service.settings import ISSUER_URL, Settings
-from peerseal import Event, EventVerifier, Identity, User, carrying
+from peerseal import EventVerifier, Identity, Transaction, User, carrying
 from peerseal.messaging import CODE_HEADER, EventConsumer, Message
+from peerseal.outbox import Outbox
 from peerseal.protocol.policies import UserIssuer
 from peerseal.testing import MemoryRegistry
 from resource_service.database import Invoices, open_database
@@ -103,7 +103,7 @@ class World:
     def consuming(self, **changes: Any) -> Iterator[EventConsumer]:
         """The invoicing consumer at work, for a while."""
         settings = ConsumerSettings(
-            database_url=str(self.database.url),
+            database_url=f"sqlite:///{self.folder / 'inbox.sqlite3'}",
             broker_url=self.broker.url,
             broker_settings=self.broker.settings,
             resource_url=f"http://127.0.0.1:{self.resource_port}",
@@ -136,21 +136,15 @@ class World:
         outlet.send(TOPIC, payload, [(name, value.encode()) for name, value in headers.items()], b"one partition")
         outlet.flush(10)
 
-    def proven_event(self, event_id: str, *, user: User) -> Event:
-        """An event that client-service signed for that user, as the consumer has verified it."""
-        sent: dict[str, Any] = {
-            "topic": TOPIC,
-            "audience": "jobs.example.com",
-            "scope": "trigger_invoicing",
-            "event_id": event_id,
-        }
-        transaction = self.client.mint_transaction(user, scope=["trigger_invoicing"], transaction_id="t-1")
-        with carrying(transaction):
+    def transaction_of_event(self, event_id: str, *, user: User) -> Transaction:
+        """What the consumer's calls carry for an event that client-service signed for that user, once it is proven."""
+        sent: dict[str, Any] = {"topic": TOPIC, "audience": AUDIENCE, "scope": PURPOSE, "event_id": event_id}
+        with carrying(self.client.mint_transaction(user, scope=[PURPOSE], transaction_id="t-1")):
             headers = self.client.sign_event(b"", **sent)
-        verifier = EventVerifier(
-            self.invoicing.trust, audience="jobs.example.com", allow=PUBLISHERS, max_age=timedelta(days=1)
-        )
-        return verifier.verify(b"", headers, topic=TOPIC)
+        verifier = EventVerifier(self.invoicing.trust, audience=AUDIENCE, allow=PUBLISHERS, max_age=timedelta(days=1))
+        transaction = self.invoicing.transaction_for_event(verifier.verify(b"", headers, topic=TOPIC))
+        assert transaction is not None, "the consumer may mint"
+        return transaction
 
     def messages(self, count: int) -> list[Message]:
         """The first on the topic."""

@@ -24,7 +24,7 @@ HEAVY = (
     "gunicorn",
     "registry",
 )
-ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "rabbitmq", "requests", "testing")
+ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "outbox", "rabbitmq", "requests", "testing")
 
 
 def in_a_fresh_process(program: str) -> list[str]:

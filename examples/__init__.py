@@ -1,0 +1,1 @@
+"""Programs to copy, each with the commands that run it."""

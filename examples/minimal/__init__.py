@@ -1,0 +1,1 @@
+"""A caller and a callee: the least that two services need to trust each other."""

@@ -1,0 +1,191 @@
+"""The table of the outbox, and every statement on it."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peerseal.errors import PeersealError, printable
+from peerseal.runtime.extras import missing
+
+try:
+    from sqlalchemy import (
+        JSON,
+        BigInteger,
+        Column,
+        ColumnElement,
+        Connection,
+        Double,
+        Index,
+        Integer,
+        LargeBinary,
+        MetaData,
+        String,
+        Table,
+        alias,
+        delete,
+        exists,
+        func,
+        select,
+        update,
+    )
+except ModuleNotFoundError as error:
+    raise missing(error, "kafka") from error
+
+_LONGEST_DETAIL = 500  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that waits for the broker. ``number`` is its place in the order in which events were added,
+    ``failures`` how often the broker refused it."""
+
+    number: int
+    topic: str
+    key: bytes | None = field(repr=False)
+    payload: bytes = field(repr=False)
+    headers: Sequence[tuple[str, bytes]] = field(repr=False)
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutAside:
+    """An event that the broker refused as often as the limits allow. ``code`` and ``detail`` are of the last refusal,
+    times in seconds since the epoch, ``size`` is that of the payload in bytes."""
+
+    number: int
+    topic: str
+    key: bytes | None = field(repr=False)
+    size: int
+    failures: int
+    code: str
+    detail: str
+    added_at: float
+    put_aside_at: float
+
+
+def outbox_table(metadata: MetaData, name: str = "peerseal_outbox") -> Table:
+    """The table, as one of the application's own: its migrations or `create_tables` create it."""
+    failures = Column("failures", Integer, nullable=False, server_default="0")
+    return Table(
+        name,
+        metadata,
+        Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("topic", String(249), nullable=False),
+        Column("key", LargeBinary),
+        Column("payload", LargeBinary, nullable=False),
+        Column("headers", JSON, nullable=False),
+        Column("added_at", Double, nullable=False),
+        failures,
+        Column("not_before", Double, nullable=False, server_default="0"),
+        Column("code", String(200)),
+        Column("detail", String(_LONGEST_DETAIL)),
+        Column("put_aside_at", Double),
+        Index(f"ix_{name}_failures", "topic", "key", postgresql_where=failures > 0, sqlite_where=failures > 0),
+        sqlite_autoincrement=True,  # so that no number is given twice
+    )
+
+
+class Rows:
+    """The rows of the outbox ``table``. Each method works in the caller's transaction."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def add(
+        self, connection: Connection, topic: str, payload: bytes, headers: dict[str, str], key: bytes | None, now: float
+    ) -> int:
+        """Add an event, and return its number."""
+        row = {"topic": topic, "payload": payload, "headers": headers, "key": key, "added_at": now}
+        return int(connection.execute(self.table.insert().values(row).returning(self.table.c.number)).scalar_one())
+
+    def next_batch(
+        self, connection: Connection, size: int, now: float, *, resting: Iterable[str], failing: Collection[str]
+    ) -> list[Waiting]:
+        """Events that may go out now, all of one topic, among the ``size`` oldest: of each key the first one, so that
+        none overtakes it, whatever the broker does with it. One that failed before comes alone, and last on a
+        ``failing`` topic. None is on a ``resting`` one."""
+        row = self.table.c
+        free = self._may_go(now) & row.topic.not_in(list(resting))
+        untried = free & ((row.failures == 0) | row.topic.not_in(list(failing)))
+        oldest = self._oldest(connection, untried, size) or (self._oldest(connection, free, size) if failing else [])
+        if not oldest:
+            return []
+        chosen = [oldest[0].number] if oldest[0].failures else _first_of_each_key(oldest, oldest[0].topic)
+        found = connection.execute(select(self.table).where(row.number.in_(chosen)).order_by(row.number))
+        return [_waiting(one) for one in found]
+
+    def _oldest(self, connection: Connection, which: ColumnElement[bool], size: int) -> Sequence[Any]:
+        row = self.table.c
+        query = select(row.number, row.topic, row.key, row.failures).where(which).order_by(row.number).limit(size)
+        return connection.execute(query).all()
+
+    def _may_go(self, now: float) -> ColumnElement[bool]:
+        row, earlier = self.table.c, alias(self.table).c
+        behind_a_failed_one = exists().where(
+            earlier.topic == row.topic,
+            earlier.key == row.key,
+            earlier.number < row.number,
+            earlier.failures > 0,
+            earlier.put_aside_at.is_(None),
+        )
+        return row.put_aside_at.is_(None) & (row.not_before <= now) & ~behind_a_failed_one
+
+    def forget(self, connection: Connection, numbers: Iterable[int]) -> None:
+        """The broker has them."""
+        connection.execute(delete(self.table).where(self.table.c.number.in_(list(numbers))))
+
+    def note_refusal(self, connection: Connection, number: int, error: Exception, *, not_before: float) -> None:
+        """The broker refused the event once more; it may go out again at ``not_before``."""
+        self._note(connection, number, error, not_before=not_before)
+
+    def put_aside(self, connection: Connection, number: int, error: Exception, *, now: float) -> None:
+        """The broker refused the event for the last time."""
+        self._note(connection, number, error, put_aside_at=now)
+
+    def _note(self, connection: Connection, number: int, error: Exception, **columns: float) -> None:
+        said = {"code": code_of(error), "detail": printable(error)[:_LONGEST_DETAIL]}
+        noted = {**said, **columns, "failures": self.table.c.failures + 1}
+        connection.execute(update(self.table).where(self.table.c.number == number).values(noted))
+
+    def retry(self, connection: Connection, numbers: Iterable[int]) -> int:
+        """Events that were put aside wait again; → how many."""
+        row = self.table.c
+        chosen = row.number.in_(list(numbers)), row.put_aside_at.is_not(None)
+        again = {"failures": 0, "not_before": 0, "code": None, "detail": None, "put_aside_at": None}
+        return connection.execute(update(self.table).where(*chosen).values(again)).rowcount
+
+    def aside(self, connection: Connection, limit: int) -> list[PutAside]:
+        """Those that were put aside, the oldest first."""
+        row = self.table.c
+        said = row.number, row.topic, row.key, func.length(row.payload), row.failures, row.code, row.detail
+        query = select(*said, row.added_at, row.put_aside_at).where(row.put_aside_at.is_not(None))
+        return [PutAside(*one) for one in connection.execute(query.order_by(row.number).limit(limit))]
+
+    def counts(self, connection: Connection) -> tuple[int, float | None, int]:
+        """How many events wait, when the oldest of them was added, and how many were put aside."""
+        row = self.table.c
+        waits = row.put_aside_at.is_(None)
+        counted = select(
+            func.count().filter(waits), func.min(row.added_at).filter(waits), func.count().filter(~waits)
+        ).select_from(self.table)
+        waiting, oldest, aside = connection.execute(counted).one()
+        return waiting, oldest, aside
+
+
+def code_of(error: Exception) -> str:
+    """The stable code of an error of ours, or the name of another one's class."""
+    return (error.code or type(error).__name__) if isinstance(error, PeersealError) else type(error).__name__
+
+
+def _first_of_each_key(oldest: Sequence[Any], topic: str) -> list[int]:
+    """The numbers of those on the topic that have not failed; events without a key are all first."""
+    firsts: dict[bytes | int, int] = {}
+    for row in oldest:
+        if row.topic == topic and not row.failures:
+            firsts.setdefault(row.number if row.key is None else row.key, row.number)
+    return list(firsts.values())
+
+
+def _waiting(row: Any) -> Waiting:
+    headers = tuple((name, value.encode("ascii")) for name, value in row.headers.items())
+    return Waiting(row.number, row.topic, row.key, row.payload, headers, row.failures)
