@@ -39,7 +39,8 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     add_index(app, identity)
     add_credentials(app, identity, settings.operator_secret)
     login.add_routes(app, tokens, settings.demo_password)
-    resource.add_routes(app, users, identity.session("resource-service", settings.resource_url))
+    session = identity.session("resource-service", settings.resource_url, limits=resource.LIMITS)
+    resource.add_routes(app, users, session)
     orders.add_routes(app, users, orders.Orders(identity, database, settings.events_audience), outbox)
     handle_errors(app)
     return app
