@@ -1,6 +1,6 @@
 """The edge: people call it, with a user's token or without, and it calls resource-service with signed requests.
 
-Run it with ``gunicorn 'client_service.app:create_app()'``; the settings are in `client_service.settings`.
+Run it with ``gunicorn --threads 16 'client_service.app:create_app()'``; the settings are in `client_service.settings`.
 """
 
 import hmac

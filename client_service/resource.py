@@ -11,8 +11,8 @@ from client_service.routes import AS_USER, httpie
 from client_service.users import Users
 from peerseal.errors import CallNotMade
 
-LIMITS = peerseal.CallLimits(max_running=4, max_waiting=2, longest_wait=0.25)
-"""Of gunicorn's eight threads, two at least are left for requests that do not need resource-service."""
+LIMITS = peerseal.CallLimits(max_running=8, max_waiting=4, longest_wait=0.25)
+"""Of a worker's 16 threads, 4 are left for requests that do not need resource-service."""
 
 
 def add_routes(app: Flask, users: Users, resource: requests.Session) -> None:

@@ -304,8 +304,7 @@ class SigningAdapter(TimedAdapter):
                     if isinstance(error, _NO_ANSWER):
                         circuit.failed(attempt, type(error).__name__)
                     policy = after_error(policy, request, error)
-                    pause = policy.get_backoff_time()
-                    if pause >= time_left() or not circuit.lets_through:
+                    if not self._goes_on(circuit, policy.get_backoff_time()):
                         raise
                 else:
                     response.request = request
@@ -313,11 +312,17 @@ class SigningAdapter(TimedAdapter):
                         asked = pause_asked_for(policy, response)
                         circuit.failed(attempt, f"HTTP {response.status_code}", asked)
                     again = after_answer(policy, request, response)
-                    if again is None or again[1] >= time_left() or not circuit.lets_through:
+                    if again is None or not self._goes_on(circuit, again[1]):
                         return _whole(response, circuit, attempt, stream)
-                    policy, pause = again
+                    policy = again[0]
                     response.close()
-            self._sleep(pause)
+
+    def _goes_on(self, circuit: Circuit, pause: float) -> bool:
+        """Whether time and circuit allow one more attempt after the pause, which is over then."""
+        if pause >= time_left() or not circuit.lets_through:
+            return False
+        self._sleep(pause)
+        return circuit.lets_through
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
         """One attempt, with a second token where the first was refused as one that the callee had seen before."""

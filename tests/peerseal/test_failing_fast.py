@@ -54,7 +54,7 @@ def session_for(caller: Service, circuits: Circuits, monkeypatch: pytest.MonkeyP
     made = []
 
     def session_for(url: str, **options: Any) -> PeerSession:
-        given = {"limits": LIMITS, "retries": 0, "circuits": circuits, "sleep": lambda _: None}
+        given: dict[str, Any] = {"limits": LIMITS, "retries": 0, "circuits": circuits, "sleep": lambda _: None}
         made.append(PeerSession(caller, "callee", url, **given | options))
         return made[-1]
 
