@@ -1,6 +1,6 @@
 """The edge: people call it, with a user's token or without, and it calls resource-service with signed requests.
 
-Run it with ``gunicorn 'client_service.app:create_app()'``; the settings are in `client_service.settings`.
+Run it with ``gunicorn --threads 16 'client_service.app:create_app()'``; the settings are in `client_service.settings`.
 """
 
 import logging
@@ -38,10 +38,11 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     users = Users(identity, tokens)
     database = open_database(settings.database_url, settings.state)
     outbox = app.extensions["outbox"] = started_outbox(database, identity, settings)
+    session = identity.session("resource-service", settings.resource_url, limits=resource.LIMITS)
     app.register_blueprint(routes.blueprint(app, identity))
     app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
     app.register_blueprint(login.blueprint(tokens, settings.demo_password))
-    app.register_blueprint(resource.blueprint(users, identity.session("resource-service", settings.resource_url)))
+    app.register_blueprint(resource.blueprint(users, session))
     placed = orders.Orders(identity, database, outbox, settings.events_audience)
     app.register_blueprint(orders.blueprint(users, placed))
     app.register_blueprint(approvals.blueprint(users, placed))

@@ -11,8 +11,10 @@ import peerseal.requests
 from client_service.problems import problem
 from client_service.routes import AS_USER, httpie
 from client_service.users import Users
+from peerseal.errors import CallNotMade
 
-TIMEOUT = 10  # seconds for one answer of resource-service
+LIMITS = peerseal.CallLimits(max_running=8, max_waiting=4, longest_wait=0.25)
+"""Of a worker's 16 threads, 4 are left for requests that do not need resource-service."""
 
 
 def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprint:
@@ -39,12 +41,15 @@ def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprin
 
 
 def fetched(resource: peerseal.requests.PeerSession, path: str, **options: Any) -> Response:
-    """resource-service's answer as this service's own."""
+    """resource-service's answer as this service's own. While it does not answer, calls to it fail at once."""
     try:
-        return pass_on(resource.get(path, timeout=TIMEOUT, **options))
-    except requests.RequestException:
-        current_app.logger.warning("resource-service cannot be reached", exc_info=True)
-        return problem(503, "resource_unreachable", "resource-service cannot be reached now.")
+        return pass_on(resource.get(path, **options))
+    except CallNotMade as error:
+        current_app.logger.info("%s: %s", error.code, error)
+        return unavailable(error.code, "resource-service is not called now.", str(error.retry_after))
+    except requests.RequestException as error:
+        current_app.logger.warning("resource-service cannot be reached: %s", error)
+        return unavailable("resource_unreachable", "resource-service cannot be reached now.")
 
 
 def pass_on(answer: requests.Response) -> Response:
@@ -53,11 +58,17 @@ def pass_on(answer: requests.Response) -> Response:
     if answer.status_code in (200, 404):
         return Response(answer.content, answer.status_code, content_type=answer.headers.get("Content-Type"))
     code = code_of(answer)
+    detail = f"resource-service says: {code}."
     if answer.status_code == 503:
-        refusal = problem(503, "resource_unavailable", f"resource-service says: {code}.", resource_code=code)
-        refusal.headers["Retry-After"] = answer.headers.get("Retry-After", "5")
-        return refusal
-    return problem(502, "resource_refused", f"resource-service says: {code}.", resource_code=code)
+        return unavailable("resource_unavailable", detail, answer.headers.get("Retry-After", "5"), resource_code=code)
+    return problem(502, "resource_refused", detail, resource_code=code)
+
+
+def unavailable(code: str, detail: str, retry_after: str = "5", **more: str) -> Response:
+    """An answer for now: in so many seconds it is worth another try."""
+    answer = problem(503, code, detail, **more)
+    answer.headers["Retry-After"] = retry_after
+    return answer
 
 
 def code_of(answer: requests.Response) -> str:

@@ -157,11 +157,12 @@ class Stack:
         port: int | None = None,
         **options: Unpack[ServerOptions],
     ) -> Server:
-        """The example caller and edge. ``password`` is that of the demo's users."""
+        """The example caller and edge, with 16 threads a worker. ``password`` is that of the demo's users."""
         given = {OPERATOR_SECRET: operator_secret, DEMO_PASSWORD: password, "BROKER_URL": broker_url}
         settings = {name: value for name, value in given.items() if value is not None}
         settings["RESOURCE_SERVICE_URL"] = resource_url
         target = "client_service.app:create_app()"
+        options.setdefault("threads", 16)  # more than calls to resource-service may take
         return self.start_service(CLIENT, target, settings=settings, port=port, **options)
 
     def start_broker(self) -> tuple[Process, str]:

@@ -11,11 +11,12 @@ from typing import Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
+from peerseal.peers.circuit import CircuitState, CircuitStatus
 from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.peers.introspection_client import IntrospectionClient
-from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.limits import CallLimits, RotationSchedule, TrustLimits
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.trust import TrustStore
@@ -23,6 +24,9 @@ from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 
 __all__ = [
+    "CallLimits",
+    "CircuitState",
+    "CircuitStatus",
     "Event",
     "EventVerifier",
     "FileReplayGuard",

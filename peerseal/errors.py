@@ -35,6 +35,9 @@
     ├── EnrolmentPending            key_pending: our key waits for an operator of the registry
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
+    ├── CallNotMade                 503: a call to another service was not begun
+    │   ├── CircuitOpen             circuit_open: its calls failed, one after another, a moment ago
+    │   └── TooManyCalls            too_many_calls: as many calls to it run, or wait, as may
     ├── MessageRefused              the application will never take this message; the code is its own
     ├── BrokerUnavailable           broker_unavailable: messages cannot be sent or received now
     │   └── MessageNotTaken         message_not_taken: the broker answers, and does not take this one
@@ -315,6 +318,32 @@ class UnsignableRequest(PeersealError):
     """A request that cannot be signed as it stands: a body that cannot be read twice, a foreign Authorization."""
 
     code = "unsignable_request"
+
+
+class CallNotMade(PeersealError):
+    """A call to another service was not begun, so that it holds up nothing else. ``retry_after`` is in seconds.
+
+    A `peerseal.requests.PeerSession` raises it as a requests.ConnectionError as well.
+    """
+
+    code = "call_not_made"
+    status = 503
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(CallNotMade):
+    """The last calls to that origin failed, or it asked for a pause: none is made for ``retry_after`` seconds."""
+
+    code = "circuit_open"
+
+
+class TooManyCalls(CallNotMade):
+    """As many calls to that origin run as may at once, and no place became free in time."""
+
+    code = "too_many_calls"
 
 
 class MessageRefused(CodedError):

@@ -11,8 +11,6 @@ content type. An `AuthBase` would run once, while retries and redirects send its
 
 import copy
 import functools
-import math
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -24,58 +22,39 @@ import requests
 from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
 from urllib3 import Retry
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    InvalidHeader,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    ReadTimeoutError,
-)
 
-from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
+from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, Replayed, TooManyCalls, UnsignableRequest
+from peerseal.peers.circuit import Attempt, Circuit, Circuits
 from peerseal.peers.context import current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
+from peerseal.peers.limits import CallLimits
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.request_ctx import RequestCtx
+from peerseal.peers.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
+from peerseal.peers.retries import RETRIES as RETRIES
+from peerseal.peers.retries import after_answer, after_error, cause_of, is_silence, pause_asked_for
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
-from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 from peerseal.runtime.options import check_flag, check_header_name, check_is, check_number, check_whole
-
-TIMEOUT: Final = (3.05, 10.0)
-"""Seconds to connect, and to wait for the next bytes of the answer."""
-
-DEADLINE: Final = 60.0
-"""Seconds for one call: all its attempts, the pauses between them, and its redirects."""
 
 MAX_BUFFER: Final = 16 * 1024 * 1024
 """Bytes of the longest body that is read into memory: what a callee takes by default."""
 
-MAX_RETRY_AFTER: Final = 30.0
-"""Seconds that an answer may ask us to wait for another attempt. Where it asks for more, it is the answer."""
+TIMEOUT: Final = (CallLimits().connect_timeout, CallLimits().read_timeout)
+"""Seconds to connect, and to wait for the next bytes of the answer, where nothing else is said."""
 
-RETRIES: Final = Retry(
-    total=3,
-    status_forcelist=(502, 503, 504),
-    allowed_methods=Retry.DEFAULT_ALLOWED_METHODS,  # the idempotent ones, RFC 9110 section 9.2.2
-    backoff_factor=0.1,
-    backoff_max=2,
-    backoff_jitter=0.1,
-)
-"""A connection that was not made is tried again for every method; one that broke, and 502, 503 and 504, where the
-method is idempotent."""
+DEADLINE: Final = CallLimits().deadline
+"""Seconds for one call, where nothing else is said."""
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
-_LONG_NUMBER = re.compile(r"[0-9]{5}")
+_OVERLOADED = (502, 503, 504)
+_NO_ANSWER = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _PIECE = 1 << 16  # bytes read at once
 _Send = Callable[[requests.PreparedRequest], requests.Response]
 
@@ -105,6 +84,14 @@ class _Verb(Protocol):
         """See `requests.Session`; ``ctx`` goes into the request's tokens."""
 
 
+class CircuitOpenError(CircuitOpen, requests.ConnectionError):
+    """`peerseal.errors.CircuitOpen`, for applications that catch what requests raises, too."""
+
+
+class TooManyCallsError(TooManyCalls, requests.ConnectionError):
+    """`peerseal.errors.TooManyCalls`, for applications that catch what requests raises, too."""
+
+
 class PeerSession(requests.Session):
     """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
 
@@ -112,10 +99,18 @@ class PeerSession(requests.Session):
     is one. An absolute URL of another origin is called unsigned, and neither a token of ours nor a ``Txn-Token`` goes
     there, redirects included. Redirects within the origin are signed anew.
 
-    ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
-    Retry. A call ends ``deadline`` seconds after it began, redirects included, however slowly an answer comes in: it
-    raises requests.Timeout. Of a call with ``stream=True`` that holds for the head; the body is the caller's, each read
-    of which waits as long as ``timeout`` says. ``bind_headers`` names request headers to sign, where they are set,
+    ``limits`` says how long calls may take, how many run at once, and when they fail fast (`CallLimits`); ``timeout``
+    (seconds, or connect and read apart) and ``deadline`` stand in for its own. ``timeout`` holds where a call names
+    none. ``retries`` is a number or a urllib3 Retry. A call ends ``deadline`` seconds after it began, redirects
+    included, however slowly an answer comes in: it raises requests.Timeout. Of a call with ``stream=True`` that holds
+    for the head, and so do the other limits; the body is the caller's, each read of which waits as long as ``timeout``
+    says. Otherwise ``Response.elapsed`` includes the body.
+
+    A call that is not made, since the last ones failed or too many run, raises CircuitOpenError or TooManyCallsError.
+    ``circuits`` counts that: the sessions of one `peerseal.Identity` share theirs, any other session has its own. Calls
+    to other origins do not count.
+
+    ``bind_headers`` names request headers to sign, where they are set,
     besides content-type and content-encoding; ``header`` is the one that the token goes into. A stream or file is read
     into memory, ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless
     ``buffer`` is set. A request that cannot be signed as it stands raises UnsignableRequest.
@@ -140,17 +135,23 @@ class PeerSession(requests.Session):
         audience: str,
         base_url: str,
         *,
-        timeout: float | tuple[float, float] = TIMEOUT,
+        limits: CallLimits | None = None,
+        timeout: float | tuple[float, float] | None = None,
         retries: int | Retry = RETRIES,
-        deadline: float = DEADLINE,
+        deadline: float | None = None,
         bind_headers: Collection[str] = (),
         buffer: bool = False,
         max_buffer: int = MAX_BUFFER,
         header: str = "Authorization",
         ctx: Mapping[str, Any] | None = None,
+        circuits: Circuits | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
+        limits = CallLimits() if limits is None else limits
+        check_is("limits", limits, CallLimits, "a peerseal.CallLimits")
+        timeout = (limits.connect_timeout, limits.read_timeout) if timeout is None else timeout
+        deadline = limits.deadline if deadline is None else deadline
         for seconds in timeout if isinstance(timeout, tuple) else (timeout,):
             check_number("timeout", seconds)
         if not isinstance(retries, Retry):
@@ -173,6 +174,8 @@ class PeerSession(requests.Session):
             retries=retries,
             bind_headers=bind_headers,
             header=header,
+            limits=limits,
+            circuits=Circuits() if circuits is None else circuits,
             ctx=self._ctx,
             sleep=sleep,
         )
@@ -216,7 +219,7 @@ class PeerSession(requests.Session):
             try:
                 return super().send(request, **kwargs)
             except requests.ConnectionError as error:
-                if time_left() > 0 or not _is_silence(_cause(error)):
+                if time_left() > 0 or not is_silence(cause_of(error)):
                     raise
                 raise requests.ReadTimeout(*error.args, request=request) from error
 
@@ -293,6 +296,8 @@ class SigningAdapter(TimedAdapter):
         retries: int | Retry,
         bind_headers: Collection[str],
         header: str,
+        limits: CallLimits,
+        circuits: Circuits,
         ctx: RequestCtx,
         sleep: Callable[[float], None],
     ) -> None:
@@ -304,6 +309,8 @@ class SigningAdapter(TimedAdapter):
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
         self._header = header
+        self._limits = limits
+        self._circuits = circuits
         self._ctx = ctx
         self._sleep = sleep
 
@@ -333,24 +340,49 @@ class SigningAdapter(TimedAdapter):
             return send(_stripped(request))
         if self._header in request.headers:
             raise UnsignableRequest(f"the request has a value of its own for {self._header}, where the token goes")
+        circuit = self._circuits.of(self._origin.name)
+        try:
+            with circuit.place(self._limits):
+                return self._answer(send, request, target, circuit, stream)
+        except CallNotMade as error:
+            kind = CircuitOpenError if isinstance(error, CircuitOpen) else TooManyCallsError
+            refusal = kind(str(error), error.retry_after)
+            refusal.request = request
+            raise refusal from None
+
+    def _answer(
+        self, send: _Send, request: requests.PreparedRequest, target: str, circuit: Circuit, stream: bool
+    ) -> requests.Response:
+        """The last answer, or the last error, of as many attempts as the policy, the time and the circuit allow."""
         policy = self._policy
         while True:
-            try:
-                response = self._attempt(send, request, target)
-            except requests.RequestException as error:
-                error.request = request  # not the one with the token
-                policy = _after_error(policy, request, error)
-                pause = policy.get_backoff_time()
-                if pause >= time_left():
-                    raise
-            else:
-                response.request = request
-                again = _after_answer(policy, request, response)
-                if again is None or again[1] >= time_left():
-                    return response
-                policy, pause = again
-                response.close()
-            self._sleep(pause)
+            with circuit.attempt(self._limits) as attempt:
+                try:
+                    response = self._attempt(send, request, target)
+                except requests.RequestException as error:
+                    error.request = request  # not the one with the token
+                    if isinstance(error, _NO_ANSWER):
+                        circuit.failed(attempt, type(error).__name__)
+                    policy = after_error(policy, request, error)
+                    if not self._goes_on(circuit, policy.get_backoff_time()):
+                        raise
+                else:
+                    response.request = request
+                    if response.status_code in _OVERLOADED:
+                        asked = pause_asked_for(policy, response)
+                        circuit.failed(attempt, f"HTTP {response.status_code}", asked)
+                    again = after_answer(policy, request, response)
+                    if again is None or not self._goes_on(circuit, again[1]):
+                        return _whole(response, circuit, attempt, stream)
+                    policy = again[0]
+                    response.close()
+
+    def _goes_on(self, circuit: Circuit, pause: float) -> bool:
+        """Whether time and circuit allow one more attempt after the pause, which is over then."""
+        if pause >= time_left() or not circuit.lets_through:
+            return False
+        self._sleep(pause)
+        return circuit.lets_through
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
         """One attempt, with a second token where the first was refused as one that the callee had seen before."""
@@ -408,63 +440,16 @@ class SigningAdapter(TimedAdapter):
         return bound
 
 
-def _after_error(policy: Retry, request: requests.PreparedRequest, error: requests.RequestException) -> Retry:
-    """The policy for one more attempt after an attempt without an answer; raises the error where there is none.
-
-    A connection that was not made is safe to try again. One that broke may have done its work, so the policy asks
-    whether the method is idempotent. Anything else (certificates, a proxy that says no) would only happen again.
-    """
-    cause = _cause(error)
-    if isinstance(cause, ProxyError):
-        cause = cause.original_error
-    if not isinstance(cause, ConnectTimeoutError | NewConnectionError | ReadTimeoutError | ProtocolError):
-        raise error
-    try:
-        return policy.increment(request.method, request.url, error=cause)
-    except HTTPError:
-        raise error from cause
-
-
-def _after_answer(
-    policy: Retry, request: requests.PreparedRequest, response: requests.Response
-) -> tuple[Retry, float] | None:
-    """The policy for one more attempt and the seconds to wait before it; None where this answer is the one to give."""
-    if not policy.is_retry(str(request.method), response.status_code):
-        return None
-    try:
-        policy = policy.increment(request.method, request.url, response=response.raw)
-        asked = _retry_after(policy, response) if policy.respect_retry_after_header else None
-    except (MaxRetryError, InvalidHeader, OverflowError, ValueError):
-        return None
-    if asked is not None and asked > MAX_RETRY_AFTER:
-        return None
-    return policy, asked or policy.get_backoff_time()
-
-
-def _retry_after(policy: Retry, response: requests.Response) -> float | None:
-    """How many seconds the answer asks us to wait (RFC 9110 section 10.2.3); None where it does not say. Raises
-    ValueError, OverflowError or InvalidHeader for what is no number of seconds and no time of this calendar."""
-    text = response.headers.get("Retry-After", "").strip(BLANKS)
-    if not text:
-        return None
-    if text.isdigit():
-        seconds = natural(text.lstrip("0") or "0")
-        return math.inf if seconds is None else seconds
-    if _LONG_NUMBER.search(text):
-        raise ValueError("a time with a number that is none of a calendar")
-    return policy.get_retry_after(response.raw)
-
-
-def _cause(error: requests.RequestException) -> object:
-    """What urllib3 raised."""
-    cause = error.args[0] if error.args else None
-    return cause.reason if isinstance(cause, MaxRetryError) else cause
-
-
-def _is_silence(cause: object) -> bool:
-    """Whether nothing of a body came, or of ours was taken, in time."""
-    aborted_by = cause.args[-1] if isinstance(cause, ProtocolError) else None
-    return isinstance(cause, ReadTimeoutError) or isinstance(aborted_by, TimeoutError)
+def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stream: bool) -> requests.Response:
+    """The answer with its body, unless that is the caller's to read, or a redirect's, which requests reads."""
+    if not (stream or response.is_redirect):
+        try:
+            _ = response.content
+        except _NO_ANSWER as error:
+            circuit.failed(attempt, type(error).__name__)
+            raise
+    circuit.succeeded(attempt)
+    return response
 
 
 def _connecting_in_time(timeout: Any) -> Any:

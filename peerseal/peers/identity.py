@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
+from peerseal.peers.circuit import Circuits, CircuitStatus
 from peerseal.peers.context import Transaction, current_transaction
 from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
 from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
@@ -122,7 +123,7 @@ class Identity:
         self._signer = TokenSigner(service, lambda: self.domain, clock)
         self._minter = Minter(service, self.trust, self._keeper.signing_key, self._signer, clock)
         self._started, self._pid = False, 0
-        self._working = BackgroundWork()
+        self._working, self._circuits = BackgroundWork(), Circuits()
         self._replay_url = replay_url
         self._unsafe_replay_fallback = unsafe_replay_fallback
         self._guards: list[FileReplayGuard | RedisReplayGuard] = []
@@ -328,7 +329,11 @@ class Identity:
         `peerseal.requests.PeerSession` for the options."""
         from peerseal.requests import PeerSession  # the adapter is loaded where it is used, and not before
 
-        return PeerSession(self, audience, base_url, **options)
+        return PeerSession(self, audience, base_url, **{"circuits": self._circuits, **options})
+
+    def circuits(self) -> tuple[CircuitStatus, ...]:
+        """How this process's calls to each origin go, over all sessions of this identity."""
+        return self._circuits.status()
 
     def replay_guard(self) -> ReplayGuard:
         """The guard for this service's verifier: where there is a ``replay_url``, shared through it by all hosts; else

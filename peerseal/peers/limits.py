@@ -1,4 +1,5 @@
-"""The limits of dealings with the registry and with issuers, in one place, each with its unit and its reason."""
+"""The limits of dealings with the registry, with issuers and with other services, in one place, each with its unit and
+its reason."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -146,3 +147,42 @@ class RotationSchedule:
         _check_numbers(self)
         if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
             raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Of calls to another service by a session. The defaults suit an edge, where a person waits for the answer."""
+
+    connect_timeout: float = 2.0
+    """Seconds to a connection: a lost first packet is sent again after one."""
+    read_timeout: float = 4.0
+    """Seconds between two bytes of an answer."""
+    deadline: float = 6.0
+    """Seconds for one call: all its attempts, the pauses between them, and its redirects."""
+    slow: float = 3.0
+    """Seconds after which an attempt counts as a failure, although its answer came."""
+    failures: int = 5
+    """Failures, one after another, that open the circuit of an origin. More than the attempts of one call, so that one
+    bad request does not open it. 0: these calls neither open the circuit nor heed it."""
+    window: float = 30.0
+    """Seconds within which these failures happen; earlier ones are forgotten."""
+    open_time: float = 1.0
+    """Seconds for which an open circuit lets no call through; then one tries whether the service is back."""
+    jitter: float = 0.2
+    """The part of the open time by which it may be longer, so that a fleet does not come back in step."""
+    longest_open: float = 30.0
+    """Seconds for which a ``Retry-After`` of an answer 503 opens the circuit, at most."""
+    max_running: int = 32
+    """Calls to one origin that run at once, at most. Together with ``max_waiting`` less than the server's threads: what
+    is left serves requests that do not need that origin."""
+    max_waiting: int = 32
+    """Calls that wait for one of these to end, at most."""
+    longest_wait: float = 0.5
+    """Seconds for which they wait."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for what is no number, a negative one, or no room for any call."""
+        _check_numbers(self)
+        check_whole("CallLimits.failures", self.failures)
+        check_whole("CallLimits.max_running", self.max_running, at_least=1)
+        check_whole("CallLimits.max_waiting", self.max_waiting)

@@ -15,7 +15,8 @@ _PORTS = {"http": 80, "https": 443}
 class Origin:
     """A scheme, a host and a port (RFC 6454): one service as this session reaches it.
 
-    ``url`` is the origin, ``prefix`` the path of the base URL, without a slash at its end.
+    ``url`` is the origin, ``prefix`` the path of the base URL, without a slash at its end. ``name`` is the origin as
+    RFC 6454 writes it, which is the same for each spelling.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -30,6 +31,7 @@ class Origin:
             raise ConfigurationError("a base URL is http(s)://host[:port][/path], and nothing else")
         self._key = _origin_key(parsed)
         self.url = f"{parsed.scheme}://{parsed.netloc}"
+        self.name = f"{parsed.scheme}://{parsed.host}" if _is_default(parsed) else self.url
         self.prefix = _path(parsed).rstrip("/")
 
     def resolve(self, url: str) -> str:
@@ -61,6 +63,10 @@ class Origin:
 
 def _origin_key(parsed: Url) -> tuple[str | None, str | None, int | None]:
     return parsed.scheme, parsed.host, parsed.port or _PORTS.get(parsed.scheme or "")
+
+
+def _is_default(parsed: Url) -> bool:
+    return parsed.port in (None, _PORTS.get(parsed.scheme or ""))
 
 
 def _path(parsed: Url) -> str:

@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError
 from peerseal.commands.monitor import seconds
 from peerseal.errors import ContentTooLarge, DocumentRefused, FetchError, MalformedToken
 from peerseal.peers.fetch import Answer, HttpFetcher, entity_tag
+from peerseal.peers.limits import CallLimits
 from peerseal.protocol.checkpoint import claimed_checkpoint
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger import Entry
@@ -74,8 +75,16 @@ def server() -> Iterator[RawServer]:
 
 @pytest.fixture
 def session(server: RawServer) -> Iterator[PeerSession]:
+    limits = CallLimits(failures=0)  # bad answers follow one another here
     with PeerSession(
-        Service("caller", Keys(), now=NOW), "callee", server.url, retries=2, timeout=5, sleep=lambda _: None
+        Service("caller", Keys(), now=NOW),
+        "callee",
+        server.url,
+        limits=limits,
+        retries=2,
+        timeout=5,
+        deadline=60.0,
+        sleep=lambda _: None,
     ) as session:
         yield session
 

@@ -65,6 +65,16 @@ def test_a_service_that_may_not_speak_for_users_says_so(served: World) -> None:
     assert (answer.status_code, answer.get_json()["code"]) == (503, "caller_not_allowed")
 
 
+def test_while_resource_service_is_away_its_routes_fail_at_once_and_orders_go_on(ada: Person) -> None:
+    answers = [ada.get("/profiles/1") for _ in range(4)]
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers)
+    codes = [answer.get_json()["code"] for answer in answers]
+    assert codes[0] == "resource_unreachable"
+    assert codes[-1] == "circuit_open"
+    assert ada.order(PEN)["amount"] == 500
+
+
 def test_an_order_is_priced(ada: Person) -> None:
     placed = ada.order(PEN, {"itemID": "telescope", "quantity": 1})
     assert placed["items"] == [

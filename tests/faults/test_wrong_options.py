@@ -301,7 +301,7 @@ def test_what_is_no_flask_application_is_an_error_at_the_start() -> None:
         {"timeout": "5"},
         {"timeout": (1, "5")},
         {"timeout": -1},
-        {"deadline": None},
+        {"deadline": "6"},
         {"retries": "3"},
         {"retries": None},
         {"buffer": "false"},
