@@ -11,6 +11,7 @@ from typing import Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
+from peerseal.peers.access_tokens import AccessToken
 from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
@@ -23,6 +24,7 @@ from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 
 __all__ = [
+    "AccessToken",
     "Event",
     "EventVerifier",
     "FileReplayGuard",

@@ -34,6 +34,7 @@
     │   └── AnswerTooSlow           answer_too_slow
     ├── EnrolmentPending            key_pending: our key waits for an operator of the registry
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
+    ├── AccessTokenRefused          the registry issues us no such access token; the code is the registry's
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
     ├── MessageRefused              the application will never take this message; the code is its own
     ├── BrokerUnavailable           broker_unavailable: messages cannot be sent or received now
@@ -309,6 +310,12 @@ class EnrolmentPending(PeersealError):
 
 class EnrolmentRefused(CodedError):
     """The registry refused to admit our key; ``code`` is the one in its problem document."""
+
+
+class AccessTokenRefused(CodedError):
+    """The registry issues this service no access token for that resource server; ``code`` is the one in its answer:
+    ``invalid_target`` (no grant), ``invalid_client`` (a key that ended), ``unsupported_grant_type`` or ``exchange_off``
+    (no operator turned it on)."""
 
 
 class UnsignableRequest(PeersealError):

@@ -15,7 +15,7 @@ from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge, PeersealError
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
@@ -274,6 +274,26 @@ def consumer(
     those that a producer does not know are left out for the dead letters. ``options`` are EventConsumer's own."""
     ours = {name: value for name, value in settings.items() if not name.startswith(_CONSUMERS_ONLY)}
     return EventConsumer(identity, verifier, KafkaInlet(settings, topics), KafkaOutlet(ours), **options)
+
+
+def oauthbearer(identity: Identity, name: str) -> dict[str, Any]:
+    """The settings with which a service logs in at a broker by its own key, and with no password (OAUTHBEARER, RFC
+    7628): the registry's access tokens for the resource server ``name`` in the domain's settings, which must name the
+    broker. librdkafka asks for the next one in time, while the client is polled. Add ``ssl.ca.location`` where the
+    broker's certificate is of an authority of your own.
+
+    Where no token can be had, that is logged, and librdkafka tries again some seconds later.
+    """
+
+    def token(_: str) -> tuple[str, float]:
+        try:
+            found = identity.access_token(name)
+        except PeersealError as error:
+            log.warning("%s cannot log in at %s: %s", identity.service, name, error)
+            raise
+        return found.text, found.expires_at
+
+    return {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER", "oauth_cb": token}
 
 
 def open_outlet(url: str, settings: Settings) -> Outlet:

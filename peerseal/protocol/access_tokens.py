@@ -10,7 +10,7 @@ ACCESS_TYP: Final = "at+jwt"
 
 
 @dataclass(frozen=True, slots=True)
-class AccessToken:
+class AccessClaims:
     """The claims of an access token. ``issuer`` is the registry's service id, ``service`` the id of the service that it
     is issued to, ``audience`` the resource server's URI. Times are seconds since the epoch."""
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from peerseal.protocol import jose
-from peerseal.protocol.access_tokens import ACCESS_TYP, AccessToken, scope_text
+from peerseal.protocol.access_tokens import ACCESS_TYP, AccessClaims, scope_text
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import AccessGrant
@@ -40,7 +40,7 @@ class AccessTokens:
         if not scopes <= grant.scopes:
             raise ExchangeRefused("invalid_scope", f"wider than what {service} may")
         authority, now = self._authority.current(), int(self._clock())
-        token = AccessToken(authority.id, service, grant.audience, scopes, now, now + grant.lifetime, new_jti())
+        token = AccessClaims(authority.id, service, grant.audience, scopes, now, now + grant.lifetime, new_jti())
         key = authority.signing_key
         header = jose.Header(key.public.alg, make_kid(authority.id, key.public.thumbprint), ACCESS_TYP)
         jws = jose.compact(jose.encode_header(header), canonical_json(token.claims()), key.sign)

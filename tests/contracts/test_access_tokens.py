@@ -161,7 +161,9 @@ def test_nothing_in_peerseal_accepts_it(granted: Client, registry: Driver, trust
         with pytest.raises(TokenError) as error:
             present()
         assert error.value.code in ("wrong_type", "wrong_issuer", "malformed_token"), place
-    answer = granted.registry.client.delete(f"/v1/services/legacy/keys/{granted.key.public.thumbprint}", headers=bearer)
+    answer = granted.registry.client.delete(
+        f"/v1/services/legacy/keys/{granted.key.public.thumbprint}?reason=retired", headers=bearer
+    )
     assert answer.status_code == 401
     assert granted.error(granted.access_form(client_assertion=token)) == (401, "invalid_client")
     assert granted.error(granted.form(subject_token=token)) == (400, "invalid_grant")
