@@ -10,17 +10,26 @@ import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from demo.processes import LOOPBACK, ProcessFailed, free_port
 from peerseal.messaging import DEAD_LETTERS
+from tests.support.certificates import Authority
 from tests.support.restartable import START, RestartableServer
 
 JARS: Final = Path(os.environ.get("KAFKA_JARS") or Path(sys.prefix) / "kafka")
@@ -39,6 +48,43 @@ def need_kafka() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("Apache Kafka is not here: `make kafka`, and Java 17")
 
 
+@dataclass(frozen=True)
+class OAuthBearer:
+    """A second listener of a broker, over TLS, for those that log in with an access token of ``issuer`` for
+    ``audience``, by the keys at ``jwks_url``. What they may do there, access control lists say; the plain listener is
+    the administrator's."""
+
+    jwks_url: str
+    issuer: str
+    audience: str
+    authority: Authority
+
+    def properties(self, folder: Path, plain: str, tls: str, controller: str) -> dict[str, str]:
+        """The broker's settings, as docs/kafka-authentication.md has them."""
+        certificate, key = self.authority.issue("kafka", server=True)
+        keystore = folder / "kafka-keystore.pem"
+        keystore.write_text(key.read_text() + certificate.read_text())
+        handler = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler"
+        module = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
+        return {
+            "listeners": f"PLAINTEXT://{plain},SASL_SSL://{tls},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{plain},SASL_SSL://{tls}",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "listener.name.sasl_ssl.ssl.keystore.type": "PEM",
+            "listener.name.sasl_ssl.ssl.keystore.location": str(keystore),
+            "listener.name.sasl_ssl.sasl.enabled.mechanisms": "OAUTHBEARER",
+            "listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class": handler,
+            "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": f"{module} required;",
+            "listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms": "5000",
+            "sasl.oauthbearer.jwks.endpoint.url": self.jwks_url,
+            "sasl.oauthbearer.expected.issuer": self.issuer,
+            "sasl.oauthbearer.expected.audience": self.audience,
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+
+
 class ApacheKafka(RestartableServer):
     """One that tests start, stop, kill and look into: always on the same port, with the same data.
 
@@ -50,21 +96,28 @@ class ApacheKafka(RestartableServer):
     """Those of an inlet: see `tests.support.brokers.Broker`. The group misses a member that was killed after 6 seconds,
     the least that Kafka takes, and not only after 45."""
 
-    def __init__(self, folder: Path, **properties: str) -> None:
+    def __init__(self, folder: Path, login: OAuthBearer | None = None, **properties: str) -> None:
         self.address = f"{LOOPBACK}:{free_port()}"
         """``host:port``, as librdkafka's ``bootstrap.servers`` takes it."""
         self.url = f"kafka://{self.address}"
         """As an application's configuration has it."""
         self._folder = folder / "kafka"
         super().__init__("kafka", self._folder / "kafka.log")
-        self._properties = {**_properties(self._folder, self.address, f"{LOOPBACK}:{free_port()}"), **properties}
+        controller = f"{LOOPBACK}:{free_port()}"
+        self._properties = {**_properties(self._folder, self.address, controller), **properties}
+        self._options: tuple[str, ...] = ()
+        if login is not None:
+            self.tls_address = f"{LOOPBACK}:{free_port()}"
+            """``host:port`` of the listener for ``login``."""
+            self._properties |= login.properties(folder, self.address, self.tls_address, controller)
+            self._options = (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={login.jwks_url}",)
 
     def start(self) -> None:
         """Start it, with the data that an earlier one left, and wait until it answers."""
         properties = self._folder / "server.properties"
         if not properties.exists():
             self._format(properties)
-        command = ["java", *_HEAP, *_LOG, "-cp", f"{JARS}/*", "kafka.Kafka", str(properties)]
+        command = ["java", *_HEAP, *_LOG, *self._options, "-cp", f"{JARS}/*", "kafka.Kafka", str(properties)]
         self._run(command)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
@@ -72,6 +125,15 @@ class ApacheKafka(RestartableServer):
         admin = self._admin()
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
         admin.create_topics([topic])[name].result(_ANSWER)
+
+    def allow(self, principal: str, resource: ResourceType, name: str, *operations: AclOperation) -> None:
+        """Let a principal do this with one topic or group."""
+        bindings = [
+            AclBinding(resource, name, ResourcePatternType.LITERAL, principal, "*", operation, AclPermissionType.ALLOW)
+            for operation in operations
+        ]
+        for done in self._admin().create_acls(bindings).values():
+            done.result(_ANSWER)
 
     def new_topic(self) -> str:
         """The name of a fresh topic, which is there with its dead letters': see `tests.support.brokers.Broker`."""
