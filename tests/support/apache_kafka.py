@@ -64,8 +64,7 @@ class OAuthBearer:
         certificate, key = self.authority.issue("kafka", server=True)
         keystore = folder / "kafka-keystore.pem"
         keystore.write_text(key.read_text() + certificate.read_text())
-        handler = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler"
-        module = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
+        kafkas, login = "org.apache.kafka.common.security.oauthbearer", "listener.name.sasl_ssl.oauthbearer"
         return {
             "listeners": f"PLAINTEXT://{plain},SASL_SSL://{tls},CONTROLLER://{controller}",
             "advertised.listeners": f"PLAINTEXT://{plain},SASL_SSL://{tls}",
@@ -74,9 +73,11 @@ class OAuthBearer:
             "listener.name.sasl_ssl.ssl.keystore.type": "PEM",
             "listener.name.sasl_ssl.ssl.keystore.location": str(keystore),
             "listener.name.sasl_ssl.sasl.enabled.mechanisms": "OAUTHBEARER",
-            "listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class": handler,
-            "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": f"{module} required;",
-            "listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms": "5000",
+            f"{login}.sasl.server.callback.handler.class": f"{kafkas}.OAuthBearerValidatorCallbackHandler",
+            f"{login}.sasl.jaas.config": f"{kafkas}.OAuthBearerLoginModule required;",
+            f"{login}.connections.max.reauth.ms": "5000",
+            # Kafka 4.1's default is made for clients, and checks neither signature nor audience.
+            "sasl.oauthbearer.jwt.validator.class": f"{kafkas}.BrokerJwtValidator",
             "sasl.oauthbearer.jwks.endpoint.url": self.jwks_url,
             "sasl.oauthbearer.expected.issuer": self.issuer,
             "sasl.oauthbearer.expected.audience": self.audience,
@@ -132,7 +133,8 @@ class ApacheKafka(RestartableServer):
             AclBinding(resource, name, ResourcePatternType.LITERAL, principal, "*", operation, AclPermissionType.ALLOW)
             for operation in operations
         ]
-        for done in self._admin().create_acls(bindings).values():
+        admin = self._admin()
+        for done in admin.create_acls(bindings).values():
             done.result(_ANSWER)
 
     def new_topic(self) -> str:
