@@ -14,7 +14,6 @@ import jwt
 import pytest
 import requests
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AclOperation, ResourceType
 
 from demo.stack import CLIENT, DEAD_LETTERS, DOMAIN, INVOICING, TOPIC, Stack
 from peerseal import EventVerifier, Identity, RotationSchedule
@@ -82,11 +81,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         with ApacheKafka(folder, login) as kafka:
             kafka.create_topic(TOPIC, 4)
             kafka.create_topic(DEAD_LETTERS)
-            for service in (CLIENT, REPORTING):
-                kafka.allow(f"User:{DOMAIN}/{service}", ResourceType.TOPIC, TOPIC, AclOperation.WRITE)
-            kafka.allow(f"User:{DOMAIN}/{INVOICING}", ResourceType.TOPIC, TOPIC, AclOperation.READ)
-            kafka.allow(f"User:{DOMAIN}/{INVOICING}", ResourceType.TOPIC, DEAD_LETTERS, AclOperation.WRITE)
-            kafka.allow(f"User:{DOMAIN}/{INVOICING}", ResourceType.GROUP, "invoicing", AclOperation.READ)
+            for service, topic in ((CLIENT, TOPIC), (REPORTING, TOPIC), (INVOICING, DEAD_LETTERS)):
+                kafka.let_write(f"{DOMAIN}/{service}", topic)
+            kafka.let_read(f"{DOMAIN}/{INVOICING}", TOPIC, INVOICING)
             yield House(stack, kafka, authority)
 
 
@@ -110,7 +107,7 @@ def test_every_event_arrives_while_keys_are_rotated_and_logins_renewed(house: Ho
     with started(house.stack, INVOICING) as invoicing:
         allow = {CLIENT: {SCOPE}}
         verifier = EventVerifier(invoicing.trust, audience=AUDIENCE, allow=allow, max_age=timedelta(hours=1))
-        group = house.login(invoicing, **{"group.id": "invoicing"})
+        group = house.login(invoicing, **{"group.id": INVOICING})
         reader = consumer(invoicing, verifier, group, [TOPIC])
         reading = threading.Thread(target=reader.run, args=[lambda event: arrived.add(event.id)])
         reading.start()

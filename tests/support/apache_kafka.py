@@ -17,14 +17,9 @@ from typing import Any, Final
 
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from demo.processes import LOOPBACK, ProcessFailed, free_port
@@ -127,14 +122,19 @@ class ApacheKafka(RestartableServer):
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
         admin.create_topics([topic])[name].result(_ANSWER)
 
-    def allow(self, principal: str, resource: ResourceType, name: str, *operations: AclOperation) -> None:
-        """Let a principal do this with one topic or group."""
-        bindings = [
-            AclBinding(resource, name, ResourcePatternType.LITERAL, principal, "*", operation, AclPermissionType.ALLOW)
-            for operation in operations
-        ]
+    def let_write(self, user: str, topic: str) -> None:
+        """Let the user write to a topic."""
+        self._allow(user, AclOperation.WRITE, (ResourceType.TOPIC, topic))
+
+    def let_read(self, user: str, topic: str, group: str) -> None:
+        """Let the user read a topic, as a member of a group."""
+        self._allow(user, AclOperation.READ, (ResourceType.TOPIC, topic), (ResourceType.GROUP, group))
+
+    def _allow(self, user: str, operation: AclOperation, *resources: tuple[ResourceType, str]) -> None:
+        who, allow = (f"User:{user}", "*", operation), AclPermissionType.ALLOW
+        rules = [AclBinding(kind, name, ResourcePatternType.LITERAL, *who, allow) for kind, name in resources]
         admin = self._admin()
-        for done in admin.create_acls(bindings).values():
+        for done in admin.create_acls(rules).values():
             done.result(_ANSWER)
 
     def new_topic(self) -> str:
