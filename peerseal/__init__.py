@@ -11,6 +11,7 @@ from typing import Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
+from peerseal.peers.access_tokens import AccessToken
 from peerseal.peers.circuit import CircuitState, CircuitStatus
 from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
 from peerseal.peers.events import Event, EventVerifier
@@ -24,6 +25,7 @@ from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 
 __all__ = [
+    "AccessToken",
     "CallLimits",
     "CircuitState",
     "CircuitStatus",

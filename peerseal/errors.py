@@ -34,6 +34,7 @@
     │   └── AnswerTooSlow           answer_too_slow
     ├── EnrolmentPending            key_pending: our key waits for an operator of the registry
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
+    ├── AccessTokenRefused          the registry issues us no such access token; the code is the registry's
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
     ├── CallNotMade                 503: a call to another service was not begun
     │   ├── CircuitOpen             circuit_open: its calls failed, one after another, a moment ago
@@ -312,6 +313,12 @@ class EnrolmentPending(PeersealError):
 
 class EnrolmentRefused(CodedError):
     """The registry refused to admit our key; ``code`` is the one in its problem document."""
+
+
+class AccessTokenRefused(CodedError):
+    """The registry issues this service no access token for that resource server; ``code`` is the one in its answer:
+    ``invalid_target`` (no grant), ``invalid_client`` (a key that ended), ``unsupported_grant_type`` or ``exchange_off``
+    (no operator turned it on)."""
 
 
 class UnsignableRequest(PeersealError):

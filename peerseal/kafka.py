@@ -10,12 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import methodcaller
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge, PeersealError
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
@@ -89,7 +89,10 @@ class KafkaOutlet:
     def flush(self, timeout: float) -> None:
         """See Outlet. It answers for what this thread has sent, and not for what others did."""
         self._in_this_process()
-        self._producer.flush(timeout)
+        try:
+            self._producer.flush(timeout)
+        except KafkaException as error:
+            raise _unavailable(error.args[0]) from error
         failed, confirmed = self._of_thread.outcome()
         if failed is not None:
             raise _unavailable(failed)
@@ -100,7 +103,8 @@ class KafkaOutlet:
         """See Outlet: what is not confirmed is given up."""
         self._in_this_process()
         self._producer.purge()
-        self._producer.flush(1.0)
+        with suppress(KafkaException):  # a fatal error, which `send` and `flush` tell
+            self._producer.flush(1.0)
 
 
 class _Delivery:
@@ -276,6 +280,27 @@ def consumer(
     return EventConsumer(identity, verifier, KafkaInlet(settings, topics), KafkaOutlet(ours), **options)
 
 
+def oauthbearer(identity: Identity, name: str) -> dict[str, Any]:
+    """The settings with which a service logs in at a broker by its own key, and with no password (OAUTHBEARER, RFC
+    7628): the registry's access tokens for the resource server ``name`` in the domain's settings, which must name the
+    broker. librdkafka asks for the next one in time, while the client is polled. Add ``ssl.ca.location`` where the
+    broker's certificate is of an authority of your own.
+
+    Where no token can be had, that is logged, and librdkafka tries again some seconds later; a new producer or consumer
+    waits ten seconds for its first one, and raises BrokerUnavailable then.
+    """
+
+    def token(_: str) -> tuple[str, float]:
+        try:
+            found = identity.access_token(name)
+        except PeersealError as error:
+            log.warning("%s cannot log in at %s: %s", identity.service, name, error)
+            raise
+        return found.text, found.expires_at
+
+    return {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER", "oauth_cb": token}
+
+
 def open_outlet(url: str, settings: Settings) -> Outlet:
     """See `peerseal.messaging.open_outlet`."""
     return KafkaOutlet({**settings, "bootstrap.servers": _servers(url)})
@@ -319,10 +344,15 @@ def _servers(url: str) -> str:
 
 @contextmanager
 def _configuring() -> Iterator[None]:
-    """Raises ConfigurationError for settings that librdkafka does not know or take."""
+    """Raises ConfigurationError for settings that librdkafka does not know or take, and BrokerUnavailable where the
+    first access token cannot be had (`oauthbearer`)."""
     try:
         yield
-    except (KafkaException, TypeError, ValueError) as error:
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:
+            raise BrokerUnavailable(f"no access token to log in with: {error}") from error
+        raise ConfigurationError(f"librdkafka does not take these settings: {error}") from error
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"librdkafka does not take these settings: {error}") from error
 
 

@@ -1,7 +1,7 @@
 """How a key gets into the registry and out of it: the calls, and what to make of the answers (SPEC section 5)."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -16,7 +16,7 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
+from peerseal.peers.fetch import Answer, Fetcher, is_confidential, no_larger_than
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.peers.trust import TrustStore
@@ -200,3 +200,22 @@ def _code_of(answer: Answer) -> str:
     except MalformedToken:
         code = None
     return code if isinstance(code, str) else "refused"
+
+
+def platform_token(
+    source: str | Callable[[], str] | None,
+    joining: JoinToken | None,
+    registry: str | Sequence[str],
+    fetcher: Fetcher | None,
+) -> PlatformToken | None:
+    """What a newcomer shows in the place of a join token; a stranger who read it off the wire could show it too. Raises
+    ConfigurationError."""
+    if source is None:
+        return None
+    if joining is not None:
+        raise ConfigurationError("a join token and a platform's token: which one counts?")
+    urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
+    confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
+    if not confidential:
+        raise ConfigurationError("a platform's token is sent over https or loopback only")
+    return PlatformToken.of(source)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
+from peerseal.peers.access_tokens import AccessToken, AccessTokens
 from peerseal.peers.circuit import Circuits, CircuitStatus
 from peerseal.peers.context import Transaction, current_transaction
-from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusal_behind
+from peerseal.peers.enrol import TRY_AGAIN, SignsRequests, platform_token, refusal_behind
 from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
 from peerseal.peers.events import Event
-from peerseal.peers.fetch import Fetcher, is_confidential
+from peerseal.peers.fetch import Fetcher
 from peerseal.peers.follow import check_pin
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
@@ -102,7 +103,7 @@ class Identity:
         self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
-        platform = _platform_token(oidc_token, joining, registry, fetcher)
+        platform = platform_token(oidc_token, joining, registry, fetcher)
         folder = KeyFolder(key_folder, KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", key_passphrase))
         pin = _one_pin(pin, joining, folder)
         self.trust = TrustStore(
@@ -122,6 +123,7 @@ class Identity:
         self._folder = folder
         self._signer = TokenSigner(service, lambda: self.domain, clock)
         self._minter = Minter(service, self.trust, self._keeper.signing_key, self._signer, clock)
+        self._access_tokens = AccessTokens(self.trust, self.sign_assertion, clock)
         self._started, self._pid = False, 0
         self._working, self._circuits = BackgroundWork(), Circuits()
         self._replay_url = replay_url
@@ -296,6 +298,12 @@ class Identity:
         knows this service as ``client_id`` (by default its id). Good for a minute. Raises TrustUnavailable."""
         return self._signer.assertion(self._keeper.signing_key(), audience, client_id)
 
+    def access_token(self, name: str) -> AccessToken:
+        """An access token (RFC 9068) of the registry for this service, for the resource server that the domain's
+        settings call ``name``; the same one for three quarters of its life. Raises AccessTokenRefused,
+        TrustUnavailable, or ConfigurationError where the registry's answer could be read on the way."""
+        return self._access_tokens.get(name)
+
     def mint_transaction(
         self,
         user: User,
@@ -430,21 +438,3 @@ def _one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> s
     if len(pins) > 1:
         raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
     return pins.pop() if pins else folder.pin()
-
-
-def _platform_token(
-    source: str | Callable[[], str] | None,
-    joining: JoinToken | None,
-    registry: str | Sequence[str],
-    fetcher: Fetcher | None,
-) -> PlatformToken | None:
-    """What a newcomer shows in the place of a join token; a stranger who read it off the wire could show it too."""
-    if source is None:
-        return None
-    if joining is not None:
-        raise ConfigurationError("a join token and a platform's token: which one counts?")
-    urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
-    confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
-    if not confidential:
-        raise ConfigurationError("a platform's token is sent over https or loopback only")
-    return PlatformToken.of(source)

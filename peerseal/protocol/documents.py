@@ -259,7 +259,7 @@ class DomainDocument:
     def from_claims(cls, claims: dict[str, Any]) -> Self:
         """Raises MalformedToken or InvalidName."""
         at_least(claims, _FRAME | _PLACE | {"minters", "issuers"})
-        known = ("minters", "issuers", "exchange", "derived_scopes")
+        known = ("minters", "issuers", "exchange", "derived_scopes", "access_tokens")
         settings = DomainSettings.from_json({name: claims[name] for name in known if name in claims})
         return cls(*_frame_from(claims), *_place_from(claims), settings)
 

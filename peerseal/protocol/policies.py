@@ -33,6 +33,14 @@ MAX_DERIVATIONS: Final = 50
 """Derivations of a domain, at most."""
 MAX_DERIVED: Final = 20
 """Scopes that one derivation may yield, at most."""
+ACCESS_LIFETIME: Final = 300
+"""Seconds that an access token for a foreign resource server lives, where its grant says nothing else."""
+ACCESS_LIFETIMES: Final = range(10, 3601)
+"""Seconds that it may live: nobody can take it back before its end."""
+MAX_ACCESS_SCOPES: Final = 20
+"""Scopes of one resource server, at most."""
+_RESOURCE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+_RESOURCE: Final = re.compile(r"[a-z][a-z0-9+.-]{1,30}://[A-Za-z0-9\[][!$&-;=?-Z\[\]_a-z~%]{0,160}")
 DERIVED_FROM: Final = "derived_from"
 """The member of ``rctx`` that names the user's scope from which the one scope of the token was derived."""
 
@@ -145,6 +153,44 @@ class Derivation:
         return cls(minter, check_scope(value["from"]), yields)
 
 
+@dataclass(frozen=True, slots=True)
+class AccessGrant:
+    """Which services, by id, get access tokens for a resource server outside of Peerseal, such as a broker.
+
+    ``audience`` names that server in the tokens: an absolute URI. ``scopes`` are what the tokens may have; ``lifetime``
+    is in seconds.
+    """
+
+    audience: str
+    services: frozenset[str]
+    scopes: frozenset[str]
+    lifetime: int = ACCESS_LIFETIME
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"audience", "services": [id…], "scopes": [scope…], "lifetime"}``."""
+        members = {"audience": self.audience, "services": sorted(self.services), "scopes": sorted(self.scopes)}
+        return {**members, "lifetime": self.lifetime}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Raises MalformedToken or InvalidName."""
+        if type(value) is not dict:
+            raise MalformedToken("expected an object with audience, services and scopes")
+        exactly(value, frozenset(("audience", "services", "scopes")), frozenset(("lifetime",)))
+        services, scopes = claim(value, "services", list), scopes_from(value["scopes"])
+        if not services or any(type(one) is not str for one in services) or len(set(services)) != len(services):
+            raise MalformedToken("services are not a list of different names, with one at least")
+        for service in services:
+            split_service_id(service)
+        if not 0 < len(scopes) <= MAX_ACCESS_SCOPES:
+            raise MalformedToken(f"scopes has {len(scopes)} members, expected 1 to {MAX_ACCESS_SCOPES}")
+        lifetime = claim({"lifetime": ACCESS_LIFETIME, **value}, "lifetime", int)
+        if lifetime not in ACCESS_LIFETIMES:
+            first, last = ACCESS_LIFETIMES[0], ACCESS_LIFETIMES[-1]
+            raise MalformedToken(f"lifetime is {lifetime}, expected {first} to {last} seconds")
+        return cls(check_resource(value["audience"]), frozenset(services), scopes, lifetime)
+
+
 Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 """By service id: for which consumers' audience it may have which scopes of event tokens from the registry."""
 
@@ -153,16 +199,19 @@ Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
     users' tokens, and who may exchange these for event tokens at the registry: nobody, where ``exchange`` is empty.
-    ``derived_scopes`` says which scopes events may have that their users' tokens do not have."""
+    ``derived_scopes`` says which scopes events may have that their users' tokens do not have; ``access_tokens``, by the
+    name of a resource server, which services get access tokens for it."""
 
     minters: frozenset[str] = frozenset()
     issuers: tuple[UserIssuer, ...] = field(default=())
     exchange: Exchange = field(default_factory=dict)
     derived_scopes: tuple[Derivation, ...] = ()
+    access_tokens: Mapping[str, AccessGrant] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """``{"minters": […], "issuers": […]}``, and ``"exchange": {client: {audience: [scope…]}}`` and
-        ``"derived_scopes": [{"minter", "from", "to"}…]`` where there are some, in one spelling."""
+        """``{"minters": […], "issuers": […]}``, and ``"exchange": {client: {audience: [scope…]}}``,
+        ``"derived_scopes": [{"minter", "from", "to"}…]`` and ``"access_tokens": {name: {"audience", "services",
+        "scopes", "lifetime"}}`` where there are some, in one spelling."""
         members: dict[str, Any] = {
             "minters": sorted(self.minters),
             "issuers": [issuer.to_json() for issuer in self.issuers],
@@ -174,6 +223,8 @@ class DomainSettings:
             }
         if self.derived_scopes:
             members["derived_scopes"] = [derivation.to_json() for derivation in self.derived_scopes]
+        if self.access_tokens:
+            members["access_tokens"] = {name: grant.to_json() for name, grant in sorted(self.access_tokens.items())}
         return members
 
     @classmethod
@@ -181,7 +232,7 @@ class DomainSettings:
         """Raises MalformedToken or InvalidName."""
         if type(value) is not dict:
             raise MalformedToken("the domain's settings are not an object")
-        exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange", "derived_scopes")))
+        exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange", "derived_scopes", "access_tokens")))
         minters = claim(value, "minters", list)
         if any(type(minter) is not str for minter in minters) or len(set(minters)) != len(minters):
             raise MalformedToken("minters are not a list of different names")
@@ -192,7 +243,9 @@ class DomainSettings:
             raise MalformedToken("an issuer stands twice")
         exchange = _exchange_from(claim({"exchange": {}, **value}, "exchange", dict))
         derived = claim({"derived_scopes": [], **value}, "derived_scopes", list)
-        return cls(frozenset(minters), issuers, exchange, _derivations_from(derived, {*minters, *exchange}))
+        derivations = _derivations_from(derived, {*minters, *exchange})
+        grants = _access_grants_from(claim({"access_tokens": {}, **value}, "access_tokens", dict))
+        return cls(frozenset(minters), issuers, exchange, derivations, grants)
 
     def sources(self, minter: str, scope: str) -> frozenset[str]:
         """The scopes of a user's token from which an event of the service with id ``minter`` may derive ``scope``."""
@@ -240,6 +293,30 @@ def _exchange_from(value: Mapping[str, Any]) -> Exchange:
             {check_audience(audience): scopes_from(scopes) for audience, scopes in granted.items()}
         )
     return MappingProxyType(exchange)
+
+
+def _access_grants_from(value: Mapping[str, Any]) -> Mapping[str, AccessGrant]:
+    """One name for each resource server. A refusal says which of them is wrong."""
+    grants = {}
+    for name, members in value.items():
+        if not _RESOURCE_NAME.fullmatch(name):
+            raise MalformedToken(f"access_tokens: {text_like(name)} is no name of lower-case letters, digits, . and -")
+        try:
+            grants[name] = AccessGrant.from_json(members)
+        except (MalformedToken, InvalidName) as error:
+            raise MalformedToken(f"access_tokens.{name}: {error}") from error
+    if len({grant.audience for grant in grants.values()}) != len(grants):
+        raise MalformedToken("access_tokens: one audience has two names, expected one")
+    return MappingProxyType(grants)
+
+
+def check_resource(resource: Any) -> str:
+    """The resource itself if it may name a foreign resource server in an access token: an absolute URI without a
+    fragment (RFC 8707). So it is no service id and no trust domain, which have no colon, and no audience of events,
+    which has no slash. Raises MalformedToken."""
+    if type(resource) is not str or not _RESOURCE.fullmatch(resource):
+        raise MalformedToken(f"not an absolute URI such as https://kafka.example.com: {text_like(resource)}")
+    return resource
 
 
 def check_audience(audience: Any) -> str:

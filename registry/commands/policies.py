@@ -126,7 +126,8 @@ def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool
     """Replaces the domain's settings by those in FILE (- for standard input), in JSON: {"minters": [service…],
     "issuers": [{"issuer", "audience", "jwks_url"?, "jwks"?, "ca"?, "introspection_url"?, "introspection_signed"?,
     "introspect_jwts"?}…], "exchange"?: {client: {audience: [scope…]}}, "derived_scopes"?: [{"minter": service,
-    "from": scope, "to": [scope…]}…]}."""
+    "from": scope, "to": [scope…]}…], "access_tokens"?: {name: {"audience": URI, "services": [service…], "scopes":
+    [scope…], "lifetime"?: seconds}}}."""
     console, body = the_console(url), _read(file)
     settings_from(body, console.trust_domain())  # here, since a refusal over HTTP says no more than its code
     entry = console.domain_settings()["entry"] if seen is None else seen

@@ -1,4 +1,5 @@
-"""What a token exchange asks for (RFC 8693 section 2.1), read strictly, and its refusals (RFC 6749 section 5.2)."""
+"""What the token endpoint is asked for, read strictly, and its refusals (RFC 6749 section 5.2): the form of every
+grant, and what a token exchange asks for (RFC 8693 section 2.1)."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ _PARAMETERS = 30
 
 
 class ExchangeRefused(CodedError):
-    """An exchange that is not made. Codes are RFC 6749's: ``invalid_request``, ``invalid_client``, ``invalid_grant``,
+    """A token that is not issued. Codes are RFC 6749's: ``invalid_request``, ``invalid_client``, ``invalid_grant``,
     ``invalid_scope``, ``invalid_target`` (RFC 8693 section 2.2.2), ``unsupported_grant_type``."""
 
     status = 400
@@ -34,6 +35,15 @@ class ClientRefused(ExchangeRefused):
 
     def __init__(self, detail: str) -> None:
         super().__init__("invalid_client", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The token of the answer, and what is said of it. ``expires_in`` is in seconds."""
+
+    token: str = field(repr=False)
+    expires_in: int
+    scope: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +61,14 @@ class Wanted:
     payload_hash: str | None
 
     @classmethod
-    def read(cls, body: bytes) -> Self:
-        """From a form (``application/x-www-form-urlencoded``), each parameter once; one without a value is as good as
-        none, and those that nobody here knows are let be (RFC 6749 section 3.2). Raises ExchangeRefused."""
-        form = _parameters(body)
-        if _needed(form, "grant_type") != GRANT:
-            raise ExchangeRefused("unsupported_grant_type", "only the token exchange")
-        if "client_assertion" not in form or form.get("client_assertion_type") != ASSERTED:
-            raise ClientRefused("no client assertion")
+    def read(cls, form: Mapping[str, str]) -> Self:
+        """From a form. Raises ExchangeRefused."""
+        assertion = asserted(form)
         _check_kinds(form)
         return cls(
-            assertion=form["client_assertion"],
+            assertion=assertion,
             client_id=form.get("client_id"),
-            subject_token=_needed(form, "subject_token"),
+            subject_token=needed(form, "subject_token"),
             scope=_scope(form),
             audience=_audience(form),
             transaction_id=_shaped(form, "transaction_id", ID),
@@ -76,7 +81,7 @@ class Wanted:
 def _check_kinds(form: Mapping[str, str]) -> None:
     if "actor_token" in form or "actor_token_type" in form:
         raise ExchangeRefused("invalid_request", "the client is the actor, and no other")
-    if _needed(form, "subject_token_type") not in (ACCESS_TOKEN, ID_TOKEN, JWT):
+    if needed(form, "subject_token_type") not in (ACCESS_TOKEN, ID_TOKEN, JWT):
         raise ExchangeRefused("invalid_request", "subject_token_type is not of a JWT")
     if form.get("requested_token_type", JWT) not in (JWT, ACCESS_TOKEN):
         raise ExchangeRefused("invalid_request", "requested_token_type is not of a JWT")
@@ -84,7 +89,9 @@ def _check_kinds(form: Mapping[str, str]) -> None:
         raise ExchangeRefused("invalid_target", "consumers are named by audience")
 
 
-def _parameters(body: bytes) -> dict[str, str]:
+def read_form(body: bytes) -> dict[str, str]:
+    """The parameters (``application/x-www-form-urlencoded``), each once; one without a value is as good as none, and
+    those that nobody here knows are let be (RFC 6749 section 3.2). Raises ExchangeRefused."""
     try:
         text = body.decode("ascii")
         pairs = parse_qsl(
@@ -98,14 +105,22 @@ def _parameters(body: bytes) -> dict[str, str]:
     return {name: value for name, value in form.items() if value}
 
 
-def _needed(form: Mapping[str, str], name: str) -> str:
+def asserted(form: Mapping[str, str]) -> str:
+    """The client's assertion, unverified. Raises ClientRefused where there is none."""
+    if "client_assertion" not in form or form.get("client_assertion_type") != ASSERTED:
+        raise ClientRefused("no client assertion")
+    return form["client_assertion"]
+
+
+def needed(form: Mapping[str, str], name: str) -> str:
+    """The parameter of that name. Raises ExchangeRefused."""
     if name not in form:
         raise ExchangeRefused("invalid_request", f"{name} is missing")
     return form[name]
 
 
 def _shaped(form: Mapping[str, str], name: str, shape: re.Pattern[str]) -> str:
-    value = _needed(form, name)
+    value = needed(form, name)
     if not shape.fullmatch(value):
         raise ExchangeRefused("invalid_request", f"{name} is none")
     return value

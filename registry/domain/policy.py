@@ -43,7 +43,8 @@ def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
 
 def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
     """What an operator sends: ``{"minters": […], "issuers": […], "exchange"?: {client: {audience: [scope…]}},
-    "derived_scopes"?: [{"minter", "from", "to"}…]}``, minters and clients by short name or id. Raises BadRequest."""
+    "derived_scopes"?: [{"minter", "from", "to"}…], "access_tokens"?: {name: {"audience", "services", "scopes",
+    "lifetime"?}}}``, services by short name or id. Raises BadRequest."""
     try:
         members = {**body, "minters": [_own(name, domain) for name in claim(body, "minters", list)]}
         if "exchange" in body:
@@ -53,6 +54,9 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
                 raise BadRequest("malformed_body", "a client of the exchange stands twice")
         if "derived_scopes" in body:
             members["derived_scopes"] = [_of_own(one, domain) for one in claim(body, "derived_scopes", list)]
+        if "access_tokens" in body:
+            granted = claim(body, "access_tokens", dict)
+            members["access_tokens"] = {name: _to_own(granted[name], domain) for name in granted}
         settings = DomainSettings.from_json(members)
         _check_given_keys(settings)
         return settings
@@ -65,6 +69,13 @@ def _of_own(derivation: Any, domain: str) -> Any:
     if type(derivation) is not dict or "minter" not in derivation:
         return derivation
     return {**derivation, "minter": _own(derivation["minter"], domain)}
+
+
+def _to_own(grant: Any, domain: str) -> Any:
+    """The same for the services of a grant; what else is wrong with it `AccessGrant.from_json` says."""
+    if type(grant) is not dict or type(grant.get("services")) is not list:
+        return grant
+    return {**grant, "services": [_own(service, domain) for service in grant["services"]]}
 
 
 def _check_given_keys(settings: DomainSettings) -> None:
@@ -153,7 +164,9 @@ def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
     said += list(_exchange_sentences(settings)) or ["the token exchange is off"]
     for derivation in settings.derived_scopes:
         said += _derivation_sentences(derivation, settings)
-    return said if settings.derived_scopes else [*said, "no scope is derived from another one"]
+    if not settings.derived_scopes:
+        said.append("no scope is derived from another one")
+    return said + (list(_access_sentences(settings)) or ["no service gets access tokens for foreign resource servers"])
 
 
 def _issuer_sentence(issuer: UserIssuer) -> str:
@@ -170,6 +183,13 @@ def _exchange_sentences(settings: DomainSettings) -> Iterator[str]:
         for audience, scopes in sorted(granted.items()):
             may = f"{client} may exchange a user's token for an event token of one of [{', '.join(sorted(scopes))}]"
             yield f"{may} for {audience}"
+
+
+def _access_sentences(settings: DomainSettings) -> Iterator[str]:
+    for name, grant in sorted(settings.access_tokens.items()):
+        services, scopes = ", ".join(sorted(grant.services)), ", ".join(sorted(grant.scopes))
+        token = f"access tokens of the registry for {name} ({grant.audience})"
+        yield f"{services} may have {token} with [{scopes}], for {grant.lifetime} s each"
 
 
 def _derivation_sentences(derivation: Derivation, settings: DomainSettings) -> Iterator[str]:

@@ -10,12 +10,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from peerseal.errors import PeersealError
 from peerseal.peers.verify import Verifier
+from registry.services.access_tokens import AccessTokens
 from registry.services.admit import Admission
 from registry.services.applicants import Applicants
 from registry.services.audit import Audit
 from registry.services.authority import AuthoritySource
 from registry.services.callers import DatabaseKeys, caller_verifier
 from registry.services.changes import ChangesFeed
+from registry.services.clients import Clients
 from registry.services.end_keys import KeyEnding
 from registry.services.exchange import Exchange
 from registry.services.housekeeping import Housekeeping
@@ -53,6 +55,7 @@ class Registry:
     publisher: Publisher
     policies: Policies
     exchange: Exchange
+    access_tokens: AccessTokens
     documents: SettingDocuments
     changes: ChangesFeed
     ledger: LedgerView
@@ -74,6 +77,7 @@ class Registry:
         ledger = LedgerView(store, changed, authority, clock)
         keys, guard = DatabaseKeys(store, authority), DatabaseReplayGuard(store, clock)
         policies = Policies(store, authority, limits, clock)
+        clients = Clients(keys, authority, guard, clock)
         return cls(
             settings=settings,
             clock=clock,
@@ -85,7 +89,8 @@ class Registry:
             ending=KeyEnding(store, authority, clock),
             publisher=Publisher(store, changed, authority, ledger, limits, clock),
             policies=policies,
-            exchange=Exchange(keys, authority, policies, guard, limits, clock),
+            exchange=Exchange(keys, authority, policies, clients, limits, clock),
+            access_tokens=AccessTokens(clients, authority, clock),
             documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
             changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
             ledger=ledger,

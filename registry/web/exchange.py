@@ -1,10 +1,15 @@
-"""``POST /oauth2/token``: the token exchange, with OAuth's answers instead of problem documents (RFC 6749)."""
+"""``POST /oauth2/token``: the token exchange and client credentials, with OAuth's answers instead of problem documents
+(RFC 6749)."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 
-from registry.domain.exchange import JWT, ExchangeRefused, Wanted
+from peerseal.protocol.policies import DomainSettings
+from registry.domain.client_credentials import CLIENT_CREDENTIALS, AccessWanted
+from registry.domain.errors import NotFound
+from registry.domain.exchange import GRANT, JWT, ExchangeRefused, Issued, Wanted, needed, read_form
 from registry.web.problems import log_refusal
 from registry.web.wire import body, private_json, registry
 
@@ -15,27 +20,41 @@ _FORM = "application/x-www-form-urlencoded"
 
 @blueprint.post("/oauth2/token")
 def token() -> Response:
-    """An event token for a user's token (RFC 8693)."""
-    exchange, wanted = registry().exchange, None
-    grants = exchange.grants()
+    """An event token for a user's token (RFC 8693), or an access token in the client's own name (RFC 6749 4.4)."""
+    settings, form = registry().policies.domain().value, dict[str, str]()
+    if not (settings.exchange or settings.access_tokens):
+        raise NotFound("exchange_off", "no operator turned the token endpoint on")
     try:
-        wanted = Wanted.read(_form())
-        if "Authorization" in request.headers:  # RFC 6749 section 2.3
-            raise ExchangeRefused("invalid_request", "a client that proves itself in two ways")
-        exchanged = exchange.exchange(wanted, grants)
+        form = read_form(_form())
+        answer = _granted(form, settings)
     except ExchangeRefused as refusal:
-        return _refused(refusal, wanted)
-    answer = private_json(
-        {
-            "access_token": exchanged.token,
-            "issued_token_type": JWT,
-            "token_type": "Bearer",
-            "expires_in": exchanged.expires_in,
-            "scope": exchanged.scope,
-        }
-    )
+        return _refused(refusal, form.get("client_assertion", ""))
     answer.headers["Pragma"] = "no-cache"  # RFC 6749 section 5.1
     return answer
+
+
+def _granted(form: Mapping[str, str], settings: DomainSettings) -> Response:
+    """Raises ExchangeRefused."""
+    grant_type = needed(form, "grant_type")
+    if grant_type == GRANT and settings.exchange:
+        wanted = Wanted.read(form)
+        _check_authorization()
+        return _answer(registry().exchange.exchange(wanted, settings.exchange), issued_token_type=JWT)
+    if grant_type == CLIENT_CREDENTIALS and settings.access_tokens:
+        access = AccessWanted.read(form)
+        _check_authorization()
+        return _answer(registry().access_tokens.issue(access, settings.access_tokens))
+    raise ExchangeRefused("unsupported_grant_type", "a grant that is not known here, or that no operator turned on")
+
+
+def _check_authorization() -> None:
+    if "Authorization" in request.headers:  # RFC 6749 section 2.3
+        raise ExchangeRefused("invalid_request", "a client that proves itself in two ways")
+
+
+def _answer(issued: Issued, **members: str) -> Response:
+    said = {"token_type": "Bearer", "expires_in": issued.expires_in, "scope": issued.scope}
+    return private_json({"access_token": issued.token, **said, **members})
 
 
 def _form() -> bytes:
@@ -44,11 +63,10 @@ def _form() -> bytes:
     return body()
 
 
-def _refused(refusal: ExchangeRefused, wanted: Wanted | None) -> Response:
+def _refused(refusal: ExchangeRefused, unverified: str) -> Response:
     """The code and its meaning, and nothing of the request."""
     members = {"error": refusal.code, "error_description": _SAID[refusal.code]}
     answer = private_json(members, refusal.status)
-    unverified = wanted.assertion if wanted else ""
     answer.headers["X-Request-Id"] = log_refusal(refusal.status, refusal.code, str(refusal), unverified)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = 'Bearer error="invalid_client"'
@@ -59,7 +77,7 @@ _SAID = {
     "invalid_request": "A parameter is missing, given twice, or not of its form.",
     "invalid_client": "The client assertion does not prove a service of this domain.",
     "invalid_grant": "The subject token is not good.",
-    "invalid_scope": "Not exactly one scope that the user's token and the domain's settings allow.",
-    "invalid_target": "The domain's settings grant this client nothing for that audience.",
-    "unsupported_grant_type": "Only the token exchange is known here.",
+    "invalid_scope": "Not what the domain's settings, and a user's token that is exchanged for one scope, allow.",
+    "invalid_target": "The domain's settings grant this client nothing for that audience or resource.",
+    "unsupported_grant_type": "Another grant than those that an operator turned on here.",
 }

@@ -20,16 +20,25 @@ from tests.support.issuer import Issuer
 
 AUDIENCE, SCOPE = "jobs.example.com", "trigger_invoicing"
 LEGACY, OTHER, REGISTRY = (f"{DOMAIN}/{service}" for service in ("legacy", "other", "registry"))
+KAFKA = "https://kafka.acme.internal"
 PAYLOAD = b'{"eventID": "e-1"}'
 FORM = "application/x-www-form-urlencoded"
 ABSENT: Any = object()
 
 
 def set_domain(
-    registry: Driver, exchange: Mapping[str, Any] | None, *, derived_scopes: Sequence[Any] = (), **issuer: Any
+    registry: Driver,
+    exchange: Mapping[str, Any] | None,
+    *,
+    derived_scopes: Sequence[Any] = (),
+    access_tokens: Mapping[str, Any] | None = None,
+    **issuer: Any,
 ) -> None:
-    """What an operator lays down: who may exchange, for the users of one issuer, and what is derived."""
-    body: dict[str, Any] = {"minters": [], "issuers": [{"audience": "edge", **issuer}]}
+    """What an operator lays down: who may exchange, for the users of one issuer, what is derived, and which services
+    get access tokens."""
+    body: dict[str, Any] = {"minters": [], "issuers": [{"audience": "edge", **issuer}] if issuer else []}
+    if access_tokens is not None:
+        body["access_tokens"] = access_tokens
     if exchange is not None:
         body["exchange"] = exchange
     if derived_scopes:
@@ -97,6 +106,16 @@ class Client:
             "event_id": "e-1",
             "event_payload_hash": payload_hash(PAYLOAD),
             "topic": "OrderCreated",
+        }
+        return {name: value for name, value in (form | changes).items() if value is not ABSENT}
+
+    def access_form(self, **changes: Any) -> dict[str, str]:
+        """A good form for an access token, changed."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_assertion_type": ASSERTED,
+            "client_assertion": changes.pop("client_assertion", None) or self.assertion(),
+            "resource": KAFKA,
         }
         return {name: value for name, value in (form | changes).items() if value is not ABSENT}
 

@@ -365,6 +365,7 @@ def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
         "no issuer of users' tokens is believed",
         "the token exchange is off",
         "no scope is derived from another one",
+        "no service gets access tokens for foreign resource servers",
     ]
     keys = Issuer("https://two.example.com").jwks
     settings = {
@@ -384,6 +385,9 @@ def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
             {"minter": "edge", "from": "orders:write", "to": ["invoice", "ship"]},
             {"minter": "legacy", "from": "orders:write", "to": ["invoice", "print"]},
         ],
+        "access_tokens": {
+            "kafka": {"audience": "https://kafka.acme.internal", "services": ["legacy", "edge"], "scopes": ["w", "r"]}
+        },
     }
     file.write_text(json.dumps(settings))
     told("set", str(file))
@@ -405,6 +409,8 @@ def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
         f"a user's token with orders:write yields an event of {legacy} of one of [invoice] for jobs.example.com and "
         "nothing else, by the exchange",
         f"print is derived for {legacy}, and no grant of the exchange has it: it yields nothing",
+        f"{edge}, {legacy} may have access tokens of the registry for kafka (https://kafka.acme.internal) with [r, w], "
+        "for 300 s each",
     ]
     assert told("explain").splitlines() == sentences
     as_json = json.loads(told("explain", "--json"))

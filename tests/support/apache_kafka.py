@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,10 +18,13 @@ from typing import Any, Final
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from demo.processes import LOOPBACK, ProcessFailed, free_port
 from peerseal.messaging import DEAD_LETTERS
+from tests.support.certificates import Authority
 from tests.support.restartable import START, RestartableServer
 
 JARS: Final = Path(os.environ.get("KAFKA_JARS") or Path(sys.prefix) / "kafka")
@@ -39,6 +43,44 @@ def need_kafka() -> None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("Apache Kafka is not here: `make kafka`, and Java 17")
 
 
+@dataclass(frozen=True)
+class OAuthBearer:
+    """A second listener of a broker, over TLS, for those that log in with an access token of ``issuer`` for
+    ``audience``, by the keys at ``jwks_url``. What they may do there, access control lists say; the plain listener is
+    the administrator's."""
+
+    jwks_url: str
+    issuer: str
+    audience: str
+    authority: Authority
+
+    def properties(self, folder: Path, plain: str, tls: str, controller: str) -> dict[str, str]:
+        """The broker's settings, as docs/kafka-authentication.md has them."""
+        certificate, key = self.authority.issue("kafka", server=True)
+        keystore = folder / "kafka-keystore.pem"
+        keystore.write_text(key.read_text() + certificate.read_text())
+        kafkas, login = "org.apache.kafka.common.security.oauthbearer", "listener.name.sasl_ssl.oauthbearer"
+        return {
+            "listeners": f"PLAINTEXT://{plain},SASL_SSL://{tls},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{plain},SASL_SSL://{tls}",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "listener.name.sasl_ssl.ssl.keystore.type": "PEM",
+            "listener.name.sasl_ssl.ssl.keystore.location": str(keystore),
+            "listener.name.sasl_ssl.sasl.enabled.mechanisms": "OAUTHBEARER",
+            f"{login}.sasl.server.callback.handler.class": f"{kafkas}.OAuthBearerValidatorCallbackHandler",
+            f"{login}.sasl.jaas.config": f"{kafkas}.OAuthBearerLoginModule required;",
+            f"{login}.connections.max.reauth.ms": "5000",
+            # Kafka 4.1's default is made for clients, and checks neither signature nor audience.
+            "sasl.oauthbearer.jwt.validator.class": f"{kafkas}.BrokerJwtValidator",
+            "sasl.oauthbearer.jwks.endpoint.url": self.jwks_url,
+            "sasl.oauthbearer.expected.issuer": self.issuer,
+            "sasl.oauthbearer.expected.audience": self.audience,
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+
+
 class ApacheKafka(RestartableServer):
     """One that tests start, stop, kill and look into: always on the same port, with the same data.
 
@@ -50,21 +92,28 @@ class ApacheKafka(RestartableServer):
     """Those of an inlet: see `tests.support.brokers.Broker`. The group misses a member that was killed after 6 seconds,
     the least that Kafka takes, and not only after 45."""
 
-    def __init__(self, folder: Path, **properties: str) -> None:
+    def __init__(self, folder: Path, login: OAuthBearer | None = None, **properties: str) -> None:
         self.address = f"{LOOPBACK}:{free_port()}"
         """``host:port``, as librdkafka's ``bootstrap.servers`` takes it."""
         self.url = f"kafka://{self.address}"
         """As an application's configuration has it."""
         self._folder = folder / "kafka"
         super().__init__("kafka", self._folder / "kafka.log")
-        self._properties = {**_properties(self._folder, self.address, f"{LOOPBACK}:{free_port()}"), **properties}
+        controller = f"{LOOPBACK}:{free_port()}"
+        self._properties = {**_properties(self._folder, self.address, controller), **properties}
+        self._options: tuple[str, ...] = ()
+        if login is not None:
+            self.tls_address = f"{LOOPBACK}:{free_port()}"
+            """``host:port`` of the listener for ``login``."""
+            self._properties |= login.properties(folder, self.address, self.tls_address, controller)
+            self._options = (f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={login.jwks_url}",)
 
     def start(self) -> None:
         """Start it, with the data that an earlier one left, and wait until it answers."""
         properties = self._folder / "server.properties"
         if not properties.exists():
             self._format(properties)
-        command = ["java", *_HEAP, *_LOG, "-cp", f"{JARS}/*", "kafka.Kafka", str(properties)]
+        command = ["java", *_HEAP, *_LOG, *self._options, "-cp", f"{JARS}/*", "kafka.Kafka", str(properties)]
         self._run(command)
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
@@ -72,6 +121,21 @@ class ApacheKafka(RestartableServer):
         admin = self._admin()
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1)
         admin.create_topics([topic])[name].result(_ANSWER)
+
+    def let_write(self, user: str, topic: str) -> None:
+        """Let the user write to a topic."""
+        self._allow(user, AclOperation.WRITE, (ResourceType.TOPIC, topic))
+
+    def let_read(self, user: str, topic: str, group: str) -> None:
+        """Let the user read a topic, as a member of a group."""
+        self._allow(user, AclOperation.READ, (ResourceType.TOPIC, topic), (ResourceType.GROUP, group))
+
+    def _allow(self, user: str, operation: AclOperation, *resources: tuple[ResourceType, str]) -> None:
+        who, allow = (f"User:{user}", "*", operation), AclPermissionType.ALLOW
+        rules = [AclBinding(kind, name, ResourcePatternType.LITERAL, *who, allow) for kind, name in resources]
+        admin = self._admin()
+        for done in admin.create_acls(rules).values():
+            done.result(_ANSWER)
 
     def new_topic(self) -> str:
         """The name of a fresh topic, which is there with its dead letters': see `tests.support.brokers.Broker`."""

@@ -229,12 +229,13 @@ POLICIES: Json = {
 EXCHANGE: Json = {
     "/oauth2/token": {
         "post": operation(
-            "exchangeToken",
-            "An event token for a user's token (RFC 8693); only where the domain's settings say who may",
-            shown("The token.", "Exchanged"),
+            "issueToken",
+            "An event token for a user's token (RFC 8693), or an access token for a foreign resource server (RFC 6749 "
+            "section 4.4); only where the domain's settings say who may",
+            shown("The token.", "Issued"),
             oauth(400, 401),
             problems(404, 413, 429, 500, 503),
-            body="ExchangeWanted",
+            body="TokenWanted",
             media="application/x-www-form-urlencoded",
         )
     },

@@ -3,7 +3,7 @@
 from typing import Any
 
 from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
-from peerseal.protocol.policies import MAX_DERIVATIONS, MAX_DERIVED
+from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 
 Json = dict[str, Any]
 
@@ -12,6 +12,7 @@ _ID = r"^[A-Za-z0-9_-]{1,32}$"
 _THUMBPRINT = r"^[A-Za-z0-9_-]{43}$"
 _HASH = r"^[A-Za-z0-9_-]{43}$"
 _SCOPE = r"^[!#-\[\]-~]{1,100}$"
+_RESOURCE = r"^[a-z][a-z0-9+.-]{1,30}://[A-Za-z0-9\[][!$&-;=?-Z\[\]_a-z~%]{0,160}$"
 _EVENT_ID = r"^[!-~]{1,200}$"
 
 LARGEST = 10**18 - 1
@@ -72,6 +73,11 @@ ALG: Json = {"enum": ["RS256", "ES256"]}
 ROLE: Json = {"enum": ["viewer", "operator", "admin"]}
 PROOF = each(text(_HASH), description="Hashes of an RFC 9162 proof, base64url.")
 NOTE = text(description="A checkpoint: C2SP signed note.")
+_CLIENT: Json = {
+    "client_assertion_type": {"const": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+    "client_assertion": {**JWS, "description": "By a registered key of the client, for the registry, once."},
+    "client_id": text(),
+}
 
 SCHEMAS: Json = {
     "Problem": exactly(
@@ -229,16 +235,41 @@ SCHEMAS: Json = {
                 maxItems=MAX_DERIVATIONS,
                 description="Scopes that events may have where the user's token has another one.",
             ),
+            "access_tokens": {
+                "type": "object",
+                "additionalProperties": exactly(
+                    {
+                        "audience": text(_RESOURCE, description="The resource server: an absolute URI."),
+                        "services": each(text(description="Id of a service."), uniqueItems=True, minItems=1),
+                        "scopes": each(text(_SCOPE), uniqueItems=True, minItems=1, maxItems=MAX_ACCESS_SCOPES),
+                        "lifetime": natural(minimum=ACCESS_LIFETIMES[0], maximum=ACCESS_LIFETIMES[-1]),
+                    },
+                    optional=("lifetime",),
+                ),
+                "description": "By a resource server's name: which services get access tokens for it.",
+            },
         },
-        optional=("exchange", "derived_scopes", "entry"),
+        optional=("exchange", "derived_scopes", "access_tokens", "entry"),
     ),
+    "TokenWanted": {
+        "oneOf": [ref("ExchangeWanted"), ref("AccessWanted")],
+        "description": "ExchangeWanted or AccessWanted, by grant_type.",
+    },
+    "AccessWanted": {
+        "type": "object",
+        "properties": {
+            "grant_type": {"const": "client_credentials"},
+            **_CLIENT,
+            "resource": text(_RESOURCE, description="The resource server, as in the domain's settings."),
+            "scope": text(description="Some of those in the domain's settings; without it all of them."),
+        },
+        "required": ["grant_type", "client_assertion_type", "client_assertion", "resource"],
+    },
     "ExchangeWanted": {
         "type": "object",
         "properties": {
             "grant_type": {"const": "urn:ietf:params:oauth:grant-type:token-exchange"},
-            "client_assertion_type": {"const": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
-            "client_assertion": {**JWS, "description": "By a registered key of the client, for the registry, once."},
-            "client_id": text(),
+            **_CLIENT,
             "subject_token": {**JWS, "description": "A user's, of an issuer in the domain's settings."},
             "subject_token_type": text(),
             "requested_token_type": text(),
@@ -263,6 +294,13 @@ SCHEMAS: Json = {
             "scope": text(_SCOPE),
         }
     ),
+    "AccessToken": exactly(
+        {"access_token": JWS, "token_type": {"const": "Bearer"}, "expires_in": natural(), "scope": text()}
+    ),
+    "Issued": {
+        "oneOf": [ref("Exchanged"), ref("AccessToken")],
+        "description": "Exchanged or AccessToken, by grant_type.",
+    },
     "OAuthError": exactly({"error": text(), "error_description": text()}),
     "Inclusion": exactly(
         {"kid": KID, "index": natural(), "size": ENTRY, "leaf": text(_HASH), "proof": PROOF, "checkpoint": NOTE}

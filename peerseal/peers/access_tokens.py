@@ -1,0 +1,189 @@
+"""Access tokens for resource servers outside of Peerseal, such as a broker: the registry issues them in this service's
+name, by the domain's signed settings (RFC 6749 section 4.4 with ``private_key_jwt``, RFC 9068).
+
+A token is used for three quarters of its life, then the next one is asked for by one thread while the others go on with
+what is left of it; so the registry may be away for that long without anybody noticing.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlencode
+
+from peerseal.errors import AccessTokenRefused, ConfigurationError, FetchError, MalformedToken, TrustUnavailable
+from peerseal.peers.fetch import Answer, no_larger_than
+from peerseal.peers.forks import in_each_child, notice_fork
+from peerseal.peers.patience import no_longer_than
+from peerseal.peers.trust import TrustStore
+from peerseal.protocol.claims import claim
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.jose import MAX_TOKEN
+from peerseal.protocol.policies import ACCESS_LIFETIMES
+
+log = logging.getLogger("peerseal.access_tokens")
+
+ASSERTED: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+PATIENCE: Final = 10.0
+"""Seconds for which a caller is held up, at most."""
+REST: Final = 2.0
+"""Seconds after a failure in which the registry is not asked again."""
+
+_PATH = "/oauth2/token"
+_FORM = {"content-type": "application/x-www-form-urlencoded", "accept": "application/json"}
+_RENEW_AT, _LAST_AT = 0.75, 0.95  # of a token's life; librdkafka, which renews at 0.8, then gets the next one
+_MAX_ANSWER = MAX_TOKEN + 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """``text`` goes along as ``Authorization: Bearer …``, or as the protocol of the resource server has it. It ends at
+    ``expires_at``, in seconds since the epoch."""
+
+    text: str = field(repr=False)
+    expires_at: float
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A token that was asked for at ``asked_at`` and lives ``lifetime`` seconds from then on, by our clock."""
+
+    token: AccessToken
+    asked_at: float
+    lifetime: int
+
+    def is_good(self, now: float, part: float) -> bool:
+        """Whether no more than that part of its life is over: also not after a clock was set back."""
+        return 0 <= now - self.asked_at < self.lifetime * part
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """When asking failed, and the code where the registry refused."""
+
+    at: float
+    refusal: str | None = None
+
+
+class AccessTokens:
+    """Those of one service. ``sign_assertion`` makes a fresh client assertion for the registry.
+
+    Safe to use from threads, before and after a fork.
+    """
+
+    def __init__(self, trust: TrustStore, sign_assertion: Callable[[], str], clock: Callable[[], float]) -> None:
+        self._trust = trust
+        self._sign_assertion = sign_assertion
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._renew_after_fork()
+        in_each_child(self._renew_after_fork)
+
+    def get(self, name: str) -> AccessToken:
+        """See `peerseal.Identity.access_token`."""
+        notice_fork()
+        fresh = self._known(name, _RENEW_AT)
+        if fresh is not None:
+            return fresh
+        left = self._known(name, _LAST_AT)
+        turn = self._turns.setdefault(name, threading.Lock())
+        if not (turn.acquire(timeout=PATIENCE) if left is None else turn.acquire(blocking=False)):
+            if left is None:
+                raise TrustUnavailable("another thread waits for the registry's access token", 1)
+            return left
+        try:
+            return self._known(name, _RENEW_AT) or self._renewed(name)
+        finally:
+            turn.release()
+
+    def _known(self, name: str, part: float) -> AccessToken | None:
+        held = self._held.get(name)
+        return held.token if held is not None and held.is_good(self._clock(), part) else None
+
+    def _renewed(self, name: str) -> AccessToken:
+        """The next token; or this one, where the registry cannot be asked now and something is left of it. One thread
+        at a time. Raises AccessTokenRefused, TrustUnavailable or ConfigurationError."""
+        try:
+            self._check_rested(name)
+            return self._asked(name)
+        except TrustUnavailable as error:
+            left = self._known(name, _LAST_AT)
+            if left is None:
+                raise
+            log.warning("the next access token for %s cannot be had yet: %s", name, error)
+            return left
+
+    def _asked(self, name: str) -> AccessToken:
+        asked_at = self._clock()
+        try:
+            with no_longer_than(PATIENCE):
+                held = self._read(self._call(name), asked_at)
+        except AccessTokenRefused as error:
+            self._held.pop(name, None)
+            self._failures[name] = _Failure(self._clock(), error.code)
+            raise
+        except TrustUnavailable:
+            self._failures[name] = _Failure(self._clock())
+            raise
+        self._failures.pop(name, None)
+        self._held[name] = held
+        return held.token
+
+    def _check_rested(self, name: str) -> None:
+        failure = self._failures.get(name)
+        if failure is None or not 0 <= self._clock() - failure.at < REST:
+            return
+        if failure.refusal is not None:
+            raise AccessTokenRefused(failure.refusal, "the registry refused it a moment ago")
+        raise TrustUnavailable("the registry could not be asked for an access token a moment ago", 1)
+
+    # ---- the call
+
+    def _call(self, name: str) -> Answer:
+        fetcher = self._trust.fetcher
+        if not getattr(fetcher, "confidential", True):
+            raise ConfigurationError(
+                "access tokens can be read on the way: PEERSEAL_REGISTRY_URL must begin with https"
+            )
+        grants = self._trust.settings().access_tokens
+        if name not in grants:
+            raise AccessTokenRefused("invalid_target", f"the domain's settings name {sorted(grants)}, and no {name!r}")
+        form = {
+            "grant_type": "client_credentials",
+            "client_assertion_type": ASSERTED,
+            "client_assertion": self._sign_assertion(),
+            "resource": grants[name].audience,
+        }
+        try:
+            with no_larger_than(_MAX_ANSWER):
+                return fetcher.call("POST", _PATH, body=urlencode(form).encode("ascii"), headers=_FORM)
+        except FetchError as error:
+            raise TrustUnavailable(f"the registry cannot be asked for an access token: {error}") from error
+
+    def _read(self, answer: Answer, asked_at: float) -> _Held:
+        """What is in the token is the resource server's to read, and not ours (RFC 9068 section 6)."""
+        try:
+            members = strict_json_object(answer.body)
+            if answer.status in (400, 401, 404):
+                code = claim(members, "code" if answer.status == 404 else "error", str)
+                raise AccessTokenRefused(code, f"the registry answered {answer.status}")
+            if answer.status != 200:
+                raise TrustUnavailable(f"the registry answered {answer.status}")
+            text, lifetime = claim(members, "access_token", str), claim(members, "expires_in", int)
+            scopes = frozenset(claim(members, "scope", str).split(" "))
+            if claim(members, "token_type", str) != "Bearer" or lifetime not in ACCESS_LIFETIMES or not _is_token(text):
+                raise MalformedToken("no bearer token that lives for some time")
+        except MalformedToken as error:
+            raise TrustUnavailable(f"the registry answered {answer.status}: {error}") from error
+        return _Held(AccessToken(text, asked_at + lifetime, scopes), asked_at, lifetime)
+
+    def _renew_after_fork(self) -> None:
+        """In a forked child: the threads that would release locks are gone."""
+        self._turns: dict[str, threading.Lock] = {}
+
+
+def _is_token(text: str) -> bool:
+    return 0 < len(text) <= MAX_TOKEN and text.isascii() and text.isprintable() and " " not in text
