@@ -11,10 +11,12 @@ from typing import Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
-from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
+from peerseal.peers.audit_log import Accepted
+from peerseal.peers.context import Transaction, carrying, current_request_id, current_transaction, propagate
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.metrics import Metric, metrics
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.trust import TrustStore
@@ -22,11 +24,13 @@ from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 
 __all__ = [
+    "Accepted",
     "Event",
     "EventVerifier",
     "FileReplayGuard",
     "Identity",
     "MemoryReplayGuard",
+    "Metric",
     "Peer",
     "PeersealError",
     "RedisReplayGuard",
@@ -39,12 +43,26 @@ __all__ = [
     "UserVerifier",
     "Verifier",
     "carrying",
+    "current_request_id",
     "current_transaction",
     "errors",
+    "metrics",
     "propagate",
 ]
 
-_ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "rabbitmq", "requests", "testing")
+_ADAPTERS = (
+    "asgi",
+    "asynchronous",
+    "flask",
+    "inbox",
+    "kafka",
+    "logs",
+    "messaging",
+    "prometheus",
+    "rabbitmq",
+    "requests",
+    "testing",
+)
 
 
 def __getattr__(name: str) -> Any:

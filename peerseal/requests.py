@@ -36,7 +36,7 @@ from urllib3.exceptions import (
 )
 
 from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
-from peerseal.peers.context import current_transaction
+from peerseal.peers.context import REQUEST_ID, current_request_id, current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
@@ -90,9 +90,10 @@ class Signer(Protocol):
 class PeerSession(requests.Session):
     """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
 
-    Paths are taken below the base URL. Each request carries the token of the `peerseal.current_transaction`, if there
-    is one. An absolute URL of another origin is called unsigned, and neither a token of ours nor a ``Txn-Token`` goes
-    there, redirects included. Redirects within the origin are signed anew.
+    Paths are taken below the base URL. Each request carries the token of the `peerseal.current_transaction`, and the
+    `peerseal.current_request_id` as ``X-Request-Id``, if there is one. An absolute URL of another origin is called
+    unsigned, and no token of ours, ``Txn-Token`` or request id goes there, redirects included. Redirects within the
+    origin are signed anew.
 
     ``timeout`` (seconds, or connect and read apart) holds where a call names none. ``retries`` is a number or a urllib3
     Retry. A call ends ``deadline`` seconds after it began, redirects included, however slowly an answer comes in: it
@@ -321,6 +322,9 @@ class SigningAdapter(TimedAdapter):
         transaction = current_transaction()
         if transaction is not None and _TRANSACTION_HEADER not in attempt.headers:
             attempt.headers[_TRANSACTION_HEADER] = transaction.carry()
+        request_id = current_request_id()
+        if request_id is not None:
+            attempt.headers.setdefault(REQUEST_ID, request_id)
         _check_characters(attempt.headers)
         bound = self._bound_headers(attempt.headers)
         token = self._signer.sign_request(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
@@ -62,8 +62,9 @@ class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
     checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
-    ``fetches`` counts the calls made for documents, by kind. ``drops`` counts how often the root dropped a key that had
-    signed documents, and ``outdated`` says that the root's document is known to have changed.
+    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that brought none. ``drops`` counts
+    how often the root dropped a key that had signed documents, and ``outdated`` says that the root's document is known
+    to have changed.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class DocumentReader:
         self.fetcher = fetcher
         self.copies = copies
         self.fetches: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
         self.drops = 0
         self.outdated = False
         self._pin = pin
@@ -142,6 +144,7 @@ class DocumentReader:
                 with no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
+                self.failed["registry_keys"] += 1
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
@@ -251,8 +254,12 @@ class DocumentReader:
                 return document
 
         self.fetches[_NAMES[kind]] += 1
-        with no_larger_than(kind.MAX_SIZE):
-            found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
+        try:
+            with no_larger_than(kind.MAX_SIZE):
+                found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
+        except PeersealError:
+            self.failed[_NAMES[kind]] += 1
+            raise
         if found is None:
             raise AssertionError("unreachable: no document says that there is nothing new")
         return found
@@ -322,7 +329,9 @@ class DocumentReader:
         return document, checkpoint
 
     def _renew_lock(self) -> None:
+        """In a forked child; what is counted is of one process."""
         self._lock = threading.Lock()
+        self.fetches, self.failed = Counter(), Counter()
 
 
 def check_age(document: Document, max_age: float, now: float) -> None:

@@ -12,6 +12,7 @@ MODULES = {
     "peerseal.flask": ("flask", "flask"),
     "peerseal.kafka": ("confluent_kafka", "kafka"),
     "peerseal.inbox": ("sqlalchemy", "kafka"),
+    "peerseal.prometheus": ("prometheus_client", "prometheus"),
     "peerseal.rabbitmq": ("kombu", "rabbitmq"),
     "registry.wsgi": ("flask", "registry"),
 }
