@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     delete,
+    func,
     insert,
     make_url,
     select,
@@ -128,6 +129,12 @@ def unsent(engine: Engine) -> list[Unsent]:
     with engine.connect() as connection:
         rows = connection.execute(select(OUTBOX).order_by(OUTBOX.c.number).limit(BATCH)).all()
     return [Unsent(row.topic, row.payload, row.headers, row.number) for row in rows]
+
+
+def waiting(engine: Engine) -> int:
+    """How many events wait."""
+    with engine.connect() as connection:
+        return connection.execute(select(func.count()).select_from(OUTBOX)).scalar_one()
 
 
 def forget(engine: Engine, events: Iterable[Unsent]) -> None:

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 import peerseal
 import peerseal.flask
+import peerseal.logs
 from peerseal.flask import current_peer
 from resource_service.database import Invoices, open_database
 from resource_service.settings import database_url
@@ -28,6 +29,7 @@ PROFILES = {
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     """The service, with its key made and registered, or about to be, as the environment says."""
+    peerseal.logs.configure()
     identity = peerseal.Identity.from_env(environ)
     identity.start()
     return build_app(identity, Invoices(open_database(database_url(environ)), identity.clock))
@@ -58,6 +60,19 @@ def add_public_routes(app: Flask, auth: peerseal.flask.PeerAuth, identity: peers
     def my_public_credentials() -> dict[str, str]:
         """The key that this service signs with now, for anybody to compare with the registry's."""
         return identity.credentials.to_json()
+
+    @app.get("/readyz")
+    @auth.public
+    def readyz() -> tuple[dict[str, bool], int]:
+        """Whether this service can verify its callers now."""
+        ready = identity.is_ready()
+        return {"ready": ready}, 200 if ready else 503
+
+    @app.get("/metrics")
+    @auth.public
+    def metrics() -> Response:
+        """How this service does, for Prometheus: keep it inside."""
+        return Response(identity.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def add_profiles(app: Flask, auth: peerseal.flask.PeerAuth) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import requests
 
 import peerseal
+import peerseal.logs
 from peerseal.errors import MessageRefused
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
 from resource_service.database import Invoices, open_database
@@ -70,7 +71,7 @@ def make_invoicing(identity: peerseal.Identity, settings: ConsumerSettings) -> I
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Consume until SIGTERM or Ctrl-C; → the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    peerseal.logs.configure()
     settings = ConsumerSettings.from_env(environ)
     identity = peerseal.Identity.from_env(environ).start()
     try:

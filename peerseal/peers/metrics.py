@@ -15,8 +15,6 @@ from typing import Final, Literal
 from peerseal.errors import ConfigurationError
 from peerseal.peers.forks import in_each_child
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""What an answer with metrics says that it is."""
 OTHER: Final = "other"
 """The value of labels that are too many to be told apart."""
 MOST: Final = 100

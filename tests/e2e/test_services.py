@@ -67,7 +67,7 @@ def test_the_index_lists_every_route_with_a_line_that_works(running: Running) ->
     }
     expected = {"/refresh-my-credentials": 403}
     routes = http(f"{running.client.url}/").json["routes"]
-    assert len(routes) == 10
+    assert len(routes) == 12
     for route in routes:
         line = route["try"]
         for name, value in environment.items():
