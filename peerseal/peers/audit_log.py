@@ -66,11 +66,13 @@ class Accepted:
 
     def to_json(self) -> dict[str, Any]:
         """What there is of it, with the time as RFC 3339 writes it, in UTC."""
-        members = {field.name: getattr(self, field.name) for field in fields(self)}
+        members = {name: getattr(self, name) for name in _MEMBERS}
         at = datetime.fromtimestamp(self.time, UTC).replace(tzinfo=None)
         members["time"] = f"{at.isoformat(timespec='milliseconds')}Z"
         return {name: value for name, value in members.items() if value is not None}
 
+
+_MEMBERS: Final = tuple(field.name for field in fields(Accepted))
 
 OnVerified = Callable[[Accepted], object]
 """What an application does with each record. It is called where the call is served, so it must not wait."""

@@ -106,7 +106,7 @@ def serving(given: str | None = None) -> Iterator[str]:
     """Run a block within a request: the one with the id that was ``given`` with it, if that may stand in a log as it
     is; else the one that the block is in already; else a new one. Gives the id."""
     trace = _trace.get()
-    if given is not None and _REQUEST_ID.fullmatch(given):
+    if type(given) is str and _REQUEST_ID.fullmatch(given):
         trace = RequestTrace(given)
     elif trace is None:
         trace = RequestTrace(new_request_id())

@@ -7,8 +7,8 @@ and the checkpoint in each. An answer that fails a check is one mirror's: the ne
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -62,7 +62,7 @@ class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
     checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
-    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that brought none. ``drops`` counts
+    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``drops`` counts
     how often the root dropped a key that had signed documents, and ``outdated`` says that the root's document is known
     to have changed.
     """
@@ -139,12 +139,10 @@ class DocumentReader:
                 if root is not None and now < root.expires_at:
                     return root
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
-            self.fetches["registry_keys"] += 1
             try:
-                with no_larger_than(RegistryKeys.MAX_SIZE):
+                with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
-                self.failed["registry_keys"] += 1
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
@@ -253,16 +251,21 @@ class DocumentReader:
                     keep(document, jws)
                 return document
 
-        self.fetches[_NAMES[kind]] += 1
-        try:
-            with no_larger_than(kind.MAX_SIZE):
-                found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
-        except PeersealError:
-            self.failed[_NAMES[kind]] += 1
-            raise
+        with self.counting(_NAMES[kind]), no_larger_than(kind.MAX_SIZE):
+            found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
         if found is None:
             raise AssertionError("unreachable: no document says that there is nothing new")
         return found
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        """The block is one fetch of a document of that kind. That there is no such document is an answer, too."""
+        self.fetches[what] += 1
+        try:
+            yield
+        except PeersealError as error:
+            self.failed[what] += getattr(error, "http_status", None) != 404
+            raise
 
     def copy(
         self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0

@@ -481,6 +481,13 @@ def test_a_setting_that_cannot_be_read_ends_the_start(registry: MemoryRegistry) 
         from_env(registry, PEERSEAL_AUDIT="perhaps")
 
 
+def test_a_text_in_the_place_of_a_switch_is_an_error_at_the_start(registry: MemoryRegistry, client: Identity) -> None:
+    text: Any = "0"  # which is true for Python
+    for make in (lambda: Served(registry, client, audit=text), lambda: verifier_of(client, audit=text)):
+        with pytest.raises(ConfigurationError, match="audit='0'"):
+            make()
+
+
 def test_turned_off_nothing_is_written(registry: MemoryRegistry, monkeypatch: pytest.MonkeyPatch, audit: Lines) -> None:
     monkeypatch.setenv("PEERSEAL_AUDIT", "0")
     client = registry.identity("client")
