@@ -3,7 +3,6 @@
 Run it with ``gunicorn --threads 16 'client_service.app:create_app()'``; the settings are in `client_service.settings`.
 """
 
-import logging
 import os
 from collections.abc import Mapping
 
@@ -11,7 +10,8 @@ from flask import Flask
 from sqlalchemy import Engine
 
 import peerseal
-from client_service import approvals, credentials, login, orders, resource, routes
+import peerseal.logs
+from client_service import approvals, credentials, health, login, orders, resource, routes
 from client_service.problems import handle_errors
 from client_service.settings import Settings
 from client_service.storage import OUTBOX, open_database
@@ -23,7 +23,7 @@ from peerseal.outbox import Outbox
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     """The service, with its key made and registered, or about to be, as the environment says."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    peerseal.logs.configure()
     settings = Settings.from_env(environ)
     identity = peerseal.Identity.from_env(environ)
     identity.start()
@@ -34,6 +34,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     """The service in the name of ``identity``, which the caller starts. Opens the database, and makes what is missing
     of it and of the issuer's key."""
     app = Flask(__name__)
+    app.wsgi_app = peerseal.logs.RequestIds(app.wsgi_app)  # type: ignore[method-assign] # as Flask has middleware put in
     tokens = UserTokens.kept_in(settings.user_key_file, settings.issuer_url, identity)
     users = Users(identity, tokens)
     database = open_database(settings.database_url, settings.state)
@@ -41,6 +42,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     session = identity.session("resource-service", settings.resource_url, limits=resource.LIMITS)
     app.register_blueprint(routes.blueprint(app, identity))
     app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
+    app.register_blueprint(health.blueprint(identity, outbox))
     app.register_blueprint(login.blueprint(tokens, settings.demo_password))
     app.register_blueprint(resource.blueprint(users, session))
     placed = orders.Orders(identity, database, outbox, settings.events_audience)

@@ -12,12 +12,14 @@ from typing import Any
 from peerseal import errors
 from peerseal.errors import PeersealError
 from peerseal.peers.access_tokens import AccessToken
+from peerseal.peers.audit_log import Accepted
 from peerseal.peers.circuit import CircuitState, CircuitStatus
-from peerseal.peers.context import Transaction, carrying, current_transaction, propagate
+from peerseal.peers.context import Transaction, carrying, current_request_id, current_transaction, propagate
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.limits import CallLimits, RotationSchedule, TrustLimits
+from peerseal.peers.metrics import Metric, metrics
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.trust import TrustStore
@@ -25,6 +27,7 @@ from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 
 __all__ = [
+    "Accepted",
     "AccessToken",
     "CallLimits",
     "CircuitState",
@@ -35,6 +38,7 @@ __all__ = [
     "Identity",
     "IntrospectionClient",
     "MemoryReplayGuard",
+    "Metric",
     "Peer",
     "PeersealError",
     "RedisReplayGuard",
@@ -47,8 +51,10 @@ __all__ = [
     "UserVerifier",
     "Verifier",
     "carrying",
+    "current_request_id",
     "current_transaction",
     "errors",
+    "metrics",
     "propagate",
 ]
 
@@ -58,8 +64,10 @@ _ADAPTERS = (
     "flask",
     "inbox",
     "kafka",
+    "logs",
     "messaging",
     "outbox",
+    "prometheus",
     "rabbitmq",
     "requests",
     "testing",

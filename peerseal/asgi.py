@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from peerseal.asgi_routes import is_below, own_roots, route_path, route_pattern
 from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import (
     ConfigurationError,
@@ -41,6 +42,7 @@ from peerseal.gate import (
     Need,
     Record,
     answer,
+    audit_log_of,
     check_need,
     check_options,
     check_paths,
@@ -48,7 +50,8 @@ from peerseal.gate import (
     lacking_user,
     verifier_of,
 )
-from peerseal.peers.context import carrying
+from peerseal.peers.audit_log import OnVerified
+from peerseal.peers.context import REQUEST_ID, carrying, serving, within
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
@@ -120,10 +123,13 @@ class PeerAuth:
         external_prefix: str | None = None,
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
+        audit: bool | None = None,
+        on_verified: OnVerified | None = None,
     ) -> None:
         check_options(header, max_body, report_only, verifier, identity)
         self._app = app
-        self._needs = _checked(needs) if callable(needs) else _by_path({"/": ANY_ALLOWED} if needs is None else needs)
+        self._trunks = [] if callable(needs) else _longest_first({"/": ANY_ALLOWED} if needs is None else needs)
+        self._needs = _checked(needs) if callable(needs) else _by_path(self._trunks)
         self._report_only = report_only
         self._header = header.lower()
         self._max_body = max_body
@@ -131,6 +137,7 @@ class PeerAuth:
         self._external_prefix = check_external_prefix(prefix)
         self._verifier = AsyncVerifier(verifier or verifier_of(identity, allow, replay))
         self._record = Record()
+        self._audit = audit_log_of(identity, self._record, audit, on_verified)
         self._read_for: set[str] = set()
 
     @property
@@ -148,23 +155,23 @@ class PeerAuth:
             raise RuntimeError(f"a connection of the kind {kind!r}: nobody knows who calls")
         call = _Call(_headers(scope), send, self._header, self._record, self._report_only)
         serve = self._http if kind == "http" else self._websocket
-        with _outside():
+        with _outside(), serving(call.headers.get(REQUEST_ID)):
             return await serve(self._need(scope), call, scope, receive)
 
     def _need(self, scope: Scope) -> Need:
         """What the path needs. One that a framework would read otherwise than it is told here is nobody's: the need of
         another path would be asked for."""
         path: str = scope["path"]
-        told = _route_path(path, scope.get("root_path", ""))
+        told = route_path(path, scope.get("root_path", ""))
         for place, root in self._own_roots:
-            if _is_below(told, place) and _route_path(path, root) != _route_path(told, place):
+            if is_below(told, place) and route_path(path, root) != route_path(told, place):
                 return _NOBODY
         return self._needs(scope.get("method", "GET"), told)
 
     @cached_property
     def _own_roots(self) -> tuple[tuple[str, str], ...]:
         """Looked for at the first request, when all is mounted."""
-        return tuple(_own_roots(self._app))
+        return tuple(own_roots(self._app))
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = _Body(receive)
@@ -172,6 +179,8 @@ class PeerAuth:
             if not need.public:
                 await self._admit(need, call, scope, body)
             with call.within():
+                if call.peer is not None:
+                    self._note(call.peer, need, scope)
                 await self._app(scope, body.again, call.send)
         except Exception as error:
             if call.refused is None and isinstance(error, REFUSALS):
@@ -199,6 +208,17 @@ class PeerAuth:
             if not self._report_only:
                 raise
             call.report(error)
+
+    def _note(self, peer: Peer, need: Need, scope: Scope) -> None:
+        """For the audit: a call was let in. Where the framework does not tell the route, ``needs`` says which it is."""
+        told = route_path(scope["path"], scope.get("root_path", ""))
+        covering = (f"{trunk}/*" if told != trunk else trunk for trunk, _ in self._trunks if is_below(told, trunk))
+        self._audit.call(
+            peer,
+            scope=need.scope,
+            method=scope["method"],
+            route=lambda: route_pattern(self._app, scope) or next(covering, None),
+        )
 
     async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "_Body") -> Peer:
         request = {
@@ -312,7 +332,7 @@ class _Call:
         await self.send_on({"type": "http.response.body", "body": refused.body})
 
     def _add(self, what: str, error: PeersealError) -> None:
-        self._record.add(what, error, self.headers.get(self._header), self.headers.get("x-request-id"))
+        self._record.add(what, error, self.headers.get(self._header))
 
 
 _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
@@ -320,11 +340,11 @@ _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
 
 @contextmanager
 def _outside() -> Iterator[None]:
-    """The block knows no call, and works for nobody. Servers run in it: within ``send`` and ``receive`` they may start
-    the next request of the connection, to which context variables would go along."""
+    """The block knows no call and no request, and works for nobody. Servers run in it: within ``send`` and ``receive``
+    they may start the next request of the connection, to which context variables would go along."""
     current = _calls.set(None)
     try:
-        with carrying(None):
+        with carrying(None), within(None):
             yield
     finally:
         _calls.reset(current)
@@ -386,38 +406,21 @@ def _checked(needs: Callable[[str, str], Need]) -> Callable[[str, str], Need]:
     return need_of
 
 
-def _by_path(needs: Any) -> Callable[[str, str], Need]:
-    """The need of the longest path that the request's is, or lies below. Raises ConfigurationError."""
-    longest_first = sorted(check_paths(needs).items(), key=lambda item: -len(item[0].rstrip("/")))
-    trunks = [(path.rstrip("/"), need) for path, need in longest_first]
+def _longest_first(needs: Any) -> list[tuple[str, Need]]:
+    """What paths need, without a slash at their end, the longest path first. Raises ConfigurationError."""
+    needed = sorted(check_paths(needs).items(), key=lambda item: -len(item[0].rstrip("/")))
+    return [(path.rstrip("/"), need) for path, need in needed]
+
+
+def _by_path(trunks: list[tuple[str, Need]]) -> Callable[[str, str], Need]:
+    """The need of the longest path that the request's is, or lies below."""
 
     def need_of(_: str, path: str) -> Need:
         if ODD.search(path):
             return _NOBODY
-        return next((need for trunk, need in trunks if _is_below(path, trunk)), _NOBODY)
+        return next((need for trunk, need in trunks if is_below(path, trunk)), _NOBODY)
 
     return need_of
-
-
-def _own_roots(app: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """What takes a root path of its own for the server's, as FastAPI does with its option of that name, at whatever
-    place it is mounted: a request for ``/api/admin`` would be served as ``/admin``. Each place, and that root path."""
-    routes, root, inner = (getattr(app, name, None) for name in ("routes", "root_path", "app"))
-    known = routes if isinstance(routes, list) else None  # Quart's root path is a folder, and it has no routes
-    if known is not None and isinstance(root, str) and root:
-        yield place, root
-    place += getattr(app, "path", "")
-    for below in (known or ()) if inner is None else (inner,):
-        yield from _own_roots(below, place)
-
-
-def _route_path(path: str, root: str) -> str:
-    """The path below the root path, which servers and frameworks leave in ``path``."""
-    return path.removeprefix(root) if _is_below(path, root) else path
-
-
-def _is_below(path: str, trunk: str) -> bool:
-    return path == trunk or path.startswith(f"{trunk}/")
 
 
 def _headers(scope: Scope) -> dict[str, str]:

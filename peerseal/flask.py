@@ -32,6 +32,7 @@ from peerseal.gate import (
     Need,
     Record,
     answer,
+    audit_log_of,
     check_need,
     check_needed_scope,
     check_options,
@@ -39,13 +40,22 @@ from peerseal.gate import (
     lacking_user,
     verifier_of,
 )
-from peerseal.peers.context import Transaction, begin, carrying, current_transaction
+from peerseal.peers.audit_log import AuditLog, OnVerified
+from peerseal.peers.context import Transaction, begin, carrying, current_transaction, serving
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
-from peerseal.wsgi import MAX_BODY, EnvironHeaders, bearer_token, read_body, wsgi_target
+from peerseal.wsgi import (
+    MAX_BODY,
+    REQUEST_ID_KEY,
+    EnvironHeaders,
+    bearer_token,
+    read_body,
+    within_request,
+    wsgi_target,
+)
 
 try:
     from flask import Flask, Request, Response, current_app, request
@@ -77,7 +87,9 @@ class PeerAuth:
     ``header`` names the request header that carries ``Bearer`` and the token. ``max_body`` (bytes) bounds what is read
     to be checked. ``external_prefix`` is the path that a proxy in front strips; the identity's by default. With
     ``report_only`` a call that would be refused is logged, counted and let through, with `current_peer` unbound.
-    ``verifier`` replaces the one that is made of the identity, and ``allow`` and ``replay`` with it.
+    ``verifier`` replaces the one that is made of the identity, and ``allow`` and ``replay`` with it. ``audit`` turns
+    the audit of accepted calls on or off, the identity's by default; ``on_verified`` is called with the
+    `peerseal.Accepted` of each (docs/audit.md).
 
     Nothing is fetched or opened here or in `init_app` beyond the replay guard's folder, so both may come before a fork.
     """
@@ -94,6 +106,8 @@ class PeerAuth:
         external_prefix: str | None = None,
         verifier: Verifier | None = None,
         replay: ReplayGuard | None = None,
+        audit: bool | None = None,
+        on_verified: OnVerified | None = None,
     ) -> None:
         check_options(header, max_body, report_only, verifier, identity)
         self._identity = identity
@@ -104,6 +118,8 @@ class PeerAuth:
         self._external_prefix = external_prefix
         self._verifier = verifier
         self._replay = replay
+        self._audit = audit
+        self._on_verified = on_verified
         self._record = Record()
         if app is not None:
             self.init_app(app)
@@ -136,6 +152,7 @@ class PeerAuth:
             external_prefix=check_external_prefix(prefix),
             report_only=self._report_only,
             record=self._record,
+            audit=audit_log_of(identity, self._record, self._audit, self._on_verified),
         )
         app.extensions[_EXTENSION] = gate
         _put_around(app, gate)
@@ -200,6 +217,7 @@ class _Gate:
         external_prefix: str,
         report_only: bool,
         record: Record,
+        audit: AuditLog,
     ) -> None:
         self._verifier = verifier
         self._views = views
@@ -208,6 +226,7 @@ class _Gate:
         self._external_prefix = external_prefix
         self.report_only = report_only
         self._record = record
+        self._audit = audit
 
     def check(self) -> Response | None:
         """What is done before the rest of a request: the refusal, or None.
@@ -240,6 +259,8 @@ class _Gate:
             if not self.report_only:
                 return self.refuse(error)
             self.report(error)
+        else:
+            self._audit.call(peer, scope=need.scope, method=environ["REQUEST_METHOD"], route=lambda: _pattern(current))
         return None
 
     def refuse(self, error: PeersealError) -> Response:
@@ -253,8 +274,7 @@ class _Gate:
         self._add("would refuse", error)
 
     def _add(self, what: str, error: PeersealError) -> None:
-        environ = request.environ
-        self._record.add(what, error, environ.get(self._header), environ.get("HTTP_X_REQUEST_ID"))
+        self._record.add(what, error, request.environ.get(self._header))
 
 
 def _put_around(app: Flask, gate: _Gate) -> None:
@@ -300,12 +320,13 @@ def _current_request() -> Request:
 
 
 def _for_nobody(serve: "WSGIApplication") -> "WSGIApplication":
-    """Each call of the application begins for nobody, and gives back what was before: views may call it as well."""
+    """Each call of the application begins for nobody, within its request, and gives back what was before: views may
+    call it as well."""
 
     def serve_for_nobody(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         environ[_SERVED] = id(environ)  # a copy, which a view may push, is not served
-        with carrying(None):
-            return serve(environ, start_response)
+        with carrying(None), serving(environ.get(REQUEST_ID_KEY)):
+            return within_request(serve(environ, start_response), environ)
 
     return serve_for_nobody
 
@@ -355,6 +376,11 @@ def _set_mark(view: Any, need: Need) -> None:
     if marked is not None and marked.public != need.public:
         raise ConfigurationError(f"{view!r} is marked as public and as needing a scope")
     setattr(view, _MARK, need)
+
+
+def _pattern(current: Request) -> str | None:
+    """The rule that the request was routed by, such as ``/profiles/<id>``; None where there is none."""
+    return current.url_rule.rule if current.url_rule is not None else None
 
 
 def _need_of_view(views: Mapping[str, Any], current: Request) -> Need:

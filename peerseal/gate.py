@@ -4,7 +4,6 @@
 import json
 import logging
 import re
-import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,10 @@ from peerseal.errors import (
     TokenError,
     TrustUnavailable,
 )
-from peerseal.peers.context import Transaction
+from peerseal.peers.audit_log import AuditLog, OnVerified
+from peerseal.peers.context import Transaction, current_request_id, new_request_id
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.metrics import Metric, counted
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
@@ -47,7 +49,6 @@ ODD: Final = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
 """What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
 PATTERN: Final = re.compile(r"[{}<>*?%#]")
 """Of patterns, queries and escapes: a path with one of these would stand for nothing that is meant by it."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,19 @@ def verifier_of(
     )
 
 
+def audit_log_of(
+    identity: "Identity | None", record: "Record", audit: bool | None, on_verified: OnVerified | None
+) -> AuditLog:
+    """The audit log of an adapter, in whose metrics the identity has a part from now on, as in those of ``record``.
+    Without an ``audit`` of its own it is on or off as the identity's. Raises ConfigurationError."""
+    if identity is None:
+        return AuditLog(audit, on_verified=on_verified)
+    made = AuditLog(identity.audit if audit is None else audit, on_verified=on_verified, clock=identity.clock)
+    identity.add_metrics(record.collect)
+    identity.add_metrics(made.collect)
+    return made
+
+
 def lacking(peer: Peer | None, scope: str, transaction: bool) -> PeersealError | None:
     """What a handler refuses that caller with, if it needs the scope, and a user."""
     if peer is None:
@@ -186,6 +200,10 @@ class Record:
     """Counts refusals, and logs each with code, caller and kid as claimed, and request id; never a token."""
 
     def __init__(self) -> None:
+        self._begin()
+        in_each_child(self._begin)
+
+    def _begin(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -195,8 +213,12 @@ class Record:
         with self._lock:
             return self._counts.copy()
 
-    def add(self, what: str, error: PeersealError, authorization: str | None, request_id: str | None) -> None:
-        """``what`` was done. ``request_id`` is the caller's, and stands in the log only if it may as it is."""
+    def collect(self) -> list[Metric]:
+        """The same as metrics."""
+        return [counted("peerseal_calls_refused_total", "Calls that were refused, by code.", "code", self.counts)]
+
+    def add(self, what: str, error: PeersealError, authorization: str | None) -> None:
+        """``what`` was done, within the current request."""
         with self._lock:
             self._counts[error.code] += 1
         caller, kid = _claimed(authorization)
@@ -206,7 +228,7 @@ class Record:
             error.code,
             caller,
             kid,
-            request_id if request_id and _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(8),
+            current_request_id() or new_request_id(),
             str(error)[:_LONGEST],
         )
 

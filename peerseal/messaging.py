@@ -39,9 +39,11 @@ from peerseal.errors import (
     PeersealError,
     TokenError,
 )
-from peerseal.peers.context import carrying
+from peerseal.peers.audit_log import AuditLog, OnVerified
+from peerseal.peers.context import REQUEST_ID, carrying, serving
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.peers.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
 
@@ -175,7 +177,9 @@ class EventConsumer:
     """Takes messages from ``inlet``, verifies each, and gives the application what is proven.
 
     While the application works on an event, `peerseal.current_transaction` is the event's, as far as ``identity`` may
-    mint. ``pauses`` are the seconds before another attempt at the same message, the last one again and again.
+    mint. ``pauses`` are the seconds before another attempt at the same message, the last one again and again. ``audit``
+    turns the audit of accepted events on or off, the identity's by default, and ``on_verified`` is called with the
+    `peerseal.Accepted` of each: once for each delivery, however many attempts it takes (docs/audit.md).
     """
 
     PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -192,6 +196,8 @@ class EventConsumer:
         dead_letters: Outlet,
         *,
         pauses: Sequence[float] = PAUSES,
+        audit: bool | None = None,
+        on_verified: OnVerified | None = None,
     ) -> None:
         check_is("pauses", pauses, Sequence, "a list of seconds")
         if not pauses:
@@ -200,7 +206,11 @@ class EventConsumer:
             check_number("a pause", pause, at_most=threading.TIMEOUT_MAX)
         check_is("verifier", verifier, EventVerifier, "a peerseal.EventVerifier")
         self._identity = identity
-        self._verifier = verifier
+        self._verifier = verifier.without_audit()
+        self._audit = AuditLog(
+            identity.audit if audit is None else audit, on_verified=on_verified, clock=identity.clock
+        )
+        self._audited = False  # the message at hand
         self._inlet = inlet
         self._dead_letters = dead_letters
         self._pauses = pauses
@@ -209,11 +219,22 @@ class EventConsumer:
         self._not_taken = 0  # attempts at the dead letter of the message at hand
         self._refused: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()
+        identity.add_metrics(self.collect)
 
     @property
     def counts(self) -> Counts:
         """As of now."""
         return Counts(self._handled, dict(self._refused), dict(self._retried))
+
+    def collect(self) -> list[Metric]:
+        """The same as metrics, and what was accepted."""
+        counts = self.counts
+        handled = Metric(
+            "peerseal_events_handled_total", "counter", "Events that were handled.", (({}, counts.handled),)
+        )
+        refused = counted("peerseal_events_refused_total", "Messages refused, by code.", "code", counts.refused)
+        retried = counted("peerseal_events_retried_total", "Attempts to be repeated.", "code", counts.retried)
+        return [handled, refused, retried, *self._audit.collect()]
 
     def run(self, handle: Handle, *, wait: float = 1.0) -> None:
         """Work until `stop`, then leave the group. Raises BrokerUnavailable for what no waiting mends."""
@@ -228,7 +249,12 @@ class EventConsumer:
         message = self._inlet.receive(wait)
         if message is None:
             return None
-        self._not_taken = 0
+        self._not_taken, self._audited = 0, False
+        with serving(_request_id_in(message)):
+            return self._worked(message, handle)
+
+    def _worked(self, message: Message, handle: Handle) -> Message:
+        """The message, once it is done or no longer ours."""
         for attempt in range(2**63):
             try:
                 self._work(message, handle)
@@ -263,11 +289,18 @@ class EventConsumer:
             return
         try:
             with carrying(self._identity.transaction_for_event(event)):
+                self._note_accepted(event)
                 handle(event)
         except MessageRefused as refusal:
             self._put_aside(message, refusal)
         else:
             self._handled += 1
+
+    def _note_accepted(self, event: Event) -> None:
+        """For the audit, once for the message at hand."""
+        if not self._audited:
+            self._audited = True
+            self._audit.event(event)
 
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
         """Onto the dead letters' topic, as it came, with the code and where it was. Where that cannot be built, or is
@@ -316,6 +349,14 @@ class EventConsumer:
         self._retried[name] += 1
         trace = None if isinstance(error, PeersealError) and not isinstance(error, CodedError) else error
         log.warning("message %s is tried again: %s: %s", printable(message.origin), name, error, exc_info=trace)
+
+
+def _request_id_in(message: Message) -> str | None:
+    """The request id that the message brings, if it brings one that can be read."""
+    try:
+        return dict(message.headers)[REQUEST_ID].decode("ascii")
+    except _UNREADABLE:
+        return None
 
 
 def _said(text: str) -> bytes:

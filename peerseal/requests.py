@@ -25,7 +25,7 @@ from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.peers.circuit import Attempt, Circuit, Circuits
-from peerseal.peers.context import current_transaction
+from peerseal.peers.context import REQUEST_ID, current_request_id, current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import CallLimits
 from peerseal.peers.origin import Origin
@@ -95,9 +95,10 @@ class TooManyCallsError(TooManyCalls, requests.ConnectionError):
 class PeerSession(requests.Session):
     """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
 
-    Paths are taken below the base URL. Each request carries the token of the `peerseal.current_transaction`, if there
-    is one. An absolute URL of another origin is called unsigned, and neither a token of ours nor a ``Txn-Token`` goes
-    there, redirects included. Redirects within the origin are signed anew.
+    Paths are taken below the base URL. Each request carries the token of the `peerseal.current_transaction`, and the
+    `peerseal.current_request_id` as ``X-Request-Id``, if there is one. An absolute URL of another origin is called
+    unsigned, and no token of ours, ``Txn-Token`` or request id goes there, redirects included. Redirects within the
+    origin are signed anew.
 
     ``limits`` says how long calls may take, how many run at once, and when they fail fast (`CallLimits`); ``timeout``
     (seconds, or connect and read apart) and ``deadline`` stand in for its own. ``timeout`` holds where a call names
@@ -412,6 +413,9 @@ class SigningAdapter(TimedAdapter):
         transaction = current_transaction()
         if transaction is not None and _TRANSACTION_HEADER not in attempt.headers:
             attempt.headers[_TRANSACTION_HEADER] = transaction.carry()
+        request_id = current_request_id()
+        if request_id is not None:
+            attempt.headers.setdefault(REQUEST_ID, request_id)
         _check_characters(attempt.headers)
         bound = self._bound_headers(attempt.headers)
         token = self._signer.sign_request(

@@ -2,11 +2,12 @@
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO, RawIOBase
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
+from peerseal.peers.context import REQUEST_ID, RequestTrace, current_trace, within
 from peerseal.peers.target import routed_target
 from peerseal.peers.verify import RequestHeaders
 from peerseal.protocol.numbers import natural
@@ -15,6 +16,9 @@ from peerseal.protocol.tokens import BLANKS
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
+
+REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
+"""Where an environ has the id that came with the request."""
 
 _PIECE = 1024 * 1024  # bytes read at once
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
@@ -147,3 +151,28 @@ class _Rejoined(RawIOBase):
         data = self._piece.read(len(buffer)) or self._rest.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+
+def within_request(body: Iterable[bytes], environ: Mapping[str, Any]) -> Iterable[bytes]:
+    """An application's answer, of which each piece is made within the current request: servers ask for the pieces once
+    the application has returned. A list, and a file that the server sends by itself, are given back as they are."""
+    trace, file_wrapper = current_trace(), environ.get("wsgi.file_wrapper")
+    is_file = isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
+    return _Within(body, trace) if isinstance(body, Iterator) and not is_file else body
+
+
+class _Within(Iterator[bytes]):
+    """Pieces that are made within a request."""
+
+    def __init__(self, pieces: Iterator[bytes], trace: RequestTrace | None) -> None:
+        self._pieces = pieces
+        self._trace = trace
+
+    def __next__(self) -> bytes:
+        with within(self._trace):
+            return next(self._pieces)
+
+    def close(self) -> None:
+        """See PEP 3333."""
+        with within(self._trace):
+            getattr(self._pieces, "close", lambda: None)()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
 import peerseal
 from peerseal.flask import PeerAuth
@@ -24,5 +24,18 @@ def blueprint(auth: PeerAuth, identity: peerseal.Identity, callers: Sequence[str
     def my_public_credentials() -> dict[str, str]:
         """The key that this service signs with now, for anybody to compare with the registry's."""
         return identity.credentials.to_json()
+
+    @routes.get("/readyz")
+    @auth.public
+    def readyz() -> tuple[dict[str, bool], int]:
+        """Whether this service can verify its callers now."""
+        ready = identity.is_ready()
+        return {"ready": ready}, 200 if ready else 503
+
+    @routes.get("/metrics")
+    @auth.public
+    def metrics() -> Response:
+        """How this service does, for Prometheus: keep it inside."""
+        return Response(identity.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

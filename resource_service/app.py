@@ -3,7 +3,6 @@
 Run it with ``gunicorn 'resource_service.app:create_app()'``; the settings are in `resource_service.settings`.
 """
 
-import logging
 import os
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ from flask import Flask
 
 import peerseal
 import peerseal.flask
+import peerseal.logs
 from resource_service import about, cases, invoices, profiles
 from resource_service.database import Invoices, open_database
 from resource_service.problems import handle_errors
@@ -22,7 +22,7 @@ ALLOW = {"client-service": {"profiles:read", "invoices:read"}, "invoicing": {"tr
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     """The service, with its key made and registered, or about to be, as the environment says."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    peerseal.logs.configure()
     identity = peerseal.Identity.from_env(environ)
     identity.start()
     return build_app(identity, Invoices(open_database(database_url(environ)), identity.clock))

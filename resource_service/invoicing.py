@@ -15,6 +15,7 @@ import requests
 from sqlalchemy import Engine, MetaData
 
 import peerseal
+import peerseal.logs
 from peerseal.errors import MessageRefused
 from peerseal.inbox import first_time, inbox_table
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
@@ -90,7 +91,7 @@ def make_invoicing(identity: peerseal.Identity, settings: ConsumerSettings) -> I
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Consume until SIGTERM or Ctrl-C; → the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    peerseal.logs.configure()
     settings = ConsumerSettings.from_env(environ)
     identity = peerseal.Identity.from_env(environ).start()
     try:

@@ -1,18 +1,20 @@
 """An identity's settings: as the environment has them, and as code gives them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peerseal.errors import ConfigurationError
+from peerseal.peers.audit_log import audit_by_default
 from peerseal.peers.enrol import PlatformToken
 from peerseal.peers.fetch import check_urls
 from peerseal.peers.follow import check_pin
+from peerseal.peers.keyfolder import KeyFolder
 from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
-from peerseal.protocol.names import check_service
+from peerseal.protocol.names import check_service, split_kid
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_texts, shortened
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 
@@ -41,6 +43,7 @@ KNOWN = (
     "PEERSEAL_ROTATE_LEAD",
     "PEERSEAL_ROTATE_OVERLAP",
     "PEERSEAL_RETIRE_AT_EXIT",
+    "PEERSEAL_AUDIT",
     "PEERSEAL_OPERATOR_TOKEN",
     "PEERSEAL_OPERATOR_TOKEN_FILE",
 )
@@ -65,6 +68,7 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
         "unsafe_replay_fallback": settings.flag("PEERSEAL_REPLAY_UNSAFE_FALLBACK", False),
         "rotation": _rotation_in(settings),
         "retire_at_exit": settings.optional_flag("PEERSEAL_RETIRE_AT_EXIT"),
+        "audit": audit_by_default(environ),
     }
 
 
@@ -142,3 +146,20 @@ def check_parts(alg: object, rotation: object, limits: object, clock: object, oi
     check_callable("clock", clock)
     if not isinstance(oidc_token, str | None):
         check_callable("oidc_token", oidc_token)
+
+
+def one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
+    """The pin from wherever it is known. Raises ConfigurationError for two that differ."""
+    pins = {known for known in (pin, joining.pin if joining else None) if known}
+    if len(pins) > 1:
+        raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
+    return pins.pop() if pins else folder.pin()
+
+
+def announce(kid: str, admitted: str, registry: str | Sequence[str], pin: str | None) -> None:
+    """Say at the start who this service is, by what its key got into the registry, and which registry that is. Where no
+    logging is configured, as under gunicorn, Python shows nothing below a warning: so it is one there."""
+    urls = registry if isinstance(registry, str) else ", ".join(registry)
+    root = f"root key {pin}" if pin else "root key believed on first use, since no pin is set"
+    level = logging.INFO if log.hasHandlers() else logging.WARNING
+    log.log(level, "%s signs with %s, %s; registry %s, %s", *(split_kid(kid)[0], kid, admitted, urls, root))

@@ -19,6 +19,7 @@ There is no step 11: brokers deliver again, and consumers count an event once by
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ from peerseal.errors import (
     WrongTopic,
     WrongTransaction,
 )
+from peerseal.peers.audit_log import AuditLog
 from peerseal.peers.derivation import derivation_fault
 from peerseal.peers.headers import GoodHeaders, Signer
 from peerseal.peers.policy import AllowPolicy, read_allow
@@ -95,7 +97,8 @@ class EventVerifier:
     is the greatest age of an event that is accepted here, by its ``iat``. ``leeway`` is in seconds. A token that the
     registry issued in exchange for a user's counts only where ``allow`` gives its scope to ``registry`` as well as to
     the service that asked for it, and, where it binds no payload, only with ``unsafe_unbound_payload``: then whoever
-    can write to the topic chooses what the event says. Raises ConfigurationError, InvalidName or MalformedToken.
+    can write to the topic chooses what the event says. ``audit`` turns the audit of accepted events on or off; None
+    leaves it to ``PEERSEAL_AUDIT`` (docs/audit.md). Raises ConfigurationError, InvalidName or MalformedToken.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class EventVerifier:
         max_age: timedelta,
         leeway: int = LEEWAY,
         unsafe_unbound_payload: bool = False,
+        audit: bool | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_is("max_age", max_age, timedelta, "a timedelta")
@@ -123,6 +127,7 @@ class EventVerifier:
         self._clock = clock
         self._place: tuple[AllowPolicy, str] | None = None
         self._good_headers = GoodHeaders(EVENT_TYP)
+        self._audit: AuditLog | None = AuditLog(audit, clock=clock)
 
     def verify(
         self,
@@ -173,7 +178,17 @@ class EventVerifier:
         fault = derivation_fault(self._trust, publisher, frozenset((claims["scope"],)), claims["rctx"])
         if fault is not None:
             raise InsufficientScope(fault)
-        return _event(claims, signer, publisher, payload, topic)
+        event = _event(claims, signer, publisher, payload, topic)
+        if self._audit is not None:
+            self._audit.event(event)
+        return event
+
+    def without_audit(self) -> "EventVerifier":
+        """One that does the same, and remembers what this one does: for a consumer, which verifies an event once more
+        at each attempt and audits it once."""
+        other = copy(self)
+        other._audit = None
+        return other
 
     def _exchanged(
         self, signer: Signer, claims: Mapping[str, Any], policy: AllowPolicy, registry: str

@@ -3,29 +3,39 @@
 import atexit
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from peerseal.errors import ConfigurationError, DocumentRefused, PeersealError, TrustUnavailable, UnsignableRequest
+from peerseal.errors import DocumentRefused, TrustUnavailable, UnsignableRequest
 from peerseal.peers.access_tokens import AccessToken, AccessTokens
+from peerseal.peers.audit_log import AuditLog
 from peerseal.peers.circuit import Circuits, CircuitStatus
-from peerseal.peers.context import Transaction, current_transaction
+from peerseal.peers.context import REQUEST_ID, Transaction, current_request_id, current_transaction, note_minted
 from peerseal.peers.enrol import TRY_AGAIN, SignsRequests, platform_token, refusal_behind
-from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
+from peerseal.peers.environment import (
+    absent_join_token,
+    announce,
+    check_parts,
+    check_places,
+    check_switches,
+    one_pin,
+    options_in,
+)
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher
-from peerseal.peers.follow import check_pin
-from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
+from peerseal.peers.forks import in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
 from peerseal.peers.limits import RotationSchedule, TrustLimits
+from peerseal.peers.metrics import Metric, Source, metrics
 from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
+from peerseal.peers.rotation import KeyRotation, pauses
+from peerseal.peers.service_metrics import ServiceMetrics, identity_metrics
 from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.trust import TrustStore
@@ -43,10 +53,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("peerseal.identity")
 
-_LONGEST_PAUSE = 10.0
-_LONGEST_WORK = 15.0
-"""Seconds for which `Identity.stop` waits for work on the keys that is under way: one call to the registry, at most."""
-
 
 class Identity:
     """One service of a trust domain, in this process.
@@ -63,7 +69,8 @@ class Identity:
     is the Redis through which several hosts share one replay guard; while it is down nothing is accepted, or with
     ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to end retires the
     keys, and the next start needs a new join token. None: so without a key folder, whose keys would be lost, and not
-    with one, where a restart or a recycled worker goes on with the keys.
+    with one, where a restart or a recycled worker goes on with the keys. ``audit`` turns the audit of what this service
+    accepts and mints on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/audit.md).
     ``fetcher`` calls the registry in the place of HTTP.
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
@@ -88,6 +95,7 @@ class Identity:
         rotation: RotationSchedule | None = None,
         limits: TrustLimits | None = None,
         retire_at_exit: bool | None = None,
+        audit: bool | None = None,
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
     ) -> None:
@@ -99,13 +107,14 @@ class Identity:
         self.clock = clock
         key_folder = Path(key_dir) / service if key_dir is not None else None
         self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
-        self._shared_setting = "PEERSEAL_KEY_DIR" if cache_dir is None else "PEERSEAL_CACHE_DIR"
+        setting = "PEERSEAL_KEY_DIR" if cache_dir is None else "PEERSEAL_CACHE_DIR"
+        self._host_folder = None if self._shared_dir is None else cache_folder(self._shared_dir, setting)
         self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
         joining = JoinToken.parse(join_token) if join_token else None
         platform = platform_token(oidc_token, joining, registry, fetcher)
         folder = KeyFolder(key_folder, KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", key_passphrase))
-        pin = _one_pin(pin, joining, folder)
+        pin = one_pin(pin, joining, folder)
         self.trust = TrustStore(
             registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher, cache_dir=self._shared_dir
         )
@@ -124,13 +133,17 @@ class Identity:
         self._signer = TokenSigner(service, lambda: self.domain, clock)
         self._minter = Minter(service, self.trust, self._keeper.signing_key, self._signer, clock)
         self._access_tokens = AccessTokens(self.trust, self.sign_assertion, clock)
+        self._circuits = Circuits()
+        self._audit = AuditLog(audit, clock=clock)
+        self._metrics = ServiceMetrics(self._host_folder and self._host_folder.inner(f"counts-{service}"))
+        self.add_metrics(lambda: identity_metrics(self, self._keeper))
+        self.add_metrics(self._audit.collect)
+        self._registry, self._pin = registry, pin
         self._started, self._pid = False, 0
-        self._working, self._circuits = BackgroundWork(), Circuits()
         self._replay_url = replay_url
         self._unsafe_replay_fallback = unsafe_replay_fallback
         self._guards: list[FileReplayGuard | RedisReplayGuard] = []
-        self._rotator: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._rotation = KeyRotation(service, self._keeper, self._schedule, self._metrics.publish)
         in_each_child(self._after_fork)
 
     @classmethod
@@ -138,9 +151,9 @@ class Identity:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
         ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``,
         ``PEERSEAL_KEY_PASSPHRASE`` or ``…_FILE``, ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``,
-        ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK`` and ``PEERSEAL_RETIRE_AT_EXIT``
-        (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``, ``…_OVERLAP``. An empty
-        variable is one that is not set.
+        ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK``, ``PEERSEAL_RETIRE_AT_EXIT`` and
+        ``PEERSEAL_AUDIT`` (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
+        ``…_OVERLAP``. An empty variable is one that is not set.
 
         Raises ConfigurationError for what is missing or cannot be read; it names the variable.
         """
@@ -170,8 +183,9 @@ class Identity:
             self._keeper.leave(retire=False)
             raise
         self._started, self._pid = True, os.getpid()
+        announce(self.credentials.key_id, self._keeper.admitted, self._registry, self._pin)
         warn_without_threads()
-        self._start_rotator()
+        self._rotation.start()
         atexit.register(self.stop)
         return self
 
@@ -184,10 +198,9 @@ class Identity:
         if not self._started or self._pid != os.getpid():
             return
         self._started = False
-        self._stopping.set()
-        if self._rotator is not None:
-            self._rotator.join(_LONGEST_WORK)  # else it could look for keys that are gone
+        self._rotation.stop()
         self.trust.stop()
+        self._metrics.publish()
         for guard in self._guards:
             guard.close()
         self._keeper.leave(retire=self._retire_at_exit)
@@ -222,6 +235,39 @@ class Identity:
     def credentials(self) -> PublicCredentials:
         """The public credentials of the key that signs now. Raises TrustUnavailable before `start`."""
         return PublicCredentials.of(self.id, self._keeper.signing_key().pair.public)
+
+    @property
+    def audit(self) -> bool:
+        """Whether what is accepted and minted is audited, where an adapter does not say otherwise."""
+        return self._audit.enabled
+
+    # ---- how it does
+
+    def is_ready(self) -> bool:
+        """Whether this service can do its part now: it has a registered key, and the registry's keys are known. For
+        readiness checks; makes no call itself, and fetches the registry's keys in the background where they are not
+        known yet."""
+        try:
+            self._keeper.signing_key()
+        except TrustUnavailable:
+            return False
+        return self.trust.status().ready
+
+    def metrics(self) -> str:
+        """How this service does, in Prometheus' text format (version 0.0.4): its key, its trust store, and what the
+        adapters, consumers and other sources tell. Where the workers of a server share a folder (the cache folder, or
+        else the key folder), counters are those of all of them, as of ten seconds ago at most; gauges are of the one
+        that is asked."""
+        return metrics(self.collect)
+
+    def collect(self) -> list[Metric]:
+        """The same as values."""
+        return self._metrics.collect()
+
+    def add_metrics(self, source: Source) -> None:
+        """Tell what ``source`` gives as well, such as the depth of an outbox. Raises ConfigurationError for what is no
+        function."""
+        self._metrics.add(source)
 
     # ---- what it signs
 
@@ -264,7 +310,8 @@ class Identity:
         subject: str | None = None,
         lifetime: timedelta = timedelta(seconds=EVENT_LIFETIME),
     ) -> dict[str, str]:
-        """The headers of a message that carries ``payload``, these very bytes, on ``topic``.
+        """The headers of a message that carries ``payload``, these very bytes, on ``topic``: the token, and unsigned
+        the current request's id, if there is one.
 
         ``audience`` names the consumers (no slash in it), ``scope`` the one purpose. User, transaction and how the user
         was authenticated are those of `current_transaction`, where there is one; ``subject`` and ``transaction_id``
@@ -291,7 +338,8 @@ class Identity:
             lifetime=whole_seconds(lifetime, EVENT_LIFETIME_CAP),
             authentication=self._minter.event_context(current, scope) if current else {},
         )
-        return {"authorization": f"Bearer {token}"}
+        request_id = current_request_id()
+        return {"authorization": f"Bearer {token}"} | ({REQUEST_ID: request_id} if request_id else {})
 
     def sign_assertion(self, *, audience: str | None = None, client_id: str | None = None) -> str:
         """A client assertion (RFC 7523) for the registry's token endpoint, or for another issuer ``audience``, which
@@ -324,7 +372,10 @@ class Identity:
         if not isinstance(user, User):
             raise UnsignableRequest("a transaction is for a peerseal.User, as UserVerifier gives it")
         seconds = whole_seconds(lifetime, TRANSACTION_LIFETIME_CAP)
-        return self._minter.for_user(user, scope_set(scope), facts or {}, transaction_id, workload, seconds)
+        minted = self._minter.for_user(user, scope_set(scope), facts or {}, transaction_id, workload, seconds)
+        note_minted(minted)
+        self._audit.minted(minted)
+        return minted
 
     def transaction_for_event(self, event: Event) -> Transaction | None:
         """What outgoing calls carry while a verified event is handled: its user, its transaction, its one scope, and
@@ -355,11 +406,10 @@ class Identity:
         return guard
 
     def _host_guard(self) -> ReplayGuard:
-        if self._shared_dir is None:
+        if self._host_folder is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        folder = cache_folder(self._shared_dir, self._shared_setting).path
-        guard = FileReplayGuard(folder / f"replay-{self.service}.sqlite3", clock=self.clock)
+        guard = FileReplayGuard(self._host_folder.path / f"replay-{self.service}.sqlite3", clock=self.clock)
         self._guards.append(guard)
         return guard
 
@@ -379,7 +429,7 @@ class Identity:
     def _register(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         refusal: DocumentRefused | None = None
-        for pause in _pauses():
+        for pause in pauses():
             try:
                 return self._keeper.ensure_registered()
             except TRY_AGAIN as error:
@@ -393,48 +443,9 @@ class Identity:
                 time.sleep(pause)
         raise AssertionError("unreachable: the pauses never end")
 
-    def _start_rotator(self) -> None:
-        self._stopping = threading.Event()
-        self._rotator = threading.Thread(target=self._run, name="peerseal-rotate", daemon=True)
-        self._rotator.start()
-
-    def _run(self) -> None:
-        stopping, pauses = self._stopping, _pauses()
-        tick = min(max(self._schedule.every / 20, 0.1), 10.0, max(self._schedule.lead / 2, 0.1))
-        pause = tick
-        while not stopping.wait(pause):
-            pause = tick
-            try:
-                with self._working:
-                    if self._keeper.is_due():
-                        self._keeper.work()
-                pauses = _pauses()
-            except PeersealError as error:
-                pause = max(tick, next(pauses))
-                log.warning("keys of %s could not be looked after: %s", self.service, error)
-            except Exception:  # the thread must not die of a surprise: keys would run out a week later
-                pause = _LONGEST_PAUSE
-                log.exception("keys of %s could not be looked after", self.service)
-
     def _after_fork(self) -> None:
         """A child is a holder of its own, and needs its own thread."""
         if self._started:
             self._pid = os.getpid()
             self._folder.hold()
-            self._start_rotator()
-
-
-def _pauses() -> Iterator[float]:
-    """Seconds between attempts: doubling from a fifth, to ten at most, for ever."""
-    pause = 0.2
-    while True:
-        yield pause
-        pause = min(pause * 2, _LONGEST_PAUSE)
-
-
-def _one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
-    """The pin from wherever it is known; two that differ are a mistake."""
-    pins = {known for known in (pin and check_pin(pin), joining.pin if joining else None) if known}
-    if len(pins) > 1:
-        raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
-    return pins.pop() if pins else folder.pin()
+            self._rotation.start()

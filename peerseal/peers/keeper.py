@@ -29,8 +29,6 @@ log = logging.getLogger("peerseal.identity")
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether another process has changed the folder."""
 
-_BY = {JoinToken: "by join token", PlatformToken: "by a platform's token", type(None): "with no token"}
-
 
 class KeyKeeper:
     """Looks after the keys of one service on one host. ``vouch(held)`` gives the function that signs a call to the
@@ -54,6 +52,8 @@ class KeyKeeper:
         self._newcomer = newcomer
         self.absent: str | None = None
         """What should have admitted a first key and is not there, for the error of a newcomer that has nothing."""
+        self.admitted = ""
+        """By what this process has its key, as a phrase, once it has one."""
         self._alg = alg
         self._schedule = schedule
         self._vouch = vouch
@@ -116,6 +116,8 @@ class KeyKeeper:
             self._compare_with_registry()
             if self._held.signing(self._clock()) is None:
                 self._join()
+            else:
+                self.admitted = f"taken up from the key folder {self._folder.path}"
 
     def publish_next(self) -> HeldKey:
         """Register the next key now, vouched for by the current one; it signs after its lead time. Where a next key
@@ -179,14 +181,15 @@ class KeyKeeper:
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
                 raise ConfigurationError(f"{message}: {self.absent}" if self.absent else message) from error
             raise
-        log.info("registered %s %s", candidate.kid, _BY[type(self._newcomer)])
+        self.admitted = f"registered {_by(self._newcomer)}"
+        log.info("%s was %s", candidate.kid, self.admitted)
         return self._save_registered(candidate, statement, signs_from=self._clock())
 
     def _publish_next(self) -> HeldKey:
         current = self._held.signing(self._clock())
         if current is None:  # slept past its end: there is nobody left to vouch
             return self._join()
-        candidate = self._candidate()
+        candidate, way = self._candidate(), f"by its predecessor {current.kid}"
         try:
             statement = self._enrolment.rotate(candidate.pair, self._vouch(current))
         except EnrolmentRefused as error:
@@ -194,9 +197,9 @@ class KeyKeeper:
             self._compare_with_registry()  # a key that was revoked signs nothing more
             if self._newcomer is None:
                 raise
-            statement = self._enrolment.join(candidate.pair, self._newcomer)
+            statement, way = self._enrolment.join(candidate.pair, self._newcomer), _by(self._newcomer)
         published = self._save_registered(candidate, statement, signs_from=self._clock() + self._schedule.lead)
-        log.info("registered %s; it signs in %s s", published.kid, self._schedule.lead)
+        log.info("%s was registered %s; it signs in %s s", published.kid, way, self._schedule.lead)
         return published
 
     def _candidate(self) -> HeldKey:
@@ -288,3 +291,14 @@ class KeyKeeper:
         registered = [key for key in self._held.keys if key.registered_at is not None]
         horizon = self._clock() - self._schedule.overlap
         return [old for old, new in pairwise(registered) if new.signs_from <= horizon]
+
+
+def _by(newcomer: JoinToken | PlatformToken | None) -> str:
+    """What let a first key in; of a join token its id, which is no secret."""
+    match newcomer:
+        case JoinToken():
+            return f"by join token {newcomer.id}"
+        case PlatformToken():
+            return "by a platform's token"
+        case None:
+            return "with no token"

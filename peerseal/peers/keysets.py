@@ -361,8 +361,8 @@ class KeyShelf:
 
         path = covering(f"/v1/services/{split_service_id(slot.service_id)[1]}/jwks.jwt", at_least)
         try:
-            self._reader.fetches["key_set"] += 1
-            found = self._reader.fetcher.ask(path, read, headers={"If-None-Match": tag} if tag else {})
+            with self._reader.counting("key_set"):
+                found = self._reader.fetcher.ask(path, read, headers={"If-None-Match": tag} if tag else {})
         except DocumentRefused:
             if not stale:
                 raise

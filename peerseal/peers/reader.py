@@ -7,13 +7,13 @@ and the checkpoint in each. An answer that fails a check is one mirror's: the ne
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
+from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
@@ -62,8 +62,9 @@ class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
     checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
-    ``fetches`` counts the calls made for documents, by kind. ``drops`` counts how often the root dropped a key that had
-    signed documents, and ``outdated`` says that the root's document is known to have changed.
+    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``drops`` counts
+    how often the root dropped a key that had signed documents, and ``outdated`` says that the root's document is known
+    to have changed.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class DocumentReader:
         self.fetcher = fetcher
         self.copies = copies
         self.fetches: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
         self.drops = 0
         self.outdated = False
         self._pin = pin
@@ -137,9 +139,8 @@ class DocumentReader:
                 if root is not None and now < root.expires_at:
                     return root
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
-            self.fetches["registry_keys"] += 1
             try:
-                with no_larger_than(RegistryKeys.MAX_SIZE):
+                with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
@@ -250,12 +251,21 @@ class DocumentReader:
                     keep(document, jws)
                 return document
 
-        self.fetches[_NAMES[kind]] += 1
-        with no_larger_than(kind.MAX_SIZE):
+        with self.counting(_NAMES[kind]), no_larger_than(kind.MAX_SIZE):
             found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
         if found is None:
             raise AssertionError("unreachable: no document says that there is nothing new")
         return found
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        """The block is one fetch of a document of that kind. That there is no such document is an answer, too."""
+        self.fetches[what] += 1
+        try:
+            yield
+        except PeersealError as error:
+            self.failed[what] += getattr(error, "http_status", None) != 404
+            raise
 
     def copy(
         self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
@@ -322,7 +332,9 @@ class DocumentReader:
         return document, checkpoint
 
     def _renew_lock(self) -> None:
+        """In a forked child; what is counted is of one process."""
         self._lock = threading.Lock()
+        self.fetches, self.failed = Counter(), Counter()
 
 
 def check_age(document: Document, max_age: float, now: float) -> None:

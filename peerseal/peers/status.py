@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from peerseal.peers.metrics import MOST, Metric, counted, metrics
 
 if TYPE_CHECKING:
     from peerseal.peers.keysets import Slot
@@ -29,7 +31,8 @@ class ServiceStatus:
 class TrustStatus:
     """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
     ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
-    memory had, ``misses`` those that it had not, ``fetches`` the documents asked of the registry, by kind."""
+    memory had, ``misses`` those that it had not, ``fetches`` the documents asked of the registry, by kind, and
+    ``failed`` those among them that could not be had, or were refused."""
 
     ready: bool
     leads: bool
@@ -37,6 +40,7 @@ class TrustStatus:
     misses: int
     fetches: Mapping[str, int]
     services: Mapping[str, ServiceStatus] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
@@ -44,15 +48,33 @@ class TrustStatus:
 
     def metrics(self) -> str:
         """The same in Prometheus' text format (version 0.0.4)."""
-        return "".join(f"peerseal_trust_{line}\n" for line in self._samples())
+        return metrics(self.collect)
 
-    def _samples(self) -> Iterator[str]:
-        yield f"ready {int(self.ready)}"
-        yield f"leads {int(self.leads)}"
-        yield f"hits_total {self.hits}"
-        yield f"misses_total {self.misses}"
-        for kind, number in sorted(self.fetches.items()):
-            yield f'fetches_total{{document="{kind}"}} {number}'
-        for service, status in sorted(self.services.items()):
-            for name, value in asdict(status).items():
-                yield f'{name}{{service="{service}"}} {value}'
+    def collect(self) -> list[Metric]:
+        """The same as metrics; of the first hundred services, by name."""
+        return list(self._collected())
+
+    def _collected(self) -> Iterator[Metric]:
+        yield _gauge("ready", "1 where the registry's keys are known.", int(self.ready))
+        yield _gauge("leads", "1 where this process asks what changed.", int(self.leads))
+        yield Metric("peerseal_trust_hits_total", "counter", "Keys that memory had.", (({}, self.hits),))
+        yield Metric("peerseal_trust_misses_total", "counter", "Keys that memory had not.", (({}, self.misses),))
+        fetches, failed = dict(sorted(self.fetches.items())), dict(sorted(self.failed.items()))
+        yield counted("peerseal_trust_fetches_total", "Documents asked of the registry.", "document", fetches)
+        yield counted("peerseal_trust_fetch_failures_total", "Those that could not be had.", "document", failed)
+        services = sorted(self.services.items())[:MOST]
+        for name, (metric, help) in _OF_SERVICES.items():
+            samples = tuple(({"service": service}, getattr(status, name)) for service, status in services)
+            yield Metric(f"peerseal_trust_{metric}", "gauge", help, samples)
+
+
+_OF_SERVICES: Final = {
+    "keys": ("keys", "Keys that are held of a service."),
+    "age": ("age_seconds", "Since the keys of a service were confirmed."),
+    "good_for": ("good_for_seconds", "For how long the keys of a service are believed."),
+    "failures": ("renewal_failures", "Renewals of a service's keys that failed in a row."),
+}
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return Metric(f"peerseal_trust_{name}", "gauge", help, (({}, value),))

@@ -264,14 +264,17 @@ class TrustStore:
         notice_fork()
         return self._reader.fetch(kind, path, subject, headers=headers, max_age=max_age)
 
-    def status(self) -> TrustStatus:
-        """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; whoever asks
-        starts the background thread, which fetches the registry's keys where they are not known yet."""
-        self._begin()
+    def status(self, *, start: bool = True) -> TrustStatus:
+        """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts
+        the background thread, which fetches the registry's keys where they are not known yet, if it may ``start``
+        that."""
+        if start:
+            self._begin()
         now, root = self._clock(), self._reader.root
         services = {slot.service_id: ServiceStatus.of(slot, now) for slot in self._keys.slots() if slot.known}
         ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)
-        return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services)
+        failed = dict(self._reader.failed)
+        return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
 
     # ---- the background
 
@@ -346,7 +349,8 @@ class TrustStore:
             log.warning("cannot %s: %s", what, error)
 
     def _after_fork(self) -> None:
-        """A lock that another thread held would never be released."""
+        """A lock that another thread held would never be released; what is counted is of one process."""
+        self._hits = self._misses = 0
         for shelf in (self._keys, self._policies, self._domain, self._statements):
             shelf.renew_locks()
         self._retrying = threading.Thread()

@@ -137,6 +137,11 @@ def test_signing_a_request_answers_for_every_value(name: str) -> None:
 
 
 TAKES_NOTHING_UNVERIFIED = {
+    "Accepted": "a result",
+    "AccessToken": "a result",
+    "Metric": "the application's own",
+    "current_request_id": "takes nothing",
+    "metrics": "takes functions of the application's own",
     "Event": "a result",
     "Peer": "a result",
     "PeersealError": "an error",

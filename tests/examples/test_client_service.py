@@ -13,6 +13,8 @@ ROUTES = {
     ("GET", "/"),
     ("GET", "/my-public-credentials"),
     ("POST", "/refresh-my-credentials"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
     ("POST", "/authenticate"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/.well-known/openid-configuration"),

@@ -22,9 +22,23 @@ HEAVY = (
     "alembic",
     "psycopg",
     "gunicorn",
+    "prometheus_client",
     "registry",
 )
-ADAPTERS = ("asgi", "asynchronous", "flask", "inbox", "kafka", "messaging", "outbox", "rabbitmq", "requests", "testing")
+ADAPTERS = (
+    "asgi",
+    "asynchronous",
+    "flask",
+    "inbox",
+    "kafka",
+    "logs",
+    "messaging",
+    "outbox",
+    "prometheus",
+    "rabbitmq",
+    "requests",
+    "testing",
+)
 
 
 def in_a_fresh_process(program: str) -> list[str]:

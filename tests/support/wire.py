@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from peerseal.errors import UnknownKey
+from peerseal.peers.metrics import Source
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol import jose
@@ -63,6 +64,8 @@ class Service:
         self.service = service
         self.trust = trust
         self.external_prefix = ""
+        self.audit = False
+        self.sources: list[Source] = []
         self.pair = pair or KeyPair.generate("ES256")
         self.kid = trust.add(service, self.pair.public)
         self._now = now
@@ -72,6 +75,9 @@ class Service:
 
     def replay_guard(self) -> ReplayGuard:
         return MemoryReplayGuard()
+
+    def add_metrics(self, source: Source) -> None:
+        self.sources.append(source)
 
     def sign_request(
         self,

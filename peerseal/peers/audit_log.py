@@ -1,0 +1,212 @@
+"""Audit of what was accepted: one JSON line on the logger ``peerseal.audit`` for each accepted call and event, and for
+each minted transaction.
+
+A record says who did what for whom, by ids only: no token, no body, no query, and of a path only the route's pattern.
+Nothing here decides an answer. A hook or a log that fails is logged and counted, and the call goes on: it was verified,
+and whoever can break a log must not be able to stop a service.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from peerseal.errors import ConfigurationError
+from peerseal.peers.context import Transaction, current_request_id
+from peerseal.peers.metrics import Metric, Tally
+from peerseal.protocol import jose
+from peerseal.runtime.options import check_callable, check_flag
+from peerseal.runtime.settings import SettingsReader
+
+if TYPE_CHECKING:
+    from peerseal.peers.events import Event
+    from peerseal.peers.verify import Peer
+
+T = TypeVar("T")
+
+AUDIT: Final = "PEERSEAL_AUDIT"
+"""The setting that turns the lines off."""
+
+log = logging.getLogger("peerseal")
+_lines = logging.getLogger("peerseal.audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What was accepted. None stands for what there is not.
+
+    ``kind`` is ``call``, ``event`` or ``transaction`` (a minted one). ``time`` is in seconds since the epoch.
+    ``caller`` is the service id that called, published or minted, ``kid`` the key that signed, ``jti`` the token's id
+    (of a minted transaction, the transaction's). ``user`` is the user's name at ``user_issuer``, ``scope`` what was
+    asked for; ``route`` is the pattern of the route, ``topic`` and ``event_id`` are an event's. ``request_id`` may be
+    of the client's own choice: it joins lines and proves nothing.
+    """
+
+    kind: str
+    time: float
+    caller: str
+    kid: str
+    jti: str
+    audience: str
+    scope: str | None = None
+    user: str | None = None
+    user_issuer: str | None = None
+    transaction: str | None = None
+    method: str | None = None
+    route: str | None = None
+    topic: str | None = None
+    event_id: str | None = None
+    request_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What there is of it, with the time as RFC 3339 writes it, in UTC."""
+        members = {name: getattr(self, name) for name in _MEMBERS}
+        at = datetime.fromtimestamp(self.time, UTC).replace(tzinfo=None)
+        members["time"] = f"{at.isoformat(timespec='milliseconds')}Z"
+        return {name: value for name, value in members.items() if value is not None}
+
+
+_MEMBERS: Final = tuple(field.name for field in fields(Accepted))
+
+OnVerified = Callable[[Accepted], object]
+"""What an application does with each record. It is called where the call is served, so it must not wait."""
+
+
+def audit_by_default(environ: Mapping[str, str] | None = None) -> bool:
+    """What ``PEERSEAL_AUDIT`` says: on, where it is not set. Raises ConfigurationError."""
+    return SettingsReader(os.environ if environ is None else environ).flag(AUDIT, True)
+
+
+class AuditLog:
+    """Writes the lines, calls the hook, and counts both what was accepted and what of these failed.
+
+    ``enabled`` turns the lines on or off; None leaves it to ``PEERSEAL_AUDIT``. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        enabled: bool | None = None,
+        *,
+        on_verified: OnVerified | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        enabled = audit_by_default() if enabled is None else enabled
+        check_flag("audit", enabled)
+        if on_verified is not None:
+            check_callable("on_verified", on_verified)
+            if iscoroutinefunction(on_verified):
+                raise ConfigurationError("on_verified is a coroutine function: give a plain one, which does not wait")
+        self._enabled = enabled
+        self._on_verified = on_verified
+        self._clock = clock
+        self._calls = Tally("peerseal_calls_accepted_total", "Calls that were verified.", "caller", "scope")
+        self._events = Tally("peerseal_events_accepted_total", "Events that were verified.", "caller", "scope")
+        self._minted = Tally("peerseal_transactions_minted_total", "Transactions that were minted for users.")
+        self._failures = Tally("peerseal_audit_failures_total", "Failures of the audit log or of on_verified.", "part")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether lines are written."""
+        return self._enabled
+
+    def call(self, peer: "Peer", *, scope: str | None, method: str, route: Callable[[], str | None]) -> None:
+        """A call was verified, for that scope. ``route`` gives the pattern of its route, if there is one."""
+        self._calls.add(peer.id, scope or "")
+
+        def record() -> Accepted:
+            return Accepted(
+                "call",
+                self._clock(),
+                peer.id,
+                peer.kid,
+                peer.claims["jti"],
+                peer.claims["aud"],
+                scope,
+                **_of_transaction(peer.transaction),
+                method=method,
+                route=route(),
+                request_id=current_request_id(),
+            )
+
+        self._note(record)
+
+    def event(self, event: "Event") -> None:
+        """An event was verified."""
+        self._events.add(event.issuer, event.scope)
+
+        def record() -> Accepted:
+            return Accepted(
+                "event",
+                self._clock(),
+                event.issuer,
+                event.kid,
+                event.claims["jti"],
+                event.claims["aud"],
+                event.scope,
+                event.user,
+                event.authentication.get("iss"),
+                event.transaction_id,
+                topic=event.topic,
+                event_id=event.id,
+                request_id=current_request_id(),
+            )
+
+        self._note(record)
+
+    def minted(self, transaction: Transaction) -> None:
+        """A transaction was minted for a user."""
+        self._minted.add()
+
+        def record() -> Accepted:
+            return Accepted(
+                "transaction",
+                self._clock(),
+                transaction.minter,
+                jose.parse(transaction.carry()).header.kid,
+                transaction.id,
+                transaction.minter.partition("/")[0],
+                " ".join(sorted(transaction.scopes)),
+                **_of_transaction(transaction),
+                request_id=current_request_id(),
+            )
+
+        self._note(record)
+
+    def collect(self) -> list[Metric]:
+        """What was accepted, and what failed, in this process."""
+        found = [tally.metric() for tally in (self._calls, self._events, self._minted, self._failures)]
+        return [metric for metric in found if metric.samples]
+
+    def _note(self, record: Callable[[], Accepted]) -> None:
+        written = self._enabled and _lines.isEnabledFor(logging.INFO)
+        hook = self._on_verified
+        if not written and hook is None:
+            return
+        accepted = self._attempt("record", record)
+        if accepted is not None and written:
+            self._attempt("log", lambda: _lines.info(json.dumps(accepted.to_json(), separators=(",", ":"))))
+        if accepted is not None and hook is not None:
+            self._attempt("hook", lambda: hook(accepted))
+
+    def _attempt(self, part: str, do: Callable[[], T]) -> T | None:
+        """What ``do`` gives; None where it failed."""
+        try:
+            return do()
+        except Exception:
+            self._failures.add(part)
+            with suppress(Exception):  # perhaps of the same handler
+                log.exception("the audit failed (%s), which changes no answer", part)
+            return None
+
+
+def _of_transaction(transaction: Transaction | None) -> dict[str, Any]:
+    if transaction is None:
+        return {}
+    issuer = transaction.authentication.get("iss")
+    return {"user": transaction.user, "user_issuer": issuer, "transaction": transaction.id}

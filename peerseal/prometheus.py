@@ -1,0 +1,46 @@
+"""The service's metrics in a registry of ``prometheus_client`` (extra ``prometheus``), beside the application's own::
+
+    prometheus_client.REGISTRY.register(PeersealCollector(identity))
+
+Without that library `Identity.metrics` gives the same as text.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from peerseal.peers.metrics import Metric
+from peerseal.runtime.extras import missing
+
+try:
+    from prometheus_client import metrics_core
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise missing(error, "prometheus") from error
+
+__all__ = ["PeersealCollector"]
+
+
+class CollectsMetrics(Protocol):
+    """An `Identity`, a `PeerAuth`, an `EventConsumer`."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Its metrics, as of now."""
+
+
+class PeersealCollector(Collector):
+    """Tells what ``source`` tells."""
+
+    def __init__(self, source: CollectsMetrics) -> None:
+        self._source = source
+
+    def describe(self) -> list[metrics_core.Metric]:
+        """Nothing in advance: which metrics there are shows when they are asked for."""
+        return []
+
+    def collect(self) -> Iterator[metrics_core.Metric]:
+        """See Collector."""
+        for metric in self._source.collect():
+            family = metrics_core.Metric(metric.name.removesuffix("_total"), metric.help, metric.kind)
+            for labels, number in metric.samples:
+                family.add_sample(metric.name, dict(labels), number)
+            yield family
