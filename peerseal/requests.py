@@ -110,7 +110,7 @@ class PeerSession(requests.Session):
         audience: str,
         base_url: str,
         *,
-        timeout: float | tuple[float, float] = TIMEOUT,
+        timeout: float | tuple[float | None, float | None] | None = TIMEOUT,
         retries: int | Retry = RETRIES,
         deadline: float = DEADLINE,
         bind_headers: Collection[str] = (),
@@ -121,7 +121,8 @@ class PeerSession(requests.Session):
     ) -> None:
         super().__init__()
         for seconds in timeout if isinstance(timeout, tuple) else (timeout,):
-            check_number("timeout", seconds)
+            if seconds is not None:  # requests waits as long as it takes, and here until the deadline
+                check_number("timeout", seconds)
         if not isinstance(retries, Retry):
             check_whole("retries", retries)
         check_number("deadline", deadline)
