@@ -137,7 +137,7 @@ class PeerSession(requests.Session):
         base_url: str,
         *,
         limits: CallLimits | None = None,
-        timeout: float | tuple[float, float] | None = None,
+        timeout: float | tuple[float | None, float | None] | None = None,
         retries: int | Retry = RETRIES,
         deadline: float | None = None,
         bind_headers: Collection[str] = (),
@@ -154,7 +154,8 @@ class PeerSession(requests.Session):
         timeout = (limits.connect_timeout, limits.read_timeout) if timeout is None else timeout
         deadline = limits.deadline if deadline is None else deadline
         for seconds in timeout if isinstance(timeout, tuple) else (timeout,):
-            check_number("timeout", seconds)
+            if seconds is not None:  # requests waits as long as it takes, and here until the deadline
+                check_number("timeout", seconds)
         if not isinstance(retries, Retry):
             check_whole("retries", retries)
         check_number("deadline", deadline)

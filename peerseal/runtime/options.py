@@ -52,8 +52,13 @@ def check_is(name: str, value: object, kind: type, expected: str) -> None:
 
 def check_path(name: str, value: object) -> None:
     """A path in text, or a Path."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise _mistake(name, value, "a path")
+    try:
+        path = os.fspath(value) if isinstance(value, str | os.PathLike) else b""
+        if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
+            return
+    except UnicodeEncodeError:  # half a surrogate pair, which no path holds
+        pass
+    raise _mistake(name, value, "a path")
 
 
 def check_texts(name: str, value: object) -> None:

@@ -35,8 +35,9 @@ WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
-_ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*?)(?:[-;:+]{1,2}(?:gzip|br|zstd|deflate))?"'
+_ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # read in one way only: two for each of many tags would never end
 _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
+_CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy adds that encodes an answer
 _LONGEST_TAGS = 4096  # characters of a header that are looked at
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
@@ -203,7 +204,7 @@ def entity_tags(header: str) -> set[str]:
     of tags names none."""
     if len(header) > _LONGEST_TAGS or not _ENTITY_TAGS.fullmatch(header):
         return set()
-    return {match[1] for match in re.finditer(_ENTITY_TAG, header)}
+    return {_CODED.sub("", match[1]) for match in re.finditer(_ENTITY_TAG, header)}
 
 
 @lru_cache(4096)

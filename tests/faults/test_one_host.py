@@ -109,7 +109,8 @@ class TestWhatIsAsked:
     def test_at_a_cold_start_one_fetches_each_document_for_all(
         self, registry: PatientRegistry, host: Host, kid: str, how: str
     ) -> None:
-        workers = host.workers(how)
+        slow = replace(LIMITS, poll_interval=20.0)  # a copy that is older than a poll is asked about first
+        workers = host.workers(how, slow)
         assert all_say(workers, "key", kid) == ["good"] * WORKERS
         asked = registry.calls.copy()
         assert (asked[ROOT], asked[KEY_SET]) == (1, 1)

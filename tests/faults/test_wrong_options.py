@@ -238,6 +238,8 @@ def test_a_mistake_in_an_event_verifier_is_an_error_at_the_start(keys: Keys, opt
         {"oidc_token": 7},
         {"key_dir": 7},
         {"key_dir": ""},
+        {"key_dir": "a\0b"},
+        {"cache_dir": "\ud800"},
         {"cache_dir": b"folder"},
         {"external_prefix": None},
         {"external_prefix": "api"},
