@@ -14,7 +14,7 @@ NOT_ALONE := not compose and not fuzz and not judge and not thorough and not bro
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test quick oldest thorough fuzz judge kafka brokers browser coverage lint format bench compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers browser coverage lint format bench compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(DEMO) ## the whole idea on real processes, in under a minute: calls, ord
 
 up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-C, with HTTPie lines to try
 	@$(BIN)/python -m demo.up
+
+login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
+	@$(BIN)/python -m demo.login
 
 test: $(STAMP) ## every test that needs no container engine, but for the long runs: thorough, fuzz, judge, brokers
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+
+import requests
 
 from demo.broker import URL_PREFIX
 from demo.processes import BIN, LOOPBACK, ROOT, Process, Server, ServerOptions, environment, free_port, gunicorn
@@ -19,6 +22,10 @@ RESOURCE = "resource-service"
 INVOICING = "invoicing"
 ISSUER = {"issuer": "https://client-service.demo.internal", "audience": CLIENT}
 """Who issues users' tokens: client-service, by that name."""
+LOGIN_ISSUER = "https://login.demo.internal"
+"""The name of the identity provider, where one runs."""
+DERIVED = {"minter": CLIENT, "from": "orders:write", "to": ["trigger_invoicing"]}
+"""What a token without ``trigger_invoicing`` is good for at client-service: an order's event, and nothing else."""
 TOPIC = "OrderCreated"
 DEAD_LETTERS = f"{TOPIC}.dlq"
 
@@ -51,6 +58,9 @@ class Stack:
             self.registry_settings["REGISTRY_DATABASE_URL"] = database_url
         self.settings: dict[str, str] = {}
         """Settings that every service gets."""
+        self.login: Server | None = None
+        """The identity provider, where one runs."""
+        self._introspection_secret = secrets.token_urlsafe(24)
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -101,10 +111,30 @@ class Stack:
         )
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
+    def start_identity_provider(self, password: str, *, port: int | None = None) -> Server:
+        """A login page for people, whose issuer `let_users_in` then lists. ``password`` is theirs."""
+        port = port or free_port()
+        settings = {
+            "IDP_URL": f"http://{LOOPBACK}:{port}",
+            "IDP_ISSUER": LOGIN_ISSUER,
+            "IDP_PASSWORD": password,
+            "IDP_INTROSPECTION_SECRET": self._introspection_secret,
+        }
+        target, log = "demo.identity_provider.app:create_app()", self.log("login")
+        server = gunicorn("login", target, port=port, log=log, settings=settings, workers=1)
+        self.login = self.keep(server).wait_until_answers(f"{server.url}/.well-known/openid-configuration")
+        return server
+
     def let_users_in(self) -> None:
         """Lay down, as the operator, who issues users' tokens and who may speak for users."""
         file = self.root / "domain.json"
-        file.write_text(json.dumps({"minters": [CLIENT, INVOICING], "issuers": [ISSUER]}))
+        issuers: list[dict[str, Any]] = [dict(ISSUER)]
+        if self.login is not None:
+            keys = requests.get(f"{self.login.url}/.well-known/jwks.json", timeout=10)
+            asked = {"jwks": keys.json(), "introspection_url": f"{self.login.url}/introspect"}
+            issuers.append({"issuer": LOGIN_ISSUER, "audience": CLIENT, **asked})
+        settings = {"minters": [CLIENT, INVOICING], "issuers": issuers, "derived_scopes": [DERIVED]}
+        file.write_text(json.dumps(settings))
         self.operate("domain", "set", str(file))
 
     def join_token(self, service: str, *, uses: int = 1, ttl: str = "10m") -> str:
@@ -161,6 +191,12 @@ class Stack:
         given = {OPERATOR_SECRET: operator_secret, DEMO_PASSWORD: password, "BROKER_URL": broker_url}
         settings = {name: value for name, value in given.items() if value is not None}
         settings["RESOURCE_SERVICE_URL"] = resource_url
+        if self.login is not None:
+            settings |= {
+                "PEERSEAL_INTROSPECTION_ISSUER": LOGIN_ISSUER,
+                "PEERSEAL_INTROSPECTION_CLIENT_ID": CLIENT,
+                "PEERSEAL_INTROSPECTION_SECRET": self._introspection_secret,
+            }
         target = "client_service.app:create_app()"
         options.setdefault("threads", 16)  # more than calls to resource-service may take
         return self.start_service(CLIENT, target, settings=settings, port=port, **options)

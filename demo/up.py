@@ -1,4 +1,4 @@
-"""``make up``: the registry, both services, the consumer and a broker on loopback, until Ctrl-C."""
+"""``make up``: the registry, a login page, both services, the consumer and a broker on loopback, until Ctrl-C."""
 
 import os
 import secrets
@@ -10,7 +10,7 @@ from pathlib import Path
 from demo.processes import ProcessFailed, free_port
 from demo.stack import CommandFailed, Stack
 
-REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT = 8000, 8001, 8002
+REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT = 8000, 8001, 8002, 8003
 """Where they listen, if nobody else does."""
 
 LINES = """
@@ -25,6 +25,9 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   http {client}/profiles/1 "Authorization:Bearer $TOKEN"
   http POST {client}/orders "Authorization:Bearer $TOKEN" items:='[{{"itemID": "pen", "quantity": 2}}]'
   http {client}/invoices "Authorization:Bearer $TOKEN"
+
+  # in the browser, as ada with the password {password}
+  {programs}/python -m demo.console_client --login {login} --edge {client}
 
   http {resource}/profiles/1                      # refused: no token
   http {registry}/v1/services/client-service/jwks.json
@@ -58,10 +61,11 @@ def main() -> int:
 def start(stack: Stack) -> None:
     """Start everything and print what can be tried."""
     print("starting …", flush=True)
+    secret, password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
     stack.start_registry()
+    login = stack.start_identity_provider(password, port=free_port(LOGIN_PORT))
     stack.let_users_in()
     _, broker_url = stack.start_broker()
-    secret, password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
     resource = stack.start_resource_service(port=free_port(RESOURCE_PORT))
     client = stack.start_client_service(
         resource.url, operator_secret=secret, password=password, broker_url=broker_url, port=free_port(CLIENT_PORT)
@@ -69,6 +73,7 @@ def start(stack: Stack) -> None:
     stack.start_invoicing(resource.url, broker_url)
     lines = LINES.format(
         client=client.url,
+        login=login.url,
         resource=resource.url,
         registry=stack.registry_url,
         secret=secret,

@@ -35,7 +35,7 @@ PEOPLE = {
     for person in (
         Person("ada", "Ada Lovelace", _CUSTOMER),
         Person("grace", "Grace Hopper", _CUSTOMER),
-        Person("katherine", "Katherine Johnson", _CUSTOMER),
+        Person("katherine", "Katherine Johnson", _CUSTOMER | {"orders:approve"}),
     )
 }
 

@@ -262,7 +262,7 @@ def test_the_console_client_gets_its_tokens_by_way_of_the_browser(
 
     monkeypatch.setattr("webbrowser.open", browse)
     tokens = console_client.log_in(login_url, client_id="console", open_browser=True, wait=20)
-    assert (tokens["id_claims"]["sub"], tokens["scope"]) == ("ada", "openid profile orders")
+    assert (tokens["id_claims"]["sub"], tokens["scope"]) == ("ada", console_client.SCOPE)
 
 
 def test_another_answer_than_the_one_asked_for_is_no_answer() -> None:
