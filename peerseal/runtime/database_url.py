@@ -97,8 +97,8 @@ def _host_in_query(text: str) -> tuple[str, str]:
 
 
 def _query(text: str) -> list[tuple[str, str]]:
-    """The names and values in a query. Raises ConfigurationError for a name without a value, and for one that stands
-    there twice, of which one would be dropped."""
+    """The names and values in a query. Raises ConfigurationError for a name without a value, and for a name that
+    appears twice: SQLAlchemy would drop one of its values."""
     if "@" in text:  # the end of a password, which must not stand in an error as a parameter's name
         raise ConfigurationError("the database URL's query holds an @; quote it as %40, and ? in a password as %3F")
     try:

@@ -8,7 +8,7 @@ from registry.commands.common import WholeNumber, json_option, show_rows, the_co
 
 
 @click.command()
-@click.option("--after", type=WholeNumber(0), default=0, metavar="ID", help="Only what comes behind that row.")
+@click.option("--after", type=WholeNumber(0), default=0, metavar="ID", help="Show only the rows after this one.")
 @url_option
 @json_option
 def audit(after: int, url: str | None, as_json: bool) -> None:

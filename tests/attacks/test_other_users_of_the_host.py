@@ -234,6 +234,19 @@ class TestOnTheWay:
         assert f"{shared}: other users may rename what lies in it (mode 0777" in caplog.text
 
 
+def exit_code_of_a_child(job: Callable[[], None]) -> int:
+    """0 where ``job`` succeeds in a forked process. It needs no pipe, so that the job may close every descriptor."""
+    child = os.fork()
+    if child == 0:
+        try:
+            job()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 class TestCopies:
     def test_a_folder_that_takes_its_place_is_not_read(self, shared: Path) -> None:
         copies = CopyFolder(shared / "cache", "documents")
@@ -272,23 +285,15 @@ class TestCopies:
         copies = CopyFolder(tmp_path / "cache", "documents")
         copies.write("keys-a.jwt", "ours", NOW)
 
-        def daemonised() -> str | None:
+        def daemonised() -> None:
             os.closerange(3, 64)
             (tmp_path / "other").mkdir()
             for _ in range(8):
                 os.open(tmp_path / "other", os.O_RDONLY)
             copies.write("keys-b.jwt", "ours too", NOW)
             assert not names(tmp_path / "other")
-            return "written"
 
-        child = os.fork()
-        if child == 0:
-            try:
-                daemonised()
-                os._exit(0)
-            except BaseException:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert exit_code_of_a_child(daemonised) == 0
         assert (tmp_path / "cache" / "documents" / "keys-b.jwt").read_text() == "ours too"
 
     def test_numbers_that_became_files_of_the_application_are_neither_used_nor_closed(
@@ -318,15 +323,7 @@ class TestCopies:
             assert [os.fstat(file).st_ino for file in files] == before
             assert not any(os.fstat(file).st_size for file in files)
 
-        child = os.fork()
-        if child == 0:
-            try:
-                daemonised()
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert exit_code_of_a_child(daemonised) == 0
 
     def test_a_thousand_services_that_callers_make_up_leave_no_file_more(
         self, registry: MemoryRegistry, tmp_path: Path
