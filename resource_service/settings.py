@@ -58,20 +58,23 @@ class ConsumerSettings:
 
 
 def database_url(environ: Mapping[str, str]) -> str:
-    """Where invoices are. Makes the folder of the default file."""
+    """Where invoices are. Makes the folder of the default file. Raises ConfigurationError."""
     read = SettingsReader(environ)
     if url := read.secret("RESOURCE_DATABASE_URL"):
         return url
     key_dir = read.path("PEERSEAL_KEY_DIR")
     state = (key_dir.parent if key_dir else Path("resource-data")).absolute()
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{state}: {error.strerror}; set PEERSEAL_KEY_DIR or RESOURCE_DATABASE_URL") from error
     return f"sqlite:///{state / 'invoices.sqlite3'}"
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:
     try:
         value = json.loads(read_text(file, "BROKER_CONFIG_FILE") or "") if file else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not JSON") from error
     if not isinstance(value, dict):
         raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not a JSON object")

@@ -24,6 +24,13 @@ def is_loopback_host(host: str | None) -> bool:
     return bool(_LOCALHOST.fullmatch(host)) if address is None else address.is_loopback
 
 
+def can_be_reached(host: str | None, port: int | None) -> bool:
+    """Whether some machine can have that host and port (None: the scheme's). The labels of a name have 1 to 63
+    characters (RFC 1035 section 2.3.4)."""
+    labels = (host or "").removesuffix(".").split(".")
+    return port != 0 and (":" in (host or "") or all(0 < len(label) < 64 for label in labels))
+
+
 def is_this_machine(host: str) -> bool:
     """Whether what is sent to the host stays on this machine: it is loopback or unspecified in any spelling that
     resolvers take. No proxy is to see it, though such a spelling is not believed as loopback is."""

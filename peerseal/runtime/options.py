@@ -41,9 +41,20 @@ def check_is(name: str, value: object, kind: type, expected: str) -> None:
         raise _mistake(name, value, expected)
 
 
+def check_unicode(name: str, value: object) -> None:
+    """A text that has UTF-8, not half a surrogate pair. The error does not show it: it may be a secret."""
+    try:
+        if isinstance(value, str) and value.encode("utf-8"):
+            return
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError(f"{name}: expected a text that is not empty, and has UTF-8")
+
+
 def check_path(name: str, value: object) -> None:
     """A path in text, or a Path."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path or "\0" in path:
         raise _mistake(name, value, "a path")
 
 

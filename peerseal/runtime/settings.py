@@ -41,7 +41,10 @@ class SettingsReader:
 
     def text(self, name: str, default: str | None = None) -> str | None:
         """The text, without quotation marks and white space around it; ``default`` where it is not set."""
-        return _plain(self._environ.get(name, "")) or default
+        text = _plain(self._environ.get(name, ""))
+        if not _is_unicode(text):  # bytes that Python could not decode; only a path may hold some
+            raise ConfigurationError(f"{name}: not UTF-8 text")
+        return text or default
 
     def required(self, name: str) -> str:
         """The text of a variable that must be set."""
@@ -115,8 +118,8 @@ class SettingsReader:
 
     def path(self, name: str) -> Path | None:
         """A path, ``~`` replaced by the home folder; None where it is not set."""
-        text = self.text(name)
-        if text is None:
+        text = _plain(self._environ.get(name, ""))
+        if not text:
             return None
         try:
             return Path(text).expanduser()
@@ -206,9 +209,13 @@ def _plain(text: str) -> str:
     return text
 
 
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
 def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else _shown(name)

@@ -235,6 +235,9 @@ def test_a_mistake_in_an_event_verifier_is_an_error_at_the_start(keys: Keys, opt
         {"oidc_token": 7},
         {"key_dir": 7},
         {"key_dir": ""},
+        {"key_dir": "/a\0b"},
+        {"key_passphrase": 7},
+        {"key_passphrase": "long enough for one \udcff"},
         {"cache_dir": b"folder"},
         {"external_prefix": None},
         {"external_prefix": "api"},
@@ -260,6 +263,27 @@ def test_limits_are_numbers(kind: Any, value: Any) -> None:
 def test_a_mistake_in_a_session_is_an_error_when_it_is_made(audience: Any) -> None:
     with pytest.raises(InvalidName):
         Identity("shop", registry=NOWHERE).session(audience, NOWHERE)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        None,
+        7,
+        b"http://h",
+        "",
+        "h",
+        "http://u:w0rd@h",
+        "http://u:w0rd@h:99999",
+        "http://h:0",
+        "http://a..b",
+        "http://a\\b",
+    ],
+)
+def test_what_is_no_base_url_is_an_error_without_its_password(base_url: Any) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Identity("shop", registry=NOWHERE).session("callee", base_url)
+    assert "w0rd" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("pauses", [(), "1.0", (1, -1), (float("nan"),), (float("inf"),), (None,), 5], ids=repr)
