@@ -31,7 +31,7 @@ from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.policies import check_scope
-from peerseal.runtime.options import check_flag, check_is, check_whole, shortened
+from peerseal.runtime.options import check_flag, check_header_name, check_is, check_whole, shortened
 from peerseal.wsgi import bearer_token
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, Con
 """What verification of a request raises."""
 
 _LONGEST = 200  # characters of anything unverified
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 ODD: Final = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
 """What applications read as another path than it says: Starlette's pattern for ``/admin`` takes a newline after it."""
 PATTERN: Final = re.compile(r"[{}<>*?%#]")
@@ -108,8 +107,7 @@ def check_paths(needs: object) -> dict[str, Need]:
 
 def check_options(header: object, max_body: object, report_only: object, verifier: object) -> None:
     """Raises ConfigurationError for the name of no header, no number of bytes, no truth value, no verifier."""
-    if not isinstance(header, str) or not _HEADER_NAME.fullmatch(header):
-        raise ConfigurationError(f"header={shortened(header)} names no request header")
+    check_header_name("header", header)
     check_whole("max_body", max_body)
     check_flag("report_only", report_only)
     if verifier is not None:

@@ -35,13 +35,14 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from peerseal.errors import ConfigurationError, Replayed, UnsignableRequest
+from peerseal.errors import Replayed, UnsignableRequest
 from peerseal.peers.context import current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.request_ctx import RequestCtx
+from peerseal.peers.session_options import check_session, names_to_bind
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
@@ -72,7 +73,6 @@ RETRIES: Final = Retry(
 method is idempotent."""
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
-_UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
 _LONG_NUMBER = re.compile(r"[0-9]{5}")
 _PIECE = 1 << 16  # bytes read at once
@@ -150,6 +150,9 @@ class PeerSession(requests.Session):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
+        check_session(
+            timeout, retries, deadline=deadline, buffer=buffer, max_buffer=max_buffer, header=header, sleep=sleep
+        )
         self._origin = Origin(base_url)
         self._ctx = RequestCtx(ctx)
         self._timeout = timeout
@@ -293,7 +296,7 @@ class SigningAdapter(TimedAdapter):
         self._audience = check_peer_name(audience)
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
-        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
+        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *names_to_bind(bind_headers))
         self._header = header
         self._ctx = ctx
         self._sleep = sleep
@@ -496,15 +499,6 @@ def _check_characters(headers: Mapping[str, str | bytes]) -> None:
     for name, value in headers.items():
         if not name.isascii() or (isinstance(value, str) and max(value, default="") > "\xff"):
             raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
-
-
-def _checked_names(names: Collection[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigurationError("bind_headers is one string; give a tuple of names")
-    lower = tuple(name.lower() for name in names)
-    if unseen := _UNSEEN.intersection(lower):
-        raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(unseen))}")
-    return lower
 
 
 def _from_url(request: requests.PreparedRequest) -> requests.PreparedRequest:

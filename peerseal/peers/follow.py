@@ -26,6 +26,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.protocol.names import check_thumbprint
+from peerseal.protocol.plain import text_like
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ def check_pin(pin: str) -> str:
         return check_thumbprint(pin)
     except (InvalidName, TypeError) as error:
         raise ConfigurationError(
-            f"the registry's pin reads {pin!r:.80}; it must be the thumbprint of its root key, 43 characters of"
+            f"the registry's pin reads {text_like(pin)}; it must be the thumbprint of its root key, 43 characters of"
             " base64url, as `peerseal-registry init` prints it"
         ) from error
 

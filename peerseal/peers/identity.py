@@ -16,11 +16,12 @@ from peerseal.peers.enrol import TRY_AGAIN, PlatformToken, SignsRequests, refusa
 from peerseal.peers.environment import absent_join_token, check_parts, check_places, check_switches, options_in
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher, is_confidential
+from peerseal.peers.follow import check_pin
 from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
 from peerseal.peers.limits import RotationSchedule, TrustLimits
-from peerseal.peers.minting import Minter
+from peerseal.peers.minting import Minter, whole_seconds
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.signing import TokenSigner
@@ -31,6 +32,7 @@ from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
+from peerseal.protocol.plain import plain_text
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.key_passphrase import KeyPassphrase
@@ -99,7 +101,7 @@ class Identity:
         self._shared_setting = "PEERSEAL_KEY_DIR" if cache_dir is None else "PEERSEAL_CACHE_DIR"
         self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
-        joining = JoinToken.parse(join_token) if join_token else None
+        joining = JoinToken.parse(join_token) if plain_text(join_token) != "" and join_token is not None else None
         platform = _platform_token(oidc_token, joining, registry, fetcher)
         folder = KeyFolder(key_folder, KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", key_passphrase))
         pin = _one_pin(pin, joining, folder)
@@ -271,16 +273,17 @@ class Identity:
         current = current_transaction()
         if current and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
             raise UnsignableRequest("an event of another user or transaction than the current one")
-        transaction_id = transaction_id or (current.id if current else None)
         if transaction_id is None:
-            raise UnsignableRequest("an event of no transaction")
-        seconds = int(lifetime.total_seconds())
+            if current is None:
+                raise UnsignableRequest("an event of no transaction")
+            transaction_id = current.id
+        seconds = whole_seconds(lifetime)
         if not 0 < seconds <= EVENT_LIFETIME_CAP:
             raise UnsignableRequest(f"an event token lives {EVENT_LIFETIME_CAP} s at most")
         token = self._signer.event(
             self._keeper.signing_key(),
             payload,
-            user=subject or (current.user if current else None),
+            user=current.user if current and subject is None else subject,
             audience=audience,
             scope=scope,
             event_id=event_id,
@@ -293,7 +296,8 @@ class Identity:
 
     def sign_assertion(self, *, audience: str | None = None, client_id: str | None = None) -> str:
         """A client assertion (RFC 7523) for the registry's token endpoint, or for another issuer ``audience``, which
-        knows this service as ``client_id`` (by default its id). Good for a minute. Raises TrustUnavailable."""
+        knows this service as ``client_id`` (by default its id). Good for a minute. Raises UnsignableRequest or
+        TrustUnavailable."""
         return self._signer.assertion(self._keeper.signing_key(), audience, client_id)
 
     def mint_transaction(
@@ -313,9 +317,7 @@ class Identity:
         ``lifetime`` is 15 minutes at most. Raises Expired once the user's token has ended, CallerNotAllowed where the
         domain's settings do not list this service as a minter, UnsignableRequest or TrustUnavailable.
         """
-        return self._minter.for_user(
-            user, frozenset(scope), facts or {}, transaction_id, workload, int(lifetime.total_seconds())
-        )
+        return self._minter.for_user(user, scope, facts, transaction_id, workload, lifetime)
 
     def transaction_for_event(self, event: Event) -> Transaction | None:
         """What outgoing calls carry while a verified event is handled: its user, its transaction, its one scope, and
@@ -421,7 +423,9 @@ def _pauses() -> Iterator[float]:
 
 def _one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
     """The pin from wherever it is known; two that differ are a mistake."""
-    pins = {known for known in (pin, joining.pin if joining else None) if known}
+    if pin is not None:
+        check_pin(pin)
+    pins = {known for known in (pin, joining.pin if joining else None) if known is not None}
     if len(pins) > 1:
         raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
     return pins.pop() if pins else folder.pin()

@@ -5,7 +5,8 @@ first, and says so at once.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from peerseal.peers.transactions import transaction_of
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
+from peerseal.protocol.plain import kind_of
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens import LEEWAY, new_jti
 from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP, TransactionToken
@@ -47,29 +49,33 @@ class Minter:
     def for_user(
         self,
         user: User,
-        scopes: frozenset[str],
-        facts: Mapping[str, Any],
+        scope: Iterable[str],
+        facts: Mapping[str, Any] | None,
         transaction_id: str | None,
         workload: str | None,
-        lifetime: int,
+        lifetime: timedelta,
     ) -> Transaction:
         """See `Identity.mint_transaction`."""
+        if not isinstance(user, User):
+            raise UnsignableRequest(f"user is no peerseal.User, but {kind_of(user)}")
+        scopes, seconds = _scopes(scope), whole_seconds(lifetime)
         domain, us = self._trust.domain, self._us()
         if us not in self._trust.settings().minters:
             raise CallerNotAllowed(f"{us} is not among the domain's minters")
         if self._clock() >= user.expires_at + LEEWAY:  # who keeps a User in a session of its own must ask anew
             raise Expired("the user's token has ended")
         if not scopes <= user.scopes:
-            raise InsufficientScope(f"the user's token does not allow {' '.join(sorted(scopes - user.scopes))}")
-        if not 0 < lifetime <= TRANSACTION_LIFETIME_CAP:
+            lacking = " ".join(sorted(map(str, scopes - user.scopes)))
+            raise InsufficientScope(f"the user's token does not allow {lacking}")
+        if not 0 < seconds <= TRANSACTION_LIFETIME_CAP:
             raise UnsignableRequest(f"a transaction token lives {TRANSACTION_LIFETIME_CAP} s at most")
         token = self._token(
-            lifetime,
+            seconds,
             user=user.name,
-            id=transaction_id or new_jti(),
+            id=new_jti() if transaction_id is None else transaction_id,
             scopes=scopes,
             workload=us if workload is None else qualify(workload, domain),
-            facts=facts,
+            facts={} if facts is None else facts,
             authentication=user.authentication,
         )
         return transaction_of(token, self._signer.transaction(self._signing_key(), token))
@@ -133,6 +139,20 @@ class Minter:
 
     def _us(self) -> str:
         return service_id(self._trust.domain, self._service)
+
+
+def whole_seconds(lifetime: timedelta) -> int:
+    """Raises UnsignableRequest."""
+    if not issubclass(type(lifetime), timedelta):
+        raise UnsignableRequest(f"lifetime is no timedelta, but {kind_of(lifetime)}")
+    return int(lifetime.total_seconds())
+
+
+def _scopes(scope: Iterable[str]) -> frozenset[str]:
+    try:
+        return frozenset(scope)
+    except Exception as error:  # what an iterable raises, or that it is none
+        raise UnsignableRequest(f"scope is no set of texts, but {kind_of(scope)}") from error
 
 
 class _Renewed:

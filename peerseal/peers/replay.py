@@ -19,6 +19,7 @@ from typing import Protocol
 from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.peers.forks import around_each_fork, notice_fork
 from peerseal.runtime.files import DRAFT, Access, Folder
+from peerseal.runtime.options import check_callable, check_path, check_whole
 
 _DESCRIPTORS = "/proc/self/fd"
 
@@ -41,6 +42,8 @@ class MemoryReplayGuard:
     PURGE_EVERY = 30
 
     def __init__(self, *, limit: int = 1_000_000, clock: Callable[[], float] = time.time) -> None:
+        check_whole("limit", limit, at_least=1)
+        check_callable("clock", clock)
         self._limit = limit
         self._clock = clock
         self._seen: dict[str, object] = {}
@@ -93,6 +96,8 @@ class FileReplayGuard:
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         """``path`` is made on first use, mode 0600, in a folder that must exist, and that only this user can change."""
+        check_path("path", path)
+        check_callable("clock", clock)
         self._path = Path(path).absolute()
         self._folder = Folder(self._path.parent, access=Access.READABLE, mode=None)
         self._clock = clock

@@ -26,7 +26,7 @@ from peerseal.protocol.plain import plain_text
 from peerseal.protocol.policies import UserIssuer, check_scope
 from peerseal.protocol.transactions import check_user
 from peerseal.protocol.weak_keys import check_not_weak
-from peerseal.runtime.options import check_is
+from peerseal.runtime.options import check_callable, check_is, check_path
 
 V = TypeVar("V")
 
@@ -74,6 +74,15 @@ class UserVerifier:
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_callable("trust.settings", getattr(trust, "settings", None))
+        check_callable("check_key", check_key)
+        check_callable("clock", clock)
+        check_is("limits", IssuerLimits() if limits is None else limits, IssuerLimits, "an IssuerLimits")
+        check_is("jwks_files", jwks_files, Mapping, "a mapping of issuers to files")
+        for file in jwks_files.values():
+            check_path("jwks_files", file)
+        if ca_file is not None:
+            check_path("ca_file", ca_file)
         self._trust = trust
         self._clients = _by_issuer(introspection)
         self._introspections: dict[UserIssuer, Introspection] = {}
@@ -176,7 +185,10 @@ class UserVerifier:
 def _by_issuer(
     clients: IntrospectionClient | Sequence[IntrospectionClient] | None,
 ) -> Mapping[str, IntrospectionClient]:
-    several = (clients,) if isinstance(clients, IntrospectionClient) else tuple(clients or ())
+    if clients is None:
+        return {}
+    several = (clients,) if isinstance(clients, IntrospectionClient) else clients
+    check_is("introspection", several, Sequence, "an IntrospectionClient, or several")
     for client in several:
         check_is("introspection", client, IntrospectionClient, "an IntrospectionClient, or several")
     if len({client.issuer for client in several}) != len(several):

@@ -5,9 +5,13 @@ Each check raises ConfigurationError, which names the option, the value and what
 
 import math
 import os
+import re
 from collections.abc import Sequence
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.plain import plain_text
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -36,25 +40,26 @@ def check_callable(name: str, value: object) -> None:
 
 
 def check_is(name: str, value: object, kind: type, expected: str) -> None:
-    """A value of that type."""
-    if not isinstance(value, kind):
+    """A value of that type, and not one that only claims to be."""
+    if not issubclass(type(value), kind):
         raise _mistake(name, value, expected)
 
 
 def check_unicode(name: str, value: object) -> None:
     """A text that has UTF-8, not half a surrogate pair. The error does not show it: it may be a secret."""
-    try:
-        if isinstance(value, str) and value.encode("utf-8"):
-            return
-    except UnicodeEncodeError:
-        pass
-    raise ConfigurationError(f"{name}: expected a text that is not empty, and has UTF-8")
+    text = plain_text(value)
+    if not text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigurationError(f"{name}: expected a text that is not empty, and has UTF-8")
 
 
 def check_path(name: str, value: object) -> None:
     """A path in text, or a Path."""
-    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str) or not path or "\0" in path:
+    try:
+        path = os.fspath(value)  # type: ignore[call-overload]
+        given = isinstance(path, str) and bool(path) and b"\0" not in os.fsencode(path)
+    except (TypeError, UnicodeEncodeError):
+        given = False
+    if not given:
         raise _mistake(name, value, "a path")
 
 
@@ -65,6 +70,19 @@ def check_texts(name: str, value: object) -> None:
     for text in value:
         if not isinstance(text, str) or not text:
             raise _mistake(name, text, "a text in each place")
+
+
+def check_text_or_texts(name: str, value: object) -> None:
+    """A text, or a list of one or more."""
+    if not issubclass(type(value), str):
+        check_texts(name, value)
+
+
+def check_header_name(name: str, value: object) -> None:
+    """The name of a request header."""
+    text = plain_text(value)
+    if text is None or not _HEADER_NAME.fullmatch(text):
+        raise ConfigurationError(f"{name}={shortened(value)} names no request header")
 
 
 def _mistake(name: str, value: object, expected: str) -> ConfigurationError:

@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask import Flask
+from urllib3 import Retry, Timeout
 
-from peerseal import EventVerifier, Identity, Verifier
+from peerseal import (
+    EventVerifier,
+    FileReplayGuard,
+    Identity,
+    MemoryReplayGuard,
+    RedisReplayGuard,
+    TrustStore,
+    UserVerifier,
+    Verifier,
+)
 from peerseal.asgi import Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
 from peerseal.errors import ConfigurationError, InvalidName, MalformedToken
@@ -30,6 +40,7 @@ from tests.support.misbehaving import refused
 from tests.support.wire import NOW, Keys, Service
 
 NOWHERE = "http://127.0.0.1:1"
+PIN = "A" * 43
 ALLOW: list[Any] = [
     "client",
     ["client"],
@@ -284,6 +295,87 @@ def test_what_is_no_base_url_is_an_error_without_its_password(base_url: Any) -> 
     with pytest.raises(ConfigurationError) as refusal:
         Identity("shop", registry=NOWHERE).session("callee", base_url)
     assert "w0rd" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": "5"},
+        {"timeout": (1, 2, 3)},
+        {"timeout": 0},
+        {"timeout": (1, -1)},
+        {"timeout": True},
+        {"retries": "3"},
+        {"retries": None},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"deadline": "60"},
+        {"deadline": None},
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"buffer": "false"},
+        {"max_buffer": None},
+        {"max_buffer": -1},
+        {"header": None},
+        {"header": "X Peer"},
+        {"header": "X-Peer\r\n"},
+        {"bind_headers": None},
+        {"bind_headers": "x-tenant"},
+        {"bind_headers": [7]},
+        {"bind_headers": ["x tenant"]},
+        {"bind_headers": [""]},
+        {"sleep": 7},
+        {"ctx": 7},
+    ],
+    ids=repr,
+)
+def test_a_mistake_in_the_options_of_a_session_is_an_error_when_it_is_made(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Identity("shop", registry=NOWHERE).session("callee", NOWHERE, **options)
+
+
+@pytest.mark.parametrize("limits", [None, Retry(2), 0])
+def test_a_session_takes_every_sort_of_retries_and_timeout(limits: Any) -> None:
+    retries = 3 if limits is None else limits
+    for timeout in (None, 1, 0.5, (1, None), (3.05, 10), Timeout(1)):
+        Identity("shop", registry=NOWHERE).session("callee", NOWHERE, timeout=timeout, retries=retries).close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UserVerifier(7),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), jwks_files=["a"]),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), jwks_files={"https://i": 7}),  # type: ignore[dict-item]
+        lambda: UserVerifier(Keys(), ca_file=""),
+        lambda: UserVerifier(Keys(), introspection=7),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), introspection=["edge"]),  # type: ignore[list-item]
+        lambda: UserVerifier(Keys(), check_key=True),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), limits=TrustLimits()),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), clock=NOW),  # type: ignore[arg-type]
+        lambda: Verifier(7, audience="callee", allow={}),  # type: ignore[arg-type]
+        lambda: EventVerifier(None, audience="jobs", allow={}, max_age=timedelta(1)),  # type: ignore[arg-type]
+        lambda: TrustStore(None),  # type: ignore[arg-type]
+        lambda: TrustStore([]),
+        lambda: TrustStore(7),  # type: ignore[arg-type]
+        lambda: TrustStore(NOWHERE, limits=IssuerLimits()),  # type: ignore[arg-type]
+        lambda: TrustStore(NOWHERE, cache_dir=b"folder"),  # type: ignore[arg-type]
+        lambda: TrustStore(NOWHERE, clock=NOW),  # type: ignore[arg-type]
+        lambda: FileReplayGuard(None),  # type: ignore[arg-type]
+        lambda: FileReplayGuard(""),
+        lambda: FileReplayGuard("/seen", clock=7),  # type: ignore[arg-type]
+        lambda: MemoryReplayGuard(limit="1"),  # type: ignore[arg-type]
+        lambda: MemoryReplayGuard(clock=None),  # type: ignore[arg-type]
+        lambda: RedisReplayGuard(None, "callee"),  # type: ignore[arg-type]
+        lambda: RedisReplayGuard("redis://h", "callee", unsafe_fallback=True),  # type: ignore[arg-type]
+        lambda: RedisReplayGuard("redis://h", "callee", assume_noeviction="no"),  # type: ignore[arg-type]
+        lambda: Identity("shop", registry=NOWHERE, pin=""),
+        lambda: Identity("shop", registry=NOWHERE, pin=[PIN]),  # type: ignore[arg-type]
+    ],
+)
+def test_a_mistake_in_other_parts_is_an_error_when_they_are_made(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError):
+        make()
 
 
 @pytest.mark.parametrize("pauses", [(), "1.0", (1, -1), (float("nan"),), (float("inf"),), (None,), 5], ids=repr)
