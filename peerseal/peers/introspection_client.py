@@ -11,7 +11,7 @@ from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.protocol.policies import check_issuer_url
+from peerseal.protocol.policies import check_url_in_settings
 from peerseal.runtime.options import check_callable, check_flag, check_unicode
 from peerseal.runtime.settings import SettingsReader
 
@@ -53,7 +53,7 @@ class IntrospectionClient:
         for name in ("issuer", "client_id"):
             check_unicode(f"IntrospectionClient.{name}", getattr(self, name))
         try:
-            check_issuer_url(self.issuer)
+            check_url_in_settings(self.issuer)
         except MalformedToken as error:  # no setting of a domain can name it
             raise ConfigurationError(f"IntrospectionClient.issuer: {error}") from error
         check_flag("IntrospectionClient.unsafe_any_audience", self.unsafe_any_audience)

@@ -19,10 +19,11 @@ from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
+from peerseal.protocol.hosts import can_be_asked
 from peerseal.protocol.introspection import ActiveToken, is_jwt_shaped
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims
-from peerseal.protocol.plain import plain_text
+from peerseal.protocol.plain import plain_text, text_like
 from peerseal.protocol.policies import UserIssuer, check_scope
 from peerseal.protocol.transactions import check_user
 from peerseal.protocol.weak_keys import check_not_weak
@@ -164,6 +165,7 @@ class UserVerifier:
         with self._lock:
             found = self._issuers.get(named)
             if found is None:
+                _check_can_be_asked(named)
                 found = OidcIssuer.configured(
                     named.issuer,
                     jwks_url=named.jwks_url,
@@ -194,6 +196,13 @@ def _by_issuer(
     if len({client.issuer for client in several}) != len(several):
         raise ConfigurationError("introspection: two IntrospectionClients for one issuer")
     return {client.issuer: client for client in several}
+
+
+def _check_can_be_asked(named: UserIssuer) -> None:
+    """Raises TrustUnavailable: the registry lays no such URL down, and an older one may have."""
+    for url in filter(None, (named.issuer, named.jwks_url, named.introspection_url)):
+        if not can_be_asked(url):
+            raise TrustUnavailable(f"the domain's settings name {text_like(url)}, which is no URL of a server")
 
 
 def _named(issuer: str, issuers: tuple[UserIssuer, ...]) -> UserIssuer:

@@ -6,9 +6,11 @@ No name is looked up here: which address a name has is known once a connection i
 import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
 
 _LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?", re.IGNORECASE | re.ASCII)  # RFC 6761 section 6.3
 
+_VISIBLE = re.compile(r"[!-\[\]-~]+")  # ASCII without a backslash
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 
 Address = IPv4Address | IPv6Address
@@ -31,6 +33,15 @@ def can_be_reached(host: str | None, port: int | None) -> bool:
     return port != 0 and (":" in (host or "") or all(0 < len(label) < 64 for label in labels))
 
 
+def can_be_asked(url: str) -> bool:
+    """Whether some machine can answer at the URL, and each parser of URLs reads the same host in it."""
+    try:
+        parts = urlsplit(url)
+        return can_be_reached(parts.hostname, parts.port) and _VISIBLE.fullmatch(url) is not None
+    except ValueError:
+        return False
+
+
 def is_this_machine(host: str) -> bool:
     """Whether what is sent to the host stays on this machine: it is loopback or unspecified in any spelling that
     resolvers take. No proxy is to see it, though such a spelling is not believed as loopback is."""
@@ -45,7 +56,7 @@ def leads_elsewhere(host: str) -> bool:
     loopback, unspecified, link-local, multicast or reserved. Private addresses are other machines."""
     if is_loopback_host(host):
         return False
-    address = _inner(_address(host) or _address_in_old_spelling(host))
+    address = inner_address(_address(host) or _address_in_old_spelling(host))
     return address is None or not _stays_here(address)
 
 
@@ -65,7 +76,7 @@ def _address(host: str) -> Address | None:
     return mapped or address
 
 
-def _inner(address: Address | None) -> Address | None:
+def inner_address(address: Address | None) -> Address | None:
     """The IPv4 address that a router at the other end takes out of an IPv6 address: 6to4 and NAT64."""
     if not isinstance(address, IPv6Address):
         return address

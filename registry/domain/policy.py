@@ -8,6 +8,7 @@ from typing import Any, Final
 from peerseal.errors import InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol.claims import claim, exactly
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
+from peerseal.protocol.hosts import can_be_asked
 from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.names import qualify, split_service_id
@@ -54,6 +55,7 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
         if "derived_scopes" in body:
             members["derived_scopes"] = [_of_own(one, domain) for one in claim(body, "derived_scopes", list)]
         settings = DomainSettings.from_json(members)
+        _check_urls(settings)
         _check_given_keys(settings)
         return settings
     except (MalformedToken, InvalidName) as error:
@@ -65,6 +67,14 @@ def _of_own(derivation: Any, domain: str) -> Any:
     if type(derivation) is not dict or "minter" not in derivation:
         return derivation
     return {**derivation, "minter": _own(derivation["minter"], domain)}
+
+
+def _check_urls(settings: DomainSettings) -> None:
+    """Raises MalformedToken for a URL of an issuer at which nothing can be asked: services would refuse each token."""
+    for number, issuer in enumerate(settings.issuers):
+        for url in filter(None, (issuer.issuer, issuer.jwks_url, issuer.introspection_url)):
+            if not can_be_asked(url):
+                raise MalformedToken(f"issuers[{number}]: {text_like(url)} is no URL of a server")
 
 
 def _check_given_keys(settings: DomainSettings) -> None:

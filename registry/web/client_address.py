@@ -11,6 +11,8 @@ import logging
 import re
 from functools import lru_cache
 
+from peerseal.protocol.hosts import inner_address
+
 REMEMBERED = 10_000
 """Texts whose address a process remembers."""
 LONGEST = 100
@@ -62,14 +64,15 @@ class Accounts:
 
 @lru_cache(REMEMBERED)
 def network_of(text: str) -> str | None:
-    """The address, or the network of an IPv6 one; None for what is no address."""
+    """The address, the IPv4 one in one that translates it, or the network of an IPv6 one; None for no address."""
     address = address_in(text)
     if address is None:
         return None
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
+    inner = address.ipv4_mapped or inner_address(address)
+    if isinstance(inner, ipaddress.IPv4Address):  # one /64 of a translator holds all of IPv4
+        return str(inner)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
