@@ -11,6 +11,7 @@ by the one key of the issuer's set that the kid names, for exactly one audience,
 No URL, key or certificate in a token is ever looked at, and none of our own kinds of token is taken for a foreign one.
 """
 
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import InitVar, dataclass, field
 from types import MappingProxyType
@@ -130,6 +131,12 @@ class UnverifiedToken:
         return self._claims
 
 
+_PRIVATE_HALF = PRIVATE_MEMBERS - {"k"}  # which is a secret key's, and half of none
+_LONGEST_NUMBER = 4096
+"""Characters of a key's number that are looked at: an RSA key of 16,384 bits has 2,731."""
+_URL_ALPHABET = str.maketrans("+/", "-_")
+
+
 def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not_weak) -> dict[str, PublicKey]:
     """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5). ``check_key`` raises KeyRefused for a weak key.
 
@@ -145,11 +152,11 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
     if len(jwks) > MAX_KEYS:
         raise DocumentRefused("document_malformed", f"a JWK Set of more than {MAX_KEYS} keys")
     members = [jwk for jwk in jwks if type(jwk) is dict]
-    published = {_public_half(jwk) for jwk in members if PRIVATE_MEMBERS & jwk.keys()}
+    published = {number for jwk in members if _PRIVATE_HALF & jwk.keys() for number in _public_numbers(jwk)}
     found: dict[str, dict[str, PublicKey]] = {}
     for jwk in members:
         key = _usable(jwk, check_key)
-        if key is not None and key.thumbprint not in published:
+        if key is not None and published.isdisjoint(_public_numbers(key.jwk)):
             found.setdefault(jwk["kid"], {})[key.thumbprint] = key
     return {kid: next(iter(keys.values())) for kid, keys in found.items() if len(keys) == 1}
 
@@ -167,12 +174,23 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
     return jwks_uri
 
 
-def _public_half(jwk: Mapping[str, Any]) -> str | None:
-    """The thumbprint of a key whose private members stand in the set, so that anyone can sign with it."""
+def _public_numbers(jwk: Mapping[str, Any]) -> set[int]:
+    """The modulus or the point of a key, whatever its algorithm, use and spelling: anyone can sign with a key whose
+    private members stand in the set, also where they stand in an entry that is not used otherwise."""
+    given = {name: _lenient_number(jwk.get(name)) for name in ("n", "x", "p", "q")}
+    numbers = {given["n"], given["x"], given["p"] * given["q"]}
+    return numbers - {0}
+
+
+def _lenient_number(text: object) -> int:
+    """As careless writers spell it, in either alphabet, padded, or with zeros before it; 0 for what is no number."""
+    if type(text) is not str or len(text) > _LONGEST_NUMBER:
+        return 0
     try:
-        return PublicKey.from_jwk({name: jwk[name] for name in jwk.keys() - PRIVATE_MEMBERS}).thumbprint
-    except KeyRefused:
-        return None
+        unpadded = text.rstrip("=").translate(_URL_ALPHABET)
+        return int.from_bytes(urlsafe_b64decode(unpadded + "=" * (-len(unpadded) % 4)))
+    except ValueError:
+        return 0
 
 
 def _usable(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]) -> PublicKey | None:

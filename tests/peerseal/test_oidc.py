@@ -30,6 +30,7 @@ from peerseal.errors import (
     WrongIssuer,
     WrongType,
 )
+from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import (
     LIFETIME_CAP,
@@ -461,6 +462,47 @@ def test_a_key_whose_private_half_is_published_is_left_out_under_every_kid(rsa_p
     sound = public_jwk(ec.generate_private_key(ec.SECP256R1()), "sound")
     assert keys_of(good, good | {"d": "AQAB"}, good | {"kid": "b"}, sound) == {"sound"}
     assert keys_of(good | {"d": "AQAB", "kid": None}, good, sound) == {"sound"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"alg": "PS256"},
+        {"alg": "RSA-OAEP", "use": "enc"},
+        {"alg": 7},
+        {"e": "AAEAAQ"},
+        {"e": "Aw"},
+        {"kty": None},
+        {"kty": "rsa"},
+        {"n": "padded"},
+        {"n": "zero"},
+        {"n": "standard alphabet"},
+        {"n": "missing"},
+    ],
+    ids=repr,
+)
+def test_a_private_half_counts_in_whatever_entry_and_spelling(
+    rsa_private: rsa.RSAPrivateKey, entry: dict[str, Any]
+) -> None:
+    good, numbers = public_jwk(rsa_private, "a"), rsa_private.private_numbers()
+    private = {**good, "kid": "b", "d": b64url(b"d"), **entry}
+    raw = b64url_decode(good["n"])
+    spellings = {
+        "padded": f"{good['n']}==",
+        "zero": b64url(b"\0" + raw),
+        "standard alphabet": good["n"].translate(str.maketrans("-_", "+/")),
+    }
+    if "n" in entry:
+        private["n"] = spellings.get(entry["n"])
+        private |= {name: b64url(value.to_bytes(128)) for name, value in (("p", numbers.p), ("q", numbers.q))}
+    assert keys_of(good) == {"a"}
+    assert keys_of(good, private) == keys_of(private, good) == set()
+
+
+@pytest.mark.parametrize("entry", [{"crv": None}, {"alg": "ES384"}, {"y": None}, {"use": "enc"}], ids=repr)
+def test_a_private_point_counts_in_whatever_entry(entry: dict[str, Any]) -> None:
+    good = public_jwk(ec.generate_private_key(ec.SECP256R1()), "a")
+    assert keys_of(good, {**good, "kid": "b", "d": "AQAB", **entry}) == set()
 
 
 def test_a_byte_order_mark_is_passed_over(rsa_private: rsa.RSAPrivateKey) -> None:
