@@ -99,6 +99,8 @@ class TimedAdapter(HTTPAdapter):
     ) -> requests.Response:
         """See HTTPAdapter. To a URL on loopback through no proxy, whoever named one."""
         host = _host(request)
+        if "%" in host and ":" not in host:  # http.client asserts that it is the zone of an IPv6 address
+            raise requests.exceptions.InvalidURL("a name of a host holds a percent sign", request=request)
         if self._elsewhere and not leads_elsewhere(host):
             raise requests.exceptions.InvalidURL(f"{host} is this machine", request=request)
         if is_this_machine(host) and select_proxy(str(request.url), proxies):

@@ -30,7 +30,8 @@ def can_be_reached(host: str | None, port: int | None) -> bool:
     """Whether some machine can have that host and port (None: the scheme's). The labels of a name have 1 to 63
     characters (RFC 1035 section 2.3.4)."""
     labels = (host or "").removesuffix(".").split(".")
-    return port != 0 and (":" in (host or "") or all(0 < len(label) < 64 for label in labels))
+    is_name = "%" not in (host or "") and all(0 < len(label) < 64 for label in labels)
+    return port != 0 and (is_name or ":" in (host or ""))
 
 
 def can_be_asked(url: str) -> bool:

@@ -166,6 +166,16 @@ class TestOnLoopbackNoProxyIsAsked:
         assert (len(server.seen), proxy.connections) == (1, 0)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1%20", "elsewhere.test%2f", "a%40b"])
+def test_a_redirect_to_a_host_with_an_escape_is_an_error_of_requests(
+    in_every_variable: RecordingProxy, server: RawServer, host: str
+) -> None:
+    server.script[:] = [Answer(302, {"Location": f"http://{host}/x"})]
+    with pytest.raises(requests.exceptions.InvalidURL):
+        session_for(server.url).get("/a")
+    assert in_every_variable.connections == 0
+
+
 class TestForAnotherHostTheProxyIsAsked:
     @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
     def test_as_the_environment_says(

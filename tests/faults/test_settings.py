@@ -237,6 +237,7 @@ WRONG: dict[str, list[str]] = {
     "PEERSEAL_REGISTRY_URL": [
         "http://h:0",
         "http://a..b",
+        "http://a%20b",
         f"http://{'a' * 64}",
         "x",
         "ftp://h",
