@@ -1,6 +1,7 @@
 """URLs of databases as people have them, in the form that SQLAlchemy reads."""
 
 import re
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, quote, unquote
 
 from peerseal.errors import ConfigurationError
@@ -21,12 +22,16 @@ def sqlalchemy_url(text: str) -> str:
     Raises ConfigurationError for anything else, and for parts that would be dropped or be found wrong at the first
     connection only. It quotes nothing but the scheme: a URL may hold a password.
     """
+    if "\0" in unquote(text):
+        raise ConfigurationError("the database URL holds a NUL character")
     scheme, separator, rest = text.strip().partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         raise ConfigurationError("the database URL must read postgresql://user@host:port/name or sqlite:///FILE")
     if scheme.lower() in _SQLITE:
         if "?" in rest:
             raise ConfigurationError("the database URL has options, of which SQLite takes none here")
+        if rest and not rest.startswith("/"):
+            raise ConfigurationError("the database URL must read sqlite:///FILE, and sqlite:////FILE from the root")
         return f"sqlite://{rest}"
     if scheme.lower() not in _POSTGRESQL:
         raise ConfigurationError(f"the database must be PostgreSQL, or SQLite in a file, and not {scheme}://…")
@@ -40,9 +45,14 @@ def _for_psycopg(rest: str) -> str:
     login, at, places = authority.rpartition("@")
     named = _query(query)
     hosts, ports = zip(*map(_host, places.split(",")), strict=True) if places else ((), ())
-    if len(hosts) > 1 or any(host.startswith("/") for host in hosts):
-        if named & {*_SEVERAL, "hostaddr"}:
-            raise ConfigurationError("the database URL names hosts both before its path and in its query")
+    several = len(hosts) > 1 or any(host.startswith("/") for host in hosts)
+    if named.keys() & {*(["host"] if hosts else []), *(["port"] if any(ports) else [])} or (
+        several and named.keys() & {"port", "hostaddr"}
+    ):
+        raise ConfigurationError("the database URL names hosts both before its path and in its query")
+    _check_said_once(login, path, named)
+    _check_ports(hosts, named)
+    if several:
         where = [f"host={quote(','.join(hosts), safe=',/:')}"]
         if any(ports):
             where.append(f"port={','.join(ports)}")
@@ -62,9 +72,26 @@ def _host(text: str) -> tuple[str, str]:
     return unquote(match[1].removeprefix("[").removesuffix("]")), match[2] or ""
 
 
-def _query(text: str) -> frozenset[str]:
-    """The names in a query. Raises ConfigurationError for one without a value, and for one that stands there twice,
-    of which one would be dropped."""
+def _check_said_once(login: str, path: str, named: Mapping[str, list[str]]) -> None:
+    """Raises ConfigurationError for what stands before the query and in it: one would be dropped."""
+    user, _, password = login.partition(":")
+    for name, given in (("user", user), ("password", password), ("dbname", path)):
+        if given and name in named:
+            raise ConfigurationError(f"the database URL names the {name} both before its query and in it")
+
+
+def _check_ports(hosts: Sequence[str], named: Mapping[str, list[str]]) -> None:
+    """SQLAlchemy wants a port for each host. Raises ConfigurationError."""
+    hosts, ports = hosts or named.get("host", []), named.get("port", [])
+    if hosts and ports and len(hosts) != len(ports):
+        raise ConfigurationError(
+            f"the database URL names {len(hosts)} hosts and {len(ports)} ports; each needs its own"
+        )
+
+
+def _query(text: str) -> dict[str, list[str]]:
+    """The values in a query by name; of hosts and ports each by itself. Raises ConfigurationError for one without a
+    value, and for one that stands there twice, of which one would be dropped."""
     if "@" in text:  # the end of a password, which must not stand in an error as a parameter's name
         raise ConfigurationError("the database URL's query holds an @; quote it as %40, and ? in a password as %3F")
     try:
@@ -78,7 +105,7 @@ def _query(text: str) -> frozenset[str]:
     for name, value in pairs:
         if name == "port" and not all(not port or _is_port(port) for port in value.split(",")):
             raise ConfigurationError("the database URL names a port that is none")
-    return frozenset(names)
+    return {name: [part for other, value in pairs if other == name for part in value.split(",")] for name, _ in pairs}
 
 
 def _is_port(text: str) -> bool:
