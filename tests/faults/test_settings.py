@@ -1,5 +1,6 @@
 """Settings as people write them: what can be read is, and what cannot names the variable, the value and the remedy."""
 
+import json
 import logging
 import re
 from dataclasses import replace
@@ -18,6 +19,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.runtime import settings as reader
 from peerseal.runtime.settings import SettingsReader
 from registry.app import create_app
+from registry.services.platforms import read_rules
 from registry.settings import KNOWN as KNOWN_OF_REGISTRY
 from registry.settings import Settings
 from resource_service.settings import ConsumerSettings
@@ -230,6 +232,27 @@ def test_a_file_that_cannot_be_looked_for_or_never_ends_is_said_by_name(path: st
         options(PEERSEAL_JOIN_TOKEN_FILE=path)
     with pytest.raises(ConfigurationError, match="REGISTRY_DATABASE_URL_FILE=/"):
         Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": path})
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "/dev/null", "/nowhere", "/"])
+def test_rules_and_keys_of_platforms_that_cannot_be_read_are_said_by_name(file: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"^REGISTRY_OIDC_FILE={file}: "):
+        read_rules(Path(file))
+    for member in ("jwks_file", "ca_file"):
+        rules = [{"issuer": "https://i", "services": {"sub": "shop"}, member: file}]
+        (tmp_path / "rules").write_text(json.dumps(rules))
+        if (member, file) == ("ca_file", "/dev/zero"):
+            continue  # OpenSSL reads it, and ends at what is no PEM
+        with pytest.raises(ConfigurationError, match=rf"element 0: {member} .*{file}"):
+            read_rules(tmp_path / "rules")
+
+
+@pytest.mark.parametrize("member", ["jwks_file", "ca_file"])
+def test_a_path_with_a_nul_is_no_path_of_a_file(member: str, tmp_path: Path) -> None:
+    rules = [{"issuer": "https://i", "services": {"sub": "shop"}, member: "a\0b"}]
+    (tmp_path / "rules").write_text(json.dumps(rules))
+    with pytest.raises(ConfigurationError, match=f"REGISTRY_OIDC_FILE=.*{member}"):
+        read_rules(tmp_path / "rules")
 
 
 WRONG: dict[str, list[str]] = {
