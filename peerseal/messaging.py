@@ -42,6 +42,7 @@ from peerseal.errors import (
 from peerseal.peers.context import carrying
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.protocol.plain import plain_bytes
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
 
@@ -276,7 +277,7 @@ class EventConsumer:
         code, origin = _said(refusal.code), _said(message.origin)
         try:
             if not self._sent_as_it_came(message, code, origin):
-                size = (SIZE_HEADER, b"%d" % len(message.payload))
+                size = (SIZE_HEADER, b"%d" % _size(message))
                 self._send_dead_letter(message.topic, b"", [(CODE_HEADER, code), (ORIGIN_HEADER, origin), size], None)
         except MessageNotTaken as error:
             self._not_taken += 1
@@ -284,24 +285,28 @@ class EventConsumer:
                 raise
             log.error(
                 "no dead letter of message %s (%s, %d bytes) is taken, and it is passed over: %s",
-                *(printable(message.origin), refusal.code, len(message.payload), error),
+                *(printable(str(message.origin)), refusal.code, _size(message), error),
             )
         self._refused[refusal.code] += 1
-        log.warning("refused: %s; message %s; %r", refusal.code, printable(message.origin), str(refusal)[:200])
+        log.warning("refused: %s; message %s; %r", refusal.code, printable(str(message.origin)), str(refusal)[:200])
 
     def _sent_as_it_came(self, message: Message, code: bytes, origin: bytes) -> bool:
         """Raises BrokerUnavailable where the broker does not answer: then it may take the whole message later."""
         try:
-            kept = [(name, value) for name, value in message.headers if name not in OURS]
+            kept = [(name, value) for name, value in message.headers if name.lower() not in OURS]
             headers = [*kept, (CODE_HEADER, code), (ORIGIN_HEADER, origin)]
             self._send_dead_letter(message.topic, message.payload, headers, message.key)
         except BrokerUnavailable as error:
             if not isinstance(error, MessageNotTaken):
                 raise
-            log.warning("the dead letter of message %s is not taken as it came: %s", printable(message.origin), error)
+            log.warning(
+                "the dead letter of message %s is not taken as it came: %s", printable(str(message.origin)), error
+            )
             return False
         except Exception as error:
-            log.warning("no dead letter can be made of message %s as it came: %r", printable(message.origin), error)
+            log.warning(
+                "no dead letter can be made of message %s as it came: %r", printable(str(message.origin)), error
+            )
             return False
         return True
 
@@ -315,12 +320,16 @@ class EventConsumer:
         name = error.code if isinstance(error, PeersealError) else type(error).__name__
         self._retried[name] += 1
         trace = None if isinstance(error, PeersealError) and not isinstance(error, CodedError) else error
-        log.warning("message %s is tried again: %s: %s", printable(message.origin), name, error, exc_info=trace)
+        log.warning("message %s is tried again: %s: %s", printable(str(message.origin)), name, error, exc_info=trace)
 
 
-def _said(text: str) -> bytes:
+def _size(message: Message) -> int:
+    return len(plain_bytes(message.payload) or b"")
+
+
+def _said(value: object) -> bytes:
     """For a header: whatever an application gave its refusal for a code, it is short and can be sent."""
-    return text.encode("utf-8", "backslashreplace")[:_LONGEST_SAID]
+    return str(value).encode("utf-8", "backslashreplace")[:_LONGEST_SAID]
 
 
 def open_outlet(url: str, *, settings: Mapping[str, Any] | None = None) -> Outlet:

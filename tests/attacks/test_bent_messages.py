@@ -85,6 +85,9 @@ BENT: dict[str, Message] = {
     "a name of 10,000 characters": message((("a" * 10_000, b"x"),)),
     "no payload": message(payload=b""),
     "an origin that is no text": message(origin="orders/\udcff@1"),
+    "an origin that is none": message(origin=None),  # type: ignore[arg-type]
+    "an origin of bytes": message(origin=b"orders"),  # type: ignore[arg-type]
+    "a payload that is none": message((("a", None),), payload=None),  # type: ignore[arg-type]
     "a value that is no bytes": message((("a", None),)),
     "headers that are no pairs": message(("a",)),
     "headers that are none": message(None),
@@ -119,6 +122,14 @@ def test_what_cannot_be_built_or_sent_falls_back_to_code_origin_and_size(error: 
     assert len(inlet.done_with) == 2
     payload, headers = outlet.letters[0]
     assert (payload, headers[SIZE_HEADER], headers[CODE_HEADER]) == (b"", b"5", b"missing_token")
+
+
+def test_no_header_of_a_publisher_passes_for_one_of_ours() -> None:
+    outlet = Outlet()
+    forged = tuple((name.upper(), b"forged") for name in (CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER))
+    consumed(outlet, message(forged))
+    [(_, headers)] = outlet.letters
+    assert headers == {CODE_HEADER: b"missing_token", ORIGIN_HEADER: b"orders/0@1"}
 
 
 class PatientInlet(Inlet):
