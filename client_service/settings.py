@@ -67,7 +67,7 @@ class Settings:
 def _json_object(file: Path | None) -> dict[str, Any]:
     try:
         value = json.loads(read_text(file, "BROKER_CONFIG_FILE") or "") if file else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not JSON") from error
     if not isinstance(value, dict):
         raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not a JSON object")

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from client_service.catalogue import Line
+from peerseal.errors import ConfigurationError
 from peerseal.outbox import create_tables, outbox_table
 from peerseal.runtime.database_url import sqlalchemy_url
 
@@ -97,9 +98,12 @@ class Order:
 
 
 def open_database(url: str, state: Path) -> Engine:
-    """The database, with what is missing of its tables made. Safe to use after a fork."""
+    """The database, with what is missing of its tables made. Safe to use after a fork. Raises ConfigurationError."""
     url = sqlalchemy_url(url)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{state}: {error.strerror}; set PEERSEAL_KEY_DIR or CLIENT_DATABASE_URL") from error
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)
     create_tables(engine, metadata)

@@ -31,10 +31,11 @@ from peerseal.peers.request_ctx import RequestCtx
 from peerseal.peers.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
 from peerseal.peers.retries import RETRIES as RETRIES
 from peerseal.peers.retries import cause_of, is_silence
+from peerseal.peers.session_options import check_session
 from peerseal.peers.signing_adapter import CircuitOpenError as CircuitOpenError
 from peerseal.peers.signing_adapter import Signer, SigningAdapter
 from peerseal.peers.signing_adapter import TooManyCallsError as TooManyCallsError
-from peerseal.runtime.options import check_flag, check_header_name, check_is, check_number, check_whole
+from peerseal.runtime.options import check_is
 
 MAX_BUFFER: Final = 16 * 1024 * 1024
 """Bytes of the longest body that is read into memory: what a callee takes by default."""
@@ -118,15 +119,9 @@ class PeerSession(requests.Session):
         check_is("limits", limits, CallLimits, "a peerseal.CallLimits")
         timeout = (limits.connect_timeout, limits.read_timeout) if timeout is None else timeout
         deadline = limits.deadline if deadline is None else deadline
-        for seconds in timeout if isinstance(timeout, tuple) else (timeout,):
-            if seconds is not None:  # requests waits as long as it takes, and here until the deadline
-                check_number("timeout", seconds)
-        if not isinstance(retries, Retry):
-            check_whole("retries", retries)
-        check_number("deadline", deadline)
-        check_flag("buffer", buffer)
-        check_header_name("header", header)
-        check_whole("max_buffer", max_buffer)
+        check_session(
+            timeout, retries, deadline=deadline, buffer=buffer, max_buffer=max_buffer, header=header, sleep=sleep
+        )
         self._origin = Origin(base_url)
         self._ctx = RequestCtx(ctx)
         self._timeout = timeout

@@ -70,14 +70,17 @@ def _database_url(read: SettingsReader, name: str, folder: str, file: str) -> st
         return url
     key_dir = read.path("PEERSEAL_KEY_DIR")
     state = (key_dir.parent if key_dir else Path(folder)).absolute()
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{state}: {error.strerror}; set PEERSEAL_KEY_DIR or {name}") from error
     return f"sqlite:///{state / file}"
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:
     try:
         value = json.loads(read_text(file, "BROKER_CONFIG_FILE") or "") if file else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not JSON") from error
     if not isinstance(value, dict):
         raise ConfigurationError(f"BROKER_CONFIG_FILE={file}: not a JSON object")

@@ -22,12 +22,14 @@ from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Aler
 from peerseal.peers.watched import kids_in, load_watched, save_watched
 from peerseal.peers.webhook import Webhook
 from peerseal.protocol.names import check_service, split_kid
-from peerseal.runtime.settings import duration
+from peerseal.runtime.settings import duration, read_bytes
 from peerseal.runtime.terminal import on_terminal, say, say_json
 
 ALERTS_RAISED = 1
 REGISTRY_UNREACHABLE = 3
 LEDGER_INCONSISTENT = 4
+_LARGEST_LIST = 1024 * 1024
+"""Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -97,21 +99,25 @@ def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
     """What the owner says to hold, asked anew each time: keys rotate."""
     folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
     listed, said = arguments.known_file, frozenset(arguments.known)
+    if listed is not None and not listed.is_fifo():  # what was read of a pipe is gone
+        _kids_listed_in(listed)  # what is wrong with it is said now, whether the registry answers or not
 
     def own_keys() -> frozenset[str]:
         kids = said
         if folder:
             kids |= kids_in(Path(folder), arguments.service)
         if listed is not None:
-            try:
-                kids |= _listed(listed.read_bytes().decode("utf-8-sig"))
-            except OSError as error:
-                raise ConfigurationError(f"{listed}: {error.strerror}") from error
-            except UnicodeDecodeError as error:
-                raise ConfigurationError(f"{listed}: not UTF-8 text") from error
+            kids |= _kids_listed_in(listed)
         return kids
 
     return own_keys
+
+
+def _kids_listed_in(file: Path) -> frozenset[str]:
+    try:
+        return _listed(read_bytes(file, str(file), _LARGEST_LIST).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file}: not UTF-8 text") from error
 
 
 def _listed(text: str) -> frozenset[str]:

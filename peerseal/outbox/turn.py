@@ -9,10 +9,10 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from peerseal.runtime.extras import missing
-from peerseal.runtime.locks import unlock
+from peerseal.runtime.trusted_path import Opened
 
 try:
     from sqlalchemy import Connection, Engine, Table, func, select, text
@@ -30,13 +30,12 @@ class Turns:
         self._engine = engine
         self._number = _lock_number(table.fullname)
         self._name = table.name
-        self._handle: int | None = None
+        self._held: Opened | None = None
 
     @contextmanager
     def take(self) -> Iterator[Connection | None]:
         """A connection to work on, whose transaction is committed at the end; None where another relay has the turn.
-        Raises
-        OSError or what SQLAlchemy raises."""
+        Raises OSError or what SQLAlchemy raises."""
         with self._engine.connect() as connection, self._alone(connection) as alone:
             yield connection if alone else None
             connection.commit()
@@ -48,10 +47,9 @@ class Turns:
 
     def drop_in_child(self) -> None:
         """Close what a forked child inherited of a turn: it would go on if the parent were killed."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            with suppress(OSError):
-                os.close(handle)
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def _alone(self, connection: Connection) -> AbstractContextManager[bool]:
         if connection.dialect.name == "postgresql":
@@ -65,22 +63,18 @@ class Turns:
 
     @contextmanager
     def _alone_on_sqlite(self, connection: Connection) -> Iterator[bool]:
-        handle = os.open(self._lock_file(connection), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = Opened(os.open(self._lock_file(connection), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            yield False
-            return
-        except BaseException:
-            os.close(handle)
-            raise
-        self._handle = handle
-        try:
-            yield True
+            try:
+                fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                self._held = lock
+                yield True
         finally:
-            self._handle = None
-            unlock(handle)
+            self._held = None
+            lock.unlock()
 
     def _lock_file(self, connection: Connection) -> str:
         databases = connection.exec_driver_sql("PRAGMA database_list").all()

@@ -15,7 +15,8 @@ from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service, split_kid
-from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_texts, shortened
+from peerseal.protocol.plain import plain_text
+from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_text_or_texts, shortened
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 
 log = logging.getLogger("peerseal.identity")
@@ -128,8 +129,7 @@ def check_switches(**switches: object) -> None:
 
 def check_places(registry: object, *, replay_url: object, **folders: object) -> None:
     """Raises ConfigurationError for what is no URL, or list of them, and for what is no path."""
-    if not isinstance(registry, str):
-        check_texts("registry", registry)
+    check_text_or_texts("registry", registry)
     if replay_url is not None:
         check_is("replay_url", replay_url, str, "a URL such as redis://host:6379/0")
     for name, folder in folders.items():
@@ -139,7 +139,7 @@ def check_places(registry: object, *, replay_url: object, **folders: object) -> 
 
 def check_parts(alg: object, rotation: object, limits: object, clock: object, oidc_token: object) -> None:
     """Raises ConfigurationError for what an identity cannot be made of."""
-    if alg not in ALGORITHMS:
+    if plain_text(alg) not in ALGORITHMS:
         raise ConfigurationError(f"alg={shortened(alg)}: expected one of {', '.join(sorted(ALGORITHMS))}")
     check_is("rotation", RotationSchedule() if rotation is None else rotation, RotationSchedule, "a RotationSchedule")
     check_is("limits", TrustLimits() if limits is None else limits, TrustLimits, "a TrustLimits")
@@ -150,7 +150,9 @@ def check_parts(alg: object, rotation: object, limits: object, clock: object, oi
 
 def one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
     """The pin from wherever it is known. Raises ConfigurationError for two that differ."""
-    pins = {known for known in (pin, joining.pin if joining else None) if known}
+    if pin is not None:
+        check_pin(pin)
+    pins = {known for known in (pin, joining.pin if joining else None) if known is not None}
     if len(pins) > 1:
         raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
     return pins.pop() if pins else folder.pin()

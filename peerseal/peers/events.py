@@ -118,6 +118,7 @@ class EventVerifier:
         check_number("leeway", leeway, at_most=3600)
         check_flag("unsafe_unbound_payload", unsafe_unbound_payload)
         check_callable("clock", clock)
+        check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
         self._audience = check_audience(audience)
         self._allow = read_allow(allow)

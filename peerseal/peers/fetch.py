@@ -28,7 +28,7 @@ from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
-from peerseal.protocol.hosts import is_loopback_host
+from peerseal.protocol.hosts import can_be_reached, is_loopback_host
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -346,27 +346,14 @@ def check_urls(text: str) -> str:
     return text
 
 
-def _is_host(name: str | None) -> bool:
-    """Whether a resolver takes it: no empty label, none of more than 63 octets."""
-    try:
-        return bool((name or "").encode("idna"))
-    except UnicodeError:
-        return False
-
-
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - read late, and raises for what is no port
+        reachable = can_be_reached(parts.hostname, parts.port)
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
     if _ODD.search(url):  # by which one parser sees another host than the next
         raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
-    if (
-        parts.scheme not in ("http", "https")
-        or not _is_host(parts.hostname)
-        or set(url) & set("?#")
-        or "@" in parts.netloc
-    ):
+    if parts.scheme not in ("http", "https") or not reachable or set(url) & set("?#") or "@" in parts.netloc:
         raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
     return url.rstrip("/")

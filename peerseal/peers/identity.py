@@ -111,7 +111,7 @@ class Identity:
         self._host_folder = None if self._shared_dir is None else cache_folder(self._shared_dir, setting)
         self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         self._schedule = rotation or RotationSchedule()
-        joining = JoinToken.parse(join_token) if join_token else None
+        joining = JoinToken.parse(join_token) if join_token not in (None, "") else None
         platform = platform_token(oidc_token, joining, registry, fetcher)
         folder = KeyFolder(key_folder, KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", key_passphrase))
         pin = one_pin(pin, joining, folder)
@@ -343,7 +343,8 @@ class Identity:
 
     def sign_assertion(self, *, audience: str | None = None, client_id: str | None = None) -> str:
         """A client assertion (RFC 7523) for the registry's token endpoint, or for another issuer ``audience``, which
-        knows this service as ``client_id`` (by default its id). Good for a minute. Raises TrustUnavailable."""
+        knows this service as ``client_id`` (by default its id). Good for a minute. Raises UnsignableRequest or
+        TrustUnavailable."""
         return self._signer.assertion(self._keeper.signing_key(), audience, client_id)
 
     def access_token(self, name: str) -> AccessToken:
@@ -372,7 +373,7 @@ class Identity:
         if not isinstance(user, User):
             raise UnsignableRequest("a transaction is for a peerseal.User, as UserVerifier gives it")
         seconds = whole_seconds(lifetime, TRANSACTION_LIFETIME_CAP)
-        minted = self._minter.for_user(user, scope_set(scope), facts or {}, transaction_id, workload, seconds)
+        minted = self._minter.for_user(user, scope_set(scope), facts, transaction_id, workload, seconds)
         note_minted(minted)
         self._audit.minted(minted)
         return minted

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 from urllib.parse import quote
 
-from peerseal.errors import ConfigurationError
-from peerseal.runtime.options import check_callable, check_flag, check_is
+from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.protocol.policies import check_url_in_settings
+from peerseal.runtime.options import check_callable, check_flag, check_unicode
 from peerseal.runtime.settings import SettingsReader
 
 _ASSERTED: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -50,14 +51,18 @@ class IntrospectionClient:
     def __post_init__(self) -> None:
         """Raises ConfigurationError."""
         for name in ("issuer", "client_id"):
-            check_is(f"IntrospectionClient.{name}", getattr(self, name) or None, str, "a text")
+            check_unicode(f"IntrospectionClient.{name}", getattr(self, name))
+        try:
+            check_url_in_settings(self.issuer)
+        except MalformedToken as error:  # no setting of a domain can name it
+            raise ConfigurationError(f"IntrospectionClient.issuer: {error}") from error
         check_flag("IntrospectionClient.unsafe_any_audience", self.unsafe_any_audience)
         if (self.secret is None) == (self.private_key_jwt is None):
             raise ConfigurationError("IntrospectionClient: expected either secret or private_key_jwt")
         if self.private_key_jwt is not None:
             check_callable("IntrospectionClient.private_key_jwt", self.private_key_jwt)
-        elif not isinstance(self.secret, str) or not self.secret:
-            raise ConfigurationError("IntrospectionClient.secret: expected a text that is not empty")
+        else:
+            check_unicode("IntrospectionClient.secret", self.secret)
 
     @classmethod
     def from_env(cls, identity: SignsAssertions, environ: Mapping[str, str] | None = None) -> Self | None:

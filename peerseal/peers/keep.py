@@ -15,7 +15,7 @@ from peerseal.peers.follow import CHECKPOINT, Follower, Seen, bodies
 from peerseal.protocol.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
 from peerseal.protocol.merkle import Frontier, leaf_hash
 from peerseal.runtime.files import Access, Folder
-from peerseal.runtime.locks import unlock
+from peerseal.runtime.trusted_path import Opened
 
 
 class KeptLedger:
@@ -43,12 +43,12 @@ class KeptLedger:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One at a time: a first copy may take longer than the time to the next run."""
-        handle = self._folder.open(".lock", os.O_CREAT | os.O_RDWR)
+        lock = Opened(self._folder.open(".lock", os.O_CREAT | os.O_RDWR))
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(lock.fd, fcntl.LOCK_EX)
             yield
         finally:
-            unlock(handle)
+            lock.unlock()
 
     def _read_edge(self) -> Frontier:
         """What is there, from its first entry on."""

@@ -23,7 +23,6 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder, make_private
 from peerseal.runtime.key_passphrase import KeyPassphrase
-from peerseal.runtime.locks import unlock
 from peerseal.runtime.trusted_path import Opened
 
 __all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]
@@ -111,16 +110,16 @@ class KeyFolder:
     def locked(self, *, wait: bool = True) -> Iterator[bool]:
         """Be the one process and thread that changes the folder. Gives False, and no lock, where another one is at it
         and ``wait`` is False."""
-        handle = self._files.open("lock", os.O_CREAT | os.O_RDWR)
+        lock = Opened(self._files.open("lock", os.O_CREAT | os.O_RDWR))
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(lock.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
             else:
                 yield True
         finally:
-            unlock(handle)
+            lock.unlock()
 
     def hold(self) -> None:
         """Take a share: this process uses the keys from now on. In a forked child, instead of the parent's share."""

@@ -48,7 +48,7 @@ class Minter:
         self,
         user: User,
         scopes: frozenset[str],
-        facts: Mapping[str, Any],
+        facts: Mapping[str, Any] | None,
         transaction_id: str | None,
         workload: str | None,
         lifetime: int,
@@ -64,10 +64,10 @@ class Minter:
         token = self._token(
             lifetime,
             user=user.name,
-            id=transaction_id or new_jti(),
+            id=new_jti() if transaction_id is None else transaction_id,
             scopes=scopes,
             workload=us if workload is None else qualify(workload, domain),
-            facts=facts,
+            facts={} if facts is None else facts,
             authentication=user.authentication,
         )
         return transaction_of(token, self._signer.transaction(self._signing_key(), token))

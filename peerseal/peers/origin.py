@@ -6,10 +6,12 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
-from peerseal.runtime.options import shortened
+from peerseal.protocol.hosts import can_be_reached
+from peerseal.protocol.plain import plain_text
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PORTS = {"http": 80, "https": 443}
+_NO_BASE_URL = "a base URL is http(s)://host[:port][/path], and nothing else"
 
 
 class Origin:
@@ -20,15 +22,17 @@ class Origin:
     """
 
     def __init__(self, base_url: str) -> None:
-        """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``."""
+        """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``. It does not show the URL, which
+        may hold a password."""
+        text = plain_text(base_url)
         try:
-            parsed = parse_url(base_url)
-        except TypeError as error:
-            raise ConfigurationError(f"base_url={shortened(base_url)}: expected http(s)://host[:port]/path") from error
-        except LocationParseError as error:
-            raise ConfigurationError(f"not a base URL: {error}") from error
-        if parsed.scheme not in _PORTS or not parsed.host or parsed.auth or parsed.query or parsed.fragment:
-            raise ConfigurationError("a base URL is http(s)://host[:port][/path], and nothing else")
+            parsed = parse_url(text or "")
+        except LocationParseError:
+            raise ConfigurationError(_NO_BASE_URL) from None  # the cause shows it
+        if parsed.scheme not in _PORTS or not can_be_reached(parsed.host, parsed.port) or "\\" in (text or ""):
+            raise ConfigurationError(_NO_BASE_URL)
+        if parsed.auth or parsed.query or parsed.fragment:
+            raise ConfigurationError(_NO_BASE_URL)
         self._key = _origin_key(parsed)
         self.url = f"{parsed.scheme}://{parsed.netloc}"
         self.name = f"{parsed.scheme}://{parsed.host}" if _is_default(parsed) else self.url

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from peerseal.protocol.checkpoint import MAX_NOTE_BYTES
 from peerseal.runtime.files import Folder
-from peerseal.runtime.locks import unlock
+from peerseal.runtime.trusted_path import Opened
 
 _PATIENCE = 0.5
 """Seconds to wait for another process, which needs some microseconds; one that was stopped must hold up nobody."""
@@ -43,12 +43,12 @@ class CheckpointFile:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the one process and thread that changes the file. Raises TimeoutError, an OSError."""
-        handle = self._folder.open(self.path.with_suffix(".lock").name, os.O_CREAT | os.O_RDWR)
+        lock = Opened(self._folder.open(self.path.with_suffix(".lock").name, os.O_CREAT | os.O_RDWR))
         try:
-            self._wait_for(handle)
+            self._wait_for(lock.fd)
             yield
         finally:
-            unlock(handle)
+            lock.unlock()
 
     def replace(self, note: str) -> None:
         """Put another note in place in one step, mode 0600: a reader, or a host that loses power, sees the old one or

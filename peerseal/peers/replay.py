@@ -19,7 +19,7 @@ from typing import Protocol
 from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.peers.forks import around_each_fork, notice_fork
 from peerseal.runtime.files import DRAFT, Access, Folder
-from peerseal.runtime.options import check_callable, check_path
+from peerseal.runtime.options import check_callable, check_path, check_whole
 
 _DESCRIPTORS = "/proc/self/fd"
 
@@ -42,6 +42,8 @@ class MemoryReplayGuard:
     PURGE_EVERY = 30
 
     def __init__(self, *, limit: int = 1_000_000, clock: Callable[[], float] = time.time) -> None:
+        check_whole("limit", limit, at_least=1)
+        check_callable("clock", clock)
         self._limit = limit
         self._clock = clock
         self._seen: dict[str, object] = {}

@@ -24,6 +24,8 @@ from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.replay import ReplayGuard
 from peerseal.protocol.encoding import b64url
+from peerseal.protocol.names import check_peer_name
+from peerseal.runtime.options import check_callable, check_flag, check_is
 
 if TYPE_CHECKING:
     from redis import Redis, RedisError
@@ -72,6 +74,12 @@ class RedisReplayGuard:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """No connection is made before the first claim."""
+        check_is("the replay guard's URL", url, str, "a text such as redis://host:6379/0")
+        check_flag("assume_noeviction", assume_noeviction)
+        check_callable("clock", clock)
+        if unsafe_fallback is not None:
+            check_callable("unsafe_fallback.claim", getattr(unsafe_fallback, "claim", None))
+        audience = check_peer_name(audience)
         self._url = url
         self._prefix = f"peerseal:replay:{audience}:"
         self._fallback = unsafe_fallback

@@ -21,7 +21,7 @@ from peerseal.errors import PeersealError
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.metrics import Metric, Sample, merged
 from peerseal.runtime.files import Folder
-from peerseal.runtime.locks import unlock
+from peerseal.runtime.trusted_path import Opened
 
 log = logging.getLogger("peerseal.metrics")
 
@@ -95,9 +95,9 @@ class SharedCounts:
         gone = [name for name in self._workers() if name != self._name and not _runs(name)]
         if not gone:
             return
-        handle = self._folder.open("lock", os.O_CREAT | os.O_RDWR)
+        lock = Opened(self._folder.open("lock", os.O_CREAT | os.O_RDWR))
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ended, folded = self._read(self._ended)
             there = [name for name in gone if name not in folded]
             counted = [metric for name in there for metric in self._read(name)[0]]
@@ -107,7 +107,7 @@ class SharedCounts:
         except BlockingIOError:
             return
         finally:
-            unlock(handle)
+            lock.unlock()
 
     def _read(self, name: str) -> tuple[list[Metric], list[str]]:
         """The metrics in a file, and which files they replace; none where it is gone, or none of ours."""

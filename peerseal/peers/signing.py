@@ -77,7 +77,10 @@ class TokenSigner:
     def assertion(self, held: HeldKey, audience: str | None, client_id: str | None) -> str:
         """See `Identity.sign_assertion`."""
         domain = self._domain()
-        client, asked = client_id or service_id(domain, self._service), audience or registry_id(domain)
+        client = plain_text(service_id(domain, self._service) if client_id is None else client_id)
+        asked = plain_text(registry_id(domain) if audience is None else audience)
+        if not client or not asked:
+            raise UnsignableRequest("an assertion's client_id and audience are texts that are not empty")
         claims = assertion_claims(client, asked, int(self._clock()))
         return self._compact(held, ASSERTION_TYP, lambda: canonical_json(claims))
 

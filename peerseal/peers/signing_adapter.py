@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import requests
 from urllib3 import Retry
 
-from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, Replayed, TooManyCalls, UnsignableRequest
+from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.peers.circuit import Attempt, Circuit, Circuits
 from peerseal.peers.context import REQUEST_ID, current_request_id, current_transaction
 from peerseal.peers.forks import in_each_child, notice_fork
@@ -19,14 +19,13 @@ from peerseal.peers.request_ctx import RequestCtx
 from peerseal.peers.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
 from peerseal.peers.retries import RETRIES as RETRIES
 from peerseal.peers.retries import after_answer, after_error, pause_asked_for
+from peerseal.peers.session_options import names_to_bind
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
-from peerseal.runtime.options import check_header_name, check_is
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
-_UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
 _TRANSACTION_HEADER = "Txn-Token"
 _OVERLOADED = (502, 503, 504)
 _NO_ANSWER = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -85,7 +84,7 @@ class SigningAdapter(TimedAdapter):
         self._audience = check_peer_name(audience)
         self._origin = origin
         self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
-        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *_checked_names(bind_headers))
+        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *names_to_bind(bind_headers))
         self._header = header
         self._limits = limits
         self._circuits = circuits
@@ -263,15 +262,3 @@ def _check_characters(headers: Mapping[str, str | bytes]) -> None:
     for name, value in headers.items():
         if not name.isascii() or (isinstance(value, str) and max(value, default="") > "\xff"):
             raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
-
-
-def _checked_names(names: Collection[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigurationError("bind_headers is one string; give a tuple of names")
-    check_is("bind_headers", names, Collection, "a tuple of names")
-    for name in names:
-        check_header_name("bind_headers", name)
-    lower = tuple(name.lower() for name in names)
-    if unseen := _UNSEEN.intersection(lower):
-        raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(unseen))}")
-    return lower

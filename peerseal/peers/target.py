@@ -15,7 +15,7 @@ from peerseal.runtime.options import check_is
 # Origin form: a slash, then printable ASCII without a fragment. What RFC 3986 leaves out beside ("<", "|", …) is let
 # pass: servers do, and the digest over the exact bytes is what binds it.
 _ORIGIN_FORM = re.compile(r"/[!\"$-~]*")
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")  # without dot segments, which clients resolve
 
 
 def is_origin_form(target: str) -> bool:

@@ -42,7 +42,7 @@ from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.runtime.options import check_callable, check_is, check_path, check_texts
+from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
 
 log = logging.getLogger("peerseal.trust")
 
@@ -76,7 +76,7 @@ class TrustStore:
         self._clock = clock
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
-        fetcher = fetcher or _http_fetcher(registry, pin)
+        fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
         self._working, self._working_apart = BackgroundWork(), BackgroundWork()
         self._reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
@@ -430,8 +430,7 @@ def _check_options(
     registry: object, pin: object, limits: object, clock: object, cache_dir: object, uptime: object
 ) -> None:
     """Raises ConfigurationError for what a trust store cannot be made of."""
-    if not isinstance(registry, str):
-        check_texts("registry", registry)
+    check_text_or_texts("registry", registry)
     if pin is not None:
         check_pin(pin)
     check_is("limits", TrustLimits() if limits is None else limits, TrustLimits, "a TrustLimits")

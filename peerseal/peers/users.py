@@ -19,14 +19,15 @@ from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
+from peerseal.protocol.hosts import can_be_asked
 from peerseal.protocol.introspection import ActiveToken, is_jwt_shaped
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims
-from peerseal.protocol.plain import plain_text
+from peerseal.protocol.plain import plain_text, text_like
 from peerseal.protocol.policies import UserIssuer, check_scope
 from peerseal.protocol.transactions import check_user
 from peerseal.protocol.weak_keys import check_not_weak
-from peerseal.runtime.options import check_is
+from peerseal.runtime.options import check_callable, check_is, check_path
 
 V = TypeVar("V")
 
@@ -74,6 +75,15 @@ class UserVerifier:
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_callable("trust.settings", getattr(trust, "settings", None))
+        check_callable("check_key", check_key)
+        check_callable("clock", clock)
+        check_is("limits", IssuerLimits() if limits is None else limits, IssuerLimits, "an IssuerLimits")
+        check_is("jwks_files", jwks_files, Mapping, "a mapping of issuers to files")
+        for file in jwks_files.values():
+            check_path("jwks_files", file)
+        if ca_file is not None:
+            check_path("ca_file", ca_file)
         self._trust = trust
         self._clients = _by_issuer(introspection)
         self._introspections: dict[UserIssuer, Introspection] = {}
@@ -155,6 +165,7 @@ class UserVerifier:
         with self._lock:
             found = self._issuers.get(named)
             if found is None:
+                _check_can_be_asked(named)
                 found = OidcIssuer.configured(
                     named.issuer,
                     jwks_url=named.jwks_url,
@@ -176,12 +187,22 @@ class UserVerifier:
 def _by_issuer(
     clients: IntrospectionClient | Sequence[IntrospectionClient] | None,
 ) -> Mapping[str, IntrospectionClient]:
-    several = (clients,) if isinstance(clients, IntrospectionClient) else tuple(clients or ())
+    if clients is None:
+        return {}
+    several = (clients,) if isinstance(clients, IntrospectionClient) else clients
+    check_is("introspection", several, Sequence, "an IntrospectionClient, or several")
     for client in several:
         check_is("introspection", client, IntrospectionClient, "an IntrospectionClient, or several")
     if len({client.issuer for client in several}) != len(several):
         raise ConfigurationError("introspection: two IntrospectionClients for one issuer")
     return {client.issuer: client for client in several}
+
+
+def _check_can_be_asked(named: UserIssuer) -> None:
+    """Raises TrustUnavailable: the registry lays no such URL down, and an older one may have."""
+    for url in filter(None, (named.issuer, named.jwks_url, named.introspection_url)):
+        if not can_be_asked(url):
+            raise TrustUnavailable(f"the domain's settings name {text_like(url)}, which is no URL of a server")
 
 
 def _named(issuer: str, issuers: tuple[UserIssuer, ...]) -> UserIssuer:

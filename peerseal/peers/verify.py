@@ -109,6 +109,7 @@ class Verifier:
         check_number("leeway", leeway, at_most=3600)
         check_number("max_lifetime", max_lifetime, at_least=1)
         check_callable("clock", clock)
+        check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
         self._audience = check_peer_name(audience)
         self._allow = read_allow(allow)

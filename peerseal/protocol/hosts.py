@@ -6,9 +6,11 @@ No name is looked up here: which address a name has is known once a connection i
 import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
 
 _LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?", re.IGNORECASE | re.ASCII)  # RFC 6761 section 6.3
 
+_VISIBLE = re.compile(r"[!-\[\]-~]+")  # ASCII without a backslash
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 
 Address = IPv4Address | IPv6Address
@@ -22,6 +24,23 @@ def is_loopback_host(host: str | None) -> bool:
         return False
     address = _address(host)
     return bool(_LOCALHOST.fullmatch(host)) if address is None else address.is_loopback
+
+
+def can_be_reached(host: str | None, port: int | None) -> bool:
+    """Whether some machine can have that host and port (None: the scheme's). The labels of a name have 1 to 63
+    characters (RFC 1035 section 2.3.4)."""
+    labels = (host or "").removesuffix(".").split(".")
+    is_name = "%" not in (host or "") and all(0 < len(label) < 64 for label in labels)
+    return port != 0 and (is_name or ":" in (host or ""))
+
+
+def can_be_asked(url: str) -> bool:
+    """Whether some machine can answer at the URL, and each parser of URLs reads the same host in it."""
+    try:
+        parts = urlsplit(url)
+        return can_be_reached(parts.hostname, parts.port) and _VISIBLE.fullmatch(url) is not None
+    except ValueError:
+        return False
 
 
 def is_this_machine(host: str) -> bool:
@@ -38,8 +57,8 @@ def leads_elsewhere(host: str) -> bool:
     loopback, unspecified, link-local, multicast or reserved. Private addresses are other machines."""
     if is_loopback_host(host):
         return False
-    address = _inner(_address(host) or _address_in_old_spelling(host))
-    return address is None or not _stays_here(address)
+    address = _address(host) or _address_in_old_spelling(host)
+    return address is None or not _stays_here(inner_address(address))
 
 
 def _stays_here(address: Address) -> bool:
@@ -58,19 +77,13 @@ def _address(host: str) -> Address | None:
     return mapped or address
 
 
-def within(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for: mapped, or translated by NAT64, as hosts with IPv6 only see all
-    clients with IPv4. Any other address as it is."""
+def inner_address(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for: mapped, translated by NAT64, as hosts with IPv6 only see all
+    clients with IPv4, or of the router at the other end of 6to4. Any other address as it is."""
     if not isinstance(address, IPv6Address):
         return address
     translated = IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
-    return address.ipv4_mapped or translated or address
-
-
-def _inner(address: Address | None) -> Address | None:
-    """As `within`, and of 6to4 the address of the router at the other end."""
-    router = address.sixtofour if isinstance(address, IPv6Address) else None
-    return router or (None if address is None else within(address))
+    return address.ipv4_mapped or address.sixtofour or translated or address
 
 
 def _address_in_old_spelling(host: str) -> IPv4Address | None:

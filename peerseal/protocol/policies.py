@@ -118,7 +118,7 @@ class UserIssuer:
         issuer, audience = claim(value, "issuer", str), claim(value, "audience", str)
         for url in (issuer, jwks_url, introspection_url):
             if url is not None:
-                _check_url(url)
+                check_url_in_settings(url)
         if not 0 < len(audience) <= 300:
             raise MalformedToken("an audience of no length, or too long")
         flags = {name: claim({name: False, **value}, name, bool) for name in _INTROSPECTION_FLAGS}
@@ -341,8 +341,8 @@ def check_scope(scope: Any) -> str:
     return scope
 
 
-def _check_url(url: Any) -> None:
-    """An issuer is asked over https, or on this machine."""
+def check_url_in_settings(url: Any) -> None:
+    """An issuer is asked over https, or on this machine. Raises MalformedToken."""
     try:
         parts = urlsplit(url) if type(url) is str and len(url) <= 500 else None
     except ValueError:

@@ -1,6 +1,7 @@
 """URLs of databases as people have them, in the form that SQLAlchemy reads."""
 
 import re
+from collections.abc import Collection
 from urllib.parse import parse_qsl, quote, unquote
 
 from peerseal.errors import ConfigurationError
@@ -21,6 +22,8 @@ def sqlalchemy_url(text: str) -> str:
     Raises ConfigurationError for anything else, and for parts that would be dropped or be found wrong at the first
     connection only. It quotes nothing but the scheme: a URL may hold a password.
     """
+    if "\0" in unquote(text):
+        raise ConfigurationError("the database URL holds a NUL character")
     scheme, separator, rest = text.strip().partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         raise ConfigurationError("the database URL must read postgresql://user@host:port/name or sqlite:///FILE")
@@ -44,6 +47,7 @@ def _for_psycopg(rest: str) -> str:
     login, at, places = authority.rpartition("@")
     pairs = _query(query)
     named = {name for name, _ in pairs}
+    _check_said_once(login, path, named)
     where = list(map(_host, places.split(","))) if places else []
     if len(where) > 1 or any(host.startswith("/") for host, _ in where):
         if named & {*_SEVERAL, "hostaddr"}:
@@ -94,6 +98,14 @@ def _host(text: str) -> tuple[str, str]:
 def _host_in_query(text: str) -> tuple[str, str]:
     """As `_host`; a query may leave a host empty, and names an IPv6 address without brackets."""
     return (text, "") if not text or text.startswith("/") or (text.count(":") > 1 and text[0] != "[") else _host(text)
+
+
+def _check_said_once(login: str, path: str, named: Collection[str]) -> None:
+    """Raises ConfigurationError for what stands before the query and in it: one would be dropped."""
+    user, _, password = login.partition(":")
+    for name, given in (("user", user), ("password", password), ("dbname", path)):
+        if given and name in named:
+            raise ConfigurationError(f"the database URL names the {name} both before its query and in it")
 
 
 def _query(text: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from peerseal.errors import ConfigurationError, KeyRefused
+from peerseal.runtime.options import check_unicode
 
 SHORTEST = 16
 LONGEST = 1000
@@ -28,9 +29,10 @@ class KeyPassphrase:
     value: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.value is not None and not isinstance(self.value, str):
-            raise ConfigurationError(f"{self.setting}: expected a text")
-        if self.value is not None and not SHORTEST <= len(self.value.encode("utf-8")) <= LONGEST:
+        if self.value is None:
+            return
+        check_unicode(self.setting, self.value)
+        if not SHORTEST <= len(self.value.encode("utf-8")) <= LONGEST:
             remedy = "make one with: openssl rand -base64 32"
             raise ConfigurationError(f"{self.setting}: expected {SHORTEST} to {LONGEST} bytes; {remedy}")
 

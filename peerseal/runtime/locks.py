@@ -57,10 +57,3 @@ class NameLock:
         else:
             wanted = struct.pack("hhqqi4x", part, os.SEEK_SET, self._place, 1, 0)  # struct flock
             fcntl.fcntl(self._handle, fcntl.F_OFD_SETLK, wanted)
-
-
-def unlock(handle: int) -> None:
-    """Release a `flock` and close. Closing alone would not do: a child that was forked meanwhile has the same open
-    file, and the lock lives as long as that does."""
-    fcntl.flock(handle, fcntl.LOCK_UN)
-    os.close(handle)

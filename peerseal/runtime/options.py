@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from peerseal.errors import ConfigurationError
+from peerseal.protocol.plain import plain_text
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
@@ -32,12 +33,6 @@ def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
         raise _mistake(name, value, f"a whole number, {at_least} or more")
 
 
-def check_header_name(name: str, value: object) -> None:
-    """The name of a header (RFC 9110 section 5.1)."""
-    if not isinstance(value, str) or not _HEADER_NAME.fullmatch(value):
-        raise _mistake(name, value, "the name of a request header")
-
-
 def check_callable(name: str, value: object) -> None:
     """A function, or what can be called like one."""
     if not callable(value):
@@ -45,9 +40,16 @@ def check_callable(name: str, value: object) -> None:
 
 
 def check_is(name: str, value: object, kind: type, expected: str) -> None:
-    """A value of that type."""
-    if not isinstance(value, kind):
+    """A value of that type, and not one that only claims to be."""
+    if not issubclass(type(value), kind):
         raise _mistake(name, value, expected)
+
+
+def check_unicode(name: str, value: object) -> None:
+    """A text that has UTF-8, not half a surrogate pair. The error does not show it: it may be a secret."""
+    text = plain_text(value)
+    if not text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ConfigurationError(f"{name}: expected a text that is not empty, and has UTF-8")
 
 
 def check_path(name: str, value: object) -> None:
@@ -68,6 +70,19 @@ def check_texts(name: str, value: object) -> None:
     for text in value:
         if not isinstance(text, str) or not text:
             raise _mistake(name, text, "a text in each place")
+
+
+def check_text_or_texts(name: str, value: object) -> None:
+    """A text, or a list of one or more."""
+    if not issubclass(type(value), str):
+        check_texts(name, value)
+
+
+def check_header_name(name: str, value: object) -> None:
+    """The name of a header (RFC 9110 section 5.1)."""
+    text = plain_text(value)
+    if text is None or not _HEADER_NAME.fullmatch(text):
+        raise _mistake(name, value, "the name of a request header")
 
 
 def _mistake(name: str, value: object, expected: str) -> ConfigurationError:

@@ -42,7 +42,10 @@ class SettingsReader:
 
     def text(self, name: str, default: str | None = None) -> str | None:
         """The text, without quotation marks and white space around it; ``default`` where it is not set."""
-        return _plain(self._environ.get(name, "")) or default
+        text = _plain(self._environ.get(name, ""))
+        if not _is_unicode(text):  # bytes that Python could not decode; only a path may hold some
+            raise ConfigurationError(f"{name}: not UTF-8 text")
+        return text or default
 
     def required(self, name: str) -> str:
         """The text of a variable that must be set."""
@@ -116,8 +119,8 @@ class SettingsReader:
 
     def path(self, name: str) -> Path | None:
         """A path, ``~`` replaced by the home folder; None where it is not set."""
-        text = self.text(name)
-        if text is None:
+        text = _plain(self._environ.get(name, ""))
+        if not text:
             return None
         try:
             return Path(text).expanduser()
@@ -163,22 +166,29 @@ def named(name: str, check: Callable[[str], str], text: str) -> str:
         raise ConfigurationError(f"{name}: {error}") from error
 
 
+def read_bytes(file: Path, what: str, largest: int) -> bytes:
+    """What is in a file that somebody named, of ``largest`` bytes at most: a device may never end. Raises
+    ConfigurationError, which begins with ``what``."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(largest + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{what}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path, or half a surrogate pair
+        raise ConfigurationError(f"{what!r}: no path of a file") from error
+    if len(content) > largest:
+        raise ConfigurationError(f"{what}: larger than {largest} bytes")
+    return content
+
+
 def read_text(file: Path, name: str) -> str | None:
     """The text in a file that the variable ``name`` gives, read as a variable's is; None where it is empty. Raises
     ConfigurationError."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise ConfigurationError(f"{name}={file}: larger than {_LARGEST_FILE} bytes; it holds one value")
-        return _plain(content.decode("utf-8-sig")) or None
+        return _plain(read_bytes(file, f"{name}={file}", _LARGEST_FILE).decode("utf-8-sig")) or None
     except UnicodeDecodeError:
         # without the cause, which quotes the content
         raise ConfigurationError(f"{name}={file}: not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigurationError(f"{name}={file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{name}={str(file)!r}: no path of a file") from error
 
 
 def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str]) -> None:
@@ -211,9 +221,13 @@ def _bare(text: str) -> str:
     return text.strip().strip(_BYTE_ORDER_MARK).strip()
 
 
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
 def _printable(name: str) -> str:
-    return name if name.isprintable() else repr(name)
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else _shown(name)

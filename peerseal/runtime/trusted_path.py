@@ -183,13 +183,17 @@ class Walk:
 
     def _target(self, here: Held, name: str) -> Path:
         """Where a link on the way leads."""
-        found = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+        try:
+            found = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+            target = os.readlink(name, dir_fd=here.fd) if stat.S_ISLNK(found.st_mode) else ""
+        except OSError as error:  # such as a link to another process's files in /proc, or one that is gone again
+            raise self._label.trouble(here.path / name, error) from error
         self._links += 1
-        if not stat.S_ISLNK(found.st_mode) or self._links > MOST_LINKS:
+        if not target or self._links > MOST_LINKS:
             raise self._no_folder(here.fd, name, here.path)
         if not is_trusted(found.st_uid):
             raise self._label.refused(here.path / name, f"a symbolic link of another user {state(found)}: remove it")
-        return Path(os.readlink(name, dir_fd=here.fd))
+        return Path(target)
 
     def _no_folder(self, parent: int, name: str, above: Path) -> ConfigurationError:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)

@@ -25,6 +25,10 @@ def if_match_option(command: Any) -> Any:
     return click.option("--if-match", "seen", metavar="ENTRY", type=WholeNumber(0), help=text)(command)
 
 
+_LARGEST = 1024 * 1024
+"""Bytes of a file that are read; a registry takes fewer."""
+
+
 @click.group()
 def policy() -> None:
     """Who may call a service, in addition to what its code allows: only what both allow is allowed."""
@@ -176,7 +180,7 @@ def _allow(rules: Iterable[str]) -> dict[str, list[str]]:
 def _read(file: IO[bytes]) -> dict[str, Any]:
     """Raises BadRequest."""
     try:
-        return strict_json_object(without_mark(file.read()))
+        return strict_json_object(without_mark(file.read(_LARGEST)))
     except MalformedToken as error:
         raise BadRequest("malformed_body", str(error)) from error
 

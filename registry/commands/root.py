@@ -5,10 +5,13 @@ from pathlib import Path
 
 import click
 
+from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
 from registry.commands.common import json_option, show, the_settings, the_store, without_mark
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
+_LARGEST = 8 * 1024 * 1024
+"""Bytes of a request for the root and of what it signs."""
 _WHAT = click.Choice([rolled.value for rolled in Rolled])
 
 
@@ -61,7 +64,8 @@ def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) ->
 @json_option
 def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
-    jws = signed(without_mark(request_file.read_bytes()), root_key, the_settings().key_passphrase)
+    content = without_mark(read_bytes(request_file, str(request_file), _LARGEST))
+    jws = signed(content, root_key, the_settings().key_passphrase)
     out.write_text(jws, encoding="ascii")
     show({"document": str(out)}, as_json, f"signed document: {out}")
 
@@ -71,7 +75,8 @@ def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
 @json_option
 def publish(document_file: Path, as_json: bool) -> None:
     """Puts a signed document into force, and after some seconds the new keys that it names."""
-    _publish(without_mark(document_file.read_bytes()).decode("ascii", "replace").strip(), as_json)
+    content = read_bytes(document_file, str(document_file), _LARGEST)
+    _publish(without_mark(content).decode("ascii", "replace").strip(), as_json)
 
 
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from peerseal.errors import InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol.claims import claim, exactly
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
+from peerseal.protocol.hosts import can_be_asked
 from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.names import qualify, split_service_id
@@ -58,6 +59,7 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
             granted = claim(body, "access_tokens", dict)
             members["access_tokens"] = {name: _to_own(granted[name], domain) for name in granted}
         settings = DomainSettings.from_json(members)
+        _check_urls(settings)
         _check_given_keys(settings)
         return settings
     except (MalformedToken, InvalidName) as error:
@@ -76,6 +78,14 @@ def _to_own(grant: Any, domain: str) -> Any:
     if type(grant) is not dict or type(grant.get("services")) is not list:
         return grant
     return {**grant, "services": [_own(service, domain) for service in grant["services"]]}
+
+
+def _check_urls(settings: DomainSettings) -> None:
+    """Raises MalformedToken for a URL of an issuer at which nothing can be asked: services would refuse each token."""
+    for number, issuer in enumerate(settings.issuers):
+        for url in filter(None, (issuer.issuer, issuer.jwks_url, issuer.introspection_url)):
+            if not can_be_asked(url):
+                raise MalformedToken(f"issuers[{number}]: {text_like(url)} is no URL of a server")
 
 
 def _check_given_keys(settings: DomainSettings) -> None:

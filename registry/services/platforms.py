@@ -22,6 +22,7 @@ from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer, check_issuer_url
 from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.oidc import BYTE_ORDER_MARK, MAX_SUBJECT, UnverifiedToken, read_key_set
+from peerseal.runtime.settings import read_bytes
 from registry.domain.admission import Attested, check_registrable
 from registry.domain.errors import OidcRefused
 from registry.domain.key_quality import check_quality
@@ -60,7 +61,7 @@ class PlatformRule:
             _services(members.get("services")),
             members.get("audience"),
             members.get("jwks_url"),
-            _checked_file(members, folder, "jwks_file", lambda path: read_key_set(path.read_bytes(), check_quality)),
+            _checked_file(members, folder, "jwks_file", _readable_keys),
             _checked_file(members, folder, "ca_file", lambda path: ssl.create_default_context(cafile=path)),
         )
 
@@ -113,6 +114,10 @@ class Platforms:
         return Attested(rule.issuer, subject)
 
 
+LARGEST_FILE = 1024 * 1024
+"""Bytes of a file of rules, and of one of keys."""
+
+
 def subject_hash(subject: str) -> str:
     """How entries and the log name a subject: the hex SHA-256 of its UTF-8."""
     return hashlib.sha256(subject.encode("utf-8")).hexdigest()
@@ -123,9 +128,8 @@ def read_rules(file: Path | None) -> list[PlatformRule]:
     if file is None:
         return []
     try:
-        elements = strict_json(file.read_bytes().removeprefix(BYTE_ORDER_MARK))
-    except OSError as error:
-        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it cannot be read: {error.strerror}") from error
+        content = read_bytes(file, f"REGISTRY_OIDC_FILE={file}", LARGEST_FILE)
+        elements = strict_json(content.removeprefix(BYTE_ORDER_MARK))
     except MalformedToken as error:
         raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it is {error}") from error
     if type(elements) is not list:
@@ -157,6 +161,10 @@ def _services(members: Any) -> dict[str, str]:
     return members
 
 
+def _readable_keys(path: Path) -> object:
+    return read_key_set(read_bytes(path, f"jwks_file {path}", LARGEST_FILE), check_quality)
+
+
 def _checked_file(members: Mapping[str, str], folder: Path, name: str, read: Callable[[Path], object]) -> Path | None:
     """The file that the member names, relative to the folder. What cannot be read now would only be found out by the
     first newcomer."""
@@ -166,8 +174,9 @@ def _checked_file(members: Mapping[str, str], folder: Path, name: str, read: Cal
     try:
         if not read(path):
             raise ConfigurationError(f"{name} {path} holds no key that can be used")
-    except OSError as error:
-        raise ConfigurationError(f"{name} {path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"{name} {str(path)!r} cannot be read: {why}") from error
     except DocumentRefused as error:
         raise ConfigurationError(f"{name} {path}: {error}") from error
     return path

@@ -11,7 +11,7 @@ import logging
 import re
 from functools import lru_cache
 
-from peerseal.protocol.hosts import within
+from peerseal.protocol.hosts import inner_address
 
 REMEMBERED = 10_000
 """Texts whose address a process remembers."""
@@ -66,11 +66,11 @@ class Accounts:
 
 @lru_cache(REMEMBERED)
 def network_of(text: str) -> str | None:
-    """The address, or the network of an IPv6 one; None for what is no address."""
+    """The address, the IPv4 one in one that translates it, or the network of an IPv6 one; None for no address."""
     address = address_in(text)
     if address is None:
         return None
-    address = within(address)
+    address = inner_address(address)
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(ipaddress.ip_network((address, 64), strict=False))

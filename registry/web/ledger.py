@@ -2,7 +2,7 @@
 
 import re
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from peerseal.protocol.checkpoint import TILE_WIDTH
 from registry.domain.errors import BadRequest, NotFound
@@ -40,6 +40,8 @@ def entries(place: str) -> Response:
 def proof() -> Response:
     """With ``?kid=`` the inclusion proof of a key's admission; with ``?from=M&to=N`` the proof that the ledger of size
     N begins with that of size M."""
+    if not request.args.keys() <= {"kid", "from", "to"}:
+        raise BadRequest("invalid_parameter", "either kid, or from and to")
     kid = parameter("kid")
     if (kid is None) == (parameter("from") is None):
         raise BadRequest("invalid_parameter", "either kid, or from and to")
@@ -52,7 +54,7 @@ def proof() -> Response:
 
 def _place(text: str) -> tuple[int, int]:
     """A tile's number and width from its path (C2SP tlog-tiles). Raises NotFound."""
-    match = _TILE.fullmatch(text)
+    match = None if request.query_string else _TILE.fullmatch(text)  # with a query it would be kept as another tile
     if match is None or text.startswith("x000/"):
         raise NotFound("tile_not_found")
     found, width = int(match[1].replace("x", "").replace("/", "") + match[2]), int(match[3] or TILE_WIDTH)

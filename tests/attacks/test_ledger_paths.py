@@ -93,6 +93,8 @@ OTHER_SPELLINGS = [
         "entries/",
         "0/000.p/1%0a",
         "0%0a/000.p/1",
+        "0/000.p/1?x",
+        "entries/000.p/1?size=1",
     ),
 ]
 
@@ -102,6 +104,12 @@ def test_another_spelling_of_a_tile_is_not_found(registry: Driver, path: str) ->
     assert status(registry, "/ledger/tile/0/000.p/1") == 200
     assert status(registry, "/ledger/tile/entries/000.p/1") == 200
     assert status(registry, f"/ledger/tile/{path}") in (404, 308)
+
+
+def test_another_spelling_of_a_proof_is_kept_by_no_cache(registry: Driver) -> None:
+    assert status(registry, "/ledger/proof?from=1&to=2") == 200
+    for query in ("from=1&to=2&x=1", "from=1&to=2&from=1", "from=01&to=2", "from=1&to=2&kid=", "from=1&to=2&From=1"):
+        assert status(registry, f"/ledger/proof?{query}") == 400
 
 
 ODD = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.integers().map(str) | st.sampled_from(FAR)

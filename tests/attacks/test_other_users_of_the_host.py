@@ -1,5 +1,6 @@
 """Other users of the host: they may rename in a parent folder, plant links and files, and must gain nothing by it."""
 
+import errno
 import gc
 import os
 import stat
@@ -220,6 +221,17 @@ class TestOnTheWay:
         (tmp_path / "b").symlink_to("a")
         with pytest.raises(ConfigurationError, match="not a folder"):
             Folder(tmp_path / "a" / "client").make()
+
+    def test_a_link_that_may_not_be_read_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As those of other processes in /proc."""
+
+        def refuse(path: str, *, dir_fd: int) -> str:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+        (tmp_path / "link").symlink_to("elsewhere")
+        monkeypatch.setattr(os, "readlink", refuse)
+        with pytest.raises(ConfigurationError, match=f"PEERSEAL_KEY_DIR={tmp_path}/link.*not accessible by uid"):
+            Folder(tmp_path / "link" / "client", "PEERSEAL_KEY_DIR", named=tmp_path / "link").make()
 
     def test_a_folder_of_another_user_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "theirs").mkdir()

@@ -1,6 +1,7 @@
 """What a lying registry says does not reach a terminal raw; pipes, Ctrl-C and closed outputs end no command badly."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from demo.processes import ROOT, environment
 from peerseal.cli import COMMANDS
+from peerseal.cli import main as peerseal_main
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, printable, say, say_json
 from registry.app import create_app
@@ -297,6 +299,25 @@ def test_a_file_that_is_no_json_is_refused_in_words(home: Path, tmp_path: Path, 
 def test_the_audit_trail_begins_behind_any_row_or_says_what_a_row_is(home: Path, row: str) -> None:
     ended = CliRunner().invoke(main, ["audit", f"--after={row}"], env={"REGISTRY_HOME": str(home)})
     assert (ended.exit_code, ended.exception is None or "--after" in ended.output) == (0 if len(row) == 18 else 2, True)
+
+
+@pytest.mark.parametrize("file", ["/nowhere", "/", "/dev/zero"])
+def test_a_file_of_known_kids_that_cannot_be_read_is_said_though_the_registry_is_away(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["monitor", "shop", "--once", "--registry", "http://127.0.0.1:9", "--known-file", file]
+    assert peerseal_main(asked) == 2
+    assert f"{file}: " in capsys.readouterr().err
+
+
+def test_known_kids_may_come_through_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"not a kid\n")
+    os.close(writing)
+    file = f"/dev/fd/{reading}"
+    assert peerseal_main(["monitor", "shop", "--once", "--registry", "http://127.0.0.1:9", "--known-file", file]) == 3
+    assert os.read(reading, 100) == b"not a kid\n", "it is read when the ledger is compared, and only then"
+    os.close(reading)
 
 
 def test_keep_ledger_makes_its_folder(home: Path, tmp_path: Path) -> None:

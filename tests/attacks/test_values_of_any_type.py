@@ -136,6 +136,44 @@ def test_signing_a_request_answers_for_every_value(name: str) -> None:
             answers(lambda given: identity.sign_request(**given), arguments)
 
 
+EVENT = {"topic": "t", "audience": "jobs", "scope": "s", "event_id": "e", "transaction_id": "x"}
+
+
+@pytest.mark.parametrize("name", ["payload", *EVENT, "subject", "lifetime"])
+def test_signing_an_event_answers_for_every_value(name: str) -> None:
+    with MemoryRegistry("acme.internal") as registry:
+        identity = registry.identity("client-service")
+        for value in OTHERS:
+            answers(lambda given: identity.sign_event(**given), {"payload": b"x", **EVENT, name: value})
+
+
+@pytest.mark.parametrize("name", ["user", "scope", "facts", "transaction_id", "workload", "lifetime"])
+def test_minting_answers_for_every_value(name: str) -> None:
+    with MemoryRegistry("acme.internal") as registry:
+        registry.set_domain(minters=["edge"])
+        edge = registry.identity("edge")
+        ada = peerseal.User("ada", "https://i", frozenset({"s"}), None, int(edge.clock()) + 600, {})
+        for value in OTHERS:
+            answers(lambda given: edge.mint_transaction(given.pop("user", ada), **given), {"scope": ["s"], name: value})
+
+
+@pytest.mark.parametrize("name", ["audience", "client_id"])
+def test_signing_an_assertion_answers_for_every_value(name: str) -> None:
+    with MemoryRegistry("acme.internal") as registry:
+        identity = registry.identity("client-service")
+        for value in OTHERS:
+            answers(lambda given: identity.sign_assertion(**given), {name: value})
+
+
+def test_the_issuer_of_a_users_token_may_be_any_value(trust: peerseal.TrustStore) -> None:
+    clients = [peerseal.IntrospectionClient(f"https://{name}.example", "edge", "secret") for name in ("a", "b")]
+    users = peerseal.UserVerifier(trust, introspection=clients)
+    for value in OTHERS:
+        answers(lambda given: users.verify("opaque", issuer=given), value)
+        answers(lambda given: users.verify("a.b.c", issuer=given), value)
+        answers(users.forget, value)
+
+
 TAKES_NOTHING_UNVERIFIED = {
     "Accepted": "a result",
     "AccessToken": "a result",

@@ -430,6 +430,15 @@ WEAK = PublicKey.of(rsa.RSAPublicNumbers(65537, with_close_primes()).public_key(
         ({"minters": ["edge"], "derived_scopes": [{**DERIVED, "minter": 7}]}, "a name that is no text"),
         ({"minters": ["registry"], "derived_scopes": ["a"]}, "derived_scopes[0]: expected an object with exactly"),
         ({"issuers": [{**ISSUER, "issuer": "http://idp.example.com"}]}, "'http://idp.example.com', expected https"),
+        (
+            {"issuers": [{**ISSUER, "issuer": "https://idp:99999"}]},
+            "issuers[0]: 'https://idp:99999' is no URL",
+        ),
+        ({"issuers": [{**ISSUER, "issuer": "https://idp:0"}]}, "is no URL of a server"),
+        ({"issuers": [{**ISSUER, "issuer": "https://a..b"}]}, "is no URL of a server"),
+        ({"issuers": [{**ISSUER, "issuer": "https://a\\b"}]}, "is no URL of a server"),
+        ({"issuers": [{**ISSUER, "jwks_url": "https://idp/\x00"}]}, "is no URL of a server"),
+        ({"issuers": [{**ISSUER, "introspection_url": f"https://{'a' * 64}/"}]}, "is no URL of a server"),
         ({"issuers": [{**ISSUER, "jwks": []}]}, 'issuers[0]: jwks: expected {"keys": [JWK…]}'),
         (
             {"issuers": [ISSUER, {**ISSUER, "issuer": "https://b", "jwks": {"keys": [{**WEAK.jwk, "kid": "w"}]}}]},

@@ -161,6 +161,15 @@ def test_a_url_as_sqlalchemy_reads_it(given: str, read: str) -> None:
         "sqlite:///:memory:",
         "not a url",
         "",
+        "postgresql://u:w0rd@h/d?user=x",
+        "postgresql://u:w0rd@h/d?dbname=x",
+        "postgresql://u:w0rd@h/d?password=w0rd",
+        "postgresql://h/d?port=1&port=2",
+        "postgresql://h/d?port=1,2",
+        "postgresql://u:w0rd@h/d%00b",
+        "postgresql://u:w0rd@h/d\0b",
+        "sqlite://host/file",
+        "sqlite://file",
     ],
 )
 def test_another_database_is_one_clear_error(url: str) -> None:

@@ -1,5 +1,6 @@
 """Settings as people write them: what can be read is, and what cannot names the variable, the value and the remedy."""
 
+import json
 import logging
 import re
 from dataclasses import replace
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from client_service.settings import Settings as ClientSettings
-from peerseal import Identity
+from client_service.storage import open_database as open_orders
+from peerseal import Identity, IntrospectionClient
 from peerseal.errors import ConfigurationError
 from peerseal.peers.enrol import PlatformToken
 from peerseal.peers.environment import KNOWN, options_in, settings_of
@@ -17,9 +19,11 @@ from peerseal.protocol.join import JoinToken
 from peerseal.runtime import settings as reader
 from peerseal.runtime.settings import SettingsReader
 from registry.app import create_app
+from registry.services.platforms import read_rules
 from registry.settings import KNOWN as KNOWN_OF_REGISTRY
 from registry.settings import Settings
 from resource_service.settings import ConsumerSettings
+from resource_service.settings import database_url as invoices_database_url
 from tests.registry.driver import Driver
 from tests.registry.in_process import InProcess
 
@@ -242,12 +246,45 @@ def test_a_file_that_cannot_be_looked_for_or_never_ends_is_said_by_name(path: st
         Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": path})
 
 
+@pytest.mark.parametrize("file", ["/dev/zero", "/dev/null", "/nowhere", "/"])
+def test_rules_and_keys_of_platforms_that_cannot_be_read_are_said_by_name(file: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"^REGISTRY_OIDC_FILE={file}: "):
+        read_rules(Path(file))
+    for member in ("jwks_file", "ca_file"):
+        rules = [{"issuer": "https://i", "services": {"sub": "shop"}, member: file}]
+        (tmp_path / "rules").write_text(json.dumps(rules))
+        if (member, file) == ("ca_file", "/dev/zero"):
+            continue  # OpenSSL reads it, and ends at what is no PEM
+        with pytest.raises(ConfigurationError, match=rf"element 0: {member} .*{file}"):
+            read_rules(tmp_path / "rules")
+
+
+@pytest.mark.parametrize("member", ["jwks_file", "ca_file"])
+def test_a_path_with_a_nul_is_no_path_of_a_file(member: str, tmp_path: Path) -> None:
+    rules = [{"issuer": "https://i", "services": {"sub": "shop"}, member: "a\0b"}]
+    (tmp_path / "rules").write_text(json.dumps(rules))
+    with pytest.raises(ConfigurationError, match=f"REGISTRY_OIDC_FILE=.*{member}"):
+        read_rules(tmp_path / "rules")
+
+
 WRONG: dict[str, list[str]] = {
     "PEERSEAL_SERVICE": ["Shop", "a/b", "a b", "x" * 300],
-    "PEERSEAL_REGISTRY_URL": ["x", "ftp://h", ",", "http://[::1", "http://h:99999", "http://u:w0rd@h", "http://a b"],
+    "PEERSEAL_REGISTRY_URL": [
+        "http://h:0",
+        "http://a..b",
+        "http://a%20b",
+        f"http://{'a' * 64}",
+        "x",
+        "ftp://h",
+        ",",
+        "http://[::1",
+        "http://h:99999",
+        "http://u:w0rd@h",
+        "http://a b",
+    ],
     "PEERSEAL_REGISTRY_PIN": ["a-pin", "A" * 44, f"sha256:{PIN}"],
     "PEERSEAL_JOIN_TOKEN": ["w0rd", "psj1.w0rd.b.c"],
-    "PEERSEAL_EXTERNAL_PREFIX": ["api", "/api/", "/", "http://h"],
+    "PEERSEAL_EXTERNAL_PREFIX": ["api", "/api/", "/", "http://h", "/a/../b", "/.", "/a/.."],
     "PEERSEAL_REPLAY_URL": ["w0rd", "http://:w0rd@h"],
     "REGISTRY_TRUST_DOMAIN": ["Acme Internal", "x" * 300],
     "REGISTRY_PUBLIC_URLS": ["x", "https://a,ftp://b", "https://a b"],
@@ -281,6 +318,43 @@ def test_a_file_of_other_bytes_than_text_is_said_by_name(content: bytes, tmp_pat
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"PEERSEAL_JOIN_TOKEN_FILE=.*not UTF-8"):
         options(PEERSEAL_JOIN_TOKEN_FILE=str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_bytes_in_a_variable_that_are_no_text_are_said_by_name(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}: not UTF-8 text"):
+        BOTH[name](NEEDED | {name: "a secret of enough length \udcff"})
+
+
+def test_a_path_may_hold_any_bytes() -> None:
+    assert options(PEERSEAL_KEY_DIR="/k\udcff")["key_dir"] == Path("/k\udcff")
+
+
+@pytest.mark.parametrize("changes", [{"ISSUER": "login"}, {"ISSUER": "https://"}, {"CLIENT_ID": "\udcff"}])
+def test_credentials_that_no_issuer_can_be_asked_with_end_the_start(changes: dict[str, str]) -> None:
+    given = {"ISSUER": "https://i", "CLIENT_ID": "edge", "SECRET": "w0rd", **changes}
+    environ = {f"PEERSEAL_INTROSPECTION_{name}": value for name, value in given.items()}
+    with pytest.raises(ConfigurationError) as refused:
+        IntrospectionClient.from_env(Identity("shop", registry="http://127.0.0.1:1"), environ)
+    assert "w0rd" not in str(refused.value)
+
+
+@pytest.mark.parametrize("read", [ConsumerSettings.from_env, ClientSettings.from_env])
+def test_settings_of_a_broker_that_nest_too_deeply_are_no_json(read: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("[" * 60_000)
+    with pytest.raises(ConfigurationError, match=r"BROKER_CONFIG_FILE=.*not JSON"):
+        read({"BROKER_URL": "kafka://h:1", "BROKER_CONFIG_FILE": str(tmp_path / "file"), "RESOURCE_DATABASE_URL": "x"})
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/keys", "/proc/nowhere/keys"])
+def test_a_folder_of_state_that_cannot_be_made_is_said_with_the_remedy(folder: str) -> None:
+    with pytest.raises(ConfigurationError, match="set PEERSEAL_KEY_DIR or RESOURCE_DATABASE_URL"):
+        invoices_database_url({"PEERSEAL_KEY_DIR": folder})
+    with pytest.raises(ConfigurationError, match="set PEERSEAL_KEY_DIR or INVOICING_DATABASE_URL"):
+        ConsumerSettings.from_env({"BROKER_URL": "kafka://h:1", "PEERSEAL_KEY_DIR": folder})
+    settings = ClientSettings.from_env({"PEERSEAL_KEY_DIR": folder})
+    with pytest.raises(ConfigurationError, match="set PEERSEAL_KEY_DIR or CLIENT_DATABASE_URL"):
+        open_orders(settings.database_url, settings.state)
 
 
 def test_no_error_shows_a_secret(tmp_path: Path) -> None:
@@ -353,6 +427,11 @@ def test_a_name_that_is_not_printable_does_not_reach_the_log_raw(caplog: pytest.
     caplog.set_level(logging.WARNING)
     options(**{"PEERSEAL_\x1b[2J": "1"})
     assert "\x1b" not in caplog.text
+
+
+def test_a_name_of_any_length_takes_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    options(**{"PEERSEAL_" + "A" * 100_000: "1"})
+    assert len(caplog.text) < 300
 
 
 def test_the_docs_name_every_setting_and_no_other() -> None:

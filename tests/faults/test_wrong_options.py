@@ -10,8 +10,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from flask import Flask
+from urllib3 import Retry, Timeout
 
-from peerseal import EventVerifier, FileReplayGuard, Identity, RedisReplayGuard, TrustStore, User, Verifier
+from peerseal import (
+    EventVerifier,
+    FileReplayGuard,
+    Identity,
+    MemoryReplayGuard,
+    RedisReplayGuard,
+    TrustStore,
+    User,
+    UserVerifier,
+    Verifier,
+)
 from peerseal.asgi import Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
 from peerseal.errors import ConfigurationError, InvalidName, MalformedToken, UnsignableRequest
@@ -31,6 +42,7 @@ from tests.support.misbehaving import refused
 from tests.support.wire import NOW, Keys, Service
 
 NOWHERE = "http://127.0.0.1:1"
+PIN = "A" * 43
 EVENT: dict[str, Any] = {"topic": "a", "audience": "jobs", "scope": "a", "event_id": "e"}
 ALICE = User("alice", "https://login.example.com", frozenset(("a",)), None, 2**40, {})
 ALLOW: list[Any] = [
@@ -240,6 +252,9 @@ def test_a_mistake_in_an_event_verifier_is_an_error_at_the_start(keys: Keys, opt
         {"key_dir": ""},
         {"key_dir": "a\0b"},
         {"cache_dir": "\ud800"},
+        {"key_dir": "/a\0b"},
+        {"key_passphrase": 7},
+        {"key_passphrase": "long enough for one \udcff"},
         {"cache_dir": b"folder"},
         {"external_prefix": None},
         {"external_prefix": "api"},
@@ -295,33 +310,6 @@ def test_what_is_no_flask_application_is_an_error_at_the_start() -> None:
         PeerAuth(app)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"base_url": None},
-        {"base_url": b"http://h"},
-        {"timeout": "5"},
-        {"timeout": (1, "5")},
-        {"timeout": -1},
-        {"deadline": "6"},
-        {"retries": "3"},
-        {"retries": None},
-        {"buffer": "false"},
-        {"max_buffer": -1},
-        {"bind_headers": "x-tenant"},
-        {"bind_headers": ("x tenant",)},
-        {"bind_headers": (b"x-tenant",)},
-        {"bind_headers": None},
-        {"header": "Authorization:"},
-        {"header": 7},
-    ],
-    ids=repr,
-)
-def test_a_mistake_in_the_options_of_a_session_is_an_error_when_it_is_made(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError):
-        Identity("shop", registry=NOWHERE).session(**{"audience": "callee", "base_url": NOWHERE, **options})
-
-
 @pytest.mark.parametrize("lifetime", [60, "60", None, timedelta(0), timedelta(days=400), timedelta.max])
 def test_a_lifetime_is_a_length_of_time(lifetime: Any) -> None:
     with MemoryRegistry("acme.internal") as registry:
@@ -363,6 +351,111 @@ def test_limits_are_numbers(kind: Any, value: Any) -> None:
 def test_a_mistake_in_a_session_is_an_error_when_it_is_made(audience: Any) -> None:
     with pytest.raises(InvalidName):
         Identity("shop", registry=NOWHERE).session(audience, NOWHERE)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        None,
+        7,
+        b"http://h",
+        "",
+        "h",
+        "http://u:w0rd@h",
+        "http://u:w0rd@h:99999",
+        "http://h:0",
+        "http://a..b",
+        "http://a\\b",
+    ],
+)
+def test_what_is_no_base_url_is_an_error_without_its_password(base_url: Any) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Identity("shop", registry=NOWHERE).session("callee", base_url)
+    assert "w0rd" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": "5"},
+        {"timeout": (1, 2, 3)},
+        {"timeout": 0},
+        {"timeout": (1, -1)},
+        {"timeout": (1, "5")},
+        {"timeout": True},
+        {"retries": "3"},
+        {"retries": None},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"deadline": "60"},
+        {"deadline": 0},
+        {"deadline": float("nan")},
+        {"buffer": "false"},
+        {"max_buffer": None},
+        {"max_buffer": -1},
+        {"header": None},
+        {"header": "X Peer"},
+        {"header": "Authorization:"},
+        {"header": 7},
+        {"header": "X-Peer\r\n"},
+        {"bind_headers": None},
+        {"bind_headers": "x-tenant"},
+        {"bind_headers": [7]},
+        {"bind_headers": (b"x-tenant",)},
+        {"bind_headers": ["x tenant"]},
+        {"bind_headers": [""]},
+        {"sleep": 7},
+        {"ctx": 7},
+    ],
+    ids=repr,
+)
+def test_a_mistake_in_the_options_of_a_session_is_an_error_when_it_is_made(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Identity("shop", registry=NOWHERE).session("callee", NOWHERE, **options)
+
+
+@pytest.mark.parametrize("limits", [None, Retry(2), 0])
+def test_a_session_takes_every_sort_of_retries_and_timeout(limits: Any) -> None:
+    retries = 3 if limits is None else limits
+    for timeout in (None, 1, 0.5, (1, None), (3.05, 10), Timeout(1)):
+        Identity("shop", registry=NOWHERE).session("callee", NOWHERE, timeout=timeout, retries=retries).close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: UserVerifier(7),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), jwks_files=["a"]),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), jwks_files={"https://i": 7}),  # type: ignore[dict-item]
+        lambda: UserVerifier(Keys(), ca_file=""),
+        lambda: UserVerifier(Keys(), introspection=7),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), introspection=["edge"]),  # type: ignore[list-item]
+        lambda: UserVerifier(Keys(), check_key=True),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), limits=TrustLimits()),  # type: ignore[arg-type]
+        lambda: UserVerifier(Keys(), clock=NOW),  # type: ignore[arg-type]
+        lambda: Verifier(7, audience="callee", allow={}),  # type: ignore[arg-type]
+        lambda: EventVerifier(None, audience="jobs", allow={}, max_age=timedelta(1)),  # type: ignore[arg-type]
+        lambda: TrustStore(None),  # type: ignore[arg-type]
+        lambda: TrustStore([]),
+        lambda: TrustStore(7),  # type: ignore[arg-type]
+        lambda: TrustStore(NOWHERE, limits=IssuerLimits()),  # type: ignore[arg-type]
+        lambda: TrustStore(NOWHERE, cache_dir=b"folder"),  # type: ignore[arg-type]
+        lambda: TrustStore(NOWHERE, clock=NOW),  # type: ignore[arg-type]
+        lambda: FileReplayGuard(None),  # type: ignore[arg-type]
+        lambda: FileReplayGuard(""),
+        lambda: FileReplayGuard("/seen", clock=7),  # type: ignore[arg-type]
+        lambda: MemoryReplayGuard(limit="1"),  # type: ignore[arg-type]
+        lambda: MemoryReplayGuard(clock=None),  # type: ignore[arg-type]
+        lambda: RedisReplayGuard(None, "callee"),  # type: ignore[arg-type]
+        lambda: RedisReplayGuard("redis://h", "callee", unsafe_fallback=True),  # type: ignore[arg-type]
+        lambda: RedisReplayGuard("redis://h", "callee", assume_noeviction="no"),  # type: ignore[arg-type]
+        lambda: Identity("shop", registry=NOWHERE, pin=""),
+        lambda: Identity("shop", registry=NOWHERE, pin=[PIN]),  # type: ignore[arg-type]
+    ],
+)
+def test_a_mistake_in_other_parts_is_an_error_when_they_are_made(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError):
+        make()
 
 
 @pytest.mark.parametrize("pauses", [(), "1.0", (1, -1), (float("nan"),), (float("inf"),), (None,), 5], ids=repr)

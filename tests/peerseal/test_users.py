@@ -143,6 +143,19 @@ def test_an_issuer_that_was_taken_out_of_the_settings_is_refused_from_then_on(
     assert refused.value.code == "wrong_issuer"
 
 
+@pytest.mark.parametrize("url", ["https://h:99999", "https://h:0", "https://a..b", "https://a\\b", "https://h/\x00"])
+def test_a_setting_whose_url_nothing_can_be_asked_at_is_no_error_of_the_application(
+    registry: MemoryRegistry, issuer: Issuer, clock: Clock, url: str
+) -> None:
+    for setting in (
+        UserIssuer(issuer.url, "edge", url),
+        UserIssuer(issuer.url, "edge", introspection_url=url, introspect_jwts=True),
+    ):
+        registry.set_domain(issuers=[setting])
+        with pytest.raises(TrustUnavailable, match="no URL of a server"):
+            UserVerifier(registry.trust_store(), clock=clock).verify(token(issuer, clock))
+
+
 def test_an_edge_that_only_verifies_users_hears_of_an_issuer_that_was_taken_out(issuer: Issuer) -> None:
     """It asks for no key of a peer, which would start the following of changes as well."""
     with MemoryRegistry() as registry:
