@@ -243,7 +243,7 @@ class TestHowTheServiceProvesItself:
             {"secret": ""},
             {"secret": 7},
             {"private_key_jwt": "key"},
-            {"secret": "x", "private_key_jwt": lambda **_: ""},
+            {"secret": "x", "private_key_jwt": str},
             {"secret": "x", "client_id": ""},
             {"secret": "x", "issuer": None},
             {"secret": "x", "unsafe_any_audience": "no"},
