@@ -141,7 +141,7 @@ def scope_set(scope: Any) -> frozenset[str]:
     """The scopes. Raises UnsignableRequest for what is no collection of texts, and for one text: its characters would
     count as scopes."""
     if not isinstance(scope, str | bytes):
-        with suppress(TypeError):  # no iterable, or of what has no hash
+        with suppress(Exception):  # no iterable, one that raises, or of what has no hash
             scopes = frozenset(scope)
             if all(isinstance(one, str) for one in scopes):
                 return scopes

@@ -68,7 +68,7 @@ def test_the_index_lists_every_route_with_a_line_that_works(running: Running) ->
     }
     expected = {"/refresh-my-credentials": 403, "/approvals": 403, "/approvals/<id>": 403}  # no administrator
     routes = http(f"{running.client.url}/").json["routes"]
-    assert len(routes) == 12
+    assert len(routes) == 14
     for route in routes:
         line = route["try"]
         for name, value in environment.items():
