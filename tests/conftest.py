@@ -16,6 +16,7 @@ WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
 ON_ONE_DATABASE = tuple(
     f"tests/contracts/test_{name}.py"
     for name in (
+        "judges/test_documented_snippets",
         "admission_by_platform",
         "applicants",
         "client_assertions",
@@ -32,6 +33,7 @@ THOROUGH = tuple(
     f"tests/{name}.py"
     for name in (
         "e2e/test_applicants",
+        "e2e/test_audit_across_hops",
         "e2e/test_concurrent_registrations",
         "e2e/test_lying_mirror",
         "e2e/test_many_workers",

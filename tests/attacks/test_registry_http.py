@@ -162,16 +162,18 @@ def test_sql_and_odd_characters_in_headers(registry: Driver) -> None:
     assert state(registry) == before
 
 
-READS_ETAGS = "import sys; from registry.web.wire import entity_tags; print(len(entity_tags(sys.argv[1])))"
+READS_ETAGS = (
+    "import sys; from registry.web.wire import entity_tags; print([len(entity_tags(a)) for a in sys.argv[1:]])"
+)
 
 
-@pytest.mark.parametrize("tag", ['"a-gzip"', '"a--br"', 'W/"-gzip-gzip"', '"a;zstd"\t', '"a" '])
 @pytest.mark.parametrize("end", ["x", '"', ""])
-def test_a_header_of_many_etags_is_read_in_one_go(tag: str, end: str) -> None:
+def test_a_header_of_many_etags_is_read_in_one_go(end: str) -> None:
     """Two ways to read each tag would be 2^240 ways to read them all, and one stranger could stop each thread."""
-    header = f"{tag}," * 240 + end
-    read = subprocess.run([sys.executable, "-c", READS_ETAGS, header], timeout=60, capture_output=True, check=True)
-    assert int(read.stdout) == (0 if end else 1)
+    tags = ['"a-gzip"', '"a--br"', 'W/"-gzip-gzip"', '"a;zstd"\t', '"a" ']
+    headers = [f"{tag}," * 240 + end for tag in tags]
+    read = subprocess.run([sys.executable, "-c", READS_ETAGS, *headers], timeout=60, capture_output=True, check=True)
+    assert json.loads(read.stdout) == [0 if end else 1] * len(tags)
 
 
 def test_no_line_of_the_log_can_be_made_up(registry: Driver, caplog: pytest.LogCaptureFixture) -> None:

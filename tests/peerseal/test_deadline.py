@@ -139,7 +139,7 @@ def test_a_stream_that_falls_silent_is_waited_for_as_long_as_the_timeout_says(ca
         connection.recv(1)
 
     with misbehaving(falls_silent) as server:
-        response = session(caller, server.url, timeout=0.1).get("/", stream=True)
+        response = session(caller, server.url, timeout=(5, 1)).get("/", stream=True)
         with pytest.raises(requests.ConnectionError, match="timed out"):
             response.content  # noqa: B018
 

@@ -89,7 +89,13 @@ def test_the_counts_are_told_while_the_database_is_down(registry: Driver, monkey
     assert any(name == "registry_requests_total" for name, _ in found)
 
 
-@pytest.fixture(params=["serve --dev", "registry.wsgi:app", "preloaded"])
+@pytest.fixture(
+    params=[
+        "serve --dev",
+        pytest.param("registry.wsgi:app", marks=pytest.mark.thorough),
+        pytest.param("preloaded", marks=pytest.mark.thorough),
+    ]
+)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """Three workers, in a folder that was empty; what it makes for its counts is below it as well."""
     folders = [tmp_path / "tmp", tmp_path / "before"]
