@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,10 +42,15 @@ def on_free_ports(registry: str, *others: str) -> list[str]:
     return texts
 
 
+HEEDS_CTRL_C = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+"""What a shell starts in the background ignores Ctrl-C, and so do all that it starts."""
+
+
 @contextmanager
 def typed(name: str, block: str, folder: Path) -> Iterator[Process]:
     """A terminal in which the block was typed, until Ctrl-C."""
-    process = Process(name, ["bash", "-c", f"cd '{folder}'\n{block}"], log=folder / f"{name}.log")
+    command = [sys.executable, "-c", HEEDS_CTRL_C, "bash", "-c", f"cd '{folder}'\n{block}"]
+    process = Process(name, command, log=folder / f"{name}.log")
     try:
         yield process
     finally:
