@@ -3,8 +3,8 @@
 import os
 import re
 import signal
-import sys
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
