@@ -106,6 +106,8 @@ class FileReplayGuard:
         """The log of that window, made where it is missing. Whether the window is over is asked when the log is open,
         since who removes one says so before: so it is not made anew by a process that was stopped meanwhile, or whose
         clock stepped back."""
+        if not 0 <= number < 1 << 40:
+            raise ValueError("the token expires at no time of day")
         while len(self._logs) >= self.MOST_OPEN:
             del self._logs[next(iter(self._logs))]
         opened = _Log(self._folder.open(self._name(number), os.O_CREAT | os.O_RDWR | os.O_APPEND))
@@ -222,7 +224,7 @@ class _Log(Opened):
     def _read_up_to(self, mine: bytes) -> None:
         """Take in the records before that one."""
         while True:
-            unread = self._size - self._read_to  # when it was looked at: some more may have come
+            unread = max(self._size - self._read_to, 0)  # when it was looked at: more may have come since
             data = os.pread(self.fd, min(unread + 4 * _RECORD.size, _CHUNK), self._read_to)
             place = data.find(mine)
             before = data[: place if place >= 0 else len(data) - len(data) % _RECORD.size]
