@@ -169,7 +169,7 @@ class Verifier:
             raise InsufficientScope(
                 f"{caller} may not use {_shown(scope)} at {audience}{' in this transaction' * bool(transaction)}"
             )
-        if not self._replay.claim(caller, claims["jti"], ends + leeway):  # 11
+        if not self._replay.claim(caller, claims["jti"], ends + max(leeway, LEEWAY)):  # 11
             raise Replayed("accepted before")
         return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims), transaction)
 

@@ -1,7 +1,6 @@
 """What a forked child inherits must not hold up anybody: seen to go wrong with recycled gunicorn workers."""
 
 import os
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -57,15 +56,31 @@ def test_the_registry_never_opens_an_sqlite_file_that_is_there_but_through_sqlit
     assert (tmp_path / "r.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_replay_guard_never_opens_its_file_but_through_sqlite(
-    tmp_path: Path, opened: list[tuple[str, int]]
+def test_a_fork_does_not_wait_for_a_claim_and_the_child_can_claim_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for jti in ("a", "b"):
-        assert FileReplayGuard(tmp_path / "g.sqlite3").claim("caller", jti, time.time() + 60)
-    assert all(flags & os.O_EXCL for path, flags in opened if path.endswith("g.sqlite3"))
-    assert (tmp_path / "g.sqlite3").stat().st_mode & 0o777 == 0o600
-    with sqlite3.connect(tmp_path / "g.sqlite3") as connection:
-        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (2,)
+    guard, parent = FileReplayGuard(tmp_path / "replay"), os.getpid()
+    began, end, really = threading.Event(), threading.Event(), os.pread
+
+    def hanging(fd: int, length: int, offset: int) -> bytes:
+        if os.getpid() == parent:
+            began.set()
+            end.wait(30)
+        return really(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", hanging)
+    outcome = list[bool]()
+    thread = threading.Thread(target=lambda: outcome.append(guard.claim("caller", "a", 2e9)))
+    thread.start()
+    assert began.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit([guard.claim("caller", jti, 2e9) for jti in "ab"] != [False, True])
+    assert os.waitpid(child, 0)[1] == 0
+    end.set()
+    thread.join()
+    assert outcome == [True]
+    assert not guard.claim("caller", "b", 2e9)
 
 
 def test_a_fork_waits_for_a_thread_of_ours_that_is_at_work() -> None:
