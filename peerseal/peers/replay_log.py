@@ -30,6 +30,7 @@ log = logging.getLogger("peerseal.replay")
 _DIGEST = 16
 _RECORD = struct.Struct(f"{_DIGEST}s16x")
 """The token's digest, and 16 random bytes that tell this claim from every other one of the same token."""
+_LENGTH = _RECORD.size
 _CHUNK = 1 << 20
 """Bytes to read at once, at most."""
 
@@ -73,7 +74,7 @@ class FileReplayGuard:
         notice_fork()
         token = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=_DIGEST).digest()
         lock = self._lock
-        if not lock.acquire(timeout=self.BUSY_TIMEOUT):
+        if not lock.acquire(blocking=False) and not lock.acquire(timeout=self.BUSY_TIMEOUT):
             raise TrustUnavailable("the replay guard waits for the disk", retry_after=1)
         try:
             now = self._clock()
@@ -209,30 +210,31 @@ class _Log(Opened):
 
     def claim(self, token: bytes, limit: int) -> bool:
         """Whether this is the first record of the token."""
-        if self._size % _RECORD.size or self._size < self._read_to:
+        if self._size % _LENGTH or self._size < self._read_to:
             raise OSError("its log was cut: tokens that expire within the same 30 seconds are refused")
-        if self._size >= limit * _RECORD.size:
+        if self._size >= limit * _LENGTH:
             raise OSError(f"it is full: {limit} tokens that expire within the same 30 seconds")
-        mine = token + os.urandom(_RECORD.size - _DIGEST)
-        if os.write(self.fd, mine) != len(mine):
+        mine = token + os.urandom(_LENGTH - _DIGEST)
+        if os.write(self.fd, mine) != _LENGTH:
             raise OSError("a record was written in part")
-        self._read_up_to(mine)
+        if self._size != self._read_to or os.pread(self.fd, _LENGTH, self._read_to) != mine:
+            self._read_up_to(mine)
         won = token not in self.seen
         self.seen.add(token)
+        self._read_to += _LENGTH  # in this order: a child that is forked in between reads it once more
         return won
 
     def _read_up_to(self, mine: bytes) -> None:
         """Take in the records before that one."""
         while True:
             unread = max(self._size - self._read_to, 0)  # when it was looked at: more may have come since
-            data = os.pread(self.fd, min(unread + 4 * _RECORD.size, _CHUNK), self._read_to)
+            data = os.pread(self.fd, min(unread + 4 * _LENGTH, _CHUNK), self._read_to)
             place = data.find(mine)
-            before = data[: place if place >= 0 else len(data) - len(data) % _RECORD.size]
-            if len(before) % _RECORD.size or (place < 0 and not before):
+            before = data[: place if place >= 0 else len(data) - len(data) % _LENGTH]
+            if len(before) % _LENGTH or (place < 0 and not before):
                 raise OSError("its log was cut in this moment")
             if before:
                 self.seen.update(map(itemgetter(0), _RECORD.iter_unpack(before)))
                 self._read_to += len(before)
             if place >= 0:
-                self._read_to += len(mine)
                 return
