@@ -104,9 +104,9 @@ class FileReplayGuard:
         self._lock = threading.Lock()
 
     def _open(self, number: int) -> "_Log":
-        """The log of that window, made where it is missing. Whether the window is over is asked when the log is open,
-        since who removes one says so before: so it is not made anew by a process that was stopped meanwhile, or whose
-        clock stepped back."""
+        """The log of that window, made where it is missing. A log is marked as over before it is removed, so the mark is
+        read after the log was opened: a process that was stopped meanwhile, or whose clock stepped back, makes none
+        anew."""
         if not 0 <= number < 1 << 40:
             raise ValueError("the token expires at no time of day")
         while len(self._logs) >= self.MOST_OPEN:
@@ -151,7 +151,7 @@ class FileReplayGuard:
         self._tidied_at = now
 
     def _check_folder(self) -> None:
-        self._folder.check(self._path.name)  # a file of that name is no log, but one of another user's bodes ill
+        self._folder.check(self._path.name)  # nothing is read from it: a path that names a folder or link is a mistake
         if not self._folder.is_in_place():
             raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
         kind = network_file_system(self._folder.stat(".").st_dev)
