@@ -104,8 +104,8 @@ class FileReplayGuard:
         self._lock = threading.Lock()
 
     def _open(self, number: int) -> "_Log":
-        """The log of that window, made where it is missing. A log is marked as over before it is removed, so the mark is
-        read after the log was opened: a process that was stopped meanwhile, or whose clock stepped back, makes none
+        """The log of that window, made where it is missing. A log is marked as over before it is removed, so the mark
+        is read after the log was opened: a process that was stopped meanwhile, or whose clock stepped back, makes none
         anew."""
         if not 0 <= number < 1 << 40:
             raise ValueError("the token expires at no time of day")
@@ -162,7 +162,10 @@ class FileReplayGuard:
             )
 
     def _remove_before(self, first: int) -> None:
-        """Remove the logs of windows before that one. One whose removal fails is tried again the next time."""
+        """Forget the windows before that one and remove their logs. One whose removal fails is tried again the next
+        time."""
+        for number in [number for number in self._logs if number < first]:
+            del self._logs[number]
         of_a_log = re.compile(re.escape(self._path.name) + r"\.([0-9]{1,15})")
         for name in self._folder.names():
             found = of_a_log.fullmatch(name)
@@ -185,7 +188,6 @@ class FileReplayGuard:
         finally:
             over.close()
         self._folder.remove(name)
-        self._logs.pop(number, None)
 
 
 class _Log(Opened):

@@ -273,6 +273,16 @@ def accepts(guard: FileReplayGuard, jti: str, until: float) -> bool:
 
 
 class TestFiles:
+    def test_a_process_keeps_no_log_open_that_another_one_removed(
+        self, guard: FileReplayGuard, path: Path, clock: Clock
+    ) -> None:
+        other, before = FileReplayGuard(path, clock=clock), len(os.listdir("/dev/fd"))
+        for number in range(200):
+            clock.advance(FileReplayGuard.PURGE_EVERY)
+            for one in (guard, other):
+                assert one.claim("issuer", f"{number} {id(one)}", clock.now + 90)
+        assert len(os.listdir("/dev/fd")) <= before + 2 * 6
+
     def test_a_log_removed_in_the_middle_of_claims_is_made_anew_for_all(
         self, guard: FileReplayGuard, path: Path, clock: Clock
     ) -> None:
