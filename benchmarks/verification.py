@@ -34,7 +34,7 @@ def measure(caller: peerseal.Identity, folder: Path) -> Iterator[Figure]:
     contenders: dict[str, Contender[str]] = {
         _RAW: raw_verify(key),
         _FULL: verification(trust),
-        _FILE: verification(trust, peerseal.FileReplayGuard(folder / "replay.sqlite3")),
+        _FILE: verification(trust, peerseal.FileReplayGuard(folder / "replay")),
         **{name: each(decode) for name, decode in peers.items()},
     }
     timings = interleaved(contenders, (signed_batch(caller, BATCH) for _ in range(ROUNDS)))

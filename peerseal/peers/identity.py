@@ -410,7 +410,7 @@ class Identity:
         if self._host_folder is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        guard = FileReplayGuard(self._host_folder.path / f"replay-{self.service}.sqlite3", clock=self.clock)
+        guard = FileReplayGuard(self._host_folder.path / f"replay-{self.service}", clock=self.clock)
         self._guards.append(guard)
         return guard
 

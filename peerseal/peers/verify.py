@@ -91,8 +91,8 @@ class Verifier:
     ``audience`` and the names in ``allow`` are short names or service ids; ``allow`` maps each caller, or ``"*"``, to
     its scopes, and whoever is not in it may not call. Raises ConfigurationError or InvalidName for an ``allow`` that
     says neither. Where the registry holds a policy for the audience (`KeySource.policy`), only what both allow is
-    allowed. ``leeway`` and ``max_lifetime`` are in seconds. Without
-    ``replay`` the guard is this process's memory, which other workers do not share.
+    allowed. ``leeway`` and ``max_lifetime`` are in seconds; verifiers that share a guard have the same leeway where it
+    is longer than 30. Without ``replay`` the guard is this process's memory, which other workers do not share.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Verifier:
             raise InsufficientScope(
                 f"{caller} may not use {_shown(scope)} at {audience}{' in this transaction' * bool(transaction)}"
             )
-        if not self._replay.claim(caller, claims["jti"], ends + leeway):  # 11
+        if not self._replay.claim(caller, claims["jti"], ends + max(leeway, LEEWAY)):  # 11
             raise Replayed("accepted before")
         return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims), transaction)
 

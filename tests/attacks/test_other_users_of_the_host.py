@@ -363,7 +363,7 @@ class TestReplayGuard:
     def test_a_folder_that_takes_its_place_forgets_no_token(self, shared: Path) -> None:
         clock = Clock(NOW)
         (shared / "cache").mkdir(mode=0o700)
-        guard = FileReplayGuard(shared / "cache" / "replay.sqlite3", clock=clock)
+        guard = FileReplayGuard(shared / "cache" / "replay", clock=clock)
         assert guard.claim("client", "jti", NOW + 300)
         (shared / "cache").rename(shared / "away")
         (shared / "cache").mkdir(mode=0o700)
@@ -371,7 +371,17 @@ class TestReplayGuard:
         with pytest.raises(TrustUnavailable, match="another folder lies at"):
             guard.claim("client", "jti", NOW + 300)
 
-    @pytest.mark.parametrize("name", ["replay.sqlite3", "replay.sqlite3-wal", "replay.sqlite3-shm"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "replay",
+            f"replay.{int(NOW) // FileReplayGuard.WINDOW}",
+            "replay.over",
+            "replay.sqlite3",
+            "replay.sqlite3-wal",
+            "replay.sqlite3-shm",
+        ],
+    )
     @pytest.mark.parametrize("what", ["link", "another user's file"])
     def test_a_file_that_is_not_ours_is_refused(self, tmp_path: Path, name: str, what: str) -> None:
         cache, outside = tmp_path / "cache", tmp_path / "outside"
@@ -382,23 +392,23 @@ class TestReplayGuard:
         else:
             (cache / name).touch()
             given_to_a_stranger(cache / name)
-        with pytest.raises(TrustUnavailable, match=r"regular file|not owned"):
-            FileReplayGuard(cache / "replay.sqlite3").claim("client", "jti", NOW * 2)
+        with pytest.raises(TrustUnavailable, match=r"regular file|not owned|symbolic link"):
+            FileReplayGuard(cache / "replay").claim("client", "jti", NOW)
         assert outside.read_bytes() == b""
 
     def test_a_folder_in_which_every_user_may_write_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "tmp").mkdir()
         (tmp_path / "tmp").chmod(0o1777)
         with pytest.raises(TrustUnavailable, match="every user may write there"):
-            FileReplayGuard(tmp_path / "tmp" / "replay.sqlite3").claim("client", "jti", NOW * 2)
+            FileReplayGuard(tmp_path / "tmp" / "replay").claim("client", "jti", NOW * 2)
 
     def test_a_race_for_its_path_lets_no_token_in_twice(self, shared: Path) -> None:
-        """While SQLite opens the file by its path, another folder comes and goes there."""
+        """While the guard opens its files, another folder comes and goes at their path."""
         clock, ended = Clock(NOW), threading.Event()
         (shared / "cache").mkdir(mode=0o700)
         (shared / "theirs").mkdir(mode=0o700)
-        FileReplayGuard(shared / "theirs" / "replay.sqlite3", clock=clock).claim("client", "other", NOW + 900)
-        guard = FileReplayGuard(shared / "cache" / "replay.sqlite3", clock=clock)
+        FileReplayGuard(shared / "theirs" / "replay", clock=clock).claim("client", "other", NOW + 900)
+        guard = FileReplayGuard(shared / "cache" / "replay", clock=clock)
         assert guard.claim("client", "jti", NOW + 900)
 
         def swap() -> None:
@@ -417,7 +427,7 @@ class TestReplayGuard:
                 try:
                     accepted += guard.claim("client", "jti", NOW + 900)
                 except TrustUnavailable:
-                    clock.advance(FileReplayGuard.COOLDOWN / 100)
+                    clock.advance(0.01)
         finally:
             ended.set()
             thread.join()
@@ -426,7 +436,7 @@ class TestReplayGuard:
             "import sys, peerseal; guard = peerseal.FileReplayGuard(sys.argv[1], clock=lambda: float(sys.argv[2]));"
             "print([guard.claim('client', jti, float(sys.argv[2]) + 900) for jti in ('jti', 'next')])"
         )
-        arguments = [str(shared / "cache" / "replay.sqlite3"), str(clock.now)]
+        arguments = [str(shared / "cache" / "replay"), str(clock.now)]
         anew = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         assert anew.stdout == "[False, True]\n", "nor was anything written over"
 

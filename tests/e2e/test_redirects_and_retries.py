@@ -50,7 +50,7 @@ def caller(keys: Keys) -> Service:
 
 @pytest.fixture
 def guard(tmp_path: Any) -> KeptGuard:
-    return KeptGuard(FileReplayGuard(tmp_path / "replay.sqlite3"))
+    return KeptGuard(FileReplayGuard(tmp_path / "replay"))
 
 
 @pytest.fixture

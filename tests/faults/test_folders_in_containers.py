@@ -90,7 +90,7 @@ class TestFsGroup:
             again = started(registry, key_dir=volume, join_token=None)
             assert again.credentials == first.credentials
             assert not again.replay_guard().claim("client", "jti", NOW + 60)
-            files = [volume / "client", *(volume / "client").glob("*.pem"), *(volume / "client").glob("*.sqlite3*")]
+            files = [volume / "client", *(volume / "client").glob("*.pem"), *(volume / "client").glob("replay-*")]
             return {stat.S_IMODE(file.stat().st_mode) & 0o077 for file in files}
 
         if os.geteuid() == 0:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from peerseal import FileReplayGuard, Identity, Peer, RotationSchedule, Verifier
-from peerseal.errors import TrustUnavailable
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.protocol.named_keys import ACTIVE
 from peerseal.testing import MemoryRegistry
@@ -161,18 +160,43 @@ def test_one_that_was_used_ends_without_waiting_for_threads_that_are_not_there(
     assert [key.state for key in registry.jwk_set("client").keys] == [ACTIVE]
 
 
-def test_a_replay_file_that_its_parent_has_open_is_not_used_by_it(tmp_path: Path) -> None:
-    guard = FileReplayGuard(tmp_path / "replay.sqlite3")
+def test_it_shares_a_replay_guard_that_its_parent_has_open(tmp_path: Path) -> None:
+    guard = FileReplayGuard(tmp_path / "replay")
     assert guard.claim("issuer", "1", 2e9)
 
-    def job() -> str:
-        with pytest.raises(TrustUnavailable) as refused:
-            guard.claim("issuer", "2", 2e9)
-        return str(refused.value)
+    def job() -> list[bool]:
+        return [guard.claim("issuer", jti, 2e9) for jti in "12"]
 
-    assert "--lazy-apps" in ChildOfC(job).result()
-    assert not guard.claim("issuer", "1", 2e9)
-    assert guard.claim("issuer", "2", 2e9)
+    assert ChildOfC(job).result() == [False, True]
+    assert [guard.claim("issuer", jti, 2e9) for jti in "123"] == [False, False, True]
+    assert ChildOfC(job).result() == [False, False]
+
+
+def test_it_claims_although_a_thread_of_its_parent_was_in_the_middle_of_a_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard, parent, written, go_on = FileReplayGuard(tmp_path / "replay"), os.getpid(), threading.Event(), os.pipe()
+    really = os.write
+
+    def halting(fd: int, data: bytes) -> int:
+        size = really(fd, data)
+        if os.getpid() == parent:
+            written.set()
+            os.read(go_on[0], 1)
+        return size
+
+    monkeypatch.setattr(os, "write", halting)
+    outcome = list[bool]()
+    thread = threading.Thread(target=lambda: outcome.append(guard.claim("issuer", "parent", 2e9)))
+    thread.start()
+    assert written.wait(10)
+    child = ChildOfC(lambda: [guard.claim("issuer", jti, 2e9) for jti in ("parent", "child")])
+    assert child.result() == [False, True]
+    monkeypatch.undo()
+    os.write(go_on[1], b".")
+    thread.join()
+    assert outcome == [True]
+    assert not guard.claim("issuer", "child", 2e9)
 
 
 def test_a_session_opens_connections_of_its_own(registry: MemoryRegistry, identity: Identity, url: str) -> None:

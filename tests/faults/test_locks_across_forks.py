@@ -1,10 +1,13 @@
 """What a forked child inherits must not hold up anybody: seen to go wrong with recycled gunicorn workers."""
 
 import os
-import sqlite3
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -13,6 +16,9 @@ from peerseal.peers.forks import BackgroundWork
 from peerseal.peers.keyfolder import KeyFolder
 from peerseal.peers.replay import FileReplayGuard
 from registry.storage.engine import create_engine
+from tests.peerseal.served import Child
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")
 
@@ -57,15 +63,67 @@ def test_the_registry_never_opens_an_sqlite_file_that_is_there_but_through_sqlit
     assert (tmp_path / "r.sqlite3").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_replay_guard_never_opens_its_file_but_through_sqlite(
-    tmp_path: Path, opened: list[tuple[str, int]]
+def test_a_fork_does_not_wait_for_a_claim_and_the_child_can_claim_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for jti in ("a", "b"):
-        assert FileReplayGuard(tmp_path / "g.sqlite3").claim("caller", jti, time.time() + 60)
-    assert all(flags & os.O_EXCL for path, flags in opened if path.endswith("g.sqlite3"))
-    assert (tmp_path / "g.sqlite3").stat().st_mode & 0o777 == 0o600
-    with sqlite3.connect(tmp_path / "g.sqlite3") as connection:
-        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (2,)
+    guard, parent = FileReplayGuard(tmp_path / "replay"), os.getpid()
+    began, end, really = threading.Event(), threading.Event(), os.pread
+
+    def hanging(fd: int, length: int, offset: int) -> bytes:
+        if os.getpid() == parent:
+            began.set()
+            end.wait(30)
+        return really(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", hanging)
+    outcome = list[bool]()
+    thread = threading.Thread(target=lambda: outcome.append(guard.claim("caller", "a", 2e9)))
+    thread.start()
+    assert began.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit([guard.claim("caller", jti, 2e9) for jti in "ab"] != [False, True])
+    assert os.waitpid(child, 0)[1] == 0
+    end.set()
+    thread.join()
+    assert outcome == [True]
+    assert not guard.claim("caller", "b", 2e9)
+
+
+@pytest.mark.parametrize("others", [0, 3, 10])
+def test_of_a_claim_and_a_child_forked_at_any_line_of_it_one_accepts_the_token(tmp_path: Path, others: int) -> None:
+    guard, other = FileReplayGuard(tmp_path / "replay"), FileReplayGuard(tmp_path / "replay")
+    assert guard.claim("caller", "first", 2e9)
+    for line in range(100):
+        for number in range(others):
+            other.claim("caller", f"{line} {number}", 2e9)
+        outcomes = outcomes_with_a_fork_at(line, guard)
+        if len(outcomes) == 1:
+            break
+        assert sorted(outcomes) == [False, True], f"line {line} of the claim"
+    assert 15 < line < 99, "each line was tried"
+
+
+def outcomes_with_a_fork_at(line: int, guard: FileReplayGuard) -> list[bool]:
+    """What a claim gives, after what a child gave that was forked at that line of it; the claim alone where it has
+    fewer lines."""
+    outcomes, passed, before = list[bool](), 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
+        nonlocal passed
+        if not frame.f_code.co_filename.endswith("replay_log.py"):
+            return None
+        passed += event == "line"
+        if event == "line" and passed == line + 1:
+            outcomes.append(Child(lambda: guard.claim("caller", str(line), 2e9)).result())
+        return trace
+
+    sys.settrace(trace)
+    try:
+        outcomes.append(guard.claim("caller", str(line), 2e9))
+    finally:
+        sys.settrace(before)
+    return outcomes
 
 
 def test_a_fork_waits_for_a_thread_of_ours_that_is_at_work() -> None:

@@ -115,7 +115,7 @@ def test_a_registry_that_hangs_holds_up_nobody_whose_key_is_known(registry: Memo
 
 
 def test_a_guard_that_asks_a_file_is_asked_on_another_thread(callee: Make, client: Identity, tmp_path: Any) -> None:
-    guard = Noting(FileReplayGuard(tmp_path / "replay.sqlite3"))
+    guard = Noting(FileReplayGuard(tmp_path / "replay"))
 
     async def program() -> None:
         verifier = callee(replay=guard)

@@ -1,18 +1,17 @@
 """One suite for every replay guard, and what each does beyond it."""
 
 import os
-import signal
-import sqlite3
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from peerseal import FileReplayGuard, MemoryReplayGuard, ReplayGuard
-from peerseal.errors import TrustUnavailable
+from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.testing import Clock
 from tests.peerseal.served import Child, in_children
 
@@ -144,28 +143,37 @@ class TestFileReplayGuard(ReplayGuardContract):
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
-        return tmp_path / "replay.sqlite3"
+        return tmp_path / "replay"
 
     @pytest.fixture
     def guard(self, clock: Clock, path: Path) -> FileReplayGuard:  # type: ignore[override]
         return FileReplayGuard(path, clock=clock)
 
     def test_nothing_is_made_before_the_first_token(self, guard: FileReplayGuard, path: Path) -> None:
-        assert not path.exists()
+        assert not list(path.parent.iterdir())
 
     def test_the_file_is_its_owners_only_and_nothing_else_is_left_about(
-        self, guard: FileReplayGuard, path: Path
+        self, guard: FileReplayGuard, path: Path, clock: Clock
     ) -> None:
         guard.claim("issuer", "jti", UNTIL)
-        files = list(path.parent.iterdir())
-        assert {file.name for file in files} == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
-        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert modes(path.parent) == {f"replay.{window(UNTIL)}": 0o600}
+        clock.advance(1000)
+        guard.claim("issuer", "jti", UNTIL + 1000)
+        assert modes(path.parent) == {f"replay.{window(UNTIL + 1000)}": 0o600, "replay.over": 0o600}
 
     def test_it_holds_no_name_and_no_jti(self, guard: FileReplayGuard, path: Path) -> None:
         guard.claim("test.internal/client", "a-jti-in-clear", UNTIL)
         held = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        assert len(held) == 32
         assert b"client" not in held
         assert b"a-jti-in-clear" not in held
+
+    def test_guards_in_one_folder_do_not_meet(self, guard: FileReplayGuard, path: Path, clock: Clock) -> None:
+        for name in ("other", "replay.1", "replay.over", "replay-1"):
+            assert FileReplayGuard(path.with_name(name), clock=clock).claim("issuer", "jti", UNTIL)
+        clock.now = UNTIL + 1000
+        assert guard.claim("issuer", "jti", UNTIL + 1000)
+        assert not FileReplayGuard(path.with_name("other"), clock=Clock(START)).claim("issuer", "jti", UNTIL)
 
     @pytest.mark.usefixtures("quiet_collector")
     @pytest.mark.parametrize("round_", range(3))
@@ -177,8 +185,9 @@ class TestFileReplayGuard(ReplayGuardContract):
 
     def test_it_survives_a_restart(self, guard: FileReplayGuard, path: Path, clock: Clock) -> None:
         guard.claim("issuer", "jti", UNTIL)
-        guard._close()
+        guard.close()
         assert not FileReplayGuard(path, clock=clock).claim("issuer", "jti", UNTIL)
+        assert not guard.claim("issuer", "jti", UNTIL)
 
     def test_it_survives_kill_minus_9(self, guard: FileReplayGuard) -> None:
         def claim_and_die() -> None:
@@ -190,12 +199,12 @@ class TestFileReplayGuard(ReplayGuardContract):
         assert not guard.claim("issuer", "jti", UNTIL)
 
     def test_what_has_expired_takes_no_room(self, guard: FileReplayGuard, path: Path, clock: Clock) -> None:
-        for number in range(100):
-            guard.claim("issuer", str(number), UNTIL)
-        clock.now = UNTIL + self.PURGE_EVERY
-        guard.claim("issuer", "new", UNTIL + 120)
-        with sqlite3.connect(path) as connection:
-            assert connection.execute("SELECT count(*) FROM seen").fetchone() == (1,)
+        for second in range(0, 3600, 10):
+            clock.now = START + second
+            for number in range(10):
+                guard.claim("issuer", f"{second} {number}", clock.now + 90)
+        assert len(modes(path.parent)) <= 90 / guard.WINDOW + 4
+        assert sum(file.stat().st_blocks * 512 for file in path.parent.iterdir()) <= 8 * 4096
 
     def test_a_file_that_was_removed_is_made_anew_and_shared_again(
         self, guard: FileReplayGuard, path: Path, clock: Clock
@@ -205,8 +214,82 @@ class TestFileReplayGuard(ReplayGuardContract):
             file.unlink()
         other = FileReplayGuard(path, clock=clock)
         other.claim("issuer", "jti", UNTIL)
-        clock.advance(self.PURGE_EVERY)
-        assert not guard.claim("issuer", "jti", UNTIL)
+        assert not guard.claim("issuer", "jti", UNTIL), "at once"
+        assert not guard.claim("issuer", "before", UNTIL), "and this process forgot nothing"
+        assert guard.claim("issuer", "after", UNTIL)
+        assert not other.claim("issuer", "after", UNTIL)
+
+    def test_a_replay_writes_nothing(self, guard: FileReplayGuard, path: Path) -> None:
+        guard.claim("issuer", "jti", UNTIL)
+        for _ in range(1000):
+            assert not guard.claim("issuer", "jti", UNTIL)
+        assert log_of(path, UNTIL).stat().st_size == 32
+
+    def test_an_idle_worker_reads_what_others_accepted_in_large_parts(
+        self, guard: FileReplayGuard, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert guard.claim("issuer", "first", UNTIL)
+        others = os.urandom(32 * 500_000)
+        with log_of(path, UNTIL).open("ab") as log:
+            log.write(others)
+        other = FileReplayGuard(path, clock=clock)
+        assert other.claim("issuer", "jti", UNTIL)
+        reads = list[int]()
+        really = os.pread
+
+        def counting(fd: int, length: int, offset: int) -> bytes:
+            reads.append(length)
+            return really(fd, length, offset)
+
+        monkeypatch.setattr(os, "pread", counting)
+        assert not guard.claim("issuer", "jti", UNTIL), "behind half a million records"
+        assert len(reads) < 20
+        reads.clear()
+        assert guard.claim("issuer", "next", UNTIL)
+        assert sum(reads) < 1000, "and only once"
+
+    def test_where_it_is_full_it_accepts_nothing_and_grows_no_further(self, path: Path, clock: Clock) -> None:
+        guard = FileReplayGuard(path, limit=3, clock=clock)
+        for jti in "abc":
+            assert guard.claim("issuer", jti, UNTIL)
+        for jti in "defg":
+            with pytest.raises(TrustUnavailable, match="full"):
+                guard.claim("issuer", jti, UNTIL)
+        assert log_of(path, UNTIL).stat().st_size == 3 * 32
+        assert not guard.claim("issuer", "a", UNTIL)
+        assert guard.claim("issuer", "d", UNTIL + guard.WINDOW), "another window has room"
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "many", None])
+    def test_a_limit_is_a_whole_number(self, path: Path, limit: Any) -> None:
+        with pytest.raises(ConfigurationError, match="limit"):
+            FileReplayGuard(path, limit=limit)
+
+    def test_a_token_may_live_for_years(self, guard: FileReplayGuard, path: Path, clock: Clock) -> None:
+        years = START + 10 * 365 * 86_400
+        assert guard.claim("issuer", "jti", years)
+        clock.advance(86_400)
+        assert not FileReplayGuard(path, clock=clock).claim("issuer", "jti", years)
+        assert not guard.claim("issuer", "jti", years)
+
+    def test_however_many_times_tokens_end_at_it_holds_few_files_open(
+        self, path: Path, clock: Clock, guard: FileReplayGuard
+    ) -> None:
+        def count() -> int:
+            return len(os.listdir("/dev/fd"))
+
+        before = count()
+        ends = [START + 30 * number for number in range(300)]
+        assert all(guard.claim("issuer", str(end), end) for end in ends)
+        assert count() <= before + guard.MOST_OPEN + 2
+        assert not any(guard.claim("issuer", str(end), end) for end in ends)
+        guard.close()
+        assert count() <= before + 2
+        del guard
+
+    @pytest.mark.parametrize("until", [float("inf"), float("nan"), -1.0, 1e40])
+    def test_a_time_that_is_none_is_refused(self, guard: FileReplayGuard, until: float) -> None:
+        with pytest.raises(TrustUnavailable):
+            guard.claim("issuer", "jti", until)
 
 
 class TestFileReplayGuardFailsClosed:
@@ -219,23 +302,35 @@ class TestFileReplayGuardFailsClosed:
         return True
 
     def test_where_the_folder_is_missing(self, tmp_path: Path) -> None:
-        assert self.refuses(tmp_path / "missing" / "replay.sqlite3")
+        assert self.refuses(tmp_path / "missing" / "replay")
 
     def test_where_the_path_is_a_folder(self, tmp_path: Path) -> None:
         assert self.refuses(tmp_path)
 
-    def test_where_the_file_is_no_database(self, tmp_path: Path) -> None:
-        (tmp_path / "replay.sqlite3").write_bytes(b"no database at all" * 100)
-        assert self.refuses(tmp_path / "replay.sqlite3")
+    def test_where_a_log_is_a_folder(self, tmp_path: Path) -> None:
+        log_of(tmp_path / "replay", UNTIL).mkdir()
+        assert self.refuses(tmp_path / "replay")
 
-    def test_where_the_file_is_another_database(self, tmp_path: Path) -> None:
-        sqlite3.connect(tmp_path / "replay.sqlite3").execute("CREATE TABLE other (x)").connection.close()
-        assert self.refuses(tmp_path / "replay.sqlite3")
+    @pytest.mark.parametrize("size", [1, 31, 33, 1000])
+    def test_where_the_log_is_no_row_of_records(self, tmp_path: Path, size: int) -> None:
+        log = log_of(tmp_path / "replay", UNTIL)
+        log.write_bytes(b"x" * size)
+        assert self.refuses(tmp_path / "replay")
+        assert log.stat().st_size == size
+        assert FileReplayGuard(tmp_path / "replay").claim("issuer", "jti", UNTIL + 30), "the next window is good"
+
+    def test_where_the_log_was_cut(self, tmp_path: Path) -> None:
+        guard = FileReplayGuard(tmp_path / "replay")
+        for jti in "abc":
+            guard.claim("issuer", jti, UNTIL)
+        os.truncate(log_of(tmp_path / "replay", UNTIL), 32)
+        with pytest.raises(TrustUnavailable, match="cut"):
+            guard.claim("issuer", "d", UNTIL)
 
     def test_where_the_file_cannot_be_written(self, tmp_path: Path) -> None:
         folder = tmp_path / "cache"
         folder.mkdir()
-        FileReplayGuard(folder / "replay.sqlite3").claim("issuer", "jti", UNTIL)
+        FileReplayGuard(folder / "replay").claim("issuer", "jti", UNTIL)
         for file in folder.iterdir():
             file.chmod(0o400)
         folder.chmod(0o500)
@@ -243,71 +338,53 @@ class TestFileReplayGuardFailsClosed:
         def refuses_an_ordinary_user() -> bool:
             if os.geteuid() == 0:  # to whom modes mean nothing
                 os.setuid(65534)
-            return self.refuses(folder / "replay.sqlite3")
+            return self.refuses(folder / "replay")
 
         assert Child(refuses_an_ordinary_user).result()
         folder.chmod(0o700)
 
-    def test_where_another_process_never_ends_its_insert(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(FileReplayGuard, "BUSY_TIMEOUT", 0.05)
-        path = tmp_path / "replay.sqlite3"
-        FileReplayGuard(path).claim("issuer", "first", UNTIL)
-        stuck = sqlite3.connect(path, isolation_level=None)
-        stuck.execute("BEGIN IMMEDIATE")
-        assert self.refuses(path)
-        stuck.execute("ROLLBACK")
-        assert FileReplayGuard(path).claim("issuer", "jti", UNTIL)
+    def test_where_another_thread_never_ends_its_write(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A disk that hangs. Twelve threads are refused together, not one after the other."""
+        monkeypatch.setattr(FileReplayGuard, "BUSY_TIMEOUT", 0.2)
+        guard, began, end = FileReplayGuard(tmp_path / "replay"), threading.Event(), threading.Event()
+        assert guard.claim("issuer", "first", UNTIL)
+        really = os.write
 
-    @pytest.mark.usefixtures("quiet_collector")
-    def test_of_many_threads_each_waits_once_for_a_process_that_is_stopped_with_the_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Behind one another they would wait for as long as there are more of them."""
-        monkeypatch.setattr(FileReplayGuard, "BUSY_TIMEOUT", 0.4)
-        path, clock, (told, tell) = tmp_path / "replay.sqlite3", Clock(START), os.pipe()
-        waits, outcomes = list[int](), list[type[Exception]]()
+        def hanging(fd: int, data: bytes) -> int:
+            began.set()
+            end.wait(30)
+            return really(fd, data)
 
-        class Counting(FileReplayGuard):
-            def _ready(self) -> sqlite3.Connection:
-                waits.append(threading.get_ident())
-                return super()._ready()
-
-        guard = Counting(path, clock=clock)
-        guard.claim("issuer", "first", UNTIL)
-        waits.clear()
-
-        def hold() -> None:
-            holding = sqlite3.connect(path, isolation_level=None)
-            holding.execute("BEGIN IMMEDIATE")
-            os.write(tell, b".")
-            os.kill(os.getpid(), signal.SIGSTOP)
+        monkeypatch.setattr(os, "write", hanging)
+        outcomes = list[str]()
 
         def claim(jti: str) -> None:
             try:
-                guard.claim("issuer", jti, UNTIL)
+                outcomes.append(str(guard.claim("issuer", jti, UNTIL)))
             except TrustUnavailable as refused:
-                outcomes.append(type(refused))
+                outcomes.append(str(refused))
 
-        stopped = Child(hold)
-        os.read(told, 1)
+        stuck = threading.Thread(target=claim, args=("stuck",))
+        stuck.start()
+        assert began.wait(10)
+        started = time.monotonic()
         threads = [threading.Thread(target=claim, args=(str(number),)) for number in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        stopped.kill()
-        assert outcomes == [TrustUnavailable] * 12
-        assert len(waits) == 1, "the others waited for that one, and not for the file after it"
-        clock.advance(FileReplayGuard.COOLDOWN)
+        assert time.monotonic() - started < 12 * 0.2
+        assert outcomes == ["the replay guard waits for the disk"] * 12
+        end.set()
+        stuck.join()
+        assert outcomes[-1] == "True"
         assert guard.claim("issuer", "0", UNTIL), "nothing was claimed"
 
 
 class TestFileReplayGuardAcrossForks:
-    """SQLite's locks are POSIX's: what breaks here, breaks without a word and lets a token in twice."""
-
     @pytest.mark.usefixtures("quiet_collector")
     def test_a_child_forked_after_the_first_token_shares_with_those_who_come_later(self, tmp_path: Path) -> None:
-        path = tmp_path / "replay.sqlite3"
+        path = tmp_path / "replay"
         guard = FileReplayGuard(path)
         guard.claim("issuer", "before", UNTIL)
         (told, tell), (answer, give) = os.pipe(), os.pipe()
@@ -320,14 +397,14 @@ class TestFileReplayGuardAcrossForks:
 
         child = Child(claim_twice)
         os.read(answer, 1)
-        guard._close()  # the parent ends; whoever believes to be the last removes the write-ahead log
+        guard.close()  # the parent ends
         os.write(tell, b".")
         assert child.result() == [True, True]
         later = FileReplayGuard(path)
         assert [later.claim("issuer", jti, UNTIL) for jti in ("before", "one", "two")] == [False, False, False]
 
-    def test_a_second_thread_does_not_drop_the_locks_of_the_first(self, tmp_path: Path) -> None:
-        path = tmp_path / "replay.sqlite3"
+    def test_a_worker_that_ends_takes_nothing_from_the_others(self, tmp_path: Path) -> None:
+        path = tmp_path / "replay"
         guard = FileReplayGuard(path)
         guard.claim("issuer", "main", UNTIL)
         thread = threading.Thread(target=guard.claim, args=("issuer", "thread", UNTIL))
@@ -337,9 +414,21 @@ class TestFileReplayGuardAcrossForks:
         def claim_and_leave(jti: str) -> bool:
             other = FileReplayGuard(path)
             accepted = other.claim("issuer", jti, UNTIL)
-            other._close()
+            other.close()
             return accepted
 
         assert Child(lambda: claim_and_leave("worker")).result()
         assert guard.claim("issuer", "again", UNTIL)
         assert not Child(lambda: claim_and_leave("again")).result()
+
+
+def window(until: float) -> int:
+    return int(until) // FileReplayGuard.WINDOW
+
+
+def log_of(path: Path, until: float) -> Path:
+    return path.with_name(f"{path.name}.{window(until)}")
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}

@@ -1,14 +1,16 @@
 """The verifier: what a proven caller is told to be, in which order the steps stand, and what it asks of others."""
 
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, TrustUnavailable, WrongBinding
-from peerseal.peers.replay import MemoryReplayGuard
+from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, Replayed, TrustUnavailable, WrongBinding
+from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard
 from peerseal.peers.verify import Peer, RequestHeaders, Verifier
 from peerseal.protocol.encoding import b64url, digest_header
+from peerseal.protocol.tokens import LEEWAY
 from tests.attacks.forge import (
     BODY,
     CALLEE,
@@ -259,8 +261,18 @@ def test_the_guard_keeps_a_token_until_it_can_no_longer_be_accepted() -> None:
             return super().claim(issuer, jti, until)
 
     guard = Noting(clock=lambda: NOW)
-    verify(verifier(replay=guard, leeway=17), honest_token(KEY, exp=NOW + 100))
-    assert guard.until == NOW + 117
+    verify(verifier(replay=guard, leeway=70), honest_token(KEY, exp=NOW + 100))
+    assert guard.until == NOW + 170
+
+
+@pytest.mark.parametrize("leeway", [0, 17, LEEWAY])
+def test_verifiers_with_another_leeway_look_for_a_token_where_it_was_kept(tmp_path: Path, leeway: int) -> None:
+    guard = FileReplayGuard(tmp_path / "replay", clock=lambda: NOW)
+    for number in range(30):
+        token = honest_token(KEY, exp=NOW + 100 + number, jti=b64url(number.to_bytes(16, "big")))
+        verify(verifier(replay=guard), token)
+        with pytest.raises(Replayed):
+            verify(verifier(replay=guard, leeway=leeway), token)
 
 
 def test_both_algorithms_and_all_services_share_one_verifier(callee: Callee) -> None:

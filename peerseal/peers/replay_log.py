@@ -1,0 +1,242 @@
+"""The replay guard of a host: append-only logs in a folder, one for each window of 30 seconds in which tokens expire.
+
+A claim appends a record to the log of its token's window, then reads the log up to that record. The kernel puts appends
+in one order (``O_APPEND``), so one record of a token is the first, and each process sees for itself whether that is its
+own. No process holds a lock that another one waits for. docs/adr/0020-replay-guard-is-a-log.md gives the reasons.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import re
+import struct
+import threading
+import time
+from collections.abc import Callable
+from operator import itemgetter
+from pathlib import Path
+
+from peerseal.errors import ConfigurationError, TrustUnavailable
+from peerseal.peers.forks import in_each_child, notice_fork
+from peerseal.peers.replay_sqlite import ClaimsInSqlite
+from peerseal.runtime.file_systems import network_file_system
+from peerseal.runtime.files import Access, Folder
+from peerseal.runtime.options import check_callable, check_path, check_whole
+from peerseal.runtime.trusted_path import Opened
+
+log = logging.getLogger("peerseal.replay")
+
+_DIGEST = 16
+_RECORD = struct.Struct(f"{_DIGEST}s16x")
+"""The token's digest, and 16 random bytes that tell this claim from every other one of the same token."""
+_LENGTH = _RECORD.size
+_CHUNK = 1 << 20
+"""Bytes to read at once, at most."""
+
+
+class FileReplayGuard:
+    """Shared by all workers of one host, through logs in a folder that outlive restarts.
+
+    It survives the death of any process, not a loss of power: the tokens have then expired before the host is back.
+    """
+
+    WINDOW = 30
+    """Seconds of expiry that share a log: ``<path>.<number>``, where the number is ``until // WINDOW``."""
+    PURGE_EVERY = 30
+    """Seconds after which the folder is checked again and logs of the past are removed."""
+    BUSY_TIMEOUT = 2.0
+    """Seconds for which a thread waits for the others of this process, which may wait for the disk."""
+    MOST_OPEN = 64
+    """Logs that a process holds open. The one that was opened first is closed for a further one."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, limit: int = 1_000_000, clock: Callable[[], float] = time.time
+    ) -> None:
+        """``path`` is how the names of the logs begin, in a folder that must exist and that only this user can change.
+        The logs are made on first use, mode 0600. A window takes ``limit`` claims, of 32 bytes each, and no more."""
+        check_path("path", path)
+        check_whole("limit", limit, at_least=1)
+        check_callable("clock", clock)
+        path = Path(path).absolute()
+        self._path = path.with_name(path.name.removesuffix(".sqlite3"))  # a guard of the release before was named so
+        self._folder = Folder(path.parent, access=Access.READABLE, mode=None)
+        self._earlier = ClaimsInSqlite(self._folder, f"{self._path.name}.sqlite3")
+        self._limit = limit
+        self._clock = clock
+        self._logs: dict[int, _Log] = {}
+        self._tidied_at = -math.inf
+        self._renew_lock()
+        in_each_child(self._renew_lock)
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        """See ReplayGuard. Raises TrustUnavailable where the logs cannot be used: fail closed."""
+        notice_fork()
+        token = hashlib.blake2b(f"{issuer}\0{jti}".encode(), digest_size=_DIGEST).digest()
+        lock = self._lock
+        if not lock.acquire(blocking=False) and not lock.acquire(timeout=self.BUSY_TIMEOUT):
+            raise TrustUnavailable("the replay guard waits for the disk", retry_after=1)
+        try:
+            now = self._clock()
+            if not 0 <= now - self._tidied_at < self.PURGE_EVERY:
+                self._tidy(now)
+            number = int(until) // self.WINDOW
+            held = self._logs.get(number)
+            if held is not None and token in held.seen:
+                return False  # a flood of replays writes nothing
+            if held is None or not held.is_there():
+                held = self._open(number)
+            return held.claim(token, self._limit) and self._earlier.claim(token, until)
+        except (OSError, ConfigurationError, ArithmeticError, ValueError) as error:
+            raise TrustUnavailable(f"the replay guard cannot be used: {error}") from error
+        finally:
+            lock.release()
+
+    def close(self) -> None:
+        """Close the logs; the next claim opens them again."""
+        notice_fork()
+        with self._lock:
+            self._logs.clear()
+            self._tidied_at = -math.inf
+
+    def _renew_lock(self) -> None:
+        """All else in a forked child is good as it is: sets that may be behind, and files that are read by place."""
+        self._lock = threading.Lock()
+
+    def _open(self, number: int) -> "_Log":
+        """The log of that window, made where it is missing. A log is marked as over before it is removed, so the mark
+        is read after the log was opened: a process that was stopped meanwhile, or whose clock stepped back, makes none
+        anew."""
+        if not 0 <= number < 1 << 40:
+            raise ValueError("the token expires at no time of day")
+        while len(self._logs) >= self.MOST_OPEN:
+            del self._logs[next(iter(self._logs))]
+        opened = _Log(self._folder.open(self._name(number), os.O_CREAT | os.O_RDWR | os.O_APPEND))
+        if self._is_over(number):
+            ended = (number + 1) * self.WINDOW
+            raise OSError(f"it forgot what expired before {ended}: the token, or this host's clock, is behind")
+        if not opened.is_there():
+            raise OSError("its log was removed a moment ago")
+        removed = self._logs.get(number)
+        if removed is not None:
+            opened.seen |= removed.seen
+        self._logs[number] = opened
+        return opened
+
+    def _name(self, number: int) -> str:
+        return f"{self._path.name}.{number}"
+
+    @property
+    def _over(self) -> str:
+        """The file with one byte for each window, at the place of its number: 1 where its log was removed. It is
+        sparse: its size is that of the newest number, and what it takes on the disk is 4 KiB for 34 hours."""
+        return f"{self._path.name}.over"
+
+    def _is_over(self, number: int) -> bool:
+        try:
+            over = Opened(self._folder.open(self._over))
+        except FileNotFoundError:
+            return False
+        try:
+            return os.pread(over.fd, 1, number) == b"\1"
+        finally:
+            over.close()
+
+    # ---- every 30 seconds
+
+    def _tidy(self, now: float) -> None:
+        self._check_folder()
+        self._earlier.look(now)
+        self._remove_before(int(now) // self.WINDOW - 1)
+        self._tidied_at = now
+
+    def _check_folder(self) -> None:
+        self._folder.check(self._path.name)  # nothing is read from it: a path that names a folder or link is a mistake
+        if not self._folder.is_in_place():
+            raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
+        kind = network_file_system(self._folder.stat(".").st_dev)
+        if kind is not None:
+            raise OSError(
+                f"{self._path.parent} is on a network file system ({kind}): name a local folder, or share the guard"
+                " through Redis (PEERSEAL_REPLAY_URL)"
+            )
+
+    def _remove_before(self, first: int) -> None:
+        """Forget the windows before that one and remove their logs. One whose removal fails is tried again the next
+        time."""
+        for number in [number for number in self._logs if number < first]:
+            del self._logs[number]
+        of_a_log = re.compile(re.escape(self._path.name) + r"\.([0-9]{1,15})")
+        for name in self._folder.names():
+            found = of_a_log.fullmatch(name)
+            if found and int(found[1]) < first:
+                try:
+                    self._remove(name, int(found[1]))
+                except FileNotFoundError:
+                    pass  # another process removed it
+                except (OSError, ConfigurationError) as error:
+                    log.warning("a log of the replay guard stays after its time: %s", error)
+
+    def _remove(self, name: str, number: int) -> None:
+        """A log of one byte takes no claim any more, and its room is free: on a full disk the next step may need it."""
+        past = _Log(self._folder.open(name, os.O_RDWR))
+        os.ftruncate(past.fd, 1)
+        over = Opened(self._folder.open(self._over, os.O_CREAT | os.O_RDWR))
+        try:
+            if os.pwrite(over.fd, b"\1", number) != 1:
+                raise OSError(f"{self._over}: nothing was written")
+        finally:
+            over.close()
+        self._folder.remove(name)
+
+
+class _Log(Opened):
+    """The log of one window, held open, and what this process has read of it. Closed when nothing refers to it."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.seen: set[bytes] = set()
+        self._read_to = self._size = 0
+
+    def __del__(self) -> None:
+        self.close()
+
+    def is_there(self) -> bool:
+        """Whether it is still open, under its name. Asked before each claim."""
+        try:
+            found = self.stat()
+        except OSError:
+            return False
+        self._size = found.st_size
+        return found.st_nlink > 0
+
+    def claim(self, token: bytes, limit: int) -> bool:
+        """Whether this is the first record of the token."""
+        if self._size % _LENGTH or self._size < self._read_to:
+            raise OSError("its log was cut: tokens that expire within the same 30 seconds are refused")
+        if self._size >= limit * _LENGTH:
+            raise OSError(f"it is full: {limit} tokens that expire within the same 30 seconds")
+        mine = token + os.urandom(_LENGTH - _DIGEST)
+        if os.write(self.fd, mine) != _LENGTH:
+            raise OSError("a record was written in part")
+        if self._size != self._read_to or os.pread(self.fd, _LENGTH, self._read_to) != mine:
+            self._read_up_to(mine)
+        won = token not in self.seen
+        self.seen.add(token)
+        self._read_to += _LENGTH  # in this order: a child that is forked in between reads it once more
+        return won
+
+    def _read_up_to(self, mine: bytes) -> None:
+        """Take in the records before that one."""
+        while True:
+            unread = max(self._size - self._read_to, 0)  # when it was looked at: more may have come since
+            data = os.pread(self.fd, min(unread + 4 * _LENGTH, _CHUNK), self._read_to)
+            place = data.find(mine)
+            before = data[: place if place >= 0 else len(data) - len(data) % _LENGTH]
+            if len(before) % _LENGTH or (place < 0 and not before):
+                raise OSError("its log was cut in this moment")
+            if before:
+                self.seen.update(map(itemgetter(0), _RECORD.iter_unpack(before)))
+                self._read_to += len(before)
+            if place >= 0:
+                return
