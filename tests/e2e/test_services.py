@@ -1,5 +1,5 @@
-"""Registry, identity provider, three services, consumer and broker as real processes, the registry on either database, called with the
-real HTTPie."""
+"""Registry, identity provider, three services, consumer and broker as real processes, the registry on either
+database, called with the real HTTPie."""
 
 import shlex
 from collections.abc import Iterator
