@@ -42,7 +42,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for a file that cannot be read."""
+        """Raises ConfigurationError for a file that cannot be read, or a URL that is none."""
         read = SettingsReader(environ)
         key_dir = read.path("PEERSEAL_KEY_DIR")
         state = (key_dir.parent if key_dir else Path("client-data")).absolute()
@@ -51,11 +51,17 @@ class Settings:
             database_url=read.secret("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
             resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
             operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
-            login_url=read.text("CLIENT_LOGIN_URL"),
+            login_url=_http_url(read.text("CLIENT_LOGIN_URL")),
             broker_url=read.secret("BROKER_URL"),
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
             events_audience=read.text("EVENTS_AUDIENCE") or AUDIENCE,
         )
+
+
+def _http_url(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"CLIENT_LOGIN_URL={url!r}: expected a URL that begins with https:// or http://")
+    return url
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:
