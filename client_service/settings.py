@@ -3,9 +3,8 @@
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
 - ``CLIENT_OPERATOR_SECRET``: what ``POST /refresh-my-credentials`` asks for in the header ``Operator-Secret``. Without
   it nobody can use that route;
-- ``CLIENT_DEMO_PASSWORD``: the password of all demo users. Without it nobody can log in;
-- ``CLIENT_ISSUER_URL``: the name under which it issues users' tokens, as the domain's settings have it;
-- ``CLIENT_USER_KEY_FILE``: the private key of that issuer, made where it is missing;
+- ``CLIENT_LOGIN_URL``: where the identity provider is (``http://identity-provider``), to which ``POST /authenticate``
+  passes name and password on. Without it that route is closed, and users bring their tokens from elsewhere;
 - ``CLIENT_DATABASE_URL``: orders, and events that are not sent yet;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
   (TLS, SASL) as a JSON object. Without a URL, events wait in the database for one;
@@ -25,7 +24,6 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.settings import SettingsReader, read_text
 
 RESOURCE_URL = "http://resource-service"
-ISSUER_URL = "https://client-service.demo.internal"
 AUDIENCE = "jobs.example.com"
 
 
@@ -34,34 +32,36 @@ class Settings:
     """See above. ``state`` is the folder for what lies nowhere else."""
 
     state: Path
-    user_key_file: Path
     database_url: str = field(repr=False)
     resource_url: str = RESOURCE_URL
     operator_secret: str | None = field(default=None, repr=False)
-    demo_password: str | None = field(default=None, repr=False)
-    issuer_url: str = ISSUER_URL
+    login_url: str | None = None
     broker_url: str | None = field(default=None, repr=False)
     broker_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     events_audience: str = AUDIENCE
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for a file that cannot be read."""
+        """Raises ConfigurationError for a file that cannot be read, or a URL that is none."""
         read = SettingsReader(environ)
         key_dir = read.path("PEERSEAL_KEY_DIR")
         state = (key_dir.parent if key_dir else Path("client-data")).absolute()
         return cls(
             state=state,
-            user_key_file=read.path("CLIENT_USER_KEY_FILE") or state / "user-tokens.pem",
             database_url=read.secret("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
             resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
             operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
-            demo_password=read.secret("CLIENT_DEMO_PASSWORD", may_be_empty=True),
-            issuer_url=read.text("CLIENT_ISSUER_URL") or ISSUER_URL,
+            login_url=_http_url(read.text("CLIENT_LOGIN_URL")),
             broker_url=read.secret("BROKER_URL"),
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
             events_audience=read.text("EVENTS_AUDIENCE") or AUDIENCE,
         )
+
+
+def _http_url(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"CLIENT_LOGIN_URL={url!r}: expected a URL that begins with https:// or http://")
+    return url
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:

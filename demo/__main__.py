@@ -38,21 +38,22 @@ def main() -> int:
 
 
 def set_up(stack: Stack, show: Show) -> Stage:
-    """The registry on SQLite, both services, two workers each, the consumer and a broker, running."""
-    show.say("Starting the registry (SQLite, 2 workers), resource-service and client-service (2 workers each) …")
+    """The registry on SQLite, identity provider, three services, the consumer and a broker, running."""
+    show.say("Starting the registry (SQLite, 2 workers), resource-service and client-service (2 workers each),")
+    show.say("an identity provider, case-service, the invoicing consumer and a broker …")
+    secret, password = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
+    login = stack.start_identity_provider(password)
     stack.start_registry()
     stack.let_users_in()
     _, broker_url = stack.start_broker()
+    cases = stack.start_case_service()
     resource = stack.start_resource_service(preload=True)
-    secret, password = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
-    client = stack.start_client_service(
-        resource.url, operator_secret=secret, password=password, broker_url=broker_url, preload=True
-    )
+    client = stack.start_client_service(resource.url, operator_secret=secret, broker_url=broker_url, preload=True)
     stack.start_invoicing(resource.url, broker_url)
     show.say(f"registry {stack.registry_url}   resource-service {resource.url}   client-service {client.url}")
-    show.say(f"the invoicing consumer and a broker, librdkafka's own: {broker_url}")
+    show.say(f"identity provider {login.url}   case-service {cases.url}   broker, librdkafka's own: {broker_url}")
     identity = peerseal.Identity.from_env(stack.service_settings(CLIENT)).start()
-    return Stage(show, stack, client.url, resource.url, identity, secret, password, broker_url)
+    return Stage(show, stack, client.url, resource.url, cases.url, identity, secret, password, broker_url)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,9 @@ DOMAIN = "demo.internal"
 CLIENT = "client-service"
 RESOURCE = "resource-service"
 INVOICING = "invoicing"
-ISSUER = {"issuer": "https://client-service.demo.internal", "audience": CLIENT}
-"""Who issues users' tokens: client-service, by that name."""
+CASES = "case-service"
 LOGIN_ISSUER = "https://login.demo.internal"
-"""The name of the identity provider, where one runs."""
+"""Who issues users' tokens: the identity provider, by that name."""
 DERIVED = {"minter": CLIENT, "from": "orders:write", "to": ["trigger_invoicing"]}
 """What a token without ``trigger_invoicing`` is good for at client-service: an order's event, and nothing else."""
 TOPIC = "OrderCreated"
@@ -32,7 +31,6 @@ DEAD_LETTERS = f"{TOPIC}.dlq"
 P = TypeVar("P", bound=Process)
 
 OPERATOR_SECRET = "CLIENT_OPERATOR_SECRET"
-DEMO_PASSWORD = "CLIENT_DEMO_PASSWORD"
 
 
 class CommandFailed(RuntimeError):
@@ -60,6 +58,8 @@ class Stack:
         """Settings that every service gets."""
         self.login: Server | None = None
         """The identity provider, where one runs."""
+        self.cases: Server | None = None
+        """The third service of the chain, where one runs."""
         self._introspection_secret = secrets.token_urlsafe(24)
         self._running = ExitStack()
 
@@ -112,7 +112,7 @@ class Stack:
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
     def start_identity_provider(self, password: str, *, port: int | None = None) -> Server:
-        """A login page for people, whose issuer `let_users_in` then lists. ``password`` is theirs."""
+        """The issuer of users' tokens, which `let_users_in` waits for and lists. ``password`` is that of all people."""
         port = port or free_port()
         settings = {
             "IDP_URL": f"http://{LOOPBACK}:{port}",
@@ -122,15 +122,17 @@ class Stack:
         }
         target, log = "demo.identity_provider.app:create_app()", self.log("login")
         server = gunicorn("login", target, port=port, log=log, settings=settings, workers=1)
-        self.login = self.keep(server).wait_until_answers(f"{server.url}/.well-known/openid-configuration")
+        self.login = self.keep(server)
         return server
 
     def let_users_in(self) -> None:
         """Lay down, as the operator, who issues users' tokens and who may speak for users."""
         file = self.root / "domain.json"
-        issuers: list[dict[str, Any]] = [dict(ISSUER)]
+        issuers: list[dict[str, Any]] = []
         if self.login is not None:
-            keys = requests.get(f"{self.login.url}/.well-known/jwks.json", timeout=10)
+            keys_url = f"{self.login.url}/.well-known/jwks.json"
+            self.login.wait_until_answers(keys_url)
+            keys = requests.get(keys_url, timeout=10)
             asked = {"jwks": keys.json(), "introspection_url": f"{self.login.url}/introspect"}
             issuers.append({"issuer": LOGIN_ISSUER, "audience": CLIENT, **asked})
         settings = {"minters": [CLIENT, INVOICING], "issuers": issuers, "derived_scopes": [DERIVED]}
@@ -173,26 +175,34 @@ class Stack:
         )
         return self.keep(server).wait_until_answers(f"{server.url}/my-public-credentials")
 
+    def start_case_service(self, *, port: int | None = None, **options: Unpack[ServerOptions]) -> Server:
+        """The third service of the chain, which a resource-service that is started later calls."""
+        options.setdefault("workers", 1)
+        self.cases = self.start_service(CASES, "demo.case_service.app:create_app()", port=port, **options)
+        return self.cases
+
     def start_resource_service(self, *, port: int | None = None, **options: Unpack[ServerOptions]) -> Server:
         """The example callee."""
-        return self.start_service(RESOURCE, "resource_service.app:create_app()", port=port, **options)
+        settings = {"CASE_SERVICE_URL": self.cases.url} if self.cases is not None else {}
+        target = "resource_service.app:create_app()"
+        return self.start_service(RESOURCE, target, settings=settings, port=port, **options)
 
     def start_client_service(
         self,
         resource_url: str,
         *,
         operator_secret: str | None = None,
-        password: str | None = None,
         broker_url: str | None = None,
         port: int | None = None,
         **options: Unpack[ServerOptions],
     ) -> Server:
-        """The example caller and edge, with 16 threads a worker. ``password`` is that of the demo's users."""
-        given = {OPERATOR_SECRET: operator_secret, DEMO_PASSWORD: password, "BROKER_URL": broker_url}
+        """The example caller and edge, with 16 threads a worker."""
+        given = {OPERATOR_SECRET: operator_secret, "BROKER_URL": broker_url}
         settings = {name: value for name, value in given.items() if value is not None}
         settings["RESOURCE_SERVICE_URL"] = resource_url
         if self.login is not None:
             settings |= {
+                "CLIENT_LOGIN_URL": self.login.url,
                 "PEERSEAL_INTROSPECTION_ISSUER": LOGIN_ISSUER,
                 "PEERSEAL_INTROSPECTION_CLIENT_ID": CLIENT,
                 "PEERSEAL_INTROSPECTION_SECRET": self._introspection_secret,

@@ -1,4 +1,4 @@
-"""``make up``: the registry, a login page, both services, the consumer and a broker on loopback, until Ctrl-C."""
+"""``make up``: registry, identity provider, three services, consumer and broker on loopback, until Ctrl-C."""
 
 import os
 import secrets
@@ -10,7 +10,7 @@ from pathlib import Path
 from demo.processes import ProcessFailed, free_port
 from demo.stack import CommandFailed, Stack
 
-REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT = 8000, 8001, 8002, 8003
+REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT, CASES_PORT = 8000, 8001, 8002, 8003, 8004
 """Where they listen, if nobody else does."""
 
 LINES = """
@@ -25,6 +25,7 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   http {client}/profiles/1 "Authorization:Bearer $TOKEN"
   http POST {client}/orders "Authorization:Bearer $TOKEN" items:='[{{"itemID": "pen", "quantity": 2}}]'
   http {client}/invoices "Authorization:Bearer $TOKEN"
+  http {client}/cases "Authorization:Bearer $TOKEN"    # from a third service, by way of resource-service
 
   # in the browser, as ada with the password {password}
   {programs}/python -m demo.console_client --login {login} --edge {client}
@@ -62,13 +63,14 @@ def start(stack: Stack) -> None:
     """Start everything and print what can be tried."""
     print("starting …", flush=True)
     secret, password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
-    stack.start_registry()
     login = stack.start_identity_provider(password, port=free_port(LOGIN_PORT))
+    stack.start_registry()
     stack.let_users_in()
     _, broker_url = stack.start_broker()
+    stack.start_case_service(port=free_port(CASES_PORT))
     resource = stack.start_resource_service(port=free_port(RESOURCE_PORT))
     client = stack.start_client_service(
-        resource.url, operator_secret=secret, password=password, broker_url=broker_url, port=free_port(CLIENT_PORT)
+        resource.url, operator_secret=secret, broker_url=broker_url, port=free_port(CLIENT_PORT)
     )
     stack.start_invoicing(resource.url, broker_url)
     lines = LINES.format(
