@@ -17,7 +17,7 @@ from client_service.settings import Settings
 from client_service.storage import OUTBOX, open_database
 from client_service.user_tokens import UserTokens
 from client_service.users import Users
-from peerseal.messaging import open_outlet
+from peerseal.messaging import login_settings, open_outlet
 from peerseal.outbox import Outbox
 
 
@@ -55,7 +55,8 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
 def started_outbox(database: Engine, identity: peerseal.Identity, settings: Settings) -> Outbox:
     """The outbox, whose relay runs in each worker. Without a broker, events wait for a start with one."""
     outbox = Outbox(database, OUTBOX, clock=identity.clock)
-    url, options = settings.broker_url, settings.broker_settings
+    url = settings.broker_url
     if url is not None:
+        options = {**login_settings(identity, url, settings.broker_login), **settings.broker_settings}
         outbox.start(lambda: open_outlet(url, settings=options))
     return outbox

@@ -8,7 +8,8 @@
 - ``CLIENT_USER_KEY_FILE``: the private key of that issuer, made where it is missing;
 - ``CLIENT_DATABASE_URL``: orders, and events that are not sent yet;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
-  (TLS, SASL) as a JSON object. Without a URL, events wait in the database for one;
+  (TLS, SASL) as a JSON object; ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain's settings
+  (``kafka``), where this service logs in by its own key. Without a URL, events wait in the database for one;
 - ``EVENTS_AUDIENCE``: whom events are for (``jobs.example.com``).
 
 Secrets may stand in a file, named by the same variable with ``_FILE``. State that no variable names a place for lies
@@ -42,6 +43,7 @@ class Settings:
     issuer_url: str = ISSUER_URL
     broker_url: str | None = field(default=None, repr=False)
     broker_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    broker_login: str | None = None
     events_audience: str = AUDIENCE
 
     @classmethod
@@ -60,6 +62,7 @@ class Settings:
             issuer_url=read.text("CLIENT_ISSUER_URL") or ISSUER_URL,
             broker_url=read.secret("BROKER_URL"),
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
+            broker_login=read.text("BROKER_LOGIN"),
             events_audience=read.text("EVENTS_AUDIENCE") or AUDIENCE,
         )
 

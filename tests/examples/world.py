@@ -23,7 +23,7 @@ from peerseal.outbox import Outbox
 from peerseal.protocol.policies import UserIssuer
 from peerseal.testing import MemoryRegistry
 from resource_service.database import Invoices, open_database
-from resource_service.invoicing import PUBLISHERS, TOPIC, make_consumer, make_invoicing
+from resource_service.invoicing import TOPIC, make_consumer, make_invoicing
 from resource_service.settings import ConsumerSettings
 from tests.support.brokers import Broker, Ends
 from tests.support.processes import free_port
@@ -141,7 +141,8 @@ class World:
         sent: dict[str, Any] = {"topic": TOPIC, "audience": AUDIENCE, "scope": PURPOSE, "event_id": event_id}
         with carrying(self.client.mint_transaction(user, scope=[PURPOSE], transaction_id="t-1")):
             headers = self.client.sign_event(b"", **sent)
-        verifier = EventVerifier(self.invoicing.trust, audience=AUDIENCE, allow=PUBLISHERS, max_age=timedelta(days=1))
+        allow = {"client-service": {PURPOSE}}
+        verifier = EventVerifier(self.invoicing.trust, audience=AUDIENCE, allow=allow, max_age=timedelta(days=1))
         transaction = self.invoicing.transaction_for_event(verifier.verify(b"", headers, topic=TOPIC))
         assert transaction is not None, "the consumer may mint"
         return transaction
