@@ -69,6 +69,7 @@ def described(app: Flask, url: str) -> list[dict[str, str]]:
             continue
         view = app.view_functions[rule.endpoint]
         method = "POST" if "POST" in (rule.methods or ()) else "GET"
-        line = f"http {method} {url}{rule.rule.replace('<id>', '1')} {getattr(view, _ARGUMENTS, '')}".rstrip()
+        program = "http --ignore-stdin" if method == "POST" else "http"  # a script's own input is no body
+        line = f"{program} {method} {url}{rule.rule.replace('<id>', '1')} {getattr(view, _ARGUMENTS, '')}".rstrip()
         found.append({"method": method, "path": rule.rule, "what": (view.__doc__ or "").strip(), "try": line})
     return found

@@ -1,8 +1,9 @@
 """A certificate authority for the servers of docker-compose.yml, and their certificates.
 
 ``python -m demo.containers.certificates FOLDER`` makes what is missing or ends within a month, all of it at once:
-``FOLDER/authority/authority.pem`` is what clients check TLS with, and ``FOLDER/NAME/NAME.pem`` holds key and
-certificate of one server and belongs to its user. The authority's own key is written nowhere.
+``FOLDER/authority/authority.pem`` is what clients check TLS with, ``authority.p12`` beside it is the same for Java, and
+``FOLDER/NAME/NAME.pem`` holds key and certificate of one server and belongs to its user. The authority's own key is
+written nowhere.
 """
 
 import datetime
@@ -16,6 +17,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from demo.domain import LOGIN_ISSUER
@@ -58,6 +60,7 @@ def main(root: Path, now: datetime.datetime) -> int:
         own = ec.generate_private_key(ec.SECP256R1())
         signed = server_certificate(server, own.public_key(), authority, now).sign(key, hashes.SHA256())
         write(root / server.name / f"{server.name}.pem", [_pem(own), _public_pem(signed)], 0o400, server.uid)
+    write(root / "authority/authority.p12", [_java_truststore(authority)], 0o444)
     write(root / "authority/authority.pem", [_public_pem(authority)], 0o444)  # the last, so that none is half made
     return 0
 
@@ -125,6 +128,12 @@ def write(file: Path, parts: list[bytes], mode: int, uid: int | None = None) -> 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     form = serialization.PrivateFormat.PKCS8  # which Kafka reads
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def _java_truststore(authority: x509.Certificate) -> bytes:
+    """Without a password: there is nothing secret in it."""
+    entry = pkcs12.PKCS12Certificate(authority, b"authority")
+    return pkcs12.serialize_java_truststore([entry], serialization.NoEncryption())
 
 
 def _public_pem(made: x509.Certificate) -> bytes:
