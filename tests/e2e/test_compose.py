@@ -240,7 +240,7 @@ def test_no_service_has_a_secret_in_its_environment(compose: Compose, secrets_fo
     assert len(made) == 7
     for service in compose("config", "--services").split():
         if service not in ("httpservice", "legacy-shop"):  # those are for people
-            environment = "\n".join(described(compose, service)["Config"]["Env"])
+            environment = "\n".join(described(compose, service)["Config"]["Env"] or [])
             assert [name for name, secret in made.items() if secret in environment] == [], service
 
 
