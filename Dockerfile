@@ -22,7 +22,7 @@ RUN groupadd --gid 10001 peerseal \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerseal \
  && install -d -m 0755 /tls/authority /tls/registry /tls/login /tls/kafka \
  && install -d -o peerseal -g peerseal -m 0700 /var/lib/peerseal /join \
-    /join/client-service /join/resource-service /join/invoicing /join/legacy-shop
+    /join/client-service /join/resource-service /join/case-service /join/invoicing /join/legacy-shop
 COPY --from=build /opt/peerseal /opt/peerseal
 COPY client_service /app/client_service
 COPY resource_service /app/resource_service

@@ -15,7 +15,6 @@ from client_service import approvals, credentials, health, login, orders, resour
 from client_service.problems import handle_errors
 from client_service.settings import Settings
 from client_service.storage import OUTBOX, open_database
-from client_service.user_tokens import UserTokens
 from client_service.users import Users
 from peerseal.messaging import login_settings, open_outlet
 from peerseal.outbox import Outbox
@@ -32,18 +31,17 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 
 def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     """The service in the name of ``identity``, which the caller starts. Opens the database, and makes what is missing
-    of it and of the issuer's key."""
+    of it."""
     app = Flask(__name__)
     app.wsgi_app = peerseal.logs.RequestIds(app.wsgi_app)  # type: ignore[method-assign] # as Flask has middleware put in
-    tokens = UserTokens.kept_in(settings.user_key_file, settings.issuer_url, identity)
-    users = Users(identity, tokens)
+    users = Users(identity)
     database = open_database(settings.database_url, settings.state)
     outbox = app.extensions["outbox"] = started_outbox(database, identity, settings)
     session = identity.session("resource-service", settings.resource_url, limits=resource.LIMITS)
     app.register_blueprint(routes.blueprint(app, identity))
     app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
     app.register_blueprint(health.blueprint(identity, outbox))
-    app.register_blueprint(login.blueprint(tokens, settings.demo_password))
+    app.register_blueprint(login.blueprint(settings.login_url, settings.login_ca_file))
     app.register_blueprint(resource.blueprint(users, session))
     placed = orders.Orders(identity, database, outbox, settings.events_audience)
     app.register_blueprint(orders.blueprint(users, placed))

@@ -1,50 +1,62 @@
-"""``POST /authenticate`` for the demo's users, and what verifiers of their tokens need."""
+"""``POST /authenticate`` for people at a terminal: the identity provider checks the password and issues the token."""
 
-import hmac
+from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response
+import requests
+from flask import Blueprint, Response, current_app
 
 from client_service.problems import posted_json, problem
+from client_service.resource import unavailable
 from client_service.routes import httpie
-from client_service.user_tokens import LIFETIME, UserTokens, scope_of
 
-DEMO_USERS = ("ada", "grace", "katherine")
+TIMEOUT = (2.0, 4.0)
+"""Seconds to a connection, and between two bytes of the answer."""
+TOKEN_MEMBERS = ("access_token", "token_type", "expires_in", "scope")
+"""What is passed on (RFC 6749 section 5.1)."""
+
+Answer = tuple[dict[str, Any], dict[str, str]] | Response
 
 
-def blueprint(tokens: UserTokens, password: str | None) -> Blueprint:
-    """Login with that password, the same for each demo user; nobody gets in where there is none."""
+def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
+    """Login at the identity provider of that URL, whose https is checked with the ``ca_file`` where there is one.
+    Nothing of the password is kept or logged here."""
     routes = Blueprint("login", __name__)
 
     @routes.post("/authenticate")
     @httpie("user=ada password=$CLIENT_DEMO_PASSWORD")
-    def authenticate() -> tuple[dict[str, Any], dict[str, str]] | Response:
-        """A user's token for 15 minutes, in exchange for name and password."""
-        if password is None:
-            return problem(403, "login_closed", "No password is set for the demo's users.")
+    def authenticate() -> Answer:
+        """A user's token for 15 minutes, from the identity provider, in exchange for name and password."""
+        if login_url is None:
+            return problem(404, "no_login", "CLIENT_LOGIN_URL is not set: bring a token of an issuer of this domain.")
         given = posted_json()
         if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in ("user", "password")):
             return problem(400, "bad_login", 'The body is {"user": "…", "password": "…"}.')
-        right = hmac.compare_digest(_bytes(given["password"]), _bytes(password))  # always, so that time tells nothing
-        if not right or given["user"] not in DEMO_USERS:
-            return problem(401, "wrong_login", "There is no such user, or the password is another one.")
-        token, scope = tokens.issue(given["user"]), scope_of(given["user"])
-        answer = {"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME, "scope": scope}
-        return answer, {"Cache-Control": "no-store"}  # RFC 6749 section 5.1
-
-    @routes.get("/.well-known/jwks.json")
-    def jwks() -> dict[str, Any]:
-        """The public key that users' tokens are signed with: a JWK Set."""
-        return tokens.jwks
-
-    @routes.get("/.well-known/openid-configuration")
-    def openid_configuration() -> dict[str, Any]:
-        """What there is to know about this issuer of users' tokens."""
-        return tokens.discovery()
+        try:
+            return passed_on(ask(login_url, given["user"], given["password"], ca_file))
+        except requests.RequestException as error:
+            current_app.logger.warning("the identity provider cannot be reached: %s", error)
+            return unavailable("login_unavailable", "The identity provider cannot be reached now.")
 
     return routes
 
 
-def _bytes(text: str) -> bytes:
-    """JSON may hold half a surrogate pair, which is no password but must not be an error either."""
-    return text.encode("utf-8", "surrogatepass")
+def ask(login_url: str, user: str, password: str, ca_file: Path | None) -> requests.Response:
+    """The identity provider's answer. Raises requests.RequestException."""
+    with requests.Session() as session:
+        session.verify = True if ca_file is None else str(ca_file)
+        session.trust_env = False  # no proxy and no .netrc of this host sees a user's password
+        body = {"user": user, "password": password}
+        url = f"{login_url.rstrip('/')}/authenticate"
+        return session.post(url, json=body, timeout=TIMEOUT, allow_redirects=False)
+
+
+def passed_on(answer: requests.Response) -> Answer:
+    """A token, or a refusal in this service's form. Raises requests.JSONDecodeError for a token that is no JSON."""
+    if answer.status_code in (400, 401):
+        return problem(401, "wrong_login", "There is no such user, or the password is another one.")
+    told = answer.json() if answer.status_code == 200 else None
+    if not isinstance(told, dict) or not isinstance(told.get("access_token"), str):
+        current_app.logger.warning("the identity provider answers HTTP %d, and no token", answer.status_code)
+        return unavailable("login_unavailable", "The identity provider gives no token now.")
+    return {name: told[name] for name in TOKEN_MEMBERS if name in told}, {"Cache-Control": "no-store"}

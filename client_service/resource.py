@@ -18,7 +18,7 @@ LIMITS = peerseal.CallLimits(max_running=8, max_waiting=4, longest_wait=0.25)
 
 
 def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprint:
-    """Profiles for everybody, and the user's invoices. ``resource`` signs what it sends."""
+    """Profiles for everybody, and the user's invoices and cases. ``resource`` signs what it sends."""
     routes = Blueprint("resource", __name__)
 
     @routes.get("/profiles/<id>")
@@ -36,6 +36,13 @@ def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprin
         """The user's invoices, from resource-service. Amounts are in cents."""
         with peerseal.carrying(users.transaction(users.needed(), "invoices:read")):
             return fetched(resource, "/invoices")
+
+    @routes.get("/cases")
+    @httpie(AS_USER)
+    def cases() -> Response:
+        """The user's cases, which a third service keeps, and who called whom to get them."""
+        with peerseal.carrying(users.transaction(users.needed(), "cases:read")):
+            return fetched(resource, "/cases")
 
     return routes
 

@@ -19,14 +19,16 @@ LOGIN = "TOKEN=$(http --ignore-stdin -b POST {url}/authenticate user=ada passwor
 TOKEN = "sed 's/.*access_token.: *.//;s/[^A-Za-z0-9._-].*//'"
 """Cuts the token out of a JSON answer."""
 EXCHANGE = (
-    "http --ignore-stdin --offline --print=B POST : eventID=e-1 transactionID=t-1 utcTime=2030-01-01T12:00:00Z"
-    " 'items[0][itemID]=pen' 'items[0][quantity]:=2' 'items[0][price]:=250' >/tmp/order.json",
+    "ORDER=$(date +%s%N)",
+    "http --ignore-stdin --offline --print=B POST : eventID=e-$ORDER transactionID=t-$ORDER"
+    " utcTime=$(date -u +%FT%TZ) 'items[0][itemID]=pen' 'items[0][quantity]:=2' 'items[0][price]:=250'"
+    " >/tmp/order.json",
     "EVENT_TOKEN=$(http --ignore-stdin -b --form POST $PEERSEAL_REGISTRY_URL/oauth2/token"
     " grant_type=urn:ietf:params:oauth:grant-type:token-exchange"
     " client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
     " client_assertion=$(peerseal assertion)"
     " subject_token=$TOKEN subject_token_type=urn:ietf:params:oauth:token-type:access_token"
-    " scope=trigger_invoicing audience=jobs.example.com topic=OrderCreated event_id=e-1 transaction_id=t-1"
+    " scope=trigger_invoicing audience=jobs.example.com topic=OrderCreated event_id=e-$ORDER transaction_id=t-$ORDER"
     f" event_payload_hash=$(sha256sum </tmp/order.json | cut -c-64) | {TOKEN})",
 )
 """Lines for the shell that write an order and exchange the user's token, at the registry, for the token of its event:

@@ -3,9 +3,9 @@
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
 - ``CLIENT_OPERATOR_SECRET``: what ``POST /refresh-my-credentials`` asks for in the header ``Operator-Secret``. Without
   it nobody can use that route;
-- ``CLIENT_DEMO_PASSWORD``: the password of all demo users. Without it nobody can log in;
-- ``CLIENT_ISSUER_URL``: the name under which it issues users' tokens, as the domain's settings have it;
-- ``CLIENT_USER_KEY_FILE``: the private key of that issuer, made where it is missing;
+- ``CLIENT_LOGIN_URL``: where the identity provider is (``http://identity-provider``), to which ``POST /authenticate``
+  passes name and password on. Without it that route is closed, and users bring their tokens from elsewhere;
+- ``CLIENT_LOGIN_CA_FILE``: the certificates (PEM) to check its https with, in the place of the public authorities;
 - ``CLIENT_DATABASE_URL``: orders, and events that are not sent yet;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
   (TLS, SASL) as a JSON object; ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain's settings
@@ -26,7 +26,6 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.settings import SettingsReader, read_text
 
 RESOURCE_URL = "http://resource-service"
-ISSUER_URL = "https://client-service.demo.internal"
 AUDIENCE = "jobs.example.com"
 
 
@@ -35,12 +34,11 @@ class Settings:
     """See above. ``state`` is the folder for what lies nowhere else."""
 
     state: Path
-    user_key_file: Path
     database_url: str = field(repr=False)
     resource_url: str = RESOURCE_URL
     operator_secret: str | None = field(default=None, repr=False)
-    demo_password: str | None = field(default=None, repr=False)
-    issuer_url: str = ISSUER_URL
+    login_url: str | None = None
+    login_ca_file: Path | None = None
     broker_url: str | None = field(default=None, repr=False)
     broker_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     broker_login: str | None = None
@@ -54,12 +52,11 @@ class Settings:
         state = (key_dir.parent if key_dir else Path("client-data")).absolute()
         return cls(
             state=state,
-            user_key_file=read.path("CLIENT_USER_KEY_FILE") or state / "user-tokens.pem",
             database_url=read.secret("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
             resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
             operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
-            demo_password=read.secret("CLIENT_DEMO_PASSWORD", may_be_empty=True),
-            issuer_url=read.text("CLIENT_ISSUER_URL") or ISSUER_URL,
+            login_url=read.text("CLIENT_LOGIN_URL"),
+            login_ca_file=read.path("CLIENT_LOGIN_CA_FILE"),
             broker_url=read.secret("BROKER_URL"),
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
             broker_login=read.text("BROKER_LOGIN"),

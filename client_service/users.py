@@ -3,18 +3,16 @@
 from flask import request
 
 import peerseal
-from client_service.user_tokens import UserTokens
 from peerseal.errors import MalformedToken, MissingToken
 
 
 class Users:
-    """Verifies users' tokens by the issuers in the domain's settings; of our own issuer the keys are at hand."""
+    """Verifies users' tokens by the issuers in the domain's settings."""
 
-    def __init__(self, identity: peerseal.Identity, tokens: UserTokens) -> None:
+    def __init__(self, identity: peerseal.Identity) -> None:
         self._identity = identity
         self._verifier = peerseal.UserVerifier(
             identity.trust,
-            jwks_files={tokens.issuer_url: tokens.jwks_file},
             introspection=peerseal.IntrospectionClient.from_env(identity),
             clock=identity.clock,
         )

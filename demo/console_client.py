@@ -25,7 +25,7 @@ from joserfc.jwk import KeySet
 
 from demo.identity_provider.clients import CALLBACK, JWT_CONSOLE, OPAQUE_CONSOLE
 
-SCOPE = "openid profile orders:read orders:write invoices:read"
+SCOPE = "openid profile orders:read orders:write invoices:read cases:read"
 ORDER: dict[str, Any] = {"items": [{"itemID": "pen", "quantity": 2}]}
 DONE = b"<!doctype html><title>Logged in</title><p id=done>You are logged in. Go back to the terminal."
 

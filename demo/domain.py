@@ -7,12 +7,11 @@ DOMAIN = "demo.internal"
 CLIENT = "client-service"
 RESOURCE = "resource-service"
 INVOICING = "invoicing"
+CASES = "case-service"
 LEGACY = "legacy-shop"
 """A program without the SDK: it gets its events from the registry's token exchange."""
-ISSUER = {"issuer": "https://client-service.demo.internal", "audience": CLIENT}
-"""Who issues users' tokens: client-service, by that name."""
 LOGIN_ISSUER = "https://login.demo.internal"
-"""The name of the identity provider, where one runs."""
+"""Who issues users' tokens: the identity provider, by that name."""
 TOPIC = "OrderCreated"
 DEAD_LETTERS = f"{TOPIC}.dlq"
 EVENTS_AUDIENCE = "jobs.example.com"
@@ -28,9 +27,7 @@ PUBLISHERS = (CLIENT, LEGACY, "registry")
 def domain_settings(login: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """What ``peerseal-registry domain set`` takes. ``login`` are the identity provider's members beside its name, such
     as ``jwks`` or ``ca``, where one runs; ``more`` are further members."""
-    issuers: list[Mapping[str, Any]] = [ISSUER]
-    if login is not None:
-        issuers.append({"issuer": LOGIN_ISSUER, "audience": CLIENT, **login})
+    issuers = [] if login is None else [{"issuer": LOGIN_ISSUER, "audience": CLIENT, **login}]
     exchange = {LEGACY: {EVENTS_AUDIENCE: [SCOPE]}}
     granted = {"minters": [CLIENT, INVOICING], "derived_scopes": DERIVED, "exchange": exchange}
     return {**granted, "issuers": issuers, **more}

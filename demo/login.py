@@ -32,6 +32,7 @@ def start(stack: Stack) -> tuple[str, str, str]:
     login = stack.start_identity_provider(password)
     stack.let_users_in()
     _, broker_url = stack.start_broker()
+    stack.start_case_service()
     resource = stack.start_resource_service()
     client = stack.start_client_service(resource.url, broker_url=broker_url)
     stack.start_invoicing(resource.url, broker_url)

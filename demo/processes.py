@@ -26,7 +26,18 @@ BIN = Path(sys.executable).parent
 
 LOOPBACK = "127.0.0.1"
 
-_OURS = ("PEERSEAL_", "REGISTRY_", "CLIENT_", "RESOURCE_", "INVOICING_", "GUNICORN_", "BROKER_", "EVENTS_", "IDP_")
+_OURS = (
+    "PEERSEAL_",
+    "REGISTRY_",
+    "CLIENT_",
+    "RESOURCE_",
+    "INVOICING_",
+    "CASE_",
+    "GUNICORN_",
+    "BROKER_",
+    "EVENTS_",
+    "IDP_",
+)
 _POLL = 0.05  # seconds
 
 

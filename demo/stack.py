@@ -15,11 +15,11 @@ import requests
 
 from demo.broker import URL_PREFIX
 from demo.domain import (
+    CASES,
     CLIENT,
     DEAD_LETTERS,
     DOMAIN,
     INVOICING,
-    ISSUER,
     LEGACY,
     LOGIN_ISSUER,
     PUBLISHERS,
@@ -29,12 +29,11 @@ from demo.domain import (
 )
 from demo.processes import BIN, LOOPBACK, ROOT, Process, Server, ServerOptions, environment, free_port, gunicorn
 
-__all__ = ["CLIENT", "DEAD_LETTERS", "DOMAIN", "INVOICING", "ISSUER", "RESOURCE", "TOPIC", "CommandFailed", "Stack"]
+__all__ = ["CASES", "CLIENT", "DEAD_LETTERS", "DOMAIN", "INVOICING", "RESOURCE", "TOPIC", "CommandFailed", "Stack"]
 
 P = TypeVar("P", bound=Process)
 
 OPERATOR_SECRET = "CLIENT_OPERATOR_SECRET"
-DEMO_PASSWORD = "CLIENT_DEMO_PASSWORD"
 
 
 class CommandFailed(RuntimeError):
@@ -62,6 +61,8 @@ class Stack:
         """Settings that every service gets."""
         self.login: Server | None = None
         """The identity provider, where one runs."""
+        self.cases: Server | None = None
+        """The third service of the chain, where one runs."""
         self._introspection_secret = secrets.token_urlsafe(24)
         self._running = ExitStack()
 
@@ -114,7 +115,7 @@ class Stack:
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
     def start_identity_provider(self, password: str, *, port: int | None = None) -> Server:
-        """A login page for people, whose issuer `let_users_in` then lists. ``password`` is theirs."""
+        """The issuer of users' tokens, which `let_users_in` then lists. ``password`` is that of all people."""
         port = port or free_port()
         settings = {
             "IDP_URL": f"http://{LOOPBACK}:{port}",
@@ -173,26 +174,34 @@ class Stack:
         )
         return self.keep(server).wait_until_answers(f"{server.url}/my-public-credentials")
 
+    def start_case_service(self, *, port: int | None = None, **options: Unpack[ServerOptions]) -> Server:
+        """The third service of the chain, which a resource-service that is started later calls."""
+        options.setdefault("workers", 1)
+        self.cases = self.start_service(CASES, "demo.case_service.app:create_app()", port=port, **options)
+        return self.cases
+
     def start_resource_service(self, *, port: int | None = None, **options: Unpack[ServerOptions]) -> Server:
         """The example callee."""
-        return self.start_service(RESOURCE, "resource_service.app:create_app()", port=port, **options)
+        settings = {"CASE_SERVICE_URL": self.cases.url} if self.cases is not None else {}
+        target = "resource_service.app:create_app()"
+        return self.start_service(RESOURCE, target, settings=settings, port=port, **options)
 
     def start_client_service(
         self,
         resource_url: str,
         *,
         operator_secret: str | None = None,
-        password: str | None = None,
         broker_url: str | None = None,
         port: int | None = None,
         **options: Unpack[ServerOptions],
     ) -> Server:
-        """The example caller and edge, with 16 threads a worker. ``password`` is that of the demo's users."""
-        given = {OPERATOR_SECRET: operator_secret, DEMO_PASSWORD: password, "BROKER_URL": broker_url}
+        """The example caller and edge, with 16 threads a worker."""
+        given = {OPERATOR_SECRET: operator_secret, "BROKER_URL": broker_url}
         settings = {name: value for name, value in given.items() if value is not None}
         settings["RESOURCE_SERVICE_URL"] = resource_url
         if self.login is not None:
             settings |= {
+                "CLIENT_LOGIN_URL": self.login.url,
                 "PEERSEAL_INTROSPECTION_ISSUER": LOGIN_ISSUER,
                 "PEERSEAL_INTROSPECTION_CLIENT_ID": CLIENT,
                 "PEERSEAL_INTROSPECTION_SECRET": self._introspection_secret,

@@ -1,4 +1,4 @@
-"""``make up``: the registry, a login page, both services, the consumer and a broker on loopback, until Ctrl-C."""
+"""``make up``: registry, identity provider, three services, consumer and broker on loopback, until Ctrl-C."""
 
 import secrets
 import signal
@@ -11,7 +11,7 @@ import requests
 from demo.processes import ProcessFailed, free_port
 from demo.stack import CommandFailed, Stack
 
-REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT = 8000, 8001, 8002, 8003
+REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT, CASES_PORT = 8000, 8001, 8002, 8003, 8004
 """Where they listen, if nobody else does."""
 
 LINES = """
@@ -29,6 +29,7 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   http {client}/profiles/1 -A bearer -a $TOKEN
   http POST {client}/orders -A bearer -a $TOKEN 'items[0][itemID]=pen' 'items[0][quantity]:=2'
   http {client}/invoices -A bearer -a $TOKEN
+  http {client}/cases -A bearer -a $TOKEN         # from a third service, by way of resource-service
 
   # a program without the SDK: the user's token is exchanged at the registry for an event's, and the order is published
   {exchange}
@@ -76,9 +77,10 @@ def start(stack: Stack) -> None:
     login = stack.start_identity_provider(password, port=free_port(LOGIN_PORT))
     stack.let_users_in()
     _, broker_url = stack.start_broker()
+    stack.start_case_service(port=free_port(CASES_PORT))
     resource = stack.start_resource_service(port=free_port(RESOURCE_PORT))
     client = stack.start_client_service(
-        resource.url, operator_secret=secret, password=password, broker_url=broker_url, port=free_port(CLIENT_PORT)
+        resource.url, operator_secret=secret, broker_url=broker_url, port=free_port(CLIENT_PORT)
     )
     stack.start_invoicing(resource.url, broker_url)
     shown = requests.get(client.url, timeout=10).json()

@@ -1,6 +1,7 @@
 """Profiles, cases and invoices, for services that may read them. Every route is closed unless it says otherwise.
 
-Run it with ``gunicorn 'resource_service.app:create_app()'``; the settings are in `resource_service.settings`.
+Run it with ``gunicorn --threads 8 'resource_service.app:create_app()'``;
+the settings are in `resource_service.settings`.
 """
 
 import os
@@ -14,9 +15,9 @@ import peerseal.logs
 from resource_service import about, cases, invoices, profiles
 from resource_service.database import Invoices, open_database
 from resource_service.problems import handle_errors
-from resource_service.settings import database_url
+from resource_service.settings import case_service_url, database_url
 
-ALLOW = {"client-service": {"profiles:read", "invoices:read"}, "invoicing": {"trigger_invoicing"}}
+ALLOW = {"client-service": {"profiles:read", "invoices:read", "cases:read"}, "invoicing": {"trigger_invoicing"}}
 """Who may call, with which scopes. Nobody else gets in, however well registered."""
 
 
@@ -25,16 +26,18 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     peerseal.logs.configure()
     identity = peerseal.Identity.from_env(environ)
     identity.start()
-    return build_app(identity, Invoices(open_database(database_url(environ)), identity.clock))
+    invoices = Invoices(open_database(database_url(environ)), identity.clock)
+    return build_app(identity, invoices, case_service_url(environ))
 
 
-def build_app(identity: peerseal.Identity, stored: Invoices) -> Flask:
-    """The service in the name of ``identity``, which the caller starts."""
+def build_app(identity: peerseal.Identity, stored: Invoices, case_url: str) -> Flask:
+    """The service in the name of ``identity``, which the caller starts. case-service is at ``case_url``."""
     app = Flask(__name__)
     auth = peerseal.flask.PeerAuth(app, identity, allow=ALLOW)
     app.register_blueprint(about.blueprint(auth, identity, sorted(ALLOW)))
     app.register_blueprint(profiles.blueprint(auth))
-    app.register_blueprint(cases.blueprint(auth))
+    third = identity.session(cases.CASE_SERVICE, case_url, limits=cases.LIMITS)
+    app.register_blueprint(cases.blueprint(auth, third))
     app.register_blueprint(invoices.blueprint(auth, stored))
     handle_errors(app)
     return app

@@ -1,25 +1,80 @@
-"""Cases, each told within its own transaction only."""
+"""Cases, which a third service keeps: it is called in the user's name, by the transaction of the call."""
 
+import logging
 from typing import Any
+from urllib.parse import quote
 
+import requests
 from flask import Blueprint, Response
 
+import peerseal
+import peerseal.requests
+from peerseal.errors import CallNotMade
 from peerseal.flask import PeerAuth, current_peer
 from resource_service.problems import problem
 from resource_service.transaction import needed_transaction
 
+CASE_SERVICE = "case-service"
+LIMITS = peerseal.CallLimits(read_timeout=2.5, deadline=4.0, max_running=4, max_waiting=2, longest_wait=0.25)
+"""Our callers wait for 6 seconds. Of a worker's 8 threads, 2 are left for requests that do not need case-service."""
 
-def blueprint(auth: PeerAuth) -> Blueprint:
-    """The cases."""
+log = logging.getLogger("resource_service.cases")
+
+
+def blueprint(auth: PeerAuth, third: peerseal.requests.PeerSession) -> Blueprint:
+    """The cases. ``third`` calls case-service; what it sends carries the transaction of the request that is served."""
     routes = Blueprint("cases", __name__)
 
     @routes.get("/cases/<id>")
     @auth.require(scope="trigger_invoicing", transaction=True)
     def case(id: str) -> dict[str, Any] | Response:
-        """The case of a transaction, within that very transaction."""
-        transaction = needed_transaction()
-        if id != transaction.id:
+        """The case of a transaction, within that very transaction. case-service opens it when it is first asked."""
+        if id != needed_transaction().id:
             return problem(404, "case_not_found", "There is no such case in this transaction.")
-        return {"caseID": id, "userID": transaction.user, "state": "open", "caller": current_peer.service}
+        return asked(third, "PUT", f"/cases/{quote(id, safe='')}")
+
+    @routes.get("/cases")
+    @auth.require(scope="cases:read", transaction=True)
+    def list_cases() -> dict[str, Any] | Response:
+        """The user's cases, the newest first."""
+        return asked(third, "GET", "/cases")
 
     return routes
+
+
+def asked(third: peerseal.requests.PeerSession, method: str, path: str) -> dict[str, Any] | Response:
+    """What case-service answers, with our own part of the chain before its own."""
+    transaction = needed_transaction()
+    try:
+        answer = third.request(method, path)
+        answer.raise_for_status()
+        told = answer.json()
+        chain = [{"service": "resource-service", "caller": current_peer.service, "user": transaction.user}]
+        told["chain"] = chain + told["chain"]
+    except CallNotMade as error:
+        return unavailable(error.code, str(error.retry_after))
+    except requests.HTTPError as error:
+        return refused(error.response)
+    except (requests.RequestException, KeyError, TypeError) as error:
+        log.warning("transaction %s: case-service gives no answer: %s", transaction.id, error)
+        return unavailable("case_service_unreachable")
+    return dict(told)
+
+
+def refused(answer: requests.Response) -> Response:
+    """A case that is not there is said to be missing; another refusal is a mistake between the services."""
+    try:
+        code = str(answer.json()["code"])
+    except (requests.JSONDecodeError, KeyError, TypeError):
+        code = f"HTTP {answer.status_code}"
+    if (answer.status_code, code) == (404, "case_not_found"):
+        return problem(404, code, "There is no such case in this transaction.")
+    log.warning("case-service refuses: %s", code)
+    return problem(502, "case_service_refused", f"case-service says: {code}.")
+
+
+def unavailable(code: str, retry_after: str = "5") -> Response:
+    """An answer for now: in so many seconds it is worth another try."""
+    response = problem(503, code, "case-service does not answer now.")
+    response.headers["Retry-After"] = retry_after
+    return response

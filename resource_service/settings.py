@@ -3,7 +3,8 @@
 resource-service:
 
 - ``RESOURCE_DATABASE_URL``: its invoices. By default a file beside Peerseal's key folder, or in ``./resource-data``
-  where there is none.
+  where there is none;
+- ``CASE_SERVICE_URL``: where case-service is (``http://case-service``).
 
 The consumer:
 
@@ -72,6 +73,11 @@ class ConsumerSettings:
 def database_url(environ: Mapping[str, str]) -> str:
     """Where invoices are. Makes the folder of the default file."""
     return _database_url(SettingsReader(environ), "RESOURCE_DATABASE_URL", "resource-data", "invoices.sqlite3")
+
+
+def case_service_url(environ: Mapping[str, str]) -> str:
+    """Where case-service is."""
+    return SettingsReader(environ).text("CASE_SERVICE_URL") or "http://case-service"
 
 
 def _database_url(read: SettingsReader, name: str, folder: str, file: str) -> str:

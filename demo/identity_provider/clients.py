@@ -19,6 +19,7 @@ _SCOPES = [
     "orders:read",
     "orders:write",
     "invoices:read",
+    "cases:read",
     "trigger_invoicing",
 ]
 

@@ -26,6 +26,7 @@ _CUSTOMER = frozenset(
         "orders:read",
         "orders:write",
         "invoices:read",
+        "cases:read",
         "trigger_invoicing",
     }
 )

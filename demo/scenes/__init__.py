@@ -13,6 +13,7 @@ SCENES = (
     calls.not_allowed,
     users.login,
     events.order,
+    users.three_services,
     events.refused,
     events.delivered_again,
     events.event_token_in_a_call,

@@ -20,15 +20,16 @@ class Stage:
     stack: Stack
     client_url: str
     resource_url: str
+    cases_url: str
     client: peerseal.Identity
     operator_secret: str
     password: str
     broker_url: str
 
-    def token(self, method: str, target: str, body: str = "") -> str:
-        """A fresh request token of client-service for resource-service; a body goes as JSON."""
+    def token(self, method: str, target: str, body: str = "", *, audience: str = RESOURCE) -> str:
+        """A fresh request token of client-service for the ``audience``; a body goes as JSON."""
         headers = {"content-type": JSON} if body else {}
-        return self.client.sign_request(RESOURCE, method=method, target=target, body=body.encode(), headers=headers)
+        return self.client.sign_request(audience, method=method, target=target, body=body.encode(), headers=headers)
 
     def user_token(self, user: str) -> str:
         """The token of a fresh login."""

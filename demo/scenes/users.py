@@ -2,7 +2,7 @@
 
 from demo.scenes.stage import Stage
 from demo.show import bearer
-from demo.stack import CLIENT
+from demo.stack import CASES, CLIENT, RESOURCE
 
 
 def login(stage: Stage) -> None:
@@ -10,7 +10,8 @@ def login(stage: Stage) -> None:
     show, url = stage.show, stage.client_url
     show.scene(
         "A user logs in, and is known two services away",
-        "The token of ada's login stays at client-service. It vouches for her in a transaction token, which its own "
+        "The identity provider checks her password and issues her token, which stays at client-service. "
+        "It vouches for her in a transaction token, which its own "
         "request token binds.",
     )
     show.call("POST", f"{url}/authenticate", "user=ada", "password=guess", status=401, code="wrong_login")
@@ -18,4 +19,21 @@ def login(stage: Stage) -> None:
     token = show.call("POST", f"{url}/authenticate", *right, status=200).json["access_token"]
     profile = show.call(f"{url}/profiles/1", bearer(token), status=200).json
     show.expect((profile["caller"], profile["user"]) == (CLIENT, "ada"), f"resource-service knows: {CLIENT} for ada")
-    show.call(f"{url}/profiles/1", bearer("guess"), status=401, code="malformed_token")
+    show.call(f"{url}/profiles/1", bearer("guess"), status=401, code="expired")  # the issuer knows no such token
+
+
+def three_services(stage: Stage) -> None:
+    """A chain of three services, in the user's name."""
+    show, ada = stage.show, bearer(stage.user_token("ada"))
+    show.scene(
+        "Three services in a row, and the third knows the user",
+        "case-service opened a case when resource-service asked for the order above. It has data of its own, believes "
+        "resource-service only, and learns the user from the transaction token, which came along unchanged.",
+    )
+    told = show.call(f"{stage.client_url}/cases", ada, status=200).json
+    show.expect({case["userID"] for case in told["cases"]} == {"ada"}, "the cases are ada's")
+    chain = [(hop["caller"], hop["service"], hop["user"]) for hop in told["chain"]]
+    show.expect(chain == [(CLIENT, RESOURCE, "ada"), (RESOURCE, CASES, "ada")], "each hop proved its caller and ada")
+    token = stage.token("GET", "/cases", audience=CASES)
+    title = "client-service, directly:"
+    show.call(f"{stage.cases_url}/cases", bearer(token), status=403, code="caller_not_allowed", title=title)

@@ -73,6 +73,7 @@ class House:
         self.url = kafka.url
         stack.start_registry()
         stack.let_users_in()
+        stack.start_case_service()
         self._resource = stack.start_resource_service(preload=True)
         self._database = create_engine(f"sqlite:///{stack.root / RESOURCE / 'host' / 'invoices.sqlite3'}")
         self.invoicing = stack.start_invoicing(self._resource.url, self.url)

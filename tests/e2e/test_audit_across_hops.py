@@ -14,12 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.brokers import eventually
 from tests.support.httpie import http
 from tests.support.processes import Process, Server
-from tests.support.stack import CLIENT, DOMAIN, RESOURCE, Stack
+from tests.support.stack import CASES, CLIENT, DOMAIN, INVOICING, RESOURCE, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-PASSWORD, SECRET, ISSUER = "everybody-in-the-demo", "only-the-operator-knows", "https://client-service.demo.internal"
-INVOICING = "invoicing"
+PASSWORD, SECRET, ISSUER = "everybody-in-the-demo", "only-the-operator-knows", "https://login.demo.internal"
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder: Path = tmp_path_factory.mktemp("audit")
     with Stack(folder) as stack:
         stack.start_registry()
+        stack.start_identity_provider(PASSWORD)
         stack.let_users_in()
         _, broker_url = stack.start_broker()
+        stack.start_case_service()
         resource = stack.start_resource_service()
-        given = {"operator_secret": SECRET, "password": PASSWORD, "broker_url": broker_url}
-        client = stack.start_client_service(resource.url, **given)
+        client = stack.start_client_service(resource.url, operator_secret=SECRET, broker_url=broker_url)
         invoicing = stack.start_invoicing(resource.url, broker_url)
         login = http("POST", f"{client.url}/authenticate", "user=ada", f"password={PASSWORD}")
         yield Running(stack, resource, client, invoicing, login.json["access_token"])
@@ -74,16 +74,24 @@ def test_both_hops_of_a_call_name_the_same_user_transaction_and_request(running:
     assert (called["method"], called["route"], called["scope"]) == ("GET", "/profiles/<id>", "profiles:read")
 
 
-def test_an_order_is_followed_through_the_broker_to_the_third_hop(running: Running) -> None:
+def test_an_order_is_followed_through_the_broker_to_the_fourth_hop(running: Running) -> None:
     placed = running.http("/orders", "order-1", 'items:=[{"itemID": "pen", "quantity": 1}]')
     assert placed.status == 201
     assert placed.headers["x-request-id"] == "order-1"
-    eventually(lambda: running.audit(RESOURCE, "order-1") != [], "the consumer has called on")
-    (minted,), (event,), (called,) = (running.audit(name, "order-1") for name in (CLIENT, INVOICING, RESOURCE))
-    assert {line["transaction"] for line in (minted, event, called)} == {placed.json["transactionID"]}
-    assert {line["user"] for line in (minted, event, called)} == {"ada"}
-    assert (event["kind"], event["topic"], event["scope"]) == ("event", "OrderCreated", "trigger_invoicing")
-    assert (called["caller"], called["route"]) == (f"{DOMAIN}/{INVOICING}", "/cases/<id>")
+    eventually(lambda: len(running.audit(RESOURCE, "order-1")) == 2, "the consumer has called twice")
+    hops = {name: running.audit(name, "order-1") for name in (CLIENT, INVOICING, RESOURCE, CASES)}
+    lines = [line for audited in hops.values() for line in audited]
+    assert {line["transaction"] for line in lines} == {placed.json["transactionID"]}
+    assert {(line["user"], line["user_issuer"]) for line in lines} == {("ada", ISSUER)}
+    assert [line["kind"] for line in hops[CLIENT]] == ["transaction"]
+    (event,) = [line for line in hops[INVOICING] if line["kind"] == "event"]
+    assert (event["topic"], event["scope"]) == ("OrderCreated", "trigger_invoicing")
+    by_consumer, by_resource = f"{DOMAIN}/{INVOICING}", f"{DOMAIN}/{RESOURCE}"
+    assert [(line["caller"], line["method"], line["route"]) for line in (*hops[RESOURCE], *hops[CASES])] == [
+        (by_consumer, "GET", "/cases/<id>"),
+        (by_consumer, "POST", "/invoices"),
+        (by_resource, "PUT", "/cases/<id>"),
+    ]
     in_brackets = f"[order-1 {placed.json['transactionID']}]"
     eventually(lambda: in_brackets in running.log(INVOICING), "the consumer's own line names both")
 
@@ -95,7 +103,7 @@ def test_a_refusal_of_the_next_hop_is_found_by_the_request_id_of_the_edge(runnin
     assert "missing_token" in line
 
 
-@pytest.mark.parametrize("name", [CLIENT, RESOURCE, INVOICING])
+@pytest.mark.parametrize("name", [CLIENT, RESOURCE, INVOICING, CASES])
 def test_a_service_says_at_the_start_who_it_is_and_by_what_it_got_in(running: Running, name: str) -> None:
     (line, *_) = [line for line in running.log(name).splitlines() if "signs with" in line]
     assert f"{DOMAIN}/{name} signs with {DOMAIN}/{name}/" in line
@@ -109,9 +117,9 @@ def test_no_log_holds_a_secret(running: Running) -> None:
     http("POST", f"{running.client.url}/authenticate", "user=ada", "password=a-wrong-guess")
     http("POST", f"{running.client.url}/refresh-my-credentials", f"Operator-Secret:{SECRET}")
     written = {path.name: path.read_text() for path in (running.stack.root / "logs").iterdir()}
-    assert {f"{CLIENT}.log", f"{RESOURCE}.log", f"{INVOICING}.log"} <= written.keys()
+    assert {f"{name}.log" for name in (CLIENT, RESOURCE, INVOICING, CASES, "login")} <= written.keys()
     secrets = {PASSWORD, SECRET, "a-wrong-guess", *running.token.split(".")[1:]}
-    for name in (CLIENT, RESOURCE, INVOICING):
+    for name in (CLIENT, RESOURCE, INVOICING, CASES):
         _, _, secret, _ = (running.stack.root / name / "host" / "join-token").read_text().strip().split(".")
         secrets.add(secret)
     for name, text in written.items():

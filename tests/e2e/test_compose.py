@@ -167,10 +167,11 @@ def test_the_lines_of_the_token_exchange_work_as_they_stand(compose: Compose) ->
 
 def test_an_event_of_the_token_exchange_becomes_an_invoice(compose: Compose) -> None:
     shown = index(compose)
-    lines = [shown["login"], *shown["exchange"], "python3 -m demo.publish /tmp/order.json $EVENT_TOKEN"]
-    compose("run", "--rm", "-T", "legacy-shop", "bash", "-eo", "pipefail", "-c", "\n".join(lines))
+    publish = "python3 -m demo.publish /tmp/order.json $EVENT_TOKEN"
+    lines = "\n".join([shown["login"], *shown["exchange"], publish, "echo t-$ORDER"])
+    order = compose("run", "--rm", "-T", "legacy-shop", "bash", "-eo", "pipefail", "-c", lines).split()[-1]
     eventually(
-        lambda: ("t-1", 500) in [(one["transactionID"], one["amount"]) for one in invoices_of(compose, "ada", 1)],
+        lambda: (order, 500) in [(one["transactionID"], one["amount"]) for one in invoices_of(compose, "ada", 1)],
         "legacy-shop's order is invoiced to ada",
     )
 
@@ -260,5 +261,5 @@ def test_a_service_restarts_with_the_key_that_it_has(compose: Compose) -> None:
 
 
 def test_services_run_as_nobody_special(compose: Compose) -> None:
-    for service in ("registry", "login", "client-service", "resource-service", "invoicing"):
+    for service in ("registry", "login", "client-service", "resource-service", "case-service", "invoicing"):
         assert compose("exec", "-T", service, "id", "-u").strip() == "10001"

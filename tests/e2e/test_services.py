@@ -1,4 +1,4 @@
-"""Registry, caller, callee, consumer and broker as real processes, the registry on either database, called with the
+"""Registry, identity provider, three services, consumer and broker as real processes, the registry on either database, called with the
 real HTTPie."""
 
 import shlex
@@ -13,7 +13,7 @@ from tests.support.brokers import eventually
 from tests.support.httpie import http
 from tests.support.postgres import Postgres
 from tests.support.processes import Process, Server
-from tests.support.stack import CLIENT, DOMAIN, INVOICING, RESOURCE, Stack
+from tests.support.stack import CASES, CLIENT, DOMAIN, INVOICING, RESOURCE, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -46,13 +46,14 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         database_url = postgres.new_database()
     with Stack(folder, database_url=database_url) as stack:
         registry = stack.start_registry()
+        stack.start_identity_provider(Running.password)
         stack.let_users_in()
         _, broker_url = stack.start_broker()
+        stack.start_case_service()
         resource = stack.start_resource_service(preload=True)
         client = stack.start_client_service(
             resource.url,
             operator_secret=Running.secret,
-            password=Running.password,
             broker_url=broker_url,
             preload=True,
         )
@@ -68,7 +69,7 @@ def test_the_index_lists_every_route_with_a_line_that_works(running: Running) ->
     }
     expected = {"/refresh-my-credentials": 403, "/approvals": 403, "/approvals/<id>": 403}  # no administrator
     routes = http(f"{running.client.url}/").json["routes"]
-    assert len(routes) == 12
+    assert len(routes) == 13
     for route in routes:
         line = route["try"]
         for name, value in environment.items():
@@ -106,7 +107,7 @@ def test_an_order_becomes_an_invoice(running: Running) -> None:
     (invoice,) = http(f"{url}/invoices", grace).json["invoices"]
     assert invoice["transactionID"] == placed.json["transactionID"]
     assert (invoice["userID"], invoice["amount"]) == ("grace", 129_900)
-    for service in (CLIENT, INVOICING, RESOURCE):
+    for service in (CLIENT, INVOICING, CASES, RESOURCE):
         (line,) = [line for line in running.stack.log(service).read_text().splitlines() if told_of(line, invoice)]
         assert "INFO" in line, f"{service} says in one line what it did"
 
@@ -124,6 +125,7 @@ def test_no_service_reads_anothers_database(running: Running) -> None:
     assert tables[CLIENT] >= {"orders", "peerseal_outbox"}
     assert tables[RESOURCE] == {"invoices"}
     assert tables[INVOICING] == {"peerseal_inbox"}
+    assert tables[CASES] == {"cases"}
 
 
 def test_orders_wait_for_a_consumer_that_was_stopped(running: Running) -> None:

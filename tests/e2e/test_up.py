@@ -56,8 +56,8 @@ def test_every_line_works_as_it_is_printed(printed: list[str], tmp_path: Path) -
 def test_the_order_of_the_program_without_the_sdk_is_invoiced(printed: list[str], tmp_path: Path) -> None:
     exports = [line for line in printed if line.startswith("export ")]
     (login,) = (line for line in printed if line.startswith("TOKEN="))
-    first = next(index for index, line in enumerate(printed) if "--offline" in line)
-    typed([*exports, login, *printed[first : first + 3]], tmp_path)
+    first = next(index for index, line in enumerate(printed) if line.startswith("ORDER="))
+    order = typed([*exports, login, *printed[first : first + 4], "echo t-$ORDER"], tmp_path).split()[-1]
 
     (invoices,) = {line for line in printed if "/invoices" in line}
     token = typed([*exports, login, "echo $TOKEN"], tmp_path).strip()
@@ -67,7 +67,7 @@ def test_the_order_of_the_program_without_the_sdk_is_invoiced(printed: list[str]
         found = http(url, f"Authorization:Bearer {token}").json["invoices"]
         return {invoice["transactionID"]: invoice["amount"] for invoice in found}
 
-    eventually(lambda: amounts().get("t-1") == 500, "an invoice for the order that legacy-shop published")
+    eventually(lambda: amounts().get(order) == 500, "an invoice for the order that legacy-shop published")
 
 
 def test_the_index_has_no_character_that_json_escapes(printed: list[str]) -> None:

@@ -16,10 +16,9 @@ ROUTES = {
     ("GET", "/readyz"),
     ("GET", "/metrics"),
     ("POST", "/authenticate"),
-    ("GET", "/.well-known/jwks.json"),
-    ("GET", "/.well-known/openid-configuration"),
     ("GET", "/profiles/<id>"),
     ("GET", "/invoices"),
+    ("GET", "/cases"),
     ("POST", "/orders"),
     ("GET", "/orders"),
     ("GET", "/approvals"),
@@ -126,19 +125,19 @@ def test_nobody_orders_without_a_users_token(world: World) -> None:
 
 
 def test_settings_come_from_the_environment_and_files(tmp_path: Path) -> None:
-    (tmp_path / "password").write_text("from a file\n")
+    (tmp_path / "secret").write_text("from a file\n")
     (tmp_path / "broker.json").write_text('{"security.protocol": "SSL"}')
     settings = Settings.from_env(
         {
             "PEERSEAL_KEY_DIR": str(tmp_path / "keys"),
-            "CLIENT_DEMO_PASSWORD_FILE": str(tmp_path / "password"),
+            "CLIENT_OPERATOR_SECRET_FILE": str(tmp_path / "secret"),
             "BROKER_CONFIG_FILE": str(tmp_path / "broker.json"),
         }
     )
     assert settings.state == tmp_path
-    assert settings.demo_password == "from a file"
+    assert settings.operator_secret == "from a file"
     assert settings.broker_settings == {"security.protocol": "SSL"}
-    assert settings.operator_secret is None
+    assert settings.login_url is None
     assert "from a file" not in repr(settings)
 
 

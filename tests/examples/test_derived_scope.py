@@ -3,7 +3,7 @@
 import pytest
 
 from tests.examples.test_users import token_of_another_sort
-from tests.examples.world import CLIENT_IS_ISSUER, PEN, Person, World
+from tests.examples.world import PEN, Person, World
 from tests.support.brokers import eventually
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def ada(world: World) -> Person:
 
 
 def lay_down(world: World, *derived_scopes: dict[str, object]) -> None:
-    world.registry.set_domain(minters=MINTERS, issuers=[CLIENT_IS_ISSUER], derived_scopes=derived_scopes)
+    world.registry.set_domain(minters=MINTERS, issuers=[world.issuer], derived_scopes=derived_scopes)
     for identity in (world.client, world.invoicing, world.resource):
         identity.trust.refresh()
 

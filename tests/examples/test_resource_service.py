@@ -1,78 +1,63 @@
 """resource-service as services see it: what is a user's own is told only while they work for that user."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
+from flask import Flask
 
-from client_service.settings import ISSUER_URL
-from peerseal import Identity, Transaction, User, carrying
+from peerseal import Identity, Transaction, User
 from resource_service.database import EventInvoicedOtherwise
-from tests.examples.world import NO_JSON, World
+from tests.examples.world import ISSUER_URL, NO_JSON, World, ask
 
 ADA = User("ada", ISSUER_URL, frozenset(("trigger_invoicing", "invoices:read", "profiles:read")), "j-1", 2**40, {})
 
 
 @pytest.fixture
-def resource(world: World) -> FlaskClient:
-    return world.resource_app.test_client()
-
-
-def ask(
-    resource: FlaskClient, caller: Identity, path: str, transaction: Transaction | None = None, body: Any = None
-) -> TestResponse:
-    """GET, or POST where there is a body, signed by the caller, in that transaction."""
-    content = b"" if body is None else json.dumps(body).encode()
-    headers = {} if transaction is None else {"Txn-Token": transaction.carry()}
-    headers |= {} if body is None else {"Content-Type": "application/json"}
-    method = "GET" if body is None else "POST"
-    with carrying(transaction):
-        bound = {name.lower(): value for name, value in headers.items()}
-        token = caller.sign_request("resource-service", method=method, target=path, headers=bound, body=content)
-    return resource.open(path, method=method, data=content, headers={"Authorization": f"Bearer {token}", **headers})
+def resource(world: World) -> Flask:
+    return world.resource_app
 
 
 def minted(minter: Identity, scope: Iterable[str], user: User = ADA) -> Transaction:
     return minter.mint_transaction(user, scope=scope, transaction_id="t-1")
 
 
-def test_a_case_is_told_within_its_transaction(world: World, resource: FlaskClient) -> None:
-    answer = ask(resource, world.invoicing, "/cases/t-1", minted(world.invoicing, ["trigger_invoicing"]))
+def test_a_case_is_told_within_its_transaction(served: World, resource: Flask) -> None:
+    answer = ask(resource, served.invoicing, "/cases/t-1", minted(served.invoicing, ["trigger_invoicing"]))
     assert answer.status_code == 200
-    assert answer.get_json() == {"caseID": "t-1", "userID": "ada", "state": "open", "caller": "invoicing"}
+    told = answer.get_json()
+    assert (told["caseID"], told["userID"], told["state"]) == ("t-1", "ada", "open")
+    assert told["chain"][0] == {"service": "resource-service", "caller": "invoicing", "user": "ada"}
 
 
-def test_the_case_of_another_transaction_is_not(world: World, resource: FlaskClient) -> None:
+def test_the_case_of_another_transaction_is_not(world: World, resource: Flask) -> None:
     answer = ask(resource, world.invoicing, "/cases/t-2", minted(world.invoicing, ["trigger_invoicing"]))
     assert (answer.status_code, answer.get_json()["code"]) == (404, "case_not_found")
 
 
-@pytest.mark.parametrize("path", ["/cases/t-1", "/invoices"])
+@pytest.mark.parametrize("path", ["/cases/t-1", "/cases", "/invoices"])
 def test_what_is_a_users_own_is_not_told_where_no_user_stands_behind_the_call(
-    world: World, resource: FlaskClient, path: str
+    world: World, resource: Flask, path: str
 ) -> None:
-    caller = world.invoicing if path.startswith("/cases") else world.client
+    caller = world.invoicing if path == "/cases/t-1" else world.client
     answer = ask(resource, caller, path)
     assert (answer.status_code, answer.get_json()["code"]) == (401, "bad_transaction_token")
 
 
-def test_a_case_is_told_to_the_consumer_only(world: World, resource: FlaskClient) -> None:
+def test_a_case_is_told_to_the_consumer_only(world: World, resource: Flask) -> None:
     answer = ask(resource, world.client, "/cases/t-1", minted(world.client, ["trigger_invoicing"]))
     assert (answer.status_code, answer.get_json()["code"]) == (403, "insufficient_scope")
 
 
-@pytest.mark.parametrize("path", ["/cases/t-1", "/invoices"])
-def test_the_transaction_must_allow_it_too(world: World, resource: FlaskClient, path: str) -> None:
-    caller = world.invoicing if path.startswith("/cases") else world.client
+@pytest.mark.parametrize("path", ["/cases/t-1", "/cases", "/invoices"])
+def test_the_transaction_must_allow_it_too(world: World, resource: Flask, path: str) -> None:
+    caller = world.invoicing if path == "/cases/t-1" else world.client
     answer = ask(resource, caller, path, minted(world.client, ["profiles:read"]))
     assert (answer.status_code, answer.get_json()["code"]) == (403, "insufficient_scope")
 
 
-def test_invoices_are_those_of_the_user_at_that_issuer(world: World, resource: FlaskClient) -> None:
+def test_invoices_are_those_of_the_user_at_that_issuer(world: World, resource: Flask) -> None:
     world.invoices.add(world.transaction_of_event("e-1", user=ADA), "e-1", 895)
     namesake = User("ada", "https://login.example", ADA.scopes, "j-2", 2**40, {})
     grace = User("grace", ISSUER_URL, ADA.scopes, "j-3", 2**40, {})
@@ -84,7 +69,7 @@ def test_invoices_are_those_of_the_user_at_that_issuer(world: World, resource: F
 
 
 @pytest.mark.parametrize("body", NO_JSON)
-def test_a_search_that_is_no_json_is_refused(world: World, resource: FlaskClient, body: bytes) -> None:
+def test_a_search_that_is_no_json_is_refused(world: World, resource: Flask, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     token = world.client.sign_request(
         "resource-service",
@@ -93,17 +78,19 @@ def test_a_search_that_is_no_json_is_refused(world: World, resource: FlaskClient
         body=body,
         headers={"content-type": headers["Content-Type"]},
     )
-    answer = resource.post("/profiles/search", data=body, headers={"Authorization": f"Bearer {token}", **headers})
+    answer = resource.test_client().post(
+        "/profiles/search", data=body, headers={"Authorization": f"Bearer {token}", **headers}
+    )
     assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_search")
 
 
-@pytest.mark.parametrize("path", ["/profiles/1", "/cases/t-1", "/invoices"])
-def test_nothing_is_told_to_a_service_that_is_not_on_the_list(world: World, resource: FlaskClient, path: str) -> None:
+@pytest.mark.parametrize("path", ["/profiles/1", "/cases/t-1", "/cases", "/invoices"])
+def test_nothing_is_told_to_a_service_that_is_not_on_the_list(world: World, resource: Flask, path: str) -> None:
     answer = ask(resource, world.registry.identity("stranger"), path)
     assert (answer.status_code, answer.get_json()["code"]) == (403, "caller_not_allowed")
 
 
-def test_an_event_is_invoiced_once_however_often_it_is_asked(world: World, resource: FlaskClient) -> None:
+def test_an_event_is_invoiced_once_however_often_it_is_asked(world: World, resource: Flask) -> None:
     transaction = world.transaction_of_event("e-1", user=ADA)
     answers = [ask(resource, world.invoicing, "/invoices", transaction, {"amount": 895}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [201, 200, 200]
@@ -132,7 +119,7 @@ def test_an_event_that_was_invoiced_is_not_invoiced_otherwise(
     assert world.invoiced("grace") == []
 
 
-def test_an_invoice_that_says_something_else_is_a_conflict(world: World, resource: FlaskClient) -> None:
+def test_an_invoice_that_says_something_else_is_a_conflict(world: World, resource: Flask) -> None:
     transaction = world.transaction_of_event("e-1", user=ADA)
     ask(resource, world.invoicing, "/invoices", transaction, {"amount": 895})
     answer = ask(resource, world.invoicing, "/invoices", transaction, {"amount": 1})
@@ -143,19 +130,19 @@ def test_an_invoice_that_says_something_else_is_a_conflict(world: World, resourc
     "body",
     [[], {}, {"amount": "895"}, {"amount": True}, {"amount": -1}, {"amount": 10**13}, {"amount": 1, "user": "x"}],
 )
-def test_an_invoice_with_anything_else_in_it_is_refused(world: World, resource: FlaskClient, body: Any) -> None:
+def test_an_invoice_with_anything_else_in_it_is_refused(world: World, resource: Flask, body: Any) -> None:
     answer = ask(resource, world.invoicing, "/invoices", world.transaction_of_event("e-1", user=ADA), body)
     assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_invoice")
     assert world.invoiced("ada") == []
 
 
-def test_an_invoice_is_made_for_an_event_only(world: World, resource: FlaskClient) -> None:
+def test_an_invoice_is_made_for_an_event_only(world: World, resource: Flask) -> None:
     begun_by_a_call = minted(world.invoicing, ["trigger_invoicing"])
     answer = ask(resource, world.invoicing, "/invoices", begun_by_a_call, {"amount": 895})
     assert (answer.status_code, answer.get_json()["code"]) == (400, "no_event")
 
 
-def test_an_invoice_is_made_by_the_consumer_only_and_for_a_user_only(world: World, resource: FlaskClient) -> None:
+def test_an_invoice_is_made_by_the_consumer_only_and_for_a_user_only(world: World, resource: Flask) -> None:
     body = {"amount": 895}
     by_client = ask(resource, world.client, "/invoices", minted(world.client, ["trigger_invoicing"]), body)
     of_another_purpose = ask(resource, world.invoicing, "/invoices", minted(world.invoicing, ["invoices:read"]), body)

@@ -1,37 +1,38 @@
-"""Logins at client-service, whose tokens any OIDC library reads, and what becomes of those that are not good."""
+"""Logins by way of client-service, the issuer's tokens that any OIDC library reads, and what becomes of those that are
+not good."""
 
-import stat
-import threading
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from flask import Flask
+from joserfc.jwk import ECKey
 
-from client_service.settings import ISSUER_URL
-from client_service.user_tokens import LIFETIME, UserTokens
+from demo.identity_provider.tokens import LIFETIME
 from peerseal.protocol.policies import UserIssuer
 from peerseal.protocol.tokens import LEEWAY
 from peerseal.testing import Clock, MemoryRegistry
-from tests.examples.world import NO_JSON, PASSWORD, Person, World
+from tests.examples.world import ISSUER_URL, NO_JSON, PASSWORD, Person, World, served_at
 from tests.support.brokers import Broker
+from tests.support.processes import free_port
 
 
 def token_of(person: Person) -> str:
     return person.headers["Authorization"].removeprefix("Bearer ")
 
 
-def claims_of(person: Person) -> dict[str, Any]:
-    """What PyJWT reads in the person's token, checked with the published key."""
+def claims_of(world: World, person: Person) -> dict[str, Any]:
+    """What PyJWT reads in the person's token, checked with the issuer's published key."""
     token = token_of(person)
-    keys = jwt.PyJWKSet.from_dict(person.get("/.well-known/jwks.json").get_json())
+    keys = jwt.PyJWKSet.from_dict(world.login.test_client().get("/.well-known/jwks.json").get_json())
     key = keys[jwt.get_unverified_header(token)["kid"]]
     claims: dict[str, Any] = jwt.decode(token, key, algorithms=["ES256"], audience="client-service", issuer=ISSUER_URL)
     return claims
 
 
-def test_a_login_gives_a_token_that_others_libraries_verify(ada: Person) -> None:
-    claims = claims_of(ada)
+def test_a_login_gives_a_token_that_others_libraries_verify(world: World, ada: Person) -> None:
+    claims = claims_of(world, ada)
     assert claims["sub"] == "ada"
     assert claims["exp"] - claims["iat"] == 15 * 60
     assert set(claims["scope"].split()) >= {"profiles:read", "orders:write", "orders:read", "trigger_invoicing"}
@@ -39,12 +40,12 @@ def test_a_login_gives_a_token_that_others_libraries_verify(ada: Person) -> None
 
 def test_no_two_tokens_are_the_same(world: World) -> None:
     person = world.person()
-    assert claims_of(person.log_in("ada"))["jti"] != claims_of(person.log_in("ada"))["jti"]
+    assert claims_of(world, person.log_in("ada"))["jti"] != claims_of(world, person.log_in("ada"))["jti"]
 
 
-def test_the_discovery_document_names_issuer_and_keys(world: World) -> None:
-    document = world.person().get("/.well-known/openid-configuration").get_json()
-    assert (document["issuer"], document["jwks_uri"]) == (ISSUER_URL, f"{ISSUER_URL}/.well-known/jwks.json")
+@pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/.well-known/openid-configuration", "/token"])
+def test_the_edge_issues_nothing_itself(world: World, path: str) -> None:
+    assert world.person().get(path).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -66,26 +67,46 @@ def test_nobody_else_gets_in(world: World, body: Any, status: int, code: str) ->
     assert (answer.status_code, answer.get_json()["code"]) == (status, code)
 
 
-def test_without_a_password_nobody_gets_in(world: World) -> None:
-    answer = world.person(demo_password=None).post("/authenticate", {"user": "ada", "password": ""})
-    assert (answer.status_code, answer.get_json()["code"]) == (403, "login_closed")
+def test_without_an_identity_provider_a_login_names_the_setting_that_is_missing(world: World) -> None:
+    answer = world.person(login_url=None).post("/authenticate", {"user": "ada", "password": PASSWORD})
+    assert (answer.status_code, answer.get_json()["code"]) == (404, "no_login")
+    assert "CLIENT_LOGIN_URL" in answer.get_json()["detail"]
 
 
-def test_the_workers_of_a_host_have_one_key_which_only_they_read(world: World) -> None:
-    found: list[UserTokens] = []
+def test_while_the_identity_provider_is_away_a_login_says_so_and_who_is_logged_in_goes_on(
+    world: World, ada: Person
+) -> None:
+    edge = world.person(login_url=f"http://127.0.0.1:{free_port()}")
+    edge.headers = ada.headers
+    answer = edge.post("/authenticate", {"user": "ada", "password": PASSWORD})
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "login_unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert edge.order({"itemID": "pen", "quantity": 1})["amount"] == 250
 
-    def begin() -> None:
-        found.append(UserTokens.kept_in(world.folder / "new" / "key.pem", ISSUER_URL, world.client))
 
-    threads = [threading.Thread(target=begin) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({str(tokens.jwks) for tokens in found}) == 1
-    key = world.folder / "new" / "key.pem"
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert "PRIVATE" not in found[0].jwks_file.read_text()
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("{", 200), ("[]", 200), ('{"token": "t"}', 200), ('{"access_token": 1}', 200), ("", 500), ("", 302)],
+)
+def test_an_identity_provider_that_gives_no_token_lets_nobody_in(world: World, body: str, status: int) -> None:
+    broken, port = Flask("broken"), free_port()
+    broken.add_url_rule("/authenticate", "login", lambda: (body, status, {"Location": "/"}), methods=["POST"])
+    with served_at(port, broken):
+        answer = world.person(login_url=f"http://127.0.0.1:{port}").post(
+            "/authenticate", {"user": "a", "password": "b"}
+        )
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "login_unavailable")
+
+
+def test_neither_password_nor_token_of_a_login_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    person = world.person().log_in("ada")
+    person.post("/authenticate", {"user": "ada", "password": "a-wrong-guess"})
+    world.person(login_url=f"http://127.0.0.1:{free_port()}").post(
+        "/authenticate", {"user": "ada", "password": PASSWORD}
+    )
+    assert "cannot be reached" in caplog.text
+    assert [secret for secret in (PASSWORD, "a-wrong-guess", token_of(person)) if secret in caplog.text] == []
 
 
 def test_a_token_of_one_worker_is_good_at_another(world: World, ada: Person) -> None:
@@ -127,8 +148,8 @@ def test_a_token_is_good_for_a_quarter_of_an_hour(broker: Broker, tmp_path: Path
 
 def token_of_another_sort(world: World, person: Person, **changes: Any) -> str:
     """A token of the real issuer's, signed by PyJWT with its key, with other claims."""
-    key, kid = world.settings().user_key_file.read_text(), jwt.get_unverified_header(token_of(person))["kid"]
-    return jwt.encode({**claims_of(person), **changes}, key, "ES256", {"kid": kid})
+    key, kid = world.login_key.read_text(), jwt.get_unverified_header(token_of(person))["kid"]
+    return jwt.encode({**claims_of(world, person), **changes}, key, "ES256", {"kid": kid})
 
 
 @pytest.mark.parametrize(
@@ -151,8 +172,11 @@ def test_a_token_allows_no_more_than_it_says(
 
 
 def test_a_token_by_a_key_that_the_issuer_has_not_is_refused(world: World, ada: Person) -> None:
-    other = UserTokens.kept_in(world.folder / "mallory" / "key.pem", ISSUER_URL, world.client)
-    ada.headers = {"Authorization": f"Bearer {other.issue('ada')}"}
+    mallory = ECKey.generate_key("P-256")
+    forged = jwt.encode(
+        claims_of(world, ada), mallory.as_pem(private=True).decode(), "ES256", {"kid": mallory.thumbprint()}
+    )
+    ada.headers = {"Authorization": f"Bearer {forged}"}
     answer = ada.get("/orders")
     assert (answer.status_code, answer.get_json()["code"]) == (401, "unknown_key")
 

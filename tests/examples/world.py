@@ -1,9 +1,10 @@
-"""Both example services in this process, on a registry in memory: a test client for people, HTTP between services."""
+"""The example services, the third party and the identity provider in this process, on a registry in memory: a test
+client for people, HTTP between services."""
 
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,11 @@ from werkzeug.test import TestResponse
 
 import client_service.app
 import resource_service.app
-from client_service.settings import ISSUER_URL, Settings
+from client_service.settings import Settings
+from demo.case_service import app as case_service
+from demo.case_service import storage as case_storage
+from demo.identity_provider import app as identity_provider
+from demo.identity_provider.settings import Settings as LoginSettings
 from peerseal import EventVerifier, Identity, Transaction, User, carrying
 from peerseal.messaging import CODE_HEADER, EventConsumer, Message
 from peerseal.outbox import Outbox
@@ -28,9 +33,9 @@ from resource_service.settings import ConsumerSettings
 from tests.support.brokers import Broker, Ends
 from tests.support.processes import free_port
 
+ISSUER_URL = "https://login.demo.internal"
 PASSWORD, SECRET = "everybody's in the demo", "only the operator knows"
 AUDIENCE, PURPOSE = "jobs.example.com", "trigger_invoicing"
-CLIENT_IS_ISSUER = UserIssuer(ISSUER_URL, "client-service")
 PEN = {"itemID": "pen", "quantity": 2}
 
 
@@ -38,18 +43,28 @@ class World:
     """The domain's settings as they should be, both services, and nobody on the topic yet."""
 
     def __init__(self, registry: MemoryRegistry, folder: Path, broker: Broker) -> None:
-        registry.set_domain(minters=["client-service", "invoicing"], issuers=[CLIENT_IS_ISSUER])
+        self._opened = ExitStack()
         self.registry = registry
+        self.login_key = folder / "login.pem"
+        self.login = identity_provider.build_app(
+            LoginSettings(issuer=ISSUER_URL, password=PASSWORD, key_file=self.login_key), registry.clock
+        )
+        keys = json.dumps(self.login.test_client().get("/.well-known/jwks.json").get_json())
+        self.issuer = UserIssuer(ISSUER_URL, "client-service", jwks=keys)
+        registry.set_domain(minters=["client-service", "invoicing"], issuers=[self.issuer])
         self.folder = folder
         self.broker = broker
         self.client, self.resource = registry.identity("client-service"), registry.identity("resource-service")
-        self.invoicing = registry.identity("invoicing")
-        self.resource_port = free_port()
+        self.invoicing, self.third = registry.identity("invoicing"), registry.identity("case-service")
+        self.resource_port, self.cases_port, self.login_port = free_port(), free_port(), free_port()
         self.database: Engine = open_database(f"sqlite:///{folder / 'invoices.sqlite3'}")
         self.invoices = Invoices(self.database, registry.clock)
-        self.resource_app = resource_service.app.build_app(self.resource, self.invoices)
-        self._opened = ExitStack()
-        self._opened.callback(self.database.dispose)
+        self.resource_app = resource_service.app.build_app(self.resource, self.invoices, self.cases_url)
+        self.cases_database: Engine = case_storage.open_database(f"sqlite:///{folder / 'cases.sqlite3'}")
+        self.cases_app = case_service.build_app(self.third, case_storage.Cases(self.cases_database, registry.clock))
+        for database in (self.database, self.cases_database):
+            self._opened.callback(database.dispose)
+        self._opened.enter_context(served_at(self.login_port, self.login))
         self.ends = self._opened.enter_context(Ends(broker))
 
     def __enter__(self) -> Self:
@@ -64,11 +79,10 @@ class World:
         """Those of client-service."""
         given: dict[str, Any] = {
             "state": self.folder,
-            "user_key_file": self.folder / "user-tokens.pem",
             "database_url": f"sqlite:///{self.folder / 'orders.sqlite3'}",
             "resource_url": f"http://127.0.0.1:{self.resource_port}",
             "operator_secret": SECRET,
-            "demo_password": PASSWORD,
+            "login_url": f"http://127.0.0.1:{self.login_port}",
             "broker_url": self.broker.url,
         }
         return Settings(**given | changes)
@@ -86,18 +100,20 @@ class World:
 
     # ---- resource-service and its consumer
 
+    @property
+    def cases_url(self) -> str:
+        """Where the third party is, while it is served."""
+        return f"http://127.0.0.1:{self.cases_port}"
+
+    def cases_served(self) -> AbstractContextManager[None]:
+        """case-service behind a real socket, for a while."""
+        return served_at(self.cases_port, self.cases_app)
+
     @contextmanager
     def resource_served(self) -> Iterator[None]:
-        """resource-service behind a real socket, for a while."""
-        server = make_server("127.0.0.1", self.resource_port, self.resource_app, threaded=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
+        """resource-service behind a real socket, for a while, and the third party, which it calls."""
+        with self.cases_served(), served_at(self.resource_port, self.resource_app):
             yield
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
     @contextmanager
     def consuming(self, **changes: Any) -> Iterator[EventConsumer]:
@@ -160,6 +176,20 @@ class World:
         return [invoice.amount for invoice in self.invoices.of(issuer, user)]
 
 
+@contextmanager
+def served_at(port: int, app: Flask) -> Iterator[None]:
+    """An application behind a real socket."""
+    server = make_server("127.0.0.1", port, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 NO_JSON = (b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5_000)
 """Bodies that are no JSON, that are nested too deeply, or that hold a number too long to be read."""
 
@@ -194,6 +224,22 @@ class Person:
         assert answer.status_code == 201, answer.text
         placed: dict[str, Any] = answer.get_json()
         return placed
+
+
+def ask(
+    service: Flask, caller: Identity, path: str, transaction: Transaction | None = None, body: Any = None, **sent: str
+) -> TestResponse:
+    """A call of ``service``, signed by the caller, in that transaction: GET, or POST where there is a body, unless
+    ``method`` says otherwise. ``audience`` is resource-service by default."""
+    content = b"" if body is None else json.dumps(body).encode()
+    headers = {} if transaction is None else {"Txn-Token": transaction.carry()}
+    headers |= {} if body is None else {"Content-Type": "application/json"}
+    method, audience = sent.get("method", "GET" if body is None else "POST"), sent.get("audience", "resource-service")
+    with carrying(transaction):
+        bound = {name.lower(): value for name, value in headers.items()}
+        token = caller.sign_request(audience, method=method, target=path, headers=bound, body=content)
+    headers["Authorization"] = f"Bearer {token}"
+    return service.test_client().open(path, method=method, data=content, headers=headers)
 
 
 def order_payload(**changes: Any) -> bytes:

@@ -84,7 +84,7 @@ class Edge:
 
     @classmethod
     def start(cls, stack: Stack, resource_url: str) -> Self:
-        server = stack.start_client_service(resource_url, password=PASSWORD, workers=WORKERS)
+        server = stack.start_client_service(resource_url, workers=WORKERS)
         login = {"user": "ada", "password": PASSWORD}
         return cls(server, requests.post(f"{server.url}/authenticate", json=login, timeout=30).json()["access_token"])
 
@@ -173,6 +173,7 @@ def assert_they_fail_fast(calls: list[Call], since: float) -> None:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("failing")) as stack:
         stack.start_registry()
+        stack.start_identity_provider(PASSWORD)
         stack.let_users_in()
         yield stack
 

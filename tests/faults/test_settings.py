@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from client_service.settings import Settings as ClientSettings
+from demo.case_service.settings import database_url as case_database_url
+from demo.identity_provider.settings import Settings as LoginSettings
 from peerseal import Identity
 from peerseal.errors import ConfigurationError
 from peerseal.peers.enrol import PlatformToken
@@ -150,7 +152,7 @@ def test_a_path_may_begin_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HOME", "/home/ada")
     assert options(PEERSEAL_CACHE_DIR="~/cache")["cache_dir"] == Path("/home/ada/cache")
     assert Settings.from_environ({"REGISTRY_HOME": "~/registry"}).home == Path("/home/ada/registry")
-    assert ClientSettings.from_env({"CLIENT_USER_KEY_FILE": "~/key.pem"}).user_key_file == Path("/home/ada/key.pem")
+    assert LoginSettings.from_env({"IDP_KEY_FILE": "~/key.pem"}).key_file == Path("/home/ada/key.pem")
     with pytest.raises(ConfigurationError, match="PEERSEAL_KEY_DIR"):
         options(PEERSEAL_KEY_DIR="~nobody-of-that-name/keys")
 
@@ -180,7 +182,8 @@ BOTH = {
     "REGISTRY_DATABASE_URL": Settings.from_environ,
     "REGISTRY_RATE_LIMIT_STORAGE": Settings.from_environ,
     "CLIENT_OPERATOR_SECRET": ClientSettings.from_env,
-    "CLIENT_DEMO_PASSWORD": ClientSettings.from_env,
+    "IDP_PASSWORD": LoginSettings.from_env,
+    "CASE_DATABASE_URL": case_database_url,
     "CLIENT_DATABASE_URL": ClientSettings.from_env,
     "BROKER_URL": ConsumerSettings.from_env,
 }

@@ -1,0 +1,21 @@
+"""The environment variables of the case service, beside Peerseal's own settings (``PEERSEAL_SERVICE``, …):
+
+- ``CASE_DATABASE_URL``: its cases. By default a file beside Peerseal's key folder, or in ``./case-data`` where there is
+  none. It may stand in a file that ``CASE_DATABASE_URL_FILE`` names.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from peerseal.runtime.settings import SettingsReader
+
+
+def database_url(environ: Mapping[str, str]) -> str:
+    """Where cases are. Makes the folder of the default file. Raises ConfigurationError."""
+    read = SettingsReader(environ)
+    if url := read.secret("CASE_DATABASE_URL"):
+        return url
+    key_dir = read.path("PEERSEAL_KEY_DIR")
+    state = (key_dir.parent if key_dir else Path("case-data")).absolute()
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return f"sqlite:///{state / 'cases.sqlite3'}"
