@@ -27,7 +27,7 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   # as a user; `http {client}/` lists every route with its line
   {login_line}
   http {client}/profiles/1 -A bearer -a $TOKEN
-  http POST {client}/orders -A bearer -a $TOKEN 'items[0][itemID]=pen' 'items[0][quantity]:=2'
+  http POST {client}/orders 'items[0][itemID]=pen' 'items[0][quantity]:=2' -A bearer -a $TOKEN
   http {client}/invoices -A bearer -a $TOKEN
   http {client}/cases -A bearer -a $TOKEN         # from a third service, by way of resource-service
 
