@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it marks no name as exported
     AclBinding,
     AclOperation,
     AclPermissionType,
