@@ -4,7 +4,6 @@ import os
 import secrets
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import peerseal
@@ -43,19 +42,14 @@ def set_up(stack: Stack, show: Show) -> Stage:
     show.say("Starting the registry (SQLite, 2 workers), resource-service and client-service (2 workers each),")
     show.say("an identity provider, case-service, the invoicing consumer and a broker …")
     secret, password = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
-    with ThreadPoolExecutor() as pool:  # what needs nothing of the other starts beside it
-        login_starting, broker_starting = (
-            pool.submit(stack.start_identity_provider, password),
-            pool.submit(stack.start_broker),
-        )
-        stack.start_registry()
-        login, (_, broker_url) = login_starting.result(), broker_starting.result()
-        stack.let_users_in()
-        cases = stack.start_case_service()
-        resource = stack.start_resource_service(preload=True)
-        invoicing_starting = pool.submit(stack.start_invoicing, resource.url, broker_url)
-        client = stack.start_client_service(resource.url, operator_secret=secret, broker_url=broker_url, preload=True)
-        invoicing_starting.result()
+    login = stack.start_identity_provider(password)
+    stack.start_registry()
+    stack.let_users_in()
+    _, broker_url = stack.start_broker()
+    cases = stack.start_case_service()
+    resource = stack.start_resource_service(preload=True)
+    client = stack.start_client_service(resource.url, operator_secret=secret, broker_url=broker_url, preload=True)
+    stack.start_invoicing(resource.url, broker_url)
     show.say(f"registry {stack.registry_url}   resource-service {resource.url}   client-service {client.url}")
     show.say(f"identity provider {login.url}   case-service {cases.url}   broker, librdkafka's own: {broker_url}")
     identity = peerseal.Identity.from_env(stack.service_settings(CLIENT)).start()

@@ -28,8 +28,8 @@ def start(stack: Stack) -> tuple[str, str, str]:
     """What the console client needs: the URLs of login page and edge, and the password of the people."""
     print("starting …", flush=True)
     password = secrets.token_urlsafe(12)
-    stack.start_registry()
     login = stack.start_identity_provider(password)
+    stack.start_registry()
     stack.let_users_in()
     _, broker_url = stack.start_broker()
     stack.start_case_service()

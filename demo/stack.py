@@ -115,7 +115,7 @@ class Stack:
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
     def start_identity_provider(self, password: str, *, port: int | None = None) -> Server:
-        """The issuer of users' tokens, which `let_users_in` then lists. ``password`` is that of all people."""
+        """The issuer of users' tokens, which `let_users_in` waits for and lists. ``password`` is that of all people."""
         port = port or free_port()
         settings = {
             "IDP_URL": f"http://{LOOPBACK}:{port}",
@@ -125,7 +125,7 @@ class Stack:
         }
         target, log = "demo.identity_provider.app:create_app()", self.log("login")
         server = gunicorn("login", target, port=port, log=log, settings=settings, workers=1)
-        self.login = self.keep(server).wait_until_answers(f"{server.url}/.well-known/openid-configuration")
+        self.login = self.keep(server)
         return server
 
     def let_users_in(self) -> None:
@@ -133,7 +133,9 @@ class Stack:
         file = self.root / "domain.json"
         login: dict[str, Any] | None = None
         if self.login is not None:
-            keys = requests.get(f"{self.login.url}/.well-known/jwks.json", timeout=10)
+            keys_url = f"{self.login.url}/.well-known/jwks.json"
+            self.login.wait_until_answers(keys_url)
+            keys = requests.get(keys_url, timeout=10)
             login = {"jwks": keys.json(), "introspection_url": f"{self.login.url}/introspect"}
         file.write_text(json.dumps(domain_settings(login)))
         self.operate("domain", "set", str(file))

@@ -73,8 +73,8 @@ def start(stack: Stack) -> None:
     """Start everything and print what can be tried."""
     print("starting …", flush=True)
     secret, password = secrets.token_hex(12), secrets.token_hex(12)
-    stack.start_registry()
     login = stack.start_identity_provider(password, port=free_port(LOGIN_PORT))
+    stack.start_registry()
     stack.let_users_in()
     _, broker_url = stack.start_broker()
     stack.start_case_service(port=free_port(CASES_PORT))

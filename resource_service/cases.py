@@ -47,14 +47,13 @@ def asked(third: peerseal.requests.PeerSession, method: str, path: str) -> dict[
     transaction = needed_transaction()
     try:
         answer = third.request(method, path)
-        answer.raise_for_status()
+        if answer.status_code != 200:
+            return refused(answer)
         told = answer.json()
         chain = [{"service": "resource-service", "caller": current_peer.service, "user": transaction.user}]
         told["chain"] = chain + told["chain"]
     except CallNotMade as error:
         return unavailable(error.code, str(error.retry_after))
-    except requests.HTTPError as error:
-        return refused(error.response)
     except (requests.RequestException, KeyError, TypeError) as error:
         log.warning("transaction %s: case-service gives no answer: %s", transaction.id, error)
         return unavailable("case_service_unreachable")

@@ -147,13 +147,21 @@ def add_metadata(app: Flask, tokens: Tokens, settings: Settings) -> None:
         }
 
 
+def posted_json() -> Any:
+    """The body as JSON; None where it is none, or is nested too deeply to be read."""
+    try:
+        return request.get_json(silent=True)
+    except RecursionError:
+        return None
+
+
 def add_login_without_browser(app: Flask, tokens: Tokens, settings: Settings) -> None:
     """For people at a terminal."""
 
     @app.post("/authenticate")
     def authenticate() -> tuple[dict[str, Any], int]:
         """A JWT for 15 minutes, in exchange for name and password."""
-        given = request.get_json(silent=True)
+        given = posted_json()
         if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in ("user", "password")):
             return {"error": "invalid_request", "error_description": 'The body is {"user": "…", "password": "…"}.'}, 400
         person = logged_in(given["user"], given["password"], settings.password)

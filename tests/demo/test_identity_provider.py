@@ -1,8 +1,11 @@
 """The demo's identity provider: what a browser, a program and client-service see."""
 
+import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
@@ -232,6 +235,20 @@ def test_a_login_is_closed_where_no_password_is_set() -> None:
 )
 def test_a_login_without_browser_that_is_none_is_refused(browser: FlaskClient, body: object) -> None:
     assert browser.post("/authenticate", json=body).status_code in (400, 401)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"user":' * 100_000])
+def test_a_login_that_is_no_json_is_refused(browser: FlaskClient, body: bytes) -> None:
+    answer = browser.post("/authenticate", data=body, content_type="application/json")
+    assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_request")
+
+
+def test_the_key_outlives_a_restart_and_only_its_owner_reads_it(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, key_file=tmp_path / "new" / "key.pem")
+    sets = [build_app(settings).test_client().get("/.well-known/jwks.json").get_json() for _ in range(2)]
+    assert sets[0] == sets[1]
+    assert {"d", "k"}.isdisjoint(sets[0]["keys"][0])
+    assert stat.S_IMODE((tmp_path / "new" / "key.pem").stat().st_mode) == 0o600
 
 
 @pytest.fixture

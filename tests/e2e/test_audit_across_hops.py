@@ -51,8 +51,8 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder: Path = tmp_path_factory.mktemp("audit")
     with Stack(folder) as stack:
-        stack.start_registry()
         stack.start_identity_provider(PASSWORD)
+        stack.start_registry()
         stack.let_users_in()
         _, broker_url = stack.start_broker()
         stack.start_case_service()

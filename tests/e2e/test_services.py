@@ -1,5 +1,5 @@
-"""Registry, identity provider, three services, consumer and broker as real processes, the registry on either database, called with the
-real HTTPie."""
+"""Registry, identity provider, three services, consumer and broker as real processes, the registry on either
+database, called with the real HTTPie."""
 
 import shlex
 from collections.abc import Iterator
@@ -45,8 +45,8 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         postgres: Postgres = request.getfixturevalue("postgres")
         database_url = postgres.new_database()
     with Stack(folder, database_url=database_url) as stack:
-        registry = stack.start_registry()
         stack.start_identity_provider(Running.password)
+        registry = stack.start_registry()
         stack.let_users_in()
         _, broker_url = stack.start_broker()
         stack.start_case_service()

@@ -1,12 +1,13 @@
 """Orders above a limit wait for an administrator, and are honoured days later in the name of who placed them."""
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
 from peerseal.testing import Clock, MemoryRegistry
-from tests.examples.world import PEN, Person, World
+from tests.examples.world import ISSUER_URL, PEN, Person, World
 from tests.support.brokers import eventually
 
 pytestmark = pytest.mark.slow
@@ -100,3 +101,38 @@ def test_only_an_administrator_approves(world: World, user: str) -> None:
     answers = person.get("/approvals"), person.post(f"/approvals/{placed['transactionID']}", None)
     assert [answer.get_json()["code"] for answer in answers] == ["insufficient_scope"] * 2
     assert state_of(world.person().log_in("ada")) == "awaiting_approval"
+
+
+def test_each_step_from_the_order_to_the_invoice_logs_one_readable_line(
+    served: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    transaction = served.person().log_in("ada").order(TELESCOPES)["transactionID"]
+    with served.consuming():
+        administrator(served).post(f"/approvals/{transaction}", None)
+        eventually(lambda: served.invoiced("ada") == [AMOUNT], "it is invoiced")
+    (invoice,) = served.invoices.of(ISSUER_URL, "ada")
+    event = event_of(served)
+    assert [line for line in caplog.messages if line.startswith(f"transaction {transaction}: ")] == [
+        f"transaction {transaction}: ada ordered, event {event}, awaiting_approval",
+        f"transaction {transaction}: approved by katherine, event {event}",
+        f"transaction {transaction}: case of ada opened",
+        f"transaction {transaction}: event {event} of {served.client.id}: ada owes {AMOUNT} cents",
+        f"transaction {transaction}: event {event} of client-service is invoice {invoice.id}",
+    ]
+
+
+def event_of(world: World) -> str:
+    """The id of the one event on the topic."""
+    (message,) = world.messages(1)
+    return str(json.loads(message.payload)["eventID"])
+
+
+def test_what_is_approved_too_late_is_said_in_the_log(
+    world: World, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    transaction = world.person().log_in("ada").order(TELESCOPES)["transactionID"]
+    clock.advance(7 * DAY)
+    administrator(world).post(f"/approvals/{transaction}", None)
+    (line,) = [line for line in caplog.messages if line.startswith(f"transaction {transaction}: approved too late")]
+    assert line.endswith("has expired")

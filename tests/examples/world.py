@@ -152,10 +152,11 @@ class World:
         outlet.send(TOPIC, payload, [(name, value.encode()) for name, value in headers.items()], b"one partition")
         outlet.flush(10)
 
-    def transaction_of_event(self, event_id: str, *, user: User) -> Transaction:
-        """What the consumer's calls carry for an event that client-service signed for that user, once it is proven."""
+    def transaction_of_event(self, event_id: str, *, user: User, scope: str = PURPOSE) -> Transaction:
+        """What the consumer's calls carry for an event that client-service signed for that user, once it is proven.
+        ``scope`` is what the user's token says, from which the domain may derive the event's."""
         sent: dict[str, Any] = {"topic": TOPIC, "audience": AUDIENCE, "scope": PURPOSE, "event_id": event_id}
-        with carrying(self.client.mint_transaction(user, scope=[PURPOSE], transaction_id="t-1")):
+        with carrying(self.client.mint_transaction(user, scope=[scope], transaction_id="t-1")):
             headers = self.client.sign_event(b"", **sent)
         allow = {"client-service": {PURPOSE}}
         verifier = EventVerifier(self.invoicing.trust, audience=AUDIENCE, allow=allow, max_age=timedelta(days=1))

@@ -172,8 +172,8 @@ def assert_they_fail_fast(calls: list[Call], since: float) -> None:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(tmp_path_factory.mktemp("failing")) as stack:
-        stack.start_registry()
         stack.start_identity_provider(PASSWORD)
+        stack.start_registry()
         stack.let_users_in()
         yield stack
 
