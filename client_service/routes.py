@@ -1,7 +1,8 @@
 """``GET /``: every route, with an HTTPie line that a person can type as it stands, once the first line was typed.
 
 No line holds a double quote or a backslash, which JSON would escape. The shell puts in what only a person may know:
-``CLIENT_DEMO_PASSWORD`` and ``CLIENT_OPERATOR_SECRET``, which ``make up`` prints, and ``httpservice``, a container, has.
+``CLIENT_DEMO_PASSWORD`` and ``CLIENT_OPERATOR_SECRET``. ``make up`` prints lines that set them, and in the container
+``httpservice`` they are set.
 """
 
 from collections.abc import Callable

@@ -178,9 +178,10 @@ class World:
 
 
 @contextmanager
-def served_at(port: int, app: Flask) -> Iterator[None]:
-    """An application behind a real socket."""
-    server = make_server("127.0.0.1", port, app, threaded=True)
+def served_at(port: int, app: Flask, certificate: Path | None = None) -> Iterator[None]:
+    """An application behind a real socket, over TLS with a ``certificate``, whose file holds its key, too."""
+    tls = None if certificate is None else (str(certificate), str(certificate))
+    server = make_server("127.0.0.1", port, app, threaded=True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
