@@ -83,7 +83,8 @@ compose-test: $(STAMP) ## the containers of docker-compose.yml, started, called 
 	@for name in postgres_password redis_password introspection_secret client_operator_secret client_demo_password; do \
 	test -s secrets/$$name || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > secrets/$$name; done
 	@printf 'postgresql://peerseal:%s@postgres/peerseal' "$$(cat secrets/postgres_password)" > secrets/registry_database_url
-	@printf 'redis://:%s@redis/0' "$$(cat secrets/redis_password)" > secrets/redis_url
+	@printf 'requirepass %s\n' "$$(cat secrets/redis_password)" > secrets/redis_conf
+	@printf 'redis://default:%s@redis/0' "$$(cat secrets/redis_password)" > secrets/redis_url
 	@chmod 644 secrets/*
 	@umask 077 && printf 'CLIENT_OPERATOR_SECRET=%s\nCLIENT_DEMO_PASSWORD=%s\n' \
 	"$$(cat secrets/client_operator_secret)" "$$(cat secrets/client_demo_password)" > $@

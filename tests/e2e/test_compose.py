@@ -240,7 +240,7 @@ def described(compose: Compose) -> dict[str, Any]:
 
 def test_no_service_has_a_secret_in_its_environment(compose: Compose, secrets_folder: Path) -> None:
     made = {file.name: file.read_text() for file in (secrets_folder / "secrets").iterdir()}
-    assert len(made) == 7
+    assert len(made) == 8
     containers = described(compose)
     assert len(containers) == 13
     for service, container in containers.items():
