@@ -1,5 +1,6 @@
 """``POST /authenticate`` for people at a terminal: the identity provider checks the password and issues the token."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from client_service.routes import httpie
 
 TIMEOUT = (2.0, 4.0)
 """Seconds to a connection, and between two bytes of the answer."""
+AT_ONCE = 4
+"""Logins that one worker passes on at once: a slow identity provider leaves the other threads to other requests."""
 TOKEN_MEMBERS = ("access_token", "token_type", "expires_in", "scope")
 """What is passed on (RFC 6749 section 5.1)."""
 
@@ -22,6 +25,7 @@ def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
     """Login at the identity provider of that URL, whose https is checked with the ``ca_file`` where there is one.
     Nothing of the password is kept or logged here."""
     routes = Blueprint("login", __name__)
+    room = threading.BoundedSemaphore(AT_ONCE)
 
     @routes.post("/authenticate")
     @httpie("user=ada password=$CLIENT_DEMO_PASSWORD")
@@ -32,11 +36,15 @@ def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
         given = posted_json()
         if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in ("user", "password")):
             return problem(400, "bad_login", 'The body is {"user": "…", "password": "…"}.')
+        if not room.acquire(blocking=False):
+            return unavailable("login_unavailable", "Too many people log in at once.", "1")
         try:
             return passed_on(ask(login_url, given["user"], given["password"], ca_file))
         except requests.RequestException as error:
             current_app.logger.warning("the identity provider cannot be reached: %s", error)
             return unavailable("login_unavailable", "The identity provider cannot be reached now.")
+        finally:
+            room.release()
 
     return routes
 

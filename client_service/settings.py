@@ -46,7 +46,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for a file that cannot be read."""
+        """Raises ConfigurationError for a file that cannot be read, or a URL that is none."""
         read = SettingsReader(environ)
         key_dir = read.path("PEERSEAL_KEY_DIR")
         state = (key_dir.parent if key_dir else Path("client-data")).absolute()
@@ -55,13 +55,25 @@ class Settings:
             database_url=read.secret("CLIENT_DATABASE_URL") or f"sqlite:///{state / 'orders.sqlite3'}",
             resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
             operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
-            login_url=read.text("CLIENT_LOGIN_URL"),
-            login_ca_file=read.path("CLIENT_LOGIN_CA_FILE"),
+            login_url=_http_url(read.text("CLIENT_LOGIN_URL")),
+            login_ca_file=_readable(read.path("CLIENT_LOGIN_CA_FILE"), "CLIENT_LOGIN_CA_FILE"),
             broker_url=read.secret("BROKER_URL"),
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
             broker_login=read.text("BROKER_LOGIN"),
             events_audience=read.text("EVENTS_AUDIENCE") or AUDIENCE,
         )
+
+
+def _http_url(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"CLIENT_LOGIN_URL={url!r}: expected a URL that begins with https:// or http://")
+    return url
+
+
+def _readable(file: Path | None, name: str) -> Path | None:
+    if file is not None:
+        read_text(file, name)
+    return file
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Logins by way of client-service, the issuer's tokens that any OIDC library reads, and what becomes of those that are
 not good."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from flask import Flask
 from joserfc.jwk import ECKey
 
+from client_service.login import AT_ONCE
 from demo.containers.certificates import main as make_certificates
 from demo.identity_provider.tokens import LIFETIME
 from peerseal.protocol.policies import UserIssuer
@@ -108,6 +111,29 @@ def test_an_identity_provider_that_gives_no_token_lets_nobody_in(world: World, b
             "/authenticate", {"user": "a", "password": "b"}
         )
     assert (answer.status_code, answer.get_json()["code"]) == (503, "login_unavailable")
+
+
+def test_an_identity_provider_that_hangs_holds_a_few_threads_only(world: World, ada: Person) -> None:
+    hanging, port, end, held = Flask("hanging"), free_port(), threading.Event(), threading.Semaphore(0)
+
+    def login() -> str:
+        held.release()
+        end.wait(30)
+        return ""
+
+    hanging.add_url_rule("/authenticate", "login", login, methods=["POST"])
+    app, body = world.client_app(login_url=f"http://127.0.0.1:{port}"), {"user": "ada", "password": PASSWORD}
+    with served_at(port, hanging), ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting = [pool.submit(app.test_client().post, "/authenticate", json=body) for _ in range(AT_ONCE)]
+        assert all(held.acquire(timeout=10) for _ in waiting)
+        one_more = app.test_client().post("/authenticate", json=body)
+        assert (one_more.status_code, one_more.get_json()["code"]) == (503, "login_unavailable")
+        assert app.test_client().get("/orders", headers=ada.headers).status_code == 200
+        end.set()
+        assert {answer.result().get_json()["code"] for answer in waiting} == {"login_unavailable"}
+        assert held.acquire(blocking=False) is False, "the one more never went out"
+        assert app.test_client().post("/authenticate", json=body).status_code == 503
+        assert held.acquire(timeout=10), "there is room again"
 
 
 def test_neither_password_nor_token_of_a_login_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
