@@ -71,7 +71,7 @@ def described(app: Flask, url: str) -> list[dict[str, str]]:
             continue
         view = app.view_functions[rule.endpoint]
         method = "POST" if "POST" in (rule.methods or ()) else "GET"
-        program = "http --ignore-stdin" if method == "POST" else "http"  # a script's own input is no body
-        line = f"{program} {method} {url}{rule.rule.replace('<id>', '1')} {getattr(view, _ARGUMENTS, '')}".rstrip()
+        line = f"http {method} {url}{rule.rule.replace('<id>', '1')} {getattr(view, _ARGUMENTS, '')}".rstrip()
+        line += " --ignore-stdin" if method == "POST" else ""  # the input of a script is no body
         found.append({"method": method, "path": rule.rule, "what": (view.__doc__ or "").strip(), "try": line})
     return found
