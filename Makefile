@@ -79,9 +79,16 @@ compose-test: $(STAMP) ## the containers of docker-compose.yml, started, called 
 	$(BIN)/pytest -m compose
 
 .env: ## the secrets of docker-compose.yml, made at random for this checkout; those that are there stay
-	@umask 077 && touch $@ && for name in POSTGRES_PASSWORD CLIENT_OPERATOR_SECRET CLIENT_DEMO_PASSWORD; do \
-	grep -q "^$$name=" $@ || echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" >> $@; done
-	@echo "wrote .env: docker compose up --build --wait"
+	@mkdir -p -m 700 secrets
+	@for name in postgres_password redis_password introspection_secret client_operator_secret client_demo_password; do \
+	test -s secrets/$$name || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > secrets/$$name; done
+	@printf 'postgresql://peerseal:%s@postgres/peerseal' "$$(cat secrets/postgres_password)" > secrets/registry_database_url
+	@printf 'requirepass %s\n' "$$(cat secrets/redis_password)" > secrets/redis_conf
+	@printf 'redis://default:%s@redis/0' "$$(cat secrets/redis_password)" > secrets/redis_url
+	@chmod 644 secrets/*
+	@umask 077 && printf 'CLIENT_OPERATOR_SECRET=%s\nCLIENT_DEMO_PASSWORD=%s\n' \
+	"$$(cat secrets/client_operator_secret)" "$$(cat secrets/client_demo_password)" > $@
+	@echo "wrote .env and secrets/: docker compose up --build --wait"
 
 clean: ## remove the virtual environment, caches and local state (not .env)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov

@@ -16,7 +16,7 @@ from client_service.problems import handle_errors
 from client_service.settings import Settings
 from client_service.storage import OUTBOX, open_database
 from client_service.users import Users
-from peerseal.messaging import open_outlet
+from peerseal.messaging import login_settings, open_outlet
 from peerseal.outbox import Outbox
 
 
@@ -41,7 +41,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     app.register_blueprint(routes.blueprint(app, identity))
     app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
     app.register_blueprint(health.blueprint(identity, outbox))
-    app.register_blueprint(login.blueprint(settings.login_url))
+    app.register_blueprint(login.blueprint(settings.login_url, settings.login_ca_file))
     app.register_blueprint(resource.blueprint(users, session))
     placed = orders.Orders(identity, database, outbox, settings.events_audience)
     app.register_blueprint(orders.blueprint(users, placed))
@@ -53,7 +53,8 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
 def started_outbox(database: Engine, identity: peerseal.Identity, settings: Settings) -> Outbox:
     """The outbox, whose relay runs in each worker. Without a broker, events wait for a start with one."""
     outbox = Outbox(database, OUTBOX, clock=identity.clock)
-    url, options = settings.broker_url, settings.broker_settings
+    url = settings.broker_url
     if url is not None:
+        options = {**login_settings(identity, url, settings.broker_login), **settings.broker_settings}
         outbox.start(lambda: open_outlet(url, settings=options))
     return outbox

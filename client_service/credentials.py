@@ -19,7 +19,7 @@ def blueprint(identity: peerseal.Identity, secret: str | None) -> Blueprint:
         return identity.credentials.to_json()
 
     @routes.post("/refresh-my-credentials")
-    @httpie('"Operator-Secret:$CLIENT_OPERATOR_SECRET"')
+    @httpie("Operator-Secret:$CLIENT_OPERATOR_SECRET")
     def refresh_my_credentials() -> dict[str, str] | Response:
         """Publishes a new key, which signs after a lead time, and shows it. For the operator."""
         given = request.headers.get("Operator-Secret", "")

@@ -1,6 +1,7 @@
 """``POST /authenticate`` for people at a terminal: the identity provider checks the password and issues the token."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -20,8 +21,9 @@ TOKEN_MEMBERS = ("access_token", "token_type", "expires_in", "scope")
 Answer = tuple[dict[str, Any], dict[str, str]] | Response
 
 
-def blueprint(login_url: str | None) -> Blueprint:
-    """Login at the identity provider of that URL. Nothing of the password is kept or logged here."""
+def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
+    """Login at the identity provider of that URL, whose https is checked with the ``ca_file`` where there is one.
+    Nothing of the password is kept or logged here."""
     routes = Blueprint("login", __name__)
     room = threading.BoundedSemaphore(AT_ONCE)
 
@@ -37,7 +39,7 @@ def blueprint(login_url: str | None) -> Blueprint:
         if not room.acquire(blocking=False):
             return unavailable("login_unavailable", "Too many people log in at once.", "1")
         try:
-            return passed_on(ask(login_url, given["user"], given["password"]))
+            return passed_on(ask(login_url, given["user"], given["password"], ca_file))
         except requests.RequestException as error:
             current_app.logger.warning("the identity provider cannot be reached: %s", error)
             return unavailable("login_unavailable", "The identity provider cannot be reached now.")
@@ -47,9 +49,10 @@ def blueprint(login_url: str | None) -> Blueprint:
     return routes
 
 
-def ask(login_url: str, user: str, password: str) -> requests.Response:
+def ask(login_url: str, user: str, password: str, ca_file: Path | None) -> requests.Response:
     """The identity provider's answer. Raises requests.RequestException."""
     with requests.Session() as session:
+        session.verify = True if ca_file is None else str(ca_file)
         session.trust_env = False  # no proxy and no .netrc of this host sees a user's password
         body = {"user": user, "password": password}
         url = f"{login_url.rstrip('/')}/authenticate"

@@ -116,7 +116,7 @@ def blueprint(users: Users, orders: Orders) -> Blueprint:
     routes = Blueprint("orders", __name__)
 
     @routes.post("/orders")
-    @httpie(f"""{AS_USER} items:='[{{"itemID": "pen", "quantity": 2}}]'""")
+    @httpie(f"'items[0][itemID]=pen' 'items[0][quantity]:=2' {AS_USER}")
     def place_order() -> tuple[dict[str, Any], int] | Response:
         """Orders something for the user, and publishes OrderCreated. Prices are in cents."""
         user = users.needed()

@@ -1,4 +1,9 @@
-"""``GET /``: every route, with an HTTPie line that a person can type as it stands."""
+"""``GET /``: every route, with an HTTPie line that a person can type as it stands, once the first line was typed.
+
+No line holds a double quote or a backslash, which JSON would escape. The shell puts in what only a person may know:
+``CLIENT_DEMO_PASSWORD`` and ``CLIENT_OPERATOR_SECRET``. ``make up`` prints lines that set them, and in the container
+``httpservice`` they are set.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,8 +14,27 @@ import peerseal
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-AS_USER = '"Authorization:Bearer $TOKEN"'
-"""HTTPie's argument for a user's token, which the shell puts in."""
+LOGIN = "TOKEN=$(http --ignore-stdin -b POST {url}/authenticate user=ada password=$CLIENT_DEMO_PASSWORD | {token})"
+"""A line for the shell that logs in, and keeps the user's token for the lines after it."""
+TOKEN = "sed 's/.*access_token.: *.//;s/[^A-Za-z0-9._-].*//'"
+"""Cuts the token out of a JSON answer."""
+EXCHANGE = (
+    "ORDER=$(date +%s%N)",
+    "http --ignore-stdin --offline --print=B POST : eventID=e-$ORDER transactionID=t-$ORDER"
+    " utcTime=$(date -u +%FT%TZ) 'items[0][itemID]=pen' 'items[0][quantity]:=2' 'items[0][price]:=250'"
+    " >/tmp/order.json",
+    "EVENT_TOKEN=$(http --ignore-stdin -b --form POST $PEERSEAL_REGISTRY_URL/oauth2/token"
+    " grant_type=urn:ietf:params:oauth:grant-type:token-exchange"
+    " client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    " client_assertion=$(peerseal assertion)"
+    " subject_token=$TOKEN subject_token_type=urn:ietf:params:oauth:token-type:access_token"
+    " scope=trigger_invoicing audience=jobs.example.com topic=OrderCreated event_id=e-$ORDER transaction_id=t-$ORDER"
+    f" event_payload_hash=$(sha256sum </tmp/order.json | cut -c-64) | {TOKEN})",
+)
+"""Lines for the shell that write an order and exchange the user's token, at the registry, for the token of its event:
+for a program without the SDK, which is the service that ``PEERSEAL_SERVICE`` and its companions name."""
+AS_USER = "-A bearer -a $TOKEN"
+"""HTTPie's arguments for a user's token, which the shell puts in."""
 
 _ARGUMENTS = "__httpie__"
 
@@ -31,8 +55,10 @@ def blueprint(app: Flask, identity: peerseal.Identity) -> Blueprint:
 
     @routes.get("/")
     def index() -> dict[str, Any]:
-        """Every route of this service, with a line to try it."""
-        return {"service": identity.id, "routes": described(app, request.host_url.rstrip("/"))}
+        """Every route of this service, with a line to try it; before them ``login``, which sets ``$TOKEN``."""
+        url = request.host_url.rstrip("/")
+        login = LOGIN.format(url=url, token=TOKEN)
+        return {"service": identity.id, "login": login, "routes": described(app, url), "exchange": EXCHANGE}
 
     return routes
 
@@ -46,5 +72,6 @@ def described(app: Flask, url: str) -> list[dict[str, str]]:
         view = app.view_functions[rule.endpoint]
         method = "POST" if "POST" in (rule.methods or ()) else "GET"
         line = f"http {method} {url}{rule.rule.replace('<id>', '1')} {getattr(view, _ARGUMENTS, '')}".rstrip()
+        line += " --ignore-stdin" if method == "POST" else ""  # the input of a script is no body
         found.append({"method": method, "path": rule.rule, "what": (view.__doc__ or "").strip(), "try": line})
     return found

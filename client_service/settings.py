@@ -5,9 +5,11 @@
   it nobody can use that route;
 - ``CLIENT_LOGIN_URL``: where the identity provider is (``http://identity-provider``), to which ``POST /authenticate``
   passes name and password on. Without it that route is closed, and users bring their tokens from elsewhere;
+- ``CLIENT_LOGIN_CA_FILE``: the certificates (PEM) to check its https with, in the place of the public authorities;
 - ``CLIENT_DATABASE_URL``: orders, and events that are not sent yet;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
-  (TLS, SASL) as a JSON object. Without a URL, events wait in the database for one;
+  (TLS, SASL) as a JSON object; ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain's settings
+  (``kafka``), where this service logs in by its own key. Without a URL, events wait in the database for one;
 - ``EVENTS_AUDIENCE``: whom events are for (``jobs.example.com``).
 
 Secrets may stand in a file, named by the same variable with ``_FILE``. State that no variable names a place for lies
@@ -36,8 +38,10 @@ class Settings:
     resource_url: str = RESOURCE_URL
     operator_secret: str | None = field(default=None, repr=False)
     login_url: str | None = None
+    login_ca_file: Path | None = None
     broker_url: str | None = field(default=None, repr=False)
     broker_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    broker_login: str | None = None
     events_audience: str = AUDIENCE
 
     @classmethod
@@ -52,8 +56,10 @@ class Settings:
             resource_url=read.text("RESOURCE_SERVICE_URL") or RESOURCE_URL,
             operator_secret=read.secret("CLIENT_OPERATOR_SECRET", may_be_empty=True),
             login_url=_http_url(read.text("CLIENT_LOGIN_URL")),
+            login_ca_file=_readable(read.path("CLIENT_LOGIN_CA_FILE"), "CLIENT_LOGIN_CA_FILE"),
             broker_url=read.secret("BROKER_URL"),
             broker_settings=_json_object(read.path("BROKER_CONFIG_FILE")),
+            broker_login=read.text("BROKER_LOGIN"),
             events_audience=read.text("EVENTS_AUDIENCE") or AUDIENCE,
         )
 
@@ -62,6 +68,12 @@ def _http_url(url: str | None) -> str | None:
     if url is not None and not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"CLIENT_LOGIN_URL={url!r}: expected a URL that begins with https:// or http://")
     return url
+
+
+def _readable(file: Path | None, name: str) -> Path | None:
+    if file is not None:
+        read_text(file, name)
+    return file
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:

@@ -14,19 +14,22 @@ from typing import Any, Self, TypeVar, Unpack
 import requests
 
 from demo.broker import URL_PREFIX
+from demo.domain import (
+    CASES,
+    CLIENT,
+    DEAD_LETTERS,
+    DOMAIN,
+    INVOICING,
+    LEGACY,
+    LOGIN_ISSUER,
+    PUBLISHERS,
+    RESOURCE,
+    TOPIC,
+    domain_settings,
+)
 from demo.processes import BIN, LOOPBACK, ROOT, Process, Server, ServerOptions, environment, free_port, gunicorn
 
-DOMAIN = "demo.internal"
-CLIENT = "client-service"
-RESOURCE = "resource-service"
-INVOICING = "invoicing"
-CASES = "case-service"
-LOGIN_ISSUER = "https://login.demo.internal"
-"""Who issues users' tokens: the identity provider, by that name."""
-DERIVED = {"minter": CLIENT, "from": "orders:write", "to": ["trigger_invoicing"]}
-"""What a token without ``trigger_invoicing`` is good for at client-service: an order's event, and nothing else."""
-TOPIC = "OrderCreated"
-DEAD_LETTERS = f"{TOPIC}.dlq"
+__all__ = ["CASES", "CLIENT", "DEAD_LETTERS", "DOMAIN", "INVOICING", "RESOURCE", "TOPIC", "CommandFailed", "Stack"]
 
 P = TypeVar("P", bound=Process)
 
@@ -128,15 +131,13 @@ class Stack:
     def let_users_in(self) -> None:
         """Lay down, as the operator, who issues users' tokens and who may speak for users."""
         file = self.root / "domain.json"
-        issuers: list[dict[str, Any]] = []
+        login: dict[str, Any] | None = None
         if self.login is not None:
             keys_url = f"{self.login.url}/.well-known/jwks.json"
             self.login.wait_until_answers(keys_url)
             keys = requests.get(keys_url, timeout=10)
-            asked = {"jwks": keys.json(), "introspection_url": f"{self.login.url}/introspect"}
-            issuers.append({"issuer": LOGIN_ISSUER, "audience": CLIENT, **asked})
-        settings = {"minters": [CLIENT, INVOICING], "issuers": issuers, "derived_scopes": [DERIVED]}
-        file.write_text(json.dumps(settings))
+            login = {"jwks": keys.json(), "introspection_url": f"{self.login.url}/introspect"}
+        file.write_text(json.dumps(domain_settings(login)))
         self.operate("domain", "set", str(file))
 
     def join_token(self, service: str, *, uses: int = 1, ttl: str = "10m") -> str:
@@ -217,6 +218,10 @@ class Stack:
         broker = self.keep(Process("broker", command, log=self.log("broker")))
         return broker, broker.wait_until_prints(URL_PREFIX)
 
+    def legacy_settings(self) -> dict[str, str]:
+        """The environment of the program that exchanges users' tokens at the registry."""
+        return self.service_settings(LEGACY)
+
     def start_invoicing(self, resource_url: str, broker_url: str) -> Process:
         """The example consumer, with an inbox of its own."""
         options = self.root / "broker.json"
@@ -225,6 +230,7 @@ class Stack:
             "RESOURCE_SERVICE_URL": resource_url,
             "BROKER_URL": broker_url,
             "BROKER_CONFIG_FILE": str(options),
+            "EVENTS_PUBLISHERS": ",".join(PUBLISHERS),
         }
         command = [sys.executable, "-m", "resource_service.invoicing"]
         consumer = self.keep(Process(INVOICING, command, log=self.log(INVOICING), settings=settings))

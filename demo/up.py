@@ -1,11 +1,12 @@
 """``make up``: registry, identity provider, three services, consumer and broker on loopback, until Ctrl-C."""
 
-import os
 import secrets
 import signal
 import sys
 import tempfile
 from pathlib import Path
+
+import requests
 
 from demo.processes import ProcessFailed, free_port
 from demo.stack import CommandFailed, Stack
@@ -16,29 +17,38 @@ REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT, CASES_PORT = 8000, 8001, 
 LINES = """
 Everything runs. Try, in another terminal (Ctrl-C here stops it all):
 
-  http {client}/
+  # first, once: where the programs are, the secrets, and which service `peerseal` and `demo.publish` are
+  {exports}
+
   http {client}/my-public-credentials
   http {client}/profiles/1
-  http POST {client}/refresh-my-credentials Operator-Secret:{secret}
+  http POST {client}/refresh-my-credentials Operator-Secret:$CLIENT_OPERATOR_SECRET
 
-  TOKEN=$(http --ignore-stdin -b POST {client}/authenticate user=ada password={password} | cut -d'"' -f4)
-  http {client}/profiles/1 "Authorization:Bearer $TOKEN"
-  http POST {client}/orders "Authorization:Bearer $TOKEN" items:='[{{"itemID": "pen", "quantity": 2}}]'
-  http {client}/invoices "Authorization:Bearer $TOKEN"
-  http {client}/cases "Authorization:Bearer $TOKEN"    # from a third service, by way of resource-service
+  # as a user; `http {client}/` lists every route with its line
+  {login_line}
+  http {client}/profiles/1 -A bearer -a $TOKEN
+  http POST {client}/orders 'items[0][itemID]=pen' 'items[0][quantity]:=2' -A bearer -a $TOKEN
+  http {client}/invoices -A bearer -a $TOKEN
+  http {client}/cases -A bearer -a $TOKEN         # from a third service, by way of resource-service
 
-  # in the browser, as ada with the password {password}
-  {programs}/python -m demo.console_client --login {login} --edge {client}
+  # a program without the SDK: the user's token is exchanged at the registry for an event's, and the order is published
+  {exchange}
+  python -m demo.publish /tmp/order.json $EVENT_TOKEN
+  http {client}/invoices -A bearer -a $TOKEN
+
+  # in the browser, as ada with the password $CLIENT_DEMO_PASSWORD
+  python -m demo.console_client --login {login} --edge {client}
 
   http {resource}/profiles/1                      # refused: no token
   http {registry}/v1/services/client-service/jwks.json
   http {registry}/v1/changes
   http {registry}/.well-known/peerseal-registry
 
-  REGISTRY_HOME={home} {programs}/peerseal-registry services
-  REGISTRY_HOME={home} {programs}/peerseal-registry keys client-service
+  peerseal-registry services
+  peerseal-registry keys client-service
+  peerseal-registry domain explain
 
-http is {programs}/http; the broker is at {broker}; logs are in {logs}.
+The broker is at {broker}; logs are in {logs}.
 """
 
 
@@ -62,7 +72,7 @@ def main() -> int:
 def start(stack: Stack) -> None:
     """Start everything and print what can be tried."""
     print("starting …", flush=True)
-    secret, password = secrets.token_urlsafe(12), secrets.token_urlsafe(12)
+    secret, password = secrets.token_hex(12), secrets.token_hex(12)
     login = stack.start_identity_provider(password, port=free_port(LOGIN_PORT))
     stack.start_registry()
     stack.let_users_in()
@@ -73,16 +83,24 @@ def start(stack: Stack) -> None:
         resource.url, operator_secret=secret, broker_url=broker_url, port=free_port(CLIENT_PORT)
     )
     stack.start_invoicing(resource.url, broker_url)
+    shown = requests.get(client.url, timeout=10).json()
+    settings = {
+        "PATH": f"{Path(sys.executable).parent}:$PATH",
+        "CLIENT_DEMO_PASSWORD": password,
+        "CLIENT_OPERATOR_SECRET": secret,
+        "REGISTRY_HOME": stack.registry_settings["REGISTRY_HOME"],
+        "BROKER_URL": broker_url,
+        **stack.legacy_settings(),
+    }
     lines = LINES.format(
+        exports="\n  ".join(f"export {name}={value}" for name, value in settings.items()),
+        login_line=shown["login"],
+        exchange="\n  ".join(shown["exchange"]),
         client=client.url,
         login=login.url,
         resource=resource.url,
         registry=stack.registry_url,
-        secret=secret,
-        password=password,
         broker=broker_url,
-        home=stack.registry_settings["REGISTRY_HOME"],
-        programs=os.path.relpath(Path(sys.executable).parent),
         logs=stack.root / "logs",
     )
     print(lines, flush=True)

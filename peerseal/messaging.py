@@ -390,6 +390,19 @@ def open_inlet(url: str, group: str, topics: Sequence[str], *, settings: Mapping
     return inlet
 
 
+def login_settings(identity: Identity, url: str, name: str | None) -> dict[str, Any]:
+    """The ``settings`` with which a service logs in by its own key at the broker of that URL, which the domain's
+    settings call ``name`` (see `peerseal.kafka.oauthbearer`); none without a name. Raises ConfigurationError for a
+    broker that takes no such login."""
+    if name is None:
+        return {}
+    transport = _transport(url)
+    if not hasattr(transport, "oauthbearer"):
+        raise ConfigurationError(f"only a broker at kafka://… takes a login by a service's key, and {name!r} is none")
+    login: dict[str, Any] = transport.oauthbearer(identity, name)
+    return login
+
+
 _TRANSPORTS = {"kafka": "peerseal.kafka", "amqp": "peerseal.rabbitmq", "amqps": "peerseal.rabbitmq"}
 
 

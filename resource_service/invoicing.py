@@ -18,15 +18,15 @@ import peerseal
 import peerseal.logs
 from peerseal.errors import MessageRefused
 from peerseal.inbox import first_time, inbox_table
-from peerseal.messaging import EventConsumer, open_inlet, open_outlet
+from peerseal.messaging import EventConsumer, login_settings, open_inlet, open_outlet
 from resource_service.database import open_database
 from resource_service.order_created import OrderCreated
 from resource_service.settings import ConsumerSettings
 
 TOPIC = "OrderCreated"
 GROUP = "invoicing"
-PUBLISHERS = {"client-service": {"trigger_invoicing"}}
-"""Who may send orders, and to what end. Nobody else is believed, however well registered."""
+PURPOSE = {"trigger_invoicing"}
+"""To what end the publishers in the settings may send orders. Nobody else is believed, however well registered."""
 
 log = logging.getLogger("resource_service.invoicing")
 
@@ -74,12 +74,13 @@ def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> Ev
     verifier = peerseal.EventVerifier(
         identity.trust,
         audience=settings.events_audience,
-        allow=PUBLISHERS,
+        allow=dict.fromkeys(settings.events_publishers, PURPOSE),
         max_age=settings.events_max_age,
         clock=identity.clock,
     )
-    inlet = open_inlet(settings.broker_url, GROUP, [TOPIC], settings=settings.broker_settings)
-    dead_letters = open_outlet(settings.broker_url, settings=settings.broker_settings)
+    broker = {**login_settings(identity, settings.broker_url, settings.broker_login), **settings.broker_settings}
+    inlet = open_inlet(settings.broker_url, GROUP, [TOPIC], settings=broker)
+    dead_letters = open_outlet(settings.broker_url, settings=broker)
     return EventConsumer(identity, verifier, inlet, dead_letters)
 
 

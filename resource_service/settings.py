@@ -11,8 +11,12 @@ The consumer:
 - ``INVOICING_DATABASE_URL``: which events it has handled; likewise, or in ``./invoicing-data``;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
   (TLS, SASL) as a JSON object;
+- ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain's settings (``kafka``), where the
+  consumer logs in by its own key;
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
 - ``EVENTS_AUDIENCE``: whom events must be for (``jobs.example.com``);
+- ``EVENTS_PUBLISHERS``: who is believed about orders, separated by commas (``client-service``). An event of the token
+  exchange needs two names: ``registry``, and the service that exchanged;
 - ``EVENTS_MAX_AGE``: how old an event may be, in seconds or such as ``12h`` (``7d``; 365 days at most). An older one is
   refused as ``expired``.
 """
@@ -30,6 +34,7 @@ from peerseal.runtime.settings import SettingsReader, read_text
 EVENTS_MAX_AGE = timedelta(days=7)
 """As long as an event token lives, unless its publisher says otherwise."""
 LONGEST_MAX_AGE = timedelta(days=365)
+EVENTS_PUBLISHERS = ("client-service",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class ConsumerSettings:
     resource_url: str
     events_audience: str
     events_max_age: timedelta = EVENTS_MAX_AGE
+    events_publishers: tuple[str, ...] = EVENTS_PUBLISHERS
+    broker_login: str | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -58,6 +65,8 @@ class ConsumerSettings:
             resource_url=read.text("RESOURCE_SERVICE_URL") or "http://resource-service",
             events_audience=read.text("EVENTS_AUDIENCE") or "jobs.example.com",
             events_max_age=timedelta(seconds=read.seconds("EVENTS_MAX_AGE", default, at_least=1, at_most=longest)),
+            events_publishers=_names(read.text("EVENTS_PUBLISHERS")) or EVENTS_PUBLISHERS,
+            broker_login=read.text("BROKER_LOGIN"),
         )
 
 
@@ -81,6 +90,10 @@ def _database_url(read: SettingsReader, name: str, folder: str, file: str) -> st
     except OSError as error:
         raise ConfigurationError(f"{state}: {error.strerror}; set PEERSEAL_KEY_DIR or {name}") from error
     return f"sqlite:///{state / file}"
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def _json_object(file: Path | None) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def _add(*, before: Hook | None = None, in_parent: Hook | None = None, in_child:
             after_in_parent=_in_parent.call,
             after_in_child=_run_in_child,
         )
+        _hooks_ran_in.pid = os.getpid()  # the first hook: a fork before it had none to run
     for hooks, method in ((_before, before), (_in_parent, in_parent), (_in_child, in_child)):
         if method is not None:
             hooks.add(method)

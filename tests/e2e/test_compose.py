@@ -1,23 +1,63 @@
-"""docker-compose.yml, for real: built, started, called from its own HTTPie container, and taken down."""
+"""docker-compose.yml, for real: built, started, called from its own HTTPie container as people type, and taken down."""
 
 import json
 import os
-import secrets
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jose import jwt
 
 from demo.processes import ROOT
+from tests.support.brokers import eventually
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 Compose = Callable[..., str]
 
-PASSWORD = secrets.token_hex(24)
+CONFIGURE_HTTPIE = """mkdir -p $HTTPIE_CONFIG_DIR
+echo '{"default_options": ["--check-status"]}' > $HTTPIE_CONFIG_DIR/config.json
+"""
+"""A configuration of a person's own, with which a refused call fails its line."""
+LOGINS = """
+import base64, json, sys, time
+from confluent_kafka import KafkaException, Producer
+import peerseal
+from peerseal.kafka import oauthbearer
+
+def part(members):
+    return base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
+
+now = int(time.time())
+claims = {"iss": "demo.internal/registry", "aud": "https://kafka.demo.internal", "scope": "kafka", "jti": "1"}
+claims |= {"sub": "demo.internal/client-service", "iat": now, "exp": now + 60}
+token = f"{part({'alg': 'none'})}.{part(claims)}."
+tls = {"ssl.ca.location": "/tls/authority/authority.pem"}
+login = {
+    "plaintext": lambda: {},
+    "forged": lambda: {
+        **tls,
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanisms": "OAUTHBEARER",
+        "oauth_cb": lambda _: (token, now + 60),
+    },
+    "registered": lambda: {**tls, **oauthbearer(peerseal.Identity.from_env().start(), "kafka")},
+}[sys.argv[1]]()
+client = Producer({"bootstrap.servers": "kafka:9092", "log_level": 0, **login})
+client.poll(0)
+try:
+    client.list_topics(timeout=5)
+    print("let in")
+except KafkaException:
+    print("refused")
+"""
+"""Logs in at the broker in one of three ways, in a container that reaches it."""
 
 
 def compose_command() -> list[str]:
@@ -32,27 +72,40 @@ def compose_command() -> list[str]:
     pytest.skip("no docker compose")
 
 
-@pytest.fixture(scope="module")
-def compose() -> Iterator[Compose]:
-    """A function that runs ``docker compose ARGUMENTS`` in a project of this run's own, everything in it started."""
-    command = [*compose_command(), "--project-name", f"peerseal-{secrets.token_hex(4)}"]
-    made = {name: secrets.token_hex(24) for name in ("POSTGRES_PASSWORD", "CLIENT_OPERATOR_SECRET")}
-    made |= {"CLIENT_DEMO_PASSWORD": PASSWORD}
+def run(*command: str, environ: Mapping[str, str] = os.environ, ends_with: int = 0, cwd: Path = ROOT) -> str:
+    """What the command prints. Fails where it ends with another exit code."""
+    done = subprocess.run(
+        command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=900
+    )
+    assert done.returncode == ends_with, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
 
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [*command, *arguments], cwd=ROOT, env=os.environ | made, capture_output=True, encoding="utf-8"
-        )
-        assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-        return done.stdout
+
+@pytest.fixture(scope="module")
+def secrets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``make .env`` makes."""
+    folder = tmp_path_factory.mktemp("checkout")
+    run("make", "-f", str(ROOT / "Makefile"), ".env", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compose(secrets_folder: Path) -> Iterator[Compose]:
+    """A function that runs ``docker compose ARGUMENTS`` in a project of this run's own, everything in it started."""
+    project = ["--project-name", f"peerseal-{uuid.uuid4().hex[:8]}", "--env-file", str(secrets_folder / ".env")]
+    command = [*compose_command(), *project]
+    environ = os.environ | {"SECRETS": str(secrets_folder / "secrets")}
+
+    def compose(*arguments: str, ends_with: int = 0) -> str:
+        return run(*command, *arguments, environ=environ, ends_with=ends_with)
 
     try:
-        run("up", "--build", "--detach")
-        yield run
+        compose("up", "--build", "--detach")
+        yield compose
     except AssertionError as failure:
-        raise AssertionError(f"{failure}\n{run('logs', '--no-color', '--tail=60')}") from failure
+        raise AssertionError(f"{failure}\n{compose('logs', '--no-color', '--tail=60')}") from failure
     finally:
-        run("down", "--volumes", "--timeout", "5")
+        compose("down", "--volumes", "--timeout", "5")
 
 
 def ask(compose: Compose, *request: str) -> Any:
@@ -62,8 +115,15 @@ def ask(compose: Compose, *request: str) -> Any:
 
 def as_user(compose: Compose, user: str) -> str:
     """HTTPie's argument for a fresh login."""
-    login = ask(compose, "POST", "http://client-service/authenticate", f"user={user}", f"password={PASSWORD}")
-    return f"Authorization:Bearer {login['access_token']}"
+    login = f"http --ignore-stdin -b POST http://client-service/authenticate user={user} password=$CLIENT_DEMO_PASSWORD"
+    answer = json.loads(typed(login))
+    return f"Authorization:Bearer {answer['access_token']}"
+
+
+def typed(*lines: str, ends_with: int = 0) -> str:
+    """What the lines print, typed in a shell of the container ``httpservice``."""
+    shell = ("bash", "-eo", "pipefail", "-c", CONFIGURE_HTTPIE + "\n".join(lines))
+    return run("docker", "exec", "httpservice", *shell, ends_with=ends_with)
 
 
 def invoices_of(compose: Compose, user: str, count: int) -> list[Any]:
@@ -73,6 +133,47 @@ def invoices_of(compose: Compose, user: str, count: int) -> list[Any]:
         assert time.monotonic() < deadline, compose("logs", "--no-color", "--tail=40", "invoicing", "client-service")
         time.sleep(0.5)
     return list(found)
+
+
+@pytest.mark.parametrize("service", ["clientservice", "resourceservice"])
+def test_the_published_line_works_as_it_stands(compose: Compose, service: str) -> None:
+    shown = run(*f"docker exec -t httpservice http http://{service}/my-public-credentials".split())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown)  # a terminal has colours
+    assert "200 OK" in text
+    assert re.search(rf'"keyId": "demo.internal/{service.removesuffix("service")}-service/[\w-]{{43}}"', text)
+
+
+def index(compose: Compose) -> Any:
+    """What ``GET /`` says."""
+    return ask(compose, "http://clientservice/")
+
+
+def test_the_lines_of_the_index_work_as_they_stand(compose: Compose) -> None:
+    shown = index(compose)
+    assert len(shown["routes"]) > 8
+    refused = [route["try"] for route in shown["routes"] if route["path"].startswith("/approvals")]  # to ada
+    typed(shown["login"], *(route["try"] for route in shown["routes"] if route["try"] not in refused))
+    for line in refused:
+        typed(shown["login"], line, ends_with=4)
+
+
+def test_the_lines_of_the_token_exchange_work_as_they_stand(compose: Compose) -> None:
+    shown = index(compose)
+    token = typed(shown["login"], *shown["exchange"], "echo $EVENT_TOKEN").split()[-1]
+    claims = jwt.get_unverified_claims(token)
+    assert (claims["iss"], claims["act"]) == ("demo.internal/registry", {"sub": "demo.internal/legacy-shop"})
+    assert (claims["sub"], claims["scope"], claims["aud"]) == ("ada", "trigger_invoicing", "jobs.example.com")
+
+
+def test_an_event_of_the_token_exchange_becomes_an_invoice(compose: Compose) -> None:
+    shown = index(compose)
+    publish = "python3 -m demo.publish /tmp/order.json $EVENT_TOKEN"
+    lines = "\n".join([shown["login"], *shown["exchange"], publish, "echo t-$ORDER"])
+    order = compose("run", "--rm", "-T", "legacy-shop", "bash", "-eo", "pipefail", "-c", lines).split()[-1]
+    eventually(
+        lambda: (order, 500) in [(one["transactionID"], one["amount"]) for one in invoices_of(compose, "ada", 1)],
+        "legacy-shop's order is invoiced to ada",
+    )
 
 
 def test_public_credentials_are_shown(compose: Compose) -> None:
@@ -87,12 +188,12 @@ def test_a_call_passes_through_both_services(compose: Compose) -> None:
 
 
 def test_an_order_becomes_an_invoice(compose: Compose) -> None:
-    ada = as_user(compose, "ada")
+    katherine = as_user(compose, "katherine")
     items = 'items:=[{"itemID": "slide-rule", "quantity": 2}]'
-    placed = ask(compose, "POST", "http://client-service/orders", ada, items)
-    (invoice,) = invoices_of(compose, "ada", 1)
+    placed = ask(compose, "POST", "http://client-service/orders", katherine, items)
+    (invoice,) = invoices_of(compose, "katherine", 1)
     assert invoice["transactionID"] == placed["transactionID"]
-    assert (invoice["userID"], invoice["amount"]) == ("ada", 9800)
+    assert (invoice["userID"], invoice["amount"]) == ("katherine", 9800)
 
 
 def test_an_order_is_taken_while_kafka_is_down(compose: Compose) -> None:
@@ -103,8 +204,53 @@ def test_an_order_is_taken_while_kafka_is_down(compose: Compose) -> None:
     assert [invoice["amount"] for invoice in invoices_of(compose, "grace", 1)] == [250]
 
 
+@pytest.mark.parametrize(
+    ("login", "outcome"), [("registered", "let in"), ("plaintext", "refused"), ("forged", "refused")]
+)
+def test_the_broker_lets_in_nobody_without_a_token_of_the_registry(compose: Compose, login: str, outcome: str) -> None:
+    assert compose("exec", "-T", "invoicing", "python3", "-c", LOGINS, login).strip() == outcome
+
+
+def test_people_reach_no_data_and_only_its_services_do(compose: Compose) -> None:
+    for host in ("postgres", "redis", "kafka"):
+        typed(f"getent hosts {host}", ends_with=2)
+    typed("getent hosts resourceservice registry")
+    assert members(compose, "data") == {
+        *("postgres", "redis", "kafka"),
+        *("registry", "client-service", "resource-service", "invoicing"),
+    }
+    assert members(compose, "edge") == {"httpservice", "login", "client-service"}
+
+
+def members(compose: Compose, network: str) -> set[str]:
+    """The services on that network that run."""
+    return {
+        service
+        for service, container in described(compose).items()
+        if container["State"]["Running"]
+        and any(name.endswith(f"_{network}") for name in container["NetworkSettings"]["Networks"])
+    }
+
+
+def described(compose: Compose) -> dict[str, Any]:
+    """What the engine says of each service's container."""
+    found = json.loads(run("docker", "inspect", *compose("ps", "--all", "--quiet").split()))
+    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+
+
+def test_no_service_has_a_secret_in_its_environment(compose: Compose, secrets_folder: Path) -> None:
+    made = {file.name: file.read_text() for file in (secrets_folder / "secrets").iterdir()}
+    assert len(made) == 8
+    containers = described(compose)
+    assert len(containers) == 13
+    for service, container in containers.items():
+        if service != "httpservice":  # that one is for people
+            started = "\n".join([*(container["Config"]["Env"] or []), container["Path"], *container["Args"]])
+            assert [name for name, secret in made.items() if secret in started] == [], service
+
+
 def test_the_join_tokens_are_only_their_services_to_read(compose: Compose) -> None:
-    listing = compose("exec", "-T", "client-service", "ls", "-ln", "/join/client-service/token", "/join")
+    listing = compose("exec", "-T", "client-service", "ls", "-ln", "/join/token")
     assert listing.splitlines()[0].startswith("-rw------- 1 10001 10001")
 
 
@@ -119,5 +265,5 @@ def test_a_service_restarts_with_the_key_that_it_has(compose: Compose) -> None:
 
 
 def test_services_run_as_nobody_special(compose: Compose) -> None:
-    for service in ("registry", "client-service", "resource-service", "invoicing"):
+    for service in ("registry", "login", "client-service", "resource-service", "case-service", "invoicing"):
         assert compose("exec", "-T", service, "id", "-u").strip() == "10001"

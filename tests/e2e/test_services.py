@@ -65,7 +65,7 @@ def test_the_index_lists_every_route_with_a_line_that_works(running: Running) ->
     environment = {
         "$TOKEN": running.as_user("ada").removeprefix("Authorization:Bearer "),
         "$CLIENT_DEMO_PASSWORD": running.password,
-        "$CLIENT_OPERATOR_SECRET": "of somebody else",
+        "$CLIENT_OPERATOR_SECRET": "of-somebody-else",
     }
     expected = {"/refresh-my-credentials": 403, "/approvals": 403, "/approvals/<id>": 403}  # no administrator
     routes = http(f"{running.client.url}/").json["routes"]

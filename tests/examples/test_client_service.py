@@ -147,6 +147,11 @@ def test_a_login_url_that_is_none_is_said_at_the_start(url: str) -> None:
         Settings.from_env({"CLIENT_LOGIN_URL": url})
 
 
+def test_certificates_for_the_login_that_are_not_there_end_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"CLIENT_LOGIN_CA_FILE=.*ca\.pem"):
+        Settings.from_env({"CLIENT_LOGIN_CA_FILE": str(tmp_path / "ca.pem")})
+
+
 @pytest.mark.parametrize("content", ["[]", "{", ""])
 def test_settings_of_the_broker_that_are_none_are_said_to_be(tmp_path: Path, content: str) -> None:
     (tmp_path / "broker.json").write_text(content)

@@ -103,6 +103,15 @@ def test_messages_of_others_are_put_aside(served: World) -> None:
     assert served.refusals(4) == ["caller_not_allowed", "caller_not_allowed", "wrong_type", "missing_token"]
 
 
+def test_the_consumer_believes_the_publishers_in_its_settings_and_no_others(served: World) -> None:
+    shop = served.registry.identity("legacy-shop")
+    with served.consuming(events_publishers=("legacy-shop", "registry")) as consumer:
+        served.publish(order_payload())
+        served.publish(order_payload(eventID="e-9"), event_id="e-9", by=shop)
+        eventually(lambda: consumer.counts.handled == 1, "the shop's is handled")
+    assert served.refusals(1) == ["caller_not_allowed"]
+
+
 def test_an_event_that_is_older_than_the_setting_allows_is_put_aside(broker: Broker, tmp_path: Path) -> None:
     clock = Clock()
     with MemoryRegistry(clock=clock) as registry, World(registry, tmp_path, broker) as world, world.resource_served():

@@ -3,6 +3,7 @@ not good."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flask import Flask
 from joserfc.jwk import ECKey
 
 from client_service.login import AT_ONCE
+from demo.containers.certificates import main as make_certificates
 from demo.identity_provider.tokens import LIFETIME
 from peerseal.protocol.policies import UserIssuer
 from peerseal.protocol.tokens import LEEWAY
@@ -85,6 +87,16 @@ def test_while_the_identity_provider_is_away_a_login_says_so_and_who_is_logged_i
     assert (answer.status_code, answer.get_json()["code"]) == (503, "login_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
     assert edge.order({"itemID": "pen", "quantity": 1})["amount"] == 250
+
+
+def test_a_login_over_https_is_checked_with_the_certificates_in_the_settings(world: World, tmp_path: Path) -> None:
+    make_certificates(tmp_path, datetime.now(UTC))
+    port, login = free_port(), {"user": "ada", "password": PASSWORD}
+    url = f"https://127.0.0.1:{port}"
+    with served_at(port, world.login, tmp_path / "login/login.pem"):
+        known = world.person(login_url=url, login_ca_file=tmp_path / "authority/authority.pem")
+        assert known.post("/authenticate", login).status_code == 200
+        assert world.person(login_url=url).post("/authenticate", login).get_json()["code"] == "login_unavailable"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from peerseal.outbox import Outbox
 from peerseal.protocol.policies import UserIssuer
 from peerseal.testing import MemoryRegistry
 from resource_service.database import Invoices, open_database
-from resource_service.invoicing import PUBLISHERS, TOPIC, make_consumer, make_invoicing
+from resource_service.invoicing import TOPIC, make_consumer, make_invoicing
 from resource_service.settings import ConsumerSettings
 from tests.support.brokers import Broker, Ends
 from tests.support.processes import free_port
@@ -158,7 +158,8 @@ class World:
         sent: dict[str, Any] = {"topic": TOPIC, "audience": AUDIENCE, "scope": PURPOSE, "event_id": event_id}
         with carrying(self.client.mint_transaction(user, scope=[scope], transaction_id="t-1")):
             headers = self.client.sign_event(b"", **sent)
-        verifier = EventVerifier(self.invoicing.trust, audience=AUDIENCE, allow=PUBLISHERS, max_age=timedelta(days=1))
+        allow = {"client-service": {PURPOSE}}
+        verifier = EventVerifier(self.invoicing.trust, audience=AUDIENCE, allow=allow, max_age=timedelta(days=1))
         transaction = self.invoicing.transaction_for_event(verifier.verify(b"", headers, topic=TOPIC))
         assert transaction is not None, "the consumer may mint"
         return transaction
@@ -177,9 +178,10 @@ class World:
 
 
 @contextmanager
-def served_at(port: int, app: Flask) -> Iterator[None]:
-    """An application behind a real socket."""
-    server = make_server("127.0.0.1", port, app, threaded=True)
+def served_at(port: int, app: Flask, certificate: Path | None = None) -> Iterator[None]:
+    """An application behind a real socket, over TLS with a ``certificate``, whose file holds its key, too."""
+    tls = None if certificate is None else (str(certificate), str(certificate))
+    server = make_server("127.0.0.1", port, app, threaded=True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

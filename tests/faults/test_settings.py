@@ -171,6 +171,13 @@ def test_the_greatest_age_of_an_event_has_a_unit_and_bounds() -> None:
             ConsumerSettings.from_env(needed | {"EVENTS_MAX_AGE": text})
 
 
+def test_the_publishers_that_a_consumer_believes_are_listed_by_commas() -> None:
+    needed = {"BROKER_URL": "kafka://localhost:9092"}
+    assert ConsumerSettings.from_env(needed).events_publishers == ("client-service",)
+    given = needed | {"EVENTS_PUBLISHERS": "client-service, legacy-shop,registry,"}
+    assert ConsumerSettings.from_env(given).events_publishers == ("client-service", "legacy-shop", "registry")
+
+
 BOTH = {
     "PEERSEAL_JOIN_TOKEN": options_in,
     "PEERSEAL_KEY_PASSPHRASE": options_in,

@@ -10,7 +10,7 @@ import pytest
 from peerseal import EventVerifier
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from peerseal.kafka import KafkaInlet, KafkaOutlet
-from peerseal.messaging import EventConsumer, open_inlet, open_outlet
+from peerseal.messaging import EventConsumer, login_settings, open_inlet, open_outlet
 from peerseal.testing import MemoryRegistry
 from tests.support.brokers import Broker, BuiltInBroker, Ends, eventually
 
@@ -40,6 +40,16 @@ def test_a_url_of_no_broker_is_refused(url: str) -> None:
         open_outlet(url)
     with pytest.raises(ConfigurationError):
         open_inlet(url, "group", ["t"])
+
+
+def test_a_login_by_the_services_key_is_for_kafka_only() -> None:
+    with MemoryRegistry() as registry:
+        identity = registry.identity("client-service")
+        assert login_settings(identity, "amqp://127.0.0.1", None) == {}
+        login = login_settings(identity, "kafka://127.0.0.1:1", "kafka")
+        assert (login["security.protocol"], login["sasl.mechanisms"]) == ("SASL_SSL", "OAUTHBEARER")
+        with pytest.raises(ConfigurationError, match="kafka://"):
+            login_settings(identity, "amqp://127.0.0.1", "rabbit")
 
 
 def test_what_a_broker_that_is_away_did_not_take_is_said_in_time() -> None:

@@ -1,6 +1,7 @@
 """What is done at a fork, for what lives; and that nothing stays of what does not."""
 
 import gc
+import subprocess
 import sys
 from collections.abc import Iterator
 from types import FrameType
@@ -57,6 +58,28 @@ def test_a_fork_has_no_more_to_do_after_a_thousand_sessions(identity: Identity) 
     before = calls_at_a_fork()
     sessions(identity, 1000)
     assert calls_at_a_fork() - before < 50
+
+
+FIRST_HOOK_IN_A_CHILD = """
+import os
+from peerseal.peers import forks
+
+class Work:
+    def start_again(self):
+        print("started again")
+
+if os.fork():
+    os.wait()
+else:
+    work = Work()
+    forks.in_each_child(work.start_again)
+    forks.notice_fork()
+"""
+
+
+def test_a_child_that_adds_the_first_hook_of_all_has_nothing_to_start_again() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_HOOK_IN_A_CHILD], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 class Noting:

@@ -1,0 +1,22 @@
+"""The domain's settings in docker-compose.yml: ``python -m demo.containers.settings AUTHORITY`` prints them for
+``peerseal-registry domain set -``. Its keys are fetched from the identity provider, whose TLS that authority signed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from demo.domain import CLIENT, INVOICING, LEGACY, LOGIN_ISSUER, domain_settings
+
+KAFKA = {"audience": "https://kafka.demo.internal", "services": [CLIENT, INVOICING, LEGACY], "scopes": ["kafka"]}
+"""Who may log in at the broker."""
+
+
+def settings(authority: Path) -> dict[str, Any]:
+    """All of them."""
+    login = {"ca": authority.read_text("ascii"), "introspection_url": f"{LOGIN_ISSUER}/introspect"}
+    return domain_settings(login, access_tokens={"kafka": KAFKA})
+
+
+if __name__ == "__main__":
+    print(json.dumps(settings(Path(sys.argv[1]))))

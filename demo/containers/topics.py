@@ -1,0 +1,63 @@
+"""The topics of the orders, and which service may write and read them, at the broker of docker-compose.yml.
+
+``python -m demo.containers.topics HOST:PORT`` makes them at a listener on which the caller is the administrator. A
+consumer that waits for a topic which is not there yet would notice minutes later that it is.
+"""
+
+import sys
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it marks no name as exported
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+from confluent_kafka.cimpl import NewTopic
+
+from demo.domain import CLIENT, DEAD_LETTERS, DOMAIN, INVOICING, LEGACY, TOPIC
+
+PARTITIONS = 4
+ANSWER = 30  # seconds
+RIGHTS = (
+    (CLIENT, AclOperation.WRITE, ResourceType.TOPIC, TOPIC),
+    (LEGACY, AclOperation.WRITE, ResourceType.TOPIC, TOPIC),
+    (INVOICING, AclOperation.READ, ResourceType.TOPIC, TOPIC),
+    (INVOICING, AclOperation.READ, ResourceType.GROUP, INVOICING),
+    (INVOICING, AclOperation.WRITE, ResourceType.TOPIC, DEAD_LETTERS),
+)
+"""What is not listed is refused. The broker knows a service by its id."""
+
+
+def main(servers: str) -> int:
+    """Make them; → the exit code. Raises KafkaException."""
+    admin = AdminClient({"bootstrap.servers": servers})
+    topics = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in (TOPIC, DEAD_LETTERS)]
+    for made in admin.create_topics(topics).values():
+        wait_for(made)
+    for allowed in admin.create_acls([right(*given) for given in RIGHTS]).values():
+        wait_for(allowed)
+    return 0
+
+
+def right(service: str, operation: AclOperation, kind: ResourceType, name: str) -> AclBinding:
+    """The service may do that, from any host."""
+    user = f"User:{DOMAIN}/{service}"
+    return AclBinding(kind, name, ResourcePatternType.LITERAL, user, "*", operation, AclPermissionType.ALLOW)
+
+
+def wait_for(answer: Future[Any]) -> None:
+    """Until it is there, from now on or since an earlier start."""
+    try:
+        answer.result(ANSWER)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
