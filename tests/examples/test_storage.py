@@ -4,11 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import client_service.storage
 import resource_service.database
-from client_service.settings import ISSUER_URL
 from peerseal import User
 from peerseal.outbox import Outbox
 from resource_service.database import Invoices
-from tests.examples.world import PEN, World
+from tests.examples.world import ISSUER_URL, PEN, World
 
 ADA = User("ada", ISSUER_URL, frozenset(("trigger_invoicing",)), "j-1", 2**40, {})
 
