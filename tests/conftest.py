@@ -14,24 +14,29 @@ from tests.support.stack import Stack
 
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
 ON_ONE_DATABASE = tuple(
-    f"tests/contracts/test_{name}.py"
+    f"tests/{name}.py"
     for name in (
-        "judges/test_documented_snippets",
-        "admission_by_platform",
-        "applicants",
-        "client_assertions",
-        "exchange",
-        "operators",
-        "policies",
-        "restore",
-        "roll_over",
-        "verify",
-        "waiting",
+        "attacks/test_registry_registration",
+        "contracts/test_access_tokens",
+        "contracts/test_access_tokens_of_services",
+        "contracts/test_admission_by_platform",
+        "contracts/test_applicants",
+        "contracts/test_client_assertions",
+        "contracts/test_exchange",
+        "contracts/test_housekeeping",
+        "contracts/test_operators",
+        "contracts/test_policies",
+        "contracts/test_restore",
+        "contracts/test_roll_over",
+        "contracts/test_verify",
+        "contracts/test_waiting",
+        "peerseal/test_outbox",
     )
 )
 THOROUGH = tuple(
     f"tests/{name}.py"
     for name in (
+        "e2e/test_access_tokens",
         "e2e/test_applicants",
         "e2e/test_audit_across_hops",
         "e2e/test_concurrent_registrations",
@@ -45,11 +50,13 @@ THOROUGH = tuple(
         "e2e/test_registry_gone",
         "e2e/test_restore",
         "e2e/test_token_exchange",
+        "e2e/test_up",
         "e2e/test_users_do_not_mix",
         "examples/test_invoicing",
         "faults/test_failing_callees",
         "faults/test_recycled_workers",
         "faults/test_registry_killed",
+        "judges/test_documented_snippets",
         "judges/test_npm",
         "messaging/test_consumer",
         "messaging/test_kafka_records",

@@ -437,7 +437,13 @@ with ThreadPoolExecutor(8) as pool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("services", [("billing", "billing"), ("billing", "shipping")], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "services",
+    [
+        pytest.param(("billing", "billing"), id="one"),
+        pytest.param(("billing", "shipping"), id="two", marks=pytest.mark.thorough),
+    ],
+)
 def test_two_processes_of_eight_threads_leave_a_gapless_ledger(
     registry_database: str, tmp_path: Path, services: tuple[str, str]
 ) -> None:

@@ -61,6 +61,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Running(stack, registry, resource, client, invoicing, broker_url)
 
 
+@pytest.mark.thorough
 def test_the_index_lists_every_route_with_a_line_that_works(running: Running) -> None:
     environment = {
         "$TOKEN": running.as_user("ada").removeprefix("Authorization:Bearer "),
