@@ -3,6 +3,7 @@ the very lines of the docs."""
 
 import json
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from demo.processes import BIN, ROOT, environment
 from tests.support.stack import DOMAIN, Stack
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here"),
+]
 
 PAGE = (ROOT / "docs/access-tokens.md").read_text(encoding="utf-8")
 
