@@ -87,10 +87,8 @@ class Orders:
         """The user's orders, the newest first. Raises InsufficientScope."""
         if "orders:read" not in user.scopes:
             raise InsufficientScope("the user's token does not allow orders:read")
-        return [order.to_json() for order in self._orders_of(user)]
-
-    def _orders_of(self, user: peerseal.User) -> list[storage.Order]:
-        return storage.orders_of(self._database, user.issuer, user.name, self._identity.clock())
+        found = storage.orders_of(self._database, user.issuer, user.name, self._identity.clock())
+        return [order.to_json() for order in found]
 
     def _event(self, order: storage.Order, at: datetime) -> storage.SignedEvent:
         """What is published of the order. Whose it is stands in the token, which only this service can sign, and

@@ -3,8 +3,8 @@
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
 - ``CLIENT_OPERATOR_SECRET``: what ``POST /refresh-my-credentials`` asks for in the header ``Operator-Secret``. Without
   it nobody can use that route;
-- ``CLIENT_LOGIN_URL``: where the identity provider is (``http://identity-provider``), to which ``POST /authenticate``
-  passes name and password on. Without it that route is closed, and users bring their tokens from elsewhere;
+- ``CLIENT_LOGIN_URL``: where the identity provider is, such as ``https://login.example.com``. ``POST /authenticate``
+  passes name and password on to it. Without this URL that route is closed, and users bring their tokens from elsewhere;
 - ``CLIENT_LOGIN_CA_FILE``: the certificates (PEM) to check its https with, in the place of the public authorities;
 - ``CLIENT_DATABASE_URL``: orders, and events that are not sent yet;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library

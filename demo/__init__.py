@@ -1,1 +1,1 @@
-"""Peerseal on real processes: ``make demo`` shows it, ``make up`` leaves it running. Needs the ``dev`` extra."""
+"""Peerseal on real processes: ``make demo`` shows it, ``make up`` leaves it running. Needs the ``demo`` extra."""

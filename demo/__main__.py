@@ -1,5 +1,6 @@
 """``make demo``: the whole idea on real processes. Ends with 1 where anything answers otherwise than promised."""
 
+import logging
 import os
 import secrets
 import sys
@@ -20,6 +21,7 @@ FAST_ROTATION = {"PEERSEAL_ROTATE_LEAD": "3", "PEERSEAL_ROTATE_OVERLAP": "5"}
 
 def main() -> int:
     """Start everything, play the scenes, stop everything; → the exit code."""
+    logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="peerseal-demo-") as folder, Stack(Path(folder)) as stack:
         os.environ["NO_PROXY"] = "127.0.0.1,localhost"
         stack.settings.update(FAST_ROTATION)
@@ -42,18 +44,13 @@ def set_up(stack: Stack, show: Show) -> Stage:
     show.say("Starting the registry (SQLite, 2 workers), resource-service and client-service (2 workers each),")
     show.say("an identity provider, case-service, the invoicing consumer and a broker …")
     secret, password = secrets.token_urlsafe(24), secrets.token_urlsafe(12)
-    login = stack.start_identity_provider(password)
-    stack.start_registry()
-    stack.let_users_in()
-    _, broker_url = stack.start_broker()
-    cases = stack.start_case_service()
-    resource = stack.start_resource_service(preload=True)
-    client = stack.start_client_service(resource.url, operator_secret=secret, broker_url=broker_url, preload=True)
-    stack.start_invoicing(resource.url, broker_url)
-    show.say(f"registry {stack.registry_url}   resource-service {resource.url}   client-service {client.url}")
-    show.say(f"identity provider {login.url}   case-service {cases.url}   broker, librdkafka's own: {broker_url}")
+    running = stack.start_all(password, operator_secret=secret, preload=True)
+    show.say(f"registry {running.registry.url}   identity provider {running.login.url}")
+    show.say(f"client-service {running.client.url}   resource-service {running.resource.url}")
+    show.say(f"case-service {running.cases.url}   broker, librdkafka's own: {running.broker_url}")
     identity = peerseal.Identity.from_env(stack.service_settings(CLIENT)).start()
-    return Stage(show, stack, client.url, resource.url, cases.url, identity, secret, password, broker_url)
+    urls = running.client.url, running.resource.url, running.cases.url
+    return Stage(show, stack, *urls, identity, secret, password, running.broker_url)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,8 @@ def start(stack: Stack) -> tuple[str, str, str]:
     """What the console client needs: the URLs of login page and edge, and the password of the people."""
     print("starting …", flush=True)
     password = secrets.token_urlsafe(12)
-    login = stack.start_identity_provider(password)
-    stack.start_registry()
-    stack.let_users_in()
-    _, broker_url = stack.start_broker()
-    stack.start_case_service()
-    resource = stack.start_resource_service()
-    client = stack.start_client_service(resource.url, broker_url=broker_url)
-    stack.start_invoicing(resource.url, broker_url)
-    return login.url, client.url, password
+    running = stack.start_all(password)
+    return running.login.url, running.client.url, password
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import requests
@@ -33,11 +34,26 @@ __all__ = ["CASES", "CLIENT", "DEAD_LETTERS", "DOMAIN", "INVOICING", "RESOURCE",
 
 P = TypeVar("P", bound=Process)
 
+LOGIN = "login"
+"""The identity provider, which is no service of the domain."""
 OPERATOR_SECRET = "CLIENT_OPERATOR_SECRET"
 
 
 class CommandFailed(RuntimeError):
     """``peerseal-registry`` ended with another exit code than 0. The message holds what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """All that `Stack.start_all` has started."""
+
+    registry: Server
+    login: Server
+    cases: Server
+    resource: Server
+    client: Server
+    invoicing: Process
+    broker_url: str
 
 
 class Stack:
@@ -97,6 +113,33 @@ class Stack:
         """The same with ``--json``, parsed."""
         return json.loads(self.operate(*arguments, "--json"))
 
+    def start_all(
+        self,
+        password: str,
+        *,
+        operator_secret: str | None = None,
+        preload: bool = False,
+        ports: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
+        """Start identity provider, registry, broker, the three services and the consumer. ``password`` is that of all
+        people; ``preload`` is for resource-service and client-service; ``ports`` are by service, any that is free where
+        none is named."""
+        login = self.start_identity_provider(password, port=ports.get(LOGIN))
+        registry = self.start_registry()
+        self.let_users_in()
+        broker_url = self.start_broker()
+        cases = self.start_case_service(port=ports.get(CASES))
+        resource = self.start_resource_service(port=ports.get(RESOURCE), preload=preload)
+        client = self.start_client_service(
+            resource.url,
+            operator_secret=operator_secret,
+            broker_url=broker_url,
+            port=ports.get(CLIENT),
+            preload=preload,
+        )
+        invoicing = self.start_invoicing(resource.url, broker_url)
+        return Running(registry, login, cases, resource, client, invoicing, broker_url)
+
     def start_registry(self, *, workers: int = 2) -> Server:
         """Make what is missing of the registry, start it, and wait until it is ready.
 
@@ -123,8 +166,8 @@ class Stack:
             "IDP_PASSWORD": password,
             "IDP_INTROSPECTION_SECRET": self._introspection_secret,
         }
-        target, log = "demo.identity_provider.app:create_app()", self.log("login")
-        server = gunicorn("login", target, port=port, log=log, settings=settings, workers=1)
+        target, log = "demo.identity_provider.app:create_app()", self.log(LOGIN)
+        server = gunicorn(LOGIN, target, port=port, log=log, settings=settings, workers=1)
         self.login = self.keep(server)
         return server
 
@@ -212,11 +255,10 @@ class Stack:
         options.setdefault("threads", 16)  # more than calls to resource-service may take
         return self.start_service(CLIENT, target, settings=settings, port=port, **options)
 
-    def start_broker(self) -> tuple[Process, str]:
-        """A broker with the topics of the examples, and its URL."""
+    def start_broker(self) -> str:
+        """A broker with the topics of the examples; → its URL."""
         command = [sys.executable, "-m", "demo.broker", TOPIC, DEAD_LETTERS]
-        broker = self.keep(Process("broker", command, log=self.log("broker")))
-        return broker, broker.wait_until_prints(URL_PREFIX)
+        return self.keep(Process("broker", command, log=self.log("broker"))).wait_until_prints(URL_PREFIX)
 
     def legacy_settings(self) -> dict[str, str]:
         """The environment of the program that exchanges users' tokens at the registry."""

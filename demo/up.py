@@ -9,10 +9,11 @@ from pathlib import Path
 import requests
 
 from demo.processes import ProcessFailed, free_port
-from demo.stack import CommandFailed, Stack
+from demo.stack import CASES, CLIENT, LOGIN, RESOURCE, CommandFailed, Stack
 
-REGISTRY_PORT, CLIENT_PORT, RESOURCE_PORT, LOGIN_PORT, CASES_PORT = 8000, 8001, 8002, 8003, 8004
-"""Where they listen, if nobody else does."""
+REGISTRY_PORT = 8000
+PORTS = {CLIENT: 8001, RESOURCE: 8002, LOGIN: 8003, CASES: 8004}
+"""The ports on which they listen where these are free."""
 
 LINES = """
 Everything runs. Try, in another terminal (Ctrl-C here stops it all):
@@ -73,34 +74,26 @@ def start(stack: Stack) -> None:
     """Start everything and print what can be tried."""
     print("starting …", flush=True)
     secret, password = secrets.token_hex(12), secrets.token_hex(12)
-    login = stack.start_identity_provider(password, port=free_port(LOGIN_PORT))
-    stack.start_registry()
-    stack.let_users_in()
-    _, broker_url = stack.start_broker()
-    stack.start_case_service(port=free_port(CASES_PORT))
-    resource = stack.start_resource_service(port=free_port(RESOURCE_PORT))
-    client = stack.start_client_service(
-        resource.url, operator_secret=secret, broker_url=broker_url, port=free_port(CLIENT_PORT)
-    )
-    stack.start_invoicing(resource.url, broker_url)
-    shown = requests.get(client.url, timeout=10).json()
+    ports = {name: free_port(port) for name, port in PORTS.items()}
+    running = stack.start_all(password, operator_secret=secret, ports=ports)
+    shown = requests.get(running.client.url, timeout=10).json()
     settings = {
         "PATH": f"{Path(sys.executable).parent}:$PATH",
         "CLIENT_DEMO_PASSWORD": password,
         "CLIENT_OPERATOR_SECRET": secret,
         "REGISTRY_HOME": stack.registry_settings["REGISTRY_HOME"],
-        "BROKER_URL": broker_url,
+        "BROKER_URL": running.broker_url,
         **stack.legacy_settings(),
     }
     lines = LINES.format(
         exports="\n  ".join(f"export {name}={value}" for name, value in settings.items()),
         login_line=shown["login"],
         exchange="\n  ".join(shown["exchange"]),
-        client=client.url,
-        login=login.url,
-        resource=resource.url,
-        registry=stack.registry_url,
-        broker=broker_url,
+        client=running.client.url,
+        login=running.login.url,
+        resource=running.resource.url,
+        registry=running.registry.url,
+        broker=running.broker_url,
         logs=stack.root / "logs",
     )
     print(lines, flush=True)

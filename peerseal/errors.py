@@ -45,7 +45,7 @@
     │       └── MessageTooLarge     message_too_large: it never will
     └── ConfigurationError          a setting is missing or contradicts another
 
-``code`` is stable and part of the interface (SPEC section 4). ``str(error)`` is the detail for the log of the side
+``code`` is stable and part of the interface (docs/protocol.md). ``str(error)`` is the detail for the log of the side
 that refuses; it may quote unverified input, with control characters escaped so that it stays one line of a log, and is
 never sent to the other side.
 """
@@ -87,7 +87,7 @@ class MissingToken(TokenError):
 
 
 class MalformedToken(TokenError):
-    """The token breaks the strict syntax of SPEC section 3: encoding, JSON, members or their types."""
+    """The token breaks the strict syntax of docs/protocol.md: encoding, JSON, members or their types."""
 
     code = "malformed_token"
 
@@ -235,7 +235,7 @@ class ContentUnreadable(PeersealError):
 
 
 class InvalidName(PeersealError, ValueError):
-    """A trust domain, service name, service id or kid that breaks the rules of SPEC section 1."""
+    """A trust domain, service name, service id or kid that breaks the rules of docs/protocol.md."""
 
     code = "invalid_name"
     status = 400

@@ -1,1 +1,1 @@
-"""The registry: the server that admits services' keys, and publishes them signed (SPEC section 5)."""
+"""The registry: the server that admits services' keys, and publishes them signed (docs/protocol.md)."""

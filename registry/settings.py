@@ -46,7 +46,7 @@ class Limits:
     """The registry's limits, each with its unit and its reason."""
 
     key_lifetime: int = 7 * 24 * 3600
-    """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (SPEC section 2)."""
+    """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (docs/protocol.md)."""
     retired_shown: int = 960
     """Seconds for which a retired key stays in the signed set: the longest of the tokens that are checked against it (a
     transaction token, 900 s), leeway, and a margin."""
@@ -66,7 +66,7 @@ class Limits:
     changes_listed: int = 1000
     """Services in one list of changes; with more the client fetches anew what it knows."""
     wait: int = 20
-    """Seconds that a call for changes may ask to wait (SPEC section 5)."""
+    """Seconds that a call for changes may ask to wait (docs/protocol.md)."""
     waiting_calls: int = 768
     """Calls that wait for a change at once, of one process: each holds a thread, some 30 KiB. One more is answered at
     once, and asks now and then instead."""

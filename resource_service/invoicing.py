@@ -26,10 +26,9 @@ from resource_service.settings import ConsumerSettings
 TOPIC = "OrderCreated"
 GROUP = "invoicing"
 PURPOSE = {"trigger_invoicing"}
-"""To what end the publishers in the settings may send orders. Nobody else is believed, however well registered."""
+"""The scope for which the publishers in the settings may send orders. No other service is believed."""
 
 log = logging.getLogger("resource_service.invoicing")
-
 
 metadata = MetaData()
 INBOX = inbox_table(metadata)
@@ -45,9 +44,9 @@ class Invoicing:
         self._clock = clock
 
     def handle(self, event: peerseal.Event) -> None:
-        """Raises MessageRefused for what no order is, and requests.RequestException where the case cannot be had or
-        the invoice not be made: then nothing is counted, and the event comes again. An event that comes again after
-        its invoice was made has the same one, which resource-service sees to."""
+        """Raises MessageRefused for a payload that is not the order of its token, and requests.RequestException where
+        the case or the invoice cannot be had: then nothing is counted, and the event comes again. An event that comes
+        again after its invoice was made gets the same one from resource-service."""
         order = OrderCreated.read(event.payload)
         if order.event_id != event.id:
             raise MessageRefused("wrong_event", "the payload names another event than the token")

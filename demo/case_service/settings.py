@@ -7,6 +7,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from peerseal.errors import ConfigurationError
 from peerseal.runtime.settings import SettingsReader
 
 
@@ -17,5 +18,8 @@ def database_url(environ: Mapping[str, str]) -> str:
         return url
     key_dir = read.path("PEERSEAL_KEY_DIR")
     state = (key_dir.parent if key_dir else Path("case-data")).absolute()
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{state}: {error.strerror}; set PEERSEAL_KEY_DIR or CASE_DATABASE_URL") from error
     return f"sqlite:///{state / 'cases.sqlite3'}"

@@ -6,22 +6,12 @@ from urllib.parse import urlsplit
 
 from authlib.oauth2.rfc6749 import ClientMixin
 
+from demo.identity_provider.people import CUSTOMER_SCOPES
+
 CALLBACK = "/callback"
 OPAQUE_CONSOLE = "console"
 JWT_CONSOLE = "console-jwt"
 EDGE = "client-service"
-
-_SCOPES = [
-    "openid",
-    "profile",
-    "orders",
-    "profiles:read",
-    "orders:read",
-    "orders:write",
-    "invoices:read",
-    "cases:read",
-    "trigger_invoicing",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +32,7 @@ class Client(ClientMixin):  # type: ignore[misc]  # Authlib has no annotations
 
     def get_allowed_scope(self, scope: str | None) -> str:
         """The part of ``scope`` that this program may ask for."""
-        return " ".join(name for name in (scope or "").split() if name in _SCOPES)
+        return " ".join(name for name in (scope or "").split() if name in CUSTOMER_SCOPES)
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         """Whether it is the callback on the loopback interface, on any port (RFC 8252 section 7.3)."""

@@ -17,11 +17,10 @@ class Person:
         return self.name
 
 
-_CUSTOMER = frozenset(
+CUSTOMER_SCOPES = frozenset(
     {
         "openid",
         "profile",
-        "orders",
         "profiles:read",
         "orders:read",
         "orders:write",
@@ -30,13 +29,14 @@ _CUSTOMER = frozenset(
         "trigger_invoicing",
     }
 )
+"""What a token of a customer may hold, and programs may ask for."""
 
 PEOPLE = {
     person.name: person
     for person in (
-        Person("ada", "Ada Lovelace", _CUSTOMER),
-        Person("grace", "Grace Hopper", _CUSTOMER),
-        Person("katherine", "Katherine Johnson", _CUSTOMER | {"orders:approve"}),
+        Person("ada", "Ada Lovelace", CUSTOMER_SCOPES),
+        Person("grace", "Grace Hopper", CUSTOMER_SCOPES),
+        Person("katherine", "Katherine Johnson", CUSTOMER_SCOPES | {"orders:approve"}),
     )
 }
 

@@ -17,6 +17,7 @@ from peerseal.peers.fetch import Answer, no_larger_than
 from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.patience import no_longer_than
 from peerseal.peers.trust import TrustStore
+from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.claims import claim
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.jose import MAX_TOKEN
@@ -24,7 +25,6 @@ from peerseal.protocol.policies import ACCESS_LIFETIMES
 
 log = logging.getLogger("peerseal.access_tokens")
 
-ASSERTED: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 PATIENCE: Final = 10.0
 """Seconds for which a caller is held up, at most."""
 REST: Final = 2.0
@@ -153,7 +153,7 @@ class AccessTokens:
             raise AccessTokenRefused("invalid_target", f"the domain's settings name {sorted(grants)}, and no {name!r}")
         form = {
             "grant_type": "client_credentials",
-            "client_assertion_type": ASSERTED,
+            "client_assertion_type": CLIENT_ASSERTION_TYPE,
             "client_assertion": self._sign_assertion(),
             "resource": grants[name].audience,
         }

@@ -1,7 +1,7 @@
-"""How a key gets into the registry and out of it: the calls, and what to make of the answers (SPEC section 5)."""
+"""How a key gets into the registry and out of it: the calls, and what to make of the answers (docs/protocol.md)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
@@ -185,6 +185,17 @@ UNREACHABLE = (FetchError, TrustUnavailable)
 
 TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
 """Errors after which registering the same key again later makes sense."""
+
+LONGEST_PAUSE = 10.0
+"""Seconds between two attempts, at most."""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between attempts: doubling from a fifth, up to `LONGEST_PAUSE`, for ever."""
+    pause = 0.2
+    while True:
+        yield pause
+        pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def refusal_behind(error: PeersealError) -> DocumentRefused | None:

@@ -9,12 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from peerseal.errors import DocumentRefused, TrustUnavailable, UnsignableRequest
+from peerseal.errors import TrustUnavailable, UnsignableRequest
 from peerseal.peers.access_tokens import AccessToken, AccessTokens
 from peerseal.peers.audit_log import AuditLog
 from peerseal.peers.circuit import Circuits, CircuitStatus
 from peerseal.peers.context import REQUEST_ID, Transaction, current_request_id, current_transaction, note_minted
-from peerseal.peers.enrol import TRY_AGAIN, SignsRequests, platform_token, refusal_behind
+from peerseal.peers.enrol import SignsRequests, platform_token
 from peerseal.peers.environment import (
     absent_join_token,
     announce,
@@ -34,7 +34,7 @@ from peerseal.peers.metrics import Metric, Source, metrics
 from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
-from peerseal.peers.rotation import KeyRotation, pauses
+from peerseal.peers.rotation import KeyRotation
 from peerseal.peers.service_metrics import ServiceMetrics, identity_metrics
 from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
 from peerseal.peers.target import check_external_prefix
@@ -178,7 +178,7 @@ class Identity:
             return self
         self._folder.hold()
         try:
-            self._register(timeout)
+            self._keeper.register_within(timeout)
         except BaseException:
             self._keeper.leave(retire=False)
             raise
@@ -424,25 +424,6 @@ class Identity:
         """A request token for what the registry tells only to some."""
         held = self._keeper.signing_key()
         return self._signer.request(held, REGISTRY, method="GET", target=target, body=b"", headers={})
-
-    # ---- the background
-
-    def _register(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        refusal: DocumentRefused | None = None
-        for pause in pauses():
-            try:
-                return self._keeper.ensure_registered()
-            except TRY_AGAIN as error:
-                refusal = refusal_behind(error) or (refusal if isinstance(error, TrustUnavailable) else None)
-                over = time.monotonic() + pause > deadline
-                if refusal is not None and (over or refusal.of_another_registry):
-                    raise refusal from error
-                if over:
-                    raise
-                log.warning("no registered key yet; trying again in %.1f s: %s", pause, error)
-                time.sleep(pause)
-        raise AssertionError("unreachable: the pauses never end")
 
     def _after_fork(self) -> None:
         """A child is a holder of its own, and needs its own thread."""

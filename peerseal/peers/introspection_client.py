@@ -7,15 +7,14 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 from urllib.parse import quote
 
 from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.policies import check_url_in_settings
 from peerseal.runtime.options import check_callable, check_flag, check_unicode
 from peerseal.runtime.settings import SettingsReader
-
-_ASSERTED: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class AssertionSigner(Protocol):
@@ -81,7 +80,7 @@ class IntrospectionClient:
         """Headers and form parameters that prove the client. Raises TrustUnavailable."""
         if self.private_key_jwt is not None:
             assertion = self.private_key_jwt(audience=self.issuer, client_id=self.client_id)
-            return {}, {"client_assertion_type": _ASSERTED, "client_assertion": assertion}
+            return {}, {"client_assertion_type": CLIENT_ASSERTION_TYPE, "client_assertion": assertion}
         # form-encoded (RFC 6749 section 2.3.1), with %20 for a blank: some issuers do not read + as one
         client_id, secret = (quote(text or "", safe="") for text in (self.client_id, self.secret))
         encoded = b64encode(f"{client_id}:{secret}".encode("ascii")).decode("ascii")

@@ -13,7 +13,15 @@ from dataclasses import replace
 from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
-from peerseal.peers.enrol import UNREACHABLE, Enrolment, PlatformToken, SignsRequests, refusal_behind
+from peerseal.peers.enrol import (
+    TRY_AGAIN,
+    UNREACHABLE,
+    Enrolment,
+    PlatformToken,
+    SignsRequests,
+    pauses,
+    refusal_behind,
+)
 from peerseal.peers.forks import notice_fork
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.limits import RotationSchedule
@@ -118,6 +126,25 @@ class KeyKeeper:
                 self._join()
             else:
                 self.admitted = f"taken up from the key folder {self._folder.path}"
+
+    def register_within(self, timeout: float) -> None:
+        """As `ensure_registered`. What may pass is tried again for ``timeout`` seconds, with growing pauses. Raises as
+        `peerseal.Identity.start` does."""
+        deadline = time.monotonic() + timeout
+        refusal: DocumentRefused | None = None
+        for pause in pauses():
+            try:
+                return self.ensure_registered()
+            except TRY_AGAIN as error:
+                refusal = refusal_behind(error) or (refusal if isinstance(error, TrustUnavailable) else None)
+                over = time.monotonic() + pause > deadline
+                if refusal is not None and (over or refusal.of_another_registry):
+                    raise refusal from error
+                if over:
+                    raise
+                log.warning("no registered key yet; trying again in %.1f s: %s", pause, error)
+                time.sleep(pause)
+        raise AssertionError("unreachable: the pauses never end")
 
     def publish_next(self) -> HeldKey:
         """Register the next key now, vouched for by the current one; it signs after its lead time. Where a next key

@@ -2,16 +2,16 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from peerseal.errors import PeersealError
+from peerseal.peers.enrol import LONGEST_PAUSE, pauses
 from peerseal.peers.forks import BackgroundWork
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.limits import RotationSchedule
 
 log = logging.getLogger("peerseal.identity")
 
-_LONGEST_PAUSE = 10.0
 _LONGEST_WORK = 15.0
 """Seconds for which `KeyRotation.stop` waits for work on the keys that is under way: one call to the registry."""
 
@@ -56,13 +56,5 @@ class KeyRotation:
                 pause = max(self._tick, next(failing))
                 log.warning("keys of %s could not be looked after: %s", self._service, error)
             except Exception:  # the thread must not die of a surprise: keys would run out a week later
-                pause = _LONGEST_PAUSE
+                pause = LONGEST_PAUSE
                 log.exception("keys of %s could not be looked after", self._service)
-
-
-def pauses() -> Iterator[float]:
-    """Seconds between attempts: doubling from a fifth, to ten at most, for ever."""
-    pause = 0.2
-    while True:
-        yield pause
-        pause = min(pause * 2, _LONGEST_PAUSE)

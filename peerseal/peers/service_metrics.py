@@ -1,13 +1,13 @@
 """The metrics of one service: of its identity, and of what stands in front of it and behind it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peerseal.errors import TrustUnavailable
+from peerseal.peers.circuit import CircuitStatus
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.metrics import Metric, Source, Tally
 from peerseal.peers.shared_counts import SharedCounts
@@ -56,7 +56,7 @@ class ServiceMetrics:
 
 
 def identity_metrics(identity: "Identity", keeper: KeyKeeper) -> Iterator[Metric]:
-    """Of the trust store, of the key that signs now, and of the circuits to other services, if there are any."""
+    """Of the trust store, of the key that signs now, and of the circuits to other services."""
     yield from identity.trust.status(start=False).collect()
     with suppress(TrustUnavailable):
         key, now = keeper.signing_key(), identity.clock()
@@ -64,21 +64,19 @@ def identity_metrics(identity: "Identity", keeper: KeyKeeper) -> Iterator[Metric
         yield _gauge("identity_info", "The service that this is.", 1, info)
         yield _gauge("key_age_seconds", "Since the signing key was registered.", now - (key.registered_at or now))
         yield _gauge("key_good_for_seconds", "Until the signing key ends.", key.expires_at - now)
-    circuits = getattr(identity, "circuits", None)
-    if circuits is not None:
-        yield from circuit_metrics(circuits)
+    for circuit in identity.circuits():
+        yield from _circuit_metrics(circuit)
 
 
-def circuit_metrics(circuits: Callable[[], Iterable[Any]]) -> Iterator[Metric]:
-    """Of the circuits to other services: of each its ``state``, by ``origin``, and all that it counts."""
-    for circuit in circuits():
-        origin = {"origin": str(circuit.origin)}
-        state = {**origin, "state": str(circuit.state)}
-        yield _gauge("circuit_state", "1 for the state that the circuit is in.", 1, state)
-        for field in fields(circuit) if is_dataclass(circuit) else ():
-            number = getattr(circuit, field.name)
-            if isinstance(number, int | float):
-                yield _gauge(f"circuit_{field.name}", "Of the circuit to that origin.", number, origin)
+def _circuit_metrics(circuit: CircuitStatus) -> Iterator[Metric]:
+    """Of the circuit to one origin: its state, and what it counts."""
+    origin = {"origin": circuit.origin}
+    yield _gauge("circuit_state", "1 for the state that the circuit is in.", 1, {**origin, "state": circuit.state})
+    yield _gauge("circuit_failures", "The last failures in a row.", circuit.failures, origin)
+    yield _gauge("circuit_opened", "How often the circuit opened.", circuit.opened, origin)
+    yield _gauge("circuit_refused", "Calls that were not made.", circuit.refused, origin)
+    yield _gauge("circuit_waiting", "Calls that wait for a place.", circuit.waiting, origin)
+    yield _gauge("circuit_running", "Calls that run.", circuit.running, origin)
 
 
 def _gauge(name: str, help: str, value: float, labels: Mapping[str, str] = MappingProxyType({})) -> Metric:

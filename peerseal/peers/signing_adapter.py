@@ -16,16 +16,13 @@ from peerseal.peers.origin import Origin
 from peerseal.peers.patience import time_left
 from peerseal.peers.problem import problem_code
 from peerseal.peers.request_ctx import RequestCtx
-from peerseal.peers.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
-from peerseal.peers.retries import RETRIES as RETRIES
-from peerseal.peers.retries import after_answer, after_error, pause_asked_for
+from peerseal.peers.retries import RETRIES, after_answer, after_error, pause_asked_for
 from peerseal.peers.session_options import names_to_bind
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
 
-_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))  # RFC 9110 section 9.2.2
 _TRANSACTION_HEADER = "Txn-Token"
 _OVERLOADED = (502, 503, 504)
 _NO_ANSWER = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -174,7 +171,7 @@ class SigningAdapter(TimedAdapter):
     def _may_repeat(self, method: str) -> bool:
         """Whether doing the request's work twice does no harm, by the standard and by the application's policy."""
         allowed = self._policy.allowed_methods
-        return method in _IDEMPOTENT and (not allowed or method in allowed)
+        return method in Retry.DEFAULT_ALLOWED_METHODS and (not allowed or method in allowed)
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """As HTTPAdapter's; but to an HTTP proxy it would send a target without its last ``;``."""

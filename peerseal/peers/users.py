@@ -231,7 +231,7 @@ def _user(proven: VerifiedClaims | ActiveToken, expires_at: int) -> User:
 
 def scopes_of(verified: VerifiedClaims | ActiveToken) -> frozenset[str]:
     """What the token allows: ``scope`` as RFC 8693 section 4.2 has it, or ``scp`` as some issuers write it, a text or a
-    list. None where it says neither. Raises MalformedToken where it says both, or what are no scopes."""
+    list. Empty where it says neither. Raises MalformedToken where it says both, or what are no scopes."""
     claims = verified.claims
     if "scope" in claims and "scp" in claims:
         raise MalformedToken("both scope and scp")

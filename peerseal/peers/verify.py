@@ -1,6 +1,6 @@
 """Verification of a request token: the one place where a caller is believed.
 
-The steps, in this order (SPEC section 3), and the function that does each:
+The steps, in this order (docs/protocol.md), and the function that does each:
 
      1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
      2  header: typ, allowed alg, kid shape; claims' shape       GoodHeaders.read, check_request_claims

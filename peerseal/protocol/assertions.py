@@ -18,6 +18,8 @@ from peerseal.protocol.tokens import new_jti
 from peerseal.protocol.transactions import ID
 
 ASSERTION_TYP: Final = "client-authentication+jwt"
+CLIENT_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+"""The ``client_assertion_type`` of a form that holds an assertion (RFC 7523 section 2.2)."""
 ASSERTION_LIFETIME: Final = 60
 ASSERTION_LIFETIME_CAP: Final = 300
 

@@ -1,5 +1,5 @@
 """What the registry signs: registry keys, signed JWK Sets, key statements, policies, the domain's settings and changes
-(SPEC sections 3 and 5).
+(docs/protocol.md).
 
 Every document is a compact JWS with its own ``typ`` and its own greatest size. `sign_document` makes one;
 `read_document` checks size, header, type and signature, then syntax, issuer and times, and leaves to its caller

@@ -1,4 +1,4 @@
-"""Event tokens (SPEC section 3): who published an event, for which user and transaction, and what it said.
+"""Event tokens (docs/protocol.md): who published an event, for which user and transaction, and what it said.
 
 An event token lives long and is good for one purpose: its one ``scope``, one ``audience`` of consumers, one topic, one
 payload. `check_event_claims` checks the shape of claims and nothing else; what they must say here and now is checked in

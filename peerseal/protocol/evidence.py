@@ -1,5 +1,5 @@
 """What an entry of the ledger rests on, checked long after: a proof of possession, a voucher's request token, the token
-with which a key ended itself (SPEC section 5).
+with which a key ended itself (docs/protocol.md).
 
 Nothing here asks whether a token is still good, which it is not: it was spent when the entry was written. What counts
 is who signed it, and for what.

@@ -25,7 +25,7 @@ Algorithm = Literal["RS256", "ES256"]
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256")
 
 MAX_TOKEN = 6 * 1024
-"""The longest compact JWS of a token, in characters (SPEC section 3)."""
+"""The longest compact JWS of a token, in characters (docs/protocol.md)."""
 
 _HEADER_MEMBERS = {"alg", "kid", "typ"}
 _DOT = ord(".")

@@ -1,4 +1,4 @@
-"""Key pairs, JSON Web Keys, thumbprints, kids and public credentials (SPEC section 2).
+"""Key pairs, JSON Web Keys, thumbprints, kids and public credentials (docs/protocol.md).
 
 Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. What makes a key of the right
 shape weak all the same (ROCA, close primes…) is for the registry to find (`registry.domain.key_quality`), and of

@@ -1,4 +1,4 @@
-"""Keys as the registry's signed documents name them, and how the ledger let them in (SPEC sections 2 and 5)."""
+"""Keys as the registry's signed documents name them, and how the ledger let them in (docs/protocol.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

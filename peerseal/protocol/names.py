@@ -1,4 +1,4 @@
-"""Trust domains, services, service ids and key ids (SPEC section 1).
+"""Trust domains, services, service ids and key ids (docs/protocol.md).
 
 A service id is ``<trust domain>/<service>``; a kid is ``<service id>/<RFC 7638 thumbprint>``. A kid names its owner
 and is computed from the key, so whoever reads one can check both.

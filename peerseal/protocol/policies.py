@@ -321,7 +321,7 @@ def check_resource(resource: Any) -> str:
 
 def check_audience(audience: Any) -> str:
     """The audience itself if it may name the consumers of events: visible ASCII without a slash, which would make it a
-    service id (SPEC section 3). Raises MalformedToken."""
+    service id (docs/protocol.md). Raises MalformedToken."""
     if type(audience) is not str or not AUDIENCE.fullmatch(audience):
         raise MalformedToken("not an audience of consumers")
     return audience

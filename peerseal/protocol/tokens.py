@@ -1,4 +1,4 @@
-"""The tokens that services sign: request tokens and proofs of possession (SPEC section 3).
+"""The tokens that services sign: request tokens and proofs of possession (docs/protocol.md).
 
 Each kind has its own ``typ`` and is good for one purpose. Times are seconds since the epoch. A token type's
 ``from_claims`` checks the shape of claims and nothing else; what they must say here and now is checked in

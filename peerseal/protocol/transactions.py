@@ -1,4 +1,4 @@
-"""Transaction tokens (SPEC section 3, draft-ietf-oauth-transaction-tokens): for which user a chain of calls is made.
+"""Transaction tokens (docs/protocol.md, draft-ietf-oauth-transaction-tokens): for which user a chain of calls is made.
 
 The edge service that authenticated the user mints one a transaction; it travels unchanged, and each hop's request
 token binds it by `transaction_hash`. `TransactionToken.read` checks the shape of claims and nothing else; what they

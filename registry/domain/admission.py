@@ -1,4 +1,4 @@
-"""Who may register a key, and which key may be registered (SPEC section 5)."""
+"""Who may register a key, and which key may be registered (docs/protocol.md)."""
 
 import re
 from collections.abc import Mapping

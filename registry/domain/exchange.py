@@ -8,12 +8,12 @@ from typing import Final, Self
 from urllib.parse import parse_qsl
 
 from peerseal.errors import CodedError, MalformedToken
+from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.events import PAYLOAD_HASH, TOPIC
 from peerseal.protocol.policies import check_audience, check_scope
 from peerseal.protocol.transactions import ID
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-ASSERTED: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"
@@ -107,7 +107,7 @@ def read_form(body: bytes) -> dict[str, str]:
 
 def asserted(form: Mapping[str, str]) -> str:
     """The client's assertion, unverified. Raises ClientRefused where there is none."""
-    if "client_assertion" not in form or form.get("client_assertion_type") != ASSERTED:
+    if "client_assertion" not in form or form.get("client_assertion_type") != CLIENT_ASSERTION_TYPE:
         raise ClientRefused("no client assertion")
     return form["client_assertion"]
 

@@ -1,4 +1,4 @@
-"""Weak keys of the right shape (SPEC section 2), found with `badkeys`.
+"""Weak keys of the right shape (docs/protocol.md), found with `badkeys`.
 
 Its checks are named one by one: its default set holds ``blocklist``, which ends the process where a downloaded list
 is missing. Left out on purpose: ``smalld`` and ``rsainvalid`` (e is 65537 here, or the key was refused before),

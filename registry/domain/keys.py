@@ -1,4 +1,4 @@
-"""A service's key over its life (SPEC section 2)."""
+"""A service's key over its life (docs/protocol.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A new key gets in (SPEC section 5, registration)."""
+"""A new key gets in (docs/protocol.md)."""
 
 import logging
 import time

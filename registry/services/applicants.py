@@ -1,4 +1,4 @@
-"""Applicants: newcomers with no right to their name, who wait for an operator (SPEC section 5, the fourth way in).
+"""Applicants: newcomers with no right to their name, who wait for an operator (docs/protocol.md).
 
 Off unless `registry.settings.Settings.applicants` is set: anybody may apply, so what they may fill is capped.
 """

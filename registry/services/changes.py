@@ -1,4 +1,4 @@
-"""The signed answer to "what changed since?" (SPEC section 5)."""
+"""The signed answer to "what changed since?" (docs/protocol.md)."""
 
 import time
 from collections.abc import Callable, Sequence

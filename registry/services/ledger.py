@@ -1,4 +1,4 @@
-"""The ledger as everybody may read it: checkpoint, tiles, bundles of entries, proofs (SPEC section 5)."""
+"""The ledger as everybody may read it: checkpoint, tiles, bundles of entries, proofs (docs/protocol.md)."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -19,7 +19,7 @@ from demo.stack import CLIENT, DEAD_LETTERS, DOMAIN, INVOICING, TOPIC, Stack
 from peerseal import EventVerifier, Identity, RotationSchedule
 from peerseal.errors import AccessTokenRefused, BrokerUnavailable, MessageNotTaken
 from peerseal.kafka import KafkaOutlet, consumer, oauthbearer, producer
-from peerseal.peers.access_tokens import ASSERTED
+from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from tests.support.apache_kafka import ApacheKafka, OAuthBearer, need_kafka
@@ -191,7 +191,7 @@ def test_a_service_without_a_registered_key_gets_no_token(house: House) -> None:
     assertion = jwt.encode({**claims, "iat": now, "exp": now + 60}, STOLEN.to_pem(), "ES256", {"kid": kid})
     form = {
         "grant_type": "client_credentials",
-        "client_assertion_type": ASSERTED,
+        "client_assertion_type": CLIENT_ASSERTION_TYPE,
         "client_assertion": assertion,
         "resource": KAFKA,
     }

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from demo.containers.certificates import main as make_certificates
 from demo.containers.settings import settings
 from demo.domain import CLIENT, DOMAIN, INVOICING, LEGACY, LOGIN_ISSUER
 from demo.processes import ROOT
 from registry.domain.policy import settings_from
-
-yaml = pytest.importorskip("yaml")
 
 FOR_PEOPLE = {"httpservice", "legacy-shop"}
 

@@ -62,7 +62,7 @@ def asked(**changes: str | None) -> str:
         "response_type": "code",
         "client_id": "console",
         "redirect_uri": CALLBACK,
-        "scope": "openid profile orders",
+        "scope": "openid profile orders:read",
         "state": "s",
         "nonce": "n",
         "code_challenge": create_s256_code_challenge(VERIFIER),
@@ -101,7 +101,7 @@ def introspected(browser: FlaskClient, token: str, secret: str = SECRET) -> Test
 def test_a_login_ends_in_an_opaque_token_and_an_id_token(browser: FlaskClient) -> None:
     tokens = exchanged(browser, code_of(submitted(browser, asked()))).get_json()
     assert "." not in tokens["access_token"]
-    assert (tokens["expires_in"], tokens["scope"]) == (LIFETIME, "openid profile orders")
+    assert (tokens["expires_in"], tokens["scope"]) == (LIFETIME, "openid profile orders:read")
     keys = KeySet.import_key_set(browser.get("/.well-known/jwks.json").get_json())
     claims = jwt.decode(tokens["id_token"], keys, algorithms=["ES256"]).claims
     assert (claims["iss"], claims["aud"], claims["sub"], claims["nonce"]) == (SETTINGS.issuer, "console", "ada", "n")

@@ -51,16 +51,9 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder: Path = tmp_path_factory.mktemp("audit")
     with Stack(folder) as stack:
-        stack.start_identity_provider(PASSWORD)
-        stack.start_registry()
-        stack.let_users_in()
-        _, broker_url = stack.start_broker()
-        stack.start_case_service()
-        resource = stack.start_resource_service()
-        client = stack.start_client_service(resource.url, operator_secret=SECRET, broker_url=broker_url)
-        invoicing = stack.start_invoicing(resource.url, broker_url)
-        login = http("POST", f"{client.url}/authenticate", "user=ada", f"password={PASSWORD}")
-        yield Running(stack, resource, client, invoicing, login.json["access_token"])
+        started = stack.start_all(PASSWORD, operator_secret=SECRET)
+        login = http("POST", f"{started.client.url}/authenticate", "user=ada", f"password={PASSWORD}")
+        yield Running(stack, started.resource, started.client, started.invoicing, login.json["access_token"])
 
 
 def test_both_hops_of_a_call_name_the_same_user_transaction_and_request(running: Running) -> None:

@@ -45,20 +45,8 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         postgres: Postgres = request.getfixturevalue("postgres")
         database_url = postgres.new_database()
     with Stack(folder, database_url=database_url) as stack:
-        stack.start_identity_provider(Running.password)
-        registry = stack.start_registry()
-        stack.let_users_in()
-        _, broker_url = stack.start_broker()
-        stack.start_case_service()
-        resource = stack.start_resource_service(preload=True)
-        client = stack.start_client_service(
-            resource.url,
-            operator_secret=Running.secret,
-            broker_url=broker_url,
-            preload=True,
-        )
-        invoicing = stack.start_invoicing(resource.url, broker_url)
-        yield Running(stack, registry, resource, client, invoicing, broker_url)
+        started = stack.start_all(Running.password, operator_secret=Running.secret, preload=True)
+        yield Running(stack, started.registry, started.resource, started.client, started.invoicing, started.broker_url)
 
 
 @pytest.mark.thorough

@@ -362,6 +362,8 @@ def test_a_folder_of_state_that_cannot_be_made_is_said_with_the_remedy(folder: s
         invoices_database_url({"PEERSEAL_KEY_DIR": folder})
     with pytest.raises(ConfigurationError, match="set PEERSEAL_KEY_DIR or INVOICING_DATABASE_URL"):
         ConsumerSettings.from_env({"BROKER_URL": "kafka://h:1", "PEERSEAL_KEY_DIR": folder})
+    with pytest.raises(ConfigurationError, match="set PEERSEAL_KEY_DIR or CASE_DATABASE_URL"):
+        case_database_url({"PEERSEAL_KEY_DIR": folder})
     settings = ClientSettings.from_env({"PEERSEAL_KEY_DIR": folder})
     with pytest.raises(ConfigurationError, match="set PEERSEAL_KEY_DIR or CLIENT_DATABASE_URL"):
         open_orders(settings.database_url, settings.state)

@@ -1,6 +1,7 @@
 """docs/concurrency.md: what it says of threads is so, and its lines run as they stand there."""
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,13 @@ from werkzeug.exceptions import ServiceUnavailable
 
 import peerseal
 from peerseal import Transaction, carrying, current_transaction, propagate
+from peerseal.errors import TooManyCalls
 from peerseal.flask import PeerAuth, current_peer
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
+from tests.support.misbehaving import misbehaving
+from tests.support.waiters import until
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
 
 PAGE = (Path(__file__).parents[2] / "docs" / "concurrency.md").read_text()
@@ -47,31 +51,38 @@ def test_the_options_are_those_of_a_session() -> None:
         assert isinstance(names["stock"], PeerSession)
 
 
-def test_a_bulkhead_refuses_at_once_what_finds_no_place_and_lets_in_again(
-    session: PeerSession, server: RawServer
-) -> None:
-    arrived, answer = threading.Semaphore(0), threading.Event()
+def test_a_bulkhead_refuses_at_once_what_finds_no_place_and_lets_in_again() -> None:
+    over = threading.Event()
 
-    class Reports:
-        """A callee that answers when it is told to."""
+    def answers_when_it_is_told_to(connection: socket.socket) -> None:
+        assert over.wait(30)
+        connection.sendall(Answer(body=b"{}").encode())
 
-        def get(self, path: str) -> requests.Response:
-            arrived.release()
-            assert answer.wait(30)
-            return session.get(path)
+    with misbehaving(answers_when_it_is_told_to) as server, MemoryRegistry() as registry:
+        names: dict[str, Any] = {
+            "peerseal": peerseal,
+            "identity": registry.identity("shop"),
+            "TooManyCalls": TooManyCalls,
+            "ServiceUnavailable": ServiceUnavailable,
+        }
+        exec(BULKHEAD.replace("http://reports:8080", server.url), names)
+        with ThreadPoolExecutor(16) as pool:
+            running = [pool.submit(names["report"], number) for number in range(16)]
+            until(lambda: server.asked == 16)
+            with pytest.raises(ServiceUnavailable):
+                names["report"](17)
+            over.set()
+            assert [future.result() for future in running] == [{}] * 16
+        assert names["report"](18) == {}
+    assert server.asked == 17
 
-    names: dict[str, Any] = {"threading": threading, "reports": Reports(), "ServiceUnavailable": ServiceUnavailable}
-    exec(BULKHEAD, names)
-    server.script[:] = [Answer(body=b"{}")] * 17
-    with ThreadPoolExecutor(16) as pool:
-        waiting = [pool.submit(names["report"], number) for number in range(16)]
-        for _ in waiting:
-            assert arrived.acquire(timeout=30)
-        with pytest.raises(ServiceUnavailable):
-            names["report"](17)
-        answer.set()
-        assert [future.result() for future in waiting] == [{}] * 16
-    assert names["report"](18) == {}
+
+def test_its_numbers_are_the_defaults() -> None:
+    limits = peerseal.CallLimits()
+    connect, read = limits.connect_timeout, limits.read_timeout
+    assert f"`deadline` ({limits.deadline:g} s)" in PAGE
+    assert f"the connection\n({connect:g} s) and the wait for the next bytes ({read:g} s)" in PAGE
+    assert f"{limits.max_running} places by default" in PAGE
 
 
 def test_through_propagate_each_piece_of_work_is_for_the_user_and_in_a_plain_pool_for_none() -> None:

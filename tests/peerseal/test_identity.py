@@ -23,7 +23,7 @@ from peerseal.errors import (
     TrustUnavailable,
     UnsignableRequest,
 )
-from peerseal.peers import identity as identity_module
+from peerseal.peers import keeper
 from peerseal.peers.enrol import Enrolment
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.protocol.join import JoinToken
@@ -218,7 +218,7 @@ class TestRegistryNotThereYet:
         """Pauses that were made, in a time of their own."""
         made: list[float] = []
         monkeypatch.setattr(
-            identity_module, "time", SimpleNamespace(sleep=made.append, monotonic=lambda: sum(made), time=time.time)
+            keeper, "time", SimpleNamespace(sleep=made.append, monotonic=lambda: sum(made), time=time.time)
         )
         return made
 
@@ -230,7 +230,7 @@ class TestRegistryNotThereYet:
             clock.advance(seconds)
             registry.down = len(pauses) < 8
 
-        monkeypatch.setattr(identity_module.time, "sleep", pause)
+        monkeypatch.setattr(keeper.time, "sleep", pause)
         registry.down = True
         client = registry.identity("client")
         assert pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
@@ -261,7 +261,7 @@ class TestRegistryNotThereYet:
             if (status := next(statuses, None)) is not None:
                 registry.answers["/v1/services/client/keys"] = Answer(status, b"{}")
 
-        monkeypatch.setattr(identity_module.time, "sleep", pause)
+        monkeypatch.setattr(keeper.time, "sleep", pause)
         registry.answers["/v1/services/client/keys"] = Answer(503, b"")
         registry.identity("client")
         assert registry.calls[REGISTRATION] == 5

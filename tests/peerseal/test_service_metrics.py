@@ -10,18 +10,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from peerseal import Identity, Metric, TrustLimits, User, metrics
+from peerseal import CallLimits, Identity, Metric, TrustLimits, User, metrics
 from peerseal.errors import ConfigurationError, MessageRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
@@ -32,8 +32,10 @@ from peerseal.runtime.files import Folder
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.test_audit_log import Messages, event_headers, verifier_of
 from tests.support.asgi import Callee, signed
+from tests.support.wire import raw_server
 
 QUIET = TrustLimits(poll_interval=3600)
+NOWHERE = "http://127.0.0.1:1"
 Read = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
@@ -224,26 +226,20 @@ def test_what_is_no_function_is_no_source(client: Identity) -> None:
         client.add_metrics(source)
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    origin: str
-    state: str
-    failures: int
-
-
-class WithCircuits(Identity):
-    """An identity whose sessions have circuits."""
-
-    def circuits(self) -> list[Snapshot]:
-        return [Snapshot("http://a", "open", 5), Snapshot("http://b", "closed", 0)]
-
-
-def test_circuits_are_told_by_origin(registry: MemoryRegistry) -> None:
-    identity = WithCircuits("callee", registry="http://127.0.0.1:1", fetcher=registry)
-    text = identity.metrics()
-    assert one(text, "peerseal_circuit_state", origin="http://a", state="open") == 1
-    assert one(text, "peerseal_circuit_failures", origin="http://a") == 5
-    assert one(text, "peerseal_circuit_failures", origin="http://b") == 0
+def test_circuits_are_told_by_origin(client: Identity) -> None:
+    limits = CallLimits(failures=2)
+    with raw_server() as server, client.session("callee", server.url, limits=limits) as session:
+        session.get("/answered")
+    with client.session("callee", NOWHERE, limits=limits, retries=0) as session:
+        for _ in range(3):
+            with pytest.raises(requests.ConnectionError):
+                session.get("/refused")
+    text = client.metrics()
+    assert one(text, "peerseal_circuit_state", origin=server.url, state="closed") == 1
+    assert one(text, "peerseal_circuit_failures", origin=server.url) == 0
+    assert one(text, "peerseal_circuit_state", origin=NOWHERE, state="open") == 1
+    assert one(text, "peerseal_circuit_failures", origin=NOWHERE) == 2
+    assert one(text, "peerseal_circuit_refused", origin=NOWHERE) == 1
 
 
 def test_prometheus_client_tells_the_same(registry: MemoryRegistry, client: Identity) -> None:

@@ -9,12 +9,13 @@ import jwt
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
+from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.events import payload_hash
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.tokens import new_jti
-from registry.domain.exchange import ACCESS_TOKEN, ASSERTED, GRANT
+from registry.domain.exchange import ACCESS_TOKEN, GRANT
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import Issuer
 
@@ -96,7 +97,7 @@ class Client:
         """A good form, changed."""
         form = {
             "grant_type": GRANT,
-            "client_assertion_type": ASSERTED,
+            "client_assertion_type": CLIENT_ASSERTION_TYPE,
             "client_assertion": changes.pop("client_assertion", None) or self.assertion(),
             "subject_token": changes.pop("subject_token", None) or self.user(),
             "subject_token_type": ACCESS_TOKEN,
@@ -113,7 +114,7 @@ class Client:
         """A good form for an access token, changed."""
         form = {
             "grant_type": "client_credentials",
-            "client_assertion_type": ASSERTED,
+            "client_assertion_type": CLIENT_ASSERTION_TYPE,
             "client_assertion": changes.pop("client_assertion", None) or self.assertion(),
             "resource": KAFKA,
         }

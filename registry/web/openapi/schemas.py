@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 
@@ -74,7 +75,7 @@ ROLE: Json = {"enum": ["viewer", "operator", "admin"]}
 PROOF = each(text(_HASH), description="Hashes of an RFC 9162 proof, base64url.")
 NOTE = text(description="A checkpoint: C2SP signed note.")
 _CLIENT: Json = {
-    "client_assertion_type": {"const": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+    "client_assertion_type": {"const": CLIENT_ASSERTION_TYPE},
     "client_assertion": {**JWS, "description": "By a registered key of the client, for the registry, once."},
     "client_id": text(),
 }
