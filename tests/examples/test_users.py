@@ -1,6 +1,7 @@
 """Logins by way of client-service, the issuer's tokens that any OIDC library reads, and what becomes of those that are
 not good."""
 
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from peerseal.testing import Clock, MemoryRegistry
 from tests.examples.world import ISSUER_URL, NO_JSON, PASSWORD, Person, World, served_at
 from tests.support.brokers import Broker
 from tests.support.processes import free_port
+
+AS_JSON = {"Content-Type": "application/json"}
 
 
 def token_of(person: Person) -> str:
@@ -70,6 +73,13 @@ def test_the_edge_issues_nothing_itself(world: World, path: str) -> None:
 def test_nobody_else_gets_in(world: World, body: Any, status: int, code: str) -> None:
     answer = world.person().post("/authenticate", body)
     assert (answer.status_code, answer.get_json()["code"]) == (status, code)
+
+
+def test_a_body_larger_than_any_login_is_not_read(world: World) -> None:
+    unread = io.BytesIO(b'{"user": "ada", "password": "' + b"x" * 2 * 1024 * 1024 + b'"}')
+    stranger = world.client_app().test_client()
+    answer = stranger.post("/authenticate", input_stream=unread, content_length=len(unread.getvalue()), headers=AS_JSON)
+    assert (answer.status_code, unread.tell()) == (413, 0)
 
 
 def test_without_an_identity_provider_a_login_names_the_setting_that_is_missing(world: World) -> None:
