@@ -19,6 +19,9 @@ from client_service.users import Users
 from peerseal.messaging import login_settings, open_outlet
 from peerseal.outbox import Outbox
 
+MAX_BODY = 1024 * 1024
+"""Bytes of a request's body, at most: anybody may send one."""
+
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     """The service, with its key made and registered, or about to be, as the environment says."""
@@ -33,6 +36,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     """The service in the name of ``identity``, which the caller starts. Opens the database, and makes what is missing
     of it."""
     app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.wsgi_app = peerseal.logs.RequestIds(app.wsgi_app)  # type: ignore[method-assign] # as Flask has middleware put in
     users = Users(identity)
     database = open_database(settings.database_url, settings.state)

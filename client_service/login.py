@@ -40,7 +40,7 @@ def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
             return unavailable("login_unavailable", "Too many people log in at once.", "1")
         try:
             return passed_on(ask(login_url, given["user"], given["password"], ca_file))
-        except requests.RequestException as error:
+        except (requests.RequestException, RecursionError) as error:  # the second for JSON that is nested too deeply
             current_app.logger.warning("the identity provider cannot be reached: %s", error)
             return unavailable("login_unavailable", "The identity provider cannot be reached now.")
         finally:
@@ -60,7 +60,8 @@ def ask(login_url: str, user: str, password: str, ca_file: Path | None) -> reque
 
 
 def passed_on(answer: requests.Response) -> Answer:
-    """A token, or a refusal in this service's form. Raises requests.JSONDecodeError for a token that is no JSON."""
+    """A token, or a refusal in this service's form. Raises requests.JSONDecodeError for a token that is no JSON, and
+    RecursionError for JSON that is nested too deeply."""
     if answer.status_code in (400, 401):
         return problem(401, "wrong_login", "There is no such user, or the password is another one.")
     told = answer.json() if answer.status_code == 200 else None

@@ -27,6 +27,8 @@ TOPIC = "OrderCreated"
 GROUP = "invoicing"
 PURPOSE = {"trigger_invoicing"}
 """The scope for which the publishers in the settings may send orders. No other service is believed."""
+FINAL = frozenset(("case_not_found", "bad_invoice", "invoiced_otherwise"))
+"""Codes with which resource-service refuses one order for good: to ask again would hold up all orders behind it."""
 
 log = logging.getLogger("resource_service.invoicing")
 
@@ -44,9 +46,10 @@ class Invoicing:
         self._clock = clock
 
     def handle(self, event: peerseal.Event) -> None:
-        """Raises MessageRefused for a payload that is not the order of its token, and requests.RequestException where
-        the case or the invoice cannot be had: then nothing is counted, and the event comes again. An event that comes
-        again after its invoice was made gets the same one from resource-service."""
+        """Raises MessageRefused for a payload that is not the order of its token, or for an order that is refused for
+        good, and requests.RequestException where the case or the invoice cannot be had now: then nothing is counted, and
+        the event comes again. An event that comes again after its invoice was made gets the same one from
+        resource-service."""
         order = OrderCreated.read(event.payload)
         if order.event_id != event.id:
             raise MessageRefused("wrong_event", "the payload names another event than the token")
@@ -59,13 +62,25 @@ class Invoicing:
                 log.info("transaction %s: event %s was handled before", event.transaction_id, event.id)
 
     def _invoice(self, event: peerseal.Event, order: OrderCreated) -> None:
-        self._resource.get(f"/cases/{quote(event.transaction_id, safe='')}").raise_for_status()
+        check_taken(self._resource.get(f"/cases/{quote(event.transaction_id, safe='')}"))
         answer = self._resource.post("/invoices", json={"amount": order.amount})
-        answer.raise_for_status()
+        check_taken(answer)
         invoice = answer.json()["invoiceID"]
         log.info(
             *("transaction %s: event %s of %s is invoice %s", event.transaction_id, event.id, event.publisher, invoice)
         )
+
+
+def check_taken(answer: requests.Response) -> None:
+    """Raises MessageRefused for a refusal for good, and requests.HTTPError for any other."""
+    if 400 <= answer.status_code < 500:
+        try:
+            code = str(answer.json()["code"])
+        except (requests.JSONDecodeError, KeyError, TypeError):
+            code = ""
+        if code in FINAL:
+            raise MessageRefused(code, f"resource-service answers {answer.status_code}")
+    answer.raise_for_status()
 
 
 def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> EventConsumer:

@@ -1,6 +1,7 @@
 """``OrderCreated``, read strictly: a publisher's signature says who wrote it, not that it makes sense."""
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -8,6 +9,8 @@ from typing import Any, Self
 from peerseal.errors import MessageRefused
 
 MAX_LINES, MAX_QUANTITY, MAX_PRICE = 100, 10_000, 100_000_000
+_TRANSACTION = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,199}")
+"""Its case is asked for by this id: characters that mean nothing else in a URL (RFC 3986 section 2.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,10 @@ class OrderCreated:
         items = order["items"]
         if not isinstance(items, list) or not 0 < len(items) <= MAX_LINES:
             raise _malformed("no items, or too many")
-        return cls(_text(order["eventID"]), _text(order["transactionID"]), sum(_cost(item) for item in items))
+        transaction = _text(order["transactionID"])
+        if not _TRANSACTION.fullmatch(transaction):
+            raise _malformed("a transactionID that cannot stand in a URL as it is")
+        return cls(_text(order["eventID"]), transaction, sum(_cost(item) for item in items))
 
 
 def _cost(item: Any) -> int:

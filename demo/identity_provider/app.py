@@ -19,6 +19,8 @@ from demo.identity_provider.people import Person, logged_in
 from demo.identity_provider.settings import Settings
 from demo.identity_provider.tokens import LIFETIME, Tokens
 
+MAX_BODY = 1024 * 1024
+"""Bytes of a request's body, at most: anybody may send one."""
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -37,6 +39,7 @@ def build_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fla
     app = Flask(__name__)
     app.secret_key = secrets.token_bytes(32)
     app.config.update(SESSION_COOKIE_SAMESITE="Lax", SESSION_COOKIE_HTTPONLY=True, SESSION_COOKIE_NAME="login")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     tokens = Tokens(settings.issuer, SigningKey.kept_in(settings.key_file), clock)
     server = authorization_server(app, tokens, settings)
     add_login_page(app, server, settings)
@@ -79,6 +82,11 @@ def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) 
         )
         return html, status
 
+    def is_of_our_page() -> bool:
+        """Whether the form is of a page that this browser was shown: another page's form is refused."""
+        shown, given = session.get("form_token"), request.form.get("form_token", "")
+        return shown is not None and hmac.compare_digest(given.encode("utf-8"), shown.encode("utf-8"))
+
     @app.route("/authorize", methods=["GET", "POST"])
     def authorize() -> Any:
         """The login page, and where its form goes."""
@@ -89,7 +97,7 @@ def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) 
         client, scope = grant.client.client_id, grant.request.payload.scope or "nothing"
         if request.method == "GET":
             return page(client, scope)
-        if not hmac.compare_digest(request.form.get("form_token", ""), session.get("form_token", "-")):
+        if not is_of_our_page():
             return page(client, scope, "The form was too old. Please try again.", 400)
         person = logged_in(request.form.get("user", ""), request.form.get("password", ""), settings.password)
         if person is None:

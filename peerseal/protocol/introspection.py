@@ -25,6 +25,7 @@ from peerseal.errors import (
     TokenError,
     WrongAudience,
     WrongIssuer,
+    WrongType,
 )
 from peerseal.protocol.claims import claim, time_claim
 from peerseal.protocol.encoding import strict_json_object
@@ -38,6 +39,8 @@ SIGNED_CONTENT: Final = f"application/{SIGNED_TYP}"
 MAX_ANSWER: Final = MAX_TOKEN
 """Bytes of an answer, at most: it says as much as a JWT of the same user would."""
 
+_KINDS: Final = ("token_type", "token_use", "typ")
+"""Members in which issuers say what kind of token it is: RFC 7662 is about refresh tokens, too."""
 _OPAQUE = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
 
 
@@ -69,8 +72,8 @@ class ActiveToken:
     def read(cls, answer: Mapping[str, Any], *, issuer: str, audience: str | None, now: float) -> Self:
         """Step 3. With ``audience`` None the answer may be about a token for any audience.
 
-        Raises DocumentRefused, Expired (not active, or past its end), WrongIssuer, WrongAudience, NotYetValid, or
-        MalformedToken where the token is not a user's.
+        Raises DocumentRefused, Expired (not active, or past its end), WrongType (a refresh token), WrongIssuer,
+        WrongAudience, NotYetValid, or MalformedToken where the token is not a user's.
         """
         try:
             active = claim(answer, "active", bool)
@@ -81,6 +84,8 @@ class ActiveToken:
             raise DocumentRefused("document_malformed", f"no answer of RFC 7662 section 2.2: {error}") from error
         if not active:
             raise Expired("the issuer says that the token is not active: it has ended, was revoked, or never existed")
+        if any("refresh" in str(answer.get(name)).lower() for name in _KINDS):
+            raise WrongType("the issuer says that it is a refresh token, which is for the issuer alone")
         if named != issuer:
             raise WrongIssuer("the issuer says that the token is another issuer's")
         if audience is not None and audience not in audiences:

@@ -1,5 +1,6 @@
 """The demo's identity provider: what a browser, a program and client-service see."""
 
+import io
 import stat
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from peerseal.testing import Clock
 PASSWORD = "correct horse"
 SECRET = "battery staple"
 SETTINGS = Settings(password=PASSWORD, introspection_secret=SECRET)
+AS_JSON = {"Content-Type": "application/json"}
 CALLBACK = "http://127.0.0.1:50123/callback"
 
 
@@ -164,9 +166,12 @@ def test_a_wrong_login_shows_the_page_again(browser: FlaskClient, user: str, pas
     assert "Name or password is wrong." in answer.text
 
 
-def test_a_form_that_another_page_sends_is_refused(browser: FlaskClient) -> None:
-    browser.get(asked())
-    answer = browser.post(asked(), data={"form_token": "guess", "user": "ada", "password": PASSWORD})
+@pytest.mark.parametrize("token", ["guess", "", "-", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_form_that_another_page_sends_is_refused(browser: FlaskClient, token: str, seen: bool) -> None:
+    if seen:
+        browser.get(asked())
+    answer = browser.post(asked(), data={"form_token": token, "user": "ada", "password": PASSWORD})
     assert (answer.status_code, "Location" in answer.headers) == (400, False)
 
 
@@ -241,6 +246,12 @@ def test_a_login_without_browser_that_is_none_is_refused(browser: FlaskClient, b
 def test_a_login_that_is_no_json_is_refused(browser: FlaskClient, body: bytes) -> None:
     answer = browser.post("/authenticate", data=body, content_type="application/json")
     assert (answer.status_code, answer.get_json()["error"]) == (400, "invalid_request")
+
+
+def test_a_body_larger_than_any_login_is_not_read(browser: FlaskClient) -> None:
+    unread = io.BytesIO(b'{"user": "ada", "password": "' + b"x" * 2 * 1024 * 1024 + b'"}')
+    answer = browser.post("/authenticate", input_stream=unread, content_length=len(unread.getvalue()), headers=AS_JSON)
+    assert (answer.status_code, unread.tell()) == (413, 0)
 
 
 def test_the_key_outlives_a_restart_and_only_its_owner_reads_it(tmp_path: Path) -> None:

@@ -1,21 +1,24 @@
 """From the order to the invoice over a broker, and all that makes no invoice."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from peerseal import User
 from peerseal.messaging import Message
 from peerseal.testing import Clock, MemoryRegistry
 from resource_service.invoicing import TOPIC
-from tests.examples.world import PEN, Person, World, order_payload
+from tests.examples.world import ISSUER_URL, PEN, PURPOSE, Person, World, ask, order_payload
 from tests.support.brokers import Broker, eventually
 from tests.support.processes import free_port
 
 pytestmark = pytest.mark.slow
 
+GRACE = User("grace", ISSUER_URL, frozenset((PURPOSE,)), "j-1", 2**40, {})
 NOTEBOOK = {"itemID": "notebook", "quantity": 1}
 
 
@@ -84,6 +87,37 @@ def test_what_is_no_order_of_the_publisher_is_put_aside_with_its_code(
 ) -> None:
     with served.consuming() as consumer:
         served.publish(sent, **changes)
+        served.publish(order_payload(eventID="e-9"), event_id="e-9")
+        eventually(lambda: consumer.counts.handled == 1, "the good one behind it is handled")
+    assert served.refusals(1) == [code]
+    assert served.invoiced("ada", issuer="") == [1395]
+
+
+DEAR = [{"itemID": "pen", "quantity": 10_000, "price": 100_000_000}] * 2
+"""An order of more than may be invoiced."""
+
+
+@pytest.mark.parametrize(
+    ("order", "code"),
+    [
+        ({"items": DEAR}, "bad_invoice"),
+        ({"transactionID": "t-of-grace"}, "case_not_found"),
+        ({"eventID": "e-of-grace"}, "invoiced_otherwise"),
+        ({"transactionID": "t/1"}, "malformed_order"),
+        ({"transactionID": "t%2F1"}, "malformed_order"),
+        ({"transactionID": ".."}, "malformed_order"),
+        ({"transactionID": "."}, "malformed_order"),
+    ],
+)
+def test_an_order_that_can_never_be_invoiced_holds_up_none_behind_it(
+    served: World, order: dict[str, Any], code: str
+) -> None:
+    of_grace = served.invoicing.mint_transaction(GRACE, scope=[PURPOSE], transaction_id="t-of-grace")
+    assert ask(served.resource_app, served.invoicing, "/cases/t-of-grace", of_grace).status_code == 200
+    served.invoices.add(replace(of_grace, workload=served.client.id), "e-of-grace", 1)
+    ids = {"event_id": order.get("eventID", "e-1"), "transaction_id": order.get("transactionID", "t-1")}
+    with served.consuming() as consumer:
+        served.publish(order_payload(**order), **ids)
         served.publish(order_payload(eventID="e-9"), event_id="e-9")
         eventually(lambda: consumer.counts.handled == 1, "the good one behind it is handled")
     assert served.refusals(1) == [code]

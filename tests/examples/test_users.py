@@ -1,6 +1,7 @@
 """Logins by way of client-service, the issuer's tokens that any OIDC library reads, and what becomes of those that are
 not good."""
 
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from peerseal.testing import Clock, MemoryRegistry
 from tests.examples.world import ISSUER_URL, NO_JSON, PASSWORD, Person, World, served_at
 from tests.support.brokers import Broker
 from tests.support.processes import free_port
+
+AS_JSON = {"Content-Type": "application/json"}
 
 
 def token_of(person: Person) -> str:
@@ -72,6 +75,13 @@ def test_nobody_else_gets_in(world: World, body: Any, status: int, code: str) ->
     assert (answer.status_code, answer.get_json()["code"]) == (status, code)
 
 
+def test_a_body_larger_than_any_login_is_not_read(world: World) -> None:
+    unread = io.BytesIO(b'{"user": "ada", "password": "' + b"x" * 2 * 1024 * 1024 + b'"}')
+    stranger = world.client_app().test_client()
+    answer = stranger.post("/authenticate", input_stream=unread, content_length=len(unread.getvalue()), headers=AS_JSON)
+    assert (answer.status_code, unread.tell()) == (413, 0)
+
+
 def test_without_an_identity_provider_a_login_names_the_setting_that_is_missing(world: World) -> None:
     answer = world.person(login_url=None).post("/authenticate", {"user": "ada", "password": PASSWORD})
     assert (answer.status_code, answer.get_json()["code"]) == (404, "no_login")
@@ -101,7 +111,10 @@ def test_a_login_over_https_is_checked_with_the_certificates_in_the_settings(wor
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [("{", 200), ("[]", 200), ('{"token": "t"}', 200), ('{"access_token": 1}', 200), ("", 500), ("", 302)],
+    [
+        *(("{", 200), ("[]", 200), ('{"token": "t"}', 200), ('{"access_token": 1}', 200), ("", 500), ("", 302)),
+        pytest.param("[" * 100_000, 200, id="nested too deeply"),
+    ],
 )
 def test_an_identity_provider_that_gives_no_token_lets_nobody_in(world: World, body: str, status: int) -> None:
     broken, port = Flask("broken"), free_port()

@@ -127,6 +127,14 @@ class TestWhoAUserIs:
         assert lenient.verify(token).name == "ada"
 
     @pytest.mark.parametrize(
+        "changes", [{"token_type": "Bearer"}, {"token_use": "access_token"}, {"token_type": "DPoP"}, {"typ": "JWT"}]
+    )
+    def test_an_answer_may_say_that_it_is_about_an_access_token(
+        self, issuer: Introspecting, users: UserVerifier, changes: dict[str, Any]
+    ) -> None:
+        assert users.verify(issuer.issue("opaque-1", **changes)).name == "ada"
+
+    @pytest.mark.parametrize(
         ("changes", "code"),
         [
             ({"iss": "https://evil.example"}, "wrong_issuer"),
@@ -138,6 +146,9 @@ class TestWhoAUserIs:
             ({"sub": "ada\nroot"}, "malformed_token"),
             ({"scope": 'a"b'}, "malformed_token"),
             ({"scp": ["x"]}, "malformed_token"),
+            ({"token_use": "refresh_token"}, "wrong_type"),
+            ({"token_type": "refresh_token"}, "wrong_type"),
+            ({"token_type": "Bearer", "typ": "Refresh"}, "wrong_type"),
         ],
         ids=str,
     )
