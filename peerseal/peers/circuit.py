@@ -186,11 +186,10 @@ class Circuit:
         level = logging.INFO if probed else logging.WARNING
         log.log(level, "circuit to %s is open for %.1f s: %s", self.origin, seconds, why)
 
-    @property
-    def lets_through(self) -> bool:
+    def lets_through(self, limits: CallLimits) -> bool:
         """Whether an attempt would be made now."""
         with self._lock:
-            return self._pause() <= 0
+            return not limits.failures or self._pause() <= 0
 
     def _begin(self, limits: CallLimits) -> Attempt:
         with self._lock:
@@ -218,15 +217,15 @@ class Circuit:
             self._failures.popleft()
 
     def _open(self, limits: CallLimits, why: str, retry_after: float) -> float:
-        """For how many seconds. Calls that wait for a place are refused at once."""
+        """For how many seconds. Calls that wait for a place are refused at once where their limits heed the circuit."""
         seconds = max(limits.open_time, min(retry_after, limits.longest_open)) * (1 + limits.jitter * self._chance())
         self._open_until = self._clock() + seconds
         self._opened += 1
         self._why = why
-        for waiting in self._waiting:
+        for waiting in [waiting for waiting, heeds in self._waiting.items() if heeds.failures]:
+            del self._waiting[waiting]
             if waiting.set_running_or_notify_cancel():
                 waiting.set_exception(self._refusal(seconds))
-        self._waiting.clear()
         return seconds
 
     def _check(self, limits: CallLimits) -> None:

@@ -138,7 +138,7 @@ class TestTheBreaker:
         assert circuit.status().state is HALF_OPEN
         with circuit.attempt(LIMITS):
             assert circuit.status().state is HALF_OPEN
-            assert not circuit.lets_through
+            assert not circuit.lets_through(LIMITS)
             refused(circuit)
             with pytest.raises(CircuitOpen), circuit.place(LIMITS):
                 pytest.fail("a call was let in")
@@ -205,6 +205,19 @@ class TestTheBreaker:
         refused(circuit)
         with circuit.place(careless), circuit.attempt(careless):
             pass
+
+    def test_an_open_circuit_ends_neither_the_wait_nor_the_attempts_of_calls_that_do_not_heed_it(
+        self, circuit: Circuit
+    ) -> None:
+        careless = CallLimits(failures=0, max_running=1)
+        with circuit.place(careless):
+            waits = circuit.ask(careless)
+            fails(circuit, 3)
+            assert circuit.lets_through(careless)
+            assert circuit.status().waiting == 1
+        assert waits.result(0) is None
+        circuit.leave(waits)
+        assert (circuit.status().waiting, circuit.status().running) == (0, 0)
 
     def test_each_change_is_one_line_in_the_log(
         self, circuit: Circuit, time: Time, caplog: pytest.LogCaptureFixture
