@@ -186,6 +186,30 @@ class TestTheBreaker:
         succeeds(circuit)
         assert circuit.status().state is CLOSED
 
+    def test_a_probe_that_is_interrupted_while_it_begins_makes_room_for_the_next(
+        self, circuit: Circuit, time: Time
+    ) -> None:
+        """As by a signal's handler, or by a filter of the log that fails."""
+
+        def interrupt(record: logging.LogRecord) -> bool:
+            raise KeyboardInterrupt
+
+        fails(circuit, 3)
+        time.advance(2.0)
+        logger = logging.getLogger("peerseal.circuit")
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addFilter(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt), circuit.attempt(LIMITS):
+                pytest.fail("it went on")
+        finally:
+            logger.removeFilter(interrupt)
+            logger.setLevel(level)
+        time.advance(60.0)
+        succeeds(circuit)
+        assert circuit.status().state is CLOSED
+
     @pytest.mark.parametrize("end", ["succeeded", "failed"])
     def test_what_began_before_it_opened_says_nothing_about_now(self, circuit: Circuit, time: Time, end: str) -> None:
         with circuit.attempt(LIMITS) as early:
