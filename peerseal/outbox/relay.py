@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from peerseal.errors import ConfigurationError, MessageNotTaken, PeersealError
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, PeersealError
 from peerseal.messaging import Outlet
 from peerseal.outbox.rows import Rows, Waiting, code_of
 from peerseal.outbox.turn import Turns
@@ -304,7 +304,13 @@ class Relay:
 
     def _opened_outlet(self) -> Outlet:
         if self._outlet is None:
-            self._outlet = self._connect()
+            try:
+                self._outlet = self._connect()
+            except PeersealError:
+                raise
+            except Exception as error:  # of the application's function: no event is to blame
+                what = f"the way to the broker cannot be opened: {type(error).__name__}: {printable(error)}"
+                raise BrokerUnavailable(what) from error
         return self._outlet
 
     def _give_up_outlet(self) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 
 from demo.processes import Process
 from peerseal.errors import ConfigurationError
+from peerseal.messaging import Outlet
 from peerseal.outbox import Outbox, OutboxLimits, create_tables, outbox_table
 from peerseal.testing import Clock
 from tests.peerseal.served import Child
@@ -281,6 +282,29 @@ def test_in_an_outage_no_event_is_to_blame(engine: Engine, box: Letterbox) -> No
         assert outbox.status().put_aside == 0
         box.away = lambda _: False
         eventually(lambda: is_empty(engine), "all are sent")
+
+
+def test_where_the_way_to_the_broker_cannot_be_opened_no_event_is_to_blame(engine: Engine, box: Letterbox) -> None:
+    """By the application's own function, whatever that raises: a file of certificates that is missing for a while."""
+    opened = 0
+
+    def connect() -> Outlet:
+        nonlocal opened
+        opened += 1
+        if opened <= 60:
+            raise FileNotFoundError("ca.pem")
+        return box.connect()
+
+    add(engine, *"123")
+    outbox = Outbox(engine, OUTBOX, limits=QUICK)
+    outbox.start(connect)
+    try:
+        eventually(lambda: opened >= 50 or outbox.status().put_aside > 0, "it is tried again and again")
+        assert outbox.status().put_aside == 0
+        eventually(lambda: is_empty(engine), "all are sent once it can")
+    finally:
+        outbox.stop()
+    assert sorted(set(box.payloads())) == [b"1", b"2", b"3"]
 
 
 def test_an_event_that_the_library_cannot_send_blocks_nothing(engine: Engine, box: Letterbox) -> None:
