@@ -210,8 +210,14 @@ class Relay:
             return count
 
     def _send_batch(self, connection: Connection) -> int:
-        topics = {"resting": self._rests.now(), "failing": self._rests.topics()}
-        batch = self._rows.next_batch(connection, self._limits.batch, self._clock(), **topics)
+        batch = self._rows.next_batch(
+            connection,
+            self._limits.batch,
+            self._clock(),
+            longest_pause=max(self._limits.pauses),
+            resting=self._rests.now(),
+            failing=self._rests.topics(),
+        )
         if batch:
             self._turns.begin_broker_work(connection)
             for event, refusal in self._send(batch):
