@@ -60,7 +60,10 @@ class FileReplayGuard:
         check_whole("limit", limit, at_least=1)
         check_callable("clock", clock)
         path = Path(path).absolute()
-        self._path = path.with_name(path.name.removesuffix(".sqlite3"))  # a guard of the release before was named so
+        name = path.name.removesuffix(".sqlite3")  # a guard of the release before was named so
+        if not name:
+            raise ConfigurationError(f"path={path}: expected how the names of the logs begin, such as FOLDER/replay")
+        self._path = path.with_name(name)
         self._folder = Folder(path.parent, access=Access.READABLE, mode=None)
         self._earlier = ClaimsInSqlite(self._folder, f"{self._path.name}.sqlite3")
         self._limit = limit

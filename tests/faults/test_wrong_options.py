@@ -286,7 +286,7 @@ def test_a_mistake_in_a_trust_store_is_an_error_at_the_start(options: dict[str, 
         TrustStore(**{"registry": NOWHERE, **options})
 
 
-@pytest.mark.parametrize("path", [None, 7, b"file", ""])
+@pytest.mark.parametrize("path", [None, 7, b"file", "", "/", ".sqlite3", "replay/.sqlite3"])
 def test_a_mistake_in_a_replay_guard_is_an_error_at_the_start(path: Any) -> None:
     with pytest.raises(ConfigurationError, match="path"):
         FileReplayGuard(path)
