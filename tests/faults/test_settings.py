@@ -288,6 +288,8 @@ WRONG: dict[str, list[str]] = {
         "ftp://h",
         ",",
         "http://[::1",
+        "http://login.example.com[::1]",
+        "http://*.example.com",
         "http://h:99999",
         "http://u:w0rd@h",
         "http://a b",
