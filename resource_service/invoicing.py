@@ -47,8 +47,8 @@ class Invoicing:
 
     def handle(self, event: peerseal.Event) -> None:
         """Raises MessageRefused for a payload that is not the order of its token, or for an order that is refused for
-        good, and requests.RequestException where the case or the invoice cannot be had now: then nothing is counted, and
-        the event comes again. An event that comes again after its invoice was made gets the same one from
+        good, and requests.RequestException where the case or the invoice cannot be had now: then nothing is counted,
+        and the event comes again. An event that comes again after its invoice was made gets the same one from
         resource-service."""
         order = OrderCreated.read(event.payload)
         if order.event_id != event.id:

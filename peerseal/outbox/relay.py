@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from peerseal.errors import ConfigurationError, MessageNotTaken, PeersealError
+from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, PeersealError
 from peerseal.messaging import Outlet
 from peerseal.outbox.rows import Rows, Waiting, code_of
 from peerseal.outbox.turn import Turns
@@ -210,8 +210,14 @@ class Relay:
             return count
 
     def _send_batch(self, connection: Connection) -> int:
-        topics = {"resting": self._rests.now(), "failing": self._rests.topics()}
-        batch = self._rows.next_batch(connection, self._limits.batch, self._clock(), **topics)
+        batch = self._rows.next_batch(
+            connection,
+            self._limits.batch,
+            self._clock(),
+            longest_pause=max(self._limits.pauses),
+            resting=self._rests.now(),
+            failing=self._rests.topics(),
+        )
         if batch:
             self._turns.begin_broker_work(connection)
             for event, refusal in self._send(batch):
@@ -304,7 +310,13 @@ class Relay:
 
     def _opened_outlet(self) -> Outlet:
         if self._outlet is None:
-            self._outlet = self._connect()
+            try:
+                self._outlet = self._connect()
+            except PeersealError:
+                raise
+            except Exception as error:  # of the application's function: no event is to blame
+                what = f"the way to the broker cannot be opened: {type(error).__name__}: {printable(error)}"
+                raise BrokerUnavailable(what) from error
         return self._outlet
 
     def _give_up_outlet(self) -> None:

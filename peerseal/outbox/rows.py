@@ -99,13 +99,21 @@ class Rows:
         return int(connection.execute(self.table.insert().values(row).returning(self.table.c.number)).scalar_one())
 
     def next_batch(
-        self, connection: Connection, size: int, now: float, *, resting: Iterable[str], failing: Collection[str]
+        self,
+        connection: Connection,
+        size: int,
+        now: float,
+        *,
+        longest_pause: float,
+        resting: Iterable[str],
+        failing: Collection[str],
     ) -> list[Waiting]:
         """Events that may go out now, all of one topic, among the ``size`` oldest: of each key the first one, so that
         none overtakes it, whatever the broker does with it. One that failed before comes alone, and last on a
-        ``failing`` topic. None is on a ``resting`` one."""
+        ``failing`` topic. None is on a ``resting`` one. An event that is to wait for longer than the ``longest_pause``
+        was refused while the clock was ahead, and goes now."""
         row = self.table.c
-        free = self._may_go(now) & row.topic.not_in(list(resting))
+        free = self._may_go(now, longest_pause) & row.topic.not_in(list(resting))
         untried = free & ((row.failures == 0) | row.topic.not_in(list(failing)))
         oldest = self._oldest(connection, untried, size) or (self._oldest(connection, free, size) if failing else [])
         if not oldest:
@@ -119,7 +127,7 @@ class Rows:
         query = select(row.number, row.topic, row.key, row.failures).where(which).order_by(row.number).limit(size)
         return connection.execute(query).all()
 
-    def _may_go(self, now: float) -> ColumnElement[bool]:
+    def _may_go(self, now: float, longest_pause: float) -> ColumnElement[bool]:
         row, earlier = self.table.c, alias(self.table).c
         behind_a_failed_one = exists().where(
             earlier.topic == row.topic,
@@ -128,7 +136,8 @@ class Rows:
             earlier.failures > 0,
             earlier.put_aside_at.is_(None),
         )
-        return row.put_aside_at.is_(None) & (row.not_before <= now) & ~behind_a_failed_one
+        is_due = (row.not_before <= now) | (row.not_before > now + longest_pause)
+        return row.put_aside_at.is_(None) & is_due & ~behind_a_failed_one
 
     def forget(self, connection: Connection, numbers: Iterable[int]) -> None:
         """The broker has them."""

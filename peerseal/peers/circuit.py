@@ -55,8 +55,8 @@ class Attempt:
     """One request to an origin, begun when its circuit had opened ``era`` times."""
 
     limits: CallLimits
-    era: int
-    began: float
+    era: int = 0
+    began: float = 0.0
     over: bool = False
 
 
@@ -98,8 +98,9 @@ class Circuit:
     @contextmanager
     def place(self, limits: CallLimits) -> Iterator[None]:
         """A place for one call, for which this thread may have to wait. Raises CircuitOpen or TooManyCalls."""
-        asked = self.ask(limits)
-        try:
+        asked: Future[None] = Future()
+        try:  # from here on: an exception of a signal's handler must not leave a place taken
+            self._queue(asked, limits)
             try:
                 asked.result(min(limits.longest_wait, time_left(), threading.TIMEOUT_MAX))
             except TimeoutError:
@@ -112,14 +113,17 @@ class Circuit:
         """A future that is done when there is a place, or fails when the circuit opens before. `leave` gives either
         back. Raises CircuitOpen or TooManyCalls where there is nothing to wait for."""
         asked: Future[None] = Future()
+        self._queue(asked, limits)
+        return asked
+
+    def _queue(self, asked: Future[None], limits: CallLimits) -> None:
         with self._lock:
             self._check(limits)
             if len(self._running) < limits.max_running:
-                self._take_place(asked)
-                return asked
+                return self._take_place(asked)
             if len(self._waiting) < limits.max_waiting:
                 self._waiting[asked] = limits
-                return asked
+                return None
         raise self._too_many(f"{limits.max_running} run, {limits.max_waiting} wait")
 
     def leave(self, asked: Future[None]) -> None:
@@ -150,8 +154,9 @@ class Circuit:
     def attempt(self, limits: CallLimits) -> Iterator[Attempt]:
         """One request, of whose end the circuit is told by `succeeded` or `failed`. Where it is told nothing, as of a
         request that cannot be signed, it learns nothing. Raises CircuitOpen."""
-        attempt = self._begin(limits)
-        try:
+        attempt = Attempt(limits)
+        try:  # from here on: where a probe's end is not seen, no other one is made
+            self._begin(attempt)
             yield attempt
         finally:
             with self._lock:
@@ -186,21 +191,19 @@ class Circuit:
         level = logging.INFO if probed else logging.WARNING
         log.log(level, "circuit to %s is open for %.1f s: %s", self.origin, seconds, why)
 
-    @property
-    def lets_through(self) -> bool:
+    def lets_through(self, limits: CallLimits) -> bool:
         """Whether an attempt would be made now."""
         with self._lock:
-            return self._pause() <= 0
+            return not limits.failures or self._pause() <= 0
 
-    def _begin(self, limits: CallLimits) -> Attempt:
+    def _begin(self, attempt: Attempt) -> None:
         with self._lock:
-            self._check(limits)
-            attempt = Attempt(limits, self._opened, self._clock())
-            if self._open_until is None or not limits.failures:
-                return attempt
+            self._check(attempt.limits)
+            attempt.era, attempt.began = self._opened, self._clock()
+            if self._open_until is None or not attempt.limits.failures:
+                return
             self._probe = attempt
         log.info("circuit to %s is half open: one call tries it", self.origin)
-        return attempt
 
     def _ends(self, attempt: Attempt) -> bool:
         """Whether its end counts: it is told for the first time, and the circuit has not opened since it began."""
@@ -218,15 +221,15 @@ class Circuit:
             self._failures.popleft()
 
     def _open(self, limits: CallLimits, why: str, retry_after: float) -> float:
-        """For how many seconds. Calls that wait for a place are refused at once."""
+        """For how many seconds. Calls that wait for a place are refused at once where their limits heed the circuit."""
         seconds = max(limits.open_time, min(retry_after, limits.longest_open)) * (1 + limits.jitter * self._chance())
         self._open_until = self._clock() + seconds
         self._opened += 1
         self._why = why
-        for waiting in self._waiting:
+        for waiting in [waiting for waiting, heeds in self._waiting.items() if heeds.failures]:
+            del self._waiting[waiting]
             if waiting.set_running_or_notify_cancel():
                 waiting.set_exception(self._refusal(seconds))
-        self._waiting.clear()
         return seconds
 
     def _check(self, limits: CallLimits) -> None:

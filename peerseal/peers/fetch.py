@@ -28,7 +28,7 @@ from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
-from peerseal.protocol.hosts import can_be_reached, is_loopback_host
+from peerseal.protocol.hosts import can_be_reached, has_one_host, is_loopback_host
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -349,7 +349,7 @@ def check_urls(text: str) -> str:
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        reachable = can_be_reached(parts.hostname, parts.port)
+        reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc)
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
     if _ODD.search(url):  # by which one parser sees another host than the next

@@ -33,6 +33,7 @@ _RECORD = struct.Struct(f"{_DIGEST}s16x")
 _LENGTH = _RECORD.size
 _CHUNK = 1 << 20
 """Bytes to read at once, at most."""
+_CUT = "its log was cut: tokens that expire within the same 30 seconds are refused"
 
 
 class FileReplayGuard:
@@ -59,7 +60,10 @@ class FileReplayGuard:
         check_whole("limit", limit, at_least=1)
         check_callable("clock", clock)
         path = Path(path).absolute()
-        self._path = path.with_name(path.name.removesuffix(".sqlite3"))  # a guard of the release before was named so
+        name = path.name.removesuffix(".sqlite3")  # a guard of the release before was named so
+        if not name:
+            raise ConfigurationError(f"path={path}: expected how the names of the logs begin, such as FOLDER/replay")
+        self._path = path.with_name(name)
         self._folder = Folder(path.parent, access=Access.READABLE, mode=None)
         self._earlier = ClaimsInSqlite(self._folder, f"{self._path.name}.sqlite3")
         self._limit = limit
@@ -196,7 +200,9 @@ class _Log(Opened):
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self.seen: set[bytes] = set()
-        self._read_to = self._size = 0
+        self._size = 0
+        self._read = 0, b""
+        """Up to which place, and the record before it: another one there tells of a log that was cut and grew again."""
 
     def __del__(self) -> None:
         self.close()
@@ -212,31 +218,36 @@ class _Log(Opened):
 
     def claim(self, token: bytes, limit: int) -> bool:
         """Whether this is the first record of the token."""
-        if self._size % _LENGTH or self._size < self._read_to:
-            raise OSError("its log was cut: tokens that expire within the same 30 seconds are refused")
+        read_to, last = self._read
+        if self._size % _LENGTH or self._size < read_to:
+            raise OSError(_CUT)
         if self._size >= limit * _LENGTH:
             raise OSError(f"it is full: {limit} tokens that expire within the same 30 seconds")
         mine = token + os.urandom(_LENGTH - _DIGEST)
         if os.write(self.fd, mine) != _LENGTH:
             raise OSError("a record was written in part")
-        if self._size != self._read_to or os.pread(self.fd, _LENGTH, self._read_to) != mine:
+        data = os.pread(self.fd, len(last) + _LENGTH, read_to - len(last))
+        if not data.startswith(last):
+            raise OSError(_CUT)
+        if self._size != read_to or data[len(last) :] != mine:
             self._read_up_to(mine)
         won = token not in self.seen
         self.seen.add(token)
-        self._read_to += _LENGTH  # in this order: a child that is forked in between reads it once more
+        self._read = self._read[0] + _LENGTH, mine  # in this order: a child forked in between reads it once more
         return won
 
     def _read_up_to(self, mine: bytes) -> None:
         """Take in the records before that one."""
         while True:
-            unread = max(self._size - self._read_to, 0)  # when it was looked at: more may have come since
-            data = os.pread(self.fd, min(unread + 4 * _LENGTH, _CHUNK), self._read_to)
+            read_to, _ = self._read
+            unread = max(self._size - read_to, 0)  # when it was looked at: more may have come since
+            data = os.pread(self.fd, min(unread + 4 * _LENGTH, _CHUNK), read_to)
             place = data.find(mine)
             before = data[: place if place >= 0 else len(data) - len(data) % _LENGTH]
             if len(before) % _LENGTH or (place < 0 and not before):
                 raise OSError("its log was cut in this moment")
             if before:
                 self.seen.update(map(itemgetter(0), _RECORD.iter_unpack(before)))
-                self._read_to += len(before)
+                self._read = read_to + len(before), before[-_LENGTH:]
             if place >= 0:
                 return

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from urllib3 import Retry, Timeout
 
 from peerseal.errors import ConfigurationError
+from peerseal.peers.limits import LONGEST_TIMEOUT
 from peerseal.runtime.options import (
     check_callable,
     check_flag,
@@ -30,7 +31,7 @@ def check_session(
     """The options of `peerseal.requests.PeerSession`. Raises ConfigurationError."""
     for seconds in timeout if isinstance(timeout, tuple) and len(timeout) == 2 else (timeout,):
         if seconds is not None and not isinstance(seconds, Timeout):
-            check_number("timeout", seconds, at_least=0.001)
+            check_number("timeout", seconds, at_least=0.001, at_most=LONGEST_TIMEOUT)
     if not isinstance(retries, Retry):
         check_whole("retries", retries)
     check_number("deadline", deadline, at_least=0.001)

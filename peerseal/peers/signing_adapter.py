@@ -153,10 +153,10 @@ class SigningAdapter(TimedAdapter):
 
     def _goes_on(self, circuit: Circuit, pause: float) -> bool:
         """Whether time and circuit allow one more attempt after the pause, which is over then."""
-        if pause >= time_left() or not circuit.lets_through:
+        if pause >= time_left() or not circuit.lets_through(self._limits):
             return False
         self._sleep(pause)
-        return circuit.lets_through
+        return circuit.lets_through(self._limits)
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
         """One attempt, with a second token where the first was refused as one that the callee had seen before."""

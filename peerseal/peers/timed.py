@@ -27,6 +27,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.util import parse_url
 
+from peerseal.peers.limits import LONGEST_TIMEOUT
 from peerseal.peers.patience import time_left
 from peerseal.protocol.hosts import is_loopback_host, is_this_machine, leads_elsewhere
 from peerseal.protocol.numbers import natural
@@ -211,7 +212,7 @@ def _bound(connection: socket.socket, timeout: float | None) -> None:
     left = time_left()
     if left <= 0:
         raise TimeoutError("the call took longer than agreed")
-    connection.settimeout(min(timeout or left, left) if left < math.inf else timeout)
+    connection.settimeout(min(timeout or left, left, LONGEST_TIMEOUT) if left < math.inf else timeout)
 
 
 def _check_address(connection: HTTPConnection, made: socket.socket, elsewhere: bool) -> None:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 _LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?", re.IGNORECASE | re.ASCII)  # RFC 6761 section 6.3
 
 _VISIBLE = re.compile(r"[!-\[\]-~]+")  # ASCII without a backslash
+_LABEL = re.compile(r"(?:[A-Za-z0-9_-]|[^\x00-\x7f]){1,63}")  # RFC 1035 section 2.3.4; others than ASCII are IDNs
+_AUTHORITY = re.compile(r"(?:\[[^\[\]@]*:[^\[\]@]*\]|[^\[\]@:]+)(?::[0-9]*)?")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 
 Address = IPv4Address | IPv6Address
@@ -27,20 +29,28 @@ def is_loopback_host(host: str | None) -> bool:
 
 
 def can_be_reached(host: str | None, port: int | None) -> bool:
-    """Whether some machine can have that host and port (None: the scheme's). The labels of a name have 1 to 63
-    characters (RFC 1035 section 2.3.4)."""
-    labels = (host or "").removesuffix(".").split(".")
-    is_name = "%" not in (host or "") and all(0 < len(label) < 64 for label in labels)
-    return port != 0 and (is_name or ":" in (host or ""))
+    """Whether some machine can have that host and port (None: the scheme's): an address, an IPv6 one with or without
+    brackets and a zone, or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores."""
+    text = (host or "").removeprefix("[").removesuffix("]")
+    if ":" in text:
+        return port != 0 and _address(text.partition("%")[0]) is not None
+    return port != 0 and all(map(_LABEL.fullmatch, text.removesuffix(".").split(".")))
 
 
 def can_be_asked(url: str) -> bool:
     """Whether some machine can answer at the URL, and each parser of URLs reads the same host in it."""
     try:
         parts = urlsplit(url)
-        return can_be_reached(parts.hostname, parts.port) and _VISIBLE.fullmatch(url) is not None
+        reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc)
+        return reachable and _VISIBLE.fullmatch(url) is not None
     except ValueError:
         return False
+
+
+def has_one_host(authority: str) -> bool:
+    """Whether the authority of a URL is a host, perhaps with a port, and nothing else. Python's own parser takes what
+    stands in brackets for the host, whatever stands before and after them."""
+    return _AUTHORITY.fullmatch(authority) is not None
 
 
 def is_this_machine(host: str) -> bool:

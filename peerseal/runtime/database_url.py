@@ -37,7 +37,16 @@ def sqlalchemy_url(text: str) -> str:
         return f"sqlite://{rest}"
     if scheme.lower() not in _POSTGRESQL:
         raise ConfigurationError(f"the database must be PostgreSQL, or SQLite in a file, and not {scheme}://…")
+    _check_unicode(rest)
     return f"postgresql+psycopg://{_for_psycopg(rest)}"
+
+
+def _check_unicode(text: str) -> None:
+    """Raises ConfigurationError for bytes that are no UTF-8: SQLAlchemy would put another character in their place."""
+    try:
+        unquote(text, errors="strict").encode()
+    except UnicodeError:
+        raise ConfigurationError("the database URL holds bytes that are no UTF-8") from None  # the cause quotes it
 
 
 def _for_psycopg(rest: str) -> str:
@@ -113,6 +122,8 @@ def _query(text: str) -> list[tuple[str, str]]:
     appears twice: SQLAlchemy would drop one of its values."""
     if "@" in text:  # the end of a password, which must not stand in an error as a parameter's name
         raise ConfigurationError("the database URL's query holds an @; quote it as %40, and ? in a password as %3F")
+    if "+" in text:  # a space for SQLAlchemy, itself for libpq
+        raise ConfigurationError("the database URL's query holds a +; quote it as %2B, or a space as %20")
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True) if text else []
     except ValueError:

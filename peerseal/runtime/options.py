@@ -6,6 +6,7 @@ Each check raises ConfigurationError, which names the option, the value and what
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 
 from peerseal.errors import ConfigurationError
@@ -21,8 +22,10 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object, *, at_least: float = 0.0, at_most: float = math.inf) -> None:
-    """A number within its bounds, which may be infinite where they are; no truth value, no text."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= at_most:
+    """A number within its bounds, which may be infinite where they are; no truth value, no text, and no whole number
+    that is too large to be reckoned with as a float."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and at_least <= value <= at_most
+    if not known or (isinstance(value, int) and value.bit_length() > sys.float_info.max_exp - 1):
         bounds = f"{at_least:.12g} or more" if at_most == math.inf else f"{at_least:.12g} to {at_most:.12g}"
         raise _mistake(name, value, f"a number, {bounds}")
 

@@ -124,7 +124,7 @@ class SettingsReader:
             return None
         try:
             return Path(text).expanduser()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: a NUL in the user's name
             raise ConfigurationError(f"{name}={_shown(text)}: no home folder is known for that user") from error
 
     def absent(self, name: str) -> str | None:

@@ -118,6 +118,7 @@ def test_hosts_may_be_ipv6_addresses(postgres_url: str) -> None:
         ("postgresql://u@h:1/d?host=a,b", "postgresql+psycopg://u@/d?host=a,b&port=1,1"),
         ("postgresql://u@h:1/d?port=2", "postgresql+psycopg://u@/d?host=h&port=2"),
         ("sqlite:////tmp/a b.sqlite3", "sqlite:////tmp/a b.sqlite3"),
+        ("sqlite:////tmp/a+%E9\udce9", "sqlite:////tmp/a+%E9\udce9"),
     ],
 )
 def test_a_url_as_sqlalchemy_reads_it(given: str, read: str) -> None:
@@ -170,6 +171,10 @@ def test_a_url_as_sqlalchemy_reads_it(given: str, read: str) -> None:
         "postgresql://u:w0rd@h/d\0b",
         "sqlite://host/file",
         "sqlite://file",
+        f"postgresql://u@h/d?password={SECRET}+x",
+        f"postgresql://u:{SECRET}%E9@h/d",
+        f"postgresql://u:{SECRET}\udce9@h/d",
+        f"postgresql://u@h/d?password={SECRET}%E9",
     ],
 )
 def test_another_database_is_one_clear_error(url: str) -> None:

@@ -165,6 +165,21 @@ class TestDisk:
         assert not guards[1].claim("issuer", "first", UNTIL)
         assert [guard.claim("issuer", "third", UNTIL) for guard in guards] == [True, False]
 
+    @pytest.mark.parametrize("others", [1, 2, 3, 4])
+    def test_a_log_that_was_emptied_and_grew_again_is_no_less_closed_to_who_read_more_of_it(
+        self, path: Path, clock: Clock, others: int
+    ) -> None:
+        """As by a program that rotates logs and cuts them where they are."""
+        reader, other = (FileReplayGuard(path, clock=clock) for _ in range(2))
+        for jti in ("first", "second"):
+            assert reader.claim("issuer", jti, UNTIL)
+        os.truncate(log_of(path, UNTIL), 0)
+        for number in range(others):
+            assert other.claim("issuer", f"after {number}", UNTIL)
+        assert "cut" in refusal(reader, "after 0")
+        assert "cut" in refusal(reader, "third")
+        assert not reader.claim("issuer", "first", UNTIL)
+
     @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount a file system")
     def test_a_disk_that_the_logs_alone_have_filled_has_room_again_when_they_are_over(self, tmp_path: Path) -> None:
         script = """

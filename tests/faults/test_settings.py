@@ -159,6 +159,8 @@ def test_a_path_may_begin_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     assert LoginSettings.from_env({"IDP_KEY_FILE": "~/key.pem"}).key_file == Path("/home/ada/key.pem")
     with pytest.raises(ConfigurationError, match="PEERSEAL_KEY_DIR"):
         options(PEERSEAL_KEY_DIR="~nobody-of-that-name/keys")
+    with pytest.raises(ConfigurationError, match="PEERSEAL_KEY_DIR"):
+        options(PEERSEAL_KEY_DIR="~a\0b/keys")
 
 
 def test_the_greatest_age_of_an_event_has_a_unit_and_bounds() -> None:
@@ -288,6 +290,8 @@ WRONG: dict[str, list[str]] = {
         "ftp://h",
         ",",
         "http://[::1",
+        "http://login.example.com[::1]",
+        "http://*.example.com",
         "http://h:99999",
         "http://u:w0rd@h",
         "http://a b",

@@ -29,7 +29,7 @@ from peerseal.errors import ConfigurationError, InvalidName, MalformedToken, Uns
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
 from peerseal.peers.follow import check_pin
-from peerseal.peers.limits import FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
+from peerseal.peers.limits import CallLimits, FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import make_kid, split_kid
 from peerseal.rabbitmq import declare
@@ -286,7 +286,7 @@ def test_a_mistake_in_a_trust_store_is_an_error_at_the_start(options: dict[str, 
         TrustStore(**{"registry": NOWHERE, **options})
 
 
-@pytest.mark.parametrize("path", [None, 7, b"file", ""])
+@pytest.mark.parametrize("path", [None, 7, b"file", "", "/", ".sqlite3", "replay/.sqlite3"])
 def test_a_mistake_in_a_replay_guard_is_an_error_at_the_start(path: Any) -> None:
     with pytest.raises(ConfigurationError, match="path"):
         FileReplayGuard(path)
@@ -347,6 +347,30 @@ def test_limits_are_numbers(kind: Any, value: Any) -> None:
         kind(**{first: value})
 
 
+@pytest.mark.parametrize("kind", [CallLimits, FetchLimits, IssuerLimits, TrustLimits])
+def test_a_limit_is_no_number_that_a_clock_cannot_add(kind: Any) -> None:
+    for name in kind.__dataclass_fields__.keys() - {
+        "fetch",
+        "failures",
+        "max_running",
+        "max_waiting",
+        "introspections",
+    }:
+        with pytest.raises(ConfigurationError, match=name):
+            kind(**{name: 10**400})
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1e300])
+@pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "open_time", "jitter", "longest_open"])
+def test_a_time_of_a_call_that_no_socket_or_answer_can_hold_is_an_error_when_it_is_said(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        CallLimits(**{name: value})
+
+
+def test_a_call_may_have_no_end() -> None:
+    assert CallLimits(deadline=float("inf"), slow=float("inf"), window=float("inf"), longest_wait=float("inf"))
+
+
 @pytest.mark.parametrize("audience", [None, "", "a b", "Shop", 7])
 def test_a_mistake_in_a_session_is_an_error_when_it_is_made(audience: Any) -> None:
     with pytest.raises(InvalidName):
@@ -383,6 +407,9 @@ def test_what_is_no_base_url_is_an_error_without_its_password(base_url: Any) -> 
         {"timeout": (1, -1)},
         {"timeout": (1, "5")},
         {"timeout": True},
+        {"timeout": float("inf")},
+        {"timeout": (1, 1e10)},
+        pytest.param({"deadline": 10**400}, id="{'deadline': 10**400}"),
         {"retries": "3"},
         {"retries": None},
         {"retries": -1},

@@ -138,7 +138,7 @@ class TestTheBreaker:
         assert circuit.status().state is HALF_OPEN
         with circuit.attempt(LIMITS):
             assert circuit.status().state is HALF_OPEN
-            assert not circuit.lets_through
+            assert not circuit.lets_through(LIMITS)
             refused(circuit)
             with pytest.raises(CircuitOpen), circuit.place(LIMITS):
                 pytest.fail("a call was let in")
@@ -186,6 +186,30 @@ class TestTheBreaker:
         succeeds(circuit)
         assert circuit.status().state is CLOSED
 
+    def test_a_probe_that_is_interrupted_while_it_begins_makes_room_for_the_next(
+        self, circuit: Circuit, time: Time
+    ) -> None:
+        """As by a signal's handler, or by a filter of the log that fails."""
+
+        def interrupt(record: logging.LogRecord) -> bool:
+            raise KeyboardInterrupt
+
+        fails(circuit, 3)
+        time.advance(2.0)
+        logger = logging.getLogger("peerseal.circuit")
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addFilter(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt), circuit.attempt(LIMITS):
+                pytest.fail("it went on")
+        finally:
+            logger.removeFilter(interrupt)
+            logger.setLevel(level)
+        time.advance(60.0)
+        succeeds(circuit)
+        assert circuit.status().state is CLOSED
+
     @pytest.mark.parametrize("end", ["succeeded", "failed"])
     def test_what_began_before_it_opened_says_nothing_about_now(self, circuit: Circuit, time: Time, end: str) -> None:
         with circuit.attempt(LIMITS) as early:
@@ -205,6 +229,19 @@ class TestTheBreaker:
         refused(circuit)
         with circuit.place(careless), circuit.attempt(careless):
             pass
+
+    def test_an_open_circuit_ends_neither_the_wait_nor_the_attempts_of_calls_that_do_not_heed_it(
+        self, circuit: Circuit
+    ) -> None:
+        careless = CallLimits(failures=0, max_running=1)
+        with circuit.place(careless):
+            waits = circuit.ask(careless)
+            fails(circuit, 3)
+            assert circuit.lets_through(careless)
+            assert circuit.status().waiting == 1
+        assert waits.result(0) is None
+        circuit.leave(waits)
+        assert (circuit.status().waiting, circuit.status().running) == (0, 0)
 
     def test_each_change_is_one_line_in_the_log(
         self, circuit: Circuit, time: Time, caplog: pytest.LogCaptureFixture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerseal.protocol.hosts import is_loopback_host, leads_elsewhere
+from peerseal.protocol.hosts import can_be_asked, can_be_reached, is_loopback_host, leads_elsewhere
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,47 @@ def test_private_addresses_are_other_machines(address: object) -> None:
 @given(st.text(max_size=40) | st.from_regex(r"\[?[0-9a-fx:.%]{1,40}\]?", fullmatch=True))
 def test_no_text_raises_anything(host: str) -> None:
     assert not (is_loopback_host(host) and leads_elsewhere(host))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "https://a",
+            "https://a_b.c-d.:443/x",
+            "https://10.0.0.1:1",
+            "https://[::1]",
+            "https://[fe80::1%25eth0]:8443/",
+        ),
+        *("http://[::ffff:10.0.0.1]/", "https://localhost"),
+    ],
+)
+def test_a_url_at_which_a_server_can_be_asked(url: str) -> None:
+    assert can_be_asked(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "https://", "https://:1", "https://.", "https://a..b", "https://a:0", "https://a:65536", "https://a:1:2"),
+        *("https://a[::1]", "https://[::1]a", "https://][::1]", "https://a[::1]:443", "https://[::1", "https://[v1.a]"),
+        *(
+            "https://[1:2]",
+            "https://[g::1]",
+            "https://*.a",
+            "https://a*b",
+            "https://a%41",
+            "https://<a>",
+            'https://"a"',
+        ),
+        *("https://@a", "https://:w0rd@a", "https://a b", "https://a\\b", f"https://{'a' * 64}"),
+    ],
+)
+def test_a_url_at_which_none_can(url: str) -> None:
+    assert not can_be_asked(url)
+
+
+@given(st.text(max_size=40) | st.from_regex(r"https?://[\[\]:@a.%0-9]{1,20}", fullmatch=True))
+def test_no_url_raises_anything(url: str) -> None:
+    assert can_be_asked(url) in (True, False)
+    assert can_be_reached(url, None) in (True, False)

@@ -17,6 +17,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 
 from demo.processes import Process
 from peerseal.errors import ConfigurationError
+from peerseal.messaging import Outlet
 from peerseal.outbox import Outbox, OutboxLimits, create_tables, outbox_table
 from peerseal.testing import Clock
 from tests.peerseal.served import Child
@@ -61,6 +62,12 @@ def add(engine: Engine, *payloads: str, key: bytes | None = None, topic: str = T
     outbox = Outbox(engine, OUTBOX)
     with engine.begin() as connection:
         return [outbox.add(connection, topic, one.encode(), {"authorization": "Bearer x"}, key=key) for one in payloads]
+
+
+def failures_in(engine: Engine) -> int:
+    """How often events that wait were refused."""
+    with engine.connect() as connection:
+        return int(connection.scalar(select(func.sum(OUTBOX.c.failures))) or 0)
 
 
 def is_empty(engine: Engine) -> bool:
@@ -281,6 +288,44 @@ def test_in_an_outage_no_event_is_to_blame(engine: Engine, box: Letterbox) -> No
         assert outbox.status().put_aside == 0
         box.away = lambda _: False
         eventually(lambda: is_empty(engine), "all are sent")
+
+
+def test_where_the_way_to_the_broker_cannot_be_opened_no_event_is_to_blame(engine: Engine, box: Letterbox) -> None:
+    """By the application's own function, whatever that raises: a file of certificates that is missing for a while."""
+    opened = 0
+
+    def connect() -> Outlet:
+        nonlocal opened
+        opened += 1
+        if opened <= 60:
+            raise FileNotFoundError("ca.pem")
+        return box.connect()
+
+    add(engine, *"123")
+    outbox = Outbox(engine, OUTBOX, limits=QUICK)
+    outbox.start(connect)
+    try:
+        eventually(lambda: opened >= 50 or outbox.status().put_aside > 0, "it is tried again and again")
+        assert outbox.status().put_aside == 0
+        eventually(lambda: is_empty(engine), "all are sent once it can")
+    finally:
+        outbox.stop()
+    assert sorted(set(box.payloads())) == [b"1", b"2", b"3"]
+
+
+def test_an_event_that_was_refused_while_the_clock_was_ahead_waits_no_longer_than_a_pause(
+    engine: Engine, box: Letterbox
+) -> None:
+    box.refuses = lambda letter: letter.payload == b"refused once" and box.attempts == 1
+    clock = Clock(1000.0 + 365 * 24 * 3600)
+    add(engine, "refused once", "behind it", key=b"one")
+    limits = OutboxLimits(poll=0.01, pauses=(30.0,))
+    with relayed(engine, box, limits=limits, clock=clock):
+        eventually(lambda: failures_in(engine) == 1, "it is refused")
+    clock.advance(-365 * 24 * 3600)
+    with relayed(engine, box, limits=limits, clock=clock):
+        eventually(lambda: is_empty(engine), "both are sent")
+    assert box.payloads() == [b"refused once", b"behind it"]
 
 
 def test_an_event_that_the_library_cannot_send_blocks_nothing(engine: Engine, box: Letterbox) -> None:
