@@ -72,7 +72,8 @@ class SeenLedger:
             self._take_newer_signature(found, note, root)
             return
         self._recall(root)  # what other processes saw meanwhile: if there are two histories, one of us has the other
-        if self._agree(_Seen(found, note), offered):
+        if self._agree(_Seen(found, note), offered) and not self._remember(root):
+            self._recall(root)  # another process has put one there meanwhile: ours stands once the two are compared
             self._remember(root)
 
     def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
@@ -192,22 +193,26 @@ class SeenLedger:
             return None
         return _Seen(checkpoint, note)
 
-    def _remember(self, root: RegistryKeys) -> None:
-        """Put the newest checkpoint on disk, unless a larger one is there. No trouble with a disk stops a check."""
+    def _remember(self, root: RegistryKeys) -> bool:
+        """Put the newest checkpoint on disk, unless a larger one is there. No trouble with a disk stops a check. False
+        where one that is not larger stays, since nothing is known of it yet."""
         file, newest = self._file(root), self._newest
         if file is None or newest is None:
-            return
+            return True
         try:
             with file.locked():
                 kept = self._on_disk(root)
-                if kept is None or self._is_passed(kept.checkpoint, newest.checkpoint):
+                passed = kept is None or self._is_passed(kept.checkpoint, newest.checkpoint)
+                if passed:
                     file.replace(newest.note)
                     self._on_file = newest
             self._memory_works = True
+            return passed or kept is None or kept.checkpoint.size > newest.checkpoint.size
         except (OSError, ConfigurationError) as error:
             if self._memory_works:
                 log.warning("%s cannot be written, a restart would forget the ledger: %s", file.path, error)
             self._memory_works = False
+            return True
 
     def _is_passed(self, kept: Checkpoint, newest: Checkpoint) -> bool:
         """Whether ``newest`` may stand in the place of what is kept. A checkpoint of which nothing is known yet stays:
