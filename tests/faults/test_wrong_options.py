@@ -530,7 +530,11 @@ def test_a_group_has_a_name(broker: str, group: Any) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["kafka://", "kafka://u:w0rd@h", "http://u:w0rd@h", "", None, 7, "amqp://u:w0rd@h:port", "amqp://u:w0rd@[::1"],
+    [
+        *("kafka://", "kafka://u:w0rd@h", "http://u:w0rd@h", "", None, 7, "amqp://u:w0rd@h:port", "amqp://u:w0rd@[::1"),
+        *("amqp://u:w0rd@rabbit..svc", "amqp://u:w0rd@.h:1", "amqp://u:w0rd@h[::1]", "amqp://u:w0rd@h:0"),
+        *("amqp://u:w0rd@h\udcff", "kafka://h\udcff:1", "kafka://h:port", "kafka://a,b..c:1"),
+    ],
 )
 def test_what_is_no_url_of_a_broker_is_an_error_without_its_password(url: Any) -> None:
     for make in (lambda: open_inlet(url, "group", ["a"]), lambda: open_outlet(url)):
