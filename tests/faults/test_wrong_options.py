@@ -382,7 +382,8 @@ def test_there_is_a_pause_between_two_looks_at_what_another_process_heard() -> N
 
 
 def test_a_call_may_have_no_end() -> None:
-    assert CallLimits(deadline=float("inf"), slow=float("inf"), window=float("inf"), longest_wait=float("inf"))
+    limits = CallLimits(deadline=float("inf"), slow=float("inf"), window=float("inf"), longest_wait=float("inf"))
+    assert limits.deadline == limits.slow == limits.window == limits.longest_wait == float("inf")
 
 
 @pytest.mark.parametrize("audience", [None, "", "a b", "Shop", 7])
