@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from peerseal.errors import ConfigurationError, MessageTooLarge
 from peerseal.messaging import DEAD_LETTERS, Headers
+from peerseal.protocol.hosts import can_be_reached, has_one_host
 from peerseal.runtime.extras import missing
 
 try:
@@ -208,10 +209,10 @@ class Link:
 def _checked(url: str) -> str:
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - read late, and raises for what is no port
+        reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc.rpartition("@")[2])
     except ValueError:
         raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("amqp", "amqps") or not reachable or parts.query or parts.fragment:
         raise ConfigurationError("a broker's URL reads amqps://user:password@host:port/vhost; the rest is settings")
     return url
 

@@ -19,6 +19,7 @@ from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTak
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
+from peerseal.protocol.hosts import can_be_asked
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_texts
 
@@ -337,7 +338,8 @@ def _unavailable(error: KafkaError) -> BrokerUnavailable:
 
 def _servers(url: str) -> str:
     parts = urlsplit(url)
-    if not parts.netloc or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+    servers = [f"kafka://{server}" for server in parts.netloc.split(",") if server]
+    if not servers or parts.path.strip("/") or parts.query or not all(map(can_be_asked, servers)):
         raise ConfigurationError("a broker's URL reads kafka://host:port,host:port; the rest is settings")
     return parts.netloc
 

@@ -43,6 +43,8 @@ Connect = Callable[[], Outlet]
 
 Refused = tuple[Waiting, Exception]
 
+MAX_BATCH = 10_000
+"""Events of a batch, at most: each is a parameter of one statement, of which databases take some ten thousands."""
 SUSPICIOUS = 2
 """Failures of a topic in a row from which on its events go out one by one, to find the one that the broker fails at."""
 
@@ -52,7 +54,7 @@ class OutboxLimits:
     """Of a relay."""
 
     batch: int = 100
-    """Events that are sent before the broker must confirm them all."""
+    """Events that are sent before the broker must confirm them all; 10,000 at most."""
     poll: float = 0.5
     """Seconds between two looks into the outbox while nobody wakes the relay: another process may have added events."""
     confirm_within: float = 5.0
@@ -67,6 +69,7 @@ class OutboxLimits:
         """Raises ConfigurationError for a limit that is none."""
         for name in ("batch", "attempts"):
             check_whole(f"OutboxLimits.{name}", getattr(self, name), at_least=1)
+        check_number("OutboxLimits.batch", self.batch, at_most=MAX_BATCH)
         check_is("OutboxLimits.pauses", self.pauses, Sequence, "a list of seconds")
         if not self.pauses:
             raise ConfigurationError("OutboxLimits.pauses is empty: expected one pause or more, in seconds")

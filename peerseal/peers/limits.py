@@ -11,14 +11,25 @@ from peerseal.runtime.options import check_number, check_whole
 
 LONGEST_TIMEOUT: Final = 2_147_483.0
 """Seconds that a socket can be waited for, some 24 days: poll(2) counts milliseconds in 32 bits."""
+_LEAST: Final = {"look_interval": 0.001}
+_MOST: Final = {
+    **dict.fromkeys(("connect_timeout", "read_timeout", "wait"), LONGEST_TIMEOUT),
+    # what threads wait for, and answers tell in whole seconds
+    **dict.fromkeys(("poll_interval", "longest_poll_pause", "look_interval", "longest_pause"), threading.TIMEOUT_MAX),
+    **dict.fromkeys(("cooldown", "introspection_ttl", "introspection_rest"), threading.TIMEOUT_MAX),
+    **dict.fromkeys(("open_time", "jitter", "longest_open"), threading.TIMEOUT_MAX),
+}
 
 
 def _check_numbers(limits: Any) -> None:
-    """Every value but nested limits is a number, 0 or more. Raises ConfigurationError, which names it."""
+    """Every value but nested limits is a number within its bounds, 0 or more. Raises ConfigurationError, which names
+    it."""
     for each in fields(limits):
         if each.name != "fetch":
-            longest = LONGEST_TIMEOUT if each.name.endswith(("connect_timeout", "read_timeout")) else math.inf
-            check_number(f"{type(limits).__name__}.{each.name}", getattr(limits, each.name), at_most=longest)
+            least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
+            check_number(
+                f"{type(limits).__name__}.{each.name}", getattr(limits, each.name), at_least=least, at_most=most
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +199,6 @@ class CallLimits:
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no number, a negative one, or no room for any call."""
         _check_numbers(self)
-        for name in ("open_time", "jitter", "longest_open"):  # a refusal says for how many seconds
-            check_number(f"CallLimits.{name}", getattr(self, name), at_most=threading.TIMEOUT_MAX)
         check_whole("CallLimits.failures", self.failures)
         check_whole("CallLimits.max_running", self.max_running, at_least=1)
         check_whole("CallLimits.max_waiting", self.max_waiting)

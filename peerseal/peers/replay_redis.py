@@ -16,14 +16,16 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.peers.forks import in_each_child, notice_fork
+from peerseal.peers.limits import LONGEST_TIMEOUT
 from peerseal.peers.replay import ReplayGuard
 from peerseal.protocol.encoding import b64url
+from peerseal.protocol.hosts import can_be_reached
 from peerseal.protocol.names import check_peer_name
 from peerseal.runtime.options import check_callable, check_flag, check_is
 
@@ -108,6 +110,8 @@ class RedisReplayGuard:
             return self._client.set(self._prefix + b64url(digest), 1, nx=True, px=milliseconds) is True
         except RedisError as error:
             return self._after_error(error, now)
+        except (ValueError, ArithmeticError) as error:  # of the socket, or of a time that is none
+            return self._without_redis(str(error), outage=False, cause=error)
 
     def close(self) -> None:
         """Give the connections back; the next claim makes new ones."""
@@ -176,7 +180,17 @@ class RedisReplayGuard:
             client.set_retry(Retry(NoBackoff(), 0))  # after the URL, whose own options would win
             pool = client.connection_pool
             pool.connection_class(**pool.connection_kwargs)  # connects to nobody, and knows what it cannot take
+            _check_place(pool.connection_kwargs)
         except (ValueError, TypeError, AttributeError, redis.RedisError):
             message = "the replay guard's URL is none that redis-py takes; it looks like redis://host:6379/0"
             raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
         return client
+
+
+def _check_place(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for a host that cannot be, and for a timeout that no socket takes."""
+    if "host" in options and not can_be_reached(options["host"], options.get("port")):
+        raise ValueError("no host")
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if options[name] is not None and not 0 < options[name] <= LONGEST_TIMEOUT:
+            raise ValueError(name)

@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 _LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?", re.IGNORECASE | re.ASCII)  # RFC 6761 section 6.3
 
 _VISIBLE = re.compile(r"[!-\[\]-~]+")  # ASCII without a backslash
-_LABEL = re.compile(r"(?:[A-Za-z0-9_-]|[^\x00-\x7f]){1,63}")  # RFC 1035 section 2.3.4; others than ASCII are IDNs
+_LABEL = re.compile(
+    r"(?:[A-Za-z0-9_-]|[^\x00-\x7f\ud800-\udfff]){1,63}"
+)  # RFC 1035 section 2.3.4; others than ASCII are IDNs
 _AUTHORITY = re.compile(r"(?:\[[^\[\]@]*:[^\[\]@]*\]|[^\[\]@:]+)(?::[0-9]*)?")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from flask import Flask, Response, current_app, request
 from flask_limiter import Limiter, RateLimitExceeded
-from limits.errors import ConfigurationError as UnknownStorage
 
 from peerseal.errors import ConfigurationError
 from registry.settings import Settings
@@ -79,7 +78,7 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
     )
     try:
         limiter.init_app(app)
-    except (UnknownStorage, ValueError):
+    except Exception:  # each storage has its own: of a wrong URL, and of a cluster that cannot be reached
         message = "REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used; it looks like redis://host:6379/0"
         raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
 

@@ -318,7 +318,13 @@ def test_a_value_that_means_nothing_is_refused_at_once_by_name(name: str, value:
     assert len(str(refused.value)) < 400
 
 
-@pytest.mark.parametrize("url", ["redis://:w0rd@h:port", "redis://:w0rd@h:99999", "w0rd", "http://:w0rd@h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://:w0rd@h:port", "redis://:w0rd@h:99999", "w0rd", "http://:w0rd@h", "async+memory://"),
+        "redis+cluster://:w0rd@127.0.0.1:1",
+    ],
+)
 def test_what_is_no_storage_of_limits_ends_the_start_by_name(url: str, tmp_path: Path, sqlite_url: str) -> None:
     registry = Driver(sqlite_url, tmp_path)
     with pytest.raises(ConfigurationError, match="REGISTRY_RATE_LIMIT_STORAGE") as refused:

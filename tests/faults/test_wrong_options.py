@@ -361,14 +361,29 @@ def test_a_limit_is_no_number_that_a_clock_cannot_add(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("inf"), 1e300])
-@pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "open_time", "jitter", "longest_open"])
-def test_a_time_of_a_call_that_no_socket_or_answer_can_hold_is_an_error_when_it_is_said(name: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((CallLimits, name) for name in ("connect_timeout", "read_timeout", "open_time", "jitter", "longest_open")),
+        *((FetchLimits, name) for name in ("connect_timeout", "read_timeout")),
+        *((TrustLimits, name) for name in ("wait", "poll_interval", "longest_poll_pause", "look_interval")),
+        *((TrustLimits, name) for name in ("cooldown", "longest_pause")),
+        *((IssuerLimits, name) for name in ("cooldown", "introspection_ttl", "introspection_rest")),
+    ],
+)
+def test_a_time_that_nothing_can_wait_for_or_tell_is_an_error_when_it_is_said(kind: Any, name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name):
-        CallLimits(**{name: value})
+        kind(**{name: value})
+
+
+def test_there_is_a_pause_between_two_looks_at_what_another_process_heard() -> None:
+    with pytest.raises(ConfigurationError, match="look_interval"):
+        TrustLimits(look_interval=0)
 
 
 def test_a_call_may_have_no_end() -> None:
-    assert CallLimits(deadline=float("inf"), slow=float("inf"), window=float("inf"), longest_wait=float("inf"))
+    limits = CallLimits(deadline=float("inf"), slow=float("inf"), window=float("inf"), longest_wait=float("inf"))
+    assert limits.deadline == limits.slow == limits.window == limits.longest_wait == float("inf")
 
 
 @pytest.mark.parametrize("audience", [None, "", "a b", "Shop", 7])
@@ -516,7 +531,11 @@ def test_a_group_has_a_name(broker: str, group: Any) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["kafka://", "kafka://u:w0rd@h", "http://u:w0rd@h", "", None, 7, "amqp://u:w0rd@h:port", "amqp://u:w0rd@[::1"],
+    [
+        *("kafka://", "kafka://u:w0rd@h", "http://u:w0rd@h", "", None, 7, "amqp://u:w0rd@h:port", "amqp://u:w0rd@[::1"),
+        *("amqp://u:w0rd@rabbit..svc", "amqp://u:w0rd@.h:1", "amqp://u:w0rd@h[::1]", "amqp://u:w0rd@h:0"),
+        *("amqp://u:w0rd@h\udcff", "kafka://h\udcff:1", "kafka://h:port", "kafka://a,b..c:1"),
+    ],
 )
 def test_what_is_no_url_of_a_broker_is_an_error_without_its_password(url: Any) -> None:
     for make in (lambda: open_inlet(url, "group", ["a"]), lambda: open_outlet(url)):

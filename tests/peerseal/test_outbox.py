@@ -497,6 +497,7 @@ def test_the_tables_of_the_docs_do_as_well(registry_database: str, box: Letterbo
     [
         {"batch": 0},
         {"batch": True},
+        {"batch": 10_001},
         {"attempts": 0},
         {"poll": -1},
         {"confirm_within": "5"},

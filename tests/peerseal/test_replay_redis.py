@@ -51,6 +51,13 @@ def clock() -> Clock:
     return Clock(START)
 
 
+class Yes:
+    """A guard that lets everything pass."""
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        return True
+
+
 def guard_at(redis: Redis, clock: Callable[[], float] = time.time, **options: object) -> RedisReplayGuard:
     return RedisReplayGuard(redis.url, SERVICE, clock=clock, **options)  # type: ignore[arg-type]
 
@@ -163,6 +170,11 @@ print(guard.claim("issuer", "jti", {time.time() + 90}))
         "redis://h?socket_timeout=secret",
         "redis://h?nonsense=secret",
         "redis://h?protocol=9&password=secret",
+        "redis://:secret@h..svc:6379",
+        "rediss://:secret@.h",
+        "redis://:secret@h?socket_timeout=nan",
+        "redis://:secret@h?socket_connect_timeout=inf",
+        "redis://:secret@h?socket_timeout=-1",
     ],
 )
 def test_a_url_that_is_none_is_a_wrong_setting_and_is_not_shown(url: str) -> None:
@@ -170,6 +182,14 @@ def test_a_url_that_is_none_is_a_wrong_setting_and_is_not_shown(url: str) -> Non
         RedisReplayGuard(url, SERVICE)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("until", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_a_token_that_ends_at_no_time_is_refused(redis: Redis, until: float) -> None:
+    """With the fallback too: that Redis is down is no reason."""
+    guard = guard_at(redis, unsafe_fallback=Yes())
+    with pytest.raises(TrustUnavailable):
+        guard.claim("issuer", "jti", until)
 
 
 def test_nothing_is_connected_before_the_first_claim() -> None:
