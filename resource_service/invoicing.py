@@ -50,12 +50,12 @@ class Invoicing:
         """Raises MessageRefused for what no order is, or is refused for good, and requests.RequestException where the
         case cannot be had or the invoice not be made now: then nothing is counted, and the event comes again. An event
         that comes again after its invoice was made has the same one, which resource-service sees to."""
-        check_user(event)
         order = OrderCreated.read(event.payload)
         if order.event_id != event.id:
             raise MessageRefused("wrong_event", "the payload names another event than the token")
         if order.transaction_id != event.transaction_id:
             raise MessageRefused("wrong_transaction", "the payload names another transaction than the token")
+        check_user(event)
         with self._database.begin() as connection:
             if first_time(connection, INBOX, event, now=self._clock()):
                 self._invoice(event, order)
