@@ -30,6 +30,8 @@ from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
 """Invoices of one user that are shown, at most."""
+LONGEST_ISSUER = 500
+"""Characters of the name of a user's issuer, as the domain's settings may have it."""
 
 metadata = MetaData()
 INVOICES = Table(
@@ -40,7 +42,7 @@ INVOICES = Table(
     Column("publisher", String(355), nullable=False),  # an event's id is unique at its publisher only
     Column("event_id", String(200), nullable=False),
     Column("transaction_id", String(200), nullable=False),
-    Column("issuer", String(500), nullable=False),  # a user's name is unique at its issuer only
+    Column("issuer", String(LONGEST_ISSUER), nullable=False),  # a user's name is unique at its issuer only
     Column("user_id", String(512), nullable=False),
     Column("utc_time", String(20), nullable=False),
     Column("amount", BigInteger, nullable=False),

@@ -19,7 +19,7 @@ import peerseal.logs
 from peerseal.errors import MessageRefused
 from peerseal.inbox import first_time, inbox_table
 from peerseal.messaging import EventConsumer, login_settings, open_inlet, open_outlet
-from resource_service.database import open_database
+from resource_service.database import LONGEST_ISSUER, open_database
 from resource_service.order_created import OrderCreated
 from resource_service.settings import ConsumerSettings
 
@@ -55,6 +55,7 @@ class Invoicing:
             raise MessageRefused("wrong_event", "the payload names another event than the token")
         if order.transaction_id != event.transaction_id:
             raise MessageRefused("wrong_transaction", "the payload names another transaction than the token")
+        check_user(event)
         with self._database.begin() as connection:
             if first_time(connection, INBOX, event, now=self._clock()):
                 self._invoice(event, order)
@@ -69,6 +70,16 @@ class Invoicing:
         log.info(
             *("transaction %s: event %s of %s is invoice %s", event.transaction_id, event.id, event.publisher, invoice)
         )
+
+
+def check_user(event: peerseal.Event) -> None:
+    """Raises MessageRefused for an event that no user stands behind, or whose user's issuer cannot be stored: nothing
+    is done for it at resource-service, however often it is asked."""
+    issuer, domain = event.authentication.get("iss", ""), event.issuer.partition("/")[0]
+    if not isinstance(issuer, str) or len(issuer) > LONGEST_ISSUER or not issuer.isprintable():
+        raise MessageRefused("malformed_user", "the issuer of the user's token is no printable text, or too long")
+    if not issuer and event.user.startswith(f"{domain}/"):
+        raise MessageRefused("no_user", "a service orders nothing in its own name")
 
 
 def check_taken(answer: requests.Response) -> None:

@@ -94,6 +94,8 @@ def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) 
             grant = server.get_consent_grant()
         except OAuth2Error as error:
             return server.handle_error_response(None, error)
+        except ValueError:  # Authlib quotes what it refuses in errors that hold ASCII only
+            return "A parameter is not text that may stand in it.", 400
         client, scope = grant.client.client_id, grant.request.payload.scope or "nothing"
         if request.method == "GET":
             return page(client, scope)
@@ -117,7 +119,10 @@ def add_token_routes(app: Flask, server: AuthorizationServer, tokens: Tokens) ->
     @app.post("/introspect")
     def introspect() -> Any:
         """What an opaque token stands for (RFC 7662)."""
-        return server.create_endpoint_response("introspection")
+        try:
+            return server.create_endpoint_response("introspection")
+        except ValueError:  # Authlib decodes any credentials as UTF-8
+            return {"error": "invalid_client"}, 401
 
     @app.post("/revoke")
     def revoke() -> tuple[str, int]:

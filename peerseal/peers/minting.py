@@ -74,12 +74,18 @@ class Minter:
 
     def event_context(self, current: Transaction, scope: str) -> Mapping[str, Any]:
         """``rctx`` of an event for that scope that is signed in the current transaction: the scope is one of the
-        transaction's, or derived from one by the domain's settings while the transaction lasts. Raises
-        UnsignableRequest or TrustUnavailable."""
+        transaction's, or derived from one by the domain's settings while the transaction lasts, where this service
+        minted it: another's may be of an event that its user published long ago. Raises UnsignableRequest or
+        TrustUnavailable."""
         if DERIVED_FROM in current.authentication:
             raise UnsignableRequest("the current transaction is for a derived scope, which is good for one event only")
         if scope in current.scopes:
             return current.authentication
+        if current.minter != self._us():
+            raise UnsignableRequest(
+                f"the current transaction does not allow {scope}, and scopes are derived by its minter only: "
+                f"{current.minter}"
+            )
         settings = self._trust.settings()
         context = derived_context(settings, self._us(), scope, current.scopes, current.authentication)
         if context is None:

@@ -170,7 +170,10 @@ def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
     """What the domain's settings allow, one plain sentence each; ``entry`` set them, 0 where none did."""
     said = [f"entry {entry} laid down these settings" if entry else "no settings were laid down: nothing is allowed"]
     said += [f"{minter} may mint transaction tokens" for minter in sorted(settings.minters)] or ["no service may mint"]
-    said += [_issuer_sentence(issuer) for issuer in settings.issuers] or ["no issuer of users' tokens is believed"]
+    for issuer in settings.issuers:
+        said += _issuer_sentences(issuer)
+    if not settings.issuers:
+        said.append("no issuer of users' tokens is believed")
     said += list(_exchange_sentences(settings)) or ["the token exchange is off"]
     for derivation in settings.derived_scopes:
         said += _derivation_sentences(derivation, settings)
@@ -179,13 +182,17 @@ def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
     return said + (list(_access_sentences(settings)) or ["no service gets access tokens for foreign resource servers"])
 
 
-def _issuer_sentence(issuer: UserIssuer) -> str:
+def _issuer_sentences(issuer: UserIssuer) -> Iterator[str]:
     keys = "its keys are found by discovery" if issuer.jwks_url is None else f"its keys are at {issuer.jwks_url}"
     if issuer.jwks is not None:
         kids = ", ".join(given_keys(issuer.jwks))
         keys = f"its keys are in these settings (kid {kids})"
     checked = "" if issuer.ca is None else ", and its https is checked with the certificates in these settings"
-    return f"users' tokens of {issuer.issuer} for audience {issuer.audience} are believed: {keys}{checked}"
+    yield f"users' tokens of {issuer.issuer} for audience {issuer.audience} are believed: {keys}{checked}"
+    if issuer.introspection_url is not None:
+        which = "its opaque tokens, and its JWTs," if issuer.introspect_jwts else "its opaque tokens"
+        signed = ": only signed answers are believed" if issuer.introspection_signed else ""
+        yield f"{which} are sent to {issuer.introspection_url}, by services with credentials there{signed}"
 
 
 def _exchange_sentences(settings: DomainSettings) -> Iterator[str]:

@@ -132,6 +132,13 @@ def from_an_event_of_the_source(edge: Edge) -> dict[str, str]:
     return edge.signed(edge.handling(edge.signed(edge.minted(), WRITE)), SCOPE, edge.invoicing)
 
 
+def called_for_an_event_of_the_source(edge: Edge) -> dict[str, str]:
+    """The same over a hop: the service that the consumer calls has a token of the transaction, which is young."""
+    handled = edge.handling(edge.signed(edge.minted(), WRITE))
+    edge.clock.advance(3 * 24 * 3600)
+    return edge.signed(Called(edge).call(edge.invoicing, handled, WRITE).transaction)
+
+
 AT_THE_EDGE: Mapping[str, tuple[Callable[[Edge], object], str]] = {
     "a transaction of the derived scope": (lambda e: e.minted(scope=SCOPE), "insufficient_scope"),
     "a transaction of both": (
@@ -170,6 +177,7 @@ AT_THE_EDGE: Mapping[str, tuple[Callable[[Edge], object], str]] = {
     "a second event of the derived scope": (lambda e: for_another_purpose(e, SCOPE), "unsignable_request"),
     "an event derived from the derived scope": (lambda e: for_another_purpose(e, SHIPPING), "unsignable_request"),
     "derived from an event of the source": (from_an_event_of_the_source, "unsignable_request"),
+    "derived where the consumer of such an event calls": (called_for_an_event_of_the_source, "unsignable_request"),
     "settings that cannot be had": (without_settings, "trust_unavailable"),
 }
 

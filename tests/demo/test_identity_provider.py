@@ -3,6 +3,7 @@
 import io
 import stat
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -148,6 +149,12 @@ def test_nobody_looks_a_token_up_without_the_secret(browser: FlaskClient) -> Non
     assert browser.post("/introspect", data={"token": "guess", "client_id": "console"}).status_code == 401
 
 
+@pytest.mark.parametrize("credentials", [b"\xff", b"client-service:\xff", b"client-service", b""])
+def test_nor_with_credentials_that_are_no_text(browser: FlaskClient, credentials: bytes) -> None:
+    headers = {"Authorization": f"Basic {b64encode(credentials).decode()}"}
+    assert browser.post("/introspect", data={"token": "t"}, headers=headers).status_code in (400, 401)
+
+
 def test_the_jwt_console_gets_a_token_that_says_itself_what_it_is_for(browser: FlaskClient) -> None:
     code = code_of(submitted(browser, asked(client_id="console-jwt")))
     token = exchanged(browser, code, client_id="console-jwt").get_json()["access_token"]
@@ -187,6 +194,9 @@ def test_a_form_that_another_page_sends_is_refused(browser: FlaskClient, token: 
         "http://127.0.0.1:99999/callback",
         "http://user@127.0.0.1:1/callback",
         "http://127.0.0.1:1/callback#x",
+        "http://127.0.0.1:1/callback\r\nX: y",
+        "http://127.0.0.1:\N{SUPERSCRIPT TWO}/callback",
+        "\x00",
     ],
 )
 def test_a_code_goes_to_the_loopback_callback_only(browser: FlaskClient, redirect_uri: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peerseal import User
+from peerseal import User, carrying
 from peerseal.messaging import Message
 from peerseal.testing import Clock, MemoryRegistry
 from resource_service.invoicing import TOPIC
@@ -119,6 +119,31 @@ def test_an_order_that_can_never_be_invoiced_holds_up_none_behind_it(
     with served.consuming() as consumer:
         served.publish(order_payload(**order), **ids)
         served.publish(order_payload(eventID="e-9"), event_id="e-9")
+        eventually(lambda: consumer.counts.handled == 1, "the good one behind it is handled")
+    assert served.refusals(1) == [code]
+    assert served.invoiced("ada", issuer="") == [1395]
+
+
+@pytest.mark.parametrize(
+    ("user", "authentication", "code"),
+    [
+        ("test.internal/client-service", {}, "no_user"),
+        ("test.internal/client-service", {"jti": "j-1"}, "no_user"),
+        ("ada", {"iss": {}}, "malformed_user"),
+        ("ada", {"iss": 5}, "malformed_user"),
+        ("ada", {"iss": "https://login.example\x00"}, "malformed_user"),
+        ("ada", {"iss": "https://" + "a" * 500}, "malformed_user"),
+    ],
+    ids=str,
+)
+def test_an_order_of_no_user_holds_up_none_behind_it(
+    served: World, user: str, authentication: dict[str, Any], code: str
+) -> None:
+    of_grace = served.client.mint_transaction(GRACE, scope=[PURPOSE], transaction_id="t-1")
+    with served.consuming() as consumer:
+        with carrying(replace(of_grace, user=user, authentication=authentication)):
+            served.publish(order_payload(), subject=user)
+        served.publish(order_payload(eventID="e-9", transactionID="t-9"), event_id="e-9", transaction_id="t-9")
         eventually(lambda: consumer.counts.handled == 1, "the good one behind it is handled")
     assert served.refusals(1) == [code]
     assert served.invoiced("ada", issuer="") == [1395]

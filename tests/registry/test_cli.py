@@ -371,8 +371,12 @@ def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
     settings = {
         "minters": ["edge"],
         "issuers": [
-            {"issuer": "https://one.example.com", "audience": "edge"},
-            {"issuer": "https://two.example.com", "audience": "edge", "jwks": keys},
+            {"issuer": "https://one.example.com", "audience": "edge", "introspection_url": "https://one.example.com/i"},
+            {
+                **{"issuer": "https://two.example.com", "audience": "edge", "jwks": keys},
+                "introspection_url": "https://two.example.com/i",
+                **{"introspection_signed": True, "introspect_jwts": True},
+            },
             {
                 "issuer": "https://three.example.com",
                 "audience": "edge",
@@ -396,8 +400,11 @@ def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
         f"entry {entry} laid down these settings",
         f"{edge} may mint transaction tokens",
         "users' tokens of https://one.example.com for audience edge are believed: its keys are found by discovery",
+        "its opaque tokens are sent to https://one.example.com/i, by services with credentials there",
         "users' tokens of https://two.example.com for audience edge are believed: its keys are in these settings "
         f"(kid {keys['keys'][0]['kid']})",
+        "its opaque tokens, and its JWTs, are sent to https://two.example.com/i, by services with credentials there: "
+        "only signed answers are believed",
         "users' tokens of https://three.example.com for audience edge are believed: its keys are at "
         "https://three.example.com/keys, and its https is checked with the certificates in these settings",
         f"{edge} may exchange a user's token for an event token of one of [ship] for jobs.example.com",
