@@ -242,7 +242,7 @@ def test_a_refused_event_is_put_aside_and_those_behind_it_go_on(engine: Engine, 
     add(engine, "no key")
     with relayed(engine, box, limits=OutboxLimits(poll=0.01, attempts=2, pauses=(30.0,)), clock=clock) as outbox:
         eventually(lambda: outbox.status().waiting == 2, "others are sent meanwhile")
-        assert len(box.letters()) == 2
+        assert set(box.payloads()) == {b"another key", b"no key"}
         assert b"same key" not in box.payloads()
         clock.advance(31)
         eventually(lambda: outbox.status().put_aside == 1, "it is put aside after the second attempt")
