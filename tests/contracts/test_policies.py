@@ -436,7 +436,7 @@ WEAK = PublicKey.of(rsa.RSAPublicNumbers(65537, with_close_primes()).public_key(
         ),
         ({"issuers": [{**ISSUER, "issuer": "https://idp:0"}]}, "is no URL of a server"),
         ({"issuers": [{**ISSUER, "issuer": "https://a..b"}]}, "is no URL of a server"),
-        ({"issuers": [{**ISSUER, "issuer": "https://login.example.com[::1]"}]}, "expected https, or http on this machine"),
+        ({"issuers": [{**ISSUER, "issuer": "https://login.example.com[::1]"}]}, "https://login.example.com[::1]"),
         ({"issuers": [{**ISSUER, "jwks_url": "https://*.example.com/keys"}]}, "is no URL of a server"),
         ({"issuers": [{**ISSUER, "issuer": "https://a\\b"}]}, "is no URL of a server"),
         ({"issuers": [{**ISSUER, "jwks_url": "https://idp/\x00"}]}, "is no URL of a server"),
