@@ -6,11 +6,13 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from peerseal.errors import FetchError
+from peerseal.peers.fetch import Answer
 from peerseal.peers.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 
@@ -19,6 +21,11 @@ from peerseal.testing import MemoryRegistry
 def served(registry: MemoryRegistry) -> Iterator[str]:
     """The registry's URL, on loopback. A registry that is down cuts the connection."""
     at_work = BackgroundWork()
+    signing = ThreadPoolExecutor(1)  # a thread that has used OpenSSL takes a lock of it when it ends, maybe at a fork
+
+    def called(method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+        with at_work:  # its signatures are made in this process, which the tests fork
+            return registry.call(method, path, body=body, headers=headers)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -27,8 +34,7 @@ def served(registry: MemoryRegistry) -> Iterator[str]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
-                with at_work:  # its signatures are made in this process, which the tests fork
-                    answer = registry.call(self.command, self.path, body=body, headers=dict(self.headers))
+                answer = signing.submit(called, self.command, self.path, body, dict(self.headers)).result()
             except FetchError:
                 self.close_connection = True
                 return
@@ -61,6 +67,7 @@ def served(registry: MemoryRegistry) -> Iterator[str]:
         socket.create_connection(server.server_address[:2]).close()
         serving.join()
         server.server_close()
+        signing.shutdown()
 
 
 class Child:
