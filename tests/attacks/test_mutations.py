@@ -74,6 +74,7 @@ def spoilt(random: Random, tokens: list[str]) -> str:
     return resigned(random, token, rsa_key("attacker").sign)
 
 
+@pytest.mark.thorough
 def test_100_000_mutated_tokens() -> None:
     callee, random, tokens = Callee(), Random(SEED), originals()
     codes: Counter[str] = Counter()

@@ -376,6 +376,7 @@ def test_a_revocation_that_spares_a_descendant_is_named(registry: Driver) -> Non
 # the command
 
 
+@pytest.mark.thorough
 def test_the_command_names_rows_and_ends_with_a_code(registry: Driver, life: list[KeyPair], tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_text(registry.got("/ledger/checkpoint"), encoding="utf-8")

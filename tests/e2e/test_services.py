@@ -117,6 +117,7 @@ def test_no_service_reads_anothers_database(running: Running) -> None:
     assert tables[CASES] == {"cases"}
 
 
+@pytest.mark.thorough
 def test_orders_wait_for_a_consumer_that_was_stopped(running: Running) -> None:
     url, katherine = running.client.url, running.as_user("katherine")
     running.invoicing.stop()

@@ -95,6 +95,7 @@ def test_a_counter_that_fails_keeps_no_refusal_from_being_answered(
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_workers_go_on_when_somebody_tidies_up(stack: Stack, tmp_path: Path) -> None:
     """As systemd-tmpfiles does; the refused calls used to end in dropped connections."""
     stack.operate("init", "--trust-domain", "demo.internal")

@@ -261,6 +261,7 @@ def test_what_is_no_port_is_a_usage_error(number: str, tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
 @pytest.mark.parametrize("host", ["[::1]", "::1"])
+@pytest.mark.thorough
 def test_the_registry_serves_on_an_ipv6_address(host: str, tmp_path: Path) -> None:
     port, settings = free_port(), {"REGISTRY_HOME": str(tmp_path / "home")}
     CliRunner().invoke(main, ["init", "--trust-domain", "acme.internal"], env=settings, catch_exceptions=False)

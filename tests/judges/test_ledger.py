@@ -135,6 +135,7 @@ def _lines(note: str) -> tuple[str, int, str]:
     return origin, int(size), root
 
 
+@pytest.mark.thorough
 def test_the_go_checksum_database_agrees_at_every_size(go_judge: Path, judged: Judged) -> None:
     roots: dict[int, str] = {}
     for size in SIZES:

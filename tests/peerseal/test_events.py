@@ -138,6 +138,7 @@ def test_what_no_consumer_would_read_is_not_signed(client: Identity, changes: di
 # ---- keys on record
 
 
+@pytest.mark.thorough
 def test_an_event_of_today_is_good_in_364_days_after_400_rotations_and_not_after_a_revocation(
     registry: MemoryRegistry, client: Identity, consumer: Consumer, trust: TrustStore, clock: Clock
 ) -> None:

@@ -118,6 +118,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_several_workers_add_up_and_leave_nothing_behind(server: Server, tmp_path: Path) -> None:
     for _ in range(120):
         assert requests.get(f"{server.url}/v1/changes", timeout=5).status_code == 200  # a new connection each time

@@ -65,6 +65,7 @@ def post_worker_init(worker):
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_a_kept_connection_that_its_client_closes_needs_no_thread(tmp_path: Path) -> None:
     conf, stack = tmp_path / "conf.py", Stack(tmp_path)
     conf.write_text(TELLING)
