@@ -34,13 +34,13 @@ test: $(STAMP) ## every test that needs no container engine and no browser, but 
 quick: $(STAMP) ## the tests without processes, in seconds
 	$(BIN)/pytest -n $(WORKERS) -m "$(QUICK)"
 
-oldest: ## the quick tests with the oldest releases that setup.cfg allows, in a virtual environment of their own
+oldest: ## the quick tests of each interface with the oldest releases that setup.cfg allows, in an environment of their own
 	@$(PYTHON) -m venv --clear $(VENV)-oldest
 	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@sed -En 's/^    ([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg >$(VENV)-oldest/bounds.txt
 	@VIRTUAL_ENV="$(CURDIR)/$(VENV)-oldest" $(VENV)-oldest/bin/uv pip install --quiet --resolution lowest-direct \
 	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]'
-	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)"
+	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
 	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers"
