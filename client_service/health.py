@@ -26,7 +26,7 @@ def blueprint(identity: peerseal.Identity, outbox: Outbox) -> Blueprint:
 
 
 def outbox_metrics(outbox: Outbox) -> list[peerseal.Metric]:
-    """Depth and age of the outbox, beside the metrics of the identity."""
+    """Add the depth and the age of the outbox to the metrics of the identity."""
     status = outbox.status()
     return [
         peerseal.Metric("client_outbox_waiting", "gauge", "Events that wait for the broker.", (({}, status.waiting),)),

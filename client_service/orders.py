@@ -25,7 +25,7 @@ PURPOSE = "trigger_invoicing"
 EVENT_LIFETIME = timedelta(days=7)
 """How long an order may wait for its approval, and its event for a consumer."""
 APPROVED_UP_TO = 500_000
-"""Cents up to which an order needs nobody's approval."""
+"""The largest amount, in cents, of an order that needs no approval."""
 
 log = logging.getLogger("client_service.orders")
 

@@ -25,7 +25,7 @@ PUBLISHERS = (CLIENT, LEGACY, "registry")
 
 
 def domain_settings(login: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """What ``peerseal-registry domain set`` takes. ``login`` are the identity provider's members beside its name, such
+    """What ``peerseal-registry domain set`` takes. ``login`` are the identity provider's other members, such
     as ``jwks`` or ``ca``, where one runs; ``more`` are further members."""
     issuers = [] if login is None else [{"issuer": LOGIN_ISSUER, "audience": CLIENT, **login}]
     exchange = {LEGACY: {EVENTS_AUDIENCE: [SCOPE]}}

@@ -1,7 +1,7 @@
-"""The environment variables of the case service, beside Peerseal's own settings (``PEERSEAL_SERVICE``, …):
+"""The environment variables of the case service, in addition to Peerseal's own settings (``PEERSEAL_SERVICE``, …):
 
-- ``CASE_DATABASE_URL``: its cases. By default a file beside Peerseal's key folder, or in ``./case-data`` where there is
-  none. It may stand in a file that ``CASE_DATABASE_URL_FILE`` names.
+- ``CASE_DATABASE_URL``: the database of the cases. The default is a file in the folder that contains Peerseal's key
+  folder, or in ``./case-data`` if no key folder is set. ``CASE_DATABASE_URL_FILE`` may name a file with the URL.
 """
 
 from collections.abc import Mapping

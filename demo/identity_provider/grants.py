@@ -61,7 +61,7 @@ def code_grant(tokens: Tokens) -> type[AuthorizationCodeGrant]:
 
 
 def id_tokens(tokens: Tokens) -> OpenIDCode:
-    """What puts an ID token beside the access token where the scope has ``openid`` (OpenID Connect Core 1.0)."""
+    """Adds an ID token to the answer where the scope contains ``openid`` (OpenID Connect Core 1.0)."""
 
     class IdTokens(OpenIDCode):  # type: ignore[misc]  # Authlib has no annotations
         def exists_nonce(self, nonce: str, request: Any) -> bool:
