@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+import jsonschema_rs
 import jwt
 from werkzeug.test import TestResponse
 
@@ -16,6 +17,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.tokens import new_jti
 from registry.domain.exchange import ACCESS_TOKEN, GRANT
+from registry.web.openapi.schemas import SCHEMAS
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import Issuer
 
@@ -137,3 +139,12 @@ class Client:
         """The status and OAuth's error."""
         answer = self.post(form, **headers)
         return answer.status_code, answer.get_json()["error"]
+
+
+def assert_refused(answer: TestResponse, error: str, case: str) -> None:
+    """The answer is an OAuth error with that code (RFC 6749 section 5.2), which no cache keeps."""
+    assert answer.get_json()["error"] == error, case
+    assert answer.status_code == (401 if error == "invalid_client" else 400), case
+    assert ("WWW-Authenticate" in answer.headers) == (answer.status_code == 401), case
+    assert answer.headers["Cache-Control"] == "no-store", case
+    assert jsonschema_rs.is_valid(SCHEMAS["OAuthError"], answer.get_json()), case
