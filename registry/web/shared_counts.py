@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -74,14 +73,13 @@ class SharedCounts(Collector):
         text = json.dumps(
             [[*family, list(found.items())] for family, found in _samples(self._counted.collect()).items()]
         )
-        descriptor, draft = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+        draft = file.with_name(f".new-{file.name}")  # one for each worker, so killed workers leave few
         try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as new:
-                new.write(text)
+            draft.write_text(text, encoding="ascii")
             os.replace(draft, file)
         except OSError:
             with suppress(OSError):
-                os.unlink(draft)
+                draft.unlink()
             raise
 
     def _of_others(self) -> Iterator[tuple[str, Samples]]:
