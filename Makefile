@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 
+# Where this is set, each of the many processes of a test run or demo compiles every module anew: half of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 # One stamp for each Python version: a virtual environment of another version is made again.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
