@@ -1,0 +1,210 @@
+"""The registry as an operator lays it out: two nodes on the cluster's database, behind haproxy.
+
+Each node has a home of its own with copies of the keys, serves as ``peerseal_app``, and is asked by haproxy whether it
+takes calls; those that write go to nodes that say they can write.
+"""
+
+import csv
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import psycopg
+import requests
+
+from demo.processes import BIN, LOOPBACK, ROOT, Process, environment, free_port, status_of
+from tests.ha.cluster import Cluster, until
+from tests.support.restartable import RestartableServer
+
+DOMAIN: Final = "acme.internal"
+DATABASE: Final = "registry"
+NODES: Final = ("node-1", "node-2")
+WORKERS: Final = 2
+OWNER: Final = "peerseal_owner"
+SERVES_AS: Final = "peerseal_app"
+KEYS_OF_A_NODE: Final = ("signing-key.pem", "ledger-key.pem", "sealing.key")
+
+_HAPROXY: Final = """
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 30s
+    timeout server 30s
+    timeout check 2s
+    option redispatch
+
+frontend registry
+    bind {address}
+    acl reading method GET HEAD
+    use_backend readers if reading
+    default_backend writers
+
+backend readers
+    option httpchk GET /readyz
+    retry-on conn-failure empty-response
+    {servers}
+
+backend writers
+    option httpchk GET /readyz?for=write
+    {servers}
+
+listen status
+    bind {status_address}
+    stats enable
+    stats uri /
+"""
+
+
+class Node(RestartableServer):
+    """One node, under gunicorn with the registry's own configuration."""
+
+    def __init__(self, name: str, home: Path, settings: Mapping[str, str], log: Path) -> None:
+        super().__init__(name, log)
+        self.port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self.settings = {"REGISTRY_HOME": str(home), **settings}
+        self.checkout = ROOT
+        """Where its program lies: another release may lie elsewhere."""
+        self.name = name
+
+    def start(self) -> None:
+        """Start it and wait until it answers; it need not be ready."""
+        command = ["env", f"--chdir={self.checkout}", str(BIN / "python"), "-m", "gunicorn", "registry.wsgi:app"]
+        command += ["--config", "python:registry.gunicorn_conf", "--workers", str(WORKERS)]
+        self._run([*command, "--bind", f"{LOOPBACK}:{self.port}"], self.settings)
+
+    def ready(self, purpose: str = "") -> tuple[int | None, dict[str, Any]]:
+        """Status and body of its readiness, for ``write`` or for anything; no status where it does not answer."""
+        try:
+            answer = requests.get(f"{self.url}/readyz", params={"for": purpose} if purpose else None, timeout=5)
+        except requests.RequestException:
+            return None, {}
+        return answer.status_code, answer.json()
+
+    def metric(self, name: str) -> float | None:
+        """The value of a metric without labels; None where it is not told."""
+        try:
+            lines = requests.get(f"{self.url}/metrics", timeout=5).text.splitlines()
+        except requests.RequestException:
+            return None
+        return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
+
+    def _answers(self) -> bool:
+        return status_of(f"{self.url}/healthz") == 200
+
+
+class Balancer(RestartableServer):
+    """haproxy before the nodes."""
+
+    def __init__(self, nodes: list[Node], folder: Path, log: Path) -> None:
+        super().__init__("haproxy", log)
+        self.url = f"http://{LOOPBACK}:{free_port()}"
+        self._status_url = f"http://{LOOPBACK}:{free_port()}"
+        servers = [f"server {node.name} {LOOPBACK}:{node.port} check inter 500ms fall 2 rise 1" for node in nodes]
+        self._file = folder / "haproxy.cfg"
+        address, status_address = (url.removeprefix("http://") for url in (self.url, self._status_url))
+        configured = _HAPROXY.format(
+            address=address, status_address=status_address, servers="\n    ".join(servers)
+        )
+        self._file.write_text(configured)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._run([shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy", "-f", str(self._file)])
+
+    def sends_to(self, backend: str) -> set[str]:
+        """The names of the nodes that get calls of ``readers`` or ``writers``."""
+        rows = csv.DictReader(requests.get(f"{self._status_url}/;csv", timeout=5).text.removeprefix("# ").splitlines())
+        return {row["svname"] for row in rows if row["pxname"] == backend and row["status"] == "UP"} - {"BACKEND"}
+
+    def _answers(self) -> bool:
+        return status_of(self._status_url) == 200
+
+
+class Deployment:
+    """All of it, on a cluster that runs. As a context manager it is set up, and stopped at the end."""
+
+    def __init__(self, cluster: Cluster, folder: Path, logs: Path) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._passwords = {role: secrets.token_hex(8) for role in (OWNER, SERVES_AS)}
+        settings = {"REGISTRY_DATABASE_URL": self._database_url(SERVES_AS)}
+        self.nodes = [Node(name, folder / name, settings, logs / f"{name}.log") for name in NODES]
+        self.balancer = Balancer(self.nodes, folder, logs / "haproxy.log")
+        self.url = self.balancer.url
+        self.pin = ""
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._initialise()
+            for server in (*self.nodes, self.balancer):
+                self._running.enter_context(server)
+            self.wait_until_serving()
+        except BaseException:
+            self._running.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def operate(self, *arguments: str, role: str = SERVES_AS, checkout: Path = ROOT) -> str:
+        """What ``peerseal-registry ARGUMENTS`` prints on the first node, on the database as ``role``. Raises
+        AssertionError where it ends with another exit code than 0."""
+        settings = self.nodes[0].settings | {"REGISTRY_DATABASE_URL": self._database_url(role)}
+        command = ["env", f"--chdir={checkout}", str(BIN / "python"), "-m", "registry", *arguments]
+        run = subprocess.run(command, cwd=ROOT, env=environment(settings), capture_output=True, encoding="utf-8")
+        assert run.returncode == 0, f"peerseal-registry {' '.join(arguments)}: exit {run.returncode}\n{run.stderr}"
+        return run.stdout
+
+    def grant(self) -> None:
+        """Let the serving role use the tables that there are now."""
+        with psycopg.connect(self._database_url(OWNER), autocommit=True) as connection:
+            connection.execute((ROOT / "migrations/roles.sql").read_bytes())
+
+    def join_token(self, service: str, uses: int = 1) -> str:
+        """A fresh join token."""
+        made = self.operate("join-token", "create", service, "--ttl", "1h", "--uses", str(uses), "--json")
+        return str(json.loads(made)["token"])
+
+    def keep_ledger(self, log: Path) -> Process:
+        """The public ledger, copied into a folder from now on."""
+        command = [str(BIN / "python"), "-m", "peerseal", "keep-ledger", str(self._folder / "kept-ledger")]
+        command += ["--registry", self.url, "--pin", self.pin, "--interval", "1"]
+        return self._running.enter_context(Process("keep-ledger", command, log=log))
+
+    def wait_until_serving(self) -> None:
+        """Until both nodes get calls of both sorts."""
+        everyone = set(NODES)
+        for backend in ("readers", "writers"):
+            until(lambda: self.balancer.sends_to(backend) == everyone, f"both nodes are among the {backend}")  # noqa: B023
+
+    def _initialise(self) -> None:
+        primary = self._cluster.wait_until_whole()
+        with self._cluster.connect(primary) as connection:
+            connection.execute(f"CREATE DATABASE {DATABASE}".encode())
+        with self._cluster.connect(primary, DATABASE) as connection:
+            connection.execute((ROOT / "migrations/roles.sql").read_bytes())
+            for role, password in self._passwords.items():
+                connection.execute(f"ALTER ROLE {role} PASSWORD '{password}'".encode())
+        made = self.operate("init", "--trust-domain", DOMAIN, "--json", role=OWNER)
+        self.pin = json.loads(made)["pin"]
+        self.grant()
+        first, *others = (self._folder / name for name in NODES)
+        for home in others:
+            home.mkdir(mode=0o700)
+            for name in KEYS_OF_A_NODE:
+                shutil.copy2(first / name, home / name)
+
+    def _database_url(self, role: str) -> str:
+        return self._cluster.url(role, self._passwords[role], DATABASE)
