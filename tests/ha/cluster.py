@@ -102,6 +102,14 @@ class Member:
         """Let it go on."""
         self._signal_all(signal.SIGCONT)
 
+    def cut_off(self) -> None:
+        """Let its host vanish from the network."""
+        self.host.cut_off()
+
+    def connect(self) -> None:
+        """Let its host come back."""
+        self.host.connect()
+
     def api(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Status and body of a call of Patroni's own. Raises OSError where it does not answer."""
         with closing(http.client.HTTPConnection(self.host.address, self._api_port, timeout=2)) as connection:
@@ -160,7 +168,7 @@ class Cluster:
         places = ",".join(f"{member.host.address}:{member.port}" for member in self.members)
         return f"postgresql://{user}:{password}@{places}/{database}?target_session_attrs=read-write"
 
-    def connect(self, member: Member, database: str = "postgres") -> psycopg.Connection:
+    def session(self, member: Member, database: str = "postgres") -> psycopg.Connection:
         """To one member, as its administrator. Raises psycopg.OperationalError."""
         return psycopg.connect(
             host=member.host.address,
@@ -235,7 +243,7 @@ class Cluster:
         return bool(promotable & self._standbys(primary))
 
     def _ask(self, member: Member, statement: str) -> list[Any]:
-        with self.connect(member) as connection:
+        with self.session(member) as connection:
             return connection.execute(statement.encode()).fetchall()
 
     def _start_etcd(self) -> None:
@@ -262,7 +270,7 @@ class Cluster:
                     "maximum_lag_on_failover": 2**30,
                     "postgresql": {
                         "use_pg_rewind": True,
-                        "parameters": {"shared_buffers": "32MB", "wal_sender_timeout": "5s", "wal_receiver_timeout": "5s"},
+                        "parameters": {"shared_buffers": "32MB"},
                     },
                 },
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, "data-checksums"],

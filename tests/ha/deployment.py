@@ -10,7 +10,8 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from typing import Any, Final, Self
 import psycopg
 import requests
 
-from demo.processes import BIN, LOOPBACK, ROOT, Process, environment, free_port, status_of
+from demo.processes import BIN, LOOPBACK, ROOT, environment, free_port, status_of
 from tests.ha.cluster import Cluster, until
 from tests.support.restartable import RestartableServer
 
@@ -70,15 +71,13 @@ class Node(RestartableServer):
         self.port = free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.settings = {"REGISTRY_HOME": str(home), **settings}
-        self.checkout = ROOT
-        """Where its program lies: another release may lie elsewhere."""
         self.name = name
 
     def start(self) -> None:
         """Start it and wait until it answers; it need not be ready."""
-        command = ["env", f"--chdir={self.checkout}", str(BIN / "python"), "-m", "gunicorn", "registry.wsgi:app"]
-        command += ["--config", "python:registry.gunicorn_conf", "--workers", str(WORKERS)]
-        self._run([*command, "--bind", f"{LOOPBACK}:{self.port}"], self.settings)
+        command = [str(BIN / "gunicorn"), "registry.wsgi:app", "--config", "python:registry.gunicorn_conf"]
+        command += ["--workers", str(WORKERS), "--bind", f"{LOOPBACK}:{self.port}"]
+        self._run(command, self.settings)
 
     def ready(self, purpose: str = "") -> tuple[int | None, dict[str, Any]]:
         """Status and body of its readiness, for ``write`` or for anything; no status where it does not answer."""
@@ -110,9 +109,7 @@ class Balancer(RestartableServer):
         servers = [f"server {node.name} {LOOPBACK}:{node.port} check inter 500ms fall 2 rise 1" for node in nodes]
         self._file = folder / "haproxy.cfg"
         address, status_address = (url.removeprefix("http://") for url in (self.url, self._status_url))
-        configured = _HAPROXY.format(
-            address=address, status_address=status_address, servers="\n    ".join(servers)
-        )
+        configured = _HAPROXY.format(address=address, status_address=status_address, servers="\n    ".join(servers))
         self._file.write_text(configured)
 
     def start(self) -> None:
@@ -135,11 +132,11 @@ class Deployment:
         self._cluster = cluster
         self._folder = folder
         self._passwords = {role: secrets.token_hex(8) for role in (OWNER, SERVES_AS)}
-        settings = {"REGISTRY_DATABASE_URL": self._database_url(SERVES_AS)}
+        settings = {"REGISTRY_DATABASE_URL": self.database_url(SERVES_AS)}
         self.nodes = [Node(name, folder / name, settings, logs / f"{name}.log") for name in NODES]
         self.balancer = Balancer(self.nodes, folder, logs / "haproxy.log")
         self.url = self.balancer.url
-        self.pin = ""
+        self.pin = self._operator_token = ""
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
@@ -158,53 +155,92 @@ class Deployment:
     ) -> None:
         self._running.close()
 
-    def operate(self, *arguments: str, role: str = SERVES_AS, checkout: Path = ROOT) -> str:
-        """What ``peerseal-registry ARGUMENTS`` prints on the first node, on the database as ``role``. Raises
-        AssertionError where it ends with another exit code than 0."""
-        settings = self.nodes[0].settings | {"REGISTRY_DATABASE_URL": self._database_url(role)}
-        command = ["env", f"--chdir={checkout}", str(BIN / "python"), "-m", "registry", *arguments]
+    def operate(self, *arguments: str, node: int = 0, role: str = SERVES_AS, exits: Collection[int] = (0,)) -> str:
+        """What ``peerseal-registry ARGUMENTS`` prints on that node, on the database as ``role``. Raises AssertionError
+        where it ends with another exit code."""
+        settings = self.nodes[node].settings | {"REGISTRY_DATABASE_URL": self.database_url(role)}
+        command = [str(BIN / "peerseal-registry"), *arguments]
         run = subprocess.run(command, cwd=ROOT, env=environment(settings), capture_output=True, encoding="utf-8")
-        assert run.returncode == 0, f"peerseal-registry {' '.join(arguments)}: exit {run.returncode}\n{run.stderr}"
+        assert run.returncode in exits, f"peerseal-registry {' '.join(arguments)}: exit {run.returncode}\n{run.stderr}"
         return run.stdout
 
     def grant(self) -> None:
         """Let the serving role use the tables that there are now."""
-        with psycopg.connect(self._database_url(OWNER), autocommit=True) as connection:
+        with psycopg.connect(self.database_url(OWNER), autocommit=True) as connection:
             connection.execute((ROOT / "migrations/roles.sql").read_bytes())
 
     def join_token(self, service: str, uses: int = 1) -> str:
-        """A fresh join token."""
-        made = self.operate("join-token", "create", service, "--ttl", "1h", "--uses", str(uses), "--json")
-        return str(json.loads(made)["token"])
+        """A fresh join token, made over HTTP."""
+        headers = {"Authorization": f"Bearer {self._operator_token}"}
+        asked = {"service": service, "ttl": 3600, "uses": uses}
+        made = requests.post(f"{self.url}/v1/join-tokens", json=asked, headers=headers, timeout=10)
+        assert made.status_code == 201, made.text
+        return str(made.json()["token"])
 
-    def keep_ledger(self, log: Path) -> Process:
-        """The public ledger, copied into a folder from now on."""
-        command = [str(BIN / "python"), "-m", "peerseal", "keep-ledger", str(self._folder / "kept-ledger")]
-        command += ["--registry", self.url, "--pin", self.pin, "--interval", "1"]
-        return self._running.enter_context(Process("keep-ledger", command, log=log))
+    def keep_ledger(self) -> Path:
+        """The folder with the public ledger, copied as it is now."""
+        folder = self._folder / "kept-ledger"
+        command = [str(BIN / "peerseal"), "keep-ledger", str(folder), "--once"]
+        subprocess.run([*command, "--registry", self.url, "--pin", self.pin], cwd=ROOT, env=environment({}), check=True)
+        return folder
+
+    def restore(self, copy: Path) -> None:
+        """Put the entries that the database lost back, from a copy of the ledger, while the nodes run."""
+        self.operate("restore", "--from", str(copy), role=OWNER)
+
+    def declare_new_history(self) -> None:
+        """Have the root say that what the nodes have seen is lost: on the node that has seen most, and then where the
+        root key is."""
+        request, statement = self._folder / "history-request", self._folder / "history-statement"
+        seen = [json.loads(self.operate("status", "--json", node=node, exits=(0, 1))) for node in range(len(NODES))]
+        node = max(range(len(NODES)), key=lambda number: seen[number]["remembered"]["size"])
+        self.operate("history", "request", "--out", str(request), node=node)
+        root_key = str(self._folder / NODES[0] / "root-key.pem")
+        self.operate("history", "sign", str(request), "--root-key", root_key, "--out", str(statement))
+        self.operate("history", "publish", str(statement), role=OWNER)
+
+    def roll(self, **settings: str) -> None:
+        """Restart one node after the other, with further settings, each once the one before gets calls that read."""
+        for node in self.nodes:
+            node.stop()
+            node.settings |= settings
+            node.start()
+            self.wait_until_among("readers")
 
     def wait_until_serving(self) -> None:
         """Until both nodes get calls of both sorts."""
-        everyone = set(NODES)
-        for backend in ("readers", "writers"):
-            until(lambda: self.balancer.sends_to(backend) == everyone, f"both nodes are among the {backend}")  # noqa: B023
+        self.wait_until_among("readers")
+        self.wait_until_among("writers")
+
+    def wait_until_among(self, backend: str) -> None:
+        """Until both nodes get calls of that sort."""
+        until(lambda: self.balancer.sends_to(backend) == set(NODES), f"both nodes are among the {backend}", patience=30)
+
+    def seconds_until_forked(self, patience: float = 20.0) -> float:
+        """How long it takes from now until both nodes say that the ledger forked."""
+        began = time.monotonic()
+        for node in self.nodes:
+            until(lambda: node.metric("registry_ledger_forked") == 1, f"{node.name} sees the fork", patience)  # noqa: B023
+        return time.monotonic() - began
 
     def _initialise(self) -> None:
         primary = self._cluster.wait_until_whole()
-        with self._cluster.connect(primary) as connection:
+        with self._cluster.session(primary) as connection:
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())
-        with self._cluster.connect(primary, DATABASE) as connection:
+        with self._cluster.session(primary, DATABASE) as connection:
             connection.execute((ROOT / "migrations/roles.sql").read_bytes())
             for role, password in self._passwords.items():
                 connection.execute(f"ALTER ROLE {role} PASSWORD '{password}'".encode())
         made = self.operate("init", "--trust-domain", DOMAIN, "--json", role=OWNER)
         self.pin = json.loads(made)["pin"]
         self.grant()
+        self._operator_token = (self._folder / NODES[0] / "operator-token").read_text().strip()
         first, *others = (self._folder / name for name in NODES)
         for home in others:
             home.mkdir(mode=0o700)
             for name in KEYS_OF_A_NODE:
                 shutil.copy2(first / name, home / name)
 
-    def _database_url(self, role: str) -> str:
+    def database_url(self, role: str) -> str:
+        """The database as ``role`` reaches it."""
         return self._cluster.url(role, self._passwords[role], DATABASE)

@@ -88,13 +88,23 @@ class Trickle:
         self._attempt = attempt
         self._pause = 1 / per_second
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread()  # not started
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin, or begin again."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Make no further call, and wait for the answers of all that were made."""
         self._stopping.set()
         self._thread.join()
 
