@@ -1,7 +1,7 @@
 """PostgreSQL under Patroni: one member on each of three hosts, and etcd, which says who leads.
 
-As docs/operations.md has it, but for its times, which are as short as etcd and Patroni allow. The programs are Debian's.
-Where this process is root, PostgreSQL runs as its package's user, whose folders are below ``folder``.
+As docs/operations.md has it, but for its times, which are as short as etcd and Patroni allow. The programs are
+Debian's. Where this process is root, PostgreSQL runs as its package's user, whose folders are below ``folder``.
 """
 
 import http.client

@@ -171,9 +171,9 @@ class Deployment:
 
     def join_token(self, service: str, uses: int = 1) -> str:
         """A fresh join token, made over HTTP."""
-        headers = {"Authorization": f"Bearer {self._operator_token}"}
-        asked = {"service": service, "ttl": 3600, "uses": uses}
-        made = requests.post(f"{self.url}/v1/join-tokens", json=asked, headers=headers, timeout=10)
+        headers = {"Authorization": f"Bearer {self._operator_token}", "Content-Type": "application/json"}
+        asked = json.dumps({"service": service, "ttl": 3600, "uses": uses})
+        made = requests.post(f"{self.url}/v1/join-tokens", asked, headers=headers, timeout=10)
         assert made.status_code == 201, made.text
         return str(made.json()["token"])
 

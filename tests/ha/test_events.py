@@ -5,7 +5,7 @@ The events are in the order of this file: the last ones leave a cluster that wai
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -33,7 +33,7 @@ def nothing_but_writes(costs: Costs) -> None:
     assert (costs.lost, costs.refusing, costs.verifying) == (0, 0, PEERS)
 
 
-def percentile(attempts: list[Attempt], share: float) -> float:
+def percentile(attempts: Sequence[Attempt], share: float) -> float:
     return sorted(attempt.seconds for attempt in attempts)[int(share * len(attempts))]
 
 
