@@ -13,11 +13,12 @@ DEMO := $(VENV)/.demo-$(VERSION)
 STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
 
-NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser
+NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
+and not ha
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers browser coverage lint format bench compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers ha browser coverage lint format bench compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +32,7 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
-test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers
+test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, ha
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds
@@ -58,6 +59,10 @@ kafka: $(KAFKA)/.installed ## the jars of a real Apache Kafka, for `make brokers
 
 brokers: $(STAMP) kafka ## events on a real Apache Kafka and a real RabbitMQ, killed on the way (needs java, rabbitmq-server)
 	$(BIN)/pytest -m brokers
+
+ha: $(STAMP) ## a database that fails over under two nodes and ten peers; what each event costs (needs root for all of it)
+	@tests/ha/install
+	$(BIN)/pytest -m ha -s
 
 browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver)
 	$(BIN)/pytest -m browser

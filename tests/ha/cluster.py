@@ -1,7 +1,7 @@
 """PostgreSQL under Patroni: one member on each of three hosts, and etcd, which says who leads.
 
-As docs/operations.md has it, but for its times, which are as short as etcd and Patroni allow. The programs are
-Debian's. Where this process is root, PostgreSQL runs as its package's user, whose folders are below ``folder``.
+Patroni is configured as in deploy/patroni.yml, but for the times, which are short. The programs are Debian's. Where
+this process is root, PostgreSQL runs as its package's user, whose folders are below ``folder``.
 """
 
 import http.client
@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
+import yaml
 
-from demo.processes import Process, free_port
+from demo.processes import ROOT, Process, free_port
 from tests.ha.hosts import Host, Network, listens, processes_under
 
 MEMBERS: Final = ("db1", "db2", "db3")
@@ -34,6 +35,7 @@ KEEPS_TO_ITS_LEASE: Final = (3, 0, 3)
 """The first Patroni that, on etcd's API 3, never takes the leader's place back after a pause in which another member
 took it. Older ones do, and drop what was acknowledged meanwhile: on them API 2 is used, where they never did."""
 _USER: Final = "postgres"
+_RECIPE: Final = ROOT / "deploy/patroni.yml"
 
 SYNCHRONOUS: Final = {"synchronous_mode": True, "synchronous_mode_strict": True}
 """A commit is acknowledged once a standby has it, and not before."""
@@ -256,38 +258,19 @@ class Cluster:
         until(lambda: listens(self._etcd_address, self._etcd_port), "etcd listens")
 
     def _configuration(self) -> dict[str, Any]:
-        login = {"password": self._password}
-        return {
-            "scope": "peerseal",
-            self._etcd_api: {"hosts": f"{self._etcd_address}:{self._etcd_port}"},
-            "bootstrap": {
-                "dcs": {
-                    **SYNCHRONOUS,
-                    "ttl": TTL,
-                    "loop_wait": 1,
-                    "retry_timeout": 3,
-                    "primary_start_timeout": 0,  # a primary that ended is replaced, not started again
-                    "maximum_lag_on_failover": 2**30,
-                    "postgresql": {
-                        "use_pg_rewind": True,
-                        "parameters": {"shared_buffers": "32MB"},
-                    },
-                },
-                "initdb": [{"encoding": "UTF8"}, {"locale": "C.UTF-8"}, "data-checksums"],
-                "pg_hba": ["host replication all all scram-sha-256", "host all all all scram-sha-256"],
-            },
-            "postgresql": {
-                "bin_dir": str(postgres_programs()),
-                "authentication": {
-                    "superuser": {"username": _USER, **login},
-                    "replication": {"username": "replicator", **login},
-                    "rewind": {"username": "rewinder", **login},
-                },
-                "parameters": {"unix_socket_directories": ""},
-                "remove_data_directory_on_rewind_failure": True,
-                "remove_data_directory_on_diverged_timelines": True,
-            },
-        }
+        """The recipe's, with this cluster's passwords and places, and shorter times."""
+        recipe: dict[str, Any] = yaml.safe_load(_RECIPE.read_text())
+        recipe[self._etcd_api] = {"hosts": f"{self._etcd_address}:{self._etcd_port}"}
+        if self._etcd_api != "etcd3":
+            del recipe["etcd3"]
+        dcs = recipe["bootstrap"]["dcs"]
+        dcs |= {"ttl": TTL, "loop_wait": 1, "retry_timeout": 3, "maximum_lag_on_failover": 2**30}
+        dcs["postgresql"]["parameters"] = {"shared_buffers": "32MB"}
+        recipe["bootstrap"]["pg_hba"] = [rule.replace("10.0.0.0/24", "all") for rule in recipe["bootstrap"]["pg_hba"]]
+        for login in recipe["postgresql"]["authentication"].values():
+            login["password"] = self._password
+        recipe["postgresql"] |= {"bin_dir": str(postgres_programs()), "parameters": {"unix_socket_directories": ""}}
+        return recipe
 
 
 def _listening(address: str, port: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The registry as an operator lays it out: two nodes on the cluster's database, behind haproxy.
 
-Each node has a home of its own with copies of the keys, serves as ``peerseal_app``, and is asked by haproxy whether it
-takes calls; those that write go to nodes that say they can write.
+Each node has a home of its own with copies of the keys, and serves as ``peerseal_app``. haproxy is configured as in
+deploy/haproxy-registry.cfg.
 """
 
 import csv
@@ -32,35 +32,7 @@ OWNER: Final = "peerseal_owner"
 SERVES_AS: Final = "peerseal_app"
 KEYS_OF_A_NODE: Final = ("signing-key.pem", "ledger-key.pem", "sealing.key")
 
-_HAPROXY: Final = """
-defaults
-    mode http
-    timeout connect 1s
-    timeout client 30s
-    timeout server 30s
-    timeout check 2s
-    option redispatch
-
-frontend registry
-    bind {address}
-    acl reading method GET HEAD
-    use_backend readers if reading
-    default_backend writers
-
-backend readers
-    option httpchk GET /readyz
-    retry-on conn-failure empty-response
-    {servers}
-
-backend writers
-    option httpchk GET /readyz?for=write
-    {servers}
-
-listen status
-    bind {status_address}
-    stats enable
-    stats uri /
-"""
+_RECIPE: Final = ROOT / "deploy/haproxy-registry.cfg"
 
 
 class Node(RestartableServer):
@@ -106,10 +78,13 @@ class Balancer(RestartableServer):
         super().__init__("haproxy", log)
         self.url = f"http://{LOOPBACK}:{free_port()}"
         self._status_url = f"http://{LOOPBACK}:{free_port()}"
-        servers = [f"server {node.name} {LOOPBACK}:{node.port} check inter 500ms fall 2 rise 1" for node in nodes]
+        places = {"10.0.0.21:8080": nodes[0].url, "10.0.0.22:8080": nodes[1].url}
+        places |= {"bind :8080": f"bind {self.url}", "127.0.0.1:8404": self._status_url}
+        configured = _RECIPE.read_text()
+        for place, url in places.items():
+            assert place in configured
+            configured = configured.replace(place, url.replace("http://", ""))
         self._file = folder / "haproxy.cfg"
-        address, status_address = (url.removeprefix("http://") for url in (self.url, self._status_url))
-        configured = _HAPROXY.format(address=address, status_address=status_address, servers="\n    ".join(servers))
         self._file.write_text(configured)
 
     def start(self) -> None:
@@ -132,7 +107,7 @@ class Deployment:
         self._cluster = cluster
         self._folder = folder
         self._passwords = {role: secrets.token_hex(8) for role in (OWNER, SERVES_AS)}
-        settings = {"REGISTRY_DATABASE_URL": self.database_url(SERVES_AS)}
+        settings = {"REGISTRY_DATABASE_URL": self.database_url(SERVES_AS), "REGISTRY_PROXIES": "1"}
         self.nodes = [Node(name, folder / name, settings, logs / f"{name}.log") for name in NODES]
         self.balancer = Balancer(self.nodes, folder, logs / "haproxy.log")
         self.url = self.balancer.url

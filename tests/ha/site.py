@@ -9,7 +9,7 @@ from typing import Final
 
 from peerseal.errors import PeersealError
 from peerseal.protocol.join import JoinToken
-from tests.ha.cluster import Cluster, until
+from tests.ha.cluster import Cluster, Member, until
 from tests.ha.deployment import DATABASE, Deployment
 from tests.ha.hosts import Network
 from tests.ha.load import Attempt, Registrations, Series, Trickle, longest, reading
@@ -160,23 +160,22 @@ class Site:
                 writes=writing.series,
                 health=[attempt for trickle in health for attempt in trickle.series.attempts],
                 warm=[attempt for trickle in warm for attempt in trickle.series.attempts],
-                lost=self.lost(registrations),
+                lost=self.lost(registrations, self.cluster.wait_until_whole()),
                 lost_at_first=event.lost_at_first,
                 refusing=len(self.peers.refusing_since(began)),
                 verifying=self.verifying_newcomer(),
             )
             self.table.add(*event.costs.cells())
 
-    def lost(self, registrations: Registrations) -> int:
-        """How many acknowledged registrations are not in the database of now."""
-        primary = self.cluster.wait_until_whole()
-        with self.cluster.session(primary, DATABASE) as connection:
+    def lost(self, registrations: Registrations, member: Member) -> int:
+        """How many acknowledged registrations that member does not have."""
+        with self.cluster.session(member, DATABASE) as connection:
             held = {thumbprint for (thumbprint,) in connection.execute("SELECT thumbprint FROM keys")}
         return sum(newcomer.key.public.thumbprint not in held for newcomer in registrations.acknowledged)
 
-    def ledger_size(self) -> int:
-        """Entries in the database of now."""
-        with self.cluster.session(self.cluster.wait_until_whole(), DATABASE) as connection:
+    def ledger_size(self, member: Member) -> int:
+        """Entries of the ledger that it has."""
+        with self.cluster.session(member, DATABASE) as connection:
             row = connection.execute("SELECT size FROM ledger_head").fetchone()
         assert row is not None
         return int(row[0])

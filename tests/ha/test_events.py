@@ -130,15 +130,15 @@ def asynchronous(site: Site) -> Site:
 def lose_what_no_standby_has(site: Site, primary: Member, event: Event) -> None:
     """The primary ends with it; both nodes notice, and write nothing after it."""
     primary.kill_postgres()
-    site.cluster.promoted(primary)
+    promoted = site.cluster.promoted(primary)
     noticed = site.deployment.seconds_until_forked()
     event.name += f", fork noticed after {noticed:.1f} s"
-    size = site.ledger_size()
-    event.lost_at_first = site.lost(event.registrations)
+    size = site.ledger_size(promoted)
+    event.lost_at_first = site.lost(event.registrations, promoted)
     event.go_on_writing()
     time.sleep(HELD_BACK)
     assert [node.ready("write")[0] for node in site.deployment.nodes] == [503, 503]
-    assert site.ledger_size() == size, "nothing is written on the new branch"
+    assert site.ledger_size(promoted) == size, "nothing is written on the new branch"
     assert event.lost_at_first > 0
     assert noticed < NOTICED_WITHIN
 
