@@ -109,12 +109,13 @@ class Traffic:
 class Watcher:
     """Waits for the first change after the newest entry that it has heard of, and comes again."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, wait: int = WAIT) -> None:
         self._url = url
+        self._wait = wait
         self._seq = 0
 
     def ask(self, session: requests.Session) -> requests.Response:
-        answer = session.get(f"{self._url}/v1/changes?since={self._seq}&wait={WAIT}", timeout=30)
+        answer = session.get(f"{self._url}/v1/changes?since={self._seq}&wait={self._wait}", timeout=30)
         if answer.status_code == 200:
             self._seq = strict_json_object(jose.parse(answer.text, limit=LONGEST).payload)["seq"]
         return answer
