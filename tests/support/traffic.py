@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import requests
 
@@ -102,7 +102,10 @@ class Traffic:
     def _register(self, session: requests.Session) -> requests.Response:
         owner = service_id(self._domain, self._service)
         proof = sign_proof(KeyPair.generate("ES256"), issuer=owner, audience=registry_id(self._domain), now=time.time())
-        body = {"proof": proof, "join": {"id": self._token.id, "mac": join_mac(self._token.mac_key, proof)}}
+        body: dict[str, Any] = {
+            "proof": proof,
+            "join": {"id": self._token.id, "mac": join_mac(self._token.mac_key, proof)},
+        }
         return session.post(f"{self._url}/v1/services/{self._service}/keys", json=body, timeout=30)
 
 
