@@ -16,10 +16,10 @@ from registry.domain.errors import SchemaRefused
 from registry.storage.engine import WRITES, create_engine
 from registry.storage.migrate import migrate, migrate_down, scripts
 from registry.storage.schema import RELEASED_REVISION, SCHEMA_REVISION, read_schema
-from tests.contracts.test_upgrade import migrated
 from tests.registry.driver import Driver, settings_at
 from tests.support.newer_release import AFTER_NEXT, NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres
+from tests.support.released import migrated
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """A release of the future: this code with one more migration, which it applies to a database and takes back."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from sqlalchemy import Engine
 
 from registry.storage import migrate as migrating
 from registry.storage import schema
 from registry.storage.engine import create_engine
+from tests.support.released import of_revision
 
 THIS = schema.SCHEMA_REVISION
 NEXT = f"{int(THIS) + 1:04}"
@@ -62,17 +61,10 @@ class NewerRelease:
 
     def _done(self, url: str, migration: Callable[[Engine], str]) -> str:
         engine = create_engine(url)
-        with self._in_force():
+        with of_revision(self._revision) as patch:
+            patch.setattr(migrating, "scripts", lambda: self._scripts)
+            patch.setattr(migrating, "RELEASED_REVISION", THIS)
             try:
                 return migration(engine)
             finally:
                 engine.dispose()
-
-    @contextmanager
-    def _in_force(self) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(migrating, "scripts", lambda: self._scripts)
-            for module in (migrating, schema):
-                patch.setattr(module, "SCHEMA_REVISION", self._revision)
-            patch.setattr(migrating, "RELEASED_REVISION", THIS)
-            yield
