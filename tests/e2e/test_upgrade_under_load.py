@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from demo.processes import ROOT
 from peerseal.protocol.join import JoinToken
 from registry.storage.schema import RELEASED_REVISION, SCHEMA_REVISION
 from tests.support.balancer import Balancer
-from tests.support.processes import Server, free_port, gunicorn
-from tests.support.released import DOMAIN, Release, populate
+from tests.support.processes import Server, free_port, gunicorn, status_of
+from tests.support.released import DOMAIN, Release, populate, released_code
 from tests.support.stack import Stack
 from tests.support.traffic import Traffic
 from tests.support.waiters import until
@@ -76,3 +77,22 @@ def test_no_call_fails_on_the_way_to_this_version_and_back(stack: Stack, release
             assert balancer.ready == 2
     assert traffic.failed == {}
     assert release.operate("verify").startswith("whole: ")
+
+
+def test_the_last_release_s_own_code_serves_on_the_migrated_schema(
+    stack: Stack, release: Release, tmp_path: Path
+) -> None:
+    """It does not know that it may, so it says that it is not ready: balancers go on with it where no node is."""
+    token = JoinToken.parse(release.operate("join-token", "create", SERVICE, "--uses", "1000"))
+    code = released_code(tmp_path / "released")
+    old = node(stack, free_port(), NEW, PYTHONPATH=f"{code}:{ROOT}")  # gunicorn would put the second one first
+    with Traffic(old.url, DOMAIN, SERVICE, token) as traffic:
+        stack.operate("migrate")
+        traffic.goes_on()
+        assert status_of(f"{old.url}/readyz") == 503
+        assert stack.operate_json("verify")["differences"] == []
+        stack.operate("migrate", "--down")
+        traffic.goes_on()
+        assert status_of(f"{old.url}/readyz") == 200
+    assert traffic.failed == {}
+    assert "REGISTRY_DRAIN_SECONDS is no setting" in old.output()  # so that is the old code

@@ -6,10 +6,13 @@ keys, applied and were approved; with policies, the domain's settings, tokens of
 
 import base64
 import json
+import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from tests.support.stack import Stack
 
 DOMAIN = "acme.internal"
 """The trust domain of the populated registry."""
+RELEASED_COMMIT = "e3cdd9ec4f017cdc74aa1f235261a7a73d18e0e3"
+"""The last release's code, in this repository's history."""
 AS_RELEASED = f"from registry.storage import schema; schema.SCHEMA_REVISION = {RELEASED_REVISION!r}"
 """What makes a process take itself for one of the last release: it knows that revision of the schema."""
 
@@ -90,3 +95,16 @@ class Release:
         file = self._stack.root / "as_released.py"
         file.write_text(f"{AS_RELEASED}\nfrom registry.gunicorn_conf import *\n")
         return str(file)
+
+
+def released_code(folder: Path) -> Path:
+    """The last release's own code, unpacked there. Skips the test in a copy without its history."""
+    packed = subprocess.run(
+        ["git", "archive", RELEASED_COMMIT, "registry", "peerseal", "migrations"], cwd=ROOT, capture_output=True
+    )
+    if packed.returncode != 0:
+        why = f"the history of this checkout does not reach back to {RELEASED_COMMIT}"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
