@@ -119,6 +119,7 @@ def test_head_closes_the_pipe_and_nothing_is_said(home: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+@pytest.mark.thorough
 def test_a_closed_output_is_no_error(home: Path, closed: str) -> None:
     command = f'"$0" -c "$1" {closed}'
     ended = subprocess.run(

@@ -146,6 +146,7 @@ def test_the_go_checksum_database_agrees_at_every_size(go_judge: Path, judged: J
             assert told["kid_index"] < size
 
 
+@pytest.mark.thorough
 def test_pymerkle_agrees(judged: Judged) -> None:
     judged.grow(max(SIZES))
     tree, bodies = pymerkle.InmemoryTree(algorithm="sha256"), list[bytes]()
