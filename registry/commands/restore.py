@@ -16,7 +16,7 @@ from registry.commands.common import (
     the_settings,
     the_store,
 )
-from registry.services.high_water import HighWater
+from registry.services.ledger_memory import LedgerMemory
 from registry.services.public_copy import Source
 from registry.services.restore import Lost, Restored
 from registry.services.restore import restore as restored
@@ -50,7 +50,8 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_j
     """
     notes = read_notes(kept)
     sources, settings = [Source.of(place) for place in places], the_settings()
-    reached = HighWater(settings.home).known()
+    remembered = LedgerMemory(settings.home).read()
+    reached = 0 if remembered is None else remembered.size
     done = restored(
         the_store(), settings.limits, sources, kept=notes, reached=reached, dry_run=dry_run, progress=show_progress
     )

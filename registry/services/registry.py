@@ -20,10 +20,12 @@ from registry.services.changes import ChangesFeed
 from registry.services.clients import Clients
 from registry.services.end_keys import KeyEnding
 from registry.services.exchange import Exchange
+from registry.services.fork_guard import ForkGuard
 from registry.services.housekeeping import Housekeeping
 from registry.services.join_tokens import JoinTokens
 from registry.services.keyfiles import Sealer, read
 from registry.services.ledger import LedgerView
+from registry.services.ledger_watch import LedgerWatch
 from registry.services.operators import Operators
 from registry.services.platforms import Platforms, read_rules
 from registry.services.policies import Policies
@@ -47,6 +49,8 @@ class Registry:
     settings: Settings
     clock: Callable[[], float]
     store: Store
+    fork_guard: ForkGuard
+    watch: LedgerWatch
     authority: AuthoritySource
     callers: Verifier
     admission: Admission
@@ -69,12 +73,14 @@ class Registry:
     @classmethod
     def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
         """With the keys in its files read. Raises ConfigurationError."""
-        limits, store = settings.limits, Store(create_engine(settings.database_url))
-        authority = AuthoritySource(settings, store, clock)
+        limits, unguarded = settings.limits, Store(create_engine(settings.database_url))
+        fork_guard = ForkGuard.of(settings, unguarded, clock)
+        store = unguarded.guarded(fork_guard)
+        authority = AuthoritySource(settings, store, fork_guard, clock)
         tokens = JoinTokens(store, authority, Sealer(read(settings.sealing_key_file, "sealing key")), limits, clock)
         admission = Admission(store, authority, tokens, limits, clock)
         changed = revisions(store.engine)
-        ledger = LedgerView(store, changed, authority, clock)
+        ledger = LedgerView(store, changed, authority, clock, lambda: fork_guard.note)
         keys, guard = DatabaseKeys(store, authority), DatabaseReplayGuard(store, clock)
         policies = Policies(store, authority, limits, clock)
         clients = Clients(keys, authority, guard, clock)
@@ -82,6 +88,8 @@ class Registry:
             settings=settings,
             clock=clock,
             store=store,
+            fork_guard=fork_guard,
+            watch=LedgerWatch(settings, store, fork_guard, authority),
             authority=authority,
             callers=caller_verifier(keys, guard, clock),
             admission=admission,
@@ -103,13 +111,15 @@ class Registry:
         )
 
     def readiness(self) -> dict[str, bool]:
-        """What calls need, and whether it is there: the database, its schema as this version knows it, the keys."""
-        checks = {"database": False, "schema": False, "keys": False}
+        """What calls need, and whether it is there: the database, its schema as this version knows it, the ledger that
+        was seen, the keys."""
+        checks = {"database": False, "schema": False, "ledger": False, "keys": False}
         try:
             with self.store.read() as connection:
                 checks["database"] = True
                 checks["schema"] = current_revision(connection) == SCHEMA_REVISION
-            checks["keys"] = self.clock() < self.authority.current().keys.expires_at
+                checks["ledger"] = self.watch.passes(connection)
+            checks["keys"] = self.clock() < self.authority.in_force().keys.expires_at
         except (PeersealError, SQLAlchemyError) as error:
             log.warning("not ready: %s", error)
         return checks

@@ -20,9 +20,9 @@ from peerseal.protocol.tokens import LEEWAY, REQUEST_LIFETIME_CAP
 from registry.domain.errors import LedgerContradicted
 from registry.services.align import align
 from registry.services.compare import Retention
-from registry.services.ledger import TileCache
 from registry.services.operators import LOCAL
 from registry.services.public_copy import PublicCopy, RestoreRefused, Source, read_copy
+from registry.services.tile_cache import TileCache
 from registry.services.verify import check_kept, claimed_size
 from registry.settings import Limits
 from registry.storage import applicants, audit, ledger, used_tokens

@@ -19,7 +19,7 @@ from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL, WRITES
 from registry.storage.unit import storage_errors
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0005"
 """The revision that this version of the code needs, so that a running server need not read the scripts."""
 LOCK_WAIT = 120
 """Seconds to wait for another node that migrates."""
