@@ -23,7 +23,7 @@ from peerseal.protocol.checkpoint import Checkpoint
 from peerseal.protocol.documents import read_registry_keys
 from peerseal.protocol.history import Excused, Head, HistoryStatement, excused_by, read_history
 from peerseal.protocol.merkle import Frontier, check_consistency, consistency_proof, root_hash
-from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed, StorageUnavailable
+from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.ledger_memory import LedgerMemory, Remembered
 from registry.services.tile_cache import TileCache
 from registry.settings import Settings
@@ -290,13 +290,14 @@ class ForkGuard:
         """Compares what is known with the file, which other processes of the host write as well, and keeps the newer of
         the two in both. ``sign`` makes the checkpoint of an edge. Raises ConfigurationError."""
         known, written = self.known, self._memory.read()
-        if written is not None and written != self._remembered and (known is None or written.size > known.size):
-            self._take_over(known, Known.of(written))
-            self._remembered = written
-        elif known is not None and known.edge is not None and known.edge.size:
-            head = Head(known.size, known.edge.root)
-            if written is None or written.head != head:
-                self._write((written or Remembered(0)).followed_by(head, sign(known.edge), known.seen_at))
+        if known is None or known.edge is None or not known.edge.size:
+            return
+        head, before = Head(known.size, known.edge.root), written or Remembered(0)
+        if before != self._remembered and before.size > known.size:
+            self._take_over(known, Known.of(before))
+            self._remembered = before
+        elif before.head != head:
+            self._write(before.followed_by(head, sign(known.edge), known.seen_at))
 
     def _write(self, remembered: Remembered) -> None:
         self._memory.write(remembered)
@@ -307,7 +308,7 @@ class ForkGuard:
             return
         remembered = self._memory.read()
         with self._changing:
-            if not self._recalled and remembered is not None:
+            if self._known is None and remembered is not None:
                 self._known, self._remembered = Known.of(remembered), remembered
             self._recalled = True
 

@@ -17,6 +17,7 @@ from registry.storage import keys, ledger
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
+
 class LedgerView:
     """Makes the answers about the ledger itself."""
 

@@ -241,6 +241,7 @@ def test_a_policy_for_a_service_that_nobody_registered_is_warned_of(home: Path) 
 
 
 def test_init_over_a_ledger_that_is_shorter_than_it_was_is_refused_with_1(home: Path) -> None:
+    (home / "ledger-head").unlink()
     (home / "ledger-size").write_text("1000000")
     code, output = invoke(home, "init")
     assert (code, "Error" in output) == (1, True)

@@ -30,6 +30,7 @@ from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
 from registry.services.compare import LOST
 from registry.services.initialise import initialise
+from registry.services.ledger_memory import FILE
 from registry.services.registry import Registry
 from registry.settings import Limits, Settings
 from registry.storage import keys, ledger
@@ -85,6 +86,11 @@ class Driver:
     def node(self, **changes: Any) -> "Driver":
         """Another node on the same database and keys."""
         return Driver(self.url, self.home, self.clock, **changes)
+
+    def forgetful_node(self) -> "Driver":
+        """Another node, whose host remembers no ledger: it goes on from whatever the database has."""
+        (self.home / FILE).unlink(missing_ok=True)
+        return self.node()
 
     def close(self) -> None:
         self.store.engine.dispose()
