@@ -51,7 +51,8 @@ def post_worker_init(worker: Any) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     worker.handle = Deadline(REQUEST_DEADLINE).over(worker.handle)
-    waiting = _waiting(worker)
+    _registry(worker).watch.start()  # without waiting for a request
+    waiting = _registry(worker).changes.waiting
     waiting.at_most(max(0, worker.cfg.threads - SERVED_AT_ONCE - SLOW_AT_ONCE))  # --threads may have said otherwise
     worker.notify = _ending(waiting, worker)
     worker.wsgi = Gate(SERVED_AT_ONCE).before(worker.wsgi)
@@ -60,11 +61,11 @@ def post_worker_init(worker: Any) -> None:
     worker.worker_connections = min(worker.worker_connections, _connections_allowed(worker.worker_connections))
 
 
-def _waiting(worker: Any) -> Any:
-    """The calls that wait for a change, of the registry that the worker serves."""
+def _registry(worker: Any) -> Any:
+    """The one that the worker serves."""
     from registry.web.wire import EXTENSION
 
-    return worker.wsgi.extensions[EXTENSION].changes.waiting
+    return worker.wsgi.extensions[EXTENSION]
 
 
 def _ending(waiting: Any, worker: Any) -> Callable[[], None]:

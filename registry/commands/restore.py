@@ -45,9 +45,7 @@ from registry.services.restore import restore as restored
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
-def restore(
-    places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, dry_run: bool, as_json: bool
-) -> None:
+def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, dry_run: bool, as_json: bool) -> None:
     """Brings a database that came back from a backup up to the ledger's public copies.
 
     Before any node is started on it: a registry that went on from the backup would contradict what clients have seen.

@@ -1,9 +1,9 @@
-"""No second history: before this registry signs or appends, the ledger in the database continues the newest one known.
+"""No second history: a registry signs and appends only while the database's ledger continues the newest one known.
 
-Each edge of the tree that a use case reads passes here (`registry.storage.ledger.LedgerGuard`): one comparison in memory
-where it is the edge that this process knows, or has just appended; one query for the leaves in between where another
-process appended; a consistency proof (RFC 9162) otherwise, and after a restart. So it does not matter when the database
-was exchanged, or how: after a lost connection, a fail-over, a restore.
+Each edge of the tree that a use case reads passes here (`registry.storage.ledger.LedgerGuard`): one comparison in
+memory where it is the edge that this process knows, or has just appended; one query for the leaves in between where
+another process appended; a consistency proof (RFC 9162) otherwise, and after a restart. So it does not matter when the
+database was exchanged, or how: after a lost connection, a fail-over, a restore.
 
 Where the database does not continue it nothing is signed and nothing appended, until it does again. How operators bring
 that about is in docs/operations.md.
@@ -81,8 +81,8 @@ class Fork:
 
 
 class ForkGuard:
-    """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` somebody outside
-    must have confirmed the ledger (`saw`) before anything is signed, where this host remembers none.
+    """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` somebody
+    outside must have confirmed the ledger (`saw`) before anything is signed, where this host remembers none.
 
     Safe to use from threads, and after a fork. The file is read when the first edge is checked.
     """
@@ -298,6 +298,13 @@ class ForkGuard:
             self._remembered = before
         elif before.head != head:
             self._write(before.followed_by(head, sign(known.edge), known.seen_at))
+
+    def believe(self, edge: Frontier, note: str) -> None:
+        """An operator says that this is the ledger: nothing that was remembered contradicts it."""
+        now = int(self._clock())
+        with self._changing:
+            self._known, self._fork, self._recalled = Known(edge.size, edge.root, edge, now), None, True
+        self._write(Remembered(edge.size, Head(edge.size, edge.root), note, now))
 
     def _write(self, remembered: Remembered) -> None:
         self._memory.write(remembered)

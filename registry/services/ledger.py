@@ -48,8 +48,8 @@ class LedgerView:
             raise LedgerContradicted(str(error)) from error
 
     def checkpoint(self) -> Rendered:
-        """The signed head of the ledger, as of now; or the newest that was signed, where the database has another ledger
-        since: it tells other nodes which one was seen. Raises StorageUnavailable, LedgerForked."""
+        """The signed head of the ledger, as of now; or the newest that was signed, where the database has another
+        ledger since: it tells other nodes which one was seen. Raises StorageUnavailable, LedgerForked."""
         try:
             return self._signed()
         except LedgerForked:

@@ -1,7 +1,7 @@
-"""What a host remembers of the ledger, beside its keys and outside the database: the newest head that it signed or saw.
+"""What a host remembers of the ledger, beside its keys and outside the database: the newest head that it has seen.
 
-A database may lose what it acknowledged: it came back from a backup, or an asynchronous replica was promoted. The ledger
-in it is whole by itself. Only a memory outside of it tells that it is not the ledger that clients have seen.
+A database may lose what it acknowledged: it came back from a backup, or an asynchronous replica was promoted. The
+ledger in it is whole by itself. Only a memory outside of it tells that it is not the ledger that clients have seen.
 """
 
 import logging
@@ -103,5 +103,3 @@ class LedgerMemory:
             if not self._told:
                 self._told = True
                 log.warning("which ledger was seen cannot be remembered: %s", error)
-
-

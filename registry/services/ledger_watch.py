@@ -1,9 +1,9 @@
 """Has a node find out by itself, and without traffic, that the database has another ledger than the one that was seen.
 
-One thread of each serving process looks at the head once a second, and writes down beside the keys what is new. A second
-one asks those outside who may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors, copies
-that somebody keeps. It asks at the start, soon after a new connection to the database, and every ten seconds; no call
-waits for it.
+One thread of each serving process looks at the head once a second, and writes down beside the keys what is new. A
+second one asks those outside who may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors,
+copies that somebody keeps. It asks at the start, soon after a new connection to the database, and every ten seconds; no
+call waits for it.
 """
 
 import logging

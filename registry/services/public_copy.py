@@ -57,8 +57,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class PublicCopy:
-    """A copy that was read and is whole. ``note`` is its checkpoint as it was signed, ``behind`` are its entries behind a
-    size that was asked for."""
+    """A copy that was read and is whole. ``note`` is its checkpoint as it was signed, ``behind`` are its entries behind
+    a size that was asked for."""
 
     source: str
     note: str = field(repr=False)

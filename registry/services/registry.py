@@ -21,6 +21,7 @@ from registry.services.clients import Clients
 from registry.services.end_keys import KeyEnding
 from registry.services.exchange import Exchange
 from registry.services.fork_guard import ForkGuard
+from registry.services.histories import Histories
 from registry.services.housekeeping import Housekeeping
 from registry.services.join_tokens import JoinTokens
 from registry.services.keyfiles import Sealer, read
@@ -63,6 +64,7 @@ class Registry:
     documents: SettingDocuments
     changes: ChangesFeed
     ledger: LedgerView
+    histories: Histories
     records: Records
     join_tokens: JoinTokens
     operators: Operators
@@ -102,6 +104,7 @@ class Registry:
             documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
             changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
             ledger=ledger,
+            histories=Histories(unguarded, clock),
             records=Records(store, authority, limits, clock),
             join_tokens=tokens,
             operators=Operators(store, limits, clock),

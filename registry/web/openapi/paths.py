@@ -167,6 +167,18 @@ SERVICES: Json = {
     },
 }
 
+HISTORY: Json = {
+    "/v1/history": {
+        "get": operation(
+            "getHistory",
+            "Statements of the root about entries that were lost for good, as compact JWS, oldest first",
+            published("The statements.", "application/json", ref("Histories")),
+            problems(*READ),
+            parameters=(IF_NONE_MATCH,),
+        )
+    },
+}
+
 POLICIES: Json = {
     "/v1/services/{service}/policy.jwt": {
         "get": operation(
@@ -364,7 +376,7 @@ ABOUT: Json = {
     "/readyz": {
         "get": operation(
             "isReady",
-            "Calls can be answered: database, schema and keys are there",
+            "Calls can be answered: database, schema, the ledger that was seen, and keys are there",
             shown("They can.", "Readiness"),
             shown("They cannot.", "Readiness", 503),
             problems(500),
@@ -405,6 +417,6 @@ GROUPS: dict[str, Json] = {
     "Policies": POLICIES,
     "Token exchange": EXCHANGE,
     "Operators": OPERATORS,
-    "Ledger": LEDGER,
+    "Ledger": {**LEDGER, **HISTORY},
     "About this server": ABOUT,
 }

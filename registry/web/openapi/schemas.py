@@ -308,7 +308,8 @@ SCHEMAS: Json = {
     ),
     "Consistency": exactly({"from": ENTRY, "to": ENTRY, "proof": PROOF}),
     "Health": exactly({"status": {"const": "ok"}}),
-    "Readiness": exactly({name: {"type": "boolean"} for name in ("ready", "database", "schema", "keys")}),
+    "Histories": exactly({"statements": {"type": "array", "items": text(), "maxItems": 64}}),
+    "Readiness": exactly({name: {"type": "boolean"} for name in ("ready", "database", "schema", "ledger", "keys")}),
 }
 SCHEMAS["KeyWithEvidence"] = exactly(
     {
