@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 
 from peerseal import TrustStore
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.peers.follow import Follower
 from peerseal.peers.keep import KeptLedger
-from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint, tile_path
+from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint
 from peerseal.protocol.documents import DomainDocument, PolicyDocument
 from peerseal.protocol.history import Head
 from peerseal.protocol.join import JoinToken
@@ -38,8 +38,8 @@ from registry.services.public_copy import RestoreRefused, Source
 from registry.services.restore import CLOSED_FOR, Restored, restore
 from registry.services.verify import verify
 from registry.storage.ledger import Change, append
-from registry.storage.tables import entries, ledger_head, metadata, tiles
-from registry.storage.unit import Store
+from registry.storage.tables import entries, ledger_head, tiles
+from tests.contracts.backups import Backup, keep
 from tests.contracts.conftest import QUIET
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
 from tests.registry.in_process import InProcess
@@ -59,42 +59,6 @@ def kid(pair: KeyPair, service: str) -> str:
 
 def outcome(response: Any) -> tuple[int, str]:
     return response.status_code, response.get_json()["code"]
-
-
-class Backup:
-    """All rows of all tables, as a dump has them."""
-
-    def __init__(self, store: Store) -> None:
-        with store.read() as connection:
-            self._rows = {table: connection.execute(table.select()).mappings().all() for table in all_tables()}
-
-    def come_back(self, store: Store) -> None:
-        """In the place of whatever is there."""
-        with store.write() as connection:
-            for table, rows in self._rows.items():
-                connection.execute(delete(table))
-                if rows:
-                    connection.execute(insert(table), [dict(row) for row in rows])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Backup) and self._rows == other._rows
-
-
-def all_tables() -> list[Any]:
-    return list(metadata.tables.values())
-
-
-def keep(registry: Driver, folder: Path) -> Source:
-    """The copy that a mirror has now: the checkpoint, and the bundles up to it."""
-    note = registry.got("/ledger/checkpoint")
-    size = int(note.split("\n")[1])
-    paths = [tile_path("entries", number) for number in range(size // 256)]
-    paths += [tile_path("entries", size // 256, size % 256)] if size % 256 else []
-    for path in ["checkpoint", *paths]:
-        file = folder / "ledger" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(registry.client.get(f"/ledger/{path}").data if path != "checkpoint" else note.encode())
-    return Source.of(str(folder))
 
 
 def restored(registry: Driver, *sources: Source, **options: Any) -> Restored:
