@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flask import Flask
 
 from peerseal.runtime import terminal
+from registry.services.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.web import (
@@ -49,6 +50,13 @@ def log_to_stderr() -> None:
     terminal.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
+def watching(app: Flask) -> Flask:
+    """The application as a server serves it: each process that gets a request watches the ledger from then on."""
+    watch: LedgerWatch = app.extensions[EXTENSION].watch
+    app.before_request(watch.start)
+    return app
+
+
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Flask:
     """The registry as a WSGI application. It connects to its database when it is first asked something, so it starts
     while that is down, and may be made before a fork.
@@ -62,6 +70,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(ledger.histories)
     app.after_request(after_request)
     limiting.limit_refusals(app, settings)
     problems.register(app)

@@ -27,10 +27,12 @@ from registry.commands.common import (
     the_settings,
     url_option,
 )
+from registry.commands.history import history
 from registry.commands.operator_tokens import operator_token
 from registry.commands.policies import domain, policy
 from registry.commands.restore import restore
 from registry.commands.root import root
+from registry.commands.status import remember, status
 from registry.commands.tidy import tidy
 from registry.commands.verify import verify
 from registry.domain.errors import LedgerContradicted, Unavailable
@@ -81,9 +83,9 @@ def main() -> None:
 
     Settings come from the environment: REGISTRY_HOME (./registry-data), REGISTRY_DATABASE_URL (an SQLite file in the
     home), REGISTRY_TRUST_DOMAIN, REGISTRY_ROOT_KEY_FILE, REGISTRY_SIGNING_KEY_FILE, REGISTRY_LEDGER_KEY_FILE,
-    REGISTRY_SEALING_KEY_FILE, REGISTRY_KEY_PASSPHRASE, REGISTRY_PUBLIC_URLS, REGISTRY_APPLICANTS (off),
-    REGISTRY_OIDC_FILE, REGISTRY_PROXIES (0), REGISTRY_RATE_LIMIT_STORAGE (memory://), REGISTRY_EXCHANGED_TOKEN_LIFETIME
-    (7d), REGISTRY_DRAIN_SECONDS (5).
+    REGISTRY_SEALING_KEY_FILE, REGISTRY_KEY_PASSPHRASE, REGISTRY_PUBLIC_URLS, REGISTRY_CHECKPOINT_URLS,
+    REGISTRY_APPLICANTS (off), REGISTRY_OIDC_FILE, REGISTRY_PROXIES (0), REGISTRY_RATE_LIMIT_STORAGE (memory://),
+    REGISTRY_EXCHANGED_TOKEN_LIFETIME (7d), REGISTRY_DRAIN_SECONDS (5).
     """
 
 
@@ -235,11 +237,12 @@ def revoke(kid: str, reason: str, url: str | None, as_json: bool) -> None:
     show({"kid": kid, "state": state}, as_json, f"{state}: {kid}")
 
 
-for command in (approve, audit, domain, operator_token, policy, reject, restore, tidy, verify):
+for command in (approve, audit, domain, history, operator_token, policy, reject, remember, restore, tidy, verify):
     main.add_command(command)
 
 
 main.add_command(root)
+main.add_command(status)
 
 
 def _listening(host: str) -> str:

@@ -65,6 +65,7 @@ def post_worker_init(worker: Any) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     worker.handle = Deadline(REQUEST_DEADLINE).over(worker.handle)
     served = _registry(worker)
+    served.watch.start()  # without waiting for a request
     _watch_readiness(served, first=worker.age == 1)
     waiting = served.changes.waiting
     waiting.at_most(max(0, worker.cfg.threads - SERVED_AT_ONCE - SLOW_AT_ONCE))  # --threads may have said otherwise

@@ -6,7 +6,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
-from registry.app import create_app, log_to_stderr
+from registry.app import create_app, log_to_stderr, watching
 from registry.drain import DRAIN
 from registry.settings import Settings
 
@@ -27,7 +27,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """See BaseApplication."""
-        return create_app(self._settings)
+        return watching(create_app(self._settings))
 
 
 def run(settings: Settings, bind: str, workers: int) -> None:

@@ -27,6 +27,7 @@ KNOWN = (
     "REGISTRY_KEY_PASSPHRASE",
     "REGISTRY_KEY_PASSPHRASE_FILE",
     "REGISTRY_PUBLIC_URLS",
+    "REGISTRY_CHECKPOINT_URLS",
     "REGISTRY_APPLICANTS",
     "REGISTRY_OIDC_FILE",
     "REGISTRY_PROXIES",
@@ -124,7 +125,9 @@ class Settings:
 
     New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url``
     is an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls``
-    stand in the registry keys document. ``external_prefix`` is the path that a proxy in front strips: it is part of
+    stand in the registry keys document. ``checkpoint_urls`` are other nodes, mirrors and kept copies, whose checkpoint
+    says which ledger was seen (`registry.services.ledger_watch`).
+    ``external_prefix`` is the path that a proxy in front strips: it is part of
     the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment variable
     turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
     ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of
@@ -142,6 +145,7 @@ class Settings:
     key_passphrase: KeyPassphrase = NO_PASSPHRASE
     trust_domain: str | None = None
     public_urls: tuple[str, ...] = ()
+    checkpoint_urls: tuple[str, ...] = ()
     external_prefix: str = ""
     dev: bool = False
     applicants: bool = False
@@ -174,6 +178,7 @@ class Settings:
         if database_url is not None:
             named("REGISTRY_DATABASE_URL", sqlalchemy_url, database_url)
         public_urls = read.several("REGISTRY_PUBLIC_URLS")
+        checkpoint_urls = read.several("REGISTRY_CHECKPOINT_URLS")
         values: dict[str, object] = {
             "home": home,
             "database_url": database_url or f"sqlite:///{home / DATABASE_FILE}",
@@ -191,6 +196,7 @@ class Settings:
             "drain_seconds": drain_seconds(environ),
             "limits": Limits(exchanged_token_lifetime=lifetime),
             "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
+            "checkpoint_urls": tuple(named("REGISTRY_CHECKPOINT_URLS", check_urls, url) for url in checkpoint_urls),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -6,10 +6,10 @@ import os
 from peerseal.runtime.extras import missing
 
 try:
-    from registry.app import create_app, log_to_stderr
+    from registry.app import create_app, log_to_stderr, watching
     from registry.settings import Settings
 except ModuleNotFoundError as error:
     raise missing(error, "registry") from error
 
 log_to_stderr()
-app = create_app(Settings.from_environ(os.environ))
+app = watching(create_app(Settings.from_environ(os.environ)))

@@ -55,6 +55,7 @@ THOROUGH = tuple(
         "e2e/test_users_do_not_mix",
         "examples/test_invoicing",
         "faults/test_failing_callees",
+        "faults/test_one_host",
         "faults/test_recycled_workers",
         "faults/test_registry_killed",
         "judges/test_documented_snippets",

@@ -9,7 +9,7 @@ time and the offline limit bound that.
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -84,6 +84,14 @@ class Confirmation:
         """
         changes = self._word_on(belief.covered)
         return belief if changes is None else belief.confirmed(subject, changes)
+
+    def begin_anew(self) -> None:
+        """See HistoryFollower: what was heard is of a history that was given up. Its thread may hold the lock."""
+        self._heard = _Heard(NEVER)
+
+    def endings(self) -> Mapping[str, int]:
+        """See HistoryFollower: no keys are here."""
+        return {}
 
     def note(self, changes: Changes, period: int) -> None:
         """Take note of a list that the background thread heard, asked for in that period: it is as good as one that is

@@ -89,6 +89,21 @@ class CopyFolder:
                     self._folder.remove(name)
                 raise
 
+    def names(self, prefix: str) -> list[str]:
+        """The documents whose names begin like that."""
+        found: list[str] = []
+        with self._complaining():
+            found += [name for name in self._folder.names() if name.startswith(prefix) and name.endswith(".jwt")]
+        return found
+
+    def clear(self) -> None:
+        """Remove every document but the root's, and what was seen of them: they are of a history that is given up."""
+        with self._complaining():
+            for name in filter(_OURS.fullmatch, self._folder.names()):
+                if not name.startswith("root.") and not name.endswith(".lock"):
+                    with suppress(FileNotFoundError):
+                        self._folder.remove(name)
+
     def confirm(self, name: str, fetched_at: float) -> None:
         """The registry was asked then, and had no newer document."""
         with suppress(OSError, ConfigurationError):
@@ -170,6 +185,13 @@ class NoCopies(CopyFolder):
         return False
 
     def write(self, name: str, jws: str, fetched_at: float) -> None:
+        """See CopyFolder."""
+
+    def names(self, prefix: str) -> list[str]:
+        """See CopyFolder."""
+        return []
+
+    def clear(self) -> None:
         """See CopyFolder."""
 
     def confirm(self, name: str, fetched_at: float) -> None:

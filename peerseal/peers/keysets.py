@@ -9,7 +9,7 @@ copy on disk.
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import random
 
@@ -17,6 +17,7 @@ from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedK
 from peerseal.peers.awake import NEVER, AwakePeriods
 from peerseal.peers.confirming import Confirmation
 from peerseal.peers.fetch import Answer, entity_tag
+from peerseal.peers.histories import REVOKED_FOR_GOOD
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.reader import DocumentReader, check_age, covering, text_of
@@ -114,12 +115,31 @@ class KeyShelf:
 
     def followed(self) -> list[int]:
         """Up to which entries what is held is known to be the truth; without what is to be fetched anyway."""
-        return [slot.known.covered for slot in self.slots() if slot.known is not None and not slot.pending]
+        slots = [slot for slot in self.slots() if not slot.pending and not self._is_given_up(slot)]
+        return [slot.known.covered for slot in slots if slot.known is not None]
+
+    def begin_anew(self) -> None:
+        """See HistoryFollower."""
+        for slot in self.slots():
+            slot.pending, slot.retry_at, slot.failures = 0, 0.0, 0
+            slot.unknown_until = {}
+
+    def endings(self) -> Mapping[str, int]:
+        """See HistoryFollower."""
+        ends: dict[str, int] = {}
+        for known in filter(None, (slot.known for slot in self.slots())):
+            ends |= {kid: key.active_until for kid, key in known.keys.items()}
+            ends |= dict.fromkeys(known.revoked, REVOKED_FOR_GOOD)
+        return ends
+
+    def _is_given_up(self, slot: Slot) -> bool:
+        """Whether what is known is of a history that the root gave up: nothing confirms it, and it is fetched again."""
+        return slot.known is not None and self._reader.is_given_up(slot.drops)
 
     def confirm(self, changes: Changes, period: int) -> None:
         """Take note of what did not change, and mark what did, by a list that was asked for in that period."""
         for slot in self.slots():
-            if slot.known is not None and not slot.pending:
+            if slot.known is not None and not slot.pending and not self._is_given_up(slot):
                 self._confirm(slot, changes, period)
 
     def due_at(self, *, failing: bool) -> float:
@@ -338,8 +358,13 @@ class KeyShelf:
         slot.fetched_at, slot.renew_at = at, at + self._limits.refresh_interval - early
 
     def _fetch(self, slot: Slot) -> None:
+        self._reader.through_histories(lambda: self._fetch_once(slot))
+
+    def _fetch_once(self, slot: Slot) -> None:
         now, name, period = self._clock(), _keys_copy(slot.service_id), self._awake.current()
         self._fetched(slot, now)
+        if self._is_given_up(slot):
+            slot.pending = 0
         at_least, drops = max(slot.pending, self._reader.seen()), self._reader.drops
         doubted = slot.drops != drops  # signed by a key that was stolen, perhaps: what it says is no measure
         unconfirmed = slot.period != period  # and what says that it is still the newest is not signed
@@ -368,13 +393,20 @@ class KeyShelf:
                 raise
             found = stale[0], None  # nobody has a younger one: the changes may yet confirm it
         except FetchError as error:
-            if error.http_status == 404 and slot.known is None:
-                return
-            raise
+            if error.http_status != 404 or not (slot.known is None or self._is_given_up(slot)):
+                raise
+            self._forget(slot)
+            return
         if found is not None:
             slot.drops = drops
             slot.etag = found[1]
             self._believe(slot, found[0], period)
+
+    def _forget(self, slot: Slot) -> None:
+        """The service is not in the ledger, or not any more: its registration is among what was lost."""
+        for kid in slot.known.keys if slot.known is not None else ():
+            self.held.pop(kid, None)
+        slot.known, slot.good_until, slot.etag = None, 0.0, None
 
     def _ends_soon(self, slot: Slot) -> bool:
         """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a

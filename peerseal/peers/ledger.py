@@ -7,6 +7,7 @@ rewrites the one it has, is found out by whoever sees both.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused,
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.remembered import CheckpointFile
-from peerseal.protocol.checkpoint import MAX_PROOF_BYTES, Checkpoint, decode_proof, read_checkpoint
+from peerseal.protocol.checkpoint import MAX_NOTE_BYTES, MAX_PROOF_BYTES, Checkpoint, decode_proof, read_checkpoint
 from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.history import Head, HistoryStatement, excused_by
 from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.names import split_service_id
@@ -35,18 +37,29 @@ Offered = tuple[int, Proof | None]
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A checkpoint, and the note that signs it."""
+    """A checkpoint, the note that signs it, and when this host saw it (seconds since the epoch)."""
 
     checkpoint: Checkpoint
     note: str
+    seen_at: float
+
+    @property
+    def head(self) -> Head:
+        """What it heads."""
+        return Head(self.checkpoint.size, self.checkpoint.root)
 
 
 class SeenLedger:
     """The history that one store has seen. ``cache_dir`` is where the newest checkpoint outlives the process. Safe to
-    use from threads: none waits for a proof that another one fetches."""
+    use from threads: none waits for a proof that another one fetches. ``history`` names the statement of the root by
+    which that history goes on from another head, where there was one."""
 
-    def __init__(self, fetcher: Callable[[], Fetcher], cache_dir: Path | None) -> None:
+    def __init__(
+        self, fetcher: Callable[[], Fetcher], cache_dir: Path | None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._fetcher = fetcher
+        self._clock = clock
+        self._history = self._history_on_file = ""
         self._folder = None if cache_dir is None else cache_folder(cache_dir)
         self._newest: _Seen | None = None
         self._agreed: dict[int, bytes] = {}
@@ -72,7 +85,7 @@ class SeenLedger:
             self._take_newer_signature(found, note, root)
             return
         self._recall(root)  # what other processes saw meanwhile: if there are two histories, one of us has the other
-        if self._agree(_Seen(found, note), offered) and not self._remember(root):
+        if self._agree(_Seen(found, note, self._clock()), offered) and not self._remember(root):
             self._recall(root)  # another process has put one there meanwhile: ours stands once the two are compared
             self._remember(root)
 
@@ -88,6 +101,60 @@ class SeenLedger:
         else:
             with self._lock:
                 self._add_agreed(found)
+
+    def go_on(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
+        """Go on from another head, where the root says that what was seen is lost for good: once the registry has shown
+        that its ledger begins with that head, and that with what both histories have in common. ``before`` is called
+        when that is certain. False where no statement is about what was seen.
+
+        Raises DocumentRefused where the registry has yet another ledger, or FetchError.
+        """
+        newest = self._newest
+        excused = excused_by(statements, newest.head, newest.seen_at) if newest is not None else None
+        if newest is None or excused is None:
+            return False
+        common, new = (Checkpoint(root.subject, head.size, head.root) for head in (excused.common, excused.new))
+        found, note = self._current(root)
+        if found.size < new.size:
+            short = f"the ledger has {found.size} entries, and goes on from {new.size}"
+            raise DocumentRefused("document_rolled_back", short)
+        self._prove(common, new, None)
+        self._prove(new, found, None)
+        before()
+        history = f"{new.size}-{new.root.hex()}"
+        with self._lock:
+            if self._newest is not newest:
+                return False
+            self._newest = _Seen(found, note, max(self._clock(), float(excused.seen_at)))
+            self._agreed = {new.size: new.root, found.size: found.root}
+            self._history = history
+        lost = f"{newest.checkpoint.size} entries, root {newest.checkpoint.root.hex()}"
+        log.warning("the root gave up the ledger that was seen (%s); it goes on from %s", lost, excused.new)
+        self._replace(root)
+        return True
+
+    def _current(self, root: RegistryKeys) -> tuple[Checkpoint, str]:
+        def read(answer: Answer) -> tuple[Checkpoint, str]:
+            note = content(answer).decode("utf-8", "replace")
+            return read_checkpoint(note, root.subject, root.ledger_keys), note
+
+        with no_larger_than(MAX_NOTE_BYTES):
+            found = self._fetcher().ask("/ledger/checkpoint", read)
+        if found is None:
+            raise AssertionError("unreachable: no checkpoint says that there is nothing new")
+        return found
+
+    def _replace(self, root: RegistryKeys) -> None:
+        """Put the newest checkpoint on disk, whatever is there."""
+        file, newest = self._file(root), self._newest
+        if file is None or newest is None:
+            return
+        try:
+            with file.locked():
+                file.replace(newest.note, newest.seen_at, self._history)
+                self._on_file = newest
+        except (OSError, ConfigurationError) as error:
+            log.warning("%s cannot be written, a restart would bring the lost ledger back: %s", file.path, error)
 
     def renounce(self, root: RegistryKeys) -> None:
         """Forget what was signed with a ledger key that the root names no longer: it may have been stolen."""
@@ -149,7 +216,7 @@ class SeenLedger:
         if _signed_by(note, root, (root.ledger_key,)) is not None:
             with self._lock:
                 if self._newest is newest:
-                    self._newest = _Seen(found, note)
+                    self._newest = _Seen(found, note, newest.seen_at)
             self._remember(root)
 
     # ---- across restarts
@@ -159,6 +226,8 @@ class SeenLedger:
         to this host."""
         kept = self._on_disk(root)
         new = kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root
+        if kept is not None and self._newest is None:
+            self._history = self._history_on_file
         if kept is not None and new and not self._continued_by(kept) and self._agree(kept):
             self._on_file = kept
         self._recalled = True
@@ -170,6 +239,8 @@ class SeenLedger:
             newest = self._newest
             if newest is None or newest is not self._on_file or kept.checkpoint.size <= newest.checkpoint.size:
                 return False
+            if self._history != self._history_on_file:
+                return False  # it went on from another head: this process has to see that for itself
             self._add_agreed(kept.checkpoint)
             self._newest = self._on_file = kept
             return True
@@ -181,7 +252,7 @@ class SeenLedger:
         if file is None:
             return None
         try:
-            note = file.read()
+            note, seen_at, self._history_on_file = file.read()
         except (OSError, ConfigurationError) as error:
             log.warning("%s cannot be read: %s", file.path, error)
             return None
@@ -191,7 +262,7 @@ class SeenLedger:
         if checkpoint is None:
             log.warning("%s is ignored: no ledger key that the root names signed it", file.path)
             return None
-        return _Seen(checkpoint, note)
+        return _Seen(checkpoint, note, seen_at)
 
     def _remember(self, root: RegistryKeys) -> bool:
         """Put the newest checkpoint on disk, unless a larger one is there. No trouble with a disk stops a check. False
@@ -204,7 +275,7 @@ class SeenLedger:
                 kept = self._on_disk(root)
                 passed = kept is None or self._is_passed(kept.checkpoint, newest.checkpoint)
                 if passed:
-                    file.replace(newest.note)
+                    file.replace(newest.note, newest.seen_at, self._history)
                     self._on_file = newest
             self._memory_works = True
             return passed or kept is None or kept.checkpoint.size > newest.checkpoint.size

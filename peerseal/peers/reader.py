@@ -17,6 +17,7 @@ from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, Peersea
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
+from peerseal.peers.histories import Histories
 from peerseal.peers.ledger import SeenLedger, check_admissions
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
@@ -38,6 +39,8 @@ log = logging.getLogger("peerseal.trust")
 
 D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument | DomainDocument)
 """The kinds of document that carry a checkpoint of the ledger."""
+
+T = TypeVar("T")
 
 _ROOT_PATH = "/.well-known/peerseal-registry"
 _ROOT_COPY = "root.jwt"
@@ -63,8 +66,8 @@ class DocumentReader:
     checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
     ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``drops`` counts
-    how often the root dropped a key that had signed documents, and ``outdated`` says that the root's document is known
-    to have changed.
+    how often the root dropped a key that had signed documents, or gave up the history that they were signed for, and
+    ``outdated`` says that the root's document is known to have changed.
     """
 
     def __init__(
@@ -89,7 +92,16 @@ class DocumentReader:
         self._root: RegistryKeys | None = None
         self._root_loaded_at = 0.0
         self._root_cooldown_until = 0.0
-        self._ledger = SeenLedger(lambda: self.fetcher, cache_dir)
+        self._ledger = SeenLedger(lambda: self.fetcher, cache_dir, clock)
+        self.histories = Histories(
+            lambda: self.fetcher,
+            self._ledger,
+            copies,
+            lambda jws: self._read_with(self.registry_keys(), JwkSetDocument, jws)[0],
+            clock=clock,
+            pause=limits.cooldown,
+        )
+        self._given_up = 0
         self._lock = threading.Lock()
         in_each_child(self._renew_lock)
 
@@ -208,6 +220,32 @@ class DocumentReader:
             self._ledger.renounce(found)
         return found
 
+    # ---- another history
+
+    def is_given_up(self, drops: int) -> bool:
+        """Whether what was read at that count of ``drops`` is of a history that the root gave up since."""
+        return drops < self._given_up
+
+    def through_histories(self, fetch: Callable[[], T]) -> T:
+        """What ``fetch`` gives; once more where it failed because the registry has another ledger, which the root
+        declared. Raises what it raises."""
+        try:
+            return fetch()
+        except (DocumentRefused, FetchError) as error:
+            if not self._begin_anew_after(error):
+                raise
+        return fetch()
+
+    def _begin_anew_after(self, error: DocumentRefused | FetchError) -> bool:
+        root = self._root
+        if root is None or not self.histories.given_up_after(error, root):
+            return False
+        self.drops += 1
+        self._given_up = self.drops
+        for follower in self.histories.followers:
+            follower.begin_anew()
+        return True
+
     # ---- documents that its keys sign
 
     def seen(self) -> int:
@@ -236,8 +274,30 @@ class DocumentReader:
         ``within`` is entered when it has answered. Raises FetchError (with ``http_status`` 404 where there is no such
         document), DocumentRefused or TrustUnavailable.
         """
+        if kind is Changes:  # which name an entry of the history that was seen: it is asked for another then
+            try:
+                return self._fetch_once(kind, path, subject, headers, max_age, check, keep, wait, within)
+            except (DocumentRefused, FetchError) as error:
+                self._begin_anew_after(error)
+                raise
+        return self.through_histories(
+            lambda: self._fetch_once(kind, path, subject, headers, max_age, check, keep, wait, within)
+        )
+
+    def _fetch_once(
+        self,
+        kind: type[D],
+        path: str,
+        subject: str,
+        headers: Callable[[str], Mapping[str, str]] | None,
+        max_age: float | None,
+        check: Callable[[D], None] | None,
+        keep: Callable[[D, str], None] | None,
+        wait: float,
+        within: AbstractContextManager[object] | None,
+    ) -> D:
         seen = self.seen()
-        asked = path if kind is Changes else covering(path, seen)  # changes name an entry of their own
+        asked = path if kind is Changes else covering(path, seen)
 
         def read(answer: Answer) -> D:
             with within or nullcontext():
@@ -319,7 +379,8 @@ class DocumentReader:
         else:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
-        return document
+        believed: D = self.histories.endings.applied(document)
+        return believed
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:
         """The document and the checkpoint in it, both signed by keys that the root names. Raises DocumentRefused."""

@@ -1,7 +1,9 @@
 """The newest checkpoint on disk, so that a restart does not make a client believe a shorter or another history.
 
 One file a trust domain and root key, shared by all processes of the host that use the folder. It holds a signed note
-and nothing else: whoever reads it checks the signature, and whoever can write it can at most make it be forgotten.
+and nothing else: whoever reads it checks the signature, and whoever can write it can at most make it be forgotten. The
+file's time is when the checkpoint was seen. Where the root gave up the history that was seen before, a second file
+names the head from which the ledger goes on (`peerseal.peers.histories`).
 """
 
 import fcntl
@@ -27,18 +29,27 @@ class CheckpointFile:
     def __init__(self, folder: Folder, domain: str, pin: str) -> None:
         self._folder = folder
         self._name = f"ledger-{domain}-{pin}.checkpoint"
+        self._history = f"ledger-{domain}-{pin}.history"
 
     @property
     def path(self) -> Path:
         """Where it is, for messages."""
         return self._folder.shown / self._name
 
-    def read(self) -> str | None:
-        """The note, not verified; None where there is none. Bytes that are no text read as signs that no note has."""
+    def read(self) -> tuple[str | None, float, str]:
+        """The note, not verified, when it was seen (seconds since the epoch), and the name of the history; None for the
+        note where there is none. Bytes that are no text read as signs that no note has."""
         try:
-            return self._folder.read(self._name, MAX_NOTE_BYTES + 1).decode("utf-8", "replace")
+            note, seen_at = self._folder.read_dated(self._name, MAX_NOTE_BYTES + 1)
         except FileNotFoundError:
-            return None
+            return None, 0.0, ""
+        return note.decode("utf-8", "replace"), seen_at, self._read_history()
+
+    def _read_history(self) -> str:
+        try:
+            return self._folder.read(self._history, 128).decode("ascii", "replace")
+        except FileNotFoundError:
+            return ""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -50,10 +61,12 @@ class CheckpointFile:
         finally:
             lock.unlock()
 
-    def replace(self, note: str) -> None:
+    def replace(self, note: str, seen_at: float, history: str = "") -> None:
         """Put another note in place in one step, mode 0600: a reader, or a host that loses power, sees the old one or
         the new one. Call it with the file locked."""
-        self._folder.write(self._name, note.encode("utf-8"))
+        if history != self._read_history():
+            self._folder.write(self._history, history.encode("ascii"))
+        self._folder.write(self._name, note.encode("utf-8"), modified_at=seen_at)
 
     @staticmethod
     def _wait_for(handle: int) -> None:

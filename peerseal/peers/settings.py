@@ -9,7 +9,7 @@ may be one that denies.
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -23,7 +23,7 @@ from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents import Changes, DomainDocument, PolicyDocument
 
 if TYPE_CHECKING:
-    from peerseal.peers.reader import Recalled
+    from peerseal.peers.reader import DocumentReader, Recalled
 
 log = logging.getLogger("peerseal.trust")
 
@@ -81,8 +81,8 @@ class SettingShelf(Generic[S, V]):
 
     ``fetch`` fetches the document about a subject, checked, and is told what is held: it raises FetchError,
     DocumentRefused or TrustUnavailable. ``value`` is what a document says. ``locked`` keeps the other processes of the
-    host from fetching the same. ``drops`` tells how often the root dropped a signing key, which may have signed what is
-    held.
+    host from fetching the same. ``reader`` tells how often the root dropped a signing key, which may have signed what
+    is held, and whether that is of a history which the root gave up.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SettingShelf(Generic[S, V]):
         *,
         limits: TrustLimits,
         clock: Callable[[], float],
-        drops: Callable[[], int],
+        reader: "DocumentReader",
     ) -> None:
         self.held: dict[str, Held[V]] = {}
         self._what = what
@@ -109,7 +109,7 @@ class SettingShelf(Generic[S, V]):
         self._awake = awake
         self._limits = limits
         self._clock = clock
-        self._drops = drops
+        self._reader = reader
 
     def ask(self, subject: str) -> V:
         """The setting about that subject, fetched where what is held is not to be believed any more. One thread
@@ -140,19 +140,33 @@ class SettingShelf(Generic[S, V]):
 
     def followed(self) -> list[int]:
         """Up to which entries what is held is known to be the truth; without what is to be fetched anyway."""
-        return [held.known.covered for held in list(self.held.values()) if held.known is not None and not held.pending]
+        known = [
+            held for held in list(self.held.values()) if not held.pending and not self._reader.is_given_up(held.drops)
+        ]
+        return [held.known.covered for held in known if held.known is not None]
+
+    def begin_anew(self) -> None:
+        """See HistoryFollower."""
+        for held in list(self.held.values()):
+            held.pending, held.retry_at, held.failures, held.cooldown_until = 0, 0.0, 0, 0.0
+
+    def endings(self) -> Mapping[str, int]:
+        """See HistoryFollower: no keys are here."""
+        return {}
 
     def confirm(self, changes: Changes, period: int) -> None:
         """Takes note of what did not change, and marks what did, by a list that was asked for in that period."""
         for held in list(self.held.values()):
-            if held.known is None or held.pending or not held.lock.acquire(blocking=False):
+            if held.known is None or held.pending or self._reader.is_given_up(held.drops):
+                continue
+            if not held.lock.acquire(blocking=False):
                 continue  # somebody fetches it this moment; the next round asks again
             try:
                 confirmed = held.known.confirmed(held.subject, changes)
                 if confirmed is None:
                     held.pending, held.retry_at = changes.seq, 0.0
                 else:
-                    sound = held.drops == self._drops()
+                    sound = held.drops == self._reader.drops
                     self._believe(held, confirmed, max(held.period, period) if sound else held.period)
             finally:
                 held.lock.release()
@@ -185,12 +199,12 @@ class SettingShelf(Generic[S, V]):
     def _due_at(self, held: Held[V]) -> float:
         if held.known is None:
             return math.inf
-        wanted = bool(held.pending) or held.drops != self._drops()
+        wanted = bool(held.pending) or held.drops != self._reader.drops
         return held.retry_at if wanted else max(held.retry_at, held.fetched_at + self._limits.refresh_interval)
 
     def _renew(self, held: Held[V]) -> None:
         """Fetches the document, with ``held.lock`` held. Raises FetchError, DocumentRefused or TrustUnavailable."""
-        drops, period = self._drops(), self._awake.current()
+        drops, period = self._reader.drops, self._awake.current()
         with self._locked(held.subject):
             known = self._copied(held, drops) or self._fetched(held, drops)
         held.drops, held.pending = drops, 0
@@ -212,6 +226,8 @@ class SettingShelf(Generic[S, V]):
 
     def _fetched(self, held: Held[V], drops: int) -> KnownSetting[V]:
         held.fetched_at = self._clock()
+        if self._reader.is_given_up(held.drops):
+            held.pending = 0
         document = self._fetch(held.subject, held.value)
         if document.head < held.pending:
             raise DocumentRefused("document_rolled_back", f"covers {document.head} entries of {held.pending}")
@@ -228,16 +244,16 @@ class SettingShelf(Generic[S, V]):
         period = self._awake.current()
         if held.period == period or held.known is None:
             return held.known is not None
-        confirmed = None if held.pending or held.drops != self._drops() else self._confirmed(held, held.known)
+        confirmed = None if held.pending or held.drops != self._reader.drops else self._confirmed(held, held.known)
         if confirmed is not None:
             self._believe(held, confirmed, period)
         return confirmed is not None
 
     def _confirmed(self, held: Held[V], known: KnownSetting[V]) -> KnownSetting[V] | None:
         """What the registry leaves of a belief from before; None where it says that it changed."""
-        drops = self._drops()
+        drops = self._reader.drops
         confirmed = self._confirmation.confirmed(known, held.subject)
-        return confirmed if drops == self._drops() else None  # else a key that was dropped may have signed it
+        return confirmed if drops == self._reader.drops else None  # else a key that was dropped may have signed it
 
     def _believe(self, held: Held[V], known: KnownSetting[V], period: int) -> None:
         held.known = known

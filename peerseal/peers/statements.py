@@ -8,12 +8,13 @@ of keys that a service had, those are asked for whose events come in.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.peers.awake import AwakePeriods
 from peerseal.peers.confirming import Confirmation
+from peerseal.peers.histories import REVOKED_FOR_GOOD
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.trusted import Dated, TrustedKey
@@ -94,6 +95,18 @@ class StatementShelf:
         """Up to which entries what is held is known to be the truth."""
         with self._lock:
             return [held.covered for held in self._held.values()]
+
+    def begin_anew(self) -> None:
+        """See HistoryFollower."""
+        with self._lock:
+            self._held.clear()
+            self._absent.clear()
+
+    def endings(self) -> Mapping[str, int]:
+        """See HistoryFollower."""
+        with self._lock:
+            held = list(self._held.items())
+        return {kid: REVOKED_FOR_GOOD if one.key is None else one.key.active_until for kid, one in held}
 
     def confirm(self, changes: Changes, period: int) -> None:
         """Takes note of what did not change, and forgets what did, by a list that was asked for in that period."""

@@ -105,7 +105,7 @@ class TrustStore:
             self._awake,
             limits=self._limits,
             clock=clock,
-            drops=lambda: self._reader.drops,
+            reader=self._reader,
         )
         self._domain = SettingShelf(
             "settings",
@@ -117,7 +117,7 @@ class TrustStore:
             self._awake,
             limits=self._limits,
             clock=clock,
-            drops=lambda: self._reader.drops,
+            reader=self._reader,
         )
         self._statements = StatementShelf(
             self._fetch_statement,
@@ -127,6 +127,8 @@ class TrustStore:
             clock=clock,
             drops=lambda: self._reader.drops,
         )
+        self._shelves = self._keys, self._policies, self._domain, self._statements
+        self._reader.histories.followers = *self._shelves, self._confirmation
         self._sign_reading: Callable[[str], str] | None = None
         self._hits = self._misses = 0
         self._retrying = threading.Thread()  # not started: none is alive
@@ -322,8 +324,7 @@ class TrustStore:
     def _since(self) -> int | None:
         """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
         not hold back the entry from which the rest is asked for."""
-        shelves = self._keys, self._policies, self._domain, self._statements
-        return min((entry for shelf in shelves for entry in shelf.followed()), default=None)
+        return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
 
     def _follow(self) -> None:
         since = self._since()
@@ -335,7 +336,7 @@ class TrustStore:
         changes, period = told.changes, self._awake.of(told.asked_at)
         self._reader.note(changes)
         self._confirmation.note(changes, period)
-        for shelf in (self._keys, self._policies, self._domain, self._statements):
+        for shelf in self._shelves:
             shelf.confirm(changes, period)
 
     def _look_at_root(self) -> None:
@@ -351,7 +352,7 @@ class TrustStore:
     def _after_fork(self) -> None:
         """A lock that another thread held would never be released; what is counted is of one process."""
         self._hits = self._misses = 0
-        for shelf in (self._keys, self._policies, self._domain, self._statements):
+        for shelf in self._shelves:
             shelf.renew_locks()
         self._retrying = threading.Thread()
 

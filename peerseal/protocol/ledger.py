@@ -36,6 +36,9 @@ DOMAIN_SET: Final = "domain_set"
 REGISTRY_RESTORED: Final = "registry_restored"
 """The registry's database was lost and restored. ``data`` is ``{"first", "last"}``: the entries from the one to the
 other came back from public copies, and what they rest on is lost."""
+HISTORY_DECLARED: Final = "history_declared"
+"""Entries were lost for good, and the root says where the ledger goes on. ``data`` is ``{"statement"}``: the compact
+JWS of a `peerseal.protocol.history.HistoryStatement`."""
 
 _OPTIONAL = (str, NoneType)
 _MEMBERS: Mapping[str, tuple[type, ...]] = {

@@ -78,6 +78,16 @@ class Frontier:
         return cls(size, tuple(data[at : at + HASH] for at in range(0, len(data), HASH)))
 
 
+def frontier_at(size: int, node: NodeReader) -> Frontier:
+    """The right edge that the tree had at that size."""
+    hashes, begin = [], 0
+    for level in reversed(range(size.bit_length())):
+        if size >> level & 1:
+            hashes.append(node(level, begin >> level))
+            begin += 1 << level
+    return Frontier(size, tuple(hashes))
+
+
 def range_hash(begin: int, end: int, node: NodeReader) -> bytes:
     """The root hash over the leaves from ``begin`` to before ``end``, as MTH splits them (RFC 9162 section 2.1.1)."""
     size = end - begin

@@ -16,7 +16,7 @@ from registry.commands.common import (
     the_settings,
     the_store,
 )
-from registry.services.high_water import HighWater
+from registry.services.ledger_memory import FILE, LedgerMemory
 from registry.services.public_copy import Source
 from registry.services.restore import Lost, Restored
 from registry.services.restore import restore as restored
@@ -38,9 +38,14 @@ from registry.services.restore import restore as restored
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A checkpoint that somebody kept: the copy must reach as far. May be repeated.",
 )
+@click.option(
+    "--drop-branch",
+    is_flag=True,
+    help="Remove the entries that nodes wrote after the database had lost others: those that only the database has.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
-def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, dry_run: bool, as_json: bool) -> None:
     """Brings a database that came back from a backup up to the ledger's public copies.
 
     Before any node is started on it: a registry that went on from the backup would contradict what clients have seen.
@@ -50,9 +55,19 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], dry_run: bool, as_j
     """
     notes = read_notes(kept)
     sources, settings = [Source.of(place) for place in places], the_settings()
-    reached = HighWater(settings.home).known()
+    remembered = LedgerMemory(settings.home).read()
+    reached = 0 if remembered is None else remembered.size
+    if remembered is not None and remembered.note is not None:
+        notes[f"{settings.home}/{FILE}"] = remembered.note
     done = restored(
-        the_store(), settings.limits, sources, kept=notes, reached=reached, dry_run=dry_run, progress=show_progress
+        the_store(),
+        settings.limits,
+        sources,
+        kept=notes,
+        reached=reached,
+        drop_branch=drop_branch,
+        dry_run=dry_run,
+        progress=show_progress,
     )
     end_progress()
     if as_json:
@@ -68,6 +83,8 @@ def _show(done: Restored) -> None:
         say(f"nothing to do: {head}; {done.source} has no more")
         _show_closed(done)
         return
+    for entry in done.dropped:
+        say(f"dropped: entry {entry}")
     say(f"entries {told['first']} to {told['last']}, byte for byte, from {done.source}")
     if done.rows:
         say("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))

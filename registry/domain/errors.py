@@ -14,6 +14,8 @@ PeersealError
 ├── Behind                     503: behind; this registry has not (yet) seen the entry that was asked for
 ├── TooManyApplicants          429: too_many_applicants
 ├── LedgerContradicted         503: ledger_contradicted; the database says other than its own ledger
+│   └── LedgerForked           the same code; its ledger is not the one that this registry has signed
+├── LedgerUnconfirmed          503: ledger_unconfirmed; nobody has told yet which ledger was seen
 ├── StorageUnavailable         503: storage_unavailable
 └── SchemaRefused              schema_refused; the database's schema is not this version's (commands only)
 """
@@ -104,6 +106,17 @@ class LedgerContradicted(Unavailable):
 
     code = "ledger_contradicted"
     retry_after = 60
+
+
+class LedgerForked(LedgerContradicted):
+    """The database has another ledger than the one that this registry has signed, or that others saw."""
+
+
+class LedgerUnconfirmed(Unavailable):
+    """This host remembers no ledger, and none of those that it is to ask has answered."""
+
+    code = "ledger_unconfirmed"
+    retry_after = 5
 
 
 class StorageUnavailable(Unavailable):

@@ -11,6 +11,7 @@ from peerseal.errors import PeersealError
 from peerseal.protocol import ledger
 from peerseal.protocol.documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.evidence import PROOF, TOKEN, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.history import read_history
 from peerseal.protocol.ledger import Entry, evidence_digest
 from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.tokens import LEEWAY, PROOF_LIFETIME, REQUEST_LIFETIME_CAP
@@ -90,6 +91,11 @@ class Grounds:
             raise BadGrounds("body", document.subject, f"the domain {self.domain}")
         self.domain, self.root = document.subject, document.root.thumbprint
         self.documents[document.version] = document
+        self._operator(entry, None, state)
+
+    def _history(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
+        root = self.documents[max(self.documents)].root
+        read_history(entry.data["statement"], root, domain=self._domain(), now=entry.time)
         self._operator(entry, None, state)
 
     def _admitted(self, entry: Entry, evidence: bytes | None, state: PublicState) -> None:
@@ -253,4 +259,5 @@ _RULES: Final[Mapping[str, Callable[[Grounds, Entry, bytes | None, PublicState],
     ledger.OPERATOR_CREATED: Grounds._operator,
     ledger.OPERATOR_REVOKED: Grounds._operator,
     ledger.REGISTRY_RESTORED: Grounds._restored,
+    ledger.HISTORY_DECLARED: Grounds._history,
 }

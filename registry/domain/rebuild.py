@@ -164,7 +164,7 @@ def _operator_revoked(state: PublicState, entry: Entry) -> None:
 
 
 def _nothing_changed(_state: PublicState, _entry: Entry) -> None:
-    """A restore changes nothing: the entries before it say what there is."""
+    """Neither a restore nor a new history changes anything: the entries before it say what there is."""
 
 
 _KEY_RULES: Final[dict[str, Callable[[PublicState, Entry], None]]] = {
@@ -184,4 +184,5 @@ _RULES: Final[dict[str, Callable[[PublicState, Entry], None]]] = {
     ledger.OPERATOR_CREATED: _operator_created,
     ledger.OPERATOR_REVOKED: _operator_revoked,
     ledger.REGISTRY_RESTORED: _nothing_changed,
+    ledger.HISTORY_DECLARED: _nothing_changed,
 }

@@ -14,7 +14,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.merkle import Frontier
 from peerseal.protocol.names import registry_id
 from registry.domain.errors import StorageUnavailable, Unavailable
-from registry.services.high_water import HighWater
+from registry.services.fork_guard import ForkGuard
 from registry.services.keyfiles import read_key_pair, read_ledger_key
 from registry.settings import Settings
 from registry.storage import documents, ledger
@@ -70,23 +70,36 @@ class Authority:
 
 
 class AuthoritySource:
-    """Loads the authority when first needed, and looks for a newer document now and then."""
+    """Loads the authority when first needed, and looks for a newer document now and then. ``store`` is guarded by
+    ``guard``: nobody signs while that knows of another history."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, guard: ForkGuard, clock: Callable[[], float] = time.time
+    ) -> None:
         """Reads the keys, so that a missing one shows at the start. Raises ConfigurationError."""
         self._settings = settings
         self._store = store
         self._clock = clock
-        self._high_water = HighWater(settings.home)
+        self._guard = guard
         self._read_keys()
         self._known: Authority | None = None
         self._files: object = None
         self._followers: list[Callable[[], None]] = []
         self._looked_at = self._warned_at = 0.0
+        guard.when_rebased(self._tell)
 
     def when_changed(self, tell: Callable[[], None]) -> None:
-        """Has ``tell`` called whenever another document comes into force: what was signed before may be refused."""
+        """Has ``tell`` called whenever another document comes into force, or another history: what was signed before
+        may be refused."""
         self._followers.append(tell)
+
+    def _tell(self) -> None:
+        for tell in self._followers:
+            tell()
+
+    def require_sound(self) -> None:
+        """Passes where no other history is known of, by memory alone. Raises LedgerForked."""
+        self._guard.require_sound()
 
     def newest(self) -> Authority:
         """The authority of the document that is in the database now. Raises as `current` does."""
@@ -96,17 +109,31 @@ class AuthoritySource:
     def current(self) -> Authority:
         """The authority in force. With the database down, the one known before.
 
-        Raises NotInitialised, StorageUnavailable, LedgerContradicted for a ledger that is shorter than it was, or
-        ConfigurationError for another domain than the one configured.
+        Raises NotInitialised, StorageUnavailable, LedgerForked for a ledger that is not the one that was seen,
+        LedgerUnconfirmed, or ConfigurationError for another domain than the one configured.
         """
+        if self._known is not None and self._guard.fork is None and self._is_young():
+            return self._known
+        try:
+            with self._store.look() as connection:
+                ledger.frontier(connection)  # which the guard passes, or not
+        except StorageUnavailable:
+            if self._known is None:
+                raise
+        self._guard.require_sound()
+        found = self.in_force()
+        self._guard.remember(found.checkpoint)
+        return found
+
+    def in_force(self) -> Authority:
+        """The same, to read and not to sign: whatever the guard says of the ledger. Raises NotInitialised,
+        StorageUnavailable or ConfigurationError."""
         known, now = self._known, self._clock()
-        if known is not None and now < self._looked_at + self._settings.limits.registry_keys_cached:
+        if known is not None and self._is_young():
             return known
         try:
-            before = self._high_water.known()
             with self._store.look() as connection:
-                jws, size = documents.newest(connection), ledger.head(connection)
-            self._high_water.reach(size, before)
+                jws = documents.newest(connection)
         except StorageUnavailable:
             if known is None:
                 raise
@@ -115,11 +142,13 @@ class AuthoritySource:
         if known is None or known.jws != jws or files != self._files:
             known = self._load(jws, now)
             self._known, self._files = known, files
-            for tell in self._followers:
-                tell()
+            self._tell()
         self._known, self._looked_at = known, now
         self._warn_near_the_end(known, now)
         return known
+
+    def _is_young(self) -> bool:
+        return self._clock() < self._looked_at + self._settings.limits.registry_keys_cached
 
     def _warn_near_the_end(self, known: Authority, now: float) -> None:
         if now > known.keys.expires_at - RENEW_BEFORE and now > self._warned_at + WARN_EVERY:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from peerseal.protocol.names import check_service
-from registry.domain.errors import Behind, NotFound, StorageUnavailable
+from registry.domain.errors import Behind, LedgerForked, NotFound, StorageUnavailable
 from registry.services.authority import AuthoritySource
 from registry.services.rendered import Rendered, RenderedCache
 from registry.settings import Limits
@@ -18,8 +18,8 @@ class FreshAnswers(Generic[S]):
     """Keeps answers by slot: a tuple whose second member is the service that the answer is about.
 
     An answer is served from memory while the service has not changed on any node and it is younger than
-    ``resign_after``. With the database down, what is in memory is served until it expires: its signed time says how
-    old it is.
+    ``resign_after``. With the database down, or with another ledger than the one that was signed, what is in memory is
+    served until it expires: its signed time says how old it is.
     """
 
     def __init__(
@@ -44,22 +44,27 @@ class FreshAnswers(Generic[S]):
         says that there is an answer about a service that no entry names, too: then with ``seq`` 0.
 
         Raises InvalidName, NotFound for a service that no entry names, Behind where the ledger does not reach that
-        far, StorageUnavailable.
+        far, StorageUnavailable, LedgerContradicted.
         """
-        kept, now = self._cache.get(slot), self._clock()
-        if kept is None:
+        if self._cache.get(slot) is None:
             check_service(slot[1])
         try:
-            seq, issued = self._revisions.service(slot[1])
-            if issued != self._issued:  # another document of the root: perhaps a key that signed is good no more
-                self._authority.newest()
-                self._issued, kept = issued, self._cache.get(slot)
-            if at_least and (kept is None or at_least > kept.head) and self._revisions.head() < at_least:
-                raise Behind(f"entry {at_least} is not here")
-        except StorageUnavailable:
-            if kept is not None and kept.head >= at_least and now < kept.expires_at:
+            return self._answer(slot, at_least, make, of_unknown)
+        except (StorageUnavailable, LedgerForked):
+            kept = self._cache.get(slot)
+            if kept is not None and kept.head >= at_least and self._clock() < kept.expires_at:
                 return kept
             raise
+
+    def _answer(self, slot: S, at_least: int, make: Callable[[S, int], Rendered], of_unknown: bool) -> Rendered:
+        self._authority.require_sound()
+        kept, now = self._cache.get(slot), self._clock()
+        seq, issued = self._revisions.service(slot[1])
+        if issued != self._issued:  # another document of the root: perhaps a key that signed is good no more
+            self._authority.newest()
+            self._issued, kept = issued, self._cache.get(slot)
+        if at_least and (kept is None or at_least > kept.head) and self._revisions.head() < at_least:
+            raise Behind(f"entry {at_least} is not here")
         if seq is None:
             if not of_unknown:
                 raise NotFound("service_not_found")

@@ -17,8 +17,8 @@ from peerseal.protocol.ledger import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
 from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
 from peerseal.runtime.files import Access, Folder
 from registry.services import keyfiles
-from registry.services.authority import RENEW_BEFORE
-from registry.services.high_water import HighWater
+from registry.services.authority import RENEW_BEFORE, AuthoritySource
+from registry.services.fork_guard import ForkGuard
 from registry.services.operators import LOCAL, Operators, Role
 from registry.settings import DATABASE_FILE, Settings
 from registry.storage import audit, documents, ledger, services
@@ -59,15 +59,15 @@ def initialise(
 
     A domain is needed the first time, and must be the same later: ``domain``, or the one in the settings;
     ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError, InvalidName, or
-    LedgerContradicted for a ledger that is shorter than it was.
+    LedgerForked for a ledger that is not the one that this host has seen.
     """
     _prepare_home(settings)
     migrate(store.engine)
-    high_water = HighWater(settings.home)
-    before = high_water.known()
+    guard = ForkGuard.of(settings, store, clock)
+    store = store.guarded(guard)
     with store.read() as connection:
-        known_jws, size = documents.newest(connection), ledger.head(connection)
-    high_water.check(size, before)
+        ledger.frontier(connection)  # which must be the one that this host has seen
+        known_jws = documents.newest(connection)
     known = None if known_jws is None else decode_document(known_jws)
     domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
     if known is not None:
@@ -84,6 +84,7 @@ def initialise(
     token = _first_operator(settings, store, clock)
     if token:
         made.append("operator token")
+    AuthoritySource(settings, store, guard, clock).current()  # remembers the ledger
     return Initialised(domain, document.root.thumbprint, made, settings.home / OPERATOR_TOKEN_FILE, token)
 
 

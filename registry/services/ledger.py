@@ -2,59 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterable
-from threading import Lock
 from typing import Any
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.checkpoint import TILE_HEIGHT, TILE_WIDTH, encode_bundle, encode_proof, levels_of
-from peerseal.protocol.merkle import HASH, NodeReader, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
+from peerseal.protocol.merkle import HASH, Proof, consistency_proof, inclusion_proof
 from peerseal.protocol.names import service_id, split_kid
-from registry.domain.errors import BadRequest, Behind, LedgerContradicted, NotFound
+from registry.domain.errors import BadRequest, Behind, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority import Authority, AuthoritySource
 from registry.services.rendered import BYTES, NOTE, Rendered
+from registry.services.tile_cache import TileCache
 from registry.storage import keys, ledger
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
-
-_TILES_KEPT = 512
-"""Complete tiles in memory with the hashes above them, some 40 KiB each. They never change."""
-
-Levels = list[list[bytes]]
-
-
-class TileCache:
-    """The complete tiles that a process read. Reading takes no lock."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], Levels] = {}
-        self._changing = Lock()
-
-    def reader(self, connection: Connection) -> NodeReader:
-        """Reads nodes of the tree as the connection's transaction sees it; what it has read it remembers."""
-        read: dict[tuple[int, int], Levels] = {}
-
-        def node(level: int, number: int) -> bytes:
-            above = level % TILE_HEIGHT
-            place = level // TILE_HEIGHT, (number << above) // TILE_WIDTH
-            levels = self._kept.get(place) or read.get(place)
-            if levels is None:
-                tile = ledger.tile(connection, *place)
-                levels = read[place] = levels_of(tile)
-                if len(tile) == TILE_WIDTH * HASH:
-                    self._keep(place, levels)
-            try:
-                return levels[above][number % (TILE_WIDTH >> above)]
-            except IndexError as error:
-                raise ValueError("entries or tiles are missing") from error
-
-        return node
-
-    def _keep(self, place: tuple[int, int], levels: Levels) -> None:
-        with self._changing:
-            if len(self._kept) >= _TILES_KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[place] = levels
 
 
 class LedgerView:
@@ -66,13 +27,17 @@ class LedgerView:
         revisions: Revisions,
         authority: AuthoritySource,
         clock: Callable[[], float] = time.time,
+        remembered: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """``remembered`` gives the newest checkpoint that was signed before the database had another ledger."""
         self._store = store
         self._revisions = revisions
         self._authority = authority
         self._clock = clock
+        self._remembered = remembered
         self._tiles = TileCache()
         self._newest: tuple[Authority, Rendered] | None = None
+        authority.when_changed(self._forget)
 
     def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
         """The inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
@@ -83,7 +48,18 @@ class LedgerView:
             raise LedgerContradicted(str(error)) from error
 
     def checkpoint(self) -> Rendered:
-        """The signed head of the ledger, as of now."""
+        """The signed head of the ledger, as of now; or the newest that was signed, where the database has another
+        ledger since: it tells other nodes which one was seen. Raises StorageUnavailable, LedgerForked."""
+        try:
+            return self._signed()
+        except LedgerForked:
+            note = self._remembered()
+            if note is None:
+                raise
+        size, now = claimed_checkpoint(note).size, int(self._clock())
+        return Rendered.of(note.encode("utf-8"), NOTE, size, size, now, now)
+
+    def _signed(self) -> Rendered:
         size, authority = self._revisions.head(), self._authority.current()
         if self._newest is not None and self._newest[0] is authority and self._newest[1].head == size:
             return self._newest[1]
@@ -137,7 +113,7 @@ class LedgerView:
         if not 0 < old <= new:
             raise BadRequest("invalid_parameter", "from must be 1 or more, and to no less")
         with self._store.read() as connection:
-            if ledger.head(connection) < new:
+            if ledger.frontier(connection).size < new:
                 raise Behind(f"the ledger has not {new} entries")
             proof = self.consistency_in(connection, old, new)
         return {"from": old, "to": new, "proof": encode_proof(proof)}
@@ -150,6 +126,10 @@ class LedgerView:
         except ValueError as error:
             raise LedgerContradicted(str(error)) from error
 
+    def _forget(self) -> None:
+        """What was read, or signed, may be of a history that was given up."""
+        self._tiles, self._newest = TileCache(), None
+
     def _lasting(self, body: bytes) -> Rendered:
         now = int(self._clock())
         return Rendered.of(body, BYTES, 0, 0, now, now)
@@ -157,5 +137,5 @@ class LedgerView:
 
 def _check_reached(connection: Connection, entries: int) -> None:
     """Raises NotFound where the ledger has fewer entries: a number may be larger than a database takes."""
-    if ledger.head(connection) < entries:
+    if ledger.frontier(connection).size < entries:
         raise NotFound("tile_not_found")

@@ -57,9 +57,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class PublicCopy:
-    """A copy that was read and is whole. ``behind`` are its entries behind a size that was asked for."""
+    """A copy that was read and is whole. ``note`` is its checkpoint as it was signed, ``behind`` are its entries behind
+    a size that was asked for."""
 
     source: str
+    note: str = field(repr=False)
     checkpoint: Checkpoint
     replayed: Replay
     behind: tuple[Entry, ...]
@@ -80,7 +82,7 @@ def read_copy(
         raise RestoreRefused("copy_altered", f"{source.name}: its entries do not lead to its checkpoint")
     if reader.trouble is not None:
         raise RestoreRefused("copy_unreadable", f"{source.name}: {reader.trouble}")
-    return PublicCopy(source.name, checkpoint, reader.replayed, tuple(reader.behind))
+    return PublicCopy(source.name, note, checkpoint, reader.replayed, tuple(reader.behind))
 
 
 class _Reader:

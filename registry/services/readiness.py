@@ -89,7 +89,7 @@ def _database(store: Store) -> None:
 
 
 def _keys(authority: AuthoritySource, clock: Callable[[], float]) -> str | None:
-    if clock() < authority.current().keys.expires_at:
+    if clock() < authority.in_force().keys.expires_at:
         return None
     return "the root-signed document has ended: run peerseal-registry init where the root key is"
 

@@ -16,10 +16,13 @@ from registry.services.changes import ChangesFeed
 from registry.services.clients import Clients
 from registry.services.end_keys import KeyEnding
 from registry.services.exchange import Exchange
+from registry.services.fork_guard import ForkGuard
+from registry.services.histories import Histories
 from registry.services.housekeeping import Housekeeping
 from registry.services.join_tokens import JoinTokens
 from registry.services.keyfiles import Sealer, read
 from registry.services.ledger import LedgerView
+from registry.services.ledger_watch import LedgerWatch
 from registry.services.operators import Operators
 from registry.services.platforms import Platforms, read_rules
 from registry.services.policies import Policies
@@ -41,6 +44,8 @@ class Registry:
     settings: Settings
     clock: Callable[[], float]
     store: Store
+    fork_guard: ForkGuard
+    watch: LedgerWatch
     authority: AuthoritySource
     callers: Verifier
     admission: Admission
@@ -53,6 +58,7 @@ class Registry:
     documents: SettingDocuments
     changes: ChangesFeed
     ledger: LedgerView
+    histories: Histories
     records: Records
     join_tokens: JoinTokens
     operators: Operators
@@ -64,19 +70,26 @@ class Registry:
     @classmethod
     def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
         """With the keys in its files read. Raises ConfigurationError."""
-        limits, store = settings.limits, Store(create_engine(settings.database_url))
-        authority = AuthoritySource(settings, store, clock)
+        limits, unguarded = settings.limits, Store(create_engine(settings.database_url))
+        fork_guard = ForkGuard.of(settings, unguarded, clock)
+        store = unguarded.guarded(fork_guard)
+        authority = AuthoritySource(settings, store, fork_guard, clock)
         tokens = JoinTokens(store, authority, Sealer(read(settings.sealing_key_file, "sealing key")), limits, clock)
         admission = Admission(store, authority, tokens, limits, clock)
         changed = revisions(store.engine)
-        ledger = LedgerView(store, changed, authority, clock)
+        ledger = LedgerView(store, changed, authority, clock, lambda: fork_guard.note)
         keys, guard = DatabaseKeys(store, authority), DatabaseReplayGuard(store, clock)
         policies = Policies(store, authority, limits, clock)
+        watch = LedgerWatch(settings, store, fork_guard, authority)
+        checks = basic_checks(store, authority, clock)
+        checks.for_writing("ledger", watch.check)
         clients = Clients(keys, authority, guard, clock)
         return cls(
             settings=settings,
             clock=clock,
             store=store,
+            fork_guard=fork_guard,
+            watch=watch,
             authority=authority,
             callers=caller_verifier(keys, guard, clock),
             admission=admission,
@@ -89,13 +102,14 @@ class Registry:
             documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
             changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
             ledger=ledger,
+            histories=Histories(unguarded, clock),
             records=Records(store, authority, limits, clock),
             join_tokens=tokens,
             operators=Operators(store, limits, clock),
             audit=Audit(store, limits),
             applicants=Applicants(store, authority, admission, limits, clock),
             housekeeping=Housekeeping(store, limits, clock),
-            checks=basic_checks(store, authority, clock),
+            checks=checks,
         )
 
     def readiness(self) -> Readiness:

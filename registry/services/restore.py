@@ -8,27 +8,32 @@ so to everybody.
 
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from peerseal.peers.follow import bodies
+from peerseal.protocol.checkpoint import TILE_WIDTH
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
-from peerseal.protocol.merkle import Frontier, root_hash
+from peerseal.protocol.merkle import Frontier, frontier_at, leaf_hash, root_hash
 from peerseal.protocol.tokens import LEEWAY, REQUEST_LIFETIME_CAP
 from registry.domain.errors import LedgerContradicted
 from registry.services.align import align
 from registry.services.compare import Retention
-from registry.services.ledger import TileCache
 from registry.services.operators import LOCAL
 from registry.services.public_copy import PublicCopy, RestoreRefused, Source, read_copy
+from registry.services.tile_cache import TileCache
 from registry.services.verify import check_kept, claimed_size
 from registry.settings import Limits
-from registry.storage import applicants, audit, ledger, used_tokens
+from registry.storage import applicants, audit, branch, ledger, used_tokens
 from registry.storage.ledger import Change, append
 from registry.storage.unit import Store
 
+NAMED: Final = 20
+"""Entries of a branch that a refusal names; the others it counts."""
 CLOSED_FOR: Final = REQUEST_LIFETIME_CAP + 2 * LEEWAY + 1
 """Seconds for which services' signed calls are not accepted: as long as a token could be good that was accepted before,
 of which nobody knows any more. One by a clock that is LEEWAY ahead lives LEEWAY behind its end."""
@@ -54,7 +59,8 @@ class Lost:
 @dataclass(frozen=True, slots=True)
 class Restored:
     """What was done, or with ``dry_run`` what would be. The entries behind ``before``, up to ``copied``, came from
-    ``source``; ``size`` and ``root`` are the ledger's as it stands then. ``rows`` are those that changed, by table.
+    ``source``; ``size`` and ``root`` are the ledger's as it stands then. ``dropped`` names the entries of a branch that
+    were in the place of the first of them. ``rows`` are those that changed, by table.
     Up to ``closed_until`` (seconds since the epoch) services' signed calls are not accepted."""
 
     source: str
@@ -66,6 +72,7 @@ class Restored:
     rows: Mapping[str, int] = field(default_factory=dict)
     lost: Lost = field(default_factory=Lost)
     closed_until: int | None = None
+    dropped: Sequence[str] = ()
 
     @property
     def anything(self) -> bool:
@@ -73,8 +80,8 @@ class Restored:
         return self.copied > self.before
 
     def to_json(self) -> dict[str, Any]:
-        """``{"restored", "dry_run", "source", "first", "last", "size", "root", "rows", "lost", "closed_until"}``; what
-        was lost by the members of `Lost`."""
+        """``{"restored", "dry_run", "source", "first", "last", "size", "root", "rows", "lost", "closed_until",
+        "dropped"}``; what was lost by the members of `Lost`."""
         first, last = (self.before + 1, self.copied) if self.anything else (None, None)
         tokens = [{"id": token, "service": service} for token, service in self.lost.join_tokens]
         policies = [{"service": service, "entry": entry} for service, entry in self.lost.policies]
@@ -89,6 +96,7 @@ class Restored:
             "rows": dict(self.rows),
             "lost": {**asdict(self.lost), "join_tokens": tokens, "policies": policies},
             "closed_until": self.closed_until,
+            "dropped": list(self.dropped),
         }
 
 
@@ -99,6 +107,7 @@ def restore(
     *,
     kept: Mapping[str, str] | None = None,
     reached: int = 0,
+    drop_branch: bool = False,
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
     progress: Callable[[int], None] = lambda _: None,
@@ -107,12 +116,17 @@ def restore(
 
     ``kept`` are signed notes that somebody remembers, by name; the copy must not contradict them, nor the other copies.
     ``reached`` is how far this host knows that the ledger was: an entry of ours in the place of one that clients may
-    have seen would be a second history.
+    have seen would be a second history. Where nodes wrote entries behind the one at which the database forked from the
+    copy, they are removed with ``drop_branch``, and a reason to refuse without.
     Raises RestoreRefused, FetchError where a source does not answer, StorageUnavailable.
     """
-    before = _edge_of(store)
-    copy = _longest(sources, kept or {}, before.size, progress)
-    _check_same_history(store, before, copy)
+    found = _edge_of(store)
+    copy = _longest(sources, kept or {}, found.size, progress)
+    before = found
+    if not _same_history(store, found, copy):
+        before, copy = _forked_at(store, found, copy, sources, progress)
+        if not drop_branch:
+            raise _two_histories(store, before, found, copy)
     if max(copy.checkpoint.size, before.size) < reached:
         short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
         raise RestoreRefused("copy_too_old", f"{copy.source} has {short}")
@@ -120,9 +134,12 @@ def restore(
         until = None if dry_run else _close_guard(store, int(clock()))
         return Restored(copy.source, before.size, before.size, before.size, before.root, dry_run, closed_until=until)
     with store.write() as connection:
-        if ledger.lock_frontier(connection) != before:
+        if ledger.lock_frontier(connection) != found:
             raise RestoreRefused("ledger_moved", "an entry was appended meanwhile: stop every node of the registry")
-        restored = _written(connection, before, copy, limits, int(clock()), dry_run)
+        dropped = branch.named(connection, before.size, found.size)
+        if dropped:
+            branch.cut(connection, before)
+        restored = replace(_written(connection, before, copy, limits, int(clock()), dry_run), dropped=dropped)
         if dry_run:
             connection.rollback()
     return restored
@@ -160,15 +177,50 @@ def _longest(
     return copy
 
 
-def _check_same_history(store: Store, before: Frontier, copy: PublicCopy) -> None:
-    """Passes where the one is the beginning of the other. Raises RestoreRefused."""
-    common = min(before.size, copy.checkpoint.size)
-    ours = before.root if common == before.size else _root_at(store, common)
-    if copy.replayed.tree.roots.get(common, copy.checkpoint.root) == ours:
-        return
-    heads = [(before.size, before.root), (copy.checkpoint.size, copy.checkpoint.root)]
+def _same_history(store: Store, ours: Frontier, copy: PublicCopy) -> bool:
+    """Whether the one is the beginning of the other."""
+    common = min(ours.size, copy.checkpoint.size)
+    root = ours.root if common == ours.size else _root_at(store, common)
+    return copy.replayed.tree.roots.get(common, copy.checkpoint.root) == root
+
+
+def _forked_at(
+    store: Store, ours: Frontier, copy: PublicCopy, sources: Sequence[Source], progress: Callable[[int], None]
+) -> tuple[Frontier, PublicCopy]:
+    """The edge up to which the database and the copy are the same, and the copy with its entries behind that."""
+    source = next(source for source in sources if source.name == copy.source)
+    size = _common_size(store, bodies(source.get, 0, min(ours.size, copy.checkpoint.size)))
+    with store.read() as connection:
+        edge = frontier_at(size, TileCache().reader(connection))
+    copy = read_copy(source, copy.note, size, (), progress)
+    if size == 0 or copy.replayed.tree.roots[size] != edge.root:
+        raise RestoreRefused("copy_forked", f"{copy.source} has nothing in common with the database")
+    return edge, copy
+
+
+def _common_size(store: Store, copied: Iterator[bytes]) -> int:
+    size = 0
+    with store.read() as connection:
+        while page := [leaf_hash(body) for body in islice(copied, TILE_WIDTH)]:
+            for theirs, ours in zip(page, ledger.leaves(connection, size, size + len(page)), strict=False):
+                if theirs != ours:
+                    return size
+                size += 1
+    return size
+
+
+def _two_histories(store: Store, common: Frontier, ours: Frontier, copy: PublicCopy) -> RestoreRefused:
+    heads = [(ours.size, ours.root), (copy.checkpoint.size, copy.checkpoint.root)]
     here, there = (f"{size} entries, root hash {b64encode(root).decode('ascii')}" for size, root in heads)
-    raise RestoreRefused("copy_forked", f"two histories: the database has {here}; {copy.source} has {there}")
+    with store.read() as connection:
+        named = branch.named(connection, common.size, NAMED)
+    more = ours.size - common.size - len(named)
+    told = "; ".join(named) + (f"; and {more} more" if more else "")
+    return RestoreRefused(
+        "copy_forked",
+        f"two histories from entry {common.size + 1} on: the database has {here}; {copy.source} has {there}. Entries "
+        f"that only the database has: {told}. With --drop-branch they are removed",
+    )
 
 
 def _root_at(store: Store, size: int) -> bytes:

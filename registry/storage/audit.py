@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, insert, select
 
 from peerseal.protocol.encoding import canonical_json
-from registry.storage.ledger import lock_frontier
+from registry.storage.ledger import lock
 from registry.storage.tables import audit
 
 APPLICANT_REJECTED: Final = "applicant_rejected"
@@ -40,7 +40,7 @@ def record(
     The ledger's head is locked, as by an entry: so ids come in the order of the commits, and who has read up to one
     misses none before it.
     """
-    lock_frontier(connection)
+    lock(connection)
     name = canonical_json(dict(by)).decode("utf-8")
     connection.execute(insert(audit).values(time=now, by=name, act=act, subject=subject, seq=seq))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Row, Select, Update, bindparam, exists, insert, literal, select, update
 
@@ -13,7 +13,7 @@ from peerseal.protocol.ledger import Entry, evidence_digest
 from peerseal.protocol.merkle import HASH, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
 from registry.storage.engine import POSTGRESQL
-from registry.storage.tables import ENDINGS, entries, ledger_head, tiles
+from registry.storage.tables import ENDINGS, HISTORIES, entries, ledger_head, tiles
 from registry.storage.together import Write, write_together
 
 _HEAD = select(ledger_head.c.size)
@@ -40,6 +40,22 @@ _BODIES = (
     .order_by(entries.c.seq)
 )
 _PAGE = 1000
+_HISTORIES = select(entries.c.body).where(HISTORIES).order_by(entries.c.seq)
+
+GUARD = "ledger_guard"
+"""The execution option with which `registry.storage.unit.Store.guarded` names the guard of a connection."""
+
+
+class LedgerGuard(Protocol):
+    """Passes each edge of the tree that is read, before anything is signed over it or appended to it."""
+
+    def check(self, connection: Connection, edge: Frontier) -> None:
+        """Passes an edge that the connection's transaction sees. Raises LedgerContradicted."""
+
+    def grew(self, before: Frontier, after: Frontier) -> None:
+        """Takes note of an edge that was computed out of one that passed. Its transaction may yet fail."""
+
+
 _ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
 
 
@@ -91,6 +107,7 @@ def append(connection: Connection, now: int, *changes: Change) -> Appended:
     connection.execute(_INSERT, list(appended.rows))
     connection.execute(*_raised(appended.after))
     complete_tiles(connection, appended.before, appended.after)
+    _tell_guard(connection, appended.before, appended.after)
     return appended
 
 
@@ -111,7 +128,9 @@ def append_each(connection: Connection, additions: Sequence[Addition]) -> None:
     """Writes entries of one kind, the first of which has `grown` out of the locked frontier and each further one out
     of the one before it, in one message."""
     write_together(connection, [addition.writes() for addition in additions])
-    complete_tiles(connection, additions[0].appended.before, additions[-1].appended.after)
+    before, after = additions[0].appended.before, additions[-1].appended.after
+    complete_tiles(connection, before, after)
+    _tell_guard(connection, before, after)
 
 
 def grown(before: Frontier, now: int, *changes: Change) -> Appended:
@@ -153,7 +172,12 @@ def _raised(edge: Frontier) -> Write:
 def lock_frontier(connection: Connection) -> Frontier:
     """The tree's right edge, which nobody else changes until the transaction ends. Raises LedgerContradicted where
     somebody altered it."""
-    return _edge(connection.execute(_LOCK).one())
+    return _edge(connection, connection.execute(_LOCK).one())
+
+
+def lock(connection: Connection) -> None:
+    """Locks the head as `lock_frontier` does, also where this transaction has let the tree grow already."""
+    connection.execute(_LOCK).one()
 
 
 def lock_by(connection: Connection, claim: Write) -> Frontier | None:
@@ -164,7 +188,7 @@ def lock_by(connection: Connection, claim: Write) -> Frontier | None:
     """
     if connection.dialect.name == POSTGRESQL:
         row = connection.execute(_locking(claim.statement), claim.parameters).one_or_none()
-        return None if row is None else _edge(row)
+        return None if row is None else _edge(connection, row)
     claimed = connection.execute(claim.statement, claim.parameters).rowcount == 1
     return lock_frontier(connection) if claimed else None
 
@@ -176,15 +200,25 @@ def _locking(claim: Update) -> Select[int, bytes]:
 
 
 def frontier(connection: Connection) -> Frontier:
-    """The tree's right edge. Raises LedgerContradicted where somebody altered it."""
-    return _edge(connection.execute(_FRONTIER).one())
+    """The tree's right edge. Raises LedgerContradicted where somebody altered it, or the guard does not pass it."""
+    return _edge(connection, connection.execute(_FRONTIER).one())
 
 
-def _edge(row: Row[int, bytes]) -> Frontier:
+def _edge(connection: Connection, row: Row[int, bytes]) -> Frontier:
     try:
-        return Frontier.decode(row[0], row[1])
+        edge = Frontier.decode(row[0], row[1])
     except ValueError as error:
         raise LedgerContradicted(str(error)) from error
+    guard: LedgerGuard | None = connection.get_execution_options().get(GUARD)
+    if guard is not None:
+        guard.check(connection, edge)
+    return edge
+
+
+def _tell_guard(connection: Connection, before: Frontier, after: Frontier) -> None:
+    guard: LedgerGuard | None = connection.get_execution_options().get(GUARD)
+    if guard is not None:
+        guard.grew(before, after)
 
 
 def head(connection: Connection) -> int:
@@ -213,6 +247,16 @@ def read_some(connection: Connection, seqs: Sequence[int]) -> list[Entry]:
 def endings(connection: Connection, service: str) -> list[Entry]:
     """The entries that retired or revoked keys of a service, in order."""
     return [Entry.decode(body) for body in connection.execute(_ENDED, {"of": service}).scalars()]
+
+
+def leaves(connection: Connection, after: int, to: int) -> Sequence[bytes]:
+    """The leaf hashes of the entries behind ``after`` up to ``to``."""
+    return connection.execute(_LEAVES, {"after": after, "to": to}).scalars().all()
+
+
+def histories(connection: Connection) -> list[str]:
+    """The root's statements about lost entries, oldest first, as compact JWS."""
+    return [Entry.decode(body).data["statement"] for body in connection.execute(_HISTORIES).scalars()]
 
 
 def has_any(connection: Connection, kind: str) -> bool:

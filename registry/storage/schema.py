@@ -10,7 +10,7 @@ from sqlalchemy import Connection, inspect, select, text
 
 from registry.storage.tables import schema_revisions
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The revision that this version of the code needs, so that a running server need not read the scripts."""
 RELEASED_REVISION = "0003"
 """The revision of the last release: its nodes may run beside this version's, and `migrate --down` ends there."""

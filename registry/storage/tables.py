@@ -208,6 +208,11 @@ ENDINGS = _of_type("key_retired", "key_revoked")
 SETTINGS = _of_type("policy_set", "domain_set")
 """The entries that set policies and the domain's settings: looked at before one is signed."""
 
+HISTORIES = _of_type("history_declared")
+"""The entries that hold statements of the root about lost entries: hardly any, and asked for when a client, or a node,
+sees another ledger than it remembers."""
+
+Index("ix_entries_histories", entries.c.seq, sqlite_where=HISTORIES, postgresql_where=HISTORIES)
 Index("ix_entries_endings", entries.c.service, sqlite_where=ENDINGS, postgresql_where=ENDINGS)
 Index("ix_entries_settings", entries.c.service, sqlite_where=SETTINGS, postgresql_where=SETTINGS)
 Index(None, keys.c.service, keys.c.expires_at)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -9,6 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import NO_SCHEMA, POSTGRESQL, WRITES
+from registry.storage.ledger import GUARD, LedgerGuard
 
 
 @contextmanager
@@ -27,15 +29,19 @@ def storage_errors() -> Iterator[None]:
 class Store:
     """The database as the use cases see it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, guard: LedgerGuard | None = None) -> None:
         self.engine = engine
         self._postgresql = engine.dialect.name == POSTGRESQL
         reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self._postgresql else {}
         looking = {"isolation_level": "AUTOCOMMIT"} if self._postgresql else {}
-        self._reader = engine.execution_options(**reading)
-        self._looker = engine.execution_options(**looking)
-        self._writer = engine.execution_options(**{WRITES: True})
+        self._reader = engine.execution_options(**{GUARD: guard, **reading})
+        self._looker = engine.execution_options(**{GUARD: guard, **looking})
+        self._writer = engine.execution_options(**{GUARD: guard, WRITES: True})
         self._followers: list[Callable[[], None]] = []
+
+    def guarded(self, guard: LedgerGuard) -> Self:
+        """The same database, where the guard passes every edge of the ledger's tree that is read."""
+        return type(self)(self.engine, guard)
 
     def when_written(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called whenever a transaction of this process that writes has committed."""

@@ -9,8 +9,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from registry.domain.errors import StorageUnavailable
+from registry.services.registry import Registry
 from registry.storage import ledger
-from registry.storage.unit import Store
 from registry.web.counting import SHARED, answered
 from registry.web.wire import registry
 
@@ -23,18 +23,22 @@ def metrics() -> Response:
     answered.count()
     told = CollectorRegistry()
     told.register(SHARED)
-    told.register(_Ledger(registry().store))
+    told.register(_Ledger(registry()))
     return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Ledger(Collector):
-    """What is looked up when somebody asks: the ledger's size, left out while the database is down."""
+    """What is looked up when somebody asks: the ledger's size, left out while the database is down, and whether it is
+    the one that was seen."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """See Collector."""
-        with suppress(StorageUnavailable), self._store.look() as connection:
+        with suppress(StorageUnavailable), self._registry.store.look() as connection:
             size = ledger.head(connection)
+            self._registry.watch.passes(connection)
             yield GaugeMetricFamily("registry_ledger_size", "Entries in the ledger.", size)
+        forked = self._registry.fork_guard.fork is not None
+        yield GaugeMetricFamily("registry_ledger_forked", "1: another ledger than the one that was seen.", forked)

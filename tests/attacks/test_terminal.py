@@ -119,6 +119,7 @@ def test_head_closes_the_pipe_and_nothing_is_said(home: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+@pytest.mark.thorough
 def test_a_closed_output_is_no_error(home: Path, closed: str) -> None:
     command = f'"$0" -c "$1" {closed}'
     ended = subprocess.run(
@@ -240,6 +241,7 @@ def test_a_policy_for_a_service_that_nobody_registered_is_warned_of(home: Path) 
 
 
 def test_init_over_a_ledger_that_is_shorter_than_it_was_is_refused_with_1(home: Path) -> None:
+    (home / "ledger-head").unlink()
     (home / "ledger-size").write_text("1000000")
     code, output = invoke(home, "init")
     assert (code, "Error" in output) == (1, True)

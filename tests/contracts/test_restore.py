@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import delete, select, update
 
 from peerseal import TrustStore
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.peers.follow import Follower
 from peerseal.peers.keep import KeptLedger
-from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint, tile_path
+from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint
 from peerseal.protocol.documents import DomainDocument, PolicyDocument
+from peerseal.protocol.history import Head
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
@@ -31,19 +32,19 @@ from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
 from registry.services import keyfiles
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
-from registry.services.high_water import HighWater
+from registry.services.ledger_memory import LedgerMemory, Remembered
 from registry.services.operators import Role
 from registry.services.public_copy import RestoreRefused, Source
 from registry.services.restore import CLOSED_FOR, Restored, restore
 from registry.services.verify import verify
-from registry.storage import ledger
 from registry.storage.ledger import Change, append
-from registry.storage.tables import entries, ledger_head, metadata, tiles
-from registry.storage.unit import Store
+from registry.storage.tables import entries, ledger_head, tiles
+from tests.contracts.backups import Backup, keep
 from tests.contracts.conftest import QUIET
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
 from tests.registry.in_process import InProcess
 
+SEEN = Remembered(5, Head(5, bytes(32)), None, 1)
 ALLOW = {"allow": {"client": ["read"]}}
 RESTRICTED = "/v1/services/billing/policy.jwt"
 
@@ -58,42 +59,6 @@ def kid(pair: KeyPair, service: str) -> str:
 
 def outcome(response: Any) -> tuple[int, str]:
     return response.status_code, response.get_json()["code"]
-
-
-class Backup:
-    """All rows of all tables, as a dump has them."""
-
-    def __init__(self, store: Store) -> None:
-        with store.read() as connection:
-            self._rows = {table: connection.execute(table.select()).mappings().all() for table in all_tables()}
-
-    def come_back(self, store: Store) -> None:
-        """In the place of whatever is there."""
-        with store.write() as connection:
-            for table, rows in self._rows.items():
-                connection.execute(delete(table))
-                if rows:
-                    connection.execute(insert(table), [dict(row) for row in rows])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Backup) and self._rows == other._rows
-
-
-def all_tables() -> list[Any]:
-    return list(metadata.tables.values())
-
-
-def keep(registry: Driver, folder: Path) -> Source:
-    """The copy that a mirror has now: the checkpoint, and the bundles up to it."""
-    note = registry.got("/ledger/checkpoint")
-    size = int(note.split("\n")[1])
-    paths = [tile_path("entries", number) for number in range(size // 256)]
-    paths += [tile_path("entries", size // 256, size % 256)] if size % 256 else []
-    for path in ["checkpoint", *paths]:
-        file = folder / "ledger" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(registry.client.get(f"/ledger/{path}").data if path != "checkpoint" else note.encode())
-    return Source.of(str(folder))
 
 
 def restored(registry: Driver, *sources: Source, **options: Any) -> Restored:
@@ -246,11 +211,12 @@ def test_a_copy_takes_over_nothing_that_it_cannot_verify(registry: Driver, kept_
     backup.come_back(registry.store)
     other = grow(registry, 3)
     assert other > size, "another history, and a longer one"
+    liar = registry.forgetful_node()
     for again in (copy, KeptLedger(kept_in)):
         with pytest.raises(DocumentRefused, match="rewritten"):
-            follow(registry, again)
+            follow(liar, again)
         with pytest.raises(DocumentRefused):
-            follow(registry, again, pin="A" * 43)
+            follow(liar, again, pin="A" * 43)
         assert files_in(kept_in) == kept
 
 
@@ -298,35 +264,17 @@ def test_nothing_is_signed_or_appended_over_a_ledger_that_is_shorter_than_it_was
     backup.come_back(registry.store)
     clock.forward(registry.settings.limits.registry_keys_cached)
     assert outcome(registry.join(key(), "client", token)) == (503, "ledger_contradicted")
-    with pytest.raises(LedgerContradicted, match="restore"):
+    with pytest.raises(LedgerContradicted, match="status"):
         registry.node()  # as `init` does it
     assert Backup(registry.store) == backup
     restored(registry, copy)
     assert registry.node().join(key(), "client", token).status_code == 201
 
 
-def test_other_nodes_may_let_the_ledger_grow_while_one_looks(
-    registry: Driver, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other, head = registry.node(), ledger.head
-    clock.forward(registry.settings.limits.registry_keys_cached)
-
-    def held_up(connection: Connection) -> int:
-        size = head(connection)
-        monkeypatch.undo()
-        other.joined(key(), "client")
-        other.registry.authority.newest()
-        assert HighWater(registry.home).known() > size
-        return size
-
-    monkeypatch.setattr(ledger, "head", held_up)
-    registry.registry.authority.current()
-
-
-def test_a_host_that_cannot_remember_the_ledgers_size_goes_without(tmp_path: Path) -> None:
-    high_water = HighWater(tmp_path / "not there")
-    high_water.reach(5, high_water.known())
-    high_water.reach(4, high_water.known())
+def test_a_host_that_cannot_remember_the_ledger_goes_without(tmp_path: Path) -> None:
+    memory = LedgerMemory(tmp_path / "not there")
+    memory.write(SEEN)
+    assert memory.read() is None
 
 
 def test_a_full_disk_is_not_filled_with_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,14 +282,15 @@ def test_a_full_disk_is_not_filled_with_drafts(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
-    HighWater(tmp_path).reach(5, 0)
+    LedgerMemory(tmp_path).write(SEEN)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_size_that_cannot_be_read_is_no_reason_to_forget_it(tmp_path: Path) -> None:
-    (tmp_path / "ledger-size").write_text("many")
-    with pytest.raises(ConfigurationError, match="ledger-size"):
-        HighWater(tmp_path).known()
+@pytest.mark.parametrize("name", ["ledger-head", "ledger-size"])
+def test_a_memory_that_cannot_be_read_is_no_reason_to_forget_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("many")
+    with pytest.raises(ConfigurationError, match=name):
+        LedgerMemory(tmp_path).read()
 
 
 def test_everything_public_is_as_it_was_and_one_entry_says_so(registry: Driver, life: Life) -> None:
@@ -373,8 +322,9 @@ def test_clients_go_on_and_believe_what_they_believed(life: Life, node: Driver) 
 
 
 def test_without_it_the_same_clients_believe_nothing_new(registry: Driver, life: Life) -> None:
-    newcomer = registry.joined(key(), "newcomer")
-    with watching(registry, life.cache) as trust, pytest.raises(TrustUnavailable):
+    node = registry.forgetful_node()
+    newcomer = node.joined(key(), "newcomer")
+    with watching(node, life.cache) as trust, pytest.raises(TrustUnavailable):
         trust.key(kid(newcomer, "newcomer"))
 
 
@@ -577,6 +527,7 @@ def test_a_copy_signed_by_a_ledger_key_that_the_root_dropped_is_refused(
 ) -> None:
     """Whoever stole it could show any ledger. That the root dropped it says an entry behind the backup."""
     stolen = keyfiles.read_ledger_key(short.registry.settings.ledger_key_file)
+    short.registry = short.registry.forgetful_node()
     roll(short.registry, clock)
     copy, note = keep(short.registry, tmp_path / "rolled"), tmp_path / "rolled/ledger/checkpoint"
     short.backup.come_back(short.registry.store)
@@ -609,6 +560,7 @@ def test_a_bundle_that_has_become_full_since_will_do(short: Short) -> None:
 
 
 def test_a_registry_that_went_on_by_itself_has_two_histories(short: Short, tmp_path: Path) -> None:
+    short.registry = short.registry.forgetful_node()
     short.registry.join_token("client")
     ours = short.registry.got("/ledger/checkpoint").split("\n")
     assert short.code() == "copy_forked"
@@ -641,9 +593,11 @@ def test_a_copy_that_contradicts_what_somebody_remembers_is_refused(short: Short
 
 
 def test_an_entry_that_comes_in_meanwhile_has_it_refused(short: Short) -> None:
+    node = short.registry.forgetful_node()
+
     def get(path: str) -> bytes:
         if "entries" in path:
-            short.registry.join_token("client")
+            node.join_token("client")
         return short.copy.get(path)
 
     with pytest.raises(RestoreRefused) as refused:

@@ -22,7 +22,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import JOIN_TOKEN_CREATED
 from peerseal.protocol.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, service_id
-from registry.services import high_water
+from registry.services import ledger_memory
 from registry.storage.ledger import Change, append, read_bodies
 from registry.storage.tables import entries, ledger_head
 from tests.registry.driver import BY, DOMAIN, Driver
@@ -87,7 +87,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
             connection.execute(delete(entries).where(entries.c.seq > 1))
             edge = Frontier().appended(leaf_hash(first))
             connection.execute(update(ledger_head).values(size=1, frontier=edge.encode()))
-        (home / high_water.FILE).unlink()  # the registry would not go on from a ledger that became shorter
+        (home / ledger_memory.FILE).unlink()  # the registry would not go on from a ledger that became shorter
         jws = requests.get(f"{stack.registry_url}/.well-known/peerseal-registry", timeout=30).text
         jwk = read_registry_keys(jws, pin=node.pin, now=node.clock()).ledger_key
         yield Judged(stack.registry_url, node, tlog.verifier_key(DOMAIN, jwk))
@@ -146,6 +146,7 @@ def test_the_go_checksum_database_agrees_at_every_size(go_judge: Path, judged: J
             assert told["kid_index"] < size
 
 
+@pytest.mark.thorough
 def test_pymerkle_agrees(judged: Judged) -> None:
     judged.grow(max(SIZES))
     tree, bodies = pymerkle.InmemoryTree(algorithm="sha256"), list[bytes]()

@@ -90,6 +90,7 @@ JUDGES = [by_pyjwt, by_pyjwt_over_http, by_joserfc, by_authlib, by_jwcrypto]
 
 
 @pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.thorough
 def test_a_request_token_verifies_against_the_registrys_jwks(
     judge: Callable[[Caller, str], dict[str, Any]], caller: Caller
 ) -> None:

@@ -407,6 +407,7 @@ def test_what_the_database_cannot_forget_is_not_sent_again(tmp_path: Path, box: 
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_of_many_processes_that_are_killed_each_event_is_sent_in_the_order_of_its_key(
     registry_database: str, engine: Engine, box: Letterbox, tmp_path: Path
 ) -> None:

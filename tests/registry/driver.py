@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
 from registry.services.compare import LOST
 from registry.services.initialise import initialise
+from registry.services.ledger_memory import FILE
 from registry.services.registry import Registry
 from registry.settings import Limits, Settings
 from registry.storage import keys, ledger
@@ -85,6 +87,21 @@ class Driver:
     def node(self, **changes: Any) -> "Driver":
         """Another node on the same database and keys."""
         return Driver(self.url, self.home, self.clock, **changes)
+
+    def forgetful_node(self) -> "Driver":
+        """Another node, whose host remembers no ledger: it goes on from whatever the database has."""
+        (self.home / FILE).unlink(missing_ok=True)
+        return self.node()
+
+    def fresh_node(self, **changes: Any) -> "Driver":
+        """Another node, in a new container: it has the keys, and its host remembers no ledger."""
+        (self.home / FILE).unlink(missing_ok=True)
+        node = copy(self)
+        node.settings = settings_at(self.url, self.home, **changes)
+        node.app = create_app(node.settings, self.clock)
+        node.client = node.app.test_client()
+        node.registry = node.app.extensions["peerseal-registry"]
+        return node
 
     def close(self) -> None:
         self.store.engine.dispose()

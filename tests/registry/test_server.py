@@ -41,6 +41,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_half_sent_requests_do_not_stop_a_worker(server: Server) -> None:
     port = int(server.url.rpartition(":")[2])
     with ExitStack() as stalled:

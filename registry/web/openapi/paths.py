@@ -168,6 +168,18 @@ SERVICES: Json = {
     },
 }
 
+HISTORY: Json = {
+    "/v1/history": {
+        "get": operation(
+            "getHistory",
+            "Statements of the root about entries that were lost for good, as compact JWS, oldest first",
+            published("The statements.", "application/json", ref("Histories")),
+            problems(*READ),
+            parameters=(IF_NONE_MATCH,),
+        )
+    },
+}
+
 POLICIES: Json = {
     "/v1/services/{service}/policy.jwt": {
         "get": operation(
@@ -407,6 +419,6 @@ GROUPS: dict[str, Json] = {
     "Policies": POLICIES,
     "Token exchange": EXCHANGE,
     "Operators": OPERATORS,
-    "Ledger": LEDGER,
+    "Ledger": {**LEDGER, **HISTORY},
     "About this server": ABOUT,
 }

@@ -308,6 +308,7 @@ SCHEMAS: Json = {
     ),
     "Consistency": exactly({"from": ENTRY, "to": ENTRY, "proof": PROOF}),
     "Health": exactly({"status": {"const": "ok"}}),
+    "Histories": exactly({"statements": {"type": "array", "items": text(), "maxItems": 64}}),
     "Readiness": {
         "type": "object",
         "required": ["ready", "can_read", "can_write", "database", "schema", "keys"],

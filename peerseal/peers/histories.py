@@ -1,0 +1,209 @@
+"""What a client does that sees another ledger than it remembers: it asks whether the root has given that one up.
+
+A registry may lose entries for good that this client has seen. It then refuses every answer, and rightly so, until the
+root key, which is pinned, says which entries were lost and where the ledger goes on (`peerseal.protocol.history`). What
+this client believed is dropped then and fetched again. But a key that it knew as revoked, or as ended, stays so: the
+entry that ended it may be among those that were lost.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+from peerseal.errors import DocumentRefused, FetchError, MalformedToken
+from peerseal.peers.copies import CopyFolder
+from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.peers.forks import in_each_child
+from peerseal.peers.ledger import SeenLedger
+from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.history import MAX_HISTORY_BYTES, HistoryStatement, decode_statements, read_history
+from peerseal.protocol.named_keys import REVOKED, RevokedKey, SignedKey
+
+log = logging.getLogger("peerseal.trust")
+
+PATH: Final = "/v1/history"
+REVOKED_FOR_GOOD: Final = 0
+"""Until when a revoked key was good: never."""
+_COPY: Final = "endings"
+_MOST: Final = 50_000
+"""Keys whose end is remembered; the oldest are forgotten."""
+
+
+class HistoryFollower(Protocol):
+    """What holds beliefs that rest on a history."""
+
+    def begin_anew(self) -> None:
+        """Forget what it awaits: that is of a history that was given up. What it holds is fetched again at once."""
+
+    def endings(self) -> Mapping[str, int]:
+        """Until when the keys that it knows of are good, by kid; `REVOKED_FOR_GOOD` for a revoked one."""
+
+
+class Histories:
+    """Goes on from another head where the root says so. It asks for the root's statements at most once in ``pause``
+    seconds. ``followers`` hold what rests on the history of ``ledger``, as ``copies`` do, of which ``read_copy`` reads
+    a set of keys. Safe to use from threads."""
+
+    def __init__(
+        self,
+        fetcher: Callable[[], Fetcher],
+        ledger: SeenLedger,
+        copies: CopyFolder,
+        read_copy: Callable[[str], JwkSetDocument],
+        *,
+        clock: Callable[[], float],
+        pause: float,
+    ) -> None:
+        self.followers: tuple[HistoryFollower, ...] = ()
+        self.endings = Endings(copies)
+        self._fetcher = fetcher
+        self._ledger = ledger
+        self._copies = copies
+        self._read_copy = read_copy
+        self._clock = clock
+        self._pause = pause
+        self._asked_at = float("-inf")
+        self._renew_lock()
+        in_each_child(self._renew_lock)
+
+    def given_up_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> bool:
+        """Whether the root gave up the history that was seen, by which the error is explained. Then copies are gone,
+        and the ends of keys are kept."""
+        statements = self._told_after(error, root)
+        try:
+            if not statements or not self._ledger.go_on(statements, root, self._keep_endings):
+                return False
+        except (DocumentRefused, FetchError) as failure:
+            log.warning("the new history that the root declared is not shown (%s): %s", failure.code, failure)
+            return False
+        self._copies.clear()
+        return True
+
+    def _keep_endings(self) -> None:
+        """Of keys that are known to have ended, and of those that copies of this host know of."""
+        ended: dict[str, int] = {}
+        for known in (self._copied_endings(), *(follower.endings() for follower in self.followers)):
+            for kid, until in known.items():
+                ended[kid] = min(until, ended.get(kid, until))
+        now = self._clock()
+        self.endings.add({kid: until for kid, until in ended.items() if until <= now})
+
+    def _copied_endings(self) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for name in self._copies.names("keys-"):
+            copy = self._copies.read(name)
+            with suppress(DocumentRefused):
+                document = self._read_copy(copy.jws if copy is not None else "")
+                found |= {key.kid: key.active_until for key in document.keys}
+                found |= {key.kid: REVOKED_FOR_GOOD for key in document.revoked}
+        return found
+
+    def _told_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> list[HistoryStatement]:
+        """The statements of this root, where the error may come of another ledger, and it is time to ask."""
+        if not _tells_of_another(error) or not self._asking.acquire(blocking=False):
+            return []
+        try:
+            now = self._clock()
+            if not abs(now - self._asked_at) >= self._pause:
+                return []
+            self._asked_at = now
+            return list(self._read(self._fetched(), root))
+        except (FetchError, DocumentRefused) as failure:
+            if getattr(failure, "http_status", None) != 404:
+                log.warning("whether the root declared a new history cannot be had: %s", failure)
+            return []
+        finally:
+            self._asking.release()
+
+    def _fetched(self) -> list[str]:
+        def read(answer: Answer) -> list[str]:
+            try:
+                return decode_statements(content(answer))
+            except MalformedToken as error:
+                raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
+
+        with no_larger_than(MAX_HISTORY_BYTES):
+            return self._fetcher().ask(PATH, read) or []
+
+    def _read(self, jws: Iterable[str], root: RegistryKeys) -> Iterable[HistoryStatement]:
+        for one in jws:
+            try:
+                yield read_history(one, root.root, domain=root.subject, now=self._clock())
+            except DocumentRefused as error:
+                log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+
+    def _renew_lock(self) -> None:
+        self._asking = threading.Lock()
+
+
+def _tells_of_another(error: DocumentRefused | FetchError) -> bool:
+    """Whether the registry may have another ledger than was seen: it contradicts that, or is behind it."""
+    if isinstance(error, DocumentRefused):
+        return error.code in ("document_inconsistent", "document_rolled_back")
+    return error.http_status == 503
+
+
+class Endings:
+    """Until when (seconds since the epoch) keys were good that a given up history had ended, by kid; 0 for one that it
+    had revoked. Shared by the processes of a host through its folder of copies, and kept across restarts."""
+
+    def __init__(self, copies: CopyFolder) -> None:
+        self._copies = copies
+        self._until: dict[str, int] | None = None
+
+    def add(self, until: Mapping[str, int]) -> None:
+        """Remembers these as well."""
+        if not until:
+            return
+        with self._copies.locked(_COPY):
+            known = self._read() | self._known()
+            for kid, end in until.items():
+                known[kid] = min(end, known.get(kid, end))
+            self._until = dict(list(known.items())[-_MOST:])
+            self._copies.write(_COPY, canonical_json(self._until).decode("ascii"), 0.0)
+
+    def applied(self, document: Any) -> Any:
+        """The document, in which no key is good for longer than it was."""
+        until = self._known()
+        if not until:
+            return document
+        if isinstance(document, JwkSetDocument):
+            return _capped(document, until)
+        if isinstance(document, KeyStatement) and document.kid in until:
+            end = until[document.kid]
+            if end == REVOKED_FOR_GOOD:
+                revoked_at = document.revoked_at or document.issued_at
+                return replace(document, state=REVOKED, revoked_at=revoked_at)
+            return replace(document, active_until=min(document.active_until, end))
+        return document
+
+    def _known(self) -> dict[str, int]:
+        if self._until is None:
+            self._until = self._read()
+        return self._until
+
+    def _read(self) -> dict[str, int]:
+        copy = self._copies.read(_COPY)
+        if copy is None:
+            return {}
+        try:
+            members = strict_json_object(copy.jws)
+        except MalformedToken:
+            log.warning("which keys a lost history had ended cannot be read: it is forgotten")
+            return {}
+        return {kid: end for kid, end in members.items() if type(end) is int}
+
+
+def _capped(document: JwkSetDocument, until: Mapping[str, int]) -> JwkSetDocument:
+    keys, revoked = list[SignedKey](), list(document.revoked)
+    for key in document.keys:
+        end = until.get(key.kid, key.active_until)
+        if end == REVOKED_FOR_GOOD:
+            revoked.append(RevokedKey(key.kid, document.issued_at, key.admission.index))
+        else:
+            keys.append(replace(key, active_until=min(key.active_until, end)))
+    return replace(document, keys=tuple(keys), revoked=tuple(revoked))

@@ -1,0 +1,158 @@
+"""The ledger goes on from another head: the operator's last resort, where lost entries can be had nowhere.
+
+Three steps, as for new keys (`registry.services.ceremony`), since the root key may be offline: `Histories.requested`
+finds the three heads, `signed` has the root sign them, `Histories.publish` writes the statement into the ledger. Every
+node and every client reads it there, and decides by itself (`peerseal.protocol.history`).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from peerseal.errors import CodedError, ConfigurationError, DocumentRefused, InvalidName, MalformedToken
+from peerseal.protocol.checkpoint import read_checkpoint
+from peerseal.protocol.documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.history import (
+    MAX_STATEMENTS,
+    Head,
+    HistoryStatement,
+    encode_statements,
+    excused_by,
+    read_history,
+    sign_history,
+)
+from peerseal.protocol.ledger import HISTORY_DECLARED
+from peerseal.protocol.merkle import Frontier, root_hash
+from peerseal.runtime.key_passphrase import KeyPassphrase
+from registry.domain.errors import LedgerContradicted
+from registry.services import keyfiles
+from registry.services.fork_guard import statements
+from registry.services.ledger_memory import Remembered
+from registry.services.operators import LOCAL
+from registry.services.tile_cache import TileCache
+from registry.settings import NO_PASSPHRASE
+from registry.storage import audit, documents, ledger
+from registry.storage.ledger import Change, append
+from registry.storage.unit import Store
+
+
+class HistoryRefused(CodedError):
+    """No new history is declared. Codes: ``nothing_lost``, ``no_common_head``, ``statement_refused``,
+    ``statement_contradicted``."""
+
+
+class Histories:
+    """``store`` is the database without a guard: what is declared here is what the guard waits for."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+
+    def published(self) -> bytes:
+        """All statements, as clients ask for them. Raises StorageUnavailable."""
+        with self._store.look() as connection:
+            return encode_statements(ledger.histories(connection)[-MAX_STATEMENTS:])
+
+    def requested(self, remembered: Remembered | None, notes: Mapping[str, str]) -> HistoryStatement:
+        """The statement that fits, not signed yet: the largest head among what this host remembers and the checkpoints
+        ``notes`` (by the name for messages) that the database has not, the largest one that it has, and its own.
+
+        Raises HistoryRefused, DocumentRefused for a note that no ledger key signed, StorageUnavailable.
+        """
+        with self._store.read() as connection:
+            keys, edge = self._keys(connection), ledger.frontier(connection)
+            heads = [*_heads_of(remembered), *(_head_of(note, keys) for note in notes.values())]
+            there = [head for head in heads if _has(connection, edge, head)]
+        lost = max((head for head in heads if head not in there), key=lambda head: head.size, default=None)
+        if lost is None:
+            raise HistoryRefused("nothing_lost", "the database has every head that is remembered, or named")
+        common = max((head for head in there if head.size < lost.size), key=lambda head: head.size, default=None)
+        if common is None:
+            raise HistoryRefused(
+                "no_common_head",
+                "of no head that is remembered, or named, is it known that the database has it: name "
+                "a checkpoint from before the loss with --checkpoint",
+            )
+        return HistoryStatement(keys.subject, int(self._clock()), common, lost, Head(edge.size, edge.root))
+
+    def publish(self, jws: Sequence[str]) -> Sequence[HistoryStatement]:
+        """Writes statements that the root signed into the ledger, oldest first. Those that it holds are passed over.
+
+        Raises HistoryRefused, StorageUnavailable.
+        """
+        with self._store.write() as connection:
+            keys, edge, now = self._keys(connection), ledger.lock_frontier(connection), int(self._clock())
+            known = statements(connection, now)
+            read = {one: self._read(one, keys) for one in jws}
+            every = [*known.values(), *read.values()]
+            new = {one: statement for one, statement in read.items() if one not in known}
+            for statement in new.values():
+                _check(connection, edge, statement, every)
+            if new:
+                changes = [Change(HISTORY_DECLARED, by=LOCAL, data={"statement": one}) for one in new]
+                seq = append(connection, now, *changes).entry.seq
+                audit.record(connection, now, LOCAL, HISTORY_DECLARED, keys.subject, seq)
+        return list(read.values())
+
+    def _keys(self, connection: Connection) -> RegistryKeys:
+        newest = documents.newest(connection)
+        if newest is None:
+            raise ConfigurationError("no registry keys document: run peerseal-registry init")
+        return read_registry_keys(newest, pin=None, now=self._clock())
+
+    def _read(self, jws: str, keys: RegistryKeys) -> HistoryStatement:
+        try:
+            return read_history(jws, keys.root, domain=keys.subject, now=self._clock())
+        except DocumentRefused as error:
+            raise HistoryRefused("statement_refused", f"{error.code}: {error}") from error
+
+
+def written(statement: HistoryStatement) -> bytes:
+    """The request as it goes to the machine of the root key: the claims that are to be signed, readable."""
+    return canonical_json(statement.claims())
+
+
+def signed(request: bytes, root_key_file: Path, passphrase: KeyPassphrase = NO_PASSPHRASE) -> str:
+    """The statement, signed by the root. Raises ConfigurationError for a request that cannot be read."""
+    try:
+        statement = HistoryStatement.from_claims(strict_json_object(request))
+    except (MalformedToken, InvalidName) as error:
+        raise ConfigurationError(f"the request cannot be read: {error}") from error
+    return sign_history(statement, keyfiles.read_key_pair(root_key_file, "root key", passphrase))
+
+
+def _heads_of(remembered: Remembered | None) -> Sequence[Head]:
+    if remembered is None or remembered.head is None:
+        return ()
+    return (*remembered.before, remembered.head)
+
+
+def _head_of(note: str, keys: RegistryKeys) -> Head:
+    checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
+    return Head(checkpoint.size, checkpoint.root)
+
+
+def _has(connection: Connection, edge: Frontier, head: Head) -> bool:
+    if not 0 < head.size <= edge.size:
+        return False
+    try:
+        return root_hash(head.size, TileCache().reader(connection)) == head.root
+    except ValueError as error:
+        raise LedgerContradicted(str(error)) from error
+
+
+def _check(
+    connection: Connection, edge: Frontier, statement: HistoryStatement, every: Sequence[HistoryStatement]
+) -> None:
+    """Passes a statement that this ledger bears out: it has both heads, or its new one was lost in turn, as a later
+    statement says. Raises HistoryRefused."""
+    later = [one for one in every if one.issued_at >= statement.issued_at and one != statement]
+    if not _has(connection, edge, statement.common):
+        raise HistoryRefused("statement_contradicted", f"this ledger has no {statement.common}")
+    if not _has(connection, edge, statement.new) and excused_by(later, statement.new, statement.issued_at) is None:
+        raise HistoryRefused("statement_contradicted", f"this ledger has no {statement.new}")
+    if _has(connection, edge, statement.lost):
+        raise HistoryRefused("nothing_lost", f"this ledger has {statement.lost}")

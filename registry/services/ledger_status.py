@@ -1,0 +1,72 @@
+"""Which ledger the database has, which one was seen, and what an operator is to do about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peerseal.protocol.history import Head
+from registry.domain.errors import LedgerContradicted, LedgerUnconfirmed
+from registry.services.registry import Registry
+from registry.storage import ledger
+from registry.storage.unit import Store
+
+FORKED = (
+    "The database has lost or replaced entries that were signed: it was promoted from a replica that lagged behind, or "
+    "restored. No node signs or writes.",
+    "1. Find the lost entries: the former primary, a folder of peerseal keep-ledger, a mirror. Stop every node, then: "
+    "peerseal-registry restore --from COPY (with --drop-branch where nodes of an earlier release went on writing).",
+    "2. Only where nobody has them: peerseal-registry history declare, where the root key is. Clients go on by "
+    "themselves; what the lost entries said is gone.",
+)
+UNCONFIRMED = (
+    "This host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered.",
+    "Start one of those, or compare the head above with a checkpoint that somebody kept, and then: "
+    "peerseal-registry remember",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """``state`` is ``sound``, ``forked`` or ``unconfirmed``; ``remembered`` what this host has seen, if anything;
+    ``detail`` why it is not sound, and ``remedy`` what to do, line by line."""
+
+    state: str
+    database: Head
+    remembered: Head | None
+    detail: str = ""
+    remedy: Sequence[str] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether nodes sign."""
+        return self.state == "sound"
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"state", "database", "remembered", "detail", "remedy"}``."""
+        remembered = None if self.remembered is None else self.remembered.to_json()
+        told = {"state": self.state, "database": self.database.to_json(), "remembered": remembered}
+        return {**told, "detail": self.detail, "remedy": list(self.remedy)}
+
+
+def ledger_status(registry: Registry) -> LedgerStatus:
+    """Asks those outside, too. Raises StorageUnavailable, ConfigurationError."""
+    with Store(registry.store.engine).look() as connection:
+        edge = ledger.frontier(connection)
+    known, database = registry.fork_guard.known, Head(edge.size, edge.root)
+    remembered = None if known is None else known.head
+    registry.watch.ask()
+    try:
+        registry.watch.look()
+    except LedgerUnconfirmed as error:
+        return LedgerStatus("unconfirmed", database, remembered, str(error), UNCONFIRMED)
+    except LedgerContradicted as error:
+        return LedgerStatus("forked", database, remembered, str(error), FORKED)
+    return LedgerStatus("sound", database, remembered)
+
+
+def remember(registry: Registry) -> Head:
+    """Takes the database's ledger for the one that was seen, whatever was remembered. Raises StorageUnavailable."""
+    with Store(registry.store.engine).look() as connection:
+        edge = ledger.frontier(connection)
+    registry.fork_guard.believe(edge, registry.authority.in_force().checkpoint(edge))
+    return Head(edge.size, edge.root)
