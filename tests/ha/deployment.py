@@ -107,7 +107,11 @@ class Deployment:
         self._cluster = cluster
         self._folder = folder
         self._passwords = {role: secrets.token_hex(8) for role in (OWNER, SERVES_AS)}
-        settings = {"REGISTRY_DATABASE_URL": self.database_url(SERVES_AS), "REGISTRY_PROXIES": "1"}
+        settings = {
+            "REGISTRY_DATABASE_URL": self.database_url(SERVES_AS),
+            "REGISTRY_PROXIES": "1",
+            "REGISTRY_DRAIN_SECONDS": "3",  # the balancer notices within one and a half
+        }
         self.nodes = [Node(name, folder / name, settings, logs / f"{name}.log") for name in NODES]
         self.balancer = Balancer(self.nodes, folder, logs / "haproxy.log")
         self.url = self.balancer.url

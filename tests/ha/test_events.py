@@ -7,13 +7,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.ha.cluster import ASYNCHRONOUS, Member
+from tests.ha.deployment import OWNER
 from tests.ha.load import Attempt, longest
 from tests.ha.peers import PEERS
 from tests.ha.site import Costs, Event, Site
+from tests.support.newer_release import NEXT, THIS, NewerRelease
 
 pytestmark = [pytest.mark.ha, pytest.mark.timeout(180)]
 
@@ -56,6 +59,19 @@ def test_a_node_that_is_killed_costs_the_writes_that_it_had_begun(site: Site) ->
         site.deployment.wait_until_serving()
     nothing_but_writes(event.costs)
     assert event.costs.writes.outage < 2
+
+
+def test_a_migration_under_load_and_the_way_back_cost_no_call(site: Site, tmp_path: Path) -> None:
+    """The nodes are of the release before: they serve on, and start, with the newer schema."""
+    newer, database = NewerRelease(tmp_path, {NEXT: THIS}), site.deployment.database_url(OWNER)
+    with site.event("migration by one revision, and back", probed=False) as event:
+        assert newer.migrate(database) == NEXT
+        site.deployment.grant()
+        site.deployment.roll()
+        assert newer.migrate_down(database) == THIS
+        event.wait_for_writes()
+    nothing_but_writes(event.costs)
+    assert event.costs.writes.refused == []
 
 
 # ---- the database
