@@ -76,10 +76,19 @@ def the_store() -> Store:
     return Store(create_engine(the_settings().database_url))
 
 
+def the_guarded_store() -> Store:
+    """This host's database, for what appends to its ledger: if that is the one that was seen."""
+    registry = Registry.of(the_settings())
+    registry.watch.confirm()
+    return registry.store
+
+
 def the_console(url: str | None) -> Console:
     """What the command works on: the registry at ``url``, or this host's database."""
     if url is None:
-        return LocalConsole(Registry.of(the_settings()))
+        registry = Registry.of(the_settings())
+        registry.watch.confirm()
+        return LocalConsole(registry)
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
