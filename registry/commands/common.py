@@ -86,12 +86,20 @@ def _checked(store: Store) -> Store:
     return store
 
 
+def the_guarded_store() -> Store:
+    """This host's database, for what appends to its ledger: if that is the one that was seen."""
+    registry = Registry.of(the_settings())
+    registry.watch.confirm()
+    return registry.store
+
+
 def the_console(url: str | None) -> Console:
     """What the command works on: the registry at ``url``, or this host's database. Raises SchemaRefused as `the_store`
     does."""
     if url is None:
         registry = Registry.of(the_settings())
         _checked(registry.store)
+        registry.watch.confirm()
         return LocalConsole(registry)
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:

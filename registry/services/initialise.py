@@ -19,6 +19,7 @@ from peerseal.runtime.files import Access, Folder
 from registry.services import keyfiles
 from registry.services.authority import RENEW_BEFORE, AuthoritySource
 from registry.services.fork_guard import ForkGuard
+from registry.services.ledger_watch import LedgerWatch
 from registry.services.operators import LOCAL, Operators, Role
 from registry.settings import DATABASE_FILE, Settings
 from registry.storage import audit, documents, ledger, services
@@ -65,6 +66,8 @@ def initialise(
     migrate(store.engine)
     guard = ForkGuard.of(settings, store, clock)
     store = store.guarded(guard)
+    if guard.unconfirmed and settings.signing_key_file.exists() and settings.ledger_key_file.exists():
+        LedgerWatch(settings, store, guard, AuthoritySource(settings, store, guard, clock)).ask()
     with store.read() as connection:
         ledger.frontier(connection)  # which must be the one that this host has seen
         known_jws = documents.newest(connection)

@@ -189,7 +189,8 @@ def _forked_at(
 ) -> tuple[Frontier, PublicCopy]:
     """The edge up to which the database and the copy are the same, and the copy with its entries behind that."""
     source = next(source for source in sources if source.name == copy.source)
-    size = _common_size(store, bodies(source.get, 0, min(ours.size, copy.checkpoint.size)))
+    copied = bodies(source.get, 0, copy.checkpoint.size)
+    size = _common_size(store, islice(copied, min(ours.size, copy.checkpoint.size)))
     with store.read() as connection:
         edge = frontier_at(size, TileCache().reader(connection))
     copy = read_copy(source, copy.note, size, (), progress)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from alembic.script import ScriptDirectory
 from click.testing import CliRunner, Result
 from sqlalchemy import text
 
+from demo.processes import environment
 from registry.app import create_app
 from registry.cli import main
 from registry.domain.errors import SchemaRefused
@@ -20,6 +23,7 @@ from tests.registry.driver import Driver, settings_at
 from tests.support.newer_release import AFTER_NEXT, NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres
 from tests.support.released import migrated
+from tests.support.waiters import until
 
 
 @pytest.fixture
@@ -168,6 +172,26 @@ def test_a_database_that_was_migrated_half_way_names_the_command_which_goes_on(
     assert (refused.exit_code, refused.output.rpartition(": ")[2]) == (1, "run peerseal-registry migrate\n")
     assert run(registry_database, tmp_path, "migrate").output == f"schema revision: {SCHEMA_REVISION}\n"
     assert run(registry_database, tmp_path, "tidy").exit_code == 0
+
+
+def test_a_migration_that_is_killed_leaves_a_whole_revision_and_can_be_repeated(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    migrated(postgres_url, "0002")
+    engine = create_engine(postgres_url)
+    migrating = [sys.executable, "-m", "registry", "migrate"]
+    env = environment({"REGISTRY_DATABASE_URL": postgres_url, "REGISTRY_HOME": str(tmp_path)})
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'ledger_head'::regclass")
+    with engine.begin() as other:
+        other.execute(text("LOCK TABLE ledger_head IN SHARE MODE"))  # the trigger of 0003 waits for its end
+        with subprocess.Popen(migrating, env=env) as process:
+            until(lambda: other.execute(waits).scalar_one() > 0)
+            process.kill()
+    engine.dispose()
+    refused = run(postgres_url, tmp_path, "tidy")
+    assert refused.output.endswith("run peerseal-registry migrate\n")
+    assert run(postgres_url, tmp_path, "migrate").output == f"schema revision: {SCHEMA_REVISION}\n"
+    assert run(postgres_url, tmp_path, "tidy").exit_code == 0
 
 
 def test_the_way_back_ends_at_the_last_release_and_may_be_repeated(registry_database: str, tmp_path: Path) -> None:
