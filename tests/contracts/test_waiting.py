@@ -14,8 +14,6 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.documents import Changes
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
-from registry.gate import Gate
-from registry.gunicorn_conf import SERVED_AT_ONCE
 from registry.services import waiting as waiting_module
 from registry.services.authority import Authority
 from registry.settings import Limits
@@ -219,18 +217,6 @@ def backends(url: str, what: str = "count(*)", where: str = "true") -> int:
 
 
 LISTENS = f"query = 'LISTEN {CHANNEL}'"
-
-
-def test_who_waits_holds_no_connection(node: Driver) -> None:
-    node.app.wsgi_app = Gate(SERVED_AT_ONCE).before(node.app.wsgi_app)  # type: ignore[method-assign]
-    admit = change(node, "billing")
-    with waiters(node, 150) as calls:
-        until(lambda: backends(node.url, where=LISTENS) == 1)
-        assert backends(node.url) <= 2 * SERVED_AT_ONCE + 4, "of the calls that came in at once, the thread, this test"
-        assert backends(node.url, where="state = 'idle in transaction'") == 0
-        admit()
-        assert all(told(node, call, 10).services for call in calls)
-    node.close()
 
 
 def test_a_listening_connection_that_was_cut_is_replaced(node: Driver) -> None:
