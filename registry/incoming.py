@@ -79,7 +79,7 @@ class Incoming:
         return self._take(length)
 
     async def _chunks(self, request: Any) -> bytes:
-        """All chunks as they were sent, which gunicorn reads again, strictly; of a body that is too long, its beginning."""
+        """All chunks as they were sent, which gunicorn reads again, strictly; the beginning of a body that is too long."""
         await self._let_it_come(request)
         at, size, line_ends = 0, 1, 0
         while size > 0 and len(self._buffer) <= 2 * MAX_BODY:

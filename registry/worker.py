@@ -8,10 +8,12 @@ and writes answers.
 import asyncio
 import os
 import resource
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from queue import SimpleQueue
 from typing import Any
 
 from gunicorn import sock  # type: ignore[import-untyped]
@@ -24,8 +26,9 @@ from registry.incoming import PIECE, Incoming
 from registry.web.awaited import Awaited
 from registry.web.wire import EXTENSION
 
-ANSWERING = 4
-"""Threads beside those of ordinary calls for the answers to calls that waited: thousands may be due at once."""
+AT_ONCE = 4
+"""Answers to calls that waited that are made before the loop sent the first of them. Thousands may be due at once, and
+what comes in meanwhile would stand behind all of them."""
 LINGER = 2
 """Seconds for which a connection is kept that ends: for the rest of a request that was refused, or a next one that a
 client already sends while the worker stops (RFC 9112 section 9.6)."""
@@ -108,7 +111,9 @@ class Worker(base.Worker):  # type: ignore[misc]
     def _prepare(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self.cfg.threads, "call")
-        self._answering = ThreadPoolExecutor(ANSWERING, "answer")
+        self._due: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._turns = threading.Semaphore(AT_ONCE)
+        threading.Thread(target=self._answer_due, name="answers", daemon=True).start()
         self._tls = sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._connections: set[asyncio.Task[None]] = set()
         self._between_requests: set[asyncio.Timeout] = set()
@@ -269,22 +274,30 @@ class Worker(base.Worker):  # type: ignore[misc]
         """Have it answered once it was told of a change, or its time is up; by no thread until then."""
         answered: asyncio.Future[None] = self._loop.create_future()
 
-        def told() -> None:
-            self._answering.submit(self._write, exchange, awaited).add_done_callback(
-                lambda _: self._loop.call_soon_threadsafe(_settle, answered)
-            )
+        def answer() -> None:
+            self._contained(exchange, lambda: iter(awaited))
+            self._loop.call_soon_threadsafe(made)
 
-        awaited.place.when_told(told)
+        def made() -> None:
+            self._turns.release()
+            if not answered.done():
+                answered.set_result(None)
+
+        awaited.place.when_told(lambda: self._due.put(answer))
         end = self._loop.call_later(awaited.seconds, awaited.place.give_up)
         await answered
         end.cancel()
 
+    def _answer_due(self) -> None:
+        """Run by a thread of its own: those that told would stand still for as long as it takes to answer all."""
+        while True:
+            answer = self._due.get()
+            self._turns.acquire()
+            answer()
+
     def _call(self, exchange: Exchange) -> Awaited | None:
         """Run the application: its answer is written, or comes later."""
         return self._contained(exchange, lambda: self.wsgi(exchange.environ, exchange.response.start_response))
-
-    def _write(self, exchange: Exchange, awaited: Awaited) -> None:
-        self._contained(exchange, lambda: iter(awaited))
 
     def _contained(self, exchange: Exchange, make: Callable[[], Any]) -> Awaited | None:
         try:
@@ -303,11 +316,6 @@ class Worker(base.Worker):  # type: ignore[misc]
             exchange.response.force_close()
             self.handle_error(exchange.request, exchange.answer, exchange.client, error)
         return None
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -65,7 +65,8 @@ class Place:
 
     def leave(self) -> None:
         """Ends the wait, if it has not ended, and calls nothing."""
-        self._waiting.take_out(self)
+        if not self._told:
+            self._waiting.take_out(self)
 
     def wait(self, seconds: float) -> None:
         """Holds this thread until the wait has ended, so many seconds at most."""
@@ -130,16 +131,16 @@ class Waiting:
                 self._bell.ring()  # until now nobody waited
             return place
 
-    def take_out(self, place: Place) -> bool:
-        """Whether the call was counted until now, and is not any more."""
+    def take_out(self, *places: Place) -> list[Place]:
+        """Those that were counted until now, and are not any more."""
         with self._changing:
-            if place not in self._places:
-                return False
-            del self._places[place]
-            others = self._of.pop(place.address) - 1
-            if others:
-                self._of[place.address] = others
-            return True
+            counted = [place for place in places if place in self._places]
+            for place in counted:
+                del self._places[place]
+                others = self._of.pop(place.address) - 1
+                if others:
+                    self._of[place.address] = others
+            return counted
 
     def committed(self) -> None:
         """This process has committed something."""
@@ -201,9 +202,8 @@ class Waiting:
             return
         self.blind = False
         self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
-        for place, answer in answers.items():
-            if self.take_out(place):
-                place.tell(answer)
+        for place in self.take_out(*answers):
+            place.tell(answers[place])
 
     def _answers(self) -> dict[Place, Rendered | None]:
         """What to tell whom. Raises StorageUnavailable."""
