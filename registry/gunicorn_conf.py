@@ -34,6 +34,16 @@ REQUEST_DEADLINE = 45
 4 MiB at most, until the client has taken it."""
 
 
+def on_starting(server: Any) -> None:
+    """Says what another class of workers does, which ``--worker-class`` and GUNICORN_CMD_ARGS can choose."""
+    if server.cfg.worker_class_str != worker_class:
+        server.log.warning(
+            "worker class %s, not %s: calls for changes are answered at once, and slow clients hold threads",
+            server.cfg.worker_class_str,
+            worker_class,
+        )
+
+
 def worker_exit(_server: Any, _worker: Any) -> None:
     """Counts what the worker had not counted yet."""
     from registry.web.counting import answered

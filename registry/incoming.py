@@ -1,6 +1,8 @@
 """Requests as they come in over a connection, each read in bounded time and size before anything serves it."""
 
 import asyncio
+import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ PIECE = 16 * 1024
 """Bytes that are taken from a connection at once; twice as many are read ahead."""
 
 _END_OF_HEAD = b"\r\n\r\n"
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;|\Z)")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -50,7 +53,10 @@ class Incoming:
         async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
             pieces = [await self._head()]
             request = next(http.get_parser(self._cfg, _source(pieces), self._client))
-            pieces.append(await self._body(request))
+            body = await self._body(request)
+            pieces.append(body)
+            if self.ends and body:  # what is wrong with chunks is found here, and not while the application reads
+                request.body = io.BytesIO(request.body.read(MAX_BODY))
             return request
 
     async def _head(self) -> bytes:
@@ -79,23 +85,28 @@ class Incoming:
         return self._take(length)
 
     async def _chunks(self, request: Any) -> bytes:
-        """All chunks as they were sent, which gunicorn reads again, strictly; the beginning of a body that is too long."""
+        """The chunks as they were sent, or the beginning of too many of them. gunicorn reads them again, strictly."""
         await self._let_it_come(request)
-        at, size, line_ends = 0, 1, 0
-        while size > 0 and len(self._buffer) <= 2 * MAX_BODY:
+        at, content, line_ends = 0, 0, 0
+        size: int | None = 1
+        while size and content < MAX_BODY:
             while (line_ends := self._buffer.find(b"\r\n", at)) < 0:
                 await self._needs_more()
             size = _chunk_size(bytes(self._buffer[at:line_ends]))
-            at = line_ends + 2 + size + 2
-            while len(self._buffer) < min(at, 2 * MAX_BODY + 1):
+            while size and len(self._buffer) < line_ends + 2 + min(size, MAX_BODY - content):
                 await self._needs_more()
+            if size is None:
+                break
+            content += size
+            at = line_ends + 2 + size + 2
         while size == 0 and self._buffer.find(_END_OF_HEAD, line_ends) < 0:  # the trailers
             await self._needs_more()
         return self._take(len(self._buffer))
 
     async def _let_it_come(self, request: Any) -> None:
         """Some clients send a body when they are told that it is welcome (RFC 9110 section 10.1.1)."""
-        if ("EXPECT", "100-continue") in ((name, value.lower()) for name, value in request.headers):
+        asks = ("EXPECT", "100-continue") in ((name, value.lower()) for name, value in request.headers)
+        if asks and request.version >= (1, 1):
             self._writer.write(_CONTINUE)
             await self._writer.drain()
 
@@ -117,12 +128,10 @@ class Incoming:
         return taken
 
 
-def _chunk_size(line: bytes) -> int:
-    """The bytes of the chunk that such a line begins; below zero where it begins none."""
-    try:
-        return int(line.partition(b";")[0], 16)
-    except ValueError:
-        return -1
+def _chunk_size(line: bytes) -> int | None:
+    """The bytes of the chunk that such a line begins; None where it begins none."""
+    match = _CHUNK_SIZE.match(line)
+    return None if match is None else int(match[1], 16)
 
 
 def _source(pieces: list[bytes]) -> Iterator[bytes]:

@@ -32,6 +32,8 @@ what comes in meanwhile would stand behind all of them."""
 LINGER = 2
 """Seconds for which a connection is kept that ends: for the rest of a request that was refused, or a next one that a
 client already sends while the worker stops (RFC 9112 section 9.6)."""
+SLICE = 64 * 1024
+"""Bytes of an answer that are sent at once."""
 ALIVE_PATH = "/healthz"
 """What the loop answers by itself: it needs no thread, and no database."""
 
@@ -100,12 +102,11 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         self._prepare()
-        accepting = [asyncio.create_task(self._accept(listener)) for listener in self.sockets]
+        self._look_for_room()
         while self.alive and self.ppid == os.getppid():
             await self._beat()
         self.alive = False
-        for task in accepting:
-            task.cancel()
+        self._look_for_room()
         await self._end()
 
     def _prepare(self) -> None:
@@ -117,13 +118,13 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._tls = sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._connections: set[asyncio.Task[None]] = set()
         self._between_requests: set[asyncio.Timeout] = set()
-        self._has_room, self._signalled = asyncio.Event(), asyncio.Event()
-        self._has_room.set()
+        self._signalled = asyncio.Event()
+        self._accepts = False
         self._loop.add_reader(self.PIPE[0], self._signal)
         self._waiting = self.wsgi.extensions[EXTENSION].changes.waiting
         self._held_apart = 0
         room = connections_allowed(self.cfg.worker_connections + gunicorn_conf.WAITING_CALLS)
-        self._most = min(self.cfg.worker_connections, room)
+        self._most = min(self.cfg.worker_connections, room // 2)
         self._waiting.server_holds(room - self._most)
 
     def _signal(self) -> None:
@@ -143,7 +144,8 @@ class Worker(base.Worker):  # type: ignore[misc]
         """Answer the calls that wait, and let the others end."""
         self._waiting.end()
         for between in self._between_requests:
-            between.reschedule(self._loop.time() + LINGER)
+            if not between.expired():
+                between.reschedule(self._loop.time() + LINGER)
         ends = self._loop.time() + self.cfg.graceful_timeout
         while self._connections and self._loop.time() < ends:
             self.notify()
@@ -153,30 +155,34 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     # connections
 
-    async def _accept(self, listener: Any) -> None:
-        listener.sock.setblocking(False)
-        while True:
-            await self._has_room.wait()
-            try:
-                client, _ = await self._loop.sock_accept(listener.sock)
-            except OSError as error:  # the client went away, or there is no descriptor left
-                self.log.debug("accept: %s", error)
-                await asyncio.sleep(0.05)
-                continue
-            task = asyncio.create_task(self._connected(client))
-            self._connections.add(task)
-            task.add_done_callback(self._ended)
-            self._look_for_room()
+    def _accept(self, listener: Any) -> None:
+        """Take one connection; others have their turn, however many come at once."""
+        try:
+            client, _ = listener.sock.accept()
+        except OSError as error:  # another worker was faster, or the client went away
+            self.log.debug("accept: %s", error)
+            return
+        client.setblocking(False)
+        task = asyncio.create_task(self._connected(client))
+        self._connections.add(task)
+        task.add_done_callback(self._ended)
+        self._look_for_room()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         self._look_for_room()
 
     def _look_for_room(self) -> None:
-        if len(self._connections) - self._held_apart < self._most:
-            self._has_room.set()
-        else:
-            self._has_room.clear()
+        """Take connections while there is room. The next ones wait in the kernel's queue, or go to another worker."""
+        room = self.alive and len(self._connections) - self._held_apart < self._most
+        if room == self._accepts:
+            return
+        self._accepts = room
+        for listener in self.sockets:
+            if room:
+                self._loop.add_reader(listener.sock, self._accept, listener)
+            else:
+                self._loop.remove_reader(listener.sock)
 
     async def _connected(self, client: Any) -> None:
         reader = asyncio.StreamReader(PIECE, self._loop)
@@ -211,9 +217,7 @@ class Worker(base.Worker):  # type: ignore[misc]
                 return
             answer, kept = await self._answered(incoming, connection, client, server)
             first = False
-            writer.writelines(answer)
-            async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
-                await writer.drain()
+            await _send(writer, answer)
         await _linger(reader, writer)
 
     async def _begins(self, incoming: Incoming, within: float) -> bool:
@@ -231,7 +235,9 @@ class Worker(base.Worker):  # type: ignore[misc]
     ) -> tuple[list[bytes], bool]:
         """The answer to the next request, and whether another request may follow."""
         try:
-            exchange = Exchange(await incoming.read(), self.cfg, client, server)
+            request = await incoming.read()
+            self.cfg.pre_request(self, request)
+            exchange = Exchange(request, self.cfg, client, server)
         except NoMoreData:
             raise
         except ParseException as error:
@@ -242,7 +248,8 @@ class Worker(base.Worker):  # type: ignore[misc]
         if incoming.ends or not self.alive or not self.cfg.keepalive:
             exchange.response.force_close()
         await self._serve_one(exchange, connection)
-        self.log.access(exchange.response, exchange.request, exchange.environ, datetime.now() - exchange.began)
+        self.log.access(exchange.response, request, exchange.environ, datetime.now() - exchange.began)
+        self.cfg.post_request(self, request, exchange.environ, exchange.response)
         return exchange.answer.pieces, not exchange.response.should_close()
 
     def _count(self) -> None:
@@ -276,7 +283,8 @@ class Worker(base.Worker):  # type: ignore[misc]
 
         def answer() -> None:
             self._contained(exchange, lambda: iter(awaited))
-            self._loop.call_soon_threadsafe(made)
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(made)
 
         def made() -> None:
             self._turns.release()
@@ -316,6 +324,17 @@ class Worker(base.Worker):  # type: ignore[misc]
             exchange.response.force_close()
             self.handle_error(exchange.request, exchange.answer, exchange.client, error)
         return None
+
+
+async def _send(writer: asyncio.StreamWriter, pieces: list[bytes]) -> None:
+    """Send an answer; a long one by slices, of which a client that reads slowly holds one in memory."""
+    if sum(map(len, pieces)) <= SLICE:
+        pieces = [b"".join(pieces)]
+    async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
+        for piece in pieces:
+            for at in range(0, len(piece), SLICE):
+                writer.write(piece[at : at + SLICE])
+                await writer.drain()
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
