@@ -34,7 +34,7 @@ USER peerseal
 EXPOSE 80
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=6 \
     CMD ["python3", "-c", "import os; from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open(os.environ['HEALTH_URL'], timeout=4)"]
-CMD ["gunicorn", "--config", "python:registry.gunicorn_conf", "--workers", "2", "registry.wsgi:app"]
+CMD ["gunicorn", "--config", "python:registry.gunicorn_conf", "--worker-class", "registry.worker.Worker", "--workers", "2", "registry.wsgi:app"]
 
 FROM peerseal AS demo
 COPY --from=demo-build /opt/peerseal /opt/peerseal

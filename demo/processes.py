@@ -182,7 +182,7 @@ def gunicorn(
 ) -> Server:
     """``target`` (``module:app`` or ``module:create_app()``) served by gunicorn on a port of the loopback interface."""
     command = [str(BIN / "gunicorn"), target, "--bind", f"{LOOPBACK}:{port}", "--no-control-socket"]
-    command += ["--worker-class", "gthread"]
+    command += [] if "config" in options else ["--worker-class", "gthread"]
     if "threads" in options or "config" not in options:
         command += ["--threads", str(options.get("threads", 8))]
     command += ["--workers", str(options.get("workers", 2)), "--graceful-timeout", "10"]

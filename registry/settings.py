@@ -35,6 +35,7 @@ KNOWN = (
     "REGISTRY_RATE_LIMIT_STORAGE_FILE",
     "REGISTRY_EXCHANGED_TOKEN_LIFETIME",
     "REGISTRY_DRAIN_SECONDS",
+    "REGISTRY_WAITING_CALLS",
 )
 """Every variable of the registry; beside these it reads PEERSEAL_EXTERNAL_PREFIX."""
 NO_PASSPHRASE = KeyPassphrase("REGISTRY_KEY_PASSPHRASE")
@@ -72,12 +73,12 @@ class Limits:
     """Services in one list of changes; with more the client fetches anew what it knows."""
     wait: int = 20
     """Seconds that a call for changes may ask to wait (docs/protocol.md)."""
-    waiting_calls: int = 768
-    """Calls that wait for a change at once, of one process: each holds a thread, some 30 KiB. One more is answered at
-    once, and asks now and then instead."""
-    waiting_calls_of_address: int = 512
+    waiting_calls: int | None = None
+    """Calls that wait for a change at once, of one process; one more is answered at once, and asks now and then
+    instead. None: as many as the server is known to have room for, which is none but under `registry.worker`."""
+    waiting_calls_of_address: int = 5_000
     """Of these, calls from one address, or one IPv6 /64: a host of many services, or a fleet behind one NAT. It leaves
-    others a third of the places. Strangers who take them all, from many addresses, only have peers ask instead."""
+    others half of the places. Strangers who take them all, from many addresses, only have peers ask instead."""
     documents_cached: int = 10_000
     """Signed documents that a process keeps in memory; first in, first out."""
     max_age: int = 30
@@ -174,6 +175,9 @@ class Settings:
         lifetime = read.whole_seconds(
             "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, at_least=1, at_most=EVENT_LIFETIME_CAP
         )
+        waiting_calls = None
+        if read.text("REGISTRY_WAITING_CALLS") is not None:
+            waiting_calls = read.count("REGISTRY_WAITING_CALLS", 0, at_most=100_000)
         database_url = read.secret("REGISTRY_DATABASE_URL")
         if database_url is not None:
             named("REGISTRY_DATABASE_URL", sqlalchemy_url, database_url)
@@ -194,7 +198,7 @@ class Settings:
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),
             "drain_seconds": drain_seconds(environ),
-            "limits": Limits(exchanged_token_lifetime=lifetime),
+            "limits": Limits(exchanged_token_lifetime=lifetime, waiting_calls=waiting_calls),
             "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
             "checkpoint_urls": tuple(named("REGISTRY_CHECKPOINT_URLS", check_urls, url) for url in checkpoint_urls),
         }

@@ -1,6 +1,7 @@
 """The gunicorn target: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``. It reads the environment,
 as nothing below it does."""
 
+import logging
 import os
 
 from peerseal.runtime.extras import missing
@@ -12,4 +13,11 @@ except ModuleNotFoundError as error:
     raise missing(error, "registry") from error
 
 log_to_stderr()
-app = watching(create_app(Settings.from_environ(os.environ)))
+_settings = Settings.from_environ(os.environ)
+if _settings.limits.waiting_calls:
+    logging.getLogger(__name__).info(
+        "REGISTRY_WAITING_CALLS=%d: so many calls may wait for changes in each process, and each holds a thread of the"
+        " server, unless gunicorn runs with --config python:registry.gunicorn_conf",
+        _settings.limits.waiting_calls,
+    )
+app = watching(create_app(_settings))

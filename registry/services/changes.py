@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 from sqlalchemy import Connection
 
@@ -14,7 +13,7 @@ from registry.services.authority import Authority, AuthoritySource
 from registry.services.ledger import LedgerView
 from registry.services.rendered import JWT, Rendered, RenderedCache
 from registry.services.together import Together
-from registry.services.waiting import Waiting
+from registry.services.waiting import Place, Waiting
 from registry.settings import Limits
 from registry.storage import ledger, services
 from registry.storage.notifications import word_of
@@ -57,25 +56,17 @@ class ChangesFeed:
             return kept
         return self._making.do(seq)
 
-    def after(
-        self,
-        seq: int,
-        seconds: int,
-        address: str,
-        waits: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> Rendered:
-        """The same as soon as there is one: at once where something did change (or within a second, where many are
-        told one change after the other), and after that many seconds whatever there is. ``waits`` is entered while the
-        call waits; where too many do, from that address or in all, it is answered at once. Raises StorageUnavailable.
-        """
+    def place(self, seq: int, address: str) -> Place | None:
+        """A place for a call that waits for the first change after an entry; None where it is answered at once:
+        something did change, or too many wait, from that address or in all. Raises StorageUnavailable."""
         if not self.waiting.pausing and self._revisions.head() != seq:
-            return self.since(seq)
-        place = self.waiting.place(seq, address)
-        if place is None:
-            return self.since(seq)
-        with waits():
-            answer = place.wait(seconds)
-        return self._unchanged(seq) if answer is None else answer
+            return None
+        return self.waiting.place(seq, address)
+
+    def told(self, place: Place) -> Rendered:
+        """What a call is answered that has waited: the list that it was told, or that nothing changed. Raises
+        StorageUnavailable."""
+        return self._unchanged(place.since) if place.answer is None else place.answer
 
     def _young(self, seq: int) -> Rendered | None:
         """The list in memory, where it need not be signed anew."""
@@ -92,6 +83,8 @@ class ChangesFeed:
         if kept is not None:
             return kept
         try:
+            if self.waiting.blind:  # each of them would wait for the database
+                raise StorageUnavailable("the database did not answer a moment ago")
             return self._making.do(seq)
         except StorageUnavailable:
             kept = self._cache.get(seq)

@@ -1,8 +1,10 @@
-"""Calls that wait for the first change after an entry, hundreds of them, and the one thread that wakes them.
+"""Calls that wait for the first change after an entry, thousands of them, and the one thread that wakes them.
 
-A call that waits holds a thread of the server and nothing else: no connection, no lock. The thread that follows the
-ledger is started by the first of them, in the process that serves it, and ends some time after the last. It makes each
-list once, and hands it to all who wait for it.
+A call that waits holds no connection to the database and no lock. The thread that follows the ledger is started by the
+first of them, in the process that serves it, and ends some time after the last. It makes each list once, and hands it
+to all who wait for it.
+
+Calls wait only where the server is known to have room for them: `registry.worker` says so, or the operator does.
 
 The first change is told at once. Then there is a pause, as long as answering took or may take: whoever was told comes
 again, and where changes come one upon the other, hundreds of peers would ask for each, and nothing else be served.
@@ -24,40 +26,55 @@ log = logging.getLogger(__name__)
 
 LINGER = 30
 """Seconds for which the thread stays when nobody waits any more: who was just answered comes again."""
-AT_ONCE = 4
-"""Calls that are woken before the first of them runs. All at once would stand between every other call and the
-interpreter's lock."""
 PAUSE, LONGEST_PAUSE = 0.002, 1.0
 """Seconds for each call that was woken until more are, and in all: 500 answers a second, or all calls once, of the
 thousands that a process gives."""
-GIVE_UP = 1
-"""Seconds after which the next one is woken although none of those runs."""
 
 
 class Place:
-    """A call that waits, until `wait` returns."""
+    """A call that waits until it is told of a change, gives up, or leaves."""
 
     def __init__(self, waiting: "Waiting", since: int, address: str) -> None:
         self.since = since
         self.address = address
         self.answer: Rendered | None = None
-        self.has_turn = False
-        self.sleeping = threading.Lock()
-        self.sleeping.acquire()
         self._waiting = waiting
+        self._changing = threading.Lock()
+        self._told = False
+        self._callback: Callable[[], object] = lambda: None
 
-    def wait(self, seconds: float) -> Rendered | None:
-        """The list of what changed; None where nothing did in that time, or waiting is over."""
-        try:
-            self._waiting.follow()
-            awoken = self.sleeping.acquire(timeout=seconds)
-        finally:
-            gone = self._waiting.take_out(self)
-        if not gone:  # it was woken, perhaps in this very moment
-            if not awoken:
-                self.sleeping.acquire()
-            self._waiting.has_awoken(self)
-        return self.answer
+    def when_told(self, callback: Callable[[], object]) -> None:
+        """Has ``callback`` called when the wait has ended, in the thread that ends it; at once where it has."""
+        with self._changing:
+            self._callback = callback
+            told = self._told
+        if told:
+            callback()
+
+    def tell(self, answer: Rendered | None) -> None:
+        """Ends the wait of a call that is not counted any more."""
+        with self._changing:
+            self.answer, self._told = answer, True
+            callback = self._callback
+        callback()
+
+    def give_up(self) -> None:
+        """Ends the wait, if it has not ended, without a list."""
+        if self._waiting.take_out(self):
+            self.tell(None)
+
+    def leave(self) -> None:
+        """Ends the wait, if it has not ended, and calls nothing."""
+        if not self._told:
+            self._waiting.take_out(self)
+
+    def wait(self, seconds: float) -> None:
+        """Holds this thread until the wait has ended, so many seconds at most."""
+        told = threading.Event()
+        self.when_told(told.set)
+        if not told.wait(seconds):
+            self.give_up()
+            told.wait()
 
 
 class Waiting:
@@ -73,14 +90,15 @@ class Waiting:
         self._head = head
         self._make = make
         self._new_word = word
-        self._most, self._most_of_address = limits.waiting_calls, limits.waiting_calls_of_address
+        self._limits = limits
+        self._most = limits.waiting_calls or 0
         self._changing = threading.Lock()
         self._places: dict[Place, None] = {}  # in the order in which they came
         self._of: Counter[str] = Counter()
         self._seen = 0
         self._pause_ends = 0.0
-        self._turns = threading.Semaphore(AT_ONCE)
-        self._over = self._blind = False
+        self._over = False
+        self.blind = False
         self._thread: threading.Thread | None = None
         self._word, self._bell = word(), Bell()
 
@@ -88,10 +106,10 @@ class Waiting:
         """How many wait."""
         return len(self._places)
 
-    def at_most(self, calls: int) -> None:
-        """Lets no more than so many wait, and no more than the limits say: a server that has fewer threads would serve
-        nobody else."""
-        self._most = min(self._most, calls)
+    def server_holds(self, calls: int) -> None:
+        """Lets so many wait, or fewer where the limits say so: the server has room for them."""
+        allowed = self._limits.waiting_calls
+        self._most = calls if allowed is None else min(calls, allowed)
 
     @property
     def pausing(self) -> bool:
@@ -103,29 +121,26 @@ class Waiting:
         """A place for a call from that address that has just seen that ``since`` is the newest entry, or a pause; None
         where there is none, where something changed meanwhile, or where waiting is over."""
         with self._changing:
-            full = len(self._places) >= self._most or self._of[address] >= self._most_of_address
-            if self._over or full or (self._seen > since and not self.pausing):
+            full = len(self._places) >= self._most or self._of[address] >= self._limits.waiting_calls_of_address
+            if self._over or full or (self._seen > since and not self.pausing) or not self._followed():
                 return None
             place = Place(self, since, address)
             self._places[place] = None
             self._of[address] += 1
+            if len(self._places) == 1:
+                self._bell.ring()  # until now nobody waited
             return place
 
-    def take_out(self, place: Place) -> bool:
-        """Whether the call was counted until now, and is not any more."""
+    def take_out(self, *places: Place) -> list[Place]:
+        """Those that were counted until now, and are not any more."""
         with self._changing:
-            if place not in self._places:
-                return False
-            del self._places[place]
-            others = self._of.pop(place.address) - 1
-            if others:
-                self._of[place.address] = others
-            return True
-
-    def has_awoken(self, place: Place) -> None:
-        """One that was woken runs: the next may be."""
-        if place.has_turn:
-            self._turns.release()
+            counted = [place for place in places if place in self._places]
+            for place in counted:
+                del self._places[place]
+                others = self._of.pop(place.address) - 1
+                if others:
+                    self._of[place.address] = others
+            return counted
 
     def committed(self) -> None:
         """This process has committed something."""
@@ -138,16 +153,18 @@ class Waiting:
             self._over = True
             self._bell.ring()
 
-    def follow(self) -> None:
-        """Has a thread follow the ledger from now on."""
-        with self._changing:
-            if self._thread is None or not self._thread.is_alive():  # not started, ended, or left behind by a fork
-                self._word, self._bell = self._new_word(), Bell()
-                sleep = self._word, self._bell
-                self._thread = threading.Thread(target=self._follow, args=sleep, name="changes", daemon=True)
+    def _followed(self) -> bool:
+        """Whether a thread follows the ledger; it is started where none does."""
+        if self._thread is None or not self._thread.is_alive():  # not started, ended, or left behind by a fork
+            self._word, self._bell = self._new_word(), Bell()
+            sleep = self._word, self._bell
+            self._thread = threading.Thread(target=self._follow, args=sleep, name="changes", daemon=True)
+            try:
                 self._thread.start()
-            elif len(self._places) == 1:
-                self._bell.ring()  # until now nobody waited
+            except RuntimeError as error:  # the process may have no more threads
+                log.warning("calls are not let wait for changes: %s", error)
+                self._thread = None
+        return self._thread is not None
 
     def _follow(self, word: Word, bell: Bell) -> None:
         try:
@@ -179,17 +196,14 @@ class Waiting:
         try:
             answers = self._answers()
         except StorageUnavailable as error:
-            if not self._blind:
+            if not self.blind:
                 log.warning("calls that wait are not told of changes: %s", error)
-            self._blind = True
+            self.blind = True
             return
-        self._blind = False
+        self.blind = False
         self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
-        for place, answer in answers.items():
-            if self.take_out(place):
-                place.has_turn = self._turns.acquire(timeout=GIVE_UP)
-                place.answer = answer
-                place.sleeping.release()
+        for place in self.take_out(*answers):
+            place.tell(answers[place])
 
     def _answers(self) -> dict[Place, Rendered | None]:
         """What to tell whom. Raises StorageUnavailable."""

@@ -127,7 +127,7 @@ def timed(application: "WSGIApplication") -> "WSGIApplication":
     """The application, with the moment at which each request came in written down."""
 
     def begun(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        environ[_BEGAN] = time.perf_counter()
+        environ.setdefault(_BEGAN, time.perf_counter())  # a call that waited comes again
         return application(environ, start_response)
 
     return begun

@@ -1,13 +1,9 @@
 """What anyone may fetch about services: signed sets, plain sets, key statements, changes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from flask import Blueprint, Response, request
 
 from registry.domain.errors import BadRequest
-from registry.gate import step_aside
-from registry.web.counting import WAITING
+from registry.web.awaited import Later, told
 from registry.web.limiting import network
 from registry.web.wire import number, published, registry
 
@@ -34,17 +30,13 @@ def key_statement(service: str, thumbprint: str) -> Response:
 
 @blueprint.get("/changes")
 def changes() -> Response:
-    """Which services changed after entry ``since``; with ``?wait=S`` as soon as one did, and after S seconds anyway."""
+    """Which services changed after entry ``since``; with ``?wait=S`` as soon as one did, and after S seconds anyway,
+    where the server has room for calls that wait."""
+    feed, waited = registry().changes, told(request.environ)
+    if waited is not None:
+        return published(feed.told(waited), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    feed = registry().changes
-    return published(feed.after(since, wait, network(), _waiting) if wait else feed.since(since), "no-cache")
-
-
-@contextmanager
-def _waiting() -> Iterator[None]:
-    """While this call waits others are served, and it is counted apart."""
-    step_aside(request.environ)
-    with WAITING.track_inprogress():
-        yield
+    place = feed.place(since, network()) if wait and request.is_multithread else None
+    return published(feed.since(since), "no-cache") if place is None else Later(place, wait)

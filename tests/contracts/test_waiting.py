@@ -14,14 +14,13 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.documents import Changes
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
-from registry.gate import Gate
-from registry.gunicorn_conf import SERVED_AT_ONCE
 from registry.services import waiting as waiting_module
 from registry.services.authority import Authority
+from registry.services.waiting import Waiting
 from registry.settings import Limits
 from registry.storage import notifications
 from registry.storage.migrate import migrate
-from registry.storage.notifications import CHANNEL, PostgresWord
+from registry.storage.notifications import CHANNEL, PostgresWord, word_of
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 from tests.support.postgres import running_postgres
 from tests.support.waiters import ask, until, waiters
@@ -84,6 +83,46 @@ def test_what_is_known_already_is_told_at_once(registry: Driver) -> None:
     assert ask(registry, before, wait=21).status_code == 400
     assert time.monotonic() - began < 5
     assert len(registry.registry.changes.waiting) == 0
+
+
+def test_calls_that_come_together_after_a_quiet_time_are_both_told(registry: Driver) -> None:
+    feed, other = registry.registry.changes, registry.node()
+    with waiters(registry, 1):
+        other.join_token("billing")
+    head = registry.changes(0).seq
+    until(lambda: not feed.waiting.pausing)
+    places = [feed.place(head, "127.0.0.1") for _ in range(2)]
+    other.join_token("billing")
+    for place in places:
+        assert place is not None
+        place.wait(20)
+        assert place.answer is not None
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "held", "wait"), [(None, None, 0), (None, 2, 2), (2, None, 2), (3, 2, 2), (2, 3, 2), (0, 3, 0)]
+)
+def test_no_more_calls_wait_than_the_server_holds_and_the_operator_allows(
+    registry: Driver, allowed: int | None, held: int | None, wait: int
+) -> None:
+    feed = registry.registry.changes
+    waiting = Waiting(
+        feed._revisions.head, feed.since, lambda: word_of(registry.store.engine), Limits(waiting_calls=allowed)
+    )
+    if held is not None:
+        waiting.server_holds(held)
+    head = registry.changes(0).seq
+    places = [waiting.place(head, f"192.0.2.{number}") for number in range(5)]
+    assert [place is not None for place in places] == [True] * wait + [False] * (5 - wait)
+    waiting.end()
+
+
+def test_on_a_server_of_one_thread_nobody_waits(registry: Driver) -> None:
+    head, began = registry.changes(0).seq, time.monotonic()
+    path = f"/v1/changes?since={head}&wait=20"
+    assert registry.client.get(path, environ_overrides={"wsgi.multithread": False}).status_code == 200
+    assert time.monotonic() - began < 5
 
 
 def test_who_waits_in_vain_is_told_that_nothing_changed(registry: Driver) -> None:
@@ -219,18 +258,6 @@ def backends(url: str, what: str = "count(*)", where: str = "true") -> int:
 
 
 LISTENS = f"query = 'LISTEN {CHANNEL}'"
-
-
-def test_who_waits_holds_no_connection(node: Driver) -> None:
-    node.app.wsgi_app = Gate(SERVED_AT_ONCE).before(node.app.wsgi_app)  # type: ignore[method-assign]
-    admit = change(node, "billing")
-    with waiters(node, 150) as calls:
-        until(lambda: backends(node.url, where=LISTENS) == 1)
-        assert backends(node.url) <= 2 * SERVED_AT_ONCE + 4, "of the calls that came in at once, the thread, this test"
-        assert backends(node.url, where="state = 'idle in transaction'") == 0
-        admit()
-        assert all(told(node, call, 10).services for call in calls)
-    node.close()
 
 
 def test_a_listening_connection_that_was_cut_is_replaced(node: Driver) -> None:

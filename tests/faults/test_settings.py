@@ -304,6 +304,7 @@ WRONG: dict[str, list[str]] = {
     "REGISTRY_PUBLIC_URLS": ["x", "https://a,ftp://b", "https://a b"],
     "REGISTRY_DATABASE_URL": ["mysql://u:w0rd@h", "postgresql://u:w0rd@h:x/d", "w0rd"],
     "REGISTRY_EXCHANGED_TOKEN_LIFETIME": ["0", "1.5", "366d", "1e3"],
+    "REGISTRY_WAITING_CALLS": ["-1", "1.5", "many", "1e3", "100001"],
 }
 WRONG["PEERSEAL_REGISTRY_URL"] += ["http://:w0rd@h", "http://@h", "http://h/a?", "http://h/a#", "http://a..b"]
 WRONG["PEERSEAL_REGISTRY_URL"] += ["http://.h", f"http://{'a' * 64}"]

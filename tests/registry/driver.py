@@ -82,6 +82,7 @@ class Driver:
         self.app = create_app(self.settings, clock)
         self.client = self.app.test_client()
         self.registry: Registry = self.app.extensions["peerseal-registry"]
+        self.registry.changes.waiting.server_holds(1000)  # tests call it from threads of their own
         self.operator = {"Authorization": f"Bearer {self.initialised.operator_token}"}
 
     def node(self, **changes: Any) -> "Driver":

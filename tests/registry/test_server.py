@@ -1,7 +1,5 @@
 """The registry under gunicorn, on real sockets, as ``serve`` and as the plain target are run."""
 
-import errno
-import http.client
 import socket
 import sys
 from collections.abc import Iterator
@@ -10,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.stack import Stack
-from registry.hung_up import ended
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn, status_of
-from tests.support.waiters import until
 
 PATIENCE = "from registry import gunicorn_conf; gunicorn_conf.SOCKET_TIMEOUT = 1"
 """What makes the sockets give up sooner than they do in use, so that the test need not wait as long."""
@@ -21,6 +16,7 @@ HALVES = (
     b"GET /healthz HTT",
     b"POST /v1/services/b/keys HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
 )
+from tests.support.stack import Stack
 
 
 @pytest.fixture(params=["serve --dev", "registry.wsgi:app"])
@@ -51,42 +47,6 @@ def test_half_sent_requests_do_not_stop_a_worker(server: Server) -> None:
         assert status_of(f"{server.url}/healthz", timeout=15) == 200
 
 
-TELLING = """
-from registry import gunicorn_conf
-from registry.gunicorn_conf import *
-
-def post_worker_init(worker):
-    handle = worker.handle
-    worker.handle = lambda connection: print("to a thread", flush=True) or handle(connection)
-    gunicorn_conf.post_worker_init(worker)
-    notify = worker.notify
-    worker.notify = lambda: print(f"open: {worker.nr_conns}", flush=True) or notify()
-"""
-"""A worker that says when it gives a connection to a thread, and how many are open each time round its loop."""
-
-
-@pytest.mark.e2e
-@pytest.mark.thorough
-def test_a_kept_connection_that_its_client_closes_needs_no_thread(tmp_path: Path) -> None:
-    conf, stack = tmp_path / "conf.py", Stack(tmp_path)
-    conf.write_text(TELLING)
-    stack.operate("init", "--trust-domain", stack.domain)
-    port, log, settings = stack.registry_port, stack.log("registry"), stack.registry_settings
-    own = gunicorn("registry", "registry.wsgi:app", port=port, log=log, settings=settings, workers=1, config=str(conf))
-    with own as server:
-        server.wait_until_answers(f"{server.url}/healthz")
-        until(lambda: "open: 0" in server.output().splitlines()[-1])
-        before = server.output().count("to a thread")
-        for calls in (1, 3):
-            connection = http.client.HTTPConnection(LOOPBACK, port)
-            for _ in range(calls):
-                connection.request("GET", "/healthz")
-                assert connection.getresponse().read()
-            connection.close()
-        until(lambda: "open: 0" in server.output().splitlines()[-1])
-        assert server.output().count("to a thread") == before + 4
-
-
 @pytest.mark.e2e
 def test_a_node_says_at_its_start_which_command_is_missing(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
@@ -101,18 +61,6 @@ def test_a_node_says_at_its_start_which_command_is_missing(tmp_path: Path) -> No
         assert status_of(f"{server.url}/readyz") == 503
         stack.operate("migrate")
         server.wait_until_answers(f"{server.url}/readyz")
-
-
-class Vanished(socket.socket):
-    """One whose host is not there any more."""
-
-    def recv(self, *_: int) -> bytes:
-        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
-
-
-def test_a_client_whose_host_vanished_does_not_end_the_workers_loop() -> None:
-    with Vanished() as client:
-        assert ended(client)
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "demo/stack.py"])

@@ -57,6 +57,9 @@ def test_applicants_are_off_and_limits_in_memory_unless_somebody_says_otherwise(
         ("REGISTRY_PROXIES", "-1"),
         ("REGISTRY_PROXIES", "1.0"),
         ("REGISTRY_PROXIES", "100"),
+        ("REGISTRY_WAITING_CALLS", "-1"),
+        ("REGISTRY_WAITING_CALLS", "100001"),
+        ("REGISTRY_WAITING_CALLS", "1.5"),
         ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "0"),
         ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "7w"),
         ("REGISTRY_EXCHANGED_TOKEN_LIFETIME", "1.5"),
@@ -75,6 +78,11 @@ def test_an_exchanged_token_lives_a_week_or_as_long_as_the_operator_says() -> No
     for text, seconds in lifetimes.items():
         environ = {"REGISTRY_EXCHANGED_TOKEN_LIFETIME": text}
         assert Settings.from_environ(environ).limits.exchanged_token_lifetime == seconds
+
+
+def test_calls_wait_as_the_server_has_room_or_as_the_operator_says() -> None:
+    settings = [Settings.from_environ({"REGISTRY_WAITING_CALLS": text}) for text in ("", "0", "50")]
+    assert [each.limits.waiting_calls for each in settings] == [None, 0, 50]
 
 
 def test_names_are_checked() -> None:

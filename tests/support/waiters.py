@@ -24,7 +24,8 @@ def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
 def ask(registry: Driver, since: int, wait: int = 20, address: str = "127.0.0.1") -> TestResponse:
     """One call, over a client of its own."""
     client = registry.app.test_client()
-    return client.get(f"/v1/changes?since={since}&wait={wait}", environ_overrides={"REMOTE_ADDR": address})
+    server = {"REMOTE_ADDR": address, "wsgi.multithread": True}
+    return client.get(f"/v1/changes?since={since}&wait={wait}", environ_overrides=server)
 
 
 @contextmanager
