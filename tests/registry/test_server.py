@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn, status_of
+from tests.support.stack import Stack
 
 PATIENCE = "from registry import gunicorn_conf; gunicorn_conf.SOCKET_TIMEOUT = 1"
 """What makes the sockets give up sooner than they do in use, so that the test need not wait as long."""
@@ -16,7 +17,6 @@ HALVES = (
     b"GET /healthz HTT",
     b"POST /v1/services/b/keys HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
 )
-from tests.support.stack import Stack
 
 
 @pytest.fixture(params=["serve --dev", "registry.wsgi:app"])
