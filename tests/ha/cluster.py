@@ -68,7 +68,7 @@ class Member:
         self._api_port = host.free_port()
         self._configuration_file = folder / "patroni.json"
         self._process: Process | None = None
-        _own_folder(folder)
+        folder.mkdir()
         own = {
             "name": self.name,
             "restapi": _listening(host.address, self._api_port),
@@ -77,7 +77,9 @@ class Member:
             | {"data_dir": str(self._data), "pgpass": str(folder / "pgpass")},
         }
         self._configuration_file.write_text(json.dumps(configuration | own))
-        self._configuration_file.chmod(0o644)
+        self._configuration_file.chmod(0o600)
+        for path in (folder, self._configuration_file):
+            _give_to_postgres(path)
 
     def start(self) -> None:
         """Start Patroni, which starts PostgreSQL."""
@@ -120,8 +122,12 @@ class Member:
             return answer.status, json.loads(answer.read() or b"null")
 
     def _postmaster(self) -> list[int]:
+        """PostgreSQL's first process, where it runs: a killed one leaves its file, and another program may have its
+        number by now."""
         with suppress(OSError, IndexError, ValueError):
-            return [int((self._data / "postmaster.pid").read_text().split()[0])]
+            pid = int((self._data / "postmaster.pid").read_text().split()[0])
+            if Path(f"/proc/{pid}/cwd").readlink() == self._data:
+                return [pid]
         return []
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -282,11 +288,10 @@ def _as_postgres() -> list[str]:
     return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--init-groups", "--"] if os.getuid() == 0 else []
 
 
-def _own_folder(folder: Path) -> None:
-    folder.mkdir()
+def _give_to_postgres(path: Path) -> None:
     if os.getuid() == 0:
         user = pwd.getpwnam(_USER)
-        os.chown(folder, user.pw_uid, user.pw_gid)
+        os.chown(path, user.pw_uid, user.pw_gid)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
