@@ -108,10 +108,10 @@ class Event:
         self.lost_at_first: int | None = None
         self._writing = writing
 
-    def wait_for_writes(self) -> None:
+    def wait_for_writes(self, patience: float = 30.0) -> None:
         """Until a registration that begins from now on succeeds."""
         now = time.monotonic()
-        until(lambda: self._writing.series.succeeded_since(now), "registrations succeed again", patience=30)
+        until(lambda: self._writing.series.succeeded_since(now), "registrations succeed again", patience)
 
     def stop_writing(self) -> None:
         """Let no registration be on its way any more."""

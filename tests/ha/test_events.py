@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.ha, pytest.mark.timeout(180)]
 
 REFUSED_WITHIN = 6.0
 """Seconds within which a write is refused: 5, and the way through two busy cores."""
+RECOVERED_WITHIN = 10.0
+"""Seconds after a promotion in which registrations succeed again."""
 HEALTH_WITHIN = 0.05
 """Seconds in which 99 of 100 calls of /healthz are answered. The worst one has to wait for a core, too."""
 NOTICED_WITHIN = 2.0
@@ -106,7 +108,7 @@ def test_a_primary_that_goes_away_and_comes_back_costs_writes_for_a_while(site: 
         failure.happens(primary)
         try:
             site.cluster.promoted(primary)
-            event.wait_for_writes()
+            event.wait_for_writes(RECOVERED_WITHIN)
         finally:
             failure.ends(primary)
             site.cluster.wait_until_whole()
