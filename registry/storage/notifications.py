@@ -124,7 +124,7 @@ class PostgresWord:
     def _listening(self) -> OwnConnection:
         connection = OwnConnection(self._engine)
         try:
-            checked(connection.driver, connection.driver.pgconn.exec_(f"LISTEN {CHANNEL}".encode()))
+            checked(connection.driver, connection.driver.ask(f"LISTEN {CHANNEL}".encode()))
         except psycopg.Error:
             connection.close()
             raise

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry.domain.errors import StorageUnavailable
-from registry.storage.engine import NO_SCHEMA, POSTGRESQL, WRITES
+from registry.storage.engine import LOOKS, NO_SCHEMA, POSTGRESQL, READS, WRITES
 from registry.storage.ledger import GUARD, LedgerGuard
 
 
@@ -32,10 +32,8 @@ class Store:
     def __init__(self, engine: Engine, guard: LedgerGuard | None = None) -> None:
         self.engine = engine
         self._postgresql = engine.dialect.name == POSTGRESQL
-        reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self._postgresql else {}
-        looking = {"isolation_level": "AUTOCOMMIT"} if self._postgresql else {}
-        self._reader = engine.execution_options(**{GUARD: guard, **reading})
-        self._looker = engine.execution_options(**{GUARD: guard, **looking})
+        self._reader = engine.execution_options(**{GUARD: guard, READS: True})
+        self._looker = engine.execution_options(**{GUARD: guard, LOOKS: True})
         self._writer = engine.execution_options(**{GUARD: guard, WRITES: True})
         self._followers: list[Callable[[], None]] = []
 
