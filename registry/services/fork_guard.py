@@ -80,6 +80,12 @@ class Fork:
         )
 
 
+class _Growing(threading.local):
+    """The edge that this thread's transaction has computed, until it ends."""
+
+    edge: Frontier | None = None
+
+
 class ForkGuard:
     """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` somebody
     outside must have confirmed the ledger (`saw`) before anything is signed, where this host remembers none.
@@ -96,6 +102,7 @@ class ForkGuard:
         self._tiles = TileCache()
         self._known: Known | None = None
         self._made: dict[Frontier, Frontier] = {}
+        self._growing = _Growing()
         self._fork: Fork | None = None
         self._witnessed: dict[str, Fork] = {}
         self._asks = asks
@@ -162,6 +169,14 @@ class ForkGuard:
             while len(self._made) >= MADE_KEPT:
                 del self._made[next(iter(self._made))]
             self._made[after] = before
+        self._growing.edge = after
+
+    def settled(self, *, committed: bool) -> None:
+        """See LedgerGuard. What was appended is known from here on: it is about to be acknowledged."""
+        after, self._growing.edge = self._growing.edge, None
+        known = self._known
+        if committed and after is not None and known is not None and self._appended_here(known, after):
+            self._take_over(known, Known(after.size, after.root, after, int(self._clock())))
 
     def _check(self, connection: Connection, edge: Frontier) -> None:
         if edge.size:  # an empty ledger is no history: `init` may begin one
