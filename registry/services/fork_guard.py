@@ -133,6 +133,11 @@ class ForkGuard:
         return self._asks and self._known is None
 
     @property
+    def sound(self) -> bool:
+        """Whether anything may be signed, by memory alone."""
+        return self._fork is None and not self._witnessed and not self.unconfirmed
+
+    @property
     def known(self) -> Known | None:
         """The newest head that is known."""
         self._recall()
@@ -176,7 +181,12 @@ class ForkGuard:
         after, self._growing.edge = self._growing.edge, None
         known = self._known
         if committed and after is not None and known is not None and self._appended_here(known, after):
-            self._take_over(known, Known(after.size, after.root, after, int(self._clock())))
+            self._take_over(known, self._seen_now(known, after))
+
+    def _seen_now(self, known: Known | None, edge: Frontier) -> Known:
+        """What follows a head that the root declared counts as seen after that, whatever the clock says."""
+        now = int(self._clock())
+        return Known(edge.size, edge.root, edge, now if known is None else max(now, known.seen_at))
 
     def _check(self, connection: Connection, edge: Frontier) -> None:
         if edge.size:  # an empty ledger is no history: `init` may begin one
@@ -196,7 +206,7 @@ class ForkGuard:
                 return True
             if not self._continues(connection, known, edge):
                 return self._excused(connection, known, edge)
-        return self._take_over(known, Known(edge.size, edge.root, edge, int(self._clock())))
+        return self._take_over(known, self._seen_now(known, edge))
 
     def _appended_here(self, known: Known, edge: Frontier) -> bool:
         return known.edge is not None and self._made.get(edge) == known.edge

@@ -58,6 +58,7 @@ class LedgerGuard(Protocol):
     def settled(self, *, committed: bool) -> None:
         """The transaction of this thread has ended: what grew in it is in the ledger, or is not."""
 
+
 _ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
 
 

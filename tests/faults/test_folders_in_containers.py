@@ -15,9 +15,9 @@ from peerseal import Identity
 from peerseal.errors import ConfigurationError
 from peerseal.peers.keep import KeptLedger
 from peerseal.testing import Clock, MemoryRegistry
-from registry.services.ledger_memory import LedgerMemory
 from registry.services.initialise import initialise
 from registry.services.keyfiles import read, write_new
+from registry.services.ledger_memory import LedgerMemory
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.unit import Store
