@@ -60,8 +60,8 @@ class Histories:
     def published(self) -> bytes:
         """All statements, as clients ask for them, a second old at most: after a fork all of them ask. Raises
         StorageUnavailable."""
-        now = time.monotonic()
-        if now >= self._read_at + KEPT_FOR:
+        now = self._clock()
+        if not 0 <= now - self._read_at < KEPT_FOR:
             with self._store.look() as connection:
                 self._published = encode_statements(ledger.histories(connection)[-MAX_STATEMENTS:])
             self._read_at = now
