@@ -120,9 +120,9 @@ class Histories:
             self._asking.release()
 
     def _fetched(self) -> list[str]:
-        def read(answer: Answer) -> list[str]:
+        def read(answer: Answer) -> list[str] | None:
             try:
-                return decode_statements(content(answer))
+                return decode_statements(content(answer)) or None  # another mirror may know of one
             except MalformedToken as error:
                 raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
 

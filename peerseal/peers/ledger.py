@@ -85,9 +85,13 @@ class SeenLedger:
             self._take_newer_signature(found, note, root)
             return
         self._recall(root)  # what other processes saw meanwhile: if there are two histories, one of us has the other
-        if self._agree(_Seen(found, note, self._clock()), offered) and not self._remember(root):
+        if self._agree(_Seen(found, note, self._seen_now()), offered) and not self._remember(root):
             self._recall(root)  # another process has put one there meanwhile: ours stands once the two are compared
             self._remember(root)
+
+    def _seen_now(self) -> float:
+        """What follows a head that the root declared counts as seen after that, whatever the clock says."""
+        return max(self._clock(), 0.0 if self._newest is None else self._newest.seen_at)
 
     def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
         """Take the checkpoint of a copy that this host keeps for part of the one history: it was compared before it was

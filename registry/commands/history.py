@@ -21,7 +21,7 @@ _kept = click.option(
     "kept",
     multiple=True,
     type=_THERE,
-    help="A checkpoint that somebody kept, such as a client's, from before the loss or of what was lost. May be repeated.",
+    help="A checkpoint that somebody kept, such as a client's: of before the loss, or of what was lost. Repeatable.",
 )
 
 

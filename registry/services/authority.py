@@ -85,7 +85,8 @@ class AuthoritySource:
         self._known: Authority | None = None
         self._files: object = None
         self._followers: list[Callable[[], None]] = []
-        self._looked_at = self._warned_at = 0.0
+        self._cached = settings.limits.registry_keys_cached
+        self._looked_at = self._checked_at = self._warned_at = 0.0
         guard.when_rebased(self._tell)
 
     def when_changed(self, tell: Callable[[], None]) -> None:
@@ -103,7 +104,7 @@ class AuthoritySource:
 
     def newest(self) -> Authority:
         """The authority of the document that is in the database now. Raises as `current` does."""
-        self._looked_at = 0.0
+        self._looked_at = self._checked_at = 0.0
         return self.current()
 
     def current(self) -> Authority:
@@ -112,7 +113,8 @@ class AuthoritySource:
         Raises NotInitialised, StorageUnavailable, LedgerForked for a ledger that is not the one that was seen,
         LedgerUnconfirmed, or ConfigurationError for another domain than the one configured.
         """
-        if self._known is not None and self._guard.fork is None and self._is_young():
+        now = self._clock()
+        if self._known is not None and self._guard.sound and now < self._checked_at + self._cached:
             return self._known
         try:
             with self._store.look() as connection:
@@ -123,13 +125,14 @@ class AuthoritySource:
         self._guard.require_sound()
         found = self.in_force()
         self._guard.remember(found.checkpoint)
+        self._checked_at = now
         return found
 
     def in_force(self) -> Authority:
         """The same, to read and not to sign: whatever the guard says of the ledger. Raises NotInitialised,
         StorageUnavailable or ConfigurationError."""
         known, now = self._known, self._clock()
-        if known is not None and self._is_young():
+        if known is not None and now < self._looked_at + self._cached:
             return known
         try:
             with self._store.look() as connection:
@@ -146,9 +149,6 @@ class AuthoritySource:
         self._known, self._looked_at = known, now
         self._warn_near_the_end(known, now)
         return known
-
-    def _is_young(self) -> bool:
-        return self._clock() < self._looked_at + self._settings.limits.registry_keys_cached
 
     def _warn_near_the_end(self, known: Authority, now: float) -> None:
         if now > known.keys.expires_at - RENEW_BEFORE and now > self._warned_at + WARN_EVERY:

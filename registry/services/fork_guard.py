@@ -80,6 +80,12 @@ class Fork:
         )
 
 
+class _Growing(threading.local):
+    """The edge that this thread's transaction has computed, until it ends."""
+
+    edge: Frontier | None = None
+
+
 class ForkGuard:
     """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` somebody
     outside must have confirmed the ledger (`saw`) before anything is signed, where this host remembers none.
@@ -96,6 +102,7 @@ class ForkGuard:
         self._tiles = TileCache()
         self._known: Known | None = None
         self._made: dict[Frontier, Frontier] = {}
+        self._growing = _Growing()
         self._fork: Fork | None = None
         self._witnessed: dict[str, Fork] = {}
         self._asks = asks
@@ -124,6 +131,11 @@ class ForkGuard:
         """Whether nothing is signed because nobody has said yet which ledger was seen."""
         self._recall()
         return self._asks and self._known is None
+
+    @property
+    def sound(self) -> bool:
+        """Whether anything may be signed, by memory alone."""
+        return self._fork is None and not self._witnessed and not self.unconfirmed
 
     @property
     def known(self) -> Known | None:
@@ -162,6 +174,19 @@ class ForkGuard:
             while len(self._made) >= MADE_KEPT:
                 del self._made[next(iter(self._made))]
             self._made[after] = before
+        self._growing.edge = after
+
+    def settled(self, *, committed: bool) -> None:
+        """See LedgerGuard. What was appended is known from here on: it is about to be acknowledged."""
+        after, self._growing.edge = self._growing.edge, None
+        known = self._known
+        if committed and after is not None and known is not None and self._appended_here(known, after):
+            self._take_over(known, self._seen_now(known, after))
+
+    def _seen_now(self, known: Known | None, edge: Frontier) -> Known:
+        """What follows a head that the root declared counts as seen after that, whatever the clock says."""
+        now = int(self._clock())
+        return Known(edge.size, edge.root, edge, now if known is None else max(now, known.seen_at))
 
     def _check(self, connection: Connection, edge: Frontier) -> None:
         if edge.size:  # an empty ledger is no history: `init` may begin one
@@ -181,7 +206,7 @@ class ForkGuard:
                 return True
             if not self._continues(connection, known, edge):
                 return self._excused(connection, known, edge)
-        return self._take_over(known, Known(edge.size, edge.root, edge, int(self._clock())))
+        return self._take_over(known, self._seen_now(known, edge))
 
     def _appended_here(self, known: Known, edge: Frontier) -> bool:
         return known.edge is not None and self._made.get(edge) == known.edge

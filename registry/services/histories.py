@@ -8,6 +8,7 @@ node and every client reads it there, and decides by itself (`peerseal.protocol.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -38,6 +39,9 @@ from registry.storage import audit, documents, ledger
 from registry.storage.ledger import Change, append
 from registry.storage.unit import Store
 
+KEPT_FOR: Final = 1.0
+"""Seconds for which the answer with all statements is kept."""
+
 
 class HistoryRefused(CodedError):
     """No new history is declared. Codes: ``nothing_lost``, ``no_common_head``, ``statement_refused``,
@@ -50,11 +54,18 @@ class Histories:
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
+        self._published = b""
+        self._read_at = float("-inf")
 
     def published(self) -> bytes:
-        """All statements, as clients ask for them. Raises StorageUnavailable."""
-        with self._store.look() as connection:
-            return encode_statements(ledger.histories(connection)[-MAX_STATEMENTS:])
+        """All statements, as clients ask for them, a second old at most: after a fork all of them ask. Raises
+        StorageUnavailable."""
+        now = self._clock()
+        if not 0 <= now - self._read_at < KEPT_FOR:
+            with self._store.look() as connection:
+                self._published = encode_statements(ledger.histories(connection)[-MAX_STATEMENTS:])
+            self._read_at = now
+        return self._published
 
     def requested(self, remembered: Remembered | None, notes: Mapping[str, str]) -> HistoryStatement:
         """The statement that fits, not signed yet: the largest head among what this host remembers and the checkpoints

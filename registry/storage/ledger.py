@@ -55,6 +55,9 @@ class LedgerGuard(Protocol):
     def grew(self, before: Frontier, after: Frontier) -> None:
         """Takes note of an edge that was computed out of one that passed. Its transaction may yet fail."""
 
+    def settled(self, *, committed: bool) -> None:
+        """The transaction of this thread has ended: what grew in it is in the ledger, or is not."""
+
 
 _ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
 

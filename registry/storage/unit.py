@@ -31,6 +31,7 @@ class Store:
 
     def __init__(self, engine: Engine, guard: LedgerGuard | None = None) -> None:
         self.engine = engine
+        self._guard = guard
         self._postgresql = engine.dialect.name == POSTGRESQL
         self._reader = engine.execution_options(**{GUARD: guard, READS: True})
         self._looker = engine.execution_options(**{GUARD: guard, LOOKS: True})
@@ -65,12 +66,19 @@ class Store:
         SQLite has one writer at a time anyway. On PostgreSQL writers about other services run beside this one until
         it appends its entry (`registry.storage.ledger.append`). Raises StorageUnavailable.
         """
+        self._settle(committed=False)  # what an earlier one left that failed
         with storage_errors(), self._writer.begin() as connection:
             if self._postgresql and service is not None:
                 connection.execute(_LOCK_SERVICE, {"name": service})
             yield connection
+            committed = connection.in_transaction()  # else it was rolled back
+        self._settle(committed=committed)
         for tell in self._followers:
             tell()
+
+    def _settle(self, *, committed: bool) -> None:
+        if self._guard is not None:
+            self._guard.settled(committed=committed)
 
 
 _LOCK_SERVICE = text("SELECT pg_advisory_xact_lock(hashtextextended('peerseal service ' || :name, 0))")

@@ -125,6 +125,15 @@ def test_nor_is_one_after_a_restart(lost: Lost) -> None:
         registry.node()  # as `init` and `serve` begin
 
 
+def test_the_very_last_entry_that_was_acknowledged_counts(lost: Lost) -> None:
+    """It is the one that a replica is most likely to lack."""
+    registry, _, token = lost
+    backup = Backup(registry.store)
+    assert registry.join(key(), "billing", token).status_code == 201
+    backup.come_back(registry.store)
+    assert_signs_nothing(registry, token)
+
+
 def test_a_size_that_an_earlier_release_remembered_is_taken_over(lost: Lost) -> None:
     registry, backup, token = lost
     size = registry.registry.fork_guard.known
@@ -302,7 +311,7 @@ def test_a_host_that_remembers_nothing_waits_for_the_word_of_others(lost: Lost) 
         assert outcome(node.join(key(), "billing", token)) == (503, "ledger_unconfirmed")
         assert ready(node) == (503, False)
         with pytest.raises(LedgerUnconfirmed):
-            node.registry.authority.newest()
+            node.registry.authority.current()  # as what signs tokens asks for it
         answers.pop(0)
         node.registry.watch.ask()
         assert ready(node) == (200, True)

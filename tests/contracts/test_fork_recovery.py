@@ -297,6 +297,21 @@ def test_the_history_may_be_lost_again(loss: Loss, clock: Clock, growth: int) ->
     awake.stop()
 
 
+def test_a_statement_excuses_no_later_fork(loss: Loss) -> None:
+    """Not even a moment after it was made: heads of the new history have the sizes of lost ones."""
+    loss.lose()
+    registry = loss.registry
+    statement = declare(registry)
+    assert registry.client.get("/readyz").get_json()["ledger"]
+    second = Backup(registry.store)
+    registry.join_token("shop")
+    known = registry.registry.fork_guard.known
+    assert known is not None
+    assert known.size in range(statement.common.size + 1, statement.lost.size)
+    second.come_back(registry.store)
+    assert not registry.client.get("/readyz").get_json()["ledger"]
+
+
 def test_with_the_root_key_offline_there_are_three_steps(loss: Loss, tmp_path: Path) -> None:
     loss.lose()
     registry, root = loss.registry, tmp_path / "offline.pem"
