@@ -144,7 +144,7 @@ def settings(tmp_path: Path) -> dict[str, str]:
     settings = {"REGISTRY_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "registry", "init", "--trust-domain", "test.internal"]
     with Server("init", command, url="", log=tmp_path / "init", settings=settings) as init:
-        until(lambda: not init.running)
+        until(lambda: not init.running, patience=120)
     return settings
 
 
