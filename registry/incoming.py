@@ -8,7 +8,7 @@ from typing import Any
 
 from gunicorn import http  # type: ignore[import-untyped]
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
-from gunicorn.http.errors import LimitRequestHeaders, NoMoreData  # type: ignore[import-untyped]
+from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, NoMoreData  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
 
@@ -55,8 +55,8 @@ class Incoming:
             request = next(http.get_parser(self._cfg, _source(pieces), self._client))
             body = await self._body(request)
             pieces.append(body)
-            if self.ends and body:  # what is wrong with chunks is found here, and not while the application reads
-                request.body = io.BytesIO(request.body.read(MAX_BODY))
+            if self.ends and body:
+                request.body = io.BytesIO(_joined(request))
             return request
 
     async def _head(self) -> bytes:
@@ -126,6 +126,14 @@ class Incoming:
         taken = bytes(self._buffer[:length])
         del self._buffer[:length]
         return taken
+
+
+def _joined(request: Any) -> bytes:
+    """What is in the chunks. Raises ParseException, here and not while the application reads."""
+    try:
+        return bytes(request.body.read(MAX_BODY))
+    except OSError as error:  # gunicorn's error for bad chunks is one, in some of its releases
+        raise InvalidHeader("TRANSFER-ENCODING") from error
 
 
 def _chunk_size(line: bytes) -> int | None:

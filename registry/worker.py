@@ -18,7 +18,7 @@ from typing import Any
 
 from gunicorn import sock  # type: ignore[import-untyped]
 from gunicorn.http import wsgi  # type: ignore[import-untyped]
-from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import base  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
@@ -208,7 +208,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
             await self._exchanges(protocol, reader, writer)
-        except (OSError, NoMoreData) as error:  # among them TimeoutError
+        except OSError as error:  # among them TimeoutError, and gunicorn's NoMoreData
             self.log.debug("connection cut off: %r", error)
         except Exception:
             self.log.exception("Error handling connection")
@@ -247,8 +247,6 @@ class Worker(base.Worker):  # type: ignore[misc]
             request = await incoming.read()
             self.cfg.pre_request(self, request)
             exchange = Exchange(request, self.cfg, client, server)
-        except NoMoreData:
-            raise
         except ParseException as error:
             refusal = Answer()
             self.handle_error(None, refusal, client, error)

@@ -155,7 +155,7 @@ def test_a_chunked_body_is_read_to_its_end(server: Server, end: bytes) -> None:
     assert answer.code == "malformed_token"
 
 
-@pytest.mark.parametrize("size", [b"zz", b"-1", b"", b"0x5"])
+@pytest.mark.parametrize("size", [b"zz", b"-1", b"", b"0x5", b"f" * 20_000])
 def test_chunks_that_are_none_are_refused(server: Server, size: bytes) -> None:
     assert 400 <= sent_in_chunks(server, b"{}", end=size + b"\r\n\r\n").status < 500
 
