@@ -35,20 +35,15 @@ class Incoming:
         self._buffer = bytearray()
         self.ends = False
 
-    @property
-    def began(self) -> bool:
-        """Whether bytes of the next request are here."""
-        return bool(self._buffer)
-
     async def begin(self) -> bool:
         """Wait for the first byte of the next request; False where the client ends the connection instead."""
-        return self.began or await self._more()
+        return bool(self._buffer) or await self._more()
 
     async def read(self) -> Any:
         """The next request, once all of it is here; ``ends`` is set where no other request can follow it.
 
-        Raises TimeoutError where it takes too long, gunicorn's NoMoreData where the client ends the connection before,
-        and gunicorn's other ParseException where it is none.
+        Raises TimeoutError where it takes too long, gunicorn's NoMoreData, an OSError, where the client ends the
+        connection before, and gunicorn's ParseException where it is none.
         """
         async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
             pieces = [await self._head()]
