@@ -8,7 +8,7 @@ from typing import Any
 
 from gunicorn import http  # type: ignore[import-untyped]
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
-from gunicorn.http.errors import LimitRequestHeaders, NoMoreData  # type: ignore[import-untyped]
+from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, NoMoreData  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
 
@@ -35,28 +35,23 @@ class Incoming:
         self._buffer = bytearray()
         self.ends = False
 
-    @property
-    def began(self) -> bool:
-        """Whether bytes of the next request are here."""
-        return bool(self._buffer)
-
     async def begin(self) -> bool:
         """Wait for the first byte of the next request; False where the client ends the connection instead."""
-        return self.began or await self._more()
+        return bool(self._buffer) or await self._more()
 
     async def read(self) -> Any:
         """The next request, once all of it is here; ``ends`` is set where no other request can follow it.
 
-        Raises TimeoutError where it takes too long, gunicorn's NoMoreData where the client ends the connection before,
-        and gunicorn's other ParseException where it is none.
+        Raises TimeoutError where it takes too long, gunicorn's NoMoreData, an OSError, where the client ends the
+        connection before, and gunicorn's ParseException where it is none.
         """
         async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
             pieces = [await self._head()]
             request = next(http.get_parser(self._cfg, _source(pieces), self._client))
             body = await self._body(request)
             pieces.append(body)
-            if self.ends and body:  # what is wrong with chunks is found here, and not while the application reads
-                request.body = io.BytesIO(request.body.read(MAX_BODY))
+            if self.ends and body:
+                request.body = io.BytesIO(_joined(request))
             return request
 
     async def _head(self) -> bytes:
@@ -126,6 +121,14 @@ class Incoming:
         taken = bytes(self._buffer[:length])
         del self._buffer[:length]
         return taken
+
+
+def _joined(request: Any) -> bytes:
+    """What is in the chunks. Raises ParseException, here and not while the application reads."""
+    try:
+        return bytes(request.body.read(MAX_BODY))
+    except OSError as error:  # gunicorn's error for bad chunks is one, in some of its releases
+        raise InvalidHeader("TRANSFER-ENCODING") from error
 
 
 def _chunk_size(line: bytes) -> int | None:

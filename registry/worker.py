@@ -18,7 +18,7 @@ from typing import Any
 
 from gunicorn import sock  # type: ignore[import-untyped]
 from gunicorn.http import wsgi  # type: ignore[import-untyped]
-from gunicorn.http.errors import NoMoreData, ParseException  # type: ignore[import-untyped]
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import base  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
@@ -32,6 +32,8 @@ what comes in meanwhile would stand behind all of them."""
 LINGER = 2
 """Seconds for which a connection is kept that ends: for the rest of a request that was refused, or a next one that a
 client already sends while the worker stops (RFC 9112 section 9.6)."""
+STARTED_WITHIN = 5
+"""Seconds for which a thread waits until all have started, so that each call of the start needs a thread of its own."""
 SLICE = 64 * 1024
 """Bytes of an answer that are sent at once."""
 ALIVE_PATH = "/healthz"
@@ -96,6 +98,14 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     alive: bool
 
+    def init_process(self) -> None:
+        """See gunicorn's Worker. The threads are started here: where a limit does not allow them, the start fails."""
+        self._threads = ThreadPoolExecutor(self.cfg.threads, "call")
+        all_run = threading.Barrier(self.cfg.threads)
+        for _ in range(self.cfg.threads):
+            self._threads.submit(all_run.wait, STARTED_WITHIN)
+        super().init_process()
+
     def run(self) -> None:
         """See gunicorn's Worker."""
         asyncio.run(self._serve())
@@ -111,7 +121,6 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     def _prepare(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(self.cfg.threads, "call")
         self._due: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._turns = threading.Semaphore(AT_ONCE)
         threading.Thread(target=self._answer_due, name="answers", daemon=True).start()
@@ -199,7 +208,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
             await self._exchanges(protocol, reader, writer)
-        except (OSError, NoMoreData) as error:  # among them TimeoutError
+        except OSError as error:  # among them TimeoutError, and gunicorn's NoMoreData
             self.log.debug("connection cut off: %r", error)
         except Exception:
             self.log.exception("Error handling connection")
@@ -238,8 +247,6 @@ class Worker(base.Worker):  # type: ignore[misc]
             request = await incoming.read()
             self.cfg.pre_request(self, request)
             exchange = Exchange(request, self.cfg, client, server)
-        except NoMoreData:
-            raise
         except ParseException as error:
             refusal = Answer()
             self.handle_error(None, refusal, client, error)

@@ -140,6 +140,7 @@ def test_500_peers_wait_at_one_worker_and_others_are_served_meanwhile(stack: Sta
         for round_ in range(3):
             with peers(server, 500) as some:
                 assert connections(stack) <= 30, "none for a call that waits; this process has some, too"
+                assert threads(server) <= 2 * gunicorn_conf.SERVED_AT_ONCE
                 began = time.monotonic()
                 assert at_a_time(8, 400, lambda: get(f"{server.url}/.well-known/peerseal-registry")[0]) == {200: 400}
                 assert time.monotonic() - began < 10
@@ -159,6 +160,12 @@ def test_a_client_that_goes_away_while_it_waits_leaves_its_place_at_once(on_sqli
         with peers(server, 20) as some:
             node.join_tokens.create("billing", 600, 1, BY)
             assert_told(some.answers(within=2), 20)
+
+
+def threads(server: Server) -> int:
+    """Of its one worker."""
+    [worker] = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return len(list(Path(f"/proc/{worker}/task").iterdir()))
 
 
 def connections(stack: Stack) -> int:
