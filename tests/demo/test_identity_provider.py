@@ -14,6 +14,8 @@ import pytest
 import requests
 from authlib.common.security import generate_token
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from flask.testing import FlaskClient
 from joserfc import jwt
 from joserfc.jwk import KeySet
@@ -22,9 +24,11 @@ from werkzeug.test import TestResponse
 
 from demo import console_client
 from demo.identity_provider.app import build_app
+from demo.identity_provider.keys import SigningKey
 from demo.identity_provider.settings import Settings
 from demo.identity_provider.tokens import CODE_LIFETIME, LIFETIME
 from demo.processes import LOOPBACK, free_port
+from peerseal.protocol.keys import PublicKey
 from peerseal.testing import Clock
 
 PASSWORD = "correct horse"
@@ -42,6 +46,16 @@ def clock() -> Clock:
 @pytest.fixture
 def browser(clock: Clock) -> FlaskClient:
     return build_app(SETTINGS, clock).test_client()
+
+
+@pytest.mark.parametrize("private", [pytest.param(379, id="x"), pytest.param(43, id="y")])
+def test_a_coordinate_that_begins_with_a_zero_byte_is_published_whole(tmp_path: Path, private: int) -> None:
+    """RFC 7518 section 6.2.1.2; joserfc before 1.6.4 cut it short."""
+    key = ec.derive_private_key(private, ec.SECP256R1())
+    file = tmp_path / "key.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (jwk,) = SigningKey.kept_in(file).jwks["keys"]
+    assert PublicKey.from_jwk(jwk) == PublicKey.of(key.public_key())
 
 
 class _Form(HTMLParser):
