@@ -98,7 +98,7 @@ def test_a_client_whose_host_vanished_does_not_end_the_workers_loop() -> None:
         assert ended(client)
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "demo/stack.py"])
+@pytest.mark.parametrize("file", ["Dockerfile", "demo/stack.py"])
 def test_whoever_runs_the_plain_target_gives_gunicorn_this_configuration(file: str) -> None:
     text = (Path(__file__).parents[2] / file).read_text()
     assert "python:registry.gunicorn_conf" in text
