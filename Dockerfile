@@ -21,8 +21,9 @@ RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[a
 # What all have. Any user id in group 0 can write the folder, and a fresh volume that is mounted on it: platforms such as
 # OpenShift choose the user id. The folder is root's, so that files of the user before count as another user's.
 FROM ${BASE_IMAGE} AS base
-RUN install -d -m 0770 /var/lib/peerseal
-ENV PATH=/opt/peerseal/bin:$PATH HOME=/nonexistent PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080 \
+RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerseal \
+ && install -d -m 0770 /var/lib/peerseal
+ENV PATH=/opt/peerseal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080 \
     GUNICORN_CMD_ARGS="--worker-class gthread --worker-tmp-dir /dev/shm --no-control-socket"
 USER 10001:0
 EXPOSE 8080
