@@ -1,41 +1,57 @@
-# The registry and the example services, and a second image with what is for the demo only: the identity provider, HTTPie
-# for people, and what docker-compose.yml runs once.
-#   docker build --target peerseal -t peerseal .
-#   docker build --target demo -t peerseal-demo .
+# Three images: the registry, and for docker-compose.yml the example services, and what is for the demo only (the identity
+# provider, HTTPie for people, what runs once).
+#   make image     # peerseal-registry:local; docs/operations.md says how to run it
 ARG BASE_IMAGE=python:3.13-slim
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS registry-build
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/peerseal
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY peerseal peerseal
 COPY registry registry
 COPY migrations migrations
-RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir --no-compile ".[all]"
+RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[registry]"
 
-FROM build AS demo-build
-RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir --no-compile ".[all,demo]"
+FROM registry-build AS examples-build
+RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[all]"
 
-FROM ${BASE_IMAGE} AS peerseal
-# The folders exist here with their owner, so that a fresh volume mounted on one belongs to that user too.
-RUN groupadd --gid 10001 peerseal \
- && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerseal \
- && install -d -m 0755 /tls/authority /tls/registry /tls/login /tls/kafka \
- && install -d -o peerseal -g peerseal -m 0700 /var/lib/peerseal /join \
-    /join/client-service /join/resource-service /join/case-service /join/invoicing /join/legacy-shop
-COPY --from=build /opt/peerseal /opt/peerseal
-COPY client_service /app/client_service
-COPY resource_service /app/resource_service
-ENV PATH=/opt/peerseal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
-    GUNICORN_CMD_ARGS="--bind 0.0.0.0:80 --worker-class gthread --worker-tmp-dir /dev/shm --no-control-socket" \
-    HEALTH_URL=http://127.0.0.1/healthz
+FROM examples-build AS demo-build
+RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[all,demo]"
+
+# What all have. Any user id in group 0 can write the folder, and a fresh volume that is mounted on it: platforms such as
+# OpenShift choose the user id. The folder is root's, so that files of the user before count as another user's.
+FROM ${BASE_IMAGE} AS base
+RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerseal \
+ && install -d -m 0770 /var/lib/peerseal
+ENV PATH=/opt/peerseal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080 \
+    GUNICORN_CMD_ARGS="--worker-tmp-dir /dev/shm --no-control-socket"
+USER 10001:0
+EXPOSE 8080
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
+    CMD python3 -c "import sys, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=4)" \
+    "${HEALTH_URL:-http://127.0.0.1:$PORT/healthz}"
+
+FROM base AS registry
+USER 0:0
+RUN install -d -m 0770 /root-key
+USER 10001:0
+COPY --from=registry-build /opt/peerseal /opt/peerseal
+ENV REGISTRY_HOME=/var/lib/peerseal
+CMD ["gunicorn", "--config", "python:registry.gunicorn_conf", "--workers", "2", "registry.wsgi:app"]
+
+FROM base AS examples
+USER 0:0
+RUN install -d -m 0770 /join /join/client-service /join/resource-service /join/case-service /join/invoicing /join/legacy-shop
+USER 10001:0
+ENV GUNICORN_CMD_ARGS="--worker-class gthread --worker-tmp-dir /dev/shm --no-control-socket"
 WORKDIR /app
-USER peerseal
-EXPOSE 80
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=6 \
-    CMD ["python3", "-c", "import os; from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open(os.environ['HEALTH_URL'], timeout=4)"]
-CMD ["gunicorn", "--config", "python:registry.gunicorn_conf", "--worker-class", "registry.worker.Worker", "--workers", "2", "registry.wsgi:app"]
+COPY --from=examples-build /opt/peerseal /opt/peerseal
+COPY client_service client_service
+COPY resource_service resource_service
 
-FROM peerseal AS demo
+FROM examples AS demo
 COPY --from=demo-build /opt/peerseal /opt/peerseal
-COPY demo /app/demo
+COPY demo demo
+
+# What is built where no target is named.
+FROM registry

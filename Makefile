@@ -18,7 +18,7 @@ and not ha
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers ha browser coverage lint format bench compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers ha browser coverage lint format bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,14 +83,19 @@ format: $(STAMP) ## what ruff can put right by itself
 bench: $(STAMP) ## the benchmarks beside other libraries, into benchmarks/results.json
 	@$(BIN)/python -m benchmarks
 
-compose-test: $(STAMP) ## the containers of docker-compose.yml, started, called and taken down again
+image: ## the registry's image, peerseal-registry:local; BUILD_OPTIONS are docker build's own
+	docker build --target registry --tag peerseal-registry:local $(BUILD_OPTIONS) .
+
+compose-test: $(STAMP) ## the registry's image, and the containers of docker-compose.yml: started, called, killed, taken down
 	$(BIN)/pytest -m compose
 
 .env: ## the secrets of docker-compose.yml, made at random for this checkout; those that are there stay
 	@mkdir -p -m 700 secrets
-	@for name in postgres_password redis_password introspection_secret client_operator_secret client_demo_password; do \
+	@for name in postgres_password registry_owner_password registry_app_password redis_password introspection_secret \
+	client_operator_secret client_demo_password; do \
 	test -s secrets/$$name || od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > secrets/$$name; done
-	@printf 'postgresql://peerseal:%s@postgres/peerseal' "$$(cat secrets/postgres_password)" > secrets/registry_database_url
+	@printf 'postgresql://peerseal_owner:%s@postgres/peerseal' "$$(cat secrets/registry_owner_password)" > secrets/registry_owner_url
+	@printf 'postgresql://peerseal_app:%s@postgres/peerseal' "$$(cat secrets/registry_app_password)" > secrets/registry_database_url
 	@printf 'requirepass %s\n' "$$(cat secrets/redis_password)" > secrets/redis_conf
 	@printf 'redis://default:%s@redis/0' "$$(cat secrets/redis_password)" > secrets/redis_url
 	@chmod 644 secrets/*

@@ -43,10 +43,53 @@ def test_people_are_on_no_network_with_data_and_every_service_names_its_own(serv
         assert networks(service) or "network_mode" in service, f"{name} would be on a network of everybody's"
     assert networks(services["httpservice"]) == {"edge", "services"}
     assert {name for name, one in services.items() if networks(one) == {"data"}} == {
-        *("postgres", "redis", "kafka", "enroll")
+        *("postgres", "redis", "kafka", "roles", "migrate", "init", "grants", "enroll")
     }
     inside = read("docker-compose.yml")["networks"]
     assert {name for name, one in inside.items() if one.get("internal")} == {"services", "data"}
+
+
+def once(services: dict[str, Any]) -> set[str]:
+    """The services whose containers end when their work is done."""
+    return {name for name, service in services.items() if service["restart"] == "on-failure:5"}
+
+
+def test_every_container_that_serves_is_started_again_and_keeps_little_log(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["restart"] == "unless-stopped" or name in once(services), name
+        assert service["logging"]["driver"] == "json-file", name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+
+
+def test_up_and_wait_takes_the_end_of_no_container_for_a_failure(services: dict[str, Any]) -> None:
+    waited_for = {
+        dependency
+        for service in services.values()
+        for dependency, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully" and "profiles" not in service
+    }
+    assert waited_for == once(services) == {"certificates", "roles", "migrate", "init", "grants", "enroll", "topics"}
+
+
+def mounting(services: dict[str, Any], volume: str) -> set[str]:
+    """The services whose containers mount that volume."""
+    return {name for name, one in services.items() if any(f"{volume}:" in mount for mount in one.get("volumes", ()))}
+
+
+def test_only_init_has_the_root_key(services: dict[str, Any]) -> None:
+    assert mounting(services, "registry-root") == {"init"}
+    assert mounting(services, "registry-home") == {"init", "registry", "enroll"}
+
+
+def test_only_what_changes_the_schema_or_the_roots_documents_is_the_owner(services: dict[str, Any]) -> None:
+    owners = {name for name, one in services.items() if any("owner" in secret for secret in one.get("secrets", ()))}
+    assert owners == {"roles", "migrate", "init", "grants"}
+
+
+def test_the_registry_runs_from_an_image_without_the_examples_as_that_image_says(services: dict[str, Any]) -> None:
+    built = {name: service["build"]["target"] for name, service in services.items() if "build" in service}
+    assert {name for name, target in built.items() if target == "registry"} == {"registry", "migrate", "init"}
+    assert "command" not in services["registry"]
 
 
 def test_no_service_takes_a_secret_from_the_environment(services: dict[str, Any]) -> None:

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import shutil
-import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,12 @@ from jose import jwt
 
 from demo.processes import ROOT
 from tests.support.brokers import eventually
+from tests.support.containers import Compose, crash, described, ends, need_compose, run, serves
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-Compose = Callable[..., str]
-
+UP = ("up", "--build", "--wait")
+"""The arguments that README.md has people type."""
 CONFIGURE_HTTPIE = """mkdir -p $HTTPIE_CONFIG_DIR
 echo '{"default_options": ["--check-status"]}' > $HTTPIE_CONFIG_DIR/config.json
 """
@@ -58,27 +57,22 @@ except KafkaException:
     print("refused")
 """
 """Logs in at the broker in one of three ways, in a container that reaches it."""
+REWRITE = """
+import os, sys
+import psycopg
 
-
-def compose_command() -> list[str]:
-    """The compose program of this machine: the engine's plug-in, or the older program of its own."""
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "version"], capture_output=True).returncode != 0:
-        pytest.skip("no container engine can be reached")
-    if subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0:
-        return [docker, "compose"]
-    if shutil.which("docker-compose"):
-        return ["docker-compose"]
-    pytest.skip("no docker compose")
-
-
-def run(*command: str, environ: Mapping[str, str] = os.environ, ends_with: int = 0, cwd: Path = ROOT) -> str:
-    """What the command prints. Fails where it ends with another exit code."""
-    done = subprocess.run(
-        command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", timeout=900
-    )
-    assert done.returncode == ends_with, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
+with open(os.environ["REGISTRY_DATABASE_URL_FILE"]) as url, psycopg.connect(url.read()) as connection:
+    try:
+        connection.execute(sys.argv[1])
+        print("done")
+    except psycopg.errors.InsufficientPrivilege:
+        print("refused")
+"""
+"""Tries a statement as the role with which the registry serves."""
+ORDER = (
+    "http --ignore-stdin POST http://clientservice/orders 'items[0][itemID]=pen' 'items[0][quantity]:=2'"
+    " -A bearer -a $TOKEN"
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +86,16 @@ def secrets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def compose(secrets_folder: Path) -> Iterator[Compose]:
     """A function that runs ``docker compose ARGUMENTS`` in a project of this run's own, everything in it started."""
-    project = ["--project-name", f"peerseal-{uuid.uuid4().hex[:8]}", "--env-file", str(secrets_folder / ".env")]
-    command = [*compose_command(), *project]
-    environ = os.environ | {"SECRETS": str(secrets_folder / "secrets")}
+    need_compose()
+    for_people = dict(line.split("=", 1) for line in (secrets_folder / ".env").read_text().splitlines())
+    project = {"COMPOSE_PROJECT_NAME": f"peerseal-{uuid.uuid4().hex[:8]}", "SECRETS": str(secrets_folder / "secrets")}
+    environ = {**os.environ, **for_people, **project}
 
     def compose(*arguments: str, ends_with: int = 0) -> str:
-        return run(*command, *arguments, environ=environ, ends_with=ends_with)
+        return run("docker", "compose", *arguments, environ=environ, ends_with=ends_with)
 
     try:
-        compose("up", "--build", "--detach")
+        compose(*UP)
         yield compose
     except AssertionError as failure:
         raise AssertionError(f"{failure}\n{compose('logs', '--no-color', '--tail=60')}") from failure
@@ -133,6 +128,11 @@ def invoices_of(compose: Compose, user: str, count: int) -> list[Any]:
         assert time.monotonic() < deadline, compose("logs", "--no-color", "--tail=40", "invoicing", "client-service")
         time.sleep(0.5)
     return list(found)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/examples.md", "docker-compose.yml"])
+def test_it_is_started_by_the_line_that_people_read(page: str) -> None:
+    assert f"make .env && docker compose {' '.join(UP)}\n" in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("service", ["clientservice", "resourceservice"])
@@ -232,17 +232,11 @@ def members(compose: Compose, network: str) -> set[str]:
     }
 
 
-def described(compose: Compose) -> dict[str, Any]:
-    """What the engine says of each service's container."""
-    found = json.loads(run("docker", "inspect", *compose("ps", "--all", "--quiet").split()))
-    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
-
-
 def test_no_service_has_a_secret_in_its_environment(compose: Compose, secrets_folder: Path) -> None:
     made = {file.name: file.read_text() for file in (secrets_folder / "secrets").iterdir()}
-    assert len(made) == 8
+    assert len(made) == 11
     containers = described(compose)
-    assert len(containers) == 13
+    assert len(containers) == 17
     for service, container in containers.items():
         if service != "httpservice":  # that one is for people
             started = "\n".join([*(container["Config"]["Env"] or []), container["Path"], *container["Args"]])
@@ -251,7 +245,7 @@ def test_no_service_has_a_secret_in_its_environment(compose: Compose, secrets_fo
 
 def test_the_join_tokens_are_only_their_services_to_read(compose: Compose) -> None:
     listing = compose("exec", "-T", "client-service", "ls", "-ln", "/join/token")
-    assert listing.splitlines()[0].startswith("-rw------- 1 10001 10001")
+    assert listing.splitlines()[0].startswith("-rw------- 1 10001 0 ")
 
 
 def test_a_service_restarts_with_the_key_that_it_has(compose: Compose) -> None:
@@ -267,3 +261,94 @@ def test_a_service_restarts_with_the_key_that_it_has(compose: Compose) -> None:
 def test_services_run_as_nobody_special(compose: Compose) -> None:
     for service in ("registry", "login", "client-service", "resource-service", "case-service", "invoicing"):
         assert compose("exec", "-T", service, "id", "-u").strip() == "10001"
+
+
+def test_the_registry_can_rewrite_no_entry(compose: Compose) -> None:
+    for statement in ("UPDATE entries SET seq = seq", "DELETE FROM entries", "DROP TABLE entries"):
+        assert compose("exec", "-T", "registry", "python3", "-c", REWRITE, statement).strip() == "refused"
+
+
+def test_the_root_key_is_not_where_the_registry_serves(compose: Compose) -> None:
+    find = ("find", "/root-key", "/var/lib/peerseal", "-name", "root-key*")
+    assert compose("exec", "-T", "registry", *find) == ""
+    assert compose("run", "--rm", "-T", "--no-deps", "init", *find).strip() == "/root-key/root-key.pem"
+
+
+def test_the_signing_key_is_replaced_where_the_root_key_is(compose: Compose) -> None:
+    compose("run", "--rm", "-T", "--no-deps", "init", "peerseal-registry", "root", "roll", "signing")
+    works(compose)
+
+
+def works(compose: Compose) -> None:
+    """Passes once every container serves, the registry exchanges a token, and an order of ada's is invoiced: so all
+    services, both databases and the broker have found each other again."""
+
+    def troubled() -> list[str]:
+        return [name for name, one in described(compose).items() if not ends(one) and not serves(one)]
+
+    def ordered() -> bool:
+        try:
+            shown = index(compose)
+            typed(shown["login"], *shown["exchange"], ORDER)
+        except AssertionError:
+            return False
+        return True
+
+    eventually(lambda: not troubled(), "every container serves", within=240)
+    before = len(invoices_of(compose, "ada", 0))
+    eventually(ordered, "a token is exchanged and an order taken", within=120)
+    invoices_of(compose, "ada", before + 1)
+
+
+@pytest.mark.parametrize("service", ["postgres", "registry", "kafka", "client-service", "invoicing"])
+def test_a_container_that_crashes_is_started_again(compose: Compose, service: str) -> None:
+    crashed = described(compose)[service]
+    crash(crashed)
+    eventually(lambda: started_again(compose, service, crashed), "the engine starts it again", within=60)
+    works(compose)
+
+
+def started_again(compose: Compose, service: str, before: Any) -> bool:
+    """Whether the same container has another first process."""
+    now = described(compose)[service]
+    return now["Id"] == before["Id"] and now["State"]["Pid"] not in (0, before["State"]["Pid"])
+
+
+def test_containers_find_each_other_in_whatever_order_they_start(compose: Compose) -> None:
+    """As when the host starts: the engine waits for no dependency. PostgreSQL comes last."""
+    containers = {name: one["Id"] for name, one in described(compose).items() if not ends(one)}
+    run("docker", "stop", "--time", "5", *containers.values())
+    postgres = containers.pop("postgres")
+    run("docker", "start", *containers.values())
+    eventually(lambda: answers(containers["registry"], "/readyz") == "503", "the registry serves, and is not ready")
+    assert answers(containers["registry"], "/healthz") == "200"
+    run("docker", "start", postgres)
+    works(compose)
+
+
+def answers(registry: str, path: str) -> str:
+    """The status with which the registry in that container answers; none where it does not."""
+    get = f"import requests; print(requests.get('https://127.0.0.1{path}', timeout=9).status_code)"
+    try:
+        return run("docker", "exec", registry, "python3", "-c", get).strip()
+    except AssertionError:
+        return "none"
+
+
+def test_after_down_and_up_everything_is_as_it_was(compose: Compose) -> None:
+    before = ask(compose, "http://client-service/my-public-credentials"), invoices_of(compose, "ada", 1)
+    compose("down")
+    compose(*UP)
+    assert (ask(compose, "http://client-service/my-public-credentials"), invoices_of(compose, "ada", 1)) == before
+    works(compose)
+
+
+def test_a_service_that_lost_its_volume_joins_with_another_key(compose: Compose) -> None:
+    before = ask(compose, "http://client-service/my-public-credentials")
+    mounts = described(compose)["client-service"]["Mounts"]
+    (volume,) = (mount["Name"] for mount in mounts if mount["Destination"] == "/var/lib/peerseal")
+    compose("rm", "--stop", "--force", "client-service")
+    run("docker", "volume", "rm", volume)
+    compose(*UP)
+    assert ask(compose, "http://client-service/my-public-credentials")["keyId"] != before["keyId"]
+    works(compose)

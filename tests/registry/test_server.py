@@ -63,7 +63,7 @@ def test_a_node_says_at_its_start_which_command_is_missing(tmp_path: Path) -> No
         server.wait_until_answers(f"{server.url}/readyz")
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "docker-compose.yml", "demo/stack.py"])
+@pytest.mark.parametrize("file", ["Dockerfile", "demo/stack.py"])
 def test_whoever_runs_the_plain_target_gives_gunicorn_this_configuration(file: str) -> None:
     text = (Path(__file__).parents[2] / file).read_text()
     assert "python:registry.gunicorn_conf" in text

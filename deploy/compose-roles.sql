@@ -1,0 +1,8 @@
+-- What `roles` of docker-compose.yml has psql do as a superuser, at each start: the registry's two roles (migrations/roles.sql)
+-- and their passwords, which are in files.
+\set ON_ERROR_STOP on
+\set owner `cat /run/secrets/registry_owner_password`
+\set app `cat /run/secrets/registry_app_password`
+\i /etc/peerseal/roles.sql
+ALTER ROLE peerseal_owner PASSWORD :'owner';
+ALTER ROLE peerseal_app PASSWORD :'app';
