@@ -23,10 +23,11 @@ TRY_AFTER = 2
 
 class ServerWatch:
     """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by what was
-    waited for: ``connect`` or ``answer``."""
+    waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open."""
 
     def __init__(self) -> None:
         self.timeouts: Counter[str] = Counter()
+        self.opened: set[int] = set()
         self._silent = False
         self._silent_since = 0.0
         self._try_at = 0.0
@@ -47,6 +48,7 @@ class ServerWatch:
             raise
         self._silent = False
         connection.watch = self
+        self.opened.add(id(connection))
         return connection
 
     def no_answer(self) -> None:
@@ -75,6 +77,11 @@ class WatchedConnection(psycopg.Connection[Any]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.made_at = time.monotonic()
+
+    def close(self) -> None:
+        """See psycopg.Connection."""
+        self.watch.opened.discard(id(self))
+        super().close()
 
     @property
     def usable(self) -> bool:
