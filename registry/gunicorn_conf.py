@@ -13,7 +13,7 @@ from registry.settings import Settings, drain_seconds
 SERVED_AT_ONCE = 8
 """Calls that a worker serves at once; most wait for the database. The next ones are complete, and wait for a thread."""
 WAITING_CALLS = 10_000
-"""Calls that may wait for a change in one worker, where it has descriptors for them: 10 KiB each."""
+"""Calls that may wait for a change in one worker, where it has descriptors for them: 12 KiB each."""
 
 worker_class = "registry.worker.Worker"
 threads = SERVED_AT_ONCE
