@@ -20,13 +20,21 @@ R = TypeVar("R")
 TRY_AFTER = 2
 """Seconds from an attempt to connect that was never answered, or that still runs, to the next one."""
 
+PAUSE = 0.5
+"""Seconds without an attempt after a statement that was never answered: callers that queued behind it end with it."""
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The database did not answer in time. Asking once more would only take as long again."""
+
 
 class ServerWatch:
     """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by what was
-    waited for: ``connect`` or ``answer``."""
+    waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open."""
 
     def __init__(self) -> None:
         self.timeouts: Counter[str] = Counter()
+        self.opened: set[int] = set()
         self._silent = False
         self._silent_since = 0.0
         self._try_at = 0.0
@@ -35,7 +43,7 @@ class ServerWatch:
         """A new connection. Raises psycopg.OperationalError, at once while the server is silent."""
         if self._silent:
             if time.monotonic() < self._try_at:
-                raise psycopg.OperationalError("the database did not answer a moment ago")
+                raise NoAnswer("the database did not answer a moment ago")
             self._try_at = time.monotonic() + TRY_AFTER  # other callers do not wait beside this one
         try:
             connection = WatchedConnection.connect(*arguments, **options)
@@ -47,11 +55,12 @@ class ServerWatch:
             raise
         self._silent = False
         connection.watch = self
+        self.opened.add(id(connection))
         return connection
 
     def no_answer(self) -> None:
         """A connection waited in vain. It may be that one only: the next caller finds out."""
-        self._fell_silent("answer", try_after=0)
+        self._fell_silent("answer", try_after=PAUSE)
 
     def trusts(self, connection: "WatchedConnection") -> bool:
         """Whether the connection was made since the server last fell silent."""
@@ -76,6 +85,11 @@ class WatchedConnection(psycopg.Connection[Any]):
         super().__init__(*arguments, **options)
         self.made_at = time.monotonic()
 
+    def close(self) -> None:
+        """See psycopg.Connection."""
+        self.watch.opened.discard(id(self))
+        super().close()
+
     @property
     def usable(self) -> bool:
         """Whether it can be used. Nothing comes in on an idle connection but word of its end; looking for that spares a
@@ -87,7 +101,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         return not poll.poll(0)
 
     def wait(self, gen: PQGen[R], *arguments: Any, **options: Any) -> R:
-        """See psycopg.Connection. Raises psycopg.OperationalError when the time is up."""
+        """See psycopg.Connection. Raises NoAnswer when the time is up."""
         return super().wait(self._in_time(gen), *arguments, **options)
 
     def _in_time(self, gen: PQGen[R]) -> PQGen[R]:
@@ -129,7 +143,7 @@ class WatchedConnection(psycopg.Connection[Any]):
         if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
             raise self._given_up()
 
-    def _given_up(self) -> psycopg.OperationalError:
+    def _given_up(self) -> NoAnswer:
         self.close()
         self.watch.no_answer()
-        return psycopg.OperationalError(f"the database did not answer within {self.answer_within:g} s")
+        return NoAnswer(f"the database did not answer within {self.answer_within:g} s")

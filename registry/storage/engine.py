@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.pool import QueuePool
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
@@ -37,6 +38,7 @@ LOOKS = "registry_looks"
 """The execution option with which statements run outside of a transaction."""
 TIMEOUTS = "registry_timeouts"
 """The execution option with DatabaseTimeouts other than the engine's."""
+_WATCH = "registry_watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,13 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         "application_name": "peerseal-registry",
         "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
+    watch = ServerWatch()
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged
         isolation_level="AUTOCOMMIT",  # the driver begins no transactions of its own; `_Begin` does
         use_native_hstore=False,
+        execution_options={_WATCH: watch},
         pool_size=8,
         max_overflow=8,
         pool_timeout=waits.pool / 1000,
@@ -135,11 +139,29 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
             "prepare_threshold": None,
         },
     )
-    watch = ServerWatch()
+    event.listen(engine, "engine_disposed", lambda _engine: watch.opened.clear())
     event.listen(engine, "do_connect", lambda _dialect, _record, arguments, options: watch.connect(arguments, options))
     event.listen(engine, "checkout", _refuse_unusable)
     event.listen(engine, "begin", _Begin(waits, " ".join(url.normalized_query.get("options", ()))))
     return engine
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionCounts:
+    """Connections of one engine: ``idle`` and ``used`` ones of its pool, and its ``own`` ones, which are outside of it
+    (`registry.storage.revisions`, LISTEN); and how many waits have ended without an answer, by what was waited for."""
+
+    idle: int
+    used: int
+    own: int
+    timeouts: Mapping[str, int]
+
+
+def connection_counts(engine: Engine) -> ConnectionCounts:
+    """As of now. Own connections and waits are counted on PostgreSQL only."""
+    pool, watch = cast("QueuePool", engine.pool), engine.get_execution_options().get(_WATCH) or ServerWatch()
+    idle, used = pool.checkedin(), pool.checkedout()
+    return ConnectionCounts(idle, used, max(0, len(watch.opened) - idle - used), dict(watch.timeouts))
 
 
 def _refuse_unusable(connection: WatchedConnection, _record: Any, _proxy: Any) -> None:
@@ -159,7 +181,7 @@ class _Begin:
 
     def __init__(self, waits: DatabaseTimeouts, options: str) -> None:
         self._waits = waits
-        self._ours = [name for name in self._LIMITS if not re.search(rf"\b{name}\s*=", options)]
+        self._ours = [name for name in self._LIMITS if not re.search(rf"(-c\s*|--){name}\s*=", options)]
 
     def __call__(self, connection: Connection) -> None:
         """See SQLAlchemy's event ``begin``."""

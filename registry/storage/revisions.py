@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
-from registry.storage.connections import WatchedConnection
+from registry.storage.connections import NoAnswer, WatchedConnection
 from registry.storage.engine import NO_SCHEMA, POSTGRESQL
 
 REMEMBERED = 10_000
@@ -190,6 +190,8 @@ class PostgresRevisions:
         if (kept := self._kept()) is not None:
             try:
                 return self._read_over(kept, statement, parameters)
+            except NoAnswer as error:
+                raise StorageUnavailable(str(error)) from error
             except psycopg.OperationalError:
                 self._connections.close()  # a fail-over cut them; a new one may well work
         try:

@@ -18,8 +18,8 @@ from tests.ha.deployment import DOMAIN
 
 TIMEOUT: Final = 10.0
 """Seconds after which a caller gives up."""
-AT_ONCE: Final = 200
-"""Calls of one sort under way at most: while all hang, that many are made in 10 s."""
+AT_ONCE: Final = 100
+"""Calls of one sort under way at most. While that many hang, no further one is made."""
 
 
 def call(method: str, url: str, body: bytes | None = None) -> int:
@@ -87,6 +87,7 @@ class Trickle:
         self.series = Series()
         self._attempt = attempt
         self._pause = 1 / per_second
+        self._room = threading.Semaphore(AT_ONCE)
         self._stopping = threading.Event()
         self._thread = threading.Thread()  # not started
 
@@ -112,7 +113,8 @@ class Trickle:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             due = time.monotonic()
             while not self._stopping.wait(max(0.0, due - time.monotonic())):
-                pool.submit(self._once)
+                if self._room.acquire(blocking=False):
+                    pool.submit(self._once)
                 due += self._pause
 
     def _once(self) -> None:
@@ -122,6 +124,7 @@ class Trickle:
         except (OSError, http.client.HTTPException) as error:
             refusal = type(error).__name__
         self.series.attempts.append(Attempt(began, time.monotonic(), refusal))
+        self._room.release()
 
 
 def reading(urls: Sequence[str]) -> Callable[[], str | None]:
