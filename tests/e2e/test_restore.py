@@ -21,6 +21,7 @@ from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens import new_jti
 from registry.console import LocalConsole
 from registry.services.end_keys import Reason
+from registry.services.ledger_memory import FILE
 from registry.services.registry import Registry
 from registry.services.verify import verify
 from registry.settings import Limits, Settings
@@ -211,6 +212,7 @@ def test_a_copy_is_not_replaced_by_another_history(tmp_path: Path) -> None:
         kept = {path: (copy / path).read_bytes() for path in files}
         shutil.rmtree(shown)
         come_back(tmp_path / "backup", database)
+        (database.parent / FILE).unlink()  # or the registry would show no other history
         registry = registry_of(stack)
         for more in (1, 261, 1):
             grown(more)
