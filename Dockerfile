@@ -27,9 +27,6 @@ ENV PATH=/opt/peerseal/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PO
     GUNICORN_CMD_ARGS="--worker-tmp-dir /dev/shm --no-control-socket"
 USER 10001:0
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
-    CMD python3 -c "import sys, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=4)" \
-    "${HEALTH_URL:-http://127.0.0.1:$PORT/healthz}"
 
 FROM base AS registry
 USER 0:0
@@ -37,6 +34,9 @@ RUN install -d -m 0770 /root-key
 USER 10001:0
 COPY --from=registry-build /opt/peerseal /opt/peerseal
 ENV REGISTRY_HOME=/var/lib/peerseal
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
+    CMD python3 -c "import sys, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(sys.argv[1], timeout=4)" \
+    "${HEALTH_URL:-http://127.0.0.1:$PORT/healthz}"
 CMD ["gunicorn", "--config", "python:registry.gunicorn_conf", "--workers", "2", "registry.wsgi:app"]
 
 FROM base AS examples

@@ -68,6 +68,7 @@ def test_up_and_wait_takes_the_end_of_no_container_for_a_failure(services: dict[
         for dependency, how in service.get("depends_on", {}).items()
         if how["condition"] == "service_completed_successfully" and "profiles" not in service
     }
+    assert all("disable" not in service.get("healthcheck", {}) for service in services.values())
     assert waited_for == once(services) == {"certificates", "roles", "migrate", "init", "grants", "enroll", "topics"}
 
 
