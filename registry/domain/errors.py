@@ -17,6 +17,8 @@ PeersealError
 │   └── LedgerForked           the same code; its ledger is not the one that this registry has signed
 ├── LedgerUnconfirmed          503: ledger_unconfirmed; nobody has told yet which ledger was seen
 ├── StorageUnavailable         503: storage_unavailable
+│   ├── StorageReadOnly        503: storage_read_only; the server is a standby, or read-only
+│   └── StorageNotDurable      503: storage_not_durable; the server could lose what it acknowledges
 └── SchemaRefused              schema_refused; the database's schema is not this version's (commands only)
 """
 
@@ -124,6 +126,19 @@ class StorageUnavailable(Unavailable):
 
     code = "storage_unavailable"
     retry_after = 5
+
+
+class StorageReadOnly(StorageUnavailable):
+    """The database server takes no writes: it is a standby, or an operator made it read-only."""
+
+    code = "storage_read_only"
+
+
+class StorageNotDurable(StorageUnavailable):
+    """The database server could lose what it acknowledges. The detail names the setting and the remedy."""
+
+    code = "storage_not_durable"
+    retry_after = 30
 
 
 class SchemaRefused(PeersealError):

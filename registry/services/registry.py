@@ -31,6 +31,7 @@ from registry.services.readiness import Checks, Readiness, basic_checks
 from registry.services.records import Records
 from registry.services.setting_documents import SettingDocuments
 from registry.settings import Settings
+from registry.storage.durability import DurabilityGuard
 from registry.storage.engine import create_engine
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
@@ -70,7 +71,7 @@ class Registry:
     @classmethod
     def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
         """With the keys in its files read. Raises ConfigurationError."""
-        limits, unguarded = settings.limits, Store(create_engine(settings.database_url))
+        limits, unguarded = settings.limits, store_of(settings)
         fork_guard = ForkGuard.of(settings, unguarded, clock)
         store = unguarded.guarded(fork_guard)
         authority = AuthoritySource(settings, store, fork_guard, clock)
@@ -115,3 +116,10 @@ class Registry:
     def readiness(self) -> Readiness:
         """Whether this node can read, and whether it can write too."""
         return self.checks.now()
+
+
+def store_of(settings: Settings) -> Store:
+    """The database that the settings name. Raises ConfigurationError."""
+    guard = DurabilityGuard(settings.allow_async_replication)
+    listen = create_engine(settings.listen_url) if settings.listen_url else None
+    return Store(create_engine(settings.database_url), guard, listen)

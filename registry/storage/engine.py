@@ -15,7 +15,7 @@ import psycopg
 import sqlalchemy
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
@@ -29,6 +29,10 @@ POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
 NO_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 """What PostgreSQL says where the database was not migrated yet; SQLite says that it is not operational."""
+READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
+"""What a standby says, and a server that was made read-only (SQLSTATE 25006)."""
+NO_RIGHT = psycopg.errors.InsufficientPrivilege
+"""What PostgreSQL says to a role without the rights of migrations/roles.sql."""
 
 WRITES = "registry_writes"
 """The execution option with which a transaction says that it will write."""
@@ -142,8 +146,16 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
     event.listen(engine, "engine_disposed", lambda _engine: watch.opened.clear())
     event.listen(engine, "do_connect", lambda _dialect, _record, arguments, options: watch.connect(arguments, options))
     event.listen(engine, "checkout", _refuse_unusable)
+    event.listen(engine, "handle_error", _drop_read_only)
     event.listen(engine, "begin", _Begin(waits, " ".join(url.normalized_query.get("options", ()))))
     return engine
+
+
+def _drop_read_only(context: ExceptionContext) -> None:
+    """Connections to a server that became a standby are dropped: with several hosts in the URL and
+    ``target_session_attrs=read-write`` the next ones lead to the primary."""
+    if isinstance(context.original_exception, READ_ONLY):
+        context.is_disconnect = context.invalidate_pool_on_disconnect = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from registry.domain.errors import StorageUnavailable
-from registry.storage.engine import LOOKS, NO_SCHEMA, POSTGRESQL, READS, WRITES
+from registry.domain.errors import StorageReadOnly, StorageUnavailable
+from registry.storage.durability import Durability, DurabilityGuard, read_durability
+from registry.storage.engine import LOOKS, NO_RIGHT, NO_SCHEMA, POSTGRESQL, READ_ONLY, READS, WRITES
 from registry.storage.ledger import GUARD, LedgerGuard
 
 
@@ -21,6 +22,10 @@ def storage_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise StorageUnavailable(_brief(error)) from error
     except DBAPIError as error:
+        if isinstance(error.orig, READ_ONLY):
+            raise StorageReadOnly(f"{_brief(error)}: the database server takes no writes") from error
+        if isinstance(error.orig, NO_RIGHT):
+            raise StorageUnavailable(f"{_brief(error)}: run migrations/roles.sql (docs/operations.md)") from error
         if error.connection_invalidated or isinstance(error.orig, NO_SCHEMA):
             raise StorageUnavailable(_brief(error)) from error
         raise
@@ -29,8 +34,16 @@ def storage_errors() -> Iterator[None]:
 class Store:
     """The database as the use cases see it."""
 
-    def __init__(self, engine: Engine, guard: LedgerGuard | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        durable: DurabilityGuard | None = None,
+        listen: Engine | None = None,
+        guard: LedgerGuard | None = None,
+    ) -> None:
         self.engine = engine
+        self.listen_engine = listen or engine
+        self._durable = durable
         self._guard = guard
         self._postgresql = engine.dialect.name == POSTGRESQL
         self._reader = engine.execution_options(**{GUARD: guard, READS: True})
@@ -40,11 +53,24 @@ class Store:
 
     def guarded(self, guard: LedgerGuard) -> Self:
         """The same database, where the guard passes every edge of the ledger's tree that is read."""
-        return type(self)(self.engine, guard)
+        return type(self)(self.engine, self._durable, self.listen_engine, guard)
 
     def when_written(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called whenever a transaction of this process that writes has committed."""
         self._followers.append(tell)
+
+    def durability(self) -> Durability | None:
+        """What the server says of itself; None on SQLite, which is set up to be durable. Raises StorageUnavailable."""
+        if not self._postgresql:
+            return None
+        with self.look() as connection:
+            return read_durability(connection)
+
+    def not_writable(self) -> str | None:
+        """Why transactions that write would be refused, and the remedy; None where they would not. Raises
+        StorageUnavailable."""
+        found = self.durability()
+        return None if found is None or self._durable is None else self._durable.trouble(found)
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
@@ -68,6 +94,8 @@ class Store:
         """
         self._settle(committed=False)  # what an earlier one left that failed
         with storage_errors(), self._writer.begin() as connection:
+            if self._postgresql and self._durable is not None:
+                self._durable.check(connection)
             if self._postgresql and service is not None:
                 connection.execute(_LOCK_SERVICE, {"name": service})
             yield connection

@@ -82,11 +82,7 @@ def running_postgres(run: str | None = None) -> Iterator[Postgres]:
     """The server of this test run, started if no other process of the run did; or one of another name."""
     server = _server(run or os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex)
     try:
-        postgres = Postgres(server)
-        # The tests kill registries, not the database's machine: waiting for the disk would show nothing.
-        postgres.execute("ALTER SYSTEM SET fsync = off")
-        postgres.execute("SELECT pg_reload_conf()")
-        yield postgres
+        yield Postgres(server)
     finally:
         server.cleanup()
 
