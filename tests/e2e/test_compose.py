@@ -320,7 +320,8 @@ def test_containers_find_each_other_in_whatever_order_they_start(compose: Compos
     run("docker", "stop", "--time", "5", *containers.values())
     postgres = containers.pop("postgres")
     run("docker", "start", *containers.values())
-    eventually(lambda: answers(containers["registry"], "/readyz") == "503", "the registry serves, and is not ready")
+    not_ready = "the registry serves, and is not ready"
+    eventually(lambda: answers(containers["registry"], "/readyz") == "503", not_ready, within=120, every=1)
     assert answers(containers["registry"], "/healthz") == "200"
     run("docker", "start", postgres)
     works(compose)
