@@ -38,6 +38,7 @@ from registry.storage.tables import domain_settings, join_tokens, operator_token
 from registry.storage.tables import keys as keys_table
 from registry.storage.tables import services as services_table
 from registry.storage.unit import Store
+from registry.web import counting
 
 DOMAIN = "acme.internal"
 JSON = {"Content-Type": "application/json"}
@@ -87,6 +88,8 @@ class Driver:
         return Driver(self.url, self.home, self.clock, **changes)
 
     def close(self) -> None:
+        counting.SHARED.share_in(None)
+        counting.answered.count()  # waits for a timer that writes into this registry's home just now
         self.store.engine.dispose()
         self.registry.store.engine.dispose()
 
