@@ -39,16 +39,17 @@ class SharedCounts(Collector):
         self._servers: Path | None = None
         self._works = True
 
-    def share_in(self, home: Path) -> None:
-        """Publish from now on in the registry's folder ``home``."""
-        self._servers = home / FOLDER
+    def share_in(self, home: Path | None) -> None:
+        """Publish from now on in the registry's folder ``home``, which must exist; nowhere without one."""
+        self._servers = None if home is None else home / FOLDER
 
     def publish(self) -> None:
         """Write what this worker has counted, for the others."""
-        if self._servers is None:
+        servers = self._servers
+        if servers is None:
             return
         try:
-            self._write(_made(self._servers) / _file_name())
+            self._write(_made(servers) / _file_name())
             self._works = True
         except OSError as error:
             if self._works:
@@ -83,9 +84,10 @@ class SharedCounts(Collector):
             raise
 
     def _of_others(self) -> Iterator[tuple[str, Samples]]:
-        if self._servers is None:
+        servers = self._servers
+        if servers is None:
             return
-        for file in (self._servers / _server_name()).glob("*.json"):
+        for file in (servers / _server_name()).glob("*.json"):
             if file.name != _file_name():
                 with suppress(OSError, ValueError, TypeError):
                     yield file.stem, _read(file)
@@ -98,7 +100,8 @@ def _made(servers: Path) -> Path:
         for other in servers.glob("*"):
             if not _runs(other.name):
                 shutil.rmtree(other, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        servers.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

@@ -68,6 +68,12 @@ def test_a_folder_that_was_removed_is_made_again(registry: Driver, counts: Path)
     assert list(counts.glob("*.json"))
 
 
+def test_a_home_that_was_removed_is_not_made_again(registry: Driver, counts: Path, tmp_path: Path) -> None:
+    removed(tmp_path / "home")
+    counting.answered.count()
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_full_disk(registry: Driver, counts: Path, caplog: pytest.LogCaptureFixture) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
