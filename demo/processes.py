@@ -56,9 +56,11 @@ def free_port(preferred: int = 0) -> int:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without any setting of Peerseal's own or a proxy, and then ``settings``."""
+    """This process's environment without any setting of Peerseal's own or a proxy, and then ``settings``. A registry
+    stops at once: no balancer has to notice."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    return inherited | {"NO_PROXY": f"{LOOPBACK},localhost", "PYTHONUNBUFFERED": "1"} | dict(settings)
+    ours = {"NO_PROXY": f"{LOOPBACK},localhost", "PYTHONUNBUFFERED": "1", "REGISTRY_DRAIN_SECONDS": "0"}
+    return inherited | ours | dict(settings)
 
 
 class ServerOptions(TypedDict, total=False):

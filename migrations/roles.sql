@@ -35,6 +35,7 @@ BEGIN
             -- what the root signed, and the schema's revision, are the owner's to write
             ('registry_documents', 'SELECT'),
             ('alembic_version', 'SELECT'),
+            ('schema_revisions', 'SELECT'),
             -- what the entries amount to: of a key only its end can change
             ('ledger_head', 'SELECT, UPDATE (size, frontier)'),
             ('services', 'SELECT, INSERT, UPDATE (seq)'),

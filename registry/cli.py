@@ -25,7 +25,6 @@ from registry.commands.common import (
     show_rows,
     the_console,
     the_settings,
-    the_store,
     url_option,
 )
 from registry.commands.operator_tokens import operator_token
@@ -40,6 +39,7 @@ from registry.services.initialise import Initialised, initialise
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.migrate import migrate as migrate_database
+from registry.storage.migrate import migrate_down
 from registry.storage.unit import Store
 
 UNREACHABLE = 3
@@ -83,7 +83,7 @@ def main() -> None:
     home), REGISTRY_TRUST_DOMAIN, REGISTRY_ROOT_KEY_FILE, REGISTRY_SIGNING_KEY_FILE, REGISTRY_LEDGER_KEY_FILE,
     REGISTRY_SEALING_KEY_FILE, REGISTRY_KEY_PASSPHRASE, REGISTRY_PUBLIC_URLS, REGISTRY_APPLICANTS (off),
     REGISTRY_OIDC_FILE, REGISTRY_PROXIES (0), REGISTRY_RATE_LIMIT_STORAGE (memory://), REGISTRY_EXCHANGED_TOKEN_LIFETIME
-    (7d).
+    (7d), REGISTRY_DRAIN_SECONDS (5).
     """
 
 
@@ -140,6 +140,7 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     address = _listening(LOOPBACK if host is None else host)
     settings = replace(the_settings(), dev=dev)
     if dev:
+        settings = replace(settings, drain_seconds=0)  # no balancer is in front
         click.secho(
             "DEV MODE: whoever comes first gets a name, on this machine only. NOT FOR REAL USE.", fg="red", err=True
         )
@@ -149,10 +150,15 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
 
 
 @main.command()
+@click.option("--down", is_flag=True, help="Back to the last release's schema instead, before its nodes serve alone.")
 @json_option
-def migrate(as_json: bool) -> None:
-    """Brings the database's schema up to date. Several nodes may do so at once."""
-    revision = migrate_database(the_store().engine)
+def migrate(down: bool, as_json: bool) -> None:
+    """Brings the database's schema up to date. Several nodes may do so at once.
+
+    Nodes of the last release may serve meanwhile. With --down nothing is changed where data would be lost.
+    """
+    engine = create_engine(the_settings().database_url)
+    revision = migrate_down(engine) if down else migrate_database(engine)
     show({"revision": revision}, as_json, f"schema revision: {revision}")
 
 

@@ -7,12 +7,14 @@ import os
 import resource
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from registry.drain import DRAIN
 from registry.gate import Gate
 from registry.hung_up import let_go_at_once
-from registry.settings import Limits, Settings
+from registry.settings import Limits, Settings, drain_seconds
 from registry.slow_clients import Deadline
 
 SERVED_AT_ONCE = 8
@@ -43,6 +45,17 @@ REQUEST_DEADLINE = 45
 _OTHER_DESCRIPTORS = 256
 
 
+def when_ready(server: Any) -> None:
+    """In the master, before it forks its workers: a SIGTERM drains the node first."""
+    DRAIN.before_stop_of(server, drain_seconds(os.environ))
+
+
+def pre_request(_worker: Any, request: Any) -> None:
+    """While the node drains no connection is kept: the client sends its next request to another node."""
+    if DRAIN.began:
+        request.force_close()
+
+
 def post_worker_init(worker: Any) -> None:
     """Has the kernel end the wait for a client that fell silent. gunicorn's threads would wait for ever, and as many
     half-sent requests as there are threads would stop a worker for good. Accepted sockets inherit this on Linux."""
@@ -51,7 +64,9 @@ def post_worker_init(worker: Any) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     worker.handle = Deadline(REQUEST_DEADLINE).over(worker.handle)
-    waiting = _waiting(worker)
+    served = _registry(worker)
+    _watch_readiness(served, first=worker.age == 1)
+    waiting = served.changes.waiting
     waiting.at_most(max(0, worker.cfg.threads - SERVED_AT_ONCE - SLOW_AT_ONCE))  # --threads may have said otherwise
     worker.notify = _ending(waiting, worker)
     worker.wsgi = Gate(SERVED_AT_ONCE).before(worker.wsgi)
@@ -60,11 +75,18 @@ def post_worker_init(worker: Any) -> None:
     worker.worker_connections = min(worker.worker_connections, _connections_allowed(worker.worker_connections))
 
 
-def _waiting(worker: Any) -> Any:
-    """The calls that wait for a change, of the registry that the worker serves."""
+def _registry(worker: Any) -> Any:
+    """The registry that the worker serves."""
     from registry.web.wire import EXTENSION
 
-    return worker.wsgi.extensions[EXTENSION].changes.waiting
+    return worker.wsgi.extensions[EXTENSION]
+
+
+def _watch_readiness(served: Any, first: bool) -> None:
+    """A node that drains is not ready. What is missing at the start, such as a migration, the first worker logs."""
+    served.checks.for_reading("serving", DRAIN.trouble)
+    if first:
+        threading.Thread(target=served.readiness, name="readiness", daemon=True).start()
 
 
 def _ending(waiting: Any, worker: Any) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
 from registry.app import create_app, log_to_stderr
+from registry.drain import DRAIN
 from registry.settings import Settings
 
 
@@ -32,4 +33,10 @@ class Server(BaseApplication):  # type: ignore[misc]
 def run(settings: Settings, bind: str, workers: int) -> None:
     """Serves until told to stop. The application is made before the fork, so that a wrong setting ends the start."""
     log_to_stderr()
-    Server(settings, {"bind": bind, "workers": workers, "preload_app": True}).run()
+    options = {
+        "bind": bind,
+        "workers": workers,
+        "preload_app": True,
+        "when_ready": lambda master: DRAIN.before_stop_of(master, settings.drain_seconds),
+    }
+    Server(settings, options).run()

@@ -13,7 +13,7 @@ from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.names import check_trust_domain
 from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.key_passphrase import KeyPassphrase
-from peerseal.runtime.settings import named, warn_of_unknown
+from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 
 KNOWN = (
     "REGISTRY_HOME",
@@ -33,12 +33,16 @@ KNOWN = (
     "REGISTRY_RATE_LIMIT_STORAGE",
     "REGISTRY_RATE_LIMIT_STORAGE_FILE",
     "REGISTRY_EXCHANGED_TOKEN_LIFETIME",
+    "REGISTRY_DRAIN_SECONDS",
 )
 """Every variable of the registry; beside these it reads PEERSEAL_EXTERNAL_PREFIX."""
 NO_PASSPHRASE = KeyPassphrase("REGISTRY_KEY_PASSPHRASE")
 """The registry's keys are written as they are."""
 DATABASE_FILE = "registry.sqlite3"
 DEFAULT_HOME = "registry-data"
+DRAIN_SECONDS = 5
+"""Two or three looks of a balancer, and as long as an idle connection is kept."""
+LONGEST_DRAIN = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ class Settings:
     ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of
     platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
     several nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's
-    address.
+    address. ``drain_seconds`` is how long a node that was told to stop goes on serving, not ready any more.
     """
 
     home: Path
@@ -144,6 +148,7 @@ class Settings:
     oidc_file: Path | None = None
     rate_limit_storage: str = field(default="memory://", repr=False)
     proxies: int = 0
+    drain_seconds: float = DRAIN_SECONDS
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -183,7 +188,13 @@ class Settings:
             "oidc_file": oidc_file.absolute() if oidc_file else None,
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),
+            "drain_seconds": drain_seconds(environ),
             "limits": Limits(exchanged_token_lifetime=lifetime),
             "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def drain_seconds(environ: Mapping[str, str]) -> float:
+    """What gunicorn's master reads too. Raises ConfigurationError."""
+    return SettingsReader(environ).seconds("REGISTRY_DRAIN_SECONDS", DRAIN_SECONDS, at_most=LONGEST_DRAIN)

@@ -16,10 +16,12 @@ from peerseal.protocol.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
+from registry.domain.errors import SchemaRefused
 from registry.services.operators import check_operator_token
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import create_engine
+from registry.storage.schema import read_schema
 from registry.storage.unit import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,14 +74,25 @@ def the_settings() -> Settings:
 
 
 def the_store() -> Store:
-    """This host's database."""
-    return Store(create_engine(the_settings().database_url))
+    """This host's database. Raises SchemaRefused where its schema is not one that this version can work with."""
+    return _checked(Store(create_engine(the_settings().database_url)))
+
+
+def _checked(store: Store) -> Store:
+    with store.look() as connection:
+        trouble = read_schema(connection).trouble
+    if trouble is not None:
+        raise SchemaRefused(trouble)
+    return store
 
 
 def the_console(url: str | None) -> Console:
-    """What the command works on: the registry at ``url``, or this host's database."""
+    """What the command works on: the registry at ``url``, or this host's database. Raises SchemaRefused as `the_store`
+    does."""
     if url is None:
-        return LocalConsole(Registry.of(the_settings()))
+        registry = Registry.of(the_settings())
+        _checked(registry.store)
+        return LocalConsole(registry)
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")

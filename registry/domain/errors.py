@@ -14,7 +14,8 @@ PeersealError
 ├── Behind                     503: behind; this registry has not (yet) seen the entry that was asked for
 ├── TooManyApplicants          429: too_many_applicants
 ├── LedgerContradicted         503: ledger_contradicted; the database says other than its own ledger
-└── StorageUnavailable         503: storage_unavailable
+├── StorageUnavailable         503: storage_unavailable
+└── SchemaRefused              schema_refused; the database's schema is not this version's (commands only)
 """
 
 from peerseal.errors import CodedError, Forbidden, KeyRefused, PeersealError, TokenError
@@ -110,3 +111,10 @@ class StorageUnavailable(Unavailable):
 
     code = "storage_unavailable"
     retry_after = 5
+
+
+class SchemaRefused(PeersealError):
+    """The database's schema is one that this version cannot work with, or that it will not make. The detail names the
+    command that helps."""
+
+    code = "schema_refused"

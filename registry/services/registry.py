@@ -1,14 +1,10 @@
 """All use cases of one registry, put together once: what the web and the command line call."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from peerseal.errors import PeersealError
 from peerseal.peers.verify import Verifier
 from registry.services.access_tokens import AccessTokens
 from registry.services.admit import Admission
@@ -28,16 +24,14 @@ from registry.services.operators import Operators
 from registry.services.platforms import Platforms, read_rules
 from registry.services.policies import Policies
 from registry.services.publish import Publisher
+from registry.services.readiness import Checks, Readiness, basic_checks
 from registry.services.records import Records
 from registry.services.setting_documents import SettingDocuments
 from registry.settings import Settings
 from registry.storage.engine import create_engine
-from registry.storage.migrate import SCHEMA_REVISION, current_revision
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from registry.storage.used_tokens import DatabaseReplayGuard
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,7 @@ class Registry:
     audit: Audit
     applicants: Applicants
     housekeeping: Housekeeping
+    checks: Checks
 
     @classmethod
     def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
@@ -100,16 +95,9 @@ class Registry:
             audit=Audit(store, limits),
             applicants=Applicants(store, authority, admission, limits, clock),
             housekeeping=Housekeeping(store, limits, clock),
+            checks=basic_checks(store, authority, clock),
         )
 
-    def readiness(self) -> dict[str, bool]:
-        """What calls need, and whether it is there: the database, its schema as this version knows it, the keys."""
-        checks = {"database": False, "schema": False, "keys": False}
-        try:
-            with self.store.read() as connection:
-                checks["database"] = True
-                checks["schema"] = current_revision(connection) == SCHEMA_REVISION
-            checks["keys"] = self.clock() < self.authority.current().keys.expires_at
-        except (PeersealError, SQLAlchemyError) as error:
-            log.warning("not ready: %s", error)
-        return checks
+    def readiness(self) -> Readiness:
+        """Whether this node can read, and whether it can write too."""
+        return self.checks.now()

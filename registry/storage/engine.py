@@ -25,6 +25,8 @@ from peerseal.runtime.settings import whole_number
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
+NO_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
+"""What PostgreSQL says where the database was not migrated yet; SQLite says that it is not operational."""
 
 WRITES = "registry_writes"
 """The execution option with which a transaction says that it will write."""

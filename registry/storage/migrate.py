@@ -11,16 +11,17 @@ from typing import IO
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy import Connection, Engine, text
 
 import registry
 from peerseal.runtime.files import resolved
-from registry.domain.errors import StorageUnavailable
+from registry.domain.errors import SchemaRefused, StorageUnavailable
 from registry.storage.engine import POSTGRESQL, WRITES
+from registry.storage.schema import RELEASED_REVISION, SCHEMA_REVISION, Schema, current_revision, read_schema
 from registry.storage.unit import storage_errors
 
-SCHEMA_REVISION = "0003"
-"""The revision that this version of the code needs, so that a running server need not read the scripts."""
+__all__ = ["SCHEMA_REVISION", "current_revision", "migrate", "migrate_down", "newest_revision"]
+
 LOCK_WAIT = 120
 """Seconds to wait for another node that migrates."""
 DDL_LOCK_TIMEOUT = 5
@@ -40,34 +41,74 @@ def scripts() -> Path:
 
 
 def migrate(engine: Engine) -> str:
-    """Runs the migrations that are missing, one transaction each, and returns the revision reached.
+    """Runs the migrations that are missing, one transaction each, and returns the revision of the database. One that a
+    newer version has migrated is left as it is, where nodes of this version can go on with it.
 
-    Raises StorageUnavailable where another node holds the lock for too long.
+    Raises SchemaRefused where they cannot, StorageUnavailable where another node holds the lock for too long.
     """
     with storage_errors(), _one_at_a_time(engine) as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    return newest_revision()
+        schema = _schema(connection)
+        if schema.newer:
+            return _known(schema)
+        command.upgrade(_config(connection), SCHEMA_REVISION)
+    return SCHEMA_REVISION
+
+
+def migrate_down(engine: Engine) -> str:
+    """Takes the schema back to the last release's, for its nodes to serve alone, and returns the revision reached.
+
+    Raises SchemaRefused where data would be lost, or where a newer version has migrated the database, and
+    StorageUnavailable as `migrate` does.
+    """
+    with storage_errors(), _one_at_a_time(engine) as connection:
+        schema = _schema(connection)
+        if schema.newer:
+            raise SchemaRefused(f"the schema is at revision {schema.revision}: run migrate --down of that version")
+        if schema.revision is None:
+            raise SchemaRefused(str(schema.trouble))
+        if schema.revision <= RELEASED_REVISION:
+            return schema.revision
+        if lost := _lost_by_downgrade(connection, schema.revision):
+            raise SchemaRefused(f"nothing is changed: revision {RELEASED_REVISION} has no place for {', '.join(lost)}")
+        command.downgrade(_config(connection), RELEASED_REVISION)
+    return RELEASED_REVISION
 
 
 def newest_revision() -> str:
     """The revision that this version of the code needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    revision = _scripts().get_current_head()
     if revision is None:
         raise RuntimeError("the migrations are not installed")
     return revision
 
 
-def current_revision(connection: Connection) -> str | None:
-    """The revision of the database; None for an empty one."""
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    return connection.execute(select(text("version_num")).select_from(text("alembic_version"))).scalar_one_or_none()
+def _schema(connection: Connection) -> Schema:
+    """As it is now. The transaction that reads it ends: each migration has one of its own."""
+    with connection.begin():
+        return read_schema(connection)
 
 
-def _config() -> Config:
+def _known(schema: Schema) -> str:
+    """The revision of a newer schema. Raises SchemaRefused where nodes of this version cannot go on with it."""
+    if schema.trouble is not None:
+        raise SchemaRefused(schema.trouble)
+    return str(schema.revision)
+
+
+def _lost_by_downgrade(connection: Connection, revision: str) -> list[str]:
+    """What the revisions behind the last release's hold that it has no place for."""
+    undone = _scripts().iterate_revisions(revision, RELEASED_REVISION)
+    with connection.begin():
+        return [lost for script in undone for lost in script.module.lost_by_downgrade(connection)]
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _config(connection: Connection | None = None) -> Config:
     config = Config()
+    config.attributes["connection"] = connection
     config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config

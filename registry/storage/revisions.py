@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
-from registry.storage.engine import POSTGRESQL
+from registry.storage.engine import NO_SCHEMA, POSTGRESQL
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -214,6 +214,7 @@ def checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
     if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
         return result
     message = result.get_error_message()
-    if connection.pgconn.status != ConnStatus.OK:
+    error = psycopg.errors.error_from_result(result)
+    if connection.pgconn.status != ConnStatus.OK or isinstance(error, NO_SCHEMA):
         raise psycopg.OperationalError(message)
-    raise psycopg.errors.error_from_result(result)
+    raise error

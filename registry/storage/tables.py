@@ -172,6 +172,14 @@ class RegistryDocumentColumns(Columns):
     jws: Named[str] = Column(Text)
 
 
+class SchemaRevisionColumns(Columns):
+    """The schema's revisions from 0004 on that were applied. Nodes of ``oldest_node_revision`` and newer ones can go on
+    with ``revision``."""
+
+    revision: Named[str] = Column(String(20), primary_key=True)
+    oldest_node_revision: Named[str] = Column(String(20))
+
+
 entries = Table("entries", metadata, EntryColumns)
 ledger_head = Table("ledger_head", metadata, HeadColumns, CheckConstraint("id = 1", name="one_row"))
 tiles = Table("tiles", metadata, TileColumns)
@@ -185,6 +193,7 @@ applicants = Table("applicants", metadata, ApplicantColumns)
 audit = Table("audit", metadata, AuditColumns)
 used_tokens = Table("used_tokens", metadata, UsedTokenColumns)
 registry_documents = Table("registry_documents", metadata, RegistryDocumentColumns)
+schema_revisions = Table("schema_revisions", metadata, SchemaRevisionColumns)
 
 
 def _of_type(*types: str) -> ColumnElement[bool]:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry.domain.errors import StorageUnavailable
-from registry.storage.engine import POSTGRESQL, WRITES
+from registry.storage.engine import NO_SCHEMA, POSTGRESQL, WRITES
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def storage_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise StorageUnavailable(_brief(error)) from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or isinstance(error.orig, NO_SCHEMA):
             raise StorageUnavailable(_brief(error)) from error
         raise
 

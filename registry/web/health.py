@@ -2,7 +2,8 @@
 
 from flask import Blueprint, Response
 
-from registry.web.wire import private_json, registry
+from registry.domain.errors import BadRequest
+from registry.web.wire import parameter, private_json, registry
 
 blueprint = Blueprint("health", __name__)
 
@@ -15,6 +16,11 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Whether calls can be answered: database, schema, and keys."""
-    checks = registry().readiness()
-    return private_json({"ready": all(checks.values()), **checks}, 200 if all(checks.values()) else 503)
+    """Whether calls that read can be answered; with ``?for=write`` whether all can."""
+    purpose = parameter("for")
+    if purpose not in (None, "write"):
+        raise BadRequest("invalid_parameter", "for is other than write")
+    found = registry().readiness()
+    ready = found.can_write if purpose == "write" else found.can_read
+    members = {"ready": ready, "can_read": found.can_read, "can_write": found.can_write}
+    return private_json({**members, **found.reading, **found.writing}, 200 if ready else 503)

@@ -22,7 +22,9 @@ from registry.settings import Settings
 from registry.storage import migrate as migrating
 from registry.storage import notifications
 from registry.storage.engine import WRITES, create_engine
+from registry.storage.schema import RELEASED_REVISION
 from tests.registry.driver import DOMAIN, Clock, Driver, settings_at
+from tests.support.released import migrated, populate
 from tests.support.waiters import waiters
 
 KEYS = 300
@@ -119,17 +121,6 @@ def _registry_keys(settings: Settings, now: int) -> RegistryKeys:
     return RegistryKeys(*frame, 1, root, (signing,), ledger_key)
 
 
-def migrated(url: str, revision: str) -> None:
-    """Brings the schema to that revision, as a release of its time did."""
-    engine = create_engine(url)
-    with engine.execution_options(**{WRITES: True}).connect() as connection:
-        config = migrating._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        connection.commit()
-    engine.dispose()
-
-
 def test_a_database_of_the_release_before_tells_of_changes_from_now_on(
     registry_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,5 +149,23 @@ def test_a_database_of_the_first_schema_goes_on_as_a_ledger(registry_database: s
         assert {key.public.thumbprint for key in published.keys} == {key.public.thumbprint for key in held}
         assert upgraded.rotate(held[0], KeyPair.generate("ES256"), "billing").status_code == 201
         assert not verify(upgraded.store, settings.limits, clock=clock).differences
+    finally:
+        upgraded.close()
+
+
+@pytest.mark.parametrize("years", [0, 2])
+def test_a_populated_database_of_the_last_release_is_whole_after_the_upgrade_and_after_the_way_back(
+    registry_database: str, tmp_path: Path, years: int
+) -> None:
+    clock, home = Clock(), tmp_path / "home"
+    clock.forward(years * 365 * 24 * 3600)
+    populate(registry_database, home)
+    upgraded = Driver(registry_database, home, clock)  # `init` migrates, and has the root sign its document again
+    try:
+        assert not verify(upgraded.store, upgraded.settings.limits, clock=clock).differences
+        upgraded.joined(KeyPair.generate("ES256"), "service-1")
+        assert migrating.migrate_down(upgraded.store.engine) == RELEASED_REVISION
+        assert not verify(upgraded.store, upgraded.settings.limits, clock=clock).differences
+        assert upgraded.key_set("service-1").keys
     finally:
         upgraded.close()

@@ -87,6 +87,22 @@ def test_a_kept_connection_that_its_client_closes_needs_no_thread(tmp_path: Path
         assert server.output().count("to a thread") == before + 4
 
 
+@pytest.mark.e2e
+def test_a_node_says_at_its_start_which_command_is_missing(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    stack.operate("init", "--trust-domain", stack.domain)
+    stack.operate("migrate", "--down")
+    port, log, settings = stack.registry_port, stack.log("registry"), stack.registry_settings
+    config = "python:registry.gunicorn_conf"
+    with gunicorn("registry", "registry.wsgi:app", port=port, log=log, settings=settings, config=config) as server:
+        assert "run peerseal-registry migrate" in server.wait_until_prints("not ready: schema: ")
+        assert server.output().count("peerseal-registry migrate") == 1  # of two workers
+        assert status_of(f"{server.url}/healthz") == 200
+        assert status_of(f"{server.url}/readyz") == 503
+        stack.operate("migrate")
+        server.wait_until_answers(f"{server.url}/readyz")
+
+
 class Vanished(socket.socket):
     """One whose host is not there any more."""
 

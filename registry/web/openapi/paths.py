@@ -45,6 +45,7 @@ _WAIT = in_query(
     "Seconds to wait for the first change. The answer may come before that, and name none, where too many wait.",
 )
 _OF_KID = in_query("kid", KID, "The key whose admission is to be proven.")
+_FOR = in_query("for", {"const": "write"}, "Write: the node must be able to sign and write, too.")
 _FROM = in_query("from", natural(maximum=LARGEST), "The smaller size.")
 _TO = in_query("to", natural(maximum=LARGEST), "The larger size.")
 
@@ -364,10 +365,11 @@ ABOUT: Json = {
     "/readyz": {
         "get": operation(
             "isReady",
-            "Calls can be answered: database, schema and keys are there",
-            shown("They can.", "Readiness"),
-            shown("They cannot.", "Readiness", 503),
-            problems(500),
+            "This node can answer calls that read; with for=write, all calls",
+            shown("It can.", "Readiness"),
+            shown("It cannot.", "Readiness", 503),
+            problems(400, 500),
+            parameters=(_FOR,),
         )
     },
     "/metrics": {

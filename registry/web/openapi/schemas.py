@@ -308,7 +308,12 @@ SCHEMAS: Json = {
     ),
     "Consistency": exactly({"from": ENTRY, "to": ENTRY, "proof": PROOF}),
     "Health": exactly({"status": {"const": "ok"}}),
-    "Readiness": exactly({name: {"type": "boolean"} for name in ("ready", "database", "schema", "keys")}),
+    "Readiness": {
+        "type": "object",
+        "required": ["ready", "can_read", "can_write", "database", "schema", "keys"],
+        "additionalProperties": {"type": "boolean"},
+        "description": "ready is the answer to the question; of the named checks, those that fail are false.",
+    },
 }
 SCHEMAS["KeyWithEvidence"] = exactly(
     {

@@ -1,0 +1,60 @@
+"""The revision of the database's schema, and whether nodes of this version can serve with it.
+
+A newer schema says by itself which nodes can go on with it (`migrations/env.py`): nodes of the release before serve on
+while a roll-out runs.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, inspect, select, text
+
+from registry.storage.tables import schema_revisions
+
+SCHEMA_REVISION = "0004"
+"""The revision that this version of the code needs, so that a running server need not read the scripts."""
+RELEASED_REVISION = "0003"
+"""The revision of the last release: its nodes may run beside this version's, and `migrate --down` ends there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The ``revision`` that the database is at, None for an empty one, and that of the oldest nodes that can go on with
+    it, where it is newer than this version's."""
+
+    revision: str | None
+    oldest_node_revision: str | None = None
+
+    @property
+    def newer(self) -> bool:
+        """Whether a newer version has migrated the database."""
+        return self.revision is not None and self.revision > SCHEMA_REVISION
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nodes of this version cannot serve, and the command that helps; None where they can."""
+        if self.revision is None:
+            return "the database is empty: run peerseal-registry init"
+        if self.revision < SCHEMA_REVISION:
+            needed = f"this version needs {SCHEMA_REVISION}"
+            return f"the schema is at revision {self.revision}, {needed}: run peerseal-registry migrate"
+        if self.newer and (self.oldest_node_revision is None or self.oldest_node_revision > SCHEMA_REVISION):
+            known = f"this version knows {SCHEMA_REVISION} and cannot go on with that"
+            remedy = "start the newer version, or run its peerseal-registry migrate --down"
+            return f"the schema is at revision {self.revision}, {known}: {remedy}"
+        return None
+
+
+def read_schema(connection: Connection) -> Schema:
+    """The schema of the database."""
+    schema = Schema(current_revision(connection))
+    if not schema.newer:
+        return schema
+    oldest = select(schema_revisions.c.oldest_node_revision).where(schema_revisions.c.revision == schema.revision)
+    return Schema(schema.revision, connection.execute(oldest).scalar_one_or_none())
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision of the database; None for an empty one."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(select(text("version_num")).select_from(text("alembic_version"))).scalar_one_or_none()
