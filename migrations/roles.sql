@@ -3,6 +3,8 @@
 --   peerseal_owner  owns the tables: `peerseal-registry init` and `migrate` run as it, and nothing else does.
 --   peerseal_app    what the serving nodes connect as. It adds entries and tiles, and can neither change nor remove one:
 --                   whoever takes over a node cannot rewrite the ledger, nor put another key in a record's place.
+--                   To see whether standbys are connected it needs no further right, and no pg_monitor: every role sees how
+--                   many there are (registry/storage/durability.py).
 --
 -- Run it in the registry's database, once as a superuser before the first `init`, and again as peerseal_owner after `init`
 -- and after every `migrate`: it may be repeated, and grants what the tables that are there need. What the owner may not

@@ -9,6 +9,7 @@ from flask import Flask
 from peerseal.runtime import terminal
 from registry.services.registry import Registry
 from registry.settings import Settings
+from registry.storage.engine import connection_counts
 from registry.web import (
     applicants,
     counting,
@@ -57,7 +58,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     """
     app = Flask("registry", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.body + 1  # see `registry.web.wire.body`
-    app.extensions[EXTENSION] = Registry.of(settings, clock)
+    app.extensions[EXTENSION] = registry = Registry.of(settings, clock)
     app.url_map.merge_slashes = False  # what is routed is what was signed
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for module in BLUEPRINTS:
@@ -66,5 +67,6 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     limiting.limit_refusals(app, settings)
     problems.register(app)
     counting.SHARED.share_in(settings.home)
+    counting.DATABASE.count(lambda: connection_counts(registry.store.engine))
     app.wsgi_app = counting.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

@@ -34,6 +34,9 @@ KNOWN = (
     "REGISTRY_RATE_LIMIT_STORAGE_FILE",
     "REGISTRY_EXCHANGED_TOKEN_LIFETIME",
     "REGISTRY_DRAIN_SECONDS",
+    "REGISTRY_ALLOW_ASYNC_REPLICATION",
+    "REGISTRY_LISTEN_URL",
+    "REGISTRY_LISTEN_URL_FILE",
 )
 """Every variable of the registry; beside these it reads PEERSEAL_EXTERNAL_PREFIX."""
 NO_PASSPHRASE = KeyPassphrase("REGISTRY_KEY_PASSPHRASE")
@@ -131,6 +134,8 @@ class Settings:
     platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
     several nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's
     address. ``drain_seconds`` is how long a node that was told to stop goes on serving, not ready any more.
+    ``allow_async_replication`` lets the registry write to a server that could lose what it acknowledges. ``listen_url``
+    leads to the same PostgreSQL past a pooler, for LISTEN.
     """
 
     home: Path
@@ -149,6 +154,8 @@ class Settings:
     rate_limit_storage: str = field(default="memory://", repr=False)
     proxies: int = 0
     drain_seconds: float = DRAIN_SECONDS
+    allow_async_replication: bool = False
+    listen_url: str | None = field(default=None, repr=False)
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -173,6 +180,9 @@ class Settings:
         database_url = read.secret("REGISTRY_DATABASE_URL")
         if database_url is not None:
             named("REGISTRY_DATABASE_URL", sqlalchemy_url, database_url)
+        listen_url = read.secret("REGISTRY_LISTEN_URL")
+        if listen_url is not None:
+            named("REGISTRY_LISTEN_URL", sqlalchemy_url, listen_url)
         public_urls = read.several("REGISTRY_PUBLIC_URLS")
         values: dict[str, object] = {
             "home": home,
@@ -189,6 +199,8 @@ class Settings:
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),
             "drain_seconds": drain_seconds(environ),
+            "allow_async_replication": read.flag("REGISTRY_ALLOW_ASYNC_REPLICATION", False),
+            "listen_url": listen_url,
             "limits": Limits(exchanged_token_lifetime=lifetime),
             "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
         }

@@ -15,6 +15,8 @@ PeersealError
 ├── TooManyApplicants          429: too_many_applicants
 ├── LedgerContradicted         503: ledger_contradicted; the database says other than its own ledger
 ├── StorageUnavailable         503: storage_unavailable
+│   ├── StorageReadOnly        503: storage_read_only; the server is a standby, or read-only
+│   └── StorageNotDurable      503: storage_not_durable; the server could lose what it acknowledges
 └── SchemaRefused              schema_refused; the database's schema is not this version's (commands only)
 """
 
@@ -111,6 +113,19 @@ class StorageUnavailable(Unavailable):
 
     code = "storage_unavailable"
     retry_after = 5
+
+
+class StorageReadOnly(StorageUnavailable):
+    """The database server takes no writes: it is a standby, or an operator made it read-only."""
+
+    code = "storage_read_only"
+
+
+class StorageNotDurable(StorageUnavailable):
+    """The database server could lose what it acknowledges. The detail names the setting and the remedy."""
+
+    code = "storage_not_durable"
+    retry_after = 30
 
 
 class SchemaRefused(PeersealError):

@@ -45,7 +45,7 @@ class ChangesFeed:
         self._clock = clock
         self._cache: RenderedCache[int] = RenderedCache(_KEPT)
         self._making: Together[int, Rendered] = Together(self._make)
-        self.waiting = Waiting(revisions.head, self._making.do, lambda: word_of(store.engine), limits)
+        self.waiting = Waiting(revisions.head, self._making.do, lambda: word_of(store.listen_engine), limits)
         authority.when_changed(self._cache.clear)
         store.when_written(self.waiting.committed)
 

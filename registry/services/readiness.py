@@ -80,6 +80,7 @@ def basic_checks(store: Store, authority: AuthoritySource, clock: Callable[[], f
     checks.for_reading("database", lambda: _database(store))
     checks.for_reading("schema", SchemaCheck(store))
     checks.for_reading("keys", lambda: _keys(authority, clock))
+    checks.for_writing("durable", store.not_writable)
     return checks
 
 

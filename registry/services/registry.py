@@ -28,6 +28,7 @@ from registry.services.readiness import Checks, Readiness, basic_checks
 from registry.services.records import Records
 from registry.services.setting_documents import SettingDocuments
 from registry.settings import Settings
+from registry.storage.durability import DurabilityGuard
 from registry.storage.engine import create_engine
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
@@ -64,7 +65,7 @@ class Registry:
     @classmethod
     def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
         """With the keys in its files read. Raises ConfigurationError."""
-        limits, store = settings.limits, Store(create_engine(settings.database_url))
+        limits, store = settings.limits, store_of(settings)
         authority = AuthoritySource(settings, store, clock)
         tokens = JoinTokens(store, authority, Sealer(read(settings.sealing_key_file, "sealing key")), limits, clock)
         admission = Admission(store, authority, tokens, limits, clock)
@@ -101,3 +102,10 @@ class Registry:
     def readiness(self) -> Readiness:
         """Whether this node can read, and whether it can write too."""
         return self.checks.now()
+
+
+def store_of(settings: Settings) -> Store:
+    """The database that the settings name. Raises ConfigurationError."""
+    guard = DurabilityGuard(settings.allow_async_replication)
+    listen = create_engine(settings.listen_url) if settings.listen_url else None
+    return Store(create_engine(settings.database_url), guard, listen)

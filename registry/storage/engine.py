@@ -1,50 +1,74 @@
 """Engines for the two databases, set up so that an acknowledged change is durable and nobody waits for ever."""
 
 import os
-import select
+import re
 import sqlite3
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import psycopg
 import sqlalchemy
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Connection, Dialect, Engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.pool import QueuePool
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.files import resolved
 from peerseal.runtime.settings import whole_number
+from registry.storage.connections import ServerWatch, WatchedConnection
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
 NO_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
 """What PostgreSQL says where the database was not migrated yet; SQLite says that it is not operational."""
+READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
+"""What a standby says, and a server that was made read-only (SQLSTATE 25006)."""
+NO_RIGHT = psycopg.errors.InsufficientPrivilege
+"""What PostgreSQL says to a role without the rights of migrations/roles.sql."""
 
 WRITES = "registry_writes"
 """The execution option with which a transaction says that it will write."""
-SILENT_FOR = 2
-"""Seconds for which a process does not ask a PostgreSQL again that let an attempt to connect wait in vain."""
+READS = "registry_reads"
+"""The execution option of a transaction that reads, all of it as of one moment."""
+LOOKS = "registry_looks"
+"""The execution option with which statements run outside of a transaction."""
+TIMEOUTS = "registry_timeouts"
+"""The execution option with DatabaseTimeouts other than the engine's."""
+_WATCH = "registry_watch"
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTimeouts:
-    """How long to wait, in milliseconds. A caller gives up after some seconds; so does the database."""
+    """How long to wait, in milliseconds. A caller gives up after 5 s; so does the database before, and where it hangs
+    the registry does: see `registry.storage.connections`."""
 
     connect: int = 2_000
-    """Callers give up after 5 s, and what is in memory is to be served before that."""
-    lock: int = 5_000
-    """Also SQLite's wait for the one writer before us."""
-    statement: int = 10_000
+    """For each host of the URL. What is in memory is to be served before callers give up."""
+    pool: int = 2_000
+    """For one of the pool's 16 connections."""
+    look: int = 2_000
+    """For an answer to a statement outside of a transaction: a look-up by primary key."""
+    answer: int = 4_000
+    """For an answer to any other statement, after which the connection is closed."""
+    statement: int = 3_500
+    """As the server counts it: less than ``answer``, so that a slow statement does not cost the connection."""
+    lock: int = 3_000
     idle_in_transaction: int = 15_000
-    """A node that froze within a transaction holds the ledger's head; after this it holds it no longer."""
+    """A node that froze within a transaction holds the ledger's head; after this it holds it no longer. 0: no end."""
+    sqlite_lock: int = 5_000
+    """SQLite's wait for the one writer before us."""
+
+
+COMMAND_TIMEOUTS = DatabaseTimeouts(lock=5_000, statement=60_000, answer=65_000, look=65_000)
+"""For commands, which write and count whole tables, and have no caller."""
 
 
 def database_url(text: str) -> URL:
@@ -92,68 +116,112 @@ def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> N
 
 
 def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
-    """What the URL says in its query counts before the values here, and beside them."""
-    options = {
-        "statement_timeout": waits.statement,
-        "lock_timeout": waits.lock,
-        "idle_in_transaction_session_timeout": waits.idle_in_transaction,
-    }
+    """What the URL says in its query counts before the values here. A connection has no state of its own, neither
+    settings nor prepared statements: behind a pooler the next transaction may run on another one."""
     connecting = {
         "connect_timeout": waits.connect // 1000,
-        "tcp_user_timeout": waits.connect,  # of a server that fell silent
+        "keepalives": 1,  # of a host that is gone, while nothing is sent
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": waits.answer,  # and while something is
         "application_name": "peerseal-registry",
+        "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
-    ours = " ".join(f"-c {name}={value}" for name, value in options.items())
-    theirs = " ".join(url.normalized_query.get("options", ()))
+    watch = ServerWatch()
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged
-        isolation_level="READ COMMITTED",
+        isolation_level="AUTOCOMMIT",  # the driver begins no transactions of its own; `_Begin` does
+        use_native_hstore=False,
+        execution_options={_WATCH: watch},
         pool_size=8,
         max_overflow=8,
-        pool_timeout=waits.lock / 1000,
+        pool_timeout=waits.pool / 1000,
         connect_args={
             **{name: value for name, value in connecting.items() if name not in url.query},
-            "options": f"{ours} {theirs}".strip(),
+            "prepare_threshold": None,
         },
     )
-    event.listen(engine, "do_connect", _Connector().connect)
-    event.listen(engine, "checkout", _refuse_cut_connection)
+    event.listen(engine, "engine_disposed", lambda _engine: watch.opened.clear())
+    event.listen(engine, "do_connect", lambda _dialect, _record, arguments, options: watch.connect(arguments, options))
+    event.listen(engine, "checkout", _refuse_unusable)
+    event.listen(engine, "handle_error", _drop_read_only)
+    event.listen(engine, "begin", _Begin(waits, " ".join(url.normalized_query.get("options", ()))))
     return engine
 
 
-class _Connector:
-    """Connects to PostgreSQL. While a server is silent each attempt waits until its time is up, and soon every thread
-    would; so after one such attempt who asks in the next SILENT_FOR seconds is told at once."""
-
-    def __init__(self) -> None:
-        self._silent_until = 0.0
-
-    def connect(self, dialect: Dialect, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
-        """A new driver connection. Raises psycopg.OperationalError."""
-        if time.monotonic() < self._silent_until:
-            raise psycopg.OperationalError("the database did not answer a moment ago")
-        try:
-            return dialect.connect(*arguments, **options)
-        except psycopg.errors.ConnectionTimeout:
-            self._silent_until = time.monotonic() + SILENT_FOR
-            raise
+def _drop_read_only(context: ExceptionContext) -> None:
+    """Connections to a server that became a standby are dropped: with several hosts in the URL and
+    ``target_session_attrs=read-write`` the next ones lead to the primary."""
+    if isinstance(context.original_exception, READ_ONLY):
+        context.is_disconnect = context.invalidate_pool_on_disconnect = True
 
 
-def _refuse_cut_connection(connection: psycopg.Connection, _record: Any, _proxy: Any) -> None:
-    """After a fail-over the next call succeeds: the pool takes another connection for one that was cut meanwhile.
+@dataclass(frozen=True, slots=True)
+class ConnectionCounts:
+    """Connections of one engine: ``idle`` and ``used`` ones of its pool, and its ``own`` ones, which are outside of it
+    (`registry.storage.revisions`, LISTEN); and how many waits have ended without an answer, by what was waited for."""
 
-    Nothing comes in on an idle connection but word of its end. Looking for that spares the message, and the wait,
-    that the pool's own check costs at each use: a quarter of a registration.
-    """
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if connection.closed or poll.poll(0):
+    idle: int
+    used: int
+    own: int
+    timeouts: Mapping[str, int]
+
+
+def connection_counts(engine: Engine) -> ConnectionCounts:
+    """As of now. Own connections and waits are counted on PostgreSQL only."""
+    pool, watch = cast("QueuePool", engine.pool), engine.get_execution_options().get(_WATCH) or ServerWatch()
+    idle, used = pool.checkedin(), pool.checkedout()
+    return ConnectionCounts(idle, used, max(0, len(watch.opened) - idle - used), dict(watch.timeouts))
+
+
+def _refuse_unusable(connection: WatchedConnection, _record: Any, _proxy: Any) -> None:
+    """After a fail-over the next call succeeds: the pool takes another connection for one that was cut meanwhile."""
+    if not connection.usable:
         raise DisconnectionError("the connection was cut")
 
 
+class _Begin:
+    """Begins a transaction and sets its time limits, in one message. What the URL's own ``options`` set stays."""
+
+    _LIMITS: ClassVar = {
+        "statement_timeout": "statement",
+        "lock_timeout": "lock",
+        "idle_in_transaction_session_timeout": "idle_in_transaction",
+    }
+
+    def __init__(self, waits: DatabaseTimeouts, options: str) -> None:
+        self._waits = waits
+        self._ours = [name for name in self._LIMITS if not re.search(rf"(-c\s*|--){name}\s*=", options)]
+
+    def __call__(self, connection: Connection) -> None:
+        """See SQLAlchemy's event ``begin``."""
+        options = connection.get_execution_options()
+        driver = cast("WatchedConnection", connection.connection.driver_connection)
+        waits: DatabaseTimeouts = options.get(TIMEOUTS, self._waits)
+        looks = options.get(LOOKS, False)
+        driver.answer_within = (waits.look if looks else waits.answer) / 1000
+        if not looks:
+            connection.exec_driver_sql("; ".join(self._statements(waits, options)))
+
+    def _statements(self, waits: DatabaseTimeouts, options: Mapping[str, Any]) -> Iterator[str]:
+        yield "BEGIN ISOLATION LEVEL " + ("REPEATABLE READ READ ONLY" if options.get(READS) else "READ COMMITTED")
+        limits = self._LIMITS if TIMEOUTS in options else self._ours
+        yield from (f"SET LOCAL {name} = {getattr(waits, self._LIMITS[name])}" for name in limits)
+        if options.get(WRITES):
+            yield _DURABLE
+
+
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', true)"
+    " WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
+)
+"""What is acknowledged is on disk, and on that of the standbys that the server waits for."""
+
+
 def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
-    engine = sqlalchemy.create_engine(url, hide_parameters=True, connect_args={"timeout": waits.lock / 1000})
+    engine = sqlalchemy.create_engine(url, hide_parameters=True, connect_args={"timeout": waits.sqlite_lock / 1000})
     event.listen(engine, "do_connect", _make_sqlite_file)
     event.listen(engine, "connect", lambda connection, _record: _prepare_sqlite(connection, waits))
     event.listen(engine, "begin", _begin_sqlite)
@@ -186,7 +254,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> 
 def _write_ahead(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:
     """Readers do not wait for the writer. Of several that convert one new file SQLite refuses all but one at once, in
     spite of the wait that it was given: the others ask again."""
-    deadline = time.monotonic() + waits.lock / 1000
+    deadline = time.monotonic() + waits.sqlite_lock / 1000
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 import registry
 from peerseal.runtime.files import resolved
 from registry.domain.errors import SchemaRefused, StorageUnavailable
-from registry.storage.engine import POSTGRESQL, WRITES
+from registry.storage.engine import POSTGRESQL, TIMEOUTS, WRITES, DatabaseTimeouts
 from registry.storage.schema import RELEASED_REVISION, SCHEMA_REVISION, Schema, current_revision, read_schema
 from registry.storage.unit import storage_errors
 
@@ -116,37 +116,49 @@ def _config(connection: Connection | None = None) -> Config:
 
 @contextmanager
 def _one_at_a_time(engine: Engine) -> Iterator[Connection]:
-    lock = _postgresql_lock if engine.dialect.name == POSTGRESQL else _sqlite_lock
-    with engine.execution_options(**{WRITES: True}).connect() as connection, lock(connection):
+    if engine.dialect.name == POSTGRESQL:
+        lock, options = _postgresql_lock, {WRITES: True, TIMEOUTS: _MIGRATING}
+    else:
+        lock, options = _sqlite_lock, {WRITES: True}
+    with lock(engine), engine.execution_options(**options).connect() as connection:
         yield connection
 
 
 @contextmanager
-def _postgresql_lock(connection: Connection) -> Iterator[None]:
-    """An advisory lock of the session: it outlives the transactions, and ends with the connection at the latest."""
-    timeouts = text(
-        "SELECT set_config('lock_timeout', :lock, false), set_config('statement_timeout', :statement, false)"
-    )
-    connection.execute(timeouts, {"lock": f"{LOCK_WAIT}s", "statement": f"{LOCK_WAIT}s"})
-    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _ADVISORY_LOCK})
-    connection.execute(timeouts, {"lock": f"{DDL_LOCK_TIMEOUT}s", "statement": f"{DDL_STATEMENT_TIMEOUT}s"})
-    connection.commit()
-    try:
-        yield
-    finally:
-        connection.invalidate()  # which gives up the lock and the time limits in one
+def _postgresql_lock(engine: Engine) -> Iterator[None]:
+    """An advisory lock of a transaction on a connection of its own: the migrations have transactions of theirs, and
+    behind a pooler a session may change between two of them."""
+    deadline, holding = time.monotonic() + LOCK_WAIT, engine.execution_options(**{TIMEOUTS: _HOLDING})
+    while True:
+        with holding.begin() as connection:
+            if connection.execute(_TRY_LOCK, {"lock": _ADVISORY_LOCK}).scalar_one():
+                yield
+                return
+        _wait_until(deadline)
+
+
+_TRY_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
+_HOLDING = DatabaseTimeouts(idle_in_transaction=0)
+_MIGRATING = DatabaseTimeouts(
+    lock=DDL_LOCK_TIMEOUT * 1000, statement=DDL_STATEMENT_TIMEOUT * 1000, answer=(DDL_STATEMENT_TIMEOUT + 5) * 1000
+)
+
+
+def _wait_until(deadline: float) -> None:
+    """Until the lock is asked for again. Raises StorageUnavailable after the deadline."""
+    if time.monotonic() > deadline:
+        raise StorageUnavailable("another node has been migrating for too long")
+    time.sleep(0.1)
 
 
 @contextmanager
-def _sqlite_lock(connection: Connection) -> Iterator[None]:
+def _sqlite_lock(engine: Engine) -> Iterator[None]:
     """A lock on a file beside the database: SQLite's own ends with each transaction."""
-    folder, name = resolved(Path(connection.engine.url.database or ""))
+    folder, name = resolved(Path(engine.url.database or ""))
     deadline = time.monotonic() + LOCK_WAIT
     with os.fdopen(folder.open(f"{name}.migrate-lock", os.O_CREAT | os.O_RDWR)) as file:
         while not _locked(file):
-            if time.monotonic() > deadline:
-                raise StorageUnavailable("another node has been migrating for too long")
-            time.sleep(0.1)
+            _wait_until(deadline)
         yield
 
 

@@ -7,6 +7,8 @@ On PostgreSQL a trigger on the ledger's head sends it (migration 0003). SQLite h
 its version takes microseconds.
 """
 
+import logging
+import math
 import select
 import socket
 import time
@@ -17,8 +19,11 @@ import psycopg
 from sqlalchemy import Engine
 
 from registry.domain.errors import StorageUnavailable
+from registry.storage.connections import WatchedConnection
 from registry.storage.engine import POSTGRESQL
 from registry.storage.revisions import OwnConnection, checked
+
+log = logging.getLogger(__name__)
 
 CHANNEL = "peerseal_ledger"
 """What the trigger notifies. The payload is empty, so that a transaction that raises the head often says so once."""
@@ -94,6 +99,16 @@ class SqliteWord:
         """See Word."""
 
 
+class _NotOwn(psycopg.Error):
+    """A pooler answers in the server's place: what is listened to in one transaction is lost in the next."""
+
+
+def _is_own(connection: WatchedConnection) -> bool:
+    """Whether the session is the connection's own. A pooler makes up the process id with which a session begins."""
+    found = checked(connection, connection.ask(b"SELECT pg_backend_pid()")).get_value(0, 0)
+    return found is not None and int(found) == connection.pgconn.backend_pid
+
+
 class PostgresWord:
     """LISTEN, on a connection of its own. Where there is none to be had, or it is lost, it is asked for again after a
     while, and until then the head is looked at once a second."""
@@ -117,14 +132,25 @@ class PostgresWord:
         self._wait = min(2 * self._wait, LISTEN_AGAIN[1])
         try:
             self._connection = self._listening()
+        except _NotOwn:
+            self._tell_of_pooler()
+            return
         except (StorageUnavailable, psycopg.Error):
             return  # `registry.services.waiting` says so in the log when it cannot look either
         self._wait = LISTEN_AGAIN[0]
 
+    def _tell_of_pooler(self) -> None:
+        self._again_at = math.inf
+        message = "the database is behind a pooler, so changes are looked for every %g s: set REGISTRY_LISTEN_URL"
+        log.info(message, LOOK_AFTER)
+
     def _listening(self) -> OwnConnection:
+        """A connection that listens. Raises StorageUnavailable, and for a pooler's connection _NotOwn."""
         connection = OwnConnection(self._engine)
         try:
-            checked(connection.driver, connection.driver.pgconn.exec_(f"LISTEN {CHANNEL}".encode()))
+            if not _is_own(connection.driver):
+                raise _NotOwn
+            checked(connection.driver, connection.driver.ask(f"LISTEN {CHANNEL}".encode()))
         except psycopg.Error:
             connection.close()
             raise

@@ -4,14 +4,14 @@ the moment in which another worker or node commits.
 Connections of its own are kept for this, outside the pool and outside transactions, and lent to one thread at a time:
 there are as many as ever asked at once, however many threads take turns. On SQLite ``PRAGMA data_version`` costs some
 two microseconds and changes with every commit of anybody else; only then is a table read. On PostgreSQL it is one
-look-up by primary key, prepared.
+look-up by primary key.
 """
 
 import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus
@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
+from registry.storage.connections import NoAnswer, WatchedConnection
 from registry.storage.engine import NO_SCHEMA, POSTGRESQL
 
 REMEMBERED = 10_000
@@ -79,10 +80,15 @@ class _Lent(Generic[C]):
 
     def take(self) -> C:
         """One that nobody else has, to be given or closed. Raises StorageUnavailable."""
+        kept = self.kept()
+        return self.make() if kept is None else kept
+
+    def kept(self) -> C | None:
+        """One that was used before, to be given or closed; None where nobody gave one back."""
         try:
             return self._free.pop()
         except IndexError:
-            return self.make()
+            return None
 
     def give(self, connection: C) -> None:
         """For whoever takes one next."""
@@ -151,53 +157,56 @@ class SqliteRevisions:
 
 
 class _PostgresConnection(OwnConnection):
-    """With the statements prepared."""
+    """Its statements are not prepared: behind a pooler the next one may run on another connection."""
 
-    driver: psycopg.Connection
-
-    _STATEMENTS: ClassVar = {
-        b"service_seq": b"SELECT name, seq FROM services WHERE name IN ($1::varchar, 'registry')",
-        b"ledger_head": b"SELECT size FROM ledger_head",
-    }
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self._prepared = False
+    driver: WatchedConnection
 
     def read(self, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
-        """What is found. Outside of a transaction, as libpq is where nobody began one. Raises psycopg.Error."""
-        if not self._prepared:
-            for name, query in self._STATEMENTS.items():
-                checked(self.driver, self.driver.pgconn.prepare(name, query))
-            self._prepared = True
-        return checked(self.driver, self.driver.pgconn.exec_prepared(statement, parameters))
+        """What is found, outside of a transaction. Raises psycopg.Error."""
+        return checked(self.driver, self.driver.ask(statement, parameters))
+
+
+_SERVICE_SEQ = b"SELECT name, seq FROM services WHERE name IN ($1::varchar, 'registry')"
+_LEDGER_HEAD = b"SELECT size FROM ledger_head"
 
 
 class PostgresRevisions:
-    """On PostgreSQL, by libpq's own prepared statements: a third of what a cursor takes."""
+    """On PostgreSQL."""
 
     def __init__(self, engine: Engine) -> None:
         self._connections = _Lent(engine, _PostgresConnection)
 
     def service(self, name: str) -> tuple[int | None, int | None]:
         """See Revisions."""
-        found = self._read(b"service_seq", name.encode())
+        found = self._read(_SERVICE_SEQ, name.encode())
         rows = {found.get_value(row, 0): int(found.get_value(row, 1) or 0) for row in range(found.ntuples)}
         return rows.get(name.encode()), rows.get(REGISTRY.encode())
 
     def head(self) -> int:
         """See Revisions."""
-        return int(self._read(b"ledger_head").get_value(0, 0) or 0)
+        return int(self._read(_LEDGER_HEAD).get_value(0, 0) or 0)
 
     def _read(self, statement: bytes, *parameters: bytes) -> PGresult:
-        try:
-            return self._read_over(self._connections.take(), statement, parameters)
-        except psycopg.OperationalError:
-            self._connections.close()  # a fail-over cut them; a new one may well work
+        if (kept := self._kept()) is not None:
+            try:
+                return self._read_over(kept, statement, parameters)
+            except NoAnswer as error:
+                raise StorageUnavailable(str(error)) from error
+            except psycopg.OperationalError:
+                self._connections.close()  # a fail-over cut them; a new one may well work
         try:
             return self._read_over(self._connections.make(), statement, parameters)
         except psycopg.OperationalError as error:
             raise StorageUnavailable(str(error)) from error
+
+    def _kept(self) -> _PostgresConnection | None:
+        """A connection that was used before, unless the server fell silent since."""
+        kept = self._connections.kept()
+        if kept is None or kept.driver.usable:
+            return kept
+        kept.close()
+        self._connections.close()
+        return None
 
     def _read_over(self, connection: _PostgresConnection, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
         try:

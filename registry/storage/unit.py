@@ -7,8 +7,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from registry.domain.errors import StorageUnavailable
-from registry.storage.engine import NO_SCHEMA, POSTGRESQL, WRITES
+from registry.domain.errors import StorageReadOnly, StorageUnavailable
+from registry.storage.durability import Durability, DurabilityGuard, read_durability
+from registry.storage.engine import LOOKS, NO_RIGHT, NO_SCHEMA, POSTGRESQL, READ_ONLY, READS, WRITES
 
 
 @contextmanager
@@ -19,6 +20,10 @@ def storage_errors() -> Iterator[None]:
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise StorageUnavailable(_brief(error)) from error
     except DBAPIError as error:
+        if isinstance(error.orig, READ_ONLY):
+            raise StorageReadOnly(f"{_brief(error)}: the database server takes no writes") from error
+        if isinstance(error.orig, NO_RIGHT):
+            raise StorageUnavailable(f"{_brief(error)}: run migrations/roles.sql (docs/operations.md)") from error
         if error.connection_invalidated or isinstance(error.orig, NO_SCHEMA):
             raise StorageUnavailable(_brief(error)) from error
         raise
@@ -27,19 +32,32 @@ def storage_errors() -> Iterator[None]:
 class Store:
     """The database as the use cases see it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, durable: DurabilityGuard | None = None, listen: Engine | None = None) -> None:
         self.engine = engine
+        self.listen_engine = listen or engine
+        self._durable = durable
         self._postgresql = engine.dialect.name == POSTGRESQL
-        reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if self._postgresql else {}
-        looking = {"isolation_level": "AUTOCOMMIT"} if self._postgresql else {}
-        self._reader = engine.execution_options(**reading)
-        self._looker = engine.execution_options(**looking)
+        self._reader = engine.execution_options(**{READS: True})
+        self._looker = engine.execution_options(**{LOOKS: True})
         self._writer = engine.execution_options(**{WRITES: True})
         self._followers: list[Callable[[], None]] = []
 
     def when_written(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called whenever a transaction of this process that writes has committed."""
         self._followers.append(tell)
+
+    def durability(self) -> Durability | None:
+        """What the server says of itself; None on SQLite, which is set up to be durable. Raises StorageUnavailable."""
+        if not self._postgresql:
+            return None
+        with self.look() as connection:
+            return read_durability(connection)
+
+    def not_writable(self) -> str | None:
+        """Why transactions that write would be refused, and the remedy; None where they would not. Raises
+        StorageUnavailable."""
+        found = self.durability()
+        return None if found is None or self._durable is None else self._durable.trouble(found)
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
@@ -62,6 +80,8 @@ class Store:
         it appends its entry (`registry.storage.ledger.append`). Raises StorageUnavailable.
         """
         with storage_errors(), self._writer.begin() as connection:
+            if self._postgresql and self._durable is not None:
+                self._durable.check(connection)
             if self._postgresql and service is not None:
                 connection.execute(_LOCK_SERVICE, {"name": service})
             yield connection

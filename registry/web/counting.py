@@ -10,14 +10,18 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from flask import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
+from registry.storage.engine import ConnectionCounts
 from registry.web.shared_counts import SharedCounts
 
 if TYPE_CHECKING:
@@ -58,6 +62,38 @@ ADMISSIONS = Counter("registry_admissions", "Keys admitted over HTTP, by the way
 
 
 WAITING = Gauge("registry_waiting_calls", "Calls that wait for a change now.", registry=COUNTED)
+
+
+class DatabaseConnections(Collector):
+    """The connections of this process to its database."""
+
+    def __init__(self) -> None:
+        self._counts: Callable[[], ConnectionCounts] | None = None
+
+    def count(self, counts: Callable[[], ConnectionCounts]) -> None:
+        """Tells these from now on."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        if self._counts is None:
+            return
+        counts = self._counts()
+        connections = GaugeMetricFamily(
+            "registry_database_connections", "Connections to the database: the pool's, and own ones.", labels=["state"]
+        )
+        for state in ("idle", "used", "own"):
+            connections.add_metric([state], getattr(counts, state))
+        timeouts = CounterMetricFamily(
+            "registry_database_timeouts", "Waits for the database that ended without an answer.", labels=["wait"]
+        )
+        for wait in ("connect", "answer"):
+            timeouts.add_metric([wait], counts.timeouts.get(wait, 0))
+        yield from (connections, timeouts)
+
+
+DATABASE = DatabaseConnections()
+COUNTED.register(DATABASE)
 
 
 class Trouble:

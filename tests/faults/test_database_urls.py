@@ -76,7 +76,7 @@ def test_options_of_the_url_count(postgres_url: str) -> None:
     assert scalar(url, "show search_path") == "app"
     assert scalar(url, "show statement_timeout") == "1234ms"
     assert scalar(url, "show application_name") == "mine"
-    assert scalar(url, "show lock_timeout") == "5s", "ours stay where the URL says nothing"
+    assert scalar(url, "show lock_timeout") == "3s", "ours stay where the URL says nothing"
 
 
 def test_tables_are_made_in_the_schema_that_the_url_names(postgres_url: str) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from peerseal.protocol.keys import KeyPair
+from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
 from registry.storage.tables import metadata
 from registry.storage.used_tokens import PURGE_EVERY
@@ -162,5 +163,5 @@ def test_every_table_is_named_in_the_grants(registry: Driver) -> None:
 
 def test_the_application_alone_cannot_make_the_schema(postgres_url: str, tmp_path: Path) -> None:
     run(postgres_url, ROLES)
-    with pytest.raises(ProgrammingError, match="permission denied for schema public"):
+    with pytest.raises(StorageUnavailable, match=r"permission denied for schema public: run migrations/roles\.sql"):
         Driver(as_role(postgres_url, APP), tmp_path / "home")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 
 @contextmanager
-def forwarded(path: Path, host: str = "127.0.0.1") -> Iterator[int]:
-    """The port on ``host`` at which the server on the socket file answers."""
+def forwarded(path: Path, host: str = "127.0.0.1", *, silent: threading.Event | None = None) -> Iterator[int]:
+    """The port on ``host`` at which the server on the socket file answers; while ``silent`` is set every byte is lost,
+    and connections are neither refused nor ended, as by a host that is gone."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
 
@@ -20,7 +21,7 @@ def forwarded(path: Path, host: str = "127.0.0.1") -> Iterator[int]:
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(str(path))
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=_copy, args=(source, target), daemon=True).start()
+                    threading.Thread(target=_copy, args=(source, target, silent), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     try:
@@ -31,9 +32,10 @@ def forwarded(path: Path, host: str = "127.0.0.1") -> Iterator[int]:
         listener.close()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, silent: threading.Event | None) -> None:
     with suppress(OSError):
         while received := source.recv(65536):
-            target.sendall(received)
+            if silent is None or not silent.is_set():
+                target.sendall(received)
     with suppress(OSError):
         target.shutdown(socket.SHUT_WR)

@@ -6,10 +6,11 @@ processes of the same machine may use.
 """
 
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ class Postgres:
         url = URL.create("postgresql+psycopg", "postgres", database=name, query={"host": self._socket})
         return url.render_as_string(hide_password=False)
 
+    @property
+    def socket_file(self) -> Path:
+        """Where it listens."""
+        return Path(self._socket) / ".s.PGSQL.5432"
+
     def cut_connections(self) -> None:
         """End every connection to every database, as a fail-over does."""
         self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
@@ -48,6 +54,23 @@ class Postgres:
         """Start it again, at the same place."""
         self._server.start()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Every process of the server stands still, as on a host whose disk hangs. Only for one of a test's own."""
+        master = self._server.get_pid()
+        assert master is not None
+        processes = [master]
+        try:
+            os.kill(master, signal.SIGSTOP)  # first, so that it starts no further ones
+            processes += map(int, Path(f"/proc/{master}/task/{master}/children").read_text().split())
+            for pid in processes[1:]:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in reversed(processes):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def execute(self, statement: str) -> None:
         """Run one statement as the server's administrator, outside a transaction."""
         with psycopg.connect(self._admin, autocommit=True) as connection:
@@ -59,11 +82,7 @@ def running_postgres(run: str | None = None) -> Iterator[Postgres]:
     """The server of this test run, started if no other process of the run did; or one of another name."""
     server = _server(run or os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex)
     try:
-        postgres = Postgres(server)
-        # The tests kill registries, not the database's machine: waiting for the disk would show nothing.
-        postgres.execute("ALTER SYSTEM SET fsync = off")
-        postgres.execute("SELECT pg_reload_conf()")
-        yield postgres
+        yield Postgres(server)
     finally:
         server.cleanup()
 

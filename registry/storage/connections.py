@@ -1,0 +1,149 @@
+"""Connections to PostgreSQL on which every wait has an end, also where the server hangs or its host is gone.
+
+The server's own time-outs fire only while the server runs, and TCP's only while its kernel is silent. So each
+connection counts the time itself. When that is up it is closed, and the other connections of its engine are not used
+any more: the next caller tries a new connection, one caller at a time, and the others are refused at once until one
+succeeds.
+"""
+
+import select
+import time
+from collections import Counter
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq.abc import PGresult
+
+R = TypeVar("R")
+
+TRY_AFTER = 2
+"""Seconds from an attempt to connect that was never answered, or that still runs, to the next one."""
+
+PAUSE = 0.5
+"""Seconds without an attempt after a statement that was never answered: callers that queued behind it end with it."""
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The database did not answer in time. Asking once more would only take as long again."""
+
+
+class ServerWatch:
+    """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by what was
+    waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open."""
+
+    def __init__(self) -> None:
+        self.timeouts: Counter[str] = Counter()
+        self.opened: set[int] = set()
+        self._silent = False
+        self._silent_since = 0.0
+        self._try_at = 0.0
+
+    def connect(self, arguments: list[Any], options: dict[str, Any]) -> "WatchedConnection":
+        """A new connection. Raises psycopg.OperationalError, at once while the server is silent."""
+        if self._silent:
+            if time.monotonic() < self._try_at:
+                raise NoAnswer("the database did not answer a moment ago")
+            self._try_at = time.monotonic() + TRY_AFTER  # other callers do not wait beside this one
+        try:
+            connection = WatchedConnection.connect(*arguments, **options)
+        except psycopg.errors.ConnectionTimeout:
+            self._fell_silent("connect", try_after=TRY_AFTER)
+            raise
+        except psycopg.Error:
+            self._silent = False  # a refusal is an answer
+            raise
+        self._silent = False
+        connection.watch = self
+        self.opened.add(id(connection))
+        return connection
+
+    def no_answer(self) -> None:
+        """A connection waited in vain. It may be that one only: the next caller finds out."""
+        self._fell_silent("answer", try_after=PAUSE)
+
+    def trusts(self, connection: "WatchedConnection") -> bool:
+        """Whether the connection was made since the server last fell silent."""
+        return connection.made_at > self._silent_since
+
+    def _fell_silent(self, waited_for: str, try_after: float) -> None:
+        self.timeouts[waited_for] += 1
+        now = time.monotonic()
+        if not self._silent:
+            self._silent, self._silent_since, self._try_at = True, now, now
+        self._try_at = max(self._try_at, now + try_after)
+
+
+class WatchedConnection(psycopg.Connection[Any]):
+    """A connection that is closed when the server has not answered a statement, COMMIT and ROLLBACK included, within
+    ``answer_within`` seconds."""
+
+    watch: ServerWatch
+    answer_within: float = 2.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.made_at = time.monotonic()
+
+    def close(self) -> None:
+        """See psycopg.Connection."""
+        self.watch.opened.discard(id(self))
+        super().close()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be used. Nothing comes in on an idle connection but word of its end; looking for that spares a
+        message to the server at each use, a quarter of a registration."""
+        if self.closed or not self.watch.trusts(self):
+            return False
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def wait(self, gen: PQGen[R], *arguments: Any, **options: Any) -> R:
+        """See psycopg.Connection. Raises NoAnswer when the time is up."""
+        return super().wait(self._in_time(gen), *arguments, **options)
+
+    def _in_time(self, gen: PQGen[R]) -> PQGen[R]:
+        until = time.monotonic() + self.answer_within
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                wanted = gen.send(ready)  # ends where the answer is complete, however late this process runs
+                if time.monotonic() >= until:
+                    raise self._given_up()
+        except StopIteration as end:
+            result: R = end.value
+            return result
+
+    def ask(self, query: bytes, parameters: tuple[bytes, ...] = ()) -> PGresult:
+        """The result of one statement by libpq itself: a third of what a cursor takes. Raises psycopg.Error."""
+        until, pgconn = time.monotonic() + self.answer_within, self.pgconn
+        pgconn.send_query_params(query, parameters)
+        while pgconn.flush():
+            self._await(select.POLLIN | select.POLLOUT, until)
+            pgconn.consume_input()
+        result = following = self._next_result(until)
+        while following is not None:
+            result, following = following, self._next_result(until)
+        if result is None:
+            raise psycopg.OperationalError("the connection was cut")
+        return result
+
+    def _next_result(self, until: float) -> PGresult | None:
+        while self.pgconn.is_busy():
+            self._await(select.POLLIN, until)
+            self.pgconn.consume_input()
+        return self.pgconn.get_result()
+
+    def _await(self, events: int, until: float) -> None:
+        poll = select.poll()
+        poll.register(self.fileno(), events)
+        if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise self._given_up()
+
+    def _given_up(self) -> NoAnswer:
+        self.close()
+        self.watch.no_answer()
+        return NoAnswer(f"the database did not answer within {self.answer_within:g} s")

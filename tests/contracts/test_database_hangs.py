@@ -1,0 +1,212 @@
+"""A PostgreSQL that hangs, or whose host is gone, after the registry connected: every wait has an end."""
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+from sqlalchemy import make_url, text
+
+from peerseal.protocol.keys import KeyPair
+from registry.domain.errors import StorageUnavailable
+from registry.storage.engine import DatabaseTimeouts, create_engine
+from registry.storage.notifications import Bell, word_of
+from registry.storage.revisions import revisions
+from registry.storage.unit import Store
+from tests.registry.driver import Driver
+from tests.support.forwarding import forwarded
+from tests.support.postgres import running_postgres
+from tests.support.processes import LOOPBACK, free_port, gunicorn
+from tests.support.waiters import until, waiters
+
+WRITE_ENDS = 5.0
+"""Seconds within which a write is answered while the database hangs."""
+KEY_SET = "/v1/services/billing/jwks.jwt"
+SHORT = DatabaseTimeouts(connect=1000, look=300, answer=300)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A database of a test's own, and a block in which it does not answer."""
+
+    url: str
+    hangs: Callable[[], AbstractContextManager[object]]
+
+
+@pytest.fixture(params=["processes stopped", "host gone"])
+def database(request: pytest.FixtureRequest) -> Iterator[Hang]:
+    with running_postgres(uuid.uuid4().hex) as own:
+        url = own.new_database()
+        if request.param == "processes stopped":
+            yield Hang(url, own.frozen)
+            return
+        silent = threading.Event()
+
+        @contextmanager
+        def gone() -> Iterator[None]:
+            silent.set()
+            yield
+            silent.clear()
+
+        with forwarded(own.socket_file, silent=silent) as port:
+            yield Hang(f"postgresql://postgres@127.0.0.1:{port}/{make_url(url).database}", gone)
+
+
+def key() -> KeyPair:
+    return KeyPair.generate("ES256")
+
+
+def timed(call: Callable[[], int]) -> tuple[int, float]:
+    began = time.monotonic()
+    return call(), time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_writes_are_refused_and_reads_go_on_from_memory_until_it_answers_again(database: Hang, tmp_path: Path) -> None:
+    registry = Driver(database.url, tmp_path / "home")
+    registry.joined(key(), "billing")
+    before, token = registry.client.get(KEY_SET).data, registry.join_token("billing", uses=100)
+
+    def read(_: int) -> tuple[int, float]:
+        return timed(lambda: registry.app.test_client().get(KEY_SET).status_code)
+
+    def write(_: int) -> tuple[int, float]:
+        return timed(lambda: registry.join(key(), "billing", token).status_code)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(read, range(12)))  # each thread has its connection
+        with database.hangs():
+            for _ in range(3):
+                calls = pool.map(write, range(6)), pool.map(read, range(6))
+                writes, reads = map(list, calls)
+                assert {status for status, _ in writes} == {503}
+                assert {status for status, _ in reads} == {200}
+                assert max(seconds for _, seconds in [*writes, *reads]) < WRITE_ENDS
+        until(lambda: write(0)[0] == 201)
+        assert {status for status, _ in pool.map(read, range(12))} == {200}
+    assert registry.client.get(KEY_SET).data != before
+    registry.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", ["SELECT", "COMMIT", "ROLLBACK"])
+def test_every_statement_has_an_end(database: Hang, last: str) -> None:
+    store = Store(create_engine(database.url, SHORT))
+    began = 0.0
+
+    def transaction(hanging: ExitStack) -> None:
+        nonlocal began
+        with store.write() as connection:
+            connection.execute(text("SELECT 1"))
+            hanging.enter_context(database.hangs())
+            began = time.monotonic()
+            if last == "SELECT":
+                connection.execute(text("SELECT 1"))
+            if last == "ROLLBACK":
+                raise KeyError
+
+    with ExitStack() as hanging:
+        with pytest.raises(StorageUnavailable):
+            transaction(hanging)
+        assert time.monotonic() - began < 2
+    store.engine.dispose()
+
+
+@pytest.mark.slow
+def test_one_caller_tries_a_new_connection_and_the_others_are_refused_at_once(database: Hang) -> None:
+    engine = create_engine(database.url, SHORT)
+    asked = revisions(engine)
+
+    def ask(_: int) -> tuple[int, float]:
+        def call() -> int:
+            with pytest.raises(StorageUnavailable):
+                asked.service("billing")
+            return 0
+
+        return timed(call)
+
+    with Store(engine).look() as connection:
+        connection.execute(text("SELECT 1"))
+    with database.hangs(), ThreadPoolExecutor(8) as pool:
+        ask(0)
+        seconds = sorted(seconds for _, seconds in pool.map(ask, range(8)))
+    assert seconds[-2] < 0.5
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_calls_that_wait_are_told_of_changes_again_afterwards(database: Hang, tmp_path: Path) -> None:
+    registry = Driver(database.url, tmp_path / "home")
+    registry.joined(key(), "billing")
+    token = registry.join_token("billing")
+    with waiters(registry, 2) as calls:
+        with database.hangs():
+            time.sleep(3)  # the thread that follows the ledger has waited in vain meanwhile
+        until(lambda: registry.join(key(), "billing", token).status_code == 201)
+        assert [call.result(20).status_code for call in calls] == [200, 200]
+    registry.close()
+
+
+@pytest.mark.slow
+def test_listening_begins_again_where_the_connection_was_lost(database: Hang) -> None:
+    engine = create_engine(database.url, SHORT)
+    word, bell = word_of(engine), Bell()
+    with database.hangs():
+        began = time.monotonic()
+        word.listen()
+        assert not word.hears
+        assert time.monotonic() - began < 3
+
+    def hears() -> bool:
+        word.listen()
+        bell.ring()
+        word.sleep(bell)
+        return word.hears
+
+    until(hears)
+    word.close()
+    engine.dispose()
+
+
+@pytest.mark.e2e
+@pytest.mark.thorough
+def test_a_server_answers_healthz_at_once_and_counts_its_waits(database: Hang, tmp_path: Path) -> None:
+    registry = Driver(database.url, home := tmp_path / "home")
+    registry.joined(key(), "billing")
+    settings = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database.url}
+    port, log = free_port(), tmp_path / "log"
+    with gunicorn(
+        "registry",
+        "registry.wsgi:app",
+        port=port,
+        log=log,
+        settings=settings,
+        config="python:registry.gunicorn_conf",
+        workers=1,
+    ) as own:
+        url = f"http://{LOOPBACK}:{port}"
+        own.wait_until_answers(f"{url}/readyz")
+
+        def status(path: str) -> tuple[int, float]:
+            return timed(lambda: requests.get(url + path, timeout=30).status_code)
+
+        assert status(KEY_SET)[0] == 200
+        with database.hangs(), ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(status, path) for path in (KEY_SET, KEY_SET, "/readyz", "/v1/services/billing/keys")]
+            health = [status("/healthz") for _ in range(100)]
+            assert [call.result()[0] for call in calls] == [200, 200, 503, 503]
+            assert max(call.result()[1] for call in calls) < WRITE_ENDS
+            assert {status for status, _ in health} == {200}
+            assert sorted(seconds for _, seconds in health)[97] < 0.05
+            told = requests.get(f"{url}/metrics", timeout=5).text
+            assert 'registry_database_connections{state="own"}' in told
+            assert re.search(r'registry_database_timeouts_total\{wait="answer"\} [1-9]', told)
+        until(lambda: status("/readyz")[0] == 200)
+    registry.close()

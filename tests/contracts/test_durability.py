@@ -1,0 +1,97 @@
+"""What is acknowledged stays: a PostgreSQL that could lose it, or takes no writes, is not written to."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from peerseal.protocol.keys import KeyPair
+from registry.storage.durability import Durability, DurabilityGuard
+from registry.storage.engine import create_engine
+from registry.storage.unit import Store
+from tests.registry.driver import Driver
+from tests.support.postgres import Postgres, running_postgres
+from tests.support.waiters import until
+
+DURABLE = Durability(
+    in_recovery=False, read_only=False, fsync=True, full_page_writes=True, synchronous_standby_names="", standbys=0
+)
+
+
+def key() -> KeyPair:
+    return KeyPair.generate("ES256")
+
+
+@pytest.fixture
+def own() -> Iterator[Postgres]:
+    """A server of the test's own, whose settings it may change."""
+    with running_postgres(uuid.uuid4().hex) as server:
+        yield server
+
+
+@contextmanager
+def setting(server: Postgres, name: str, value: str) -> Iterator[None]:
+    server.execute(f"ALTER SYSTEM SET {name} = {value}")
+    server.execute("SELECT pg_reload_conf()")
+    yield
+    server.execute(f"ALTER SYSTEM RESET {name}")
+    server.execute("SELECT pg_reload_conf()")
+
+
+def registers(registry: Driver) -> tuple[int, str]:
+    answer = registry.post_key("billing", {"proof": registry.proof(key(), "billing")})
+    return answer.status_code, answer.get_json().get("code", "") if answer.is_json else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
+def test_a_server_that_a_crash_harms_is_not_written_to(own: Postgres, tmp_path: Path, name: str) -> None:
+    registry = Driver(own.new_database(), tmp_path / "home", dev=True)
+    allowing = registry.node(dev=True, allow_async_replication=True)
+    with setting(own, name, "off"):
+        until(lambda: registers(registry) == (503, "storage_not_durable"))
+        answer = registry.client.get("/readyz").get_json()
+        assert (answer["can_read"], answer["can_write"], answer["durable"]) == (True, False, False)
+        assert registers(allowing)[0] == 201
+        assert allowing.client.get("/readyz").get_json()["can_write"]
+    until(lambda: registers(registry)[0] == 201)
+    allowing.close()
+    registry.close()
+
+
+@pytest.mark.slow
+def test_a_read_only_server_is_refused_and_its_connections_are_dropped(own: Postgres, tmp_path: Path) -> None:
+    registry = Driver(own.new_database(), tmp_path / "home", dev=True)
+    assert registers(registry)[0] == 201
+    with setting(own, "default_transaction_read_only", "on"):
+        until(lambda: registers(registry) == (503, "storage_read_only"))
+        assert not registry.client.get("/readyz").get_json()["can_write"]
+        assert registry.client.get("/v1/services/billing/jwks.jwt").status_code == 200
+    until(lambda: registers(registry)[0] == 201)
+    registry.close()
+
+
+@pytest.mark.slow
+def test_synchronous_commit_is_never_less_than_on(own: Postgres) -> None:
+    store = Store(create_engine(own.new_database()))
+    for given, expected in (("off", "on"), ("local", "on"), ("on", "on"), ("remote_apply", "remote_apply")):
+        with setting(own, "synchronous_commit", given):
+            store.engine.dispose()
+            with store.write() as connection:
+                assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == expected
+    store.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("names", "standbys", "loses"), [("", 0, False), ("", 1, True), (" ", 2, True), ("*", 2, False)]
+)
+def test_a_standby_must_be_waited_for(names: str, standbys: int, loses: bool) -> None:
+    values = {name: getattr(DURABLE, name) for name in Durability.__dataclass_fields__}
+    found = Durability(**{**values, "synchronous_standby_names": names, "standbys": standbys})
+    trouble = DurabilityGuard().trouble(found)
+    assert (trouble is not None) == loses
+    assert trouble is None or "REGISTRY_ALLOW_ASYNC_REPLICATION=1" in trouble
+    assert DurabilityGuard(allowed=True).trouble(found) is None
