@@ -7,7 +7,9 @@ while a roll-out runs.
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import ProgrammingError
 
+from registry.domain.errors import SchemaRefused
 from registry.storage.tables import schema_revisions
 
 SCHEMA_REVISION = "0004"
@@ -45,12 +47,18 @@ class Schema:
 
 
 def read_schema(connection: Connection) -> Schema:
-    """The schema of the database."""
+    """The schema of the database. Raises SchemaRefused where this role may not read what a newer one says of itself."""
     schema = Schema(current_revision(connection))
     if not schema.newer:
         return schema
     oldest = select(schema_revisions.c.oldest_node_revision).where(schema_revisions.c.revision == schema.revision)
-    return Schema(schema.revision, connection.execute(oldest).scalar_one_or_none())
+    try:
+        return Schema(schema.revision, connection.execute(oldest).scalar_one_or_none())
+    except ProgrammingError as error:
+        remedy = "run migrations/roles.sql as the owner"
+        raise SchemaRefused(
+            f"the schema is a newer version's, and schema_revisions cannot be read: {remedy}"
+        ) from error
 
 
 def current_revision(connection: Connection) -> str | None:

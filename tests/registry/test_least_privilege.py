@@ -13,6 +13,7 @@ from registry.domain.rebuild import rebuild
 from registry.storage.tables import metadata
 from registry.storage.used_tokens import PURGE_EVERY
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
+from tests.support.newer_release import NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres
 from tests.support.waiters import waiters
 
@@ -165,3 +166,18 @@ def test_the_application_alone_cannot_make_the_schema(postgres_url: str, tmp_pat
     run(postgres_url, ROLES)
     with pytest.raises(StorageUnavailable, match=r"permission denied for schema public: run migrations/roles\.sql"):
         Driver(as_role(postgres_url, APP), tmp_path / "home")
+
+
+def test_a_node_under_that_role_serves_on_when_the_next_release_has_migrated(
+    postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(postgres_url, ROLES)
+    Driver(as_role(postgres_url, OWNER), tmp_path / "home").close()
+    run(as_role(postgres_url, OWNER), ROLES)
+    node = Driver(as_role(postgres_url, APP), tmp_path / "home")
+    NewerRelease(tmp_path / "next", {NEXT: THIS}).migrate(as_role(postgres_url, OWNER))
+    assert node.client.get("/readyz?for=write").get_json()["ready"]
+    run(as_role(postgres_url, OWNER), f"REVOKE SELECT ON schema_revisions FROM {APP}")
+    assert not node.client.get("/readyz").get_json()["schema"]
+    assert "run migrations/roles.sql as the owner" in caplog.messages[-1]
+    node.close()
