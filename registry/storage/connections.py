@@ -23,6 +23,9 @@ TRY_AFTER = 2
 PAUSE = 0.5
 """Seconds without an attempt after a statement that was never answered: callers that queued behind it end with it."""
 
+_GAVE_UP = (psycopg.errors.QueryCanceled.sqlstate, psycopg.errors.AdminShutdown.sqlstate)
+"""Of the warnings with which a server ends its wait for standbys early: the change may be on its own disk alone."""
+
 
 class NoAnswer(psycopg.OperationalError):
     """The database did not answer in time. Asking once more would only take as long again."""
@@ -84,6 +87,21 @@ class WatchedConnection(psycopg.Connection[Any]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.made_at = time.monotonic()
+        self._unconfirmed: str | None = None
+        self.add_notice_handler(self._noticed)
+
+    def commit(self) -> None:
+        """See psycopg.Connection. Raises psycopg.OperationalError where the server gave up waiting for its standbys: it
+        says so in a warning, and reports success."""
+        self._unconfirmed = None
+        super().commit()
+        if self._unconfirmed is not None:
+            self.close()
+            raise psycopg.OperationalError(self._unconfirmed)
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate in _GAVE_UP:
+            self._unconfirmed = notice.message_primary
 
     def close(self) -> None:
         """See psycopg.Connection."""

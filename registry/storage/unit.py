@@ -81,12 +81,21 @@ class Store:
         """
         with storage_errors(), self._writer.begin() as connection:
             if self._postgresql and self._durable is not None:
-                self._durable.check(connection)
+                self._check_durable(connection, self._durable)
             if self._postgresql and service is not None:
                 connection.execute(_LOCK_SERVICE, {"name": service})
             yield connection
         for tell in self._followers:
             tell()
+
+    @staticmethod
+    def _check_durable(connection: Connection, guard: DurabilityGuard) -> None:
+        """Raises StorageReadOnly, and StorageNotDurable."""
+        try:
+            guard.check(connection)
+        except StorageReadOnly:
+            connection.invalidate()  # the next one may lead to the new primary
+            raise
 
 
 _LOCK_SERVICE = text("SELECT pg_advisory_xact_lock(hashtextextended('peerseal service ' || :name, 0))")
