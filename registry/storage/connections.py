@@ -23,9 +23,6 @@ TRY_AFTER = 2
 PAUSE = 0.5
 """Seconds without an attempt after a statement that was never answered: callers that queued behind it end with it."""
 
-_GAVE_UP = (psycopg.errors.QueryCanceled.sqlstate, psycopg.errors.AdminShutdown.sqlstate)
-"""Of the warnings with which a server ends its wait for standbys early: the change may be on its own disk alone."""
-
 
 class NoAnswer(psycopg.OperationalError):
     """The database did not answer in time. Asking once more would only take as long again."""
@@ -91,8 +88,8 @@ class WatchedConnection(psycopg.Connection[Any]):
         self.add_notice_handler(self._noticed)
 
     def commit(self) -> None:
-        """See psycopg.Connection. Raises psycopg.OperationalError where the server gave up waiting for its standbys: it
-        says so in a warning, and reports success."""
+        """See psycopg.Connection. Raises psycopg.OperationalError for a warning: a server whose wait for standbys was
+        cancelled reports success with one, and the change may be on its own disk alone."""
         self._unconfirmed = None
         super().commit()
         if self._unconfirmed is not None:
@@ -100,7 +97,7 @@ class WatchedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(self._unconfirmed)
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
-        if notice.sqlstate in _GAVE_UP:
+        if notice.severity_nonlocalized == "WARNING":
             self._unconfirmed = notice.message_primary
 
     def close(self) -> None:

@@ -50,6 +50,14 @@ def registers(registry: Driver) -> tuple[int, str]:
     return answer.status_code, answer.get_json().get("code", "") if answer.is_json else ""
 
 
+def first_refusal(registry: Driver) -> tuple[int, str]:
+    """Of many registrations; the server reads its new settings a moment after it was told to."""
+    for _ in range(50):
+        if (found := registers(registry))[0] != 201:
+            break
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
 def test_a_server_that_a_crash_harms_is_not_written_to(own: Postgres, tmp_path: Path, name: str) -> None:
@@ -111,7 +119,7 @@ def test_a_commit_that_no_standby_confirms_is_refused_in_time(own: Postgres, tmp
     registry = Driver(own.new_database(), tmp_path / "home", dev=True)
     registry.joined(key(), "billing")
     with setting(own, "synchronous_standby_names", "nowhere"):
-        until(lambda: registry.registry.store.durability().synchronous_standby_names == "nowhere")  # type: ignore[union-attr]
+        assert first_refusal(registry) == (503, "storage_unavailable")
         began = time.monotonic()
         assert registers(registry) == (503, "storage_unavailable")
         assert time.monotonic() - began < 5

@@ -15,7 +15,7 @@ from peerseal.protocol.join import join_mac
 from peerseal.protocol.keys import KeyPair
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate
-from registry.storage.notifications import Bell, word_of
+from registry.storage.notifications import word_of
 from registry.storage.unit import Store
 from tests.registry.driver import Driver
 from tests.support.pgbouncer import CONNECTIONS, PgBouncer

@@ -45,7 +45,8 @@ class PgBouncer(RestartableServer):
             f"[databases]\n* = host={self._server.parent} port=5432\n[pgbouncer]\n"
             f"listen_addr = {LOOPBACK}\nlisten_port = {self._port}\nunix_socket_dir =\n"
             f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\n"
-            f"default_pool_size = {CONNECTIONS}\nserver_round_robin = 1\nserver_idle_timeout = 1\nmax_client_conn = 500\n"
+            f"default_pool_size = {CONNECTIONS}\nserver_round_robin = 1\n"
+            "server_idle_timeout = 1\nmax_client_conn = 500\n"
         )
         user = ["-u", self._server.owner()] if os.getuid() == 0 else []
         self._run([str(PROGRAM), *user, str(configuration)])
