@@ -14,11 +14,11 @@ STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
-and not ha
+and not ha and not pooler
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers ha browser coverage lint format bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint format bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ oldest: ## the quick tests of each interface with the oldest releases that setup
 	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
-	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers"
+	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers and not pooler"
 
 fuzz: $(STAMP) ## generated input for every parser and route, and calls made from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
@@ -63,6 +63,9 @@ brokers: $(STAMP) kafka ## events on a real Apache Kafka and a real RabbitMQ, ki
 ha: $(STAMP) ## a database that fails over under two nodes and ten peers; what each event costs (needs root for all of it)
 	@tests/ha/install
 	$(BIN)/pytest -m ha -s
+
+pooler: $(STAMP) ## the storage and all that stands on it through a real PgBouncer in transaction mode (needs pgbouncer)
+	$(BIN)/pytest -n $(WORKERS) -m pooler
 
 browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver)
 	$(BIN)/pytest -m browser

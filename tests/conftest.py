@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.apache_kafka import ApacheKafka, need_kafka
+from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.rabbitmq import RabbitMQ, need_rabbitmq
 from tests.support.stack import Stack
@@ -87,6 +88,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         once = item.nodeid.startswith((*WITH_PROCESSES, *ON_ONE_DATABASE)) and "postgres" in item.name
         if once or item.nodeid.startswith(THOROUGH):
             item.add_marker(pytest.mark.thorough)
+        if "pgbouncer" in item.name or "pgbouncer" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.pooler)
 
 
 @pytest.fixture
@@ -110,6 +113,19 @@ def postgres() -> Iterator[Postgres]:
 def postgres_url(postgres: Postgres) -> str:
     """The URL of a fresh, empty database on real PostgreSQL."""
     return postgres.new_database()
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: Postgres) -> Iterator[PgBouncer]:
+    """The PgBouncer of this test run, in transaction mode."""
+    with PgBouncer(postgres) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+def pgbouncer_url(pgbouncer: PgBouncer, postgres_url: str) -> str:
+    """The URL of a fresh, empty database on real PostgreSQL, through PgBouncer."""
+    return pgbouncer.in_front_of(postgres_url)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from registry.domain.admission import (
     check_registrable,
     check_voucher,
 )
-from registry.domain.errors import KeyTaken, NotFound
+from registry.domain.errors import KeyTaken, NotFound, StorageUnavailable
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import KeyRecord
 from registry.services.authority import AuthoritySource
@@ -117,6 +117,8 @@ class Admission:
         owner, proof = self.prove(service, unverified_proof, proven_at)
         try:  # almost every key is new: only where something stands in the way is the known one looked for
             return self._admit_new(service, owner, proof, right)
+        except StorageUnavailable:
+            raise  # it may be written and yet not be confirmed
         except (IntegrityError, PeersealError):
             known = self._find(proof)
             if known is None:

@@ -84,6 +84,21 @@ class WatchedConnection(psycopg.Connection[Any]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.made_at = time.monotonic()
+        self._unconfirmed: str | None = None
+        self.add_notice_handler(self._noticed)
+
+    def commit(self) -> None:
+        """See psycopg.Connection. Raises psycopg.OperationalError for a warning: a server whose wait for standbys was
+        cancelled reports success with one, and the change may be on its own disk alone."""
+        self._unconfirmed = None
+        super().commit()
+        if self._unconfirmed is not None:
+            self.close()
+            raise psycopg.OperationalError(self._unconfirmed)
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._unconfirmed = notice.message_primary
 
     def close(self) -> None:
         """See psycopg.Connection."""

@@ -95,7 +95,7 @@ class Store:
         self._settle(committed=False)  # what an earlier one left that failed
         with storage_errors(), self._writer.begin() as connection:
             if self._postgresql and self._durable is not None:
-                self._durable.check(connection)
+                self._check_durable(connection, self._durable)
             if self._postgresql and service is not None:
                 connection.execute(_LOCK_SERVICE, {"name": service})
             yield connection
@@ -107,6 +107,15 @@ class Store:
     def _settle(self, *, committed: bool) -> None:
         if self._guard is not None:
             self._guard.settled(committed=committed)
+
+    @staticmethod
+    def _check_durable(connection: Connection, guard: DurabilityGuard) -> None:
+        """Raises StorageReadOnly, and StorageNotDurable."""
+        try:
+            guard.check(connection)
+        except StorageReadOnly:
+            connection.invalidate()  # the next one may lead to the new primary
+            raise
 
 
 _LOCK_SERVICE = text("SELECT pg_advisory_xact_lock(hashtextextended('peerseal service ' || :name, 0))")

@@ -19,6 +19,13 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", "postgres", "pgbouncer"])
+def registry_database(request: pytest.FixtureRequest) -> str:
+    """As everywhere, and behind a pooler too."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture
 def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[Driver]:
     driver = Driver(registry_database, tmp_path / "home", clock)

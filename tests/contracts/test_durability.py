@@ -1,7 +1,9 @@
 """What is acknowledged stays: a PostgreSQL that could lose it, or takes no writes, is not written to."""
 
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +50,14 @@ def registers(registry: Driver) -> tuple[int, str]:
     return answer.status_code, answer.get_json().get("code", "") if answer.is_json else ""
 
 
+def first_refusal(registry: Driver) -> tuple[int, str]:
+    """Of many registrations; the server reads its new settings a moment after it was told to."""
+    for _ in range(50):
+        if (found := registers(registry))[0] != 201:
+            break
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
 def test_a_server_that_a_crash_harms_is_not_written_to(own: Postgres, tmp_path: Path, name: str) -> None:
@@ -86,6 +96,35 @@ def test_synchronous_commit_is_never_less_than_on(own: Postgres) -> None:
             with store.write() as connection:
                 assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == expected
     store.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_commit_that_no_standby_confirmed_is_not_acknowledged(own: Postgres, tmp_path: Path) -> None:
+    """An operator who cancels the wait makes PostgreSQL report success, with a warning."""
+    registry = Driver(own.new_database(), tmp_path / "home", dev=True)
+    registry.joined(key(), "billing")
+    with setting(own, "synchronous_standby_names", "nowhere"), ThreadPoolExecutor(1) as pool:
+        until(lambda: registry.registry.store.durability().synchronous_standby_names == "nowhere")  # type: ignore[union-attr]
+        call = pool.submit(registers, registry)
+        cancelled = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        while not call.done():
+            own.execute(cancelled)
+        assert call.result() == (503, "storage_unavailable")
+    until(lambda: registers(registry)[0] == 201)
+    registry.close()
+
+
+@pytest.mark.slow
+def test_a_commit_that_no_standby_confirms_is_refused_in_time(own: Postgres, tmp_path: Path) -> None:
+    registry = Driver(own.new_database(), tmp_path / "home", dev=True)
+    registry.joined(key(), "billing")
+    with setting(own, "synchronous_standby_names", "nowhere"):
+        assert first_refusal(registry) == (503, "storage_unavailable")
+        began = time.monotonic()
+        assert registers(registry) == (503, "storage_unavailable")
+        assert time.monotonic() - began < 5
+    until(lambda: registers(registry)[0] == 201)
+    registry.close()
 
 
 @pytest.mark.parametrize(
