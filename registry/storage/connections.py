@@ -8,7 +8,7 @@ succeeds.
 
 import select
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, TypeVar
 
 import psycopg
@@ -84,21 +84,21 @@ class WatchedConnection(psycopg.Connection[Any]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.made_at = time.monotonic()
-        self._unconfirmed: str | None = None
+        self._warnings: deque[str] = deque(maxlen=1)
         self.add_notice_handler(self._noticed)
 
     def commit(self) -> None:
         """See psycopg.Connection. Raises psycopg.OperationalError for a warning: a server whose wait for standbys was
         cancelled reports success with one, and the change may be on its own disk alone."""
-        self._unconfirmed = None
+        self._warnings.clear()
         super().commit()
-        if self._unconfirmed is not None:
+        if self._warnings:
             self.close()
-            raise psycopg.OperationalError(self._unconfirmed)
+            raise psycopg.OperationalError(self._warnings[0])
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized == "WARNING":
-            self._unconfirmed = notice.message_primary
+            self._warnings.append(notice.message_primary or "the server warned of the commit")
 
     def close(self) -> None:
         """See psycopg.Connection."""
