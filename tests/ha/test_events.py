@@ -111,7 +111,7 @@ def test_a_primary_that_goes_away_and_comes_back_costs_writes_for_a_while(site: 
             event.wait_for_writes(RECOVERED_WITHIN)
         finally:
             failure.ends(primary)
-            site.cluster.wait_until_whole()
+            site.cluster.rejoin(primary)
         event.wait_for_writes()
     costs = event.costs
     nothing_but_writes(costs)
@@ -157,6 +157,7 @@ def lose_what_no_standby_has(site: Site, primary: Member, event: Event) -> None:
     time.sleep(HELD_BACK)
     assert [node.ready("write")[0] for node in site.deployment.nodes] == [503, 503]
     assert site.ledger_size(promoted) == size, "nothing is written on the new branch"
+    site.cluster.rejoin(primary)
     assert event.lost_at_first > 0
     assert noticed < NOTICED_WITHIN
 
