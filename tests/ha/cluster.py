@@ -222,8 +222,8 @@ class Cluster:
             _signal(pid, signal.SIGSTOP)
 
     def rejoin(self, member: Member) -> None:
-        """Until the cluster is whole with a member that comes back. One whose Patroni does not manage that is made anew,
-        as an operator would."""
+        """Until the cluster is whole with a member that comes back. Where Patroni does not manage that, the member is
+        made anew, as operators do."""
         try:
             self.wait_until_whole(patience=30)
         except AssertionError:
