@@ -119,11 +119,13 @@ class AuthoritySource:
         try:
             with self._store.look() as connection:
                 ledger.frontier(connection)  # which the guard passes, or not
+                jws = documents.newest(connection)
         except StorageUnavailable:
             if self._known is None:
                 raise
+            jws = self._known.jws
         self._guard.require_sound()
-        found = self.in_force()
+        found = self._taken_over(jws, now)
         self._guard.remember(found.checkpoint)
         self._checked_at = now
         return found
@@ -141,6 +143,10 @@ class AuthoritySource:
             if known is None:
                 raise
             jws = known.jws
+        return self._taken_over(jws, now)
+
+    def _taken_over(self, jws: str | None, now: float) -> Authority:
+        known = self._known
         files = self._state_of_files()
         if known is None or known.jws != jws or files != self._files:
             known = self._load(jws, now)

@@ -42,7 +42,9 @@ def setting(server: Postgres, name: str, value: str) -> Iterator[None]:
 
 
 def registers(registry: Driver) -> tuple[int, str]:
-    answer = registry.post_key("billing", {"proof": registry.proof(key(), "billing")})
+    """A new service, which the laptop mode admits without further right: the status, and the code of a refusal."""
+    service = f"s{uuid.uuid4().hex[:12]}"
+    answer = registry.post_key(service, {"proof": registry.proof(key(), service)})
     return answer.status_code, answer.get_json().get("code", "") if answer.is_json else ""
 
 
@@ -65,7 +67,8 @@ def test_a_server_that_a_crash_harms_is_not_written_to(own: Postgres, tmp_path: 
 @pytest.mark.slow
 def test_a_read_only_server_is_refused_and_its_connections_are_dropped(own: Postgres, tmp_path: Path) -> None:
     registry = Driver(own.new_database(), tmp_path / "home", dev=True)
-    assert registers(registry)[0] == 201
+    registry.joined(key(), "billing")
+    assert registry.client.get("/v1/services/billing/jwks.jwt").status_code == 200
     with setting(own, "default_transaction_read_only", "on"):
         until(lambda: registers(registry) == (503, "storage_read_only"))
         assert not registry.client.get("/readyz").get_json()["can_write"]

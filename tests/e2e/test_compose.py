@@ -269,7 +269,7 @@ def test_the_registry_can_rewrite_no_entry(compose: Compose) -> None:
 
 
 def test_the_root_key_is_not_where_the_registry_serves(compose: Compose) -> None:
-    find = ("find", "/root-key", "/var/lib/peerseal", "-name", "root-key*")
+    find = ("find", "/root-key", "/var/lib/peerseal", "-name", "root-key.pem")
     assert compose("exec", "-T", "registry", *find) == ""
     assert compose("run", "--rm", "-T", "--no-deps", "init", *find).strip() == "/root-key/root-key.pem"
 
@@ -294,9 +294,9 @@ def works(compose: Compose) -> None:
             return False
         return True
 
-    eventually(lambda: not troubled(), "every container serves", within=240)
+    eventually(lambda: not troubled(), "every container serves", within=240, every=1)
     before = len(invoices_of(compose, "ada", 0))
-    eventually(ordered, "a token is exchanged and an order taken", within=120)
+    eventually(ordered, "a token is exchanged and an order taken", within=120, every=1)
     invoices_of(compose, "ada", before + 1)
 
 
@@ -304,7 +304,7 @@ def works(compose: Compose) -> None:
 def test_a_container_that_crashes_is_started_again(compose: Compose, service: str) -> None:
     crashed = described(compose)[service]
     crash(crashed)
-    eventually(lambda: started_again(compose, service, crashed), "the engine starts it again", within=60)
+    eventually(lambda: started_again(compose, service, crashed), "the engine starts it again", within=60, every=1)
     works(compose)
 
 
@@ -320,7 +320,8 @@ def test_containers_find_each_other_in_whatever_order_they_start(compose: Compos
     run("docker", "stop", "--time", "5", *containers.values())
     postgres = containers.pop("postgres")
     run("docker", "start", *containers.values())
-    eventually(lambda: answers(containers["registry"], "/readyz") == "503", "the registry serves, and is not ready")
+    not_ready = "the registry serves, and is not ready"
+    eventually(lambda: answers(containers["registry"], "/readyz") == "503", not_ready, within=120, every=1)
     assert answers(containers["registry"], "/healthz") == "200"
     run("docker", "start", postgres)
     works(compose)

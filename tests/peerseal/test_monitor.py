@@ -303,7 +303,7 @@ def rewrite(registry: Driver, seq: int) -> None:
 def test_a_rewritten_ledger_is_reported(registry: Driver, monitor: Monitor, grown: bool) -> None:
     rewrite(registry, 2)
     if grown:
-        registry.join_token("shipping")
+        registry.forgetful_node().join_token("shipping")
     before = monitor.state
     assert kinds(registry_node(registry, monitor).look()) == ["inconsistent_ledger"]
     assert monitor.state == before, "it stays where it was"
@@ -312,7 +312,7 @@ def test_a_rewritten_ledger_is_reported(registry: Driver, monitor: Monitor, grow
 def registry_node(registry: Driver, monitor: Monitor) -> Monitor:
     """A monitor in the same state that asks a fresh node: the old one keeps its last checkpoint while the size is the
     same."""
-    return Monitor(OverWsgi(registry.node()), monitor.state, clock=registry.clock)
+    return Monitor(OverWsgi(registry.forgetful_node()), monitor.state, clock=registry.clock)
 
 
 def test_a_ledger_that_became_shorter_is_reported(registry: Driver, fetcher: OverWsgi, monitor: Monitor) -> None:

@@ -113,7 +113,7 @@ def limited() -> Iterator[Path | None]:
         if (group / "pids.max").exists():
             (group / "pids.max").write_text(str(MOST))
             yield group
-            until(lambda: not (group / "cgroup.procs").read_text())  # noqa: B023
+            until(lambda: not (group / "cgroup.procs").read_text(), patience=120)  # noqa: B023
             group.rmdir()
             return
         group.rmdir()

@@ -94,9 +94,9 @@ class Ends:
         return found
 
 
-def eventually(done: Callable[[], bool], what: str, *, within: float = PATIENCE) -> None:
-    """Wait until it is so. Raises AssertionError after ``within`` seconds."""
+def eventually(done: Callable[[], bool], what: str, *, within: float = PATIENCE, every: float = 0.02) -> None:
+    """Wait until it is so, looking ``every`` so many seconds. Raises AssertionError after ``within`` seconds."""
     deadline = time.monotonic() + within
     while not done():
         assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+        time.sleep(every)
