@@ -77,6 +77,11 @@ class LedgerWatch:
         finally:
             self._guard.remember(self._authority.in_force().checkpoint)
 
+    def confirm(self) -> None:
+        """Asks those outside where this host remembers no ledger: for a command, which has no thread."""
+        if self._guard.unconfirmed:
+            self.ask()
+
     def ask(self) -> None:
         """Asks each of those outside once. One who does not answer is logged, once, and changes nothing."""
         for url, fetcher in self._fetchers.items():

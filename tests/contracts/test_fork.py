@@ -54,7 +54,7 @@ def forked_metric(registry: Driver) -> float:
 
 
 def ready(registry: Driver) -> tuple[int, bool]:
-    answer = registry.client.get("/readyz")
+    answer = registry.client.get("/readyz?for=write")
     return answer.status_code, answer.get_json()["ledger"]
 
 
