@@ -32,6 +32,8 @@ what comes in meanwhile would stand behind all of them."""
 LINGER = 2
 """Seconds for which a connection is kept that ends: for the rest of a request that was refused, or a next one that a
 client already sends while the worker stops (RFC 9112 section 9.6)."""
+FOR_READS = 2
+"""Threads that serve no call which writes: while writes wait for a database, what is in memory is read."""
 STARTED_WITHIN = 5
 """Seconds for which a thread waits until all have started, so that each call of the start needs a thread of its own."""
 SLICE = 64 * 1024
@@ -123,6 +125,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         self._due: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._turns = threading.Semaphore(AT_ONCE)
+        self._writing = asyncio.Semaphore(max(1, self.cfg.threads - FOR_READS))
         threading.Thread(target=self._answer_due, name="answers", daemon=True).start()
         self._tls = sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._connections: set[asyncio.Task[None]] = set()
@@ -272,7 +275,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         if exchange.environ["PATH_INFO"] == ALIVE_PATH:
             self._call(exchange)
             return
-        awaited = await self._loop.run_in_executor(self._threads, self._call, exchange)
+        awaited = await self._called(exchange)
         if awaited is not None:
             self._held_apart += 1
             self._look_for_room()
@@ -283,6 +286,13 @@ class Worker(base.Worker):  # type: ignore[misc]
                 connection.when_over = None
                 self._held_apart -= 1
                 awaited.close()
+
+    async def _called(self, exchange: Exchange) -> Awaited | None:
+        """Run the application by a thread."""
+        if exchange.request.method in ("GET", "HEAD"):
+            return await self._loop.run_in_executor(self._threads, self._call, exchange)
+        async with self._writing:
+            return await self._loop.run_in_executor(self._threads, self._call, exchange)
 
     async def _wait(self, awaited: Awaited, exchange: Exchange) -> None:
         """Have it answered once it was told of a change, or its time is up; by no thread until then."""

@@ -70,10 +70,12 @@ class LedgerWatch:
             ledger.frontier(connection)
 
     def look(self) -> None:
-        """Looks at the head, and keeps what is new. Raises PeersealError."""
-        with self._store.look() as connection:
-            ledger.frontier(connection)
-        self._guard.remember(self._authority.in_force().checkpoint)
+        """Looks at the head, and keeps what is new; what was seen and is lost, too. Raises PeersealError."""
+        try:
+            with self._store.look() as connection:
+                ledger.frontier(connection)
+        finally:
+            self._guard.remember(self._authority.in_force().checkpoint)
 
     def confirm(self) -> None:
         """Asks those outside where this host remembers no ledger: for a command, which has no thread."""

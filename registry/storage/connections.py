@@ -20,6 +20,8 @@ R = TypeVar("R")
 TRY_AFTER = 2
 """Seconds from an attempt to connect that was never answered, or that still runs, to the next one."""
 
+SLOW = 0.5
+"""Seconds after which an attempt that failed counts as never answered: of several hosts one was silent."""
 PAUSE = 0.5
 """Seconds without an attempt after a statement that was never answered: callers that queued behind it end with it."""
 
@@ -38,25 +40,36 @@ class ServerWatch:
         self._silent = False
         self._silent_since = 0.0
         self._try_at = 0.0
+        self._last: tuple[str, str] | None = None
 
     def connect(self, arguments: list[Any], options: dict[str, Any]) -> "WatchedConnection":
         """A new connection. Raises psycopg.OperationalError, at once while the server is silent."""
+        began = time.monotonic()
         if self._silent:
-            if time.monotonic() < self._try_at:
+            if began < self._try_at:
                 raise NoAnswer("the database did not answer a moment ago")
-            self._try_at = time.monotonic() + TRY_AFTER  # other callers do not wait beside this one
+            self._try_at = began + TRY_AFTER  # other callers do not wait beside this one
         try:
-            connection = WatchedConnection.connect(*arguments, **options)
-        except psycopg.errors.ConnectionTimeout:
-            self._fell_silent("connect", try_after=TRY_AFTER)
-            raise
-        except psycopg.Error:
-            self._silent = False  # a refusal is an answer
+            connection = WatchedConnection.connect(*arguments, **self._last_first(options))
+        except psycopg.Error as error:
+            if isinstance(error, psycopg.errors.ConnectionTimeout) or time.monotonic() - began > SLOW:
+                self._fell_silent("connect", try_after=TRY_AFTER)
+            else:
+                self._silent = False  # a refusal is an answer
             raise
         self._silent = False
+        self._last = connection.info.host, str(connection.info.port)
         connection.watch = self
         self.opened.add(id(connection))
         return connection
+
+    def _last_first(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Of several hosts the one that answered last comes first: one that is gone would hold up every connection."""
+        hosts, ports = (str(options.get(name, "")).split(",") for name in ("host", "port"))
+        if len(hosts) < 2 or len(hosts) != len(ports) or "hostaddr" in options:
+            return options
+        places = sorted(zip(hosts, ports, strict=True), key=lambda place: place != self._last)
+        return options | {"host": ",".join(host for host, _ in places), "port": ",".join(port for _, port in places)}
 
     def no_answer(self) -> None:
         """A connection waited in vain. It may be that one only: the next caller finds out."""

@@ -18,7 +18,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.ceremony import Ceremony, signed, written
-from registry.services.ledger_memory import EARLIER_FILE, FILE
+from registry.services.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
 from registry.storage import ledger
 from registry.storage.ledger import Change, append
 from registry.storage.tables import ledger_head
@@ -54,7 +54,7 @@ def forked_metric(registry: Driver) -> float:
 
 
 def ready(registry: Driver) -> tuple[int, bool]:
-    answer = registry.client.get("/readyz")
+    answer = registry.client.get("/readyz?for=write")
     return answer.status_code, answer.get_json()["ledger"]
 
 
@@ -132,6 +132,20 @@ def test_the_very_last_entry_that_was_acknowledged_counts(lost: Lost) -> None:
     assert registry.join(key(), "billing", token).status_code == 201
     backup.come_back(registry.store)
     assert_signs_nothing(registry, token)
+
+
+def test_nor_is_it_forgotten_by_a_host_that_had_not_written_it_down_when_it_was_lost(lost: Lost) -> None:
+    """Clients have seen it, and what the root declares lost must reach as far."""
+    registry, _, token = lost
+    backup = Backup(registry.store)
+    assert registry.join(key(), "billing", token).status_code == 201
+    size = len(entries_of(registry.store))
+    backup.come_back(registry.store)
+    with pytest.raises(LedgerForked):
+        registry.registry.watch.look()
+    remembered = LedgerMemory(registry.home).read()
+    assert remembered is not None
+    assert remembered.size == size
 
 
 def test_a_size_that_an_earlier_release_remembered_is_taken_over(lost: Lost) -> None:

@@ -95,8 +95,14 @@ class Member:
 
     def kill_postgres(self) -> None:
         """End PostgreSQL only: Patroni notices."""
-        for pid in processes_under(self._postmaster()):
+        for pid in self._postgres():
             _signal(pid, signal.SIGKILL)
+
+    def make_anew(self) -> None:
+        """End it, and have it start with a copy of the primary's data."""
+        self.kill()
+        shutil.rmtree(self._data, ignore_errors=True)
+        self.start()
 
     def freeze(self) -> None:
         """Stop all that runs on its host: the kernel keeps its connections, and nothing is answered."""
@@ -121,20 +127,20 @@ class Member:
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read() or b"null")
 
-    def _postmaster(self) -> list[int]:
-        """PostgreSQL's first process, where it runs: a killed one leaves its file, and another program may have its
-        number by now."""
-        with suppress(OSError, IndexError, ValueError):
-            pid = int((self._data / "postmaster.pid").read_text().split()[0])
-            if Path(f"/proc/{pid}/cwd").readlink() == self._data:
-                return [pid]
-        return []
+    def _postgres(self) -> list[int]:
+        """All of PostgreSQL's processes: they work in the data folder."""
+        places, found = (str(self._data), f"{self._data} (deleted)"), []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended meanwhile, or is another user's
+                if str((process / "cwd").readlink()) in places:
+                    found.append(int(process.name))
+        return found
 
     def _signal_all(self, number: signal.Signals) -> None:
         """To all processes, those included that others start meanwhile."""
         done: set[int] = set()
-        roots = [*([self._process.pid] if self._process else []), *self._postmaster()]
-        while new := set(processes_under(roots)) - done:
+        patroni = [self._process.pid] if self._process else []
+        while new := {*processes_under(patroni), *self._postgres()} - done:
             for pid in sorted(new):
                 _signal(pid, number)
             done |= new
@@ -215,7 +221,16 @@ class Cluster:
         for (pid,) in self._ask(primary, "SELECT pid FROM pg_stat_replication"):
             _signal(pid, signal.SIGSTOP)
 
-    def wait_until_whole(self) -> Member:
+    def rejoin(self, member: Member) -> None:
+        """Until the cluster is whole with a member that comes back. Where Patroni does not manage that, the member is
+        made anew, as operators do."""
+        try:
+            self.wait_until_whole(patience=30)
+        except AssertionError:
+            member.make_anew()
+            self.wait_until_whole()
+
+    def wait_until_whole(self, patience: float = PATIENCE) -> Member:
         """The primary, once both others follow it, and one synchronously where commits are to wait for one."""
 
         def whole() -> bool:
@@ -225,7 +240,7 @@ class Cluster:
             wanted = primary.api("GET", "/config")[1].get("synchronous_mode", False)
             return len(self._standbys(primary)) == len(MEMBERS) - 1 and self._waits_for_standby(primary) == wanted
 
-        until(lambda: _unless_down(whole), "the cluster is whole")
+        until(lambda: _unless_down(whole), "the cluster is whole", patience)
         primary = self.primary()
         assert primary is not None
         return primary
