@@ -24,6 +24,7 @@ from peerseal.protocol import (
     documents,
     encoding,
     evidence,
+    history,
     introspection,
     issuer_trust,
     join,
@@ -242,6 +243,28 @@ def protocol_parsers() -> list[Parser]:
             Parser("", lambda uri: routed_target(uri, "/api", "/a b"), "/api/a%20b?x=1", text_like),
         ),
         *document_parsers(signing),
+        *history_parsers(),
+    ]
+
+
+def history_parsers() -> list[Parser]:
+    """Statements of the root about lost entries."""
+    common, lost, new = (history.Head(size, bytes(32)) for size in (3, 7, 5))
+    statement = history.HistoryStatement(forge.DOMAIN, NOW, common, lost, new)
+    jws = history.sign_history(statement, KEY)
+    return [
+        octets(history.decode_statements, history.encode_statements([jws])),
+        value(history.Head.from_json, lost.to_json()),
+        members(history.HistoryStatement.from_claims, statement.claims()),
+        of(
+            "peerseal.protocol.history.read_history",
+            Parser(
+                "",
+                lambda given: history.read_history(given, KEY.public, domain=forge.DOMAIN, now=NOW),
+                jws,
+                signed(KEY),
+            ),
+        ),
     ]
 
 
