@@ -117,7 +117,11 @@ class Member:
         self.host.cut_off()
 
     def connect(self) -> None:
-        """Let its host come back."""
+        """Let its host come back, once its Patroni has found out that it may lead no more: one that is interrupted in
+        that (3.0.2) starts PostgreSQL twice."""
+        with suppress(AssertionError):
+            until((self._data / "standby.signal").exists, f"{self.name} leads no more", patience=20)
+            time.sleep(3)
         self.host.connect()
 
     def api(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -286,7 +290,7 @@ class Cluster:
             del recipe["etcd3"]
         dcs = recipe["bootstrap"]["dcs"]
         dcs |= {"ttl": TTL, "loop_wait": 1, "retry_timeout": 3, "maximum_lag_on_failover": 2**30}
-        dcs["postgresql"]["parameters"] = {"shared_buffers": "32MB"}
+        dcs["postgresql"]["parameters"] = {"shared_buffers": "32MB", "wal_sender_timeout": "2s"}
         recipe["bootstrap"]["pg_hba"] = [rule.replace("10.0.0.0/24", "all") for rule in recipe["bootstrap"]["pg_hba"]]
         for login in recipe["postgresql"]["authentication"].values():
             login["password"] = self._password
