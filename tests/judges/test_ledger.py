@@ -26,6 +26,7 @@ from registry.services import ledger_memory
 from registry.storage.ledger import Change, append, read_bodies
 from registry.storage.tables import entries, ledger_head
 from tests.registry.driver import BY, DOMAIN, Driver
+from tests.support.processes import gunicorn
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -81,13 +82,22 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
         home = Path(stack.registry_settings["REGISTRY_HOME"])
         home.mkdir(parents=True)
         node = Driver(f"sqlite:///{home / 'registry.sqlite3'}", home)
-        stack.start_registry(workers=1)
         with node.store.write() as connection:
             [first] = read_bodies(connection, 0, 1)
             connection.execute(delete(entries).where(entries.c.seq > 1))
             edge = Frontier().appended(leaf_hash(first))
             connection.execute(update(ledger_head).values(size=1, frontier=edge.encode()))
         (home / ledger_memory.FILE).unlink()  # the registry would not go on from a ledger that became shorter
+        registry = gunicorn(
+            "registry",
+            "registry.wsgi:app",
+            port=stack.registry_port,
+            log=stack.log("registry"),
+            settings=stack.registry_settings,
+            workers=1,
+            config="python:registry.gunicorn_conf",
+        )
+        stack.keep(registry).wait_until_answers(f"{stack.registry_url}/healthz")
         jws = requests.get(f"{stack.registry_url}/.well-known/peerseal-registry", timeout=30).text
         jwk = read_registry_keys(jws, pin=node.pin, now=node.clock()).ledger_key
         yield Judged(stack.registry_url, node, tlog.verifier_key(DOMAIN, jwk))
