@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 
-# Where this is set, each of the many processes of a test run or demo compiles every module anew: half of its start.
+# With this set, each process of a test run or demo compiles every module again, which doubles the time of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin

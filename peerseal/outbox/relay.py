@@ -44,7 +44,7 @@ Connect = Callable[[], Outlet]
 Refused = tuple[Waiting, Exception]
 
 MAX_BATCH = 10_000
-"""Events of a batch, at most: each is a parameter of one statement, of which databases take some ten thousands."""
+"""Events of a batch, at most: each is a parameter of one statement, and databases take tens of thousands."""
 SUSPICIOUS = 2
 """Failures of a topic in a row from which on its events go out one by one, to find the one that the broker fails at."""
 

@@ -74,7 +74,7 @@ class SharedCounts(Collector):
         text = json.dumps(
             [[*family, list(found.items())] for family, found in _samples(self._counted.collect()).items()]
         )
-        draft = file.with_name(f".new-{file.name}")  # one for each worker, so killed workers leave few
+        draft = file.with_name(f".new-{file.stem}")  # one for each worker; other workers read *.json only
         try:
             draft.write_text(text, encoding="ascii")
             os.replace(draft, file)

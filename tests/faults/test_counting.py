@@ -74,6 +74,16 @@ def test_a_home_that_was_removed_is_not_made_again(registry: Driver, counts: Pat
     assert not (tmp_path / "home").exists()
 
 
+def test_a_draft_of_another_worker_is_not_counted(
+    registry: Driver, counts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(os, "replace", lambda draft, _file: kept.append(Path(draft)))
+    counting.answered.count()
+    assert kept
+    assert not set(kept) & set(counts.glob("*.json"))
+
+
 def test_a_full_disk(registry: Driver, counts: Path, caplog: pytest.LogCaptureFixture) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
