@@ -24,6 +24,8 @@ ON_ONE_DATABASE = tuple(
         "contracts/test_applicants",
         "contracts/test_client_assertions",
         "contracts/test_exchange",
+        "contracts/test_fork",
+        "contracts/test_fork_recovery",
         "contracts/test_housekeeping",
         "contracts/test_operators",
         "contracts/test_policies",
@@ -41,6 +43,7 @@ THOROUGH = tuple(
         "e2e/test_applicants",
         "e2e/test_audit_across_hops",
         "e2e/test_concurrent_registrations",
+        "e2e/test_fork",
         "e2e/test_lying_mirror",
         "e2e/test_many_workers",
         "e2e/test_monitor",
@@ -50,6 +53,7 @@ THOROUGH = tuple(
         "e2e/test_replay_on_two_hosts",
         "e2e/test_registry_gone",
         "e2e/test_restore",
+        "e2e/test_rolling_restart",
         "e2e/test_token_exchange",
         "e2e/test_up",
         "e2e/test_upgrade_under_load",
@@ -70,13 +74,14 @@ THOROUGH = tuple(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each worker takes whole files. All files with real processes go to one of them, since two such tests at once
-    would only take each other's cores."""
+    """Each worker takes whole files. Files of one folder with real processes all go to one of them, since many such
+    tests at once would only take each other's cores."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "processes" if nodeid.startswith(WITH_PROCESSES) else nodeid.partition("::")[0]
+            of_folder = next((folder for folder in WITH_PROCESSES if nodeid.startswith(folder)), None)
+            return of_folder or nodeid.partition("::")[0]
 
     return Scheduling(config, log)
 

@@ -7,8 +7,10 @@ succeeds.
 """
 
 import select
+import threading
 import time
 from collections import Counter, deque
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import psycopg
@@ -32,9 +34,13 @@ class NoAnswer(psycopg.OperationalError):
 
 class ServerWatch:
     """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by what was
-    waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open."""
+    waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open. A caller waits
+    ``connect_within`` seconds for a connection to any host of the URL."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect_within: float) -> None:
+        self._connect_within = connect_within
+        self._unfinished: Future[WatchedConnection] | None = None
+        self._lock = threading.Lock()
         self.timeouts: Counter[str] = Counter()
         self.opened: set[int] = set()
         self._silent = False
@@ -46,13 +52,14 @@ class ServerWatch:
         """A new connection. Raises psycopg.OperationalError, at once while the server is silent."""
         began = time.monotonic()
         if self._silent:
-            if began < self._try_at:
+            unfinished = self._unfinished
+            if began < self._try_at or (unfinished is not None and not unfinished.done()):
                 raise NoAnswer("the database did not answer a moment ago")
             self._try_at = began + TRY_AFTER  # other callers do not wait beside this one
         try:
-            connection = WatchedConnection.connect(*arguments, **self._last_first(options))
+            connection = self._connected(arguments, self._last_first(options))
         except psycopg.Error as error:
-            if isinstance(error, psycopg.errors.ConnectionTimeout) or time.monotonic() - began > SLOW:
+            if isinstance(error, NoAnswer | psycopg.errors.ConnectionTimeout) or time.monotonic() - began > SLOW:
                 self._fell_silent("connect", try_after=TRY_AFTER)
             else:
                 self._silent = False  # a refusal is an answer
@@ -62,6 +69,36 @@ class ServerWatch:
         connection.watch = self
         self.opened.add(id(connection))
         return connection
+
+    def _connected(self, arguments: list[Any], options: dict[str, Any]) -> "WatchedConnection":
+        """By a thread, since a look-up of names has no end that could be set, and each of several hosts has its own.
+        An attempt that takes longer than its caller waits goes on, and the next caller has what becomes of it."""
+        if (late := self._late_connection()) is not None:
+            return late
+        attempt: Future[WatchedConnection] = Future()
+        threading.Thread(target=_connect, args=(attempt, arguments, options), name="connecting", daemon=True).start()
+        try:
+            return attempt.result(self._connect_within)
+        except TimeoutError:
+            with self._lock:
+                other, self._unfinished = self._unfinished, attempt
+            if other is not None:
+                other.add_done_callback(_close)
+            raise NoAnswer(f"no host of the database answered within {self._connect_within:g} s") from None
+
+    def _late_connection(self) -> "WatchedConnection | None":
+        with self._lock:
+            attempt = self._unfinished
+            if attempt is None or not attempt.done():
+                return None
+            self._unfinished = None
+        return attempt.result() if attempt.exception() is None else None
+
+    def forget(self) -> None:
+        """After a fork: connections and attempts are the parent's."""
+        self.opened.clear()
+        self._unfinished = None
+        self._lock = threading.Lock()
 
     def _last_first(self, options: dict[str, Any]) -> dict[str, Any]:
         """Of several hosts the one that answered last comes first: one that is gone would hold up every connection."""
@@ -85,6 +122,18 @@ class ServerWatch:
         if not self._silent:
             self._silent, self._silent_since, self._try_at = True, now, now
         self._try_at = max(self._try_at, now + try_after)
+
+
+def _connect(attempt: "Future[WatchedConnection]", arguments: list[Any], options: dict[str, Any]) -> None:
+    try:
+        attempt.set_result(WatchedConnection.connect(*arguments, **options))
+    except BaseException as error:  # raised to the caller
+        attempt.set_exception(error)
+
+
+def _close(attempt: "Future[WatchedConnection]") -> None:
+    if attempt.exception() is None:
+        psycopg.Connection.close(attempt.result())
 
 
 class WatchedConnection(psycopg.Connection[Any]):

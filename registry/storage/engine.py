@@ -128,7 +128,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         "application_name": "peerseal-registry",
         "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
-    watch = ServerWatch()
+    watch = ServerWatch(waits.answer / 1000)
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged
@@ -143,7 +143,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
             "prepare_threshold": None,
         },
     )
-    event.listen(engine, "engine_disposed", lambda _engine: watch.opened.clear())
+    event.listen(engine, "engine_disposed", lambda _engine: watch.forget())
     event.listen(engine, "do_connect", lambda _dialect, _record, arguments, options: watch.connect(arguments, options))
     event.listen(engine, "checkout", _refuse_unusable)
     event.listen(engine, "handle_error", _drop_read_only)
@@ -171,9 +171,10 @@ class ConnectionCounts:
 
 def connection_counts(engine: Engine) -> ConnectionCounts:
     """As of now. Own connections and waits are counted on PostgreSQL only."""
-    pool, watch = cast("QueuePool", engine.pool), engine.get_execution_options().get(_WATCH) or ServerWatch()
+    pool, watch = cast("QueuePool", engine.pool), engine.get_execution_options().get(_WATCH)
     idle, used = pool.checkedin(), pool.checkedout()
-    return ConnectionCounts(idle, used, max(0, len(watch.opened) - idle - used), dict(watch.timeouts))
+    opened, timeouts = (0, {}) if watch is None else (len(watch.opened), dict(watch.timeouts))
+    return ConnectionCounts(idle, used, max(0, opened - idle - used), timeouts)
 
 
 def _refuse_unusable(connection: WatchedConnection, _record: Any, _proxy: Any) -> None:

@@ -1,14 +1,16 @@
 """A PostgreSQL that hangs, or whose host is gone, after the registry connected: every wait has an end."""
 
 import re
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -22,7 +24,7 @@ from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from tests.registry.driver import Driver
 from tests.support.forwarding import forwarded
-from tests.support.postgres import running_postgres
+from tests.support.postgres import Postgres, running_postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
 from tests.support.waiters import until, waiters
 
@@ -40,7 +42,7 @@ class Hang:
     hangs: Callable[[], AbstractContextManager[object]]
 
 
-@pytest.fixture(params=["processes stopped", "host gone"])
+@pytest.fixture(params=["processes stopped", pytest.param("host gone", marks=pytest.mark.thorough)])
 def database(request: pytest.FixtureRequest) -> Iterator[Hang]:
     with running_postgres(uuid.uuid4().hex) as own:
         url = own.new_database()
@@ -139,6 +141,48 @@ def test_one_caller_tries_a_new_connection_and_the_others_are_refused_at_once(da
         seconds = sorted(seconds for _, seconds in pool.map(ask, range(8)))
     assert seconds[-2] < 0.5
     engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_look_up_of_the_databases_name_that_hangs_holds_up_one_caller_and_is_not_repeated_meanwhile(
+    postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, answers, asked = socket.getaddrinfo, threading.Event(), []
+
+    def hanging(host: str, *arguments: Any, **options: Any) -> Any:
+        asked.append(host)
+        answers.wait(30)
+        return look_up(host, *arguments, **options)
+
+    with forwarded(postgres.socket_file) as port:
+        engine = create_engine(f"postgresql://postgres@localhost:{port}/{make_url(postgres_url).database}", SHORT)
+        monkeypatch.setattr(socket, "getaddrinfo", hanging)
+
+        def look() -> tuple[int, float]:
+            def call() -> int:
+                with Store(engine).look() as connection:
+                    return int(connection.execute(text("SELECT 1")).scalar_one())
+
+            return timed(call)
+
+        for bound in (1.0, 0.2, 0.2):
+            began = time.monotonic()
+            with pytest.raises(StorageUnavailable):
+                look()
+            assert time.monotonic() - began < bound
+        assert asked == ["localhost"]
+        answers.set()
+        until(lambda: succeeds(look))
+        assert look()[0] == 1
+        assert asked == ["localhost"], "what became of the first look-up was used"
+        engine.dispose()
+
+
+def succeeds(call: Callable[[], object]) -> bool:
+    with suppress(StorageUnavailable):
+        call()
+        return True
+    return False
 
 
 @pytest.mark.slow

@@ -59,6 +59,7 @@ def first_refusal(registry: Driver) -> tuple[int, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
 def test_a_server_that_a_crash_harms_is_not_written_to(own: Postgres, tmp_path: Path, name: str) -> None:
     registry = Driver(own.new_database(), tmp_path / "home", dev=True)
