@@ -23,9 +23,9 @@ from tests.support.postgres import Postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
 from tests.support.waiters import until, waiters
 
-REGISTRATIONS = int(os.environ.get("TEST_REGISTRATIONS", "2000"))
-READS = 5 * REGISTRATIONS
 CALLERS = 8
+REGISTRATIONS = int(os.environ.get("TEST_REGISTRATIONS", "2000")) // CALLERS * CALLERS
+READS = 5 * REGISTRATIONS
 
 
 def key() -> KeyPair:

@@ -121,6 +121,7 @@ def _registry_keys(settings: Settings, now: int) -> RegistryKeys:
     return RegistryKeys(*frame, 1, root, (signing,), ledger_key)
 
 
+@pytest.mark.parametrize("registry_database", ["sqlite", "postgres"], indirect=True)  # no word through a pooler
 def test_a_database_of_the_release_before_tells_of_changes_from_now_on(
     registry_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

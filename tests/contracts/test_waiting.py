@@ -52,6 +52,7 @@ def follows(registry: Driver) -> bool:
     return registry.registry.changes.waiting._thread is not None
 
 
+@pytest.mark.parametrize("registry_database", ["sqlite", "postgres"], indirect=True)  # no word through a pooler
 def test_a_change_on_another_node_is_told_within_a_second(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifications, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
     other = registry.node()
