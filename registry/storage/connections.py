@@ -2,8 +2,7 @@
 
 The server's own time-outs fire only while the server runs, and TCP's only while its kernel is silent. So each
 connection counts the time itself. When that is up it is closed, and the other connections of its engine are not used
-any more: the next caller tries a new connection, one caller at a time, and the others are refused at once until one
-succeeds.
+any more: one attempt at a time is made to connect anew, and callers are refused at once until one succeeds.
 """
 
 import select
@@ -20,8 +19,9 @@ from psycopg.pq.abc import PGresult
 R = TypeVar("R")
 
 TRY_AFTER = 2
-"""Seconds from an attempt to connect that was never answered, or that still runs, to the next one."""
-
+"""Seconds from the beginning of an attempt to connect to the next one, where it was not answered."""
+PROBE = 0.25
+"""Seconds for which a caller waits for such an attempt, which goes on without it: what is in memory is to be served."""
 SLOW = 0.5
 """Seconds after which an attempt that failed counts as never answered: of several hosts one was silent."""
 PAUSE = 0.5
@@ -50,14 +50,14 @@ class ServerWatch:
 
     def connect(self, arguments: list[Any], options: dict[str, Any]) -> "WatchedConnection":
         """A new connection. Raises psycopg.OperationalError, at once while the server is silent."""
-        began = time.monotonic()
+        began, within = time.monotonic(), self._connect_within
         if self._silent:
-            unfinished = self._unfinished
-            if began < self._try_at or (unfinished is not None and not unfinished.done()):
+            within, unfinished = min(PROBE, within), self._unfinished
+            if began < self._try_at if unfinished is None else not unfinished.done():
                 raise NoAnswer("the database did not answer a moment ago")
             self._try_at = began + TRY_AFTER  # other callers do not wait beside this one
         try:
-            connection = self._connected(arguments, self._last_first(options))
+            connection = self._connected(arguments, self._last_first(options), within)
         except psycopg.Error as error:
             if isinstance(error, NoAnswer | psycopg.errors.ConnectionTimeout) or time.monotonic() - began > SLOW:
                 self._fell_silent("connect", try_after=TRY_AFTER)
@@ -70,7 +70,7 @@ class ServerWatch:
         self.opened.add(id(connection))
         return connection
 
-    def _connected(self, arguments: list[Any], options: dict[str, Any]) -> "WatchedConnection":
+    def _connected(self, arguments: list[Any], options: dict[str, Any], within: float) -> "WatchedConnection":
         """By a thread, since a look-up of names has no end that could be set, and each of several hosts has its own.
         An attempt that takes longer than its caller waits goes on, and the next caller has what becomes of it."""
         if (late := self._late_connection()) is not None:
@@ -78,13 +78,13 @@ class ServerWatch:
         attempt: Future[WatchedConnection] = Future()
         threading.Thread(target=_connect, args=(attempt, arguments, options), name="connecting", daemon=True).start()
         try:
-            return attempt.result(self._connect_within)
+            return attempt.result(within)
         except TimeoutError:
             with self._lock:
                 other, self._unfinished = self._unfinished, attempt
             if other is not None:
                 other.add_done_callback(_close)
-            raise NoAnswer(f"no host of the database answered within {self._connect_within:g} s") from None
+            raise NoAnswer(f"no host of the database answered within {within:g} s") from None
 
     def _late_connection(self) -> "WatchedConnection | None":
         with self._lock:

@@ -177,6 +177,13 @@ def connection_counts(engine: Engine) -> ConnectionCounts:
     return ConnectionCounts(idle, used, max(0, opened - idle - used), timeouts)
 
 
+def count_pool_timeout(engine: Engine) -> None:
+    """A wait for a connection of the engine's pool has ended in vain."""
+    watch = engine.get_execution_options().get(_WATCH)
+    if watch is not None:
+        watch.timeouts["pool"] += 1
+
+
 def _refuse_unusable(connection: WatchedConnection, _record: Any, _proxy: Any) -> None:
     """After a fail-over the next call succeeds: the pool takes another connection for one that was cut meanwhile."""
     if not connection.usable:

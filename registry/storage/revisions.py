@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import NO_SCHEMA, POSTGRESQL
+from registry.storage.engine import NO_SCHEMA, POSTGRESQL, count_pool_timeout
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -53,6 +53,8 @@ class OwnConnection:
         try:
             holder = engine.raw_connection()
         except (engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
+            if isinstance(error, PoolTimeout):
+                count_pool_timeout(engine)
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
         holder.detach()
         self.driver: Any = holder.dbapi_connection

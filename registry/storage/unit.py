@@ -10,7 +10,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry.domain.errors import StorageReadOnly, StorageUnavailable
 from registry.storage.durability import Durability, DurabilityGuard, read_durability
-from registry.storage.engine import LOOKS, NO_RIGHT, NO_SCHEMA, POSTGRESQL, READ_ONLY, READS, WRITES
+from registry.storage.engine import (
+    LOOKS,
+    NO_RIGHT,
+    NO_SCHEMA,
+    POSTGRESQL,
+    READ_ONLY,
+    READS,
+    WRITES,
+    count_pool_timeout,
+)
 from registry.storage.ledger import GUARD, LedgerGuard
 
 
@@ -76,13 +85,13 @@ class Store:
     def look(self) -> Iterator[Connection]:
         """For reading one thing, or several that need not be of one moment: spares PostgreSQL two messages. Raises
         StorageUnavailable."""
-        with storage_errors(), self._looker.connect() as connection:
+        with self._errors(), self._looker.connect() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that reads, all of it as of one moment. Raises StorageUnavailable."""
-        with storage_errors(), self._reader.begin() as connection:
+        with self._errors(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -93,7 +102,7 @@ class Store:
         it appends its entry (`registry.storage.ledger.append`). Raises StorageUnavailable.
         """
         self._settle(committed=False)  # what an earlier one left that failed
-        with storage_errors(), self._writer.begin() as connection:
+        with self._errors(), self._writer.begin() as connection:
             if self._postgresql and self._durable is not None:
                 self._check_durable(connection, self._durable)
             if self._postgresql and service is not None:
@@ -103,6 +112,15 @@ class Store:
         self._settle(committed=committed)
         for tell in self._followers:
             tell()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with storage_errors():
+            try:
+                yield
+            except PoolTimeout:
+                count_pool_timeout(self.engine)
+                raise
 
     def _settle(self, *, committed: bool) -> None:
         if self._guard is not None:

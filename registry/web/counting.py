@@ -87,7 +87,7 @@ class DatabaseConnections(Collector):
         timeouts = CounterMetricFamily(
             "registry_database_timeouts", "Waits for the database that ended without an answer.", labels=["wait"]
         )
-        for wait in ("connect", "answer"):
+        for wait in ("connect", "answer", "pool"):
             timeouts.add_metric([wait], counts.timeouts.get(wait, 0))
         yield from (connections, timeouts)
 
