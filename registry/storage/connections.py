@@ -35,10 +35,12 @@ class NoAnswer(psycopg.OperationalError):
 class ServerWatch:
     """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by what was
     waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open. A caller waits
-    ``connect_within`` seconds for a connection to any host of the URL."""
+    ``connect_within`` seconds for a connection to any host of the URL, and ``look_within`` for an answer to a look-up.
+    """
 
-    def __init__(self, connect_within: float) -> None:
+    def __init__(self, connect_within: float, look_within: float) -> None:
         self._connect_within = connect_within
+        self.look_within = look_within
         self._unfinished: Future[WatchedConnection] | None = None
         self._lock = threading.Lock()
         self.timeouts: Counter[str] = Counter()
@@ -141,10 +143,10 @@ class WatchedConnection(psycopg.Connection[Any]):
     ``answer_within`` seconds."""
 
     watch: ServerWatch
-    answer_within: float = 2.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.answer_within = 2.0
         self.made_at = time.monotonic()
         self._warnings: deque[str] = deque(maxlen=1)
         self.add_notice_handler(self._noticed)

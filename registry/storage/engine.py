@@ -128,7 +128,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         "application_name": "peerseal-registry",
         "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
-    watch = ServerWatch(waits.answer / 1000)
+    watch = ServerWatch(waits.answer / 1000, waits.look / 1000)
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged

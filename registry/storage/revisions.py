@@ -58,6 +58,8 @@ class OwnConnection:
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
         holder.detach()
         self.driver: Any = holder.dbapi_connection
+        if isinstance(self.driver, WatchedConnection):  # it may have been used for a transaction before
+            self.driver.answer_within = self.driver.watch.look_within
 
     def close(self) -> None:
         """Lets go of it."""

@@ -19,6 +19,7 @@ from sqlalchemy import make_url, text
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, connection_counts, create_engine
+from registry.storage.migrate import migrate
 from registry.storage.notifications import Bell, word_of
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
@@ -122,8 +123,24 @@ def test_every_statement_has_an_end(database: Hang, last: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_look_up_waits_no_longer_where_its_connection_was_used_for_a_transaction(database: Hang) -> None:
+    engine = create_engine(database.url, DatabaseTimeouts(look=300, answer=4000))
+    with Store(engine).write() as connection:
+        connection.execute(text("SELECT 1"))
+    asked = revisions(engine)
+    migrate(engine)
+    asked.head()
+    began = time.monotonic()
+    with database.hangs(), pytest.raises(StorageUnavailable):
+        asked.head()
+    assert time.monotonic() - began < 2
+    engine.dispose()
+
+
+@pytest.mark.slow
 def test_while_it_is_silent_every_call_is_refused_at_once_until_one_connects(database: Hang) -> None:
     engine = create_engine(database.url, SHORT)
+    migrate(engine)
     asked = revisions(engine)
 
     def ask(_: int) -> tuple[int, float]:
