@@ -2,10 +2,9 @@
 
 import click
 
-from registry.commands.common import json_option, show, the_settings
+from registry.commands.common import json_option, show, the_registry
 from registry.services.ledger_status import LedgerStatus, ledger_status
 from registry.services.ledger_status import remember as remembered
-from registry.services.registry import Registry
 
 NOT_SOUND = 1
 
@@ -16,7 +15,7 @@ NOT_SOUND = 1
 def status(context: click.Context, as_json: bool) -> None:
     """Says which ledger the database has, which one this host and those in REGISTRY_CHECKPOINT_URLS have seen, and what
     to do where the two differ. Ends with 0 where nodes sign, and 1 where they do not."""
-    found = ledger_status(Registry.of(the_settings()))
+    found = ledger_status(the_registry())
     show(found.to_json(), as_json, "\n".join(_lines(found)))
     context.exit(0 if found.sound else NOT_SOUND)
 
@@ -29,7 +28,7 @@ def remember(as_json: bool) -> None:
     For a host that remembers nothing and can ask nobody, and for one that remembers a branch which was dropped. Compare
     the head with a checkpoint that somebody kept: what is remembered here is never contradicted again.
     """
-    head = remembered(Registry.of(the_settings()))
+    head = remembered(the_registry())
     show(head.to_json(), as_json, f"remembered: {head}")
 
 
