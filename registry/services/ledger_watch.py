@@ -138,7 +138,7 @@ class LedgerWatch:
                 pass  # the guard has said so
             except (PeersealError, SQLAlchemyError) as error:
                 if not self._blind:
-                    log.warning("nobody knows now whether the ledger goes on: %s", error)
+                    log.warning("the ledger cannot be compared with the one that was seen: %s", error)
                 self._blind = True
             except Exception:
                 log.exception("a look at the ledger failed")
