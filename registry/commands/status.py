@@ -23,10 +23,10 @@ def status(context: click.Context, as_json: bool) -> None:
 @click.command()
 @json_option
 def remember(as_json: bool) -> None:
-    """Has this host remember the database's ledger as it is now, in the place of what it remembered.
+    """Makes this host remember the database's ledger as it is now, in place of what it remembered.
 
-    For a host that remembers nothing and can ask nobody, and for one that remembers a branch which was dropped. Compare
-    the head with a checkpoint that somebody kept: what is remembered here is never contradicted again.
+    For a host that remembers no ledger and has no other node or copy to ask, and for one that remembers a branch which
+    was dropped. First compare the head with a kept checkpoint: the host never contradicts what it remembers here.
     """
     head = remembered(the_registry())
     show(head.to_json(), as_json, f"remembered: {head}")

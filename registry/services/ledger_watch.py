@@ -2,7 +2,7 @@
 
 One thread of each serving process looks at the head once a second, and writes down beside the keys what is new. A
 second one asks those outside who may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors,
-copies that somebody keeps. It asks at the start, soon after a new connection to the database, and every ten seconds; no
+kept copies. It asks at the start, soon after a new connection to the database, and every ten seconds; no
 call waits for it.
 """
 
@@ -33,7 +33,7 @@ LOOK_EVERY: Final = 1.0
 ASK_EVERY: Final = 10.0
 """Seconds between two rounds of questions to those outside."""
 ASK_AGAIN: Final = 1.0
-"""The same, while nobody has answered yet, and after a new connection to the database."""
+"""The same, while none of them has answered, and after a new connection to the database."""
 LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_NOTE_BYTES)
 """Of one question."""
 
