@@ -103,7 +103,7 @@ class Watching:
 
 @pytest.fixture
 def limited() -> Iterator[Path | None]:
-    """A control group that allows MOST processes and threads; None where none may be made, or a failure if CI is set."""
+    """A control group that allows MOST processes and threads; None, or in CI a failure, where none may be made."""
     for groups in GROUPS:
         group = groups / f"peerseal-{os.getpid()}"
         try:
