@@ -1,4 +1,4 @@
-# Three images: the registry, and for docker-compose.yml the example services, and what is for the demo only (the identity
+# Three images: the registry; and for docker-compose.yml the example services, and the demo's own parts (the identity
 # provider, HTTPie for people, what runs once).
 #   make image     # peerseal-registry:local; docs/operations.md says how to run it
 ARG BASE_IMAGE=python:3.13-slim
@@ -18,7 +18,7 @@ RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[a
 FROM examples-build AS demo-build
 RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[all,demo]"
 
-# What all have. Any user id in group 0 can write the folder, and a fresh volume that is mounted on it: platforms such as
+# What all images share. Any user id in group 0 can write the folder, and a fresh volume that is mounted on it: platforms such as
 # OpenShift choose the user id. The folder is root's, so that files of the user before count as another user's.
 FROM ${BASE_IMAGE} AS base
 RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin peerseal \
@@ -53,5 +53,5 @@ FROM examples AS demo
 COPY --from=demo-build /opt/peerseal /opt/peerseal
 COPY demo demo
 
-# What is built where no target is named.
+# The default target.
 FROM registry

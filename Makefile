@@ -32,7 +32,7 @@ up: $(DEMO) ## registry, services, consumer and a broker on loopback until Ctrl-
 login: $(DEMO) ## a login in your browser: opaque token, order, event, invoice
 	@$(BIN)/python -m demo.login
 
-test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, ha
+test: $(STAMP) ## every test that needs no container engine and no browser, but for the long runs: thorough, fuzz, judge, brokers, pooler, ha
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)"
 
 quick: $(STAMP) ## the tests without processes, in seconds

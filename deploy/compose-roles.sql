@@ -1,5 +1,5 @@
--- What `roles` of docker-compose.yml has psql do as a superuser, at each start: the registry's two roles (migrations/roles.sql)
--- and their passwords, which are in files.
+-- Run by psql as a superuser at each start (`roles` in docker-compose.yml). Makes the registry's two roles, by
+-- migrations/roles.sql, and sets their passwords, which are in files.
 \set ON_ERROR_STOP on
 \set owner `cat /run/secrets/registry_owner_password`
 \set app `cat /run/secrets/registry_app_password`

@@ -18,6 +18,7 @@ from registry.web import (
     documents,
     exchange,
     health,
+    histories,
     keys,
     ledger,
     limiting,
@@ -36,6 +37,7 @@ BLUEPRINTS = (
     documents,
     exchange,
     health,
+    histories,
     keys,
     ledger,
     metrics,
@@ -71,7 +73,6 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
-    app.register_blueprint(ledger.histories)
     app.after_request(after_request)
     limiting.limit_refusals(app, settings)
     problems.register(app)

@@ -1,4 +1,4 @@
-"""The end of a node without a failed call: it says that it is not ready, and serves on until balancers have noticed.
+"""Stops a node without a failed call: it says that it is not ready, and serves on until balancers have noticed.
 
 gunicorn's master waits, not the workers: all of them become not ready at the same moment, a worker that ends meanwhile
 is replaced, and a reload, which replaces workers too, makes no node unready.
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Drain:
-    """Whether the node is about to stop: workers see what their master does."""
+    """Whether the node is about to stop. The master says so in memory that its workers share."""
 
     def __init__(self) -> None:
         self._shared: mmap.mmap | None = None
@@ -43,4 +43,4 @@ class Drain:
 
 
 DRAIN = Drain()
-"""The node's."""
+"""Of the node that this process belongs to."""

@@ -127,17 +127,16 @@ class Limits:
 class Settings:
     """Where one registry keeps its things and how it behaves.
 
-    New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url``
-    is an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls``
-    stand in the registry keys document. ``checkpoint_urls`` are other nodes, mirrors and kept copies, whose checkpoint
-    says which ledger was seen (`registry.services.ledger_watch`).
-    ``external_prefix`` is the path that a proxy in front strips: it is part of
-    the targets that callers sign. ``dev`` is the laptop mode: first come first served. No environment variable
-    turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve --dev`` does.
-    ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers of
-    platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
+    New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url`` is
+    an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls`` stand in
+    the registry keys document. ``checkpoint_urls`` are other nodes, mirrors and kept copies, whose checkpoint says
+    which ledger was seen (`registry.services.ledger_watch`). ``external_prefix`` is the path that a proxy in front
+    strips: it is part of the targets that callers sign. ``dev`` is the laptop mode: first come first served. No
+    environment variable turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve
+    --dev`` does. ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers
+    of platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
     several nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's
-    address. ``drain_seconds`` is how long a node that was told to stop goes on serving, not ready any more.
+    address. ``drain_seconds`` is how long a node that was told to stop serves on, not ready any more.
     ``allow_async_replication`` lets the registry write to a server that could lose what it acknowledges. ``listen_url``
     leads to the same PostgreSQL past a pooler, for LISTEN.
     """
@@ -185,17 +184,9 @@ class Settings:
         waiting_calls = None
         if read.text("REGISTRY_WAITING_CALLS") is not None:
             waiting_calls = read.count("REGISTRY_WAITING_CALLS", 0, at_most=100_000)
-        database_url = read.secret("REGISTRY_DATABASE_URL")
-        if database_url is not None:
-            named("REGISTRY_DATABASE_URL", sqlalchemy_url, database_url)
-        listen_url = read.secret("REGISTRY_LISTEN_URL")
-        if listen_url is not None:
-            named("REGISTRY_LISTEN_URL", sqlalchemy_url, listen_url)
-        public_urls = read.several("REGISTRY_PUBLIC_URLS")
-        checkpoint_urls = read.several("REGISTRY_CHECKPOINT_URLS")
         values: dict[str, object] = {
             "home": home,
-            "database_url": database_url or f"sqlite:///{home / DATABASE_FILE}",
+            "database_url": _database_url(read, "REGISTRY_DATABASE_URL") or f"sqlite:///{home / DATABASE_FILE}",
             "root_key_file": file("ROOT_KEY", "root-key.pem"),
             "signing_key_file": file("SIGNING_KEY", "signing-key.pem"),
             "ledger_key_file": file("LEDGER_KEY", "ledger-key.pem"),
@@ -210,13 +201,24 @@ class Settings:
             "drain_seconds": drain_seconds(environ),
             "limits": Limits(exchanged_token_lifetime=lifetime, waiting_calls=waiting_calls),
             "allow_async_replication": read.flag("REGISTRY_ALLOW_ASYNC_REPLICATION", False),
-            "listen_url": listen_url,
-            "public_urls": tuple(named("REGISTRY_PUBLIC_URLS", check_urls, url) for url in public_urls),
-            "checkpoint_urls": tuple(named("REGISTRY_CHECKPOINT_URLS", check_urls, url) for url in checkpoint_urls),
+            "listen_url": _database_url(read, "REGISTRY_LISTEN_URL"),
+            "public_urls": _urls(read, "REGISTRY_PUBLIC_URLS"),
+            "checkpoint_urls": _urls(read, "REGISTRY_CHECKPOINT_URLS"),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def _database_url(read: SettingsReader, name: str) -> str | None:
+    url = read.secret(name)
+    if url is not None:
+        named(name, sqlalchemy_url, url)
+    return url
+
+
+def _urls(read: SettingsReader, name: str) -> tuple[str, ...]:
+    return tuple(named(name, check_urls, url) for url in read.several(name))
+
+
 def drain_seconds(environ: Mapping[str, str]) -> float:
-    """What gunicorn's master reads too. Raises ConfigurationError."""
+    """The setting that gunicorn's master reads without the others. Raises ConfigurationError."""
     return SettingsReader(environ).seconds("REGISTRY_DRAIN_SECONDS", DRAIN_SECONDS, at_most=LONGEST_DRAIN)

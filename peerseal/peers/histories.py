@@ -1,9 +1,9 @@
-"""What a client does that sees another ledger than it remembers: it asks whether the root has given that one up.
+"""Follows the root's statements when the registry has another ledger than this client remembers.
 
-A registry may lose entries for good that this client has seen. It then refuses every answer, and rightly so, until the
-root key, which is pinned, says which entries were lost and where the ledger goes on (`peerseal.protocol.history`). What
-this client believed is dropped then and fetched again. But a key that it knew as revoked, or as ended, stays so: the
-entry that ended it may be among those that were lost.
+A registry may lose entries for good that this client has seen. The client then refuses every answer until the root key,
+which is pinned, says which entries were lost and where the ledger goes on (`peerseal.protocol.history`). It then drops
+what it believed and fetches it again. A key that it knew as revoked or ended stays so: the entry that ended the key may
+be among the lost ones.
 """
 
 import logging
@@ -34,10 +34,11 @@ _MOST: Final = 50_000
 
 
 class HistoryFollower(Protocol):
-    """What holds beliefs that rest on a history."""
+    """A cache of documents that rest on the ledger's history."""
 
     def begin_anew(self) -> None:
-        """Forget what it awaits: that is of a history that was given up. What it holds is fetched again at once."""
+        """Drop pending entry numbers and retry times, which belong to the history that was given up. What the cache
+        holds is fetched again at once."""
 
     def endings(self) -> Mapping[str, int]:
         """Until when the keys that it knows of are good, by kid; `REVOKED_FOR_GOOD` for a revoked one."""
@@ -71,8 +72,8 @@ class Histories:
         in_each_child(self._renew_lock)
 
     def given_up_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> bool:
-        """Whether the root gave up the history that was seen, by which the error is explained. Then copies are gone,
-        and the ends of keys are kept."""
+        """Whether the root gave up the history that was seen, which explains the error. If so, the copies on disk are
+        removed, and the ends of keys are kept."""
         statements = self._told_after(error, root)
         try:
             if not statements or not self._ledger.go_on(statements, root, self._keep_endings):
@@ -84,7 +85,7 @@ class Histories:
         return True
 
     def _keep_endings(self) -> None:
-        """Of keys that are known to have ended, and of those that copies of this host know of."""
+        """Remember which keys ended, as the caches of this process and the copies on disk know it."""
         ended: dict[str, int] = {}
         for known in (self._copied_endings(), *(follower.endings() for follower in self.followers)):
             for kid, until in known.items():
@@ -103,7 +104,7 @@ class Histories:
         return found
 
     def _told_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> list[HistoryStatement]:
-        """The statements of this root, where the error may come of another ledger, and it is time to ask."""
+        """The statements of this root, if the error may come from another ledger and the pause is over."""
         if not _tells_of_another(error) or not self._asking.acquire(blocking=False):
             return []
         try:
@@ -114,7 +115,7 @@ class Histories:
             return list(self._read(self._fetched(), root))
         except (FetchError, DocumentRefused) as failure:
             if getattr(failure, "http_status", None) != 404:
-                log.warning("whether the root declared a new history cannot be had: %s", failure)
+                log.warning("statements about a new history cannot be fetched: %s", failure)
             return []
         finally:
             self._asking.release()

@@ -90,7 +90,7 @@ class SeenLedger:
             self._remember(root)
 
     def _seen_now(self) -> float:
-        """What follows a head that the root declared counts as seen after that, whatever the clock says."""
+        """The time now, or of the newest head where the clock went back: no old statement applies to what comes now."""
         return max(self._clock(), 0.0 if self._newest is None else self._newest.seen_at)
 
     def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
@@ -149,7 +149,7 @@ class SeenLedger:
         return found
 
     def _replace(self, root: RegistryKeys) -> None:
-        """Put the newest checkpoint on disk, whatever is there."""
+        """Put the newest checkpoint on disk in place of the one there."""
         file, newest = self._file(root), self._newest
         if file is None or newest is None:
             return

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -274,15 +275,14 @@ class DocumentReader:
         ``within`` is entered when it has answered. Raises FetchError (with ``http_status`` 404 where there is no such
         document), DocumentRefused or TrustUnavailable.
         """
-        if kind is Changes:  # which name an entry of the history that was seen: it is asked for another then
-            try:
-                return self._fetch_once(kind, path, subject, headers, max_age, check, keep, wait, within)
-            except (DocumentRefused, FetchError) as error:
-                self._begin_anew_after(error)
-                raise
-        return self.through_histories(
-            lambda: self._fetch_once(kind, path, subject, headers, max_age, check, keep, wait, within)
-        )
+        fetch = partial(self._fetch_once, kind, path, subject, headers, max_age, check, keep, wait, within)
+        if kind is not Changes:
+            return self.through_histories(fetch)
+        try:
+            return fetch()
+        except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
+            self._begin_anew_after(error)
+            raise
 
     def _fetch_once(
         self,

@@ -1,4 +1,4 @@
-"""The new history statement: the root's word that a ledger lost entries for good and goes on from another head.
+"""The new history statement: the root says that a ledger lost entries for good and goes on from another head.
 
 A database fail-over may lose entries that clients have seen. Where they come back from no copy, the ledger that goes on
 contradicts what those clients remember, and they refuse it. One statement, signed by the root key and by no other, says
@@ -78,13 +78,13 @@ class HistoryStatement:
         at_least(claims, _MEMBERS)
         domain = claim(claims, "sub", str)
         if claim(claims, "iss", str) != registry_id(domain):
-            raise MalformedToken("the statement of another registry")
+            raise MalformedToken("the statement is of another registry: iss does not fit sub")
         heads = [Head.from_json(claim(claims, name, dict)) for name in ("common", "lost", "new")]
         common, lost, new = heads
         if not (0 < common.size < lost.size and common.size <= new.size):
-            raise MalformedToken("the sizes of a history that was not lost")
+            raise MalformedToken("by its sizes nothing was lost: 0 < common < lost and common <= new must hold")
         if (new.size, new.root) == (lost.size, lost.root) or (new.size == common.size and new.root != common.root):
-            raise MalformedToken("the heads of a history that was not lost")
+            raise MalformedToken("by its heads nothing was lost: new equals lost, or contradicts common")
         return cls(domain, time_claim(claims, "iat"), common, lost, new)
 
     def covers(self, head: Head, seen_at: float) -> bool:
@@ -107,8 +107,8 @@ class Excused:
 
 
 def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: float) -> Excused | None:
-    """Where whoever saw that head at that time goes on, by one statement or by several, oldest first: the new history
-    may have been lost as well. None where no statement is about that head."""
+    """Where a client that saw that head at that time goes on, by one statement or by several, oldest first: the new
+    history may have been lost as well. None where no statement covers that head."""
     found: Excused | None = None
     for statement in sorted(statements, key=lambda statement: statement.issued_at):
         if statement.covers(head, seen_at):

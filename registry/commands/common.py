@@ -86,21 +86,26 @@ def _checked(store: Store) -> Store:
     return store
 
 
-def the_guarded_store() -> Store:
-    """This host's database, for what appends to its ledger: if that is the one that was seen."""
+def the_registry() -> Registry:
+    """All use cases on this host's database. Raises SchemaRefused as `the_store` does."""
     registry = Registry.of(the_settings())
+    _checked(registry.store)
+    return registry
+
+
+def the_confirmed_registry() -> Registry:
+    """The same for commands that append: a host that remembers no ledger first asks `Settings.checkpoint_urls`, since
+    no thread does so for a command."""
+    registry = the_registry()
     registry.watch.confirm()
-    return registry.store
+    return registry
 
 
 def the_console(url: str | None) -> Console:
     """What the command works on: the registry at ``url``, or this host's database. Raises SchemaRefused as `the_store`
     does."""
     if url is None:
-        registry = Registry.of(the_settings())
-        _checked(registry.store)
-        registry.watch.confirm()
-        return LocalConsole(registry)
+        return LocalConsole(the_confirmed_registry())
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")

@@ -21,7 +21,7 @@ _kept = click.option(
     "kept",
     multiple=True,
     type=_THERE,
-    help="A checkpoint that somebody kept, such as a client's: of before the loss, or of what was lost. Repeatable.",
+    help="A kept checkpoint, such as a client's, from before the loss or of lost entries. May be repeated.",
 )
 
 
@@ -39,7 +39,7 @@ def history() -> None:
 @_kept
 @json_option
 def declare(kept: tuple[Path, ...], as_json: bool) -> None:
-    """Says that what this host remembers, and the database has not, is lost for good."""
+    """Declares lost for good what this host remembers and the database does not have."""
     settings = the_settings()
     request = written(_requested(kept))
     _publish([signed(request, settings.root_key_file, settings.key_passphrase)], as_json)
@@ -50,7 +50,7 @@ def declare(kept: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--out", type=_FILE, required=True, help="File for the request.")
 @json_option
 def request(kept: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Writes the statement down, for the root to sign."""
+    """Writes the statement to a file, for the root to sign."""
     statement = _requested(kept)
     out.write_bytes(written(statement))
     show({"request": str(out), **_members(statement)}, as_json, f"request for the root: {out}\n{_told(statement)}")

@@ -7,7 +7,7 @@ import click
 
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
-from registry.commands.common import json_option, show, the_guarded_store, the_settings, without_mark
+from registry.commands.common import json_option, show, the_confirmed_registry, the_settings, without_mark
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
 _LARGEST = 8 * 1024 * 1024
@@ -98,4 +98,4 @@ def _publish(jws: str, as_json: bool) -> None:
 
 
 def _ceremony() -> Ceremony:
-    return Ceremony(the_settings(), the_guarded_store())
+    return Ceremony(the_settings(), the_confirmed_registry().store)

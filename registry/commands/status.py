@@ -2,10 +2,9 @@
 
 import click
 
-from registry.commands.common import json_option, show, the_settings
+from registry.commands.common import json_option, show, the_registry
 from registry.services.ledger_status import LedgerStatus, ledger_status
 from registry.services.ledger_status import remember as remembered
-from registry.services.registry import Registry
 
 NOT_SOUND = 1
 
@@ -16,7 +15,7 @@ NOT_SOUND = 1
 def status(context: click.Context, as_json: bool) -> None:
     """Says which ledger the database has, which one this host and those in REGISTRY_CHECKPOINT_URLS have seen, and what
     to do where the two differ. Ends with 0 where nodes sign, and 1 where they do not."""
-    found = ledger_status(Registry.of(the_settings()))
+    found = ledger_status(the_registry())
     show(found.to_json(), as_json, "\n".join(_lines(found)))
     context.exit(0 if found.sound else NOT_SOUND)
 
@@ -24,12 +23,12 @@ def status(context: click.Context, as_json: bool) -> None:
 @click.command()
 @json_option
 def remember(as_json: bool) -> None:
-    """Has this host remember the database's ledger as it is now, in the place of what it remembered.
+    """Makes this host remember the database's ledger as it is now, in place of what it remembered.
 
-    For a host that remembers nothing and can ask nobody, and for one that remembers a branch which was dropped. Compare
-    the head with a checkpoint that somebody kept: what is remembered here is never contradicted again.
+    For a host that remembers no ledger and has no other node or copy to ask, and for one that remembers a branch which
+    was dropped. First compare the head with a kept checkpoint: the host never contradicts what it remembers here.
     """
-    head = remembered(Registry.of(the_settings()))
+    head = remembered(the_registry())
     show(head.to_json(), as_json, f"remembered: {head}")
 
 

@@ -15,7 +15,7 @@ PeersealError
 ├── TooManyApplicants          429: too_many_applicants
 ├── LedgerContradicted         503: ledger_contradicted; the database says other than its own ledger
 │   └── LedgerForked           the same code; its ledger is not the one that this registry has signed
-├── LedgerUnconfirmed          503: ledger_unconfirmed; nobody has told yet which ledger was seen
+├── LedgerUnconfirmed          503: ledger_unconfirmed; no other node or copy has confirmed the ledger yet
 ├── StorageUnavailable         503: storage_unavailable
 │   ├── StorageReadOnly        503: storage_read_only; the server is a standby, or read-only
 │   └── StorageNotDurable      503: storage_not_durable; the server could lose what it acknowledges
@@ -115,7 +115,7 @@ class LedgerForked(LedgerContradicted):
 
 
 class LedgerUnconfirmed(Unavailable):
-    """This host remembers no ledger, and none of those that it is to ask has answered."""
+    """This host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered."""
 
     code = "ledger_unconfirmed"
     retry_after = 5

@@ -71,7 +71,7 @@ class Authority:
 
 class AuthoritySource:
     """Loads the authority when first needed, and looks for a newer document now and then. ``store`` is guarded by
-    ``guard``: nobody signs while that knows of another history."""
+    ``guard``: nothing is signed while that knows of a fork."""
 
     def __init__(
         self, settings: Settings, store: Store, guard: ForkGuard, clock: Callable[[], float] = time.time
@@ -131,8 +131,10 @@ class AuthoritySource:
         return found
 
     def in_force(self) -> Authority:
-        """The same, to read and not to sign: whatever the guard says of the ledger. Raises NotInitialised,
-        StorageUnavailable or ConfigurationError."""
+        """The authority in force, for reading only: the guard is not asked.
+
+        Raises NotInitialised, StorageUnavailable or ConfigurationError.
+        """
         known, now = self._known, self._clock()
         if known is not None and now < self._looked_at + self._cached:
             return known

@@ -1,4 +1,4 @@
-"""The ledger goes on from another head: the operator's last resort, where lost entries can be had nowhere.
+"""Declares a new history: the operator's last resort, when no copy of the lost entries exists.
 
 Three steps, as for new keys (`registry.services.ceremony`), since the root key may be offline: `Histories.requested`
 finds the three heads, `signed` has the root sign them, `Histories.publish` writes the statement into the ledger. Every
@@ -84,8 +84,8 @@ class Histories:
         if common is None:
             raise HistoryRefused(
                 "no_common_head",
-                "of no head that is remembered, or named, is it known that the database has it: name "
-                "a checkpoint from before the loss with --checkpoint",
+                "the database has none of the heads that are remembered or named: name a checkpoint from before the "
+                "loss with --checkpoint",
             )
         return HistoryStatement(keys.subject, int(self._clock()), common, lost, Head(edge.size, edge.root))
 
@@ -158,8 +158,8 @@ def _has(connection: Connection, edge: Frontier, head: Head) -> bool:
 def _check(
     connection: Connection, edge: Frontier, statement: HistoryStatement, every: Sequence[HistoryStatement]
 ) -> None:
-    """Passes a statement that this ledger bears out: it has both heads, or its new one was lost in turn, as a later
-    statement says. Raises HistoryRefused."""
+    """Passes a statement that this ledger confirms: it has the common head and the new one, or the new one was lost in
+    turn, as a later statement says. Raises HistoryRefused."""
     later = [one for one in every if one.issued_at >= statement.issued_at and one != statement]
     if not _has(connection, edge, statement.common):
         raise HistoryRefused("statement_contradicted", f"this ledger has no {statement.common}")

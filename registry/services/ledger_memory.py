@@ -39,7 +39,7 @@ class Remembered:
     before: Sequence[Head] = ()
 
     def followed_by(self, head: Head, note: str, seen_at: int) -> "Remembered":
-        """After a newer head."""
+        """The memory after a newer head was seen."""
         before = [*self.before, *([self.head] if self.head is not None and self.head.size else [])]
         if len(before) > HEADS_KEPT:
             half = HEADS_KEPT // 2
@@ -47,7 +47,7 @@ class Remembered:
         return Remembered(head.size, head, note, seen_at, tuple(before))
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """The file's content."""
         head = None if self.head is None else self.head.to_json()
         before = [one.to_json() for one in self.before]
         return {"head": head, "checkpoint": self.note, "seen_at": self.seen_at, "before": before}
@@ -94,8 +94,8 @@ class LedgerMemory:
         return Remembered(size)
 
     def write(self, remembered: Remembered) -> None:
-        """Whole or not at all, also where the power goes: an empty file would lock the host out. A host that cannot
-        write there goes without."""
+        """Writes the file whole or not at all, also when the power fails: an empty file would lock the host out. A host
+        that cannot write logs that once, and remembers nothing."""
         try:
             self._home.write(FILE, canonical_json(remembered.to_json()))
             self._told = False

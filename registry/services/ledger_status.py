@@ -1,4 +1,4 @@
-"""Which ledger the database has, which one was seen, and what an operator is to do about it."""
+"""Compares the database's ledger with the one that was seen, and says what an operator has to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,19 @@ FORKED = (
     "restored. No node signs or writes.",
     "1. Find the lost entries: the former primary, a folder of peerseal keep-ledger, a mirror. Stop every node, then: "
     "peerseal-registry restore --from COPY (with --drop-branch where nodes of an earlier release went on writing).",
-    "2. Only where nobody has them: peerseal-registry history declare, where the root key is. Clients go on by "
+    "2. Only where no copy has them: peerseal-registry history declare, where the root key is. Clients go on by "
     "themselves; what the lost entries said is gone.",
 )
 UNCONFIRMED = (
     "This host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered.",
-    "Start one of those, or compare the head above with a checkpoint that somebody kept, and then: "
-    "peerseal-registry remember",
+    "Start one of those, or compare the head above with a kept checkpoint, and then run: peerseal-registry remember",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
-    """``state`` is ``sound``, ``forked`` or ``unconfirmed``; ``remembered`` what this host has seen, if anything;
-    ``detail`` why it is not sound, and ``remedy`` what to do, line by line."""
+    """``state`` is ``sound``, ``forked`` or ``unconfirmed``. ``remembered`` is the newest head that this host has seen,
+    None where it has seen none. ``detail`` says why the ledger is not sound, ``remedy`` what to do, line by line."""
 
     state: str
     database: Head
@@ -49,7 +48,8 @@ class LedgerStatus:
 
 
 def ledger_status(registry: Registry) -> LedgerStatus:
-    """Asks those outside, too. Raises StorageUnavailable, ConfigurationError."""
+    """Compares the database with this host's memory and with what `Settings.checkpoint_urls` show. Raises
+    StorageUnavailable, ConfigurationError."""
     with Store(registry.store.engine).look() as connection:
         edge = ledger.frontier(connection)
     known, database = registry.fork_guard.known, Head(edge.size, edge.root)
@@ -65,7 +65,7 @@ def ledger_status(registry: Registry) -> LedgerStatus:
 
 
 def remember(registry: Registry) -> Head:
-    """Takes the database's ledger for the one that was seen, whatever was remembered. Raises StorageUnavailable."""
+    """Has this host remember the database's ledger in place of what it remembered. Raises StorageUnavailable."""
     with Store(registry.store.engine).look() as connection:
         edge = ledger.frontier(connection)
     registry.fork_guard.believe(edge, registry.authority.in_force().checkpoint(edge))

@@ -2,7 +2,7 @@
 
 One thread of each serving process looks at the head once a second, and writes down beside the keys what is new. A
 second one asks those outside who may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors,
-copies that somebody keeps. It asks at the start, soon after a new connection to the database, and every ten seconds; no
+kept copies. It asks at the start, soon after a new connection to the database, and every ten seconds; no
 call waits for it.
 """
 
@@ -33,7 +33,7 @@ LOOK_EVERY: Final = 1.0
 ASK_EVERY: Final = 10.0
 """Seconds between two rounds of questions to those outside."""
 ASK_AGAIN: Final = 1.0
-"""The same, while nobody has answered yet, and after a new connection to the database."""
+"""The same, while none of them has answered, and after a new connection to the database."""
 LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_NOTE_BYTES)
 """Of one question."""
 
@@ -138,7 +138,7 @@ class LedgerWatch:
                 pass  # the guard has said so
             except (PeersealError, SQLAlchemyError) as error:
                 if not self._blind:
-                    log.warning("nobody knows now whether the ledger goes on: %s", error)
+                    log.warning("the ledger cannot be compared with the one that was seen: %s", error)
                 self._blind = True
             except Exception:
                 log.exception("a look at the ledger failed")

@@ -20,8 +20,8 @@ Check = Callable[[], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What each check found: those that calls need which read, and those that calls need beside them which sign or
-    write."""
+    """What each check found. Every call needs the checks in ``reading``; calls that sign or write need those in
+    ``writing`` as well."""
 
     reading: Mapping[str, bool]
     writing: Mapping[str, bool]
@@ -54,7 +54,7 @@ class Checks:
         self._writing[name] = check
 
     def now(self) -> Readiness:
-        """Asks all of them."""
+        """Runs all checks."""
         troubles = {name: trouble for name, check in self._all().items() if (trouble := _trouble(check)) is not None}
         before, self._troubles = self._troubles, troubles
         if troubles.keys() - before.keys():
@@ -92,7 +92,7 @@ def _database(store: Store) -> None:
 def _keys(authority: AuthoritySource, clock: Callable[[], float]) -> str | None:
     if clock() < authority.in_force().keys.expires_at:
         return None
-    return "the root-signed document has ended: run peerseal-registry init where the root key is"
+    return "the root-signed document has expired: run peerseal-registry init where the root key is"
 
 
 class SchemaCheck:

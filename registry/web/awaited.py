@@ -1,4 +1,4 @@
-"""Answers that come when something changed."""
+"""Answers to calls that wait for a change."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
@@ -32,8 +32,8 @@ class Later(Published):
 
 
 class Awaited:
-    """The body of such an answer. To iterate it waits where ``place`` was not told before, and holds a thread. A server
-    that has none to spare iterates after that."""
+    """The body of such an answer. Iterating over it holds the thread until the wait at ``place`` has ended. A server
+    without threads to spare iterates after that (`registry.worker`)."""
 
     def __init__(self, place: Place, seconds: float, again: Callable[[], Iterable[bytes]]) -> None:
         self.place = place

@@ -71,7 +71,7 @@ class DatabaseConnections(Collector):
         self._counts: Callable[[], ConnectionCounts] | None = None
 
     def count(self, counts: Callable[[], ConnectionCounts]) -> None:
-        """Tells these from now on."""
+        """Collects these counts from now on."""
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:

@@ -6,11 +6,9 @@ from flask import Blueprint, Response, request
 
 from peerseal.protocol.checkpoint import TILE_WIDTH
 from registry.domain.errors import BadRequest, NotFound
-from registry.services.rendered import Rendered
 from registry.web.wire import number, parameter, private_json, published, registry
 
 blueprint = Blueprint("ledger", __name__, url_prefix="/ledger")
-histories = Blueprint("histories", __name__, url_prefix="/v1")
 
 FOR_EVER = "public, max-age=31536000, immutable"
 _LEVELS = frozenset("01234567")
@@ -52,13 +50,6 @@ def proof() -> Response:
     response = private_json(registry().ledger.consistency(number("from"), number("to")))
     response.headers["Cache-Control"] = FOR_EVER
     return response
-
-
-@histories.get("/history")
-def history() -> Response:
-    """The root's statements about lost entries: what a client asks for that sees another ledger than it remembers."""
-    body, now = registry().histories.published(), int(registry().clock())
-    return published(Rendered.of(body, "application/json", 0, 0, now, now), "no-cache")
 
 
 def _place(text: str) -> tuple[int, int]:

@@ -28,8 +28,8 @@ def metrics() -> Response:
 
 
 class _Ledger(Collector):
-    """What is looked up when somebody asks: the ledger's size, left out while the database is down, and whether it is
-    the one that was seen."""
+    """The ledger's size, which is looked up at each scrape and left out while the database is down, and whether the
+    ledger forked."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

@@ -401,7 +401,7 @@ def test_a_statement_that_this_ledger_does_not_bear_out_is_not_published(loss: L
 
 
 def test_an_entry_with_a_statement_of_another_key_lets_no_node_go_on(loss: Loss) -> None:
-    """Whoever can write the database can put it there."""
+    """An attacker who can write the database can put it there."""
     loss.lose()
     registry = loss.registry
     jws = sign_history(statement_of(loss), key())

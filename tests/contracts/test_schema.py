@@ -132,7 +132,7 @@ def run(url: str, home: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, env=environ)
 
 
-COMMANDS = [["services"], ["verify"], ["tidy"], ["join-token", "create", "billing"]]
+COMMANDS = [["services"], ["verify"], ["tidy"], ["status"], ["remember"], ["join-token", "create", "billing"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

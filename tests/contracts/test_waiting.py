@@ -21,6 +21,7 @@ from registry.settings import Limits
 from registry.storage import notifications
 from registry.storage.migrate import migrate
 from registry.storage.notifications import CHANNEL, PostgresWord, word_of
+from registry.storage.revisions import revisions
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 from tests.support.postgres import running_postgres
 from tests.support.waiters import ask, until, waiters
@@ -107,10 +108,8 @@ def test_calls_that_come_together_after_a_quiet_time_are_both_told(registry: Dri
 def test_no_more_calls_wait_than_the_server_holds_and_the_operator_allows(
     registry: Driver, allowed: int | None, held: int | None, wait: int
 ) -> None:
-    feed = registry.registry.changes
-    waiting = Waiting(
-        feed._revisions.head, feed.since, lambda: word_of(registry.store.engine), Limits(waiting_calls=allowed)
-    )
+    engine, limits = registry.store.engine, Limits(waiting_calls=allowed)
+    waiting = Waiting(revisions(engine).head, registry.registry.changes.since, lambda: word_of(engine), limits)
     if held is not None:
         waiting.server_holds(held)
     head = registry.changes(0).seq

@@ -12,6 +12,9 @@ from demo.containers.settings import settings
 from demo.domain import CLIENT, DOMAIN, INVOICING, LEGACY, LOGIN_ISSUER
 from demo.processes import ROOT
 from registry.domain.policy import settings_from
+from registry.gunicorn_conf import graceful_timeout
+from registry.settings import DRAIN_SECONDS
+from registry.worker import LINGER
 
 FOR_PEOPLE = {"httpservice", "legacy-shop"}
 
@@ -75,6 +78,11 @@ def test_up_and_wait_takes_the_end_of_no_container_for_a_failure(services: dict[
 def mounting(services: dict[str, Any], volume: str) -> set[str]:
     """The services whose containers mount that volume."""
     return {name for name, one in services.items() if any(f"{volume}:" in mount for mount in one.get("volumes", ()))}
+
+
+def test_the_engine_waits_until_the_registry_has_drained(services: dict[str, Any]) -> None:
+    waits = int(services["registry"]["stop_grace_period"].removesuffix("s"))
+    assert waits > DRAIN_SECONDS + graceful_timeout + LINGER
 
 
 def test_only_init_has_the_root_key(services: dict[str, Any]) -> None:

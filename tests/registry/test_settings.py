@@ -6,7 +6,8 @@ import pytest
 
 from peerseal.errors import ConfigurationError
 from registry.app import create_app
-from registry.settings import Settings
+from registry.cli import main
+from registry.settings import KNOWN, Settings
 from registry.storage.engine import database_url
 
 
@@ -18,6 +19,10 @@ def test_defaults_are_under_the_home(tmp_path: Path) -> None:
     assert settings.trust_domain is None
     assert not settings.dev
     assert Settings.from_environ({}).home == Path("registry-data").absolute()
+
+
+def test_the_help_of_the_command_names_every_variable() -> None:
+    assert [name for name in KNOWN if not name.endswith("_FILE") and name not in str(main.help)] == []
 
 
 def test_no_variable_turns_the_laptop_mode_on() -> None:
