@@ -30,27 +30,30 @@ _LARGEST: Final = 64 * 1024
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """The newest head, the checkpoint that signs it where there is one, when it was seen (seconds since the epoch), and
-    heads from before, oldest first. ``head`` is None where an earlier release remembered a ``size`` and no root."""
+    heads from before, oldest first. ``head`` is None where an earlier release remembered a ``size`` and no root.
+    ``declared_at`` is when the root, or an operator of this host, last said which ledger goes on; 0 for never."""
 
     size: int
     head: Head | None = None
     note: str | None = None
     seen_at: int = 0
     before: Sequence[Head] = ()
+    declared_at: int = 0
 
-    def followed_by(self, head: Head, note: str, seen_at: int) -> "Remembered":
+    def followed_by(self, head: Head, note: str | None, seen_at: int, declared_at: int) -> "Remembered":
         """After a newer head."""
         before = [*self.before, *([self.head] if self.head is not None and self.head.size else [])]
         if len(before) > HEADS_KEPT:
             half = HEADS_KEPT // 2
             before = [*before[:-half:2], *before[-half:]]
-        return Remembered(head.size, head, note, seen_at, tuple(before))
+        return Remembered(head.size, head, note, seen_at, tuple(before), declared_at)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the file."""
         head = None if self.head is None else self.head.to_json()
         before = [one.to_json() for one in self.before]
-        return {"head": head, "checkpoint": self.note, "seen_at": self.seen_at, "before": before}
+        times = {"seen_at": self.seen_at, "declared_at": self.declared_at}
+        return {"head": head, "checkpoint": self.note, "before": before, **times}
 
     @classmethod
     def from_json(cls, members: dict[str, Any]) -> "Remembered":
@@ -60,7 +63,7 @@ class Remembered:
         note = members.get("checkpoint")
         if note is not None and type(note) is not str:
             raise MalformedToken("the checkpoint is no text")
-        return cls(head.size, head, note, time_claim(members, "seen_at"), before)
+        return cls(head.size, head, note, time_claim(members, "seen_at"), before, time_claim(members, "declared_at"))
 
 
 class LedgerMemory:
