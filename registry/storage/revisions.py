@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import NO_SCHEMA, POSTGRESQL
+from registry.storage.engine import GRANT, NO_RIGHT, NO_SCHEMA, POSTGRESQL
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -222,8 +222,10 @@ def checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
     """The result of a statement that succeeded. Raises psycopg.Error."""
     if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
         return result
-    message = result.get_error_message()
+    message = result.get_error_message().split("\n", 1)[0]
     error = psycopg.errors.error_from_result(result)
     if connection.pgconn.status != ConnStatus.OK or isinstance(error, NO_SCHEMA):
         raise psycopg.OperationalError(message)
+    if isinstance(error, NO_RIGHT):
+        raise psycopg.OperationalError(f"{message}: {GRANT}")
     raise error
