@@ -78,7 +78,7 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, 
     end_progress()
     if done.dropped and not dry_run:
         now = int(time.time())
-        memory.write(Remembered(done.size, Head(done.size, done.root), None, now, declared_at=now))
+        memory.replace(Remembered(done.size, Head(done.size, done.root), None, now, declared_at=now))
     if as_json:
         show_json(done.to_json())
     else:

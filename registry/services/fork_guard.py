@@ -367,9 +367,10 @@ class ForkGuard:
         """Compares what is known with the file, which other processes of the host write as well, and has both say the
         same: what was declared last, else what the database has lost, else what is newer. ``sign`` makes the checkpoint
         of an edge."""
-        known, written = self.known, self._written()
+        known = self.known
         if known is None or known.head is None or not known.size:
             return
+        written = self._written()
         if written is not None and written.head == known.head:
             return
         with suppress(StorageUnavailable):  # then nothing can be compared
@@ -405,12 +406,14 @@ class ForkGuard:
             self._write(mine)
 
     def believe(self, edge: Frontier, note: str) -> None:
-        """An operator says that this is the ledger: nothing that was remembered contradicts it."""
+        """An operator says that this is the ledger: nothing that was remembered contradicts it. Raises
+        ConfigurationError where that cannot be written down."""
         now, head = int(self._clock()), Head(edge.size, edge.root)
+        remembered = Remembered(edge.size, head, note, now, declared_at=now)
+        self._memory.replace(remembered)
         with self._changing:
             self._known, self._fork = Known(edge.size, edge.root, edge, now, now), None
-            self._recalled, self._unreadable, self._asks = True, "", False
-        self._write(Remembered(edge.size, head, note, now, declared_at=now))
+            self._recalled, self._unreadable, self._asks, self._remembered = True, "", False, remembered
 
     def _write(self, remembered: Remembered) -> None:
         self._memory.write(remembered)

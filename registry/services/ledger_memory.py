@@ -96,13 +96,20 @@ class LedgerMemory:
             raise ConfigurationError(f"{file} does not say how far the ledger reached: it holds no natural number")
         return Remembered(size)
 
-    def write(self, remembered: Remembered) -> None:
-        """Whole or not at all, also where the power goes: an empty file would lock the host out. A host that cannot
-        write there goes without."""
+    def replace(self, remembered: Remembered) -> None:
+        """Whole or not at all, also where the power goes: an empty file would lock the host out. Raises
+        ConfigurationError where the file cannot be written."""
         try:
             self._home.write(FILE, canonical_json(remembered.to_json()))
+        except OSError as error:
+            raise ConfigurationError(f"{self.file} cannot be written: {error.strerror}") from error
+
+    def write(self, remembered: Remembered) -> None:
+        """The same. A host that cannot write there goes without."""
+        try:
+            self.replace(remembered)
             self._told = False
-        except (OSError, ConfigurationError) as error:
+        except ConfigurationError as error:
             if not self._told:
                 self._told = True
                 log.warning("which ledger was seen cannot be remembered: %s", error)

@@ -72,7 +72,8 @@ def ledger_status(registry: Registry) -> LedgerStatus:
 
 
 def remember(registry: Registry) -> Head:
-    """Takes the database's ledger for the one that was seen, whatever was remembered. Raises StorageUnavailable."""
+    """Takes the database's ledger for the one that was seen, whatever was remembered. Raises StorageUnavailable, and
+    ConfigurationError where that cannot be written down."""
     with Store(registry.store.engine).look() as connection:
         edge = ledger.frontier(connection)
     registry.fork_guard.believe(edge, registry.authority.in_force().checkpoint(edge))

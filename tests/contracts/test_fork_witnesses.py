@@ -107,6 +107,16 @@ def test_a_memory_that_is_damaged_stops_the_node_and_names_the_remedy(lost: Lost
     assert ready(node) == (200, True)
 
 
+def test_an_operators_word_that_cannot_be_kept_is_no_success(lost: Lost) -> None:
+    registry, _, _ = lost
+    (registry.home / FILE).unlink()
+    (registry.home / FILE).mkdir()
+    refused = run(registry, "remember")
+    assert refused.exit_code != 0
+    assert FILE in refused.output or str(registry.home) in refused.output
+    assert "remembered:" not in refused.output
+
+
 def restarted(registry: Driver, **changes: Any) -> Driver:
     """Another process of the node, which has not looked at the ledger yet."""
     node = copy(registry)
