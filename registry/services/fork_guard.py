@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn, Self
 
 from sqlalchemy import Connection
@@ -132,7 +132,8 @@ class ForkGuard:
         return cls(Store(store.engine), LedgerMemory(settings.home), asks=asks, clock=clock)
 
     def when_rebased(self, tell: Callable[[], None]) -> None:
-        """Has ``tell`` called when the root gave the history up that was known: what was signed for it is refused."""
+        """Has ``tell`` called when another history counts than the one that was known: what was signed for that may be
+        refused."""
         self._followers.append(tell)
 
     @property
@@ -268,9 +269,12 @@ class ForkGuard:
         if self._take_over(known, newer):
             log.warning("the root declared a new history: the ledger goes on from %s", excused.new)
             self._forget_behind(excused.common, newer)
-            for tell in self._followers:
-                tell()
+            self._tell()
         return False
+
+    def _tell(self) -> None:
+        for tell in self._followers:
+            tell()
 
     def _forget_behind(self, common: Head, newer: Known) -> None:
         """The heads behind what both histories have in common are lost: nobody is to declare that once more."""
@@ -349,10 +353,12 @@ class ForkGuard:
     def _keep_larger(self, seen: Known, note: str) -> None:
         """What somebody saw counts as seen here, also after a restart."""
         known = self.known
-        if seen.head is None or (known is not None and known.size >= seen.size) or not self._take_over(known, seen):
+        if seen.head is None or (known is not None and known.size >= seen.size):
             return
-        declared_at = 0 if known is None else known.declared_at
-        self._write((self._remembered or Remembered(0)).followed_by(seen.head, note, seen.seen_at, declared_at))
+        newer = replace(seen, declared_at=0 if known is None else known.declared_at)
+        if self._take_over(known, newer):
+            before = self._remembered or Remembered(0)
+            self._write(before.followed_by(seen.head, note, newer.seen_at, newer.declared_at))
 
     def _is_in(self, connection: Connection, seen: Known, edge: Frontier) -> bool:
         try:
@@ -378,6 +384,7 @@ class ForkGuard:
                 self._write_known(known, written, sign)
             elif self._take_over(known, Known.of(written)):
                 self._remembered = written
+                self._tell()
 
     def _written(self) -> Remembered | None:
         try:

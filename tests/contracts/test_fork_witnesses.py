@@ -78,6 +78,23 @@ def test_workers_that_append_in_turn_agree(registry: Driver) -> None:
     assert head_of(registry).size == len(entries_of(registry.store))
 
 
+def test_what_a_worker_has_in_memory_of_a_lost_history_goes_when_another_worker_tells_it(
+    lost: Lost, clock: Clock
+) -> None:
+    registry, backup, _ = lost
+    second = registry.node()
+    warm = second.got("/v1/services/billing/jwks.jwt")
+    assert look(second)
+    backup.come_back(registry.store)
+    assert not look(second)
+    assert second.got("/v1/services/billing/jwks.jwt") == warm, "until it expires, or the root speaks"
+    declare(registry)
+    assert look(registry)
+    second.registry.fork_guard.remember(second.registry.authority.in_force().checkpoint)
+    assert look(second)
+    assert second.got("/v1/services/billing/jwks.jwt") != warm
+
+
 # an operator's word
 
 
@@ -320,7 +337,9 @@ def test_a_host_that_wrote_the_branch_itself_drops_it_and_goes_on(lost: Lost, tm
     done = run(registry, "restore", "--from", kept.name, "--drop-branch")
     assert done.exit_code == 0, done.output
     assert json.loads(run(registry, "status", "--json").stdout)["state"] == "sound"
-    registry.node().joined(key(), "new")
+    look(node)
+    assert look(node), "without a restart"
+    node.joined(key(), "new")
 
 
 def test_what_a_host_remembers_and_the_branch_has_not_is_not_dropped_along(lost: Lost, tmp_path: Path) -> None:
