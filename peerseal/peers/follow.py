@@ -6,11 +6,13 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
 from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
+from peerseal.peers.histories import PATH as HISTORY
 from peerseal.protocol.checkpoint import (
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
@@ -23,6 +25,15 @@ from peerseal.protocol.checkpoint import (
 )
 from peerseal.protocol.documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.history import (
+    MAX_HISTORY_BYTES,
+    Excused,
+    Head,
+    HistoryStatement,
+    decode_statements,
+    excused_by,
+    read_history,
+)
 from peerseal.protocol.ledger import Entry
 from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.protocol.names import check_thumbprint
@@ -68,8 +79,8 @@ class Follower:
         """The trust domain. Raises FetchError or DocumentRefused."""
         return self._registry_keys().subject
 
-    def read(self, seen: Frontier, wanted: Callable[[Entry], bool]) -> Seen:
-        """What came behind ``seen``, up to the newest checkpoint.
+    def read(self, seen: Frontier, wanted: Callable[[Entry], bool], through: Sequence[Head] = ()) -> Seen:
+        """What came behind ``seen``, up to the newest checkpoint, by way of the heads ``through``.
 
         Raises FetchError where the registry does not answer, or not whole; DocumentRefused with
         ``document_inconsistent`` where the ledger is not the one that was seen before, and with other codes for a
@@ -79,15 +90,33 @@ class Follower:
         if checkpoint.size < seen.size:
             self._check_only_stale(checkpoint, seen)
             return Seen(seen)
-        edge, found = seen, list[Entry]()
+        edge, found, ahead = seen, list[Entry](), {head.size: head.root for head in through}
         for body in bodies(self._get, seen.size, checkpoint.size):
             edge = edge.appended(leaf_hash(body))
+            if ahead.pop(edge.size, edge.root) != edge.root:
+                raise _inconsistent(f"it has another root hash at {edge.size} entries than the root said")
             entry = _decoded(body, edge.size)
             if wanted(entry):
                 found.append(entry)
         if edge.root != checkpoint.root:
             raise _inconsistent(f"its entries do not lead from {seen.size} to its checkpoint at {edge.size}")
+        if ahead:
+            raise FetchError(f"the ledger has {edge.size} entries, and by the root's word {max(ahead)}")
         return Seen(edge, tuple(found), note)
+
+    def given_up(self, seen: Frontier, seen_at: float) -> Excused | None:
+        """Where to go on for those who saw that edge at that time (seconds since the epoch), once the root declared it
+        lost; None where it did not, or where its word cannot be had."""
+        try:
+            keys = self._registry_keys()
+            told = self._asked(HISTORY, MAX_HISTORY_BYTES, _statements)
+        except (DocumentRefused, FetchError):
+            return None
+        found = list[HistoryStatement]()
+        for jws in told:
+            with suppress(DocumentRefused):
+                found.append(read_history(jws, keys.root, domain=keys.subject, now=self._clock()))
+        return excused_by(found, Head(seen.size, seen.root), seen_at)
 
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()
@@ -140,6 +169,13 @@ class Follower:
 
     def _get(self, path: str) -> bytes:
         return self._asked(path, MAX_BUNDLE_BYTES, bytes)
+
+
+def _statements(body: bytes) -> Sequence[str]:
+    try:
+        return decode_statements(body)
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
 
 
 def _body(answer: Answer, path: str) -> bytes:

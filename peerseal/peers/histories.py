@@ -76,13 +76,15 @@ class Histories:
         removed, and the ends of keys are kept."""
         statements = self._told_after(error, root)
         try:
-            if not statements or not self._ledger.go_on(statements, root, self._keep_endings):
-                return False
+            return bool(statements) and self._ledger.go_on(statements, root, self._give_up)
         except (DocumentRefused, FetchError) as failure:
             log.warning("the new history that the root declared is not shown (%s): %s", failure.code, failure)
             return False
+
+    def _give_up(self) -> None:
+        """Before the new head is written down: a process that is killed on the way begins with this again."""
+        self._keep_endings()
         self._copies.clear()
-        return True
 
     def _keep_endings(self) -> None:
         """Remember which keys ended, as the caches of this process and the copies on disk know it."""

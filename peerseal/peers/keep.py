@@ -1,11 +1,14 @@
 """Keeps a copy of a registry's public ledger in a folder, under the paths that the registry has them.
 
 Only what was verified is written: entries that lead from the copy to a checkpoint that a ledger key of the pinned root
-signed. So another history never takes the place of the one that is kept, and any web server can show the folder.
+signed. So another history never takes the place of the one that is kept, and any web server can show the folder. Where
+the root declares that history lost, it is put aside, and the copy begins again.
 """
 
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +20,17 @@ from peerseal.protocol.merkle import Frontier, leaf_hash
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.trusted_path import Opened
 
+log = logging.getLogger("peerseal.keep")
+
 
 class KeptLedger:
-    """The copy in a folder, which is made where it is missing."""
+    """The copy in a folder, which is made where it is missing. The time of its checkpoint is when that was seen."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder
         self._folder = Folder(folder, access=Access.READABLE, mode=0o755)
         self._edge: Frontier | None = None
+        self._not_before = 0.0
 
     def follow(self, follower: Follower) -> int:
         """Take over what is new; the copy's size then. Raises FetchError or DocumentRefused, and nothing is changed;
@@ -32,13 +38,34 @@ class KeptLedger:
         try:
             with self._alone():
                 before = self._edge or self._read_edge()
-                seen = follower.read(before, lambda _: True)
+                try:
+                    seen = follower.read(before, lambda _: True)
+                except DocumentRefused as error:
+                    before, seen = Frontier(), self._after_loss(follower, before, error)
                 if seen.note and seen.edge.size > before.size:
                     self._write(before.size, seen)
                 self._edge = seen.edge
                 return seen.edge.size
         except OSError as error:
             raise ConfigurationError(f"{self._path}: {error.strerror}") from error
+
+    def _after_loss(self, follower: Follower, before: Frontier, error: DocumentRefused) -> Seen:
+        """The whole ledger, where the root says that it goes on from another head. What was kept of the lost one is put
+        aside, for nobody else may have it. Raises the error where the root does not."""
+        inconsistent = error.code == "document_inconsistent" and before.size > 0
+        excused = follower.given_up(before, self._seen_at()) if inconsistent else None
+        if excused is None:
+            raise error
+        seen = follower.read(Frontier(), lambda _: True, (excused.common, excused.new))
+        aside = self._path / f"lost-{before.size}-{before.root.hex()[:16]}"
+        os.rename(self._path / CHECKPOINT.split("/")[1], aside)
+        self._not_before = excused.seen_at
+        log.warning("the root gave up the ledger that was kept (%s entries, now in %s)", before.size, aside)
+        return seen
+
+    def _seen_at(self) -> float:
+        folder, name = self._at(CHECKPOINT)
+        return folder.stat(name).st_mtime
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -72,14 +99,14 @@ class KeptLedger:
             bundle = new[at : at + TILE_WIDTH]
             number = first + at // TILE_WIDTH
             self._put(f"ledger/{tile_path('entries', number, len(bundle))}", encode_bundle(bundle))
-        self._put(CHECKPOINT.lstrip("/"), seen.note.encode())
+        self._put(CHECKPOINT.lstrip("/"), seen.note.encode(), modified_at=max(time.time(), self._not_before))
         if size % TILE_WIDTH:
             last = self._at(f"ledger/{tile_path('entries', first, size % TILE_WIDTH)}")
             last[0].remove(last[1])
 
-    def _put(self, path: str, content: bytes) -> None:
+    def _put(self, path: str, content: bytes, modified_at: float | None = None) -> None:
         folder, name = self._at(path)
-        folder.write(name, content, mode=0o644, durable=False)  # any web server may show it
+        folder.write(name, content, mode=0o644, durable=False, modified_at=modified_at)  # any web server may show it
 
     def _get(self, path: str) -> bytes:
         folder, name = self._at(path)

@@ -23,6 +23,7 @@ from peerseal.protocol.history import Head, HistoryStatement, excused_by
 from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.names import split_service_id
+from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import cache_folder
 
 log = logging.getLogger("peerseal.trust")
@@ -51,8 +52,9 @@ class _Seen:
 
 class SeenLedger:
     """The history that one store has seen. ``cache_dir`` is where the newest checkpoint outlives the process. Safe to
-    use from threads: none waits for a proof that another one fetches. ``history`` names the statement of the root by
-    which that history goes on from another head, where there was one."""
+    use from threads: none waits for a proof that another one fetches. Where that history went on from another head by a
+    statement of the root, a name of that lies beside it: size, root and the time from which on everything counts as
+    seen."""
 
     def __init__(
         self, fetcher: Callable[[], Fetcher], cache_dir: Path | None, clock: Callable[[], float] = time.time
@@ -90,8 +92,9 @@ class SeenLedger:
             self._remember(root)
 
     def _seen_now(self) -> float:
-        """The time now, or of the newest head where the clock went back: no old statement applies to what comes now."""
-        return max(self._clock(), 0.0 if self._newest is None else self._newest.seen_at)
+        """What follows a head that the root declared counts as seen after that, whatever the clock says. No other head
+        counts here: a clock may have been ahead when that was seen."""
+        return max(self._clock(), float(natural(self._history.rpartition("-")[2]) or 0))
 
     def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
         """Take the checkpoint of a copy that this host keeps for part of the one history: it was compared before it was
@@ -125,7 +128,7 @@ class SeenLedger:
         self._prove(common, new, None)
         self._prove(new, found, None)
         before()
-        history = f"{new.size}-{new.root.hex()}"
+        history = f"{new.size}-{new.root.hex()}-{excused.seen_at}"
         with self._lock:
             if self._newest is not newest:
                 return False

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
 from peerseal.peers.fetch import Fetcher, no_larger_than
-from peerseal.peers.follow import Follower
+from peerseal.peers.follow import Follower, Seen
 from peerseal.protocol.claims import claim
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.history import Excused, Head
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger import (
+    HISTORY_DECLARED,
     JOIN_TOKEN_CREATED,
     KEY_ADMITTED,
     KEY_RETIRED,
@@ -40,6 +42,8 @@ GRACE = 60.0
 
 MAX_RECORD: Final = 256 * 1024
 """Bytes of a key's record that are read: its evidence holds a proof, a voucher and no more than a request's body."""
+
+_OF_EVERYBODY: Final = (HISTORY_DECLARED, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
 
 ALERT: Final = "alert"
 INFO: Final = "info"
@@ -71,7 +75,8 @@ class Alert:
 @dataclass(frozen=True, slots=True)
 class Watched:
     """How far the ledger was read, and which keys (kids) are the owner's; of the ``revoked`` ones, which vouch for
-    nothing, whoever holds them. ``domain`` and ``pin`` are None before the registry was asked for the first time."""
+    nothing, whoever holds them. ``domain`` and ``pin`` are None before the registry was asked for the first time. The
+    edge was seen at ``seen_at`` (seconds since the epoch)."""
 
     service: str
     edge: Frontier = field(default_factory=Frontier)
@@ -79,6 +84,7 @@ class Watched:
     revoked: frozenset[str] = frozenset()
     domain: str | None = None
     pin: str | None = None
+    seen_at: int = 0
 
 
 class Monitor:
@@ -129,8 +135,11 @@ class Monitor:
         state, domain = self.state, self._follower.domain()
         if state.domain not in (None, domain):
             raise DocumentRefused("document_wrong_subject", f"the registry of {domain}, not of {state.domain}")
-        seen = self._follower.read(state.edge, self._concerns)
-        alerts, known, revoked = list[Alert](), state.known | self._own_keys(), state.revoked
+        try:
+            seen, excused = self._follower.read(state.edge, self._concerns), None
+        except DocumentRefused as error:
+            seen, excused = self._after_loss(error)
+        alerts, known, revoked = self._told(excused), state.known | self._own_keys(), state.revoked
         for entry in seen.entries:
             kid = entry.kid or ""
             if entry.type == KEY_ADMITTED:
@@ -143,11 +152,34 @@ class Monitor:
             alerts.extend(self._other(entry, known))
             if entry.type == KEY_REVOKED:
                 revoked |= {kid}
-        pin = self._follower.pin
-        return alerts, replace(state, edge=seen.edge, known=known, revoked=revoked, domain=domain, pin=pin)
+        seen_at = state.seen_at if seen.edge == state.edge else max(int(self._clock()), state.seen_at)
+        if excused is not None:
+            seen_at = max(seen_at, excused.seen_at)
+        stands = replace(state, edge=seen.edge, domain=domain, pin=self._follower.pin, seen_at=seen_at)
+        return alerts, replace(stands, known=known, revoked=revoked)
+
+    def _after_loss(self, error: DocumentRefused) -> tuple[Seen, Excused]:
+        """The ledger from its first entry on, and of that the entries which are new here, where the root says that it
+        goes on from another head than the one that was seen. Raises the error where it does not."""
+        inconsistent, state = error.code == "document_inconsistent", self.state
+        excused = self._follower.given_up(state.edge, state.seen_at) if inconsistent else None
+        if excused is None:
+            raise error
+        common = excused.common.size
+        new = self._follower.read(
+            Frontier(), lambda entry: entry.seq > common and self._concerns(entry), (excused.common, excused.new)
+        )
+        return new, excused
+
+    def _told(self, excused: Excused | None) -> list[Alert]:
+        if excused is None:
+            return []
+        lost = Head(self.state.edge.size, self.state.edge.root)
+        gone = f"the root gave up what was seen here ({lost}): what came behind {excused.common} is gone"
+        return [self._alert(HISTORY_DECLARED, f"{gone}; the ledger goes on from {excused.new}")]
 
     def _concerns(self, entry: Entry) -> bool:
-        return entry.service == self.state.service or entry.type in (REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
+        return entry.service == self.state.service or entry.type in _OF_EVERYBODY
 
     def _other(self, entry: Entry, known: frozenset[str]) -> Iterator[Alert]:
         """Whatever is no admission."""
@@ -165,6 +197,8 @@ class Monitor:
         elif entry.type == REGISTRY_RESTORED:
             lost = f"entries {entry.data.get('first')} to {entry.data.get('last')}"
             yield self._alert(entry.type, f"it was restored, and says that the evidence of {lost} is lost", entry)
+        elif entry.type == HISTORY_DECLARED:
+            yield self._alert(entry.type, "entries are lost for good by the root's word, which this entry holds", entry)
 
     def _why_unknown(self, entry: Entry, known: frozenset[str], domain: str) -> str | None:
         """Why the key is not the owner's; None where a key of the owner vouched for it, by its own signature.

@@ -1,10 +1,11 @@
 """Where a monitor stands, in a file: written whole or not at all, mode 0600."""
 
+import time
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.peers.monitor import Watched
-from peerseal.protocol.claims import claim, number_claim
+from peerseal.protocol.claims import claim, number_claim, time_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.merkle import Frontier
 from peerseal.runtime.files import Access, Folder
@@ -17,7 +18,9 @@ def load_watched(path: Path, service: str) -> Watched | None:
         members = strict_json_object(_folder_of(path).read(path.name))
         edge = Frontier.decode(number_claim(members, "size"), b64url_decode(claim(members, "frontier", str)))
         known, revoked = (frozenset(claim(members, name, list)) for name in ("known", "revoked"))
-        watched = Watched(claim(members, "service", str), edge, known, revoked, members["domain"], members["pin"])
+        place = claim(members, "service", str), edge, known, revoked, members["domain"], members["pin"]
+        # earlier releases did not write it down: no statement of before is about what they saw
+        watched = Watched(*place, time_claim({"seen_at": int(time.time()), **members}, "seen_at"))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -32,7 +35,7 @@ def load_watched(path: Path, service: str) -> Watched | None:
 def save_watched(path: Path, watched: Watched) -> None:
     """Replaces the file. Raises ConfigurationError where it cannot be written."""
     place = {"service": watched.service, "domain": watched.domain, "pin": watched.pin}
-    tree = {"size": watched.edge.size, "frontier": b64url(watched.edge.encode())}
+    tree = {"size": watched.edge.size, "frontier": b64url(watched.edge.encode()), "seen_at": watched.seen_at}
     text = canonical_json({**place, **tree, "known": sorted(watched.known), "revoked": sorted(watched.revoked)})
     try:
         _folder_of(path).write(path.name, text)

@@ -98,8 +98,9 @@ class HistoryStatement:
 
 @dataclass(frozen=True, slots=True)
 class Excused:
-    """Where a client that saw lost entries goes on: the ledger must begin with ``new``, and ``new`` with ``common``.
-    What is seen from then on counts as seen at ``seen_at`` or later: no statement of before is about it."""
+    """Where a client that saw lost entries goes on: the ledger must begin with ``new``, and ``new`` with ``common``,
+    which is what all statements that lead there have left. What is seen from then on counts as seen at ``seen_at`` or
+    later: no statement of before is about it."""
 
     common: Head
     new: Head
@@ -113,7 +114,10 @@ def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: floa
     for statement in sorted(statements, key=lambda statement: statement.issued_at):
         if statement.covers(head, seen_at):
             head, seen_at = statement.new, statement.issued_at
-            found = Excused(statement.common, statement.new, statement.issued_at + LEEWAY + 1)
+            common = (
+                statement.common if found is None else min(found.common, statement.common, key=lambda one: one.size)
+            )
+            found = Excused(common, statement.new, statement.issued_at + LEEWAY + 1)
     return found
 
 

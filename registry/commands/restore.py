@@ -1,11 +1,13 @@
 """``peerseal-registry restore``."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from peerseal.protocol.history import Head
 from peerseal.runtime.terminal import say
 from registry.commands.common import (
     end_progress,
@@ -16,7 +18,8 @@ from registry.commands.common import (
     the_settings,
     the_store,
 )
-from registry.services.ledger_memory import FILE, LedgerMemory
+from registry.services.histories import is_in
+from registry.services.ledger_memory import FILE, LedgerMemory, Remembered
 from registry.services.public_copy import Source
 from registry.services.restore import Lost, Restored
 from registry.services.restore import restore as restored
@@ -55,12 +58,15 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, 
     """
     notes = read_notes(kept)
     sources, settings = [Source.of(place) for place in places], the_settings()
-    remembered = LedgerMemory(settings.home).read()
+    store, memory = the_store(), LedgerMemory(settings.home)
+    remembered = memory.read()
+    if remembered is not None and drop_branch and is_in(store, remembered.head):
+        remembered = None  # this host took part in what is to be dropped
     reached = 0 if remembered is None else remembered.size
     if remembered is not None and remembered.note is not None:
         notes[f"{settings.home}/{FILE}"] = remembered.note
     done = restored(
-        the_store(),
+        store,
         settings.limits,
         sources,
         kept=notes,
@@ -70,6 +76,9 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, 
         progress=show_progress,
     )
     end_progress()
+    if done.dropped and not dry_run:
+        now = int(time.time())
+        memory.replace(Remembered(done.size, Head(done.size, done.root), None, now, declared_at=now))
     if as_json:
         show_json(done.to_json())
     else:

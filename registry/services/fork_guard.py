@@ -12,22 +12,30 @@ that about is in docs/operations.md.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn, Self
 
 from sqlalchemy import Connection
 
-from peerseal.errors import DocumentRefused
+from peerseal.errors import ConfigurationError, DocumentRefused
 from peerseal.protocol.checkpoint import Checkpoint
-from peerseal.protocol.documents import read_registry_keys
-from peerseal.protocol.history import Excused, Head, HistoryStatement, excused_by, read_history
+from peerseal.protocol.history import Excused, Head, excused_by
 from peerseal.protocol.merkle import Frontier, check_consistency, consistency_proof, root_hash
-from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
+from registry.domain.errors import (
+    Behind,
+    LedgerContradicted,
+    LedgerForked,
+    LedgerUnconfirmed,
+    StorageUnavailable,
+)
 from registry.services.ledger_memory import LedgerMemory, Remembered
+from registry.services.statements import Entries, given_up, statements
 from registry.services.tile_cache import TileCache
 from registry.settings import Settings
-from registry.storage import documents, ledger
+from registry.storage import ledger
+from registry.storage.durability import in_recovery
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
@@ -36,23 +44,28 @@ FOLDED: Final = 256
 """Entries of other processes whose leaves are read and hashed onto the edge that is known; of more a proof is made."""
 MADE_KEPT: Final = 64
 """Edges in memory that this process computed and has not seen in the database yet."""
+REMEMBER: Final = (
+    "where there is nobody to ask, compare the head with one that somebody kept and run peerseal-registry remember"
+)
 REMEDY: Final = "run peerseal-registry status; docs/operations.md, The ledger forked, says what to do"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The newest head that is known. ``root`` is None where only the size is, ``edge`` where its hashes are not."""
+    """The newest head that is known. ``root`` is None where only the size is, ``edge`` where its hashes are not. What
+    follows a head that the root declared counts as seen at ``declared_at`` or later."""
 
     size: int
     root: bytes | None
     edge: Frontier | None
     seen_at: int
+    declared_at: int = 0
 
     @classmethod
     def of(cls, remembered: Remembered) -> "Known":
         """From the file."""
         root = None if remembered.head is None else remembered.head.root
-        return cls(remembered.size, root, None, remembered.seen_at)
+        return cls(remembered.size, root, None, remembered.seen_at, remembered.declared_at)
 
     @property
     def head(self) -> Head | None:
@@ -87,8 +100,8 @@ class _Growing(threading.local):
 
 
 class ForkGuard:
-    """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` somebody
-    outside must have confirmed the ledger (`saw`) before anything is signed, where this host remembers none.
+    """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` those outside
+    must have been asked (`saw`, `asked`) before anything is signed, where this host remembers no ledger.
 
     Safe to use from threads, and after a fork. The file is read when the first edge is checked.
     """
@@ -107,6 +120,7 @@ class ForkGuard:
         self._witnessed: dict[str, Fork] = {}
         self._asks = asks
         self._recalled = False
+        self._unreadable = ""
         self._remembered: Remembered | None = None
         self._followers: list[Callable[[], None]] = []
         self._changing = threading.Lock()
@@ -118,7 +132,8 @@ class ForkGuard:
         return cls(Store(store.engine), LedgerMemory(settings.home), asks=asks, clock=clock)
 
     def when_rebased(self, tell: Callable[[], None]) -> None:
-        """Has ``tell`` called when the root gave the history up that was known: what was signed for it is refused."""
+        """Has ``tell`` called when another history counts than the one that was known: what was signed for that may be
+        refused."""
         self._followers.append(tell)
 
     @property
@@ -128,9 +143,9 @@ class ForkGuard:
 
     @property
     def unconfirmed(self) -> bool:
-        """Whether nothing is signed because nobody has said yet which ledger was seen."""
+        """Whether nothing is signed because it is not known yet which ledger was seen."""
         self._recall()
-        return self._asks and self._known is None
+        return self._asks or self._unreadable != ""
 
     @property
     def sound(self) -> bool:
@@ -156,8 +171,8 @@ class ForkGuard:
     def _check_confirmed(self) -> None:
         if self.unconfirmed:
             raise LedgerUnconfirmed(
-                "this host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered yet; where there is "
-                "nobody to ask, compare the head with one that somebody kept and run peerseal-registry remember"
+                self._unreadable
+                or f"this host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered yet; {REMEMBER}"
             )
 
     # ---- the edges that are read and appended
@@ -185,8 +200,8 @@ class ForkGuard:
 
     def _seen_now(self, known: Known | None, edge: Frontier) -> Known:
         """What follows a head that the root declared counts as seen after that, whatever the clock says."""
-        now = int(self._clock())
-        return Known(edge.size, edge.root, edge, now if known is None else max(now, known.seen_at))
+        declared_at = 0 if known is None else known.declared_at
+        return Known(edge.size, edge.root, edge, max(int(self._clock()), declared_at), declared_at)
 
     def _check(self, connection: Connection, edge: Frontier) -> None:
         if edge.size:  # an empty ledger is no history: `init` may begin one
@@ -246,15 +261,39 @@ class ForkGuard:
         """Goes on from another head, where a statement of the root says so. Raises LedgerForked where none does."""
         excused = None if known.head is None else self._statement(connection, known.head, known.seen_at)
         if excused is None:
+            self._check_not_behind(connection, known, edge)
             self._forked(Fork("this node", known, Head(edge.size, edge.root)))
-        newer = Known(excused.new.size, excused.new.root, None, excused.seen_at)
+        newer = Known(excused.new.size, excused.new.root, None, excused.seen_at, excused.seen_at)
         if not self._continues(connection, newer, edge):
             self._forked(Fork("the root's statement", newer, Head(edge.size, edge.root)))
         if self._take_over(known, newer):
             log.warning("the root declared a new history: the ledger goes on from %s", excused.new)
-            for tell in self._followers:
-                tell()
+            self._forget_behind(excused.common, newer)
+            self._tell()
         return False
+
+    def _tell(self) -> None:
+        for tell in self._followers:
+            tell()
+
+    def _forget_behind(self, common: Head, newer: Known) -> None:
+        """The heads behind what both histories have in common are lost: nobody is to declare that once more."""
+        before = () if self._remembered is None else self._remembered.before
+        kept = tuple(head for head in before if head.size <= common.size)
+        self._write(Remembered(newer.size, newer.head, None, newer.seen_at, kept, newer.declared_at))
+
+    def _check_not_behind(self, connection: Connection, known: Known, edge: Frontier) -> None:
+        """Raises Behind for a standby that has yet to receive what is known: whether it ever does nobody can tell now.
+        Where it contradicts an earlier head it is another ledger already."""
+        if edge.size >= known.size or not in_recovery(connection):
+            return
+        before = (
+            [] if self._remembered is None else [head for head in self._remembered.before if head.size <= edge.size]
+        )
+        if not before or self._continues(connection, Known(before[-1].size, before[-1].root, None, 0), edge):
+            raise Behind(
+                f"the database is a standby with {edge.size} entries; it has yet to receive those up to {known}"
+            )
 
     def _forked(self, fork: Fork) -> NoReturn:
         """Says so once for each contradiction. Raises LedgerForked."""
@@ -276,31 +315,50 @@ class ForkGuard:
 
     # ---- what others saw
 
-    def saw(self, witness: str, checkpoint: Checkpoint, note: str) -> None:
-        """Somebody outside showed a checkpoint, whose signature was checked. Raises StorageUnavailable."""
-        seen = Known(checkpoint.size, checkpoint.root, None, 0)
+    def saw(self, witness: str, checkpoint: Checkpoint, note: str, entries: Entries) -> None:
+        """Somebody outside showed a checkpoint, whose signature was checked. ``entries`` reads that ledger.
+
+        Raises StorageUnavailable, and FetchError or DocumentRefused where it cannot be told without the entries what
+        the checkpoint means, and these cannot be had.
+        """
+        seen, fork = Known(checkpoint.size, checkpoint.root, None, int(self._clock())), None
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
-            sound = edge.size >= seen.size and self._is_in(connection, seen, edge)
-            sound = sound or self._statement(connection, Head(seen.size, checkpoint.root), 0) is not None
+            there = edge.size >= seen.size and self._is_in(connection, seen, edge)
+            lost = not there and self._is_given_up(connection, seen, edge, entries)
+            if not there and not lost and (edge.size >= seen.size or not in_recovery(connection)):
+                fork = Fork(witness, seen, Head(edge.size, edge.root))
+        self._note(witness, fork)
+        if not lost:
+            self._keep_larger(seen, note)
+
+    def _is_given_up(self, connection: Connection, seen: Known, edge: Frontier, entries: Entries) -> bool:
+        new = given_up(connection, Head(seen.size, seen.root or b""), entries, self._clock())
+        return new is not None and self._continues(connection, Known(new.size, new.root, None, 0), edge)
+
+    def asked(self) -> None:
+        """All those outside had their say, and at least one of them was heard."""
+        self._asks = False
+
+    def _note(self, witness: str, fork: Fork | None) -> None:
         with self._changing:
-            self._asks = False
             before = self._witnessed.pop(witness, None)
-            if not sound:
-                self._witnessed[witness] = Fork(witness, seen, Head(edge.size, edge.root))
-        if not sound and before is None:
-            log.error("LEDGER FORKED: %s", self._witnessed[witness])
-        if sound and before is not None:
+            if fork is not None:
+                self._witnessed[witness] = fork
+        if fork is not None and before is None:
+            log.error("LEDGER FORKED: %s", fork)
+        if fork is None and before is not None:
             log.warning("%s and the database have the same ledger again", witness)
-        if not sound:
-            self._keep_larger(Known(seen.size, seen.root, None, int(self._clock())), note)
 
     def _keep_larger(self, seen: Known, note: str) -> None:
         """What somebody saw counts as seen here, also after a restart."""
         known = self.known
-        if seen.head is None or (known is not None and known.size >= seen.size) or not self._take_over(known, seen):
+        if seen.head is None or (known is not None and known.size >= seen.size):
             return
-        self._write((self._remembered or Remembered(0)).followed_by(seen.head, note, seen.seen_at))
+        newer = replace(seen, declared_at=0 if known is None else known.declared_at)
+        if self._take_over(known, newer):
+            before = self._remembered or Remembered(0)
+            self._write(before.followed_by(seen.head, note, newer.seen_at, newer.declared_at))
 
     def _is_in(self, connection: Connection, seen: Known, edge: Frontier) -> bool:
         try:
@@ -312,48 +370,74 @@ class ForkGuard:
     # ---- across restarts
 
     def remember(self, sign: Callable[[Frontier], str]) -> None:
-        """Compares what is known with the file, which other processes of the host write as well, and keeps the newer of
-        the two in both. ``sign`` makes the checkpoint of an edge. Raises ConfigurationError."""
-        known, written = self.known, self._memory.read()
-        if known is None or known.edge is None or not known.edge.size:
+        """Compares what is known with the file, which other processes of the host write as well, and has both say the
+        same: what was declared last, else what the database has lost, else what is newer. ``sign`` makes the checkpoint
+        of an edge."""
+        known = self.known
+        if known is None or known.head is None or not known.size:
             return
-        head, before = Head(known.size, known.edge.root), written or Remembered(0)
-        if before != self._remembered and before.size > known.size:
-            self._take_over(known, Known.of(before))
-            self._remembered = before
-        elif before.head != head:
-            self._write(before.followed_by(head, sign(known.edge), known.seen_at))
+        written = self._written()
+        if written is not None and written.head == known.head:
+            return
+        with suppress(StorageUnavailable):  # then nothing can be compared
+            if written is None or written == self._remembered or not self._goes_before(written, known):
+                self._write_known(known, written, sign)
+            elif self._take_over(known, Known.of(written)):
+                self._remembered = written
+                self._tell()
+
+    def _written(self) -> Remembered | None:
+        try:
+            return self._memory.read()
+        except ConfigurationError as error:
+            log.warning("%s: it is written again", error)
+            return None
+
+    def _goes_before(self, written: Remembered, known: Known) -> bool:
+        """Whether what another process of this host wrote counts more than what this one knows."""
+        if written.declared_at != known.declared_at:
+            return written.declared_at > known.declared_at
+        seen = Known.of(written)
+        with self._store.read() as connection:
+            edge = ledger.frontier(connection)
+            lost = edge.size < seen.size or not self._is_in(connection, seen, edge)
+        larger = seen.size > known.size
+        return lost or larger if self._fork is None else lost and larger
+
+    def _write_known(self, known: Known, written: Remembered | None, sign: Callable[[Frontier], str]) -> None:
+        mine = self._remembered or Remembered(0)
+        if known.edge is not None and known.head is not None:
+            before = mine if written is None or self._fork is not None else written
+            self._write(before.followed_by(known.head, sign(known.edge), known.seen_at, known.declared_at))
+        elif mine.head == known.head:
+            self._write(mine)
 
     def believe(self, edge: Frontier, note: str) -> None:
-        """An operator says that this is the ledger: nothing that was remembered contradicts it."""
-        now = int(self._clock())
+        """An operator says that this is the ledger: nothing that was remembered contradicts it. Raises
+        ConfigurationError where that cannot be written down."""
+        now, head = int(self._clock()), Head(edge.size, edge.root)
+        remembered = Remembered(edge.size, head, note, now, declared_at=now)
+        self._memory.replace(remembered)
         with self._changing:
-            self._known, self._fork, self._recalled = Known(edge.size, edge.root, edge, now), None, True
-        self._write(Remembered(edge.size, Head(edge.size, edge.root), note, now))
+            self._known, self._fork = Known(edge.size, edge.root, edge, now, now), None
+            self._recalled, self._unreadable, self._asks, self._remembered = True, "", False, remembered
 
     def _write(self, remembered: Remembered) -> None:
         self._memory.write(remembered)
         self._remembered = remembered
 
     def _recall(self) -> None:
+        """Reads the file: once, or until it says which ledger was seen where this process waits for that."""
         if self._recalled:
             return
-        remembered = self._memory.read()
-        with self._changing:
-            if self._known is None and remembered is not None:
-                self._known, self._remembered = Known.of(remembered), remembered
-            self._recalled = True
-
-
-def statements(connection: Connection, now: float) -> Mapping[str, HistoryStatement]:
-    """The statements of the root about lost entries that the ledger holds, by their compact JWS, oldest first. Those
-    that the root in force did not sign are passed over."""
-    jws = documents.newest(connection)
-    found: dict[str, HistoryStatement] = {}
-    for statement in ledger.histories(connection) if jws is not None else ():
         try:
-            keys = read_registry_keys(jws or "", pin=None, now=now)
-            found[statement] = read_history(statement, keys.root, domain=keys.subject, now=now)
-        except DocumentRefused as error:
-            log.error("a statement about a new history is passed over (%s): %s", error.code, error)
-    return found
+            remembered, unreadable = self._memory.read(), ""
+        except ConfigurationError as error:
+            remembered, unreadable = None, f"{error}; {REMEMBER}"
+        with self._changing:
+            self._unreadable = unreadable
+            if remembered is not None and remembered != self._remembered:
+                if self._known is None or remembered.declared_at or remembered.size > self._known.size:
+                    self._known, self._remembered = Known.of(remembered), remembered
+                self._asks = False
+            self._recalled = not self._asks and not unreadable

@@ -30,9 +30,9 @@ from peerseal.protocol.merkle import Frontier, root_hash
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from registry.domain.errors import LedgerContradicted
 from registry.services import keyfiles
-from registry.services.fork_guard import statements
 from registry.services.ledger_memory import Remembered
 from registry.services.operators import LOCAL
+from registry.services.statements import statements
 from registry.services.tile_cache import TileCache
 from registry.settings import NO_PASSPHRASE
 from registry.storage import audit, documents, ledger
@@ -63,7 +63,7 @@ class Histories:
         now = self._clock()
         if not 0 <= now - self._read_at < KEPT_FOR:
             with self._store.look() as connection:
-                self._published = encode_statements(ledger.histories(connection)[-MAX_STATEMENTS:])
+                self._published = encode_statements(list(statements(connection, now))[-MAX_STATEMENTS:])
             self._read_at = now
         return self._published
 
@@ -78,6 +78,10 @@ class Histories:
             heads = [*_heads_of(remembered), *(_head_of(note, keys) for note in notes.values())]
             there = [head for head in heads if _has(connection, edge, head)]
         lost = max((head for head in heads if head not in there), key=lambda head: head.size, default=None)
+        if not heads:
+            raise HistoryRefused(
+                "nothing_lost", "this host remembers no head: name one that was lost with --checkpoint"
+            )
         if lost is None:
             raise HistoryRefused("nothing_lost", "the database has every head that is remembered, or named")
         common = max((head for head in there if head.size < lost.size), key=lambda head: head.size, default=None)
@@ -144,6 +148,12 @@ def _heads_of(remembered: Remembered | None) -> Sequence[Head]:
 def _head_of(note: str, keys: RegistryKeys) -> Head:
     checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
     return Head(checkpoint.size, checkpoint.root)
+
+
+def is_in(store: Store, head: Head | None) -> bool:
+    """Whether the database's ledger has that head. Raises StorageUnavailable."""
+    with store.read() as connection:
+        return head is not None and _has(connection, ledger.frontier(connection), head)
 
 
 def _has(connection: Connection, edge: Frontier, head: Head) -> bool:

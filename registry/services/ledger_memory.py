@@ -30,27 +30,30 @@ _LARGEST: Final = 64 * 1024
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """The newest head, the checkpoint that signs it where there is one, when it was seen (seconds since the epoch), and
-    heads from before, oldest first. ``head`` is None where an earlier release remembered a ``size`` and no root."""
+    heads from before, oldest first. ``head`` is None where an earlier release remembered a ``size`` and no root.
+    ``declared_at`` is when the root, or an operator of this host, last said which ledger goes on; 0 for never."""
 
     size: int
     head: Head | None = None
     note: str | None = None
     seen_at: int = 0
     before: Sequence[Head] = ()
+    declared_at: int = 0
 
-    def followed_by(self, head: Head, note: str, seen_at: int) -> "Remembered":
+    def followed_by(self, head: Head, note: str | None, seen_at: int, declared_at: int) -> "Remembered":
         """The memory after a newer head was seen."""
         before = [*self.before, *([self.head] if self.head is not None and self.head.size else [])]
         if len(before) > HEADS_KEPT:
             half = HEADS_KEPT // 2
             before = [*before[:-half:2], *before[-half:]]
-        return Remembered(head.size, head, note, seen_at, tuple(before))
+        return Remembered(head.size, head, note, seen_at, tuple(before), declared_at)
 
     def to_json(self) -> dict[str, Any]:
         """The file's content."""
         head = None if self.head is None else self.head.to_json()
         before = [one.to_json() for one in self.before]
-        return {"head": head, "checkpoint": self.note, "seen_at": self.seen_at, "before": before}
+        times = {"seen_at": self.seen_at, "declared_at": self.declared_at}
+        return {"head": head, "checkpoint": self.note, "before": before, **times}
 
     @classmethod
     def from_json(cls, members: dict[str, Any]) -> "Remembered":
@@ -60,7 +63,7 @@ class Remembered:
         note = members.get("checkpoint")
         if note is not None and type(note) is not str:
             raise MalformedToken("the checkpoint is no text")
-        return cls(head.size, head, note, time_claim(members, "seen_at"), before)
+        return cls(head.size, head, note, time_claim(members, "seen_at"), before, time_claim(members, "declared_at"))
 
 
 class LedgerMemory:
@@ -93,13 +96,20 @@ class LedgerMemory:
             raise ConfigurationError(f"{file} does not say how far the ledger reached: it holds no natural number")
         return Remembered(size)
 
-    def write(self, remembered: Remembered) -> None:
-        """Writes the file whole or not at all, also when the power fails: an empty file would lock the host out. A host
-        that cannot write logs that once, and remembers nothing."""
+    def replace(self, remembered: Remembered) -> None:
+        """Writes the file whole or not at all, also when the power fails: an empty file would lock the host out. Raises
+        ConfigurationError where the file cannot be written."""
         try:
             self._home.write(FILE, canonical_json(remembered.to_json()))
+        except OSError as error:
+            raise ConfigurationError(f"{self.file} cannot be written: {error.strerror}") from error
+
+    def write(self, remembered: Remembered) -> None:
+        """Does the same. A host that cannot write logs that once, and remembers nothing."""
+        try:
+            self.replace(remembered)
             self._told = False
-        except (OSError, ConfigurationError) as error:
+        except ConfigurationError as error:
             if not self._told:
                 self._told = True
                 log.warning("which ledger was seen cannot be remembered: %s", error)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peerseal.protocol.history import Head
-from registry.domain.errors import LedgerContradicted, LedgerUnconfirmed
+from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
 from registry.services.registry import Registry
 from registry.storage import ledger
 from registry.storage.unit import Store
@@ -18,16 +18,22 @@ FORKED = (
     "2. Only where no copy has them: peerseal-registry history declare, where the root key is. Clients go on by "
     "themselves; what the lost entries said is gone.",
 )
+BEHIND = (
+    "This node is connected to a standby. It signs when that has caught up.",
+    "Name all hosts in REGISTRY_DATABASE_URL, with target_session_attrs=read-write. A standby that is promoted before "
+    "it has caught up has lost entries: the state is forked then.",
+)
 UNCONFIRMED = (
-    "This host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered.",
+    "This host does not know which ledger was seen.",
     "Start one of those, or compare the head above with a kept checkpoint, and then run: peerseal-registry remember",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
-    """``state`` is ``sound``, ``forked`` or ``unconfirmed``. ``remembered`` is the newest head that this host has seen,
-    None where it has seen none. ``detail`` says why the ledger is not sound, ``remedy`` what to do, line by line."""
+    """``state`` is ``sound``, ``forked``, ``behind`` or ``unconfirmed``. ``remembered`` is the newest head that this
+    host has seen, None where it has seen none. ``detail`` says why the ledger is not sound, ``remedy`` what to do, line
+    by line."""
 
     state: str
     database: Head
@@ -57,6 +63,8 @@ def ledger_status(registry: Registry) -> LedgerStatus:
     registry.watch.ask()
     try:
         registry.watch.look()
+    except Behind as error:
+        return LedgerStatus("behind", database, remembered, str(error), BEHIND)
     except LedgerUnconfirmed as error:
         return LedgerStatus("unconfirmed", database, remembered, str(error), UNCONFIRMED)
     except LedgerContradicted as error:
@@ -65,7 +73,8 @@ def ledger_status(registry: Registry) -> LedgerStatus:
 
 
 def remember(registry: Registry) -> Head:
-    """Has this host remember the database's ledger in place of what it remembered. Raises StorageUnavailable."""
+    """Has this host remember the database's ledger in place of what it remembered. Raises StorageUnavailable, and
+    ConfigurationError where the file cannot be written."""
     with Store(registry.store.engine).look() as connection:
         edge = ledger.frontier(connection)
     registry.fork_guard.believe(edge, registry.authority.in_force().checkpoint(edge))

@@ -9,6 +9,7 @@ call waits for it.
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Connection, event
@@ -16,10 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
 from peerseal.peers.fetch import HttpFetcher, content, no_larger_than
-from peerseal.peers.follow import CHECKPOINT
+from peerseal.peers.follow import CHECKPOINT, MAX_BUNDLE_BYTES, bodies
 from peerseal.peers.limits import FetchLimits
 from peerseal.protocol.checkpoint import MAX_NOTE_BYTES, read_checkpoint
-from registry.domain.errors import LedgerContradicted, LedgerUnconfirmed
+from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
 from registry.services.authority import AuthoritySource
 from registry.services.fork_guard import ForkGuard
 from registry.settings import Settings
@@ -34,8 +35,9 @@ ASK_EVERY: Final = 10.0
 """Seconds between two rounds of questions to those outside."""
 ASK_AGAIN: Final = 1.0
 """The same, while none of them has answered, and after a new connection to the database."""
-LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_NOTE_BYTES)
+LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_BUNDLE_BYTES)
 """Of one question."""
+ANSWERED: Final = "answered"
 
 
 class LedgerWatch:
@@ -60,7 +62,7 @@ class LedgerWatch:
         """Whether the ledger that the connection sees is the one that was seen. Raises what a database raises."""
         try:
             ledger.frontier(connection)
-        except (LedgerContradicted, LedgerUnconfirmed):
+        except (Behind, LedgerContradicted, LedgerUnconfirmed):
             return False
         return True
 
@@ -86,6 +88,8 @@ class LedgerWatch:
         """Asks each of those outside once. One who does not answer is logged, once, and changes nothing."""
         for url, fetcher in self._fetchers.items():
             self._tell(url, self._asked(url, fetcher))
+        if ANSWERED in self._answers.values():
+            self._guard.asked()
 
     def _asked(self, url: str, fetcher: HttpFetcher) -> str:
         """What came of it, in a word for the log."""
@@ -94,14 +98,14 @@ class LedgerWatch:
                 note = content(fetcher.call("GET", CHECKPOINT)).decode("utf-8", "replace")
             keys = self._authority.in_force().keys
             checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
-            self._guard.saw(url, checkpoint, note)
+            self._guard.saw(url, checkpoint, note, lambda begin, end: bodies(partial(_get, fetcher), begin, end))
         except (FetchError, DocumentRefused) as error:
             return f"{error.code}: {error}"
-        return "answered"
+        return ANSWERED
 
     def _tell(self, url: str, answer: str) -> None:
         if self._answers.get(url) != answer:
-            told = log.info if answer == "answered" else log.warning
+            told = log.info if answer == ANSWERED else log.warning
             told("which ledger was seen: %s: %s", url, answer)
         self._answers[url] = answer
 
@@ -156,3 +160,7 @@ class LedgerWatch:
     def _connected(self, _connection: object, _record: object) -> None:
         """Perhaps to another server."""
         self._ask_soon.set()
+
+
+def _get(fetcher: HttpFetcher, path: str) -> bytes:
+    return content(fetcher.call("GET", path))

@@ -191,14 +191,14 @@ class WatchedConnection(psycopg.Connection[Any]):
                 ready = yield wanted
                 wanted = gen.send(ready)  # ends where the answer is complete, however late this process runs
                 if time.monotonic() >= until:
-                    raise self._given_up()
+                    raise self._given_up(self.answer_within)
         except StopIteration as end:
             result: R = end.value
             return result
 
     def ask(self, query: bytes, parameters: tuple[bytes, ...] = ()) -> PGresult:
-        """The result of one statement by libpq itself: a third of what a cursor takes. Raises psycopg.Error."""
-        until, pgconn = time.monotonic() + self.answer_within, self.pgconn
+        """The result of one look-up by libpq itself: a third of what a cursor takes. Raises psycopg.Error."""
+        until, pgconn = time.monotonic() + self.watch.look_within, self.pgconn
         pgconn.send_query_params(query, parameters)
         while pgconn.flush():
             self._await(select.POLLIN | select.POLLOUT, until)
@@ -220,9 +220,9 @@ class WatchedConnection(psycopg.Connection[Any]):
         poll = select.poll()
         poll.register(self.fileno(), events)
         if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise self._given_up()
+            raise self._given_up(self.watch.look_within)
 
-    def _given_up(self) -> NoAnswer:
+    def _given_up(self, waited: float) -> NoAnswer:
         self.close()
         self.watch.no_answer()
-        return NoAnswer(f"the database did not answer within {self.answer_within:g} s")
+        return NoAnswer(f"the database did not answer within {waited:g} s")

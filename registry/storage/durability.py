@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from registry.domain.errors import StorageNotDurable, StorageReadOnly
+from registry.storage.engine import POSTGRESQL
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,13 @@ class Durability:
             lost = f"{self.standbys} standbys replicate asynchronously, so a fail-over loses acknowledged keys"
             return f"{lost}: set synchronous_standby_names (docs/operations.md), or {SETTING}=1"
         return None
+
+
+def in_recovery(connection: Connection) -> bool:
+    """Whether the server is a standby, which may not have received yet what its primary acknowledged."""
+    if connection.dialect.name != POSTGRESQL:
+        return False
+    return bool(connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one())
 
 
 def read_durability(connection: Connection) -> Durability:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import NO_SCHEMA, POSTGRESQL, count_pool_timeout
+from registry.storage.engine import GRANT, NO_RIGHT, NO_SCHEMA, POSTGRESQL, count_pool_timeout
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -58,8 +58,6 @@ class OwnConnection:
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
         holder.detach()
         self.driver: Any = holder.dbapi_connection
-        if isinstance(self.driver, WatchedConnection):  # it may have been used for a transaction before
-            self.driver.answer_within = self.driver.watch.look_within
 
     def close(self) -> None:
         """Lets go of it."""
@@ -226,8 +224,10 @@ def checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
     """The result of a statement that succeeded. Raises psycopg.Error."""
     if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
         return result
-    message = result.get_error_message()
+    message = result.get_error_message().split("\n", 1)[0]
     error = psycopg.errors.error_from_result(result)
     if connection.pgconn.status != ConnStatus.OK or isinstance(error, NO_SCHEMA):
         raise psycopg.OperationalError(message)
+    if isinstance(error, NO_RIGHT):
+        raise psycopg.OperationalError(f"{message}: {GRANT}")
     raise error

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import ProgrammingError
 
 from registry.domain.errors import SchemaRefused
+from registry.storage.engine import GRANT, POSTGRESQL
 from registry.storage.tables import schema_revisions
 
 SCHEMA_REVISION = "0005"
@@ -49,6 +50,8 @@ class Schema:
 def read_schema(connection: Connection) -> Schema:
     """The schema of the database. Raises SchemaRefused where this role may not read what a newer one says of itself."""
     schema = Schema(current_revision(connection))
+    if schema.revision is None and not _may_see_tables(connection):
+        raise SchemaRefused(f"this role may not use the schema public: {GRANT}")
     if not schema.newer:
         return schema
     oldest = select(schema_revisions.c.oldest_node_revision).where(schema_revisions.c.revision == schema.revision)
@@ -59,6 +62,16 @@ def read_schema(connection: Connection) -> Schema:
         raise SchemaRefused(
             f"the schema is a newer version's, and schema_revisions cannot be read: {remedy}"
         ) from error
+
+
+def _may_see_tables(connection: Connection) -> bool:
+    """PostgreSQL passes over a schema that a role may not use, as if it were empty."""
+    if connection.dialect.name != POSTGRESQL:
+        return True
+    return connection.execute(_MAY_USE).scalar_one_or_none() is not False
+
+
+_MAY_USE = text("SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = 'public'")
 
 
 def current_revision(connection: Connection) -> str | None:

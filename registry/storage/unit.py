@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from registry.domain.errors import StorageReadOnly, StorageUnavailable
 from registry.storage.durability import Durability, DurabilityGuard, read_durability
 from registry.storage.engine import (
+    GRANT,
     LOOKS,
     NO_RIGHT,
     NO_SCHEMA,
@@ -34,7 +35,7 @@ def storage_errors() -> Iterator[None]:
         if isinstance(error.orig, READ_ONLY):
             raise StorageReadOnly(f"{_brief(error)}: the database server takes no writes") from error
         if isinstance(error.orig, NO_RIGHT):
-            raise StorageUnavailable(f"{_brief(error)}: run migrations/roles.sql (docs/operations.md)") from error
+            raise StorageUnavailable(f"{_brief(error)}: {GRANT}") from error
         if error.connection_invalidated or isinstance(error.orig, NO_SCHEMA):
             raise StorageUnavailable(_brief(error)) from error
         raise

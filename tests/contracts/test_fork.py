@@ -293,15 +293,18 @@ def test_a_warm_answer_asks_no_more_than_before(registry: Driver) -> None:
 
 
 @contextmanager
-def shown(note: Callable[[], str | None]) -> Iterator[str]:
-    """A URL under which a checkpoint is shown, as by a mirror; None: it does not answer."""
+def served(get: Callable[[str], bytes | None]) -> Iterator[str]:
+    """The URL of a web server that has what ``get`` finds under a path, and for None 503."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = note()
-            self.send_response(200 if found is not None and self.path == "/ledger/checkpoint" else 503)
+            try:
+                found, missing = get(self.path), 503
+            except OSError:
+                found, missing = None, 404
+            self.send_response(missing if found is None else 200)
             self.end_headers()
-            self.wfile.write((found or "").encode())
+            self.wfile.write(found or b"")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -313,6 +316,18 @@ def shown(note: Callable[[], str | None]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def shown(note: Callable[[], str | None]) -> Iterator[str]:
+    """A URL under which a checkpoint is shown, as by a mirror; None: it does not answer."""
+
+    def get(path: str) -> bytes | None:
+        found = note() if path == "/ledger/checkpoint" else None
+        return None if found is None else found.encode()
+
+    with served(get) as url:
+        yield url
 
 
 def test_a_host_that_remembers_nothing_waits_for_the_word_of_others(lost: Lost) -> None:

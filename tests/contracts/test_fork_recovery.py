@@ -3,7 +3,7 @@ themselves, without a restart. On both databases."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from click.testing import CliRunner, Result
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import PeersealError, RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.peers.follow import Follower
+from peerseal.peers.keep import KeptLedger
+from peerseal.peers.monitor import Monitor, Watched
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.history import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.keys import KeyPair
@@ -206,7 +209,7 @@ def test_the_registry_goes_on_from_another_head_once_the_root_says_so(loss: Loss
     assert statement["common"]["size"] == statement["new"]["size"] == len(entries_of(registry.store)) - 1
     assert entries_of(registry.store)[-1].type == HISTORY_DECLARED
     assert registry.client.get("/readyz").get_json()["ledger"], "without a restart"
-    assert registry.joined(key(), "newcomer")
+    registry.joined(key(), "newcomer")
     assert whole(registry)
     assert json.loads(run(registry, "status", "--json").stdout)["state"] == "sound"
 
@@ -358,6 +361,77 @@ def test_a_host_that_remembers_a_dropped_branch_is_told_what_to_remember(loss: L
     assert json.loads(run(registry, "status", "--json").stdout)["state"] == "forked"
     assert run(registry, "remember").exit_code == 0
     assert json.loads(run(registry, "status", "--json").stdout)["state"] == "sound"
+
+
+# who watches from outside
+
+
+def watching(registry: Driver, watched: Watched) -> Monitor:
+    return Monitor(InProcess(registry), replace(watched, pin=registry.pin), clock=registry.clock)
+
+
+def test_a_monitor_goes_on_and_says_loudly_that_the_root_gave_up_what_it_saw(loss: Loss, clock: Clock) -> None:
+    registry = loss.registry
+    first = watching(registry, Watched("billing", known=frozenset({kid(loss.billing, "billing")})))
+    assert {alert.kind for alert in first.look()} == {"join_token_created", "unknown_key", "key_ended"}
+    late, size = first.state, first.state.edge.size
+    clock.forward(60)
+    loss.lose()
+    declare(registry)
+    stranger = registry.joined(key(), "billing")
+    found = watching(registry, late)
+    said = found.look()
+    told = [alert for alert in said if alert.kind == "history_declared"]
+    assert [alert.level for alert in told] == ["alert", "alert"], "what it saw is given up; and an entry says so"
+    assert f"{size} entries" in told[0].detail
+    assert [alert.entry.kid for alert in said if alert.kind == "unknown_key" and alert.entry] == [
+        kid(stranger, "billing")
+    ]
+    assert kid(loss.revoked, "billing") in found.state.revoked, "what was revoked stays so"
+    assert found.look() == []
+    registry.join_token("billing")
+    assert [alert.kind for alert in found.look()] == ["join_token_created"]
+
+
+def test_a_monitor_that_saw_no_lost_entry_reports_the_statement_too(loss: Loss, clock: Clock) -> None:
+    loss.lose()
+    young = watching(loss.registry.forgetful_node(), Watched("billing"))
+    young.look()
+    clock.forward(60)
+    declare(loss.registry, loss.note)
+    assert [alert.kind for alert in young.look()] == ["history_declared"]
+
+
+def test_a_monitor_follows_no_statement_that_is_not_about_what_it_saw(loss: Loss, clock: Clock) -> None:
+    """It was made before that: such as one that is shown again after a later loss."""
+    registry = loss.registry
+    first = watching(registry, Watched("billing"))
+    first.look()
+    loss.lose()
+    declare(registry)
+    registry.joined(key(), "new")
+    later = replace(first.state, seen_at=int(clock()) + 60)
+    assert [alert.kind for alert in watching(registry, later).look()] == ["inconsistent_ledger"]
+
+
+def test_a_kept_copy_begins_again_and_what_is_lost_is_put_aside(loss: Loss, clock: Clock, tmp_path: Path) -> None:
+    registry, folder = loss.registry, tmp_path / "kept"
+
+    def follow(kept: KeptLedger) -> int:
+        return kept.follow(Follower(InProcess(registry), registry.pin, clock))
+
+    kept = KeptLedger(folder)
+    lost = follow(kept)
+    before = {file.name: file.read_bytes() for file in (folder / "ledger").rglob("*") if file.is_file()}
+    clock.forward(60)
+    loss.lose()
+    declare(registry)
+    registry.joined(key(), "new")
+    assert follow(kept) == follow(KeptLedger(folder)) == len(entries_of(registry.store))
+    [aside] = folder.glob(f"lost-{lost}-*")
+    assert {file.name: file.read_bytes() for file in aside.rglob("*") if file.is_file()} == before
+    registry.joined(key(), "newer")
+    assert follow(kept) == len(entries_of(registry.store))
 
 
 # attacks

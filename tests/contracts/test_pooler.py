@@ -13,11 +13,12 @@ from sqlalchemy import text
 
 from peerseal.protocol.join import join_mac
 from peerseal.protocol.keys import KeyPair
+from registry.app import create_app
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate
 from registry.storage.notifications import word_of
 from registry.storage.unit import Store
-from tests.registry.driver import Driver
+from tests.registry.driver import Driver, settings_at
 from tests.support.pgbouncer import CONNECTIONS, PgBouncer
 from tests.support.postgres import Postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
@@ -128,6 +129,19 @@ def test_a_server_in_sql_ascii_gives_texts(postgres: Postgres, pgbouncer: PgBoun
         registry.joined(key(), "billing")
         assert len(registry.key_set("billing").keys) == number + 1
         registry.close()
+
+
+def test_a_node_behind_a_pooler_in_statement_mode_is_not_ready_and_says_why(
+    postgres: Postgres, postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Driver(postgres_url, tmp_path / "home").close()
+    pooler = PgBouncer(postgres, "statement")
+    pooler.start()
+    node = create_app(settings_at(pooler.in_front_of(postgres_url), tmp_path / "home")).test_client()
+    answer = node.get("/readyz")
+    assert (answer.status_code, answer.get_json()["database"]) == (503, False)
+    assert "statement pooling mode" in caplog.text
+    pooler.close()
 
 
 def test_the_pooler_is_restarted_and_calls_go_on(postgres: Postgres, postgres_url: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from peerseal.protocol.history import (
     sign_history,
 )
 from peerseal.protocol.keys import KeyPair
+from peerseal.runtime.files import Folder
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
 
 QUIET = TrustLimits(poll_interval=3600.0, wait=0.0, refresh_interval=10 * 24 * 3600.0)
@@ -39,7 +40,9 @@ def clock() -> Clock:
 class World:
     """A registry that lost entries which ``client`` has seen, and goes on; the root has said nothing yet."""
 
-    def __init__(self, registry: MemoryRegistry, clock: Clock, cache: Path, end: str = "revoke") -> None:
+    def __init__(
+        self, registry: MemoryRegistry, clock: Clock, cache: Path, end: str = "revoke", ahead: float = 0.0
+    ) -> None:
         self.registry = registry
         self.clock = clock
         self.cache = cache
@@ -47,6 +50,11 @@ class World:
         self.ended = registry.identity("shop").credentials.key_id
         registry.set_policy("billing", {"shop": ()})
         assert len(registry.ledger.entries) == COMMON
+        clock.advance(ahead)
+        early = self.new_client()
+        assert self.says(self.billing, early) == "good"
+        early.stop()
+        clock.advance(-ahead)
         self.common = self.head()
         getattr(registry, end)(self.ended)
         self.late = registry.identity("late").credentials.key_id
@@ -170,6 +178,36 @@ def test_a_service_whose_registration_was_lost_is_forgotten(world: World) -> Non
     world.show(world.statement())
     assert world.believes_the_new_history()
     assert world.says(world.late) == "unknown_key"
+
+
+def test_a_process_that_is_killed_on_the_way_leaves_no_copy_of_the_lost_history(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        world.registry.identity(f"more{number}")
+    world.show(world.statement())
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "remove", killed)
+        with pytest.raises(SystemExit):
+            world.pass_time()
+    again = world.new_client()
+    assert world.says(world.late, again) != "good"
+    world.clock.advance(QUIET.cooldown + 1)
+    again.refresh()
+    assert world.says(world.newcomer, again) == "good"
+    assert world.says(world.late, again) == "unknown_key"
+    assert world.says(world.ended, again) == "revoked_key"
+
+
+def test_a_clock_that_was_ahead_for_a_moment_keeps_no_client_from_a_new_history(clock: Clock, tmp_path: Path) -> None:
+    with MemoryRegistry(clock=clock) as registry:
+        world = World(registry, clock, tmp_path, ahead=7200.0)
+        world.show(world.statement())
+        assert world.believes_the_new_history()
 
 
 def test_policies_are_fetched_again(world: World) -> None:

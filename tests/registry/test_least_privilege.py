@@ -181,3 +181,31 @@ def test_a_node_under_that_role_serves_on_when_the_next_release_has_migrated(
     assert not node.client.get("/readyz").get_json()["schema"]
     assert "run migrations/roles.sql as the owner" in caplog.messages[-1]
     node.close()
+
+
+@pytest.mark.parametrize(
+    ("missing", "path"),
+    [
+        ("SELECT ON ledger_head", "/ledger/checkpoint"),
+        ("SELECT ON services", "/v1/services/billing/jwks.jwt"),
+        ("USAGE ON SCHEMA public", "/readyz"),
+        ("USAGE ON SCHEMA public", "/v1/changes?since=1"),
+    ],
+)
+def test_a_right_that_is_missing_is_an_outage_and_the_log_names_the_remedy(
+    postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str, path: str
+) -> None:
+    run(postgres_url, ROLES)
+    owner = Driver(as_role(postgres_url, OWNER), tmp_path / "home")
+    owner.joined(key(), "billing")
+    run(as_role(postgres_url, OWNER), ROLES)
+    node = Driver(as_role(postgres_url, APP), tmp_path / "home")
+    run(postgres_url, f"REVOKE {missing} FROM {APP}")
+    assert node.client.get(path).status_code == 503
+    node.client.get("/readyz?for=write")
+    assert "run migrations/roles.sql" in caplog.text
+    assert "the database is empty" not in caplog.text
+    run(postgres_url, ROLES)
+    assert node.client.get(path).status_code == 200
+    for driver in (owner, node):
+        driver.close()

@@ -27,10 +27,12 @@ def need_pgbouncer() -> None:
 
 
 class PgBouncer(RestartableServer):
-    """One that hands each transaction another connection, and knows no startup parameters beyond its defaults."""
+    """One that hands each transaction, or each of what ``mode`` says, another connection, and knows no startup
+    parameters beyond its defaults."""
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(self, postgres: Postgres, mode: str = "transaction") -> None:
         need_pgbouncer()
+        self._mode = mode
         self._port = free_port()
         self._server = postgres.socket_file
         self._folder = Path(tempfile.mkdtemp(prefix="peerseal-pgbouncer-"))
@@ -44,7 +46,7 @@ class PgBouncer(RestartableServer):
         configuration.write_text(
             f"[databases]\n* = host={self._server.parent} port=5432\n[pgbouncer]\n"
             f"listen_addr = {LOOPBACK}\nlisten_port = {self._port}\nunix_socket_dir =\n"
-            f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\n"
+            f"auth_type = trust\nauth_file = {users}\npool_mode = {self._mode}\n"
             f"default_pool_size = {CONNECTIONS}\nserver_round_robin = 1\n"
             "server_idle_timeout = 1\nmax_client_conn = 500\n"
         )

