@@ -58,7 +58,8 @@ class KeptLedger:
             raise error
         seen = follower.read(Frontier(), lambda _: True, (excused.common, excused.new))
         aside = self._path / f"lost-{before.size}-{before.root.hex()[:16]}"
-        os.rename(self._path / CHECKPOINT.split("/")[1], aside)
+        aside.mkdir(mode=0o755)
+        (self._path / "ledger").rename(aside / "ledger")
         self._not_before = excused.seen_at
         log.warning("the root gave up the ledger that was kept (%s entries, now in %s)", before.size, aside)
         return seen

@@ -429,6 +429,7 @@ def test_a_kept_copy_begins_again_and_what_is_lost_is_put_aside(loss: Loss, cloc
     registry.joined(key(), "new")
     assert follow(kept) == follow(KeptLedger(folder)) == len(entries_of(registry.store))
     [aside] = folder.glob(f"lost-{lost}-*")
+    assert Source.of(str(aside)).note() == loss.note, "a copy like any other"
     assert {file.name: file.read_bytes() for file in aside.rglob("*") if file.is_file()} == before
     registry.joined(key(), "newer")
     assert follow(kept) == len(entries_of(registry.store))

@@ -2,6 +2,7 @@
 that nothing but one history is believed."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +25,7 @@ from peerseal.peers.webhook import PAUSES, Webhook
 from peerseal.protocol import checkpoint, documents
 from peerseal.protocol.checkpoint import Checkpoint, encode_bundle, ledger_jwk, sign_checkpoint
 from peerseal.protocol.documents import RegistryKeys, sign_document
-from peerseal.protocol.encoding import canonical_json
+from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
 from peerseal.protocol.merkle import Frontier, leaf_hash
@@ -472,6 +473,20 @@ def test_the_state_goes_through_a_file(tmp_path: Path, monitor: Monitor) -> None
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(ConfigurationError):
         load_watched(file, "shipping")
+
+
+def test_what_an_earlier_release_saw_counts_as_seen_now(tmp_path: Path, monitor: Monitor) -> None:
+    """No statement of the root from before can be about it."""
+    file = tmp_path / "state"
+    save_watched(file, monitor.state)
+    members = strict_json_object(file.read_bytes())
+    before = int(time.time())
+    del members["seen_at"]
+    file.write_bytes(canonical_json(members))
+    loaded = load_watched(file, "billing")
+    assert loaded is not None
+    assert loaded.seen_at >= before
+    assert replace(loaded, seen_at=monitor.state.seen_at) == monitor.state
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b'{"size": 3, "frontier": "AA"}', b"\xff"])
