@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
 from psycopg.abc import PQGen
@@ -24,6 +25,8 @@ PROBE = 0.25
 """Seconds for which a caller waits for such an attempt, which goes on without it: what is in memory is to be served."""
 SLOW = 0.5
 """Seconds after which an attempt that failed counts as never answered: of several hosts one was silent."""
+PREPARE_AFTER = 5
+"""Executions after which the driver has a statement prepared: psycopg's own default."""
 PAUSE = 0.5
 """Seconds without an attempt after a statement that was never answered: callers that queued behind it end with it."""
 
@@ -34,7 +37,7 @@ class NoAnswer(psycopg.OperationalError):
 
 class ServerWatch:
     """Whether the server of one engine answers. ``timeouts`` counts the waits that ended without an answer, by what was
-    waited for: ``connect`` or ``answer``. ``opened`` are the ids of the connections that are open. A caller waits
+    waited for: ``connect``, ``answer`` or ``pool``. ``opened`` are the connections that are open. A caller waits
     ``connect_within`` seconds for a connection to any host of the URL, and ``look_within`` for an answer to a look-up.
     """
 
@@ -44,7 +47,7 @@ class ServerWatch:
         self._unfinished: Future[WatchedConnection] | None = None
         self._lock = threading.Lock()
         self.timeouts: Counter[str] = Counter()
-        self.opened: set[int] = set()
+        self.opened: WeakSet[WatchedConnection] = WeakSet()
         self._silent = False
         self._silent_since = 0.0
         self._try_at = 0.0
@@ -68,8 +71,7 @@ class ServerWatch:
             raise
         self._silent = False
         self._last = connection.info.host, str(connection.info.port)
-        connection.watch = self
-        self.opened.add(id(connection))
+        self.opened.add(connection)
         return connection
 
     def _connected(self, arguments: list[Any], options: dict[str, Any], within: float) -> "WatchedConnection":
@@ -78,7 +80,8 @@ class ServerWatch:
         if (late := self._late_connection()) is not None:
             return late
         attempt: Future[WatchedConnection] = Future()
-        threading.Thread(target=_connect, args=(attempt, arguments, options), name="connecting", daemon=True).start()
+        arguments_of = (attempt, arguments, options)
+        threading.Thread(target=self._attempt, args=arguments_of, name="connecting", daemon=True).start()
         try:
             return attempt.result(within)
         except TimeoutError:
@@ -87,6 +90,22 @@ class ServerWatch:
             if other is not None:
                 other.add_done_callback(_close)
             raise NoAnswer(f"no host of the database answered within {within:g} s") from None
+
+    def _attempt(self, attempt: "Future[WatchedConnection]", arguments: list[Any], options: dict[str, Any]) -> None:
+        try:
+            attempt.set_result(self._made(WatchedConnection.connect(*arguments, **options)))
+        except BaseException as error:  # raised to the caller
+            attempt.set_exception(error)
+
+    def _made(self, connection: "WatchedConnection") -> "WatchedConnection":
+        connection.watch = self
+        try:
+            if connection.has_own_session():
+                connection.prepare_threshold = PREPARE_AFTER
+        except psycopg.Error:
+            connection.close()
+            raise
+        return connection
 
     def _late_connection(self) -> "WatchedConnection | None":
         with self._lock:
@@ -126,13 +145,6 @@ class ServerWatch:
         self._try_at = max(self._try_at, now + try_after)
 
 
-def _connect(attempt: "Future[WatchedConnection]", arguments: list[Any], options: dict[str, Any]) -> None:
-    try:
-        attempt.set_result(WatchedConnection.connect(*arguments, **options))
-    except BaseException as error:  # raised to the caller
-        attempt.set_exception(error)
-
-
 def _close(attempt: "Future[WatchedConnection]") -> None:
     if attempt.exception() is None:
         psycopg.Connection.close(attempt.result())
@@ -166,7 +178,7 @@ class WatchedConnection(psycopg.Connection[Any]):
 
     def close(self) -> None:
         """See psycopg.Connection."""
-        self.watch.opened.discard(id(self))
+        self.watch.opened.discard(self)
         super().close()
 
     @property
@@ -178,6 +190,12 @@ class WatchedConnection(psycopg.Connection[Any]):
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return not poll.poll(0)
+
+    def has_own_session(self) -> bool:
+        """Whether its transactions all run in one session of the server. A pooler in between makes up the process id
+        that stands for the session. Raises psycopg.Error."""
+        found = self.ask(b"SELECT pg_backend_pid()").get_value(0, 0)
+        return found is not None and int(found) == self.pgconn.backend_pid
 
     def wait(self, gen: PQGen[R], *arguments: Any, **options: Any) -> R:
         """See psycopg.Connection. Raises NoAnswer when the time is up."""

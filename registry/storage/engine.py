@@ -118,8 +118,9 @@ def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> N
 
 
 def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
-    """What the URL says in its query counts before the values here. A connection has no state of its own, neither
-    settings nor prepared statements: behind a pooler the next transaction may run on another one."""
+    """What the URL says in its query counts before the values here. A session has no state, neither settings nor
+    prepared statements, unless it is known to be the connection's own: behind a pooler the next transaction may run in
+    another one."""
     connecting = {
         "connect_timeout": waits.connect // 1000,
         "keepalives": 1,  # of a host that is gone, while nothing is sent
@@ -142,7 +143,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         pool_timeout=waits.pool / 1000,
         connect_args={
             **{name: value for name, value in connecting.items() if name not in url.query},
-            "prepare_threshold": None,
+            "prepare_threshold": None,  # until the session is known to be the connection's own
         },
     )
     event.listen(engine, "engine_disposed", lambda _engine: watch.forget())

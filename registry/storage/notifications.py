@@ -19,7 +19,6 @@ import psycopg
 from sqlalchemy import Engine
 
 from registry.domain.errors import StorageUnavailable
-from registry.storage.connections import WatchedConnection
 from registry.storage.engine import POSTGRESQL
 from registry.storage.revisions import OwnConnection, checked
 
@@ -103,12 +102,6 @@ class _NotOwn(psycopg.Error):
     """A pooler answers in the server's place: what is listened to in one transaction is lost in the next."""
 
 
-def _is_own(connection: WatchedConnection) -> bool:
-    """Whether the session is the connection's own. A pooler makes up the process id with which a session begins."""
-    found = checked(connection, connection.ask(b"SELECT pg_backend_pid()")).get_value(0, 0)
-    return found is not None and int(found) == connection.pgconn.backend_pid
-
-
 class PostgresWord:
     """LISTEN, on a connection of its own. Where there is none to be had, or it is lost, it is asked for again after a
     while, and until then the head is looked at once a second."""
@@ -148,7 +141,7 @@ class PostgresWord:
         """A connection that listens. Raises StorageUnavailable, and for a pooler's connection _NotOwn."""
         connection = OwnConnection(self._engine)
         try:
-            if not _is_own(connection.driver):
+            if not connection.driver.has_own_session():
                 raise _NotOwn
             checked(connection.driver, connection.driver.ask(f"LISTEN {CHANNEL}".encode()))
         except psycopg.Error:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from peerseal.protocol.join import join_mac
 from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
+from registry.storage.connections import PREPARE_AFTER
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate
 from registry.storage.notifications import word_of
@@ -66,6 +67,15 @@ def test_no_statement_stays_prepared(pgbouncer_url: str, postgres_url: str, tmp_
         registry.key_set("billing")
     with registry.store.look() as connection:
         assert connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one() == 0
+    registry.close()
+
+
+def test_statements_are_prepared_where_no_pooler_is(postgres_url: str, tmp_path: Path) -> None:
+    registry = Driver(postgres_url, tmp_path / "home")
+    with registry.store.look() as connection:
+        for _ in range(2 * PREPARE_AFTER):
+            connection.execute(text("SELECT size FROM ledger_head"))
+        assert connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).scalar_one() == 1
     registry.close()
 
 
