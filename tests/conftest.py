@@ -26,8 +26,10 @@ ON_ONE_DATABASE = tuple(
         "contracts/test_exchange",
         "contracts/test_fork",
         "contracts/test_fork_recovery",
+        "contracts/test_fork_witnesses",
         "contracts/test_housekeeping",
         "contracts/test_operators",
+        "contracts/test_past_keys",
         "contracts/test_policies",
         "contracts/test_restore",
         "contracts/test_roll_over",
@@ -39,6 +41,7 @@ ON_ONE_DATABASE = tuple(
 THOROUGH = tuple(
     f"tests/{name}.py"
     for name in (
+        "contracts/test_lagging_standby",
         "e2e/test_access_tokens",
         "e2e/test_applicants",
         "e2e/test_audit_across_hops",
@@ -67,6 +70,7 @@ THOROUGH = tuple(
         "judges/test_npm",
         "messaging/test_consumer",
         "messaging/test_kafka_records",
+        "registry/test_draining",
         "registry/test_push_server",
     )
 )

@@ -15,6 +15,7 @@ from peerseal import Identity
 from peerseal.errors import ConfigurationError
 from peerseal.peers.keep import KeptLedger
 from peerseal.testing import Clock, MemoryRegistry
+from registry.domain.errors import LedgerUnconfirmed
 from registry.services.initialise import initialise
 from registry.services.keyfiles import read, write_new
 from registry.services.ledger_memory import LedgerMemory
@@ -44,10 +45,10 @@ def as_container(job: Callable[[], Any], *, uid: int = UID, groups: tuple[int, .
 
 
 def complaint(job: Callable[[], object]) -> str:
-    """The ConfigurationError of a job, which must end with one."""
+    """The error of a job, which must end with a ConfigurationError, or with LedgerUnconfirmed."""
     try:
         job()
-    except ConfigurationError as error:
+    except (ConfigurationError, LedgerUnconfirmed) as error:
         return str(error)
     raise AssertionError("it was accepted")
 

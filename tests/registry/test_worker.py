@@ -183,6 +183,7 @@ def test_a_client_that_asks_first_is_told_to_go_on(server: Server) -> None:
         assert b"".join(iter(lambda: connection.recv(4096), b"")).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.thorough
 def test_connections_that_nothing_comes_over_are_cut_off(tmp_path: Path) -> None:
     with plain(tmp_path, IMPATIENT) as server, ExitStack() as stack:
         began = time.monotonic()
@@ -191,6 +192,7 @@ def test_connections_that_nothing_comes_over_are_cut_off(tmp_path: Path) -> None
         assert time.monotonic() - began < 8
 
 
+@pytest.mark.thorough
 def test_a_body_that_comes_too_slowly_is_cut_off(tmp_path: Path) -> None:
     with plain(tmp_path, IMPATIENT) as server, ExitStack() as stack:
         connection, began = connected(server, stack, HALF_BODY), time.monotonic()
