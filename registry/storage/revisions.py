@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import GRANT, NO_RIGHT, NO_SCHEMA, POSTGRESQL
+from registry.storage.engine import GRANT, NO_RIGHT, NO_SCHEMA, POSTGRESQL, has_its_file
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -54,6 +54,7 @@ class OwnConnection:
             holder = engine.raw_connection()
         except (engine.dialect.loaded_dbapi.Error, PoolTimeout) as error:  # here SQLAlchemy wraps nothing
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
+        self.info = dict(holder.info)
         holder.detach()
         self.driver: Any = holder.dbapi_connection
 
@@ -147,6 +148,10 @@ class SqliteRevisions:
 
     def _read(self, query: str, *parameters: str) -> Rows:
         connection = self._connections.take()
+        if not has_its_file(connection.info):
+            connection.close()
+            self._connections.close()
+            connection = self._connections.make()
         try:
             found = connection.read(query, *parameters)
         except sqlite3.Error as error:
