@@ -153,6 +153,7 @@ def test_a_rewritten_ledger_is_reported_and_ends_the_monitor(stack: Stack, tmp_p
     watching = monitor(stack, tmp_path / "log", "--key-dir", str(tmp_path / "keys"), "--state", str(state))
     wait_for_size(state, size_of(stack))
     rewrite(store_of(stack))
+    stack.operate("remember")  # or the registry's own nodes would notice
     stack.join_token("another")
     wait_for(watching, "inconsistent_ledger")
     assert watching.ended() == 4
