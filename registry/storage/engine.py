@@ -45,6 +45,7 @@ LOOKS = "registry_looks"
 TIMEOUTS = "registry_timeouts"
 """The execution option with DatabaseTimeouts other than the engine's."""
 _WATCH = "registry_watch"
+_FILE = "registry_file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,8 @@ _DURABLE = (
 def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
     engine = sqlalchemy.create_engine(url, hide_parameters=True, connect_args={"timeout": waits.sqlite_lock / 1000})
     event.listen(engine, "do_connect", _make_sqlite_file)
+    event.listen(engine, "do_connect", _note_file)
+    event.listen(engine, "checkout", lambda _connection, record, _proxy: _refuse_replaced(record.info))
     event.listen(engine, "connect", lambda connection, _record: _prepare_sqlite(connection, waits))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -253,6 +256,32 @@ def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _option
         return  # nor is the folder there: SQLite says so
     except ConfigurationError as error:
         raise ConfigurationError(f"the database: {error}") from error
+
+
+def _note_file(_dialect: Any, record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
+    """Before it is opened: one that takes its place meanwhile is noticed at the next use."""
+    record.info[_FILE] = arguments[0], _file_at(arguments[0])
+
+
+def _refuse_replaced(info: Mapping[str, Any]) -> None:
+    """A file that was put in the place of the one that is open, such as a backup, is what the next start would find:
+    what is written to the other one would be lost. Raises DisconnectionError."""
+    if not has_its_file(info):
+        raise DisconnectionError("the database's file was replaced")
+
+
+def has_its_file(info: Mapping[str, Any]) -> bool:
+    """Whether an SQLite connection with that ``info`` has the file open that is there now."""
+    path, opened = info[_FILE]
+    return bool(_file_at(path) == opened)
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:

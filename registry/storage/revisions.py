@@ -22,7 +22,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import GRANT, NO_RIGHT, NO_SCHEMA, POSTGRESQL, count_pool_timeout
+from registry.storage.engine import (
+    GRANT,
+    NO_RIGHT,
+    NO_SCHEMA,
+    POSTGRESQL,
+    count_pool_timeout,
+    has_its_file,
+)
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -56,6 +63,7 @@ class OwnConnection:
             if isinstance(error, PoolTimeout):
                 count_pool_timeout(engine)
             raise StorageUnavailable(str(error).split("\n", 1)[0]) from error
+        self.info = dict(holder.info)
         holder.detach()
         self.driver: Any = holder.dbapi_connection
 
@@ -149,6 +157,10 @@ class SqliteRevisions:
 
     def _read(self, query: str, *parameters: str) -> Rows:
         connection = self._connections.take()
+        if not has_its_file(connection.info):
+            connection.close()
+            self._connections.close()
+            connection = self._connections.make()
         try:
             found = connection.read(query, *parameters)
         except sqlite3.Error as error:

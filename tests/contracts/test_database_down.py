@@ -1,9 +1,11 @@
 """What the registry goes on doing while its database fails over, is down, or says nothing."""
 
 import socket
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -12,12 +14,12 @@ import pytest
 from sqlalchemy import make_url
 
 from peerseal.protocol.keys import KeyPair
-from registry.domain.errors import StorageUnavailable
+from registry.domain.errors import LedgerForked, StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, create_engine
 from registry.storage.migrate import migrate
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
-from tests.registry.driver import Clock, Driver
+from tests.registry.driver import Clock, Driver, entries_of
 from tests.support.postgres import Postgres, running_postgres
 
 
@@ -157,3 +159,39 @@ def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
         store = Store(create_engine(url))
         with pytest.raises(StorageUnavailable), store.read():
             pass
+
+
+def test_a_file_that_takes_the_place_of_the_database_is_noticed_by_a_running_node(
+    sqlite_url: str, tmp_path: Path, clock: Clock
+) -> None:
+    """As when an operator copies a backup back, or restores the newest file, without stopping the node."""
+    registry = Driver(sqlite_url, tmp_path / "home", clock)
+    file, older, newer = Path(make_url(sqlite_url).database or ""), tmp_path / "older", tmp_path / "newer"
+    registry.joined(key(), "billing")
+    copy_database(file, older)
+    registry.joined(key(), "late")
+    warm = registry.got("/v1/services/billing/jwks.jwt")
+    registry.registry.watch.look()
+    copy_database(file, newer)
+    put_in_place(older, file)
+    with pytest.raises(LedgerForked):
+        registry.registry.watch.look()
+    assert registry.client.get("/readyz").get_json()["ledger"] is False
+    assert registry.client.get("/v1/services/late/jwks.jwt").status_code == 503
+    put_in_place(newer, file)
+    registry.registry.watch.look()
+    assert registry.got("/v1/services/billing/jwks.jwt") == warm
+    registry.joined(key(), "newest")
+    assert registry.changes(0).seq == len(entries_of(Store(create_engine(sqlite_url)))), "it is in the file"
+    registry.close()
+
+
+def copy_database(file: Path, to: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("VACUUM INTO ?", (str(to),))
+
+
+def put_in_place(copy: Path, file: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    copy.replace(file)

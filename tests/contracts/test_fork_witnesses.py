@@ -4,6 +4,7 @@ both databases. None of them makes it forget a fork, or see one where there is n
 import json
 from copy import copy
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
@@ -235,6 +236,42 @@ def test_a_copy_of_a_part_of_the_lost_branch_stops_no_node(lost: Lost, clock: Cl
                     assert look(node)
                 node.joined(key(), "new")
                 node.close()
+
+
+def test_nodes_that_ask_each_other_go_on_together_once_the_root_speaks(
+    lost: Lost, clock: Clock, tmp_path: Path
+) -> None:
+    """One of them has seen less of the lost branch than the other, and shows that while it is forked."""
+    registry, backup, _ = lost
+    copytree(registry.home, tmp_path / "second", ignore=ignore_patterns(FILE, "*.sqlite3*"))
+    nodes: list[Driver] = []
+
+    def get(path: str, at: int) -> bytes | None:
+        answer = nodes[at].client.get(path)
+        return answer.data if answer.status_code == 200 else None
+
+    with served(lambda path: get(path, 0)) as first_url, served(lambda path: get(path, 1)) as second_url:
+        nodes.append(restarted(registry, checkpoint_urls=(second_url,)))
+        registry.home = tmp_path / "second"
+        nodes.append(restarted(registry, checkpoint_urls=(first_url,)))
+        for node in (*nodes, *nodes):
+            node.registry.watch.ask()
+            look(node)
+        nodes[0].joined(key(), "last")
+        assert look(nodes[0])
+        backup.come_back(registry.store)
+        for node in (*nodes, *nodes):
+            node.registry.watch.ask()
+            assert not look(node)
+        clock.forward(60)
+        declare(nodes[0])
+        for node in (*nodes, *nodes, *nodes):
+            look(node)
+            node.registry.watch.ask()
+        assert [look(node) for node in nodes] == [True, True]
+        nodes[1].joined(key(), "new")
+        for node in nodes:
+            node.close()
 
 
 def test_entries_that_somebody_made_up_excuse_no_loss(lost: Lost, clock: Clock, tmp_path: Path) -> None:
