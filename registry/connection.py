@@ -1,6 +1,7 @@
 """One client's connection, plain or under TLS. What was sent has left this process, and the end cuts off no answer."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,37 +45,41 @@ class _Stream(asyncio.StreamReaderProtocol):
 
 
 class Connection:
-    """A connection, with what came in over it. ``plain`` is the transport of what ``transport`` may encrypt."""
+    """A connection, with what came in over it. ``plain`` is the transport of what ``transport`` may encrypt.
+    ``client`` and ``server`` are the addresses of its ends."""
 
     def __init__(
-        self, stream: _Stream, reader: asyncio.StreamReader, transport: asyncio.Transport, plain: asyncio.Transport
+        self,
+        client: Any,
+        stream: _Stream,
+        reader: asyncio.StreamReader,
+        transport: asyncio.Transport,
+        plain: asyncio.Transport,
     ) -> None:
+        self.client = client
         self.reader = reader
         self.writer = asyncio.StreamWriter(transport, stream, reader, asyncio.get_running_loop())
+        self.server = self.writer.get_extra_info("sockname")
         self._stream = stream
         self._plain = plain
 
     @classmethod
-    async def accepted(cls, client: Any, tls: ssl.SSLContext | None) -> Self:
-        """The connection over a socket. Raises OSError where TLS was not agreed on in time."""
+    async def accepted(cls, accepted: socket.socket, client: Any, tls: ssl.SSLContext | None) -> Self:
+        """The connection over a socket from that client, whose address asyncio does not know where it hung up already.
+        Raises OSError where TLS was not agreed on in time."""
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(PIECE)
         stream = _Stream(reader, tls)
-        plain, _ = await loop.connect_accepted_socket(lambda: stream if tls is None else asyncio.Protocol(), client)
+        plain, _ = await loop.connect_accepted_socket(lambda: stream if tls is None else asyncio.Protocol(), accepted)
         plain.set_write_buffer_limits(0)  # what is drained was taken by the kernel
         if tls is None:
-            return cls(stream, reader, plain, plain)
+            return cls(client, stream, reader, plain, plain)
         within = gunicorn_conf.SOCKET_TIMEOUT
         transport = await loop.start_tls(plain, stream, tls, server_side=True, ssl_handshake_timeout=within)
         if transport is None:
             raise ConnectionAbortedError
         transport.set_write_buffer_limits(1, 0)  # with 0 asyncio takes each other write for one that must wait
         stream.connection_made(transport)
-        return cls(stream, reader, transport, plain)
-
-    @property
-    def ends(self) -> tuple[Any, Any]:
-        """The addresses of the client and of this side."""
-        return self.writer.get_extra_info("peername"), self.writer.get_extra_info("sockname")
+        return cls(client, stream, reader, transport, plain)
 
     def when_over(self, tell: Callable[[], object] | None) -> None:
         """Has ``tell`` called once the client has nothing more to say; at once where that is so already."""

@@ -172,14 +172,14 @@ class Worker(base.Worker):  # type: ignore[misc]
     def _accept(self, listener: Any) -> None:
         """Take one connection; others have their turn, however many come at once."""
         try:
-            client, _ = listener.sock.accept()
+            accepted, client = listener.sock.accept()
         except OSError as error:  # another worker was faster, or the client went away
             self.log.debug("accept: %s", error)
             if error.errno in _NO_DESCRIPTOR:
                 self._rest()
             return
-        client.setblocking(False)
-        task = asyncio.create_task(self._connected(client))
+        accepted.setblocking(False)
+        task = asyncio.create_task(self._connected(accepted, client))
         self._connections.add(task)
         task.add_done_callback(self._ended)
         self._look_for_room()
@@ -210,9 +210,10 @@ class Worker(base.Worker):  # type: ignore[misc]
             else:
                 self._loop.remove_reader(listener.sock)
 
-    async def _connected(self, client: Any) -> None:
+    async def _connected(self, accepted: Any, client: Any) -> None:
+        named = client if isinstance(client, (tuple, str)) else ""  # a Unix socket's name may be any bytes
         try:
-            connection = await Connection.accepted(client, self._tls)
+            connection = await Connection.accepted(accepted, named, self._tls)
         except OSError as error:  # no TLS
             self.log.debug("handshake: %s", error)
             return
@@ -227,7 +228,7 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _exchanges(self, connection: Connection) -> None:
         """Serve one request after the other."""
-        incoming = Incoming(connection.reader, connection.writer, self.cfg, connection.ends[0])
+        incoming = Incoming(connection.reader, connection.writer, self.cfg, connection.client)
         kept, within = True, gunicorn_conf.SOCKET_TIMEOUT
         while kept:
             if not await self._begins(incoming, within):
@@ -249,7 +250,7 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _answered(self, incoming: Incoming, connection: Connection) -> tuple[list[bytes], bool]:
         """The answer to the next request, and whether another request may follow."""
-        client, server = connection.ends
+        client, server = connection.client, connection.server
         try:
             request = await incoming.read()
             self.cfg.pre_request(self, request)

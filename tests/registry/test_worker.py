@@ -4,6 +4,7 @@ import os
 import resource
 import socket
 import sqlite3
+import struct
 import sys
 import threading
 import time
@@ -241,6 +242,17 @@ def test_a_connection_beyond_the_limit_is_served_when_another_ends(tmp_path: Pat
         assert status_of(f"{server.url}/healthz", timeout=1) is None
         held[0].close()
         assert status_of(f"{server.url}/healthz", timeout=5) == 200
+
+
+def test_clients_that_reset_their_connection_leave_no_error_in_the_log(server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(50):
+            connection = connected(server, stack)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
+            connection.close()
+    read_alive(server)
+    assert "Traceback" not in server.output()
 
 
 def test_connections_for_which_there_is_no_descriptor_wait_and_cost_nothing(server: Server) -> None:
