@@ -37,9 +37,7 @@ FOR_READS = 2
 STARTED_WITHIN = 5
 """Seconds for which a thread waits until all have started, so that each call of the start needs a thread of its own."""
 ALIVE_PATH = "/healthz"
-"""What the loop answers by itself where it is read: it needs no thread, and no database."""
-READS = ("GET", "HEAD")
-"""The methods of calls that write nothing, and that the limiter asks no storage about."""
+"""What the loop answers by itself: it needs no thread, and no database."""
 ONE_VALUE = ("protocol", "http_protocols", "http2_cleartext", "proxy_protocol")
 """gunicorn's settings of which a worker serves the default only: HTTP/1.1, from clients and from proxies."""
 
@@ -278,7 +276,7 @@ class Worker(base.Worker):  # type: ignore[misc]
     # the application
 
     async def _serve_one(self, exchange: Exchange, connection: Connection) -> None:
-        if exchange.environ["PATH_INFO"] == ALIVE_PATH and exchange.request.method in READS:
+        if exchange.environ["PATH_INFO"] == ALIVE_PATH:
             self._call(exchange)
             return
         awaited = await self._called(exchange)
@@ -295,7 +293,7 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _called(self, exchange: Exchange) -> Awaited | None:
         """Run the application by a thread."""
-        if exchange.request.method in READS:
+        if exchange.request.method in ("GET", "HEAD"):
             return await self._loop.run_in_executor(self._threads, self._call, exchange)
         async with self._writing:
             return await self._loop.run_in_executor(self._threads, self._call, exchange)
