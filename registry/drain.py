@@ -26,13 +26,13 @@ class Drain:
 
     def before_stop_of(self, master: Any, seconds: float) -> None:
         """Has gunicorn's master wait so many seconds between the first SIGTERM and its stop. Another SIGTERM stops it
-        at once; SIGINT and SIGQUIT do so anyway. Where a new master has taken over the sockets (SIGUSR2), nothing
-        waits: the address is ready."""
+        at once; SIGINT and SIGQUIT do so anyway. Where another master, a newer or an older one, serves at the
+        same sockets (SIGUSR2), nothing waits: the address is ready."""
         shared = self._shared = mmap.mmap(-1, 1)  # with the workers, which are forked after this
         stop = master.handle_term
 
         def drain_or_stop() -> None:
-            if self.began or not seconds or master.reexec_pid:
+            if self.began or not seconds or master.reexec_pid or master.master_pid:
                 stop()  # raises StopIteration
             shared[0] = 1
             master.log.info("Not ready any more, still serving for %g s", seconds)

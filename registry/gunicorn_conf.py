@@ -27,6 +27,7 @@ limit_request_fields = 50
 limit_request_field_size = 8190  # bytes; a request token has 6 KiB at most
 forwarder_headers = ""  # no header of a proxy may shift the routing away from the request line
 control_socket_disable = True  # nobody asked for a socket that steers the server
+access_log_format = '%(h)s - - %(t)s "%(r)s" %(s)s %(b)s'  # the user of gunicorn's own may hold the end of a line
 proc_name = "peerseal-registry"
 
 SOCKET_TIMEOUT = 10

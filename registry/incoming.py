@@ -16,10 +16,13 @@ MAX_HEAD = 64 * 1024
 """Bytes of a request line with all headers. gunicorn limits their number and the length of each."""
 MAX_BODY = 64 * 1024 + 1
 """Bytes of a body that are read: one more than `registry.settings.Limits.body`, so that a longer one is refused."""
+MAX_BUFFER = 2 * MAX_BODY
+"""Bytes of a body with the sizes of its chunks and its trailers."""
 PIECE = 16 * 1024
 """Bytes that are taken from a connection at once; twice as many are read ahead."""
 
 _END_OF_HEAD = b"\r\n\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;|\Z)")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -48,6 +51,8 @@ class Incoming:
         async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
             pieces = [await self._head()]
             request = next(http.get_parser(self._cfg, _source(pieces), self._client))
+            if request.version >= (1, 1) and not _values(request, "HOST"):  # RFC 9112 section 3.2
+                raise InvalidHeader("HOST", req=request)
             body = await self._body(request)
             pieces.append(body)
             if self.ends and body:
@@ -55,20 +60,14 @@ class Incoming:
             return request
 
     async def _head(self) -> bytes:
-        looked = 0
-        while (end := self._buffer.find(_END_OF_HEAD, max(0, looked - len(_END_OF_HEAD)))) < 0:
-            looked = len(self._buffer)
-            if looked > MAX_HEAD:
-                raise LimitRequestHeaders("limit request headers fields size")
-            await self._needs_more()
-        return self._take(end + len(_END_OF_HEAD))
+        return self._take(await self._until(_END_OF_HEAD, 0, MAX_HEAD) + len(_END_OF_HEAD))
 
     async def _body(self, request: Any) -> bytes:
         """The body as it was sent, or the beginning of one that is too long."""
         reader = request.body.reader
         chunked = isinstance(reader, ChunkedReader)
         length = MAX_BODY if chunked else reader.length
-        self.ends = chunked or length > MAX_BODY
+        self.ends = chunked or length > MAX_BODY or "close" in _values(request, "CONNECTION")
         if chunked:
             return await self._chunks(request)
         if length > MAX_BODY:  # the application refuses it by its length, or does not want it
@@ -85,8 +84,7 @@ class Incoming:
         at, content, line_ends = 0, 0, 0
         size: int | None = 1
         while size and content < MAX_BODY:
-            while (line_ends := self._buffer.find(b"\r\n", at)) < 0:
-                await self._needs_more()
+            line_ends = await self._until(b"\r\n", at)
             size = _chunk_size(bytes(self._buffer[at:line_ends]))
             while size and len(self._buffer) < line_ends + 2 + min(size, MAX_BODY - content):
                 await self._needs_more()
@@ -94,20 +92,30 @@ class Incoming:
                 break
             content += size
             at = line_ends + 2 + size + 2
-        while size == 0 and self._buffer.find(_END_OF_HEAD, line_ends) < 0:  # the trailers
-            await self._needs_more()
+        if size == 0:
+            await self._until(_END_OF_HEAD, line_ends)  # the trailers
         return self._take(len(self._buffer))
 
     async def _let_it_come(self, request: Any) -> None:
         """Some clients send a body when they are told that it is welcome (RFC 9110 section 10.1.1)."""
-        asks = ("EXPECT", "100-continue") in ((name, value.lower()) for name, value in request.headers)
-        if asks and request.version >= (1, 1):
+        if "100-continue" in _values(request, "EXPECT") and request.version >= (1, 1):
             self._writer.write(_CONTINUE)
             await self._writer.drain()
 
-    async def _needs_more(self) -> None:
-        if len(self._buffer) > 2 * MAX_BODY:
-            raise LimitRequestHeaders("limit request trailers or chunk sizes")
+    async def _until(self, end: bytes, begin: int, most: int = MAX_BUFFER) -> int:
+        """Where the next ``end`` behind ``begin`` is, once it is here. Raises gunicorn's InvalidHeader where a line has
+        another end, as the awaited one would never come."""
+        looked = begin
+        while (found := self._buffer.find(end, max(begin, looked - len(end)))) < 0:
+            if _BARE_LF.search(self._buffer, looked):
+                raise InvalidHeader("bare LF as line terminator")
+            looked = len(self._buffer)
+            await self._needs_more(most)
+        return found
+
+    async def _needs_more(self, most: int = MAX_BUFFER) -> None:
+        if len(self._buffer) > most:
+            raise LimitRequestHeaders("limit request headers, trailers or chunk sizes")
         async with asyncio.timeout(gunicorn_conf.SOCKET_TIMEOUT):
             if not await self._more():
                 raise NoMoreData
@@ -121,6 +129,12 @@ class Incoming:
         taken = bytes(self._buffer[:length])
         del self._buffer[:length]
         return taken
+
+
+def _values(request: Any, name: str) -> list[str]:
+    """The members of a header that is a list, in lower case (RFC 9110 section 5.6.1)."""
+    values = (value for header, value in request.headers if header == name)
+    return [member.strip(" \t").lower() for value in values for member in value.split(",")]
 
 
 def _joined(request: Any) -> bytes:

@@ -6,6 +6,7 @@ and writes answers.
 """
 
 import asyncio
+import errno
 import os
 import resource
 import threading
@@ -17,31 +18,31 @@ from queue import SimpleQueue
 from typing import Any
 
 from gunicorn import sock  # type: ignore[import-untyped]
+from gunicorn.config import Config  # type: ignore[import-untyped]
 from gunicorn.http import wsgi  # type: ignore[import-untyped]
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import base  # type: ignore[import-untyped]
 
 from registry import gunicorn_conf
-from registry.incoming import PIECE, Incoming
+from registry.connection import LINGER, Connection
+from registry.incoming import Incoming
 from registry.web.awaited import Awaited
 from registry.web.wire import EXTENSION
 
 AT_ONCE = 4
 """Answers to calls that waited that are made before the loop sent the first of them. Thousands may be due at once, and
 what comes in meanwhile would stand behind all of them."""
-LINGER = 2
-"""Seconds for which a connection is kept that ends: for the rest of a request that was refused, or a next one that a
-client already sends while the worker stops (RFC 9112 section 9.6)."""
 FOR_READS = 2
 """Threads that serve no call which writes: while writes wait for a database, what is in memory is read."""
 STARTED_WITHIN = 5
 """Seconds for which a thread waits until all have started, so that each call of the start needs a thread of its own."""
-SLICE = 64 * 1024
-"""Bytes of an answer that are sent at once."""
 ALIVE_PATH = "/healthz"
 """What the loop answers by itself: it needs no thread, and no database."""
+ONE_VALUE = ("protocol", "http_protocols", "http2_cleartext", "proxy_protocol")
+"""gunicorn's settings of which a worker serves the default only: HTTP/1.1, from clients and from proxies."""
 
 _OTHER_DESCRIPTORS = 256
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Answer:
@@ -62,26 +63,6 @@ class Answer:
         return 0.0
 
 
-class Connection(asyncio.StreamReaderProtocol):
-    """A stream that calls ``when_over`` once the client has nothing more to say."""
-
-    when_over: Callable[[], object] | None = None
-
-    def eof_received(self) -> bool | None:
-        """See asyncio."""
-        self._over()
-        return super().eof_received()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """See asyncio."""
-        self._over()
-        super().connection_lost(error)
-
-    def _over(self) -> None:
-        if self.when_over is not None:
-            self.when_over()
-
-
 class Exchange:
     """A request, and what gunicorn makes of its answer."""
 
@@ -92,6 +73,7 @@ class Exchange:
         self.answer = Answer()
         self.response, self.environ = wsgi.create(request, self.answer, client, server, cfg)
         self.environ["wsgi.multithread"] = True
+        self.failed = False
 
 
 class Worker(base.Worker):  # type: ignore[misc]
@@ -99,6 +81,24 @@ class Worker(base.Worker):  # type: ignore[misc]
     ``--worker-connections`` how many connections are open beside those whose call waits for a change."""
 
     alive: bool
+
+    @classmethod
+    def check_config(cls, cfg: Any, _log: Any) -> None:
+        """Called by gunicorn at its start. Raises RuntimeError, which gunicorn shows, for settings that a worker cannot
+        serve with."""
+        known = Config()
+        for name in filter(known.settings.__contains__, ONE_VALUE):
+            if (value := getattr(cfg, name)) != (served := getattr(known, name)):
+                raise RuntimeError(f"{name}={value!r}: the registry's worker serves with {served!r} only")
+        for name in ("threads", "worker_connections"):
+            if getattr(cfg, name) < 1:
+                raise RuntimeError(f"{name}={getattr(cfg, name)}: expected 1 at least")
+        if cfg.is_ssl:
+            try:
+                sock.ssl_context(cfg)
+            except OSError as error:
+                files = f"certfile={cfg.certfile}, keyfile={cfg.keyfile}, ca_certs={cfg.ca_certs}"
+                raise RuntimeError(f"{files}: no TLS with these: {error}") from error
 
     def init_process(self) -> None:
         """See gunicorn's Worker. The threads are started here: where a limit does not allow them, the start fails."""
@@ -131,7 +131,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._connections: set[asyncio.Task[None]] = set()
         self._between_requests: set[asyncio.Timeout] = set()
         self._signalled = asyncio.Event()
-        self._accepts = False
+        self._accepts = self._rests = False
         self._loop.add_reader(self.PIPE[0], self._signal)
         self._waiting = self.wsgi.extensions[EXTENSION].changes.waiting
         self._held_apart = 0
@@ -170,12 +170,14 @@ class Worker(base.Worker):  # type: ignore[misc]
     def _accept(self, listener: Any) -> None:
         """Take one connection; others have their turn, however many come at once."""
         try:
-            client, _ = listener.sock.accept()
+            accepted, client = listener.sock.accept()
         except OSError as error:  # another worker was faster, or the client went away
             self.log.debug("accept: %s", error)
+            if error.errno in _NO_DESCRIPTOR:
+                self._rest()
             return
-        client.setblocking(False)
-        task = asyncio.create_task(self._connected(client))
+        accepted.setblocking(False)
+        task = asyncio.create_task(self._connected(accepted, client))
         self._connections.add(task)
         task.add_done_callback(self._ended)
         self._look_for_room()
@@ -184,9 +186,19 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._connections.discard(task)
         self._look_for_room()
 
+    def _rest(self) -> None:
+        """Take no connection for a second: without a descriptor for it, it would be offered again and again."""
+        self._rests = True
+        self._loop.call_later(1, self._go_on)
+        self._look_for_room()
+
+    def _go_on(self) -> None:
+        self._rests = False
+        self._look_for_room()
+
     def _look_for_room(self) -> None:
         """Take connections while there is room. The next ones wait in the kernel's queue, or go to another worker."""
-        room = self.alive and len(self._connections) - self._held_apart < self._most
+        room = self.alive and not self._rests and len(self._connections) - self._held_apart < self._most
         if room == self._accepts:
             return
         self._accepts = room
@@ -196,41 +208,33 @@ class Worker(base.Worker):  # type: ignore[misc]
             else:
                 self._loop.remove_reader(listener.sock)
 
-    async def _connected(self, client: Any) -> None:
-        reader = asyncio.StreamReader(PIECE, self._loop)
-        protocol = Connection(reader, loop=self._loop)
-        patience = gunicorn_conf.SOCKET_TIMEOUT if self._tls else None
+    async def _connected(self, accepted: Any, client: Any) -> None:
+        named = client if isinstance(client, (tuple, str)) else ""  # a Unix socket's name may be any bytes
         try:
-            transport, _ = await self._loop.connect_accepted_socket(
-                lambda: protocol, client, ssl=self._tls, ssl_handshake_timeout=patience
-            )
+            connection = await Connection.accepted(accepted, named, self._tls)
         except OSError as error:  # no TLS
             self.log.debug("handshake: %s", error)
             return
-        transport.set_write_buffer_limits(0)  # what is drained was taken by the kernel
-        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
-            await self._exchanges(protocol, reader, writer)
+            await self._exchanges(connection)
         except OSError as error:  # among them TimeoutError, and gunicorn's NoMoreData
             self.log.debug("connection cut off: %r", error)
         except Exception:
             self.log.exception("Error handling connection")
         finally:
-            transport.abort()
+            connection.abort()
 
-    async def _exchanges(
-        self, connection: Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _exchanges(self, connection: Connection) -> None:
         """Serve one request after the other."""
-        client, server = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
-        incoming, kept, first = Incoming(reader, writer, self.cfg, client), True, True
+        incoming = Incoming(connection.reader, connection.writer, self.cfg, connection.client)
+        kept, within = True, gunicorn_conf.SOCKET_TIMEOUT
         while kept:
-            if not await self._begins(incoming, gunicorn_conf.SOCKET_TIMEOUT if first else self.cfg.keepalive):
+            if not await self._begins(incoming, within):
                 return
-            answer, kept = await self._answered(incoming, connection, client, server)
-            first = False
-            await _send(writer, answer)
-        await _linger(reader, writer)
+            answer, kept = await self._answered(incoming, connection)
+            within = self.cfg.keepalive
+            await connection.send(answer)
+        await connection.linger()
 
     async def _begins(self, incoming: Incoming, within: float) -> bool:
         with suppress(TimeoutError):
@@ -242,10 +246,9 @@ class Worker(base.Worker):  # type: ignore[misc]
                     self._between_requests.discard(patience)
         return False
 
-    async def _answered(
-        self, incoming: Incoming, connection: Connection, client: Any, server: Any
-    ) -> tuple[list[bytes], bool]:
+    async def _answered(self, incoming: Incoming, connection: Connection) -> tuple[list[bytes], bool]:
         """The answer to the next request, and whether another request may follow."""
+        client, server = connection.client, connection.server
         try:
             request = await incoming.read()
             self.cfg.pre_request(self, request)
@@ -258,7 +261,8 @@ class Worker(base.Worker):  # type: ignore[misc]
         if incoming.ends or not self.alive or not self.cfg.keepalive:
             exchange.response.force_close()
         await self._serve_one(exchange, connection)
-        self.log.access(exchange.response, request, exchange.environ, datetime.now() - exchange.began)
+        if not exchange.failed:  # else gunicorn has written it down
+            self.log.access(exchange.response, request, exchange.environ, datetime.now() - exchange.began)
         self.cfg.post_request(self, request, exchange.environ, exchange.response)
         return exchange.answer.pieces, not exchange.response.should_close()
 
@@ -280,10 +284,10 @@ class Worker(base.Worker):  # type: ignore[misc]
             self._held_apart += 1
             self._look_for_room()
             try:
-                connection.when_over = awaited.place.give_up  # a client that went away frees its place
+                connection.when_over(awaited.place.give_up)  # a client that went away frees its place
                 await self._wait(awaited, exchange)
             finally:
-                connection.when_over = None
+                connection.when_over(None)
                 self._held_apart -= 1
                 awaited.close()
 
@@ -337,42 +341,19 @@ class Worker(base.Worker):  # type: ignore[misc]
                 if hasattr(body, "close"):
                     body.close()
         except Exception as error:
+            exchange.failed = True
             exchange.answer.pieces.clear()
             exchange.response.force_close()
             self.handle_error(exchange.request, exchange.answer, exchange.client, error)
         return None
 
 
-async def _send(writer: asyncio.StreamWriter, pieces: list[bytes]) -> None:
-    """Send an answer; a long one by slices, of which a client that reads slowly holds one in memory."""
-    if sum(map(len, pieces)) <= SLICE:
-        pieces = [b"".join(pieces)]
-    async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
-        for piece in pieces:
-            for at in range(0, len(piece), SLICE):
-                writer.write(piece[at : at + SLICE])
-                await writer.drain()
-
-
-async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """End a connection so that a rest of the request that nobody reads does not cut off the answer."""
-    with suppress(OSError):
-        async with asyncio.timeout(LINGER):
-            if not writer.can_write_eof():  # under TLS
-                writer.close()
-                await writer.wait_closed()
-                return
-            writer.write_eof()
-            while await reader.read(PIECE):
-                pass
-
-
 def connections_allowed(wanted: int) -> int:
     """How many connections the process has descriptors for, with as many allowed as that takes, and some for files and
-    the database."""
+    the database: half of them where there are few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_DESCRIPTORS
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(wanted, soft - _OTHER_DESCRIPTORS)
+    return min(wanted, soft - min(_OTHER_DESCRIPTORS, soft // 2))

@@ -145,5 +145,19 @@ def test_a_worker_that_is_replaced_while_the_node_drains_is_not_ready_either(nod
     ends(server)
 
 
+@pytest.mark.thorough
+def test_a_new_master_that_is_stopped_again_leaves_the_node_ready(nodes: Nodes) -> None:
+    server = nodes.start(LONG)
+    before = server.output().count("Booting worker")
+    os.kill(server.pid, signal.SIGUSR2)
+    until(lambda: server.output().count("Booting worker") == before + 2, 60)
+    [newer] = {pid for pid in workers_of(server) if Path(f"/proc/{pid}/task/{pid}/children").read_text()}
+    os.kill(newer, signal.SIGTERM)
+    while newer in workers_of(server):
+        assert status_of(f"{server.url}/readyz") == 200
+    os.kill(server.pid, signal.SIGQUIT)
+    ends(server)
+
+
 def workers_of(server: Server) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]

@@ -162,6 +162,18 @@ def test_a_client_that_goes_away_while_it_waits_leaves_its_place_at_once(on_sqli
             assert_told(some.answers(within=2), 20)
 
 
+@pytest.mark.e2e
+def test_a_client_that_goes_away_before_it_waits_takes_no_place(on_sqlite: Stack) -> None:
+    with served(on_sqlite) as (server, _):
+        path = f"/v1/changes?since={head_of(server)}&wait=20"
+        for _ in range(50):
+            with Peers(server, 1, path):
+                pass
+        until(lambda: b"registry_waiting_calls 0.0" in get(f"{server.url}/metrics")[1], patience=10)
+        time.sleep(1)  # each of them was served meanwhile
+        assert b"registry_waiting_calls 0.0" in get(f"{server.url}/metrics")[1]
+
+
 def threads(server: Server) -> int:
     """Of its one worker."""
     [worker] = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()

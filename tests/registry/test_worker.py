@@ -1,7 +1,10 @@
 """The registry's own worker, over real sockets: what comes in slowly, by halves or too long, and others meanwhile."""
 
+import os
+import resource
 import socket
 import sqlite3
+import struct
 import sys
 import threading
 import time
@@ -23,6 +26,7 @@ KEYS = "/v1/services/b/keys"
 POST = f"POST {KEYS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n".encode()
 HALF_BODY = POST + b"Content-Length: 500\r\n\r\n{"
 HALF_HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "
+ALIVE = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 IMPATIENT = "from registry import gunicorn_conf as g; g.SOCKET_TIMEOUT = 1; g.REQUEST_DEADLINE = 3"
 CALLS = 100
 ROUNDS = 3
@@ -173,6 +177,37 @@ def test_a_head_that_does_not_end_is_refused(server: Server) -> None:
     assert raw_exchange(address(server), b"GET / HTTP/1.1\r\n" + b"X-Y: z\r\n" * 9_000).status == 431
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /healthz HTTP/1.1\nHost: x\n\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\n0\n\n",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+    ],
+    ids=["head", "its last line", "chunk size", "chunk", "no host"],
+)
+def test_what_is_no_request_is_refused_without_waiting_for_more_of_it(server: Server, sent: bytes) -> None:
+    began = time.monotonic()
+    assert raw_exchange(address(server), sent).status == 400
+    assert time.monotonic() - began < 5
+
+
+def test_a_line_may_come_in_two_pieces(server: Server) -> None:
+    with ExitStack() as stack:
+        connection = connected(server, stack, b"GET /healthz HTTP/1.1\r")
+        time.sleep(0.1)
+        connection.sendall(b"\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b'{"status":"ok"}' in b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+@pytest.mark.parametrize("headers", [b"Connection: x, Close", b"Connection: keep-alive\r\nConnection: close"])
+def test_a_connection_is_closed_where_the_client_says_so_among_other_things(server: Server, headers: bytes) -> None:
+    answer = raw_exchange(address(server), b"GET /healthz HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n" % headers)
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
 def test_a_client_that_asks_first_is_told_to_go_on(server: Server) -> None:
     body = b'{"proof": "a.b.c"}'
     with ExitStack() as stack:
@@ -209,6 +244,38 @@ def test_a_connection_beyond_the_limit_is_served_when_another_ends(tmp_path: Pat
         assert status_of(f"{server.url}/healthz", timeout=1) is None
         held[0].close()
         assert status_of(f"{server.url}/healthz", timeout=5) == 200
+
+
+def test_clients_that_reset_their_connection_leave_no_error_in_the_log(server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(50):
+            connection = connected(server, stack)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
+            connection.close()
+    read_alive(server)
+    assert "Traceback" not in server.output()
+
+
+def test_connections_for_which_there_is_no_descriptor_wait_and_cost_nothing(server: Server) -> None:
+    [worker] = map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())
+    before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir(f"/proc/{worker}/fd"))
+    with ExitStack() as stack:
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 1, before[1]))
+        stack.callback(resource.prlimit, worker, resource.RLIMIT_NOFILE, before)
+        waiting = [connected(server, stack, ALIVE) for _ in range(100)]
+        time.sleep(0.5)  # the first ones take what is left
+        began = processor_seconds(worker)
+        time.sleep(2)
+        assert processor_seconds(worker) - began < 0.5
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+        assert {connection.recv(4096)[:15] for connection in waiting} == {b"HTTP/1.1 200 OK"}
+
+
+def processor_seconds(pid: int) -> float:
+    spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
 
 
 def _limited(folder: Path) -> str:
