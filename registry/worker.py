@@ -238,12 +238,12 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _begins(self, incoming: Incoming, within: float) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout(within if self.alive else LINGER) as patience:
-                self._between_requests.add(patience)
+            async with asyncio.timeout(within if self.alive else LINGER) as deadline:
+                self._between_requests.add(deadline)
                 try:
                     return await incoming.begin()
                 finally:
-                    self._between_requests.discard(patience)
+                    self._between_requests.discard(deadline)
         return False
 
     async def _answered(self, incoming: Incoming, connection: Connection) -> tuple[list[bytes], bool]:

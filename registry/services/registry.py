@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+from peerseal.errors import ConfigurationError
 from peerseal.peers.verify import Verifier
 from registry.services.access_tokens import AccessTokens
 from registry.services.admit import Admission
@@ -32,7 +33,7 @@ from registry.services.records import Records
 from registry.services.setting_documents import SettingDocuments
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
-from registry.storage.engine import create_engine
+from registry.storage.engine import POSTGRESQL, create_engine
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from registry.storage.used_tokens import DatabaseReplayGuard
@@ -121,5 +122,8 @@ class Registry:
 def store_of(settings: Settings) -> Store:
     """The database that the settings name. Raises ConfigurationError."""
     guard = DurabilityGuard(settings.allow_async_replication)
+    engine = create_engine(settings.database_url)
     listen = create_engine(settings.listen_url) if settings.listen_url else None
-    return Store(create_engine(settings.database_url), guard, listen)
+    if listen is not None and {engine.dialect.name, listen.dialect.name} != {POSTGRESQL}:
+        raise ConfigurationError("REGISTRY_LISTEN_URL is for PostgreSQL behind a pooler: leave it out")
+    return Store(engine, guard, listen)

@@ -39,6 +39,7 @@ _BODIES = (
     .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
     .order_by(entries.c.seq)
 )
+_ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
 _PAGE = 1000
 _HISTORIES = select(entries.c.body).where(HISTORIES).order_by(entries.c.seq)
 
@@ -57,9 +58,6 @@ class LedgerGuard(Protocol):
 
     def settled(self, *, committed: bool) -> None:
         """The transaction of this thread has ended: what grew in it is in the ledger, or is not."""
-
-
-_ENDED = select(entries.c.body).where(entries.c.service == bindparam("of"), ENDINGS).order_by(entries.c.seq)
 
 
 @dataclass(frozen=True, slots=True)

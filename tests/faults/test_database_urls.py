@@ -15,6 +15,7 @@ from client_service.storage import open_database as open_orders
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
 from registry.cli import main
+from registry.services.registry import store_of
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.migrate import migrate
@@ -196,6 +197,13 @@ def test_every_reader_of_a_database_url_refuses_it_before_it_connects(url: str, 
         assert "w0rd" not in str(refused.value)
     with pytest.raises(ConfigurationError, match="REGISTRY_DATABASE_URL: the database"):
         Settings.from_environ({"REGISTRY_DATABASE_URL": url})
+
+
+@pytest.mark.parametrize("urls", [("sqlite:///a", "postgresql:///a"), ("postgresql:///a", "sqlite:///a")])
+def test_only_postgresql_is_listened_to(urls: tuple[str, str]) -> None:
+    settings = Settings.from_environ(dict(zip(("REGISTRY_DATABASE_URL", "REGISTRY_LISTEN_URL"), urls, strict=True)))
+    with pytest.raises(ConfigurationError, match="REGISTRY_LISTEN_URL is for PostgreSQL"):
+        store_of(settings)
 
 
 def test_a_password_in_the_query_is_never_shown() -> None:
