@@ -113,10 +113,10 @@ class LedgerWatch:
 
     def start(self) -> None:
         """Has the threads of this process run. They end with the process, or with `stop`."""
-        if self._runs:
+        if self._runs():
             return
         with self._starting:
-            if self._runs:
+            if self._runs():
                 return
             self._stopping, self._ask_soon = threading.Event(), threading.Event()
             looking = threading.Thread(target=self._repeat, args=(self.look, self._rest), name="ledger", daemon=True)
@@ -125,7 +125,6 @@ class LedgerWatch:
             for thread in self._threads:
                 thread.start()
 
-    @property
     def _runs(self) -> bool:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 

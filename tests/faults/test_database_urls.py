@@ -200,7 +200,7 @@ def test_every_reader_of_a_database_url_refuses_it_before_it_connects(url: str, 
 
 
 @pytest.mark.parametrize("urls", [("sqlite:///a", "postgresql:///a"), ("postgresql:///a", "sqlite:///a")])
-def test_only_postgresql_is_listened_to(urls: tuple[str, str]) -> None:
+def test_no_other_database_is_listened_to(urls: tuple[str, str]) -> None:
     settings = Settings.from_environ(dict(zip(("REGISTRY_DATABASE_URL", "REGISTRY_LISTEN_URL"), urls, strict=True)))
     with pytest.raises(ConfigurationError, match="REGISTRY_LISTEN_URL is for PostgreSQL"):
         store_of(settings)
