@@ -137,6 +137,7 @@ def test_a_look_up_waits_no_longer_where_its_connection_was_used_for_a_transacti
     engine.dispose()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_while_it_is_silent_every_call_is_refused_at_once_until_one_connects(database: Hang) -> None:
     engine = create_engine(database.url, SHORT)
@@ -219,6 +220,7 @@ def succeeds(call: Callable[[], object]) -> bool:
     return False
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_calls_that_wait_are_told_of_changes_again_afterwards(database: Hang, tmp_path: Path) -> None:
     registry = Driver(database.url, tmp_path / "home")
@@ -232,6 +234,7 @@ def test_calls_that_wait_are_told_of_changes_again_afterwards(database: Hang, tm
     registry.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_listening_begins_again_where_the_connection_was_lost(database: Hang) -> None:
     engine = create_engine(database.url, SHORT)

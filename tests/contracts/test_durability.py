@@ -115,6 +115,7 @@ def test_a_commit_that_no_standby_confirmed_is_not_acknowledged(own: Postgres, t
     registry.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_commit_that_no_standby_confirms_is_refused_in_time(own: Postgres, tmp_path: Path) -> None:
     registry = Driver(own.new_database(), tmp_path / "home", dev=True)

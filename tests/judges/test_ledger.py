@@ -171,6 +171,7 @@ def test_pymerkle_agrees(judged: Judged) -> None:
     pymerkle.verify_consistency(tree.get_root(257), tree.get_root(), tree.prove_consistency(257, size))
 
 
+@pytest.mark.judge
 def test_it_is_a_judge_that_can_say_no(go_judge: Path, judged: Judged) -> None:
     """Another ledger's key, and a ledger whose rows were altered, are refused."""
     judged.grow(257)

@@ -164,6 +164,7 @@ def test_chunks_that_are_none_are_refused(server: Server, size: bytes) -> None:
     assert 400 <= sent_in_chunks(server, b"{}", end=size + b"\r\n\r\n").status < 500
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("length", [64 * 1024 + 1, 300_000])
 def test_a_body_that_is_too_long_is_refused_and_the_answer_arrives(server: Server, length: int) -> None:
     long = b" " * length
@@ -238,6 +239,7 @@ def test_a_body_that_comes_too_slowly_is_cut_off(tmp_path: Path) -> None:
         assert time.monotonic() - began < 15
 
 
+@pytest.mark.thorough
 def test_a_connection_beyond_the_limit_is_served_when_another_ends(tmp_path: Path) -> None:
     with plain(tmp_path, "", **{"config": _limited(tmp_path)}) as server, ExitStack() as stack:
         held = [connected(server, stack, HALF_HEAD) for _ in range(5)]
@@ -257,6 +259,7 @@ def test_clients_that_reset_their_connection_leave_no_error_in_the_log(server: S
     assert "Traceback" not in server.output()
 
 
+@pytest.mark.thorough
 def test_connections_for_which_there_is_no_descriptor_wait_and_cost_nothing(server: Server) -> None:
     [worker] = map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())
     before = resource.prlimit(worker, resource.RLIMIT_NOFILE)

@@ -82,6 +82,7 @@ def test_an_answer_under_tls_comes_whole_and_the_connection_ends_after_it(
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.thorough
 def test_a_client_under_tls_that_reads_slowly_gets_all_of_it(under_tls: Server, authority: Authority) -> None:
     with connected(under_tls, authority, receive=4096) as connection:
         connection.sendall(CLOSE % LONG)
