@@ -5,8 +5,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,5 +289,13 @@ def test_a_server_answers_healthz_at_once_and_counts_its_waits(database: Hang, t
             told = requests.get(f"{url}/metrics", timeout=5).text
             assert 'registry_database_connections{state="own"}' in told
             assert re.search(r'registry_database_timeouts_total\{wait="answer"\} [1-9]', told)
+        began = time.monotonic()
         until(lambda: status("/readyz")[0] == 200)
+        recovered, warm, refused = time.monotonic() - began, calls[:2], calls[2:]
+        told_of = max(seconds for _, seconds in health), worst(warm), worst(refused), recovered
+        print("/healthz {:.3f} s, warm read {:.1f} s, 503 after {:.1f} s, ready again after {:.1f} s".format(*told_of))
     registry.close()
+
+
+def worst(calls: Sequence[Future[tuple[int, float]]]) -> float:
+    return max(call.result()[1] for call in calls)
