@@ -39,7 +39,7 @@ from registry.domain.errors import LedgerContradicted, Unavailable
 from registry.services.end_keys import Reason
 from registry.services.initialise import Initialised, initialise
 from registry.settings import Settings
-from registry.storage.engine import create_engine
+from registry.storage.engine import OPERATOR_TIMEOUTS, create_engine
 from registry.storage.migrate import migrate as migrate_database
 from registry.storage.migrate import migrate_down
 from registry.storage.unit import Store
@@ -118,7 +118,7 @@ def init(trust_domain: str | None, root_key_out: Path | None, as_json: bool) -> 
 
 
 def _initialise(settings: Settings, trust_domain: str | None, default_domain: str | None = None) -> Initialised:
-    store = Store(create_engine(settings.database_url))
+    store = Store(create_engine(settings.database_url, OPERATOR_TIMEOUTS))
     try:
         return initialise(settings, store, trust_domain, default_domain=default_domain)
     finally:
@@ -160,7 +160,7 @@ def migrate(down: bool, as_json: bool) -> None:
 
     Nodes of the last release may serve meanwhile. With --down nothing is changed where data would be lost.
     """
-    engine = create_engine(the_settings().database_url)
+    engine = create_engine(the_settings().database_url, OPERATOR_TIMEOUTS)
     revision = migrate_down(engine) if down else migrate_database(engine)
     show({"revision": revision}, as_json, f"schema revision: {revision}")
 

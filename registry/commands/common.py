@@ -20,7 +20,7 @@ from registry.domain.errors import SchemaRefused
 from registry.services.operators import check_operator_token
 from registry.services.registry import Registry
 from registry.settings import Settings
-from registry.storage.engine import COMMAND_TIMEOUTS, create_engine
+from registry.storage.engine import BULK_TIMEOUTS, OPERATOR_TIMEOUTS, create_engine
 from registry.storage.schema import read_schema
 from registry.storage.unit import Store
 
@@ -75,7 +75,7 @@ def the_settings() -> Settings:
 
 def the_store() -> Store:
     """This host's database. Raises SchemaRefused where its schema is not one that this version can work with."""
-    return _checked(Store(create_engine(the_settings().database_url, COMMAND_TIMEOUTS)))
+    return _checked(Store(create_engine(the_settings().database_url, BULK_TIMEOUTS)))
 
 
 def _checked(store: Store) -> Store:
@@ -88,7 +88,7 @@ def _checked(store: Store) -> Store:
 
 def the_registry() -> Registry:
     """All use cases on this host's database. Raises SchemaRefused as `the_store` does."""
-    registry = Registry.of(the_settings())
+    registry = Registry.of(the_settings(), timeouts=OPERATOR_TIMEOUTS)
     _checked(registry.store)
     return registry
 

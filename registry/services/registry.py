@@ -33,7 +33,7 @@ from registry.services.records import Records
 from registry.services.setting_documents import SettingDocuments
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
-from registry.storage.engine import POSTGRESQL, create_engine
+from registry.storage.engine import POSTGRESQL, DatabaseTimeouts, create_engine
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from registry.storage.used_tokens import DatabaseReplayGuard
@@ -70,9 +70,11 @@ class Registry:
     checks: Checks
 
     @classmethod
-    def of(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Self:
+    def of(
+        cls, settings: Settings, clock: Callable[[], float] = time.time, timeouts: DatabaseTimeouts | None = None
+    ) -> Self:
         """With the keys in its files read. Raises ConfigurationError."""
-        limits, unguarded = settings.limits, store_of(settings)
+        limits, unguarded = settings.limits, store_of(settings, timeouts)
         fork_guard = ForkGuard.of(settings, unguarded, clock)
         store = unguarded.guarded(fork_guard)
         authority = AuthoritySource(settings, store, fork_guard, clock)
@@ -119,10 +121,10 @@ class Registry:
         return self.checks.now()
 
 
-def store_of(settings: Settings) -> Store:
+def store_of(settings: Settings, timeouts: DatabaseTimeouts | None = None) -> Store:
     """The database that the settings name. Raises ConfigurationError."""
     guard = DurabilityGuard(settings.allow_async_replication)
-    engine = create_engine(settings.database_url)
+    engine = create_engine(settings.database_url, timeouts)
     listen = create_engine(settings.listen_url) if settings.listen_url else None
     if listen is not None and {engine.dialect.name, listen.dialect.name} != {POSTGRESQL}:
         raise ConfigurationError("REGISTRY_LISTEN_URL is for PostgreSQL behind a pooler: leave it out")

@@ -54,7 +54,10 @@ class DatabaseTimeouts:
     the registry does: see `registry.storage.connections`."""
 
     connect: int = 2_000
-    """For each host of the URL. What is in memory is to be served before callers give up."""
+    """For each host of the URL."""
+    connected: int = 2_000
+    """For a connection to any of them, the look-up of names included. The attempt goes on, and a later caller has its
+    connection; what is in memory is served meanwhile."""
     pool: int = 2_000
     """For one of the pool's 16 connections."""
     look: int = 2_000
@@ -70,8 +73,10 @@ class DatabaseTimeouts:
     """SQLite's wait for the one writer before us."""
 
 
-COMMAND_TIMEOUTS = DatabaseTimeouts(lock=5_000, statement=60_000, answer=65_000, look=65_000)
-"""For commands, which write and count whole tables, and have no caller."""
+OPERATOR_TIMEOUTS = DatabaseTimeouts(connected=30_000)
+"""For commands: each must reach the last of several hosts by itself."""
+BULK_TIMEOUTS = DatabaseTimeouts(connected=30_000, lock=5_000, statement=60_000, answer=65_000, look=65_000)
+"""For commands that write and count whole tables."""
 
 
 def database_url(text: str) -> URL:
@@ -132,7 +137,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         "application_name": "peerseal-registry",
         "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
-    watch = ServerWatch(waits.answer / 1000, waits.look / 1000)
+    watch = ServerWatch(waits.connected / 1000, waits.look / 1000)
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged

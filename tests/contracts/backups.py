@@ -17,7 +17,8 @@ class Backup:
 
     def __init__(self, store: Store) -> None:
         with store.read() as connection:
-            self._rows = {table: connection.execute(table.select()).mappings().all() for table in all_tables()}
+            ordered = {table: table.select().order_by(*table.primary_key.columns) for table in all_tables()}
+            self._rows = {table: connection.execute(query).mappings().all() for table, query in ordered.items()}
 
     def come_back(self, store: Store) -> None:
         """In the place of whatever is there."""

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 from sqlalchemy import make_url, text
 
 from peerseal.protocol.keys import KeyPair
+from registry.cli import main
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, connection_counts, create_engine
 from registry.storage.migrate import migrate
@@ -32,7 +34,7 @@ from tests.support.waiters import until, waiters
 WRITE_ENDS = 5.0
 """Seconds within which a write is answered while the database hangs."""
 KEY_SET = "/v1/services/billing/jwks.jwt"
-SHORT = DatabaseTimeouts(connect=1000, look=300, answer=300)
+SHORT = DatabaseTimeouts(connect=1000, connected=300, look=300, answer=300)
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,41 @@ def test_a_look_up_of_the_databases_name_that_hangs_holds_up_one_caller_and_is_n
         assert look()[0] == 1
         assert asked == ["localhost"], "what became of the first look-up was used"
         engine.dispose()
+
+
+@pytest.fixture
+def last_of_three(postgres: Postgres, postgres_url: str) -> Iterator[str]:
+    """The URL of a database whose first two hosts are gone."""
+    with ExitStack() as stack:
+        gone = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(2)]
+        ports = [*gone, stack.enter_context(forwarded(postgres.socket_file))]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        yield f"postgresql://postgres@{hosts}/{make_url(postgres_url).database}"
+
+
+@pytest.mark.slow
+def test_a_server_has_the_last_of_several_hosts_after_a_few_refusals(last_of_three: str) -> None:
+    engine = create_engine(last_of_three, SHORT)
+
+    def look() -> int:
+        with Store(engine).look() as connection:
+            return int(connection.execute(text("SELECT 1")).scalar_one())
+
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable):
+        look()
+    assert time.monotonic() - began < 1
+    until(lambda: succeeds(look))
+    assert timed(look)[1] < 1
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_command_has_it_at_once(last_of_three: str, tmp_path: Path) -> None:
+    settings = {"REGISTRY_HOME": str(tmp_path), "REGISTRY_DATABASE_URL": f"{last_of_three}?connect_timeout=1"}
+    arguments = ("init", "--trust-domain", "test.internal"), ("join-token", "create", "billing")
+    for done in [CliRunner().invoke(main, [*each], env=settings) for each in arguments]:
+        assert done.exit_code == 0, done.output
 
 
 def test_waits_for_a_connection_of_the_pool_end_and_are_counted(postgres_url: str) -> None:
