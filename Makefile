@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+# Many of these tests wait, so one more than the cores keeps both busy.
+THOROUGH_WORKERS ?= 3
 
 # With this set, each process of a test run or demo compiles every module again, which doubles the time of its start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,7 +49,7 @@ oldest: ## the quick tests of each interface with the oldest releases that setup
 	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
-	$(BIN)/pytest -n $(WORKERS) -m "thorough and not brokers and not pooler"
+	$(BIN)/pytest -n $(THOROUGH_WORKERS) -m "thorough and not brokers and not pooler and not compose"
 
 fuzz: $(STAMP) ## generated input for every parser and route, and calls made from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
