@@ -57,9 +57,9 @@ class ServerWatch:
         """A new connection. Raises psycopg.OperationalError, at once while the server is silent."""
         began, within = time.monotonic(), self._connect_within
         if self._silent:
-            within, unfinished = min(PROBE, within), self._unfinished
-            if began < self._try_at if unfinished is None else not unfinished.done():
+            if not self._may_try(began):
                 raise NoAnswer("the database did not answer a moment ago")
+            within = min(PROBE, within)
             self._try_at = began + TRY_AFTER  # other callers do not wait beside this one
         try:
             connection = self._connected(arguments, self._last_first(options), within)
@@ -73,6 +73,12 @@ class ServerWatch:
         self._last = connection.info.host, str(connection.info.port)
         self.opened.add(connection)
         return connection
+
+    def _may_try(self, now: float) -> bool:
+        attempt = self._unfinished
+        if attempt is None or (attempt.done() and attempt.exception() is not None):
+            return now >= self._try_at
+        return attempt.done()
 
     def _connected(self, arguments: list[Any], options: dict[str, Any], within: float) -> "WatchedConnection":
         """By a thread, since a look-up of names has no end that could be set, and each of several hosts has its own.
