@@ -384,7 +384,8 @@ class ForkGuard:
                 self._write_known(known, written, sign)
             elif self._take_over(known, Known.of(written)):
                 self._remembered = written
-                self._tell()
+                if written.declared_at > known.declared_at:  # what was only lost may still be served from memory
+                    self._tell()
 
     def _written(self) -> Remembered | None:
         try:

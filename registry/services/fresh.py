@@ -18,8 +18,8 @@ class FreshAnswers(Generic[S]):
     """Keeps answers by slot: a tuple whose second member is the service that the answer is about.
 
     An answer is served from memory while the service has not changed on any node and it is younger than
-    ``resign_after``. With the database down, or with another ledger than the one that was signed, what is in memory is
-    served until it expires: its signed time says how old it is.
+    ``resign_after``. With the database down, behind, or with another ledger than the one that was signed, what is in
+    memory is served until it expires: its signed time says how old it is.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FreshAnswers(Generic[S]):
             check_service(slot[1])
         try:
             return self._answer(slot, at_least, make, of_unknown)
-        except (StorageUnavailable, LedgerForked):
+        except (StorageUnavailable, LedgerForked, Behind):
             kept = self._cache.get(slot)
             if kept is not None and kept.head >= at_least and self._clock() < kept.expires_at:
                 return kept

@@ -96,6 +96,20 @@ def test_what_a_worker_has_in_memory_of_a_lost_history_goes_when_another_worker_
     assert second.got("/v1/services/billing/jwks.jwt") != warm
 
 
+def test_what_a_worker_has_in_memory_is_served_when_another_worker_tells_it_of_the_loss(registry: Driver) -> None:
+    registry.joined(key(), "billing")
+    second = registry.node()
+    assert look(second)
+    warm = second.got("/v1/services/billing/jwks.jwt")
+    backup = Backup(registry.store)
+    registry.joined(key(), "late")
+    assert look(registry)
+    backup.come_back(registry.store)
+    assert look(second), "the file tells it"
+    assert not look(second)
+    assert second.got("/v1/services/billing/jwks.jwt") == warm
+
+
 # an operator's word
 
 

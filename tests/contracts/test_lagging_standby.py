@@ -1,6 +1,7 @@
 """A node that is connected to a standby, which has yet to receive what the node knows: that is no fork."""
 
 import logging
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from peerseal.protocol.keys import KeyPair
-from registry.domain.errors import LedgerForked
+from registry.domain.errors import Behind, LedgerForked
 from registry.services.ledger_memory import FILE
 from tests.contracts.test_fork import forked_metric, outcome, ready, shown
 from tests.contracts.test_fork_recovery import run
 from tests.contracts.test_fork_witnesses import look, restarted
-from tests.registry.driver import Driver
+from tests.registry.driver import Clock, Driver
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.waiters import until
 
@@ -69,6 +70,28 @@ def test_a_standby_that_lags_is_behind_and_one_that_went_its_own_way_has_forked(
         assert look(registry)
         with pytest.raises(LedgerForked):
             restarted(registry).registry.watch.look()
+    registry.close()
+
+
+def test_what_a_node_on_a_standby_that_lags_has_in_memory_is_served(primary: Postgres, tmp_path: Path) -> None:
+    clock = Clock(time.time())
+    registry = Driver(primary.new_database(), tmp_path / "home", clock, allow_async_replication=True)
+    registry.joined(key(), "billing")
+    assert look(registry)
+    with primary.standby() as standby:
+        registry.url = standby.has(registry.url)
+        reader = restarted(registry)
+        until(lambda: look(reader))
+        warm = reader.got("/v1/services/billing/jwks.jwt")
+        standby.execute("SELECT pg_wal_replay_pause()")
+        registry.joined(key(), "late")
+        assert look(registry)
+        assert look(reader), "and what the other node of this host remembers is known from now on"
+        with pytest.raises(Behind):
+            look(reader)
+        clock.forward(reader.settings.limits.resign_after + 1)
+        assert reader.got("/v1/services/billing/jwks.jwt") == warm
+        assert outcome(reader.client.get("/v1/domain.jwt")) == (503, "behind")
     registry.close()
 
 
