@@ -47,6 +47,7 @@ def test_half_sent_requests_do_not_stop_a_worker(server: Server) -> None:
         assert status_of(f"{server.url}/healthz", timeout=15) == 200
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 def test_a_node_says_at_its_start_which_command_is_missing(tmp_path: Path) -> None:
     stack = Stack(tmp_path)

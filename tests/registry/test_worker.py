@@ -287,6 +287,7 @@ def _limited(folder: Path) -> str:
     return str(file)
 
 
+@pytest.mark.thorough
 def test_a_worker_is_replaced_after_so_many_requests_and_no_call_fails(tmp_path: Path) -> None:
     with plain(tmp_path, max_requests=5) as server:
         assert [status_of(f"{server.url}/healthz", timeout=60) for _ in range(18)] == [200] * 18

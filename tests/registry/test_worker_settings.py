@@ -100,6 +100,7 @@ def test_requests_follow_each_other_over_a_connection_under_tls(under_tls: Serve
         assert read_to_the_end(connection).count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
+@pytest.mark.thorough
 def test_no_header_begins_a_line_of_the_access_log(tmp_path: Path) -> None:
     forged = base64.b64encode(b'a\n10.0.0.1 - - "GET /forged HTTP/1.1" 200 5').decode()
     with plain(tmp_path, "accesslog = '-'") as server:
@@ -110,6 +111,7 @@ def test_no_header_begins_a_line_of_the_access_log(tmp_path: Path) -> None:
         assert "forged" not in server.output()
 
 
+@pytest.mark.thorough
 def test_a_call_that_fails_stands_in_the_access_log_once_with_its_answer(tmp_path: Path) -> None:
     with plain(tmp_path, config=str(_breaks(tmp_path))) as server:
         assert raw_exchange(address(server), CLOSE % b"/v1/broken").status == 500
@@ -155,6 +157,7 @@ def test_settings_that_it_cannot_serve_with_end_the_start(tmp_path: Path, option
         assert "Traceback" not in server.output()
 
 
+@pytest.mark.thorough
 def test_few_descriptors_are_enough_for_a_few_connections(tmp_path: Path) -> None:
     few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))"
     with plain(tmp_path, few) as server:
