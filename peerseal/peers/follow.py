@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
 from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
 from peerseal.peers.histories import PATH as HISTORY
+from peerseal.peers.histories import statements_in
 from peerseal.protocol.checkpoint import (
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
@@ -30,7 +31,6 @@ from peerseal.protocol.history import (
     Excused,
     Head,
     HistoryStatement,
-    decode_statements,
     excused_by,
     read_history,
 )
@@ -109,7 +109,7 @@ class Follower:
         lost; None where it did not, or where its word cannot be had."""
         try:
             keys = self._registry_keys()
-            told = self._asked(HISTORY, MAX_HISTORY_BYTES, _statements)
+            told = self._asked(HISTORY, MAX_HISTORY_BYTES, statements_in)
         except (DocumentRefused, FetchError):
             return None
         found = list[HistoryStatement]()
@@ -169,13 +169,6 @@ class Follower:
 
     def _get(self, path: str) -> bytes:
         return self._asked(path, MAX_BUNDLE_BYTES, bytes)
-
-
-def _statements(body: bytes) -> Sequence[str]:
-    try:
-        return decode_statements(body)
-    except MalformedToken as error:
-        raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
 
 
 def _body(answer: Answer, path: str) -> bytes:

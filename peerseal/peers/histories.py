@@ -124,10 +124,7 @@ class Histories:
 
     def _fetched(self) -> list[str]:
         def read(answer: Answer) -> list[str] | None:
-            try:
-                return decode_statements(content(answer)) or None  # another mirror may know of one
-            except MalformedToken as error:
-                raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
+            return statements_in(content(answer)) or None  # another mirror may know of one
 
         with no_larger_than(MAX_HISTORY_BYTES):
             return self._fetcher().ask(PATH, read) or []
@@ -199,6 +196,14 @@ class Endings:
             log.warning("which keys a lost history had ended cannot be read: it is forgotten")
             return {}
         return {kid: end for kid, end in members.items() if type(end) is int}
+
+
+def statements_in(body: bytes) -> list[str]:
+    """The compact JWSs in the answer of a registry. Raises DocumentRefused."""
+    try:
+        return decode_statements(body)
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
 
 
 def _capped(document: JwkSetDocument, until: Mapping[str, int]) -> JwkSetDocument:

@@ -31,6 +31,14 @@ def key() -> KeyPair:
     return KeyPair.generate("ES256")
 
 
+def reader_on(standby: Postgres, registry: Driver) -> Driver:
+    """A node of the registry, which is connected to the standby from now on, once that has caught up."""
+    registry.url = standby.has(registry.url)
+    reader = restarted(registry)
+    until(lambda: look(reader))
+    return reader
+
+
 def test_a_standby_that_lags_is_behind_and_one_that_went_its_own_way_has_forked(
     primary: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -38,9 +46,7 @@ def test_a_standby_that_lags_is_behind_and_one_that_went_its_own_way_has_forked(
     registry.joined(key(), "billing")
     assert look(registry)
     with primary.standby() as standby:
-        registry.url = standby.has(registry.url)
-        reader = restarted(registry)
-        until(lambda: look(reader))
+        reader_on(standby, registry)
         standby.execute("SELECT pg_wal_replay_pause()")
         registry.joined(key(), "late")
         assert look(registry)
@@ -79,9 +85,7 @@ def test_what_a_node_on_a_standby_that_lags_has_in_memory_is_served(primary: Pos
     registry.joined(key(), "billing")
     assert look(registry)
     with primary.standby() as standby:
-        registry.url = standby.has(registry.url)
-        reader = restarted(registry)
-        until(lambda: look(reader))
+        reader = reader_on(standby, registry)
         warm = reader.got("/v1/services/billing/jwks.jwt")
         standby.execute("SELECT pg_wal_replay_pause()")
         registry.joined(key(), "late")
