@@ -15,7 +15,7 @@ from benchmarks.timing import Contender, each, interleaved
 from peerseal import TrustLimits
 from peerseal.peers.copies import NoCopies
 from peerseal.peers.reader import DocumentReader
-from peerseal.protocol.documents import JwkSetDocument, read_document
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, read_document
 from peerseal.protocol.names import make_kid, registry_id
 
 ENTRIES = 10_000  # in the ledger: a proof of 14 hashes for each key

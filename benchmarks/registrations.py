@@ -18,7 +18,7 @@ from benchmarks.load import drive
 from benchmarks.newcomers import Newcomer, newcomers
 from demo.stack import Stack
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.ledger import KEY_ADMITTED
+from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.names import make_kid, service_id
 from registry.domain.keys import KeyRecord
 from registry.storage import keys, ledger, services

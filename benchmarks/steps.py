@@ -35,7 +35,7 @@ from peerseal.peers.trusted import check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
-from peerseal.protocol.tokens import LEEWAY, REQUEST_LIFETIME_CAP, check_request_claims, check_times
+from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP, check_request_claims, check_times
 
 ROUNDS = 40
 BATCH = 100

@@ -56,7 +56,7 @@ from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens import BLANKS
+from peerseal.protocol.tokens.request import BLANKS
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from peerseal.peers.target import routed_target
 from peerseal.peers.verify import RequestHeaders
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.plain import plain_text
-from peerseal.protocol.tokens import BLANKS
+from peerseal.protocol.tokens.request import BLANKS
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""

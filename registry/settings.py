@@ -9,8 +9,8 @@ from peerseal.errors import ConfigurationError
 from peerseal.peers import environment
 from peerseal.peers.fetch import check_urls
 from peerseal.peers.target import check_external_prefix
-from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.names import check_trust_domain
+from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown

@@ -11,7 +11,7 @@ import os
 
 import peerseal
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.protocol.assertions import ASSERTION_LIFETIME
+from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.settings import SettingsReader
 from peerseal.runtime.terminal import say, say_json
 

@@ -21,7 +21,7 @@ from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time, no_longer_than
 from peerseal.peers.reader import DocumentReader
 from peerseal.peers.trusted import Dated
-from peerseal.protocol.documents import Changes
+from peerseal.protocol.documents.signed_documents import Changes
 
 log = logging.getLogger("peerseal.trust")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.patience import time_left
-from peerseal.protocol.documents import MAX_DOCUMENT
+from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT
 from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.locks import NameLock

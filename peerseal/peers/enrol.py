@@ -20,14 +20,14 @@ from peerseal.peers.fetch import Answer, Fetcher, is_confidential, no_larger_tha
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.peers.trust import TrustStore
-from peerseal.protocol.documents import KeyStatement
+from peerseal.protocol.documents.named_keys import ACTIVE
+from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.named_keys import ACTIVE
 from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.oidc import MAX_TOKEN
-from peerseal.protocol.tokens import sign_proof
+from peerseal.protocol.tokens.oidc import MAX_TOKEN
+from peerseal.protocol.tokens.request import sign_proof
 from peerseal.runtime.settings import read_text
 
 JSON = "application/json"

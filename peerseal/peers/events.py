@@ -45,11 +45,11 @@ from peerseal.peers.policy import AllowPolicy, read_allow
 from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
-from peerseal.protocol.events import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 from peerseal.protocol.policies import check_audience
-from peerseal.protocol.tokens import BLANKS, LEEWAY, check_times
+from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
+from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 
 HEADER = "authorization"

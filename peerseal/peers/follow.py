@@ -14,7 +14,9 @@ from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, Inv
 from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
 from peerseal.peers.histories import PATH as HISTORY
 from peerseal.peers.histories import statements_in
-from peerseal.protocol.checkpoint import (
+from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.ledger.checkpoint import (
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
     TILE_WIDTH,
@@ -24,9 +26,8 @@ from peerseal.protocol.checkpoint import (
     read_checkpoint,
     tile_path,
 )
-from peerseal.protocol.documents import RegistryKeys, read_registry_keys
-from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.history import (
+from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.history_statement import (
     MAX_HISTORY_BYTES,
     Excused,
     Head,
@@ -34,8 +35,7 @@ from peerseal.protocol.history import (
     excused_by,
     read_history,
 )
-from peerseal.protocol.ledger import Entry
-from peerseal.protocol.merkle import Frontier, check_consistency, leaf_hash
+from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.protocol.names import check_thumbprint
 from peerseal.runtime.options import shortened
 

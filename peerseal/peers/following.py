@@ -13,7 +13,7 @@ from peerseal.peers.limits import TrustLimits
 from peerseal.peers.mirrors import asking_resting_urls
 from peerseal.peers.news import HostNews, Word
 from peerseal.peers.reader import DocumentReader
-from peerseal.protocol.documents import Changes
+from peerseal.protocol.documents.signed_documents import Changes
 
 log = logging.getLogger("peerseal.trust")
 

@@ -1,9 +1,9 @@
 """Follows the root's statements when the registry has another ledger than this client remembers.
 
 A registry may lose entries for good that this client has seen. The client then refuses every answer until the root key,
-which is pinned, says which entries were lost and where the ledger goes on (`peerseal.protocol.history`). It then drops
-what it believed and fetches it again. A key that it knew as revoked or ended stays so: the entry that ended the key may
-be among the lost ones.
+which is pinned, says which entries were lost and where the ledger goes on
+(`peerseal.protocol.ledger.history_statement`). It then drops what it believed and fetches it again. A key that it knew
+as revoked or ended stays so: the entry that ended the key may be among the lost ones.
 """
 
 import logging
@@ -18,10 +18,15 @@ from peerseal.peers.copies import CopyFolder
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.ledger import SeenLedger
-from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
+from peerseal.protocol.documents.named_keys import REVOKED, RevokedKey, SignedKey
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.history import MAX_HISTORY_BYTES, HistoryStatement, decode_statements, read_history
-from peerseal.protocol.named_keys import REVOKED, RevokedKey, SignedKey
+from peerseal.protocol.ledger.history_statement import (
+    MAX_HISTORY_BYTES,
+    HistoryStatement,
+    decode_statements,
+    read_history,
+)
 
 log = logging.getLogger("peerseal.trust")
 

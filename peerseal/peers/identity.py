@@ -40,11 +40,11 @@ from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
 from peerseal.peers.target import check_external_prefix
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
-from peerseal.protocol.events import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
-from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
+from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
+from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.key_passphrase import KeyPassphrase
 

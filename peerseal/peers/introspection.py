@@ -28,7 +28,9 @@ from peerseal.peers.forks import in_each_child
 from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.patience import no_longer_than, time_left
-from peerseal.protocol.introspection import (
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.policies import UserIssuer
+from peerseal.protocol.tokens.introspection import (
     MAX_ANSWER,
     SIGNED_CONTENT,
     ActiveToken,
@@ -37,8 +39,6 @@ from peerseal.protocol.introspection import (
     plain_answer,
     signed_answer,
 )
-from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.policies import UserIssuer
 
 log = logging.getLogger("peerseal.introspection")
 

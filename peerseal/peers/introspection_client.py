@@ -11,8 +11,8 @@ from typing import Protocol, Self
 from urllib.parse import quote
 
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.policies import check_url_in_settings
+from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.runtime.options import check_callable, check_flag, check_unicode
 from peerseal.runtime.settings import SettingsReader
 

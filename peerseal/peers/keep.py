@@ -15,8 +15,8 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.peers.follow import CHECKPOINT, Follower, Seen, bodies
-from peerseal.protocol.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
-from peerseal.protocol.merkle import Frontier, leaf_hash
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
+from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.trusted_path import Opened
 

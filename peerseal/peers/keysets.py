@@ -22,7 +22,7 @@ from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.reader import DocumentReader, check_age, covering, text_of
 from peerseal.peers.trusted import KnownService, TrustedKey
-from peerseal.protocol.documents import Changes, JwkSetDocument
+from peerseal.protocol.documents.signed_documents import Changes, JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
 
 log = logging.getLogger("peerseal.trust")

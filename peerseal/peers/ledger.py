@@ -16,12 +16,18 @@ from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused,
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.forks import in_each_child
 from peerseal.peers.remembered import CheckpointFile
-from peerseal.protocol.checkpoint import MAX_NOTE_BYTES, MAX_PROOF_BYTES, Checkpoint, decode_proof, read_checkpoint
-from peerseal.protocol.documents import JwkSetDocument, KeyStatement, RegistryKeys
+from peerseal.protocol.documents.named_keys import ACTIVE, SignedKey
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.history import Head, HistoryStatement, excused_by
-from peerseal.protocol.merkle import Proof, check_consistency, check_inclusion
-from peerseal.protocol.named_keys import ACTIVE, SignedKey
+from peerseal.protocol.ledger.checkpoint import (
+    MAX_NOTE_BYTES,
+    MAX_PROOF_BYTES,
+    Checkpoint,
+    decode_proof,
+    read_checkpoint,
+)
+from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, excused_by
+from peerseal.protocol.ledger.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import cache_folder

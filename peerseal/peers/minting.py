@@ -20,8 +20,8 @@ from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
 from peerseal.protocol.policies import DERIVED_FROM
-from peerseal.protocol.tokens import LEEWAY, new_jti
-from peerseal.protocol.transactions import TRANSACTION_LIFETIME, TransactionToken
+from peerseal.protocol.tokens.request import LEEWAY, new_jti
+from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TransactionToken
 
 _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""

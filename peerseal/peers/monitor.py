@@ -12,12 +12,9 @@ from typing import Any, Final
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
 from peerseal.peers.fetch import Fetcher, no_larger_than
 from peerseal.peers.follow import Follower, Seen
-from peerseal.protocol.claims import claim
 from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
-from peerseal.protocol.history import Excused, Head
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.ledger import (
+from peerseal.protocol.ledger.entries import (
     HISTORY_DECLARED,
     JOIN_TOKEN_CREATED,
     KEY_ADMITTED,
@@ -29,8 +26,11 @@ from peerseal.protocol.ledger import (
     Entry,
     evidence_digest,
 )
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.ledger.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.ledger.history_statement import Excused, Head
+from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id, service_id, split_kid
+from peerseal.protocol.tokens.claims import claim
 
 UNKNOWN_KEY: Final = "unknown_key"
 KEY_ENDED: Final = "key_ended"

@@ -29,7 +29,7 @@ from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.limits import FetchLimits, IssuerLimits
 from peerseal.protocol.hosts import leads_elsewhere
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
+from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
 from peerseal.protocol.weak_keys import check_not_weak
 
 log = logging.getLogger("peerseal.oidc")

@@ -22,8 +22,7 @@ from peerseal.peers.histories import Histories
 from peerseal.peers.ledger import SeenLedger, check_admissions
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
-from peerseal.protocol.checkpoint import Checkpoint, read_checkpoint
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents.signed_documents import (
     Changes,
     Document,
     DomainDocument,
@@ -34,6 +33,7 @@ from peerseal.protocol.documents import (
     read_document,
     read_registry_keys,
 )
+from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 
 log = logging.getLogger("peerseal.trust")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peerseal.protocol.checkpoint import MAX_NOTE_BYTES
+from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES
 from peerseal.runtime.files import Folder
 from peerseal.runtime.trusted_path import Opened
 

@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
-from peerseal.protocol.tokens import plain_ctx
+from peerseal.protocol.tokens.request import plain_ctx
 
 _given: ContextVar[Mapping[str, Any] | None] = ContextVar("peerseal_request_ctx", default=None)
 """What the call that is about to be prepared was given: `requests.Session.request` has no other way to pass it on."""

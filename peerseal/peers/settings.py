@@ -20,7 +20,7 @@ from peerseal.peers.confirming import Confirmation
 from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.trusted import Dated
-from peerseal.protocol.documents import Changes, DomainDocument, PolicyDocument
+from peerseal.protocol.documents.signed_documents import Changes, DomainDocument, PolicyDocument
 
 if TYPE_CHECKING:
     from peerseal.peers.reader import DocumentReader, Recalled

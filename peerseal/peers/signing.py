@@ -11,13 +11,13 @@ from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.target import is_origin_form
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol import jose
-from peerseal.protocol.assertions import ASSERTION_TYP, assertion_claims
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
-from peerseal.protocol.events import EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
-from peerseal.protocol.tokens import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
-from peerseal.protocol.transactions import TRANSACTION_TYP, TransactionToken, transaction_hash
+from peerseal.protocol.tokens.assertion import ASSERTION_TYP, assertion_claims
+from peerseal.protocol.tokens.event import EVENT_TYP, EventToken, payload_hash
+from peerseal.protocol.tokens.request import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, TransactionToken, transaction_hash
 from peerseal.runtime.options import shortened
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

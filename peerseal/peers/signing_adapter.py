@@ -21,7 +21,7 @@ from peerseal.peers.session_options import names_to_bind
 from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
-from peerseal.protocol.tokens import ALWAYS_BOUND, BLANKS
+from peerseal.protocol.tokens.request import ALWAYS_BOUND, BLANKS
 
 _TRANSACTION_HEADER = "Txn-Token"
 _OVERLOADED = (502, 503, 504)

@@ -14,8 +14,8 @@ from peerseal.peers.received import value_of
 from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens import check_times
-from peerseal.protocol.transactions import (
+from peerseal.protocol.tokens.request import check_times
+from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME_CAP,
     TRANSACTION_TYP,
     TransactionToken,

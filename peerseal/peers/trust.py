@@ -38,10 +38,10 @@ from peerseal.peers.settings import SettingShelf
 from peerseal.peers.statements import StatementShelf
 from peerseal.peers.status import ServiceStatus, TrustStatus
 from peerseal.peers.trusted import TrustedKey
-from peerseal.protocol.claims import LATEST_TIME
-from peerseal.protocol.documents import DomainDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
 
 log = logging.getLogger("peerseal.trust")

@@ -10,9 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
 from peerseal.errors import DocumentRefused, Expired, NotYetValid
-from peerseal.protocol.documents import Changes, DomainDocument, JwkSetDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.documents.named_keys import SignedKey
+from peerseal.protocol.documents.signed_documents import (
+    Changes,
+    DomainDocument,
+    JwkSetDocument,
+    KeyStatement,
+    PolicyDocument,
+)
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.named_keys import SignedKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 
 

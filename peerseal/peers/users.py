@@ -1,7 +1,7 @@
 """Users at the edge: tokens of the issuers that the signed domain document names (OpenID Connect Core, RFC 9068).
 
-JWTs are checked as strictly as our own tokens: `peerseal.protocol.oidc` has the steps. About opaque tokens their issuer
-is asked: `peerseal.protocol.introspection`.
+JWTs are checked as strictly as our own tokens: `peerseal.protocol.tokens.oidc` has the steps. About opaque tokens their
+issuer is asked: `peerseal.protocol.tokens.introspection`.
 """
 
 import os
@@ -20,12 +20,12 @@ from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
 from peerseal.protocol.hosts import can_be_asked
-from peerseal.protocol.introspection import ActiveToken, is_jwt_shaped
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.oidc import UnverifiedToken, VerifiedClaims
 from peerseal.protocol.plain import plain_text, text_like
 from peerseal.protocol.policies import UserIssuer, check_scope
-from peerseal.protocol.transactions import check_user
+from peerseal.protocol.tokens.introspection import ActiveToken, is_jwt_shaped
+from peerseal.protocol.tokens.oidc import UnverifiedToken, VerifiedClaims
+from peerseal.protocol.tokens.transaction import check_user
 from peerseal.protocol.weak_keys import check_not_weak
 from peerseal.runtime.options import check_callable, check_is, check_path
 

@@ -46,7 +46,7 @@ from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_
 from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
-from peerseal.protocol.tokens import (
+from peerseal.protocol.tokens.request import (
     ALWAYS_BOUND,
     LEEWAY,
     REQUEST_LIFETIME_CAP,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.peers.monitor import Watched
-from peerseal.protocol.claims import claim, number_claim, time_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.ledger.merkle import Frontier
+from peerseal.protocol.tokens.claims import claim, number_claim, time_claim
 from peerseal.runtime.files import Access, Folder
 
 

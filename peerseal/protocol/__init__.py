@@ -1,1 +1,5 @@
-"""Floor 1: names, keys, tokens and signed documents. Bytes and keys in, values or errors out: no I/O, no clock."""
+"""Names, keys, tokens and signed documents. Bytes and keys in, values or errors out: no I/O, no clock.
+
+Read in this order: `names`, `encoding`, `keys`, `jose`; `tokens.request`; `documents.signed_documents`;
+`policies`; `ledger.entries`, `ledger.checkpoint`, `ledger.merkle`.
+"""

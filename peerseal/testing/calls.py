@@ -9,15 +9,15 @@ from urllib.parse import parse_qs, urlsplit
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
 from peerseal.peers.fetch import Answer
 from peerseal.peers.verify import Verifier
-from peerseal.protocol.checkpoint import encode_proof
-from peerseal.protocol.claims import claim
-from peerseal.protocol.documents import JwkSetDocument, sign_document
+from peerseal.protocol.documents.named_keys import ACTIVE
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import join_mac_matches
-from peerseal.protocol.named_keys import ACTIVE
+from peerseal.protocol.ledger.checkpoint import encode_proof
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens import Proof
+from peerseal.protocol.tokens.claims import claim
+from peerseal.protocol.tokens.request import Proof
 
 if TYPE_CHECKING:
     from peerseal.testing.registry import MemoryRegistry

@@ -2,9 +2,9 @@
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from peerseal.protocol import merkle
-from peerseal.protocol.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
-from peerseal.protocol.ledger import Entry
+from peerseal.protocol.ledger import merkle
+from peerseal.protocol.ledger.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
+from peerseal.protocol.ledger.entries import Entry
 
 
 class MemoryLedger:
@@ -44,7 +44,7 @@ class MemoryLedger:
         return merkle.consistency_proof(old, new, self.node)
 
     def node(self, level: int, number: int) -> bytes:
-        """A `peerseal.protocol.merkle.NodeReader`."""
+        """A `peerseal.protocol.ledger.merkle.NodeReader`."""
         if level == 0:
             return self._leaves[number]
         found = self._nodes.get((level, number))

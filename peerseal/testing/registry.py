@@ -17,8 +17,10 @@ from peerseal.peers.forks import in_each_child
 from peerseal.peers.identity import Identity
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.trusted import TrustedKey
-from peerseal.protocol import documents
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents import signed_documents
+from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED, REVOKED, SignedKey
+from peerseal.protocol.documents.named_keys import RevokedKey as ListedRevokedKey
+from peerseal.protocol.documents.signed_documents import (
     Changes,
     DomainDocument,
     JwkSetDocument,
@@ -29,7 +31,7 @@ from peerseal.protocol.documents import (
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger import (
+from peerseal.protocol.ledger.entries import (
     DOMAIN_SET,
     KEY_RETIRED,
     KEY_REVOKED,
@@ -40,8 +42,6 @@ from peerseal.protocol.ledger import (
     Entry,
     evidence_digest,
 )
-from peerseal.protocol.named_keys import ACTIVE, RETIRED, REVOKED, SignedKey
-from peerseal.protocol.named_keys import RevokedKey as ListedRevokedKey
 from peerseal.protocol.names import (
     REGISTRY,
     check_trust_domain,
@@ -289,9 +289,9 @@ class MemoryRegistry:
 
     # ---- its documents
 
-    def sign(self, document: documents.Document) -> str:
+    def sign(self, document: signed_documents.Document) -> str:
         """Any document, signed as this registry's."""
-        return documents.sign_document(document, self.signing_key)
+        return signed_documents.sign_document(document, self.signing_key)
 
     def jwk_set(self, service: str) -> JwkSetDocument:
         """The document about a service's keys, as of now."""
@@ -337,13 +337,13 @@ class MemoryRegistry:
         """The document about what changed after entry ``since``."""
         entries = self.ledger.entries
         names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in entries[since:]})
-        frame, head = self._frame(self.domain, documents.CHANGES_LIFETIME), len(entries)
+        frame, head = self._frame(self.domain, signed_documents.CHANGES_LIFETIME), len(entries)
         proof = self.ledger.consistency(since, head) if 0 < since <= head else None
         return Changes(*frame, since, head, self.ledger.checkpoint(), tuple(names), since > head, proof)
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document, as of now."""
-        frame = self._frame(self.domain, documents.REGISTRY_KEYS_LIFETIME)
+        frame = self._frame(self.domain, signed_documents.REGISTRY_KEYS_LIFETIME)
         signing = (self.signing_key.public, *self.past_signing_keys)
         keys = RegistryKeys(*frame, self.version, self.root.public, signing, self.ledger.jwk)
         return replace(keys, past_ledger_keys=self.past_ledger_keys)
@@ -390,7 +390,7 @@ class MemoryRegistry:
         state = self.state(key)
         return SignedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
 
-    def _frame(self, subject: str, lifetime: int = documents.DOCUMENT_LIFETIME) -> tuple[str, str, int, int]:
+    def _frame(self, subject: str, lifetime: int = signed_documents.DOCUMENT_LIFETIME) -> tuple[str, str, int, int]:
         now = int(self.clock())
         return registry_id(self.domain), subject, now, now + lifetime
 

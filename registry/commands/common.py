@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from peerseal.peers.environment import settings_of
-from peerseal.protocol.claims import LATEST_TIME
-from peerseal.protocol.oidc import BYTE_ORDER_MARK
+from peerseal.protocol.tokens.claims import LATEST_TIME
+from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole

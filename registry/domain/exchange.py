@@ -8,10 +8,10 @@ from typing import Final, Self
 from urllib.parse import parse_qsl
 
 from peerseal.errors import CodedError, MalformedToken
-from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
-from peerseal.protocol.events import PAYLOAD_HASH, TOPIC
 from peerseal.protocol.policies import check_audience, check_scope
-from peerseal.protocol.transactions import ID
+from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
+from peerseal.protocol.tokens.event import PAYLOAD_HASH, TOPIC
+from peerseal.protocol.tokens.transaction import ID
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"

@@ -8,13 +8,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final
 
 from peerseal.errors import PeersealError
-from peerseal.protocol import ledger
-from peerseal.protocol.documents import RegistryKeys, read_registry_keys
-from peerseal.protocol.evidence import PROOF, TOKEN, VOUCH, past_proof, read_evidence, spent_request, vouches_for
-from peerseal.protocol.history import read_history
-from peerseal.protocol.ledger import Entry, evidence_digest
+from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.ledger import entries
+from peerseal.protocol.ledger.entries import Entry, evidence_digest
+from peerseal.protocol.ledger.evidence import PROOF, TOKEN, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.ledger.history_statement import read_history
 from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
-from peerseal.protocol.tokens import LEEWAY, PROOF_LIFETIME, REQUEST_LIFETIME_CAP
+from peerseal.protocol.tokens.request import LEEWAY, PROOF_LIFETIME, REQUEST_LIFETIME_CAP
 from registry.domain.differences import Difference
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import PublicState
@@ -79,7 +79,7 @@ class Grounds:
 
     def _document(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
         document = read_registry_keys(entry.data["document"], pin=self.root, now=entry.time)
-        first = entry.type == ledger.REGISTRY_CREATED
+        first = entry.type == entries.REGISTRY_CREATED
         if first != (entry.seq == 1):
             raise BadGrounds("type", entry.type, "registry_created in the first entry, and nowhere else")
         said = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject}
@@ -247,17 +247,17 @@ def _check_time(column: str, made_at: int, entered_at: int, lives: int | None) -
 
 
 _RULES: Final[Mapping[str, Callable[[Grounds, Entry, bytes | None, PublicState], None]]] = {
-    ledger.REGISTRY_CREATED: Grounds._document,
-    ledger.REGISTRY_KEYS_ISSUED: Grounds._document,
-    ledger.KEY_ADMITTED: Grounds._admitted,
-    ledger.KEY_RETIRED: Grounds._retired,
-    ledger.KEY_REVOKED: Grounds._revoked,
-    ledger.POLICY_SET: Grounds._operator,
-    ledger.DOMAIN_SET: Grounds._operator,
-    ledger.JOIN_TOKEN_CREATED: Grounds._operator,
-    ledger.JOIN_TOKEN_WITHDRAWN: Grounds._operator,
-    ledger.OPERATOR_CREATED: Grounds._operator,
-    ledger.OPERATOR_REVOKED: Grounds._operator,
-    ledger.REGISTRY_RESTORED: Grounds._restored,
-    ledger.HISTORY_DECLARED: Grounds._history,
+    entries.REGISTRY_CREATED: Grounds._document,
+    entries.REGISTRY_KEYS_ISSUED: Grounds._document,
+    entries.KEY_ADMITTED: Grounds._admitted,
+    entries.KEY_RETIRED: Grounds._retired,
+    entries.KEY_REVOKED: Grounds._revoked,
+    entries.POLICY_SET: Grounds._operator,
+    entries.DOMAIN_SET: Grounds._operator,
+    entries.JOIN_TOKEN_CREATED: Grounds._operator,
+    entries.JOIN_TOKEN_WITHDRAWN: Grounds._operator,
+    entries.OPERATOR_CREATED: Grounds._operator,
+    entries.OPERATOR_REVOKED: Grounds._operator,
+    entries.REGISTRY_RESTORED: Grounds._restored,
+    entries.HISTORY_DECLARED: Grounds._history,
 }

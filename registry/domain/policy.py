@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, KeyRefused, MalformedToken
-from peerseal.protocol.claims import claim, exactly
+from peerseal.protocol.documents.issuer_trust import given_keys
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
 from peerseal.protocol.hosts import can_be_asked
-from peerseal.protocol.issuer_trust import given_keys
-from peerseal.protocol.ledger import Entry
+from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.names import qualify, split_service_id
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
+from peerseal.protocol.tokens.claims import claim, exactly
 from registry.domain.errors import BadRequest
 from registry.domain.key_quality import check_quality
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peerseal.protocol.documents import JwkSetDocument, KeyStatement
+from peerseal.protocol.documents.named_keys import RevokedKey, SignedKey
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement
 from peerseal.protocol.keys import PublicCredentials
-from peerseal.protocol.ledger import Admission
-from peerseal.protocol.merkle import Proof
-from peerseal.protocol.named_keys import RevokedKey, SignedKey
+from peerseal.protocol.ledger.entries import Admission
+from peerseal.protocol.ledger.merkle import Proof
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from registry.domain.keys import KeyRecord, KeyState
 

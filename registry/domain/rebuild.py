@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from peerseal.protocol import ledger
 from peerseal.protocol.encoding import b64url_decode
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.ledger import Entry
+from peerseal.protocol.ledger import entries as ledger
+from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.names import REGISTRY, split_kid
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from registry.domain import lifecycle

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from peerseal.protocol import jose
-from peerseal.protocol.access_tokens import ACCESS_TYP, AccessClaims, scope_text
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import AccessGrant
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens.access_token import ACCESS_TYP, AccessClaims, scope_text
+from peerseal.protocol.tokens.request import new_jti
 from registry.domain.client_credentials import AccessWanted
 from registry.domain.exchange import ExchangeRefused, Issued
 from registry.services.authority import AuthoritySource

@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from peerseal.errors import MissingToken, PeersealError
-from peerseal.protocol.ledger import KEY_ADMITTED
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.ledger.entries import KEY_ADMITTED
+from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.protocol.tokens import Proof
+from peerseal.protocol.tokens.request import Proof
 from registry.domain import lifecycle
 from registry.domain.admission import (
     Approved,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, DocumentRefused
-from peerseal.protocol.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
-from peerseal.protocol.documents import Document, RegistryKeys, read_registry_keys, sign_document
+from peerseal.protocol.documents.signed_documents import Document, RegistryKeys, read_registry_keys, sign_document
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.ledger.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
+from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.fork_guard import ForkGuard

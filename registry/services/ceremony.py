@@ -13,8 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, KeyRefused, MalformedToken
-from peerseal.protocol.checkpoint import ledger_jwk
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents.signed_documents import (
     REGISTRY_KEYS_LIFETIME,
     RegistryKeys,
     read_registry_keys,
@@ -22,6 +21,7 @@ from peerseal.protocol.documents import (
 )
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.ledger.checkpoint import ledger_jwk
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from registry.services import keyfiles
 from registry.services.initialise import decode_document, issue

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.documents import CHANGES_LIFETIME, Changes
-from peerseal.protocol.merkle import Frontier, Proof
+from peerseal.protocol.documents.signed_documents import CHANGES_LIFETIME, Changes
+from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority import Authority, AuthoritySource

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from peerseal.errors import InvalidName, TokenError
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.trusted import check_window
-from peerseal.protocol.assertions import ASSERTION_LIFETIME_CAP, ClientAssertion
 from peerseal.protocol.names import qualify
-from peerseal.protocol.tokens import LEEWAY, check_times
+from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
+from peerseal.protocol.tokens.request import LEEWAY, check_times
 from registry.domain.exchange import ClientRefused
 from registry.services.authority import AuthoritySource
 from registry.services.callers import DatabaseKeys

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.ledger import KEY_RETIRED, KEY_REVOKED, Entry
+from peerseal.protocol.ledger.entries import KEY_RETIRED, KEY_REVOKED, Entry
 from peerseal.protocol.names import make_kid, service_id, split_kid
 from registry.domain import lifecycle
 from registry.domain.errors import NotFound

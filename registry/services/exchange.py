@@ -15,11 +15,11 @@ from peerseal.peers.derivation import derived_context
 from peerseal.peers.users import User, UserVerifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.events import EVENT_TYP, EventToken
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import DERIVED_FROM, DomainSettings
 from peerseal.protocol.policies import Exchange as Grants
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
+from peerseal.protocol.tokens.request import new_jti
 from registry.domain.exchange import ExchangeRefused, Issued, Wanted
 from registry.domain.key_quality import check_quality
 from registry.services.authority import Authority, AuthoritySource

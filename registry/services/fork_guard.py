@@ -20,9 +20,9 @@ from typing import Final, NoReturn, Self
 from sqlalchemy import Connection
 
 from peerseal.errors import ConfigurationError, DocumentRefused
-from peerseal.protocol.checkpoint import Checkpoint
-from peerseal.protocol.history import Excused, Head, excused_by
-from peerseal.protocol.merkle import Frontier, check_consistency, consistency_proof, root_hash
+from peerseal.protocol.ledger.checkpoint import Checkpoint
+from peerseal.protocol.ledger.history_statement import Excused, Head, excused_by
+from peerseal.protocol.ledger.merkle import Frontier, check_consistency, consistency_proof, root_hash
 from registry.domain.errors import (
     Behind,
     LedgerContradicted,

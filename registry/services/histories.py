@@ -2,7 +2,7 @@
 
 Three steps, as for new keys (`registry.services.ceremony`), since the root key may be offline: `Histories.requested`
 finds the three heads, `signed` has the root sign them, `Histories.publish` writes the statement into the ledger. Every
-node and every client reads it there, and decides by itself (`peerseal.protocol.history`).
+node and every client reads it there, and decides by itself (`peerseal.protocol.ledger.history_statement`).
 """
 
 import time
@@ -13,10 +13,11 @@ from typing import Final
 from sqlalchemy import Connection
 
 from peerseal.errors import CodedError, ConfigurationError, DocumentRefused, InvalidName, MalformedToken
-from peerseal.protocol.checkpoint import read_checkpoint
-from peerseal.protocol.documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.history import (
+from peerseal.protocol.ledger.checkpoint import read_checkpoint
+from peerseal.protocol.ledger.entries import HISTORY_DECLARED
+from peerseal.protocol.ledger.history_statement import (
     MAX_STATEMENTS,
     Head,
     HistoryStatement,
@@ -25,8 +26,7 @@ from peerseal.protocol.history import (
     read_history,
     sign_history,
 )
-from peerseal.protocol.ledger import HISTORY_DECLARED
-from peerseal.protocol.merkle import Frontier, root_hash
+from peerseal.protocol.ledger.merkle import Frontier, root_hash
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from registry.domain.errors import LedgerContradicted
 from registry.services import keyfiles

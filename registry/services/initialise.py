@@ -9,11 +9,16 @@ from cryptography.fernet import Fernet
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol import jose
-from peerseal.protocol.checkpoint import ledger_jwk
-from peerseal.protocol.documents import MAX_DOCUMENT, REGISTRY_KEYS_LIFETIME, RegistryKeys, sign_document
+from peerseal.protocol.documents.signed_documents import (
+    MAX_DOCUMENT,
+    REGISTRY_KEYS_LIFETIME,
+    RegistryKeys,
+    sign_document,
+)
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.ledger import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
+from peerseal.protocol.ledger.checkpoint import ledger_jwk
+from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
 from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
 from peerseal.runtime.files import Access, Folder
 from registry.services import keyfiles

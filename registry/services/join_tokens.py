@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from peerseal.errors import PeersealError
 from peerseal.protocol.join import JoinToken, join_mac_matches
-from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, JOIN_TOKEN_WITHDRAWN
+from peerseal.protocol.ledger.merkle import Frontier
 from registry.domain.admission import TOKEN_ID, Joined, check_registrable
 from registry.domain.errors import BadRequest, JoinRefused, KeyTaken, NotFound
 from registry.services.authority import AuthoritySource

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
-from peerseal.protocol.merkle import HASH, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
+from peerseal.protocol.ledger.merkle import HASH, Proof, consistency_proof, inclusion_proof
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.errors import BadRequest, Behind, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority import Authority, AuthoritySource

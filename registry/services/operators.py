@@ -12,7 +12,7 @@ from typing import Any
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
-from peerseal.protocol.ledger import OPERATOR_CREATED, OPERATOR_REVOKED
+from peerseal.protocol.ledger.entries import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
 from registry.settings import Limits
 from registry.storage import audit, ledger, operator_tokens

@@ -21,7 +21,7 @@ from peerseal.errors import ConfigurationError, DocumentRefused, InvalidName, Ma
 from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer, check_issuer_url
 from peerseal.protocol.encoding import strict_json
-from peerseal.protocol.oidc import BYTE_ORDER_MARK, MAX_SUBJECT, UnverifiedToken, read_key_set
+from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK, MAX_SUBJECT, UnverifiedToken, read_key_set
 from peerseal.runtime.settings import read_bytes
 from registry.domain.admission import Attested, check_registrable
 from registry.domain.errors import OidcRefused

@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from peerseal.errors import InvalidName, MalformedToken
-from peerseal.protocol.ledger import DOMAIN_SET, POLICY_SET, Entry, evidence_digest
+from peerseal.protocol.ledger.entries import DOMAIN_SET, POLICY_SET, Entry, evidence_digest
 from peerseal.protocol.names import REGISTRY, check_service
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from registry.domain.admission import check_registrable

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.checkpoint import TILE_WIDTH, tile_root
-from peerseal.protocol.ledger import Entry
-from peerseal.protocol.merkle import HASH, Frontier, leaf_hash
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
+from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
 from registry.domain.differences import Difference
 from registry.domain.grounds import Grounds
 from registry.domain.rebuild import PublicState, apply

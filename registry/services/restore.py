@@ -16,10 +16,10 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from peerseal.peers.follow import bodies
-from peerseal.protocol.checkpoint import TILE_WIDTH
-from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
-from peerseal.protocol.merkle import Frontier, frontier_at, leaf_hash, root_hash
-from peerseal.protocol.tokens import LEEWAY, REQUEST_LIFETIME_CAP
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
+from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
+from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash, root_hash
+from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP
 from registry.domain.errors import LedgerContradicted
 from registry.services.align import align
 from registry.services.compare import Retention

@@ -7,9 +7,9 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.documents import DOCUMENT_LIFETIME, DomainDocument, PolicyDocument
-from peerseal.protocol.ledger import Entry
-from peerseal.protocol.merkle import check_inclusion
+from peerseal.protocol.documents.signed_documents import DOCUMENT_LIFETIME, DomainDocument, PolicyDocument
+from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.merkle import check_inclusion
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import LedgerContradicted
 from registry.domain.policy import readers_of

@@ -4,8 +4,8 @@ from threading import Lock
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.checkpoint import TILE_HEIGHT, TILE_WIDTH, levels_of
-from peerseal.protocol.merkle import HASH, NodeReader
+from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, levels_of
+from peerseal.protocol.ledger.merkle import HASH, NodeReader
 from registry.storage import ledger
 
 _TILES_KEPT = 512

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.checkpoint import read_checkpoint
+from peerseal.protocol.ledger.checkpoint import read_checkpoint
 from peerseal.protocol.numbers import natural
 from registry.domain.differences import Difference
 from registry.services.compare import Retention, compare

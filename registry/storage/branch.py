@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, select, update
 
-from peerseal.protocol.checkpoint import TILE_HEIGHT
-from peerseal.protocol.merkle import Frontier
+from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT
+from peerseal.protocol.ledger.merkle import Frontier
 from registry.storage.tables import audit, entries, ledger_head, tiles
 
 

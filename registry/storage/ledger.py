@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Row, Select, Update, bindparam, exists, insert, literal, select, update
 
-from peerseal.protocol.checkpoint import TILE_WIDTH, tile_root
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.ledger import Entry, evidence_digest
-from peerseal.protocol.merkle import HASH, Frontier, leaf_hash
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
+from peerseal.protocol.ledger.entries import Entry, evidence_digest
+from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
 from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import ENDINGS, HISTORIES, entries, ledger_head, tiles
@@ -62,8 +62,8 @@ class LedgerGuard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An entry that has no number yet; the members are those of `peerseal.protocol.ledger.Entry`. ``evidence`` is what
-    proves what it rests on: kept beside the entry, which commits to it."""
+    """An entry that has no number yet; the members are those of `peerseal.protocol.ledger.entries.Entry`. ``evidence``
+    is what proves what it rests on: kept beside the entry, which commits to it."""
 
     type: str
     service: str | None = None

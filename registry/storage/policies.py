@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, bindparam, delete, select
 
-from peerseal.protocol.ledger import Entry
+from peerseal.protocol.ledger.entries import Entry
 from registry.storage.tables import SETTINGS, domain_settings, entries, policies
 from registry.storage.upsert import inserts
 

@@ -39,9 +39,9 @@ TOKEN_ID = 32
 
 
 class EntryColumns(Columns):
-    """The append-only list of changes. ``body`` holds the canonical bytes of `peerseal.protocol.ledger.Entry`, ``leaf``
-    their RFC 6962 leaf hash, ``evidence`` the bytes that the entry commits to by digest; the other columns repeat
-    parts of the body for queries."""
+    """The append-only list of changes. ``body`` holds the canonical bytes of `peerseal.protocol.ledger.entries.Entry`,
+    ``leaf`` their RFC 6962 leaf hash, ``evidence`` the bytes that the entry commits to by digest; the other columns
+    repeat parts of the body for queries."""
 
     seq: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
     time: Named[int] = Column(BigInteger)

@@ -4,7 +4,7 @@ import re
 
 from flask import Blueprint, Response, request
 
-from peerseal.protocol.checkpoint import TILE_WIDTH
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from registry.domain.errors import BadRequest, NotFound
 from registry.web.wire import number, parameter, private_json, published, registry
 

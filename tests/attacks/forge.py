@@ -18,7 +18,7 @@ from peerseal.protocol.encoding import b64url, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import DomainSettings
-from peerseal.protocol.tokens import REQUEST_TYP
+from peerseal.protocol.tokens.request import REQUEST_TYP
 
 DOMAIN = "acme.internal"
 CALLER = f"{DOMAIN}/client-service"

@@ -7,7 +7,7 @@ import pytest
 
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens import MAX_CTX
+from peerseal.protocol.tokens.request import MAX_CTX
 from tests.attacks.forge import (
     ABSENT,
     CALLEE,

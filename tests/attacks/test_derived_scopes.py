@@ -12,7 +12,7 @@ from peerseal.errors import PeersealError, TrustUnavailable
 from peerseal.peers.replay import MemoryReplayGuard
 from peerseal.peers.verify import Peer
 from peerseal.protocol.policies import Derivation, DomainSettings
-from peerseal.protocol.transactions import TRANSACTION_TYP, transaction_hash
+from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
 from peerseal.testing import Clock, MemoryRegistry
 from tests.attacks import forge
 from tests.attacks.forge import CALLER, DOMAIN, NOW, OTHER

@@ -11,9 +11,9 @@ from peerseal.errors import PeersealError
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.verify import Verifier
 from peerseal.protocol.encoding import b64url
-from peerseal.protocol.events import EVENT_TYP
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens import REQUEST_TYP
+from peerseal.protocol.tokens.event import EVENT_TYP
+from peerseal.protocol.tokens.request import REQUEST_TYP
 from tests.attacks import forge
 from tests.attacks.forge import ABSENT, BEFORE_THE_KEY, CALLEE, CALLER, DOMAIN, NOW, OTHER, STRANGER, Keys, changed
 

@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 
 from peerseal.errors import DocumentRefused, TokenError
-from peerseal.protocol.documents import CHANGES_LIFETIME, Changes, JwkSetDocument, read_document, sign_document
+from peerseal.protocol.documents.signed_documents import (
+    CHANGES_LIFETIME,
+    Changes,
+    JwkSetDocument,
+    read_document,
+    sign_document,
+)
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, registry_id
-from peerseal.protocol.tokens import REQUEST_TYP, Proof, sign_proof
+from peerseal.protocol.tokens.request import REQUEST_TYP, Proof, sign_proof
 from tests.attacks.forge import (
     ABSENT,
     CALLER,

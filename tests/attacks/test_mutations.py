@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents.named_keys import SignedKey
+from peerseal.protocol.documents.signed_documents import (
     Changes,
     Document,
     JwkSetDocument,
@@ -25,10 +26,9 @@ from peerseal.protocol.documents import (
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger import Admission, Entry
-from peerseal.protocol.named_keys import SignedKey
+from peerseal.protocol.ledger.entries import Admission, Entry
 from peerseal.protocol.names import make_kid, registry_id
-from peerseal.protocol.tokens import Proof, sign_proof
+from peerseal.protocol.tokens.request import Proof, sign_proof
 from tests.attacks.forge import (
     CALLER,
     DOMAIN,

@@ -17,7 +17,7 @@ from peerseal.errors import ConfigurationError, FetchError, PeersealError
 from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.webhook import Webhook
-from peerseal.protocol.oidc import UnverifiedToken
+from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from registry.console import HttpConsole

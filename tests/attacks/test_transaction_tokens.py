@@ -14,11 +14,11 @@ from peerseal.peers.replay import MemoryReplayGuard
 from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.encoding import b64url, canonical_json
-from peerseal.protocol.events import EVENT_TYP
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import DomainSettings
-from peerseal.protocol.tokens import new_jti
-from peerseal.protocol.transactions import TRANSACTION_TYP, transaction_hash
+from peerseal.protocol.tokens.event import EVENT_TYP
+from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
 from tests.attacks import forge
 from tests.attacks.forge import (
     ABSENT,

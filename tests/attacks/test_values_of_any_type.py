@@ -16,7 +16,7 @@ from peerseal.errors import MalformedToken, MissingToken, PeersealError, Unsigna
 from peerseal.peers.target import is_origin_form, routed_target
 from peerseal.peers.verify import RequestHeaders
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens.request import new_jti
 from peerseal.testing import MemoryRegistry
 from peerseal.wsgi import bearer_token
 from tests.attacks.forge import BODY, HEADERS, METHOD, NOW, TARGET, Callee, honest_token

@@ -12,8 +12,7 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
 from peerseal.peers.fetch import HttpFetcher, no_larger_than
 from peerseal.protocol import jose
-from peerseal.protocol.checkpoint import MAX_PROOF, decode_proof, read_checkpoint
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents.signed_documents import (
     Changes,
     Document,
     DomainDocument,
@@ -26,6 +25,7 @@ from peerseal.protocol.documents import (
 )
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.checkpoint import MAX_PROOF, decode_proof, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.testing import Answer, MemoryRegistry
 from tests.support.patient import PatientRegistry, served

@@ -19,9 +19,9 @@ from demo.stack import CLIENT, DEAD_LETTERS, DOMAIN, INVOICING, TOPIC, Stack
 from peerseal import EventVerifier, Identity, RotationSchedule
 from peerseal.errors import AccessTokenRefused, BrokerUnavailable, MessageNotTaken
 from peerseal.kafka import KafkaOutlet, consumer, oauthbearer, producer
-from peerseal.protocol.assertions import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
+from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from tests.support.apache_kafka import ApacheKafka, OAuthBearer, need_kafka
 from tests.support.brokers import eventually
 from tests.support.certificates import Authority

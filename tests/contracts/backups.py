@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert
 
-from peerseal.protocol.checkpoint import tile_path
+from peerseal.protocol.ledger.checkpoint import tile_path
 from registry.services.public_copy import Source
 from registry.storage.tables import metadata
 from registry.storage.unit import Store

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event, make_url, update
 
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens.request import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.ceremony import Ceremony, signed, written
 from registry.services.ledger_memory import EARLIER_FILE, FILE, LedgerMemory

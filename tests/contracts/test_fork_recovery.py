@@ -16,9 +16,9 @@ from peerseal.peers.follow import Follower
 from peerseal.peers.keep import KeptLedger
 from peerseal.peers.monitor import Monitor, Watched
 from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.history import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import HISTORY_DECLARED, REGISTRY_RESTORED
+from peerseal.protocol.ledger.entries import HISTORY_DECLARED, REGISTRY_RESTORED
+from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.names import make_kid, service_id
 from registry.cli import main
 from registry.domain.errors import LedgerForked

@@ -20,10 +20,10 @@ from sqlalchemy import delete, insert, make_url, update
 
 from peerseal.errors import PeersealError
 from peerseal.protocol import jose
-from peerseal.protocol.checkpoint import TILE_WIDTH
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.merkle import Frontier, check_consistency
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
+from peerseal.protocol.ledger.merkle import Frontier, check_consistency
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild

@@ -19,14 +19,14 @@ from peerseal import TrustStore
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.peers.follow import Follower
 from peerseal.peers.keep import KeptLedger
-from peerseal.protocol.checkpoint import Checkpoint, sign_checkpoint
-from peerseal.protocol.documents import DomainDocument, PolicyDocument
-from peerseal.protocol.history import Head
+from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
+from peerseal.protocol.ledger.checkpoint import Checkpoint, sign_checkpoint
+from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
+from peerseal.protocol.ledger.history_statement import Head
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens.request import new_jti
 from registry.cli import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError, DocumentRefused
-from peerseal.protocol.checkpoint import read_checkpoint
-from peerseal.protocol.documents import JwkSetDocument, RegistryKeys, read_document, read_registry_keys
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, RegistryKeys, read_document, read_registry_keys
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.checkpoint import read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 from tests.registry.driver import DOMAIN, Clock, Driver

@@ -10,12 +10,12 @@ from alembic import command
 from cryptography.fernet import Fernet
 from sqlalchemy import Connection, text
 
-from peerseal.protocol.checkpoint import ledger_jwk
-from peerseal.protocol.documents import JwkSetDocument, RegistryKeys, sign_document
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, RegistryKeys, sign_document
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.checkpoint import ledger_jwk
 from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.tokens import sign_proof
+from peerseal.protocol.tokens.request import sign_proof
 from registry.services import keyfiles
 from registry.services.verify import verify
 from registry.settings import Settings

@@ -16,11 +16,11 @@ from demo.processes import BIN, environment
 from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import DOMAIN_SET, KEY_ADMITTED, KEY_REVOKED, POLICY_SET, Entry
-from peerseal.protocol.merkle import Frontier, leaf_hash
+from peerseal.protocol.ledger.entries import DOMAIN_SET, KEY_ADMITTED, KEY_REVOKED, POLICY_SET, Entry
+from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.protocol.tokens import sign_proof
+from peerseal.protocol.tokens.request import sign_proof
 from registry.services.operators import Role
 from registry.services.verify import Verified, verify
 from registry.storage import keys as keys_storage

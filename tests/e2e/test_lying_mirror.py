@@ -15,7 +15,7 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
 from peerseal.peers.fetch import HttpFetcher
 from peerseal.peers.limits import FetchLimits
-from peerseal.protocol.documents import JwkSetDocument
+from peerseal.protocol.documents.signed_documents import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.testing import MemoryRegistry
 from tests.support.load import get

@@ -16,8 +16,8 @@ from sqlalchemy import select, update
 
 import peerseal
 from demo.processes import BIN
-from peerseal.protocol.ledger import Entry
-from peerseal.protocol.merkle import Frontier, leaf_hash
+from peerseal.protocol.ledger.entries import Entry
+from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from registry.storage.engine import create_engine
 from registry.storage.tables import entries, ledger_head
 from registry.storage.unit import Store

@@ -18,7 +18,7 @@ import pytest
 import peerseal
 from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
-from peerseal.protocol.tokens import new_jti
+from peerseal.protocol.tokens.request import new_jti
 from registry.console import LocalConsole
 from registry.services.end_keys import Reason
 from registry.services.ledger_memory import FILE

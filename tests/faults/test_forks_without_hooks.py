@@ -12,7 +12,7 @@ import pytest
 
 from peerseal import FileReplayGuard, Identity, Peer, RotationSchedule, Verifier
 from peerseal.peers.forks import in_each_child, notice_fork
-from peerseal.protocol.named_keys import ACTIVE
+from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, served
 

@@ -15,8 +15,8 @@ from peerseal import Identity, RotationSchedule, Verifier
 from peerseal.cli import main
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.peers.environment import options_in
+from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.named_keys import ACTIVE
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import Child
 from tests.support.load import get

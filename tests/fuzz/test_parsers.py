@@ -18,26 +18,13 @@ from peerseal import Event, EventVerifier, Peer, User, UserVerifier
 from peerseal.errors import PeersealError
 from peerseal.peers.target import check_external_prefix, routed_target
 from peerseal.peers.transactions import read_transaction
-from peerseal.protocol import (
-    assertions,
-    checkpoint,
-    documents,
-    encoding,
-    evidence,
-    history,
-    introspection,
-    issuer_trust,
-    join,
-    jose,
-    keys,
-    ledger,
-    named_keys,
-    names,
-    oidc,
-    policies,
-    tokens,
-    transactions,
-)
+from peerseal.protocol import encoding, join, jose, keys, names, policies
+from peerseal.protocol.documents import issuer_trust, named_keys, signed_documents
+from peerseal.protocol.ledger import checkpoint, entries, evidence, history_statement
+from peerseal.protocol.tokens import assertion as assertions
+from peerseal.protocol.tokens import introspection, oidc
+from peerseal.protocol.tokens import request as tokens
+from peerseal.protocol.tokens import transaction as transactions
 from peerseal.testing import MemoryRegistry
 from tests.attacks import forge
 from tests.fuzz.generated import arbitrary, bytes_like, json_like, object_like, resigned, rounds, text_like
@@ -120,11 +107,11 @@ def a_document(kind: type[Any]) -> str:
     with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
         registry.identity("client-service")
         path = {
-            documents.JwkSetDocument: "/v1/services/client-service/jwks.jwt",
-            documents.Changes: "/v1/changes?since=0",
-            documents.PolicyDocument: "/v1/services/client-service/policy.jwt",
-            documents.DomainDocument: "/v1/domain.jwt",
-            documents.RegistryKeys: "/.well-known/peerseal-registry",
+            signed_documents.JwkSetDocument: "/v1/services/client-service/jwks.jwt",
+            signed_documents.Changes: "/v1/changes?since=0",
+            signed_documents.PolicyDocument: "/v1/services/client-service/policy.jwt",
+            signed_documents.DomainDocument: "/v1/domain.jwt",
+            signed_documents.RegistryKeys: "/.well-known/peerseal-registry",
         }[kind]
         return registry.call("GET", path).body.decode()
 
@@ -144,7 +131,7 @@ def protocol_parsers() -> list[Parser]:
         assertions.assertion_claims(forge.CALLER, REGISTRY_ID, NOW),
         KEY.sign,
     )
-    entry = ledger.Entry(1, NOW, "key_admitted", "a", KID, {"self": "a"}, "a.b.c", {"x": [1]})
+    entry = entries.Entry(1, NOW, "key_admitted", "a", KID, {"self": "a"}, "a.b.c", {"x": [1]})
     note_key = named_note_key()
     note = checkpoint.sign_checkpoint(checkpoint.Checkpoint(forge.DOMAIN, 3, b"r" * 32), note_key)
     ledger_jwk = checkpoint.ledger_jwk(note_key.public_key())
@@ -171,9 +158,9 @@ def protocol_parsers() -> list[Parser]:
         members(keys.PublicKey.from_jwk, jwk),
         octets(keys.PublicKey.from_spki, public.spki),
         octets(keys.KeyPair.from_pem, KEY.to_pem()),
-        octets(ledger.Entry.decode, entry.encode()),
+        octets(entries.Entry.decode, entry.encode()),
         of(
-            "peerseal.protocol.tokens.Proof.read",
+            "peerseal.protocol.tokens.request.Proof.read",
             Parser(
                 "",
                 lambda jws: tokens.Proof.read(jws, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW),
@@ -188,9 +175,9 @@ def protocol_parsers() -> list[Parser]:
         text(transactions.check_user, "ada"),
         text(assertions.ClientAssertion.parse, assertion),
         octets(evidence.read_evidence, encoding.canonical_json({"proof": proof})),
-        of("peerseal.protocol.evidence.past_proof", Parser("", past_proof, proof, signed(KEY))),
+        of("peerseal.protocol.ledger.evidence.past_proof", Parser("", past_proof, proof, signed(KEY))),
         of(
-            "peerseal.protocol.evidence.spent_request",
+            "peerseal.protocol.ledger.evidence.spent_request",
             Parser(
                 "",
                 lambda token: evidence.spent_request(
@@ -202,7 +189,7 @@ def protocol_parsers() -> list[Parser]:
         ),
         members(checkpoint.ledger_public_key, ledger_jwk),
         of(
-            "peerseal.protocol.checkpoint.read_checkpoint",
+            "peerseal.protocol.ledger.checkpoint.read_checkpoint",
             text(lambda given: checkpoint.read_checkpoint(given, forge.DOMAIN, [ledger_jwk]), note),
         ),
         text(checkpoint.claimed_checkpoint, note),
@@ -213,10 +200,13 @@ def protocol_parsers() -> list[Parser]:
         text(introspection.check_opaque, "opaque-token"),
         octets(introspection.plain_answer, encoding.canonical_json(INTROSPECTED)),
         octets(introspection.parse_signed, signed_answer().encode()),
-        of("peerseal.protocol.introspection.signed_answer", Parser("", believed_answer, signed_answer(), signed(KEY))),
-        of("peerseal.protocol.introspection.ActiveToken.read", members(active_token, INTROSPECTED)),
         of(
-            "peerseal.protocol.oidc.read_discovery",
+            "peerseal.protocol.tokens.introspection.signed_answer",
+            Parser("", believed_answer, signed_answer(), signed(KEY)),
+        ),
+        of("peerseal.protocol.tokens.introspection.ActiveToken.read", members(active_token, INTROSPECTED)),
+        of(
+            "peerseal.protocol.tokens.oidc.read_discovery",
             octets(
                 lambda body: oidc.read_discovery(body, issuer="https://i"),
                 b'{"issuer": "https://i", "jwks_uri": "https://i/k"}',
@@ -249,18 +239,18 @@ def protocol_parsers() -> list[Parser]:
 
 def history_parsers() -> list[Parser]:
     """Statements of the root about lost entries."""
-    common, lost, new = (history.Head(size, bytes(32)) for size in (3, 7, 5))
-    statement = history.HistoryStatement(forge.DOMAIN, NOW, common, lost, new)
-    jws = history.sign_history(statement, KEY)
+    common, lost, new = (history_statement.Head(size, bytes(32)) for size in (3, 7, 5))
+    statement = history_statement.HistoryStatement(forge.DOMAIN, NOW, common, lost, new)
+    jws = history_statement.sign_history(statement, KEY)
     return [
-        octets(history.decode_statements, history.encode_statements([jws])),
-        value(history.Head.from_json, lost.to_json()),
-        members(history.HistoryStatement.from_claims, statement.claims()),
+        octets(history_statement.decode_statements, history_statement.encode_statements([jws])),
+        value(history_statement.Head.from_json, lost.to_json()),
+        members(history_statement.HistoryStatement.from_claims, statement.claims()),
         of(
-            "peerseal.protocol.history.read_history",
+            "peerseal.protocol.ledger.history_statement.read_history",
             Parser(
                 "",
-                lambda given: history.read_history(given, KEY.public, domain=forge.DOMAIN, now=NOW),
+                lambda given: history_statement.read_history(given, KEY.public, domain=forge.DOMAIN, now=NOW),
                 jws,
                 signed(KEY),
             ),
@@ -271,46 +261,51 @@ def history_parsers() -> list[Parser]:
 def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
     """Documents as a mirror spoils them, and what a signed one says, as a registry gone bad says it."""
     parsers: list[Parser] = []
-    kinds = (documents.JwkSetDocument, documents.Changes, documents.PolicyDocument, documents.DomainDocument)
+    kinds = (
+        signed_documents.JwkSetDocument,
+        signed_documents.Changes,
+        signed_documents.PolicyDocument,
+        signed_documents.DomainDocument,
+    )
     for kind in kinds:
         jws = a_document(kind)
         parsers += [
             of(
-                "peerseal.protocol.documents.read_document",
+                "peerseal.protocol.documents.signed_documents.read_document",
                 Parser("", reading(kind, signing), jws, signed(KEY)),
             ),
             members(kind.from_claims, payload_of(jws)),
         ]
-    keys_jws = a_document(documents.RegistryKeys)
+    keys_jws = a_document(signed_documents.RegistryKeys)
     parsers += [
         of(
-            "peerseal.protocol.documents.read_registry_keys",
-            Parser("", lambda jws: documents.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
+            "peerseal.protocol.documents.signed_documents.read_registry_keys",
+            Parser("", lambda jws: signed_documents.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
         ),
-        members(documents.RegistryKeys.from_claims, payload_of(keys_jws)),
+        members(signed_documents.RegistryKeys.from_claims, payload_of(keys_jws)),
     ]
-    listed = payload_of(a_document(documents.JwkSetDocument))["keys"][0]
+    listed = payload_of(a_document(signed_documents.JwkSetDocument))["keys"][0]
     owner = names.split_kid(listed["kid"])[0]
     parsers += [
         of(
-            "peerseal.protocol.named_keys.SignedKey.from_json",
+            "peerseal.protocol.documents.named_keys.SignedKey.from_json",
             value(lambda jwk: named_keys.SignedKey.from_json(jwk, owner), listed),
         ),
         of(
-            "peerseal.protocol.named_keys.RevokedKey.from_json",
+            "peerseal.protocol.documents.named_keys.RevokedKey.from_json",
             value(
                 lambda revoked: named_keys.RevokedKey.from_json(revoked, owner),
                 {"kid": listed["kid"], "revoked_at": NOW, "index": 1},
             ),
         ),
         members(named_keys.admission_from, listed),
-        members(documents.KeyStatement.from_claims, key_statement()),
+        members(signed_documents.KeyStatement.from_claims, key_statement()),
     ]
     return parsers
 
 
 def reading(kind: type[Any], signing: dict[str, keys.PublicKey]) -> Callable[[str], Any]:
-    return lambda jws: documents.read_document(kind, jws, signing, now=NOW, domain=forge.DOMAIN)
+    return lambda jws: signed_documents.read_document(kind, jws, signing, now=NOW, domain=forge.DOMAIN)
 
 
 def key_statement() -> Any:
@@ -331,7 +326,7 @@ def named_note_key() -> Any:
 
 
 def events_module() -> Any:
-    return import_module("peerseal.protocol.events")
+    return import_module("peerseal.protocol.tokens.event")
 
 
 def event_claims() -> dict[str, Any]:
@@ -448,19 +443,19 @@ def test_every_parser_raises_nothing_but_errors_of_ours() -> None:
 
 PARSING = ("parse", "read_", "decode", "from_", "check_", "split", "claimed_", "past_", "spent_", "strict_", "b64url_d")
 NOT_OF_UNTRUSTED_INPUT = {
-    "peerseal.protocol.tokens.check_times": "takes integers that were checked",
-    "peerseal.protocol.merkle.check_inclusion": "takes hashes that `decode_proof` checked",
-    "peerseal.protocol.merkle.check_consistency": "takes hashes that `decode_proof` checked",
+    "peerseal.protocol.tokens.request.check_times": "takes integers that were checked",
+    "peerseal.protocol.ledger.merkle.check_inclusion": "takes hashes that `decode_proof` checked",
+    "peerseal.protocol.ledger.merkle.check_consistency": "takes hashes that `decode_proof` checked",
     "peerseal.protocol.weak_keys.check_not_weak": "takes a key that was read",
-    "peerseal.protocol.merkle.Frontier.decode": "reads the registry's own database",
-    "peerseal.protocol.documents.Document.from_claims": "is a protocol class without code",
+    "peerseal.protocol.ledger.merkle.Frontier.decode": "reads the registry's own database",
+    "peerseal.protocol.documents.signed_documents.Document.from_claims": "is a protocol class without code",
 }
 
 
 def test_no_parser_of_the_protocol_is_left_out() -> None:
     package = import_module("peerseal.protocol")
     found = set()
-    for module in pkgutil.iter_modules(package.__path__, "peerseal.protocol."):
+    for module in pkgutil.walk_packages(package.__path__, "peerseal.protocol."):
         loaded = import_module(module.name)
         for name, member in vars(loaded).items():
             if inspect.isfunction(member) and member.__module__ == module.name:

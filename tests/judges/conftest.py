@@ -15,7 +15,7 @@ import peerseal
 from peerseal.protocol.encoding import digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
-from peerseal.protocol.tokens import REQUEST_TYP, new_jti
+from peerseal.protocol.tokens.request import REQUEST_TYP, new_jti
 from tests.support.stack import DOMAIN, Stack
 
 NODE_FILES = Path(__file__).parent / "node"

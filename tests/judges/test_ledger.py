@@ -16,11 +16,11 @@ import pytest
 import requests
 from sqlalchemy import delete, update
 
-from peerseal.protocol import checkpoint as tlog
-from peerseal.protocol.documents import read_registry_keys
+from peerseal.protocol.documents.signed_documents import read_registry_keys
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import JOIN_TOKEN_CREATED
-from peerseal.protocol.merkle import Frontier, leaf_hash
+from peerseal.protocol.ledger import checkpoint as tlog
+from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED
+from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, service_id
 from registry.services import ledger_memory
 from registry.storage.ledger import Change, append, read_bodies

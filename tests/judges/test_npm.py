@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import peerseal
-from peerseal.protocol.tokens import REQUEST_TYP
+from peerseal.protocol.tokens.request import REQUEST_TYP
 from tests.judges.conftest import CALLEE, Caller, Node, accepted, tampered
 from tests.support.stack import DOMAIN
 

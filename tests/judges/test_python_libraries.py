@@ -21,7 +21,7 @@ from joserfc.jwk import KeySet, import_key
 import peerseal
 from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.tokens import REQUEST_TYP
+from peerseal.protocol.tokens.request import REQUEST_TYP
 from tests.judges.conftest import CALLEE, Caller, accepted, tampered
 from tests.support.stack import DOMAIN
 

@@ -14,7 +14,7 @@ from peerseal.inbox import first_time, inbox_table
 from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, EventConsumer, EventPublisher, Message
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.events import EVENT_TYP
+from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.testing import MemoryRegistry
 from tests.support.brokers import Ends, eventually
 

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from peerseal.errors import DocumentRefused, MalformedToken
-from peerseal.protocol.checkpoint import (
+from peerseal.protocol.encoding import b64url
+from peerseal.protocol.ledger.checkpoint import (
     MAX_NOTE,
     TILE_HEIGHT,
     TILE_WIDTH,
@@ -29,8 +30,7 @@ from peerseal.protocol.checkpoint import (
     tile_root,
     verifier_key,
 )
-from peerseal.protocol.encoding import b64url
-from peerseal.protocol.merkle import Frontier, leaf_hash, node_hash, root_hash
+from peerseal.protocol.ledger.merkle import Frontier, leaf_hash, node_hash, root_hash
 
 ORIGIN = "acme.internal"
 KEY, OTHER = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)

@@ -15,7 +15,7 @@ from peerseal import Identity, Transaction, User, carrying, current_transaction,
 from peerseal.flask import PeerAuth
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.transactions import transaction_hash
+from peerseal.protocol.tokens.transaction import transaction_hash
 from peerseal.testing import MemoryRegistry
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol import jose
-from peerseal.protocol.claims import LATEST_TIME
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents.named_keys import RevokedKey, SignedKey
+from peerseal.protocol.documents.signed_documents import (
     MAX_DOCUMENT,
     Changes,
     Document,
@@ -25,10 +25,10 @@ from peerseal.protocol.documents import (
 )
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger import Admission
-from peerseal.protocol.named_keys import RevokedKey, SignedKey
+from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
+from peerseal.protocol.tokens.claims import LATEST_TIME
 from tests.attacks.forge import CALLER, DOMAIN, NOW, OTHER, ec_key, forge, kid_of, rsa_key
 
 REGISTRY = registry_id(DOMAIN)

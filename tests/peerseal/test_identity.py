@@ -26,9 +26,9 @@ from peerseal.errors import (
 from peerseal.peers import keeper
 from peerseal.peers.enrol import Enrolment
 from peerseal.peers.keeper import KeyKeeper
+from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.named_keys import ACTIVE, RETIRED
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.ledger import MAX_ENTRY, Entry
+from peerseal.protocol.ledger.entries import MAX_ENTRY, Entry
+from peerseal.protocol.tokens.claims import LATEST_TIME
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 json_values = st.none() | st.booleans() | st.integers() | text | st.lists(text, max_size=3)

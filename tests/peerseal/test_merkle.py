@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.merkle import (
+from peerseal.protocol.ledger.merkle import (
     EMPTY_ROOT,
     MAX_PROOF,
     Frontier,

@@ -22,13 +22,14 @@ from peerseal.peers.follow import Follower
 from peerseal.peers.monitor import GRACE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched
 from peerseal.peers.webhook import PAUSES, Webhook
-from peerseal.protocol import checkpoint, documents
-from peerseal.protocol.checkpoint import Checkpoint, encode_bundle, ledger_jwk, sign_checkpoint
-from peerseal.protocol.documents import RegistryKeys, sign_document
+from peerseal.protocol.documents import signed_documents
+from peerseal.protocol.documents.signed_documents import RegistryKeys, sign_document
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
-from peerseal.protocol.merkle import Frontier, leaf_hash
+from peerseal.protocol.ledger import checkpoint
+from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_bundle, ledger_jwk, sign_checkpoint
+from peerseal.protocol.ledger.entries import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
+from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from registry.domain.keys import KeyRecord
 from registry.storage import keys
@@ -409,7 +410,7 @@ class MadeUp(Fetcher):
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         now, ours = int(Clock()()), registry_id(DOMAIN)
         if path == "/.well-known/peerseal-registry":
-            frame = (ours, DOMAIN, now, now + documents.REGISTRY_KEYS_LIFETIME, 1, self.root.public)
+            frame = (ours, DOMAIN, now, now + signed_documents.REGISTRY_KEYS_LIFETIME, 1, self.root.public)
             jwk = ledger_jwk(self.ledger_key.public_key())
             return Answer(200, sign_document(RegistryKeys(*frame, (key().public,), jwk), self.root).encode())
         if path == "/ledger/checkpoint":
@@ -457,7 +458,7 @@ def test_no_other_history_follows_what_was_seen(size: int, cut: int, changed: in
     ledger.bodies = list(bodies)
     ledger.bodies[changed % cut] = Entry(changed % cut + 1, 2, "policy_set").encode()
     ledger.size = size + longer
-    with pytest.raises(documents.DocumentRefused, match="document_inconsistent"):
+    with pytest.raises(signed_documents.DocumentRefused, match="document_inconsistent"):
         follower.read(seen, lambda _: False)
 
 

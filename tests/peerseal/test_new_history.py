@@ -13,7 +13,8 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, MalformedToken, PeersealError
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, canonical_json
-from peerseal.protocol.history import (
+from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.ledger.history_statement import (
     HISTORY_TYP,
     Head,
     HistoryStatement,
@@ -22,7 +23,6 @@ from peerseal.protocol.history import (
     read_history,
     sign_history,
 )
-from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
 

@@ -32,7 +32,7 @@ from peerseal.errors import (
 )
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.oidc import (
+from peerseal.protocol.tokens.oidc import (
     LIFETIME_CAP,
     MAX_KEYS,
     MAX_KID,

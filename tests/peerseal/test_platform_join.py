@@ -10,8 +10,8 @@ import pytest
 from peerseal import Identity, RotationSchedule
 from peerseal.errors import ConfigurationError, EnrolmentRefused, TokenError
 from peerseal.peers.enrol import PlatformToken
-from peerseal.protocol.oidc import MAX_TOKEN
-from peerseal.protocol.tokens import Proof
+from peerseal.protocol.tokens.oidc import MAX_TOKEN
+from peerseal.protocol.tokens.request import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
 from peerseal.testing.calls import Desk
 

@@ -15,7 +15,7 @@ from peerseal.errors import (
 )
 from peerseal.peers.settings import KnownSetting
 from peerseal.peers.verify import Peer
-from peerseal.protocol.documents import Changes, PolicyDocument, sign_document
+from peerseal.protocol.documents.signed_documents import Changes, PolicyDocument, sign_document
 from peerseal.protocol.policies import CallPolicy
 from peerseal.testing import Answer, Clock, MemoryRegistry
 

@@ -14,7 +14,7 @@ from peerseal import Identity, Verifier
 from peerseal.errors import ConfigurationError, UnsignableRequest
 from peerseal.flask import PeerAuth, current_peer
 from peerseal.protocol.encoding import MAX_NESTING
-from peerseal.protocol.tokens import MAX_CTX
+from peerseal.protocol.tokens.request import MAX_CTX
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from tests.support.asgi import Callee

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.events import EventToken, check_event_claims
 from peerseal.protocol.policies import DomainSettings
-from peerseal.protocol.transactions import TransactionToken, transaction_hash
+from peerseal.protocol.tokens.event import EventToken, check_event_claims
+from peerseal.protocol.tokens.transaction import TransactionToken, transaction_hash
 
 JTI = "AAAAAAAAAAAAAAAAAAAAAA"
 TRANSACTION = TransactionToken(

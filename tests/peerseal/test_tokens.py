@@ -18,10 +18,10 @@ from peerseal.errors import (
     WrongAudience,
     WrongIssuer,
 )
-from peerseal.protocol.claims import LATEST_TIME
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens import (
+from peerseal.protocol.tokens.claims import LATEST_TIME
+from peerseal.protocol.tokens.request import (
     LEEWAY,
     MAX_CTX,
     PROOF_LIFETIME,

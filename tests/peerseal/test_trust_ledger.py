@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable
 from peerseal.peers import remembered
-from peerseal.protocol import named_keys
-from peerseal.protocol.checkpoint import Checkpoint, encode_proof, sign_checkpoint
-from peerseal.protocol.documents import JwkSetDocument, KeyStatement
+from peerseal.protocol.documents import named_keys
+from peerseal.protocol.documents.named_keys import RETIRED, SignedKey
+from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.named_keys import RETIRED, SignedKey
+from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, sign_checkpoint
 from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
 from tests.peerseal.served import in_children, served

@@ -10,7 +10,7 @@ from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, Rep
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard
 from peerseal.peers.verify import Peer, RequestHeaders, Verifier
 from peerseal.protocol.encoding import b64url, digest_header
-from peerseal.protocol.tokens import LEEWAY
+from peerseal.protocol.tokens.request import LEEWAY
 from tests.attacks.forge import (
     BODY,
     CALLEE,

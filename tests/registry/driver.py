@@ -12,7 +12,7 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
-from peerseal.protocol.documents import (
+from peerseal.protocol.documents.signed_documents import (
     Changes,
     Document,
     JwkSetDocument,
@@ -23,10 +23,10 @@ from peerseal.protocol.documents import (
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger import Entry, evidence_digest
+from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.protocol.tokens import REQUEST_TYP, RequestToken, new_jti, sign_proof
+from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti, sign_proof
 from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
 from registry.services.compare import LOST

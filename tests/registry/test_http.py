@@ -12,13 +12,13 @@ import pytest
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
-from peerseal.protocol.documents import MAX_DOCUMENT, sign_document
+from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT, sign_document
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger import Admission
+from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.names import make_kid, registry_id
-from peerseal.protocol.tokens import REQUEST_TYP
+from peerseal.protocol.tokens.request import REQUEST_TYP
 from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
 from registry.domain.publication import Frame, ProvenKey, key_set

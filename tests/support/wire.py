@@ -18,7 +18,7 @@ from peerseal.protocol.encoding import b64url_decode, canonical_json, digest_hea
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid, qualify
 from peerseal.protocol.policies import DomainSettings
-from peerseal.protocol.tokens import REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
 
 DOMAIN = "test.internal"
 NOW = 1_900_000_000

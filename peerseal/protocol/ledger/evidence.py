@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from peerseal.errors import BadSignature, MalformedToken, WrongAudience, WrongBinding, WrongIssuer, WrongType
 from peerseal.protocol import jose
-from peerseal.protocol.claims import time_claim
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens import REQUEST_TYP, Proof, check_request_claims
+from peerseal.protocol.tokens.claims import time_claim
+from peerseal.protocol.tokens.request import REQUEST_TYP, Proof, check_request_claims
 
 PROOF: Final = "proof"
 VOUCH: Final = "vouch"

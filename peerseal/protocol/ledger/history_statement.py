@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Final
 
 from peerseal.errors import DocumentRefused, InvalidName, MalformedToken
 from peerseal.protocol import jose
-from peerseal.protocol.claims import at_least, claim, number_claim, time_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.merkle import HASH
+from peerseal.protocol.ledger.merkle import HASH
 from peerseal.protocol.names import make_kid, registry_id
-from peerseal.protocol.tokens import LEEWAY
+from peerseal.protocol.tokens.claims import at_least, claim, number_claim, time_claim
+from peerseal.protocol.tokens.request import LEEWAY
 
 HISTORY_TYP: Final = "peerseal-history+jwt"
 MAX_STATEMENT: Final = 4 * 1024

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.checkpoint import decode_proof, encode_proof
-from peerseal.protocol.claims import at_least, claim, number_claim, time_claim
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.ledger import Admission
-from peerseal.protocol.merkle import Proof
+from peerseal.protocol.ledger.checkpoint import decode_proof, encode_proof
+from peerseal.protocol.ledger.entries import Admission
+from peerseal.protocol.ledger.merkle import Proof
 from peerseal.protocol.names import make_kid, split_kid
+from peerseal.protocol.tokens.claims import at_least, claim, number_claim, time_claim
 
 ACTIVE: Final = "active"
 RETIRED: Final = "retired"

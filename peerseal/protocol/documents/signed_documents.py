@@ -16,16 +16,24 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from peerseal.errors import DocumentRefused, InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol import jose
-from peerseal.protocol.checkpoint import decode_proof, encode_proof, ledger_public_key
-from peerseal.protocol.claims import at_least, claim, number_claim, time_claim
+from peerseal.protocol.documents.named_keys import (
+    ACTIVE,
+    RETIRED,
+    REVOKED,
+    RevokedKey,
+    SignedKey,
+    admission_from,
+    admission_json,
+)
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger import Admission
-from peerseal.protocol.merkle import Proof
-from peerseal.protocol.named_keys import ACTIVE, RETIRED, REVOKED, RevokedKey, SignedKey, admission_from, admission_json
+from peerseal.protocol.ledger.checkpoint import decode_proof, encode_proof, ledger_public_key
+from peerseal.protocol.ledger.entries import Admission
+from peerseal.protocol.ledger.merkle import Proof
 from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.protocol.tokens import LEEWAY
+from peerseal.protocol.tokens.claims import at_least, claim, number_claim, time_claim
+from peerseal.protocol.tokens.request import LEEWAY
 
 MAX_DOCUMENT = 8 * 1024 * 1024
 """Characters of the longest kind of signed document: a JWK Set of some 4,000 keys with their inclusion proofs."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.claims import claim, exactly, time_claim
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
 from peerseal.protocol.plain import plain_text
 from peerseal.protocol.policies import check_scope
+from peerseal.protocol.tokens.claims import claim, exactly, time_claim
 
 TRANSACTION_TYP: Final = "txntoken+jwt"
 TRANSACTION_LIFETIME: Final = 300

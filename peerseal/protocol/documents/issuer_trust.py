@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from peerseal.errors import KeyRefused, MalformedToken
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import PRIVATE_MEMBERS, PublicKey
-from peerseal.protocol.oidc import MAX_KID, read_key_set
 from peerseal.protocol.plain import kind_of, text_like
+from peerseal.protocol.tokens.oidc import MAX_KID, read_key_set
 
 MAX_GIVEN_KEYS: Final = 10
 """Keys of an issuer in the settings, at most: with all others the settings go into one entry."""

@@ -11,11 +11,11 @@ from typing import Any, Final, Self
 
 from peerseal.errors import InvalidName, MalformedToken, WrongIssuer, WrongType
 from peerseal.protocol import jose
-from peerseal.protocol.claims import claim, time_claim
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens import new_jti
-from peerseal.protocol.transactions import ID
+from peerseal.protocol.tokens.claims import claim, time_claim
+from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.transaction import ID
 
 ASSERTION_TYP: Final = "client-authentication+jwt"
 CLIENT_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

@@ -12,12 +12,12 @@ from types import NoneType
 from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.claims import number_claim, time_claim
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.merkle import leaf_hash
+from peerseal.protocol.ledger.merkle import leaf_hash
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes
+from peerseal.protocol.tokens.claims import number_claim, time_claim
 
 MAX_ENTRY = 64 * 1024 - 1
 """The longest entry, in bytes: a bundle says its length in two."""
@@ -38,7 +38,7 @@ REGISTRY_RESTORED: Final = "registry_restored"
 other came back from public copies, and what they rest on is lost."""
 HISTORY_DECLARED: Final = "history_declared"
 """Entries were lost for good, and the root says where the ledger goes on. ``data`` is ``{"statement"}``: the compact
-JWS of a `peerseal.protocol.history.HistoryStatement`."""
+JWS of a `peerseal.protocol.ledger.history_statement.HistoryStatement`."""
 
 _OPTIONAL = (str, NoneType)
 _MEMBERS: Mapping[str, tuple[type, ...]] = {

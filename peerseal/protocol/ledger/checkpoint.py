@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from peerseal.errors import DocumentRefused, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
-from peerseal.protocol.merkle import HASH, Proof, node_hash
+from peerseal.protocol.ledger.merkle import HASH, Proof, node_hash
 from peerseal.protocol.plain import is_object, kind_of, plain_bytes, plain_text
 
 TILE_HEIGHT: Final = 8

@@ -13,12 +13,12 @@ from operator import itemgetter
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, MalformedToken
-from peerseal.protocol.claims import LATEST_TIME, claim, exactly
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.plain import kind_of
 from peerseal.protocol.policies import AUDIENCE, SCOPE
-from peerseal.protocol.tokens import check_jti
-from peerseal.protocol.transactions import ID, check_user, facts_claim
+from peerseal.protocol.tokens.claims import LATEST_TIME, claim, exactly
+from peerseal.protocol.tokens.request import check_jti
+from peerseal.protocol.tokens.transaction import ID, check_user, facts_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600

@@ -23,11 +23,11 @@ from peerseal.errors import (
     WrongType,
 )
 from peerseal.protocol import jose
-from peerseal.protocol.claims import LATEST_TIME, claim, exactly, time_claim
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.plain import kind_of, plain_text
+from peerseal.protocol.tokens.claims import LATEST_TIME, claim, exactly, time_claim
 
 REQUEST_TYP: Final = "peerseal-request+jwt"
 PROOF_TYP: Final = "peerseal-proof+jwt"

@@ -1,0 +1,1 @@
+"""Documents that the registry signs, and the keys that they name."""
