@@ -18,13 +18,13 @@ from peerseal.peers.context import Transaction, carrying, current_request_id, cu
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.peers.introspection_client import IntrospectionClient
-from peerseal.peers.limits import CallLimits, RotationSchedule, TrustLimits
-from peerseal.peers.metrics import Metric, metrics
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
+from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
+from peerseal.runtime.metrics import Metric, metrics
 
 __all__ = [
     "Accepted",

@@ -26,13 +26,13 @@ from peerseal.errors import (
 )
 from peerseal.peers.audit_log import AuditLog, OnVerified
 from peerseal.peers.context import Transaction, current_request_id, new_request_id
-from peerseal.peers.forks import in_each_child
-from peerseal.peers.metrics import Metric, counted
 from peerseal.peers.replay import ReplayGuard
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.policies import check_scope
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_flag, check_header_name, check_is, check_whole, shortened
 from peerseal.wsgi import bearer_token
 

@@ -43,8 +43,8 @@ from peerseal.peers.audit_log import AuditLog, OnVerified
 from peerseal.peers.context import REQUEST_ID, carrying, serving
 from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
-from peerseal.peers.metrics import Metric, counted
 from peerseal.protocol.plain import plain_bytes
+from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
 

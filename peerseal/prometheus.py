@@ -8,8 +8,8 @@ Without that library `Identity.metrics` gives the same as text.
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from peerseal.peers.metrics import Metric
 from peerseal.runtime.extras import missing
+from peerseal.runtime.metrics import Metric
 
 try:
     from prometheus_client import metrics_core

@@ -24,7 +24,6 @@ from urllib3 import Retry
 
 from peerseal.errors import UnsignableRequest
 from peerseal.peers.circuit import Circuits
-from peerseal.peers.limits import CallLimits
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.request_ctx import RequestCtx
@@ -35,6 +34,7 @@ from peerseal.peers.session_options import check_session
 from peerseal.peers.signing_adapter import CircuitOpenError as CircuitOpenError
 from peerseal.peers.signing_adapter import Signer, SigningAdapter
 from peerseal.peers.signing_adapter import TooManyCallsError as TooManyCallsError
+from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_is
 
 MAX_BUFFER: Final = 16 * 1024 * 1024

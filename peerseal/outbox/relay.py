@@ -24,8 +24,8 @@ from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTak
 from peerseal.messaging import Outlet
 from peerseal.outbox.rows import Rows, Waiting, code_of
 from peerseal.outbox.turn import Turns
-from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.extras import missing
+from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
 

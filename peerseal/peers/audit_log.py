@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.context import Transaction, current_request_id
-from peerseal.peers.metrics import Metric, Tally
 from peerseal.protocol import jose
+from peerseal.runtime.metrics import Metric, Tally
 from peerseal.runtime.options import check_callable, check_flag
 from peerseal.runtime.settings import SettingsReader
 

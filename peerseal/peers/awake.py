@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from peerseal.peers.forks import in_each_child
-from peerseal.peers.limits import TrustLimits
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.limits import TrustLimits
 
 NEVER = 0
 """The period of a belief that nothing confirmed in this process."""

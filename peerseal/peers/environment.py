@@ -10,12 +10,12 @@ from peerseal.peers.enrol import PlatformToken
 from peerseal.peers.fetch import check_urls
 from peerseal.peers.follow import check_pin
 from peerseal.peers.keyfolder import KeyFolder
-from peerseal.peers.limits import RotationSchedule, TrustLimits
 from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.plain import plain_text
+from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_text_or_texts, shortened
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 

@@ -23,12 +23,12 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
-from peerseal.peers.forks import in_each_child, notice_fork
-from peerseal.peers.limits import FetchLimits
 from peerseal.peers.mirrors import MirrorHealth
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
 from peerseal.protocol.hosts import can_be_reached, has_one_host, is_loopback_host
+from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.limits import FetchLimits
 
 log = logging.getLogger("peerseal.fetch")
 

@@ -26,11 +26,8 @@ from peerseal.peers.environment import (
 )
 from peerseal.peers.events import Event
 from peerseal.peers.fetch import Fetcher
-from peerseal.peers.forks import in_each_child, notice_fork, warn_without_threads
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
-from peerseal.peers.limits import RotationSchedule, TrustLimits
-from peerseal.peers.metrics import Metric, Source, metrics
 from peerseal.peers.minting import Minter
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
@@ -46,7 +43,10 @@ from peerseal.protocol.names import REGISTRY, check_service, service_id
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
+from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.key_passphrase import KeyPassphrase
+from peerseal.runtime.limits import RotationSchedule, TrustLimits
+from peerseal.runtime.metrics import Metric, Source, metrics
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession

@@ -24,9 +24,7 @@ from urllib.parse import urlencode, urlsplit
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TokenError, TrustUnavailable
 from peerseal.peers.fetch import Answer, HttpFetcher, no_larger_than
-from peerseal.peers.forks import in_each_child
 from peerseal.peers.introspection_client import IntrospectionClient
-from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.policies import UserIssuer
@@ -39,6 +37,8 @@ from peerseal.protocol.tokens.introspection import (
     plain_answer,
     signed_answer,
 )
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.limits import IssuerLimits
 
 log = logging.getLogger("peerseal.introspection")
 

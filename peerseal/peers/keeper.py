@@ -22,15 +22,15 @@ from peerseal.peers.enrol import (
     pauses,
     refusal_behind,
 )
-from peerseal.peers.forks import notice_fork
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
-from peerseal.peers.limits import RotationSchedule
 from peerseal.peers.trust import TrustStore
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
+from peerseal.runtime.forks import notice_fork
+from peerseal.runtime.limits import RotationSchedule
 
 log = logging.getLogger("peerseal.identity")
 

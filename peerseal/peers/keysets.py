@@ -18,12 +18,12 @@ from peerseal.peers.awake import NEVER, AwakePeriods
 from peerseal.peers.confirming import Confirmation
 from peerseal.peers.fetch import Answer, entity_tag
 from peerseal.peers.histories import REVOKED_FOR_GOOD
-from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.reader import DocumentReader, check_age, covering, text_of
 from peerseal.peers.trusted import KnownService, TrustedKey
 from peerseal.protocol.documents.signed_documents import Changes, JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.runtime.limits import TrustLimits
 
 log = logging.getLogger("peerseal.trust")
 

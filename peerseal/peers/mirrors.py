@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peerseal.errors import FetchError
-from peerseal.peers.limits import FetchLimits
+from peerseal.runtime.limits import FetchLimits
 
 _of_this_thread = threading.local()
 

@@ -17,8 +17,8 @@ from typing import NamedTuple, Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.copies import CopyFolder
-from peerseal.peers.forks import in_each_child
-from peerseal.peers.limits import TrustLimits
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.trusted_path import Opened
 
 _FILE = "changes"

@@ -17,10 +17,8 @@ from typing import Generic, TypeVar
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
-from peerseal.peers.forks import in_each_child
 from peerseal.peers.histories import Histories
 from peerseal.peers.ledger import SeenLedger, check_admissions
-from peerseal.peers.limits import TrustLimits
 from peerseal.peers.patience import acquired_in_time
 from peerseal.protocol.documents.signed_documents import (
     Changes,
@@ -35,6 +33,8 @@ from peerseal.protocol.documents.signed_documents import (
 )
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.limits import TrustLimits
 
 log = logging.getLogger("peerseal.trust")
 

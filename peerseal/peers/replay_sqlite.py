@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from peerseal.peers.forks import around_each_fork
 from peerseal.runtime.files import Folder
+from peerseal.runtime.forks import around_each_fork
 
 if TYPE_CHECKING:
     import sqlite3

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from peerseal.errors import PeersealError
 from peerseal.peers.enrol import LONGEST_PAUSE, pauses
-from peerseal.peers.forks import BackgroundWork
 from peerseal.peers.keeper import KeyKeeper
-from peerseal.peers.limits import RotationSchedule
+from peerseal.runtime.forks import BackgroundWork
+from peerseal.runtime.limits import RotationSchedule
 
 log = logging.getLogger("peerseal.identity")
 

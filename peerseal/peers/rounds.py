@@ -13,8 +13,8 @@ from collections.abc import Callable
 from enum import Enum
 
 from peerseal.peers.awake import AwakePeriods
-from peerseal.peers.forks import in_each_child
-from peerseal.peers.limits import TrustLimits
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.limits import TrustLimits
 
 log = logging.getLogger("peerseal.trust")
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from urllib3 import Retry, Timeout
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.limits import LONGEST_TIMEOUT
+from peerseal.runtime.limits import LONGEST_TIMEOUT
 from peerseal.runtime.options import (
     check_callable,
     check_flag,

@@ -18,9 +18,9 @@ from contextlib import suppress
 from typing import Final
 
 from peerseal.errors import PeersealError
-from peerseal.peers.forks import in_each_child, notice_fork
-from peerseal.peers.metrics import Metric, Sample, merged
 from peerseal.runtime.files import Folder
+from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.metrics import Metric, Sample, merged
 from peerseal.runtime.trusted_path import Opened
 
 log = logging.getLogger("peerseal.metrics")

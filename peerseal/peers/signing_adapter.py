@@ -10,8 +10,6 @@ from urllib3 import Retry
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.peers.circuit import Attempt, Circuit, Circuits
 from peerseal.peers.context import REQUEST_ID, current_request_id, current_transaction
-from peerseal.peers.forks import in_each_child, notice_fork
-from peerseal.peers.limits import CallLimits
 from peerseal.peers.origin import Origin
 from peerseal.peers.patience import time_left
 from peerseal.peers.problem import problem_code
@@ -22,6 +20,8 @@ from peerseal.peers.timed import TimedAdapter
 from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.tokens.request import ALWAYS_BOUND, BLANKS
+from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.limits import CallLimits
 
 _TRANSACTION_HEADER = "Txn-Token"
 _OVERLOADED = (502, 503, 504)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from peerseal.peers.metrics import MOST, Metric, counted, metrics
+from peerseal.runtime.metrics import MOST, Metric, counted, metrics
 
 if TYPE_CHECKING:
     from peerseal.peers.keysets import Slot

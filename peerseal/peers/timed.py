@@ -27,10 +27,10 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.util import parse_url
 
-from peerseal.peers.limits import LONGEST_TIMEOUT
 from peerseal.peers.patience import time_left
 from peerseal.protocol.hosts import is_loopback_host, is_this_machine, leads_elsewhere
 from peerseal.protocol.numbers import natural
+from peerseal.runtime.limits import LONGEST_TIMEOUT
 
 _PIECE = 1 << 14  # bytes of a record of TLS, at most
 _MOST = 1 << 20  # bytes read at once

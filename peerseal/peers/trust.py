@@ -27,9 +27,7 @@ from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.fetch import Fetcher, HttpFetcher
 from peerseal.peers.follow import check_pin
 from peerseal.peers.following import ChangesFollower, Told
-from peerseal.peers.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.peers.keysets import KeyShelf
-from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews
 from peerseal.peers.patience import check_may_wait, no_longer_in_all
 from peerseal.peers.reader import D, DocumentReader, Recalled
@@ -42,6 +40,8 @@ from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStat
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
+from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
+from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
 
 log = logging.getLogger("peerseal.trust")

@@ -13,10 +13,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, MalformedToken, TrustUnavailable, WrongIssuer
-from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.peers.introspection import Introspection
 from peerseal.peers.introspection_client import IntrospectionClient
-from peerseal.peers.limits import IssuerLimits
 from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.trusted import KeySource
 from peerseal.protocol.hosts import can_be_asked
@@ -27,6 +25,8 @@ from peerseal.protocol.tokens.introspection import ActiveToken, is_jwt_shaped
 from peerseal.protocol.tokens.oidc import UnverifiedToken, VerifiedClaims
 from peerseal.protocol.tokens.transaction import check_user
 from peerseal.protocol.weak_keys import check_not_weak
+from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.limits import IssuerLimits
 from peerseal.runtime.options import check_callable, check_is, check_path
 
 V = TypeVar("V")

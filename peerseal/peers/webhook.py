@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from peerseal.errors import ConfigurationError, FetchError
 from peerseal.peers.fetch import Fetcher, HttpFetcher
-from peerseal.peers.limits import FetchLimits
 from peerseal.protocol.encoding import canonical_json
+from peerseal.runtime.limits import FetchLimits
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
 from peerseal.peers.fetch import Answer
-from peerseal.peers.forks import in_each_child
 from peerseal.peers.identity import Identity
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.trusted import TrustedKey
@@ -53,6 +52,7 @@ from peerseal.protocol.names import (
     split_service_id,
 )
 from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
+from peerseal.runtime.forks import in_each_child
 from peerseal.testing.calls import Call, Desk, NotFound
 from peerseal.testing.ledger import MemoryLedger
 

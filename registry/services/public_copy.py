@@ -14,10 +14,10 @@ from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealErr
 from peerseal.peers.fetch import HttpFetcher, content
 from peerseal.peers.follow import CHECKPOINT, bodies
 from peerseal.peers.keep import read_in
-from peerseal.peers.limits import FetchLimits
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash
+from peerseal.runtime.limits import FetchLimits
 from registry.domain.rebuild import apply
 from registry.services.replay import PAGE, Replay, Tree
 from registry.services.verify import claimed_size

@@ -21,8 +21,8 @@ from flask import Response
 
 from peerseal import IntrospectionClient, UserVerifier
 from peerseal.errors import Expired, TrustUnavailable, WrongType
-from peerseal.peers.limits import FetchLimits, IssuerLimits
 from peerseal.protocol.policies import DomainSettings, UserIssuer
+from peerseal.runtime.limits import FetchLimits, IssuerLimits
 from tests.attacks import forge
 from tests.support.introspecting import SIGNED, Client, Introspecting, running_introspection
 from tests.support.misbehaving import IN_TIME, Behaviour, hangs, misbehaving

@@ -14,9 +14,9 @@ import peerseal
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
 from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.limits import FetchLimits
 from peerseal.protocol.documents.signed_documents import JwkSetDocument
 from peerseal.protocol.join import JoinToken
+from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry
 from tests.support.load import get
 from tests.support.processes import LOOPBACK, Process, free_port

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from peerseal import FileReplayGuard, Identity, Peer, RotationSchedule, Verifier
-from peerseal.peers.forks import in_each_child, notice_fork
 from peerseal.protocol.documents.named_keys import ACTIVE
+from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, served
 

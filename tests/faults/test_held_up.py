@@ -17,7 +17,7 @@ import pytest
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
 from peerseal.errors import FetchError, TrustUnavailable
 from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.limits import FetchLimits
+from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Answer, MemoryRegistry
 from tests.peerseal.served import served
 from tests.registry.driver import Clock

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from peerseal.peers.forks import BackgroundWork
 from peerseal.peers.keyfolder import KeyFolder
 from peerseal.peers.replay import FileReplayGuard
+from peerseal.runtime.forks import BackgroundWork
 from registry.storage.engine import create_engine
 from tests.peerseal.served import Child
 

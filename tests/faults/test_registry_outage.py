@@ -13,7 +13,7 @@ import pytest
 from peerseal import TrustLimits, TrustStore, Verifier
 from peerseal.errors import FetchError, TrustUnavailable
 from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.limits import FetchLimits
+from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import served
 from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, hangs, misbehaving, refused, unreachable

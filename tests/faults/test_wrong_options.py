@@ -29,10 +29,10 @@ from peerseal.errors import ConfigurationError, InvalidName, MalformedToken, Uns
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
 from peerseal.peers.follow import check_pin
-from peerseal.peers.limits import CallLimits, FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import make_kid, split_kid
 from peerseal.rabbitmq import declare
+from peerseal.runtime.limits import CallLimits, FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
 from peerseal.testing import MemoryRegistry
 from registry.cli import main
 from registry.domain.errors import OperatorRefused

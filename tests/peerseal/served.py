@@ -13,7 +13,7 @@ from typing import Any
 
 from peerseal.errors import FetchError
 from peerseal.peers.fetch import Answer
-from peerseal.peers.forks import BackgroundWork
+from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 
 

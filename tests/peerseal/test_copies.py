@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from peerseal.peers.copies import CopyFolder
-from peerseal.peers.limits import TrustLimits
 from peerseal.peers.news import HostNews, Word
 from peerseal.peers.patience import no_longer_than
+from peerseal.runtime.limits import TrustLimits
 from tests.peerseal.served import Child
 
 NOW = 1_800_000_000.0

@@ -8,7 +8,7 @@ import pytest
 
 from peerseal.errors import ConfigurationError, FetchError
 from peerseal.peers.fetch import HttpFetcher
-from peerseal.peers.limits import FetchLimits
+from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
 from tests.support.wire import Answer, raw_server

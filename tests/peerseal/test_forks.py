@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peerseal import Identity
-from peerseal.peers.forks import around_each_fork, in_each_child
+from peerseal.runtime.forks import around_each_fork, in_each_child
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child
 
@@ -62,7 +62,7 @@ def test_a_fork_has_no_more_to_do_after_a_thousand_sessions(identity: Identity) 
 
 FIRST_HOOK_IN_A_CHILD = """
 import os
-from peerseal.peers import forks
+from peerseal.runtime import forks
 
 class Work:
     def start_again(self):

@@ -22,8 +22,8 @@ from peerseal.errors import (
     WrongAudience,
     WrongIssuer,
 )
-from peerseal.peers.limits import IssuerLimits
 from peerseal.protocol.policies import UserIssuer
+from peerseal.runtime.limits import IssuerLimits
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import Child
 from tests.support.introspecting import Client, Introspecting, running_introspection

@@ -25,10 +25,10 @@ from peerseal import CallLimits, Identity, Metric, TrustLimits, User, metrics
 from peerseal.errors import ConfigurationError, MessageRefused
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer
-from peerseal.peers.metrics import MOST, Tally
 from peerseal.peers.shared_counts import SharedCounts
 from peerseal.prometheus import PeersealCollector
 from peerseal.runtime.files import Folder
+from peerseal.runtime.metrics import MOST, Tally
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.test_audit_log import Messages, event_headers, verifier_of
 from tests.support.asgi import Callee, signed
@@ -301,7 +301,7 @@ def test_callers_that_are_too_many_are_counted_together() -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from peerseal.peers.metrics import Metric
+from peerseal.runtime.metrics import Metric
 from peerseal.peers.shared_counts import SharedCounts
 from peerseal.runtime.files import Folder
 

@@ -20,8 +20,8 @@ from peerseal.errors import (
     UnsignableRequest,
     WrongIssuer,
 )
-from peerseal.peers.limits import IssuerLimits
 from peerseal.protocol.policies import UserIssuer
+from peerseal.runtime.limits import IssuerLimits
 from peerseal.testing import Clock, MemoryRegistry
 from tests.support.issuer import DISCOVERY, JWKS, Issuer, public_jwk, running_issuer
 

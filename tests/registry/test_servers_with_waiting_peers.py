@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import BIN, LOOPBACK, Server, free_port
-from peerseal.peers.limits import TrustLimits
+from peerseal.runtime.limits import TrustLimits
 from tests.registry.test_push_server import head_of
 from tests.support.load import get
 from tests.support.waiters import until

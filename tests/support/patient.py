@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import FetchError
-from peerseal.peers.forks import BackgroundWork
+from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import Answer, MemoryRegistry
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from peerseal.errors import UnknownKey
-from peerseal.peers.metrics import Source
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol import jose
@@ -19,6 +18,7 @@ from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid, qualify
 from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
+from peerseal.runtime.metrics import Source
 
 DOMAIN = "test.internal"
 NOW = 1_900_000_000

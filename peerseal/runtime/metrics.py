@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.forks import in_each_child
+from peerseal.runtime.forks import in_each_child
 
 OTHER: Final = "other"
 """The value of labels that are too many to be told apart."""
