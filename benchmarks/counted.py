@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from peerseal.peers.fetch import Answer, HttpFetcher
+from peerseal.transport.fetch import Answer, HttpFetcher
 
 T = TypeVar("T")
 

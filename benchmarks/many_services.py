@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from secrets import randbits
 from urllib.parse import parse_qs, urlsplit
 
-from peerseal.peers.fetch import Answer, Fetcher
 from peerseal.protocol.documents.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, PolicyDocument, RegistryKeys, sign_document
 from peerseal.protocol.encoding import b64url, canonical_json
@@ -15,6 +14,7 @@ from peerseal.protocol.ledger.checkpoint import encode_proof
 from peerseal.protocol.ledger.entries import REGISTRY_CREATED, Admission, Entry
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.testing import MemoryLedger
+from peerseal.transport.fetch import Answer, Fetcher
 
 DOMAIN = "bench.internal"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from benchmarks.newcomers import Newcomer
 from demo.stack import Stack
-from peerseal.peers.fetch import HttpFetcher
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
+from peerseal.transport.fetch import HttpFetcher
 
 _JSON = {"Content-Type": "application/json"}
 

@@ -25,7 +25,6 @@ from urllib3 import Retry
 from peerseal.errors import UnsignableRequest
 from peerseal.peers.circuit import Circuits
 from peerseal.peers.origin import Origin
-from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.peers.request_ctx import RequestCtx
 from peerseal.peers.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
 from peerseal.peers.retries import RETRIES as RETRIES
@@ -36,6 +35,7 @@ from peerseal.peers.signing_adapter import Signer, SigningAdapter
 from peerseal.peers.signing_adapter import TooManyCallsError as TooManyCallsError
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_is
+from peerseal.transport.deadline import no_longer_than, time_left
 
 MAX_BUFFER: Final = 16 * 1024 * 1024
 """Bytes of the longest body that is read into memory: what a callee takes by default."""

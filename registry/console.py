@@ -6,11 +6,11 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
-from peerseal.peers.fetch import Answer, HttpFetcher, is_confidential
 from peerseal.protocol.documents.signed_documents import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.transport.fetch import Answer, HttpFetcher, is_confidential
 from registry.domain.errors import NotFound
 from registry.services import operators
 from registry.services.end_keys import Reason

@@ -13,10 +13,10 @@ from pathlib import Path
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
 from peerseal.peers.environment import settings_of
-from peerseal.peers.fetch import HttpFetcher, check_urls
 from peerseal.peers.follow import Follower, check_pin, check_pinned
 from peerseal.peers.keep import KeptLedger
 from peerseal.runtime.terminal import say, say_json
+from peerseal.transport.fetch import HttpFetcher, check_urls
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

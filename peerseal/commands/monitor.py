@@ -16,7 +16,6 @@ from types import FrameType
 
 from peerseal.errors import ConfigurationError
 from peerseal.peers.environment import settings_of
-from peerseal.peers.fetch import HttpFetcher, check_urls
 from peerseal.peers.follow import check_pin, check_pinned
 from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched
@@ -24,6 +23,7 @@ from peerseal.peers.webhook import Webhook
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.runtime.settings import duration, read_bytes
 from peerseal.runtime.terminal import on_terminal, say, say_json
+from peerseal.transport.fetch import HttpFetcher, check_urls
 
 ALERTS_RAISED = 1
 REGISTRY_UNREACHABLE = 3

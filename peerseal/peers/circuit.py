@@ -18,9 +18,9 @@ from enum import StrEnum
 from typing import Final
 
 from peerseal.errors import CircuitOpen, TooManyCalls
-from peerseal.peers.patience import time_left
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import CallLimits
+from peerseal.transport.deadline import time_left
 
 log = logging.getLogger("peerseal.circuit")
 

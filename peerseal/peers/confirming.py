@@ -16,12 +16,12 @@ from typing import TypeVar
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
 from peerseal.peers.awake import NEVER, AwakePeriods
 from peerseal.peers.following import ChangesFollower
-from peerseal.peers.patience import acquired_in_time, no_longer_than
 from peerseal.peers.reader import DocumentReader
 from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents.signed_documents import Changes
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.deadline import acquired_in_time, no_longer_than
 
 log = logging.getLogger("peerseal.trust")
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.patience import time_left
 from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT
 from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.locks import NameLock
+from peerseal.transport.deadline import time_left
 
 log = logging.getLogger("peerseal.trust")
 

@@ -16,7 +16,6 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.peers.fetch import Answer, Fetcher, is_confidential, no_larger_than
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.peers.trust import TrustStore
@@ -29,6 +28,7 @@ from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.request import sign_proof
 from peerseal.runtime.settings import read_text
+from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
 
 JSON = "application/json"
 

@@ -7,7 +7,6 @@ from typing import Any
 from peerseal.errors import ConfigurationError
 from peerseal.peers.audit_log import audit_by_default
 from peerseal.peers.enrol import PlatformToken
-from peerseal.peers.fetch import check_urls
 from peerseal.peers.follow import check_pin
 from peerseal.peers.keyfolder import KeyFolder
 from peerseal.peers.target import check_external_prefix
@@ -18,6 +17,7 @@ from peerseal.protocol.plain import plain_text
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_text_or_texts, shortened
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
+from peerseal.transport.fetch import check_urls
 
 log = logging.getLogger("peerseal.identity")
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
-from peerseal.peers.fetch import Answer, Fetcher, no_larger_than
 from peerseal.peers.histories import PATH as HISTORY
 from peerseal.peers.histories import statements_in
 from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
@@ -38,6 +37,7 @@ from peerseal.protocol.ledger.history_statement import (
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.protocol.names import check_thumbprint
 from peerseal.runtime.options import shortened
+from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
 
 T = TypeVar("T")
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from peerseal.errors import DocumentRefused, FetchError
 from peerseal.peers.awake import AwakePeriods
-from peerseal.peers.mirrors import asking_resting_urls
 from peerseal.peers.news import HostNews, Word
 from peerseal.peers.reader import DocumentReader
 from peerseal.protocol.documents.signed_documents import Changes
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.mirrors import asking_resting_urls
 
 log = logging.getLogger("peerseal.trust")
 

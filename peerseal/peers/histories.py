@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
 from peerseal.peers.copies import CopyFolder
-from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.ledger import SeenLedger
 from peerseal.protocol.documents.named_keys import REVOKED, RevokedKey, SignedKey
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
@@ -27,6 +26,7 @@ from peerseal.protocol.ledger.history_statement import (
     read_history,
 )
 from peerseal.runtime.forks import in_each_child
+from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 
 log = logging.getLogger("peerseal.trust")
 

@@ -25,7 +25,6 @@ from peerseal.peers.environment import (
     options_in,
 )
 from peerseal.peers.events import Event
-from peerseal.peers.fetch import Fetcher
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
 from peerseal.peers.minting import Minter
@@ -47,6 +46,7 @@ from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_thre
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
+from peerseal.transport.fetch import Fetcher
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession

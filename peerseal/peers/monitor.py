@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.peers.fetch import Fetcher, no_larger_than
 from peerseal.peers.follow import Follower, Seen
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
@@ -31,6 +30,7 @@ from peerseal.protocol.ledger.history_statement import Excused, Head
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import claim
+from peerseal.transport.fetch import Fetcher, no_larger_than
 
 UNKNOWN_KEY: Final = "unknown_key"
 KEY_ENDED: Final = "key_ended"

@@ -24,13 +24,13 @@ from peerseal.errors import (
     UnknownKey,
     WrongIssuer,
 )
-from peerseal.peers.fetch import HttpFetcher, is_confidential, is_loopback, no_larger_than
 from peerseal.protocol.hosts import leads_elsewhere
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
 from peerseal.protocol.weak_keys import check_not_weak
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits, IssuerLimits
+from peerseal.transport.fetch import HttpFetcher, is_confidential, is_loopback, no_larger_than
 
 log = logging.getLogger("peerseal.oidc")
 

@@ -16,10 +16,8 @@ from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.copies import CopyFolder
-from peerseal.peers.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.peers.histories import Histories
 from peerseal.peers.ledger import SeenLedger, check_admissions
-from peerseal.peers.patience import acquired_in_time
 from peerseal.protocol.documents.signed_documents import (
     Changes,
     Document,
@@ -35,6 +33,8 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.deadline import acquired_in_time
+from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 
 log = logging.getLogger("peerseal.trust")
 

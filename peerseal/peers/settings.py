@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
 from peerseal.peers.awake import NEVER, AwakePeriods
 from peerseal.peers.confirming import Confirmation
-from peerseal.peers.patience import acquired_in_time
 from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents.signed_documents import Changes, DomainDocument, PolicyDocument
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.deadline import acquired_in_time
 
 if TYPE_CHECKING:
     from peerseal.peers.reader import DocumentReader, Recalled

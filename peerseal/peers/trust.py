@@ -24,12 +24,10 @@ from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, Pee
 from peerseal.peers.awake import AwakePeriods, uptime
 from peerseal.peers.confirming import Confirmation
 from peerseal.peers.copies import CopyFolder, NoCopies
-from peerseal.peers.fetch import Fetcher, HttpFetcher
 from peerseal.peers.follow import check_pin
 from peerseal.peers.following import ChangesFollower, Told
 from peerseal.peers.keysets import KeyShelf
 from peerseal.peers.news import HostNews
-from peerseal.peers.patience import check_may_wait, no_longer_in_all
 from peerseal.peers.reader import D, DocumentReader, Recalled
 from peerseal.peers.rounds import Heard, Rounds
 from peerseal.peers.settings import SettingShelf
@@ -43,6 +41,8 @@ from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
+from peerseal.transport.deadline import check_may_wait, no_longer_in_all
+from peerseal.transport.fetch import Fetcher, HttpFetcher
 
 log = logging.getLogger("peerseal.trust")
 

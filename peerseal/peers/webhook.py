@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from peerseal.errors import ConfigurationError, FetchError
-from peerseal.peers.fetch import Fetcher, HttpFetcher
 from peerseal.protocol.encoding import canonical_json
 from peerseal.runtime.limits import FetchLimits
+from peerseal.transport.fetch import Fetcher, HttpFetcher
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ Only the network is left out: keys, proofs, tokens and documents are made and ch
 production. The registry lives in one process; a forked child works on a copy.
 """
 
-from peerseal.peers.fetch import Answer
 from peerseal.testing.calls import Call
 from peerseal.testing.clock import Clock
 from peerseal.testing.ledger import MemoryLedger
 from peerseal.testing.registry import MemoryRegistry
+from peerseal.transport.fetch import Answer
 
 __all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry"]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
-from peerseal.peers.fetch import Answer
 from peerseal.peers.verify import Verifier
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
@@ -18,6 +17,7 @@ from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id,
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.claims import claim
 from peerseal.protocol.tokens.request import Proof
+from peerseal.transport.fetch import Answer
 
 if TYPE_CHECKING:
     from peerseal.testing.registry import MemoryRegistry

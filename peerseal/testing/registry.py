@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
-from peerseal.peers.fetch import Answer
 from peerseal.peers.identity import Identity
 from peerseal.peers.trust import TrustStore
 from peerseal.peers.trusted import TrustedKey
@@ -55,6 +54,7 @@ from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSet
 from peerseal.runtime.forks import in_each_child
 from peerseal.testing.calls import Call, Desk, NotFound
 from peerseal.testing.ledger import MemoryLedger
+from peerseal.transport.fetch import Answer
 
 LISTED_AFTER_RETIREMENT = 960
 """Seconds for which a retired key stays in the JWK Set: longer than any transaction token lives, leeway included."""

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.peers.fetch import HttpFetcher, content, no_larger_than
 from peerseal.peers.follow import CHECKPOINT, MAX_BUNDLE_BYTES, bodies
 from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES, read_checkpoint
 from peerseal.runtime.limits import FetchLimits
+from peerseal.transport.fetch import HttpFetcher, content, no_larger_than
 from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
 from registry.services.authority import AuthoritySource
 from registry.services.fork_guard import ForkGuard

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealError
-from peerseal.peers.fetch import HttpFetcher, content
 from peerseal.peers.follow import CHECKPOINT, bodies
 from peerseal.peers.keep import read_in
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash
 from peerseal.runtime.limits import FetchLimits
+from peerseal.transport.fetch import HttpFetcher, content
 from registry.domain.rebuild import apply
 from registry.services.replay import PAGE, Replay, Tree
 from registry.services.verify import claimed_size

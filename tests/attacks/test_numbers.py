@@ -14,12 +14,12 @@ from urllib3.exceptions import HTTPError
 
 from peerseal.commands.monitor import seconds
 from peerseal.errors import ContentTooLarge, DocumentRefused, FetchError, MalformedToken
-from peerseal.peers.fetch import Answer, HttpFetcher, entity_tag
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.checkpoint import claimed_checkpoint
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.requests import MAX_RETRY_AFTER, PeerSession
 from peerseal.runtime.limits import CallLimits
+from peerseal.transport.fetch import Answer, HttpFetcher, entity_tag
 from peerseal.wsgi import read_body
 from tests.support.wire import NOW, Keys, RawServer, Service, raw_server
 

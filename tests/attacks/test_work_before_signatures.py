@@ -10,7 +10,6 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
-from peerseal.peers.fetch import HttpFetcher, no_larger_than
 from peerseal.protocol import jose
 from peerseal.protocol.documents.signed_documents import (
     Changes,
@@ -28,6 +27,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import MAX_PROOF, decode_proof, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.testing import Answer, MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher, no_larger_than
 from tests.support.patient import PatientRegistry, served
 
 DOMAIN = "test.internal"

@@ -11,7 +11,7 @@ import pytest
 
 from peerseal import Identity
 from peerseal.errors import AccessTokenRefused, ConfigurationError, FetchError, TrustUnavailable
-from peerseal.peers.fetch import Answer
+from peerseal.transport.fetch import Answer
 from tests.contracts.conftest import QUIET
 from tests.registry.driver import Clock, Driver
 from tests.registry.in_process import InProcess

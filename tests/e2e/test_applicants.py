@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from demo.processes import BIN, ROOT, environment
-from peerseal.peers.fetch import HttpFetcher
+from peerseal.transport.fetch import HttpFetcher
 from tests.support.processes import Process
 from tests.support.stack import Stack
 

@@ -13,11 +13,11 @@ import pytest
 import peerseal
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.peers.fetch import HttpFetcher
 from peerseal.protocol.documents.signed_documents import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher
 from tests.support.load import get
 from tests.support.processes import LOOPBACK, Process, free_port
 from tests.support.stack import CLIENT, DOMAIN, Stack

@@ -11,7 +11,7 @@ import requests
 
 import peerseal
 from peerseal.errors import FetchError
-from peerseal.peers.fetch import HttpFetcher
+from peerseal.transport.fetch import HttpFetcher
 from tests.e2e.test_nginx import nginx_program
 from tests.support.certificates import Authority
 from tests.support.processes import LOOPBACK, Process, free_port

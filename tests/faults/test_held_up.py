@@ -16,9 +16,9 @@ import pytest
 
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
 from peerseal.errors import FetchError, TrustUnavailable
-from peerseal.peers.fetch import HttpFetcher
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Answer, MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher
 from tests.peerseal.served import served
 from tests.registry.driver import Clock
 from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, hangs, misbehaving, refused, unreachable

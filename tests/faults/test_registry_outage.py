@@ -12,9 +12,9 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore, Verifier
 from peerseal.errors import FetchError, TrustUnavailable
-from peerseal.peers.fetch import HttpFetcher
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher
 from tests.peerseal.served import served
 from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, hangs, misbehaving, refused, unreachable
 from tests.support.wire import raw_server

@@ -13,12 +13,12 @@ import pytest
 from peerseal import Identity, TrustLimits, TrustStore
 from peerseal.cli import main
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
-from peerseal.peers.fetch import HttpFetcher
 from peerseal.protocol.documents.signed_documents import RegistryKeys, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import encode_bundle, tile_path
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher
 from tests.support.misbehaving import refused
 from tests.support.patient import PatientRegistry, served
 

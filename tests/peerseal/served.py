@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from peerseal.errors import FetchError
-from peerseal.peers.fetch import Answer
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
+from peerseal.transport.fetch import Answer
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import pytest
 
 from peerseal.errors import CircuitOpen, ConfigurationError, TooManyCalls
 from peerseal.peers.circuit import MAX_ORIGINS, Circuit, Circuits, CircuitState, CircuitStatus
-from peerseal.peers.patience import no_longer_than
 from peerseal.runtime.limits import CallLimits
 from peerseal.testing import Clock
+from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child
 from tests.support.waiters import until
 

@@ -17,9 +17,9 @@ import peerseal
 from peerseal import Transaction, carrying, current_transaction, propagate
 from peerseal.errors import TooManyCalls
 from peerseal.flask import PeerAuth, current_peer
-from peerseal.peers.patience import no_longer_than, time_left
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
+from peerseal.transport.deadline import no_longer_than, time_left
 from tests.support.misbehaving import misbehaving
 from tests.support.waiters import until
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server

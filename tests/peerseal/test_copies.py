@@ -11,8 +11,8 @@ import pytest
 
 from peerseal.peers.copies import CopyFolder
 from peerseal.peers.news import HostNews, Word
-from peerseal.peers.patience import no_longer_than
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child
 
 NOW = 1_800_000_000.0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from peerseal.peers.patience import no_longer_than
 from peerseal.requests import PeerSession
+from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child
 from tests.support.certificates import Authority
 from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, misbehaving

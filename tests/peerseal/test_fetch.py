@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError, FetchError
-from peerseal.peers.fetch import HttpFetcher
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry
+from peerseal.transport.fetch import HttpFetcher
 from tests.peerseal.served import Child, in_children, served
 from tests.support.wire import Answer, raw_server
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from peerseal.errors import FetchError
-from peerseal.peers.fetch import HttpFetcher
+from peerseal.transport.fetch import HttpFetcher
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 
 from peerseal.errors import FetchError
-from peerseal.peers.mirrors import MirrorHealth
 from peerseal.runtime.limits import FetchLimits
+from peerseal.transport.mirrors import MirrorHealth
 from tests.registry.driver import Clock
 
 LIMITS = FetchLimits(slow=0.5, shortest_rest=1.0, longest_rest=10.0)

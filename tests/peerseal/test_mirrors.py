@@ -10,10 +10,10 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.peers.fetch import Answer, HttpFetcher, content
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
+from peerseal.transport.fetch import Answer, HttpFetcher, content
 from tests.peerseal.served import served
 from tests.support import wire
 

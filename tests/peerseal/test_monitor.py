@@ -17,7 +17,6 @@ from sqlalchemy import select, update
 
 from peerseal import cli
 from peerseal.errors import ConfigurationError, FetchError
-from peerseal.peers.fetch import Answer, Fetcher
 from peerseal.peers.follow import Follower
 from peerseal.peers.monitor import GRACE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched
@@ -31,6 +30,7 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_bundle, ledge
 from peerseal.protocol.ledger.entries import KEY_ADMITTED, POLICY_SET, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED, Entry
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.transport.fetch import Answer, Fetcher
 from registry.domain.keys import KeyRecord
 from registry.storage import keys
 from registry.storage.ledger import Change, append

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from peerseal.peers.patience import acquired_in_time, no_longer_in_all, no_longer_than, time_left
+from peerseal.transport.deadline import acquired_in_time, no_longer_in_all, no_longer_than, time_left
 
 
 def test_nothing_bounds_a_thread_that_nobody_bounded() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from peerseal import Identity
 from peerseal.errors import EnrolmentPending, TrustUnavailable
-from peerseal.peers.fetch import Fetcher
 from peerseal.testing import Answer
+from peerseal.transport.fetch import Fetcher
 from tests.registry.driver import Clock, Driver
 
 DAY = 24 * 3600

@@ -21,11 +21,11 @@ from peerseal.errors import (
 )
 from peerseal.peers import keysets
 from peerseal.peers.enrol import Enrolment
-from peerseal.peers.fetch import Fetcher
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.transport.fetch import Fetcher
 from tests.peerseal.served import Child
 
 ROOT = "GET /.well-known/peerseal-registry"

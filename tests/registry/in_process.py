@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from peerseal.errors import FetchError
-from peerseal.peers.fetch import Answer
+from peerseal.transport.fetch import Answer
 from tests.registry.driver import Driver
 
 T = TypeVar("T")

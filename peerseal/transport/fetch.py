@@ -23,12 +23,12 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
-from peerseal.peers.mirrors import MirrorHealth
-from peerseal.peers.patience import no_longer_than, time_left
-from peerseal.peers.timed import TimedAdapter, WrongAddress, noting_connections
 from peerseal.protocol.hosts import can_be_reached, has_one_host, is_loopback_host
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
+from peerseal.transport.deadline import no_longer_than, time_left
+from peerseal.transport.deadline_adapter import TimedAdapter, WrongAddress, noting_connections
+from peerseal.transport.mirrors import MirrorHealth
 
 log = logging.getLogger("peerseal.fetch")
 

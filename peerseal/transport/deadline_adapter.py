@@ -1,4 +1,4 @@
-"""Calls that end in time: a transport adapter of `requests` whose connections obey `peerseal.peers.patience`.
+"""Calls that end in time: a transport adapter of `requests` whose connections obey `peerseal.transport.deadline`.
 
 A socket's timeout, and so that of `requests`, begins anew with every byte: whoever sends one now and then, or takes
 one, holds up a thread for as long as he likes. Here each read from a connection waits no longer than its thread still
@@ -27,10 +27,10 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from urllib3.util import parse_url
 
-from peerseal.peers.patience import time_left
 from peerseal.protocol.hosts import is_loopback_host, is_this_machine, leads_elsewhere
 from peerseal.protocol.numbers import natural
 from peerseal.runtime.limits import LONGEST_TIMEOUT
+from peerseal.transport.deadline import time_left
 
 _PIECE = 1 << 14  # bytes of a record of TLS, at most
 _MOST = 1 << 20  # bytes read at once

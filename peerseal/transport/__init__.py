@@ -1,0 +1,1 @@
+"""How a service talks to the registry: every call has a deadline and a bound on bytes."""
