@@ -13,10 +13,10 @@ from benchmarks.figures import Figure
 from benchmarks.many_services import DOMAIN, ManyServices, shaped_like_a_key
 from benchmarks.timing import Contender, each, interleaved
 from peerseal import TrustLimits
-from peerseal.peers.copies import NoCopies
-from peerseal.peers.reader import DocumentReader
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, read_document
 from peerseal.protocol.names import make_kid, registry_id
+from peerseal.trust.disk.document_cache import NoCopies
+from peerseal.trust.documents import DocumentReader
 
 ENTRIES = 10_000  # in the ledger: a proof of 14 hashes for each key
 KEYS = 10  # of the service: as many hosts

@@ -31,11 +31,11 @@ from peerseal.peers import verify
 from peerseal.peers.policy import AllowPolicy
 from peerseal.peers.received import by_lower_name
 from peerseal.peers.transactions import TRANSACTION_HEADER
-from peerseal.peers.trusted import check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
 from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP, check_request_claims, check_times
+from peerseal.trust.beliefs import check_window
 
 ROUNDS = 40
 BATCH = 100

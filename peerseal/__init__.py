@@ -20,11 +20,11 @@ from peerseal.peers.identity import Identity
 from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.peers.replay_redis import RedisReplayGuard
-from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User, UserVerifier
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, metrics
+from peerseal.trust.store import TrustStore
 
 __all__ = [
     "Accepted",

@@ -37,8 +37,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_table_of_steps_names_functions_that_are_there(module: str, steps: int) -> None:
     from importlib import import_module
 
-    from peerseal.peers.trusted import KeySource
     from peerseal.protocol import encoding, jose, keys
+    from peerseal.trust.beliefs import KeySource
 
     read = import_module(f"peerseal.peers.{module}")
     known = {**vars(read), **vars(encoding), "KeySource": KeySource, "PublicKey": keys.PublicKey, "jose": jose}

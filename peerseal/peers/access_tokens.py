@@ -13,7 +13,6 @@ from typing import Final
 from urllib.parse import urlencode
 
 from peerseal.errors import AccessTokenRefused, ConfigurationError, FetchError, MalformedToken, TrustUnavailable
-from peerseal.peers.trust import TrustStore
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.jose import MAX_TOKEN
 from peerseal.protocol.policies import ACCESS_LIFETIMES
@@ -22,6 +21,7 @@ from peerseal.protocol.tokens.claims import claim
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.transport.deadline import no_longer_than
 from peerseal.transport.fetch import Answer, no_larger_than
+from peerseal.trust.store import TrustStore
 
 log = logging.getLogger("peerseal.access_tokens")
 

@@ -8,8 +8,8 @@ now. It is good for one event: nothing is derived from it, and no further event 
 from collections.abc import Mapping
 from typing import Any
 
-from peerseal.peers.trusted import KeySource
 from peerseal.protocol.policies import DERIVED_FROM, DomainSettings
+from peerseal.trust.beliefs import KeySource
 
 
 def derived_context(

@@ -18,7 +18,6 @@ from peerseal.errors import (
 )
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.problem import MAX_PROBLEM
-from peerseal.peers.trust import TrustStore
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -29,6 +28,7 @@ from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.request import sign_proof
 from peerseal.runtime.settings import read_text
 from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
+from peerseal.trust.store import TrustStore
 
 JSON = "application/json"
 

@@ -42,7 +42,6 @@ from peerseal.peers.audit_log import AuditLog
 from peerseal.peers.derivation import derivation_fault
 from peerseal.peers.headers import GoodHeaders, Signer
 from peerseal.peers.policy import AllowPolicy, read_allow
-from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import registry_id, split_service_id
@@ -51,6 +50,7 @@ from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
+from peerseal.trust.beliefs import KeySource, check_window
 
 HEADER = "authorization"
 

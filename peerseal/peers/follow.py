@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
-from peerseal.peers.histories import PATH as HISTORY
-from peerseal.peers.histories import statements_in
 from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
@@ -38,6 +36,8 @@ from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_ha
 from peerseal.protocol.names import check_thumbprint
 from peerseal.runtime.options import shortened
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
+from peerseal.trust.new_history import PATH as HISTORY
+from peerseal.trust.new_history import statements_in
 
 T = TypeVar("T")
 

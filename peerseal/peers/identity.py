@@ -34,7 +34,6 @@ from peerseal.peers.rotation import KeyRotation
 from peerseal.peers.service_metrics import ServiceMetrics, identity_metrics
 from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
 from peerseal.peers.target import check_external_prefix
-from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
@@ -47,6 +46,7 @@ from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
 from peerseal.transport.fetch import Fetcher
+from peerseal.trust.store import TrustStore
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession

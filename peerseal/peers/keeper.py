@@ -23,7 +23,6 @@ from peerseal.peers.enrol import (
     refusal_behind,
 )
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
-from peerseal.peers.trust import TrustStore
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.join import JoinToken
@@ -31,6 +30,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
 from peerseal.runtime.forks import notice_fork
 from peerseal.runtime.limits import RotationSchedule
+from peerseal.trust.store import TrustStore
 
 log = logging.getLogger("peerseal.identity")
 

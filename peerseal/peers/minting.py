@@ -16,12 +16,12 @@ from peerseal.peers.events import Event
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.signing import TokenSigner
 from peerseal.peers.transactions import transaction_of
-from peerseal.peers.trust import TrustStore
 from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens.request import LEEWAY, new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TransactionToken
+from peerseal.trust.store import TrustStore
 
 _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""

@@ -11,7 +11,6 @@ from peerseal.errors import BadTransactionToken, InvalidName, TokenError
 from peerseal.peers.context import Transaction
 from peerseal.peers.derivation import derivation_fault
 from peerseal.peers.received import value_of
-from peerseal.peers.trusted import KeySource, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.names import split_kid
 from peerseal.protocol.tokens.request import check_times
@@ -21,6 +20,7 @@ from peerseal.protocol.tokens.transaction import (
     TransactionToken,
     transaction_hash,
 )
+from peerseal.trust.beliefs import KeySource, check_window
 
 TRANSACTION_HEADER = "txn-token"
 

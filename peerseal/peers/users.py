@@ -16,7 +16,6 @@ from peerseal.errors import ConfigurationError, MalformedToken, TrustUnavailable
 from peerseal.peers.introspection import Introspection
 from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.peers.oidc import OidcIssuer
-from peerseal.peers.trusted import KeySource
 from peerseal.protocol.hosts import can_be_asked
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.plain import plain_text, text_like
@@ -28,6 +27,7 @@ from peerseal.protocol.weak_keys import check_not_weak
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.runtime.options import check_callable, check_is, check_path
+from peerseal.trust.beliefs import KeySource
 
 V = TypeVar("V")
 

@@ -40,7 +40,6 @@ from peerseal.peers.policy import AllowPolicy, read_allow
 from peerseal.peers.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
-from peerseal.peers.trusted import KeySource, TrustedKey, check_window
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
 from peerseal.protocol.names import check_peer_name, qualify
@@ -55,6 +54,7 @@ from peerseal.protocol.tokens.request import (
     check_times,
 )
 from peerseal.runtime.options import check_callable, check_number
+from peerseal.trust.beliefs import KeySource, TrustedKey, check_window
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
 

@@ -13,8 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
 from peerseal.peers.identity import Identity
-from peerseal.peers.trust import TrustStore
-from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol.documents import signed_documents
 from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED, REVOKED, SignedKey
 from peerseal.protocol.documents.named_keys import RevokedKey as ListedRevokedKey
@@ -55,6 +53,8 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.testing.calls import Call, Desk, NotFound
 from peerseal.testing.ledger import MemoryLedger
 from peerseal.transport.fetch import Answer
+from peerseal.trust.beliefs import TrustedKey
+from peerseal.trust.store import TrustStore
 
 LISTED_AFTER_RETIREMENT = 960
 """Seconds for which a retired key stays in the JWK Set: longer than any transaction token lives, leeway included."""

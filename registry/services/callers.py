@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.peers.replay import ReplayGuard
-from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Verifier
 from peerseal.protocol.names import REGISTRY, service_id, split_kid
 from peerseal.protocol.policies import DomainSettings
+from peerseal.trust.beliefs import TrustedKey
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority import AuthoritySource
 from registry.storage import keys
@@ -16,7 +16,7 @@ from registry.storage.unit import Store
 
 
 class DatabaseKeys:
-    """A `peerseal.peers.trusted.KeySource` over the registry's own database."""
+    """A `peerseal.trust.beliefs.KeySource` over the registry's own database."""
 
     def __init__(self, store: Store, authority: AuthoritySource) -> None:
         self.store = store

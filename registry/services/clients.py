@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from peerseal.errors import InvalidName, TokenError
 from peerseal.peers.replay import ReplayGuard
-from peerseal.peers.trusted import check_window
 from peerseal.protocol.names import qualify
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
 from peerseal.protocol.tokens.request import LEEWAY, check_times
+from peerseal.trust.beliefs import check_window
 from registry.domain.exchange import ClientRefused
 from registry.services.authority import AuthoritySource
 from registry.services.callers import DatabaseKeys

@@ -16,7 +16,6 @@ import pytest
 
 from peerseal import FileReplayGuard, Identity, Verifier
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
-from peerseal.peers.copies import CopyFolder
 from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.monitor import Watched
 from peerseal.peers.watched import load_watched, save_watched
@@ -24,6 +23,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.runtime.files import Access, Folder
 from peerseal.testing import Clock, MemoryRegistry
+from peerseal.trust.disk.document_cache import CopyFolder
 from tests.peerseal.served import Child
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")

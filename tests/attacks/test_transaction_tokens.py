@@ -11,7 +11,6 @@ import pytest
 from peerseal.errors import PeersealError, TrustUnavailable
 from peerseal.peers.events import EventVerifier
 from peerseal.peers.replay import MemoryReplayGuard
-from peerseal.peers.trusted import TrustedKey
 from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
@@ -19,6 +18,7 @@ from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.protocol.tokens.request import new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
+from peerseal.trust.beliefs import TrustedKey
 from tests.attacks import forge
 from tests.attacks.forge import (
     ABSENT,

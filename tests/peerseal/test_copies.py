@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from peerseal.peers.copies import CopyFolder
-from peerseal.peers.news import HostNews, Word
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import no_longer_than
+from peerseal.trust.disk.document_cache import CopyFolder
+from peerseal.trust.disk.shared_changes import HostNews, Word
 from tests.peerseal.served import Child
 
 NOW = 1_800_000_000.0

@@ -19,13 +19,13 @@ from peerseal.errors import (
     TrustUnavailable,
     UnknownKey,
 )
-from peerseal.peers import keysets
 from peerseal.peers.enrol import Enrolment
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
+from peerseal.trust import key_sets
 from tests.peerseal.served import Child
 
 ROOT = "GET /.well-known/peerseal-registry"
@@ -783,11 +783,11 @@ def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_to
     """Nobody would follow it: its key would be good for an hour after it was revoked."""
     trust = registry.trust_store(limits=replace(QUIET, max_services=3))
     others: list[threading.Thread] = []
-    really = keysets.acquired_in_time
+    really = key_sets.acquired_in_time
 
     def meanwhile(lock: threading.Lock) -> bool:
         """Strangers fill the shelf, so that it forgets; then another thread asks for the same service."""
-        monkeypatch.setattr(keysets, "acquired_in_time", really)
+        monkeypatch.setattr(key_sets, "acquired_in_time", really)
         for number in range(3):
             with pytest.raises(UnknownKey):
                 trust.key(unknown(service=f"invented-{number}"))
@@ -796,7 +796,7 @@ def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_to
         others[0].join()
         return really(lock)
 
-    monkeypatch.setattr(keysets, "acquired_in_time", meanwhile)
+    monkeypatch.setattr(key_sets, "acquired_in_time", meanwhile)
     with pytest.raises(TrustUnavailable, match="another thread"):
         trust.key(kid)
     assert trust.key(kid).kid == kid

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable
-from peerseal.peers import remembered
 from peerseal.protocol.documents import named_keys
 from peerseal.protocol.documents.named_keys import RETIRED, SignedKey
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement
@@ -26,6 +25,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, sign_checkpoint
 from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
+from peerseal.trust.disk import checkpoint_file
 from tests.peerseal.served import in_children, served
 
 ROOT = "GET /.well-known/peerseal-registry"
@@ -531,7 +531,7 @@ class TestRestart:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(remembered.os, "fsync", full)
+        monkeypatch.setattr(checkpoint_file.os, "fsync", full)
         trust = started()
         for _ in range(3):
             assert looked_up(trust, kid).kid == kid
@@ -552,7 +552,7 @@ class TestRestart:
     def test_a_process_that_hangs_with_the_lock_holds_up_nobody_for_long(
         self, registry: MemoryRegistry, started: Start, cache: Path, kid: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(remembered, "_PATIENCE", 0.05)
+        monkeypatch.setattr(checkpoint_file, "_PATIENCE", 0.05)
         started().key(kid)
         other = registry.identity("other").credentials.key_id
         (lock,) = cache.glob("*.lock")

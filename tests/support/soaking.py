@@ -22,12 +22,12 @@ import requests
 
 from peerseal import Identity, RotationSchedule, Verifier
 from peerseal.errors import PeersealError
-from peerseal.peers.trust import TrustStore
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, qualify, split_kid, split_service_id
 from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
+from peerseal.trust.store import TrustStore
 
 DOOMED = "doomed"
 """The service whose keys are revoked one after the other."""

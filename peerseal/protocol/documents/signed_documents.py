@@ -3,7 +3,7 @@
 
 Every document is a compact JWS with its own ``typ`` and its own greatest size. `sign_document` makes one;
 `read_document` checks size, header, type and signature, then syntax, issuer and times, and leaves to its caller
-(`peerseal.peers.trusted`) which subject was asked for and whether something newer was seen before. Before the signature
+(`peerseal.trust.beliefs`) which subject was asked for and whether something newer was seen before. Before the signature
 was checked no more is parsed than finding the signer takes. All times are seconds since the epoch.
 
 Unlike a token, a document may hold members that this version does not know: the registry that signs it may be newer

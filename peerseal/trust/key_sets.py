@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from random import random
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.peers.awake import NEVER, AwakePeriods
-from peerseal.peers.confirming import Confirmation
-from peerseal.peers.histories import REVOKED_FOR_GOOD
-from peerseal.peers.reader import DocumentReader, check_age, covering, text_of
-from peerseal.peers.trusted import KnownService, TrustedKey
 from peerseal.protocol.documents.signed_documents import Changes, JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.transport.fetch import Answer, entity_tag
+from peerseal.trust.awake import NEVER, AwakePeriods
+from peerseal.trust.beliefs import KnownService, TrustedKey
+from peerseal.trust.confirmation import Confirmation
+from peerseal.trust.documents import DocumentReader, check_age, covering, text_of
+from peerseal.trust.new_history import REVOKED_FOR_GOOD
 
 log = logging.getLogger("peerseal.trust")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from peerseal.runtime.metrics import MOST, Metric, counted, metrics
 
 if TYPE_CHECKING:
-    from peerseal.peers.keysets import Slot
+    from peerseal.trust.key_sets import Slot
 
 
 @dataclass(frozen=True, slots=True)

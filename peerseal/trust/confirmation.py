@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.peers.awake import NEVER, AwakePeriods
-from peerseal.peers.following import ChangesFollower
-from peerseal.peers.reader import DocumentReader
-from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents.signed_documents import Changes
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time, no_longer_than
+from peerseal.trust.awake import NEVER, AwakePeriods
+from peerseal.trust.beliefs import Dated
+from peerseal.trust.changes import ChangesFollower
+from peerseal.trust.documents import DocumentReader
 
 log = logging.getLogger("peerseal.trust")
 

@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.peers.copies import CopyFolder
-from peerseal.peers.ledger import SeenLedger
 from peerseal.protocol.documents.named_keys import REVOKED, RevokedKey, SignedKey
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -27,6 +25,8 @@ from peerseal.protocol.ledger.history_statement import (
 )
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.trust.disk.document_cache import CopyFolder
+from peerseal.trust.history import SeenLedger
 
 log = logging.getLogger("peerseal.trust")
 

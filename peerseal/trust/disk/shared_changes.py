@@ -16,10 +16,10 @@ from threading import Event
 from typing import NamedTuple, Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.copies import CopyFolder
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.trusted_path import Opened
+from peerseal.trust.disk.document_cache import CopyFolder
 
 _FILE = "changes"
 _LOCK = "changes.leads"

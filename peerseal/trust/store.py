@@ -7,9 +7,10 @@ process follows the registry's list of changes and renews what it names. A fetch
 ends belief in a document is its own signed time (`offline_limit`) and nothing else.
 
 The processes of a host that have a cache folder in common fetch each document once, through copies on disk, from which
-a cold start goes on as well: `peerseal.peers.copies`, `peerseal.peers.news`. A copy, or what this process knew before
-it was suspended, decides a request only after one question to the registry: `peerseal.peers.confirming`. How a document
-is fetched and checked is told in `peerseal.peers.reader` and `peerseal.peers.ledger`.
+a cold start goes on as well: `peerseal.trust.disk.document_cache`, `peerseal.trust.disk.shared_changes`. A copy, or
+what this process knew before it was suspended, decides a request only after one question to the registry:
+`peerseal.trust.confirmation`. How a document is fetched and checked is told in `peerseal.trust.documents` and
+`peerseal.trust.history`.
 """
 
 import hashlib
@@ -21,19 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
-from peerseal.peers.awake import AwakePeriods, uptime
-from peerseal.peers.confirming import Confirmation
-from peerseal.peers.copies import CopyFolder, NoCopies
 from peerseal.peers.follow import check_pin
-from peerseal.peers.following import ChangesFollower, Told
-from peerseal.peers.keysets import KeyShelf
-from peerseal.peers.news import HostNews
-from peerseal.peers.reader import D, DocumentReader, Recalled
-from peerseal.peers.rounds import Heard, Rounds
-from peerseal.peers.settings import SettingShelf
-from peerseal.peers.statements import StatementShelf
-from peerseal.peers.status import ServiceStatus, TrustStatus
-from peerseal.peers.trusted import TrustedKey
 from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -43,6 +32,18 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
 from peerseal.transport.deadline import check_may_wait, no_longer_in_all
 from peerseal.transport.fetch import Fetcher, HttpFetcher
+from peerseal.trust.awake import AwakePeriods, uptime
+from peerseal.trust.background import Heard, Rounds
+from peerseal.trust.beliefs import TrustedKey
+from peerseal.trust.changes import ChangesFollower, Told
+from peerseal.trust.confirmation import Confirmation
+from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
+from peerseal.trust.disk.shared_changes import HostNews
+from peerseal.trust.documents import D, DocumentReader, Recalled
+from peerseal.trust.key_sets import KeyShelf
+from peerseal.trust.policies import SettingShelf
+from peerseal.trust.statements import StatementShelf
+from peerseal.trust.status import ServiceStatus, TrustStatus
 
 log = logging.getLogger("peerseal.trust")
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
-from peerseal.peers.awake import NEVER, AwakePeriods
-from peerseal.peers.confirming import Confirmation
-from peerseal.peers.trusted import Dated
 from peerseal.protocol.documents.signed_documents import Changes, DomainDocument, PolicyDocument
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
+from peerseal.trust.awake import NEVER, AwakePeriods
+from peerseal.trust.beliefs import Dated
+from peerseal.trust.confirmation import Confirmation
 
 if TYPE_CHECKING:
-    from peerseal.peers.reader import DocumentReader, Recalled
+    from peerseal.trust.documents import DocumentReader, Recalled
 
 log = logging.getLogger("peerseal.trust")
 

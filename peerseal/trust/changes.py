@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.peers.awake import AwakePeriods
-from peerseal.peers.news import HostNews, Word
-from peerseal.peers.reader import DocumentReader
 from peerseal.protocol.documents.signed_documents import Changes
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.mirrors import asking_resting_urls
+from peerseal.trust.awake import AwakePeriods
+from peerseal.trust.disk.shared_changes import HostNews, Word
+from peerseal.trust.documents import DocumentReader
 
 log = logging.getLogger("peerseal.trust")
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.peers.awake import AwakePeriods
-from peerseal.peers.confirming import Confirmation
-from peerseal.peers.histories import REVOKED_FOR_GOOD
-from peerseal.peers.trusted import Dated, TrustedKey
 from peerseal.protocol.documents.named_keys import REVOKED
 from peerseal.protocol.documents.signed_documents import Changes, KeyStatement
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
+from peerseal.trust.awake import AwakePeriods
+from peerseal.trust.beliefs import Dated, TrustedKey
+from peerseal.trust.confirmation import Confirmation
+from peerseal.trust.new_history import REVOKED_FOR_GOOD
 
 _LOCKS = 64
 """Fetches at once, at most: one for each group of services that share a lock."""

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from peerseal.peers.awake import AwakePeriods
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
+from peerseal.trust.awake import AwakePeriods
 
 log = logging.getLogger("peerseal.trust")
 

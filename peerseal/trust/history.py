@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
-from peerseal.peers.remembered import CheckpointFile
 from peerseal.protocol.documents.named_keys import ACTIVE, SignedKey
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
@@ -31,6 +30,7 @@ from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.trust.disk.checkpoint_file import CheckpointFile
 
 log = logging.getLogger("peerseal.trust")
 

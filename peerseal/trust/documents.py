@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
-from peerseal.peers.copies import CopyFolder
-from peerseal.peers.histories import Histories
-from peerseal.peers.ledger import SeenLedger, check_admissions
 from peerseal.protocol.documents.signed_documents import (
     Changes,
     Document,
@@ -35,6 +32,9 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.trust.disk.document_cache import CopyFolder
+from peerseal.trust.history import SeenLedger, check_admissions
+from peerseal.trust.new_history import Histories
 
 log = logging.getLogger("peerseal.trust")
 

@@ -1,0 +1,1 @@
+"""What the trust stores of one host share on disk."""
