@@ -1,6 +1,6 @@
 """Where the time of a full verification goes: ``python -m benchmarks.steps`` prints microseconds by step.
 
-Each real function of `peerseal.peers.verify` is timed by itself over fresh tokens, on what the steps before it gave.
+Each real function of `peerseal.verify.request` is timed by itself over fresh tokens, on what the steps before it gave.
 Alone each is a little quicker than in its place, where the RSA arithmetic has just had the processor's caches; what
 that makes, together with the calls themselves, is the line before the last.
 """
@@ -27,15 +27,15 @@ from benchmarks.verification import (
 )
 from benchmarks.world import world
 from peerseal import Identity, MemoryReplayGuard, Peer
-from peerseal.peers import verify
-from peerseal.peers.policy import AllowPolicy
-from peerseal.peers.received import by_lower_name
-from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
 from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP, check_request_claims, check_times
 from peerseal.trust.beliefs import check_window
+from peerseal.verify import request as verify
+from peerseal.verify.allow import AllowPolicy
+from peerseal.verify.received import by_lower_name
+from peerseal.verify.transaction import TRANSACTION_HEADER
 
 ROUNDS = 40
 BATCH = 100

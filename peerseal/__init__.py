@@ -3,7 +3,7 @@
 `Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller, `EventVerifier` a publisher.
 A user's `current_transaction` goes along with every call. `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
 `peerseal.asynchronous` and `peerseal.kafka` are adapters, loaded where they are used. Start reading in `protocol/`,
-then `peers/verify.py`.
+then `verify/request.py`.
 """
 
 from importlib import import_module
@@ -12,19 +12,19 @@ from typing import Any
 from peerseal import errors
 from peerseal.errors import PeersealError
 from peerseal.peers.access_tokens import AccessToken
-from peerseal.peers.audit_log import Accepted
 from peerseal.peers.circuit import CircuitState, CircuitStatus
-from peerseal.peers.context import Transaction, carrying, current_request_id, current_transaction, propagate
-from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
-from peerseal.peers.introspection_client import IntrospectionClient
-from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
-from peerseal.peers.replay_redis import RedisReplayGuard
-from peerseal.peers.users import User, UserVerifier
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, metrics
 from peerseal.trust.store import TrustStore
+from peerseal.verify.audit_log import Accepted
+from peerseal.verify.context import Transaction, carrying, current_request_id, current_transaction, propagate
+from peerseal.verify.event import Event, EventVerifier
+from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.verify.replay.redis import RedisReplayGuard
+from peerseal.verify.request import Peer, Verifier
+from peerseal.verify.users.introspection_client import IntrospectionClient
+from peerseal.verify.users.verifier import User, UserVerifier
 
 __all__ = [
     "Accepted",

@@ -50,13 +50,13 @@ from peerseal.gate import (
     lacking_user,
     verifier_of,
 )
-from peerseal.peers.audit_log import OnVerified
-from peerseal.peers.context import REQUEST_ID, carrying, serving, within
-from peerseal.peers.replay import ReplayGuard
-from peerseal.peers.target import check_external_prefix, routed_target
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.request import BLANKS
+from peerseal.verify.audit_log import OnVerified
+from peerseal.verify.context import REQUEST_ID, carrying, serving, within
+from peerseal.verify.replay.guards import ReplayGuard
+from peerseal.verify.request import Peer, Verifier
+from peerseal.verify.target import check_external_prefix, routed_target
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:

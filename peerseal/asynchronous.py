@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
 from peerseal.errors import Replayed
-from peerseal.peers.replay import MemoryReplayGuard
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.transport.deadline import WouldWait, not_waiting
+from peerseal.verify.replay.guards import MemoryReplayGuard
+from peerseal.verify.request import Peer, Verifier
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

@@ -40,13 +40,13 @@ from peerseal.gate import (
     lacking_user,
     verifier_of,
 )
-from peerseal.peers.audit_log import AuditLog, OnVerified
-from peerseal.peers.context import Transaction, begin, carrying, current_transaction, serving
-from peerseal.peers.replay import ReplayGuard
-from peerseal.peers.target import check_external_prefix
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
+from peerseal.verify.audit_log import AuditLog, OnVerified
+from peerseal.verify.context import Transaction, begin, carrying, current_transaction, serving
+from peerseal.verify.replay.guards import ReplayGuard
+from peerseal.verify.request import Peer, Verifier
+from peerseal.verify.target import check_external_prefix
 from peerseal.wsgi import (
     MAX_BODY,
     REQUEST_ID_KEY,

@@ -24,16 +24,16 @@ from peerseal.errors import (
     TokenError,
     TrustUnavailable,
 )
-from peerseal.peers.audit_log import AuditLog, OnVerified
-from peerseal.peers.context import Transaction, current_request_id, new_request_id
-from peerseal.peers.replay import ReplayGuard
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.policies import check_scope
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_flag, check_header_name, check_is, check_whole, shortened
+from peerseal.verify.audit_log import AuditLog, OnVerified
+from peerseal.verify.context import Transaction, current_request_id, new_request_id
+from peerseal.verify.replay.guards import ReplayGuard
+from peerseal.verify.request import Peer, Verifier
 from peerseal.wsgi import bearer_token
 
 if TYPE_CHECKING:

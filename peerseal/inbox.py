@@ -8,9 +8,9 @@ neither is, wherever a consumer was killed::
             connection.execute(invoices.insert().values(…))
 """
 
-from peerseal.peers.events import Event
 from peerseal.runtime.extras import missing
 from peerseal.tables import check_dialect, create_tables
+from peerseal.verify.event import Event
 
 try:
     from sqlalchemy import BigInteger, Column, Connection, MetaData, PrimaryKeyConstraint, String, Table

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge, PeersealError
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
-from peerseal.peers.events import EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.protocol.hosts import can_be_asked
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_texts
+from peerseal.verify.event import EventVerifier
 
 try:
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from peerseal.peers.context import current_request_id, log_context, serving
 from peerseal.runtime.terminal import LineFormatter
+from peerseal.verify.context import current_request_id, log_context, serving
 from peerseal.wsgi import REQUEST_ID_KEY, within_request
 
 if TYPE_CHECKING:

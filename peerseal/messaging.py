@@ -39,14 +39,14 @@ from peerseal.errors import (
     PeersealError,
     TokenError,
 )
-from peerseal.peers.audit_log import AuditLog, OnVerified
-from peerseal.peers.context import REQUEST_ID, carrying, serving
-from peerseal.peers.events import Event, EventVerifier
 from peerseal.peers.identity import Identity
 from peerseal.protocol.plain import plain_bytes
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts
 from peerseal.runtime.terminal import printable
+from peerseal.verify.audit_log import AuditLog, OnVerified
+from peerseal.verify.context import REQUEST_ID, carrying, serving
+from peerseal.verify.event import Event, EventVerifier
 
 log = logging.getLogger("peerseal.messaging")
 

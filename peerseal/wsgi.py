@@ -7,12 +7,12 @@ from io import BytesIO, RawIOBase
 from typing import IO, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
-from peerseal.peers.context import REQUEST_ID, RequestTrace, current_trace, within
-from peerseal.peers.target import routed_target
-from peerseal.peers.verify import RequestHeaders
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.plain import plain_text
 from peerseal.protocol.tokens.request import BLANKS
+from peerseal.verify.context import REQUEST_ID, RequestTrace, current_trace, within
+from peerseal.verify.request import RequestHeaders
+from peerseal.verify.target import routed_target
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
@@ -41,7 +41,7 @@ def bearer_token(header: str | None) -> str:
 
 
 def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
-    """`peerseal.peers.target.routed_target` of a request.
+    """`peerseal.verify.target.routed_target` of a request.
 
     Raises WrongBinding, also where the server does not tell the raw target (``RAW_URI`` or ``REQUEST_URI``), and where
     a request header is called ``SCRIPT_NAME``: gunicorn obeys it from the hosts in ``forwarded_allow_ips``. The raw

@@ -33,14 +33,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize(("module", "steps"), [("verify", 11), ("events", 9)])
+@pytest.mark.parametrize(("module", "steps"), [("request", 11), ("event", 9)])
 def test_the_table_of_steps_names_functions_that_are_there(module: str, steps: int) -> None:
     from importlib import import_module
 
     from peerseal.protocol import encoding, jose, keys
     from peerseal.trust.beliefs import KeySource
 
-    read = import_module(f"peerseal.peers.{module}")
+    read = import_module(f"peerseal.verify.{module}")
     known = {**vars(read), **vars(encoding), "KeySource": KeySource, "PublicKey": keys.PublicKey, "jose": jose}
     rows = re.findall(r"^ +\d+  .{50,56}?  +(\S.*)$", read.__doc__ or "", re.MULTILINE)
     assert len(rows) == steps

@@ -5,11 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.audit_log import audit_by_default
 from peerseal.peers.enrol import PlatformToken
 from peerseal.peers.follow import check_pin
 from peerseal.peers.keyfolder import KeyFolder
-from peerseal.peers.target import check_external_prefix
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service, split_kid
@@ -18,6 +16,8 @@ from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_text_or_texts, shortened
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 from peerseal.transport.fetch import check_urls
+from peerseal.verify.audit_log import audit_by_default
+from peerseal.verify.target import check_external_prefix
 
 log = logging.getLogger("peerseal.identity")
 

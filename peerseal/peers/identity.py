@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import TrustUnavailable, UnsignableRequest
 from peerseal.peers.access_tokens import AccessToken, AccessTokens
-from peerseal.peers.audit_log import AuditLog
 from peerseal.peers.circuit import Circuits, CircuitStatus
-from peerseal.peers.context import REQUEST_ID, Transaction, current_request_id, current_transaction, note_minted
 from peerseal.peers.enrol import SignsRequests, platform_token
 from peerseal.peers.environment import (
     absent_join_token,
@@ -24,17 +22,12 @@ from peerseal.peers.environment import (
     one_pin,
     options_in,
 )
-from peerseal.peers.events import Event
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.keyfolder import HeldKey, KeyFolder
 from peerseal.peers.minting import Minter
-from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
-from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.peers.rotation import KeyRotation
 from peerseal.peers.service_metrics import ServiceMetrics, identity_metrics
 from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
-from peerseal.peers.target import check_external_prefix
-from peerseal.peers.users import User
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
@@ -47,6 +40,13 @@ from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
 from peerseal.transport.fetch import Fetcher
 from peerseal.trust.store import TrustStore
+from peerseal.verify.audit_log import AuditLog
+from peerseal.verify.context import REQUEST_ID, Transaction, current_request_id, current_transaction, note_minted
+from peerseal.verify.event import Event
+from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.verify.replay.redis import RedisReplayGuard
+from peerseal.verify.target import check_external_prefix
+from peerseal.verify.users.verifier import User
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession

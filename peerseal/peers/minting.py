@@ -10,18 +10,18 @@ from types import MappingProxyType
 from typing import Any
 
 from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, MessageRefused, UnsignableRequest
-from peerseal.peers.context import Transaction
-from peerseal.peers.derivation import derived_context
-from peerseal.peers.events import Event
 from peerseal.peers.keyfolder import HeldKey
 from peerseal.peers.signing import TokenSigner
-from peerseal.peers.transactions import transaction_of
-from peerseal.peers.users import User
 from peerseal.protocol.names import qualify, service_id
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens.request import LEEWAY, new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TransactionToken
 from peerseal.trust.store import TrustStore
+from peerseal.verify.context import Transaction
+from peerseal.verify.derivation import derived_context
+from peerseal.verify.event import Event
+from peerseal.verify.transaction import transaction_of
+from peerseal.verify.users.verifier import User
 
 _RENEWED_BEFORE_END = 60
 """Seconds before the end of an event's transaction token at which the next one is minted."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from peerseal.errors import UnsignableRequest
 from peerseal.peers.keyfolder import HeldKey
-from peerseal.peers.target import is_origin_form
-from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.names import qualify, registry_id, service_id
@@ -19,6 +17,8 @@ from peerseal.protocol.tokens.event import EVENT_TYP, EventToken, payload_hash
 from peerseal.protocol.tokens.request import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, TransactionToken, transaction_hash
 from peerseal.runtime.options import shortened
+from peerseal.verify.target import is_origin_form
+from peerseal.verify.transaction import TRANSACTION_HEADER
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # what servers read as latin-1; no line breaks, no control characters

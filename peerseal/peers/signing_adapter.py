@@ -9,19 +9,19 @@ from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.peers.circuit import Attempt, Circuit, Circuits
-from peerseal.peers.context import REQUEST_ID, current_request_id, current_transaction
 from peerseal.peers.origin import Origin
 from peerseal.peers.problem import problem_code
 from peerseal.peers.request_ctx import RequestCtx
 from peerseal.peers.retries import RETRIES, after_answer, after_error, pause_asked_for
 from peerseal.peers.session_options import names_to_bind
-from peerseal.peers.transactions import TRANSACTION_HEADER
 from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.tokens.request import ALWAYS_BOUND, BLANKS
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import CallLimits
 from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
+from peerseal.verify.context import REQUEST_ID, current_request_id, current_transaction
+from peerseal.verify.transaction import TRANSACTION_HEADER
 
 _TRANSACTION_HEADER = "Txn-Token"
 _OVERLOADED = (502, 503, 504)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
-from peerseal.peers.verify import Verifier
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
@@ -18,6 +17,7 @@ from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.claims import claim
 from peerseal.protocol.tokens.request import Proof
 from peerseal.transport.fetch import Answer
+from peerseal.verify.request import Verifier
 
 if TYPE_CHECKING:
     from peerseal.testing.registry import MemoryRegistry

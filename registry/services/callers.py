@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 
 from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.peers.replay import ReplayGuard
-from peerseal.peers.verify import Verifier
 from peerseal.protocol.names import REGISTRY, service_id, split_kid
 from peerseal.protocol.policies import DomainSettings
 from peerseal.trust.beliefs import TrustedKey
+from peerseal.verify.replay.guards import ReplayGuard
+from peerseal.verify.request import Verifier
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority import AuthoritySource
 from registry.storage import keys

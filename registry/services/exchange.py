@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from peerseal.errors import MalformedToken, TokenError
-from peerseal.peers.derivation import derived_context
-from peerseal.peers.users import User, UserVerifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.names import make_kid
@@ -20,6 +18,8 @@ from peerseal.protocol.policies import DERIVED_FROM, DomainSettings
 from peerseal.protocol.policies import Exchange as Grants
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
 from peerseal.protocol.tokens.request import new_jti
+from peerseal.verify.derivation import derived_context
+from peerseal.verify.users.verifier import User, UserVerifier
 from registry.domain.exchange import ExchangeRefused, Issued, Wanted
 from registry.domain.key_quality import check_quality
 from registry.services.authority import Authority, AuthoritySource

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from peerseal.errors import ConfigurationError, DocumentRefused, InvalidName, MalformedToken, TokenError
-from peerseal.peers.oidc import OidcIssuer, check_issuer_url
 from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK, MAX_SUBJECT, UnverifiedToken, read_key_set
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.runtime.settings import read_bytes
+from peerseal.verify.issuers import OidcIssuer, check_issuer_url
 from registry.domain.admission import Attested, check_registrable
 from registry.domain.errors import OidcRefused
 from registry.domain.key_quality import check_quality

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.verify import Verifier
+from peerseal.verify.request import Verifier
 from registry.services.access_tokens import AccessTokens
 from registry.services.admit import Admission
 from registry.services.applicants import Applicants

@@ -44,8 +44,8 @@ def close(connection: Connection, until: int) -> None:
 
 
 class DatabaseReplayGuard:
-    """A `peerseal.peers.replay.ReplayGuard`: one INSERT that does nothing where the token is known, or where it was
-    closed."""
+    """A `peerseal.verify.replay.guards.ReplayGuard`: one INSERT that does nothing where the token is known, or where it
+    was closed."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store

@@ -11,9 +11,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from peerseal.errors import MalformedToken, MissingToken
-from peerseal.peers.verify import Peer
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.numbers import MAX_DIGITS, natural
+from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest

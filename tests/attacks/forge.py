@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from peerseal.errors import PeersealError, RevokedKey, UnknownKey
-from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.encoding import b64url, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens.request import REQUEST_TYP
 from peerseal.trust.beliefs import TrustedKey
+from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
+from peerseal.verify.request import Peer, Verifier
 
 DOMAIN = "acme.internal"
 CALLER = f"{DOMAIN}/client-service"

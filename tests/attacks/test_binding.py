@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from peerseal.errors import WrongBinding
-from peerseal.peers.target import routed_target
 from peerseal.protocol.encoding import digest_header
 from peerseal.protocol.keys import KeyPair
+from peerseal.verify.target import routed_target
 from tests.attacks.forge import BODY, HEADERS, JTI, METHOD, TARGET, Callee, honest_token
 
 OTHER_TARGETS = {

@@ -10,7 +10,7 @@ from werkzeug.exceptions import Gone
 from werkzeug.routing import BaseConverter
 
 from peerseal.flask import PeerAuth
-from peerseal.peers.verify import Verifier
+from peerseal.verify.request import Verifier
 from tests.support.wire import NOW, Keys, Service
 
 PEOPLE = ("ada", "grace")

@@ -9,11 +9,11 @@ import pytest
 
 from peerseal import Event, EventVerifier, Identity, Transaction, TrustLimits, User, Verifier, carrying
 from peerseal.errors import PeersealError, TrustUnavailable
-from peerseal.peers.replay import MemoryReplayGuard
-from peerseal.peers.verify import Peer
 from peerseal.protocol.policies import Derivation, DomainSettings
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
 from peerseal.testing import Clock, MemoryRegistry
+from peerseal.verify.replay.guards import MemoryReplayGuard
+from peerseal.verify.request import Peer
 from tests.attacks import forge
 from tests.attacks.forge import CALLER, DOMAIN, NOW, OTHER
 from tests.attacks.test_event_tokens import (

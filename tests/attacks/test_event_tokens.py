@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from peerseal.errors import PeersealError
-from peerseal.peers.events import Event, EventVerifier
-from peerseal.peers.verify import Verifier
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.protocol.tokens.request import REQUEST_TYP
+from peerseal.verify.event import Event, EventVerifier
+from peerseal.verify.request import Verifier
 from tests.attacks import forge
 from tests.attacks.forge import ABSENT, BEFORE_THE_KEY, CALLEE, CALLER, DOMAIN, NOW, OTHER, STRANGER, Keys, changed
 

@@ -8,7 +8,7 @@ from flask import Blueprint, Flask, abort, g
 from werkzeug.test import TestResponse
 
 from peerseal.flask import PeerAuth
-from peerseal.peers.verify import Verifier
+from peerseal.verify.request import Verifier
 from tests.support.wire import NOW, Keys, Service
 
 CUSTOMERS = {"ada", "grace"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError, FetchError, TrustUnavailable
-from peerseal.peers.oidc import OidcIssuer, check_jwks_uri
 from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.transport.fetch import HttpFetcher
+from peerseal.verify.issuers import OidcIssuer, check_jwks_uri
 from tests.attacks.test_proxies import own_address, resolving
 from tests.support.issuer import DISCOVERY, JWKS, Issuer, private_ca, running_issuer
 from tests.support.waiters import until

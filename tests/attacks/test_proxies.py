@@ -14,12 +14,12 @@ import requests
 
 from peerseal import Identity
 from peerseal.errors import ConfigurationError, FetchError, PeersealError
-from peerseal.peers.oidc import OidcIssuer
 from peerseal.peers.webhook import Webhook
 from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher
+from peerseal.verify.issuers import OidcIssuer
 from registry.console import HttpConsole
 from tests.peerseal.served import served
 from tests.support.issuer import running_issuer

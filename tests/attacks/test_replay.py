@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import PeersealError, Replayed
-from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard, ReplayGuard
-from peerseal.peers.replay_redis import RedisReplayGuard
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
+from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.verify.replay.redis import RedisReplayGuard
 from tests.attacks.forge import CALLER, JTI, NOW, OTHER, Callee, claims, forge, header, honest_token, rsa_key
 from tests.support.redis import Redis, running_redis
 

@@ -9,9 +9,6 @@ from typing import Any
 import pytest
 
 from peerseal.errors import PeersealError, TrustUnavailable
-from peerseal.peers.events import EventVerifier
-from peerseal.peers.replay import MemoryReplayGuard
-from peerseal.peers.verify import Peer, Verifier
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import DomainSettings
@@ -19,6 +16,9 @@ from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.protocol.tokens.request import new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
 from peerseal.trust.beliefs import TrustedKey
+from peerseal.verify.event import EventVerifier
+from peerseal.verify.replay.guards import MemoryReplayGuard
+from peerseal.verify.request import Peer, Verifier
 from tests.attacks import forge
 from tests.attacks.forge import (
     ABSENT,

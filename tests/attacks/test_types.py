@@ -8,11 +8,11 @@ import pytest
 
 from peerseal import EventVerifier, UserVerifier
 from peerseal.errors import ConfigurationError, InvalidName, PeersealError, UnsignableRequest
-from peerseal.peers.transactions import read_transaction
 from peerseal.protocol.encoding import b64url_decode, strict_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import check_service, check_trust_domain, qualify, split_kid, split_service_id
 from peerseal.testing import MemoryRegistry
+from peerseal.verify.transaction import read_transaction
 from tests.attacks import forge
 from tests.attacks.forge import Callee, ec_key, honest_token
 from tests.fuzz.generated import OBJECTS, Wilful

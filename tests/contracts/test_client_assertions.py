@@ -12,11 +12,11 @@ import pytest
 
 from peerseal import EventVerifier, Identity, TrustStore
 from peerseal.errors import WrongType
-from peerseal.peers.verify import Verifier
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
+from peerseal.verify.request import Verifier
 from tests.contracts.conftest import QUIET
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.registry.in_process import InProcess

@@ -17,9 +17,9 @@ from werkzeug.wrappers import Response as WsgiResponse
 
 from peerseal.errors import UnsignableRequest
 from peerseal.flask import PeerAuth, current_peer
-from peerseal.peers.replay import FileReplayGuard, ReplayGuard
-from peerseal.peers.verify import Verifier
 from peerseal.requests import PeerSession
+from peerseal.verify.replay.guards import FileReplayGuard, ReplayGuard
+from peerseal.verify.request import Verifier
 from tests.support.wire import RESET, Answer, Keys, RawServer, Seen, Service, raw_request, raw_server
 
 pytestmark = pytest.mark.e2e

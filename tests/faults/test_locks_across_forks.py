@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from peerseal.peers.keyfolder import KeyFolder
-from peerseal.peers.replay import FileReplayGuard
 from peerseal.runtime.forks import BackgroundWork
+from peerseal.verify.replay.guards import FileReplayGuard
 from registry.storage.engine import create_engine
 from tests.peerseal.served import Child
 
@@ -111,7 +111,7 @@ def outcomes_with_a_fork_at(line: int, guard: FileReplayGuard) -> list[bool]:
 
     def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
         nonlocal passed
-        if not frame.f_code.co_filename.endswith("replay_log.py"):
+        if not frame.f_code.co_filename.endswith("replay/log.py"):
             return None
         passed += event == "line"
         if event == "line" and passed == line + 1:

@@ -16,8 +16,6 @@ import pytest
 
 from peerseal import Event, EventVerifier, Peer, User, UserVerifier
 from peerseal.errors import PeersealError
-from peerseal.peers.target import check_external_prefix, routed_target
-from peerseal.peers.transactions import read_transaction
 from peerseal.protocol import encoding, join, jose, keys, names, policies
 from peerseal.protocol.documents import issuer_trust, named_keys, signed_documents
 from peerseal.protocol.ledger import checkpoint, entries, evidence, history_statement
@@ -26,6 +24,8 @@ from peerseal.protocol.tokens import introspection, oidc
 from peerseal.protocol.tokens import request as tokens
 from peerseal.protocol.tokens import transaction as transactions
 from peerseal.testing import MemoryRegistry
+from peerseal.verify.target import check_external_prefix, routed_target
+from peerseal.verify.transaction import read_transaction
 from tests.attacks import forge
 from tests.fuzz.generated import arbitrary, bytes_like, json_like, object_like, resigned, rounds, text_like
 
@@ -229,7 +229,7 @@ def protocol_parsers() -> list[Parser]:
         value(policies.check_scope, "orders:write"),
         text(check_external_prefix, "/api"),
         of(
-            "peerseal.peers.target.routed_target",
+            "peerseal.verify.target.routed_target",
             Parser("", lambda uri: routed_target(uri, "/api", "/a b"), "/api/a%20b?x=1", text_like),
         ),
         *document_parsers(signing),

@@ -10,8 +10,8 @@ import pytest
 from peerseal import FileReplayGuard, Identity, Peer, TrustLimits, Verifier
 from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import Replayed, TrustUnavailable, WrongBinding
-from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.testing import MemoryRegistry
+from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
 from tests.peerseal.served import Child
 
 QUIET = TrustLimits(poll_interval=3600)

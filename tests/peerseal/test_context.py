@@ -78,7 +78,7 @@ def test_work_in_a_pool_cannot_change_whom_its_giver_works_for() -> None:
     with ThreadPoolExecutor(1) as pool, carrying(transaction("ada")):
 
         def meddle() -> None:
-            peerseal.peers.context.begin(transaction("grace"))  # type: ignore[attr-defined]
+            peerseal.verify.context.begin(transaction("grace"))  # type: ignore[attr-defined]
 
         propagate(pool).submit(meddle).result()
         assert user() == "ada"

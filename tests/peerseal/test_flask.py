@@ -15,8 +15,8 @@ from werkzeug.test import TestResponse
 
 from peerseal.errors import ConfigurationError, Forbidden, InsufficientScope, TokenError, TrustUnavailable
 from peerseal.flask import PeerAuth, current_peer
-from peerseal.peers.verify import Verifier
 from peerseal.trust.beliefs import TrustedKey
+from peerseal.verify.request import Verifier
 from tests.support.wire import DOMAIN, NOW, Keys, Service
 
 ALLOW = {"caller": {"read", "write"}, "reader": {"read"}}

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from peerseal.errors import ConfigurationError, FetchError, TrustUnavailable, UnknownKey, WrongIssuer
-from peerseal.peers.oidc import IssuerKeys, OidcIssuer, check_jwks_uri
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.testing import Clock
+from peerseal.verify.issuers import IssuerKeys, OidcIssuer, check_jwks_uri
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS, Issuer, private_ca, running_issuer
 from tests.support.weak_keys import pair, roca_prime
 

@@ -13,11 +13,11 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.peers.verify import Peer
 from peerseal.protocol.documents.signed_documents import Changes, PolicyDocument, sign_document
 from peerseal.protocol.policies import CallPolicy
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.trust.policies import KnownSetting
+from peerseal.verify.request import Peer
 
 CALLEE = "test.internal/callee"
 POLICY = "GET /v1/services/callee/policy.jwt"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from peerseal import EventVerifier, Verifier
 from peerseal.errors import ConfigurationError, InvalidName
-from peerseal.peers.policy import AllowPolicy
 from peerseal.protocol.policies import CallPolicy
 from peerseal.testing import MemoryRegistry
+from peerseal.verify.allow import AllowPolicy
 
 DOMAIN = "test.internal"
 

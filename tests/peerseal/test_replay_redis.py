@@ -14,8 +14,8 @@ import pytest
 
 from peerseal import FileReplayGuard, Identity, MemoryReplayGuard, RedisReplayGuard
 from peerseal.errors import ConfigurationError, TrustUnavailable
-from peerseal.peers.replay import ReplayGuard
 from peerseal.testing import Clock
+from peerseal.verify.replay.guards import ReplayGuard
 from tests.peerseal.served import Child, in_children
 from tests.peerseal.test_replay import START, UNTIL, ReplayGuardContract
 from tests.support.certificates import Authority

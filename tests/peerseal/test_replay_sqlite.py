@@ -12,8 +12,8 @@ import pytest
 
 from peerseal import FileReplayGuard
 from peerseal.errors import TrustUnavailable
-from peerseal.peers.replay_sqlite import ClaimsInSqlite
 from peerseal.testing import Clock
+from peerseal.verify.replay.sqlite import ClaimsInSqlite
 from tests.peerseal.served import Child
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")

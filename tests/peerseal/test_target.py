@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerseal.errors import ConfigurationError, WrongBinding
-from peerseal.peers.target import check_external_prefix, routed_target
+from peerseal.verify.target import check_external_prefix, routed_target
 from peerseal.wsgi import wsgi_target
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, Replayed, TrustUnavailable, WrongBinding
-from peerseal.peers.replay import FileReplayGuard, MemoryReplayGuard
-from peerseal.peers.verify import Peer, RequestHeaders, Verifier
 from peerseal.protocol.encoding import b64url, digest_header
 from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
+from peerseal.verify.request import Peer, RequestHeaders, Verifier
 from tests.attacks.forge import (
     BODY,
     CALLEE,

@@ -9,7 +9,7 @@ from flask import Flask
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.flask import PeerAuth
-from peerseal.peers.verify import Verifier
+from peerseal.verify.request import Verifier
 from peerseal.wsgi import read_body, wsgi_target
 from tests.support.wire import NOW, Keys, Service
 

@@ -9,8 +9,8 @@ from flask import Flask, request
 from peerseal.asgi import PUBLIC, Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
 from peerseal.flask import PeerAuth, current_peer
-from peerseal.peers.verify import Verifier
 from peerseal.protocol.keys import PublicKey
+from peerseal.verify.request import Verifier
 from tests.support.wire import Keys
 from tests.support.wire_app import CALLEE, CALLER, METHODS
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from peerseal.errors import UnknownKey
-from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair, PublicKey
@@ -19,6 +18,7 @@ from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
 from peerseal.runtime.metrics import Source
 from peerseal.trust.beliefs import TrustedKey
+from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
 
 DOMAIN = "test.internal"
 NOW = 1_900_000_000

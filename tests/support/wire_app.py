@@ -10,8 +10,8 @@ from typing import Any
 from flask import Flask, request
 
 from peerseal.flask import PeerAuth, current_peer
-from peerseal.peers.verify import Verifier
 from peerseal.protocol.keys import PublicKey
+from peerseal.verify.request import Verifier
 from tests.support.wire import Keys
 
 CALLER = "wire-caller"

@@ -2,7 +2,7 @@
 
 An event token lives long and is good for one purpose: its one ``scope``, one ``audience`` of consumers, one topic, one
 payload. `check_event_claims` checks the shape of claims and nothing else; what they must say here and now is checked in
-`peerseal.peers.events`.
+`peerseal.verify.event`.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ They are made by others' code, so less is fixed than in our own tokens: claims t
 by the one key of the issuer's set that the kid names, for exactly one audience, within integer times. The steps:
 
 1. `UnverifiedToken.parse`: size, three segments, strict JSON, the header's members, ``alg`` and ``typ``
-2. the issuer that was configured under exactly that ``iss``, and its key by kid: `peerseal.peers.oidc`
+2. the issuer that was configured under exactly that ``iss``, and its key by kid: `peerseal.verify.issuers`
 3. `UnverifiedToken.verified`: ``alg`` is the key's, the signature, ``iss``, ``aud``, times and lifetime, ``sub``
 
 No URL, key or certificate in a token is ever looked at, and none of our own kinds of token is taken for a foreign one.

@@ -2,7 +2,7 @@
 
 Each kind has its own ``typ`` and is good for one purpose. Times are seconds since the epoch. A token type's
 ``from_claims`` checks the shape of claims and nothing else; what they must say here and now is checked in
-`peerseal.peers.verify`, step by step.
+`peerseal.verify.request`, step by step.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 The edge service that authenticated the user mints one a transaction; it travels unchanged, and each hop's request
 token binds it by `transaction_hash`. `TransactionToken.read` checks the shape of claims and nothing else; what they
-must say here and now is checked in `peerseal.peers.transactions`.
+must say here and now is checked in `peerseal.verify.transaction`.
 """
 
 import hashlib

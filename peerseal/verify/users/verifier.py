@@ -13,9 +13,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from peerseal.errors import ConfigurationError, MalformedToken, TrustUnavailable, WrongIssuer
-from peerseal.peers.introspection import Introspection
-from peerseal.peers.introspection_client import IntrospectionClient
-from peerseal.peers.oidc import OidcIssuer
 from peerseal.protocol.hosts import can_be_asked
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.plain import plain_text, text_like
@@ -28,6 +25,9 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.runtime.options import check_callable, check_is, check_path
 from peerseal.trust.beliefs import KeySource
+from peerseal.verify.issuers import OidcIssuer
+from peerseal.verify.users.introspection import Introspection
+from peerseal.verify.users.introspection_client import IntrospectionClient
 
 V = TypeVar("V")
 

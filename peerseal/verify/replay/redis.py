@@ -21,13 +21,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
-from peerseal.peers.replay import ReplayGuard
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.hosts import can_be_reached
 from peerseal.protocol.names import check_peer_name
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import LONGEST_TIMEOUT
 from peerseal.runtime.options import check_callable, check_flag, check_is
+from peerseal.verify.replay.guards import ReplayGuard
 
 if TYPE_CHECKING:
     from redis import Redis, RedisError

@@ -1,6 +1,6 @@
 """Verification of an event token: the one place where a publisher is believed.
 
-The steps are those of a request's (`peerseal.peers.verify`), where not said otherwise:
+The steps are those of a request's (`peerseal.verify.request`), where not said otherwise:
 
      1  size and strict syntax                                jose.split, b64url_decode, strict_json_object
      2  header: typ, allowed alg, kid shape; claims' shape    GoodHeaders.read, check_event_claims
@@ -38,10 +38,6 @@ from peerseal.errors import (
     WrongTopic,
     WrongTransaction,
 )
-from peerseal.peers.audit_log import AuditLog
-from peerseal.peers.derivation import derivation_fault
-from peerseal.peers.headers import GoodHeaders, Signer
-from peerseal.peers.policy import AllowPolicy, read_allow
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import registry_id, split_service_id
@@ -51,6 +47,10 @@ from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_
 from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 from peerseal.trust.beliefs import KeySource, check_window
+from peerseal.verify.allow import AllowPolicy, read_allow
+from peerseal.verify.audit_log import AuditLog
+from peerseal.verify.derivation import derivation_fault
+from peerseal.verify.token_headers import GoodHeaders, Signer
 
 HEADER = "authorization"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from peerseal.errors import TrustUnavailable
-from peerseal.peers.replay_log import FileReplayGuard
 from peerseal.runtime.options import check_callable, check_whole
+from peerseal.verify.replay.log import FileReplayGuard
 
 __all__ = ["FileReplayGuard", "MemoryReplayGuard", "ReplayGuard"]
 

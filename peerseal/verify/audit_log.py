@@ -18,15 +18,15 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.context import Transaction, current_request_id
 from peerseal.protocol import jose
 from peerseal.runtime.metrics import Metric, Tally
 from peerseal.runtime.options import check_callable, check_flag
 from peerseal.runtime.settings import SettingsReader
+from peerseal.verify.context import Transaction, current_request_id
 
 if TYPE_CHECKING:
-    from peerseal.peers.events import Event
-    from peerseal.peers.verify import Peer
+    from peerseal.verify.event import Event
+    from peerseal.verify.request import Peer
 
 T = TypeVar("T")
 

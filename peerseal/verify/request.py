@@ -34,12 +34,6 @@ from peerseal.errors import (
     WrongBinding,
     WrongIssuer,
 )
-from peerseal.peers.context import Transaction
-from peerseal.peers.headers import GoodHeaders
-from peerseal.peers.policy import AllowPolicy, read_allow
-from peerseal.peers.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
-from peerseal.peers.replay import MemoryReplayGuard, ReplayGuard
-from peerseal.peers.transactions import TRANSACTION_HEADER, bound_transaction
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
 from peerseal.protocol.names import check_peer_name, qualify
@@ -55,6 +49,12 @@ from peerseal.protocol.tokens.request import (
 )
 from peerseal.runtime.options import check_callable, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window
+from peerseal.verify.allow import AllowPolicy, read_allow
+from peerseal.verify.context import Transaction
+from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
+from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
+from peerseal.verify.token_headers import GoodHeaders
+from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
 

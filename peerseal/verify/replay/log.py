@@ -18,12 +18,12 @@ from operator import itemgetter
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
-from peerseal.peers.replay_sqlite import ClaimsInSqlite
 from peerseal.runtime.file_systems import network_file_system
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.options import check_callable, check_path, check_whole
 from peerseal.runtime.trusted_path import Opened
+from peerseal.verify.replay.sqlite import ClaimsInSqlite
 
 log = logging.getLogger("peerseal.replay")
 

@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TokenError, TrustUnavailable
-from peerseal.peers.introspection_client import IntrospectionClient
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.policies import UserIssuer
 from peerseal.protocol.tokens.introspection import (
@@ -39,6 +38,7 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.transport.fetch import Answer, HttpFetcher, no_larger_than
+from peerseal.verify.users.introspection_client import IntrospectionClient
 
 log = logging.getLogger("peerseal.introspection")
 

@@ -1,6 +1,6 @@
 """Transaction tokens at work: verified at each hop, minted at the edge.
 
-Verification is step 9 of a request's (`peerseal.peers.verify`). Whatever is wrong with a transaction token is one
+Verification is step 9 of a request's (`peerseal.verify.request`). Whatever is wrong with a transaction token is one
 answer, `BadTransactionToken`; the log says which. Only that a key or the domain's settings cannot be had is another.
 """
 
@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from peerseal.errors import BadTransactionToken, InvalidName, TokenError
-from peerseal.peers.context import Transaction
-from peerseal.peers.derivation import derivation_fault
-from peerseal.peers.received import value_of
 from peerseal.protocol import jose
 from peerseal.protocol.names import split_kid
 from peerseal.protocol.tokens.request import check_times
@@ -21,6 +18,9 @@ from peerseal.protocol.tokens.transaction import (
     transaction_hash,
 )
 from peerseal.trust.beliefs import KeySource, check_window
+from peerseal.verify.context import Transaction
+from peerseal.verify.derivation import derivation_fault
+from peerseal.verify.received import value_of
 
 TRANSACTION_HEADER = "txn-token"
 

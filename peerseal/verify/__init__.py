@@ -1,0 +1,1 @@
+"""Who calls this service, or published an event, and for which user."""

@@ -1,0 +1,1 @@
+"""Replay guards: each token is accepted once."""
