@@ -12,10 +12,10 @@ from typing import Any
 from peerseal import errors
 from peerseal.errors import PeersealError
 from peerseal.peers.access_tokens import AccessToken
-from peerseal.peers.circuit import CircuitState, CircuitStatus
 from peerseal.peers.identity import Identity
 from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, metrics
+from peerseal.session.circuit import CircuitState, CircuitStatus
 from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import Accepted
 from peerseal.verify.context import Transaction, carrying, current_request_id, current_transaction, propagate

@@ -23,18 +23,18 @@ from requests.utils import get_auth_from_url
 from urllib3 import Retry
 
 from peerseal.errors import UnsignableRequest
-from peerseal.peers.circuit import Circuits
-from peerseal.peers.origin import Origin
-from peerseal.peers.request_ctx import RequestCtx
-from peerseal.peers.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
-from peerseal.peers.retries import RETRIES as RETRIES
-from peerseal.peers.retries import cause_of, is_silence
-from peerseal.peers.session_options import check_session
-from peerseal.peers.signing_adapter import CircuitOpenError as CircuitOpenError
-from peerseal.peers.signing_adapter import Signer, SigningAdapter
-from peerseal.peers.signing_adapter import TooManyCallsError as TooManyCallsError
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_is
+from peerseal.session.circuit import Circuits
+from peerseal.session.options import check_session
+from peerseal.session.origin import Origin
+from peerseal.session.request_ctx import RequestCtx
+from peerseal.session.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
+from peerseal.session.retries import RETRIES as RETRIES
+from peerseal.session.retries import cause_of, is_silence
+from peerseal.session.signing_adapter import CircuitOpenError as CircuitOpenError
+from peerseal.session.signing_adapter import Signer, SigningAdapter
+from peerseal.session.signing_adapter import TooManyCallsError as TooManyCallsError
 from peerseal.transport.deadline import no_longer_than, time_left
 
 MAX_BUFFER: Final = 16 * 1024 * 1024

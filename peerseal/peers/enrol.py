@@ -17,7 +17,6 @@ from peerseal.errors import (
     TrustUnavailable,
 )
 from peerseal.peers.keyfolder import HeldKey
-from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -27,6 +26,7 @@ from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.request import sign_proof
 from peerseal.runtime.settings import read_text
+from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
 from peerseal.trust.store import TrustStore
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import TrustUnavailable, UnsignableRequest
 from peerseal.peers.access_tokens import AccessToken, AccessTokens
-from peerseal.peers.circuit import Circuits, CircuitStatus
 from peerseal.peers.enrol import SignsRequests, platform_token
 from peerseal.peers.environment import (
     absent_join_token,
@@ -38,6 +37,7 @@ from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_thre
 from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
+from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.transport.fetch import Fetcher
 from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import AuditLog

@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from peerseal.errors import TrustUnavailable
-from peerseal.peers.circuit import CircuitStatus
 from peerseal.peers.keeper import KeyKeeper
 from peerseal.peers.shared_counts import SharedCounts
 from peerseal.runtime.files import Folder
 from peerseal.runtime.metrics import Metric, Source, Tally
 from peerseal.runtime.options import check_callable
+from peerseal.session.circuit import CircuitStatus
 
 if TYPE_CHECKING:
     from peerseal.peers.identity import Identity

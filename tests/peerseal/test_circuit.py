@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from peerseal.errors import CircuitOpen, ConfigurationError, TooManyCalls
-from peerseal.peers.circuit import MAX_ORIGINS, Circuit, Circuits, CircuitState, CircuitStatus
 from peerseal.runtime.limits import CallLimits
+from peerseal.session.circuit import MAX_ORIGINS, Circuit, Circuits, CircuitState, CircuitStatus
 from peerseal.testing import Clock
 from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child

@@ -12,9 +12,9 @@ import requests
 
 from peerseal import CallLimits, CircuitState
 from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, TooManyCalls, TrustUnavailable
-from peerseal.peers.circuit import Circuits, CircuitStatus
-from peerseal.peers.origin import Origin
 from peerseal.requests import PeerSession
+from peerseal.session.circuit import Circuits, CircuitStatus
+from peerseal.session.origin import Origin
 from peerseal.testing import Clock, MemoryRegistry
 from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused
 from tests.support.waiters import until

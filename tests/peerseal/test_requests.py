@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from urllib3 import Retry
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
-from peerseal.peers.origin import Origin
-from peerseal.peers.problem import MAX_PROBLEM
 from peerseal.protocol.encoding import digest_header
 from peerseal.requests import MAX_BUFFER, RETRIES, TIMEOUT, PeerSession
 from peerseal.runtime.limits import CallLimits
+from peerseal.session.origin import Origin
+from peerseal.session.problem import MAX_PROBLEM
 from tests.support.wire import DOMAIN, NOW, RESET, Answer, Keys, RawServer, Seen, Service, raw_server
 
 SessionFor = Callable[..., PeerSession]

@@ -8,16 +8,16 @@ import requests
 from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
-from peerseal.peers.circuit import Attempt, Circuit, Circuits
-from peerseal.peers.origin import Origin
-from peerseal.peers.problem import problem_code
-from peerseal.peers.request_ctx import RequestCtx
-from peerseal.peers.retries import RETRIES, after_answer, after_error, pause_asked_for
-from peerseal.peers.session_options import names_to_bind
 from peerseal.protocol.names import check_peer_name
 from peerseal.protocol.tokens.request import ALWAYS_BOUND, BLANKS
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import CallLimits
+from peerseal.session.circuit import Attempt, Circuit, Circuits
+from peerseal.session.options import names_to_bind
+from peerseal.session.origin import Origin
+from peerseal.session.problem import problem_code
+from peerseal.session.request_ctx import RequestCtx
+from peerseal.session.retries import RETRIES, after_answer, after_error, pause_asked_for
 from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
 from peerseal.verify.context import REQUEST_ID, current_request_id, current_transaction

@@ -1,0 +1,1 @@
+"""How a service calls another one: signed attempts, retries, circuit breakers."""
