@@ -11,8 +11,8 @@ from typing import Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
-from peerseal.peers.access_tokens import AccessToken
-from peerseal.peers.identity import Identity
+from peerseal.identity.access_tokens import AccessToken
+from peerseal.identity.identity import Identity
 from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, metrics
 from peerseal.session.circuit import CircuitState, CircuitStatus

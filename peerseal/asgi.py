@@ -60,7 +60,7 @@ from peerseal.verify.target import check_external_prefix, routed_target
 from peerseal.wsgi import MAX_BODY, bearer_token
 
 if TYPE_CHECKING:
-    from peerseal.peers.identity import Identity
+    from peerseal.identity.identity import Identity
 
 __all__ = ["ANY_ALLOWED", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope"]
 

@@ -66,7 +66,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from peerseal.peers.identity import Identity
+    from peerseal.identity.identity import Identity
 
 _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"

@@ -37,7 +37,7 @@ from peerseal.verify.request import Peer, Verifier
 from peerseal.wsgi import bearer_token
 
 if TYPE_CHECKING:
-    from peerseal.peers.identity import Identity
+    from peerseal.identity.identity import Identity
 
 log = logging.getLogger("peerseal")
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge, PeersealError
+from peerseal.identity.identity import Identity
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
-from peerseal.peers.identity import Identity
 from peerseal.protocol.hosts import can_be_asked
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_texts

@@ -39,7 +39,7 @@ from peerseal.errors import (
     PeersealError,
     TokenError,
 )
-from peerseal.peers.identity import Identity
+from peerseal.identity.identity import Identity
 from peerseal.protocol.plain import plain_bytes
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_is, check_number, check_texts

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers import environment
+from peerseal.identity import environment
+from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.names import check_trust_domain
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.runtime.database_url import sqlalchemy_url
-from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 from peerseal.transport.fetch import check_urls
 from peerseal.verify.target import check_external_prefix

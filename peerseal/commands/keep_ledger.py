@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.peers.environment import settings_of
+from peerseal.identity.environment import settings_of
 from peerseal.peers.follow import Follower, check_pin, check_pinned
 from peerseal.peers.keep import KeptLedger
 from peerseal.runtime.terminal import say, say_json

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.environment import settings_of
+from peerseal.identity.environment import settings_of
 from peerseal.peers.follow import check_pin, check_pinned
 from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
 from peerseal.peers.watched import kids_in, load_watched, save_watched

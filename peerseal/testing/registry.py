@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
-from peerseal.peers.identity import Identity
+from peerseal.identity.identity import Identity
 from peerseal.protocol.documents import signed_documents
 from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED, REVOKED, SignedKey
 from peerseal.protocol.documents.named_keys import RevokedKey as ListedRevokedKey

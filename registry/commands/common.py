@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from peerseal.peers.environment import settings_of
+from peerseal.identity.environment import settings_of
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, whole_number

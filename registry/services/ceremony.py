@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, KeyRefused, MalformedToken
+from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.documents.signed_documents import (
     REGISTRY_KEYS_LIFETIME,
     RegistryKeys,
@@ -22,7 +23,6 @@ from peerseal.protocol.documents.signed_documents import (
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk
-from peerseal.runtime.key_passphrase import KeyPassphrase
 from registry.services import keyfiles
 from registry.services.initialise import decode_document, issue
 from registry.settings import NO_PASSPHRASE, Settings

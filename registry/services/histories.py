@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from peerseal.errors import CodedError, ConfigurationError, DocumentRefused, InvalidName, MalformedToken
+from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.ledger.checkpoint import read_checkpoint
@@ -27,7 +28,6 @@ from peerseal.protocol.ledger.history_statement import (
     sign_history,
 )
 from peerseal.protocol.ledger.merkle import Frontier, root_hash
-from peerseal.runtime.key_passphrase import KeyPassphrase
 from registry.domain.errors import LedgerContradicted
 from registry.services import keyfiles
 from registry.services.ledger_memory import Remembered

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, KeyRefused
+from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.keys import KeyPair, private_pem
 from peerseal.runtime.files import Access, Folder, read_file
-from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.trusted_path import warn_once
 from registry.settings import NO_PASSPHRASE
 

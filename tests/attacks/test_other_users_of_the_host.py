@@ -16,7 +16,7 @@ import pytest
 
 from peerseal import FileReplayGuard, Identity, Verifier
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
-from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
+from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
 from peerseal.peers.monitor import Watched
 from peerseal.peers.watched import load_watched, save_watched
 from peerseal.protocol.keys import KeyPair

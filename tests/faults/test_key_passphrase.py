@@ -14,7 +14,7 @@ from demo.processes import free_port, gunicorn
 from peerseal import Identity, RotationSchedule, Verifier
 from peerseal.cli import main
 from peerseal.errors import ConfigurationError, KeyRefused
-from peerseal.peers.environment import options_in
+from peerseal.identity.environment import options_in
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Clock, MemoryRegistry

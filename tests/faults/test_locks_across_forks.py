@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from peerseal.peers.keyfolder import KeyFolder
+from peerseal.identity.key_folder import KeyFolder
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.verify.replay.guards import FileReplayGuard
 from registry.storage.engine import create_engine

@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, text
 
 import peerseal
 from peerseal.errors import FetchError, TrustUnavailable
-from peerseal.peers.enrol import Enrolment
+from peerseal.identity.enrolment import Enrolment
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from tests.support.stack import Stack

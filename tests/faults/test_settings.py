@@ -15,8 +15,8 @@ from demo.case_service.settings import database_url as case_database_url
 from demo.identity_provider.settings import Settings as LoginSettings
 from peerseal import Identity, IntrospectionClient
 from peerseal.errors import ConfigurationError
-from peerseal.peers.enrol import PlatformToken
-from peerseal.peers.environment import KNOWN, options_in, settings_of
+from peerseal.identity.enrolment import PlatformToken
+from peerseal.identity.environment import KNOWN, options_in, settings_of
 from peerseal.protocol.join import JoinToken
 from peerseal.runtime import settings as reader
 from peerseal.runtime.settings import SettingsReader

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from peerseal.errors import DocumentRefused, EnrolmentPending, EnrolmentRefused, FetchError
-from peerseal.peers.enrol import Enrolment
-from peerseal.peers.keyfolder import HeldKey
+from peerseal.identity.enrolment import Enrolment
+from peerseal.identity.key_folder import HeldKey
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair

@@ -23,9 +23,9 @@ from peerseal.errors import (
     TrustUnavailable,
     UnsignableRequest,
 )
-from peerseal.peers import keeper
-from peerseal.peers.enrol import Enrolment
-from peerseal.peers.keeper import KeyKeeper
+from peerseal.identity import rotation as keeper
+from peerseal.identity.enrolment import Enrolment
+from peerseal.identity.rotation import KeyKeeper
 from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair

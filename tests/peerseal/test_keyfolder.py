@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError, KeyRefused
-from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
+from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from tests.peerseal.served import Child, in_children

@@ -9,7 +9,7 @@ import pytest
 
 from peerseal import Identity, RotationSchedule
 from peerseal.errors import ConfigurationError, EnrolmentRefused, TokenError
-from peerseal.peers.enrol import PlatformToken
+from peerseal.identity.enrolment import PlatformToken
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.request import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry

@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from peerseal import CallLimits, Identity, Metric, TrustLimits, User, metrics
 from peerseal.errors import ConfigurationError, MessageRefused
 from peerseal.flask import PeerAuth
+from peerseal.identity.shared_counts import SharedCounts
 from peerseal.messaging import EventConsumer
-from peerseal.peers.shared_counts import SharedCounts
 from peerseal.prometheus import PeersealCollector
 from peerseal.runtime.files import Folder
 from peerseal.runtime.metrics import MOST, Tally
@@ -302,7 +302,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from peerseal.runtime.metrics import Metric
-from peerseal.peers.shared_counts import SharedCounts
+from peerseal.identity.shared_counts import SharedCounts
 from peerseal.runtime.files import Folder
 
 shared = SharedCounts(Folder(sys.argv[1]))

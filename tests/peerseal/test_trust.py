@@ -19,7 +19,7 @@ from peerseal.errors import (
     TrustUnavailable,
     UnknownKey,
 )
-from peerseal.peers.enrol import Enrolment
+from peerseal.identity.enrolment import Enrolment
 from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peerseal.errors import ConfigurationError
-from peerseal.peers.enrol import PlatformToken
+from peerseal.identity.enrolment import PlatformToken
+from peerseal.identity.key_folder import KeyFolder
 from peerseal.peers.follow import check_pin
-from peerseal.peers.keyfolder import KeyFolder
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service, split_kid

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, MessageRefused, UnsignableRequest
-from peerseal.peers.keyfolder import HeldKey
-from peerseal.peers.signing import TokenSigner
+from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.signing import TokenSigner
 from peerseal.protocol.names import qualify, service_id
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens.request import LEEWAY, new_jti

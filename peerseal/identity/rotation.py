@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
-from peerseal.peers.enrol import (
+from peerseal.identity.enrolment import (
     TRY_AGAIN,
     UNREACHABLE,
     Enrolment,
@@ -22,7 +22,7 @@ from peerseal.peers.enrol import (
     pauses,
     refusal_behind,
 )
-from peerseal.peers.keyfolder import HeldKey, HeldKeys, KeyFolder
+from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.join import JoinToken

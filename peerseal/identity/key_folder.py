@@ -4,7 +4,7 @@ It holds ``keys.json`` (which keys, since when), one PKCS #8 file a private key,
 the one process that changes the folder, and ``holders``, of which every process that uses the keys holds a share. The
 kernel drops a dead process's locks, so nothing here goes stale. Files are 0600, the folder 0700, and it is held by its
 descriptor (`peerseal.runtime.files`): another folder that is put in its place is not used. Where there is a passphrase
-(`peerseal.runtime.key_passphrase`), private keys are encrypted under it, and decrypted when they are loaded.
+(`peerseal.identity.key_passphrase`), private keys are encrypted under it, and decrypted when they are loaded.
 """
 
 import fcntl
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from peerseal.errors import ConfigurationError, KeyRefused, MalformedToken
+from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder, make_private
-from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.trusted_path import Opened
 
 __all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]

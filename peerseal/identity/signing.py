@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from peerseal.errors import UnsignableRequest
-from peerseal.peers.keyfolder import HeldKey
+from peerseal.identity.key_folder import HeldKey
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.names import qualify, registry_id, service_id

@@ -16,7 +16,7 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.peers.keyfolder import HeldKey
+from peerseal.identity.key_folder import HeldKey
 from peerseal.protocol.documents.named_keys import ACTIVE
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object

@@ -7,15 +7,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from peerseal.errors import TrustUnavailable
-from peerseal.peers.keeper import KeyKeeper
-from peerseal.peers.shared_counts import SharedCounts
+from peerseal.identity.rotation import KeyKeeper
+from peerseal.identity.shared_counts import SharedCounts
 from peerseal.runtime.files import Folder
 from peerseal.runtime.metrics import Metric, Source, Tally
 from peerseal.runtime.options import check_callable
 from peerseal.session.circuit import CircuitStatus
 
 if TYPE_CHECKING:
-    from peerseal.peers.identity import Identity
+    from peerseal.identity.identity import Identity
 
 log = logging.getLogger("peerseal.metrics")
 

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 
 from peerseal.errors import PeersealError
-from peerseal.peers.enrol import LONGEST_PAUSE, pauses
-from peerseal.peers.keeper import KeyKeeper
+from peerseal.identity.enrolment import LONGEST_PAUSE, pauses
+from peerseal.identity.rotation import KeyKeeper
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.runtime.limits import RotationSchedule
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import TrustUnavailable, UnsignableRequest
-from peerseal.peers.access_tokens import AccessToken, AccessTokens
-from peerseal.peers.enrol import SignsRequests, platform_token
-from peerseal.peers.environment import (
+from peerseal.identity.access_tokens import AccessToken, AccessTokens
+from peerseal.identity.enrolment import SignsRequests, platform_token
+from peerseal.identity.environment import (
     absent_join_token,
     announce,
     check_parts,
@@ -21,12 +21,13 @@ from peerseal.peers.environment import (
     one_pin,
     options_in,
 )
-from peerseal.peers.keeper import KeyKeeper
-from peerseal.peers.keyfolder import HeldKey, KeyFolder
-from peerseal.peers.minting import Minter
-from peerseal.peers.rotation import KeyRotation
-from peerseal.peers.service_metrics import ServiceMetrics, identity_metrics
-from peerseal.peers.signing import TokenSigner, scope_set, whole_seconds
+from peerseal.identity.key_folder import HeldKey, KeyFolder
+from peerseal.identity.key_passphrase import KeyPassphrase
+from peerseal.identity.minting import Minter
+from peerseal.identity.rotation import KeyKeeper
+from peerseal.identity.rotation_thread import KeyRotation
+from peerseal.identity.service_metrics import ServiceMetrics, identity_metrics
+from peerseal.identity.signing import TokenSigner, scope_set, whole_seconds
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
@@ -34,7 +35,6 @@ from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
-from peerseal.runtime.key_passphrase import KeyPassphrase
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
 from peerseal.session.circuit import Circuits, CircuitStatus
