@@ -10,11 +10,11 @@ import os
 import threading
 from pathlib import Path
 
+from peerseal.audit.ledger_reader import Follower, check_pin, check_pinned
+from peerseal.audit.mirror import KeptLedger
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
 from peerseal.identity.environment import settings_of
-from peerseal.peers.follow import Follower, check_pin, check_pinned
-from peerseal.peers.keep import KeptLedger
 from peerseal.runtime.terminal import say, say_json
 from peerseal.transport.fetch import HttpFetcher, check_urls
 

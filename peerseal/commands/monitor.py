@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from peerseal.audit.ledger_reader import check_pin, check_pinned
+from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
+from peerseal.audit.monitor_file import kids_in, load_watched, save_watched
+from peerseal.audit.webhook import Webhook
 from peerseal.errors import ConfigurationError
 from peerseal.identity.environment import settings_of
-from peerseal.peers.follow import check_pin, check_pinned
-from peerseal.peers.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
-from peerseal.peers.watched import kids_in, load_watched, save_watched
-from peerseal.peers.webhook import Webhook
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.runtime.settings import duration, read_bytes
 from peerseal.runtime.terminal import on_terminal, say, say_json

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError
 from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.key_folder import KeyFolder
-from peerseal.peers.follow import check_pin
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service, split_kid

@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
-from peerseal.peers.follow import check_pin
 from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings

@@ -15,8 +15,8 @@ from typing import Final
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from peerseal.audit.ledger_reader import CHECKPOINT, MAX_BUNDLE_BYTES, bodies
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.peers.follow import CHECKPOINT, MAX_BUNDLE_BYTES, bodies
 from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES, read_checkpoint
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import HttpFetcher, content, no_larger_than

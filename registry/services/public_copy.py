@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from peerseal.audit.ledger_reader import CHECKPOINT, bodies
+from peerseal.audit.mirror import read_in
 from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealError
-from peerseal.peers.follow import CHECKPOINT, bodies
-from peerseal.peers.keep import read_in
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from peerseal.peers.follow import bodies
+from peerseal.audit.ledger_reader import bodies
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
 from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash, root_hash

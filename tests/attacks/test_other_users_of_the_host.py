@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from peerseal import FileReplayGuard, Identity, Verifier
+from peerseal.audit.monitor import Watched
+from peerseal.audit.monitor_file import load_watched, save_watched
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
 from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
-from peerseal.peers.monitor import Watched
-from peerseal.peers.watched import load_watched, save_watched
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.runtime.files import Access, Folder

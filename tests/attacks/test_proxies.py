@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from peerseal import Identity
+from peerseal.audit.webhook import Webhook
 from peerseal.errors import ConfigurationError, FetchError, PeersealError
-from peerseal.peers.webhook import Webhook
 from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry

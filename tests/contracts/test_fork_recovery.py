@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from peerseal import TrustLimits, TrustStore
+from peerseal.audit.ledger_reader import Follower
+from peerseal.audit.mirror import KeptLedger
+from peerseal.audit.monitor import Monitor, Watched
 from peerseal.errors import PeersealError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.peers.follow import Follower
-from peerseal.peers.keep import KeptLedger
-from peerseal.peers.monitor import Monitor, Watched
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED, REGISTRY_RESTORED

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, select, update
 
 from peerseal import TrustStore
+from peerseal.audit.ledger_reader import Follower
+from peerseal.audit.mirror import KeptLedger
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
-from peerseal.peers.follow import Follower
-from peerseal.peers.keep import KeptLedger
 from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from peerseal import Identity
+from peerseal.audit.mirror import KeptLedger
 from peerseal.errors import ConfigurationError
-from peerseal.peers.keep import KeptLedger
 from peerseal.testing import Clock, MemoryRegistry
 from registry.domain.errors import LedgerUnconfirmed
 from registry.services.initialise import initialise

@@ -25,10 +25,10 @@ from peerseal import (
 )
 from peerseal.asgi import Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
+from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError, InvalidName, MalformedToken, UnsignableRequest
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
-from peerseal.peers.follow import check_pin
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import make_kid, split_kid
 from peerseal.rabbitmq import declare

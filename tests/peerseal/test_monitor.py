@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from peerseal import cli
+from peerseal.audit.ledger_reader import Follower
+from peerseal.audit.monitor import GRACE, Alert, Monitor, Watched
+from peerseal.audit.monitor_file import kids_in, load_watched, save_watched
+from peerseal.audit.webhook import PAUSES, Webhook
 from peerseal.errors import ConfigurationError, FetchError
-from peerseal.peers.follow import Follower
-from peerseal.peers.monitor import GRACE, Alert, Monitor, Watched
-from peerseal.peers.watched import kids_in, load_watched, save_watched
-from peerseal.peers.webhook import PAUSES, Webhook
 from peerseal.protocol.documents import signed_documents
 from peerseal.protocol.documents.signed_documents import RegistryKeys, sign_document
 from peerseal.protocol.encoding import canonical_json, strict_json_object

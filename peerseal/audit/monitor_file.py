@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
+from peerseal.audit.monitor import Watched
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.peers.monitor import Watched
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.tokens.claims import claim, number_claim, time_claim

@@ -11,7 +11,7 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("peerseal.webhook")
 
 PAUSES = (0.5, 2.0)
 """Seconds before the second and the third attempt: what comes next waits as long."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from peerseal.audit.ledger_reader import CHECKPOINT, Follower, Seen, bodies
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
-from peerseal.peers.follow import CHECKPOINT, Follower, Seen, bodies
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.runtime.files import Access, Folder

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from peerseal.audit.ledger_reader import Follower, Seen
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.peers.follow import Follower, Seen
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.entries import (

@@ -1,1 +1,0 @@
-"""Floor 2: one service's state: its own keys, the keys of others, and the verification of callers."""
