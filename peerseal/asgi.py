@@ -34,7 +34,9 @@ from peerseal.errors import (
     Replayed,
     WrongBinding,
 )
-from peerseal.gate import (
+from peerseal.protocol.numbers import natural
+from peerseal.protocol.tokens.request import BLANKS
+from peerseal.refusals import (
     ANY_ALLOWED,
     ODD,
     PUBLIC,
@@ -50,8 +52,6 @@ from peerseal.gate import (
     lacking_user,
     verifier_of,
 )
-from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.request import BLANKS
 from peerseal.verify.audit_log import OnVerified
 from peerseal.verify.context import REQUEST_ID, carrying, serving, within
 from peerseal.verify.replay.guards import ReplayGuard

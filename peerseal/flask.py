@@ -25,7 +25,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.gate import (
+from peerseal.refusals import (
     ANY_ALLOWED,
     PUBLIC,
     REFUSALS,
