@@ -20,9 +20,9 @@ from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.request import sign_proof
 from registry.domain.admission import Joined
 from registry.domain.keys import KeyRecord
-from registry.services.initialise import initialise
-from registry.services.operators import LOCAL
+from registry.services.access.operators import LOCAL
 from registry.services.registry import Registry
+from registry.services.setup.initialise import initialise
 from registry.settings import Limits, Settings
 from registry.storage import keys, ledger
 from registry.storage.engine import create_engine

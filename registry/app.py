@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask import Flask
 
 from peerseal.runtime import terminal
-from registry.services.ledger_watch import LedgerWatch
+from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts

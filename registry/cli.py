@@ -36,8 +36,8 @@ from registry.commands.status import remember, status
 from registry.commands.tidy import tidy
 from registry.commands.verify import verify
 from registry.domain.errors import LedgerContradicted, Unavailable
-from registry.services.end_keys import Reason
-from registry.services.initialise import Initialised, initialise
+from registry.services.keys.end_keys import Reason
+from registry.services.setup.initialise import Initialised, initialise
 from registry.settings import Settings
 from registry.storage.engine import OPERATOR_TIMEOUTS, create_engine
 from registry.storage.migrate import migrate as migrate_database

@@ -12,11 +12,11 @@ from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.transport.fetch import Answer, HttpFetcher, is_confidential
 from registry.domain.errors import NotFound
-from registry.services import operators
-from registry.services.end_keys import Reason
-from registry.services.join_tokens import public_members
-from registry.services.operators import LOCAL, Role
-from registry.services.policies import Setting, setting_members
+from registry.services.access import operators
+from registry.services.access.operators import LOCAL, Role
+from registry.services.documents.policies import Setting, setting_members
+from registry.services.keys.end_keys import Reason
+from registry.services.keys.join_tokens import public_members
 from registry.services.registry import Registry
 
 Json = dict[str, Any]

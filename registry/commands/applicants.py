@@ -3,7 +3,7 @@
 import click
 
 from registry.commands.common import json_option, show, the_console, url_option
-from registry.services.end_keys import Reason
+from registry.services.keys.end_keys import Reason
 
 
 @click.command()

@@ -17,7 +17,7 @@ from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.console import Console, HttpConsole, LocalConsole
 from registry.domain.errors import SchemaRefused
-from registry.services.operators import check_operator_token
+from registry.services.access.operators import check_operator_token
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import BULK_TIMEOUTS, OPERATOR_TIMEOUTS, create_engine

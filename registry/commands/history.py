@@ -9,8 +9,8 @@ from peerseal.protocol.ledger.history_statement import HistoryStatement
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
 from registry.commands.common import json_option, read_notes, show, the_settings, the_store, without_mark
-from registry.services.histories import Histories, signed, written
-from registry.services.ledger_memory import LedgerMemory
+from registry.services.authority.ledger_memory import LedgerMemory
+from registry.services.recovery.histories import Histories, signed, written
 
 _LARGEST = 64 * 1024
 """Bytes of a request for the root and of what it signs."""

@@ -3,7 +3,7 @@
 import click
 
 from registry.commands.common import duration, json_option, show, show_rows, the_console, url_option
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 
 
 @click.group("operator-token")

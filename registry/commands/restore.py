@@ -18,11 +18,11 @@ from registry.commands.common import (
     the_settings,
     the_store,
 )
-from registry.services.histories import is_in
-from registry.services.ledger_memory import FILE, LedgerMemory, Remembered
-from registry.services.public_copy import Source
-from registry.services.restore import Lost, Restored
-from registry.services.restore import restore as restored
+from registry.services.authority.ledger_memory import FILE, LedgerMemory, Remembered
+from registry.services.recovery.histories import is_in
+from registry.services.recovery.public_copy import Source
+from registry.services.recovery.restore import Lost, Restored
+from registry.services.recovery.restore import restore as restored
 
 
 @click.command()

@@ -8,7 +8,7 @@ import click
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
 from registry.commands.common import json_option, show, the_confirmed_registry, the_settings, without_mark
-from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
+from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
 _LARGEST = 8 * 1024 * 1024
 """Bytes of a request for the root and of what it signs."""

@@ -3,8 +3,8 @@
 import click
 
 from registry.commands.common import json_option, show, the_registry
-from registry.services.ledger_status import LedgerStatus, ledger_status
-from registry.services.ledger_status import remember as remembered
+from registry.services.recovery.ledger_status import LedgerStatus, ledger_status
+from registry.services.recovery.ledger_status import remember as remembered
 
 NOT_SOUND = 1
 

@@ -14,8 +14,8 @@ from registry.commands.common import (
     the_settings,
     the_store,
 )
-from registry.services.verify import Verified
-from registry.services.verify import verify as verified
+from registry.services.recovery.verify import Verified
+from registry.services.recovery.verify import verify as verified
 
 
 @click.command()

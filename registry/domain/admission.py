@@ -21,7 +21,7 @@ class Vouched:
     up: for the owner of the service, who asks for it with the key's record. It is of no use to another reader: only
     this registry is its audience, which took it once already and takes it no second time (the replay guard wrote it
     down before the entry was), it is bound to that one body, and it expires within minutes. The same holds for the
-    token with which a key ends itself (`registry.services.end_keys`).
+    token with which a key ends itself (`registry.services.keys.end_keys`).
     """
 
     thumbprint: str

@@ -1,1 +1,8 @@
-"""The use cases, one a module. Every change of state is one entry of the ledger, in the same transaction."""
+"""The use cases, by the question that they answer. Every change of state is one entry of the ledger, in the same
+transaction."""
+
+import sys
+
+from peerseal.runtime.old_names import OldNames
+
+sys.meta_path.append(OldNames({f"{__name__}.together": f"{__name__}.group_commit"}))

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from peerseal.errors import PeersealError, printable
-from registry.services.authority import AuthoritySource
+from registry.services.authority.authority import AuthoritySource
 from registry.storage.schema import SCHEMA_REVISION, read_schema
 from registry.storage.unit import Store
 

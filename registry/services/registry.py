@@ -7,30 +7,30 @@ from typing import Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.verify.request import Verifier
-from registry.services.access_tokens import AccessTokens
-from registry.services.admit import Admission
-from registry.services.applicants import Applicants
-from registry.services.audit import Audit
-from registry.services.authority import AuthoritySource
-from registry.services.callers import DatabaseKeys, caller_verifier
-from registry.services.changes import ChangesFeed
-from registry.services.clients import Clients
-from registry.services.end_keys import KeyEnding
-from registry.services.exchange import Exchange
-from registry.services.fork_guard import ForkGuard
-from registry.services.histories import Histories
+from registry.services.access.access_tokens import AccessTokens
+from registry.services.access.audit import Audit
+from registry.services.access.callers import DatabaseKeys, caller_verifier
+from registry.services.access.clients import Clients
+from registry.services.access.exchange import Exchange
+from registry.services.access.operators import Operators
+from registry.services.authority.authority import AuthoritySource
+from registry.services.authority.fork_guard import ForkGuard
+from registry.services.authority.ledger_watch import LedgerWatch
+from registry.services.documents.changes import ChangesFeed
+from registry.services.documents.ledger import LedgerView
+from registry.services.documents.policies import Policies
+from registry.services.documents.publish import Publisher
+from registry.services.documents.setting_documents import SettingDocuments
 from registry.services.housekeeping import Housekeeping
-from registry.services.join_tokens import JoinTokens
-from registry.services.keyfiles import Sealer, read
-from registry.services.ledger import LedgerView
-from registry.services.ledger_watch import LedgerWatch
-from registry.services.operators import Operators
-from registry.services.platforms import Platforms, read_rules
-from registry.services.policies import Policies
-from registry.services.publish import Publisher
+from registry.services.keys.admit import Admission
+from registry.services.keys.applicants import Applicants
+from registry.services.keys.end_keys import KeyEnding
+from registry.services.keys.join_tokens import JoinTokens
+from registry.services.keys.platforms import Platforms, read_rules
+from registry.services.keys.records import Records
 from registry.services.readiness import Checks, Readiness, basic_checks
-from registry.services.records import Records
-from registry.services.setting_documents import SettingDocuments
+from registry.services.recovery.histories import Histories
+from registry.services.setup.keyfiles import Sealer, read
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
 from registry.storage.engine import POSTGRESQL, DatabaseTimeouts, create_engine

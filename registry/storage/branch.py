@@ -1,7 +1,7 @@
 """Takes entries away: of a branch that nodes wrote after the database had lost entries, and of nothing else.
 
-Only `registry.services.restore` does so, as the owner of the tables, on an operator's explicit word. The role that
-serves may not (migrations/roles.sql).
+Only `registry.services.recovery.restore` does so, as the owner of the tables, on an operator's explicit word. The role
+that serves may not (migrations/roles.sql).
 """
 
 from collections.abc import Sequence

@@ -129,7 +129,7 @@ class PostgresWord:
             self._tell_of_pooler()
             return
         except (StorageUnavailable, psycopg.Error):
-            return  # `registry.services.waiting` says so in the log when it cannot look either
+            return  # `registry.services.documents.waiting` says so in the log when it cannot look either
         self._wait = LISTEN_AGAIN[0]
 
     def _tell_of_pooler(self) -> None:

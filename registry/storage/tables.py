@@ -122,7 +122,7 @@ class OperatorTokenColumns(Columns):
 
 class PolicyColumns(Columns):
     """Who may call each service. ``body`` is the canonical JSON of the policy, ``seq`` the entry that set it. Of a
-    restricted one that was lost with a database the body is empty (`registry.services.restore`)."""
+    restricted one that was lost with a database the body is empty (`registry.services.recovery.restore`)."""
 
     service: Named[str] = Column(String(SERVICE), primary_key=True)
     seq: Named[int] = Column(BigInteger)

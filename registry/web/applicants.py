@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from registry.domain.keys import Applicant
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 from registry.web.wire import admitted_key, number, operator, parameter, private_json, registry
 
 blueprint = Blueprint("applicants", __name__, url_prefix="/v1")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from registry.services.waiting import Place
+from registry.services.documents.waiting import Place
 from registry.web.counting import WAITING
 from registry.web.wire import Published
 

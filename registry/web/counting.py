@@ -177,7 +177,7 @@ def note(environ: "WSGIEnvironment", status: int) -> None:
 
 
 def admitted(admitted_by: Mapping[str, str]) -> None:
-    """Counts a key by what it was admitted on, as `registry.services.admit` names it."""
+    """Counts a key by what it was admitted on, as `registry.services.keys.admit` names it."""
     with trouble.contained():
         ADMISSIONS.labels(next((_WAYS[ground] for ground in admitted_by if ground in _WAYS), "approved")).inc()
 

@@ -6,7 +6,7 @@ from functools import cache
 from flask import Blueprint, Response
 
 from peerseal.protocol.encoding import canonical_json
-from registry.services.rendered import Rendered
+from registry.services.documents.answers import Rendered
 from registry.web.openapi.document import document
 from registry.web.openapi.page import POLICY, page
 from registry.web.wire import published, registry

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from registry.services.rendered import Rendered
+from registry.services.documents.answers import Rendered
 from registry.web.wire import published, registry
 
 blueprint = Blueprint("histories", __name__, url_prefix="/v1")

@@ -10,8 +10,8 @@ from registry.domain.admission import FirstCome, Joined, Right, Vouched
 from registry.domain.errors import BadRequest
 from registry.domain.keys import Applicant
 from registry.domain.lifecycle import check_ends_itself
-from registry.services.end_keys import Reason
-from registry.services.operators import Role, is_operator_token
+from registry.services.access.operators import Role, is_operator_token
+from registry.services.keys.end_keys import Reason
 from registry.web.applicants import pending
 from registry.web.wire import (
     admitted_key,

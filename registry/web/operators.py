@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response
 
-from registry.services.join_tokens import public_members
-from registry.services.operators import Role
+from registry.services.access.operators import Role
+from registry.services.keys.join_tokens import public_members
 from registry.web.wire import (
     json_body,
     location,

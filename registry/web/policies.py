@@ -8,8 +8,8 @@ from flask import Blueprint, Response, request
 from peerseal.errors import CallerNotAllowed, MissingToken
 from peerseal.protocol.policies import ANYONE, CallPolicy, DomainSettings
 from registry.domain.errors import BadRequest, PreconditionRequired
-from registry.services.operators import Operator, Role, is_operator_token
-from registry.services.policies import Setting, setting_members
+from registry.services.access.operators import Operator, Role, is_operator_token
+from registry.services.documents.policies import Setting, setting_members
 from registry.web.wire import (
     NO_TRANSFORM,
     bearer_token,

@@ -2,9 +2,9 @@
 
 from flask import Blueprint, Response
 
-from registry.services.authority import Authority
-from registry.services.publish import registry_jwks
-from registry.services.rendered import JWK_SET, JWT, Rendered
+from registry.services.authority.authority import Authority
+from registry.services.documents.answers import JWK_SET, JWT, Rendered
+from registry.services.documents.publish import registry_jwks
 from registry.web.wire import published, registry
 
 blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")

@@ -17,10 +17,10 @@ from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
-from registry.services.admit import Admitted
-from registry.services.operators import Operator, Role
+from registry.services.access.operators import Operator, Role
+from registry.services.documents.answers import Rendered
+from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
-from registry.services.rendered import Rendered
 from registry.web import counting
 from registry.web.counting import note
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete, insert
 
 from peerseal.protocol.ledger.checkpoint import tile_path
-from registry.services.public_copy import Source
+from registry.services.recovery.public_copy import Source
 from registry.storage.tables import metadata
 from registry.storage.unit import Store
 from tests.registry.driver import Driver

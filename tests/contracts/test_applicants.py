@@ -13,8 +13,8 @@ from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from registry.domain.rebuild import rebuild
-from registry.services.operators import Role
-from registry.services.verify import verify
+from registry.services.access.operators import Role
+from registry.services.recovery.verify import verify
 from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 from tests.registry.test_key_quality import pair, prime

@@ -17,8 +17,8 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.request import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
-from registry.services.ceremony import Ceremony, signed, written
-from registry.services.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
+from registry.services.authority.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
+from registry.services.setup.ceremony import Ceremony, signed, written
 from registry.storage import ledger
 from registry.storage.ledger import Change, append
 from registry.storage.tables import ledger_head

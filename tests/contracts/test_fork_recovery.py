@@ -22,12 +22,12 @@ from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, d
 from peerseal.protocol.names import make_kid, service_id
 from registry.cli import main
 from registry.domain.errors import LedgerForked
-from registry.services import keyfiles
-from registry.services.histories import Histories, HistoryRefused
-from registry.services.ledger_memory import FILE, LedgerMemory
-from registry.services.public_copy import RestoreRefused, Source
-from registry.services.restore import restore
-from registry.services.verify import verify
+from registry.services.authority.ledger_memory import FILE, LedgerMemory
+from registry.services.recovery.histories import Histories, HistoryRefused
+from registry.services.recovery.public_copy import RestoreRefused, Source
+from registry.services.recovery.restore import restore
+from registry.services.recovery.verify import verify
+from registry.services.setup import keyfiles
 from registry.storage.ledger import Change, append
 from tests.contracts.backups import Backup, keep
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, tables_of

@@ -13,8 +13,8 @@ from peerseal.protocol.ledger.entries import HISTORY_DECLARED
 from peerseal.protocol.ledger.history_statement import Head
 from registry.app import create_app
 from registry.domain.errors import LedgerForked, LedgerUnconfirmed
-from registry.services.histories import HistoryRefused
-from registry.services.ledger_memory import FILE, LedgerMemory
+from registry.services.authority.ledger_memory import FILE, LedgerMemory
+from registry.services.recovery.histories import HistoryRefused
 from registry.storage.ledger import Change, append
 from tests.contracts.backups import Backup, keep
 from tests.contracts.test_fork import Lost, key, lost, outcome, ready, served, shown

@@ -8,9 +8,9 @@ import pytest
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
+from registry.services.access.operators import Role
 from registry.services.housekeeping import EVERY, Housekeeping
-from registry.services.initialise import initialise
-from registry.services.operators import Role
+from registry.services.setup.initialise import initialise
 from registry.settings import Limits
 from registry.storage.tables import metadata
 from registry.storage.unit import Store

@@ -10,7 +10,7 @@ import pytest
 
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import Behind, LedgerForked
-from registry.services.ledger_memory import FILE
+from registry.services.authority.ledger_memory import FILE
 from tests.contracts.test_fork import forked_metric, outcome, ready, shown
 from tests.contracts.test_fork_recovery import run
 from tests.contracts.test_fork_witnesses import look, restarted

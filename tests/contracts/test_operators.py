@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import RoleRefused
 from registry.domain.rebuild import rebuild
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 from registry.settings import Limits
 from registry.storage.tables import applicants, audit
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of

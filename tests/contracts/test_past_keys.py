@@ -9,7 +9,7 @@ import pytest
 from peerseal import EventVerifier, Identity, RotationSchedule, TrustLimits, TrustStore, User, Verifier
 from peerseal.errors import RevokedKey
 from peerseal.protocol.encoding import canonical_json
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 from tests.registry.driver import JSON, Clock, Driver
 from tests.registry.in_process import InProcess
 

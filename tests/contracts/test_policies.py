@@ -25,8 +25,8 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from registry.domain.errors import BadRequest, StorageUnavailable
 from registry.domain.policy import settings_from
 from registry.domain.rebuild import rebuild
-from registry.services.operators import Role
-from registry.services.verify import verify
+from registry.services.access.operators import Role
+from registry.services.recovery.verify import verify
 from registry.settings import Limits
 from registry.storage import audit
 from registry.storage.tables import domain_settings, policies, services

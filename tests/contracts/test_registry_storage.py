@@ -27,7 +27,7 @@ from peerseal.protocol.ledger.merkle import Frontier, check_consistency
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 from registry.settings import Limits
 from registry.storage import ledger
 from registry.storage.engine import create_engine

@@ -30,13 +30,13 @@ from peerseal.protocol.tokens.request import new_jti
 from registry.cli import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
-from registry.services import keyfiles
-from registry.services.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
-from registry.services.ledger_memory import LedgerMemory, Remembered
-from registry.services.operators import Role
-from registry.services.public_copy import RestoreRefused, Source
-from registry.services.restore import CLOSED_FOR, Restored, restore
-from registry.services.verify import verify
+from registry.services.access.operators import Role
+from registry.services.authority.ledger_memory import LedgerMemory, Remembered
+from registry.services.recovery.public_copy import RestoreRefused, Source
+from registry.services.recovery.restore import CLOSED_FOR, Restored, restore
+from registry.services.recovery.verify import verify
+from registry.services.setup import keyfiles
+from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
 from registry.storage.ledger import Change, append
 from registry.storage.tables import entries, ledger_head, tiles
 from tests.contracts.backups import Backup, keep

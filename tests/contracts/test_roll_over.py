@@ -9,7 +9,7 @@ from peerseal.protocol.documents.signed_documents import JwkSetDocument, Registr
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
-from registry.services.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
+from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 from tests.registry.driver import DOMAIN, Clock, Driver
 
 SET = "/v1/services/billing/jwks.jwt"

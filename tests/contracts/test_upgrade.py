@@ -16,8 +16,8 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import ledger_jwk
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.tokens.request import sign_proof
-from registry.services import keyfiles
-from registry.services.verify import verify
+from registry.services.recovery.verify import verify
+from registry.services.setup import keyfiles
 from registry.settings import Settings
 from registry.storage import migrate as migrating
 from registry.storage import notifications

@@ -21,8 +21,8 @@ from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.request import sign_proof
-from registry.services.operators import Role
-from registry.services.verify import Verified, verify
+from registry.services.access.operators import Role
+from registry.services.recovery.verify import Verified, verify
 from registry.storage import keys as keys_storage
 from registry.storage.ledger import Change, append
 from registry.storage.tables import (

@@ -14,9 +14,9 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.documents.signed_documents import Changes
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
-from registry.services import waiting as waiting_module
-from registry.services.authority import Authority
-from registry.services.waiting import Waiting
+from registry.services.authority.authority import Authority
+from registry.services.documents import waiting as waiting_module
+from registry.services.documents.waiting import Waiting
 from registry.settings import Limits
 from registry.storage import notifications
 from registry.storage.migrate import migrate

@@ -20,10 +20,10 @@ from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens.request import new_jti
 from registry.console import LocalConsole
-from registry.services.end_keys import Reason
-from registry.services.ledger_memory import FILE
+from registry.services.authority.ledger_memory import FILE
+from registry.services.keys.end_keys import Reason
+from registry.services.recovery.verify import verify
 from registry.services.registry import Registry
-from registry.services.verify import verify
 from registry.settings import Limits, Settings
 from registry.storage.ledger import Change, append
 from tests.support.stack import Stack

@@ -16,9 +16,9 @@ from peerseal.audit.mirror import KeptLedger
 from peerseal.errors import ConfigurationError
 from peerseal.testing import Clock, MemoryRegistry
 from registry.domain.errors import LedgerUnconfirmed
-from registry.services.initialise import initialise
-from registry.services.keyfiles import read, write_new
-from registry.services.ledger_memory import LedgerMemory
+from registry.services.authority.ledger_memory import LedgerMemory
+from registry.services.setup.initialise import initialise
+from registry.services.setup.keyfiles import read, write_new
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.unit import Store

@@ -36,7 +36,7 @@ from peerseal.runtime.limits import CallLimits, FetchLimits, IssuerLimits, Rotat
 from peerseal.testing import MemoryRegistry
 from registry.cli import main
 from registry.domain.errors import OperatorRefused
-from registry.services.operators import Role, check_operator_token
+from registry.services.access.operators import Role, check_operator_token
 from tests.registry.driver import Driver
 from tests.support.misbehaving import refused
 from tests.support.wire import NOW, Keys, Service

@@ -17,7 +17,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import MemoryRegistry
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 from registry.settings import Limits
 from tests.attacks import forge
 from tests.examples.world import World

@@ -21,7 +21,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from peerseal.protocol.keys import KeyPair
-from registry.services.operators import Role
+from registry.services.access.operators import Role
 from registry.settings import Limits
 from tests.registry.driver import Driver
 

@@ -29,10 +29,10 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti, sign_proof
 from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
-from registry.services.compare import LOST
-from registry.services.initialise import initialise
-from registry.services.ledger_memory import FILE
+from registry.services.authority.ledger_memory import FILE
+from registry.services.recovery.compare import LOST
 from registry.services.registry import Registry
+from registry.services.setup.initialise import initialise
 from registry.settings import Limits, Settings
 from registry.storage import keys, ledger
 from registry.storage.engine import create_engine

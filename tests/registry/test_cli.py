@@ -16,7 +16,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.cli import main
-from registry.services.keyfiles import new_root_key
+from registry.services.setup.keyfiles import new_root_key
 from registry.settings import Settings
 from tests.registry.driver import DOMAIN, Driver, entries_of
 from tests.support.certificates import Authority

@@ -22,9 +22,9 @@ from peerseal.protocol.tokens.request import REQUEST_TYP
 from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
 from registry.domain.publication import Frame, ProvenKey, key_set
-from registry.services.authority import RENEW_BEFORE
-from registry.services.operators import Role
-from registry.services.rendered import Rendered, RenderedCache
+from registry.services.access.operators import Role
+from registry.services.authority.authority import RENEW_BEFORE
+from registry.services.documents.answers import Rendered, RenderedCache
 from registry.settings import Limits
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
 from registry.app import create_app
 from registry.cli import main
-from registry.services.ceremony import Ceremony
+from registry.services.setup.ceremony import Ceremony
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.unit import Store

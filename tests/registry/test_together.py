@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from registry.domain.errors import StorageUnavailable
-from registry.services.together import Together
+from registry.services.group_commit import Together
 
 
 class Doubling:

@@ -1,0 +1,1 @@
+"""Who calls the registry, what each may do, and the tokens that it issues."""

@@ -1,0 +1,169 @@
+"""Has a node find out by itself, and without traffic, that the database has another ledger than the one that was seen.
+
+One thread of each serving process looks at the head once a second, and writes down beside the keys what is new. A
+second one asks those outside who may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors,
+kept copies. It asks at the start, soon after a new connection to the database, and every ten seconds; no
+call waits for it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from peerseal.audit.ledger_reader import CHECKPOINT, MAX_BUNDLE_BYTES, bodies
+from peerseal.errors import DocumentRefused, FetchError, PeersealError
+from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES, read_checkpoint
+from peerseal.runtime.limits import FetchLimits
+from peerseal.transport.fetch import HttpFetcher, content, no_larger_than
+from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
+from registry.services.authority.authority import AuthoritySource
+from registry.services.authority.fork_guard import ForkGuard
+from registry.settings import Settings
+from registry.storage import ledger
+from registry.storage.unit import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the head."""
+ASK_EVERY: Final = 10.0
+"""Seconds between two rounds of questions to those outside."""
+ASK_AGAIN: Final = 1.0
+"""The same, while none of them has answered, and after a new connection to the database."""
+LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_BUNDLE_BYTES)
+"""Of one question."""
+ANSWERED: Final = "answered"
+
+
+class LedgerWatch:
+    """The threads of one process. ``store`` is guarded by ``guard``."""
+
+    def __init__(self, settings: Settings, store: Store, guard: ForkGuard, authority: AuthoritySource) -> None:
+        self._store = store
+        self._guard = guard
+        self._authority = authority
+        self._fetchers = {url: HttpFetcher([url], LIMITS) for url in settings.checkpoint_urls}
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
+        self._stopping = threading.Event()
+        self._ask_soon = threading.Event()
+        self._answers: dict[str, str] = {}
+        self._blind = False
+        event.listen(store.engine, "connect", self._connected)
+
+    # ---- one look
+
+    def passes(self, connection: Connection) -> bool:
+        """Whether the ledger that the connection sees is the one that was seen. Raises what a database raises."""
+        try:
+            ledger.frontier(connection)
+        except (Behind, LedgerContradicted, LedgerUnconfirmed):
+            return False
+        return True
+
+    def check(self) -> None:
+        """A check of readiness. Raises PeersealError where nothing is signed, or SQLAlchemyError."""
+        with self._store.look() as connection:
+            ledger.frontier(connection)
+
+    def look(self) -> None:
+        """Looks at the head, and keeps what is new; what was seen and is lost, too. Raises PeersealError."""
+        try:
+            with self._store.look() as connection:
+                ledger.frontier(connection)
+        finally:
+            self._guard.remember(self._authority.in_force().checkpoint)
+
+    def confirm(self) -> None:
+        """Asks those outside where this host remembers no ledger: for a command, which has no thread."""
+        if self._guard.unconfirmed:
+            self.ask()
+
+    def ask(self) -> None:
+        """Asks each of those outside once. One who does not answer is logged, once, and changes nothing."""
+        for url, fetcher in self._fetchers.items():
+            self._tell(url, self._asked(url, fetcher))
+        if ANSWERED in self._answers.values():
+            self._guard.asked()
+
+    def _asked(self, url: str, fetcher: HttpFetcher) -> str:
+        """What came of it, in a word for the log."""
+        try:
+            with no_larger_than(MAX_NOTE_BYTES):
+                note = content(fetcher.call("GET", CHECKPOINT)).decode("utf-8", "replace")
+            keys = self._authority.in_force().keys
+            checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
+            self._guard.saw(url, checkpoint, note, lambda begin, end: bodies(partial(_get, fetcher), begin, end))
+        except (FetchError, DocumentRefused) as error:
+            return f"{error.code}: {error}"
+        return ANSWERED
+
+    def _tell(self, url: str, answer: str) -> None:
+        if self._answers.get(url) != answer:
+            told = log.info if answer == ANSWERED else log.warning
+            told("which ledger was seen: %s: %s", url, answer)
+        self._answers[url] = answer
+
+    # ---- the threads
+
+    def start(self) -> None:
+        """Has the threads of this process run. They end with the process, or with `stop`."""
+        if self._runs():
+            return
+        with self._starting:
+            if self._runs():
+                return
+            self._stopping, self._ask_soon = threading.Event(), threading.Event()
+            looking = threading.Thread(target=self._repeat, args=(self.look, self._rest), name="ledger", daemon=True)
+            asking = threading.Thread(target=self._repeat, args=(self.ask, self._pause), name="witnesses", daemon=True)
+            self._threads = [looking, asking] if self._fetchers else [looking]
+            for thread in self._threads:
+                thread.start()
+
+    def _runs(self) -> bool:
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> None:
+        """Ends them, and waits for that."""
+        self._stopping.set()
+        self._ask_soon.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _repeat(self, do: Callable[[], None], rest: Callable[[], None]) -> None:
+        stopping = self._stopping
+        while not stopping.is_set():
+            try:
+                do()
+                self._blind = False
+            except (LedgerContradicted, LedgerUnconfirmed):
+                pass  # the guard has said so
+            except (PeersealError, SQLAlchemyError) as error:
+                if not self._blind:
+                    log.warning("the ledger cannot be compared with the one that was seen: %s", error)
+                self._blind = True
+            except Exception:
+                log.exception("a look at the ledger failed")
+            rest()
+
+    def _rest(self) -> None:
+        self._stopping.wait(LOOK_EVERY)
+
+    def _pause(self) -> None:
+        self._stopping.wait(ASK_AGAIN)
+        if not self._guard.unconfirmed:
+            self._ask_soon.wait(ASK_EVERY - ASK_AGAIN)
+        self._ask_soon.clear()
+
+    def _connected(self, _connection: object, _record: object) -> None:
+        """Perhaps to another server."""
+        self._ask_soon.set()
+
+
+def _get(fetcher: HttpFetcher, path: str) -> bytes:
+    return content(fetcher.call("GET", path))

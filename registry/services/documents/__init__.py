@@ -1,0 +1,1 @@
+"""What everyone may read: signed documents, changes, and the ledger."""

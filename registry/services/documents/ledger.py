@@ -1,0 +1,141 @@
+"""The ledger as everybody may read it: checkpoint, tiles, bundles of entries, proofs (docs/protocol.md)."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
+from peerseal.protocol.ledger.merkle import HASH, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.names import service_id, split_kid
+from registry.domain.errors import BadRequest, Behind, LedgerContradicted, LedgerForked, NotFound
+from registry.services.authority.authority import Authority, AuthoritySource
+from registry.services.documents.answers import BYTES, NOTE, Rendered
+from registry.services.documents.tile_cache import TileCache
+from registry.storage import keys, ledger
+from registry.storage.revisions import Revisions
+from registry.storage.unit import Store
+
+
+class LedgerView:
+    """Makes the answers about the ledger itself."""
+
+    def __init__(
+        self,
+        store: Store,
+        revisions: Revisions,
+        authority: AuthoritySource,
+        clock: Callable[[], float] = time.time,
+        remembered: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """``remembered`` gives the newest checkpoint that was signed before the database had another ledger."""
+        self._store = store
+        self._revisions = revisions
+        self._authority = authority
+        self._clock = clock
+        self._remembered = remembered
+        self._tiles = TileCache()
+        self._newest: tuple[Authority, Rendered] | None = None
+        authority.when_changed(self._forget)
+
+    def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
+        """The inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
+        node = self._tiles.reader(connection)
+        try:
+            return [inclusion_proof(index, size, node) for index in indexes]
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+
+    def checkpoint(self) -> Rendered:
+        """The signed head of the ledger, as of now; or the newest that was signed, where the database has another
+        ledger since: it tells other nodes which one was seen. Raises StorageUnavailable, LedgerForked."""
+        try:
+            return self._signed()
+        except LedgerForked:
+            note = self._remembered()
+            if note is None:
+                raise
+        size, now = claimed_checkpoint(note).size, int(self._clock())
+        return Rendered.of(note.encode("utf-8"), NOTE, size, size, now, now)
+
+    def _signed(self) -> Rendered:
+        size, authority = self._revisions.head(), self._authority.current()
+        if self._newest is not None and self._newest[0] is authority and self._newest[1].head == size:
+            return self._newest[1]
+        with self._store.look() as connection:
+            edge = ledger.frontier(connection)
+        note, now = authority.checkpoint(edge).encode("utf-8"), int(self._clock())
+        self._newest = authority, Rendered.of(note, NOTE, edge.size, edge.size, now, now)
+        return self._newest[1]
+
+    def tile(self, level: int, number: int, width: int) -> Rendered:
+        """A tile of the tree, cut to ``width`` hashes. Raises NotFound where the tree does not reach that far."""
+        with self._store.look() as connection:
+            _check_reached(connection, (number * TILE_WIDTH + width) << (TILE_HEIGHT * level))
+            tile = ledger.tile(connection, level, number)[: width * HASH]
+        if len(tile) != width * HASH:
+            raise NotFound("tile_not_found")
+        return self._lasting(tile)
+
+    def bundle(self, number: int, width: int) -> Rendered:
+        """The first ``width`` entries of a bundle. Raises NotFound where there are not as many."""
+        first = number * TILE_WIDTH
+        with self._store.look() as connection:
+            _check_reached(connection, first + width)
+            bodies = ledger.read_bodies(connection, first, first + width)
+        if len(bodies) != width:
+            raise NotFound("tile_not_found")
+        return self._lasting(encode_bundle(bodies))
+
+    def inclusion(self, kid: str) -> dict[str, Any]:
+        """``{"kid", "index", "size", "leaf", "proof", "checkpoint"}``: where the ledger holds the key's admission.
+
+        Raises InvalidName or NotFound.
+        """
+        owner, thumbprint = split_kid(kid)
+        authority = self._authority.current()
+        with self._store.read() as connection:
+            record = keys.find(connection, thumbprint)
+            if record is None or service_id(authority.domain, record.service) != owner:
+                raise NotFound("key_not_found")
+            edge = ledger.frontier(connection)
+            [proof] = self.proofs(connection, [record.index], edge.size)
+            [entry] = ledger.read_some(connection, [record.admitted_seq])
+        members = {"kid": kid, "index": record.index, "size": edge.size, "leaf": encode_proof((entry.leaf,))[0]}
+        return {**members, "proof": encode_proof(proof), "checkpoint": authority.checkpoint(edge)}
+
+    def consistency(self, old: int, new: int) -> dict[str, Any]:
+        """``{"from", "to", "proof"}``: that the ledger of size ``new`` begins with the one of size ``old``.
+
+        Raises BadRequest for sizes that no two trees have, Behind where the ledger has not that many entries.
+        """
+        if not 0 < old <= new:
+            raise BadRequest("invalid_parameter", "from must be 1 or more, and to no less")
+        with self._store.read() as connection:
+            if ledger.frontier(connection).size < new:
+                raise Behind(f"the ledger has not {new} entries")
+            proof = self.consistency_in(connection, old, new)
+        return {"from": old, "to": new, "proof": encode_proof(proof)}
+
+    def consistency_in(self, connection: Connection, old: int, new: int) -> Proof:
+        """The same proof, of sizes that the connection's transaction sees. Raises LedgerContradicted where rows are
+        missing."""
+        try:
+            return consistency_proof(old, new, self._tiles.reader(connection))
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+
+    def _forget(self) -> None:
+        """What was read, or signed, may be of a history that was given up."""
+        self._tiles, self._newest = TileCache(), None
+
+    def _lasting(self, body: bytes) -> Rendered:
+        now = int(self._clock())
+        return Rendered.of(body, BYTES, 0, 0, now, now)
+
+
+def _check_reached(connection: Connection, entries: int) -> None:
+    """Raises NotFound where the ledger has fewer entries: a number may be larger than a database takes."""
+    if ledger.frontier(connection).size < entries:
+        raise NotFound("tile_not_found")

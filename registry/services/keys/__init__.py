@@ -1,0 +1,1 @@
+"""Services' keys: how they are admitted, listed and ended."""

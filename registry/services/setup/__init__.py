@@ -1,0 +1,1 @@
+"""The registry's own keys: made at the start, rolled over by the root."""

@@ -1,0 +1,208 @@
+"""``peerseal-registry init``: makes what is missing, and changes nothing that is there."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+
+from peerseal.errors import ConfigurationError
+from peerseal.protocol import jose
+from peerseal.protocol.documents.signed_documents import (
+    MAX_DOCUMENT,
+    REGISTRY_KEYS_LIFETIME,
+    RegistryKeys,
+    sign_document,
+)
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.ledger.checkpoint import ledger_jwk
+from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
+from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
+from peerseal.runtime.files import Access, Folder
+from registry.services.access.operators import LOCAL, Operators, Role
+from registry.services.authority.authority import RENEW_BEFORE, AuthoritySource
+from registry.services.authority.fork_guard import ForkGuard
+from registry.services.authority.ledger_watch import LedgerWatch
+from registry.services.setup import keyfiles
+from registry.settings import DATABASE_FILE, Settings
+from registry.storage import audit, documents, ledger, services
+from registry.storage.ledger import Change, append
+from registry.storage.migrate import migrate
+from registry.storage.unit import Store
+
+FIRST_OPERATOR_TTL = 90 * 24 * 3600
+"""Seconds that the first operator token lives: long enough to make better ones."""
+OPERATOR_TOKEN_FILE = "operator-token"
+
+_COPY = "copy the key files from the first node"
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What there is now: the domain and the root's pin; and what was made for it.
+
+    ``operator_token`` is the first operator's, where it was made; it stands in ``operator_token_file`` too.
+    """
+
+    domain: str
+    pin: str
+    made: Sequence[str]
+    operator_token_file: Path
+    operator_token: str | None = field(default=None, repr=False)
+
+
+def initialise(
+    settings: Settings,
+    store: Store,
+    domain: str | None,
+    clock: Callable[[], float] = time.time,
+    *,
+    default_domain: str | None = None,
+) -> Initialised:
+    """Makes the schema, the keys, the root-signed document and the first operator token where they are missing.
+
+    A domain is needed the first time, and must be the same later: ``domain``, or the one in the settings;
+    ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError, InvalidName, or
+    LedgerForked for a ledger that is not the one that this host has seen.
+    """
+    _prepare_home(settings)
+    migrate(store.engine)
+    guard = ForkGuard.of(settings, store, clock)
+    store = store.guarded(guard)
+    if guard.unconfirmed and settings.signing_key_file.exists() and settings.ledger_key_file.exists():
+        LedgerWatch(settings, store, guard, AuthoritySource(settings, store, guard, clock)).ask()
+    with store.read() as connection:
+        ledger.frontier(connection)  # which must be the one that this host has seen
+        known_jws = documents.newest(connection)
+    known = None if known_jws is None else decode_document(known_jws)
+    domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
+    if known is not None:
+        _check_files(settings, known)
+    made = _make_files(settings, fresh=known is None)
+    document = _wanted(settings, domain, known, int(clock()))
+    if document is not known:
+        jws = sign_document(
+            document, keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase)
+        )
+        if not issue(store, document, jws, replaces=known_jws):
+            return initialise(settings, store, domain, clock)  # another node was faster: look again
+        made.append("registry keys document")
+    token = _first_operator(settings, store, clock)
+    if token:
+        made.append("operator token")
+    AuthoritySource(settings, store, guard, clock).current()  # remembers the ledger
+    return Initialised(domain, document.root.thumbprint, made, settings.home / OPERATOR_TOKEN_FILE, token)
+
+
+def decode_document(jws: str) -> RegistryKeys:
+    """A document of our own database, also one that has expired."""
+    return RegistryKeys.from_claims(strict_json_object(jose.parse(jws, limit=MAX_DOCUMENT).payload))
+
+
+def _settled_domain(wanted: str | None, known: RegistryKeys | None, default: str | None) -> str:
+    if known is not None and wanted in (None, known.subject):
+        return known.subject
+    if known is not None:
+        raise ConfigurationError(f"this registry's trust domain is {known.subject}; it cannot be changed")
+    if (new := wanted or default) is None:
+        raise ConfigurationError("the trust domain is needed: --trust-domain NAME")
+    return check_trust_domain(new)
+
+
+def _check_files(settings: Settings, known: RegistryKeys) -> None:
+    """Passes where what is missing may be made: this comes before any file is written. Raises ConfigurationError."""
+    path = settings.sealing_key_file
+    if not path.exists():  # another one could not open the join tokens that are there
+        raise ConfigurationError(f"the sealing key {path} is missing, and cannot be made anew: {_COPY}")
+    if not (settings.signing_key_file.exists() and settings.ledger_key_file.exists()):
+        _check_root(settings, known)
+
+
+def _check_root(settings: Settings, known: RegistryKeys) -> None:
+    """Passes where the root key is here to sign another document. Raises ConfigurationError."""
+    if not settings.root_key_file.exists():
+        raise ConfigurationError(
+            "the database was initialised with other signing or ledger keys or URLs than this node's: "
+            f"{_COPY}, or bring the root key to have these signed"
+        )
+    if keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase).public != known.root:
+        raise ConfigurationError("the root key is not the one that clients have pinned")
+
+
+def _make_files(settings: Settings, fresh: bool) -> list[str]:
+    """The names of those that were missing."""
+    passphrase = settings.key_passphrase
+    wanted: list[tuple[str, Path, Callable[[], bytes]]] = [
+        ("signing key", settings.signing_key_file, lambda: keyfiles.new_key_pair(passphrase)),
+        ("ledger key", settings.ledger_key_file, lambda: keyfiles.new_ledger_key(passphrase)),
+    ]
+    if fresh:  # later it may well be elsewhere, offline
+        wanted.insert(0, ("root key", settings.root_key_file, lambda: keyfiles.new_root_key(passphrase)))
+        wanted.append(("sealing key", settings.sealing_key_file, Fernet.generate_key))
+    return [f"{name} {path}" for name, path, make in wanted if keyfiles.ensure(path, make)]
+
+
+def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: int) -> RegistryKeys:
+    """The document that fits this node's keys: the known one, or its next version, which names the keys before
+    too, so that what they signed stays good.
+
+    Raises ConfigurationError where the root key is needed and missing, or another one.
+    """
+    passphrase = settings.key_passphrase
+    signing = keyfiles.read_key_pair(settings.signing_key_file, "signing key", passphrase).public
+    ledger_key = ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file, passphrase).public_key())
+    signing_keys: tuple[PublicKey, ...] = (signing,)
+    past: tuple[Mapping[str, str], ...] = ()
+    if known is not None:
+        named = signing in known.signing_keys and ledger_key in known.ledger_keys
+        fits = named and known.urls == settings.public_urls
+        renew = now > known.expires_at - RENEW_BEFORE and settings.root_key_file.exists()
+        if fits and not renew:
+            return known
+        signing_keys = (signing, *(key for key in known.signing_keys if key != signing))[:2]
+        past = tuple(key for key in known.ledger_keys if key != ledger_key)[:1]
+        _check_root(settings, known)
+    root = keyfiles.read_key_pair(settings.root_key_file, "root key", passphrase).public
+    frame = registry_id(domain), domain, now, now + REGISTRY_KEYS_LIFETIME
+    version = 1 if known is None else known.version + 1
+    return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls, past)
+
+
+def issue(store: Store, document: RegistryKeys, jws: str, *, replaces: str | None) -> bool:
+    """Writes the signed document. False where another one than ``replaces`` was in force meanwhile."""
+    kind = REGISTRY_CREATED if replaces is None else REGISTRY_KEYS_ISSUED
+    data = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject, "document": jws}
+    with store.write() as connection:
+        seq = append(connection, document.issued_at, Change(kind, by=LOCAL, data=data)).entry.seq
+        if documents.newest(connection) != replaces:
+            connection.rollback()
+            return False
+        documents.add(connection, document.version, jws)
+        services.changed(connection, REGISTRY, seq)
+        audit.record(connection, document.issued_at, LOCAL, kind, document.subject, seq)
+    return True
+
+
+def _home(settings: Settings) -> Folder:
+    return Folder(settings.home, "REGISTRY_HOME", access=Access.COMMON)
+
+
+def _prepare_home(settings: Settings) -> None:
+    """Have the folder, before anything is made in a database: also the one of the operator's token. Raises
+    ConfigurationError."""
+    home = _home(settings).make()
+    missing = [file for file in (settings.signing_key_file, settings.ledger_key_file) if not file.exists()]
+    if missing or settings.database_url == f"sqlite:///{settings.home / DATABASE_FILE}":
+        home.check_writable()
+
+
+def _first_operator(settings: Settings, store: Store, clock: Callable[[], float]) -> str | None:
+    """The first operator's token, into its file; None where there was one before."""
+    operators = Operators(store, settings.limits, clock)
+    if operators.were_any():
+        return None
+    _, token = operators.create(Role.ADMIN, FIRST_OPERATOR_TTL)
+    _home(settings).write(OPERATOR_TOKEN_FILE, token.encode("ascii") + b"\n")  # over one of another database
+    return token
