@@ -24,11 +24,11 @@ from registry.services.access.operators import LOCAL
 from registry.services.registry import Registry
 from registry.services.setup.initialise import initialise
 from registry.settings import Limits, Settings
-from registry.storage import keys, ledger
+from registry.storage.batched_writes import Write
 from registry.storage.engine import create_engine
-from registry.storage.ledger import Change
+from registry.storage.queries import keys, ledger
+from registry.storage.queries.ledger import Change
 from registry.storage.tables import services
-from registry.storage.together import Write
 from registry.storage.unit import Store
 from tests.support.postgres import Postgres
 

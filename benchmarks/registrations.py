@@ -21,9 +21,9 @@ from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.names import make_kid, service_id
 from registry.domain.keys import KeyRecord
-from registry.storage import keys, ledger, services
 from registry.storage.engine import create_engine
-from registry.storage.ledger import Addition, Change
+from registry.storage.queries import keys, ledger, services
+from registry.storage.queries.ledger import Addition, Change
 from registry.storage.unit import Store
 
 ROUNDS = 4

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from registry.domain.errors import StorageUnavailable
 from registry.settings import Limits
-from registry.storage import applicants, join_tokens, operator_tokens, used_tokens
+from registry.storage.queries import applicants, join_tokens, operator_tokens, used_tokens
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -34,9 +34,9 @@ from registry.services.setup.keyfiles import Sealer, read
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
 from registry.storage.engine import POSTGRESQL, DatabaseTimeouts, create_engine
+from registry.storage.queries.used_tokens import DatabaseReplayGuard
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
-from registry.storage.used_tokens import DatabaseReplayGuard
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from registry.storage.engine import (
     WRITES,
     count_pool_timeout,
 )
-from registry.storage.ledger import GUARD, LedgerGuard
+from registry.storage.queries.ledger import GUARD, LedgerGuard
 
 
 @contextmanager
@@ -100,7 +100,7 @@ class Store:
         """A transaction that writes. Within it, what is known about ``service`` is changed by nobody else.
 
         SQLite has one writer at a time anyway. On PostgreSQL writers about other services run beside this one until
-        it appends its entry (`registry.storage.ledger.append`). Raises StorageUnavailable.
+        it appends its entry (`registry.storage.queries.ledger.append`). Raises StorageUnavailable.
         """
         self._settle(committed=False)  # what an earlier one left that failed
         with self._errors(), self._writer.begin() as connection:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from registry.domain.errors import StorageUnavailable
 from registry.services.registry import Registry
-from registry.storage import ledger
+from registry.storage.queries import ledger
 from registry.web.counting import SHARED, answered
 from registry.web.wire import registry
 

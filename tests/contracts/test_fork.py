@@ -19,8 +19,8 @@ from peerseal.protocol.tokens.request import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
 from registry.services.setup.ceremony import Ceremony, signed, written
-from registry.storage import ledger
-from registry.storage.ledger import Change, append
+from registry.storage.queries import ledger
+from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import ledger_head
 from tests.contracts.backups import Backup
 from tests.registry.driver import BY, Clock, Driver, entries_of

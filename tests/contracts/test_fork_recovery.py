@@ -28,7 +28,7 @@ from registry.services.recovery.public_copy import RestoreRefused, Source
 from registry.services.recovery.restore import restore
 from registry.services.recovery.verify import verify
 from registry.services.setup import keyfiles
-from registry.storage.ledger import Change, append
+from registry.storage.queries.ledger import Change, append
 from tests.contracts.backups import Backup, keep
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, tables_of
 from tests.registry.in_process import InProcess

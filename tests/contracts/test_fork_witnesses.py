@@ -15,7 +15,7 @@ from registry.app import create_app
 from registry.domain.errors import LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import FILE, LedgerMemory
 from registry.services.recovery.histories import HistoryRefused
-from registry.storage.ledger import Change, append
+from registry.storage.queries.ledger import Change, append
 from tests.contracts.backups import Backup, keep
 from tests.contracts.test_fork import Lost, key, lost, outcome, ready, served, shown
 from tests.contracts.test_fork_recovery import declare, run

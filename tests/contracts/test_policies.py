@@ -28,7 +28,7 @@ from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
 from registry.settings import Limits
-from registry.storage import audit
+from registry.storage.queries import audit
 from registry.storage.tables import domain_settings, policies, services
 from registry.web.openapi.schemas import SCHEMAS
 from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of

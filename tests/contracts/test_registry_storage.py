@@ -29,11 +29,11 @@ from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
 from registry.settings import Limits
-from registry.storage import ledger
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate, newest_revision
+from registry.storage.queries import ledger
+from registry.storage.queries.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from registry.storage.tables import entries, keys, metadata
-from registry.storage.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 
 ROOT = Path(__file__).parents[2]

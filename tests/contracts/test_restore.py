@@ -37,7 +37,7 @@ from registry.services.recovery.restore import CLOSED_FOR, Restored, restore
 from registry.services.recovery.verify import verify
 from registry.services.setup import keyfiles
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, Rolled, signed, written
-from registry.storage.ledger import Change, append
+from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries, ledger_head, tiles
 from tests.contracts.backups import Backup, keep
 from tests.contracts.conftest import QUIET

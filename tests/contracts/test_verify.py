@@ -23,8 +23,8 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.request import sign_proof
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import Verified, verify
-from registry.storage import keys as keys_storage
-from registry.storage.ledger import Change, append
+from registry.storage.queries import keys as keys_storage
+from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import (
     domain_settings,
     entries,

@@ -25,7 +25,7 @@ from registry.services.keys.end_keys import Reason
 from registry.services.recovery.verify import verify
 from registry.services.registry import Registry
 from registry.settings import Limits, Settings
-from registry.storage.ledger import Change, append
+from registry.storage.queries.ledger import Change, append
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e

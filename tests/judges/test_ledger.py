@@ -23,7 +23,7 @@ from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, service_id
 from registry.services.authority import ledger_memory
-from registry.storage.ledger import Change, append, read_bodies
+from registry.storage.queries.ledger import Change, append, read_bodies
 from registry.storage.tables import entries, ledger_head
 from tests.registry.driver import BY, DOMAIN, Driver
 from tests.support.processes import gunicorn

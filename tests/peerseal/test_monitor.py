@@ -32,8 +32,8 @@ from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.transport.fetch import Answer, Fetcher
 from registry.domain.keys import KeyRecord
-from registry.storage import keys
-from registry.storage.ledger import Change, append
+from registry.storage.queries import keys
+from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries, ledger_head
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 

@@ -34,8 +34,8 @@ from registry.services.recovery.compare import LOST
 from registry.services.registry import Registry
 from registry.services.setup.initialise import initialise
 from registry.settings import Limits, Settings
-from registry.storage import keys, ledger
 from registry.storage.engine import create_engine
+from registry.storage.queries import keys, ledger
 from registry.storage.tables import domain_settings, join_tokens, operator_tokens, policies, registry_documents
 from registry.storage.tables import keys as keys_table
 from registry.storage.tables import services as services_table

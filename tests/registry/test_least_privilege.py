@@ -10,8 +10,8 @@ from sqlalchemy.exc import ProgrammingError
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
+from registry.storage.queries.used_tokens import PURGE_EVERY
 from registry.storage.tables import metadata
-from registry.storage.used_tokens import PURGE_EVERY
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
 from tests.support.newer_release import NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres

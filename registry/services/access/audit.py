@@ -6,12 +6,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from registry.settings import Limits
-from registry.storage import audit, ledger
+from registry.storage.queries import audit, ledger
 from registry.storage.unit import Store
 
 
 class Audit:
-    """Reads the trail; it is written by the acts themselves (`registry.storage.audit.record`)."""
+    """Reads the trail; it is written by the acts themselves (`registry.storage.queries.audit.record`)."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store

@@ -11,7 +11,7 @@ from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Verifier
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority.authority import AuthoritySource
-from registry.storage import keys
+from registry.storage.queries import keys
 from registry.storage.unit import Store
 
 

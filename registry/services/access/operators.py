@@ -15,9 +15,9 @@ from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.ledger.entries import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
 from registry.settings import Limits
-from registry.storage import audit, ledger, operator_tokens
-from registry.storage.ledger import Change, append
-from registry.storage.operator_tokens import OperatorTokenRecord
+from registry.storage.queries import audit, ledger, operator_tokens
+from registry.storage.queries.ledger import Change, append
+from registry.storage.queries.operator_tokens import OperatorTokenRecord
 from registry.storage.unit import Store
 
 PREFIX = "pso1"

@@ -17,7 +17,7 @@ from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.setup.keyfiles import read_key_pair, read_ledger_key
 from registry.settings import Settings
-from registry.storage import documents, ledger
+from registry.storage.queries import documents, ledger
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """No second history: a registry signs and appends only while the database's ledger continues the newest one known.
 
-Each edge of the tree that a use case reads passes here (`registry.storage.ledger.LedgerGuard`): one comparison in
-memory where it is the edge that this process knows, or has just appended; one query for the leaves in between where
+Each edge of the tree that a use case reads passes here (`registry.storage.queries.ledger.LedgerGuard`): one comparison
+in memory where it is the edge that this process knows, or has just appended; one query for the leaves in between where
 another process appended; a consistency proof (RFC 9162) otherwise, and after a restart. So it does not matter when the
 database was exchanged, or how: after a lost connection, a fail-over, a restore.
 
@@ -34,8 +34,8 @@ from registry.services.authority.ledger_memory import LedgerMemory, Remembered
 from registry.services.authority.statements import Entries, given_up, statements
 from registry.services.documents.tile_cache import TileCache
 from registry.settings import Settings
-from registry.storage import ledger
 from registry.storage.durability import in_recovery
+from registry.storage.queries import ledger
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
@@ -100,8 +100,8 @@ class _Growing(threading.local):
 
 
 class ForkGuard:
-    """A `registry.storage.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` those outside
-    must have been asked (`saw`, `asked`) before anything is signed, where this host remembers no ledger.
+    """A `registry.storage.queries.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` those
+    outside must have been asked (`saw`, `asked`) before anything is signed, where this host remembers no ledger.
 
     Safe to use from threads, and after a fork. The file is read when the first edge is checked.
     """

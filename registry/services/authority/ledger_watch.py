@@ -24,7 +24,7 @@ from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
 from registry.services.authority.authority import AuthoritySource
 from registry.services.authority.fork_guard import ForkGuard
 from registry.settings import Settings
-from registry.storage import ledger
+from registry.storage.queries import ledger
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, e
 from peerseal.protocol.ledger.merkle import frontier_at, leaf_hash
 from peerseal.protocol.tokens.request import LEEWAY
 from registry.services.documents.tile_cache import TileCache
-from registry.storage import documents, ledger
+from registry.storage.queries import documents, ledger
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from registry.services.documents.ledger import LedgerView
 from registry.services.documents.waiting import Place, Waiting
 from registry.services.group_commit import Together
 from registry.settings import Limits
-from registry.storage import ledger, services
 from registry.storage.notifications import word_of
+from registry.storage.queries import ledger, services
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 

@@ -13,7 +13,7 @@ from registry.domain.errors import BadRequest, Behind, LedgerContradicted, Ledge
 from registry.services.authority.authority import Authority, AuthoritySource
 from registry.services.documents.answers import BYTES, NOTE, Rendered
 from registry.services.documents.tile_cache import TileCache
-from registry.storage import keys, ledger
+from registry.storage.queries import keys, ledger
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 

@@ -18,9 +18,9 @@ from registry.domain.errors import BadRequest, LedgerContradicted, PreconditionF
 from registry.domain.policy import policy_from, policy_in, said_of, settings_from, text_of
 from registry.services.authority.authority import AuthoritySource
 from registry.settings import Limits
-from registry.storage import audit, policies, services
-from registry.storage.ledger import Change, append
-from registry.storage.policies import SettingEntry, SettingRow
+from registry.storage.queries import audit, policies, services
+from registry.storage.queries.ledger import Change, append
+from registry.storage.queries.policies import SettingEntry, SettingRow
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from registry.services.documents.answer_cache import FreshAnswers
 from registry.services.documents.answers import JWK_SET, JWT, Rendered
 from registry.services.documents.ledger import LedgerView
 from registry.settings import Limits
-from registry.storage import keys, ledger, services
-from registry.storage.ledger import Appended
+from registry.storage.queries import keys, ledger, services
+from registry.storage.queries.ledger import Appended
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 

@@ -20,7 +20,7 @@ from registry.services.documents.answers import JWT, Rendered
 from registry.services.documents.ledger import LedgerView
 from registry.services.documents.policies import read_policy, read_settings
 from registry.settings import Limits
-from registry.storage import ledger, services
+from registry.storage.queries import ledger, services
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 

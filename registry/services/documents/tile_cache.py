@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, levels_of
 from peerseal.protocol.ledger.merkle import HASH, NodeReader
-from registry.storage import ledger
+from registry.storage.queries import ledger
 
 _TILES_KEPT = 512
 """Complete tiles in memory with the hashes above them, some 40 KiB each. They never change."""

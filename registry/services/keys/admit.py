@@ -33,8 +33,8 @@ from registry.services.authority.authority import AuthoritySource
 from registry.services.group_commit import Together
 from registry.services.keys.join_tokens import JoinTokens
 from registry.settings import Limits
-from registry.storage import applicants, audit, keys, ledger, services
-from registry.storage.ledger import Addition, Appended, Change
+from registry.storage.queries import applicants, audit, keys, ledger, services
+from registry.storage.queries.ledger import Addition, Appended, Change
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from registry.domain.keys import Applicant, KeyState
 from registry.services.authority.authority import AuthoritySource
 from registry.services.keys.admit import Admission, Admitted
 from registry.settings import Limits
-from registry.storage import applicants, keys
+from registry.storage.queries import applicants, keys
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from registry.domain import lifecycle
 from registry.domain.errors import NotFound
 from registry.domain.keys import KeyRecord
 from registry.services.authority.authority import AuthoritySource
-from registry.storage import applicants, audit, keys, services
-from registry.storage.ledger import Change, append
+from registry.storage.queries import applicants, audit, keys, services
+from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from registry.domain.errors import BadRequest, JoinRefused, KeyTaken, NotFound
 from registry.services.authority.authority import AuthoritySource
 from registry.services.setup.keyfiles import Sealer
 from registry.settings import Limits
-from registry.storage import audit, join_tokens, keys, ledger
-from registry.storage.join_tokens import JoinTokenRecord
-from registry.storage.ledger import Change, append
-from registry.storage.together import Write
+from registry.storage.batched_writes import Write
+from registry.storage.queries import audit, join_tokens, keys, ledger
+from registry.storage.queries.join_tokens import JoinTokenRecord
+from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 

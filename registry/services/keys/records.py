@@ -11,7 +11,7 @@ from registry.domain.errors import NotFound
 from registry.domain.publication import record_json
 from registry.services.authority.authority import AuthoritySource
 from registry.settings import Limits
-from registry.storage import keys, ledger, services
+from registry.storage.queries import keys, ledger, services
 from registry.storage.unit import Store
 
 

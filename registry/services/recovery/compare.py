@@ -14,7 +14,7 @@ from registry.domain.differences import Difference
 from registry.domain.keys import KeyRecord
 from registry.domain.policy import policy_in
 from registry.domain.rebuild import PublicState
-from registry.storage import ledger
+from registry.storage.queries import ledger
 from registry.storage.tables import (
     domain_settings,
     join_tokens,

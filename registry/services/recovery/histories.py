@@ -36,8 +36,8 @@ from registry.services.authority.statements import statements
 from registry.services.documents.tile_cache import TileCache
 from registry.services.setup import keyfiles
 from registry.settings import NO_PASSPHRASE
-from registry.storage import audit, documents, ledger
-from registry.storage.ledger import Change, append
+from registry.storage.queries import audit, documents, ledger
+from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 KEPT_FOR: Final = 1.0

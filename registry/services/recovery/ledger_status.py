@@ -7,7 +7,7 @@ from typing import Any
 from peerseal.protocol.ledger.history_statement import Head
 from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
 from registry.services.registry import Registry
-from registry.storage import ledger
+from registry.storage.queries import ledger
 from registry.storage.unit import Store
 
 FORKED = (

@@ -28,8 +28,8 @@ from registry.services.recovery.public_copy import PublicCopy, RestoreRefused, S
 from registry.services.recovery.repair import align
 from registry.services.recovery.verify import check_kept, claimed_size
 from registry.settings import Limits
-from registry.storage import applicants, audit, branch, ledger, used_tokens
-from registry.storage.ledger import Change, append
+from registry.storage.queries import applicants, audit, branch, ledger, used_tokens
+from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 NAMED: Final = 20

@@ -26,7 +26,7 @@ from peerseal.protocol.ledger.checkpoint import ledger_jwk
 from registry.services.setup import keyfiles
 from registry.services.setup.initialise import decode_document, issue
 from registry.settings import NO_PASSPHRASE, Settings
-from registry.storage import documents
+from registry.storage.queries import documents
 from registry.storage.unit import Store
 
 

@@ -27,9 +27,9 @@ from registry.services.authority.fork_guard import ForkGuard
 from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.setup import keyfiles
 from registry.settings import DATABASE_FILE, Settings
-from registry.storage import audit, documents, ledger, services
-from registry.storage.ledger import Change, append
 from registry.storage.migrate import migrate
+from registry.storage.queries import audit, documents, ledger, services
+from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 FIRST_OPERATOR_TTL = 90 * 24 * 3600

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, Row, ScalarSelect, bindparam, 
 
 from peerseal.protocol.encoding import canonical_json
 from registry.domain.keys import KeyRecord
+from registry.storage.batched_writes import Write
 from registry.storage.tables import keys
-from registry.storage.together import Write
 
 _RECORD = (
     keys.c.thumbprint,

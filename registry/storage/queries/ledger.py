@@ -12,9 +12,9 @@ from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
+from registry.storage.batched_writes import Write, write_together
 from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import ENDINGS, HISTORIES, entries, ledger_head, tiles
-from registry.storage.together import Write, write_together
 
 _HEAD = select(ledger_head.c.size)
 _FRONTIER = select(ledger_head.c.size, ledger_head.c.frontier)

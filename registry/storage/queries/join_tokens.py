@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass, field
 
 from sqlalchemy import BigInteger, Connection, bindparam, delete, insert, select, update
 
-from registry.storage.keys import joined_count_of
+from registry.storage.batched_writes import Write
+from registry.storage.queries.keys import joined_count_of
 from registry.storage.tables import join_tokens
-from registry.storage.together import Write
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, select
 
 from peerseal.protocol.names import REGISTRY
+from registry.storage.batched_writes import Write
 from registry.storage.tables import services
-from registry.storage.together import Write
 from registry.storage.upsert import inserts
 
 _SEQ = select(services.c.seq).where(services.c.name == bindparam("of"))

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, insert, select
 
 from peerseal.protocol.encoding import canonical_json
-from registry.storage.ledger import lock
+from registry.storage.queries.ledger import lock
 from registry.storage.tables import audit
 
 APPLICANT_REJECTED: Final = "applicant_rejected"

@@ -1,0 +1,1 @@
+"""Queries and changes, one table or two a module."""
