@@ -11,9 +11,9 @@ from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
-from registry.web import (
+from registry.web import counting, limiting, problems
+from registry.web.routes import (
     applicants,
-    counting,
     described,
     documents,
     exchange,
@@ -21,12 +21,10 @@ from registry.web import (
     histories,
     keys,
     ledger,
-    limiting,
     metrics,
     operator_tokens,
     operators,
     policies,
-    problems,
     wellknown,
 )
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request

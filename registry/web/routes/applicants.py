@@ -1,4 +1,4 @@
-"""Applicants: who waits, and who gets in. They apply by registering (`registry.web.keys`)."""
+"""Applicants: who waits, and who gets in. They apply by registering (`registry.web.routes.keys`)."""
 
 from flask import Blueprint, Response
 

@@ -1,0 +1,1 @@
+"""The routes, one group a module: parse, call the use case, render."""
