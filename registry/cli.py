@@ -136,7 +136,7 @@ def _initialise(settings: Settings, trust_domain: str | None, default_domain: st
 )
 def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     """Runs the registry under gunicorn."""
-    from registry.server import run
+    from registry.serving.server import run
 
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")

@@ -78,7 +78,8 @@ class Limits:
     """Seconds that a call for changes may ask to wait (docs/protocol.md)."""
     waiting_calls: int | None = None
     """Calls that wait for a change at once, of one process; one more is answered at once, and asks now and then
-    instead. None: as many as the server is known to have room for, which is none but under `registry.worker`."""
+    instead. None: as many as the server is known to have room for, which is none but under
+    `registry.serving.worker`."""
     waiting_calls_of_address: int = 5_000
     """Of these, calls from one address, or one IPv6 /64: a host of many services, or a fleet behind one NAT. It leaves
     others half of the places. Strangers who take them all, from many addresses, only have peers ask instead."""

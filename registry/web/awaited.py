@@ -33,7 +33,7 @@ class Later(Published):
 
 class Awaited:
     """The body of such an answer. Iterating over it holds the thread until the wait at ``place`` has ended. A server
-    without threads to spare iterates after that (`registry.worker`)."""
+    without threads to spare iterates after that (`registry.serving.worker`)."""
 
     def __init__(self, place: Place, seconds: float, again: Callable[[], Iterable[bytes]]) -> None:
         self.place = place

@@ -12,9 +12,9 @@ from demo.containers.settings import settings
 from demo.domain import CLIENT, DOMAIN, INVOICING, LEGACY, LOGIN_ISSUER
 from demo.processes import ROOT
 from registry.domain.policy import settings_from
-from registry.gunicorn_conf import graceful_timeout
+from registry.serving.gunicorn_conf import graceful_timeout
+from registry.serving.worker import LINGER
 from registry.settings import DRAIN_SECONDS
-from registry.worker import LINGER
 
 FOR_PEOPLE = {"httpservice", "legacy-shop"}
 

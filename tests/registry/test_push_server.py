@@ -18,8 +18,8 @@ from sqlalchemy import make_url
 from demo.processes import ROOT, ServerOptions, environment
 from demo.stack import Stack
 from peerseal.protocol.encoding import b64url_decode
-from registry import gunicorn_conf
 from registry.services.registry import Registry
+from registry.serving import gunicorn_conf
 from registry.settings import Limits, Settings
 from tests.registry.test_metrics import samples_of
 from tests.support.load import at_a_time, get
@@ -197,7 +197,7 @@ def test_a_worker_takes_no_more_connections_than_it_may_have_descriptors(
 ) -> None:
     script = (
         f"import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (300, {hard}))\n"
-        "from registry.worker import connections_allowed as allowed\n"
+        "from registry.serving.worker import connections_allowed as allowed\n"
         "print(allowed(5_000), r.getrlimit(r.RLIMIT_NOFILE)[0])"
     )
     environ = environment({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})

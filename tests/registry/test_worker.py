@@ -299,7 +299,7 @@ def test_another_class_of_workers_is_warned_of_and_lets_no_call_wait(tmp_path: P
     conf.write_text("from registry.gunicorn_conf import *\nworker_class = 'gthread'\n")
     with plain(tmp_path, config=str(conf)) as server:
         server.wait_until_prints(
-            "worker class gthread, not registry.worker.Worker: calls for changes are answered at once"
+            "worker class gthread, not registry.serving.worker.Worker: calls for changes are answered at once"
         )
         began = time.monotonic()
         answer = raw_exchange(address(server), b"GET /v1/changes?since=1&wait=20 HTTP/1.0\r\nHost: x\r\n\r\n")

@@ -4,7 +4,8 @@ A call that waits holds no connection to the database and no lock. The thread th
 first of them, in the process that serves it, and ends some time after the last. It makes each list once, and hands it
 to all who wait for it.
 
-Calls wait only where the server is known to have room for them: `registry.worker` says so, or the operator does.
+Calls wait only where the server is known to have room for them: `registry.serving.worker` says so, or the operator
+does.
 
 The first change is told at once. Then there is a pause, as long as answering took or may take: whoever was told comes
 again, and where changes come one upon the other, hundreds of peers would ask for each, and nothing else be served.

@@ -23,9 +23,9 @@ from gunicorn.http import wsgi  # type: ignore[import-untyped]
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import base  # type: ignore[import-untyped]
 
-from registry import gunicorn_conf
-from registry.connection import LINGER, Connection
-from registry.incoming import Incoming
+from registry.serving import gunicorn_conf
+from registry.serving.connection import LINGER, Connection
+from registry.serving.incoming import Incoming
 from registry.web.awaited import Awaited
 from registry.web.wire import EXTENSION
 
@@ -56,7 +56,7 @@ class Answer:
         self.pieces.append(bytes(piece))
 
     def send(self, _piece: bytes) -> None:
-        """gunicorn's "100 Continue", which `registry.incoming` has sent in time."""
+        """gunicorn's "100 Continue", which `registry.serving.incoming` has sent in time."""
 
     def gettimeout(self) -> float:
         """As of a socket that never blocks."""

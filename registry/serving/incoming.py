@@ -10,7 +10,7 @@ from gunicorn import http  # type: ignore[import-untyped]
 from gunicorn.http.body import ChunkedReader  # type: ignore[import-untyped]
 from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, NoMoreData  # type: ignore[import-untyped]
 
-from registry import gunicorn_conf
+from registry.serving import gunicorn_conf
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request line with all headers. gunicorn limits their number and the length of each."""

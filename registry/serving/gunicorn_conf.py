@@ -1,13 +1,13 @@
 """How gunicorn serves a registry: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``.
 
-The names below are gunicorn's settings; `registry.server` takes them from here too.
+The names below are gunicorn's settings; `registry.serving.server` takes them from here too.
 """
 
 import os
 import threading
 from typing import Any
 
-from registry.drain import DRAIN
+from registry.serving.drain import DRAIN
 from registry.settings import Settings, drain_seconds
 
 SERVED_AT_ONCE = 8
@@ -15,7 +15,7 @@ SERVED_AT_ONCE = 8
 WAITING_CALLS = 10_000
 """Calls that may wait for a change in one worker, where it has descriptors for them: 12 KiB each."""
 
-worker_class = "registry.worker.Worker"
+worker_class = "registry.serving.worker.Worker"
 threads = SERVED_AT_ONCE
 worker_connections = 1000  # of one worker, beside those whose call waits for a change; more wait in the kernel's queue
 backlog = 512

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-from registry import gunicorn_conf
-from registry.incoming import PIECE
+from registry.serving import gunicorn_conf
+from registry.serving.incoming import PIECE
 
 LINGER = 2
 """Seconds for which a connection is kept that ends: for the rest of a request that was refused, or a next one that a

@@ -5,9 +5,9 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
-from registry import gunicorn_conf
 from registry.app import create_app, log_to_stderr, watching
-from registry.drain import DRAIN
+from registry.serving import gunicorn_conf
+from registry.serving.drain import DRAIN
 from registry.settings import Settings
 
 

@@ -1,0 +1,1 @@
+"""What stands around the application: gunicorn's settings, worker, connections and stop."""
