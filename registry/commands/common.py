@@ -15,7 +15,7 @@ from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
-from registry.console import Console, HttpConsole, LocalConsole
+from registry.commands.operator_client import Console, HttpConsole, LocalConsole
 from registry.domain.errors import SchemaRefused
 from registry.services.access.operators import check_operator_token
 from registry.services.registry import Registry

@@ -12,7 +12,7 @@ from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.terminal import say
 from registry.commands.common import WholeNumber, json_option, show, the_console, url_option, without_mark
-from registry.console import Console
+from registry.commands.operator_client import Console
 from registry.domain.errors import BadRequest
 from registry.domain.policy import explain, explain_domain, settings_from
 

@@ -20,7 +20,7 @@ from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher
 from peerseal.verify.issuers import OidcIssuer
-from registry.console import HttpConsole
+from registry.commands.operator_client import HttpConsole
 from tests.peerseal.served import served
 from tests.support.issuer import running_issuer
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server

@@ -16,7 +16,7 @@ import peerseal
 from demo.processes import BIN, Server, environment, free_port, gunicorn
 from peerseal.errors import PeersealError
 from peerseal.protocol.tokens.request import new_jti
-from registry.console import LocalConsole
+from registry.commands.operator_client import LocalConsole
 from registry.services.registry import Registry
 from registry.settings import Settings
 from tests.support.postgres import Postgres

@@ -19,7 +19,7 @@ import peerseal
 from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens.request import new_jti
-from registry.console import LocalConsole
+from registry.commands.operator_client import LocalConsole
 from registry.services.authority.ledger_memory import FILE
 from registry.services.keys.end_keys import Reason
 from registry.services.recovery.verify import verify
