@@ -30,7 +30,7 @@ def rows(text: str) -> list[list[str]]:
 def named_tests(cell: str) -> list[tuple[str, str]]:
     """(file, test) of each test in ``cell``. A file counts for all tests up to the next one."""
     found, file = [], ""
-    for place, test in re.findall(r"(?<!\S)([a-z0-9]+/test_\w+) |`(test_\w+)`", cell):
+    for place, test in re.findall(r"(?<!\S)([a-z0-9]+(?:/[a-z_]+)*/test_\w+) |`(test_\w+)`", cell):
         file = place or file
         if test:
             found.append((file, test))

@@ -17,7 +17,7 @@ from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.testing import Clock
 from peerseal.verify.replay.guards import ReplayGuard
 from tests.peerseal.served import Child, in_children
-from tests.peerseal.test_replay import START, UNTIL, ReplayGuardContract
+from tests.peerseal.verify.test_replay import START, UNTIL, ReplayGuardContract
 from tests.support.certificates import Authority
 from tests.support.redis import Redis, running_redis
 

@@ -30,7 +30,7 @@ from peerseal.prometheus import PeersealCollector
 from peerseal.runtime.files import Folder
 from peerseal.runtime.metrics import MOST, Tally
 from peerseal.testing import Clock, MemoryRegistry
-from tests.peerseal.test_audit_log import Messages, event_headers, verifier_of
+from tests.peerseal.verify.test_audit_log import Messages, event_headers, verifier_of
 from tests.support.asgi import Callee, signed
 from tests.support.wire import raw_server
 
@@ -447,7 +447,7 @@ def test_a_forked_child_counts_from_nothing(tmp_path: Path) -> None:
 
 
 def test_every_name_is_documented() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     names = set()
     for file in (root / "peerseal").rglob("*.py"):
         names |= set(re.findall(r'"(peerseal_[a-z_]+_total)"', file.read_text()))
