@@ -70,8 +70,8 @@ THOROUGH = tuple(
         "judges/test_npm",
         "messaging/test_consumer",
         "messaging/test_kafka_records",
-        "registry/test_draining",
-        "registry/test_push_server",
+        "registry/serving/test_draining",
+        "registry/serving/test_push_server",
     )
 )
 

@@ -16,8 +16,8 @@ from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
 from registry.settings import Limits
+from tests.registry.domain.test_key_quality import pair, prime
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
-from tests.registry.test_key_quality import pair, prime
 
 LIMITS = Limits(applicants_kept=5, applicants_of_service=3, joined_keys=4)
 

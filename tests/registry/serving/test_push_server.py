@@ -21,7 +21,7 @@ from peerseal.protocol.encoding import b64url_decode
 from registry.services.registry import Registry
 from registry.serving import gunicorn_conf
 from registry.settings import Limits, Settings
-from tests.registry.test_metrics import samples_of
+from tests.registry.web.test_metrics import samples_of
 from tests.support.load import at_a_time, get
 from tests.support.processes import LOOPBACK, Server, gunicorn
 from tests.support.waiters import until

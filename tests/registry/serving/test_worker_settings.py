@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import BIN
-from tests.registry.test_worker import ALIVE, address, plain
+from tests.registry.serving.test_worker import ALIVE, address, plain
 from tests.support.certificates import Authority
 from tests.support.processes import LOOPBACK, Server, free_port
 from tests.support.waiters import until

@@ -66,5 +66,5 @@ def test_a_node_says_at_its_start_which_command_is_missing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("file", ["Dockerfile", "demo/stack.py"])
 def test_whoever_runs_the_plain_target_gives_gunicorn_this_configuration(file: str) -> None:
-    text = (Path(__file__).parents[2] / file).read_text()
+    text = (Path(__file__).parents[3] / file).read_text()
     assert "python:registry.gunicorn_conf" in text

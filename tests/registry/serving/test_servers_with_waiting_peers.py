@@ -18,7 +18,7 @@ import pytest
 
 from demo.processes import BIN, LOOPBACK, Server, free_port
 from peerseal.runtime.limits import TrustLimits
-from tests.registry.test_push_server import head_of
+from tests.registry.serving.test_push_server import head_of
 from tests.support.load import get
 from tests.support.waiters import until
 
