@@ -5,7 +5,8 @@ database. `KnownService` is what the trust store believes of one service, and ho
 changes alters that belief.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
@@ -71,6 +72,19 @@ class KeySource(Protocol):
     def policy(self, service_id: str) -> CallPolicy | None:
         """Who may call the service with that id, as operators laid it down; None where they left it to the service's
         code. The same object as long as it says the same. Raises TrustUnavailable where it cannot be had now."""
+
+
+class BoundedKeySource(KeySource, Protocol):
+    """A KeySource that may have to wait for its answers, and bounds that."""
+
+    def deadline(self) -> AbstractContextManager[object]:
+        """Around the questions of one verification: within it they wait for so long at most, all together."""
+
+
+def deadline_of(keys: KeySource) -> Callable[[], AbstractContextManager[object]]:
+    """What makes the deadline of one verification: the source's own, or none where it has no such bound."""
+    deadline: Callable[[], AbstractContextManager[object]] = getattr(keys, "deadline", nullcontext)
+    return deadline
 
 
 class Dated:

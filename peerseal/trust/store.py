@@ -19,6 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from peerseal.audit.ledger_reader import check_pin
@@ -30,7 +31,7 @@ from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
-from peerseal.transport.deadline import check_may_wait, no_longer_in_all
+from peerseal.transport.deadline import Deadline, check_may_wait, no_longer_in_all
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
 from peerseal.trust.background import Heard, Rounds
@@ -151,8 +152,7 @@ class TrustStore:
         notice_fork()
         root = self._reader.root
         if root is None or self._clock() >= root.expires_at:
-            check_may_wait()
-            with no_longer_in_all(self._limits.patience, last=False):
+            with self._waiting(last=False):
                 root = self._reader.registry_keys()
         return root.subject
 
@@ -164,8 +164,7 @@ class TrustStore:
         if found is not None and self._clock() < found[1].good_until and self._awake.lasts(found[1].period):
             self._hits += 1  # without a lock: a count of so many may miss one
             return found[0]
-        check_may_wait()
-        with no_longer_in_all(self._limits.patience, last=True):
+        with self._waiting(last=True):
             self._misses += 1
             return self._keys.ask(kid)
 
@@ -176,8 +175,7 @@ class TrustStore:
         held = self._policies.held.get(service_id)
         if held is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
             return held.value
-        check_may_wait()
-        with no_longer_in_all(self._limits.patience, last=False):
+        with self._waiting(last=False):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing
             return self._policies.ask(service_id)
@@ -192,8 +190,7 @@ class TrustStore:
         found = self._statements.known(kid)
         if found is not None:
             return found
-        check_may_wait()
-        with no_longer_in_all(self._limits.patience, last=True):
+        with self._waiting(last=True):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
                 raise UnknownKey("a key of another trust domain")
@@ -205,9 +202,17 @@ class TrustStore:
         for held in list(self._domain.held.values()):
             if held.value is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
                 return held.value
-        check_may_wait()
-        with no_longer_in_all(self._limits.patience, last=False):
+        with self._waiting(last=False):
             return self._domain.ask(registry_id(self.domain))
+
+    def deadline(self) -> Deadline:
+        """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
+        return Deadline(self._limits.patience)
+
+    def _waiting(self, *, last: bool) -> AbstractContextManager[None]:
+        """Around what a question does that memory does not answer. Raises WouldWait."""
+        check_may_wait()
+        return no_longer_in_all(self._limits.patience, last=last)
 
     def _begin(self) -> None:
         """What each question to this store does first: have the background thread in this process."""
