@@ -14,7 +14,7 @@ from peerseal.identity.key_folder import HeldKey
 from peerseal.identity.signing import TokenSigner
 from peerseal.protocol.names import qualify, service_id
 from peerseal.protocol.policies import DERIVED_FROM
-from peerseal.protocol.tokens.request import LEEWAY, new_jti
+from peerseal.protocol.tokens.claims import LEEWAY, new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TransactionToken
 from peerseal.trust.store import TrustStore
 from peerseal.verify.context import Transaction

@@ -23,8 +23,8 @@ from peerseal.identity.enrolment import (
     refusal_behind,
 )
 from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.key_set import ACTIVE
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id

@@ -13,8 +13,9 @@ from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest
 from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.tokens.assertion import ASSERTION_TYP, assertion_claims
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken, payload_hash
-from peerseal.protocol.tokens.request import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.request import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, TransactionToken, transaction_hash
 from peerseal.runtime.options import shortened
 from peerseal.verify.target import is_origin_form

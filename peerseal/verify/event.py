@@ -43,8 +43,9 @@ from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 from peerseal.protocol.policies import check_audience
+from peerseal.protocol.tokens.claims import LEEWAY, check_times
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
-from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
+from peerseal.protocol.tokens.request import BLANKS
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 from peerseal.trust.beliefs import KeySource, check_window
 from peerseal.verify.allow import AllowPolicy, read_allow

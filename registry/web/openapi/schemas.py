@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from peerseal.protocol.documents.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
+from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 

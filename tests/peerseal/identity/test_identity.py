@@ -26,7 +26,7 @@ from peerseal.errors import (
 from peerseal.identity import rotation as keeper
 from peerseal.identity.enrolment import Enrolment
 from peerseal.identity.rotation import KeyKeeper
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry

@@ -8,7 +8,7 @@ import pytest
 
 from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, Replayed, TrustUnavailable, WrongBinding
 from peerseal.protocol.encoding import b64url, digest_header
-from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
 from peerseal.verify.request import Peer, RequestHeaders, Verifier
 from tests.attacks.forge import (
