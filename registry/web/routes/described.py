@@ -6,7 +6,7 @@ from functools import cache
 from flask import Blueprint, Response
 
 from peerseal.protocol.encoding import canonical_json
-from registry.services.documents.answers import Rendered
+from registry.services.documents.answer_cache import PublicAnswer
 from registry.web.openapi.document import document
 from registry.web.openapi.page import POLICY, page
 from registry.web.wire import published, registry
@@ -29,15 +29,15 @@ def docs() -> Response:
 
 
 @cache
-def _openapi(prefix: str) -> Rendered:
+def _openapi(prefix: str) -> PublicAnswer:
     return _lasting(canonical_json(document(prefix)), "application/json")
 
 
 @cache
-def _page() -> Rendered:
+def _page() -> PublicAnswer:
     return _lasting(page(document()).encode("utf-8"), "text/html; charset=utf-8")
 
 
-def _lasting(body: bytes, content_type: str) -> Rendered:
+def _lasting(body: bytes, content_type: str) -> PublicAnswer:
     now = int(time.time())
-    return Rendered.of(body, content_type, 0, 0, now, now)
+    return PublicAnswer.of(body, content_type, 0, 0, now, now)
