@@ -1,6 +1,6 @@
 # Three images: the registry; and for docker-compose.yml the example services, and the demo's own parts (the identity
 # provider, HTTPie for people, what runs once).
-#   make image     # peerseal-registry:local; docs/operations.md says how to run it
+#   make image     # peerseal-registry:local; docs/how-to/operations.md says how to run it
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS registry-build

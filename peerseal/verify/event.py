@@ -98,7 +98,7 @@ class EventVerifier:
     registry issued in exchange for a user's counts only where ``allow`` gives its scope to ``registry`` as well as to
     the service that asked for it, and, where it binds no payload, only with ``unsafe_unbound_payload``: then whoever
     can write to the topic chooses what the event says. ``audit`` turns the audit of accepted events on or off; None
-    leaves it to ``PEERSEAL_AUDIT`` (docs/audit.md). Raises ConfigurationError, InvalidName or MalformedToken.
+    leaves it to ``PEERSEAL_AUDIT`` (docs/how-to/audit.md). Raises ConfigurationError, InvalidName or MalformedToken.
     """
 
     def __init__(

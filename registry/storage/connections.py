@@ -29,7 +29,7 @@ READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
 """The error of a standby, and of a server that was made read-only (SQLSTATE 25006)."""
 NO_RIGHT = psycopg.errors.InsufficientPrivilege
 """The error for a role without the privileges of migrations/roles.sql."""
-GRANT = "run migrations/roles.sql (docs/operations.md)"
+GRANT = "run migrations/roles.sql (docs/how-to/operations.md)"
 """The remedy."""
 
 TRY_AFTER = 2
