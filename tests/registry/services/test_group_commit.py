@@ -34,7 +34,7 @@ class Doubling:
             under_way = pool.submit(self.group_commit.do, first)
             assert self.busy.wait(10)
             waiting = [pool.submit(self.group_commit.do, number) for number in others]
-            while self.together.waiting < len(others):
+            while self.group_commit.waiting < len(others):
                 threading.Event().wait(0.001)
             self.go_on.set()
             return [outcome_of(future) for future in (under_way, *waiting)]
