@@ -1,16 +1,17 @@
 # Three images: the registry; and for docker-compose.yml the example services, and the demo's own parts (the identity
 # provider, HTTPie for people, what runs once).
-#   make image     # peerseal-registry:local; docs/operations.md says how to run it
+#   make image     # peerseal-registry:local; docs/how-to/operations.md says how to run it
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS registry-build
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/peerseal
-COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY setup.cfg pyproject.toml MANIFEST.in VERSION README.md LICENSE ./
 COPY peerseal peerseal
 COPY registry registry
 COPY migrations migrations
-RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[registry]"
+COPY distributions distributions
+RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir . ./distributions/registry
 
 FROM registry-build AS examples-build
 RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[all]"

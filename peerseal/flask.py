@@ -13,8 +13,8 @@ One check runs as soon as Flask has routed the request: before receivers of the 
 preprocessors and ``before_request`` functions of the application and its blueprints, before a body is parsed, and
 before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier
 than the check run WSGI middleware, the conversion of path parameters (``to_python`` of URL converters) and the opening
-of the session (docs/servers.md): none of these may tell a stranger what is there. View, teardown functions and what is
-streamed run for the request's transaction, and the thread for none between requests.
+of the session (docs/reference/servers.md): none of these may tell a stranger what is there. View, teardown functions
+and what is streamed run for the request's transaction, and the thread for none between requests.
 """
 
 import functools
@@ -89,7 +89,7 @@ class PeerAuth:
     ``report_only`` a call that would be refused is logged, counted and let through, with `current_peer` unbound.
     ``verifier`` replaces the one that is made of the identity, and ``allow`` and ``replay`` with it. ``audit`` turns
     the audit of accepted calls on or off, the identity's by default; ``on_verified`` is called with the
-    `peerseal.Accepted` of each (docs/audit.md).
+    `peerseal.Accepted` of each (docs/how-to/audit.md).
 
     Nothing is fetched or opened here or in `init_app` beyond the replay guard's folder, so both may come before a fork.
     """

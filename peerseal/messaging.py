@@ -180,7 +180,7 @@ class EventConsumer:
     While the application works on an event, `peerseal.current_transaction` is the event's, as far as ``identity`` may
     mint. ``pauses`` are the seconds before another attempt at the same message, the last one again and again. ``audit``
     turns the audit of accepted events on or off, the identity's by default, and ``on_verified`` is called with the
-    `peerseal.Accepted` of each: once for each delivery, however many attempts it takes (docs/audit.md).
+    `peerseal.Accepted` of each: once for each delivery, however many attempts it takes (docs/how-to/audit.md).
     """
 
     PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -170,7 +170,7 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], **changes: object) -> Self:
-        """From the variables in `KNOWN`, as docs/settings.md has them. Raises ConfigurationError."""
+        """From the variables in `KNOWN`, as docs/reference/settings.md has them. Raises ConfigurationError."""
         warn_of_unknown(environ, "REGISTRY_", KNOWN)
         read = environment.settings_of(environ)
         home = (read.path("REGISTRY_HOME") or Path(DEFAULT_HOME)).absolute()

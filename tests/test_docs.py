@@ -13,7 +13,7 @@ TESTS = {
 
 @pytest.mark.parametrize(("page", "least"), [("threat-model", 100), ("faults", 0)])
 def test_every_test_that_a_page_names_exists(page: str, least: int) -> None:
-    text = (ROOT / f"docs/{page}.md").read_text()
+    text = (ROOT / f"docs/reference/{page}.md").read_text()
     defined = set(re.findall(r"def (test_\w+)", "\n".join(TESTS.values())))
     named = set(re.findall(r"`(test_\w+)`", text))
     files = set(

@@ -1,4 +1,4 @@
-"""docs/mission.md names promises, places and tests that are there."""
+"""docs/reference/mission.md names promises, places and tests that are there."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ from registry.cli import main as registry_commands
 from registry.web.openapi.document import document
 from tests.test_docs import ROOT, TESTS
 
-PAGE = (ROOT / "docs/mission.md").read_text()
+PAGE = (ROOT / "docs/reference/mission.md").read_text()
 KEPT, _, NOT_YET = PAGE.partition("\n## Not yet\n")
 EXAMPLES = "\n".join(
     path.read_text() for name in ("client_service", "resource_service") for path in ROOT.glob(f"{name}/**/*.py")
 )
-SETTINGS = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/settings.md"))
+SETTINGS = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/reference/settings.md"))
 
 
 def rows(text: str) -> list[list[str]]:

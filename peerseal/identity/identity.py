@@ -70,7 +70,7 @@ class Identity:
     ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to end retires the
     keys, and the next start needs a new join token. None: so without a key folder, whose keys would be lost, and not
     with one, where a restart or a recycled worker goes on with the keys. ``audit`` turns the audit of what this service
-    accepts and mints on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/audit.md).
+    accepts and mints on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/how-to/audit.md).
     ``fetcher`` calls the registry in the place of HTTP.
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of

@@ -1,4 +1,4 @@
-"""Calls that fail fast: a circuit breaker and a bulkhead for each origin (docs/failing-fast.md).
+"""Calls that fail fast: a circuit breaker and a bulkhead for each origin (docs/how-to/failing-fast.md).
 
 They know no HTTP library. A thread waits in `Circuit.place`; an event loop would await the future of `Circuit.ask`.
 Everything else returns at once. The state is this process's own; a forked child begins with all circuits closed.

@@ -19,7 +19,6 @@ There is no step 11: brokers deliver again, and consumers count an event once by
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from datetime import timedelta
 from types import MappingProxyType
@@ -44,7 +43,7 @@ from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
-from peerseal.trust.beliefs import KeySource, TrustedKey, check_window
+from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.audit_log import AuditLog
 from peerseal.verify.derivation import derivation_fault
@@ -96,8 +95,8 @@ class EventVerifier:
     in seconds. A token that the registry issued in exchange for a user's token counts only where ``allow`` gives its
     scope to ``registry`` as well as to the service that asked for it. Where it binds no payload, it counts only with
     ``unsafe_unbound_payload``: then anyone who can write to the topic chooses what the event says. ``audit`` turns the
-    audit of accepted events on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/audit.md). Raises ConfigurationError,
-    InvalidName or MalformedToken.
+    audit of accepted events on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/how-to/audit.md). Raises
+    ConfigurationError, InvalidName or MalformedToken.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class EventVerifier:
         check_callable("clock", clock)
         check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
-        self._deadline: Callable[[], AbstractContextManager[object]] = getattr(trust, "deadline", nullcontext)
+        self._deadline = deadline_of(trust)
         self._audience = check_audience(audience)
         self._allow = read_allow(allow)
         self._max_age = max_age.total_seconds()

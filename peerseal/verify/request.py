@@ -23,7 +23,6 @@ policy for the service, by that as well; the registry is not asked about callers
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -49,12 +48,12 @@ from peerseal.protocol.tokens.request import (
     check_times,
 )
 from peerseal.runtime.options import check_callable, check_number
-from peerseal.trust.beliefs import KeySource, TrustedKey, check_window
+from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.context import Transaction
 from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
-from peerseal.verify.token_reader import TokenReader, UnverifiedPeerToken
+from peerseal.verify.token_reader import Signer, TokenReader, UnverifiedPeerToken
 from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
@@ -89,7 +88,8 @@ class Peer(NamedTuple):
 class CheckedHead(NamedTuple):
     """A request of which all is checked up to the headers of step 8."""
 
-    unverified: UnverifiedPeerToken
+    signer: Signer
+    claims: dict[str, Any]
     scopes: frozenset[str]
     headers: Mapping[str, str]
     now: float
@@ -131,7 +131,7 @@ class Verifier:
         check_callable("clock", clock)
         check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
-        self._deadline: Callable[[], AbstractContextManager[object]] = getattr(trust, "deadline", nullcontext)
+        self._deadline = deadline_of(trust)
         self._audience_name = check_peer_name(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
@@ -213,7 +213,7 @@ class Verifier:
         """The first part of `check`: steps 3 to 8 without the content. An adapter that streams reads a long body after
         this."""
         source = source or self._trust
-        signer, claims, *_ = unverified
+        signer, claims = unverified.signer, unverified.claims
         audience, allowed = self._in_domain or self._enter_domain(source)
         scopes = self._scopes_of(signer.caller, audience, allowed, source)  # 3, 10
         key = source.key(signer.kid)
@@ -224,13 +224,13 @@ class Verifier:
         check_window(issued_at, key, leeway)
         headers = by_lower_name(headers, claims["headers"])
         check_binding(claims, method, target, headers)  # 8
-        return CheckedHead(unverified, scopes, headers, now, source)
+        return CheckedHead(signer, claims, scopes, headers, now, source)
 
     def check_body(
         self, head: CheckedHead, body: bytes | Callable[[], bytes] = b"", *, scope: str | None = None
     ) -> CheckedRequest:
         """The second part of `check`: the content in step 8, then steps 9 and 10."""
-        (signer, claims, *_), scopes, headers, now, source = head
+        signer, claims, scopes, headers, now, source = head
         check_content(claims, body)  # 8
         transaction = None
         if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:

@@ -33,7 +33,7 @@ READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
 """What a standby says, and a server that was made read-only (SQLSTATE 25006)."""
 NO_RIGHT = psycopg.errors.InsufficientPrivilege
 """What PostgreSQL says to a role without the rights of migrations/roles.sql."""
-GRANT = "run migrations/roles.sql (docs/operations.md)"
+GRANT = "run migrations/roles.sql (docs/how-to/operations.md)"
 """The remedy."""
 
 WRITES = "registry_writes"

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here"),
 ]
 
-PAGE = (ROOT / "docs/access-tokens.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/how-to/access-tokens.md").read_text(encoding="utf-8")
 
 
 def of_the_page(pattern: str) -> str:

@@ -130,7 +130,7 @@ def invoices_of(compose: Compose, user: str, count: int) -> list[Any]:
     return list(found)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/examples.md", "docker-compose.yml"])
+@pytest.mark.parametrize("page", ["README.md", "docs/explanation/examples.md", "docker-compose.yml"])
 def test_it_is_started_by_the_line_that_people_read(page: str) -> None:
     assert f"make .env && docker compose {' '.join(UP)}\n" in (ROOT / page).read_text()
 

@@ -1,4 +1,4 @@
-"""The registry's image by itself, as docs/operations.md runs it: SQLite in a volume, under several user ids."""
+"""The registry's image by itself, as docs/how-to/operations.md runs it: SQLite in a volume, under several user ids."""
 
 import json
 import uuid

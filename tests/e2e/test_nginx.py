@@ -1,4 +1,4 @@
-"""Odd paths at a real gunicorn, and behind a real nginx: accepted or refused exactly as docs/on-the-wire.md says."""
+"""Odd paths at gunicorn, and at nginx before gunicorn, have the outcomes of docs/reference/on-the-wire.md."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.wire_app import CALLEE, CALLER
 
 pytestmark = pytest.mark.e2e
 
-DOC = Path(__file__).parents[2] / "docs" / "on-the-wire.md"
+DOC = Path(__file__).parents[2] / "docs/reference/on-the-wire.md"
 SETUPS = ("gunicorn", "passed on", "stripped by `/`", "stripped raw")
 HOST = "http://wire.test"
 

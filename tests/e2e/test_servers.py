@@ -1,4 +1,4 @@
-"""One suite of requests at every server that people use with Python; docs/servers.md has the outcomes."""
+"""One suite of requests at every server that people use with Python; docs/reference/servers.md has the outcomes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.support.wire_app import CALLEE, CALLER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 
-DOC = Path(__file__).parents[2] / "docs" / "servers.md"
+DOC = Path(__file__).parents[2] / "docs/reference/servers.md"
 APP = "tests.support.server_app"
 CHUNKED = "Transfer-Encoding: chunked"
 

@@ -22,10 +22,8 @@ pytestmark = pytest.mark.e2e
 
 AUDIENCE, SCOPE = "jobs.example.com", "trigger_invoicing"
 PAYLOAD = b'{"eventID": "e-1"}'
-LINES = {
-    text.split()[0]: text
-    for text in re.findall(r"```sh\n(.+?)```", (ROOT / "docs/token-exchange.md").read_text(encoding="utf-8"), re.DOTALL)
-}
+PAGE = ROOT / "docs/how-to/token-exchange.md"
+LINES = {text.split()[0]: text for text in re.findall(r"```sh\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)}
 """By program: what the docs say to type."""
 
 

@@ -159,7 +159,7 @@ class TestTakenOver:
     def test_another_passphrase_is_taken_up_by_way_of_openssl(
         self, registry: MemoryRegistry, start: Start, folder: Path
     ) -> None:
-        """As docs/operations.md tells it."""
+        """As docs/how-to/operations.md tells it."""
         start().stop()
         [file] = folder.glob("*.pem")
         decrypted = subprocess.run(

@@ -458,7 +458,7 @@ def test_a_name_of_any_length_takes_one_line_of_the_log(caplog: pytest.LogCaptur
 
 
 def test_the_docs_name_every_setting_and_no_other() -> None:
-    docs = "\n".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    docs = "\n".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     for name in (*KNOWN, *KNOWN_OF_REGISTRY):
         short = name.removeprefix("PEERSEAL_ROTATE").removeprefix("PEERSEAL").removeprefix("REGISTRY")
         with_file = f"`{name.removesuffix('_FILE')}`, or `…_FILE`"
@@ -468,7 +468,7 @@ def test_the_docs_name_every_setting_and_no_other() -> None:
 
 
 def test_the_docs_tell_of_no_setting_that_is_none() -> None:
-    pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").glob("*.md") if page.name != "faults.md")]
+    pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "faults.md")]
     told = {name for page in pages for name in re.findall(r"`((?:PEERSEAL|REGISTRY)_[A-Z_]+)", page.read_text())}
     assert told - {*KNOWN, *KNOWN_OF_REGISTRY, "PEERSEAL_REGISTRY_PORT"} == set()
 

@@ -1,4 +1,4 @@
-"""docs/other-libraries.md: each snippet, as it stands on the page, reads what is real and refuses what is not."""
+"""Each snippet of docs/how-to/other-libraries.md accepts real tokens and refuses false ones."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.support.stack import DOMAIN, Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-PAGE = (Path(__file__).parents[2] / "docs" / "other-libraries.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/how-to/other-libraries.md").read_text()
 GO_FILES = Path(__file__).parent / "go_jose"
 SNIPPETS: dict[str, str] = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```\w+\n(.*?)^```", PAGE, re.M | re.S))
 PYTHON = ("python-jose", "PyJWT", "joserfc")

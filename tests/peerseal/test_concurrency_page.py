@@ -1,4 +1,4 @@
-"""docs/concurrency.md: what it says of threads is so, and its lines run as they stand there."""
+"""docs/explanation/concurrency.md: what it says of threads is so, and its lines run as they stand there."""
 
 import re
 import socket
@@ -24,7 +24,7 @@ from tests.support.misbehaving import misbehaving
 from tests.support.waiters import until
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
 
-PAGE = (Path(__file__).parents[2] / "docs" / "concurrency.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/explanation/concurrency.md").read_text()
 [OPTIONS, BULKHEAD, POOL] = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 
 

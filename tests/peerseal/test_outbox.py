@@ -476,7 +476,7 @@ def test_of_many_that_begin_at_once_one_creates_the_tables(registry_database: st
 
 
 def test_the_tables_of_the_docs_do_as_well(registry_database: str, box: Letterbox) -> None:
-    page = (Path(__file__).parents[2] / "docs/messaging.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/how-to/messaging.md").read_text()
     (ddl,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     if registry_database.startswith("sqlite"):
         ddl = ddl.replace("BIGSERIAL PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT").replace("BYTEA", "BLOB")

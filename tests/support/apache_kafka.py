@@ -55,7 +55,7 @@ class OAuthBearer:
     authority: Authority
 
     def properties(self, folder: Path, plain: str, tls: str, controller: str) -> dict[str, str]:
-        """The broker's settings, as docs/kafka-authentication.md has them."""
+        """The broker's settings, as docs/how-to/kafka-authentication.md has them."""
         certificate, key = self.authority.issue("kafka", server=True)
         keystore = folder / "kafka-keystore.pem"
         keystore.write_text(key.read_text() + certificate.read_text())

@@ -1,4 +1,4 @@
-// Asks the functions of docs/other-libraries.md, which the test puts beside this file as documented.go. It prints the
+// Asks the functions of docs/how-to/other-libraries.md, which the test puts beside this file as documented.go. It prints the
 // claims of what they believe, or fails.
 package main
 

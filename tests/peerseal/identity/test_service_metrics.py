@@ -451,6 +451,6 @@ def test_every_name_is_documented() -> None:
     names = set()
     for file in (root / "peerseal").rglob("*.py"):
         names |= set(re.findall(r'"(peerseal_[a-z_]+_total)"', file.read_text()))
-    page = (root / "docs/operations.md").read_text()
+    page = (root / "docs/how-to/operations.md").read_text()
     assert len(names) > 8
     assert {name for name in names if name not in page} == set()

@@ -1,6 +1,6 @@
 """The registry under the servers that people use with Python, while peers watch it: who else is served, and how soon.
 
-The table that this prints is in docs/servers.md.
+The table that this prints is in docs/reference/servers.md.
 """
 
 import http.client
