@@ -64,10 +64,16 @@ def _escaped(one: str) -> str:
 
 
 class PeersealError(Exception):
-    """The root of the tree. ``code`` is the stable name, ``status`` the HTTP status it maps to."""
+    """The root of the tree. ``code`` is the stable name, ``status`` the HTTP status it maps to.
+
+    ``challenge`` is the value of WWW-Authenticate in that answer (RFC 6750 section 3), ``retry_after`` the seconds in
+    its Retry-After; None where the answer has no such header.
+    """
 
     code: str = "error"
     status: ClassVar[int] = 500
+    challenge: ClassVar[str | None] = None
+    retry_after: int | None = None
 
     def __str__(self) -> str:
         """The detail, as one line."""
@@ -78,12 +84,14 @@ class TokenError(PeersealError):
     """A token that proves nothing. Answered with 401."""
 
     status = 401
+    challenge = 'Bearer error="invalid_token"'
 
 
 class MissingToken(TokenError):
     """No token came with the request."""
 
     code = "missing_token"
+    challenge = "Bearer"
 
 
 class MalformedToken(TokenError):
@@ -192,6 +200,7 @@ class Forbidden(PeersealError):
     """The caller may not do this. Answered with 403."""
 
     status = 403
+    challenge = 'Bearer error="insufficient_scope"'
 
 
 class CallerNotAllowed(Forbidden):
@@ -217,7 +226,7 @@ class TrustUnavailable(PeersealError):
 
     def __init__(self, detail: str, retry_after: int = 5) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
+        self.retry_after: int = retry_after
 
 
 class ContentTooLarge(PeersealError):
@@ -338,7 +347,7 @@ class CallNotMade(PeersealError):
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
+        self.retry_after: int = retry_after
 
 
 class CircuitOpen(CallNotMade):

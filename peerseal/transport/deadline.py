@@ -1,21 +1,30 @@
-"""How long a thread may be held up by the registry, all calls and locks together."""
+"""How long a thread may wait for the registry: all calls and all locks of one verification together."""
 
 import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
-_of_this_thread = threading.local()
-_RIGHT_BEHIND = 0.01
-"""Seconds within which a verification gets from one of its questions to the next."""
+
+class _OfThisThread(threading.local):
+    """``until`` is when the present wait must end (monotonic seconds). ``deadline`` is the budget of all waits."""
+
+    until = math.inf
+    deadline: "Deadline | None" = None
+    must_not_wait = False
+    left_over = (-math.inf, math.inf)
+
+
+_of_this_thread = _OfThisThread()
 
 
 @contextmanager
 def no_longer_than(seconds: float) -> Iterator[None]:
-    """Bounds what this thread waits for within, be it one call or several: mirrors in turn, a proof that a document
-    needs, another thread that fetches the same. Nested limits can only be shorter."""
-    before = getattr(_of_this_thread, "until", math.inf)
+    """Within it this thread's calls and locks end in time: mirrors in turn, a proof that a document needs, another
+    thread that fetches the same. Nested limits can only be shorter."""
+    before = _of_this_thread.until
     _of_this_thread.until = min(before, time.monotonic() + seconds)
     try:
         yield
@@ -23,19 +32,58 @@ def no_longer_than(seconds: float) -> Iterator[None]:
         _of_this_thread.until = before
 
 
+class Deadline:
+    """Within it this thread waits for ``seconds`` at most, over all its waits (`waiting`) together.
+
+    Only waits use up the budget, so a slow request body takes nothing of it. A nested deadline can only be shorter, and
+    uses the budget of the outer one too. Use each once.
+    """
+
+    __slots__ = ("_outer", "_seconds", "left")
+
+    def __init__(self, seconds: float) -> None:
+        self.left = self._seconds = seconds
+
+    def __enter__(self) -> Self:
+        outer = self._outer = _of_this_thread.deadline
+        if outer is not None and outer.left < self.left:
+            self.left = self._seconds = outer.left
+        _of_this_thread.deadline = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        outer = _of_this_thread.deadline = self._outer
+        if outer is not None:
+            outer.left -= self._seconds - self.left
+
+
+@contextmanager
+def waiting(seconds: float) -> Iterator[None]:
+    """One wait of this thread: for ``seconds`` at most, and no longer than the `Deadline` around it leaves."""
+    with Deadline(seconds) as deadline:
+        left, began = deadline.left, time.monotonic()
+        try:
+            with no_longer_than(left):
+                yield
+        finally:
+            deadline.left = max(0.0, left - (time.monotonic() - began))  # waits within this one are part of it
+
+
 @contextmanager
 def no_longer_in_all(seconds: float, *, last: bool) -> Iterator[None]:
-    """As `no_longer_than`, for waits of which several may belong to one verification: one that begins right behind
-    another has what that has left, unless it was the ``last`` of its verification, or in vain."""
-    ended_at, left = getattr(_of_this_thread, "left_over", (-math.inf, seconds))
-    budget = min(left, seconds) if time.monotonic() - ended_at < _RIGHT_BEHIND else seconds
-    ends = time.monotonic() + budget
+    """As `waiting`. For a caller without a `Deadline` of its own: a wait within 10 ms after another one has what that
+    left, unless that was the ``last`` of its verification, or failed."""
+    if _of_this_thread.deadline is not None:
+        with waiting(seconds):
+            yield
+        return
+    ended_at, left = _of_this_thread.left_over
+    budget = min(left, seconds) if time.monotonic() - ended_at < 0.01 else seconds
     _of_this_thread.left_over = (-math.inf, seconds)
-    with no_longer_than(budget):
+    with Deadline(budget) as deadline, waiting(budget):
         yield
     if not last:
-        now = time.monotonic()
-        _of_this_thread.left_over = (now, max(0.0, ends - now))
+        _of_this_thread.left_over = (time.monotonic(), deadline.left)
 
 
 class WouldWait(Exception):
@@ -44,7 +92,7 @@ class WouldWait(Exception):
 
 @contextmanager
 def not_waiting() -> Iterator[None]:
-    """Has what would wait in this thread raise WouldWait: an event loop runs on it."""
+    """Within it a question that would wait raises WouldWait: an event loop runs on this thread."""
     _of_this_thread.must_not_wait = True
     try:
         yield
@@ -54,13 +102,13 @@ def not_waiting() -> Iterator[None]:
 
 def check_may_wait() -> None:
     """Passes a thread that may wait. Raises WouldWait."""
-    if getattr(_of_this_thread, "must_not_wait", False):
+    if _of_this_thread.must_not_wait:
         raise WouldWait
 
 
 def time_left() -> float:
-    """Seconds that this thread may still wait; ``math.inf`` where nothing bounds it."""
-    return max(0.0, getattr(_of_this_thread, "until", math.inf) - time.monotonic())
+    """Seconds that this thread may still wait; ``math.inf`` where nothing limits it."""
+    return max(0.0, _of_this_thread.until - time.monotonic())
 
 
 def acquired_in_time(lock: threading.Lock) -> bool:

@@ -47,6 +47,7 @@ class JoinRefused(TokenError):
     """The join token does not admit this key. One answer for every reason, so that a stranger learns nothing."""
 
     code = "join_refused"
+    challenge = "Bearer"
 
 
 class OidcRefused(TokenError):
@@ -54,6 +55,7 @@ class OidcRefused(TokenError):
     nor its subject."""
 
     code = "oidc_refused"
+    challenge = "Bearer"
 
 
 class OperatorRefused(TokenError):
@@ -86,7 +88,7 @@ class Unavailable(PeersealError):
     """Not now. ``retry_after`` is in seconds."""
 
     status = 503
-    retry_after = 1
+    retry_after: int = 1
 
 
 class Behind(Unavailable):

@@ -11,15 +11,13 @@ from http import HTTPStatus
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from peerseal.errors import MalformedToken, MissingToken, PeersealError, TrustUnavailable
+from peerseal.errors import MalformedToken, PeersealError
 from peerseal.protocol import jose
-from peerseal.protocol.encoding import canonical_json
-from registry.domain.errors import JoinRefused, OidcRefused, Unavailable
+from peerseal.protocol.problem_document import Problem, problem, problem_of
 from registry.web.counting import refused
 
 log = logging.getLogger(__name__)
 
-PROBLEM = "application/problem+json"
 REFUSALS_FORGOTTEN = 60
 """Seconds after which what `registry.web.limiting` counted is forgotten."""
 
@@ -44,26 +42,18 @@ def register(app: Flask) -> None:
 
 
 def _refused(error: PeersealError) -> Response:
-    if error.status >= 500 and not isinstance(error, (Unavailable, TrustUnavailable)):
+    if error.status >= 500 and error.retry_after is None:
         return _unexpected(error)
     request_id = log_refusal(error.status, error.code, str(error), _bearer())
-    response = problem(error.status, error.code, request_id)
-    if error.status == 401:
-        nothing_came = isinstance(error, (MissingToken, JoinRefused, OidcRefused))
-        response.headers["WWW-Authenticate"] = "Bearer" if nothing_came else 'Bearer error="invalid_token"'
-    if error.status == 403:
-        response.headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"'
-    if isinstance(error, (Unavailable, TrustUnavailable)):
-        response.headers["Retry-After"] = str(error.retry_after)
-    return response
+    return _response(problem_of(error, request_id=request_id), request_id)
 
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
-    response = problem(status, code, log_refusal(status, code, error.name, _bearer()))
-    if status == 429:
-        response.headers["Retry-After"] = str(REFUSALS_FORGOTTEN)
+    request_id = log_refusal(status, code, error.name, _bearer())
+    retry_after = REFUSALS_FORGOTTEN if status == HTTPStatus.TOO_MANY_REQUESTS else None
+    response = _response(problem(status, code, retry_after=retry_after, request_id=request_id), request_id)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value
@@ -74,17 +64,11 @@ def _unexpected(error: Exception) -> Response:
     refused("internal_error")
     request_id = uuid.uuid4().hex
     log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error)
-    return problem(500, "internal_error", request_id)
+    return _response(problem(500, "internal_error", request_id=request_id), request_id)
 
 
-def problem(status: int, code: str, request_id: str) -> Response:
-    """The problem document."""
-    title = HTTPStatus(status).phrase
-    members = {"type": "about:blank", "title": title, "status": status, "code": code, "request_id": request_id}
-    response = Response(canonical_json(members), status, content_type=PROBLEM)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Request-Id"] = request_id
-    return response
+def _response(found: Problem, request_id: str) -> Response:
+    return Response(found.body, found.status, {**found.headers, "X-Request-Id": request_id})
 
 
 def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> str:
