@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
-from peerseal.errors import DocumentRefused, Expired, NotYetValid
+from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavailable
 from peerseal.protocol.documents.named_keys import SignedKey
 from peerseal.protocol.documents.signed_documents import (
     Changes,
@@ -85,6 +85,43 @@ def deadline_of(keys: KeySource) -> Callable[[], AbstractContextManager[object]]
     """What makes the deadline of one verification: the source's own, or none where it has no such bound."""
     deadline: Callable[[], AbstractContextManager[object]] = getattr(keys, "deadline", nullcontext)
     return deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What memory holds for one verification: a frozen KeySource that never waits and makes no call.
+
+    ``callee_policy`` is the policy of ``audience``. ``domain_settings`` is None where memory holds no settings. A
+    question about another subject raises TrustUnavailable.
+    """
+
+    domain: str
+    audience: str
+    callee_policy: CallPolicy | None
+    keys: Mapping[str, TrustedKey]
+    domain_settings: DomainSettings | None = None
+
+    def key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        if kid not in self.keys:
+            raise TrustUnavailable(f"the key {kid} was not recalled from memory")
+        return self.keys[kid]
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        return self.key(kid)
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        if self.domain_settings is None:
+            raise TrustUnavailable("the domain's settings were not recalled from memory")
+        return self.domain_settings
+
+    def policy(self, service_id: str) -> CallPolicy | None:
+        """See KeySource."""
+        if service_id != self.audience:
+            raise TrustUnavailable(f"the policy of {service_id} was not recalled from memory")
+        return self.callee_policy
 
 
 class Dated:

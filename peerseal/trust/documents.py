@@ -55,7 +55,7 @@ _NAMES: Mapping[type, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled(Generic[D]):
+class CachedDocument(Generic[D]):
     """A document from a copy, and when it was fetched (seconds since the epoch)."""
 
     document: D
@@ -329,7 +329,7 @@ class DocumentReader:
 
     def copy(
         self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
-    ) -> Recalled[D] | None:
+    ) -> CachedDocument[D] | None:
         """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
         (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
         within the offline limit; else None. It makes no call, but for the root's document where no copy of that is."""
@@ -346,7 +346,7 @@ class DocumentReader:
         except (DocumentRefused, FetchError) as error:
             log.info("the copy %s is passed over (%s): %s", name, error.code, error)
             return None
-        return Recalled(document, copy.fetched_at)
+        return CachedDocument(document, copy.fetched_at)
 
     def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
         """Let the other processes of the host, and those after a restart, have the document."""

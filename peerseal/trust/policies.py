@@ -23,14 +23,14 @@ from peerseal.trust.beliefs import Dated
 from peerseal.trust.confirmation import Confirmation
 
 if TYPE_CHECKING:
-    from peerseal.trust.documents import DocumentReader, Recalled
+    from peerseal.trust.documents import CachedDocument, DocumentReader
 
 log = logging.getLogger("peerseal.trust")
 
 V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)
 
-RecallSetting = Callable[[str, float, int], "Recalled[S] | None"]
+RecallSetting = Callable[[str, float, int], "CachedDocument[S] | None"]
 """The document about that subject (a service id) from a copy that was fetched after a time and covers so many entries,
 if there is one."""
 

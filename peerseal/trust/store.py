@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
 from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
@@ -30,19 +30,19 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
-from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
+from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
 from peerseal.transport.deadline import Deadline, check_may_wait, no_longer_in_all
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
 from peerseal.trust.background import Heard, Rounds
-from peerseal.trust.beliefs import TrustedKey
+from peerseal.trust.beliefs import Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower, Told
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import HostNews
-from peerseal.trust.documents import D, DocumentReader, Recalled
-from peerseal.trust.key_sets import KeyShelf
-from peerseal.trust.policies import SettingShelf
+from peerseal.trust.documents import CachedDocument, D, DocumentReader
+from peerseal.trust.key_sets import KeyShelf, Slot
+from peerseal.trust.policies import Held, SettingShelf
 from peerseal.trust.statements import StatementShelf
 from peerseal.trust.status import ServiceStatus, TrustStatus
 
@@ -206,6 +206,36 @@ class TrustStore:
                 return held.value
         with self._waiting(last=False):
             return self._domain.ask(registry_id(self.domain))
+
+    def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> Recalled | None:
+        """What memory holds now for one verification: the policy of ``audience`` (a service id) and the key ``kid``;
+        for a transaction token also the key ``recorded_kid`` of its signer, and the domain's settings.
+
+        None where memory cannot answer all of that, or its answer is that a key is not good: then ask the store itself,
+        where the thread may wait. This never waits and makes no call, so an event loop may ask.
+        """
+        self._begin()
+        root, keys = self._reader.root, dict[str, TrustedKey]()
+        if root is None or self._clock() >= root.expires_at:
+            return None
+        for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
+            found = self._held.get(each)
+            if found is None or not self._is_believed(found[1]):
+                return None
+            keys[each] = found[0]
+        settings = next((held.value for held in list(self._domain.held.values()) if self._is_believed(held)), None)
+        if recorded_kid is not None and settings is None:
+            return None
+        held, policy = self._policies.held.get(audience), None
+        if held is not None and self._is_believed(held):
+            policy = held.value
+        elif split_service_id(audience)[0] == root.subject:
+            return None
+        self._hits += 1
+        return Recalled(root.subject, audience, policy, keys, settings)
+
+    def _is_believed(self, held: Slot | Held[Any]) -> bool:
+        return self._clock() < held.good_until and self._awake.lasts(held.period)
 
     def deadline(self) -> Deadline:
         """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
@@ -384,7 +414,9 @@ class TrustStore:
         limit = self._limits.offline_limit
         return self._reader.fetch(PolicyDocument, path, service_id, headers=authorization, max_age=limit, keep=keep)
 
-    def _recall_policy(self, service_id: str, newer_than: float, at_least: int) -> Recalled[PolicyDocument] | None:
+    def _recall_policy(
+        self, service_id: str, newer_than: float, at_least: int
+    ) -> CachedDocument[PolicyDocument] | None:
         name = _policy_copy(service_id)
         return self._reader.copy(PolicyDocument, name, service_id, newer_than=newer_than, at_least=at_least)
 
@@ -395,7 +427,7 @@ class TrustStore:
         limit = self._limits.offline_limit
         return self._reader.fetch(DomainDocument, "/v1/domain.jwt", self.domain, max_age=limit, keep=keep)
 
-    def _recall_settings(self, _: str, newer_than: float, at_least: int) -> Recalled[DomainDocument] | None:
+    def _recall_settings(self, _: str, newer_than: float, at_least: int) -> CachedDocument[DomainDocument] | None:
         return self._reader.copy(DomainDocument, _SETTINGS_COPY, self.domain, newer_than=newer_than, at_least=at_least)
 
     def _fetch_statement(self, kid: str) -> KeyStatement:
