@@ -17,13 +17,15 @@ KAFKA := $(VENV)/kafka
 # The repository has two distributions: the SDK's project is the root, the registry's is this folder.
 REGISTRY := distributions/registry
 PROJECTS := VERSION setup.cfg pyproject.toml $(REGISTRY)/setup.cfg $(REGISTRY)/setup.py $(REGISTRY)/requirements.txt
+PROSE := README.md CONTRIBUTING.md SECURITY.md docs/*.md docs/explanation docs/how-to docs/reference \
+peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
 and not ha and not pooler
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint format dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint prose format dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +86,9 @@ lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+prose: $(STAMP) ## docstrings, comments and pages in plain English: words, nouns, the length of sentences
+	@$(BIN)/python -m tools.prose $(PROSE)
 
 format: $(STAMP) ## what ruff can put right by itself
 	$(BIN)/ruff check --fix .

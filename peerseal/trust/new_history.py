@@ -18,7 +18,7 @@ from peerseal.protocol.documents.history_statement import (
     MAX_HISTORY_BYTES,
     HistoryStatement,
     decode_statements,
-    read_history,
+    signed_histories,
 )
 from peerseal.protocol.documents.key_set import REVOKED, JwkSetDocument, RevokedKey, SignedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
@@ -120,7 +120,7 @@ class Histories:
             if not abs(now - self._asked_at) >= self._pause:
                 return []
             self._asked_at = now
-            return list(self._read(self._fetched(), root))
+            return self._read(self._fetched(), root)
         except (FetchError, DocumentRefused) as failure:
             if getattr(failure, "http_status", None) != 404:
                 log.warning("statements about a new history cannot be fetched: %s", failure)
@@ -135,12 +135,12 @@ class Histories:
         with no_larger_than(MAX_HISTORY_BYTES):
             return self._fetcher().ask(PATH, read) or []
 
-    def _read(self, jws: Iterable[str], root: RegistryKeys) -> Iterable[HistoryStatement]:
-        for one in jws:
-            try:
-                yield read_history(one, root.root, domain=root.subject, now=self._clock())
-            except DocumentRefused as error:
-                log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+    def _read(self, jws: Iterable[str], root: RegistryKeys) -> list[HistoryStatement]:
+        def refused(error: DocumentRefused) -> None:
+            log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+
+        now = self._clock()
+        return list(signed_histories(jws, root.root, domain=root.subject, now=now, refused=refused).values())
 
     def _renew_lock(self) -> None:
         self._asking = threading.Lock()
