@@ -12,7 +12,7 @@ import pytest
 import peerseal
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import JwkSetDocument
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry

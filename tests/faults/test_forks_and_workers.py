@@ -14,7 +14,7 @@ import pytest
 
 from peerseal import Identity, Peer, RotationSchedule, TrustLimits, Verifier
 from peerseal.errors import PeersealError, Replayed
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
