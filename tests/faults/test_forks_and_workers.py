@@ -211,10 +211,12 @@ def test_a_killed_worker_takes_nothing_with_it(registry: MemoryRegistry, make: M
     assert states(registry) == [RETIRED]
 
 
-def test_workers_outlive_a_killed_master_and_go_on_rotating(registry: MemoryRegistry, make: Make) -> None:
+def test_workers_outlive_a_killed_master_and_go_on_rotating(
+    registry: MemoryRegistry, make: Make, tmp_path: Path
+) -> None:
     identity = make(rotation=FAST)
     ready, leave = Pipe(), Pipe()
-    pids: Path = identity._folder.path.parent / "worker"
+    pids = tmp_path / "worker"
 
     def be_the_master() -> None:
         identity.start()

@@ -141,9 +141,10 @@ class Seen:
         return claims_of(self.token)
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     status: int = 200
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     def encode(self) -> bytes:
