@@ -110,11 +110,10 @@ class Rounds:
         if heard is Heard.NOTHING:
             return backoff(silent, first=limits.poll_interval, longest=limits.longest_poll_pause, jitter=_JITTER)
         kept = limits.wait > 0 and (heard is Heard.NEWS or took >= limits.poll_interval)
-        return (
-            max(0.0, limits.look_interval - took)
-            if kept
-            else backoff(1, first=limits.poll_interval, longest=math.inf, jitter=_JITTER)
-        )
+        return max(0.0, limits.look_interval - took) if kept else self._poll_pause()
+
+    def _poll_pause(self) -> float:
+        return backoff(1, first=self._limits.poll_interval, longest=math.inf, jitter=_JITTER)
 
     def _after_fork(self) -> None:
         """Threads do not survive a fork, and a lock that one of them held would never be released."""
