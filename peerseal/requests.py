@@ -130,8 +130,8 @@ class PeerSession(requests.Session):
     def request(
         self, method: str, url: str | bytes, *args: Any, ctx: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> requests.Response:
-        """As Session's; ``ctx`` is signed with the request. Raises UnsignableRequest if ``ctx`` is too long for a token, or
-        if the request is to another origin."""
+        """As Session's; ``ctx`` is signed with the request. Raises UnsignableRequest if ``ctx`` does not fit a token
+        or the request is to another origin."""
         with self._ctx.giving(ctx):
             return super().request(method, url, *args, **kwargs)
 
