@@ -35,7 +35,7 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
     ODD,
@@ -57,7 +57,7 @@ from peerseal.verify.context import REQUEST_ID, carrying, serving, within
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier, read_later
 from peerseal.verify.target import check_external_prefix, routed_target
-from peerseal.wsgi import MAX_BODY, bearer_token
+from peerseal.wsgi import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
