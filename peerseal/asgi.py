@@ -17,7 +17,7 @@ refused unless public: a request token binds one request, and not what follows i
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +35,7 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
     ODD,
@@ -57,7 +57,7 @@ from peerseal.verify.context import REQUEST_ID, carrying, serving, within
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
 from peerseal.verify.target import check_external_prefix, routed_target
-from peerseal.wsgi import MAX_BODY, bearer_token
+from peerseal.wsgi import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
@@ -226,14 +226,18 @@ class PeerAuth:
         length = natural(declared.lstrip("0") or "0")
         if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-        target = _target(scope, self._external_prefix)
-        is_short = await body.read(min(_READ_FIRST, self._max_body))
-        head = await self._verifier.check_head(token, method=scope["method"], target=target, headers=headers)
-        with nullcontext() if is_short else self._reading_for(token):
-            if not await body.read(self._max_body):
-                raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-            checked = await self._verifier.check_body(head, body.content, scope=need.scope)
-            peer = await self._verifier.claim(checked)
+        method, target = scope["method"], _target(scope, self._external_prefix)
+        if await body.read(min(_READ_FIRST, self._max_body)):
+            peer = await self._verifier.verify(
+                token, method=method, target=target, body=body.content, headers=headers, scope=need.scope
+            )
+        else:
+            head = await self._verifier.check_head(token, method=method, target=target, headers=headers)
+            with self._reading_for(token):
+                if not await body.read(self._max_body):
+                    raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
+                checked = await self._verifier.check_body(head, body.content, scope=need.scope)
+                peer = await self._verifier.claim(checked)
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer

@@ -6,12 +6,12 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.history_statement import MAX_HISTORY_BYTES, Excused, Head, excused_by, signed_histories
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
     MAX_NOTE_BYTES,
@@ -24,14 +24,6 @@ from peerseal.protocol.ledger.checkpoint import (
     tile_path,
 )
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.ledger.history_statement import (
-    MAX_HISTORY_BYTES,
-    Excused,
-    Head,
-    HistoryStatement,
-    excused_by,
-    read_history,
-)
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
 from peerseal.trust.new_history import PATH as HISTORY
@@ -110,11 +102,8 @@ class Follower:
             told = self._asked(HISTORY, MAX_HISTORY_BYTES, statements_in)
         except (DocumentRefused, FetchError):
             return None
-        found = list[HistoryStatement]()
-        for jws in told:
-            with suppress(DocumentRefused):
-                found.append(read_history(jws, keys.root, domain=keys.subject, now=self._clock()))
-        return excused_by(found, Head(seen.size, seen.root), seen_at)
+        found = signed_histories(told, keys.root, domain=keys.subject, now=self._clock())
+        return excused_by(found.values(), Head(seen.size, seen.root), seen_at)
 
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()

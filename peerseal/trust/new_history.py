@@ -2,8 +2,8 @@
 
 A registry may lose entries for good that this client has seen. The client then refuses every answer until the root key,
 which is pinned, says which entries were lost and where the ledger goes on
-(`peerseal.protocol.ledger.history_statement`). It then drops what it believed and fetches it again. A key that it knew
-as revoked or ended stays so: the entry that ended the key may be among the lost ones.
+(`peerseal.protocol.documents.history_statement`). It then drops what it believed and fetches it again. A key that it
+knew as revoked or ended stays so: the entry that ended the key may be among the lost ones.
 """
 
 import logging
@@ -14,15 +14,16 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.protocol.documents.named_keys import REVOKED, RevokedKey, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.ledger.history_statement import (
+from peerseal.protocol.documents.history_statement import (
     MAX_HISTORY_BYTES,
     HistoryStatement,
     decode_statements,
-    read_history,
+    signed_histories,
 )
+from peerseal.protocol.documents.key_set import REVOKED, JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
@@ -119,7 +120,7 @@ class Histories:
             if not abs(now - self._asked_at) >= self._pause:
                 return []
             self._asked_at = now
-            return list(self._read(self._fetched(), root))
+            return self._read(self._fetched(), root)
         except (FetchError, DocumentRefused) as failure:
             if getattr(failure, "http_status", None) != 404:
                 log.warning("statements about a new history cannot be fetched: %s", failure)
@@ -134,12 +135,12 @@ class Histories:
         with no_larger_than(MAX_HISTORY_BYTES):
             return self._fetcher().ask(PATH, read) or []
 
-    def _read(self, jws: Iterable[str], root: RegistryKeys) -> Iterable[HistoryStatement]:
-        for one in jws:
-            try:
-                yield read_history(one, root.root, domain=root.subject, now=self._clock())
-            except DocumentRefused as error:
-                log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+    def _read(self, jws: Iterable[str], root: RegistryKeys) -> list[HistoryStatement]:
+        def refused(error: DocumentRefused) -> None:
+            log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+
+        now = self._clock()
+        return list(signed_histories(jws, root.root, domain=root.subject, now=now, refused=refused).values())
 
     def _renew_lock(self) -> None:
         self._asking = threading.Lock()

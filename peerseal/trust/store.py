@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
-from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
@@ -57,9 +59,10 @@ class TrustStore:
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
-    which it shares with the other processes of its host. Nothing is fetched before the first question. ``uptime`` gives
-    the seconds since the machine started, those of a suspension included. Safe to use from threads, and before and
-    after a fork.
+    which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
+    at the registry: the store asks for restricted policies with it. Nothing is fetched before the first question.
+    ``uptime`` gives the seconds since the machine started, those of a suspension included. Safe to use from threads,
+    and before and after a fork.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class TrustStore:
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
@@ -131,7 +135,7 @@ class TrustStore:
         )
         self._shelves = self._keys, self._policies, self._domain, self._statements
         self._reader.histories.followers = *self._shelves, self._confirmation
-        self._sign_reading: Callable[[str], str] | None = None
+        self._sign_reading = sign_reading
         self._hits = self._misses = 0
         self._retrying = threading.Thread()  # not started: none is alive
         self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
@@ -249,11 +253,6 @@ class TrustStore:
         notice_fork()
         if self._rounds.idle:
             self._rounds.start()
-
-    def sign_with(self, sign_reading: Callable[[str], str]) -> None:
-        """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
-        target at the registry."""
-        self._sign_reading = sign_reading
 
     def watch(self, services: Iterable[str]) -> None:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""

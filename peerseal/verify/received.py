@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from peerseal.errors import WrongBinding
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS
 
 
 class RequestHeaders(Mapping[str, str]):

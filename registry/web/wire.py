@@ -13,12 +13,13 @@ from werkzeug.routing import BaseConverter
 from peerseal.errors import MalformedToken, MissingToken
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.numbers import MAX_DIGITS, natural
+from peerseal.protocol.tokens import bearer as tokens
 from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
 from registry.services.access.operators import Operator, Role
-from registry.services.documents.answers import Rendered
+from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
 from registry.web import counting
@@ -34,7 +35,6 @@ NO_TRANSFORM = "no-transform"
 WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
-_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
 _ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # read in one way only: two for each of many tags would never end
 _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
 _CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy adds that encodes an answer
@@ -83,10 +83,10 @@ def bearer_token() -> str | None:
     header = request.headers.get("Authorization")
     if header is None:
         return None
-    match = _BEARER.fullmatch(header)
-    if match is None:
-        raise MalformedToken("the Authorization header holds other than one bearer token")
-    return match.group(1)
+    try:
+        return tokens.bearer_token(header)
+    except MissingToken as error:
+        raise MalformedToken("the Authorization header holds other than one bearer token") from error
 
 
 def calling_service(unverified_token: str) -> Peer:
@@ -175,7 +175,7 @@ class Published(Response):
         return self.headers
 
 
-def published(rendered: Rendered, cache_control: str | None = None) -> Response:
+def published(rendered: PublicAnswer, cache_control: str | None = None) -> Response:
     """An answer that caches may keep, or 304 where the asker has it (RFC 9110 section 13.1.2).
 
     The headers are made once for each answer: to set them took longer than everything else about a warm one.
