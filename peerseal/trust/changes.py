@@ -13,7 +13,7 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.mirrors import asking_resting_urls
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.disk.shared_changes import HostNews, Word
-from peerseal.trust.documents import DocumentReader
+from peerseal.trust.documents import DocumentReader, Question
 
 log = logging.getLogger("peerseal.trust")
 
@@ -126,12 +126,18 @@ class ChangesFollower:
             if changes.seq < since:
                 raise DocumentRefused("document_rolled_back", f"the ledger ends at {changes.seq}, seen was {since}")
 
-        def keep(_: Changes, jws: str) -> None:
-            if answers is not None:
-                answers.append(jws)
-            if self._news is not None and self._news.leading:
-                self._news.tell(Word(jws, asked_at), self._clock())
-
         path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
-        changes = self._reader.fetch(Changes, path, self._domain, check=check, keep=keep, wait=wait, within=within)
+        question = Question(Changes, path, self._domain, check=check, wait=wait, within=within)
+        try:
+            fetched = self._reader.fetch(question)
+        except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
+            self._reader.follows_new_history_after(error)
+            raise
+        changes = fetched.document
+        if changes is None:
+            raise AssertionError("unreachable: without an ETag each answer has a document")
+        if answers is not None:
+            answers.append(fetched.jws)
+        if self._news is not None and self._news.leading:
+            self._news.tell(Word(fetched.jws, asked_at), self._clock())
         return Told(changes, asked_at)
