@@ -6,11 +6,12 @@ ARG BASE_IMAGE=python:3.13-slim
 FROM ${BASE_IMAGE} AS registry-build
 WORKDIR /src
 RUN python3 -m venv --without-pip /opt/peerseal
-COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY setup.cfg pyproject.toml MANIFEST.in VERSION README.md LICENSE ./
 COPY peerseal peerseal
 COPY registry registry
 COPY migrations migrations
-RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[registry]"
+COPY distributions distributions
+RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir . ./distributions/registry
 
 FROM registry-build AS examples-build
 RUN python3 -m pip --python /opt/peerseal/bin/python install --no-cache-dir ".[all]"

@@ -14,13 +14,18 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 DEMO := $(VENV)/.demo-$(VERSION)
 STAMP := $(VENV)/.dev-$(VERSION)
 KAFKA := $(VENV)/kafka
+# The repository has two distributions: the SDK's project is the root, the registry's is this folder.
+REGISTRY := distributions/registry
+PROJECTS := VERSION setup.cfg pyproject.toml $(REGISTRY)/setup.cfg $(REGISTRY)/setup.py $(REGISTRY)/requirements.txt
+PROSE := README.md CONTRIBUTING.md SECURITY.md docs/*.md docs/explanation docs/how-to docs/reference \
+peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
 and not ha and not pooler
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint format bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint prose format dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,13 +48,14 @@ quick: $(STAMP) ## the tests without processes, in seconds
 oldest: ## the quick tests of each interface with the oldest releases that setup.cfg allows, in an environment of their own
 	@$(PYTHON) -m venv --clear $(VENV)-oldest
 	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@sed -En 's/^    ([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg >$(VENV)-oldest/bounds.txt
+	@sed -En 's/^ *([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg $(REGISTRY)/requirements.txt \
+	>$(VENV)-oldest/bounds.txt
 	@VIRTUAL_ENV="$(CURDIR)/$(VENV)-oldest" $(VENV)-oldest/bin/uv pip install --quiet --resolution lowest-direct \
-	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]'
+	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]' --editable $(REGISTRY)
 	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
-	$(BIN)/pytest -n $(THOROUGH_WORKERS) -m "thorough and not brokers and not pooler and not compose"
+	$(BIN)/pytest -n $(THOROUGH_WORKERS) -m "thorough and not brokers and not pooler and not compose and not dist"
 
 fuzz: $(STAMP) ## generated input for every parser and route, and calls made from /openapi.json, on both databases
 	$(BIN)/pytest -m fuzz -s
@@ -81,9 +87,22 @@ lint: $(STAMP) ## ruff, mypy --strict and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+prose: $(STAMP) ## docstrings, comments and pages in plain English: words, nouns, the length of sentences
+	@$(BIN)/python -m tools.prose $(PROSE)
+
 format: $(STAMP) ## what ruff can put right by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: $(STAMP) ## peerseal and peerseal-registry into dist/: sdists, and wheels built from them; each installed alone and run
+	@rm -rf dist build *.egg-info $(REGISTRY)/build $(REGISTRY)/*.egg-info  # an sdist takes what an old egg-info lists
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python -m build --outdir dist $(REGISTRY) >/dev/null
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents --package peerseal dist/peerseal-*.whl
+	@# W004: Alembic's scripts have names that begin with a number. W009: the wheel has two top-level names.
+	$(BIN)/check-wheel-contents --ignore W004,W009 --package registry --package migrations dist/peerseal_registry-*.whl
+	$(BIN)/pytest -m dist
 
 bench: $(STAMP) ## the benchmarks beside other libraries, into benchmarks/results.json
 	@$(BIN)/python -m benchmarks
@@ -109,7 +128,7 @@ compose-test: $(STAMP) ## the registry's image, and the containers of docker-com
 	@echo "wrote .env and secrets/: docker compose up --build --wait"
 
 clean: ## remove the virtual environment, caches and local state (not .env)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) build dist *.egg-info $(REGISTRY)/build $(REGISTRY)/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(KAFKA)/.installed: tests/support/kafka/pom.xml | $(STAMP)
@@ -119,12 +138,12 @@ $(KAFKA)/.installed: tests/support/kafka/pom.xml | $(STAMP)
 	@touch $@
 
 # What the demo needs, and nothing for tests.
-$(DEMO): setup.cfg pyproject.toml
+$(DEMO): $(PROJECTS)
 	$(call install,demo)
 	@touch $@
 
 # What tests, benchmarks and linters need; the demo's part is among it.
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): $(PROJECTS)
 	$(call install,dev)
 	@touch $(DEMO) $@
 
@@ -134,6 +153,6 @@ define install
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	{ echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian and Ubuntu: python3-venv)" >&2; exit 1; }
 	@ls $(VENV)/.*-$(VERSION) >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing peerseal[$1] into $(VENV) (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$1]'
+	@echo "installing peerseal[$1] and peerseal-registry into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$1]' --editable $(REGISTRY)
 endef

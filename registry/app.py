@@ -14,7 +14,6 @@ from registry.storage.engine import connection_counts
 from registry.web import counting, limiting, problems
 from registry.web.routes import (
     applicants,
-    described,
     documents,
     exchange,
     health,
@@ -22,6 +21,7 @@ from registry.web.routes import (
     keys,
     ledger,
     metrics,
+    openapi,
     operator_tokens,
     operators,
     policies,
@@ -31,7 +31,6 @@ from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, 
 
 BLUEPRINTS = (
     applicants,
-    described,
     documents,
     exchange,
     health,
@@ -39,6 +38,7 @@ BLUEPRINTS = (
     keys,
     ledger,
     metrics,
+    openapi,
     operator_tokens,
     operators,
     policies,

@@ -10,7 +10,7 @@ import pytest
 
 from peerseal import cli
 from registry.cli import main as registry_commands
-from registry.web.openapi.document import document
+from registry.web.routes.openapi import document
 from tests.test_docs import ROOT, TESTS
 
 PAGE = (ROOT / "docs/reference/mission.md").read_text()

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, InvalidName, MalformedToken
+from peerseal.errors import DocumentRefused, FetchError, MalformedToken
 from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
@@ -33,8 +33,6 @@ from peerseal.protocol.ledger.history_statement import (
     read_history,
 )
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
-from peerseal.protocol.names import check_thumbprint
-from peerseal.runtime.options import shortened
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
 from peerseal.trust.new_history import PATH as HISTORY
 from peerseal.trust.new_history import statements_in
@@ -203,25 +201,6 @@ def _bundle(get: Callable[[str], bytes], number: int, width: int) -> Sequence[by
     if len(entries) != width:
         raise FetchError(f"bundle {number} has {len(entries)} entries, not {width}", 200)
     return entries
-
-
-def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
-    """Off loopback a root key is never believed on first use. Raises ConfigurationError, also for what is no pin."""
-    if pin is None and not loopback_only:
-        raise ConfigurationError("the registry's root pin is needed: --pin or PEERSEAL_REGISTRY_PIN")
-    if pin is not None:
-        check_pin(pin)
-
-
-def check_pin(pin: Any) -> str:
-    """The pin itself if it is one, else ConfigurationError: a mistyped one never matches, however long one waits."""
-    try:
-        return check_thumbprint(pin)
-    except (InvalidName, TypeError) as error:
-        raise ConfigurationError(
-            f"the registry's pin reads {shortened(pin)}; it must be the thumbprint of its root key, 43 characters of"
-            " base64url, as `peerseal-registry init` prints it"
-        ) from error
 
 
 def _decoded(body: bytes, seq: int) -> Entry:

@@ -10,11 +10,12 @@ import os
 import threading
 from pathlib import Path
 
-from peerseal.audit.ledger_reader import Follower, check_pin, check_pinned
+from peerseal.audit.ledger_reader import Follower
 from peerseal.audit.mirror import KeptLedger
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
 from peerseal.identity.environment import settings_of
+from peerseal.runtime.options import check_pin, check_pinned
 from peerseal.runtime.terminal import say, say_json
 from peerseal.transport.fetch import HttpFetcher, check_urls
 

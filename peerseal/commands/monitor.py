@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from peerseal.audit.ledger_reader import check_pin, check_pinned
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
 from peerseal.audit.monitor_file import kids_in, load_watched, save_watched
 from peerseal.audit.webhook import Webhook
 from peerseal.errors import ConfigurationError
 from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
+from peerseal.runtime.options import check_pin, check_pinned
 from peerseal.runtime.settings import duration, read_bytes
 from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.transport.fetch import HttpFetcher, check_urls

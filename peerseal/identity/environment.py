@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError
 from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.key_folder import KeyFolder
@@ -13,7 +12,15 @@ from peerseal.protocol.jose import ALGORITHMS
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.plain import plain_text
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
-from peerseal.runtime.options import check_callable, check_flag, check_is, check_path, check_text_or_texts, shortened
+from peerseal.runtime.options import (
+    check_callable,
+    check_flag,
+    check_is,
+    check_path,
+    check_pin,
+    check_text_or_texts,
+    shortened,
+)
 from peerseal.runtime.settings import SettingsReader, named, warn_of_unknown
 from peerseal.transport.fetch import check_urls
 from peerseal.verify.audit_log import audit_by_default

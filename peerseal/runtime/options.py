@@ -8,8 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import cast
 
-from peerseal.errors import ConfigurationError
+from peerseal.errors import ConfigurationError, InvalidName
+from peerseal.protocol.names import check_thumbprint
 from peerseal.protocol.plain import plain_text
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -86,6 +88,26 @@ def check_header_name(name: str, value: object) -> None:
     text = plain_text(value)
     if text is None or not _HEADER_NAME.fullmatch(text):
         raise _mistake(name, value, "the name of a request header")
+
+
+def check_pin(pin: object) -> str:
+    """The pin itself if it is the thumbprint of a key: a mistyped pin would never match."""
+    try:
+        return check_thumbprint(cast("str", pin))
+    except (InvalidName, TypeError) as error:
+        raise ConfigurationError(
+            f"the registry's pin reads {shortened(pin)}; it must be the thumbprint of its root key, 43 characters of"
+            " base64url, as `peerseal-registry init` prints it"
+        ) from error
+
+
+def check_pinned(pin: str | None, *, loopback_only: bool) -> None:
+    """A pin, which may be missing for a registry on loopback only: elsewhere a root key is never believed on first
+    use."""
+    if pin is None and not loopback_only:
+        raise ConfigurationError("the registry's root pin is needed: --pin or PEERSEAL_REGISTRY_PIN")
+    if pin is not None:
+        check_pin(pin)
 
 
 def _mistake(name: str, value: object, expected: str) -> ConfigurationError:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError, PeersealError, UnknownKey
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
@@ -30,7 +29,7 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
-from peerseal.runtime.options import check_callable, check_is, check_path, check_text_or_texts
+from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
 from peerseal.transport.deadline import Deadline, check_may_wait, no_longer_in_all
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime

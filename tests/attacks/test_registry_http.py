@@ -18,7 +18,7 @@ from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 from registry.settings import Limits
 from registry.storage.tables import metadata
-from registry.web.openapi.document import document
+from registry.web.routes.openapi import document
 from tests.registry.driver import JSON, Clock, Driver
 from tests.support.processes import LOOPBACK, Server, free_port, status_of
 from tests.support.wire import raw_request

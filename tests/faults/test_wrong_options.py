@@ -25,7 +25,6 @@ from peerseal import (
 )
 from peerseal.asgi import Need
 from peerseal.asgi import PeerAuth as AsgiPeerAuth
-from peerseal.audit.ledger_reader import check_pin
 from peerseal.errors import ConfigurationError, InvalidName, MalformedToken, UnsignableRequest
 from peerseal.flask import PeerAuth
 from peerseal.messaging import EventConsumer, open_inlet, open_outlet
@@ -33,6 +32,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.names import make_kid, split_kid
 from peerseal.rabbitmq import declare
 from peerseal.runtime.limits import CallLimits, FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
+from peerseal.runtime.options import check_pin
 from peerseal.testing import MemoryRegistry
 from registry.cli import main
 from registry.domain.errors import OperatorRefused

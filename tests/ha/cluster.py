@@ -37,8 +37,6 @@ took it. Older ones do, and drop what was acknowledged meanwhile: on them API 2 
 _USER: Final = "postgres"
 _RECIPE: Final = ROOT / "deploy/patroni.yml"
 
-SYNCHRONOUS: Final = {"synchronous_mode": True, "synchronous_mode_strict": True}
-"""A commit is acknowledged once a standby has it, and not before."""
 ASYNCHRONOUS: Final = {"synchronous_mode": False, "synchronous_mode_strict": False}
 
 

@@ -17,7 +17,7 @@ from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import payload_hash
 from peerseal.protocol.tokens.request import new_jti
 from registry.domain.exchange import ACCESS_TOKEN, GRANT
-from registry.web.openapi.schemas import SCHEMAS
+from registry.web.routes.openapi import document
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import Issuer
 
@@ -147,4 +147,4 @@ def assert_refused(answer: TestResponse, error: str, case: str) -> None:
     assert answer.status_code == (401 if error == "invalid_client" else 400), case
     assert ("WWW-Authenticate" in answer.headers) == (answer.status_code == 401), case
     assert answer.headers["Cache-Control"] == "no-store", case
-    assert jsonschema_rs.is_valid(SCHEMAS["OAuthError"], answer.get_json()), case
+    assert jsonschema_rs.is_valid(document()["components"]["schemas"]["OAuthError"], answer.get_json()), case

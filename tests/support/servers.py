@@ -14,9 +14,6 @@ def uwsgi_with(target: str, *options: str, log: Path, settings: Mapping[str, str
     return Server("uwsgi", command, url=f"http://{LOOPBACK}:{port}", log=log, settings=settings)
 
 
-SORTS = ("sync", "gthread", "gevent")
-
-
 def gunicorn_with(
     sort: str, target: str, *, log: Path, settings: Mapping[str, str], preload: bool = False, workers: int = 2
 ) -> Server:

@@ -1,10 +1,28 @@
-"""The OpenAPI document as one HTML page: no script, no style but one that its hash allows, nothing from elsewhere."""
+"""The description of the HTTP interface: ``openapi.yaml``, served to programs as JSON and to people as a page.
+
+The page holds no script, no style but one that its Content-Security-Policy allows by hash, and nothing from elsewhere.
+"""
 
 import base64
 import hashlib
+import time
+from functools import cache
 from html import escape
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from registry.web.openapi.schemas import Json
+import yaml
+from flask import Blueprint, Response
+from werkzeug.datastructures import Headers
+
+from peerseal.protocol.encoding import canonical_json
+from registry.services.documents.answers import Rendered
+from registry.web.wire import published, registry
+
+Json = dict[str, Any]
+
+blueprint = Blueprint("described", __name__)
 
 STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }
@@ -17,7 +35,6 @@ h2 { margin-top: 2.5rem } pre { overflow-x: auto; background: #f3f5f8; padding: 
   a { color: #8ab4f8 }
 }
 """
-
 POLICY = (
     f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -25,8 +42,54 @@ POLICY = (
 """The page's Content-Security-Policy."""
 
 
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """The OpenAPI 3.1 document."""
+    return published(_rendered_document(registry().settings.external_prefix))
+
+
+@blueprint.get("/docs")
+def docs() -> Response:
+    """The same as a page."""
+    response = published(_rendered_page())
+    response.headers = Headers({**response.headers, "Content-Security-Policy": POLICY})
+    return response
+
+
+@cache
+def document(prefix: str = "") -> Json:
+    """The OpenAPI document. ``prefix`` is the path that a proxy in front of the registry strips."""
+    found: Json = yaml.safe_load(resources.files("registry.web").joinpath("openapi.yaml").read_text("utf-8"))
+    del found["x-shared"]  # the YAML anchors
+    found["info"]["version"] = _version()
+    found["servers"] = [{"url": prefix or "/"}]
+    return found
+
+
+def _version() -> str:
+    try:
+        return version("peerseal")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0"
+
+
+@cache
+def _rendered_document(prefix: str) -> Rendered:
+    return _rendered(canonical_json(document(prefix)), "application/json")
+
+
+@cache
+def _rendered_page() -> Rendered:
+    return _rendered(page(document()).encode("utf-8"), "text/html; charset=utf-8")
+
+
+def _rendered(body: bytes, content_type: str) -> Rendered:
+    now = int(time.time())
+    return Rendered.of(body, content_type, 0, 0, now, now)
+
+
 def page(document: Json) -> str:
-    """The page."""
+    """The document as one HTML page."""
     info = document["info"]
     groups = "".join(_group(tag["name"], document["paths"]) for tag in document["tags"])
     schemas = "".join(_schema(name, schema) for name, schema in document["components"]["schemas"].items())
@@ -39,7 +102,7 @@ def page(document: Json) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}"
         f'<p>For programs: <a href="openapi.json">openapi.json</a>.<h2>Who calls</h2><table>{schemes}</table>'
-        f"{groups}<h2>Shapes</h2>{schemas}</html>\n"
+        f"{groups}<h2>Schemas</h2>{schemas}</html>\n"
     )
 
 
@@ -65,9 +128,9 @@ def _call(method: str, path: str, call: Json) -> str:
         asked += f"<tr><td>body<td><td>required<td>{_linked(next(iter(body['content'].values()))['schema'])}"
     answered = "".join(
         f"<tr><td>{status}<td>{escape(found['description'])}<td>{_media(found)}"
-        for status, found in call["responses"].items()
+        for status, found in sorted(call["responses"].items())
     )
-    who = " or ".join(", ".join(names) or "nobody in particular" for names in call["security"]) or "anyone"
+    who = " or ".join(", ".join(names) or "without a token" for names in call["security"]) or "anyone"
     asks = f"<table>{asked}</table>" if asked else ""
     return f"<details><summary>{head}</summary><p>Called by: {who}.{asks}<table>{answered}</table></details>"
 
@@ -77,7 +140,7 @@ def _media(found: Json) -> str:
 
 
 def _linked(schema: Json) -> str:
-    """A link to a named shape, or nothing: the others say no more than their media type."""
+    """Links to the named schemas; empty for a schema without a name."""
     names = [of["$ref"].rpartition("/")[2] for of in schema.get("oneOf", [schema]) if "$ref" in of]
     return " or ".join(f'<a href="#{name}">{name}</a>' for name in names)
 
@@ -92,7 +155,7 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _kind(schema: Json) -> str:
-    """A shape in a word or two."""
+    """The kind of a value in a few words."""
     if "$ref" in schema:
         return _linked(schema)
     if "oneOf" in schema:

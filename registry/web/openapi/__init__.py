@@ -1,1 +1,0 @@
-"""What the registry says of its own interface: OpenAPI 3.1 for programs, and a page of it for people."""
