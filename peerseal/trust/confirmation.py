@@ -62,7 +62,6 @@ class Confirmation:
         follower: ChangesFollower,
         reader: DocumentReader,
         awake: AwakePeriods,
-        *,
         limits: TrustLimits,
         followed: Callable[[], int | None],
     ) -> None:

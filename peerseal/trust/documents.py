@@ -311,11 +311,15 @@ class DocumentReader:
         return found
 
     def fetch_document(self, question: Question[D]) -> D:
-        """As `fetch`, once more where the root declared another ledger. For questions without an ETag."""
-        document = self.through_histories(lambda: self.fetch(question)).document
-        if document is None:
-            raise AssertionError("unreachable: without an ETag each answer has a document")
-        return document
+        """As `fetch_new`, once more where the root declared another ledger."""
+        return self.through_histories(lambda: self.fetch_new(question)[0])
+
+    def fetch_new(self, question: Question[D]) -> tuple[D, Fetched[D]]:
+        """As `fetch`, for a question without an ETag: the answer always has a document."""
+        fetched = self.fetch(question)
+        if fetched.document is None:
+            raise AssertionError("unreachable: only a question with an ETag is answered without a document")
+        return fetched.document, fetched
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:

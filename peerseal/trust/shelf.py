@@ -19,6 +19,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.trust.awake import NEVER, AwakePeriods
@@ -117,6 +118,7 @@ class Shelf(ABC, Generic[D, B, A]):
         self._awake = environment.awake
         self._limits = environment.limits
         self._clock = environment.clock
+        in_each_child(self.renew_locks)
 
     # ---- what differs between kinds
 

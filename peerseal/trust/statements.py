@@ -15,6 +15,7 @@ from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavai
 from peerseal.protocol.documents.named_keys import REVOKED
 from peerseal.protocol.documents.signed_documents import Changes, KeyStatement
 from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import Dated, TrustedKey
 from peerseal.trust.documents import Question, check_age
@@ -60,6 +61,7 @@ class StatementShelf:
         self._absent = AbsentNames(limits.max_negative, limits.negative_ttl)
         self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, environment.clock)
         self.renew_locks()
+        in_each_child(self.renew_locks)
 
     def known(self, kid: str) -> TrustedKey | None:
         """The key, if memory alone can say. Raises RevokedKey."""

@@ -16,13 +16,12 @@ what this process knew before it was suspended, decides a request only after one
 import hashlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from peerseal.errors import ConfigurationError, PeersealError, UnknownKey
+from peerseal.errors import ConfigurationError, UnknownKey
 from peerseal.protocol.documents.signed_documents import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -33,12 +32,12 @@ from peerseal.runtime.options import check_callable, check_is, check_path, check
 from peerseal.transport.deadline import Deadline, check_may_wait, no_longer_in_all
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
-from peerseal.trust.background import Heard, Rounds
+from peerseal.trust.background import BackgroundThread, Upkeep
 from peerseal.trust.beliefs import Recalled, TrustedKey
-from peerseal.trust.changes import ChangesFollower, Told
+from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
-from peerseal.trust.disk.shared_changes import HostNews
+from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
 from peerseal.trust.key_sets import KeyShelf
 from peerseal.trust.policies import DomainShelf, PolicyShelf
@@ -79,33 +78,27 @@ class TrustStore:
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
-        self._working, self._working_apart = BackgroundWork(), BackgroundWork()
-        self._reader = DocumentReader(
+        self._reader = reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
         )
-        self._awake = AwakePeriods(self._limits, uptime)
-        self._changes = ChangesFollower(
-            self._reader,
-            None if folder is None else HostNews(copies),
-            limits=self._limits,
-            clock=clock,
-            awake=self._awake,
-            within=self._working,
-        )
-        self._confirmation = Confirmation(
-            self._changes, self._reader, self._awake, limits=self._limits, followed=lambda: self._since()
-        )
-        environment = Environment(self._reader, self._confirmation, self._awake, self._limits, clock)
+        self._awake, working = AwakePeriods(self._limits, uptime), BackgroundWork()
+        shared = None if folder is None else SharedChanges(copies)
+        self._changes = ChangesFollower(reader, shared, self._awake, self._limits, clock, working)
+        confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._upkeep.followed())
+        environment = Environment(reader, confirmation, self._awake, self._limits, clock)
         self._keys, self._policies = KeyShelf(environment), PolicyShelf(environment)
         self._domain, self._statements = DomainShelf(environment), StatementShelf(environment)
         self._held = self._keys.held
-        self._renewed = self._domain, self._policies, self._keys
-        self._shelves = *self._renewed, self._statements
-        self._reader.histories.followers = *self._shelves, self._confirmation
+        shelves = self._domain, self._policies, self._keys
+        reader.histories.followers = *shelves, self._statements, confirmation
+        self._upkeep = Upkeep(environment, self._changes, shelves, self._statements, working)
+        self._thread = BackgroundThread(self._upkeep.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
+        self._forget_counts()
+        in_each_child(self._forget_counts)
+
+    def _forget_counts(self) -> None:
+        """In a forked child: what is counted is of one process."""
         self._hits = self._misses = 0
-        self._retrying = threading.Thread()  # not started: none is alive
-        self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
-        in_each_child(self._after_fork)
 
     @property
     def fetcher(self) -> Fetcher:
@@ -221,8 +214,8 @@ class TrustStore:
     def _begin(self) -> None:
         """What each question to this store does first: have the background thread in this process."""
         notice_fork()
-        if self._rounds.idle:
-            self._rounds.start()
+        if self._thread.idle:
+            self._thread.start()
 
     def sign_with(self, sign_reading: Callable[[str], str]) -> None:
         """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
@@ -241,15 +234,12 @@ class TrustStore:
         Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
         notice_fork()
-        self._look_at_root()
-        self._attempt("follow the registry's changes", self._follow)
-        for shelf in self._renewed:
-            shelf.renew_due()
+        self._upkeep.refresh()
 
     def stop(self) -> None:
         """End the background thread of this process, for good."""
         notice_fork()
-        self._rounds.stop()
+        self._thread.stop()
         self._changes.stop()
 
     def read_statement(self, jws: str) -> KeyStatement:
@@ -291,87 +281,6 @@ class TrustStore:
         ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)
         failed = dict(self._reader.failed)
         return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
-
-    # ---- the background
-
-    def _round(self, stopping: threading.Event) -> Heard:
-        """One round of the background thread."""
-        with self._working:
-            self._look_at_root()
-        heard = self._listen(stopping)
-        with self._working:
-            for shelf in self._renewed:
-                shelf.renew_due(failing=False)
-        self._retry_failing()
-        return heard
-
-    def _retry_failing(self) -> None:
-        """Renew in a thread of its own what could not be renewed before: it may hang again, and holds up nobody."""
-        if not self._retrying.is_alive() and self._due_at(failing=True) <= self._clock():
-            self._retrying = threading.Thread(target=self._renew_failing, name="peerseal-trust-retry", daemon=True)
-            self._retrying.start()
-
-    def _renew_failing(self) -> None:
-        with self._working_apart:
-            for shelf in self._renewed:
-                shelf.renew_due(failing=True)
-
-    def _due_at(self, *, failing: bool) -> float:
-        return min(shelf.due_at(failing=failing) for shelf in self._renewed)
-
-    def _listen(self, stopping: threading.Event) -> Heard:
-        """Wait for what changes, though not longer than until something is to be renewed anyway."""
-        since = self._since()
-        if since is None:
-            return Heard.NO_NEWS
-        due_at = self._due_at(failing=False)
-        if not self._retrying.is_alive():
-            due_at = min(due_at, self._due_at(failing=True))
-        due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
-        try:
-            heard = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
-            with self._working:
-                for told in heard:
-                    self._take_note(told)
-        except PeersealError as error:
-            log.warning("cannot follow the registry's changes: %s", error)
-            return Heard.NOTHING
-        return Heard.NEWS if any(told.changes.seq > since for told in heard) else Heard.NO_NEWS
-
-    def _since(self) -> int | None:
-        """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
-        not hold back the entry from which the rest is asked for."""
-        return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
-
-    def _follow(self) -> None:
-        since = self._since()
-        if since is not None:
-            self._take_note(self._changes.ask(since))
-
-    def _take_note(self, told: Told) -> None:
-        """Confirm what did not change, and mark what did."""
-        changes, period = told.changes, self._awake.of(told.asked_at)
-        self._reader.note(changes)
-        self._confirmation.note(changes, period)
-        for shelf in self._shelves:
-            shelf.confirm(changes, period)
-
-    def _look_at_root(self) -> None:
-        if self._reader.registry_keys_due_in() <= 0:
-            self._attempt("renew the registry's keys", self._reader.load_registry_keys)
-
-    def _attempt(self, what: str, do: Callable[[], object]) -> None:
-        try:
-            do()
-        except PeersealError as error:
-            log.warning("cannot %s: %s", what, error)
-
-    def _after_fork(self) -> None:
-        """A lock that another thread held would never be released; what is counted is of one process."""
-        self._hits = self._misses = 0
-        for shelf in self._shelves:
-            shelf.renew_locks()
-        self._retrying = threading.Thread()
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.

@@ -874,7 +874,7 @@ class TestOneTroubleIsNotAnother:
         trust.key(kid)
         trust.stop()
         assert trust.key(kid).kid == kid
-        assert trust._rounds._thread is None
+        assert trust._thread._thread is None
 
 
 def test_unknown_kids_of_known_services_take_no_more_than_a_few_threads(registry: MemoryRegistry) -> None:
