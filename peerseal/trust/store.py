@@ -47,8 +47,6 @@ from peerseal.trust.status import ServiceStatus, TrustStatus
 
 log = logging.getLogger("peerseal.trust")
 
-_SETTINGS_COPY = "domain.jwt"
-
 
 class TrustStore:
     """A `KeySource` over a registry.
