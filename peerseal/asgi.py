@@ -17,7 +17,7 @@ refused unless public: a request token binds one request, and not what follows i
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -226,14 +226,18 @@ class PeerAuth:
         length = natural(declared.lstrip("0") or "0")
         if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-        target = _target(scope, self._external_prefix)
-        is_short = await body.read(min(_READ_FIRST, self._max_body))
-        head = await self._verifier.check_head(token, method=scope["method"], target=target, headers=headers)
-        with nullcontext() if is_short else self._reading_for(token):
-            if not await body.read(self._max_body):
-                raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-            checked = await self._verifier.check_body(head, body.content, scope=need.scope)
-            peer = await self._verifier.claim(checked)
+        method, target = scope["method"], _target(scope, self._external_prefix)
+        if await body.read(min(_READ_FIRST, self._max_body)):
+            peer = await self._verifier.verify(
+                token, method=method, target=target, body=body.content, headers=headers, scope=need.scope
+            )
+        else:
+            head = await self._verifier.check_head(token, method=method, target=target, headers=headers)
+            with self._reading_for(token):
+                if not await body.read(self._max_body):
+                    raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
+                checked = await self._verifier.check_body(head, body.content, scope=need.scope)
+                peer = await self._verifier.claim(checked)
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer

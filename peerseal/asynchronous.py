@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from peerseal.runtime.forks import in_each_child, notice_fork
-from peerseal.transport.deadline import WouldWait, not_waiting
+from peerseal.trust.beliefs import deadline_of
 from peerseal.verify.replay.guards import MemoryReplayGuard
 from peerseal.verify.request import CheckedHead, CheckedRequest, Peer, Verifier
 
@@ -30,6 +30,7 @@ class AsyncVerifier:
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
+        self._deadline = deadline_of(verifier.trust)
         self._renew_threads()
         in_each_child(self._renew_threads)
 
@@ -48,23 +49,38 @@ class AsyncVerifier:
         scope: str | None = None,
     ) -> Peer:
         """See `Verifier.verify`; a function ``body`` must not wait."""
-        head = await self.check_head(token, method=method, target=target, headers=headers)
-        return await self.claim(await self.check_body(head, body, scope=scope))
+        notice_fork()
+        unverified = self._verifier.read(token)
+        source = self._verifier.recall(unverified, headers)
+        check = partial(
+            self._verifier.check,
+            unverified,
+            method=method,
+            target=target,
+            body=body,
+            headers=headers,
+            scope=scope,
+            source=source,
+        )
+        return await self.claim(await self._in_thread(check) if source is None else check())
 
     async def check_head(
         self, token: str, *, method: str, target: str, headers: Mapping[str, str] = _NO_HEADERS
     ) -> CheckedHead:
         """See `Verifier.check_head`."""
+        notice_fork()
         unverified = self._verifier.read(token)
-        return await self._checked(
-            partial(self._verifier.check_head, unverified, method=method, target=target, headers=headers)
+        source = self._verifier.recall(unverified, headers)
+        check = partial(
+            self._verifier.check_head, unverified, method=method, target=target, headers=headers, source=source
         )
+        return await self._in_thread(check) if source is None else check()
 
-    async def check_body(
-        self, head: CheckedHead, body: bytes | Callable[[], bytes], *, scope: str | None = None
-    ) -> CheckedRequest:
+    async def check_body(self, head: CheckedHead, body: bytes, *, scope: str | None = None) -> CheckedRequest:
         """See `Verifier.check_body`."""
-        return await self._checked(partial(self._verifier.check_body, head, body, scope=scope))
+        check = partial(self._verifier.check_body, head, body, scope=scope)
+        may_wait = "tth" in head.claims and head.source is self._verifier.trust
+        return await self._in_thread(check) if may_wait else check()
 
     async def claim(self, checked: CheckedRequest) -> Peer:
         """See `Verifier.claim`."""
@@ -72,11 +88,9 @@ class AsyncVerifier:
             return self._verifier.claim(checked)
         return await asyncio.to_thread(self._verifier.claim, checked)
 
-    async def _checked(self, check: Callable[[], R]) -> R:
-        """What ``check`` gives: in the loop where memory has the answer, else in a thread."""
-        notice_fork()
-        try:
-            with not_waiting():
+    async def _in_thread(self, check: Callable[[], R]) -> R:
+        def check_in_time() -> R:
+            with self._deadline():
                 return check()
-        except WouldWait:
-            return await asyncio.get_running_loop().run_in_executor(self._waiting, check)
+
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, check_in_time)

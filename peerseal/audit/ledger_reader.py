@@ -6,7 +6,6 @@ themselves. So whoever is at one checkpoint and reaches the next has proven that
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,9 +27,8 @@ from peerseal.protocol.ledger.history_statement import (
     MAX_HISTORY_BYTES,
     Excused,
     Head,
-    HistoryStatement,
     excused_by,
-    read_history,
+    signed_histories,
 )
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
@@ -110,11 +108,8 @@ class Follower:
             told = self._asked(HISTORY, MAX_HISTORY_BYTES, statements_in)
         except (DocumentRefused, FetchError):
             return None
-        found = list[HistoryStatement]()
-        for jws in told:
-            with suppress(DocumentRefused):
-                found.append(read_history(jws, keys.root, domain=keys.subject, now=self._clock()))
-        return excused_by(found, Head(seen.size, seen.root), seen_at)
+        found = signed_histories(told, keys.root, domain=keys.subject, now=self._clock())
+        return excused_by(found.values(), Head(seen.size, seen.root), seen_at)
 
     def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
         now = self._clock()

@@ -21,7 +21,7 @@ from peerseal.protocol.ledger.history_statement import (
     MAX_HISTORY_BYTES,
     HistoryStatement,
     decode_statements,
-    read_history,
+    signed_histories,
 )
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
@@ -119,7 +119,7 @@ class Histories:
             if not abs(now - self._asked_at) >= self._pause:
                 return []
             self._asked_at = now
-            return list(self._read(self._fetched(), root))
+            return self._read(self._fetched(), root)
         except (FetchError, DocumentRefused) as failure:
             if getattr(failure, "http_status", None) != 404:
                 log.warning("statements about a new history cannot be fetched: %s", failure)
@@ -134,12 +134,12 @@ class Histories:
         with no_larger_than(MAX_HISTORY_BYTES):
             return self._fetcher().ask(PATH, read) or []
 
-    def _read(self, jws: Iterable[str], root: RegistryKeys) -> Iterable[HistoryStatement]:
-        for one in jws:
-            try:
-                yield read_history(one, root.root, domain=root.subject, now=self._clock())
-            except DocumentRefused as error:
-                log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+    def _read(self, jws: Iterable[str], root: RegistryKeys) -> list[HistoryStatement]:
+        def refused(error: DocumentRefused) -> None:
+            log.warning("a statement about a new history is refused (%s): %s", error.code, error)
+
+        now = self._clock()
+        return list(signed_histories(jws, root.root, domain=root.subject, now=now, refused=refused).values())
 
     def _renew_lock(self) -> None:
         self._asking = threading.Lock()

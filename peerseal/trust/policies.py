@@ -15,7 +15,7 @@ from peerseal.protocol.names import split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.trust.beliefs import Dated
 from peerseal.trust.documents import Fetched, Question
-from peerseal.trust.shelf import Item, Shelf
+from peerseal.trust.shelf import Environment, Item, Shelf
 
 V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)
@@ -65,12 +65,15 @@ class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
 
 
 class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
-    """The policies of the services that verifiers of this process stand for: mostly one. ``sign_reading`` makes a
-    request token for a GET of that target at the registry: restricted policies are asked for with it."""
+    """The policies of the services that verifiers of this process stand for: mostly one. ``sign_reading`` returns
+    a request token for a GET of a target at the registry: restricted policies are asked for with it."""
 
     document = PolicyDocument
     what = "policy"
-    sign_reading: Callable[[str], str] | None = None
+
+    def __init__(self, environment: Environment, sign_reading: Callable[[str], str] | None = None) -> None:
+        super().__init__(environment)
+        self._sign_reading = sign_reading
 
     def _path(self, subject: str) -> str:
         return f"/v1/services/{split_service_id(subject)[1]}/policy.jwt"
@@ -86,16 +89,16 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
     ) -> Fetched[PolicyDocument]:
         """Most policies are public, and come from caches; a restricted one is asked for with a token."""
         held = item.known.value if item.known is not None else None
-        if held is None or not held.restricted or self.sign_reading is None:
+        if held is None or not held.restricted or self._sign_reading is None:
             try:
                 return super()._fetch(item, question)
             except FetchError as error:
-                if error.http_status != 401 or self.sign_reading is None:
+                if error.http_status != 401 or self._sign_reading is None:
                     raise
         return super()._fetch(item, replace(question, headers=self._authorization))
 
     def _authorization(self, path: str) -> Mapping[str, str]:
-        sign, target = self.sign_reading, self._reader.fetcher.target(path)
+        sign, target = self._sign_reading, self._reader.fetcher.target(path)
         return {"Authorization": f"Bearer {sign(target)}"} if sign is not None else {}
 
 

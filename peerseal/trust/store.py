@@ -54,9 +54,10 @@ class TrustStore:
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
-    which it shares with the other processes of its host. Nothing is fetched before the first question. ``uptime`` gives
-    the seconds since the machine started, those of a suspension included. Safe to use from threads, and before and
-    after a fork.
+    which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
+    at the registry: the store asks for restricted policies with it. Nothing is fetched before the first question.
+    ``uptime`` gives the seconds since the machine started, those of a suspension included. Safe to use from threads,
+    and before and after a fork.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class TrustStore:
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
@@ -84,7 +86,7 @@ class TrustStore:
         self._changes = ChangesFollower(reader, shared, self._awake, self._limits, clock, working)
         confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._upkeep.followed())
         environment = Environment(reader, confirmation, self._awake, self._limits, clock)
-        self._keys, self._policies = KeyShelf(environment), PolicyShelf(environment)
+        self._keys, self._policies = KeyShelf(environment), PolicyShelf(environment, sign_reading)
         self._domain, self._statements = DomainShelf(environment), StatementShelf(environment)
         self._held = self._keys.held
         shelves = self._domain, self._policies, self._keys
@@ -214,11 +216,6 @@ class TrustStore:
         notice_fork()
         if self._thread.idle:
             self._thread.start()
-
-    def sign_with(self, sign_reading: Callable[[str], str]) -> None:
-        """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
-        target at the registry."""
-        self._policies.sign_reading = sign_reading
 
     def watch(self, services: Iterable[str]) -> None:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""

@@ -54,7 +54,7 @@ from peerseal.verify.context import Transaction
 from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
 from peerseal.verify.token_reader import Signer, TokenReader, UnverifiedPeerToken
-from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction
+from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction, transaction_kid
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
 
@@ -132,6 +132,7 @@ class Verifier:
         check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
         self._deadline = deadline_of(trust)
+        self._recall: Callable[..., KeySource | None] | None = getattr(trust, "recall", None)
         self._audience_name = check_peer_name(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
@@ -176,14 +177,21 @@ class Verifier:
         allowed caller. Raises TokenError, Forbidden or TrustUnavailable.
         """
         unverified = self._reader.read(token)
-        with self._deadline():
-            head = self.check_head(unverified, method=method, target=target, headers=headers)
-            checked = self.check_body(head, body, scope=scope)
-        return self.claim(checked)
+        return self.claim(self.check(unverified, method=method, target=target, body=body, headers=headers, scope=scope))
 
     def read(self, token: str) -> UnverifiedPeerToken:
         """Steps 1 and 2: what the token says, with nothing proven. Raises MissingToken, MalformedToken or WrongType."""
         return self._reader.read(token)
+
+    def recall(self, unverified: UnverifiedPeerToken, headers: Mapping[str, str]) -> KeySource | None:
+        """A source for `check` that never waits, for an event loop; None where the check may have to wait."""
+        if self._recall is None or self._in_domain is None:
+            return None
+        (audience, allowed), signer = self._in_domain, unverified.signer
+        if allowed.scopes(signer.caller) is None:
+            return self._trust  # it is not asked: the check refuses this caller before
+        minter_kid = transaction_kid(headers) if "tth" in unverified.claims else None
+        return self._recall(signer.kid, audience, recorded_kid=minter_kid)
 
     def check(
         self,
@@ -197,9 +205,11 @@ class Verifier:
         source: KeySource | None = None,
     ) -> CheckedRequest:
         """Steps 3 to 10, without a side effect; see `verify`. Keys and policies are those of ``source``, where that is
-        given. The request is not accepted before `claim`."""
-        head = self.check_head(unverified, method=method, target=target, headers=headers, source=source)
-        return self.check_body(head, body, scope=scope)
+        given. The request is not accepted before `claim`. All waits together end in time, where the source bounds them
+        (`peerseal.trust.beliefs.BoundedKeySource`)."""
+        with self._deadline():
+            head = self.check_head(unverified, method=method, target=target, headers=headers, source=source)
+            return self.check_body(head, body, scope=scope)
 
     def check_head(
         self,

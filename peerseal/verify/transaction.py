@@ -20,7 +20,7 @@ from peerseal.protocol.tokens.transaction import (
 from peerseal.trust.beliefs import KeySource, check_window
 from peerseal.verify.context import Transaction
 from peerseal.verify.derivation import derivation_fault
-from peerseal.verify.received import value_of
+from peerseal.verify.received import by_lower_name, value_of
 from peerseal.verify.token_reader import check_signature
 
 TRANSACTION_HEADER = "txn-token"
@@ -43,6 +43,16 @@ def bound_transaction(
         raise
     except (TokenError, InvalidName) as error:
         raise BadTransactionToken(f"{error.code}: {error}") from error
+
+
+def transaction_kid(headers: Mapping[str, str]) -> str | None:
+    """The kid that a request's transaction token claims to be signed by; None where `bound_transaction` refuses the
+    token before it needs a key."""
+    try:
+        token = value_of(by_lower_name(headers, {}), TRANSACTION_HEADER)
+        return None if token is None else jose.parse(token).header.kid
+    except TokenError:
+        return None
 
 
 def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:

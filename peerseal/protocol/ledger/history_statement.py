@@ -6,7 +6,7 @@ which entries were lost and where the ledger goes on (docs/protocol.md). `excuse
 remembers a head may go on from the new one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -149,6 +149,25 @@ def read_history(jws: str, root: PublicKey, *, domain: str, now: float) -> Histo
     if statement.issued_at > now + LEEWAY:
         raise DocumentRefused("document_from_future", f"a {HISTORY_TYP}")
     return statement
+
+
+def signed_histories(
+    statements: Iterable[str],
+    root: PublicKey,
+    *,
+    domain: str,
+    now: float,
+    refused: Callable[[DocumentRefused], object] = lambda _: None,
+) -> dict[str, HistoryStatement]:
+    """The statements that this root key signed for this domain, by their compact JWS. The others are skipped: a
+    registry's host may be in the hands of an attacker, who can append any. ``refused`` is told why, for the log."""
+    found: dict[str, HistoryStatement] = {}
+    for jws in statements:
+        try:
+            found[jws] = read_history(jws, root, domain=domain, now=now)
+        except DocumentRefused as error:
+            refused(error)
+    return found
 
 
 def encode_statements(statements: Iterable[str]) -> bytes:

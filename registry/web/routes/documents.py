@@ -34,9 +34,9 @@ def changes() -> Response:
     where the server has room for calls that wait."""
     feed, waited = registry().changes, told(request.environ)
     if waited is not None:
-        return published(feed.told(waited), "no-cache")
+        return published(feed.answer_to(waited), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    place = feed.place(since, network()) if wait and request.is_multithread else None
+    place = feed.wait(since, network()) if wait and request.is_multithread else None
     return published(feed.since(since), "no-cache") if place is None else Later(place, wait)

@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from registry.services.authority.authority import Authority
-from registry.services.documents.answers import JWK_SET, JWT, Rendered
+from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
 from registry.services.documents.publish import registry_jwks
 from registry.web.wire import published, registry
 
@@ -24,5 +24,5 @@ def jwks() -> Response:
     return published(_rendered(authority, registry_jwks(authority), JWK_SET))
 
 
-def _rendered(authority: Authority, body: bytes, content_type: str) -> Rendered:
-    return Rendered.of(body, content_type, 0, 0, authority.keys.issued_at, authority.keys.expires_at)
+def _rendered(authority: Authority, body: bytes, content_type: str) -> PublicAnswer:
+    return PublicAnswer.of(body, content_type, 0, 0, authority.keys.issued_at, authority.keys.expires_at)

@@ -10,6 +10,7 @@ import pytest
 from peerseal import Identity, RotationSchedule
 from peerseal.errors import ConfigurationError, EnrolmentRefused, TokenError
 from peerseal.identity.enrolment import PlatformToken
+from peerseal.identity.environment import options_in
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.request import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
@@ -74,8 +75,7 @@ def sent(registry: PlatformRegistry) -> list[set[str]]:
 
 
 def look_after(identity: Identity) -> None:
-    if identity._keeper.is_due():
-        identity._keeper.work()
+    identity.look_after_keys()
 
 
 def test_a_newcomer_sends_its_proof_and_the_token(registry: PlatformRegistry) -> None:
@@ -132,8 +132,7 @@ def test_from_the_environment_the_file_is_read_at_each_join(
         "PEERSEAL_REGISTRY_PIN": registry.pin,
         "PEERSEAL_OIDC_TOKEN_FILE": str(token_file),
     }
-    newcomer = Identity.from_env(env)._keeper._newcomer
-    assert isinstance(newcomer, PlatformToken)
+    newcomer = PlatformToken.of(options_in(env)["oidc_token"])
     assert newcomer.text() == "first.token.text"
     token_file.write_text("second.token.text")
     assert newcomer.text() == "second.token.text"
