@@ -18,7 +18,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, UnknownKey
@@ -29,7 +28,7 @@ from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
-from peerseal.transport.deadline import Deadline, check_may_wait, no_longer_in_all
+from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
 from peerseal.trust.background import BackgroundThread, Upkeep
@@ -115,7 +114,7 @@ class TrustStore:
         notice_fork()
         root = self._reader.root
         if root is None or self._clock() >= root.expires_at:
-            with self._waiting(last=False):
+            with waiting(self._limits.patience):
                 root = self._reader.registry_keys()
         return root.subject
 
@@ -127,7 +126,7 @@ class TrustStore:
         if found is not None and self._clock() < found[1].good_until and self._awake.lasts(found[1].period):
             self._hits += 1  # without a lock: a count of so many may miss one
             return found[0]
-        with self._waiting(last=True):
+        with waiting(self._limits.patience):
             self._misses += 1
             return self._keys.ask(kid)
 
@@ -138,7 +137,7 @@ class TrustStore:
         item = self._policies.items.get(service_id)
         if item is not None and self._clock() < item.good_until and self._awake.lasts(item.period) and item.known:
             return item.known.value
-        with self._waiting(last=False):
+        with waiting(self._limits.patience):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing
             return self._policies.ask(service_id)
@@ -153,7 +152,7 @@ class TrustStore:
         found = self._statements.known(kid)
         if found is not None:
             return found
-        with self._waiting(last=True):
+        with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
                 raise UnknownKey("a key of another trust domain")
@@ -165,7 +164,7 @@ class TrustStore:
         settings = self._settings_in_memory()
         if settings is not None:
             return settings
-        with self._waiting(last=False):
+        with waiting(self._limits.patience):
             return self._domain.ask(registry_id(self.domain))
 
     def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> Recalled | None:
@@ -205,11 +204,6 @@ class TrustStore:
     def deadline(self) -> Deadline:
         """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
         return Deadline(self._limits.patience)
-
-    def _waiting(self, *, last: bool) -> AbstractContextManager[None]:
-        """Around what a question does that memory does not answer. Raises WouldWait."""
-        check_may_wait()
-        return no_longer_in_all(self._limits.patience, last=last)
 
     def _begin(self) -> None:
         """What each question to this store does first: have the background thread in this process."""
