@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from peerseal.errors import RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import KnownService, TrustedKey

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from peerseal.errors import FetchError
-from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.trust.beliefs import Dated

@@ -18,7 +18,7 @@ from random import random
 from typing import ClassVar, Generic, TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.protocol.documents.changes import Changes
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time

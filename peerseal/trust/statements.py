@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.named_keys import REVOKED
-from peerseal.protocol.documents.signed_documents import Changes, KeyStatement
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.key_set import REVOKED
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.token_bucket import TokenBucket

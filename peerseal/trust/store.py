@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, UnknownKey
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME

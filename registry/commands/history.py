@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from peerseal.protocol.ledger.history_statement import HistoryStatement
+from peerseal.protocol.documents.history_statement import HistoryStatement
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
 from registry.commands.common import json_option, read_notes, show, the_settings, the_store, without_mark

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
-from peerseal.protocol.documents.signed_documents import read_registry_keys
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings

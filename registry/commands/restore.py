@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from peerseal.protocol.ledger.history_statement import Head
+from peerseal.protocol.documents.history_statement import Head
 from peerseal.runtime.terminal import say
 from registry.commands.common import (
     end_progress,

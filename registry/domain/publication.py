@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peerseal.protocol.documents.named_keys import RevokedKey, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement
+from peerseal.protocol.documents.key_set import JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.ledger.merkle import Proof
@@ -32,10 +32,11 @@ class Frame:
         """The service's id."""
         return service_id(self.domain, self.service)
 
-    def members(self) -> tuple[str, str, int, int, int, int, str]:
-        """The first members of the documents, in their order."""
-        times, place = (self.issued_at, self.expires_at), (self.seq, self.head, self.checkpoint)
-        return registry_id(self.domain), self.owner, *times, *place
+    def members(self) -> dict[str, Any]:
+        """The fields of the documents."""
+        parties = {"issuer": registry_id(self.domain), "subject": self.owner}
+        times = {"issued_at": self.issued_at, "expires_at": self.expires_at}
+        return {**parties, **times, "seq": self.seq, "head": self.head, "checkpoint": self.checkpoint}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def key_set(frame: Frame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
         else:
             said = state.value, record.active_until, key.admission, key.proof
             signed.append(SignedKey(kid, record.public, *said))
-    return JwkSetDocument(*frame.members(), tuple(signed), tuple(revoked))
+    return JwkSetDocument(**frame.members(), keys=tuple(signed), revoked=tuple(revoked))
 
 
 def plain_key_set(frame: Frame, keys: Iterable[ProvenKey]) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def statement(frame: Frame, key: ProvenKey) -> KeyStatement:
     """The key statement about one key, past or present."""
     record = key.record
     return KeyStatement(
-        *frame.members(),
+        **frame.members(),
         kid=make_kid(frame.owner, record.thumbprint),
         public=record.public,
         state=record.state(frame.issued_at).value,

@@ -12,7 +12,7 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import AccessGrant
 from peerseal.protocol.tokens.access_token import ACCESS_TYP, AccessClaims, scope_text
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.domain.client_credentials import AccessWanted
 from registry.domain.exchange import ExchangeRefused, Issued
 from registry.services.access.clients import Clients

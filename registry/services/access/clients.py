@@ -5,7 +5,7 @@ from collections.abc import Callable
 from peerseal.errors import InvalidName, TokenError
 from peerseal.protocol.names import qualify
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
-from peerseal.protocol.tokens.request import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_times
 from peerseal.trust.beliefs import check_window
 from peerseal.verify.replay.guards import ReplayGuard
 from registry.domain.exchange import ClientRefused

@@ -16,8 +16,8 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.policies import DERIVED_FROM, DomainSettings
 from peerseal.protocol.policies import Exchange as Grants
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
-from peerseal.protocol.tokens.request import new_jti
 from peerseal.verify.derivation import derived_context
 from peerseal.verify.users.verifier import User, UserVerifier
 from registry.domain.exchange import ExchangeRefused, Issued, Wanted

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.documents.signed_documents import DOCUMENT_LIFETIME
+from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.names import make_kid

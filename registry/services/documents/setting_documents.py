@@ -7,7 +7,9 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.documents.signed_documents import DOCUMENT_LIFETIME, DomainDocument, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.ledger.merkle import check_inclusion
 from peerseal.protocol.names import REGISTRY
@@ -61,7 +63,7 @@ class SettingDocuments:
             changed, read = services.seq_of(connection, service) or 0, read_policy(connection, service)
             frame = self._frame(connection, service, now, changed, read.entry)
         policy = read.setting.value
-        document = PolicyDocument(*frame.members(), policy)
+        document = PolicyDocument(**frame.members(), policy=policy)
         return _rendered(authority.sign(document), frame, changed, readers_of(policy, frame.owner))
 
     def _make_domain(self, name: AnswerName, now: int) -> PublicAnswer:
@@ -69,16 +71,8 @@ class SettingDocuments:
         with self._store.read() as connection:
             changed, read = services.seq_of(connection, REGISTRY) or 0, read_settings(connection)
             frame = self._frame(connection, REGISTRY, now, read.setting.seq, read.entry)
-        document = DomainDocument(
-            issuer=authority.id,
-            subject=authority.domain,
-            issued_at=frame.issued_at,
-            expires_at=frame.expires_at,
-            seq=frame.seq,
-            head=frame.head,
-            checkpoint=frame.checkpoint,
-            settings=read.setting.value,
-        )
+        members = {**frame.members(), "subject": authority.domain}
+        document = DomainDocument(**members, settings=read.setting.value)
         return _rendered(authority.sign(document), frame, changed)
 
     def _frame(self, connection: Connection, service: str, now: int, seq: int, entry: Entry | None) -> Frame:
