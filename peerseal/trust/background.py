@@ -6,7 +6,7 @@ own time, and are spaced where it answers too soon to have kept the question, or
 """
 
 import logging
-import random
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from peerseal.errors import PeersealError
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import BackgroundWork, in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.trust.awake import AwakePeriods
@@ -22,6 +23,9 @@ from peerseal.trust.shelf import Environment, Shelf
 from peerseal.trust.statements import StatementShelf
 
 log = logging.getLogger("peerseal.trust")
+
+_JITTER = 0.3
+"""The part of a pause that chance may take away: the workers of a fleet do not ask in step."""
 
 
 class RoundResult(Enum):
@@ -86,7 +90,7 @@ class BackgroundThread:
         self._thread = None
 
     def _run(self, stopping: threading.Event) -> None:
-        pause, silent = self._spread(self._limits.poll_interval), 0
+        pause, silent = self._poll_pause(), 0
         while not stopping.wait(pause):
             began = time.monotonic()
             try:
@@ -110,13 +114,12 @@ class BackgroundThread:
         """Seconds until the next round."""
         limits = self._limits
         if result is RoundResult.NO_ANSWER:
-            return self._spread(min(limits.poll_interval * 2.0 ** min(silent - 1, 16), limits.longest_poll_pause))
+            return backoff(silent, first=limits.poll_interval, longest=limits.longest_poll_pause, jitter=_JITTER)
         kept = limits.wait > 0 and (result is RoundResult.CHANGED or took >= limits.poll_interval)
-        return max(0.0, limits.look_interval - took) if kept else self._spread(limits.poll_interval)
+        return max(0.0, limits.look_interval - took) if kept else self._poll_pause()
 
-    def _spread(self, seconds: float) -> float:
-        """Up to that many: jitter keeps the workers of a fleet from asking in step."""
-        return seconds * random.uniform(0.7, 1.0)  # noqa: S311
+    def _poll_pause(self) -> float:
+        return backoff(1, first=self._limits.poll_interval, longest=math.inf, jitter=_JITTER)
 
     def _after_fork(self) -> None:
         """Threads do not survive a fork, and a lock that one of them held would never be released."""

@@ -19,6 +19,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.changes import Changes
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
@@ -239,7 +240,7 @@ class Shelf(ABC, Generic[D, B, A]):
             except PeersealError as error:
                 log.warning("cannot renew the %s of %s: %s", self.what, item.subject, error)
                 item.failures += 1
-        pause = min(2.0 ** min(item.failures, 16), self._limits.longest_pause)
+        pause = backoff(item.failures, first=2.0, longest=self._limits.longest_pause)
         item.retry_at = self._clock() + pause if item.failures > 1 else 0.0
 
     def renew_due(self, *, failing: bool | None = None) -> None:

@@ -315,6 +315,6 @@ def own_address() -> str:
 
 
 def resolving(names: dict[str, str]) -> Callable[..., object]:
-    """The resolver, where somebody else answers for those names."""
+    """The resolver, where an attacker answers for those names."""
     real = socket.getaddrinfo
     return lambda host, *rest, **options: real(names.get(str(host), host), *rest, **options)

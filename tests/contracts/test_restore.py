@@ -386,7 +386,7 @@ def test_no_call_that_was_accepted_before_is_accepted_again(life: Life, node: Dr
 
 
 def test_applicants_of_the_backup_are_let_go(registry_database: str, tmp_path: Path, clock: Clock) -> None:
-    """Some were admitted since, some rejected: nobody knows any more."""
+    """Some were admitted since, some rejected: no copy tells which."""
     registry = Driver(registry_database, tmp_path / "home", clock, applicants=True)
     assert registry.post_key("waiting", {"proof": registry.proof(key(), "waiting")}).status_code == 202
     backup = Backup(registry.store)
@@ -526,7 +526,7 @@ def test_a_copy_that_no_ledger_key_of_this_root_signed_is_refused(short: Short, 
 def test_a_copy_signed_by_a_ledger_key_that_the_root_dropped_is_refused(
     short: Short, clock: Clock, tmp_path: Path
 ) -> None:
-    """Whoever stole it could show any ledger. That the root dropped it says an entry behind the backup."""
+    """A thief of the key could show any ledger. That the root dropped it is said by an entry after the backup."""
     stolen = keyfiles.read_ledger_key(short.registry.settings.ledger_key_file)
     short.registry = short.registry.forgetful_node()
     roll(short.registry, clock)

@@ -86,7 +86,7 @@ class Issuer:
         }
 
     def claims(self, subject: str, audience: str | list[str], *, now: float | None = None) -> dict[str, Any]:
-        """What a token says of a workload, with more than anybody here reads."""
+        """What a token says of a workload, with more members than the registry reads."""
         issued = int(time.time() if now is None else now)
         times = {"iat": issued, "nbf": issued, "exp": issued + 600}
         return {

@@ -289,7 +289,7 @@ def test_withheld_evidence_is_waited_for_and_then_reported(
 
 
 def rewrite(registry: Driver, seq: int) -> None:
-    """Another time in an entry, and the head as it follows from that: what somebody does who covers his tracks."""
+    """Another time in an entry, and the head as it follows from that: what an attacker does to hide a change."""
     with registry.store.write() as connection:
         bodies = list(connection.execute(select(entries.c.body).order_by(entries.c.seq)).scalars())
         bodies[seq - 1] = replace(Entry.decode(bodies[seq - 1]), time=1).encode()
@@ -398,7 +398,7 @@ def test_what_is_new_costs_one_bundle(registry: Driver, fetcher: OverWsgi, monit
 
 
 class MadeUp(Fetcher):
-    """A ledger of arbitrary entries behind the seam, at any size up to the whole."""
+    """A ledger of arbitrary entries in place of a registry, at any size up to the whole."""
 
     def __init__(self, bodies: list[bytes]) -> None:
         self.bodies, self.size = bodies, 0
