@@ -62,7 +62,6 @@ class Confirmation:
         follower: ChangesFollower,
         reader: DocumentReader,
         awake: AwakePeriods,
-        *,
         limits: TrustLimits,
         followed: Callable[[], int | None],
     ) -> None:
@@ -85,7 +84,7 @@ class Confirmation:
         changes = self._word_on(belief.covered)
         return belief if changes is None else belief.confirmed(subject, changes)
 
-    def begin_anew(self) -> None:
+    def on_new_history(self) -> None:
         """See HistoryFollower: what was heard is of a history that was given up. Its thread may hold the lock."""
         self._heard = _Heard(NEVER)
 
