@@ -171,7 +171,7 @@ class SeenLedger:
         except (OSError, ConfigurationError) as error:
             log.warning("%s cannot be written, a restart would bring the lost ledger back: %s", file.path, error)
 
-    def renounce(self, root: RegistryKeys) -> None:
+    def forget_dropped_keys(self, root: RegistryKeys) -> None:
         """Forget what was signed with a ledger key that the root names no longer: it may have been stolen."""
         with self._lock:
             if self._newest is not None and _verified(self._newest.note, root) is None:
