@@ -257,7 +257,8 @@ class TrustStore:
             if max_age is not None:
                 check_age(document, max_age, self._clock())
 
-        return self._reader.fetch_document(Question(kind, path, subject, headers=headers, check=check))
+        question = Question(kind, path, subject, headers=headers, check=check)
+        return self._reader.through_histories(lambda: self._reader.fetch_whole(question)).document
 
     def status(self, *, start: bool = True) -> TrustStatus:
         """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts
