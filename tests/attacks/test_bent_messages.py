@@ -1,4 +1,4 @@
-"""Messages of which any part is bent: each is put aside with its code, and the one behind it goes on."""
+"""Messages of which any part is bent: each is put aside with its code, and the next one goes on."""
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta

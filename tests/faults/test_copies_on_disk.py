@@ -1,6 +1,5 @@
-"""A cold start with the registry down, from the copies on disk: a good one is enough for the first call once the
-registry was asked in vain, and any other is not believed, until the registry says what is true. The folder needs no
-trust.
+"""A cold start with the registry down, from the copies on disk. A good copy is enough for the first call once the
+registry was asked in vain; any other is not believed until the registry answers. The folder needs no trust.
 """
 
 import os
@@ -222,7 +221,7 @@ def at(request: pytest.FixtureRequest, clock: Clock) -> float:
 
 
 class TestOlderCopies:
-    """Put back by a backup, or by somebody who can write there."""
+    """Put back by a backup, or by a user who can write there."""
 
     def test_keys_from_before_a_revocation(
         self, registry: MemoryRegistry, client: Identity, host: Host, clock: Clock, at: float
@@ -297,7 +296,7 @@ class TestOlderCopiesOfTheRoot:
     def test_registry_keys_from_before_one_was_dropped(
         self, registry: MemoryRegistry, host: Host, clock: Clock, at: float
     ) -> None:
-        """Whoever stole that key signs what he likes with it."""
+        """A thief of that key can sign any document with it."""
         before, stolen = host.copy(ROOT).read_bytes(), registry.signing_key
         registry.roll_signing_key()
         clock.advance(60)

@@ -1,5 +1,5 @@
-"""An hour without the registry, on a clock that is set: who was known goes on for as long as was signed for, a restart
-counts for nothing, and when the registry is back nobody runs at it.
+"""An hour without the registry, on a clock that is set: known callers go on until their documents expire. A restart
+changes nothing, and when the registry is back it gets no rush of calls.
 """
 
 from collections import Counter
@@ -145,7 +145,7 @@ class TestAnHour:
 class TestRecovery:
     @pytest.fixture
     def callee(self, registry: MemoryRegistry, start: Start, clock: Clock, callers: list[Identity]) -> Callee:
-        """One that believes nobody any more, whose registry has just come back."""
+        """One that believes no caller any more, whose registry has just come back."""
         callee = start()
         assert callee.knows(callers)
         registry.down = True

@@ -1,5 +1,5 @@
-"""What was known before a restart, a fork or a pause decides nothing before the registry was asked again: a key that
-was revoked meanwhile, or a policy that was narrowed, is refused at the first request.
+"""After a restart, a fork or a pause the registry is asked before old documents decide. A key that was revoked
+meanwhile, or a policy that was narrowed, is refused at the first request.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def uptime() -> Clock:
-    """Seconds since the machine started: whoever moves it on suspends the machine for so long."""
+    """Seconds since the machine started: a test that moves it on suspends the machine for so long."""
     return Clock(1000.0)
 
 
@@ -266,7 +266,7 @@ class TestAnswersThatConfirmNothing:
     def test_one_that_covers_less_than_this_host_has_seen(
         self, registry: MemoryRegistry, host: Host, knowing: Callee
     ) -> None:
-        """As a mirror gives it that is behind."""
+        """As a lagging mirror gives it."""
         process = host.start()
         process.call()
         (asked,) = [call.path for call in registry.log if call.path.startswith("/v1/changes")][-1:]

@@ -1,4 +1,4 @@
-"""A memory registry behind a real socket, and forked processes: for tests of several processes at once."""
+"""A memory registry at a real socket, and forked processes: for tests of several processes at once."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""A memory registry behind a real socket that keeps the question what changed, as the real one does, and counts."""
+"""A memory registry at a real socket that keeps the question what changed, as the real one does, and counts."""
 
 import threading
 import time
