@@ -19,7 +19,7 @@ from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
 from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
-from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
@@ -38,7 +38,6 @@ D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument 
 
 T = TypeVar("T")
 
-_ROOT_PATH = "/.well-known/peerseal-registry"
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
     JwkSetDocument: "key_set",
@@ -179,7 +178,7 @@ class DocumentReader:
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
             try:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
-                    found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
+                    found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
