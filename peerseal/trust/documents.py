@@ -28,8 +28,8 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.history import SeenLedger, check_admissions
-from peerseal.trust.new_history import Histories
+from peerseal.trust.replaced_ledger import Histories
+from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 

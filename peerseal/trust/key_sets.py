@@ -13,7 +13,7 @@ from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import KnownService, TrustedKey
-from peerseal.trust.new_history import REVOKED_FOR_GOOD
+from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
 from peerseal.trust.shelf import Environment, Item, Shelf
 
 

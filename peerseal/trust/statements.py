@@ -20,7 +20,7 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import Dated, TrustedKey
 from peerseal.trust.documents import Question, check_age
-from peerseal.trust.new_history import REVOKED_FOR_GOOD
+from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
 from peerseal.trust.shelf import AbsentNames, Environment, fetching
 
 _LOCKS = 64

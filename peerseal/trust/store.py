@@ -10,7 +10,7 @@ The processes of a host that have a cache folder in common fetch each document o
 a cold start goes on as well: `peerseal.trust.disk.document_cache`, `peerseal.trust.disk.shared_changes`. A copy, or
 what this process knew before it was suspended, decides a request only after one question to the registry:
 `peerseal.trust.confirmation`. How a document is fetched and checked is told in `peerseal.trust.documents` and
-`peerseal.trust.history`.
+`peerseal.trust.seen_ledger`.
 """
 
 import hashlib
