@@ -96,7 +96,7 @@ class Confirmation:
         """Take note of a list that the background thread heard, asked for in that period: it is as good as one that is
         asked for here, and copies must cover as much from now on."""
         with self._lock:
-            if period != NEVER and period != self._heard.period:
+            if period not in (NEVER, self._heard.period):
                 self._heard = _Heard(period)
             if period != NEVER or self._heard.newest is not None:
                 self._heard.take(changes)

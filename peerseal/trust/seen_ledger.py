@@ -19,6 +19,7 @@ from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
+    CHECKPOINT_PATH,
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
     Checkpoint,
@@ -153,7 +154,7 @@ class SeenLedger:
             return read_checkpoint(note, root.subject, root.ledger_keys), note
 
         with no_larger_than(MAX_NOTE_BYTES):
-            found = self._fetcher().ask("/ledger/checkpoint", read)
+            found = self._fetcher().ask(CHECKPOINT_PATH, read)
         if found is None:
             raise AssertionError("unreachable: no checkpoint says that there is nothing new")
         return found
