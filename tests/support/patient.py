@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import Answer, MemoryRegistry
-from tests.peerseal.served import handler_of
+from tests.support.answering import answering
 
 
 class PatientRegistry(MemoryRegistry):
@@ -62,7 +62,7 @@ def served(registry: PatientRegistry) -> Iterator[str]:
         def handle_error(self, *_: object) -> None:
             pass  # a worker that was killed while it waited
 
-    server = Server(("127.0.0.1", 0), handler_of(registry.serve))
+    server = Server(("127.0.0.1", 0), answering(registry.serve))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
