@@ -61,7 +61,7 @@ IN_PLACE = members(PLACE)
 
 
 def test_each_kind_of_document_stands_with_its_type_its_size_and_its_lifetime() -> None:
-    kinds = {
+    kinds: dict[Any, str] = {
         registry_keys.RegistryKeys: "365 days",
         key_set.JwkSetDocument: "24 h",
         statement.KeyStatement: "24 h",
@@ -189,7 +189,7 @@ def test_every_entry_that_a_registry_writes_is_as_the_tables_say(registry: Drive
     unused = f"/v1/join-tokens/{registry.join_token('billing').id}"
     assert registry.client.delete(unused, headers=registry.operator).status_code == 204
     made = registry.client.post("/v1/operator-tokens", json={"role": "viewer", "ttl": 60}, headers=registry.operator)
-    gone = f"/v1/operator-tokens/{made.json['id']}"
+    gone = f"/v1/operator-tokens/{json.loads(made.data)['id']}"
     assert registry.client.delete(gone, headers=registry.operator).status_code == 204
     found = entries_of(registry.store)
     told = members_by_type()
