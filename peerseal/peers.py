@@ -69,8 +69,8 @@ MOVED = {
     "trusted": "trust.beliefs",
     "users": "verify.users.verifier",
     "verify": "verify.request",
-    "watched": "audit.monitor_file",
-    "webhook": "audit.webhook",
+    "watched": "audit.monitor_state",
+    "webhook": "commands.webhook",
 }
 """Names below this one, and where below `peerseal` each module is now."""
 

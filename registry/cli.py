@@ -31,6 +31,7 @@ from registry.commands.history import history
 from registry.commands.operator_tokens import operator_token
 from registry.commands.policies import domain, policy
 from registry.commands.restore import restore
+from registry.commands.roles import roles
 from registry.commands.root import root
 from registry.commands.status import remember, status
 from registry.commands.tidy import tidy
@@ -242,6 +243,7 @@ for command in (approve, audit, domain, history, operator_token, policy, reject,
     main.add_command(command)
 
 
+main.add_command(roles)
 main.add_command(root)
 main.add_command(status)
 

@@ -42,7 +42,7 @@ _MOST: Final = 50_000
 class HistoryFollower(Protocol):
     """A cache of documents that rest on the ledger's history."""
 
-    def begin_anew(self) -> None:
+    def on_new_history(self) -> None:
         """Drop pending entry numbers and retry times, which belong to the history that was given up. What the cache
         holds is fetched again at once."""
 

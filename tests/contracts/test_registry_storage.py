@@ -499,7 +499,7 @@ class _History:
         self._operators = [registry.registry.operators.create(Role.VIEWER, 600)[0].id]
         self._applicants: list[tuple[KeyPair, str]] = []
 
-    def act(self, action: str, chance: random.Random) -> None:
+    def act(self, action: str, chance: random.Random) -> None:  # noqa: C901, PLR0912 - a branch for each action
         registry, (mine, service) = self._registry, chance.choice(self._keys)
         token, token_service = chance.choice(self._tokens)
         try:
