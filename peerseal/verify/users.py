@@ -25,9 +25,8 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.runtime.options import check_callable, check_is, check_path
 from peerseal.trust.beliefs import KeySource
+from peerseal.verify.introspection import Introspection, IntrospectionClient
 from peerseal.verify.issuers import OidcIssuer
-from peerseal.verify.users.introspection import Introspection
-from peerseal.verify.users.introspection_client import IntrospectionClient
 
 V = TypeVar("V")
 
