@@ -27,8 +27,8 @@ from peerseal.protocol.ledger.checkpoint import (
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
-from peerseal.trust.new_history import PATH as HISTORY
-from peerseal.trust.new_history import statements_in
+from peerseal.trust.replaced_ledger import PATH as HISTORY
+from peerseal.trust.replaced_ledger import statements_in
 
 T = TypeVar("T")
 

@@ -134,11 +134,11 @@ class ChangesFollower:
         path = f"/v1/changes?since={since}" + (f"&wait={int(wait)}" if wait >= 1 else "")
         question = Question(Changes, path, self._domain, check=check, wait=wait, within=within)
         try:
-            changes, fetched = self._reader.fetch_new(question)
+            fetched = self._reader.fetch_whole(question)
         except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
             self._reader.follows_new_history_after(error)
             raise
         signed = SignedChanges(fetched.jws, asked_at)
         if self._shared is not None and self._shared.leads:
             self._shared.write(signed, self._clock())
-        return ReceivedChanges(changes, signed)
+        return ReceivedChanges(fetched.document, signed)

@@ -28,8 +28,8 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.history import SeenLedger, check_admissions
-from peerseal.trust.new_history import Histories
+from peerseal.trust.replaced_ledger import Histories
+from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 
@@ -79,11 +79,10 @@ class Question(Generic[D]):
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Generic[D]):
-    """A document as the registry sent it, None where the one that is held is still the newest; the ``jws`` that signs
-    it; and its ETag."""
+    """A document as the registry sent it, the ``jws`` that signs it, and its ETag."""
 
-    document: D | None
-    jws: str
+    document: D
+    jws: str = field(repr=False)
     etag: str | None
 
 
@@ -280,41 +279,38 @@ class DocumentReader:
         from now on must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
         return self._ledger.size(self.registry_keys())
 
-    def fetch(self, question: Question[D]) -> Fetched[D]:
-        """The document of the first mirror whose answer passes every check. Raises FetchError (with ``http_status`` 404
-        where there is no such document), DocumentRefused or TrustUnavailable."""
+    def fetch(self, question: Question[D]) -> Fetched[D] | None:
+        """The document of the first mirror whose answer passes every check; None where the one that is held is still
+        the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
+        TrustUnavailable."""
         covers = max(question.covers, self.seen())
         path = question.path if question.kind is Changes else covering(question.path, covers)
         headers = {} if question.headers is None else dict(question.headers(path))
         if question.etag is not None:
             headers["If-None-Match"] = question.etag
 
-        def read(answer: Answer) -> Fetched[D]:
+        def read(answer: Answer) -> tuple[Fetched[D] | None]:
             with question.within:
                 if answer.status == 304 and question.etag is not None:
-                    return Fetched(None, "", question.etag)
+                    return (None,)
                 jws = text_of(answer, question.kind)
                 document = self.read(question.kind, jws, question.subject, at_least=covers)
                 if question.check is not None:
                     question.check(document)
-                return Fetched(document, jws, entity_tag(answer))
+                return (Fetched(document, jws, entity_tag(answer)),)
 
         with self.counting(_NAMES[question.kind]), no_larger_than(question.kind.MAX_SIZE):
             found = self.fetcher.ask(path, read, headers=headers, wait=question.wait)
         if found is None:
-            raise AssertionError("unreachable: no document says that there is nothing new")
-        return found
+            raise AssertionError("unreachable: each answer that is read gives a tuple")
+        return found[0]
 
-    def fetch_document(self, question: Question[D]) -> D:
-        """As `fetch_new`, once more where the root declared another ledger."""
-        return self.through_histories(lambda: self.fetch_new(question)[0])
-
-    def fetch_new(self, question: Question[D]) -> tuple[D, Fetched[D]]:
-        """As `fetch`, for a question without an ETag: the answer always has a document."""
+    def fetch_whole(self, question: Question[D]) -> Fetched[D]:
+        """As `fetch`, for a question without an ETag: each answer has a document."""
         fetched = self.fetch(question)
-        if fetched.document is None:
+        if fetched is None:
             raise AssertionError("unreachable: only a question with an ETag is answered without a document")
-        return fetched.document, fetched
+        return fetched
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import KnownService, TrustedKey
-from peerseal.trust.new_history import REVOKED_FOR_GOOD
+from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
 from peerseal.trust.shelf import Environment, Item, Shelf
 
 
@@ -23,6 +23,8 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
 
     document = JwkSetDocument
     what = "keys"
+    path = "/v1/services/{}/jwks.jwt"
+    file = "keys-{}.jwt"
     may_be_absent = True
 
     def __init__(self, environment: Environment) -> None:
@@ -65,12 +67,6 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
         """See Shelf."""
         super().renew_locks()
         self._doubtful = threading.Semaphore(self._limits.doubtful_fetches)
-
-    def _path(self, subject: str) -> str:
-        return f"/v1/services/{split_service_id(subject)[1]}/jwks.jwt"
-
-    def _file(self, subject: str) -> str:
-        return f"keys-{split_service_id(subject)[1]}.jwt"
 
     def _belief(self, document: JwkSetDocument, known: KnownService | None) -> KnownService:
         return KnownService.of(document) if known is None else known.updated(document)

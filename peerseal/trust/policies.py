@@ -71,23 +71,19 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
 
     document = PolicyDocument
     what = "policy"
+    path = "/v1/services/{}/policy.jwt"
+    file = "policy-{}.jwt"
 
     def __init__(self, environment: Environment, sign_reading: Callable[[str], str] | None = None) -> None:
         super().__init__(environment)
         self._sign_reading = sign_reading
-
-    def _path(self, subject: str) -> str:
-        return f"/v1/services/{split_service_id(subject)[1]}/policy.jwt"
-
-    def _file(self, subject: str) -> str:
-        return f"policy-{split_service_id(subject)[1]}.jwt"
 
     def _value(self, document: PolicyDocument) -> CallPolicy | None:
         return document.policy
 
     def _fetch(
         self, item: Item[KnownSetting[CallPolicy | None]], question: Question[PolicyDocument]
-    ) -> Fetched[PolicyDocument]:
+    ) -> Fetched[PolicyDocument] | None:
         """Most policies are public, and come from caches; a restricted one is asked for with a token."""
         held = item.known.value if item.known is not None else None
         if held is None or not held.restricted or self._sign_reading is None:
@@ -108,12 +104,8 @@ class DomainShelf(SettingShelf[DomainDocument, DomainSettings]):
 
     document = DomainDocument
     what = "settings"
-
-    def _path(self, subject: str) -> str:
-        return "/v1/domain.jwt"
-
-    def _file(self, subject: str) -> str:
-        return "domain.jwt"
+    path = "/v1/domain.jwt"
+    file = "domain.jwt"
 
     def _document_subject(self, subject: str) -> str:
         return split_service_id(subject)[0]

@@ -19,6 +19,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.names import split_service_id
 from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
@@ -77,7 +78,8 @@ class AbsentNames:
 
 @dataclass(slots=True)
 class Item(Generic[B]):
-    """What a shelf holds about one subject, a service id. ``lock`` is held by the one thread that fetches.
+    """What a shelf holds about one subject, a service id. The document is at ``path``, its copy on disk in ``file``.
+    ``lock`` is held by the one thread that fetches.
 
     ``known`` is believed until ``good_until``, and in the ``period`` (of `AwakePeriods`) in which the registry
     confirmed it. ``generation`` is the reader's when the document was read: where it has risen since, a key that the
@@ -86,6 +88,8 @@ class Item(Generic[B]):
     """
 
     subject: str
+    path: str
+    file: str
     absent: AbsentNames
     lock: threading.Lock = field(default_factory=threading.Lock)
     known: B | None = None
@@ -109,6 +113,10 @@ class Shelf(ABC, Generic[D, B, A]):
     """The kind of document."""
     what: ClassVar[str]
     """What a document holds, in messages."""
+    path: ClassVar[str]
+    """Of the document, below the registry's URL; ``{}`` stands for the subject's short name."""
+    file: ClassVar[str]
+    """The name of its copy on disk, with the same ``{}``."""
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
 
@@ -122,14 +130,6 @@ class Shelf(ABC, Generic[D, B, A]):
         in_each_child(self.renew_locks)
 
     # ---- what differs between kinds
-
-    @abstractmethod
-    def _path(self, subject: str) -> str:
-        """Of the document about that subject, below the registry's URL."""
-
-    @abstractmethod
-    def _file(self, subject: str) -> str:
-        """The name of its copy on disk."""
 
     @abstractmethod
     def _belief(self, document: D, known: B | None) -> B:
@@ -148,8 +148,8 @@ class Shelf(ABC, Generic[D, B, A]):
         """The subject that the document names."""
         return subject
 
-    def _fetch(self, item: Item[B], question: Question[D]) -> Fetched[D]:
-        """One call to the registry. Raises as `DocumentReader.fetch` does."""
+    def _fetch(self, item: Item[B], question: Question[D]) -> Fetched[D] | None:
+        """See `DocumentReader.fetch`."""
         return self._reader.fetch(question)
 
     def _budget(self, item: Item[B]) -> AbstractContextManager[object]:
@@ -306,16 +306,14 @@ class Shelf(ABC, Generic[D, B, A]):
         return self._is_in_ledger(item) and not item.pending
 
     def _is_in_ledger(self, item: Item[B]) -> bool:
-        """Whether its registration was seen in the ledger that counts."""
-        return item.known is not None and not self._is_of_lost_history(item)
-
-    def _is_of_lost_history(self, item: Item[B]) -> bool:
-        return item.known is not None and self._reader.is_of_lost_history(item.generation)
+        """Whether what is known is of the ledger that counts, and not of one that the root gave up."""
+        return item.known is not None and not self._reader.is_of_lost_history(item.generation)
 
     # ---- documents
 
     def _new_item(self, subject: str) -> Item[B]:
-        return Item(subject, AbsentNames(self._limits.max_negative, self._limits.negative_ttl))
+        name, absent = split_service_id(subject)[1], AbsentNames(self._limits.max_negative, self._limits.negative_ttl)
+        return Item(subject, self.path.format(name), self.file.format(name), absent)
 
     def _load(self, item: Item[B], name: str | None = None) -> None:
         """Fetch the document, with ``item.lock`` held; or take what another process of the host has fetched meanwhile,
@@ -323,13 +321,13 @@ class Shelf(ABC, Generic[D, B, A]):
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
-        file, copies = self._file(item.subject), self._reader.copies
-        with copies.locked(file):
+        copies = self._reader.copies
+        with copies.locked(item.file):
             copied = self._take_copy(item)
             if name is not None and item.known is not None and self._awake.lasts(item.period):
                 if copied and self._lists(item.known, name):
                     return
-                self._check_not_missed(file)
+                self._check_not_missed(item)
             elif copied and self._clock() < item.renew_at:
                 return
             asked_at = self._clock()
@@ -337,22 +335,21 @@ class Shelf(ABC, Generic[D, B, A]):
                 self._reader.through_histories(lambda: self._fetch_once(item))
             finally:
                 if name is not None and item.known is not None and not self._lists(item.known, name):
-                    copies.missed(file, asked_at)
+                    copies.missed(item.file, asked_at)
 
-    def _check_not_missed(self, file: str) -> None:
+    def _check_not_missed(self, item: Item[B]) -> None:
         """Passes where no process of the host has asked the registry in vain for a name in that document a moment ago.
         A renewal a moment ago is no such thing: a key that was registered since is looked for. Raises
         TrustUnavailable."""
-        if 0 <= self._clock() - self._reader.copies.missed_at(file) < self._limits.cooldown:
+        if 0 <= self._clock() - self._reader.copies.missed_at(item.file) < self._limits.cooldown:
             raise TrustUnavailable("fetched a moment ago", retry_after=int(self._limits.cooldown) + 1)
 
     def _take_copy(self, item: Item[B]) -> bool:
         """Believe a copy that another process has fetched since, or one before a restart. False where there is none."""
-        generation = self._reader.generation
-        if item.known is not None and item.generation != generation:
+        if item.known is not None and item.generation != self._reader.generation:
             return False
-        period, subject, file = self._awake.current(), self._document_subject(item.subject), self._file(item.subject)
-        copy = self._reader.copy(self.document, file, subject, newer_than=item.fetched_at, at_least=item.pending)
+        period, subject = self._awake.current(), self._document_subject(item.subject)
+        copy = self._reader.copy(self.document, item.file, subject, newer_than=item.fetched_at, at_least=item.pending)
         if copy is None:
             return False
         try:
@@ -363,8 +360,7 @@ class Shelf(ABC, Generic[D, B, A]):
         confirmed = self._confirmed(item, known)
         if confirmed is None:
             return False
-        item.generation, item.etag = self._reader.generation, None
-        self._believe(item, confirmed, period)
+        self._take(item, confirmed, self._reader.generation, period)
         self._note_fetch(item, copy.fetched_at)
         return True
 
@@ -375,7 +371,7 @@ class Shelf(ABC, Generic[D, B, A]):
     def _fetch_once(self, item: Item[B]) -> None:
         now, period, reader = self._clock(), self._awake.current(), self._reader
         self._note_fetch(item, now)
-        if self._is_of_lost_history(item):
+        if not self._is_in_ledger(item):
             item.pending = 0
         covers, generation, beliefs = max(item.pending, reader.seen()), reader.generation, list[B]()
         try:
@@ -389,27 +385,25 @@ class Shelf(ABC, Generic[D, B, A]):
                 raise
             self._forget(item)
         else:
-            file = self._file(item.subject)
-            if fetched.document is not None:
-                reader.keep(file, fetched.document, fetched.jws, now)
+            if fetched is not None:
+                reader.keep(item.file, fetched.document, fetched.jws, now)
                 self._take(item, beliefs[-1], generation, period, fetched.etag)
             elif item.known is not None:
-                reader.copies.confirm(file, now)  # no newer signed time, but the changes confirm what is known
-                self._take(item, item.known, generation, period, fetched.etag)
+                reader.copies.confirm(item.file, now)  # no newer signed time, but the changes confirm what is known
+                self._take(item, item.known, generation, period, item.etag)
 
     def _question(self, item: Item[B], covers: int, period: int, beliefs: list[B]) -> Question[D]:
         """For the document; each that passes all checks but the one of its age is added to ``beliefs``."""
         doubted = item.generation != self._reader.generation  # what a dropped key may have signed is no measure
         unconfirmed = item.period != period  # and what says that it is still the newest is not signed
-        file, subject = self._file(item.subject), self._document_subject(item.subject)
-        whole = item.pending or doubted or unconfirmed or self._ends_soon(item) or self._reader.copies.lacks(file)
+        whole = item.pending or doubted or unconfirmed or self._ends_soon(item) or self._reader.copies.lacks(item.file)
 
         def check(document: D) -> None:
             beliefs.append(self._belief(document, None if doubted else item.known))
             check_age(document, self._limits.offline_limit, self._clock())
 
-        etag = None if whole else item.etag
-        return Question(self.document, self._path(item.subject), subject, covers, etag, check=check)
+        subject, etag = self._document_subject(item.subject), None if whole else item.etag
+        return Question(self.document, item.path, subject, covers, etag, check=check)
 
     def _ends_soon(self, item: Item[B]) -> bool:
         """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a

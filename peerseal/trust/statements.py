@@ -20,7 +20,7 @@ from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import Dated, TrustedKey
 from peerseal.trust.documents import Question, check_age
-from peerseal.trust.new_history import REVOKED_FOR_GOOD
+from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
 from peerseal.trust.shelf import AbsentNames, Environment, fetching
 
 _LOCKS = 64
@@ -134,7 +134,8 @@ class StatementShelf:
             raise TrustUnavailable("too many keys asked for that the registry does not know", retry_after=1)
         generation = self._reader.generation
         try:
-            document = self._reader.fetch_document(self._question(kid))
+            question = self._question(kid)
+            document = self._reader.through_histories(lambda: self._reader.fetch_whole(question)).document
         except (FetchError, DocumentRefused) as error:
             if getattr(error, "http_status", None) != 404:
                 raise TrustUnavailable(f"the statement about {kid}: {error}", retry_after=1) from error

@@ -10,7 +10,7 @@ The processes of a host that have a cache folder in common fetch each document o
 a cold start goes on as well: `peerseal.trust.disk.document_cache`, `peerseal.trust.disk.shared_changes`. A copy, or
 what this process knew before it was suspended, decides a request only after one question to the registry:
 `peerseal.trust.confirmation`. How a document is fetched and checked is told in `peerseal.trust.documents` and
-`peerseal.trust.history`.
+`peerseal.trust.seen_ledger`.
 """
 
 import hashlib
@@ -257,7 +257,8 @@ class TrustStore:
             if max_age is not None:
                 check_age(document, max_age, self._clock())
 
-        return self._reader.fetch_document(Question(kind, path, subject, headers=headers, check=check))
+        question = Question(kind, path, subject, headers=headers, check=check)
+        return self._reader.through_histories(lambda: self._reader.fetch_whole(question)).document
 
     def status(self, *, start: bool = True) -> TrustStatus:
         """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts

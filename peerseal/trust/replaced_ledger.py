@@ -27,7 +27,7 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.history import SeenLedger
+from peerseal.trust.seen_ledger import SeenLedger
 
 log = logging.getLogger("peerseal.trust")
 
