@@ -130,8 +130,8 @@ class IntrospectionClient:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """The issuer's answer at ``asked_at``: the active token, or class and detail of the refusal. The error itself is not
-    kept, because its traceback would keep the token."""
+    """The issuer's answer at ``asked_at``: the active token, or class and detail of the refusal. No error is kept: its
+    traceback would keep the token."""
 
     asked_at: float
     active: ActiveToken | None
@@ -252,7 +252,7 @@ class Introspection:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """One of the concurrent calls. Raises TrustUnavailable where none is free in time, and while the issuer rests."""
+        """One of the concurrent calls. Raises TrustUnavailable if none is free in time, or while the issuer rests."""
         turns = self._turns
         if not turns.acquire(timeout=_time_to_wait()):
             raise TrustUnavailable("too many calls to the issuer at once", 1)
