@@ -26,7 +26,7 @@ def derived_context(
 def derivation_fault(
     trust: KeySource, minter: str, scopes: frozenset[str], authentication: Mapping[str, Any]
 ) -> str | None:
-    """Why a token with these ``scopes`` for an event of ``minter`` is refused; None where the settings grant its derived
+    """Why a token with these ``scopes`` for an event of ``minter`` is refused; None if the settings grant its derived
     scope, or it has none. Raises TrustUnavailable."""
     if DERIVED_FROM not in authentication:
         return None
