@@ -1,8 +1,8 @@
 """Where the time of a full verification goes: ``python -m benchmarks.steps`` prints microseconds by step.
 
-Each real function of `peerseal.verify.request` is timed by itself over fresh tokens, on what the steps before it gave.
-Alone each is a little quicker than in its place, where the RSA arithmetic has just had the processor's caches; what
-that makes, together with the calls themselves, is the line before the last.
+Each real function of `peerseal.verify.request` is timed alone over new tokens, with the results of the earlier steps.
+Alone each function is a little faster than in its place, where the RSA arithmetic has just used the processor's caches.
+The line before the last has that difference, together with the calls themselves.
 """
 
 import time
@@ -48,7 +48,7 @@ _FULL = "full verification"
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """A token and what the first steps make of it."""
+    """A token and the results of the first steps."""
 
     token: str
     payload_segment: bytes

@@ -36,8 +36,8 @@ _LONGEST_DETAIL = 500  # characters
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An event that waits for the broker. ``number`` counts events as they were added; ``failures`` counts how often the
-    broker refused this one."""
+    """An event that waits for the broker. ``number`` counts events as they were added; ``failures`` counts how often
+    the broker refused this one."""
 
     number: int
     topic: str

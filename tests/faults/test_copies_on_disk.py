@@ -64,6 +64,15 @@ class Host:
         token = self._client.sign_request("callee", method="GET", target="/")
         return verifier.verify(token, method="GET", target="/", scope="read").service
 
+    def starts_in_vain(self, registry: MemoryRegistry, clock: Clock) -> None:
+        """A new process, which has no copy to believe while the registry is down; then it is up again."""
+        registry.down = True
+        self.start()
+        with pytest.raises(TrustUnavailable):
+            self.call()
+        registry.down = False
+        clock.advance(LIMITS.cooldown)
+
     def copy(self, name: str) -> Path:
         """The file of one document."""
         (found,) = self._cache.glob(f"documents-*/{name}")
@@ -231,12 +240,7 @@ class TestOlderCopies:
         clock.advance(60)
         host.trust.refresh()
         put_back(host, KEYS, before, at)
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         with pytest.raises(RevokedKey):
             host.call()
 
@@ -248,12 +252,7 @@ class TestOlderCopies:
         clock.advance(60)
         host.trust.refresh()
         put_back(host, POLICY, before, at)
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         with pytest.raises(CallerNotAllowed):
             host.call()
 
@@ -262,12 +261,7 @@ class TestOlderCopies:
         """However young its file is."""
         clock.advance(LIMITS.offline_limit)
         os.utime(host.copy(name), (clock.now, clock.now))
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         assert host.call() == "client"
 
 
@@ -305,12 +299,7 @@ class TestOlderCopiesOfTheRoot:
         put_back(host, ROOT, before, at)
         for name, document in forged.items():
             put_back(host, name, sign_document(document, stolen).encode(), at)
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         assert host.call() == "client"
 
 
