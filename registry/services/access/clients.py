@@ -5,7 +5,7 @@ from collections.abc import Callable
 from peerseal.errors import InvalidName, TokenError
 from peerseal.protocol.names import qualify
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
-from peerseal.protocol.tokens.claims import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.trust.beliefs import check_window
 from peerseal.verify.replay.guards import ReplayGuard
 from registry.domain.exchange import ClientRefused
@@ -30,10 +30,8 @@ class Clients:
         try:
             asserted, now = ClientAssertion.parse(assertion), self._clock()
             key = self._keys.key(asserted.kid)
-            if asserted.alg != key.public.alg or not key.public.verify(asserted.signing_input, asserted.signature):
-                raise ClientRefused("the signature does not verify")
-            if asserted.audience != self._authority.current().id:
-                raise ClientRefused("the assertion is for somebody else")
+            key.public.check_signature(asserted.alg, asserted.signing_input, asserted.signature)
+            check_parties(asserted.client, key.service_id, asserted.audience, self._authority.current().id)
             times = asserted.issued_at, asserted.not_before, asserted.expires_at
             check_times(*times, now=now, leeway=LEEWAY, cap=ASSERTION_LIFETIME_CAP)
             check_window(asserted.issued_at, key, LEEWAY)
