@@ -88,7 +88,7 @@ def _checked(store: Store) -> Store:
 
 def the_registry() -> Registry:
     """All use cases on this host's database. Raises SchemaRefused as `the_store` does."""
-    registry = Registry.of(the_settings(), timeouts=OPERATOR_TIMEOUTS)
+    registry = Registry(the_settings(), timeouts=OPERATOR_TIMEOUTS)
     _checked(registry.store)
     return registry
 

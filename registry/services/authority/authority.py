@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, DocumentRefused
 from peerseal.protocol.documents.signed_documents import Document, RegistryKeys, read_registry_keys, sign_document
+from peerseal.protocol import jose
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
 from peerseal.protocol.ledger.merkle import Frontier
-from peerseal.protocol.names import registry_id
+from peerseal.protocol.names import make_kid, registry_id
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.setup.keyfiles import read_key_pair, read_ledger_key
@@ -63,6 +64,12 @@ class Authority:
     def sign(self, document: Document) -> str:
         """The document as a compact JWS."""
         return sign_document(document, self.signing_key)
+
+    def sign_token(self, typ: str, payload: bytes) -> str:
+        """A token of that type as a compact JWS."""
+        key = self.signing_key
+        header = jose.Header(key.public.alg, make_kid(self.id, key.public.thumbprint), typ)
+        return jose.compact(jose.encode_header(header), payload, key.sign)
 
     def checkpoint(self, edge: Frontier) -> str:
         """The signed head of the ledger with that right edge."""

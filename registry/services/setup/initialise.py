@@ -18,10 +18,10 @@ from peerseal.protocol.documents.signed_documents import (
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk
-from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
+from peerseal.protocol.ledger.entries import OPERATOR_CREATED, REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
 from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
 from peerseal.runtime.files import Access, Folder
-from registry.services.access.operators import LOCAL, Operators, Role
+from registry.services.access.operators import LOCAL, Role, create_token
 from registry.services.authority.authority import RENEW_BEFORE, AuthoritySource
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.authority.ledger_watch import LedgerWatch
@@ -199,10 +199,11 @@ def _prepare_home(settings: Settings) -> None:
 
 
 def _first_operator(settings: Settings, store: Store, clock: Callable[[], float]) -> str | None:
-    """The first operator's token, into its file; None where there was one before."""
-    operators = Operators(store, settings.limits, clock)
-    if operators.were_any():
-        return None
-    _, token = operators.create(Role.ADMIN, FIRST_OPERATOR_TTL)
+    """Writes the first operator's token into its file, and returns it; None where there ever was one: the rows of past
+    tokens are removed, their entries stay."""
+    with store.look() as connection:
+        if ledger.has_any(connection, OPERATOR_CREATED):
+            return None
+    _, token = create_token(store, Role.ADMIN, FIRST_OPERATOR_TTL, int(clock()))
     _home(settings).write(OPERATOR_TOKEN_FILE, token.encode("ascii") + b"\n")  # over one of another database
     return token
