@@ -17,7 +17,7 @@ from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from registry.domain.admission import Joined
 from registry.domain.keys import KeyRecord
 from registry.services.access.operators import LOCAL

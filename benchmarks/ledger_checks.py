@@ -13,7 +13,8 @@ from benchmarks.figures import Figure
 from benchmarks.many_services import DOMAIN, ManyServices, shaped_like_a_key
 from benchmarks.timing import Contender, each, interleaved
 from peerseal import TrustLimits
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, read_document
+from peerseal.protocol.documents.frame import read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import DocumentReader

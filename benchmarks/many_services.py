@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import randbits
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from peerseal.protocol.documents.named_keys import ACTIVE, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, PolicyDocument, RegistryKeys, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.checkpoint import encode_proof
@@ -71,12 +74,19 @@ class ManyServices(Fetcher):
         """The signed set, as of now."""
         subject, size = service_id(DOMAIN, service), len(self.ledger.entries)
         keys = tuple(self._signed(subject, key) for key in self._keys[service])
-        frame = registry_id(DOMAIN), subject, self._now, self._now + 3600
-        return sign_document(JwkSetDocument(*frame, size, size, self._checkpoint, keys), self.signing)
+        document = JwkSetDocument(**self._frame(subject), **self._place(size), keys=keys)
+        return sign_document(document, self.signing)
 
     def _no_policy(self, service: str) -> str:
-        frame = registry_id(DOMAIN), service_id(DOMAIN, service), self._now, self._now + 3600
-        return sign_document(PolicyDocument(*frame, 0, len(self.ledger.entries), self._checkpoint, None), self.signing)
+        frame = self._frame(service_id(DOMAIN, service)) | self._place(0)
+        return sign_document(PolicyDocument(**frame, policy=None), self.signing)
+
+    def _frame(self, subject: str) -> dict[str, Any]:
+        times = {"issued_at": self._now, "expires_at": self._now + 3600}
+        return {"issuer": registry_id(DOMAIN), "subject": subject, **times}
+
+    def _place(self, seq: int) -> dict[str, Any]:
+        return {"seq": seq, "head": len(self.ledger.entries), "checkpoint": self._checkpoint}
 
     def _signed(self, subject: str, key: _Key) -> SignedKey:
         kid, admission = make_kid(subject, key.public.thumbprint), key.admission
@@ -91,10 +101,14 @@ class ManyServices(Fetcher):
         return _Key(public, admission)
 
     def _root_document(self) -> str:
-        frame = registry_id(DOMAIN), DOMAIN, self._now, self._now + 3600
-        return sign_document(
-            RegistryKeys(*frame, 1, self._root.public, (self.signing.public,), self.ledger.jwk), self._root
+        keys = RegistryKeys(
+            **self._frame(DOMAIN),
+            version=1,
+            root=self._root.public,
+            signing_keys=(self.signing.public,),
+            ledger_key=self.ledger.jwk,
         )
+        return sign_document(keys, self._root)
 
     def _proof(self, query: Mapping[str, Sequence[str]]) -> str:
         old, new = int(query["from"][0]), int(query["to"][0])

@@ -15,7 +15,7 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 
 KEYS_OF_A_SERVICE = 400
 _EXPONENT = 65537

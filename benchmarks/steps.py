@@ -30,7 +30,8 @@ from peerseal import Identity, MemoryReplayGuard, Peer
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
-from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP, check_request_claims, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_times
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP, check_request_claims
 from peerseal.trust.beliefs import check_window
 from peerseal.verify.allow import AllowedCallers
 from peerseal.verify.received import by_lower_name

@@ -6,7 +6,8 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
-from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken
 
 
 def forged_token(issuer: str, audience: str, *, method: str, target: str) -> str:

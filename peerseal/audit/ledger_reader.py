@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.history_statement import MAX_HISTORY_BYTES, Excused, Head, excused_by, signed_histories
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
     MAX_NOTE_BYTES,
@@ -23,13 +24,6 @@ from peerseal.protocol.ledger.checkpoint import (
     tile_path,
 )
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.ledger.history_statement import (
-    MAX_HISTORY_BYTES,
-    Excused,
-    Head,
-    excused_by,
-    signed_histories,
-)
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
 from peerseal.trust.new_history import PATH as HISTORY

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from peerseal.audit.ledger_reader import Follower, Seen
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
+from peerseal.protocol.documents.history_statement import Excused, Head
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.entries import (
@@ -26,7 +27,6 @@ from peerseal.protocol.ledger.entries import (
     evidence_digest,
 )
 from peerseal.protocol.ledger.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
-from peerseal.protocol.ledger.history_statement import Excused, Head
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import claim

@@ -115,12 +115,12 @@ def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
 
 def _kids_listed_in(file: Path) -> frozenset[str]:
     try:
-        return _listed(read_bytes(file, str(file), _LARGEST_LIST).decode("utf-8-sig"))
+        return listed_kids(read_bytes(file, str(file), _LARGEST_LIST).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file}: not UTF-8 text") from error
 
 
-def _listed(text: str) -> frozenset[str]:
+def listed_kids(text: str) -> frozenset[str]:
     """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for what is no kid: it
     would silently be a key of nobody, and its owner's key an alert."""
     kids = (line.partition("#")[0].strip().strip("\"'") for line in text.splitlines())

@@ -18,14 +18,14 @@ from peerseal.errors import (
 )
 from peerseal.identity.key_folder import HeldKey
 from peerseal.identity.signing import request_token
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.key_set import ACTIVE
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.runtime.settings import read_text
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than

@@ -83,7 +83,7 @@ class Identity:
     ``rotation`` ``limits``     see `RotationSchedule` and `TrustLimits`
     ``retire_at_exit``          whether the last process to end retires the keys, so that the next start needs a new
                                 join token. Default: only without ``key_dir``.
-    ``audit``                   whether accepted requests and minted transactions are audited (docs/audit.md); by
+    ``audit``                   whether accepted requests and minted transactions are audited (docs/how-to/audit.md); by
                                 default as ``PEERSEAL_AUDIT`` says
     ``clock``                   returns the seconds since the epoch
     ``fetcher``                 calls the registry; HTTP by default

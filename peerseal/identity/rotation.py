@@ -30,8 +30,8 @@ from peerseal.identity.enrolment import (
 )
 from peerseal.identity.key_folder import HeldKey
 from peerseal.identity.signing_keys import SigningKeys
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.key_set import ACTIVE
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import join_mac_matches
 from peerseal.protocol.ledger.checkpoint import encode_proof
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.claims import claim
-from peerseal.protocol.tokens.request import Proof
+from peerseal.protocol.tokens.proof import Proof
 from peerseal.transport.fetch import Answer
 from peerseal.verify.request import Verifier
 

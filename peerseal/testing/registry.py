@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -13,17 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
 from peerseal.identity.identity import Identity
-from peerseal.protocol.documents import signed_documents
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED, REVOKED, SignedKey
-from peerseal.protocol.documents.named_keys import RevokedKey as ListedRevokedKey
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-)
+from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED, REVOKED, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
@@ -289,9 +286,9 @@ class MemoryRegistry:
 
     # ---- its documents
 
-    def sign(self, document: signed_documents.Document) -> str:
+    def sign(self, document: Document) -> str:
         """Any document, signed as this registry's."""
-        return signed_documents.sign_document(document, self.signing_key)
+        return sign_document(document, self.signing_key)
 
     def jwk_set(self, service: str) -> JwkSetDocument:
         """The document about a service's keys, as of now."""
@@ -302,8 +299,8 @@ class MemoryRegistry:
         good = [key for key in held if key.revoked_at is None and key.active_until > now - LISTED_AFTER_RETIREMENT]
         revoked = [key for key in held if key.revoked_at is not None and key.admission.expires_at > now]
         return JwkSetDocument(
-            *self._frame(service_id(self.domain, service)),
-            *self._place(service),
+            **self._frame(service_id(self.domain, service)),
+            **self._place(service),
             keys=tuple(self._signed_key(key) for key in good),
             revoked=tuple(ListedRevokedKey(self._kid(k), k.revoked_at or 0, k.revoked_seq - 1) for k in revoked),
         )
@@ -312,8 +309,8 @@ class MemoryRegistry:
         """The document about one key, as of now."""
         key = self.found(kid)
         return KeyStatement(
-            *self._frame(service_id(self.domain, key.service)),
-            *self._place(key.service),
+            **self._frame(service_id(self.domain, key.service)),
+            **self._place(key.service),
             kid=kid,
             public=key.public,
             state=self.state(key),
@@ -325,28 +322,41 @@ class MemoryRegistry:
 
     def policy_document(self, service: str) -> PolicyDocument:
         """The document about who may call a service, as of now."""
-        frame = *self._frame(service_id(self.domain, service)), *self._place(service)
-        return PolicyDocument(*frame, self._policies.get(service))
+        frame = self._frame(service_id(self.domain, service)) | self._place(service)
+        return PolicyDocument(**frame, policy=self._policies.get(service))
 
     def domain_document(self) -> DomainDocument:
         """The document about the domain's settings, as of now."""
-        place = self._settings_seq, len(self.ledger.entries), self.ledger.checkpoint()
-        return DomainDocument(*self._frame(self.domain), *place, self._settings)
+        frame = self._frame(self.domain) | self._place(REGISTRY) | {"seq": self._settings_seq}
+        return DomainDocument(**frame, settings=self._settings)
 
     def changes(self, since: int) -> Changes:
         """The document about what changed after entry ``since``."""
         entries = self.ledger.entries
         names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in entries[since:]})
-        frame, head = self._frame(self.domain, signed_documents.CHANGES_LIFETIME), len(entries)
+        frame, head = self._frame(self.domain, CHANGES_LIFETIME), len(entries)
         proof = self.ledger.consistency(since, head) if 0 < since <= head else None
-        return Changes(*frame, since, head, self.ledger.checkpoint(), tuple(names), since > head, proof)
+        return Changes(
+            **frame,
+            since=since,
+            seq=head,
+            checkpoint=self.ledger.checkpoint(),
+            services=tuple(names),
+            reset=since > head,
+            proof=proof,
+        )
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document, as of now."""
-        frame = self._frame(self.domain, signed_documents.REGISTRY_KEYS_LIFETIME)
-        signing = (self.signing_key.public, *self.past_signing_keys)
-        keys = RegistryKeys(*frame, self.version, self.root.public, signing, self.ledger.jwk)
-        return replace(keys, past_ledger_keys=self.past_ledger_keys)
+        frame = self._frame(self.domain, REGISTRY_KEYS_LIFETIME)
+        return RegistryKeys(
+            **frame,
+            version=self.version,
+            root=self.root.public,
+            signing_keys=(self.signing_key.public, *self.past_signing_keys),
+            ledger_key=self.ledger.jwk,
+            past_ledger_keys=self.past_ledger_keys,
+        )
 
     # ---- small parts
 
@@ -390,15 +400,16 @@ class MemoryRegistry:
         state = self.state(key)
         return SignedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
 
-    def _frame(self, subject: str, lifetime: int = signed_documents.DOCUMENT_LIFETIME) -> tuple[str, str, int, int]:
+    def _frame(self, subject: str, lifetime: int = DOCUMENT_LIFETIME) -> dict[str, Any]:
         now = int(self.clock())
-        return registry_id(self.domain), subject, now, now + lifetime
+        issuer = registry_id(self.domain)
+        return {"issuer": issuer, "subject": subject, "issued_at": now, "expires_at": now + lifetime}
 
-    def _place(self, service: str) -> tuple[int, int, str]:
+    def _place(self, service: str) -> dict[str, Any]:
         """``seq``, ``head`` and ``checkpoint``: the entry that last changed the service, how many there are, and the
         ledger's signed head."""
         newest = max((entry.seq for entry in self.ledger.entries if entry.service == service), default=0)
-        return newest, len(self.ledger.entries), self.ledger.checkpoint()
+        return {"seq": newest, "head": len(self.ledger.entries), "checkpoint": self.ledger.checkpoint()}
 
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()

@@ -11,14 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
 from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavailable
-from peerseal.protocol.documents.named_keys import SignedKey
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.key_set import JwkSetDocument, SignedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 

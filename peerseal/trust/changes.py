@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.protocol.documents.changes import Changes
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.mirrors import asking_resting_urls
 from peerseal.trust.awake import AwakePeriods

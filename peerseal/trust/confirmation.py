@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.protocol.documents.changes import Changes
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time, no_longer_than

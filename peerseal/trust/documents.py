@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    Document,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import Document, read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
-from peerseal.protocol.documents.named_keys import ACTIVE, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by
+from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
     MAX_NOTE_BYTES,
@@ -23,7 +25,6 @@ from peerseal.protocol.ledger.checkpoint import (
     decode_proof,
     read_checkpoint,
 )
-from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, excused_by
 from peerseal.protocol.ledger.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.numbers import natural

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from random import random
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.signed_documents import Changes, JwkSetDocument
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time

@@ -2,8 +2,8 @@
 
 A registry may lose entries for good that this client has seen. The client then refuses every answer until the root key,
 which is pinned, says which entries were lost and where the ledger goes on
-(`peerseal.protocol.ledger.history_statement`). It then drops what it believed and fetches it again. A key that it knew
-as revoked or ended stays so: the entry that ended the key may be among the lost ones.
+(`peerseal.protocol.documents.history_statement`). It then drops what it believed and fetches it again. A key that it
+knew as revoked or ended stays so: the entry that ended the key may be among the lost ones.
 """
 
 import logging
@@ -14,15 +14,16 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.protocol.documents.named_keys import REVOKED, RevokedKey, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement, RegistryKeys
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.ledger.history_statement import (
+from peerseal.protocol.documents.history_statement import (
     MAX_HISTORY_BYTES,
     HistoryStatement,
     decode_statements,
     signed_histories,
 )
+from peerseal.protocol.documents.key_set import REVOKED, JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder

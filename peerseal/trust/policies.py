@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import Changes, DomainDocument, PolicyDocument
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.trust.awake import NEVER, AwakePeriods

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.named_keys import REVOKED
-from peerseal.protocol.documents.signed_documents import Changes, KeyStatement
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.key_set import REVOKED
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.trust.awake import AwakePeriods

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
-from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME

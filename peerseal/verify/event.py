@@ -40,8 +40,9 @@ from peerseal.errors import (
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import check_audience
+from peerseal.protocol.tokens.claims import LEEWAY, check_times
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
-from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
+from peerseal.protocol.tokens.request import BLANKS
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow

@@ -39,14 +39,8 @@ from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header
 from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
-from peerseal.protocol.tokens.request import (
-    ALWAYS_BOUND,
-    LEEWAY,
-    REQUEST_LIFETIME_CAP,
-    REQUEST_TYP,
-    check_request_claims,
-    check_times,
-)
+from peerseal.protocol.tokens.claims import LEEWAY, check_times
+from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_LIFETIME_CAP, REQUEST_TYP, check_request_claims
 from peerseal.runtime.options import check_callable, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from peerseal.errors import BadTransactionToken, InvalidName, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens.request import check_times
+from peerseal.protocol.tokens.claims import check_times
 from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME_CAP,
     TRANSACTION_TYP,

@@ -103,8 +103,8 @@ class AccessWanted:
 def _check_kinds(form: Mapping[str, str]) -> None:
     if "actor_token" in form or "actor_token_type" in form:
         raise ExchangeRefused("invalid_request", "actor_token is not supported: the client is the actor")
-    if needed(form, "subject_token_type") not in (ACCESS_TOKEN, ID_TOKEN, JWT):
-        raise ExchangeRefused("invalid_request", f"subject_token_type must be one of {', '.join((ACCESS_TOKEN, ID_TOKEN, JWT))}")
+    if needed(form, "subject_token_type") not in (types := (ACCESS_TOKEN, ID_TOKEN, JWT)):
+        raise ExchangeRefused("invalid_request", f"subject_token_type must be one of {', '.join(types)}")
     if form.get("requested_token_type", JWT) not in (JWT, ACCESS_TOKEN):
         raise ExchangeRefused("invalid_request", f"requested_token_type must be {JWT} or {ACCESS_TOKEN}")
     if "resource" in form:

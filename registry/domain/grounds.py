@@ -8,13 +8,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.history_statement import read_history
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.ledger.evidence import PROOF, TOKEN, VOUCH, past_proof, read_evidence, spent_request, vouches_for
-from peerseal.protocol.ledger.history_statement import read_history
 from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
-from peerseal.protocol.tokens.request import LEEWAY, PROOF_LIFETIME, REQUEST_LIFETIME_CAP
+from peerseal.protocol.tokens.claims import LEEWAY
+from peerseal.protocol.tokens.proof import PROOF_LIFETIME
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP
 from registry.domain.differences import Difference
 from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import PublicState

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, KeyRefused, MalformedToken
-from peerseal.protocol.documents.issuer_trust import given_keys
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
 from peerseal.protocol.hosts import can_be_asked
+from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.names import qualify, split_service_id
 from peerseal.protocol.plain import text_like

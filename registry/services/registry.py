@@ -21,7 +21,7 @@ from registry.services.keys.end_keys import KeyEnding
 from registry.services.keys.join_tokens import JoinTokens
 from registry.services.keys.platforms import Platforms, read_rules
 from registry.services.keys.records import Audit, Records
-from registry.services.readiness import Checks, Readiness, basic_checks
+from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.keyfiles import Sealer, read
 from registry.services.use_case import Node
@@ -78,3 +78,16 @@ class Registry:
     def readiness(self) -> Readiness:
         """Whether this node can read, and whether it can write too."""
         return self.checks.now()
+
+
+def store_of(settings: Settings, timeouts: DatabaseTimeouts | None = None) -> Store:
+    """The database that the settings name. Raises ConfigurationError."""
+    guard = DurabilityGuard(settings.allow_async_replication)
+    engine = create_engine(settings.database_url, timeouts)
+    listen = create_engine(settings.listen_url) if settings.listen_url else None
+    if listen is not None and {engine.dialect.name, listen.dialect.name} != {POSTGRESQL}:
+        raise ConfigurationError(
+            f"REGISTRY_LISTEN_URL leads to {listen.dialect.name}, the database is {engine.dialect.name}; the setting is "
+            "for PostgreSQL behind a pooler: unset it"
+        )
+    return Store(engine, guard, listen)

@@ -43,8 +43,8 @@ class UseCase:
     def _page(
         self, name: str, limit: int | None, read: Callable[[Connection, int], Sequence[tuple[object, Json]]]
     ) -> Json:
-        """``{name: […], "next"}``. ``read`` returns up to so many rows, each with its position. ``next`` is the position
-        from which the next page continues, None at the end."""
+        """``{name: […], "next"}``. ``read`` returns up to so many rows, each with its position. ``next`` is the
+        position from which the next page continues, None at the end."""
         size = min(limit or self._limits.page, self._limits.page)
         with self._store.read() as connection:
             rows = read(connection, size)

@@ -12,8 +12,8 @@ from peerseal.errors import PeersealError, TrustUnavailable
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import DomainSettings
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP
-from peerseal.protocol.tokens.request import new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
 from peerseal.trust.beliefs import TrustedKey
 from peerseal.verify.event import EventVerifier

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import peerseal
 from peerseal.errors import MalformedToken, MissingToken, PeersealError, UnsignableRequest
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.testing import MemoryRegistry
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import is_origin_form, routed_target

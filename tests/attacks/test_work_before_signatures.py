@@ -11,17 +11,13 @@ import pytest
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    Document,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import Document, read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import MAX_PROOF, decode_proof, read_checkpoint

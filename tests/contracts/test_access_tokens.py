@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from peerseal import EventVerifier, TrustStore, UserVerifier, Verifier
 from peerseal.errors import TokenError
-from peerseal.protocol.documents.signed_documents import DomainDocument
+from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import BadRequest

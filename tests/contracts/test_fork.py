@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event, make_url, update
 
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
 from registry.services.setup.ceremony import Ceremony, signed, written

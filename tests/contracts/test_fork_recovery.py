@@ -15,10 +15,10 @@ from peerseal.audit.ledger_reader import Follower
 from peerseal.audit.mirror import KeptLedger
 from peerseal.audit.monitor import Monitor, Watched
 from peerseal.errors import PeersealError, RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED, REGISTRY_RESTORED
-from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.names import make_kid, service_id
 from registry.cli import main
 from registry.domain.errors import LedgerForked

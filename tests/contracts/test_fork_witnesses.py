@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from peerseal.protocol.documents.history_statement import Head
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED
-from peerseal.protocol.ledger.history_statement import Head
 from registry.app import create_app
 from registry.domain.errors import LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import FILE, LedgerMemory

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, text, update
 from werkzeug.test import TestResponse
 
-from peerseal.protocol.documents.issuer_trust import given_keys
-from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
+from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from registry.domain.errors import BadRequest, StorageUnavailable

@@ -19,14 +19,15 @@ from peerseal import TrustStore
 from peerseal.audit.ledger_reader import Follower
 from peerseal.audit.mirror import KeptLedger
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.history_statement import Head
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, sign_checkpoint
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
-from peerseal.protocol.ledger.history_statement import Head
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.cli import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 from werkzeug.test import TestResponse
 
-from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority

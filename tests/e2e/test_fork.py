@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 import peerseal
 from demo.processes import BIN, Server, environment, free_port, gunicorn
 from peerseal.errors import PeersealError
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.commands.operator_client import LocalOperatorClient
 from registry.services.registry import Registry
 from registry.settings import Settings

@@ -12,7 +12,7 @@ import peerseal
 from peerseal.errors import EnrolmentRefused
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from tests.support.issuer import DISCOVERY, JWKS, ask_for_token, fetches, rotate_keys
 from tests.support.load import get
 from tests.support.processes import LOOPBACK, Server, free_port

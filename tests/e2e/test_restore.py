@@ -18,7 +18,7 @@ import pytest
 import peerseal
 from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.commands.operator_client import LocalOperatorClient
 from registry.services.authority.ledger_memory import FILE
 from registry.services.keys.end_keys import Reason

@@ -12,7 +12,7 @@ import pytest
 
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
 from peerseal.errors import CallerNotAllowed, RevokedKey, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import Document, sign_document
+from peerseal.protocol.documents.frame import Document, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Clock, MemoryRegistry
 

@@ -14,7 +14,7 @@ import pytest
 
 from peerseal import Identity, Peer, RotationSchedule, TrustLimits, Verifier
 from peerseal.errors import PeersealError, Replayed
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
@@ -211,10 +211,12 @@ def test_a_killed_worker_takes_nothing_with_it(registry: MemoryRegistry, make: M
     assert states(registry) == [RETIRED]
 
 
-def test_workers_outlive_a_killed_master_and_go_on_rotating(registry: MemoryRegistry, make: Make) -> None:
+def test_workers_outlive_a_killed_master_and_go_on_rotating(
+    registry: MemoryRegistry, make: Make, tmp_path: Path
+) -> None:
     identity = make(rotation=FAST)
     ready, leave = Pipe(), Pipe()
-    pids: Path = identity._folder.path.parent / "worker"
+    pids = tmp_path / "worker"
 
     def be_the_master() -> None:
         identity.start()

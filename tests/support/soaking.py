@@ -26,7 +26,8 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, qualify, split_kid, split_service_id
-from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken
 from peerseal.trust.store import TrustStore
 
 DOOMED = "doomed"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError
-from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT
+from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.locks import NameLock

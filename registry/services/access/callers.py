@@ -7,7 +7,7 @@ from peerseal.errors import InvalidName, RevokedKey, TokenError, TrustUnavailabl
 from peerseal.protocol.names import REGISTRY, qualify, service_id, split_kid
 from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
-from peerseal.protocol.tokens.request import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_times
 from peerseal.trust.beliefs import TrustedKey, check_window
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Verifier

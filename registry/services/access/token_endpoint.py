@@ -15,8 +15,8 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.policies import DERIVED_FROM, AccessGrant, DomainSettings, Exchange
 from peerseal.protocol.tokens.access_token import ACCESS_TYP, AccessClaims, scope_text
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
-from peerseal.protocol.tokens.request import new_jti
 from peerseal.verify.derivation import derived_context
 from peerseal.verify.users.verifier import User, UserVerifier
 from registry.domain.exchange import AccessWanted, ExchangeRefused, ExchangeWanted, Issued
@@ -122,7 +122,7 @@ class TokenExchange(UseCase):
         try:
             jws = authority.sign_token(EVENT_TYP, canonical_json(token.claims()))
         except MalformedToken as error:  # the form was checked; a user's token may hold what no consumer reads
-            raise ExchangeRefused("invalid_grant", f"the user's token does not fit into an event token: {error}") from error
+            raise ExchangeRefused("invalid_grant", f"the user's claims fit no event token: {error}") from error
         if len(jws) > jose.MAX_TOKEN:
-            raise ExchangeRefused("invalid_grant", f"with the user's claims the token exceeds {jose.MAX_TOKEN} characters")
+            raise ExchangeRefused("invalid_grant", f"with the user's claims it exceeds {jose.MAX_TOKEN} characters")
         return Issued(jws, lifetime, wanted.scope)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, DocumentRefused
-from peerseal.protocol.documents.signed_documents import Document, RegistryKeys, read_registry_keys, sign_document
 from peerseal.protocol import jose
+from peerseal.protocol.documents.frame import Document, sign_document
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
 from peerseal.protocol.ledger.merkle import Frontier

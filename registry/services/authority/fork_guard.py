@@ -20,8 +20,8 @@ from typing import Final, NoReturn, Self
 from sqlalchemy import Connection
 
 from peerseal.errors import ConfigurationError, DocumentRefused
+from peerseal.protocol.documents.history_statement import Excused, Head, excused_by
 from peerseal.protocol.ledger.checkpoint import Checkpoint
-from peerseal.protocol.ledger.history_statement import Excused, Head, excused_by
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, consistency_proof, root_hash
 from registry.domain.errors import (
     Behind,

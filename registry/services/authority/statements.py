@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from sqlalchemy import Connection
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.documents.signed_documents import read_registry_keys
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by, signed_histories
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED, Entry
-from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, excused_by, signed_histories
 from peerseal.protocol.ledger.merkle import frontier_at, leaf_hash
-from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.protocol.tokens.claims import LEEWAY
 from registry.services.documents.tile_cache import TileCache
 from registry.storage.queries import documents, ledger
 

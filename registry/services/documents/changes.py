@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.documents.signed_documents import CHANGES_LIFETIME, Changes
+from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
@@ -31,9 +31,7 @@ class ChangesFeed(UseCase):
         self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
         self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self._make)
         engine = node.store.listen_engine
-        self.waiting = WaitingCalls(
-            node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits
-        )
+        self.waiting = WaitingCalls(node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits)
         node.authority.when_changed(self._cache.clear)
         node.store.when_written(self.waiting.committed)
 
@@ -113,7 +111,17 @@ class ChangesFeed(UseCase):
         reset = seq > edge.size or len(names) > self._limits.changes_listed
         ids = () if reset else tuple(service_id(authority.domain, name) for name in names)
         expires_at = issued_at + CHANGES_LIFETIME
-        frame, checkpoint = (authority.id, authority.domain, issued_at, expires_at), authority.checkpoint(edge)
-        changes = Changes(*frame, seq, edge.size, checkpoint, ids, reset, proof)
+        changes = Changes(
+            issuer=authority.id,
+            subject=authority.domain,
+            issued_at=issued_at,
+            expires_at=expires_at,
+            since=seq,
+            seq=edge.size,
+            checkpoint=authority.checkpoint(edge),
+            services=ids,
+            reset=reset,
+            proof=proof,
+        )
         body = authority.sign(changes).encode("ascii")
         return self._cache.put(seq, PublicAnswer.of(body, JWT, edge.size, edge.size, issued_at, expires_at))

@@ -135,6 +135,6 @@ class LedgerView:
 
 
 def _check_reached(connection: Connection, entries: int) -> None:
-    """Raises NotFound where the ledger has fewer entries. Called first, since a number may exceed the database's range."""
+    """Raises NotFound where the ledger has fewer entries. It comes first: a number may exceed the database's range."""
     if ledger.frontier(connection).size < entries:
         raise NotFound("tile_not_found")

@@ -12,7 +12,7 @@ from peerseal.errors import MissingToken, PeersealError
 from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.protocol.tokens.request import Proof
+from peerseal.protocol.tokens.proof import Proof
 from registry.domain import lifecycle
 from registry.domain.admission import (
     Approved,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection
 
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.protocol.tokens.request import Proof
+from peerseal.protocol.tokens.proof import Proof
 from registry.domain.admission import Approved, already_registered
 from registry.domain.errors import NotFound, TooManyApplicants
 from registry.domain.key_quality import check_quality

@@ -3,7 +3,7 @@
 Three steps, as for new keys (`registry.services.setup.ceremony`), since the root key may be offline:
 `HistoryDeclarations.requested` finds the three heads, `signed` has the root sign them, `HistoryDeclarations.publish`
 writes the statement into the ledger. Every node and every client reads it there, and decides by itself
-(`peerseal.protocol.ledger.history_statement`).
+(`peerseal.protocol.documents.history_statement`).
 """
 
 import time
@@ -15,11 +15,7 @@ from sqlalchemy import Connection
 
 from peerseal.errors import CodedError, ConfigurationError, DocumentRefused, InvalidName, MalformedToken
 from peerseal.identity.key_passphrase import KeyPassphrase
-from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.ledger.checkpoint import read_checkpoint
-from peerseal.protocol.ledger.entries import HISTORY_DECLARED
-from peerseal.protocol.ledger.history_statement import (
+from peerseal.protocol.documents.history_statement import (
     MAX_STATEMENTS,
     Head,
     HistoryStatement,
@@ -28,6 +24,10 @@ from peerseal.protocol.ledger.history_statement import (
     read_history,
     sign_history,
 )
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.ledger.checkpoint import read_checkpoint
+from peerseal.protocol.ledger.entries import HISTORY_DECLARED
 from peerseal.protocol.ledger.merkle import Frontier, root_hash
 from registry.domain.errors import LedgerContradicted
 from registry.services.access.operators import LOCAL

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peerseal.protocol.ledger.history_statement import Head
+from peerseal.protocol.documents.history_statement import Head
 from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
 from registry.services.registry import Registry
 from registry.storage.queries import ledger

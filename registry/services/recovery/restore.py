@@ -19,7 +19,8 @@ from peerseal.audit.ledger_reader import bodies
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
 from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash, root_hash
-from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP
+from peerseal.protocol.tokens.claims import LEEWAY
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP
 from registry.domain.errors import LedgerContradicted
 from registry.services.access.operators import LOCAL
 from registry.services.documents.tile_cache import TileCache

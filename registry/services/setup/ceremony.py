@@ -14,12 +14,8 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError, DocumentRefused, KeyRefused, MalformedToken
 from peerseal.identity.key_passphrase import KeyPassphrase
-from peerseal.protocol.documents.signed_documents import (
-    REGISTRY_KEYS_LIFETIME,
-    RegistryKeys,
-    read_registry_keys,
-    sign_document,
-)
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk

@@ -9,12 +9,8 @@ from cryptography.fernet import Fernet
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import (
-    MAX_DOCUMENT,
-    REGISTRY_KEYS_LIFETIME,
-    RegistryKeys,
-    sign_document,
-)
+from peerseal.protocol.documents.frame import MAX_DOCUMENT, sign_document
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk
@@ -165,9 +161,18 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
         past = tuple(key for key in known.ledger_keys if key != ledger_key)[:1]
         _check_root(settings, known)
     root = keyfiles.read_key_pair(settings.root_key_file, "root key", passphrase).public
-    frame = registry_id(domain), domain, now, now + REGISTRY_KEYS_LIFETIME
-    version = 1 if known is None else known.version + 1
-    return RegistryKeys(*frame, version, root, signing_keys, ledger_key, settings.public_urls, past)
+    return RegistryKeys(
+        issuer=registry_id(domain),
+        subject=domain,
+        issued_at=now,
+        expires_at=now + REGISTRY_KEYS_LIFETIME,
+        version=1 if known is None else known.version + 1,
+        root=root,
+        signing_keys=signing_keys,
+        ledger_key=ledger_key,
+        urls=settings.public_urls,
+        past_ledger_keys=past,
+    )
 
 
 def issue(store: Store, document: RegistryKeys, jws: str, *, replaces: str | None) -> bool:

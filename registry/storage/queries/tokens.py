@@ -53,7 +53,7 @@ class TokenTable(Generic[R]):
 
     def __init__(self, table: Table[Any], record: type[R], ended: str) -> None:
         self._table = table
-        self._record = record
+        self._record: type[R] = record
         self._ended = table.c[ended]
         self._select = select(*(table.c[member.name] for member in fields(record)))
         self._find = self._select.where(table.c.id == bindparam("of"))

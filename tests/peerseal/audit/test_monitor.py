@@ -20,9 +20,9 @@ from peerseal.audit.ledger_reader import Follower
 from peerseal.audit.monitor import GRACE, Alert, Monitor, Watched
 from peerseal.audit.monitor_file import kids_in, load_watched, save_watched
 from peerseal.audit.webhook import PAUSES, Webhook
-from peerseal.errors import ConfigurationError, FetchError
-from peerseal.protocol.documents import signed_documents
-from peerseal.protocol.documents.signed_documents import RegistryKeys, sign_document
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import checkpoint
@@ -410,9 +410,17 @@ class MadeUp(Fetcher):
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         now, ours = int(Clock()()), registry_id(DOMAIN)
         if path == "/.well-known/peerseal-registry":
-            frame = (ours, DOMAIN, now, now + signed_documents.REGISTRY_KEYS_LIFETIME, 1, self.root.public)
-            jwk = ledger_jwk(self.ledger_key.public_key())
-            return Answer(200, sign_document(RegistryKeys(*frame, (key().public,), jwk), self.root).encode())
+            keys = RegistryKeys(
+                issuer=ours,
+                subject=DOMAIN,
+                issued_at=now,
+                expires_at=now + REGISTRY_KEYS_LIFETIME,
+                version=1,
+                root=self.root.public,
+                signing_keys=(key().public,),
+                ledger_key=ledger_jwk(self.ledger_key.public_key()),
+            )
+            return Answer(200, sign_document(keys, self.root).encode())
         if path == "/ledger/checkpoint":
             edge = edge_of(self.bodies[: self.size])
             return Answer(200, sign_checkpoint(Checkpoint(DOMAIN, edge.size, edge.root), self.ledger_key).encode())
@@ -458,7 +466,7 @@ def test_no_other_history_follows_what_was_seen(size: int, cut: int, changed: in
     ledger.bodies = list(bodies)
     ledger.bodies[changed % cut] = Entry(changed % cut + 1, 2, "policy_set").encode()
     ledger.size = size + longer
-    with pytest.raises(signed_documents.DocumentRefused, match="document_inconsistent"):
+    with pytest.raises(DocumentRefused, match="document_inconsistent"):
         follower.read(seen, lambda _: False)
 
 

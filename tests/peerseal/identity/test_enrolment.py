@@ -13,7 +13,7 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.support.keys import signing_key
 

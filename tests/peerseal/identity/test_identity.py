@@ -29,7 +29,7 @@ from peerseal.identity.enrolment import Enrolment
 from peerseal.identity.environment import options_in
 from peerseal.identity.key_folder import KeyFolder
 from peerseal.identity.rotation import KeyRotation
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry

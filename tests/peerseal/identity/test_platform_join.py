@@ -12,7 +12,7 @@ from peerseal.errors import ConfigurationError, EnrolmentRefused, TokenError
 from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.environment import options_in
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
-from peerseal.protocol.tokens.request import Proof
+from peerseal.protocol.tokens.proof import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
 from peerseal.testing.calls import Desk
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable
-from peerseal.protocol.documents import named_keys
-from peerseal.protocol.documents.named_keys import RETIRED, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, KeyStatement
+from peerseal.protocol.documents.key_set import RETIRED, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, sign_checkpoint
@@ -644,7 +644,7 @@ class TestRollOver:
         """A thief may have called the key revoked, and have said so as of a later entry than any that names it."""
         registry.identity("other")
         honest = registry.jwk_set("client")
-        gone = replace(honest, seq=3, keys=(), revoked=(named_keys.RevokedKey(kid, 1_800_000_000, 1),))
+        gone = replace(honest, seq=3, keys=(), revoked=(ListedRevokedKey(kid, 1_800_000_000, 1),))
         served_set(registry, gone)
         with pytest.raises(RevokedKey):
             trust.key(kid)

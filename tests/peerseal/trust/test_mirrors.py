@@ -10,7 +10,7 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
 from peerseal.transport.fetch import Answer, HttpFetcher, content

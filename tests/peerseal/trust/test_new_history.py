@@ -12,9 +12,7 @@ import pytest
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, MalformedToken, PeersealError
 from peerseal.protocol import jose
-from peerseal.protocol.encoding import b64url, canonical_json
-from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger.history_statement import (
+from peerseal.protocol.documents.history_statement import (
     HISTORY_TYP,
     Head,
     HistoryStatement,
@@ -23,6 +21,8 @@ from peerseal.protocol.ledger.history_statement import (
     read_history,
     sign_history,
 )
+from peerseal.protocol.encoding import b64url, canonical_json
+from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
 

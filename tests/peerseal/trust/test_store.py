@@ -20,7 +20,8 @@ from peerseal.errors import (
     UnknownKey,
 )
 from peerseal.identity.enrolment import Enrolment
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry

@@ -16,7 +16,7 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.encoding import b64url, digest_header
-from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
 from peerseal.verify.request import Peer, RequestHeaders, Verifier
 from tests.attacks.forge import (

@@ -12,7 +12,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT, sign_document
+from peerseal.protocol.documents.frame import MAX_DOCUMENT, sign_document
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey

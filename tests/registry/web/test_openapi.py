@@ -8,17 +8,17 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
+from registry.domain.client_credentials import CLIENT_CREDENTIALS
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
-from peerseal.protocol.ledger.history_statement import MAX_STATEMENTS
+from peerseal.protocol.documents.history_statement import MAX_STATEMENTS
+from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
 from peerseal.protocol.numbers import MAX_DIGITS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import ID, PAYLOAD_HASH, TOPIC
 from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
-from registry.domain.client_credentials import CLIENT_CREDENTIALS
 from registry.domain.exchange import GRANT, JWT
 from registry.services.access.operators import Role
 from registry.services.keys.end_keys import Reason

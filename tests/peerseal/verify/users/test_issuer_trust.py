@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from peerseal import UserVerifier
 from peerseal.errors import MalformedToken, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.issuer_trust import MAX_CA, given_ca, given_jwks, given_keys
+from peerseal.protocol.issuer_trust import MAX_CA, given_ca, given_jwks, given_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import UserIssuer
 from peerseal.testing import Clock, MemoryRegistry

@@ -1,10 +1,11 @@
-"""Keys as the registry's signed documents name them, and how the ledger let them in (docs/protocol.md)."""
+"""The signed set of a service's keys, and a key as signed documents name it (docs/protocol.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from peerseal.errors import MalformedToken
+from peerseal.protocol.documents.frame import MAX_DOCUMENT, LedgerFrame
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import decode_proof, encode_proof
 from peerseal.protocol.ledger.entries import Admission
@@ -21,8 +22,8 @@ REVOKED: Final = "revoked"
 class SignedKey:
     """A key in a signed JWK Set: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``.
 
-    ``state`` is active, or retired for a while after, for requests still under way. ``admission`` tells the ledger
-    entry that admitted it, ``proof`` leads from there to the document's checkpoint.
+    ``state`` is active, or retired for a while after, for requests that are still under way. ``admission`` is the
+    ledger entry that admitted the key, and ``proof`` leads from that entry to the document's checkpoint.
     """
 
     kid: str
@@ -34,7 +35,7 @@ class SignedKey:
 
     @property
     def active_from(self) -> int:
-        """When it was admitted."""
+        """When the key was admitted."""
         return self.admission.active_from
 
     def to_json(self) -> dict[str, Any]:
@@ -62,14 +63,14 @@ class SignedKey:
 
 @dataclass(frozen=True, slots=True)
 class RevokedKey:
-    """A key that is good for nothing any more, listed until its natural end, so that a peer can say why it refuses."""
+    """A key that was revoked, listed until it would have expired, so that a peer can say why it refuses."""
 
     kid: str
     revoked_at: int
     index: int
 
     def to_json(self) -> dict[str, Any]:
-        """``{"kid", "revoked_at", "index"}``; the index is that of the ledger entry that revoked it."""
+        """``{"kid", "revoked_at", "index"}``; the index is that of the ledger entry that revoked the key."""
         return {"kid": self.kid, "revoked_at": self.revoked_at, "index": self.index}
 
     @classmethod
@@ -84,17 +85,40 @@ class RevokedKey:
 
 
 def admission_json(admission: Admission, proof: Proof) -> dict[str, Any]:
-    """What the entry that admitted a key says beyond the key, and the way from there to the checkpoint."""
+    """The members that name the entry which admitted a key, and its inclusion proof in the checkpoint."""
     window = {"active_from": admission.active_from, "expires_at": admission.expires_at}
     ours = {"index": admission.index, "by": dict(admission.by), "evidence": admission.evidence}
     return {**window, **ours, "proof": encode_proof(proof)}
 
 
 def admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
-    """The same, read. Raises MalformedToken."""
-    at_least(members, {"active_from", "expires_at", "index", "by", "evidence", "proof"})
+    """Read them. Raises MalformedToken."""
+    at_least(members, {"evidence", "proof"})
     window = time_claim(members, "active_from"), time_claim(members, "expires_at")
     by, evidence = claim(members, "by", dict), members["evidence"]
     if evidence is not None and type(evidence) is not str:
         raise MalformedToken("evidence is of the wrong type")
     return Admission(number_claim(members, "index"), *window, by, evidence), decode_proof(members["proof"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwkSetDocument(LedgerFrame):
+    """The registry's signed answer about the current keys of a service, which is the subject."""
+
+    TYP: ClassVar[str] = "jwk-set+jwt"
+    MAX_SIZE: ClassVar[int] = MAX_DOCUMENT
+    keys: tuple[SignedKey, ...]
+    revoked: tuple[RevokedKey, ...] = ()
+
+    def members(self) -> dict[str, Any]:
+        """A JWK Set (RFC 7517 section 5) in the frame of OpenID Federation's signed JWK Set."""
+        keys = [key.to_json() for key in self.keys]
+        return {**self.place(), "keys": keys, "revoked": [key.to_json() for key in self.revoked]}
+
+    @classmethod
+    def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """See Frame."""
+        owner = claim(claims, "sub", str)
+        keys = tuple(SignedKey.from_json(key, owner) for key in claim(claims, "keys", list))
+        revoked = tuple(RevokedKey.from_json(key, owner) for key in claim(claims, "revoked", list))
+        return {**cls.read_place(claims), "keys": keys, "revoked": revoked}
