@@ -12,7 +12,7 @@ from peerseal.errors import FetchError, PeersealError
 from peerseal.runtime.terminal import ended_quietly, say
 from registry.commands.history import history
 from registry.commands.keys import approve, keys, reject, revoke, services
-from registry.commands.node import audit, init, migrate, remember, roles_sql, serve, status, tidy
+from registry.commands.node import audit, init, migrate, remember, roles, serve, status, tidy
 from registry.commands.policies import domain, policy
 from registry.commands.recovery import restore, verify
 from registry.commands.root import root
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 for command in (
-    *(init, serve, migrate, roles_sql, tidy, audit, status, remember),
+    *(init, serve, migrate, roles, tidy, audit, status, remember),
     *(services, keys, revoke, approve, reject, join_token, operator_token, policy, domain),
     *(verify, restore, history, root),
 ):

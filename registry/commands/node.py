@@ -109,14 +109,15 @@ def migrate(down: bool, as_json: bool) -> None:
     show({"revision": revision}, as_json, f"schema revision: {revision}")
 
 
-@click.command("roles-sql")
-def roles_sql() -> None:
-    """Prints the SQL that makes PostgreSQL's two roles and grants each the privileges that it needs.
+@click.command()
+@json_option
+def roles(as_json: bool) -> None:
+    """Prints the SQL that makes the two roles of a registry on PostgreSQL and grants their privileges, for psql.
 
-    Run it in the registry's database: as a superuser before the first `init`, and as peerseal_owner after `init` and
-    after each `migrate`. For example: peerseal-registry roles-sql | psql -U postgres peerseal
+    Run it as a superuser before the first init, and as peerseal_owner after init and after each migrate.
     """
-    say((scripts() / "roles.sql").read_text(encoding="utf-8").rstrip("\n"))
+    sql = (scripts() / "roles.sql").read_text("utf-8")
+    show({"sql": sql}, as_json, sql.rstrip("\n"))
 
 
 @click.command()
