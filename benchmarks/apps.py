@@ -16,7 +16,7 @@ SCOPE = "profiles:read"
 
 
 def open_route() -> Flask:
-    """One small route, for everybody."""
+    """One small route, open to all callers."""
     app = Flask(__name__)
     app.add_url_rule("/profiles/<id>", "profile", _profile)
     app.add_url_rule("/ready", "ready", _ready)

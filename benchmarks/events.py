@@ -1,4 +1,4 @@
-"""Verification of an event of 1 KB, beside the raw RSA verify of the same token and one SHA-256 of the payload."""
+"""Verification of an event of 1 KB, compared with a raw RSA verify of the same token and a SHA-256 of the payload."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence

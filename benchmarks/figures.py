@@ -1,4 +1,4 @@
-"""What a benchmark finds: a figure, the peer that it was measured beside in the same run, and the goal."""
+"""What a benchmark finds: a figure, the peer that it was measured with in the same run, and the goal."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

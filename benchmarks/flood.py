@@ -1,9 +1,9 @@
-"""A flood of tokens whose keys nobody has, against a protected Flask route that serves good calls meanwhile.
+"""A flood of tokens whose keys no service has, against a protected Flask route that serves good calls meanwhile.
 
 One gunicorn worker of eight threads on the servers' core, real HTTP to the registry. Ten services may call. Their good
-calls come at a rate, and beside them, at another, in windows that take turns: nothing; more good calls; tokens in the
+calls come at a rate, and with them, at another, in windows that take turns: nothing; more good calls; tokens in the
 names of the same ten, with kids that they do not have, another one each; tokens of services that are made up. Any
-requests beside the good calls have them stand in a queue now and then. So the flood is held against as many good
+requests besides the good calls have them stand in a queue now and then. So the flood is held against as many good
 requests: what is left of the difference is what an unknown kid does. A window of each kind makes a round; the good
 calls of all rounds count. Windows are as long as a cooldown: shorter ones, with pauses between them, would have more
 fetches in them than a flood that goes on.
@@ -55,7 +55,7 @@ class _Callers:
         return _with(signed_request(*self.keys[at % SERVICES], self.domain))
 
     def forged(self, at: int) -> bytes:
-        """One in its name, with a key that nobody has."""
+        """One in its name, with a key that no service registered."""
         return _forged(split_kid(self.keys[at % SERVICES][0])[0], self.domain)
 
     def made_up(self, _: int) -> bytes:
@@ -64,7 +64,7 @@ class _Callers:
 
 
 def measure(stack: Stack) -> Iterator[Figure]:
-    """The figures. Everybody is registered at the ``stack``'s registry."""
+    """The figures. All services are registered at the ``stack``'s registry."""
     operator, (servers_cores, load_cores) = Operator(stack), cores.shared_out()
     names = [f"flooded-{at}" for at in range(SERVICES)]
     newcomers = [operator.newcomer(name, key) for name, key in zip(names, rsa_keys(SERVICES), strict=True)]

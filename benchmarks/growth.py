@@ -43,7 +43,7 @@ _PROOF = "." * 900  # as long as the proof of a P-256 key
 
 
 def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
-    """The median of each call at 100,000 keys, beside the same at 1,000."""
+    """The median of each call at 100,000 keys, compared with the same at 1,000."""
     small, large = (_Registry.of(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
     what: dict[str, Callable[[_Registry, int], object]] = {
         "a registration": _Registry.register,
@@ -74,7 +74,7 @@ class _Registry:
     def of(cls, home: Path, database_url: str, size: int) -> "_Registry":
         """Initialised, filled, and with a join token for newcomers."""
         environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
-        settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that sets are always made anew
+        settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that each set is made again
         initialise(settings, Store(create_engine(database_url)), DOMAIN)
         registry = Registry(settings)
         _fill(registry, size)
@@ -95,7 +95,7 @@ class _Registry:
         self.registry.publisher.new_statement(admitted.record, admitted.appended)
 
     def key_set(self, number: int) -> bytes:
-        """The signed set of a service, made anew."""
+        """The signed set of a service, made again."""
         return self.registry.publisher.signed_key_set(f"s{number}").body
 
 

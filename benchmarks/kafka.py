@@ -1,4 +1,4 @@
-"""Events through a consumer on a real Apache Kafka, beside the same records read without a look at them."""
+"""Events through a consumer on a real Apache Kafka, compared with the same records read without a look at them."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""A warm signed JWK Set from the registry, beside a Flask route that returns the same bytes and nothing else.
+"""A warm signed JWK Set from the registry, compared with a Flask route that returns the same bytes and nothing else.
 
 Both are served by one gunicorn worker of the same class, on the same core, the load on another; the windows take turns.
 One worker, because each one signs a set of its own, with an ETag of its own.
@@ -57,7 +57,7 @@ def _round(registry: Server, constant: Server, number: int) -> tuple[Window, ...
     etag = _fetch(registry)[1]
     plans = [
         (registry, get(PATH), (200,)),
-        (registry, get(PATH, f"If-None-Match: {etag}"), (304, 200)),  # the set is signed anew once a minute
+        (registry, get(PATH, f"If-None-Match: {etag}"), (304, 200)),  # the set is signed again once a minute
         (constant, get("/ready"), (200,)),
     ]
     windows = {}

@@ -1,8 +1,8 @@
-"""What the ledger costs a client: a signed JWK Set read with every check, beside its signature and parsing alone.
+"""What the ledger costs a client: a signed JWK Set read with every check, or with its signature and parsing alone.
 
-All checks are the ledger's head in it, signed by a key of its own; for each key the entry that admitted it, written
-down anew, and its inclusion in the tree; and that this tree continues the one seen before. The last costs a proof where
-the ledger has grown since, which comes from memory here, as the document does. None of it is paid for a request: a
+All checks are the ledger's head in it, signed by a key of its own; for each key the entry that admitted it, made
+again, and its inclusion in the tree; and that this tree continues the one seen before. The last costs a proof where the
+ledger has grown since, which comes from memory here, as the document does. None of it is paid for a request: a
 document is read when a service is met for the first time, when it changed, and every few minutes.
 """
 

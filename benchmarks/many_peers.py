@@ -2,7 +2,7 @@
 
 Stores of ten, of a thousand and of ten thousand services, filled from one registry in memory, are asked in turn for the
 keys of the ten services that all know. Asked at random for any of ten thousand, the largest finds little of what it
-looks at in the processor's caches; so does a plain dict of as many, which stands beside it.
+looks at in the processor's caches; so does a plain dict of as many, which is measured with it.
 """
 
 import random

@@ -65,7 +65,7 @@ class ManyServices(Fetcher):
         return [make_kid(service_id(DOMAIN, service), key.public.thumbprint) for key in self._keys[service]]
 
     def grow(self) -> None:
-        """Another entry, of nobody's key: documents cover it from now on."""
+        """Another entry, of no measured key: documents cover it from now on."""
         seq = len(self.ledger.entries) + 1
         self.ledger.append(Entry(seq, self._now, REGISTRY_CREATED, None, None, {}, None, {}))
         self._checkpoint = self.ledger.checkpoint()
@@ -117,7 +117,7 @@ class ManyServices(Fetcher):
 
 
 def shaped_like_a_key() -> PublicKey:
-    """An RSA-2048 key to look at only: a modulus of random bits takes as much room as one that somebody spent a tenth
+    """An RSA-2048 key to look at only: a modulus of random bits takes as much room as one that took a tenth
     of a second on."""
     modulus = 1 << 2047 | randbits(2047) | 1
     return PublicKey.from_jwk({"kty": "RSA", "n": b64url(modulus.to_bytes(256, "big")), "e": "AQAB"})

@@ -2,7 +2,7 @@
 
 The callee's trust store knows other services of the same registry, and follows it as it does in earnest; so each
 registration makes it look at the list of changes as well. A sample begins when the registry has answered the newcomer:
-its first token is signed and verified, which takes one fetch of its key set, with every check, and one of the proof
+its first token is signed and verified. That takes one fetch of its key set, with every check, and one of the proof
 that the ledger in it continues the one seen before.
 """
 

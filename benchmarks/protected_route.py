@@ -1,8 +1,9 @@
-"""A protected Flask route under gunicorn, beside the same route unprotected.
+"""A protected Flask route under gunicorn, compared with the same route unprotected.
 
 Every server has as many workers of the same class on the same core (two, from three on); the load runs on another. All
 get the same requests, tokens and all, in windows that take turns. What a raw RSA verify alone costs at the same place
-stands beside: between two requests the processor's caches see so much else that it takes twice what it takes in a loop.
+is measured, too: between two requests other work fills the processor's caches, so that it takes twice as long as in a
+loop.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
-"""Registrations per second, ledger entry included, beside the same INSERTs alone.
+"""Registrations per second, ledger entry included, compared with the same INSERTs alone.
 
 The registry has two gunicorn workers, its database and the load run on the same cores, and every request was made
 beforehand: an RSA-2048 key, its proof of possession, the MAC of a join token. Each comes over a connection of its own,
-as newcomers do; over a few kept ones it would be chance how the two workers share them. Beside it two processes write
-the same rows by the same statements, and do nothing else.
+as newcomers do; over a few kept ones it would be chance how the two workers share them. At the same time two processes
+write the same rows by the same statements, and do nothing else.
 """
 
 import multiprocessing

@@ -99,7 +99,7 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
     def binding(claims: dict[str, Any]) -> None:
         headers = by_lower_name(HEADERS, claims["headers"])
         check_binding(claims, METHOD, TARGET, headers)
-        check_content(claims, BODY)
+        check_content(claims["content_digest"], BODY)
         assert "tth" not in claims
         assert headers.get(TRANSACTION_HEADER) is None
 

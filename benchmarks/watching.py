@@ -13,7 +13,7 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.errors import RevokedKey
 
 LOOK = 0.005
-"""Seconds between two looks: what is measured is late by so much at most."""
+"""Seconds between two looks, and the greatest error of a measured time."""
 _PATIENCE = 60.0  # seconds until a peer that did not refuse is given up
 
 

@@ -20,7 +20,7 @@ from peerseal.messaging import login_settings, open_outlet
 from peerseal.outbox import Outbox
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a request's body, at most: anybody may send one."""
+"""Bytes of a request's body, at most: any client may send one."""
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:

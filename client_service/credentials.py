@@ -1,4 +1,4 @@
-"""This service's own key, as anybody may see it, and its replacement by the operator."""
+"""This service's own key, which any client may read, and its replacement by the operator."""
 
 import hmac
 

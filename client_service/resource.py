@@ -18,7 +18,7 @@ LIMITS = peerseal.CallLimits(max_running=8, max_waiting=4, longest_wait=0.25)
 
 
 def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprint:
-    """Profiles for everybody, and the user's invoices and cases. ``resource`` signs what it sends."""
+    """Profiles for any caller, and the user's invoices and cases. ``resource`` signs what it sends."""
     routes = Blueprint("resource", __name__)
 
     @routes.get("/profiles/<id>")

@@ -31,8 +31,8 @@ EXCHANGE = (
     " scope=trigger_invoicing audience=jobs.example.com topic=OrderCreated event_id=e-$ORDER transaction_id=t-$ORDER"
     f" event_payload_hash=$(sha256sum </tmp/order.json | cut -c-64) | {TOKEN})",
 )
-"""Lines for the shell that write an order and exchange the user's token, at the registry, for the token of its event:
-for a program without the SDK, which is the service that ``PEERSEAL_SERVICE`` and its companions name."""
+"""Lines for the shell that write an order and exchange the user's token, at the registry, for the token of its event.
+They are for a program without the SDK: the service that ``PEERSEAL_SERVICE`` and its companions name."""
 AS_USER = "-A bearer -a $TOKEN"
 """HTTPie's arguments for a user's token, which the shell puts in."""
 
@@ -40,7 +40,7 @@ _ARGUMENTS = "__httpie__"
 
 
 def httpie(arguments: str) -> Callable[[View], View]:
-    """A decorator: what a call of this route needs, behind its URL."""
+    """A decorator: what a call of this route needs, after its URL."""
 
     def mark(view: View) -> View:
         setattr(view, _ARGUMENTS, arguments)

@@ -1,8 +1,8 @@
-"""What client-service is told by its environment, beside Peerseal's own settings (``PEERSEAL_SERVICE``, …):
+"""What client-service is told by its environment, besides Peerseal's own settings (``PEERSEAL_SERVICE``, …):
 
 - ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
 - ``CLIENT_OPERATOR_SECRET``: what ``POST /refresh-my-credentials`` asks for in the header ``Operator-Secret``. Without
-  it nobody can use that route;
+  it no caller can use that route;
 - ``CLIENT_LOGIN_URL``: where the identity provider is, such as ``https://login.example.com``. ``POST /authenticate``
   passes name and password on to it. Without this URL that route is closed, and users bring their tokens from elsewhere;
 - ``CLIENT_LOGIN_CA_FILE``: the certificates (PEM) to check its https with, in the place of the public authorities;
@@ -13,7 +13,7 @@
 - ``EVENTS_AUDIENCE``: whom events are for (``jobs.example.com``).
 
 Secrets may stand in a file, named by the same variable with ``_FILE``. State that no variable names a place for lies
-beside Peerseal's key folder, or in ``./client-data`` where there is none.
+next to Peerseal's key folder, or in ``./client-data`` where there is none.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Who the person behind a request is, and what this service does in that person's name."""
+"""Who the user of a request is, and what this service does in that user's name."""
 
 from flask import request
 
@@ -29,12 +29,12 @@ class Users:
         return self._verifier.verify(token.strip(" "))
 
     def needed(self) -> peerseal.User:
-        """The same, where nothing is done for nobody. Raises MissingToken."""
+        """The same, where a user is required. Raises MissingToken."""
         user = self.current()
         if user is None:
             raise MissingToken("no user's token")
         return user
 
     def transaction(self, user: peerseal.User | None, *scope: str) -> peerseal.Transaction | None:
-        """What calls in the user's name carry, by `peerseal.carrying`; None for nobody. Raises InsufficientScope."""
+        """What a user's calls carry, by `peerseal.carrying`; None without a user. Raises InsufficientScope."""
         return None if user is None else self._identity.mint_transaction(user, scope=scope)

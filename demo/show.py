@@ -71,7 +71,7 @@ class Show:
 
 
 def shorten(text: str) -> str:
-    """``text`` with every long run of base64 cut in the middle: keys and tokens, which nobody reads."""
+    """``text`` with every long run of base64 cut in the middle: keys and tokens, which people do not read."""
     return _LONG.sub(lambda run: f"{run[0][:36]}…{run[0][-8:]}", text)
 
 

@@ -1,4 +1,4 @@
-"""The topic of the orders, as somebody sees it who can read and write there: anybody, if the broker lets them."""
+"""The topic of the orders, for a client that can read and write there: any client, if the broker allows it."""
 
 import time
 import uuid

@@ -35,7 +35,7 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
     ODD,
@@ -55,9 +55,9 @@ from peerseal.refusals import (
 from peerseal.verify.audit_log import OnVerified
 from peerseal.verify.context import REQUEST_ID, carrying, serving, within
 from peerseal.verify.replay.guards import ReplayGuard
-from peerseal.verify.request import Peer, Verifier
+from peerseal.verify.request import Peer, Verifier, read_later
 from peerseal.verify.target import check_external_prefix, routed_target
-from peerseal.wsgi import MAX_BODY, bearer_token
+from peerseal.wsgi import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
@@ -227,17 +227,15 @@ class PeerAuth:
         if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
         method, target = scope["method"], _target(scope, self._external_prefix)
+        request: Any = {"method": method, "target": target, "headers": headers, "scope": need.scope}
         if await body.read(min(_READ_FIRST, self._max_body)):
-            peer = await self._verifier.verify(
-                token, method=method, target=target, body=body.content, headers=headers, scope=need.scope
-            )
+            peer = await self._verifier.verify(token, **request, body=body.content)
         else:
-            head = await self._verifier.check_head(token, method=method, target=target, headers=headers)
+            checked = await self._verifier.check(token, **request, body=read_later)
             with self._reading_for(token):
                 if not await body.read(self._max_body):
                     raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-                checked = await self._verifier.check_body(head, body.content, scope=need.scope)
-                peer = await self._verifier.claim(checked)
+                peer = await self._verifier.claim(checked.with_content(body.content))
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer

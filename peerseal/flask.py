@@ -25,6 +25,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
+from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
     PUBLIC,
@@ -47,15 +48,7 @@ from peerseal.verify.context import Transaction, begin, carrying, current_transa
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
 from peerseal.verify.target import check_external_prefix
-from peerseal.wsgi import (
-    MAX_BODY,
-    REQUEST_ID_KEY,
-    EnvironHeaders,
-    bearer_token,
-    read_body,
-    within_request,
-    wsgi_target,
-)
+from peerseal.wsgi import MAX_BODY, REQUEST_ID_KEY, EnvironHeaders, read_body, within_request, wsgi_target
 
 try:
     from flask import Flask, Request, Response, current_app, request

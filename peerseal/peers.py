@@ -23,7 +23,7 @@ MOVED = {
     "following": "trust.changes",
     "forks": "runtime.forks",
     "headers": "verify.token_reader",
-    "histories": "trust.new_history",
+    "histories": "trust.replaced_ledger",
     "identity": "identity.identity",
     "introspection": "verify.users.introspection",
     "introspection_client": "verify.users.introspection_client",
@@ -31,7 +31,7 @@ MOVED = {
     "keeper": "identity.rotation",
     "keyfolder": "identity.key_folder",
     "keysets": "trust.key_sets",
-    "ledger": "trust.history",
+    "ledger": "trust.seen_ledger",
     "limits": "runtime.limits",
     "metrics": "runtime.metrics",
     "minting": "identity.signing",
@@ -69,8 +69,8 @@ MOVED = {
     "trusted": "trust.beliefs",
     "users": "verify.users.verifier",
     "verify": "verify.request",
-    "watched": "audit.monitor_file",
-    "webhook": "audit.webhook",
+    "watched": "audit.monitor_state",
+    "webhook": "commands.webhook",
 }
 """Names below this one, and where below `peerseal` each module is now."""
 

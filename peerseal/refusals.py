@@ -27,6 +27,7 @@ from peerseal.errors import (
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.policies import check_scope
+from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.metrics import Metric, counted
 from peerseal.runtime.options import check_flag, check_header_name, check_is, check_whole, shortened
@@ -34,7 +35,6 @@ from peerseal.verify.audit_log import AuditLog, OnVerified
 from peerseal.verify.context import Transaction, current_request_id, new_request_id
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
-from peerseal.wsgi import bearer_token
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity

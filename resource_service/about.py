@@ -1,4 +1,4 @@
-"""What anybody may see of this service."""
+"""What any client may read of this service."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def blueprint(auth: PeerAuth, identity: peerseal.Identity, callers: Sequence[str
     @routes.get("/my-public-credentials")
     @auth.public
     def my_public_credentials() -> dict[str, str]:
-        """The key that this service signs with now, for anybody to compare with the registry's."""
+        """The key that this service signs with now, for any client to compare with the registry's."""
         return identity.credentials.to_json()
 
     @routes.get("/readyz")

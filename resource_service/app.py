@@ -18,7 +18,7 @@ from resource_service.problems import handle_errors
 from resource_service.settings import case_service_url, database_url
 
 ALLOW = {"client-service": {"profiles:read", "invoices:read", "cases:read"}, "invoicing": {"trigger_invoicing"}}
-"""Who may call, with which scopes. Nobody else gets in, however well registered."""
+"""Who may call, with which scopes. No other service gets in, even a registered one."""
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:

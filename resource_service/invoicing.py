@@ -28,7 +28,7 @@ GROUP = "invoicing"
 PURPOSE = {"trigger_invoicing"}
 """The scope for which the publishers in the settings may send orders. No other service is believed."""
 FINAL = frozenset(("case_not_found", "bad_invoice", "invoiced_otherwise"))
-"""Codes with which resource-service refuses one order for good: to ask again would hold up all orders behind it."""
+"""Codes with which resource-service refuses one order for good: another attempt would hold up all later orders."""
 
 log = logging.getLogger("resource_service.invoicing")
 
@@ -47,7 +47,7 @@ class Invoicing:
 
     def handle(self, event: peerseal.Event) -> None:
         """Raises MessageRefused for a payload that is not the order of its token, or for an order that is refused for
-        good, and requests.RequestException where the case or the invoice cannot be had now: then nothing is counted,
+        good, and requests.RequestException where the case or the invoice cannot be had now. Then nothing is counted,
         and the event comes again. An event that comes again after its invoice was made gets the same one from
         resource-service."""
         order = OrderCreated.read(event.payload)
@@ -73,7 +73,7 @@ class Invoicing:
 
 
 def check_user(event: peerseal.Event) -> None:
-    """Raises MessageRefused for an event that no user stands behind, or whose user's issuer cannot be stored: nothing
+    """Raises MessageRefused for an event without a user, or whose user's issuer cannot be stored: nothing
     is done for it at resource-service, however often it is asked."""
     issuer, domain = event.authentication.get("iss", ""), event.issuer.partition("/")[0]
     if not isinstance(issuer, str) or len(issuer) > LONGEST_ISSUER or not issuer.isprintable():

@@ -1,4 +1,4 @@
-"""What services may ask with a user behind them or without."""
+"""What services may ask with a user or without one."""
 
 import logging
 from typing import Any

@@ -1,8 +1,8 @@
-"""What resource-service and its consumer are told by their environment, beside Peerseal's own settings.
+"""What resource-service and its consumer are told by their environment, besides Peerseal's own settings.
 
 resource-service:
 
-- ``RESOURCE_DATABASE_URL``: its invoices. By default a file beside Peerseal's key folder, or in ``./resource-data``
+- ``RESOURCE_DATABASE_URL``: its invoices. By default a file next to Peerseal's key folder, or in ``./resource-data``
   where there is none;
 - ``CASE_SERVICE_URL``: where case-service is (``http://case-service``).
 

@@ -140,6 +140,7 @@ class TestTheRegistry:
             (tmp_path / name / "__init__.py").write_text("raise SystemExit('another package')")
         program, settings = registry / "peerseal-registry", {"REGISTRY_HOME": str(tmp_path / "home")}
         assert done(program, "--version", cwd=tmp_path) == f"peerseal-registry, version {VERSION}\n"
+        assert "CREATE ROLE peerseal_app" in done(program, "roles", cwd=tmp_path)
         done(program, "init", "--trust-domain", "acme.internal", cwd=tmp_path, **settings)
         assert "schema revision" in done(program, "migrate", cwd=tmp_path, **settings)
         token = done(program, "join-token", "create", "shop", cwd=tmp_path, **settings).strip()

@@ -65,7 +65,7 @@ def add_cases(app: Flask, auth: PeerAuth, cases: Cases) -> None:
 
 
 def add_health(app: Flask, auth: PeerAuth, identity: peerseal.Identity) -> None:
-    """What anybody may ask."""
+    """What any caller may ask."""
 
     @app.get("/my-public-credentials")
     @auth.public

@@ -1,7 +1,7 @@
 """A certificate authority for the servers of docker-compose.yml, and their certificates.
 
-``python -m demo.containers.certificates FOLDER`` makes what is missing or ends within a month, all of it at once:
-clients check TLS with ``FOLDER/authority/authority.pem``, Java clients with ``authority.p12`` in the same folder, and
+``python -m demo.containers.certificates FOLDER`` makes what is missing or ends within a month, all of it at once.
+Clients check TLS with ``FOLDER/authority/authority.pem``, Java clients with ``authority.p12`` in the same folder, and
 ``FOLDER/NAME/NAME.pem`` holds key and certificate of one server and belongs to its user. The authority's own key is
 written nowhere.
 """

@@ -20,7 +20,7 @@ from demo.identity_provider.settings import Settings
 from demo.identity_provider.tokens import LIFETIME, Tokens
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a request's body, at most: anybody may send one."""
+"""Bytes of a request's body, at most: any client may send one."""
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",

@@ -71,7 +71,7 @@ def bindings(stage: Stage) -> None:
 
 
 def unknown_key(stage: Stage) -> None:
-    """An allowed name with a key of nobody's."""
+    """An allowed name with a key that no service registered."""
     show, domain = stage.show, stage.stack.domain
     show.scene("An allowed name with a key that nobody registered", f"The token says {CLIENT}; its key is home-made.")
     token = forged_token(f"{domain}/{CLIENT}", f"{domain}/{RESOURCE}", method="GET", target="/profiles/1")
@@ -79,7 +79,7 @@ def unknown_key(stage: Stage) -> None:
 
 
 def not_allowed(stage: Stage) -> None:
-    """A registered service that nobody let in."""
+    """A registered service that no callee allows."""
     show = stage.show
     show.scene("A registered service that is not allowed", "reporting-service is well known, but not on the list.")
     reporting = peerseal.Identity.from_env(stage.stack.service_settings("reporting-service")).start()

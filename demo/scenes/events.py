@@ -38,7 +38,7 @@ def order(stage: Stage) -> None:
 
 
 def refused(stage: Stage) -> None:
-    """Messages on the topic that nobody should believe."""
+    """Messages on the topic that no consumer should believe."""
     show = stage.show
     show.scene(
         "On the topic, and refused",
@@ -70,7 +70,7 @@ def delivered_again(stage: Stage) -> None:
     with topic_of(stage) as topic:
         original = next(message for message in topic.orders(5) if invoiced in message.payload)
         topic.send(original.payload, {name: value.decode("ascii") for name, value in original.headers})
-        topic.send(b"nothing", {})  # behind the copy: once this one is put aside, the copy was handled
+        topic.send(b"nothing", {})  # after the copy: once this one is put aside, the copy was handled
         last = topic.dead_letters(LETTERS)[-1]
     show.expect(last.code == "missing_token", "what came behind it, without a token, was put aside", show=False)
     show.expect(len(invoices(stage)) == 1, "the copy was read, and ada still has one invoice")
@@ -88,7 +88,7 @@ def event_token_in_a_call(stage: Stage) -> None:
 def signed(
     identity: peerseal.Identity, transaction: str, event: str, *, transaction_id: str | None = None
 ) -> tuple[bytes, dict[str, str]]:
-    """An order of nobody's, as its payload says it, signed for ``transaction_id`` where that is another."""
+    """An order without a user, as its payload says it, signed for ``transaction_id`` where that is another."""
     items = [{"itemID": "slide-rule", "quantity": 1, "price": 4900}]
     order = {"eventID": event, "transactionID": transaction, "utcTime": "2026-01-01T00:00:00Z", "items": items}
     payload = json.dumps(order).encode()

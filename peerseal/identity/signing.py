@@ -21,9 +21,10 @@ from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens.assertion import ASSERTION_TYP, assertion_claims
+from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.claims import LEEWAY, new_jti
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, EventToken, payload_hash
-from peerseal.protocol.tokens.request import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken
 from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME,
     TRANSACTION_TYP,

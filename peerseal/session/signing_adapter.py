@@ -10,7 +10,8 @@ from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.protocol.names import check_peer_name
-from peerseal.protocol.tokens.request import ALWAYS_BOUND, BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS
+from peerseal.protocol.tokens.request import ALWAYS_BOUND
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions

@@ -9,9 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import join_mac_matches
-from peerseal.protocol.ledger.checkpoint import encode_proof
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, encode_proof
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.claims import claim
@@ -56,11 +57,11 @@ class Desk:
 
     def answer(self, call: Call, path: str) -> Answer:
         """What the registry answers; ``path`` is the call's, without its query. Raises PeersealError."""
-        if call.method == "GET" and path == "/.well-known/peerseal-registry":
+        if call.method == "GET" and path == REGISTRY_KEYS_PATH:
             return _jwt(sign_document(self._registry.registry_keys(), self._registry.root))
         if call.method == "GET" and path == "/v1/changes":
             return _jwt(self._registry.sign(self._registry.changes(_number(call, "since"))))
-        if call.method == "GET" and path == "/ledger/checkpoint":
+        if call.method == "GET" and path == CHECKPOINT_PATH:
             return Answer(
                 200, self._registry.ledger.checkpoint().encode("utf-8"), {"content-type": "text/plain; charset=utf-8"}
             )

@@ -27,8 +27,9 @@ from peerseal.protocol.hosts import can_be_reached, has_one_host, is_loopback_ho
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.deadline import no_longer_than, time_left
-from peerseal.transport.deadline_adapter import TimedAdapter, WrongAddress, noting_connections
+from peerseal.transport.deadline_adapter import TimedAdapter
 from peerseal.transport.mirrors import MirrorHealth
+from peerseal.transport.timed_connection import WrongAddress, noting_connections
 
 log = logging.getLogger("peerseal.fetch")
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peerseal.errors import FetchError
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.limits import FetchLimits
 
 _of_this_thread = threading.local()
@@ -73,7 +74,7 @@ class MirrorHealth:
         """It did not, which took that long."""
         before, now = self._trouble.get(url) or _Trouble(), self._clock()
         failures = before.failures + 1
-        rest = min(self._limits.shortest_rest * 2.0 ** min(failures - 1, 16), self._limits.longest_rest)
+        rest = backoff(failures, first=self._limits.shortest_rest, longest=self._limits.longest_rest)
         hangs = seconds >= self._limits.slow and self._worked_at.get(url, -math.inf) < now - seconds
         rests_until = now + rest if hangs else 0.0
         self._trouble[url] = _Trouble(failures, now, rests_until)

@@ -62,7 +62,6 @@ class Confirmation:
         follower: ChangesFollower,
         reader: DocumentReader,
         awake: AwakePeriods,
-        *,
         limits: TrustLimits,
         followed: Callable[[], int | None],
     ) -> None:
@@ -85,7 +84,7 @@ class Confirmation:
         changes = self._word_on(belief.covered)
         return belief if changes is None else belief.confirmed(subject, changes)
 
-    def begin_anew(self) -> None:
+    def on_new_history(self) -> None:
         """See HistoryFollower: what was heard is of a history that was given up. Its thread may hold the lock."""
         self._heard = _Heard(NEVER)
 
@@ -97,7 +96,7 @@ class Confirmation:
         """Take note of a list that the background thread heard, asked for in that period: it is as good as one that is
         asked for here, and copies must cover as much from now on."""
         with self._lock:
-            if period != NEVER and period != self._heard.period:
+            if period not in (NEVER, self._heard.period):
                 self._heard = _Heard(period)
             if period != NEVER or self._heard.newest is not None:
                 self._heard.take(changes)

@@ -9,8 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,17 +19,17 @@ from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
 from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
-from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
-from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.history import SeenLedger, check_admissions
-from peerseal.trust.new_history import Histories
+from peerseal.trust.replaced_ledger import Histories
+from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 
@@ -39,7 +38,6 @@ D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument 
 
 T = TypeVar("T")
 
-_ROOT_PATH = "/.well-known/peerseal-registry"
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
     JwkSetDocument: "key_set",
@@ -58,13 +56,43 @@ class CachedDocument(Generic[D]):
     fetched_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Question(Generic[D]):
+    """One question to the registry: for the document of that ``kind`` about ``subject``, at that ``path``.
+
+    It must cover ``covers`` entries of the ledger, and all that were seen. ``etag`` is that of the document that is
+    held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
+    DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is entered when it has
+    answered.
+    """
+
+    kind: type[D]
+    path: str
+    subject: str
+    covers: int = 0
+    etag: str | None = None
+    headers: Callable[[str], Mapping[str, str]] | None = None
+    check: Callable[[D], None] | None = None
+    wait: float = 0.0
+    within: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Generic[D]):
+    """A document as the registry sent it, the ``jws`` that signs it, and its ETag."""
+
+    document: D
+    jws: str = field(repr=False)
+    etag: str | None
+
+
 class DocumentReader:
     """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
     checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
 
-    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``drops`` counts
-    how often the root dropped a key that had signed documents, or gave up the history that they were signed for, and
-    ``outdated`` says that the root's document is known to have changed.
+    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``generation`` rises
+    when the root drops a key that had signed documents, or gives up the history that they belong to. ``outdated`` says
+    that the root's document is known to have changed.
     """
 
     def __init__(
@@ -81,7 +109,7 @@ class DocumentReader:
         self.copies = copies
         self.fetches: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self.drops = 0
+        self.generation = 0
         self.outdated = False
         self._pin = pin
         self._limits = limits
@@ -98,7 +126,7 @@ class DocumentReader:
             clock=clock,
             pause=limits.cooldown,
         )
-        self._given_up = 0
+        self._history_begins = 0
         self._lock = threading.Lock()
         in_each_child(self._renew_lock)
 
@@ -150,7 +178,7 @@ class DocumentReader:
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
             try:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
-                    found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
+                    found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
@@ -213,15 +241,15 @@ class DocumentReader:
         if before is not None:
             named = {key.thumbprint for key in found.signing_keys}
             if not {key.thumbprint for key in before.signing_keys} <= named:
-                self.drops += 1
-            self._ledger.renounce(found)
+                self.generation += 1
+            self._ledger.forget_dropped_keys(found)
         return found
 
     # ---- another history
 
-    def is_given_up(self, drops: int) -> bool:
-        """Whether what was read at that count of ``drops`` is of a history that the root gave up since."""
-        return drops < self._given_up
+    def is_of_lost_history(self, generation: int) -> bool:
+        """Whether what was read in that ``generation`` is of a history that the root gave up since."""
+        return generation < self._history_begins
 
     def through_histories(self, fetch: Callable[[], T]) -> T:
         """What ``fetch`` gives; once more where it failed because the registry has another ledger, which the root
@@ -229,18 +257,19 @@ class DocumentReader:
         try:
             return fetch()
         except (DocumentRefused, FetchError) as error:
-            if not self._begin_anew_after(error):
+            if not self.follows_new_history_after(error):
                 raise
         return fetch()
 
-    def _begin_anew_after(self, error: DocumentRefused | FetchError) -> bool:
+    def follows_new_history_after(self, error: DocumentRefused | FetchError) -> bool:
+        """Whether the root declared another ledger, which explains the error: then that is followed from now on."""
         root = self._root
         if root is None or not self.histories.given_up_after(error, root):
             return False
-        self.drops += 1
-        self._given_up = self.drops
+        self.generation += 1
+        self._history_begins = self.generation
         for follower in self.histories.followers:
-            follower.begin_anew()
+            follower.on_new_history()
         return True
 
     # ---- documents that its keys sign
@@ -250,68 +279,38 @@ class DocumentReader:
         from now on must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
         return self._ledger.size(self.registry_keys())
 
-    def fetch(
-        self,
-        kind: type[D],
-        path: str,
-        subject: str,
-        *,
-        headers: Callable[[str], Mapping[str, str]] | None = None,
-        max_age: float | None = None,
-        check: Callable[[D], None] | None = None,
-        keep: Callable[[D, str], None] | None = None,
-        wait: float = 0.0,
-        within: AbstractContextManager[object] | None = None,
-    ) -> D:
-        """The document about ``subject`` at that path, covering all that was seen of the ledger when it is asked for.
+    def fetch(self, question: Question[D]) -> Fetched[D] | None:
+        """The document of the first mirror whose answer passes every check; None where the one that is held is still
+        the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
+        TrustUnavailable."""
+        covers = max(question.covers, self.seen())
+        path = question.path if question.kind is Changes else covering(question.path, covers)
+        headers = {} if question.headers is None else dict(question.headers(path))
+        if question.etag is not None:
+            headers["If-None-Match"] = question.etag
 
-        ``headers`` are those of the call, made for the path as it is asked for. ``max_age`` is in seconds since the
-        document was signed. ``check`` is one more check, which raises DocumentRefused; ``keep`` gets the document that
-        passed all, and as it was signed. ``wait`` is for how many seconds the registry may keep the question, and
-        ``within`` is entered when it has answered. Raises FetchError (with ``http_status`` 404 where there is no such
-        document), DocumentRefused or TrustUnavailable.
-        """
-        fetch = partial(self._fetch_once, kind, path, subject, headers, max_age, check, keep, wait, within)
-        if kind is not Changes:
-            return self.through_histories(fetch)
-        try:
-            return fetch()
-        except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
-            self._begin_anew_after(error)
-            raise
+        def read(answer: Answer) -> tuple[Fetched[D] | None]:
+            with question.within:
+                if answer.status == 304 and question.etag is not None:
+                    return (None,)
+                jws = text_of(answer, question.kind)
+                document = self.read(question.kind, jws, question.subject, at_least=covers)
+                if question.check is not None:
+                    question.check(document)
+                return (Fetched(document, jws, entity_tag(answer)),)
 
-    def _fetch_once(
-        self,
-        kind: type[D],
-        path: str,
-        subject: str,
-        headers: Callable[[str], Mapping[str, str]] | None,
-        max_age: float | None,
-        check: Callable[[D], None] | None,
-        keep: Callable[[D, str], None] | None,
-        wait: float,
-        within: AbstractContextManager[object] | None,
-    ) -> D:
-        seen = self.seen()
-        asked = path if kind is Changes else covering(path, seen)
-
-        def read(answer: Answer) -> D:
-            with within or nullcontext():
-                jws = text_of(answer, kind)
-                document = self.read(kind, jws, subject, at_least=seen)
-                if max_age is not None:
-                    check_age(document, max_age, self._clock())
-                if check is not None:
-                    check(document)
-                if keep is not None:
-                    keep(document, jws)
-                return document
-
-        with self.counting(_NAMES[kind]), no_larger_than(kind.MAX_SIZE):
-            found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
+        with self.counting(_NAMES[question.kind]), no_larger_than(question.kind.MAX_SIZE):
+            found = self.fetcher.ask(path, read, headers=headers, wait=question.wait)
         if found is None:
-            raise AssertionError("unreachable: no document says that there is nothing new")
-        return found
+            raise AssertionError("unreachable: each answer that is read gives a tuple")
+        return found[0]
+
+    def fetch_whole(self, question: Question[D]) -> Fetched[D]:
+        """As `fetch`, for a question without an ETag: each answer has a document."""
+        fetched = self.fetch(question)
+        if fetched is None:
+            raise AssertionError("unreachable: only a question with an ETag is answered without a document")
+        return fetched
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:

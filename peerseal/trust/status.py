@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from peerseal.runtime.metrics import MOST, Metric, counted, metrics
 
 if TYPE_CHECKING:
-    from peerseal.trust.key_sets import Slot
+    from peerseal.trust.beliefs import KnownService
+    from peerseal.trust.shelf import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,10 @@ class ServiceStatus:
     failures: int
 
     @classmethod
-    def of(cls, slot: "Slot", now: float) -> Self:
+    def of(cls, item: "Item[KnownService]", now: float) -> Self:
         """As of that time."""
-        keys, confirmed_at = (len(slot.known.keys), slot.known.confirmed_at) if slot.known else (0, 0)
-        return cls(keys, now - confirmed_at, slot.good_until - now, slot.failures)
+        keys, confirmed_at = (len(item.known.keys), item.known.confirmed_at) if item.known else (0, 0)
+        return cls(keys, now - confirmed_at, item.good_until - now, item.failures)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,9 @@ from peerseal.errors import (
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import check_audience
+from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.claims import LEEWAY, check_times
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
-from peerseal.protocol.tokens.request import BLANKS
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
@@ -248,13 +248,7 @@ def message_token(headers: MessageHeaders) -> str:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    text = _text(values[0]).strip(BLANKS)
-    if not text.isascii():
-        raise MalformedToken("a token that is not ASCII")
-    scheme, _, token = text.partition(" ")
-    if scheme.lower() != "bearer":
-        raise MissingToken("another scheme than Bearer")
-    return token.lstrip(" ")
+    return bearer_token(_text(values[0]))
 
 
 def _hash(payload: object) -> str:

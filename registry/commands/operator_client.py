@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
 from peerseal.errors import CodedError, ConfigurationError, FetchError, MalformedToken
-from peerseal.protocol.documents.registry_keys import read_registry_keys
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -181,7 +181,7 @@ class HttpOperatorClient:
 
     def trust_domain(self) -> str:
         """See OperatorClient."""
-        answer = self._fetcher.call("GET", "/.well-known/peerseal-registry")
+        answer = self._fetcher.call("GET", REGISTRY_KEYS_PATH)
         return read_registry_keys(answer.body.decode("ascii", "replace"), pin=None, now=time.time()).subject
 
     def setting(self, service: str | None) -> Json:

@@ -58,7 +58,7 @@ class Durability:
                 return f"{name} is off, so a crash loses acknowledged keys: set {name} = on, or {SETTING}=1"
         if self.standbys and not self.synchronous_standby_names.strip():
             lost = f"{self.standbys} standbys replicate asynchronously, so a fail-over loses acknowledged keys"
-            return f"{lost}: set synchronous_standby_names (docs/how-to/operations.md), or {SETTING}=1"
+            return f"{lost}: set synchronous_standby_names (docs/how-to/recovery.md), or {SETTING}=1"
         return None
 
 

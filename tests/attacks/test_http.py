@@ -407,7 +407,7 @@ def test_two_lengths(site: Site) -> None:
 
 @pytest.mark.parametrize("honest", [False, True])
 def test_request_hidden_in_a_body(site: Site, honest: bool) -> None:
-    """A refused call's body, which nobody read, must not be taken for the next request on its connection."""
+    """A refused call's body, which was not read, must not be taken for the next request on its connection."""
     hidden = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
     token = site.token(method="POST", body=hidden if honest else b"other")
     head = f"POST /echo HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"

@@ -130,7 +130,7 @@ def test_a_registration_sent_again_brings_no_ended_key_back_and_spends_nothing(r
 
 
 def test_a_right_of_another_service_is_none(registry: Driver) -> None:
-    """A join token, a voucher and an operator's token of the wrong sort, each beside a good proof."""
+    """A join token, a voucher and an operator's token of the wrong sort, each with a good proof."""
     theirs, mine = registry.joined(key(), "shipping"), key()
     foreign = registry.join_token("shipping")
     size = len(entries_of(registry.store))

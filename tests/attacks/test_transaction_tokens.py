@@ -75,7 +75,7 @@ class Callee:
         )
 
     def call(self, token: str | None, *, scope: str = "orders:read", tth: Any = "of it", **more: str) -> Peer:
-        """A good call with that transaction token beside it, bound by its hash, or by ``tth``."""
+        """A good call with that transaction token next to it, bound by its hash, or by ``tth``."""
         bound = (transaction_hash(token) if token is not None else ABSENT) if tth == "of it" else tth
         self.jti = new_jti()
         request = forge.forge(header(self.caller), claims(tth=bound, jti=self.jti), self.caller.sign)

@@ -1,5 +1,5 @@
-"""What a stranger sends costs no more work than finding out that nobody signed it: no payload is parsed before its
-signature was checked, each kind of document has a size of its own, and of a longer answer no more is read.
+"""A stranger's bytes cost no more work than the check of their signature: no payload is parsed before it. Each kind of
+document has a greatest size, and of a longer answer no more is read.
 """
 
 import time

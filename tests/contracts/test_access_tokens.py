@@ -48,7 +48,7 @@ ALL = "topics:read topics:write"
 
 
 def grant(client: Client, **access_tokens: Any) -> None:
-    """Lay down these resource servers, beside an exchange."""
+    """Set these resource servers, with an exchange."""
     exchange = {"legacy": {AUDIENCE: [SCOPE]}}
     set_domain(client.registry, exchange, access_tokens=access_tokens, issuer=client.issuer.url)
 

@@ -405,7 +405,7 @@ def extended(registry: Driver, pair: KeyPair) -> tuple[int, bytes]:
 
 
 def fix_tree(registry: Driver) -> None:
-    """The head as somebody writes it who covers his tracks."""
+    """The head as an attacker writes it to hide a change."""
     with registry.store.write() as connection:
         edge = Frontier()
         for body in connection.execute(select(entries.c.body).order_by(entries.c.seq)).scalars():

@@ -1,4 +1,4 @@
-"""A replica that lagged behind is promoted: two nodes and several watching peers, in real processes, on PostgreSQL."""
+"""A lagging replica is promoted: two nodes and several watching peers, in real processes, on PostgreSQL."""
 
 import json
 import re

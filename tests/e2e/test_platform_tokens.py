@@ -138,7 +138,7 @@ def test_a_newcomer_gets_in_once_its_issuer_is_back_with_other_keys(stack: Stack
 
 
 def with_kid(head: str, number: int) -> str:
-    """The header with a kid that nobody knows."""
+    """The header with an unknown kid."""
     header = json.loads(b64url_decode(head)) | {"kid": f"made-up-{number}"}
     return b64url(json.dumps(header).encode())
 

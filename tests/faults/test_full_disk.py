@@ -49,7 +49,7 @@ def client(registry: MemoryRegistry) -> Identity:
 
 @pytest.fixture
 def callee(registry: MemoryRegistry, client: Identity, tmp_path: Path) -> Identity:
-    """It was started while there was room, and has verified nobody yet."""
+    """It was started while there was room, and has verified no caller yet."""
     return registry.identity("callee", limits=LIMITS, key_dir=tmp_path / "keys", cache_dir=tmp_path / "cache")
 
 

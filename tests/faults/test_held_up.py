@@ -1,4 +1,4 @@
-"""How long a registry that hangs can hold up a call: as long as `TrustLimits.patience` says, and not every caller anew.
+"""How long a registry that hangs can hold up a call: as long as `TrustLimits.patience` says, once for all callers.
 
 Real sockets and the real clock, with limits that are small enough to wait for.
 """
@@ -153,7 +153,7 @@ class TestManyCalls:
             assert max(pool.map(ask, range(THREADS))) < IN_TIME
 
     def test_of_many_in_a_row_the_first_one_waits(self, registry: Delayed, client: Identity) -> None:
-        """The others find that the registry rests, whoever they are asked about."""
+        """The others find that the registry rests, for any service."""
         with misbehaving(hangs) as hanging:
             fetcher = HttpFetcher([hanging.url], ENDLESS)
             trust = TrustStore(hanging.url, pin=registry.pin, limits=LIMITS, fetcher=fetcher)

@@ -85,7 +85,7 @@ class World:
     # ---- who receives
 
     def consumer(self, **options: Any) -> EventConsumer:
-        """One more member of the group; whoever asks closes it, by `EventConsumer.run` or ``close``."""
+        """One more member of the group; the caller closes it, by `EventConsumer.run` or ``close``."""
         verifier = EventVerifier(
             self.invoicing.trust, audience=AUDIENCE, allow={"client": {SCOPE}}, max_age=timedelta(days=7)
         )

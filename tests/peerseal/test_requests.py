@@ -1,4 +1,4 @@
-"""What a session signs is what leaves the socket, and nothing is signed for anybody else."""
+"""What a session signs is what leaves the socket, and nothing is signed for another service."""
 
 import gzip
 import io
@@ -466,7 +466,7 @@ def test_netrc_says_nothing_about_our_callee(
     assert [seen.authorization[:9] for seen in server.seen if seen.authorization] == ["Bearer ey"] * 2
 
 
-# ---- what is left behind
+# ---- what stays after a call
 
 
 def test_the_token_stays_in_the_socket(session: PeerSession, server: RawServer) -> None:

@@ -220,7 +220,7 @@ def entries_of(store: Store) -> list[Entry]:
 
 
 def evidence_of(store: Store, entry: Entry) -> dict[str, Any]:
-    """What the entry commits to, which is kept beside it."""
+    """What the entry commits to, which is kept next to it."""
     with store.look() as connection:
         evidence = ledger.evidence(connection, entry.seq)
     assert evidence is not None

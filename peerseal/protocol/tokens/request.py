@@ -25,9 +25,6 @@ MAX_CTX = 1024
 ALWAYS_BOUND = ("content-type", "content-encoding")
 """Headers that a request token binds wherever the request has them: they say how the body is read."""
 
-BLANKS = " \t"
-"""What stands around a header's value and is no part of it (RFC 9110 section 5.5)."""
-
 _REQUEST_MEMBERS = (
     *("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"),
     *("iat", "nbf", "exp", "headers"),

@@ -3,7 +3,7 @@
 One file a trust domain and root key, shared by all processes of the host that use the folder. It holds a signed note
 and nothing else: whoever reads it checks the signature, and whoever can write it can at most make it be forgotten. The
 file's time is when the checkpoint was seen. Where the root gave up the history that was seen before, a second file
-names the head from which the ledger goes on (`peerseal.trust.new_history`).
+names the head from which the ledger goes on (`peerseal.trust.replaced_ledger`).
 """
 
 import fcntl

@@ -6,7 +6,7 @@ another process appended; a consistency proof (RFC 9162) otherwise, and after a 
 database was exchanged, or how: after a lost connection, a fail-over, a restore.
 
 Where the database does not continue it nothing is signed and nothing appended, until it does again. How operators bring
-that about is in docs/how-to/operations.md.
+that about is in docs/how-to/recovery.md.
 """
 
 import logging
@@ -47,7 +47,7 @@ MADE_KEPT: Final = 64
 REMEMBER: Final = (
     "where there is nobody to ask, compare the head with one that somebody kept and run peerseal-registry remember"
 )
-REMEDY: Final = "run peerseal-registry status; docs/how-to/operations.md, The ledger forked, says what to do"
+REMEDY: Final = "run peerseal-registry status; docs/how-to/recovery.md, The ledger forked, says what to do"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Final
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from peerseal.audit.ledger_reader import CHECKPOINT, MAX_BUNDLE_BYTES, bodies
+from peerseal.audit.ledger_reader import MAX_BUNDLE_BYTES, entry_bodies
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, MAX_NOTE_BYTES, read_checkpoint
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import HttpFetcher, content, no_larger_than
 from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
@@ -95,10 +95,10 @@ class LedgerWatch:
         """What came of it, in a word for the log."""
         try:
             with no_larger_than(MAX_NOTE_BYTES):
-                note = content(fetcher.call("GET", CHECKPOINT)).decode("utf-8", "replace")
+                note = content(fetcher.call("GET", CHECKPOINT_PATH)).decode("utf-8", "replace")
             keys = self._authority.in_force().keys
             checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
-            self._guard.saw(url, checkpoint, note, lambda begin, end: bodies(partial(_get, fetcher), begin, end))
+            self._guard.saw(url, checkpoint, note, lambda begin, end: entry_bodies(partial(_get, fetcher), begin, end))
         except (FetchError, DocumentRefused) as error:
             return f"{error.code}: {error}"
         return ANSWERED

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from peerseal.audit.ledger_reader import CHECKPOINT, bodies
-from peerseal.audit.mirror import read_in
+from peerseal.audit.ledger_reader import entry_bodies
+from peerseal.audit.mirror import read_mirrored
 from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealError
-from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, Checkpoint, read_checkpoint
 from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash
 from peerseal.runtime.limits import FetchLimits
@@ -47,11 +47,11 @@ class Source:
         if place.startswith(("http://", "https://")):
             fetcher = HttpFetcher([place], LIMITS)
             return cls(place, lambda path: content(fetcher.call("GET", path)))
-        return cls(place, lambda path: read_in(Path(place), path))
+        return cls(place, lambda path: read_mirrored(Path(place), path))
 
     def note(self) -> str:
         """Its checkpoint, unverified. Raises FetchError."""
-        return self.get(CHECKPOINT).decode("utf-8", "replace")
+        return self.get(CHECKPOINT_PATH).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class _Reader:
 
 def _bodies(source: Source, size: int) -> Iterator[bytes]:
     try:
-        yield from bodies(source.get, 0, size)
+        yield from entry_bodies(source.get, 0, size)
     except FetchError as error:
         if error.http_status not in (200, 404):
             raise

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from peerseal.audit.ledger_reader import bodies
+from peerseal.audit.ledger_reader import entry_bodies
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
 from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash
@@ -207,7 +207,7 @@ def _forked_at(
 ) -> tuple[Frontier, PublicCopy]:
     """The edge up to which the database and the copy agree, and the copy with its entries after that."""
     source = next(source for source in sources if source.name == copy.source)
-    copied = bodies(source.get, 0, copy.checkpoint.size)
+    copied = entry_bodies(source.get, 0, copy.checkpoint.size)
     size = _common_size(store, islice(copied, min(ours.size, copy.checkpoint.size)))
     with store.read() as connection:
         edge = frontier_at(size, TileCache().reader(connection))

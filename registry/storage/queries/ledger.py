@@ -272,7 +272,7 @@ def evidence(connection: Connection, seq: int) -> bytes | None:
 
 
 def tile(connection: Connection, level: int, number: int) -> bytes:
-    """The hashes that the tile has so far, in one row: 256 of them where it is complete."""
+    """The hashes of a tile: 256 where it is complete, otherwise those that the tree has so far."""
     complete = connection.execute(_TILE, {"at": level, "of": number}).scalar_one_or_none()
     return b"".join(_hashes_of(connection, level, number)) if complete is None else complete
 

@@ -393,7 +393,7 @@ def test_conditional_requests(registry: Driver, clock: Clock, name: str) -> None
     clock.forward(59)
     assert registry.client.get(path).headers["ETag"] == etag
     clock.forward(1)
-    if name != "jwks.json":  # signed anew, so that its signed time says how fresh it is
+    if name != "jwks.json":  # signed again, so that its signed time says how fresh it is
         assert registry.client.get(path).headers["ETag"] != etag
     registry.operator_ends(mine, "billing")
     changed = registry.client.get(path, headers={"If-None-Match": etag})

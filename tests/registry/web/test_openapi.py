@@ -26,7 +26,7 @@ from registry.web.routes.openapi import document
 from tests.registry.driver import Driver
 
 UNASKED = {"HEAD", "OPTIONS"}
-"""Methods that Flask answers beside each GET."""
+"""Methods that Flask answers with each GET."""
 
 
 def test_every_route_stands_in_the_document_and_every_call_of_the_document_is_a_route(registry: Driver) -> None:

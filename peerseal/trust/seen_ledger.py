@@ -19,6 +19,7 @@ from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
+    CHECKPOINT_PATH,
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
     Checkpoint,
@@ -153,7 +154,7 @@ class SeenLedger:
             return read_checkpoint(note, root.subject, root.ledger_keys), note
 
         with no_larger_than(MAX_NOTE_BYTES):
-            found = self._fetcher().ask("/ledger/checkpoint", read)
+            found = self._fetcher().ask(CHECKPOINT_PATH, read)
         if found is None:
             raise AssertionError("unreachable: no checkpoint says that there is nothing new")
         return found
@@ -170,7 +171,7 @@ class SeenLedger:
         except (OSError, ConfigurationError) as error:
             log.warning("%s cannot be written, a restart would bring the lost ledger back: %s", file.path, error)
 
-    def renounce(self, root: RegistryKeys) -> None:
+    def forget_dropped_keys(self, root: RegistryKeys) -> None:
         """Forget what was signed with a ledger key that the root names no longer: it may have been stolen."""
         with self._lock:
             if self._newest is not None and _verified(self._newest.note, root) is None:

@@ -27,7 +27,7 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.history import SeenLedger
+from peerseal.trust.seen_ledger import SeenLedger
 
 log = logging.getLogger("peerseal.trust")
 
@@ -42,7 +42,7 @@ _MOST: Final = 50_000
 class HistoryFollower(Protocol):
     """A cache of documents that rest on the ledger's history."""
 
-    def begin_anew(self) -> None:
+    def on_new_history(self) -> None:
         """Drop pending entry numbers and retry times, which belong to the history that was given up. What the cache
         holds is fetched again at once."""
 

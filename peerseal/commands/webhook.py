@@ -1,4 +1,4 @@
-"""Posts what a monitor reports to a URL, a few times at most."""
+"""Posts a monitor's alerts to a URL, with three attempts each."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from peerseal.transport.fetch import Fetcher, HttpFetcher
 log = logging.getLogger("peerseal.webhook")
 
 PAUSES = (0.5, 2.0)
-"""Seconds before the second and the third attempt: what comes next waits as long."""
+"""Seconds before the second and the third attempt. The next alert waits for them."""
 LIMITS = FetchLimits(connect_timeout=2.0, read_timeout=3.0, total_timeout=5.0, max_bytes=64 * 1024)
 
 
@@ -24,7 +24,7 @@ class Webhook:
     def __init__(
         self, url: str, *, fetcher: Fetcher | None = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """Raises ConfigurationError for a URL that is none."""
+        """Raises ConfigurationError for an invalid URL."""
         try:
             parts = urlsplit(url)
         except ValueError as error:
@@ -36,7 +36,7 @@ class Webhook:
         self._sleep = sleep
 
     def post(self, members: Mapping[str, Any]) -> bool:
-        """Whether the other side took it (any 2xx). What it does not take is logged, without the URL, which may be a
+        """Whether the receiver accepted the alert (any 2xx). The log of a failure omits the URL, which may be a
         secret."""
         body, headers = canonical_json(dict(members)), {"Content-Type": "application/json"}
         status: int | None = None
