@@ -134,7 +134,9 @@ def get_domain(url: str | None, as_json: bool) -> None:
 @url_option
 @json_option
 def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool) -> None:
-    """Replaces the domain's settings by those in FILE (- for standard input), in JSON: {"minters": [service…],
+    """Replaces the domain's settings by the JSON in FILE (- for standard input).
+
+    {"minters": [service…],
     "issuers": [{"issuer", "audience", "jwks_url"?, "jwks"?, "ca"?, "introspection_url"?, "introspection_signed"?,
     "introspect_jwts"?}…], "exchange"?: {client: {audience: [scope…]}}, "derived_scopes"?: [{"minter": service,
     "from": scope, "to": [scope…]}…], "access_tokens"?: {name: {"audience": URI, "services": [service…], "scopes":

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
 from peerseal.protocol.ledger.merkle import HASH, Proof, consistency_proof, inclusion_proof
 from peerseal.protocol.names import service_id, split_kid
-from registry.domain.errors import BadRequest, Behind, LedgerContradicted, LedgerForked, NotFound
+from registry.domain.errors import BadRequest, Lagging, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority.authority import Authority, AuthoritySource
 from registry.services.documents.answer_cache import BYTES, NOTE, PublicAnswer
 from registry.services.documents.tile_cache import TileCache
@@ -108,13 +108,13 @@ class LedgerView:
     def consistency(self, old: int, new: int) -> dict[str, Any]:
         """``{"from", "to", "proof"}``: the proof that the ledger of size ``new`` extends the one of size ``old``.
 
-        Raises BadRequest unless 0 < ``old`` <= ``new``, and Behind where the ledger is shorter than ``new``.
+        Raises BadRequest unless 0 < ``old`` <= ``new``, and Lagging where the ledger is shorter than ``new``.
         """
         if not 0 < old <= new:
             raise BadRequest("invalid_parameter", f"from={old} and to={new}: from must be 1 or more, to at least from")
         with self._store.read() as connection:
             if (size := ledger.frontier(connection).size) < new:
-                raise Behind(f"the ledger has {size} entries, not {new}")
+                raise Lagging(f"the ledger has {size} entries, not {new}")
             proof = self.consistency_in(connection, old, new)
         return {"from": old, "to": new, "proof": encode_proof(proof)}
 

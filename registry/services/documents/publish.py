@@ -52,7 +52,7 @@ class Publisher(_Documents):
     def signed_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The signed JWK Set as of entry ``at_least`` or later.
 
-        Raises InvalidName, NotFound for a service that never had a key, Behind where the ledger is shorter than
+        Raises InvalidName, NotFound for a service that never had a key, Lagging where the ledger is shorter than
         ``at_least``, StorageUnavailable.
         """
         return self._answers.answer(("jwks.jwt", service, ""), at_least, self._make_signed_set)
@@ -127,7 +127,7 @@ class SettingDocuments(_Documents):
     rules: an unsigned answer that there is none could be a mirror's."""
 
     def policy(self, service: str, at_least: int = 0) -> PublicAnswer:
-        """The policy document of a service as of entry ``at_least`` or later. Raises InvalidName, Behind,
+        """The policy document of a service as of entry ``at_least`` or later. Raises InvalidName, Lagging,
         LedgerContradicted, StorageUnavailable."""
         return self._answers.answer(("policy.jwt", service, ""), at_least, self._make_policy, of_unknown=True)
 
