@@ -174,17 +174,17 @@ def test_a_worker_forked_while_a_rotation_is_under_way_holds_up_no_later_one(
     monkeypatch.setattr(BackgroundWork, "PATIENCE", 0.1)
     make(rotation=RotationSchedule(every=0.2, lead=0.1, overlap=0.1)).start()
     under_way, go_on = threading.Event(), threading.Event()
-    answer = registry.desk.right
+    answer = registry.endpoints.right
 
     def slow(*arguments: object) -> object:
         under_way.set()
         go_on.wait(10)
         return answer(*arguments)  # type: ignore[arg-type]
 
-    registry.desk.right = slow  # type: ignore[assignment,method-assign]
+    registry.endpoints.right = slow  # type: ignore[assignment,method-assign]
     assert under_way.wait(10)
     worker = Child(lambda: time.sleep(60))
-    registry.desk.right = answer  # type: ignore[method-assign]
+    registry.endpoints.right = answer  # type: ignore[method-assign]
     go_on.set()
     try:
         registered = registry.calls[REGISTRATION]

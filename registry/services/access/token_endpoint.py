@@ -18,7 +18,7 @@ from peerseal.protocol.tokens.access_token import ACCESS_TYP, AccessClaims, scop
 from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
 from peerseal.verify.derivation import derived_context
-from peerseal.verify.users.verifier import User, UserVerifier
+from peerseal.verify.users import User, UserVerifier
 from registry.domain.exchange import AccessWanted, ExchangeRefused, ExchangeWanted, Issued
 from registry.domain.key_quality import check_quality
 from registry.services.access.callers import Clients, DatabaseKeys

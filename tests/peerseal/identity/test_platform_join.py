@@ -14,7 +14,7 @@ from peerseal.identity.environment import options_in
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.proof import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
-from peerseal.testing.calls import Desk
+from peerseal.testing.calls import Endpoints
 
 SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 LIFETIME = 7 * 24 * 3600
@@ -24,7 +24,7 @@ class OidcRefused(TokenError):
     code = "oidc_refused"
 
 
-class PlatformDesk(Desk):
+class PlatformEndpoints(Endpoints):
     """Takes the tokens in ``good``: what makes a real one good is tested where it is checked."""
 
     good: frozenset[str] = frozenset()
@@ -38,11 +38,11 @@ class PlatformDesk(Desk):
 
 
 class PlatformRegistry(MemoryRegistry):
-    """The registry with that desk."""
+    """The registry with those endpoints."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
-        self.desk: PlatformDesk = PlatformDesk(self)
+        self.endpoints: PlatformEndpoints = PlatformEndpoints(self)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def clock() -> Clock:
 @pytest.fixture
 def registry(clock: Clock) -> Iterator[PlatformRegistry]:
     with PlatformRegistry(clock) as registry:
-        registry.desk.good = frozenset(["first.token.text"])
+        registry.endpoints.good = frozenset(["first.token.text"])
         yield registry
 
 
@@ -89,7 +89,7 @@ def test_a_newcomer_sends_its_proof_and_the_token(registry: PlatformRegistry) ->
 
 def test_the_next_key_is_vouched_for_and_no_token_is_shown(registry: PlatformRegistry, clock: Clock) -> None:
     client = identity(registry, "first.token.text")
-    registry.desk.good = frozenset()
+    registry.endpoints.good = frozenset()
     clock.advance(SCHEDULE.every)
     look_after(client)
     assert sent(registry) == [{"proof", "oidc"}, {"proof"}]
@@ -101,7 +101,7 @@ def test_a_host_that_slept_past_its_last_keys_end_joins_anew_with_the_newest_tok
     client = identity(registry, token_file.read_text)
     first = client.credentials.key_id
     token_file.write_text("second.token.text")
-    registry.desk.good = frozenset(["second.token.text"])
+    registry.endpoints.good = frozenset(["second.token.text"])
     clock.advance(LIFETIME + 1)
     look_after(client)
     assert client.credentials.key_id != first
