@@ -19,7 +19,7 @@ from peerseal.protocol.policies import Exchange as Grants
 from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
 from peerseal.verify.derivation import derived_context
-from peerseal.verify.users.verifier import User, UserVerifier
+from peerseal.verify.users import User, UserVerifier
 from registry.domain.exchange import ExchangeRefused, Issued, Wanted
 from registry.domain.key_quality import check_quality
 from registry.services.access.callers import DatabaseKeys
