@@ -21,7 +21,7 @@ REQUESTS = 2_500  # in a window
 
 PATH = f"/v1/services/{CLIENT}/jwks.jwt"
 
-_NO_SLOWER = Goal("≥", 0.97)  # two windows of the same requests differ by as much
+_NO_SLOWER = Goal("≥", 0.97)  # the usual difference of two equal windows
 _SET = "signed JWK Set, warm"
 _NOT_MODIFIED = "304 for a signed JWK Set"
 
@@ -53,7 +53,7 @@ def _figures(
 
 
 def _round(registry: Server, constant: Server, number: int) -> tuple[Window, ...]:
-    """One window each: the set, 304, the constant. The first is another one every time."""
+    """One window each: the set, 304, the constant. Each round begins with another one."""
     etag = _fetch(registry)[1]
     plans = [
         (registry, get(PATH), (200,)),

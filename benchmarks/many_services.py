@@ -1,4 +1,4 @@
-"""A registry in memory of thousands of services, quick to fill: for what grows with their number."""
+"""A registry in memory with thousands of services that is quick to fill, for costs that grow with their number."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class ManyServices(Fetcher):
         self._checkpoint = self.ledger.checkpoint()
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """The root's document, a consistency proof, a service's signed set, or its policy, which there is not."""
+        """The registry keys document, a consistency proof, a service's key set, or an absent policy."""
         parts = urlsplit(path)
         *_, service, name = parts.path.split("/")
         answer: dict[str, Callable[[], str]] = {
@@ -65,7 +65,7 @@ class ManyServices(Fetcher):
         return [make_kid(service_id(DOMAIN, service), key.public.thumbprint) for key in self._keys[service]]
 
     def grow(self) -> None:
-        """Another entry, of no measured key: documents cover it from now on."""
+        """Append an entry about another key; documents cover it from now on."""
         seq = len(self.ledger.entries) + 1
         self.ledger.append(Entry(seq, self._now, REGISTRY_CREATED, None, None, {}, None, {}))
         self._checkpoint = self.ledger.checkpoint()
@@ -117,7 +117,7 @@ class ManyServices(Fetcher):
 
 
 def shaped_like_a_key() -> PublicKey:
-    """An RSA-2048 key to look at only: a modulus of random bits takes as much room as one that took a tenth
-    of a second on."""
+    """An RSA-2048 key that is only stored: random bits take as much memory as a real modulus, whose generation takes a
+    tenth of a second."""
     modulus = 1 << 2047 | randbits(2047) | 1
     return PublicKey.from_jwk({"kty": "RSA", "n": b64url(modulus.to_bytes(256, "big")), "e": "AQAB"})

@@ -1,8 +1,8 @@
 """A protected Flask route under gunicorn, compared with the same route unprotected.
 
 Every server has as many workers of the same class on the same core (two, from three on); the load runs on another. All
-get the same requests, tokens and all, in windows that take turns. What a raw RSA verify alone costs at the same place
-is measured, too: between two requests other work fills the processor's caches, so that it takes twice as long as in a
+get the same requests, tokens and all, in windows that take turns. The cost of a raw RSA verify alone at the same
+place is measured too: other work fills the processor's caches between two requests, so it takes twice as long as in a
 loop.
 """
 
@@ -64,7 +64,7 @@ def _serve(stack: Stack) -> dict[str, Server]:
 
 
 def _round(caller: peerseal.Identity, servers: dict[str, Server], number: int) -> dict[str, Window]:
-    """One window each. The first is another one every time."""
+    """One window each. Each round begins with another one."""
     requests = [_with_token(caller) for _ in range(REQUESTS)]
     order = list(servers)
     turn = number % len(order)

@@ -1,4 +1,4 @@
-"""How a run is shown: the table, results.json and the picture."""
+"""The output of a run: the table, results.json and the picture."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Request tokens made with a key alone: for callers of which there is nothing else."""
+"""Request tokens made with a key alone, for callers without an identity."""
 
 import time
 from collections.abc import Callable

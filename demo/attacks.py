@@ -1,4 +1,4 @@
-"""What an attacker on the network, or a service gone bad, would send: made with the SDK's own floors."""
+"""Tokens as an attacker or a malicious service would send them, made with the SDK's protocol functions."""
 
 import time
 
@@ -11,7 +11,7 @@ from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, Requ
 
 
 def forged_token(issuer: str, audience: str, *, method: str, target: str) -> str:
-    """A request token, right in every part, in the name of ``issuer``, signed with a key that was made just now."""
+    """A correct request token in the name of ``issuer``, signed with a new, unregistered key."""
     key = KeyPair.generate()
     now = int(time.time())
     token = RequestToken(

@@ -53,7 +53,7 @@ from peerseal.verify.event import Event
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.verify.replay.redis import RedisReplayGuard
 from peerseal.verify.target import check_external_prefix
-from peerseal.verify.users.verifier import User
+from peerseal.verify.users import User
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession

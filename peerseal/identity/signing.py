@@ -38,7 +38,7 @@ from peerseal.verify.derivation import derived_context
 from peerseal.verify.event import Event
 from peerseal.verify.target import is_origin_form
 from peerseal.verify.transaction import TRANSACTION_HEADER, transaction_of
-from peerseal.verify.users.verifier import User
+from peerseal.verify.users import User
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # latin-1 without line breaks and control characters

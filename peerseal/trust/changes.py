@@ -136,7 +136,7 @@ class ChangesFollower:
         try:
             fetched = self._reader.fetch_whole(question)
         except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
-            self._reader.follows_new_history_after(error)
+            self._reader.follows_new_ledger_after(error)
             raise
         signed = SignedChanges(fetched.jws, asked_at)
         if self._shared is not None and self._shared.leads:

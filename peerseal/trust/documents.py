@@ -28,7 +28,7 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.replaced_ledger import Histories
+from peerseal.trust.replaced_ledger import ReplacedLedgers
 from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
@@ -87,11 +87,11 @@ class Fetched(Generic[D]):
 
 
 class DocumentReader:
-    """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
-    checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
+    """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` holds the newest
+    checkpoint, ``copies`` the documents. Safe to use from threads, and before and after a fork.
 
     ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``generation`` rises
-    when the root drops a key that had signed documents, or gives up the history that they belong to. ``outdated`` says
+    when the root drops a key that had signed documents, or replaces the ledger that they belong to. ``outdated`` says
     that the root's document is known to have changed.
     """
 
@@ -118,7 +118,7 @@ class DocumentReader:
         self._root_loaded_at = 0.0
         self._root_cooldown_until = 0.0
         self._ledger = SeenLedger(lambda: self.fetcher, cache_dir, clock)
-        self.histories = Histories(
+        self.replaced_ledgers = ReplacedLedgers(
             lambda: self.fetcher,
             self._ledger,
             copies,
@@ -126,7 +126,7 @@ class DocumentReader:
             clock=clock,
             pause=limits.cooldown,
         )
-        self._history_begins = 0
+        self._ledger_begins = 0
         self._lock = threading.Lock()
         in_each_child(self._renew_lock)
 
@@ -143,7 +143,7 @@ class DocumentReader:
         return root if root is not None and self._clock() < root.expires_at else self.load_registry_keys()
 
     def registry_keys_due_in(self) -> float:
-        """Seconds until it is time to look at the root's document again; 0 or less where it is."""
+        """Seconds until the root's document is to be fetched again; 0 or less where it is to be now."""
         return 0.0 if self.outdated else self._root_loaded_at + self._limits.refresh_interval - self._clock()
 
     def load_registry_keys(self, *, at_once: bool = False) -> RegistryKeys:
@@ -198,7 +198,8 @@ class DocumentReader:
         return self._root
 
     def _recall_newer_root(self, at_once: bool) -> bool:
-        """Whether a copy did that another process has fetched since, or one before a restart."""
+        """Whether there is a copy that another process has fetched since, or one from before a restart, and it is
+        taken over."""
         fetched_at = self.copies.fetched_at(_ROOT_COPY)
         if at_once or self.outdated or fetched_at <= self._root_loaded_at:
             return False
@@ -216,8 +217,8 @@ class DocumentReader:
         return True
 
     def _read_newer_root(self, answer: Answer) -> tuple[RegistryKeys, str] | None:
-        """The root's document in an answer, and as it was signed; None for the one that is held, so that another mirror
-        may have a newer: one that hides it must not keep a dropped key alive."""
+        """The root's document in an answer, and as it was signed. None for the one that is held: then the next mirror
+        is asked, since a mirror that hides a newer one must not keep a dropped key alive."""
         jws = text_of(answer, RegistryKeys)
         found = self._newer_root(jws)
         return None if found is None else (found, jws)
@@ -245,38 +246,38 @@ class DocumentReader:
             self._ledger.forget_dropped_keys(found)
         return found
 
-    # ---- another history
+    # ---- another ledger
 
-    def is_of_lost_history(self, generation: int) -> bool:
-        """Whether what was read in that ``generation`` is of a history that the root gave up since."""
-        return generation < self._history_begins
+    def is_of_lost_ledger(self, generation: int) -> bool:
+        """Whether what was read in that ``generation`` belongs to a ledger that the root has replaced since."""
+        return generation < self._ledger_begins
 
-    def through_histories(self, fetch: Callable[[], T]) -> T:
-        """What ``fetch`` gives; once more where it failed because the registry has another ledger, which the root
-        declared. Raises what it raises."""
+    def retrying_on_new_ledger(self, fetch: Callable[[], T]) -> T:
+        """The result of ``fetch``, called once more where it failed because the registry has another ledger, which the
+        root declared. Raises what it raises."""
         try:
             return fetch()
         except (DocumentRefused, FetchError) as error:
-            if not self.follows_new_history_after(error):
+            if not self.follows_new_ledger_after(error):
                 raise
         return fetch()
 
-    def follows_new_history_after(self, error: DocumentRefused | FetchError) -> bool:
-        """Whether the root declared another ledger, which explains the error: then that is followed from now on."""
+    def follows_new_ledger_after(self, error: DocumentRefused | FetchError) -> bool:
+        """Whether the root declared another ledger, which explains the error: then that ledger counts from now on."""
         root = self._root
-        if root is None or not self.histories.given_up_after(error, root):
+        if root is None or not self.replaced_ledgers.found_after(error, root):
             return False
         self.generation += 1
-        self._history_begins = self.generation
-        for follower in self.histories.followers:
-            follower.on_new_history()
+        self._ledger_begins = self.generation
+        for follower in self.replaced_ledgers.followers:
+            follower.on_new_ledger()
         return True
 
     # ---- documents that its keys sign
 
     def seen(self) -> int:
-        """Entries of the newest checkpoint that was seen, before a restart too; 0 where none was. What is asked for
-        from now on must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
+        """Entries of the newest checkpoint that was seen, before a restart too; 0 where none was. Each later document
+        must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
         return self._ledger.size(self.registry_keys())
 
     def fetch(self, question: Question[D]) -> Fetched[D] | None:
@@ -314,7 +315,7 @@ class DocumentReader:
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:
-        """The block is one fetch of a document of that kind. That there is no such document is an answer, too."""
+        """Counts the block as one fetch of a document of that kind. A 404 is an answer, and no failure."""
         self.fetches[what] += 1
         try:
             yield
@@ -327,7 +328,7 @@ class DocumentReader:
     ) -> CachedDocument[D] | None:
         """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
         (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
-        within the offline limit; else None. It makes no call, but for the root's document where no copy of that is."""
+        within the offline limit; else None. It makes no call, except for the root's document where there is no copy."""
         if self.copies.fetched_at(name) <= newer_than:
             return None
         copy = self.copies.read(name)
@@ -344,14 +345,14 @@ class DocumentReader:
         return CachedDocument(document, copy.fetched_at)
 
     def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
-        """Let the other processes of the host, and those after a restart, have the document."""
+        """Keep a copy of the document for the other processes of the host, and for those after a restart."""
         self.copies.write(name, jws, fetched_at)
         self.copies.saw(name, document.seq)
 
     def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, kept: bool = False) -> D:
         """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
-        the ledger, and with its place in it. The root's document is looked at again where it names another signer.
-        ``kept`` says that it is a copy of this host's, whose history was looked into when it was fetched.
+        the ledger, and with its place in it. The root's document is fetched again where the signer is unknown. ``kept``
+        says that it is a copy of this host, whose place in history was checked when it was fetched.
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
@@ -374,7 +375,7 @@ class DocumentReader:
         else:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
-        believed: D = self.histories.endings.applied(document)
+        believed: D = self.replaced_ledgers.endings.applied(document)
         return believed
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:
@@ -400,8 +401,8 @@ def check_age(document: Document, max_age: float, now: float) -> None:
 
 
 def covering(path: str, entries: int) -> str:
-    """The path of a document that covers so many entries: they stand in the URL, so that no cache on the way answers
-    with less."""
+    """The path of a document that covers so many entries. Their number is in the URL, so that no cache on the way
+    answers with an older document."""
     if not entries:
         return path
     return f"{path}{'&' if '?' in path else '?'}seq={entries}"

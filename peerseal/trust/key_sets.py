@@ -56,7 +56,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
         return item
 
     def endings(self) -> Mapping[str, int]:
-        """See HistoryFollower."""
+        """See LedgerFollower."""
         ends: dict[str, int] = {}
         for known in filter(None, (item.known for item in self._all())):
             ends |= {kid: key.active_until for kid, key in known.keys.items()}

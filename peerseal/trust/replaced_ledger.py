@@ -1,9 +1,9 @@
-"""Follows the root's statements when the registry has another ledger than this client remembers.
+"""What a client does when the registry has another ledger than the client remembers.
 
-A registry may lose entries for good that this client has seen. The client then refuses every answer until the root key,
-which is pinned, says which entries were lost and where the ledger goes on
-(`peerseal.protocol.documents.history_statement`). It then drops what it believed and fetches it again. A key that it
-knew as revoked or ended stays so: the entry that ended the key may be among the lost ones.
+A registry may lose ledger entries for good that this client has seen. The client then refuses every answer until a
+statement of the root key, which is pinned, says which entries were lost and where the ledger goes on
+(`peerseal.protocol.documents.history_statement`). Then the client drops what it believed and fetches it again. A key
+that it knew as revoked or ended stays so: the entry that ended the key may be among the lost ones.
 """
 
 import logging
@@ -39,21 +39,23 @@ _MOST: Final = 50_000
 """Keys whose end is remembered; the oldest are forgotten."""
 
 
-class HistoryFollower(Protocol):
-    """A cache of documents that rest on the ledger's history."""
+class LedgerFollower(Protocol):
+    """A cache of documents that belong to the ledger."""
 
-    def on_new_history(self) -> None:
-        """Drop pending entry numbers and retry times, which belong to the history that was given up. What the cache
-        holds is fetched again at once."""
+    def on_new_ledger(self) -> None:
+        """Drop pending entry numbers and retry times, which belong to the lost ledger. What the cache holds is fetched
+        again at once."""
 
     def endings(self) -> Mapping[str, int]:
-        """Until when the keys that it knows of are good, by kid; `REVOKED_FOR_GOOD` for a revoked one."""
+        """Until when the keys that it knows are good, by kid; `REVOKED_FOR_GOOD` for a revoked one."""
 
 
-class Histories:
-    """Goes on from another head where the root says so. It asks for the root's statements at most once in ``pause``
-    seconds. ``followers`` hold what rests on the history of ``ledger``, as ``copies`` do, of which ``read_copy`` reads
-    a set of keys. Safe to use from threads."""
+class ReplacedLedgers:
+    """Adopts another ledger in place of the one that was seen (``ledger``), where the root says so.
+
+    It asks for the root's statements at most once in ``pause`` seconds. ``followers`` and ``copies`` hold documents of
+    the ledger; ``read_copy`` reads the copy of a key set. Safe to use from threads.
+    """
 
     def __init__(
         self,
@@ -65,8 +67,8 @@ class Histories:
         clock: Callable[[], float],
         pause: float,
     ) -> None:
-        self.followers: tuple[HistoryFollower, ...] = ()
-        self.endings = Endings(copies)
+        self.followers: tuple[LedgerFollower, ...] = ()
+        self.endings = KeyEndings(copies)
         self._fetcher = fetcher
         self._ledger = ledger
         self._copies = copies
@@ -77,23 +79,23 @@ class Histories:
         self._renew_lock()
         in_each_child(self._renew_lock)
 
-    def given_up_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> bool:
-        """Whether the root gave up the history that was seen, which explains the error. If so, the copies on disk are
+    def found_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> bool:
+        """Whether the root replaced the ledger that was seen, which explains the error. If so, the copies on disk are
         removed, and the ends of keys are kept."""
-        statements = self._told_after(error, root)
+        statements = self._statements_after(error, root)
         try:
-            return bool(statements) and self._ledger.go_on(statements, root, self._give_up)
+            return bool(statements) and self._ledger.adopt(statements, root, self._give_up)
         except (DocumentRefused, FetchError) as failure:
-            log.warning("the new history that the root declared is not shown (%s): %s", failure.code, failure)
+            log.warning("the registry does not show the ledger that the root declared (%s): %s", failure.code, failure)
             return False
 
     def _give_up(self) -> None:
-        """Before the new head is written down: a process that is killed on the way begins with this again."""
+        """Called before the new head is written down: a process that is killed in between does this again."""
         self._keep_endings()
         self._copies.clear()
 
     def _keep_endings(self) -> None:
-        """Remember which keys ended, as the caches of this process and the copies on disk know it."""
+        """Remember the keys that ended, as the caches of this process and the copies on disk know them."""
         ended: dict[str, int] = {}
         for known in (self._copied_endings(), *(follower.endings() for follower in self.followers)):
             for kid, until in known.items():
@@ -111,8 +113,8 @@ class Histories:
                 found |= {key.kid: REVOKED_FOR_GOOD for key in document.revoked}
         return found
 
-    def _told_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> list[HistoryStatement]:
-        """The statements of this root, if the error may come from another ledger and the pause is over."""
+    def _statements_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> list[HistoryStatement]:
+        """The root's statements, if the error may come from another ledger and the pause is over."""
         if not _tells_of_another(error) or not self._asking.acquire(blocking=False):
             return []
         try:
@@ -123,7 +125,7 @@ class Histories:
             return self._read(self._fetched(), root)
         except (FetchError, DocumentRefused) as failure:
             if getattr(failure, "http_status", None) != 404:
-                log.warning("statements about a new history cannot be fetched: %s", failure)
+                log.warning("the root's statements about a replaced ledger cannot be fetched: %s", failure)
             return []
         finally:
             self._asking.release()
@@ -147,15 +149,15 @@ class Histories:
 
 
 def _tells_of_another(error: DocumentRefused | FetchError) -> bool:
-    """Whether the registry may have another ledger than was seen: it contradicts that, or is behind it."""
+    """Whether the registry may have another ledger than was seen: one that contradicts it, or is shorter."""
     if isinstance(error, DocumentRefused):
         return error.code in ("document_inconsistent", "document_rolled_back")
     return error.http_status == 503
 
 
-class Endings:
-    """Until when (seconds since the epoch) keys were good that a given up history had ended, by kid; 0 for one that it
-    had revoked. Shared by the processes of a host through its folder of copies, and kept across restarts."""
+class KeyEndings:
+    """Until when (seconds since the epoch) the keys were good that a lost ledger had ended, by kid; 0 for a key that it
+    had revoked. The processes of a host share them through its folder of copies, and a restart keeps them."""
 
     def __init__(self, copies: CopyFolder) -> None:
         self._copies = copies
@@ -199,7 +201,7 @@ class Endings:
         try:
             members = strict_json_object(copy.jws)
         except MalformedToken:
-            log.warning("which keys a lost history had ended cannot be read: it is forgotten")
+            log.warning("the file of keys that a lost ledger had ended cannot be read, and is ignored")
             return {}
         return {kid: end for kid, end in members.items() if type(end) is int}
 

@@ -1,8 +1,8 @@
-"""What a trust store believes of the registry's ledger, and what it holds against every signed document.
+"""The newest state of the registry's ledger that a trust store has seen: each signed document is checked against it.
 
-A document is believed only as part of one history: the keys in it are in the ledger, and its ledger continues, or is
-continued by, the newest that this store has seen, before a restart too. So a registry that shows two histories, or
-rewrites the one it has, is found out by whoever sees both.
+A document is believed only as part of one history: the keys in it are in the ledger, and its ledger continues the
+newest one that this store has seen, before a restart too, or is continued by it. So a client that sees two histories,
+or a rewritten one, finds the registry out.
 """
 
 import logging
@@ -59,10 +59,12 @@ class _Seen:
 
 
 class SeenLedger:
-    """The history that one store has seen. ``cache_dir`` is where the newest checkpoint outlives the process. Safe to
-    use from threads: none waits for a proof that another one fetches. Where that history went on from another head by a
-    statement of the root, a name of that lies beside it: size, root and the time from which on everything counts as
-    seen."""
+    """The history that one store has seen. In ``cache_dir`` the newest checkpoint outlives the process. Safe to use
+    from threads: none waits for a proof that another one fetches.
+
+    Where the root declared another head, from which the history went on, the name of that head is kept with it: size,
+    root, and the time from which on everything counts as seen.
+    """
 
     def __init__(
         self, fetcher: Callable[[], Fetcher], cache_dir: Path | None, clock: Callable[[], float] = time.time
@@ -86,27 +88,27 @@ class SeenLedger:
         return self._newest.checkpoint.size if self._newest else 0
 
     def follow(self, found: Checkpoint, note: str, root: RegistryKeys, offered: Offered | None = None) -> None:
-        """Take a checkpoint, whose signature was checked, for part of the one history; the newest if it is larger. A
-        proof that came along spares a call, where it is the one that is needed.
+        """Accept a checkpoint, whose signature was checked, as part of the one history; as the newest if it is larger.
+        A proof that came along spares a call, where it is the one that is needed.
 
         Raises DocumentRefused (``document_inconsistent``), or FetchError where no proof of it can be had.
         """
         if self._agreed.get(found.size) == found.root:
             self._take_newer_signature(found, note, root)
             return
-        self._recall(root)  # what other processes saw meanwhile: if there are two histories, one of us has the other
+        self._recall(root)  # what other processes saw meanwhile: of two histories, another process may know the other
         if self._agree(_Seen(found, note, self._seen_now()), offered) and not self._remember(root):
-            self._recall(root)  # another process has put one there meanwhile: ours stands once the two are compared
+            self._recall(root)  # another process has written one meanwhile: ours replaces it once the two are compared
             self._remember(root)
 
     def _seen_now(self) -> float:
-        """What follows a head that the root declared counts as seen after that, whatever the clock says. No other head
-        counts here: a clock may have been ahead when that was seen."""
+        """The time now, and never earlier than that of a head that the root declared: what follows such a head counts
+        as seen after it. Other heads do not count: the clock may have been ahead when they were seen."""
         return max(self._clock(), float(natural(self._history.rpartition("-")[2]) or 0))
 
     def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
-        """Take the checkpoint of a copy that this host keeps for part of the one history: it was compared before it was
-        kept, and no proof is fetched for it again. Raises as `follow` does."""
+        """Accept the checkpoint of a copy on disk as part of the one history: it was compared before it was written,
+        and no proof is fetched for it again. Raises as `follow` does."""
         if self._agreed.get(found.size) == found.root:
             return
         self._recall(root)
@@ -117,12 +119,12 @@ class SeenLedger:
             with self._lock:
                 self._add_agreed(found)
 
-    def go_on(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
-        """Go on from another head, where the root says that what was seen is lost for good: once the registry has shown
-        that its ledger begins with that head, and that with what both histories have in common. ``before`` is called
-        when that is certain. False where no statement is about what was seen.
+    def adopt(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
+        """Adopt another ledger, where the root says that the one that was seen is lost for good: once the registry has
+        proven that its ledger begins with the declared head, and that head with what both ledgers have in common.
+        ``before`` is called when that is proven. False where no statement is about what was seen.
 
-        Raises DocumentRefused where the registry has yet another ledger, or FetchError.
+        Raises DocumentRefused where the registry has a third ledger, or FetchError.
         """
         newest = self._newest
         excused = excused_by(statements, newest.head, newest.seen_at) if newest is not None else None
@@ -172,14 +174,15 @@ class SeenLedger:
             log.warning("%s cannot be written, a restart would bring the lost ledger back: %s", file.path, error)
 
     def forget_dropped_keys(self, root: RegistryKeys) -> None:
-        """Forget what was signed with a ledger key that the root names no longer: it may have been stolen."""
+        """Forget the newest checkpoint if the root no longer names the ledger key that signed it: the key may have been
+        stolen."""
         with self._lock:
             if self._newest is not None and _verified(self._newest.note, root) is None:
                 log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
                 self._newest, self._agreed = None, {}
 
     def _agree(self, found: _Seen, offered: Offered | None = None) -> bool:
-        """Whether it is the newest now, once it is shown to be of the same history. Raises as `follow` does."""
+        """Prove that it is of the same history, and say whether it is the newest now. Raises as `follow` does."""
         while True:
             newest = self._newest
             if newest is not None:
@@ -188,7 +191,7 @@ class SeenLedger:
                 self._prove(old, new, offered[1] if offered is not None and fits else None)
             with self._lock:
                 if self._newest is not newest:
-                    continue  # another thread went on meanwhile: the proof must be against what is newest now
+                    continue  # another thread replaced it meanwhile: the proof must be against the newest
                 self._add_agreed(found.checkpoint)
                 if newest is None or found.checkpoint.size > newest.checkpoint.size:
                     self._newest = found
@@ -201,7 +204,7 @@ class SeenLedger:
         self._agreed[checkpoint.size] = checkpoint.root
 
     def _prove(self, old: Checkpoint, new: Checkpoint, offered: Proof | None) -> None:
-        """Passes where ``new`` continues ``old``: by the proof that came along, or one that is asked for. Raises
+        """Passes where ``new`` continues ``old``: by the proof that came along, or one that is fetched. Raises
         DocumentRefused or FetchError."""
 
         def read(answer: Answer) -> bool:
@@ -223,8 +226,8 @@ class SeenLedger:
             raise
 
     def _take_newer_signature(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
-        """Once the ledger's key is rolled over, keep the newest checkpoint as the new key signed it: the old key will
-        be dropped."""
+        """After a rollover of the ledger's key, keep the newest checkpoint with the new key's signature: the old key
+        will be dropped."""
         newest = self._newest
         if newest is None or newest.checkpoint != found or newest.note == note:
             return
@@ -237,8 +240,8 @@ class SeenLedger:
     # ---- across restarts
 
     def _recall(self, root: RegistryKeys) -> None:
-        """Agree with what is on disk. Raises as `follow` does: what is there and verifies is a history that was shown
-        to this host."""
+        """Take the checkpoint on disk into account. Raises as `follow` does: what is there and verifies is a history
+        that was shown to this host."""
         kept = self._on_disk(root)
         new = kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root
         if kept is not None and self._newest is None:
@@ -248,21 +251,21 @@ class SeenLedger:
         self._recalled = True
 
     def _continued_by(self, kept: _Seen) -> bool:
-        """Go on with what is on disk where all that this process has seen was there before: whoever replaced it has
-        compared the two (`_is_passed`), so that of many workers one fetches the proof."""
+        """Continue with the checkpoint on disk where all that this process has seen was there before: the process that
+        replaced it has compared the two (`_is_passed`), so that of many workers one fetches the proof."""
         with self._lock:
             newest = self._newest
             if newest is None or newest is not self._on_file or kept.checkpoint.size <= newest.checkpoint.size:
                 return False
             if self._history != self._history_on_file:
-                return False  # it went on from another head: this process has to see that for itself
+                return False  # another ledger was adopted: this process has to check that itself
             self._add_agreed(kept.checkpoint)
             self._newest = self._on_file = kept
             return True
 
     def _on_disk(self, root: RegistryKeys) -> _Seen | None:
-        """The checkpoint in the file. One that does not verify is as good as none: a ledger key may have been dropped
-        since, and whoever could spoil the file could remove it as well."""
+        """The checkpoint in the file. One that does not verify counts as none: a ledger key may have been dropped
+        since, and a user who could spoil the file could remove it as well."""
         file = self._file(root)
         if file is None:
             return None
@@ -280,8 +283,8 @@ class SeenLedger:
         return _Seen(checkpoint, note, seen_at)
 
     def _remember(self, root: RegistryKeys) -> bool:
-        """Put the newest checkpoint on disk, unless a larger one is there. No trouble with a disk stops a check. False
-        where one that is not larger stays, since nothing is known of it yet."""
+        """Put the newest checkpoint on disk, unless a larger one is there. A failing disk stops no check. False where
+        one that is not larger stays, since it was not compared yet."""
         file, newest = self._file(root), self._newest
         if file is None or newest is None:
             return True
@@ -301,8 +304,8 @@ class SeenLedger:
             return True
 
     def _is_passed(self, kept: Checkpoint, newest: Checkpoint) -> bool:
-        """Whether ``newest`` may stand in the place of what is kept. A checkpoint of which nothing is known yet stays:
-        another process has just seen it, and whoever reads it next compares."""
+        """Whether ``newest`` may replace the checkpoint on disk. One that was not compared yet stays: another process
+        has just seen it, and the next process that reads it compares."""
         return kept.size <= newest.size and self._agreed.get(kept.size) == kept.root
 
     def _file(self, root: RegistryKeys) -> CheckpointFile | None:

@@ -283,14 +283,14 @@ class Shelf(ABC, Generic[D, B, A]):
             current = item.generation == self._reader.generation
             self._believe(item, confirmed, max(item.period, period) if current else item.period)
 
-    def on_new_history(self) -> None:
-        """See HistoryFollower."""
+    def on_new_ledger(self) -> None:
+        """See LedgerFollower."""
         for item in self._all():
             item.pending, item.retry_at, item.failures, item.cooldown_until = 0, 0.0, 0, 0.0
             item.absent.clear()
 
     def endings(self) -> Mapping[str, int]:
-        """See HistoryFollower: no keys are here."""
+        """See LedgerFollower: no keys are here."""
         return {}
 
     def renew_locks(self) -> None:
@@ -307,7 +307,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _is_in_ledger(self, item: Item[B]) -> bool:
         """Whether what is known is of the ledger that counts, and not of one that the root gave up."""
-        return item.known is not None and not self._reader.is_of_lost_history(item.generation)
+        return item.known is not None and not self._reader.is_of_lost_ledger(item.generation)
 
     # ---- documents
 
@@ -332,7 +332,7 @@ class Shelf(ABC, Generic[D, B, A]):
                 return
             asked_at = self._clock()
             try:
-                self._reader.through_histories(lambda: self._fetch_once(item))
+                self._reader.retrying_on_new_ledger(lambda: self._fetch_once(item))
             finally:
                 if name is not None and item.known is not None and not self._lists(item.known, name):
                     copies.missed(item.file, asked_at)

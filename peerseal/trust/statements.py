@@ -81,14 +81,14 @@ class StatementShelf:
         with self._lock:
             return [held.covered for held in self._held.values()]
 
-    def on_new_history(self) -> None:
-        """See HistoryFollower."""
+    def on_new_ledger(self) -> None:
+        """See LedgerFollower."""
         with self._lock:
             self._held.clear()
             self._absent.clear()
 
     def endings(self) -> Mapping[str, int]:
-        """See HistoryFollower."""
+        """See LedgerFollower."""
         with self._lock:
             held = list(self._held.items())
         return {kid: REVOKED_FOR_GOOD if one.key is None else one.key.active_until for kid, one in held}
@@ -135,7 +135,7 @@ class StatementShelf:
         generation = self._reader.generation
         try:
             question = self._question(kid)
-            document = self._reader.through_histories(lambda: self._reader.fetch_whole(question)).document
+            document = self._reader.retrying_on_new_ledger(lambda: self._reader.fetch_whole(question)).document
         except (FetchError, DocumentRefused) as error:
             if getattr(error, "http_status", None) != 404:
                 raise TrustUnavailable(f"the statement about {kid}: {error}", retry_after=1) from error

@@ -1,4 +1,4 @@
-"""How a trust store does: for readiness checks and metrics. Values only."""
+"""The state of a trust store, as values: for readiness checks and metrics."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """What is held of one service: how many ``keys``, how many seconds ago they were confirmed (``age``), for how many
-    more they are believed (``good_for``), and how many renewals in a row have failed."""
+    """What is held about one service: how many ``keys``, how many seconds ago they were confirmed (``age``), for how
+    many more seconds they are believed (``good_for``), and how many renewals in a row failed."""
 
     keys: int
     age: float
@@ -32,8 +32,8 @@ class ServiceStatus:
 class TrustStatus:
     """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
     ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
-    memory had, ``misses`` those that it had not, ``fetches`` the documents asked of the registry, by kind, and
-    ``failed`` those among them that could not be had, or were refused."""
+    memory had, ``misses`` those that it had not, ``fetches`` the documents that were fetched from the registry, by
+    kind, and ``failed`` those among them that could not be fetched, or were refused."""
 
     ready: bool
     leads: bool

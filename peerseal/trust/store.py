@@ -89,7 +89,7 @@ class TrustStore:
         self._domain, self._statements = DomainShelf(environment), StatementShelf(environment)
         self._held = self._keys.held
         shelves = self._domain, self._policies, self._keys
-        reader.histories.followers = *shelves, self._statements, confirmation
+        reader.replaced_ledgers.followers = *shelves, self._statements, confirmation
         self._upkeep = Upkeep(environment, self._changes, shelves, self._statements, working)
         self._thread = BackgroundThread(self._upkeep.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
         self._forget_counts()
@@ -258,7 +258,7 @@ class TrustStore:
                 check_age(document, max_age, self._clock())
 
         question = Question(kind, path, subject, headers=headers, check=check)
-        return self._reader.through_histories(lambda: self._reader.fetch_whole(question)).document
+        return self._reader.retrying_on_new_ledger(lambda: self._reader.fetch_whole(question)).document
 
     def status(self, *, start: bool = True) -> TrustStatus:
         """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts

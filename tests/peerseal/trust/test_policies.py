@@ -305,7 +305,7 @@ def test_a_service_of_another_domain_has_no_policy_here(registry: MemoryRegistry
 def test_a_policy_signed_by_a_key_that_the_root_dropped_is_fetched_anew(
     registry: MemoryRegistry, callee: Identity, call: Call, clock: Clock
 ) -> None:
-    """Whoever stole the key may have signed it, with a number that no true one reaches."""
+    """A thief of the key may have signed it, with a number that no true one reaches."""
     honest = registry.policy_document("callee")
     stolen = replace(honest, seq=honest.head, policy=CallPolicy({}))
     registry.answers[PATH] = signed(registry, stolen)

@@ -86,7 +86,7 @@ OWNER = "test.internal/client"
 
 
 def path_of(kid: str) -> str:
-    """Where the key's statement is: what is fetched anew at every question."""
+    """Where the key's statement is: a document that is fetched at every question."""
     return f"/v1/services/client/keys/{kid.rpartition('/')[2]}.jwt"
 
 

@@ -64,7 +64,7 @@ def trust(registry: MemoryRegistry) -> TrustStore:
 
 
 def unknown(number: int = 0, service: str = "client") -> str:
-    """A well-formed kid that nobody registered."""
+    """A well-formed kid that is not registered."""
     return f"test.internal/{service}/{number:042d}A"
 
 
@@ -781,7 +781,7 @@ def test_invented_services_do_not_keep_out_an_honest_one(registry: MemoryRegistr
 def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_took_its_place(
     registry: MemoryRegistry, kid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would follow it: its key would be good for an hour after it was revoked."""
+    """No store would follow it: its key would be good for an hour after it was revoked."""
     trust = registry.trust_store(limits=replace(QUIET, max_services=3))
     others: list[threading.Thread] = []
     really = shelf.acquired_in_time
@@ -879,7 +879,7 @@ class TestOneTroubleIsNotAnother:
 
 
 def test_unknown_kids_of_known_services_take_no_more_than_a_few_threads(registry: MemoryRegistry) -> None:
-    """And nobody is put off for longer: the next one is fetched for once those are done."""
+    """And no caller waits longer: the next one is fetched for once those are done."""
     services = [f"service-{number}" for number in range(4)]
     gate, fetching = threading.Event(), threading.Semaphore(0)
 
