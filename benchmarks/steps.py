@@ -30,12 +30,12 @@ from peerseal import Identity, MemoryReplayGuard, Peer
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
-from peerseal.protocol.tokens.claims import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP, check_request_claims
 from peerseal.trust.beliefs import check_window
 from peerseal.verify.allow import AllowedCallers
 from peerseal.verify.received import by_lower_name
-from peerseal.verify.request import check_binding, check_content, check_parties
+from peerseal.verify.request import check_binding, check_content
 from peerseal.verify.transaction import TRANSACTION_HEADER
 
 ROUNDS = 40
@@ -91,6 +91,9 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
     audience, owner, now = service_id(caller.domain, AUDIENCE), key.service_id, time.time()
     policy, guard = AllowedCallers.of(ALLOW, caller.domain), MemoryReplayGuard()
 
+    def parties(claims: dict[str, Any]) -> None:
+        check_parties(claims["iss"], key.service_id, claims["aud"], audience, subject=claims["sub"])
+
     def window(claims: dict[str, Any]) -> None:
         times = claims["iat"], claims["nbf"], claims["exp"]
         check_times(*times, now=now, leeway=LEEWAY, cap=REQUEST_LIFETIME_CAP)
@@ -112,7 +115,7 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
         "2 claims' shape": lambda taken: check_request_claims(taken.claims),
         "3 policy, key by kid": lambda _: (policy.scopes(owner), caller.trust.key(key.kid)),
         _SIGNATURE: lambda taken: key.public.verify(taken.signing_input, taken.signature),
-        "5 6 parties": lambda taken: check_parties(taken.claims, key, audience),
+        "5 6 parties": lambda taken: parties(taken.claims),
         "7 times": lambda taken: window(taken.claims),
         "8 9 binding, two SHA-256": lambda taken: binding(taken.claims),
         "10 scope": lambda _: SCOPE in scopes,

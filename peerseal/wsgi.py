@@ -8,10 +8,21 @@ from typing import IO, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.bearer import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.verify.context import REQUEST_ID, RequestTrace, current_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
+
+__all__ = [
+    "MAX_BODY",
+    "REQUEST_ID_KEY",
+    "EnvironHeaders",
+    "bearer_token",
+    "environ_key",
+    "read_body",
+    "within_request",
+    "wsgi_target",
+]
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
@@ -40,7 +51,8 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _environ_key(name: str) -> str:
+def environ_key(name: str) -> str:
+    """Where an environ has the header of that name."""
     key = name.upper().replace("-", "_")
     return key if key in _CGI_HEADERS else f"HTTP_{key}"
 
@@ -54,7 +66,7 @@ class EnvironHeaders(RequestHeaders):
         self._environ = environ
 
     def _look_up(self, name: str) -> str | None:
-        key = _environ_key(name)
+        key = environ_key(name)
         value: str | None = self._environ.get(key)
         if value is None or (value == "" and key in _CGI_HEADERS):
             return None

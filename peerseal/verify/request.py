@@ -31,15 +31,13 @@ from peerseal.errors import (
     Expired,
     InsufficientScope,
     Replayed,
-    WrongAudience,
     WrongBinding,
-    WrongIssuer,
 )
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header
 from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
-from peerseal.protocol.tokens.claims import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_LIFETIME_CAP, REQUEST_TYP, check_request_claims
 from peerseal.runtime.options import check_callable, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
@@ -211,7 +209,7 @@ class Verifier:
             audience, scopes = self._admit(signer.caller, source)  # 3, 10
             key = source.key(signer.kid)
             self._reader.check_signature(unverified, key.public)  # 4
-            check_parties(claims, key, audience)  # 5, 6
+            check_parties(claims["iss"], key.service_id, claims["aud"], audience, subject=claims["sub"])  # 5, 6
             now = self._check_times(claims, key)  # 7
             headers = by_lower_name(headers, claims["headers"])
             check_binding(claims, method, target, headers)  # 8
@@ -266,14 +264,6 @@ class Verifier:
         check_times(issued_at, claims["nbf"], claims["exp"], now=now, leeway=leeway, cap=self._max_lifetime)
         check_window(issued_at, key, leeway)
         return now
-
-
-def check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
-    """Steps 5 and 6. Raises WrongIssuer or WrongAudience."""
-    if claims["iss"] != key.service_id or claims["sub"] != key.service_id:
-        raise WrongIssuer(f"token has iss {claims['iss']} and sub {claims['sub']}, its key belongs to {key.service_id}")
-    if claims["aud"] != audience:
-        raise WrongAudience(f"token is for audience {claims['aud']}, this service is {audience}")
 
 
 def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: Mapping[str, str]) -> None:

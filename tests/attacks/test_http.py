@@ -428,7 +428,7 @@ def test_forged_call_behind_an_honest_one_on_the_same_connection(site: Site) -> 
     ]
     answers = site.raw("".join(lines).encode())
     assert [answer.split(b" ")[0] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"401", b"401"]
-    assert answers.count(b'"code": "missing_token"') == answers.count(b'"code": "replayed"') == 1
+    assert answers.count(b'"code":"missing_token"') == answers.count(b'"code":"replayed"') == 1
 
 
 def test_same_token_twice_on_the_wire(site: Site) -> None:

@@ -111,7 +111,7 @@ def outcomes_with_a_fork_at(line: int, guard: FileReplayGuard) -> list[bool]:
 
     def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
         nonlocal passed
-        if not frame.f_code.co_filename.endswith("replay/log.py"):
+        if not frame.f_code.co_filename.endswith("replay/file.py"):
             return None
         passed += event == "line"
         if event == "line" and passed == line + 1:

@@ -1,7 +1,7 @@
-"""Users at the edge: tokens of the issuers that the signed domain document names (OpenID Connect Core, RFC 9068).
+"""Users' tokens, verified at the edge: of the issuers in the signed domain document (OpenID Connect Core, RFC 9068).
 
-JWTs are checked as strictly as our own tokens: `peerseal.protocol.tokens.oidc` has the steps. About opaque tokens their
-issuer is asked: `peerseal.protocol.tokens.introspection`.
+JWTs are checked as strictly as Peerseal's own tokens, in the steps of `peerseal.protocol.tokens.oidc`. The issuer is
+asked about opaque tokens (`peerseal.verify.introspection`).
 """
 
 import os
@@ -25,9 +25,8 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import IssuerLimits
 from peerseal.runtime.options import check_callable, check_is, check_path
 from peerseal.trust.beliefs import KeySource
+from peerseal.verify.introspection import Introspection, IntrospectionClient
 from peerseal.verify.issuers import OidcIssuer
-from peerseal.verify.users.introspection import Introspection
-from peerseal.verify.users.introspection_client import IntrospectionClient
 
 V = TypeVar("V")
 
@@ -37,8 +36,8 @@ _NO_FILES: Mapping[str, str | os.PathLike[str]] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class User:
     """A user whose token was verified. ``name`` is ``sub`` at ``issuer``; ``scopes`` is what the token allows;
-    ``token_id`` its ``jti``, None where it has none. ``claims`` are the token's, or what its issuer answered about an
-    opaque one. Times are seconds since the epoch."""
+    ``token_id`` is its ``jti``, if any. ``claims`` are the token's, or the issuer's answer about an opaque token. Times
+    are seconds since the epoch."""
 
     name: str
     issuer: str
@@ -54,14 +53,13 @@ class User:
 
 
 class UserVerifier:
-    """Verifies users' tokens by the issuers in the domain's settings, which are looked at for each token: one that an
-    operator removes is refused from then on.
+    """Verifies users' tokens of the issuers in the domain's settings. The settings are read for each token, so the
+    tokens of an issuer that an operator removes are refused from then on.
 
-    ``jwks_files`` maps an issuer to a file with its JWK Set, in the place of what the settings say of its keys;
-    ``ca_file`` (PEM) is what the issuers' https is checked with, unless the settings hold an issuer's ``ca``, and
-    ``check_key`` raises KeyRefused for a weak key of theirs. ``introspection`` holds this service's credentials, one
-    for each issuer that is asked about tokens. Safe to use from threads, before and after a fork. Raises
-    ConfigurationError.
+    ``jwks_files`` maps an issuer to a file with its JWK Set, used instead of the keys in the settings; ``ca_file``
+    (PEM) verifies the issuers' https, unless the settings hold an issuer's ``ca``; ``check_key`` raises KeyRefused for
+    a weak key. ``introspection`` holds this service's credentials, one for each issuer that is asked about tokens. Safe
+    to use from threads, before and after a fork. Raises ConfigurationError.
     """
 
     def __init__(
@@ -97,16 +95,16 @@ class UserVerifier:
         in_each_child(self._renew_lock)
 
     def verify(self, token: str, *, issuer: str | None = None) -> User:
-        """The user whom the token proves. ``issuer`` says whose token it must be; an opaque token needs it where this
-        service has credentials at several issuers. Raises TokenError (WrongIssuer for an issuer that nobody configured,
-        or where none can be chosen) or TrustUnavailable."""
+        """The user whom the token proves. ``issuer`` names the issuer that the token must have; it is needed for an
+        opaque token where this service has credentials at several issuers. Raises TokenError (WrongIssuer for an issuer
+        that is not in the settings, or where none can be chosen) or TrustUnavailable."""
         notice_fork()
         text = plain_text(token)
         if self._clients and text is not None and not is_jwt_shaped(text):
             return self._opaque(text, issuer)
         unverified = UnverifiedToken.parse(token)
         if issuer not in (None, unverified.issuer):
-            raise WrongIssuer(f"expected a token of {issuer}")
+            raise WrongIssuer(f"expected a token of {issuer}, this one has iss {unverified.issuer}")
         issuers = self._trust.settings().issuers
         named = _named(unverified.issuer, issuers)
         verified = self._issuer(named, issuers).verify(unverified, audience=named.audience)
@@ -114,12 +112,12 @@ class UserVerifier:
             return _user(verified, verified.expires_at)
         active = self._introspection(named, issuers).verify(token)
         if active.subject != verified.subject:
-            raise TrustUnavailable(f"{named.issuer} says that its token is another user's than the token itself says")
+            raise TrustUnavailable(f"{named.issuer} answers about the token of another user than the token's own")
         return _user(active, min(verified.expires_at, active.expires_at or verified.expires_at))
 
     def forget(self, token: str) -> None:
-        """Ask the issuers about this token anew when it comes next, such as after a logout or a revocation. Only this
-        process forgets; others believe what they were told for ``IssuerLimits.introspection_ttl``."""
+        """Ask the issuers about this token again when it comes next, such as after a logout or a revocation. Other
+        processes still use their cached answers for ``IssuerLimits.introspection_ttl``."""
         for introspection in list(self._introspections.values()):
             introspection.forget(token)
 
@@ -136,8 +134,8 @@ class UserVerifier:
         return _user(active, active.expires_at or 0)
 
     def _introspection(self, named: UserIssuer, issuers: tuple[UserIssuer, ...]) -> Introspection:
-        """The issuer as it is asked about tokens, made once for each setting. Raises WrongIssuer, or TrustUnavailable
-        where this service has no credentials."""
+        """The introspection of the issuer, made once for each setting. Raises WrongIssuer, or TrustUnavailable where
+        this service has no credentials."""
         if named.introspection_url is None:
             raise WrongIssuer(f"the domain's settings name no introspection_url of {named.issuer}")
         client = self._clients.get(named.issuer)
@@ -161,7 +159,7 @@ class UserVerifier:
             return found
 
     def _issuer(self, named: UserIssuer, issuers: tuple[UserIssuer, ...]) -> OidcIssuer:
-        """The issuer with its keys, made once for each setting; those of settings that are gone are forgotten."""
+        """The issuer with its keys, made once for each setting."""
         with self._lock:
             found = self._issuers.get(named)
             if found is None:
@@ -199,7 +197,7 @@ def _by_issuer(
 
 
 def _check_can_be_asked(named: UserIssuer) -> None:
-    """Raises TrustUnavailable: the registry lays no such URL down, and an older one may have."""
+    """Raises TrustUnavailable for a URL that no server has: an older registry accepted such settings."""
     for url in filter(None, (named.issuer, named.jwks_url, named.introspection_url)):
         if not can_be_asked(url):
             raise TrustUnavailable(f"the domain's settings name {text_like(url)}, which is no URL of a server")
@@ -208,12 +206,12 @@ def _check_can_be_asked(named: UserIssuer) -> None:
 def _named(issuer: str, issuers: tuple[UserIssuer, ...]) -> UserIssuer:
     found = next((one for one in issuers if one.issuer == issuer), None)
     if found is None:
-        raise WrongIssuer("an issuer of users' tokens that nobody configured")
+        raise WrongIssuer(f"the domain's settings name no issuer {text_like(issuer)} of users' tokens")
     return found
 
 
 def _kept(made: Mapping[UserIssuer, V], issuers: tuple[UserIssuer, ...]) -> dict[UserIssuer, V]:
-    """What was made for settings that still hold."""
+    """Those of settings that are still in force."""
     return {issuer: made[issuer] for issuer in issuers if issuer in made}
 
 
@@ -230,8 +228,8 @@ def _user(proven: VerifiedClaims | ActiveToken, expires_at: int) -> User:
 
 
 def scopes_of(verified: VerifiedClaims | ActiveToken) -> frozenset[str]:
-    """What the token allows: ``scope`` as RFC 8693 section 4.2 has it, or ``scp`` as some issuers write it, a text or a
-    list. Empty where it says neither. Raises MalformedToken where it says both, or what are no scopes."""
+    """The scopes in ``scope`` (RFC 8693 section 4.2) or in ``scp``, which some issuers use; either is a text or a list,
+    and none is no scope. Raises MalformedToken for both claims, and for invalid scopes."""
     claims = verified.claims
     if "scope" in claims and "scp" in claims:
         raise MalformedToken("both scope and scp")

@@ -1,12 +1,13 @@
-"""Opaque tokens: their issuer is asked (RFC 7662), and what it said is remembered for a short time.
+"""Opaque tokens of users: their issuer is asked about them (RFC 7662), and its answer is cached for a short time.
 
-What costs the issuer little: callers with the same token share one call; what is known is not asked again until
-``introspection_ttl``, or the token's end, whichever comes first; a refusal is remembered for seconds. Tokens that were
-never active, which strangers can make up, have a budget of their own; calls at once are bounded; and an issuer that did
-not answer in time is left alone for a moment. Tokens are remembered by their SHA-256.
+Calls to an issuer are limited: threads with the same token share one call; a cached answer is not asked for again until
+``introspection_ttl`` or the token's end; a refusal is cached for seconds. Tokens that were never active, which anyone
+can make up, have a budget of their own. The number of concurrent calls is limited, and an issuer that did not answer in
+time is not asked for a moment. Tokens are cached by their SHA-256.
 
-Two answers differ: `TokenError`, the issuer was asked and does not vouch for the token, and `TrustUnavailable`, it
-cannot be asked now, or its answer is none.
+Two errors differ: `TokenError`, the issuer says that the token is not good, and `TrustUnavailable`, the issuer cannot
+be asked now or its answer is not valid. Where the issuer answers is in the domain's signed settings, which are public;
+this service's credentials at the issuer (`IntrospectionClient`) are local.
 """
 
 import hashlib
@@ -14,17 +15,27 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
 
-from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TokenError, TrustUnavailable
+from peerseal.errors import (
+    AnswerTooLarge,
+    ConfigurationError,
+    DocumentRefused,
+    FetchError,
+    MalformedToken,
+    TokenError,
+    TrustUnavailable,
+)
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.policies import UserIssuer
+from peerseal.protocol.policies import UserIssuer, check_url_in_settings
+from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.introspection import (
     MAX_ANSWER,
     SIGNED_CONTENT,
@@ -36,19 +47,91 @@ from peerseal.protocol.tokens.introspection import (
 )
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import IssuerLimits
+from peerseal.runtime.options import check_callable, check_flag, check_unicode
+from peerseal.runtime.settings import SettingsReader
+from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.transport.fetch import Answer, HttpFetcher, no_larger_than
-from peerseal.verify.users.introspection_client import IntrospectionClient
 
 log = logging.getLogger("peerseal.introspection")
 
 V = TypeVar("V")
 
 
+class AssertionSigner(Protocol):
+    """Signs a client assertion (RFC 7523), as `peerseal.Identity.sign_assertion` does."""
+
+    def __call__(self, *, audience: str, client_id: str) -> str:
+        """A fresh assertion by ``client_id`` for the issuer ``audience``. Raises TrustUnavailable."""
+
+
+class SignsAssertions(Protocol):
+    """A `peerseal.Identity`."""
+
+    def sign_assertion(self, *, audience: str | None = None, client_id: str | None = None) -> str:
+        """See `peerseal.Identity`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntrospectionClient:
+    """This service as the client ``client_id`` of ``issuer``, whose name is spelled as in the domain's settings.
+
+    It is authenticated by ``secret`` (``client_secret_basic``) or by ``private_key_jwt``, such as
+    ``identity.sign_assertion``: exactly one of them. A secret is sent to the URL in the settings; an assertion is good
+    at that issuer only. ``unsafe_any_audience`` accepts tokens without an audience and tokens for another service: then
+    each token of the issuer is good here. Raises ConfigurationError.
+    """
+
+    issuer: str
+    client_id: str
+    secret: str | None = field(default=None, repr=False)
+    private_key_jwt: AssertionSigner | None = field(default=None, repr=False)
+    unsafe_any_audience: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError."""
+        for name in ("issuer", "client_id"):
+            check_unicode(f"IntrospectionClient.{name}", getattr(self, name))
+        try:
+            check_url_in_settings(self.issuer)
+        except MalformedToken as error:  # no domain's settings can name it
+            raise ConfigurationError(f"IntrospectionClient.issuer: {error}") from error
+        check_flag("IntrospectionClient.unsafe_any_audience", self.unsafe_any_audience)
+        if (self.secret is None) == (self.private_key_jwt is None):
+            raise ConfigurationError("IntrospectionClient: expected either secret or private_key_jwt")
+        if self.private_key_jwt is not None:
+            check_callable("IntrospectionClient.private_key_jwt", self.private_key_jwt)
+        else:
+            check_unicode("IntrospectionClient.secret", self.secret)
+
+    @classmethod
+    def from_env(cls, identity: SignsAssertions, environ: Mapping[str, str] | None = None) -> Self | None:
+        """From ``PEERSEAL_INTROSPECTION_ISSUER``, ``PEERSEAL_INTROSPECTION_CLIENT_ID`` and
+        ``PEERSEAL_INTROSPECTION_SECRET`` or ``…_FILE``; without a secret the key of ``identity`` signs
+        (``private_key_jwt``). None where none of them is set. Raises ConfigurationError, which names the variable."""
+        settings = SettingsReader(os.environ if environ is None else environ)
+        secret = settings.secret("PEERSEAL_INTROSPECTION_SECRET")
+        names = ("PEERSEAL_INTROSPECTION_ISSUER", "PEERSEAL_INTROSPECTION_CLIENT_ID")
+        if secret is None and not any(map(settings.text, names)):
+            return None
+        issuer, client_id = map(settings.required, names)
+        return cls(issuer, client_id, secret, None if secret else identity.sign_assertion)
+
+    def authentication(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Headers and form parameters that authenticate the client. Raises TrustUnavailable."""
+        if self.private_key_jwt is not None:
+            assertion = self.private_key_jwt(audience=self.issuer, client_id=self.client_id)
+            return {}, {"client_assertion_type": CLIENT_ASSERTION_TYPE, "client_assertion": assertion}
+        # form-encoded (RFC 6749 section 2.3.1), with %20 for a blank: some issuers do not read + as one
+        client_id, secret = (quote(text or "", safe="") for text in (self.client_id, self.secret))
+        encoded = b64encode(f"{client_id}:{secret}".encode("ascii")).decode("ascii")
+        return {"authorization": f"Basic {encoded}"}, {}
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What the issuer said at ``asked_at``: the active token, or the kind and detail of its refusal. An error itself is
-    not kept: its traceback would keep the token."""
+    """The issuer's answer at ``asked_at``: the active token, or class and detail of the refusal. No error is kept: its
+    traceback would keep the token."""
 
     asked_at: float
     active: ActiveToken | None
@@ -86,15 +169,15 @@ class Introspection:
         parts = urlsplit(named.introspection_url or "")
         self._path = parts.path or "/"
         self._fetcher = HttpFetcher([f"{parts.scheme}://{parts.netloc}"], limits.fetch, ca_file=ca_file, ca=named.ca)
-        self._active: dict[bytes, _Outcome] = {}  # also those to be asked about again; the oldest first
+        self._active: dict[bytes, _Outcome] = {}  # also outdated ones; the oldest first
         self._refused: dict[bytes, _Outcome] = {}
-        self._credit, self._credited_at = limits.introspection_burst, clock()
+        self._unknown_tokens = TokenBucket(limits.introspection_burst, limits.introspection_rate, clock)
         self._rests_until = -math.inf
         self._renew_after_fork()
         in_each_child(self._renew_after_fork)
 
     def verify(self, token: str) -> ActiveToken:
-        """What the issuer says about the token, now or a moment ago. Raises TokenError or TrustUnavailable."""
+        """The issuer's answer about the token, which may be cached. Raises TokenError or TrustUnavailable."""
         digest = _digest(check_opaque(token))
         with self._lock:
             known = self._known(digest)
@@ -105,30 +188,28 @@ class Introspection:
             if flight is None:
                 flight = self._flights[digest] = Future()
         with no_longer_than(self._limits.introspection_patience):
-            outcome = self._led(flight, digest, token) if leads else _joined(flight)
+            outcome = self._ask(flight, digest, token) if leads else _result_of(flight)
         return outcome.result()
 
     def forget(self, token: str) -> None:
-        """Ask again about this token, also where an answer is on its way."""
+        """Ask again about this token next time, even if a call about it is under way."""
         digest = _digest(token)
         with self._lock:
             for known in (self._active, self._refused, self._flights):
                 known.pop(digest, None)
 
-    # ---- what is known
-
     def _known(self, digest: bytes) -> _Outcome | None:
-        """With the lock held: what may be believed without asking."""
+        """The cached answer, where it is recent enough. Called with the lock held."""
         active, refused, now = self._active.get(digest), self._refused.get(digest), self._clock()
         if active is not None and active.active is not None:
-            young = 0 <= now - active.asked_at < self._limits.introspection_ttl  # not after a clock was set back
-            return active if young and now < (active.active.expires_at or math.inf) else None
+            recent = 0 <= now - active.asked_at < self._limits.introspection_ttl  # False after a clock was set back
+            return active if recent and now < (active.active.expires_at or math.inf) else None
         if refused is not None and 0 <= now - refused.asked_at < self._limits.introspection_negative_ttl:
             return refused
         return None
 
     def _remember(self, digest: bytes, outcome: _Outcome) -> None:
-        """With the lock held."""
+        """Called with the lock held."""
         self._active.pop(digest, None)
         self._refused.pop(digest, None)
         if outcome.active is not None:
@@ -136,29 +217,27 @@ class Introspection:
         else:
             _keep(self._refused, digest, outcome, self._limits.max_negative)
 
-    # ---- one call for all who ask about the same token
-
-    def _led(self, flight: "Future[_Outcome]", digest: bytes, token: str) -> _Outcome:
-        """Asks, for this caller and for those that join it."""
+    def _ask(self, flight: "Future[_Outcome]", digest: bytes, token: str) -> _Outcome:
+        """Ask the issuer, for this thread and for those that wait for ``flight``."""
         outcome = None
         try:
             outcome = self._asked(digest, token)
             flight.set_result(outcome)
         except BaseException as error:
-            flight.set_exception(_retold(error))
+            flight.set_exception(_without_traceback(error))
             raise
         finally:
             with self._lock:
-                if self._flights.get(digest) is flight:  # else it was forgotten meanwhile
+                if self._flights.get(digest) is flight:  # else `forget` was called meanwhile
                     del self._flights[digest]
                     if outcome is not None:
                         self._remember(digest, outcome)
         return outcome
 
     def _asked(self, digest: bytes, token: str) -> _Outcome:
-        asked_at = self._clock()  # before the call: a token that is revoked during it is believed no longer than others
-        if digest not in self._active:
-            self._spend()
+        asked_at = self._clock()  # before the call, during which the token may be revoked
+        if digest not in self._active and not self._unknown_tokens.take():
+            raise TrustUnavailable("too many unknown tokens at once", 1)
         with self._turn():
             answer = self._call(token)
             try:
@@ -167,26 +246,13 @@ class Introspection:
                 return _Outcome(asked_at, None, type(error), str(error))
             except DocumentRefused as error:
                 raise self._unavailable(f"its answer is refused ({error.code}): {error}") from error
-        if active.expires_at is None:  # then the answer is good for as long as it is remembered, and no longer
+        if active.expires_at is None:  # then the answer is good for as long as it is cached
             active = replace(active, expires_at=int(asked_at + self._limits.introspection_ttl))
         return _Outcome(asked_at, active)
 
-    # ---- budgets
-
-    def _spend(self) -> None:
-        """A token that was never active costs one of the budget. Raises TrustUnavailable."""
-        limits = self._limits
-        with self._lock:
-            now = self._clock()
-            gained = max(0.0, now - self._credited_at) * limits.introspection_rate
-            self._credit, self._credited_at = min(limits.introspection_burst, self._credit + gained), now
-            if self._credit < 1:
-                raise TrustUnavailable("too many unknown tokens at once", 1)
-            self._credit -= 1
-
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """One of the calls at once. Raises TrustUnavailable where none is free in time, and while the issuer rests."""
+        """One of the concurrent calls. Raises TrustUnavailable if none is free in time, or while the issuer rests."""
         turns = self._turns
         if not turns.acquire(timeout=_time_to_wait()):
             raise TrustUnavailable("too many calls to the issuer at once", 1)
@@ -196,8 +262,6 @@ class Introspection:
             yield
         finally:
             turns.release()
-
-    # ---- the call
 
     def _call(self, token: str) -> Answer:
         """Raises TrustUnavailable."""
@@ -216,7 +280,7 @@ class Introspection:
                 self._rest()
             raise self._unavailable(str(error)) from error
         if answer.status in (401, 403) or (answer.status == 400 and _is_invalid_client(answer.body)):
-            raise self._not_let_in(answer.status)
+            raise self._client_refused(answer.status)
         if answer.status != 200:
             raise self._unavailable(f"it answered {answer.status}")
         return answer
@@ -233,8 +297,8 @@ class Introspection:
             members = plain_answer(answer.body)
         audience = None if self._client.unsafe_any_audience else named.audience
         active = ActiveToken.read(members, issuer=named.issuer, audience=audience, now=self._clock())
-        told = {name: value for name, value in active.claims.items() if value != token}  # some call the token its jti
-        return replace(active, claims=MappingProxyType(told))
+        others = {name: value for name, value in active.claims.items() if value != token}  # ``jti`` may be the token
+        return replace(active, claims=MappingProxyType(others))
 
     def _signed(self, body: bytes) -> dict[str, Any]:
         unverified = parse_signed(body)
@@ -245,10 +309,8 @@ class Introspection:
         readers = {self._client.client_id, self._named.audience}
         return signed_answer(unverified, key, issuer=self._named.issuer, readers=readers, now=self._clock())
 
-    # ---- failures
-
-    def _not_let_in(self, status: int) -> TrustUnavailable:
-        if status != 403:  # which an issuer may answer about one token
+    def _client_refused(self, status: int) -> TrustUnavailable:
+        if status != 403:  # 403 may be about this token only
             self._rest()
         log.error(
             "the issuer %s refuses this service's credentials as client %s (%d): check PEERSEAL_INTROSPECTION_CLIENT_ID"
@@ -268,31 +330,31 @@ class Introspection:
         return max(1, math.ceil(self._limits.introspection_rest))
 
     def _renew_after_fork(self) -> None:
-        """In a forked child: the threads that would release locks, and bring answers, are gone."""
+        """A forked child has none of the threads that would release these locks and bring these answers."""
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(self._limits.introspections)
         self._flights: dict[bytes, Future[_Outcome]] = {}
 
 
-def _joined(flight: "Future[_Outcome]") -> _Outcome:
-    """What the thread that asks finds out. Raises TrustUnavailable."""
+def _result_of(flight: "Future[_Outcome]") -> _Outcome:
+    """The outcome of another thread's call. Raises TrustUnavailable."""
     try:
         return flight.result(timeout=_time_to_wait())
     except TimeoutError as error:
         raise TrustUnavailable("another thread waits for the issuer's answer about this token", 1) from error
     except TrustUnavailable as error:
-        raise _retold(error) from None
+        raise _without_traceback(error) from None
 
 
-def _retold(error: BaseException) -> TrustUnavailable:
-    """The error for another thread: without the traceback, whose frames hold the token."""
+def _without_traceback(error: BaseException) -> TrustUnavailable:
+    """The error for another thread. The frames of its traceback hold the token."""
     if isinstance(error, TrustUnavailable):
         return TrustUnavailable(str(error), error.retry_after)
     return TrustUnavailable("the call about this token was broken off", 1)
 
 
 def _is_invalid_client(body: bytes) -> bool:
-    """Whether a refusal is about the client (RFC 6749 section 5.2): of an assertion some issuers say so with 400."""
+    """Whether a 400 is about the client (RFC 6749 section 5.2): so some issuers answer to an assertion."""
     try:
         return plain_answer(body).get("error") == "invalid_client"
     except DocumentRefused:
@@ -308,7 +370,7 @@ def _digest(token: str) -> bytes:
 
 
 def _keep(known: MutableMapping[bytes, V], digest: bytes, outcome: V, most: int) -> None:
-    """The newest last; of more than ``most`` the oldest is forgotten."""
+    """Add the newest; of more than ``most`` drop the oldest."""
     known[digest] = outcome
     while len(known) > most:
         del known[next(iter(known))]

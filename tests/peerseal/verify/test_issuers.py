@@ -160,7 +160,14 @@ def test_what_is_remembered_of_unknown_kids_is_bounded(source: Source, clock: Cl
     for number in range(100):
         with pytest.raises(UnknownKey):
             keys.key(str(number))
-    assert len(keys._absent) == 10
+    fetches = source.count
+    for number in range(90, 100):
+        with pytest.raises(UnknownKey):
+            keys.key(str(number))
+    assert source.count == fetches
+    with pytest.raises(UnknownKey):
+        keys.key("89")
+    assert source.count == fetches + 1
 
 
 def test_one_thread_fetches_and_no_other_waits_for_a_slow_issuer(source: Source, clock: Clock) -> None:
