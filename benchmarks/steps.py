@@ -32,9 +32,9 @@ from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import service_id
 from peerseal.protocol.tokens.request import LEEWAY, REQUEST_LIFETIME_CAP, check_request_claims, check_times
 from peerseal.trust.beliefs import check_window
-from peerseal.verify import request as verify
-from peerseal.verify.allow import AllowPolicy
+from peerseal.verify.allow import AllowedCallers
 from peerseal.verify.received import by_lower_name
+from peerseal.verify.request import check_binding, check_content, check_parties
 from peerseal.verify.transaction import TRANSACTION_HEADER
 
 ROUNDS = 40
@@ -88,7 +88,7 @@ def measure(caller: Identity) -> Timings:
 def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
     key = caller.trust.key(caller.credentials.key_id)
     audience, owner, now = service_id(caller.domain, AUDIENCE), key.service_id, time.time()
-    policy, guard = AllowPolicy.of(ALLOW, caller.domain), MemoryReplayGuard()
+    policy, guard = AllowedCallers.of(ALLOW, caller.domain), MemoryReplayGuard()
 
     def window(claims: dict[str, Any]) -> None:
         times = claims["iat"], claims["nbf"], claims["exp"]
@@ -97,7 +97,8 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
 
     def binding(claims: dict[str, Any]) -> None:
         headers = by_lower_name(HEADERS, claims["headers"])
-        verify._check_binding(claims, METHOD, TARGET, BODY, headers)
+        check_binding(claims, METHOD, TARGET, headers)
+        check_content(claims, BODY)
         assert "tth" not in claims
         assert headers.get(TRANSACTION_HEADER) is None
 
@@ -110,7 +111,7 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
         "2 claims' shape": lambda taken: check_request_claims(taken.claims),
         "3 policy, key by kid": lambda _: (policy.scopes(owner), caller.trust.key(key.kid)),
         _SIGNATURE: lambda taken: key.public.verify(taken.signing_input, taken.signature),
-        "5 6 parties": lambda taken: verify._check_parties(taken.claims, key, audience),
+        "5 6 parties": lambda taken: check_parties(taken.claims, key, audience),
         "7 times": lambda taken: window(taken.claims),
         "8 9 binding, two SHA-256": lambda taken: binding(taken.claims),
         "10 scope": lambda _: SCOPE in scopes,

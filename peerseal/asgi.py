@@ -221,39 +221,26 @@ class PeerAuth:
         )
 
     async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "_Body") -> Peer:
-        request = {
-            "token": bearer_token(headers.get(self._header)),
-            "method": scope["method"],
-            "target": _target(scope, self._external_prefix),
-            "headers": headers,
-            "scope": need.scope,
-        }
+        token = bearer_token(headers.get(self._header))
         declared = headers.get("content-length", "0")
         length = natural(declared.lstrip("0") or "0")
         if length is None or length > self._max_body:
             raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
+        method, target = scope["method"], _target(scope, self._external_prefix)
         if await body.read(min(_READ_FIRST, self._max_body)):
-            peer = await self._verifier.verify(**request, body=body.content)
+            peer = await self._verifier.verify(
+                token, method=method, target=target, body=body.content, headers=headers, scope=need.scope
+            )
         else:
-            peer = await self._verified_with_long(body, request)
+            head = await self._verifier.check_head(token, method=method, target=target, headers=headers)
+            with self._reading_for(token):
+                if not await body.read(self._max_body):
+                    raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
+                checked = await self._verifier.check_body(head, body.content, scope=need.scope)
+                peer = await self._verifier.claim(checked)
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer
-
-    async def _verified_with_long(self, body: "_Body", request: dict[str, Any]) -> Peer:
-        """Reads on once all that comes before the body is good, and verifies all anew."""
-        await self._check_signer(request)
-        with self._reading_for(request["token"]):
-            if not await body.read(self._max_body):
-                raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-            return await self._verifier.verify(**request, body=body.content)
-
-    async def _check_signer(self, request: dict[str, Any]) -> None:
-        """Passes where only the body is left to be compared. Raises as `Verifier.verify` does."""
-        try:
-            await self._verifier.verify(**request, body=_not_read)
-        except _BodyWanted:
-            return
 
     @contextmanager
     def _reading_for(self, token: str) -> Iterator[None]:
@@ -348,14 +335,6 @@ def _outside() -> Iterator[None]:
             yield
     finally:
         _calls.reset(current)
-
-
-class _BodyWanted(Exception):
-    """Everything before the body is good."""
-
-
-def _not_read() -> bytes:
-    raise _BodyWanted
 
 
 class _Body:

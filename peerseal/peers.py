@@ -22,7 +22,7 @@ MOVED = {
     "follow": "audit.ledger_reader",
     "following": "trust.changes",
     "forks": "runtime.forks",
-    "headers": "verify.token_headers",
+    "headers": "verify.token_reader",
     "histories": "trust.new_history",
     "identity": "identity.identity",
     "introspection": "verify.users.introspection",

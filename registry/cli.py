@@ -20,10 +20,10 @@ from registry.commands.common import (
     WholeNumber,
     duration,
     json_option,
+    operator_client,
     show,
     show_json,
     show_rows,
-    the_console,
     the_settings,
     url_option,
 )
@@ -178,7 +178,7 @@ def join_token() -> None:
 @json_option
 def create_join_token(service: str, ttl: int, uses: int, url: str | None, as_json: bool) -> None:
     """Makes a join token for SERVICE and prints it. It is kept nowhere."""
-    made = the_console(url).create_join_token(service, ttl, uses)
+    made = operator_client(url).create_join_token(service, ttl, uses)
     show(made, as_json, made["token"])
 
 
@@ -188,7 +188,7 @@ def create_join_token(service: str, ttl: int, uses: int, url: str | None, as_jso
 def list_join_tokens(url: str | None, as_json: bool) -> None:
     """Lists all join tokens, past ones too, without their secrets."""
     names = ("id", "service", "created_at", "expires_at", "uses", "used", "withdrawn")
-    show_rows(the_console(url).join_tokens(), as_json, names)
+    show_rows(operator_client(url).join_tokens(), as_json, names)
 
 
 @join_token.command("revoke")
@@ -197,7 +197,7 @@ def list_join_tokens(url: str | None, as_json: bool) -> None:
 @json_option
 def revoke_join_token(token_id: str, url: str | None, as_json: bool) -> None:
     """Makes a join token useless. Keys that it let in stay."""
-    the_console(url).withdraw_join_token(token_id)
+    operator_client(url).withdraw_join_token(token_id)
     show({"id": token_id, "withdrawn": True}, as_json, f"withdrawn: {token_id}")
 
 
@@ -206,7 +206,7 @@ def revoke_join_token(token_id: str, url: str | None, as_json: bool) -> None:
 @json_option
 def services(url: str | None, as_json: bool) -> None:
     """Lists all services."""
-    show_rows(the_console(url).services(), as_json, ("service", "active_keys", "seq"))
+    show_rows(operator_client(url).services(), as_json, ("service", "active_keys", "seq"))
 
 
 @main.command()
@@ -216,7 +216,7 @@ def services(url: str | None, as_json: bool) -> None:
 @json_option
 def keys(service: str | None, pending: bool, url: str | None, as_json: bool) -> None:
     """Lists the keys of SERVICE, or of all services, past ones too."""
-    console = the_console(url)
+    console = operator_client(url)
     if pending:
         waiting = (row for row in console.applicants() if service in (None, row["service"]))
         show_rows(waiting, as_json, ("kid", "state", "alg", "created_at", "expires_at"))
@@ -233,7 +233,7 @@ def keys(service: str | None, pending: bool, url: str | None, as_json: bool) -> 
 @json_option
 def revoke(kid: str, reason: str, url: str | None, as_json: bool) -> None:
     """Revokes the key KID, and every key that it vouched for; or, with --reason retired, only retires it."""
-    the_console(url).end_key(kid, Reason(reason))
+    operator_client(url).end_key(kid, Reason(reason))
     state = "retired" if reason == Reason.RETIRED.value else "revoked"
     show({"kid": kid, "state": state}, as_json, f"{state}: {kid}")
 

@@ -49,3 +49,42 @@ def test_the_table_of_steps_names_functions_that_are_there(module: str, steps: i
         owner, _, member = name.partition(".")
         assert owner in known, name
         assert not member or hasattr(known[owner], member) or member in known[owner].__annotations__, name
+
+
+GLOSSARY = (ROOT / "docs/glossary.md").read_text()
+WORDS = re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", GLOSSARY, re.MULTILINE)
+OTHER_PAGES = "\n".join(
+    page.read_text() for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")] if page.name != "glossary.md"
+)
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = [word for word, _ in WORDS]
+    assert len(words) > 80
+    assert sorted(set(words)) == sorted(words)
+
+
+@pytest.mark.parametrize(("word", "meaning"), WORDS)
+def test_a_word_of_the_glossary_has_one_sentence_and_is_used(word: str, meaning: str) -> None:
+    assert meaning.endswith(".")
+    assert ". " not in meaning
+    assert re.search(rf"\b{word.removesuffix('y')}(y|ies|s|es|ed|d)?\b", OTHER_PAGES, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("page", ["protocol", "reference/threat-model"])
+def test_the_glossary_has_each_word_that_a_page_defines(page: str) -> None:
+    defined = re.findall(r"\b[Aa]n?\s\*\*([a-z' ]+)\*\*", (ROOT / f"docs/{page}.md").read_text())
+    assert set(defined) - {word for word, _ in WORDS} == set()
+
+
+def test_the_glossary_has_each_state_of_a_key() -> None:
+    from registry.domain.keys import KeyState
+
+    assert {state.value for state in KeyState} <= {word for word, _ in WORDS}
+
+
+def test_the_index_lists_every_page() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+)", index.read_text())}
+    pages = {page for page in ROOT.glob("docs/**/*.md") if page.parent.name != "adr" and page != index}
+    assert pages - linked == set()

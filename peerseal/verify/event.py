@@ -1,17 +1,17 @@
 """Verification of an event token: the one place where a publisher is believed.
 
-The steps are those of a request's (`peerseal.verify.request`), where not said otherwise:
+The steps are those of a request (`peerseal.verify.request`), with these differences:
 
-     1  size and strict syntax                                jose.split, b64url_decode, strict_json_object
-     2  header: typ, allowed alg, kid shape; claims' shape    GoodHeaders.read, check_event_claims
-     3  key by kid, present or past, asked only for           AllowPolicy.scopes, KeySource.recorded_key
+     1  size and strict syntax                                TokenReader.read
+     2  header: typ, allowed alg, kid shape; claims' shape    TokenReader.read, check_event_claims
+     3  key by kid, present or past, asked only for           EventVerifier._publisher, KeySource.recorded_key
         publishers that may send to this audience
-     4  alg equals the key's; signature                       PublicKey.verify
-     5  iss is the kid's owner                                EventVerifier.verify
-     6  aud                                                   EventVerifier.verify
-     7  times, lifetime cap, greatest age, the key's window   check_times, EventVerifier._check_age, check_window
+     4  alg equals the key's; signature                       TokenReader.check_signature
+     5  iss is the kid's owner                                EventVerifier._check_parties
+     6  aud                                                   EventVerifier._check_parties
+     7  times, lifetime cap, greatest age, the key's window   EventVerifier._check_times, check_times, check_window
      8  binding: topic, payload, event, transaction           EventVerifier._check_binding
-    10  policy: may this publisher use this scope here, and   EventVerifier.verify, derivation_fault
+    10  policy: may this publisher use this scope here, and   EventVerifier._check_scope, derivation_fault
         derive it, if it says so
 
 There is no step 11: brokers deliver again, and consumers count an event once by (``iss``, ``event_id``).
@@ -25,7 +25,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from peerseal.errors import (
-    BadSignature,
     CallerNotAllowed,
     Expired,
     InsufficientScope,
@@ -38,19 +37,17 @@ from peerseal.errors import (
     WrongTopic,
     WrongTransaction,
 )
-from peerseal.protocol import jose
-from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.names import registry_id, split_service_id
-from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
+from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
 from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
-from peerseal.trust.beliefs import KeySource, check_window
-from peerseal.verify.allow import AllowPolicy, read_allow
+from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
+from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.audit_log import AuditLog
 from peerseal.verify.derivation import derivation_fault
-from peerseal.verify.token_headers import GoodHeaders, Signer
+from peerseal.verify.token_reader import Signer, TokenReader
 
 HEADER = "authorization"
 
@@ -62,8 +59,8 @@ class Event(NamedTuple):
     """A proven event. Only verification makes one.
 
     ``issuer`` is the publisher's service id and ``publisher`` its short name; where the registry issued the token in
-    exchange, these are of the service that asked for it. ``user`` is the user's name, or the publisher's id where no
-    user stands behind it. Times are seconds since the epoch.
+    exchange, these are of the service that asked for it. ``user`` is the user's name, or the publisher's id where the
+    event is the publisher's own. Times are seconds since the epoch.
     """
 
     issuer: str
@@ -81,24 +78,25 @@ class Event(NamedTuple):
     claims: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        """Without payload, user and claims: they are not for logs."""
+        """Without payload, user and claims, which are not for logs."""
         return f"Event(issuer={self.issuer!r}, id={self.id!r}, transaction_id={self.transaction_id!r})"
 
     @property
     def key(self) -> tuple[str, str]:
-        """What an event is counted once by, however often it is delivered: (``iss``, ``event_id``)."""
+        """(``iss``, ``event_id``): the same for each delivery of the event, so that it is counted once."""
         return self.issuer, self.id
 
 
 class EventVerifier:
     """Verifies the events for one audience of consumers.
 
-    ``allow`` maps each publisher (short name, id or ``"*"``) to the scopes it may send: nobody, by default. ``max_age``
-    is the greatest age of an event that is accepted here, by its ``iat``. ``leeway`` is in seconds. A token that the
-    registry issued in exchange for a user's counts only where ``allow`` gives its scope to ``registry`` as well as to
-    the service that asked for it, and, where it binds no payload, only with ``unsafe_unbound_payload``: then whoever
-    can write to the topic chooses what the event says. ``audit`` turns the audit of accepted events on or off; None
-    leaves it to ``PEERSEAL_AUDIT`` (docs/how-to/audit.md). Raises ConfigurationError, InvalidName or MalformedToken.
+    ``allow`` maps each publisher (short name, id or ``"*"``) to the scopes it may send; a publisher that it does not
+    name may send none. ``max_age`` is the greatest age of an event that is accepted here, by its ``iat``. ``leeway`` is
+    in seconds. A token that the registry issued in exchange for a user's token counts only where ``allow`` gives its
+    scope to ``registry`` as well as to the service that asked for it. Where it binds no payload, it counts only with
+    ``unsafe_unbound_payload``: then anyone who can write to the topic chooses what the event says. ``audit`` turns the
+    audit of accepted events on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/how-to/audit.md). Raises
+    ConfigurationError, InvalidName or MalformedToken.
     """
 
     def __init__(
@@ -120,14 +118,15 @@ class EventVerifier:
         check_callable("clock", clock)
         check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
+        self._deadline = deadline_of(trust)
         self._audience = check_audience(audience)
         self._allow = read_allow(allow)
         self._max_age = max_age.total_seconds()
         self._leeway = leeway
         self._unbound = unsafe_unbound_payload
         self._clock = clock
-        self._place: tuple[AllowPolicy, str] | None = None
-        self._good_headers = GoodHeaders(EVENT_TYP)
+        self._in_domain: tuple[AllowedCallers, str] | None = None
+        self._reader = TokenReader(EVENT_TYP, check_event_claims)
         self._audit: AuditLog | None = AuditLog(audit, clock=clock)
 
     def verify(
@@ -146,65 +145,57 @@ class EventVerifier:
         ``transaction_id`` are what the message says elsewhere about itself, if it does; ``scope`` is the one purpose
         that is served here, where not all in ``allow`` are. Raises TokenError, Forbidden or TrustUnavailable.
         """
-        token = _bearer(headers)
-        policy, registry = self._place or self._find_place()
-        header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
-        claims = strict_json_object(b64url_decode(payload_segment))
-        signature = b64url_decode(signature_segment)
-        remembered = self._good_headers.get(header_segment)
-        signer = remembered or self._good_headers.read(header_segment)  # 2
-        check_event_claims(claims)
-        if "act" in claims or signer.caller == registry:  # 3
-            publisher, scopes = self._exchanged(signer, claims, policy, registry)
-        else:
-            publisher, scopes = signer.caller, policy.scopes(signer.caller)
-        if scopes is None:
-            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
-        key = self._trust.recorded_key(signer.kid)
-        if signer.alg != key.public.alg or not key.public.verify(signing_input, signature):  # 4
-            raise BadSignature("the key is for another algorithm, or the signature does not verify")
-        if remembered is None:
-            self._good_headers.remember(header_segment, signer)
-        if claims["iss"] != key.service_id:  # 5
-            raise WrongIssuer("iss is not the owner of the key")
-        if claims["aud"] != self._audience:  # 6
-            raise WrongAudience("the event is for other consumers")
-        issued_at, now, leeway = claims["iat"], self._clock(), self._leeway
-        check_times(issued_at, issued_at, claims["exp"], now=now, leeway=leeway, cap=EVENT_LIFETIME_CAP)  # 7
-        self._check_age(issued_at, now)
-        check_window(issued_at, key, leeway)
-        self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
-        if claims["scope"] not in scopes or (scope is not None and plain_text(scope) != claims["scope"]):  # 10
-            raise InsufficientScope(f"{publisher} may not send {claims['scope']} here")
-        fault = derivation_fault(self._trust, publisher, frozenset((claims["scope"],)), claims["rctx"])
-        if fault is not None:
-            raise InsufficientScope(fault)
+        unverified = self._reader.read(message_token(headers))  # 1, 2
+        signer, claims, *_ = unverified
+        with self._deadline():
+            publisher, scopes = self._publisher(signer, claims)  # 3
+            key = self._trust.recorded_key(signer.kid)
+            self._reader.check_signature(unverified, key.public)  # 4
+            self._check_parties(claims, key)  # 5, 6
+            self._check_times(claims, key)  # 7
+            self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
+            self._check_scope(claims, publisher, scopes, scope)  # 10
         event = _event(claims, signer, publisher, payload, topic)
         if self._audit is not None:
             self._audit.event(event)
         return event
 
     def without_audit(self) -> "EventVerifier":
-        """One that does the same, and remembers what this one does: for a consumer, which verifies an event once more
-        at each attempt and audits it once."""
+        """A verifier with the same options and caches that audits nothing: for a consumer, which verifies an event
+        again at each attempt and audits it once."""
         other = copy(self)
         other._audit = None
         return other
 
-    def _exchanged(
-        self, signer: Signer, claims: Mapping[str, Any], policy: AllowPolicy, registry: str
-    ) -> tuple[str, frozenset[str] | None]:
-        """Whom the registry made an exchange for, which only the registry can say; and what that service may send,
-        where both are allowed, the registry by name. Raises MalformedToken."""
-        if signer.caller != registry or "act" not in claims:
-            raise MalformedToken("the registry, and nobody else, issues tokens for an actor")
-        actor: str = claims["act"]["sub"]
-        scopes, exchanged = policy.scopes(actor), policy.callers.get(registry)
-        return actor, None if scopes is None or exchanged is None else scopes & exchanged
+    def _publisher(self, signer: Signer, claims: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+        """The publisher's id and the scopes that it may send. A token with an actor is the registry's, in exchange for
+        a user's token: its publisher is the actor, and ``allow`` must name the registry. Raises MalformedToken,
+        CallerNotAllowed or TrustUnavailable."""
+        allowed, registry = self._in_domain or self._enter_domain()
+        if ("act" in claims) != (signer.caller == registry):
+            raise MalformedToken(f"token is signed by {signer.caller}; tokens with an actor are signed by {registry}")
+        publisher: str = claims["act"]["sub"] if "act" in claims else signer.caller
+        scopes = allowed.scopes(publisher)
+        if scopes is not None and signer.caller == registry:
+            by_exchange = allowed.callers.get(registry)
+            scopes = None if by_exchange is None else scopes & by_exchange
+        if scopes is None:
+            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
+        return publisher, scopes
 
-    def _check_age(self, issued_at: int, now: float) -> None:
-        if now - issued_at >= self._max_age + self._leeway:
-            raise Expired(f"published {now - issued_at:.0f} s ago, which is longer than is accepted here")
+    def _check_parties(self, claims: Mapping[str, Any], key: TrustedKey) -> None:
+        if claims["iss"] != key.service_id:
+            raise WrongIssuer(f"token has iss {claims['iss']}, its key belongs to {key.service_id}")
+        if claims["aud"] != self._audience:
+            raise WrongAudience(f"token is for audience {claims['aud']}, this consumer is {self._audience}")
+
+    def _check_times(self, claims: Mapping[str, Any], key: TrustedKey) -> None:
+        issued_at, now, leeway = claims["iat"], self._clock(), self._leeway
+        check_times(issued_at, issued_at, claims["exp"], now=now, leeway=leeway, cap=EVENT_LIFETIME_CAP)
+        age = now - issued_at
+        if age >= self._max_age + leeway:
+            raise Expired(f"published {age:.0f} s ago, at most {self._max_age:.0f} s are accepted here")
+        check_window(issued_at, key, leeway)
 
     def _check_binding(
         self,
@@ -214,32 +205,43 @@ class EventVerifier:
         event_id: str | None,
         transaction_id: str | None,
     ) -> None:
-        """Step 8. Only the registry's tokens may leave the topic to their scope and audience."""
+        """Only a token of the registry may bind no topic or no payload (`check_event_claims`)."""
         if "topic" in claims and claims["topic"] != plain_text(topic):
-            raise WrongTopic("the event was published on another topic")
+            raise WrongTopic(f"token is for topic {claims['topic']}, the event came on {text_like(topic)}")
         hashed = claims.get("event_payload_hash")
         if hashed != _hash(payload) and not (hashed is None and self._unbound):
-            raise WrongPayload("another payload was signed, or none")
+            raise WrongPayload("token is for no payload" if hashed is None else "token is for another payload")
         if event_id is not None and plain_text(event_id) != claims["event_id"]:
-            raise WrongEvent("the token is for another event")
+            raise WrongEvent(f"token is for event {claims['event_id']}, the message says {text_like(event_id)}")
         if transaction_id is not None and plain_text(transaction_id) != claims["transaction_id"]:
-            raise WrongTransaction("the token is for another transaction")
+            raise WrongTransaction(
+                f"token is for transaction {claims['transaction_id']}, the message says {text_like(transaction_id)}"
+            )
 
-    def _find_place(self) -> tuple[AllowPolicy, str]:
-        """The policy and the registry's id, once the trust domain is known."""
+    def _check_scope(
+        self, claims: Mapping[str, Any], publisher: str, scopes: frozenset[str], needed: str | None
+    ) -> None:
+        scope: str = claims["scope"]
+        if scope not in scopes or (needed is not None and plain_text(needed) != scope):
+            raise InsufficientScope(f"{publisher} may not send {scope} to {self._audience}")
+        fault = derivation_fault(self._trust, publisher, frozenset((scope,)), claims["rctx"])
+        if fault is not None:
+            raise InsufficientScope(fault)
+
+    def _enter_domain(self) -> tuple[AllowedCallers, str]:
+        """The allowed publishers and the registry's id, which need the trust domain. Raises TrustUnavailable."""
         domain = self._trust.domain
-        self._place = AllowPolicy.of(self._allow, domain), registry_id(domain)
-        return self._place
+        self._in_domain = AllowedCallers.of(self._allow, domain), registry_id(domain)
+        return self._in_domain
 
 
-def _bearer(headers: MessageHeaders) -> str:
+def message_token(headers: MessageHeaders) -> str:
     """The one token in a message's headers (RFC 6750 section 2.1). Raises MissingToken or MalformedToken."""
     try:
         given: Any = headers.items() if isinstance(headers, Mapping) else headers
-        given = () if given is None else given
-        pairs = [(name, value) for name, value in given]  # pairs, or an error at once
-    except Exception as error:  # another mapping's own, or that they are none
-        raise MalformedToken(f"headers are a mapping or pairs, not {kind_of(headers)}") from error
+        pairs = [(name, value) for name, value in (() if given is None else given)]
+    except Exception as error:  # also what a mapping of another library raises
+        raise MalformedToken(f"headers are of type {kind_of(headers)}, expected a mapping or pairs") from error
     values = [value for name, value in pairs if _text(name).lower() == HEADER]
     if not values or values[0] is None:
         raise MissingToken("no token")
@@ -257,7 +259,7 @@ def _bearer(headers: MessageHeaders) -> str:
 def _hash(payload: object) -> str:
     content = plain_bytes(payload)
     if content is None:
-        raise WrongPayload(f"a payload is bytes, not {kind_of(payload)}")
+        raise WrongPayload(f"the payload is of type {kind_of(payload)}, expected bytes")
     return payload_hash(content)
 
 
@@ -265,7 +267,7 @@ def _text(value: object) -> str:
     """A header's name or value, which clients of brokers give as text or as bytes. Raises MalformedToken."""
     text, octets = plain_text(value), plain_bytes(value)
     if text is None and octets is None:
-        raise MalformedToken(f"a header is text or bytes, not {kind_of(value)}")
+        raise MalformedToken(f"a header is of type {kind_of(value)}, expected text or bytes")
     return (octets or b"").decode("latin-1") if text is None else text
 
 

@@ -1,7 +1,7 @@
-"""What a verifier is told of a request, made plain, whatever its types.
+"""The parts of a request that a verifier is given, checked for their types.
 
-Adapters tell texts and bytes. An application that calls a verifier itself may tell anything: a request that is
-described in another type is not the one that was signed, and the error says which type it was.
+Adapters give texts and bytes. An application that calls a verifier itself may give values of any type: a request that
+is described by another type is not the one that was signed, and the error names the type.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,52 +12,55 @@ from peerseal.protocol.tokens.request import BLANKS
 
 
 class RequestHeaders(Mapping[str, str]):
-    """A server's view of a request's headers, which is asked for lower-case names only, one at a time. An adapter that
-    need not copy all headers derives from it; any other mapping is copied, its names in whatever case."""
+    """A server's view of a request's headers, looked up by one lower-case name at a time. An adapter derives from it to
+    avoid a copy of all headers; any other mapping is copied, with its names in lower case."""
 
 
 def text_of(value: object, name: str) -> str:
     """The value as exactly ``str``. Raises WrongBinding."""
     text = plain_text(value)
     if text is None:
-        raise WrongBinding(f"{name} is no text, but {kind_of(value)}")
+        raise WrongBinding(f"{name} is of type {kind_of(value)}, expected text")
     return text
 
 
 def content_of(body: bytes | Callable[[], bytes]) -> bytes:
-    """The body's bytes, read now if that is left to a function. Raises WrongBinding for what is no bytes (a text has
-    none before it is encoded, and None may be a body that was not read), and what the function raises."""
+    """The body's bytes; a function is called to read them. Raises WrongBinding for any other type (a text is not bytes
+    before it is encoded, and None may be a body that was not read), and what the function raises."""
     content = plain_bytes(body)
     if content is None and callable(body):
         content = plain_bytes(body := body())
     if content is None:
-        raise WrongBinding(f"the body is no bytes, but {kind_of(body)}")
+        raise WrongBinding(f"the body is of type {kind_of(body)}, expected bytes")
     return content
 
 
 def by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers by lower-case names: ``bound`` itself where they are the same. A server's view is looked up as it is,
-    and never compared as a whole: it would be read from end to end. Raises WrongBinding for what is no mapping of texts
-    to texts, and for a name that stands there twice."""
+    """The headers by lower-case names: ``bound`` itself where they are equal to it. A `RequestHeaders` is returned as
+    it is. Raises WrongBinding for anything but a mapping of texts to texts, and for two values of one name."""
     if type(headers) is not dict and isinstance(headers, RequestHeaders):
         return headers
     try:
-        pairs = [(name, value) for name, value in headers.items()]  # pairs, or an error at once
-    except Exception as error:  # another mapping's own, or that it is none
-        raise WrongBinding(f"the headers are no mapping of texts, but {kind_of(headers)}") from error
-    if all(type(name) is type(value) is str for name, value in pairs) and headers == bound:
-        return bound
+        pairs = [(name, value) for name, value in headers.items()]
+        for name, value in pairs:
+            if not (type(name) is type(value) is str):
+                break
+        else:
+            if headers == bound:
+                return bound
+    except Exception as error:  # also what a mapping of another library raises
+        raise WrongBinding(f"the headers are of type {kind_of(headers)}, expected a mapping of texts") from error
     found: dict[str, str] = {}
     for name, value in pairs:
         lower, text = text_of(name, "a header's name").lower(), text_of(value, "a header's value").strip(BLANKS)
         if found.setdefault(lower, text) != text:
-            raise WrongBinding("a header came twice")
+            raise WrongBinding(f"the header {lower} has two values")
     return found
 
 
 def value_of(headers: Mapping[str, str], name: str) -> str | None:
-    """The header's value without the blanks around it, None where it has none. An empty content-type is as good as
-    none: WSGI cannot tell one from the other (PEP 3333)."""
+    """The header's value without the blanks around it; None where the request has no such header. An empty content-type
+    is the same as none, because WSGI cannot tell them apart (PEP 3333)."""
     value = headers.get(name)
     if value is None:
         return None

@@ -1,41 +1,41 @@
 """Verification of a request token: the one place where a caller is believed.
 
-The steps, in this order (docs/protocol.md), and the function that does each:
+The steps, in this order (docs/protocol.md), and the functions that do them:
 
-     1  size and strict syntax                                   jose.split, b64url_decode, strict_json_object
-     2  header: typ, allowed alg, kid shape; claims' shape       GoodHeaders.read, check_request_claims
-     3  key by kid, asked only for callers that may call here    Verifier._scopes, KeySource.key
-     4  alg equals the key's; signature                          PublicKey.verify
-     5  iss and sub equal the kid's owner                        _check_parties
-     6  aud                                                      _check_parties
-     7  times, lifetime cap, the key's window                    check_times, check_window
-     8  binding: method, target, content, headers                _check_binding
-     9  transaction token, if any                                bound_transaction
-    10  policy: may this caller use this scope here              Verifier._scopes, Verifier.verify
-    11  replay: one atomic insert of (iss, jti)                  Verifier.verify
+     1  size and strict syntax                               TokenReader.read
+     2  header: typ, allowed alg, kid shape; claims' shape   TokenReader.read, check_request_claims
+     3  key by kid, asked only for callers that may call     Verifier._scopes_of, KeySource.key
+     4  alg equals the key's; signature                      TokenReader.check_signature
+     5  iss and sub equal the kid's owner                    check_parties
+     6  aud                                                  check_parties
+     7  times, lifetime cap, the key's window                check_times, check_window
+     8  binding: method, target, headers; content            check_binding, check_content
+     9  transaction token, if any                            bound_transaction
+    10  policy: may this caller use this scope here          Verifier._scopes_of, Verifier.check_body
+    11  replay: one atomic insert of (iss, jti)              Verifier.claim
 
-Each function raises the error of its step or returns. Nothing is recorded before step 11, nothing is fetched for a
-caller that may not call, and the body is not even read before step 8. What may be called is what the service's code and
-the registry's policy both allow (`AllowPolicy.within`); whoever the code does not name is refused without asking.
+`Verifier.verify` does them all. Its parts are public: `read` is steps 1 and 2, `check` is steps 3 to 10 without a side
+effect (`check_head` up to the headers of step 8, `check_body` the rest), `claim` is step 11. Each part raises the error
+of the step that fails. Nothing is recorded before step 11, no key is fetched for a caller that may not call, and the
+body is not read before step 8. A caller needs to be allowed by the service's code and, where the registry holds a
+policy for the service, by that as well; the registry is not asked about callers that the code does not allow.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from peerseal.errors import (
-    BadSignature,
     CallerNotAllowed,
+    Expired,
     InsufficientScope,
     Replayed,
     WrongAudience,
     WrongBinding,
     WrongIssuer,
 )
-from peerseal.protocol import jose
-from peerseal.protocol.encoding import DIGEST_OF_NOTHING, b64url_decode, digest_header, strict_json_object
+from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header
 from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
@@ -48,13 +48,13 @@ from peerseal.protocol.tokens.request import (
     check_times,
 )
 from peerseal.runtime.options import check_callable, check_number
-from peerseal.trust.beliefs import KeySource, TrustedKey, check_window
-from peerseal.verify.allow import AllowPolicy, read_allow
+from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
+from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.context import Transaction
 from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
-from peerseal.verify.token_headers import GoodHeaders
-from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction
+from peerseal.verify.token_reader import Signer, TokenReader, UnverifiedPeerToken
+from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction, transaction_kid
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
 
@@ -85,14 +85,34 @@ class Peer(NamedTuple):
         return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"
 
 
+class CheckedHead(NamedTuple):
+    """A request of which all is checked up to the headers of step 8."""
+
+    signer: Signer
+    claims: dict[str, Any]
+    scopes: frozenset[str]
+    headers: Mapping[str, str]
+    now: float
+    source: KeySource
+
+
+class CheckedRequest(NamedTuple):
+    """A request that passed steps 1 to 10, and what step 11 claims: (``peer.id``, ``jti``), kept until ``until``
+    (seconds since the epoch). The peer is the caller, who may have sent the same request before."""
+
+    peer: Peer
+    jti: str
+    until: float
+
+
 class Verifier:
     """Verifies the callers of one service, the audience.
 
     ``audience`` and the names in ``allow`` are short names or service ids; ``allow`` maps each caller, or ``"*"``, to
-    its scopes, and whoever is not in it may not call. Raises ConfigurationError or InvalidName for an ``allow`` that
-    says neither. Where the registry holds a policy for the audience (`KeySource.policy`), only what both allow is
-    allowed. ``leeway`` and ``max_lifetime`` are in seconds; verifiers that share a guard have the same leeway where it
-    is longer than 30. Without ``replay`` the guard is this process's memory, which other workers do not share.
+    its scopes; a caller that it does not name may not call. Raises ConfigurationError or InvalidName for an invalid
+    ``allow``. Where the registry holds a policy for the audience (`KeySource.policy`), only what both allow is allowed.
+    ``leeway`` and ``max_lifetime`` are in seconds; verifiers that share a guard have the same leeway where it is longer
+    than 30. Without ``replay`` the guard is this process's memory, which other workers do not share.
     """
 
     def __init__(
@@ -111,16 +131,33 @@ class Verifier:
         check_callable("clock", clock)
         check_callable("trust.key", getattr(trust, "key", None))
         self._trust = trust
-        self._audience = check_peer_name(audience)
+        self._deadline = deadline_of(trust)
+        self._recall: Callable[..., KeySource | None] | None = getattr(trust, "recall", None)
+        self._audience_name = check_peer_name(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
         check_callable("replay.claim", getattr(self._replay, "claim", None))
         self._leeway = leeway
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
         self._clock = clock
-        self._place: tuple[str, AllowPolicy] | None = None
-        self._within: tuple[CallPolicy, AllowPolicy] | None = None
-        self._good_headers = GoodHeaders(REQUEST_TYP)
+        self._in_domain: tuple[str, AllowedCallers] | None = None
+        self._by_policy: tuple[CallPolicy, AllowedCallers] | None = None
+        self._reader = TokenReader(REQUEST_TYP, check_request_claims)
+
+    @property
+    def trust(self) -> KeySource:
+        """What is asked for keys and policies."""
+        return self._trust
+
+    @property
+    def replay(self) -> ReplayGuard:
+        """The guard that is asked in step 11."""
+        return self._replay
+
+    @property
+    def cached_headers(self) -> int:
+        """How many token headers are cached, of tokens with a good signature only."""
+        return len(self._reader)
 
     def verify(
         self,
@@ -139,118 +176,146 @@ class Verifier:
         ``headers`` is looked up by lower-case names. ``scope`` is what the route needs; None needs no more than an
         allowed caller. Raises TokenError, Forbidden or TrustUnavailable.
         """
-        audience, policy = self._place or self._find_place()
-        header_segment, payload_segment, signature_segment, signing_input = jose.split(token)  # 1
-        claims = strict_json_object(b64url_decode(payload_segment))
-        signature = b64url_decode(signature_segment)
-        remembered = self._good_headers.get(header_segment)
-        signer = remembered or self._good_headers.read(header_segment)  # 2
-        caller = signer.caller
-        check_request_claims(claims)
-        scopes = self._scopes(caller, audience, policy)  # 3, 10
-        key = self._trust.key(signer.kid)
-        if signer.alg != key.public.alg:  # 4
-            raise BadSignature(f"the key is for {key.public.alg}")
-        if not key.public.verify(signing_input, signature):
-            raise BadSignature("the signature does not verify")
-        if remembered is None:
-            self._good_headers.remember(header_segment, signer)
-        _check_parties(claims, key, audience)  # 5, 6
-        now = self._clock()
-        issued_at, ends, leeway = claims["iat"], claims["exp"], self._leeway
-        check_times(issued_at, claims["nbf"], ends, now=now, leeway=leeway, cap=self._max_lifetime)  # 7
+        unverified = self._reader.read(token)
+        return self.claim(self.check(unverified, method=method, target=target, body=body, headers=headers, scope=scope))
+
+    def read(self, token: str) -> UnverifiedPeerToken:
+        """Steps 1 and 2: what the token says, with nothing proven. Raises MissingToken, MalformedToken or WrongType."""
+        return self._reader.read(token)
+
+    def recall(self, unverified: UnverifiedPeerToken, headers: Mapping[str, str]) -> KeySource | None:
+        """A source for `check` that never waits, for an event loop; None where the check may have to wait."""
+        if self._recall is None or self._in_domain is None:
+            return None
+        (audience, allowed), signer = self._in_domain, unverified.signer
+        if allowed.scopes(signer.caller) is None:
+            return self._trust  # it is not asked: the check refuses this caller before
+        minter_kid = transaction_kid(headers) if "tth" in unverified.claims else None
+        return self._recall(signer.kid, audience, recorded_kid=minter_kid)
+
+    def check(
+        self,
+        unverified: UnverifiedPeerToken,
+        *,
+        method: str,
+        target: str,
+        body: bytes | Callable[[], bytes] = b"",
+        headers: Mapping[str, str] = _NO_HEADERS,
+        scope: str | None = None,
+        source: KeySource | None = None,
+    ) -> CheckedRequest:
+        """Steps 3 to 10, without a side effect; see `verify`. Keys and policies are those of ``source``, where that is
+        given. The request is not accepted before `claim`. All waits together end in time, where the source bounds them
+        (`peerseal.trust.beliefs.BoundedKeySource`)."""
+        with self._deadline():
+            head = self.check_head(unverified, method=method, target=target, headers=headers, source=source)
+            return self.check_body(head, body, scope=scope)
+
+    def check_head(
+        self,
+        unverified: UnverifiedPeerToken,
+        *,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        source: KeySource | None = None,
+    ) -> CheckedHead:
+        """The first part of `check`: steps 3 to 8 without the content. An adapter that streams reads a long body after
+        this."""
+        source = source or self._trust
+        signer, claims = unverified.signer, unverified.claims
+        audience, allowed = self._in_domain or self._enter_domain(source)
+        scopes = self._scopes_of(signer.caller, audience, allowed, source)  # 3, 10
+        key = source.key(signer.kid)
+        self._reader.check_signature(unverified, key.public)  # 4
+        check_parties(claims, key, audience)  # 5, 6
+        now, issued_at, leeway = self._clock(), claims["iat"], self._leeway
+        check_times(issued_at, claims["nbf"], claims["exp"], now=now, leeway=leeway, cap=self._max_lifetime)  # 7
         check_window(issued_at, key, leeway)
         headers = by_lower_name(headers, claims["headers"])
-        _check_binding(claims, method, target, body, headers)  # 8
+        check_binding(claims, method, target, headers)  # 8
+        return CheckedHead(signer, claims, scopes, headers, now, source)
+
+    def check_body(
+        self, head: CheckedHead, body: bytes | Callable[[], bytes] = b"", *, scope: str | None = None
+    ) -> CheckedRequest:
+        """The second part of `check`: the content in step 8, then steps 9 and 10."""
+        signer, claims, scopes, headers, now, source = head
+        check_content(claims, body)  # 8
         transaction = None
         if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
-            transaction = bound_transaction(self._trust, claims, headers, now=now, leeway=leeway)  # 9
+            transaction = bound_transaction(source, claims, headers, now=now, leeway=self._leeway)  # 9
             scopes &= transaction.scopes
-        if scope is not None and not _holds(scopes, scope):  # 10
-            raise InsufficientScope(
-                f"{caller} may not use {_shown(scope)} at {audience}{' in this transaction' * bool(transaction)}"
-            )
-        if not self._replay.claim(caller, claims["jti"], ends + max(leeway, LEEWAY)):  # 11
-            raise Replayed("accepted before")
-        return Peer(signer.service, caller, key.kid, scopes, MappingProxyType(claims), transaction)
+        if scope is not None and plain_text(scope) not in scopes:  # 10
+            within = " in this transaction" if transaction else ""
+            raise InsufficientScope(f"{signer.caller} may not use {_shown(scope)} at {claims['aud']}{within}")
+        peer = Peer(signer.service, signer.caller, signer.kid, scopes, MappingProxyType(claims), transaction)
+        return CheckedRequest(peer, claims["jti"], claims["exp"] + max(self._leeway, LEEWAY))
 
-    @property
-    def replay(self) -> ReplayGuard:
-        """The guard that is asked in step 11."""
-        return self._replay
+    def claim(self, checked: CheckedRequest) -> Peer:
+        """Step 11: accept the request, which is possible once. Raises Replayed, Expired for a request that was checked
+        so long ago that the guard may have forgotten it, or TrustUnavailable where the guard cannot be asked."""
+        peer, jti, until = checked
+        if self._clock() >= until:
+            raise Expired("the token expired between its check and its claim")
+        if not self._replay.claim(peer.id, jti, until):  # 11
+            raise Replayed(f"{peer.id} sent the token with jti {jti} before")
+        return peer
 
-    def with_guard(self, replay: ReplayGuard) -> "Verifier":
-        """One that does the same with another guard, and remembers what this one does."""
-        other = copy(self)
-        other._replay = replay
-        return other
-
-    def _scopes(self, caller: str, audience: str, code: AllowPolicy) -> frozenset[str]:
-        """Steps 3 and 10, first half: what the caller may do here, by code and registry; both are put together once
-        for each policy. Raises CallerNotAllowed or TrustUnavailable."""
-        scopes = code.scopes(caller)
+    def _scopes_of(self, caller: str, audience: str, allowed: AllowedCallers, source: KeySource) -> frozenset[str]:
+        """What the caller may do here, by the service's code and the registry's policy. Raises CallerNotAllowed or
+        TrustUnavailable."""
+        scopes = allowed.scopes(caller)
         if scopes is not None:
-            laid_down = self._trust.policy(audience)
-            if laid_down is not None:
-                within = self._within
-                if within is None or within[0] is not laid_down:
-                    within = self._within = laid_down, code.within(laid_down)
-                scopes = within[1].scopes(caller)
+            policy = source.policy(audience)
+            if policy is not None:
+                by_policy = self._by_policy
+                if by_policy is None or by_policy[0] is not policy:
+                    by_policy = self._by_policy = policy, allowed.restricted_by(policy)
+                scopes = by_policy[1].scopes(caller)
         if scopes is None:
             raise CallerNotAllowed(f"{caller} may not call {audience}")
         return scopes
 
-    def _find_place(self) -> tuple[str, AllowPolicy]:
-        """The audience's id and the policy, once the trust domain is known."""
-        domain = self._trust.domain
-        self._place = qualify(self._audience, domain), AllowPolicy.of(self._allow, domain)
-        return self._place
+    def _enter_domain(self, source: KeySource) -> tuple[str, AllowedCallers]:
+        """The audience's service id and the allowed callers, which need the trust domain. Raises TrustUnavailable."""
+        domain = source.domain
+        self._in_domain = qualify(self._audience_name, domain), AllowedCallers.of(self._allow, domain)
+        return self._in_domain
 
 
-def _check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
-    """Steps 5 and 6. The key is the owner's, so the owner it is who speaks; and it speaks to us."""
+def check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
+    """Steps 5 and 6. Raises WrongIssuer or WrongAudience."""
     if claims["iss"] != key.service_id or claims["sub"] != key.service_id:
-        raise WrongIssuer("iss or sub is not the owner of the key")
+        raise WrongIssuer(f"token has iss {claims['iss']} and sub {claims['sub']}, its key belongs to {key.service_id}")
     if claims["aud"] != audience:
-        raise WrongAudience("the token is for another service")
+        raise WrongAudience(f"token is for audience {claims['aud']}, this service is {audience}")
 
 
-def _check_binding(
-    claims: Mapping[str, Any],
-    method: str,
-    target: str,
-    body: bytes | Callable[[], bytes],
-    headers: Mapping[str, str],
-) -> None:
-    """Step 8. The cheap comparisons first; the body is read last."""
+def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: Mapping[str, str]) -> None:
+    """Step 8 without the content. Raises WrongBinding."""
     if not (type(method) is type(target) is str):
         method, target = text_of(method, "the method"), text_of(target, "the target")
     if claims["method"] != method:
-        raise WrongBinding("another method was signed")
+        raise WrongBinding(f"token is signed for method {claims['method']}, this request is {method}")
     if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
-        raise WrongBinding("another target was signed")
-    _check_bound_headers(claims["headers"], headers)
+        raise WrongBinding("token is signed for another target")
+    bound: Mapping[str, str] = claims["headers"]
+    if headers is bound:
+        return
+    for name in (*ALWAYS_BOUND, *bound):
+        if value_of(headers, name) != value_of(bound, name):
+            raise WrongBinding(f"token is signed for another value of the header {name}")
+
+
+def check_content(claims: Mapping[str, Any], body: bytes | Callable[[], bytes]) -> None:
+    """Step 8, the content: the body is read here, last. Raises WrongBinding, and what a function ``body`` raises."""
     content = body if type(body) is bytes else content_of(body)
     if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
-        raise WrongBinding("another body was signed")
-
-
-def _holds(scopes: frozenset[str], scope: object) -> bool:
-    return plain_text(scope) in scopes
+        raise WrongBinding(f"token is signed for another body, this one has {len(content)} bytes")
 
 
 def _shown(scope: object) -> str:
-    """For the log: a scope, or what stands in its place. Adapters ask for the empty one where nothing is served."""
+    """A scope, for the log. Adapters ask for the empty scope where no route is served."""
     text = plain_text(scope)
     return f"a scope of type {kind_of(scope)}" if text is None else text or "a path that nothing names in needs"
-
-
-def _check_bound_headers(bound: Mapping[str, str], headers: Mapping[str, str]) -> None:
-    if headers is bound:
-        return
-    for name in ALWAYS_BOUND:
-        if value_of(headers, name) != value_of(bound, name):
-            raise WrongBinding(f"another {name} was signed")
-    for name in bound:
-        if value_of(headers, name) != value_of(bound, name):
-            raise WrongBinding("another value of a bound header was signed")

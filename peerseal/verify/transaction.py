@@ -1,7 +1,7 @@
-"""Transaction tokens at work: verified at each hop, minted at the edge.
+"""Verification of the transaction token that goes along with a request: step 9 (`peerseal.verify.request`).
 
-Verification is step 9 of a request's (`peerseal.verify.request`). Whatever is wrong with a transaction token is one
-answer, `BadTransactionToken`; the log says which. Only that a key or the domain's settings cannot be had is another.
+Each fault of a transaction token is a BadTransactionToken for the caller; the log says which fault it is. Only a key or
+settings that cannot be had now are another error, TrustUnavailable.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ from peerseal.protocol.tokens.transaction import (
 from peerseal.trust.beliefs import KeySource, check_window
 from peerseal.verify.context import Transaction
 from peerseal.verify.derivation import derivation_fault
-from peerseal.verify.received import value_of
+from peerseal.verify.received import by_lower_name, value_of
+from peerseal.verify.token_reader import check_signature
 
 TRANSACTION_HEADER = "txn-token"
 
@@ -28,17 +29,15 @@ TRANSACTION_HEADER = "txn-token"
 def bound_transaction(
     trust: KeySource, claims: Mapping[str, object], headers: Mapping[str, str], *, now: float, leeway: int
 ) -> Transaction:
-    """Step 9: the transaction that goes along with a request whose token says ``claims``.
-
-    Raises BadTransactionToken, also where a transaction token came and none was bound, or the other way round, or
-    TrustUnavailable.
+    """Step 9: the transaction of a request whose token has these ``claims``. Raises BadTransactionToken, also for a
+    transaction token that the request token does not bind and for a bound one that did not come, or TrustUnavailable.
     """
     token, bound = value_of(headers, TRANSACTION_HEADER), claims.get("tth")
     if token is None or bound is None:
-        raise BadTransactionToken("a transaction token that is not bound, or a bound one that did not come")
+        raise BadTransactionToken("the request's token binds none" if bound is None else "the bound one did not come")
     try:
         if transaction_hash(token) != bound:
-            raise BadTransactionToken("another transaction token was bound")
+            raise BadTransactionToken("the request's token binds another transaction token")
         return read_transaction(trust, token, now=now, leeway=leeway)
     except BadTransactionToken:
         raise
@@ -46,26 +45,38 @@ def bound_transaction(
         raise BadTransactionToken(f"{error.code}: {error}") from error
 
 
+def transaction_kid(headers: Mapping[str, str]) -> str | None:
+    """The kid that a request's transaction token claims to be signed by; None where `bound_transaction` refuses the
+    token before it needs a key."""
+    try:
+        token = value_of(by_lower_name(headers, {}), TRANSACTION_HEADER)
+        return None if token is None else jose.parse(token).header.kid
+    except TokenError:
+        return None
+
+
 def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:
-    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer may mint. A derived
-    scope is one that the domain's settings grant to the publisher of the event (``req_wl``).
+    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer must be a minter. A
+    derived scope must be one that the domain's settings grant to the publisher of the event (``req_wl``).
 
     Raises TokenError, InvalidName or TrustUnavailable.
     """
-    unverified = jose.parse(token)
-    if unverified.header.typ != TRANSACTION_TYP:
-        raise BadTransactionToken("not a transaction token")
+    unverified = jose.parse(token)  # 1, 2
+    alg, kid, typ = unverified.header
+    if typ != TRANSACTION_TYP:
+        raise BadTransactionToken(f"token is of typ {typ}, expected {TRANSACTION_TYP}")
     claimed = TransactionToken.read(unverified.payload)
-    minter = split_kid(unverified.header.kid)[0]
+    minter = split_kid(kid)[0]
     if minter not in trust.settings().minters:
-        raise BadTransactionToken(f"{minter} may not mint")
-    key = trust.key(unverified.header.kid)
-    if unverified.header.alg != key.public.alg or not key.public.verify(unverified.signing_input, unverified.signature):
-        raise BadTransactionToken("the signature does not verify")
-    if claimed.issuer != key.service_id or claimed.audience != trust.domain:
-        raise BadTransactionToken("iss is not the owner of the key, or aud not this trust domain")
+        raise BadTransactionToken(f"{minter} is not among the domain's minters")
+    key = trust.key(kid)  # 3
+    check_signature(key.public, alg, unverified.signing_input, unverified.signature)  # 4
+    if claimed.issuer != key.service_id:  # 5
+        raise BadTransactionToken(f"token has iss {claimed.issuer}, its key belongs to {key.service_id}")
+    if claimed.audience != trust.domain:  # 6
+        raise BadTransactionToken(f"token is for audience {claimed.audience}, this trust domain is {trust.domain}")
     issued_at = claimed.issued_at
-    check_times(issued_at, issued_at, claimed.expires_at, now=now, leeway=leeway, cap=TRANSACTION_LIFETIME_CAP)
+    check_times(issued_at, issued_at, claimed.expires_at, now=now, leeway=leeway, cap=TRANSACTION_LIFETIME_CAP)  # 7
     check_window(issued_at, key, leeway)
     fault = derivation_fault(trust, claimed.workload, claimed.scopes, claimed.authentication)
     if fault is not None:
@@ -74,7 +85,7 @@ def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -
 
 
 def transaction_of(verified: TransactionToken, token: str) -> Transaction:
-    """The transaction of a token that was verified, or minted here."""
+    """The transaction of a token that was verified or minted here."""
     return Transaction(
         id=verified.id,
         user=verified.user,

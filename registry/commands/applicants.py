@@ -2,7 +2,7 @@
 
 import click
 
-from registry.commands.common import json_option, show, the_console, url_option
+from registry.commands.common import json_option, operator_client, show, url_option
 from registry.services.keys.end_keys import Reason
 
 
@@ -12,7 +12,7 @@ from registry.services.keys.end_keys import Reason
 @json_option
 def approve(kid: str, url: str | None, as_json: bool) -> None:
     """Admits the pending key KID. Compare its thumbprint with what the service's own host says."""
-    the_console(url).approve(kid)
+    operator_client(url).approve(kid)
     show({"kid": kid, "state": "active"}, as_json, f"active: {kid}")
 
 
@@ -22,5 +22,5 @@ def approve(kid: str, url: str | None, as_json: bool) -> None:
 @json_option
 def reject(kid: str, url: str | None, as_json: bool) -> None:
     """Turns the pending key KID away."""
-    the_console(url).end_key(kid, Reason.REJECTED)
+    operator_client(url).end_key(kid, Reason.REJECTED)
     show({"kid": kid, "state": "rejected"}, as_json, f"rejected: {kid}")

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from registry.commands.common import WholeNumber, json_option, show_rows, the_console, url_option
+from registry.commands.common import WholeNumber, json_option, operator_client, show_rows, url_option
 
 
 @click.command()
@@ -13,7 +13,7 @@ from registry.commands.common import WholeNumber, json_option, show_rows, the_co
 @json_option
 def audit(after: int, url: str | None, as_json: bool) -> None:
     """Lists what operators did, oldest first."""
-    rows = the_console(url).audit(after)
+    rows = operator_client(url).audit(after)
     if not as_json:
         rows = ({**row, "done_at": row.get("time"), "by": json.dumps(row.get("by"))} for row in rows)
     show_rows(rows, as_json, ("id", "done_at", "by", "act", "service", "subject", "seq"))

@@ -15,7 +15,7 @@ from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
 from peerseal.runtime.settings import named, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
-from registry.commands.operator_client import Console, HttpConsole, LocalConsole
+from registry.commands.operator_client import HttpOperatorClient, LocalOperatorClient, OperatorClient
 from registry.domain.errors import SchemaRefused
 from registry.services.access.operators import check_operator_token
 from registry.services.registry import Registry
@@ -53,7 +53,7 @@ def json_option(command: F) -> F:
 
 
 def url_option(command: F) -> F:
-    """``--url``, as ``url``: for `the_console`."""
+    """``--url``, as ``url``: for `operator_client`."""
     text = "Work on the registry at this URL, with the token in PEERSEAL_OPERATOR_TOKEN, not on this host's database."
     return click.option("--url", metavar="URL", help=text)(command)
 
@@ -101,15 +101,15 @@ def the_confirmed_registry() -> Registry:
     return registry
 
 
-def the_console(url: str | None) -> Console:
+def operator_client(url: str | None) -> OperatorClient:
     """What the command works on: the registry at ``url``, or this host's database. Raises SchemaRefused as `the_store`
     does."""
     if url is None:
-        return LocalConsole(the_confirmed_registry())
+        return LocalOperatorClient(the_confirmed_registry())
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
     if not token:
         raise click.UsageError("--url needs an operator's token in PEERSEAL_OPERATOR_TOKEN")
-    return HttpConsole(url, named("PEERSEAL_OPERATOR_TOKEN", check_operator_token, token))
+    return HttpOperatorClient(url, named("PEERSEAL_OPERATOR_TOKEN", check_operator_token, token))
 
 
 def show(members: dict[str, Any], as_json: bool, text: str) -> None:

@@ -10,7 +10,7 @@ from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
 from registry.commands.common import json_option, read_notes, show, the_settings, the_store, without_mark
 from registry.services.authority.ledger_memory import LedgerMemory
-from registry.services.recovery.histories import Histories, signed, written
+from registry.services.recovery.histories import HistoryDeclarations, signed, written
 
 _LARGEST = 64 * 1024
 """Bytes of a request for the root and of what it signs."""
@@ -77,11 +77,11 @@ def publish(files: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _requested(kept: Sequence[Path]) -> HistoryStatement:
-    return Histories(the_store()).requested(LedgerMemory(the_settings().home).read(), read_notes(kept))
+    return HistoryDeclarations(the_store()).requested(LedgerMemory(the_settings().home).read(), read_notes(kept))
 
 
 def _publish(statements: Sequence[str], as_json: bool) -> None:
-    done = Histories(the_store()).publish(statements)
+    done = HistoryDeclarations(the_store()).publish(statements)
     say("nodes sign again within seconds; clients go on by themselves", error=True)
     show({"statements": [_members(one) for one in done]}, as_json, "\n".join(_told(one) for one in done))
 

@@ -22,7 +22,7 @@ from registry.services.registry import Registry
 Json = dict[str, Any]
 
 
-class Console(Protocol):
+class OperatorClient(Protocol):
     """The operator commands. What they return is what ``--json`` prints."""
 
     def create_join_token(self, service: str, ttl: int, uses: int) -> Json:
@@ -78,82 +78,82 @@ class Console(Protocol):
         """Replaces the settings that the entry ``seen`` set. What then holds, as of `domain_settings`."""
 
 
-class LocalConsole:
+class LocalOperatorClient:
     """On this host's database."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def create_join_token(self, service: str, ttl: int, uses: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         made = self._registry.join_tokens.create(service, ttl, uses, LOCAL)
         return {"token": made.token, **public_members(made.record)}
 
     def join_tokens(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(self._registry.join_tokens.page, "join_tokens", "")
 
     def withdraw_join_token(self, token_id: str) -> None:
-        """See Console."""
+        """See OperatorClient."""
         self._registry.join_tokens.withdraw(token_id, LOCAL)
 
     def services(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(self._registry.records.services, "services", "")
 
     def keys(self, service: str) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(lambda after: self._registry.records.keys(service, after), "keys", 0)
 
     def end_key(self, kid: str, reason: Reason) -> None:
-        """See Console."""
+        """See OperatorClient."""
         service, thumbprint = self._named(kid)
         self._registry.ending.end(service, thumbprint, reason, LOCAL)
 
     def applicants(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(self._registry.applicants.page, "applicants", "")
 
     def approve(self, kid: str) -> None:
-        """See Console."""
+        """See OperatorClient."""
         service, thumbprint = self._named(kid)
         self._registry.applicants.approve(service, thumbprint, LOCAL)
 
     def create_operator_token(self, role: Role, ttl: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         record, token = self._registry.operators.create(role, ttl)
         return {"token": token, **operators.public_members(record)}
 
     def operator_tokens(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(self._registry.operators.page, "operator_tokens", "")
 
     def revoke_operator_token(self, token_id: str) -> None:
-        """See Console."""
+        """See OperatorClient."""
         self._registry.operators.revoke(token_id)
 
     def audit(self, after: int = 0) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(self._registry.audit.page, "audit", after)
 
     def trust_domain(self) -> str:
-        """See Console."""
+        """See OperatorClient."""
         return self._registry.authority.current().domain
 
     def policy(self, service: str) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return _held(self._registry.policies.policy(service))
 
     def set_policy(self, service: str, body: Json, seen: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return _held(self._registry.policies.set_policy(service, body, {seen}, LOCAL))
 
     def domain_settings(self) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return _held(self._registry.policies.domain())
 
     def set_domain_settings(self, body: Json, seen: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return _held(self._registry.policies.set_domain(body, {seen}, LOCAL))
 
     def _named(self, kid: str) -> tuple[str, str]:
@@ -165,7 +165,7 @@ class LocalConsole:
         return service, thumbprint
 
 
-class HttpConsole:
+class HttpOperatorClient:
     """On a registry over HTTP, with an operator token."""
 
     def __init__(self, url: str, token: str) -> None:
@@ -176,76 +176,76 @@ class HttpConsole:
         self._token = token
 
     def create_join_token(self, service: str, ttl: int, uses: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return _token_in(self._call("POST", "/v1/join-tokens", {"service": service, "ttl": ttl, "uses": uses}))
 
     def join_tokens(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(lambda after: self._call("GET", f"/v1/join-tokens?after={_quoted(after)}"), "join_tokens", "")
 
     def withdraw_join_token(self, token_id: str) -> None:
-        """See Console."""
+        """See OperatorClient."""
         self._call("DELETE", f"/v1/join-tokens/{_quoted(token_id)}")
 
     def services(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(lambda after: self._call("GET", f"/v1/services?after={_quoted(after)}"), "services", "")
 
     def keys(self, service: str) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(
             lambda after: self._call("GET", f"/v1/services/{_quoted(service)}/keys?after={_quoted(after)}"), "keys", 0
         )
 
     def end_key(self, kid: str, reason: Reason) -> None:
-        """See Console."""
+        """See OperatorClient."""
         self._call("DELETE", f"{_path(kid)}?reason={reason.value}")
 
     def applicants(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(lambda after: self._call("GET", f"/v1/applicants?after={_quoted(after)}"), "applicants", "")
 
     def approve(self, kid: str) -> None:
-        """See Console."""
+        """See OperatorClient."""
         self._call("POST", f"{_path(kid)}/approve")
 
     def create_operator_token(self, role: Role, ttl: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return _token_in(self._call("POST", "/v1/operator-tokens", {"role": role.label, "ttl": ttl}))
 
     def operator_tokens(self) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(
             lambda after: self._call("GET", f"/v1/operator-tokens?after={_quoted(after)}"), "operator_tokens", ""
         )
 
     def revoke_operator_token(self, token_id: str) -> None:
-        """See Console."""
+        """See OperatorClient."""
         self._call("DELETE", f"/v1/operator-tokens/{_quoted(token_id)}")
 
     def audit(self, after: int = 0) -> Iterator[Json]:
-        """See Console."""
+        """See OperatorClient."""
         return _every(lambda row: self._call("GET", f"/v1/audit?after={_quoted(row)}"), "audit", after)
 
     def trust_domain(self) -> str:
-        """See Console."""
+        """See OperatorClient."""
         answer = self._fetcher.call("GET", "/.well-known/peerseal-registry")
         return read_registry_keys(answer.body.decode("ascii", "replace"), pin=None, now=time.time()).subject
 
     def policy(self, service: str) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return self._setting("GET", f"/v1/services/{_quoted(service)}/policy")
 
     def set_policy(self, service: str, body: Json, seen: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return self._setting("PUT", f"/v1/services/{_quoted(service)}/policy", body, seen)
 
     def domain_settings(self) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return self._setting("GET", "/v1/domain")
 
     def set_domain_settings(self, body: Json, seen: int) -> Json:
-        """See Console."""
+        """See OperatorClient."""
         return self._setting("PUT", "/v1/domain", body, seen)
 
     def _setting(self, method: str, path: str, body: Json | None = None, seen: int | None = None) -> Json:

@@ -2,7 +2,7 @@
 
 import click
 
-from registry.commands.common import duration, json_option, show, show_rows, the_console, url_option
+from registry.commands.common import duration, json_option, operator_client, show, show_rows, url_option
 from registry.services.access.operators import Role
 
 
@@ -18,7 +18,7 @@ def operator_token() -> None:
 @json_option
 def create(role: str, ttl: int, url: str | None, as_json: bool) -> None:
     """Makes an operator token and prints it. It is kept nowhere."""
-    made = the_console(url).create_operator_token(Role.of(role), ttl)
+    made = operator_client(url).create_operator_token(Role.of(role), ttl)
     show(made, as_json, made["token"])
 
 
@@ -27,7 +27,7 @@ def create(role: str, ttl: int, url: str | None, as_json: bool) -> None:
 @json_option
 def listed(url: str | None, as_json: bool) -> None:
     """Lists all operator tokens, past ones too, without their secrets."""
-    rows = the_console(url).operator_tokens()
+    rows = operator_client(url).operator_tokens()
     show_rows(rows, as_json, ("id", "role", "created_at", "expires_at", "revoked"))
 
 
@@ -37,5 +37,5 @@ def listed(url: str | None, as_json: bool) -> None:
 @json_option
 def revoke(token_id: str, url: str | None, as_json: bool) -> None:
     """Makes an operator token useless."""
-    the_console(url).revoke_operator_token(token_id)
+    operator_client(url).revoke_operator_token(token_id)
     show({"id": token_id, "revoked": True}, as_json, f"revoked: {token_id}")

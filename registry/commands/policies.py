@@ -11,8 +11,8 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service, qualify, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.terminal import say
-from registry.commands.common import WholeNumber, json_option, show, the_console, url_option, without_mark
-from registry.commands.operator_client import Console
+from registry.commands.common import WholeNumber, json_option, operator_client, show, url_option, without_mark
+from registry.commands.operator_client import OperatorClient
 from registry.domain.errors import BadRequest
 from registry.domain.policy import explain, explain_domain, settings_from
 
@@ -40,7 +40,7 @@ def policy() -> None:
 @json_option
 def get_policy(service: str, url: str | None, as_json: bool) -> None:
     """Prints the policy of SERVICE."""
-    _show(the_console(url).policy(check_service(service)), as_json)
+    _show(operator_client(url).policy(check_service(service)), as_json)
 
 
 @policy.command("set")
@@ -94,7 +94,7 @@ def explain_policy(
 
     The registry does not know what the code of CALLEE allows; that has to allow it too.
     """
-    console = the_console(url)
+    console = operator_client(url)
     domain = console.trust_domain()
     callee, caller = qualify(callee, domain), qualify(caller, domain)
     if split_service_id(callee)[0] != domain:
@@ -118,7 +118,7 @@ def domain() -> None:
 @json_option
 def get_domain(url: str | None, as_json: bool) -> None:
     """Prints the domain's settings."""
-    _show(the_console(url).domain_settings(), as_json)
+    _show(operator_client(url).domain_settings(), as_json)
 
 
 @domain.command("set")
@@ -132,7 +132,7 @@ def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool
     "introspect_jwts"?}…], "exchange"?: {client: {audience: [scope…]}}, "derived_scopes"?: [{"minter": service,
     "from": scope, "to": [scope…]}…], "access_tokens"?: {name: {"audience": URI, "services": [service…], "scopes":
     [scope…], "lifetime"?: seconds}}}."""
-    console, body = the_console(url), _read(file)
+    console, body = operator_client(url), _read(file)
     settings_from(body, console.trust_domain())  # here, since a refusal over HTTP says no more than its code
     entry = console.domain_settings()["entry"] if seen is None else seen
     _show(console.set_domain_settings(body, entry), as_json)
@@ -143,13 +143,13 @@ def set_domain(file: IO[bytes], seen: int | None, url: str | None, as_json: bool
 @json_option
 def explain_settings(url: str | None, as_json: bool) -> None:
     """Says in plain sentences who may mint, which issuers are believed, and which derived scope yields what."""
-    found = the_console(url).domain_settings()
+    found = operator_client(url).domain_settings()
     sentences = explain_domain(DomainSettings.from_json(found["setting"]), found["entry"])
     show({**found, "sentences": sentences}, as_json, "\n".join(sentences))
 
 
 def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str | None) -> dict[str, Any]:
-    console, name = the_console(url), check_service(service)
+    console, name = operator_client(url), check_service(service)
     entry = console.policy(name)["entry"] if seen is None else seen
     done = console.set_policy(name, body, entry)
     if done["setting"]["allow"] is not None and not _is_known(console, name):
@@ -157,7 +157,7 @@ def _set_policy(service: str, body: dict[str, Any], seen: int | None, url: str |
     return done
 
 
-def _is_known(console: Console, service: str) -> bool:
+def _is_known(console: OperatorClient, service: str) -> bool:
     try:
         return next(console.keys(service), None) is not None
     except CodedError as error:

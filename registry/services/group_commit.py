@@ -20,7 +20,7 @@ class _Waiting(Generic[W, R]):
     outcome: R | Exception | None = None
 
 
-class Together(Generic[W, R]):
+class GroupCommit(Generic[W, R]):
     """Does the work of threads that wait at once in one go: what costs the same for one as for many, such as a
     transaction's begin and commit, is paid once.
 

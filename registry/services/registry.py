@@ -11,7 +11,7 @@ from registry.services.access.access_tokens import AccessTokens
 from registry.services.access.audit import Audit
 from registry.services.access.callers import DatabaseKeys, caller_verifier
 from registry.services.access.clients import Clients
-from registry.services.access.exchange import Exchange
+from registry.services.access.exchange import TokenExchange
 from registry.services.access.operators import Operators
 from registry.services.authority.authority import AuthoritySource
 from registry.services.authority.fork_guard import ForkGuard
@@ -22,14 +22,14 @@ from registry.services.documents.policies import Policies
 from registry.services.documents.publish import Publisher
 from registry.services.documents.setting_documents import SettingDocuments
 from registry.services.housekeeping import Housekeeping
-from registry.services.keys.admit import Admission
+from registry.services.keys.admit import KeyAdmission
 from registry.services.keys.applicants import Applicants
 from registry.services.keys.end_keys import KeyEnding
 from registry.services.keys.join_tokens import JoinTokens
 from registry.services.keys.platforms import Platforms, read_rules
 from registry.services.keys.records import Records
 from registry.services.readiness import Checks, Readiness, basic_checks
-from registry.services.recovery.histories import Histories
+from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.keyfiles import Sealer, read
 from registry.settings import Settings
 from registry.storage.durability import DurabilityGuard
@@ -50,17 +50,17 @@ class Registry:
     watch: LedgerWatch
     authority: AuthoritySource
     callers: Verifier
-    admission: Admission
+    admission: KeyAdmission
     platforms: Platforms
     ending: KeyEnding
     publisher: Publisher
     policies: Policies
-    exchange: Exchange
+    exchange: TokenExchange
     access_tokens: AccessTokens
     documents: SettingDocuments
     changes: ChangesFeed
     ledger: LedgerView
-    histories: Histories
+    histories: HistoryDeclarations
     records: Records
     join_tokens: JoinTokens
     operators: Operators
@@ -79,7 +79,7 @@ class Registry:
         store = unguarded.guarded(fork_guard)
         authority = AuthoritySource(settings, store, fork_guard, clock)
         tokens = JoinTokens(store, authority, Sealer(read(settings.sealing_key_file, "sealing key")), limits, clock)
-        admission = Admission(store, authority, tokens, limits, clock)
+        admission = KeyAdmission(store, authority, tokens, limits, clock)
         changed = revisions(store.engine)
         ledger = LedgerView(store, changed, authority, clock, lambda: fork_guard.note)
         keys, guard = DatabaseKeys(store, authority), DatabaseReplayGuard(store, clock)
@@ -101,12 +101,12 @@ class Registry:
             ending=KeyEnding(store, authority, clock),
             publisher=Publisher(store, changed, authority, ledger, limits, clock),
             policies=policies,
-            exchange=Exchange(keys, authority, policies, clients, limits, clock),
+            exchange=TokenExchange(keys, authority, policies, clients, limits, clock),
             access_tokens=AccessTokens(clients, authority, clock),
             documents=SettingDocuments(store, changed, authority, ledger, limits, clock),
             changes=ChangesFeed(store, changed, authority, ledger, limits, clock),
             ledger=ledger,
-            histories=Histories(unguarded, clock),
+            histories=HistoryDeclarations(unguarded, clock),
             records=Records(store, authority, limits, clock),
             join_tokens=tokens,
             operators=Operators(store, limits, clock),

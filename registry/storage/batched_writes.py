@@ -23,7 +23,7 @@ class Write(NamedTuple):
     parameters: Mapping[str, Any]
 
 
-def write_together(connection: Connection, groups: Sequence[Sequence[Write]]) -> None:
+def write_batch(connection: Connection, groups: Sequence[Sequence[Write]]) -> None:
     """Runs one group of writes after the other. All groups have the same statements. Raises what any of them raises."""
     if connection.dialect.name == POSTGRESQL:
         rows = [{name: value for write in writes for name, value in write.parameters.items()} for writes in groups]

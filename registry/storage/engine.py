@@ -23,18 +23,10 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
 from peerseal.runtime.files import resolved
 from peerseal.runtime.settings import whole_number
-from registry.storage.connections import ServerWatch, WatchedConnection
+from registry.storage.connections import READ_ONLY, ServerWatch, WatchedConnection
 
 POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
-NO_SCHEMA = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn)
-"""What PostgreSQL says where the database was not migrated yet; SQLite says that it is not operational."""
-READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
-"""What a standby says, and a server that was made read-only (SQLSTATE 25006)."""
-NO_RIGHT = psycopg.errors.InsufficientPrivilege
-"""What PostgreSQL says to a role without the rights of migrations/roles.sql."""
-GRANT = "run migrations/roles.sql (docs/how-to/operations.md)"
-"""The remedy."""
 
 WRITES = "registry_writes"
 """The execution option with which a transaction says that it will write."""
@@ -55,9 +47,9 @@ class DatabaseTimeouts:
 
     connect: int = 2_000
     """For each host of the URL."""
-    connected: int = 2_000
-    """For a connection to any of them, the look-up of names included. The attempt goes on, and a later caller has its
-    connection; what is in memory is served meanwhile."""
+    connect_total: int = 2_000
+    """For a connection to any of the hosts, the look-up of their names included. The attempt goes on, and a later
+    caller gets its connection; answers in memory are served meanwhile."""
     pool: int = 2_000
     """For one of the pool's 16 connections."""
     look: int = 2_000
@@ -73,9 +65,9 @@ class DatabaseTimeouts:
     """SQLite's wait for the one writer before us."""
 
 
-OPERATOR_TIMEOUTS = DatabaseTimeouts(connected=30_000)
+OPERATOR_TIMEOUTS = DatabaseTimeouts(connect_total=30_000)
 """For commands: each must reach the last of several hosts by itself."""
-BULK_TIMEOUTS = DatabaseTimeouts(connected=30_000, lock=5_000, statement=60_000, answer=65_000, look=65_000)
+BULK_TIMEOUTS = DatabaseTimeouts(connect_total=30_000, lock=5_000, statement=60_000, answer=65_000, look=65_000)
 """For commands that write and count whole tables."""
 
 
@@ -137,7 +129,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
         "application_name": "peerseal-registry",
         "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
-    watch = ServerWatch(waits.connected / 1000, waits.look / 1000)
+    watch = ServerWatch(waits.connect_total / 1000, waits.look / 1000)
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,  # they hold tokens, and errors are logged
@@ -218,7 +210,7 @@ class _Begin:
         driver = cast("WatchedConnection", connection.connection.driver_connection)
         waits: DatabaseTimeouts = options.get(TIMEOUTS, self._waits)
         looks = options.get(LOOKS, False)
-        driver.answer_within = (waits.look if looks else waits.answer) / 1000
+        driver.answer_timeout = (waits.look if looks else waits.answer) / 1000
         if not looks:
             connection.exec_driver_sql("; ".join(self._statements(waits, options)))
 

@@ -1,10 +1,10 @@
-"""Word of commits, on whichever node: what a thread that follows the ledger sleeps on.
+"""Wakes the thread that follows the ledger when any node commits.
 
-It is a hint and no more. Whoever is woken looks at the head, and looks now and then without having been woken: word
-may be late, and behind a pooler that hands each transaction another connection it never comes.
+A notification is only a hint: the woken thread reads the head, and also reads it at fixed intervals, because a
+notification may be late, and never comes through a pooler that moves each transaction to another connection.
 
-On PostgreSQL a trigger on the ledger's head sends it (migration 0003). SQLite has nothing of the kind, but asking for
-its version takes microseconds.
+On PostgreSQL a trigger on the ledger's head sends the notification (migration 0003). SQLite has none, but reading its
+data version takes microseconds.
 """
 
 import logging
@@ -20,36 +20,36 @@ from sqlalchemy import Engine
 
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL
-from registry.storage.revisions import OwnConnection, checked
+from registry.storage.revisions import OwnConnection
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "peerseal_ledger"
-"""What the trigger notifies. The payload is empty, so that a transaction that raises the head often says so once."""
+"""The channel that the trigger notifies. The payload is empty, so a transaction that raises the head several times
+sends one notification."""
 LOOK_AFTER = 1.0
-"""Seconds after which PostgreSQL's head is looked at without word of a change."""
+"""Seconds after which PostgreSQL's head is read without a notification."""
 SQLITE_LOOK_AFTER = 0.05
-"""Seconds after which SQLite's head is looked at."""
+"""Seconds after which SQLite's head is read."""
 LISTEN_AGAIN = (1.0, 30.0)
-"""Seconds after which a connection to listen on is asked for again: at first, and doubled up to this."""
+"""Seconds between two attempts to listen: at first, and at most. The time doubles with each failure."""
 
 
-class Bell:
-    """Wakes the one thread that sleeps on it, from any other."""
+class Waker:
+    """Wakes one sleeping thread from any other thread."""
 
     def __init__(self) -> None:
         self._out, self._in = socket.socketpair()
         self._out.setblocking(False)
         self._in.setblocking(False)
 
-    def ring(self) -> None:
-        """Wakes it, or has its next sleep end at once."""
-        with suppress(BlockingIOError):  # it has been rung often enough
+    def wake(self) -> None:
+        """Ends the thread's current sleep, or its next one at once."""
+        with suppress(BlockingIOError):  # the buffer is full: the thread wakes anyway
             self._in.send(b"\0")
 
     def sleep(self, seconds: float, descriptor: int | None = None) -> bool:
-        """Sleeps until the bell rings, something comes in on the descriptor, or that time is up; whether it was the
-        descriptor."""
+        """Sleeps until `wake` is called, input arrives on the descriptor, or the time is up. True for input."""
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         if descriptor is not None:
@@ -60,111 +60,104 @@ class Bell:
         return descriptor in ready
 
 
-class Word(Protocol):
-    """Where word of commits comes from. One thread uses it, but for ``hears``."""
+class CommitListener(Protocol):
+    """Learns of commits. One thread uses it; any thread may read ``listening``."""
 
     @property
-    def hears(self) -> bool:
-        """Whether word comes of this process's own commits, too."""
+    def listening(self) -> bool:
+        """Whether notifications arrive, those of this process's own commits included."""
 
     def listen(self) -> None:
-        """Gets ready to be told, where that is possible now. Changes before that are not told of."""
+        """Starts to listen if that is possible now. Earlier commits are not reported."""
 
-    def sleep(self, bell: Bell) -> None:
-        """Until there is word, the bell rings, or it is time to look anyway."""
+    def sleep(self, waker: Waker) -> None:
+        """Sleeps until a commit, a call of ``waker.wake()``, or the time of the next look at the head."""
 
     def close(self) -> None:
-        """Lets go of its connection."""
+        """Closes the connection."""
 
 
-def word_of(engine: Engine) -> Word:
-    """The one for the engine's database."""
-    return PostgresWord(engine) if engine.dialect.name == POSTGRESQL else SqliteWord()
+def commit_listener(engine: Engine) -> CommitListener:
+    """The listener for the engine's database."""
+    return PostgresListener(engine) if engine.dialect.name == POSTGRESQL else SqlitePoller()
 
 
-class SqliteWord:
-    """Nobody tells. Who sleeps here looks often."""
+class SqlitePoller:
+    """SQLite sends no notifications: `sleep` is short instead."""
 
-    hears = False
+    listening = False
 
     def listen(self) -> None:
-        """See Word."""
+        """See CommitListener."""
 
-    def sleep(self, bell: Bell) -> None:
-        """See Word."""
-        bell.sleep(SQLITE_LOOK_AFTER)
+    def sleep(self, waker: Waker) -> None:
+        """See CommitListener."""
+        waker.sleep(SQLITE_LOOK_AFTER)
 
     def close(self) -> None:
-        """See Word."""
+        """See CommitListener."""
 
 
-class _NotOwn(psycopg.Error):
-    """A pooler answers in the server's place: what is listened to in one transaction is lost in the next."""
+class _Pooled(psycopg.Error):
+    """The connection leads to a pooler, where LISTEN is lost after its transaction."""
 
 
-class PostgresWord:
-    """LISTEN, on a connection of its own. Where there is none to be had, or it is lost, it is asked for again after a
-    while, and until then the head is looked at once a second."""
+class PostgresListener:
+    """Runs LISTEN on a connection of its own. While it has no such connection it retries after a pause, and the head
+    is read once a second."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: OwnConnection | None = None
-        self._wait = LISTEN_AGAIN[0]
+        self._pause = LISTEN_AGAIN[0]
         self._again_at = 0.0
 
     @property
-    def hears(self) -> bool:
-        """See Word."""
+    def listening(self) -> bool:
+        """See CommitListener."""
         return self._connection is not None
 
     def listen(self) -> None:
-        """See Word."""
+        """See CommitListener."""
         if self._connection is not None or time.monotonic() < self._again_at:
             return
-        self._again_at = time.monotonic() + self._wait
-        self._wait = min(2 * self._wait, LISTEN_AGAIN[1])
+        self._again_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LISTEN_AGAIN[1])
         try:
-            self._connection = self._listening()
-        except _NotOwn:
-            self._tell_of_pooler()
-            return
+            self._connection = self._connected()
+            self._pause = LISTEN_AGAIN[0]
+        except _Pooled:
+            self._again_at = math.inf
+            message = "the database is behind a pooler: changes are looked for every %g s; set REGISTRY_LISTEN_URL"
+            log.info(message, LOOK_AFTER)
         except (StorageUnavailable, psycopg.Error):
-            return  # `registry.services.documents.waiting` says so in the log when it cannot look either
-        self._wait = LISTEN_AGAIN[0]
+            pass  # `registry.services.documents.waiting` logs it when it cannot read the head either
 
-    def _tell_of_pooler(self) -> None:
-        self._again_at = math.inf
-        message = "the database is behind a pooler, so changes are looked for every %g s: set REGISTRY_LISTEN_URL"
-        log.info(message, LOOK_AFTER)
-
-    def _listening(self) -> OwnConnection:
-        """A connection that listens. Raises StorageUnavailable, and for a pooler's connection _NotOwn."""
+    def _connected(self) -> OwnConnection:
+        """A connection that listens. Raises StorageUnavailable or psycopg.Error; _Pooled for a pooler's connection."""
         connection = OwnConnection(self._engine)
         try:
             if not connection.driver.has_own_session():
-                raise _NotOwn
-            checked(connection.driver, connection.driver.ask(f"LISTEN {CHANNEL}".encode()))
+                raise _Pooled
+            connection.driver.ask(f"LISTEN {CHANNEL}".encode())
         except psycopg.Error:
             connection.close()
             raise
         return connection
 
-    def sleep(self, bell: Bell) -> None:
-        """See Word."""
+    def sleep(self, waker: Waker) -> None:
+        """See CommitListener."""
         if self._connection is None:
-            bell.sleep(LOOK_AFTER)
+            waker.sleep(LOOK_AFTER)
             return
-        pgconn = self._connection.driver.pgconn
         try:
-            if bell.sleep(LOOK_AFTER, pgconn.socket):
-                pgconn.consume_input()
-                while pgconn.notifies() is not None:
-                    pass
+            if waker.sleep(LOOK_AFTER, self._connection.driver.fileno()):
+                self._connection.driver.discard_notifications()
         except psycopg.Error:
             self.close()
 
     def close(self) -> None:
-        """See Word."""
+        """See CommitListener."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
-from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,14 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from peerseal.protocol.names import REGISTRY
 from registry.domain.errors import StorageUnavailable
 from registry.storage.connections import NoAnswer, WatchedConnection
-from registry.storage.engine import (
-    GRANT,
-    NO_RIGHT,
-    NO_SCHEMA,
-    POSTGRESQL,
-    count_pool_timeout,
-    has_its_file,
-)
+from registry.storage.engine import POSTGRESQL, count_pool_timeout, has_its_file
 
 REMEMBERED = 10_000
 """Services whose number one connection remembers between two changes."""
@@ -177,7 +169,7 @@ class _PostgresConnection(OwnConnection):
 
     def read(self, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
         """What is found, outside of a transaction. Raises psycopg.Error."""
-        return checked(self.driver, self.driver.ask(statement, parameters))
+        return self.driver.ask(statement, parameters)
 
 
 _SERVICE_SEQ = b"SELECT name, seq FROM services WHERE name IN ($1::varchar, 'registry')"
@@ -230,16 +222,3 @@ class PostgresRevisions:
             raise
         self._connections.give(connection)
         return found
-
-
-def checked(connection: psycopg.Connection, result: PGresult) -> PGresult:
-    """The result of a statement that succeeded. Raises psycopg.Error."""
-    if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-        return result
-    message = result.get_error_message().split("\n", 1)[0]
-    error = psycopg.errors.error_from_result(result)
-    if connection.pgconn.status != ConnStatus.OK or isinstance(error, NO_SCHEMA):
-        raise psycopg.OperationalError(message)
-    if isinstance(error, NO_RIGHT):
-        raise psycopg.OperationalError(f"{message}: {GRANT}")
-    raise error

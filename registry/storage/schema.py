@@ -10,7 +10,8 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import ProgrammingError
 
 from registry.domain.errors import SchemaRefused
-from registry.storage.engine import GRANT, POSTGRESQL
+from registry.storage.connections import GRANT
+from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import schema_revisions
 
 SCHEMA_REVISION = "0005"

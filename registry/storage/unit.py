@@ -9,18 +9,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from registry.domain.errors import StorageReadOnly, StorageUnavailable
+from registry.storage.connections import GRANT, NO_RIGHT, NO_SCHEMA, READ_ONLY
 from registry.storage.durability import Durability, DurabilityGuard, read_durability
-from registry.storage.engine import (
-    GRANT,
-    LOOKS,
-    NO_RIGHT,
-    NO_SCHEMA,
-    POSTGRESQL,
-    READ_ONLY,
-    READS,
-    WRITES,
-    count_pool_timeout,
-)
+from registry.storage.engine import LOOKS, POSTGRESQL, READS, WRITES, count_pool_timeout
 from registry.storage.queries.ledger import GUARD, LedgerGuard
 
 

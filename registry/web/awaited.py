@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from registry.services.documents.waiting import Place
+from registry.services.documents.waiting import WaitingCall
 from registry.web.counting import WAITING
 from registry.web.wire import Published
 
@@ -19,7 +19,7 @@ class Later(Published):
     """The application is called again, with the same request, when the wait at ``place`` has ended: after ``seconds``
     at most. `told` is its place then."""
 
-    def __init__(self, place: Place, seconds: float) -> None:
+    def __init__(self, place: WaitingCall, seconds: float) -> None:
         super().__init__()
         self._place = place
         self._seconds = seconds
@@ -35,7 +35,7 @@ class Awaited:
     """The body of such an answer. Iterating over it holds the thread until the wait at ``place`` has ended. A server
     without threads to spare iterates after that (`registry.serving.worker`)."""
 
-    def __init__(self, place: Place, seconds: float, again: Callable[[], Iterable[bytes]]) -> None:
+    def __init__(self, place: WaitingCall, seconds: float, again: Callable[[], Iterable[bytes]]) -> None:
         self.place = place
         self.seconds = seconds
         self._again = again
@@ -55,6 +55,6 @@ class Awaited:
             self._answer.close()
 
 
-def told(environ: "WSGIEnvironment") -> Place | None:
+def told(environ: "WSGIEnvironment") -> WaitingCall | None:
     """The place of a call that has waited; None where it comes for the first time."""
-    return cast(Place | None, environ.get(_TOLD))
+    return cast(WaitingCall | None, environ.get(_TOLD))

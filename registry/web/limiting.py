@@ -8,7 +8,6 @@ memory answers them.
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from flask import Flask, Response, request
 from limits import RateLimitItemPerMinute
@@ -17,6 +16,7 @@ from limits.strategies import FixedWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
 from peerseal.errors import ConfigurationError
+from registry.services.bounded_cache import BoundedCache
 from registry.settings import Settings
 from registry.web.client_address import Accounts, calling_account
 from registry.web.wire import WRITING
@@ -48,22 +48,18 @@ class RefusalLimit:
         self._shared = FixedWindowRateLimiter(storage)
         self._own = FixedWindowRateLimiter(MemoryStorage())
         self._clock = clock
-        self._refused_until: dict[str, float] = {}
+        self._refused_until: BoundedCache[str, float] = BoundedCache(REMEMBERED)
         self._pause = 0
         self._asks_again_at = 0.0
 
     def add(self, account: str) -> None:
         """Counts one refusal."""
-        self._refused_until.pop(account, None)
-        self._refused_until[account] = self._clock() + WINDOW
-        while len(self._refused_until) > REMEMBERED:
-            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
-                del self._refused_until[next(iter(self._refused_until))]
+        self._refused_until.put(account, self._clock() + WINDOW)
         self._ask(lambda limiter: limiter.hit(self._limit, account, SCOPE))
 
     def exceeded(self, account: str) -> bool:
         """Whether the account has to wait."""
-        if self._refused_until.get(account, 0.0) <= self._clock():
+        if (self._refused_until.get(account) or 0.0) <= self._clock():
             return False
         return not self._ask(lambda limiter: limiter.test(self._limit, account, SCOPE))
 

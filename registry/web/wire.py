@@ -18,7 +18,7 @@ from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
 from registry.services.access.operators import Operator, Role
-from registry.services.documents.answers import Rendered
+from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
 from registry.web import counting
@@ -175,7 +175,7 @@ class Published(Response):
         return self.headers
 
 
-def published(rendered: Rendered, cache_control: str | None = None) -> Response:
+def published(rendered: PublicAnswer, cache_control: str | None = None) -> Response:
     """An answer that caches may keep, or 304 where the asker has it (RFC 9110 section 13.1.2).
 
     The headers are made once for each answer: to set them took longer than everything else about a warm one.

@@ -200,7 +200,7 @@ class Callee:
 
     def refuses(self, token: str, code: str, **request: Any) -> PeersealError:
         """The refusal, with exactly that code; nothing was recorded, remembered, or asked for without need."""
-        asked, claimed, remembered = len(self.keys.asked), self.guard.asked, len(self.verifier._good_headers)
+        asked, claimed, remembered = len(self.keys.asked), self.guard.asked, self.verifier.cached_headers
         reads = _Reads(request.pop("body", BODY))
         with pytest.raises(PeersealError) as caught:
             self.accepts(token, body=reads, **request)
@@ -210,7 +210,7 @@ class Callee:
         if code in BEFORE_THE_BODY:
             assert reads.count == 0
         if code in BEFORE_THE_KEY | {"unknown_key", "revoked_key", "bad_signature"}:
-            assert len(self.verifier._good_headers) == remembered
+            assert self.verifier.cached_headers == remembered
         assert not (token and token in str(caught.value))
         return caught.value
 

@@ -200,7 +200,7 @@ def test_forged_headers_are_not_remembered(callee: Callee, key: KeyPair, attacke
     for number in range(200):
         head = canonical_json(header(key)) + b" " * number
         callee.refuses(forge(head, claims(), attacker.sign), "bad_signature")
-    assert len(callee.verifier._good_headers) == 0
+    assert callee.verifier.cached_headers == 0
 
 
 def test_header_memory_is_bounded(callee: Callee, p256: KeyPair) -> None:
@@ -208,12 +208,12 @@ def test_header_memory_is_bounded(callee: Callee, p256: KeyPair) -> None:
     for number in range(4200):
         head = canonical_json(header(p256)).replace(b",", b"," + b" " * (number % 70), 1) + b" " * (number // 70)
         callee.accepts(forge(head, claims(jti=b64url(number.to_bytes(16, "big"))), p256.sign))
-    assert len(callee.verifier._good_headers) <= 4096
+    assert callee.verifier.cached_headers <= 4096
 
 
 def test_header_blown_up_with_blanks_is_not_remembered(callee: Callee, key: KeyPair) -> None:
     callee.accepts(forge(canonical_json(header(key)) + b" " * 700, claims(), key.sign))
-    assert not callee.verifier._good_headers
+    assert callee.verifier.cached_headers == 0
 
 
 def test_longest_honest_header_is_remembered(key: KeyPair) -> None:

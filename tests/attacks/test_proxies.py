@@ -20,7 +20,7 @@ from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher
 from peerseal.verify.issuers import OidcIssuer
-from registry.commands.operator_client import HttpConsole
+from registry.commands.operator_client import HttpOperatorClient
 from tests.peerseal.served import served
 from tests.support.issuer import running_issuer
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
@@ -104,7 +104,7 @@ class TestOnLoopbackNoProxyIsAsked:
 
     def test_by_an_operators_commands(self, named: RecordingProxy, server: RawServer) -> None:
         server.script[:] = [Answer(204, {})]
-        HttpConsole(server.url, SECRET).withdraw_join_token("0123456789abcdef")
+        HttpOperatorClient(server.url, SECRET).withdraw_join_token("0123456789abcdef")
         assert server.seen[0].authorization == f"Bearer {SECRET}"
         assert named.connections == 0
 
@@ -214,7 +214,7 @@ class TestForAnotherHostTheProxyIsAsked:
 
     def test_for_https_it_sees_a_name_and_no_token(self, in_every_variable: RecordingProxy) -> None:
         with pytest.raises(FetchError):
-            HttpConsole("https://registry.test", SECRET).withdraw_join_token("0123456789abcdef")
+            HttpOperatorClient("https://registry.test", SECRET).withdraw_join_token("0123456789abcdef")
         assert in_every_variable.content.startswith(b"CONNECT registry.test:443 ")
         assert SECRET.encode() not in in_every_variable.content
 
@@ -222,14 +222,14 @@ class TestForAnotherHostTheProxyIsAsked:
     def test_for_what_only_looks_like_loopback(self, in_every_variable: RecordingProxy, host: str) -> None:
         """So no secret may go there over plain http."""
         with pytest.raises(ConfigurationError):
-            HttpConsole(f"http://{host}", SECRET)
+            HttpOperatorClient(f"http://{host}", SECRET)
 
 
 class TestSecretsGoOverHttpsOrLoopback:
     @pytest.mark.parametrize("url", ["http://registry.test", "http://10.0.0.1:8080", "http://[::ffff:10.0.0.1]"])
     def test_an_operators_token(self, in_every_variable: RecordingProxy, url: str) -> None:
         with pytest.raises(ConfigurationError, match="https or loopback only"):
-            HttpConsole(url, SECRET)
+            HttpOperatorClient(url, SECRET)
         assert in_every_variable.connections == 0
 
     @pytest.mark.parametrize("given", [True, False])

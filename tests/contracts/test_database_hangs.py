@@ -22,7 +22,7 @@ from registry.cli import main
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, connection_counts, create_engine
 from registry.storage.migrate import migrate
-from registry.storage.notifications import Bell, word_of
+from registry.storage.notifications import Waker, commit_listener
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from tests.registry.driver import Driver
@@ -275,21 +275,21 @@ def test_calls_that_wait_are_told_of_changes_again_afterwards(database: Hang, tm
 @pytest.mark.slow
 def test_listening_begins_again_where_the_connection_was_lost(database: Hang) -> None:
     engine = create_engine(database.url, SHORT)
-    word, bell = word_of(engine), Bell()
+    listener, waker = commit_listener(engine), Waker()
     with database.hangs():
         began = time.monotonic()
-        word.listen()
-        assert not word.hears
+        listener.listen()
+        assert not listener.listening
         assert time.monotonic() - began < 3
 
     def hears() -> bool:
-        word.listen()
-        bell.ring()
-        word.sleep(bell)
-        return word.hears
+        listener.listen()
+        waker.wake()
+        listener.sleep(waker)
+        return listener.listening
 
     until(hears)
-    word.close()
+    listener.close()
     engine.dispose()
 
 

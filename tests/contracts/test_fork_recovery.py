@@ -23,7 +23,7 @@ from peerseal.protocol.names import make_kid, service_id
 from registry.cli import main
 from registry.domain.errors import LedgerForked
 from registry.services.authority.ledger_memory import FILE, LedgerMemory
-from registry.services.recovery.histories import Histories, HistoryRefused
+from registry.services.recovery.histories import HistoryDeclarations, HistoryRefused
 from registry.services.recovery.public_copy import RestoreRefused, Source
 from registry.services.recovery.restore import restore
 from registry.services.recovery.verify import verify
@@ -56,7 +56,7 @@ def run(registry: Driver, *arguments: str) -> Result:
 
 def declare(registry: Driver, *notes: str) -> HistoryStatement:
     """What the command does, by the registry's clock."""
-    histories = Histories(registry.store, registry.clock)
+    histories = HistoryDeclarations(registry.store, registry.clock)
     found = histories.requested(LedgerMemory(registry.home).read(), {note: note for note in notes})
     [statement] = histories.publish([sign_history(found, root_of(registry))])
     return statement
@@ -441,7 +441,7 @@ def test_a_kept_copy_begins_again_and_what_is_lost_is_put_aside(loss: Loss, cloc
 def statement_of(loss: Loss, **changes: Any) -> HistoryStatement:
     """As the root would sign it, but for the changes."""
     remembered = LedgerMemory(loss.registry.home).read()
-    found = Histories(loss.registry.store, loss.registry.clock).requested(remembered, {})
+    found = HistoryDeclarations(loss.registry.store, loss.registry.clock).requested(remembered, {})
     members: dict[str, Any] = {name: getattr(found, name) for name in ("domain", "issued_at", "common", "lost", "new")}
     return HistoryStatement(**members | changes)
 
@@ -451,7 +451,7 @@ def test_a_statement_that_the_root_did_not_sign_is_not_published(loss: Loss) -> 
     loss.lose()
     registry = loss.registry
     signing = keyfiles.read_key_pair(registry.settings.signing_key_file, "signing key")
-    histories = Histories(registry.store, registry.clock)
+    histories = HistoryDeclarations(registry.store, registry.clock)
     for signer in (signing, key()):
         with pytest.raises(HistoryRefused) as refused:
             histories.publish([sign_history(statement_of(loss), signer)])
@@ -471,7 +471,7 @@ def test_a_statement_that_this_ledger_does_not_bear_out_is_not_published(loss: L
     for changes in wrong.values():
         jws = sign_history(statement_of(loss, **changes), root_of(registry))
         with pytest.raises(HistoryRefused) as refused:
-            Histories(registry.store, registry.clock).publish([jws])
+            HistoryDeclarations(registry.store, registry.clock).publish([jws])
         assert refused.value.code == "statement_contradicted"
 
 

@@ -17,7 +17,7 @@ from registry.app import create_app
 from registry.storage.connections import PREPARE_AFTER
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate
-from registry.storage.notifications import word_of
+from registry.storage.notifications import commit_listener
 from registry.storage.unit import Store
 from tests.registry.driver import Driver, settings_at
 from tests.support.pgbouncer import CONNECTIONS, PgBouncer
@@ -115,17 +115,17 @@ def test_the_listen_url_leads_past_it(pgbouncer_url: str, postgres: Postgres, tm
     direct = pgbouncer_url.partition("@")[2].partition("/")[2]
     past = f"postgresql://postgres@/{direct}?host={postgres.socket_file.parent}"
     registry = Driver(pgbouncer_url, tmp_path / "home", listen_url=past)
-    through, beside = word_of(registry.store.engine), word_of(registry.registry.store.listen_engine)
-    for word in (through, beside):
-        word.listen()
-    assert (through.hears, beside.hears) == (False, True)
+    through, beside = commit_listener(registry.store.engine), commit_listener(registry.registry.store.listen_engine)
+    for listener in (through, beside):
+        listener.listen()
+    assert (through.listening, beside.listening) == (False, True)
     with waiters(registry, 2) as calls:
         writer = registry.node()
         writer.joined(key(), "billing")
         assert [call.result(20).status_code for call in calls] == [200, 200]
         writer.close()
-    for word in (through, beside):
-        word.close()
+    for listener in (through, beside):
+        listener.close()
     registry.close()
 
 

@@ -16,11 +16,11 @@ from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
 from registry.services.documents import waiting as waiting_module
-from registry.services.documents.waiting import Waiting
+from registry.services.documents.waiting import WaitingCalls
 from registry.settings import Limits
 from registry.storage import notifications
 from registry.storage.migrate import migrate
-from registry.storage.notifications import CHANNEL, PostgresWord, word_of
+from registry.storage.notifications import CHANNEL, commit_listener
 from registry.storage.revisions import revisions
 from tests.registry.driver import BY, DOMAIN, Clock, Driver
 from tests.support.postgres import running_postgres
@@ -50,7 +50,7 @@ def change(registry: Driver, service: str) -> Callable[[], object]:
 
 def follows(registry: Driver) -> bool:
     """Whether a thread follows the ledger."""
-    return registry.registry.changes.waiting._thread is not None
+    return registry.registry.changes.waiting.followed
 
 
 @pytest.mark.parametrize("registry_database", ["sqlite", "postgres"], indirect=True)  # no word through a pooler
@@ -93,7 +93,7 @@ def test_calls_that_come_together_after_a_quiet_time_are_both_told(registry: Dri
         other.join_token("billing")
     head = registry.changes(0).seq
     until(lambda: not feed.waiting.pausing)
-    places = [feed.place(head, "127.0.0.1") for _ in range(2)]
+    places = [feed.wait(head, "127.0.0.1") for _ in range(2)]
     other.join_token("billing")
     for place in places:
         assert place is not None
@@ -109,11 +109,13 @@ def test_no_more_calls_wait_than_the_server_holds_and_the_operator_allows(
     registry: Driver, allowed: int | None, held: int | None, wait: int
 ) -> None:
     engine, limits = registry.store.engine, Limits(waiting_calls=allowed)
-    waiting = Waiting(revisions(engine).head, registry.registry.changes.since, lambda: word_of(engine), limits)
+    waiting = WaitingCalls(
+        revisions(engine).head, registry.registry.changes.since, lambda: commit_listener(engine), limits
+    )
     if held is not None:
         waiting.server_holds(held)
     head = registry.changes(0).seq
-    places = [waiting.place(head, f"192.0.2.{number}") for number in range(5)]
+    places = [waiting.add(head, f"192.0.2.{number}") for number in range(5)]
     assert [place is not None for place in places] == [True] * wait + [False] * (5 - wait)
     waiting.end()
 
@@ -278,10 +280,10 @@ def test_a_listening_connection_that_was_cut_is_replaced(node: Driver) -> None:
 def test_where_nobody_can_listen_the_head_is_looked_at_now_and_then(
     node: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(_: PostgresWord) -> None:
+    def refused(_: object) -> None:
         raise StorageUnavailable("no LISTEN through this pooler")
 
-    monkeypatch.setattr(PostgresWord, "_listening", refused)
+    monkeypatch.setattr(notifications, "OwnConnection", refused)
     other = node.node()
     for tells in (other, node):
         admit = change(tells, "billing")

@@ -16,7 +16,7 @@ import peerseal
 from demo.processes import BIN, Server, environment, free_port, gunicorn
 from peerseal.errors import PeersealError
 from peerseal.protocol.tokens.request import new_jti
-from registry.commands.operator_client import LocalConsole
+from registry.commands.operator_client import LocalOperatorClient
 from registry.services.registry import Registry
 from registry.settings import Settings
 from tests.support.postgres import Postgres
@@ -93,7 +93,7 @@ class Domain:
 
     def joined(self, service: str) -> str:
         """The kid of a service that registers over HTTP."""
-        token = str(LocalConsole(self.registry).create_join_token(service, 600, 1)["token"])
+        token = str(LocalOperatorClient(self.registry).create_join_token(service, 600, 1)["token"])
         options: dict[str, Any] = {"join_token": token, "alg": "ES256", "retire_at_exit": False}
         identity = peerseal.Identity(service, registry=self.nodes[0].url, **options).start()
         kid = identity.credentials.key_id

@@ -19,7 +19,7 @@ import peerseal
 from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens.request import new_jti
-from registry.commands.operator_client import LocalConsole
+from registry.commands.operator_client import LocalOperatorClient
 from registry.services.authority.ledger_memory import FILE
 from registry.services.keys.end_keys import Reason
 from registry.services.recovery.verify import verify
@@ -92,9 +92,9 @@ class Domain:
         self.trust = peerseal.TrustStore(self.url, pin=self.pin, cache_dir=stack.root / "callee")
         self.verifier = peerseal.Verifier(self.trust, audience="callee", allow=ALLOW)
 
-    def operator(self) -> LocalConsole:
+    def operator(self) -> LocalOperatorClient:
         """On the registry's own host, on the database that is there now."""
-        return LocalConsole(registry_of(self.stack))
+        return LocalOperatorClient(registry_of(self.stack))
 
     def token(self, service: str) -> str:
         return str(self.operator().create_join_token(service, 600, 1)["token"])

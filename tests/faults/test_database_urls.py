@@ -19,7 +19,7 @@ from registry.services.registry import store_of
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.migrate import migrate
-from registry.storage.notifications import word_of
+from registry.storage.notifications import commit_listener
 from resource_service.database import open_database as open_invoices
 from tests.support.forwarding import forwarded
 from tests.support.processes import Server, free_port
@@ -220,13 +220,13 @@ def test_the_examples_take_the_same_urls(spellings: list[str], tmp_path: Path) -
             engine.dispose()
 
 
-def test_word_of_commits_comes_through_the_same_url(spellings: list[str]) -> None:
+def test_notifications_of_commits_come_through_the_same_url(spellings: list[str]) -> None:
     for url in spellings:
         engine = create_engine(url)
-        word = word_of(engine)
-        word.listen()
-        assert word.hears, url
-        word.close()
+        listener = commit_listener(engine)
+        listener.listen()
+        assert listener.listening, url
+        listener.close()
         engine.dispose()
 
 

@@ -3,15 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from peerseal import FileReplayGuard, Identity, Peer, TrustLimits, Verifier
+from peerseal import FileReplayGuard, Identity, Peer, TrustLimits, User, Verifier
 from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import Replayed, TrustUnavailable, WrongBinding
 from peerseal.testing import MemoryRegistry
+from peerseal.trust.beliefs import TrustedKey
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
+from tests.attacks.forge import BODY, CALLER, HEADERS, METHOD, NOW, TARGET, Keys, honest_token, rsa_key
 from tests.peerseal.served import Child
 
 QUIET = TrustLimits(poll_interval=3600)
@@ -124,6 +126,53 @@ def test_a_guard_that_asks_a_file_is_asked_on_another_thread(callee: Make, clien
         assert [type(answer) for answer in answers].count(Peer) == 1
         assert [type(answer) for answer in answers].count(Replayed) == 19
         assert THREAD() not in guard.threads
+
+    asyncio.run(program())
+
+
+def test_a_source_that_cannot_say_what_it_remembers_is_asked_on_another_thread() -> None:
+    class Asked(Keys):
+        threads: ClassVar[list[int]] = []
+
+        def key(self, kid: str) -> TrustedKey:
+            self.threads.append(THREAD())
+            return super().key(kid)
+
+    keys = Asked()
+    keys.add(CALLER, rsa_key("caller"))
+
+    async def program() -> None:
+        verifier = AsyncVerifier(
+            Verifier(keys, audience="resource-service", allow={"client-service": ()}, clock=lambda: NOW)
+        )
+        request: Any = {"method": METHOD, "target": TARGET, "body": BODY, "headers": HEADERS}
+        assert (await verifier.verify(honest_token(rsa_key("caller")), **request)).id == CALLER
+        assert len(keys.threads) == 1
+        assert THREAD() not in keys.threads
+
+    asyncio.run(program())
+
+
+def test_a_transaction_of_a_known_minter_asks_nothing_more(registry: MemoryRegistry, callee: Make) -> None:
+    client = registry.identity("client")
+    registry.set_domain(minters={"client"})
+    client.trust.refresh()
+    user = User("ada", "https://issuer.test", frozenset({"read"}), None, 2**32, {})
+    asked: list[int] = []
+    answered = registry.call
+    registry.call = lambda *a, **k: (asked.append(THREAD()), answered(*a, **k))[1]  # type: ignore[method-assign]
+
+    async def program() -> None:
+        verifier = callee()
+        for expected in (True, False):
+            transaction = client.mint_transaction(user, scope={"read"})
+            asked.clear()
+            headers = {"txn-token": transaction.carry()}
+            token = client.sign_request("callee", method="GET", target="/a", headers=headers)
+            peer = await verifier.verify(token, method="GET", target="/a", headers={"Txn-Token": headers["txn-token"]})
+            assert peer.transaction == transaction
+            assert bool(asked) is expected
+            assert THREAD() not in asked
 
     asyncio.run(program())
 

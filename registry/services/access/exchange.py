@@ -43,7 +43,7 @@ class _Trust(DatabaseKeys):
         return self._policies.domain().value
 
 
-class Exchange:
+class TokenExchange:
     """The use case."""
 
     def __init__(

@@ -1,25 +1,63 @@
-"""Answers from memory that are right the moment a change commits, on every worker and node."""
+"""Answers to public questions, kept as bytes: valid until a change commits on any worker or node."""
 
+import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from peerseal.protocol.encoding import b64url
 from peerseal.protocol.names import check_service
 from registry.domain.errors import Behind, LedgerForked, NotFound, StorageUnavailable
 from registry.services.authority.authority import AuthoritySource
-from registry.services.documents.answers import Rendered, RenderedCache
+from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
 from registry.storage.revisions import Revisions
 
-S = TypeVar("S", bound=tuple[str, ...])
+A = TypeVar("A", bound=tuple[str, ...])
+
+JWT = "application/jwt"
+JWK_SET = "application/jwk-set+json"
+NOTE = "text/plain; charset=utf-8"
+BYTES = "application/octet-stream"
 
 
-class FreshAnswers(Generic[S]):
-    """Keeps answers by slot: a tuple whose second member is the service that the answer is about.
+@dataclass(frozen=True, slots=True)
+class PublicAnswer:
+    """The bytes of an answer, their strong ETag, when it was made, and the ledger entries that it covers. Everyone may
+    read it; with ``readers`` only the services with these ids may."""
 
-    An answer is served from memory while the service has not changed on any node and it is younger than
-    ``resign_after``. With the database down, behind, or with another ledger than the one that was signed, what is in
-    memory is served until it expires: its signed time says how old it is.
+    body: bytes = field(repr=False)
+    content_type: str
+    etag: str
+    seq: int
+    head: int
+    issued_at: int
+    expires_at: int
+    readers: frozenset[str] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        body: bytes,
+        content_type: str,
+        seq: int,
+        head: int,
+        issued_at: int,
+        expires_at: int,
+        readers: frozenset[str] | None = None,
+    ) -> "PublicAnswer":
+        """With the ETag of the bytes: the same from each worker and node that makes the same bytes."""
+        etag = f'"{b64url(hashlib.sha256(body).digest()[:16])}"'
+        return cls(body, content_type, etag, seq, head, issued_at, expires_at, readers)
+
+
+class AnswerCache(Generic[A]):
+    """Keeps answers by a tuple of names, of which the second is the service that the answer is about.
+
+    An answer is served from memory while no node has changed the service and the answer is younger than
+    ``resign_after``. While the database is down, lags, or holds another ledger than the signed one, answers in memory
+    are served until they expire: their signed time shows their age.
     """
 
     def __init__(
@@ -33,38 +71,38 @@ class FreshAnswers(Generic[S]):
         self._authority = authority
         self._limits = limits
         self._clock = clock
-        self._cache: RenderedCache[S] = RenderedCache(limits.documents_cached)
+        self._cache: BoundedCache[A, PublicAnswer] = BoundedCache(limits.documents_cached)
         self._issued: int | None = None
         authority.when_changed(self._cache.clear)
 
     def answer(
-        self, slot: S, at_least: int, make: Callable[[S, int], Rendered], *, of_unknown: bool = False
-    ) -> Rendered:
-        """What the slot holds, as of entry ``at_least`` or later; ``make`` makes it anew, as of a time. ``of_unknown``
-        says that there is an answer about a service that no entry names, too: then with ``seq`` 0.
+        self, name: A, at_least: int, make: Callable[[A, int], PublicAnswer], *, of_unknown: bool = False
+    ) -> PublicAnswer:
+        """The answer as of entry ``at_least`` or later. If none is kept, ``make`` makes one for the name and the
+        current time. With ``of_unknown`` there is an answer, with ``seq`` 0, about a service that no entry names.
 
-        Raises InvalidName, NotFound for a service that no entry names, Behind where the ledger does not reach that
-        far, StorageUnavailable, LedgerContradicted.
+        Raises InvalidName, NotFound for a service that no entry names, Behind where the ledger is shorter than
+        ``at_least``, StorageUnavailable, LedgerContradicted.
         """
-        if self._cache.get(slot) is None:
-            check_service(slot[1])
+        if self._cache.get(name) is None:
+            check_service(name[1])
         try:
-            return self._answer(slot, at_least, make, of_unknown)
+            return self._answer(name, at_least, make, of_unknown)
         except (StorageUnavailable, LedgerForked, Behind):
-            kept = self._cache.get(slot)
+            kept = self._cache.get(name)
             if kept is not None and kept.head >= at_least and self._clock() < kept.expires_at:
                 return kept
             raise
 
-    def _answer(self, slot: S, at_least: int, make: Callable[[S, int], Rendered], of_unknown: bool) -> Rendered:
+    def _answer(self, name: A, at_least: int, make: Callable[[A, int], PublicAnswer], of_unknown: bool) -> PublicAnswer:
         self._authority.require_sound()
-        kept, now = self._cache.get(slot), self._clock()
-        seq, issued = self._revisions.service(slot[1])
-        if issued != self._issued:  # another document of the root: perhaps a key that signed is good no more
+        kept, now = self._cache.get(name), self._clock()
+        seq, issued = self._revisions.service(name[1])
+        if issued != self._issued:  # a new document of the root may have dropped the key that signed
             self._authority.newest()
-            self._issued, kept = issued, self._cache.get(slot)
+            self._issued, kept = issued, self._cache.get(name)
         if at_least and (kept is None or at_least > kept.head) and self._revisions.head() < at_least:
-            raise Behind(f"entry {at_least} is not here")
+            raise Behind(f"the ledger has fewer than {at_least} entries")
         if seq is None:
             if not of_unknown:
                 raise NotFound("service_not_found")
@@ -76,4 +114,4 @@ class FreshAnswers(Generic[S]):
             and 0 <= now - kept.issued_at < self._limits.resign_after
         ):
             return kept
-        return self._cache.put(slot, make(slot, int(now)))
+        return self._cache.put(name, make(name, int(now)))

@@ -10,12 +10,13 @@ from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority, AuthoritySource
-from registry.services.documents.answers import JWT, Rendered, RenderedCache
+from registry.services.bounded_cache import BoundedCache
+from registry.services.documents.answer_cache import JWT, PublicAnswer
 from registry.services.documents.ledger import LedgerView
-from registry.services.documents.waiting import Place, Waiting
-from registry.services.group_commit import Together
+from registry.services.documents.waiting import WaitingCall, WaitingCalls
+from registry.services.group_commit import GroupCommit
 from registry.settings import Limits
-from registry.storage.notifications import word_of
+from registry.storage.notifications import commit_listener
 from registry.storage.queries import ledger, services
 from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
@@ -42,13 +43,15 @@ class ChangesFeed:
         self._ledger = ledger
         self._limits = limits
         self._clock = clock
-        self._cache: RenderedCache[int] = RenderedCache(_KEPT)
-        self._making: Together[int, Rendered] = Together(self._make)
-        self.waiting = Waiting(revisions.head, self._making.do, lambda: word_of(store.listen_engine), limits)
+        self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
+        self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self._make)
+        self.waiting = WaitingCalls(
+            revisions.head, self._making.do, lambda: commit_listener(store.listen_engine), limits
+        )
         authority.when_changed(self._cache.clear)
         store.when_written(self.waiting.committed)
 
-    def since(self, seq: int) -> Rendered:
+    def since(self, seq: int) -> PublicAnswer:
         """The services that an entry behind ``seq`` changed; ``reset`` where they are too many to list, or where the
         ledger has not so many entries. Raises StorageUnavailable."""
         kept = self._young(seq)
@@ -56,26 +59,25 @@ class ChangesFeed:
             return kept
         return self._making.do(seq)
 
-    def place(self, seq: int, address: str) -> Place | None:
-        """A place for a call that waits for the first change after an entry; None where it is answered at once:
-        something did change, or too many wait, from that address or in all. Raises StorageUnavailable."""
+    def wait(self, seq: int, address: str) -> WaitingCall | None:
+        """A call that waits for the first change after an entry. None where it is answered at once: the ledger has
+        changed, or too many calls wait, from that address or in all. Raises StorageUnavailable."""
         if not self.waiting.pausing and self._revisions.head() != seq:
             return None
-        return self.waiting.place(seq, address)
+        return self.waiting.add(seq, address)
 
-    def told(self, place: Place) -> Rendered:
-        """What a call is answered that has waited: the list that it was told, or that nothing changed. Raises
-        StorageUnavailable."""
-        return self._unchanged(place.since) if place.answer is None else place.answer
+    def answer_to(self, call: WaitingCall) -> PublicAnswer:
+        """The answer to a call whose wait has ended: its list, or that nothing changed. Raises StorageUnavailable."""
+        return self._unchanged(call.since) if call.answer is None else call.answer
 
-    def _young(self, seq: int) -> Rendered | None:
+    def _young(self, seq: int) -> PublicAnswer | None:
         """The list in memory, where it need not be signed anew."""
         kept = self._cache.get(seq)
         if kept is not None and 0 <= self._clock() - kept.issued_at < self._limits.changes_resign_after:
             return kept
         return None
 
-    def _unchanged(self, seq: int) -> Rendered:
+    def _unchanged(self, seq: int) -> PublicAnswer:
         """The list at the end of a wait. Hundreds may end at once, so nobody looks at the ledger who need not: the
         thread that follows it has just not seen a change. With the database down it is one that was signed before:
         its signed time says how old it is, and who comes again is told at once that nothing is known now."""
@@ -92,10 +94,10 @@ class ChangesFeed:
                 return kept
             raise
 
-    def _make(self, seqs: Sequence[int]) -> Sequence[Rendered]:
+    def _make(self, seqs: Sequence[int]) -> Sequence[PublicAnswer]:
         """One list for all who ask for the same, as of one moment."""
         authority, issued_at = self._authority.current(), int(self._clock())  # not later than what is read
-        made: dict[int, Rendered] = {}
+        made: dict[int, PublicAnswer] = {}
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
             for seq in set(seqs):
@@ -121,11 +123,11 @@ class ChangesFeed:
         proof: Proof | None,
         authority: Authority,
         issued_at: int,
-    ) -> Rendered:
+    ) -> PublicAnswer:
         reset = seq > edge.size or len(names) > self._limits.changes_listed
         ids = () if reset else tuple(service_id(authority.domain, name) for name in names)
         expires_at = issued_at + CHANGES_LIFETIME
         frame, checkpoint = (authority.id, authority.domain, issued_at, expires_at), authority.checkpoint(edge)
         changes = Changes(*frame, seq, edge.size, checkpoint, ids, reset, proof)
         body = authority.sign(changes).encode("ascii")
-        return self._cache.put(seq, Rendered.of(body, JWT, edge.size, edge.size, issued_at, expires_at))
+        return self._cache.put(seq, PublicAnswer.of(body, JWT, edge.size, edge.size, issued_at, expires_at))

@@ -11,7 +11,7 @@ from peerseal.protocol.ledger.merkle import HASH, Proof, consistency_proof, incl
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.errors import BadRequest, Behind, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority.authority import Authority, AuthoritySource
-from registry.services.documents.answers import BYTES, NOTE, Rendered
+from registry.services.documents.answer_cache import BYTES, NOTE, PublicAnswer
 from registry.services.documents.tile_cache import TileCache
 from registry.storage.queries import keys, ledger
 from registry.storage.revisions import Revisions
@@ -36,7 +36,7 @@ class LedgerView:
         self._clock = clock
         self._remembered = remembered
         self._tiles = TileCache()
-        self._newest: tuple[Authority, Rendered] | None = None
+        self._newest: tuple[Authority, PublicAnswer] | None = None
         authority.when_changed(self._forget)
 
     def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
@@ -47,7 +47,7 @@ class LedgerView:
         except ValueError as error:
             raise LedgerContradicted(str(error)) from error
 
-    def checkpoint(self) -> Rendered:
+    def checkpoint(self) -> PublicAnswer:
         """The signed head of the ledger, as of now; or the newest that was signed, where the database has another
         ledger since: it tells other nodes which one was seen. Raises StorageUnavailable, LedgerForked."""
         try:
@@ -57,19 +57,19 @@ class LedgerView:
             if note is None:
                 raise
         size, now = claimed_checkpoint(note).size, int(self._clock())
-        return Rendered.of(note.encode("utf-8"), NOTE, size, size, now, now)
+        return PublicAnswer.of(note.encode("utf-8"), NOTE, size, size, now, now)
 
-    def _signed(self) -> Rendered:
+    def _signed(self) -> PublicAnswer:
         size, authority = self._revisions.head(), self._authority.current()
         if self._newest is not None and self._newest[0] is authority and self._newest[1].head == size:
             return self._newest[1]
         with self._store.look() as connection:
             edge = ledger.frontier(connection)
         note, now = authority.checkpoint(edge).encode("utf-8"), int(self._clock())
-        self._newest = authority, Rendered.of(note, NOTE, edge.size, edge.size, now, now)
+        self._newest = authority, PublicAnswer.of(note, NOTE, edge.size, edge.size, now, now)
         return self._newest[1]
 
-    def tile(self, level: int, number: int, width: int) -> Rendered:
+    def tile(self, level: int, number: int, width: int) -> PublicAnswer:
         """A tile of the tree, cut to ``width`` hashes. Raises NotFound where the tree does not reach that far."""
         with self._store.look() as connection:
             _check_reached(connection, (number * TILE_WIDTH + width) << (TILE_HEIGHT * level))
@@ -78,7 +78,7 @@ class LedgerView:
             raise NotFound("tile_not_found")
         return self._lasting(tile)
 
-    def bundle(self, number: int, width: int) -> Rendered:
+    def bundle(self, number: int, width: int) -> PublicAnswer:
         """The first ``width`` entries of a bundle. Raises NotFound where there are not as many."""
         first = number * TILE_WIDTH
         with self._store.look() as connection:
@@ -130,9 +130,9 @@ class LedgerView:
         """What was read, or signed, may be of a history that was given up."""
         self._tiles, self._newest = TileCache(), None
 
-    def _lasting(self, body: bytes) -> Rendered:
+    def _lasting(self, body: bytes) -> PublicAnswer:
         now = int(self._clock())
-        return Rendered.of(body, BYTES, 0, 0, now, now)
+        return PublicAnswer.of(body, BYTES, 0, 0, now, now)
 
 
 def _check_reached(connection: Connection, entries: int) -> None:

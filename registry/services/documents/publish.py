@@ -17,8 +17,7 @@ from registry.domain.keys import KeyRecord
 from registry.domain.publication import Frame, ProvenKey
 from registry.domain.rebuild import keys_of
 from registry.services.authority.authority import Authority, AuthoritySource
-from registry.services.documents.answer_cache import FreshAnswers
-from registry.services.documents.answers import JWK_SET, JWT, Rendered
+from registry.services.documents.answer_cache import JWK_SET, JWT, AnswerCache, PublicAnswer
 from registry.services.documents.ledger import LedgerView
 from registry.settings import Limits
 from registry.storage.queries import keys, ledger, services
@@ -27,7 +26,7 @@ from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
 Kind = Literal["jwks.jwt", "jwks.json", "statement"]
-Slot = tuple[Kind, str, str]
+AnswerName = tuple[Kind, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,9 @@ class Publisher:
         self._ledger = ledger
         self._limits = limits
         self._clock = clock
-        self._answers: FreshAnswers[Slot] = FreshAnswers(revisions, authority, limits, clock)
+        self._answers: AnswerCache[AnswerName] = AnswerCache(revisions, authority, limits, clock)
 
-    def signed_key_set(self, service: str, at_least: int = 0) -> Rendered:
+    def signed_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The signed JWK Set as of entry ``at_least`` or later.
 
         Raises InvalidName, NotFound for a service that never had a key, Behind where the ledger does not reach that
@@ -66,15 +65,15 @@ class Publisher:
         """
         return self._answers.answer(("jwks.jwt", service, ""), at_least, self._make_signed_set)
 
-    def plain_key_set(self, service: str, at_least: int = 0) -> Rendered:
+    def plain_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The current keys as a plain JWK Set. Raises as signed_key_set does."""
         return self._answers.answer(("jwks.json", service, ""), at_least, self._make_plain_set)
 
-    def statement(self, service: str, thumbprint: str, at_least: int = 0) -> Rendered:
+    def statement(self, service: str, thumbprint: str, at_least: int = 0) -> PublicAnswer:
         """The key statement about one key. Raises as signed_key_set does, and NotFound for an unknown key."""
         return self._answers.answer(("statement", service, thumbprint), at_least, self._make_statement)
 
-    def new_statement(self, record: KeyRecord, appended: Appended) -> Rendered:
+    def new_statement(self, record: KeyRecord, appended: Appended) -> PublicAnswer:
         """The key statement about a key as of the entry that admitted it, when nothing else had changed yet. What was
         appended is all that it needs."""
         authority, now, seq = self._authority.current(), int(self._clock()), record.admitted_seq
@@ -83,17 +82,17 @@ class Publisher:
         key = ProvenKey(record, Admission.of(appended.entry), appended.before.proof_of_next)
         return _signed(authority.sign(publication.statement(frame, key)), frame)
 
-    def _make_signed_set(self, slot: Slot, now: int) -> Rendered:
-        authority, view = self._view(slot[1], now, self._listed)
+    def _make_signed_set(self, name: AnswerName, now: int) -> PublicAnswer:
+        authority, view = self._view(name[1], now, self._listed)
         return _signed(authority.sign(publication.key_set(view.frame, view.keys)), view.frame)
 
-    def _make_plain_set(self, slot: Slot, now: int) -> Rendered:
-        _, view = self._view(slot[1], now, self._listed)
+    def _make_plain_set(self, name: AnswerName, now: int) -> PublicAnswer:
+        _, view = self._view(name[1], now, self._listed)
         body = canonical_json(publication.plain_key_set(view.frame, view.keys))
         return _rendered(body, JWK_SET, view.frame)
 
-    def _make_statement(self, slot: Slot, now: int) -> Rendered:
-        _, service, thumbprint = slot
+    def _make_statement(self, name: AnswerName, now: int) -> PublicAnswer:
+        _, service, thumbprint = name
         authority, view = self._view(service, now, lambda connection, _, __: _found(connection, service, thumbprint))
         return _signed(authority.sign(publication.statement(view.frame, view.keys[0])), view.frame)
 
@@ -137,12 +136,12 @@ def _found(connection: Connection, service: str, thumbprint: str) -> list[KeyRec
     return [record]
 
 
-def _signed(jws: str, frame: Frame) -> Rendered:
+def _signed(jws: str, frame: Frame) -> PublicAnswer:
     return _rendered(jws.encode("ascii"), JWT, frame)
 
 
-def _rendered(body: bytes, content_type: str, frame: Frame) -> Rendered:
-    return Rendered.of(body, content_type, frame.seq, frame.head, frame.issued_at, frame.expires_at)
+def _rendered(body: bytes, content_type: str, frame: Frame) -> PublicAnswer:
+    return PublicAnswer.of(body, content_type, frame.seq, frame.head, frame.issued_at, frame.expires_at)
 
 
 def registry_jwks(authority: Authority) -> bytes:

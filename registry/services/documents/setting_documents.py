@@ -15,8 +15,7 @@ from registry.domain.errors import LedgerContradicted
 from registry.domain.policy import readers_of
 from registry.domain.publication import Frame
 from registry.services.authority.authority import AuthoritySource
-from registry.services.documents.answer_cache import FreshAnswers
-from registry.services.documents.answers import JWT, Rendered
+from registry.services.documents.answer_cache import JWT, AnswerCache, PublicAnswer
 from registry.services.documents.ledger import LedgerView
 from registry.services.documents.policies import read_policy, read_settings
 from registry.settings import Limits
@@ -25,7 +24,7 @@ from registry.storage.revisions import Revisions
 from registry.storage.unit import Store
 
 Kind = Literal["policy.jwt", "domain.jwt"]
-Slot = tuple[Kind, str]
+AnswerName = tuple[Kind, str]
 
 
 class SettingDocuments:
@@ -45,19 +44,19 @@ class SettingDocuments:
         self._store = store
         self._authority = authority
         self._ledger = ledger
-        self._answers: FreshAnswers[Slot] = FreshAnswers(revisions, authority, limits, clock)
+        self._answers: AnswerCache[AnswerName] = AnswerCache(revisions, authority, limits, clock)
 
-    def policy(self, service: str, at_least: int = 0) -> Rendered:
+    def policy(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The policy document of a service as of entry ``at_least`` or later. Raises InvalidName, Behind,
         LedgerContradicted, StorageUnavailable."""
         return self._answers.answer(("policy.jwt", service), at_least, self._make_policy, of_unknown=True)
 
-    def domain(self, at_least: int = 0) -> Rendered:
+    def domain(self, at_least: int = 0) -> PublicAnswer:
         """The domain document. Raises as `policy` does."""
         return self._answers.answer(("domain.jwt", REGISTRY), at_least, self._make_domain, of_unknown=True)
 
-    def _make_policy(self, slot: Slot, now: int) -> Rendered:
-        authority, service = self._authority.current(), slot[1]
+    def _make_policy(self, name: AnswerName, now: int) -> PublicAnswer:
+        authority, service = self._authority.current(), name[1]
         with self._store.read() as connection:
             changed, read = services.seq_of(connection, service) or 0, read_policy(connection, service)
             frame = self._frame(connection, service, now, changed, read.entry)
@@ -65,7 +64,7 @@ class SettingDocuments:
         document = PolicyDocument(*frame.members(), policy)
         return _rendered(authority.sign(document), frame, changed, readers_of(policy, frame.owner))
 
-    def _make_domain(self, slot: Slot, now: int) -> Rendered:
+    def _make_domain(self, name: AnswerName, now: int) -> PublicAnswer:
         authority = self._authority.current()
         with self._store.read() as connection:
             changed, read = services.seq_of(connection, REGISTRY) or 0, read_settings(connection)
@@ -96,6 +95,6 @@ class SettingDocuments:
         return Frame(authority.domain, service, now, now + DOCUMENT_LIFETIME, *place)
 
 
-def _rendered(jws: str, frame: Frame, changed: int, readers: frozenset[str] | None = None) -> Rendered:
+def _rendered(jws: str, frame: Frame, changed: int, readers: frozenset[str] | None = None) -> PublicAnswer:
     """``changed`` is the entry that last changed the service which the answer is kept for."""
-    return Rendered.of(jws.encode("ascii"), JWT, changed, frame.head, frame.issued_at, frame.expires_at, readers)
+    return PublicAnswer.of(jws.encode("ascii"), JWT, changed, frame.head, frame.issued_at, frame.expires_at, readers)

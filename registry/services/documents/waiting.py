@@ -1,14 +1,13 @@
 """Calls that wait for the first change after an entry, thousands of them, and the one thread that wakes them.
 
-A call that waits holds no connection to the database and no lock. The thread that follows the ledger is started by the
-first of them, in the process that serves it, and ends some time after the last. It makes each list once, and hands it
-to all who wait for it.
+A waiting call holds no database connection and no lock. The first waiting call starts the thread that follows the
+ledger, in the process that serves the call; the thread ends some time after the last call. It makes each list once and
+gives it to all calls that wait for it.
 
-Calls wait only where the server is known to have room for them: `registry.serving.worker` says so, or the operator
-does.
+Calls wait only where the server has room for them, as `registry.serving.worker` or the operator declares.
 
-The first change is told at once. Then there is a pause, as long as answering took or may take: whoever was told comes
-again, and where changes come one upon the other, hundreds of peers would ask for each, and nothing else be served.
+The first change is reported at once. A pause follows, about as long as the answers take: each woken caller asks again,
+so without the pause a series of changes would have hundreds of peers ask for each of them and starve other requests.
 """
 
 import logging
@@ -19,58 +18,59 @@ from collections.abc import Callable
 
 from peerseal.errors import PeersealError
 from registry.domain.errors import StorageUnavailable
-from registry.services.documents.answers import Rendered
+from registry.services.documents.answer_cache import PublicAnswer
 from registry.settings import Limits
-from registry.storage.notifications import Bell, Word
+from registry.storage.notifications import CommitListener, Waker
 
 log = logging.getLogger(__name__)
 
 LINGER = 30
-"""Seconds for which the thread stays when nobody waits any more: who was just answered comes again."""
+"""Seconds for which the thread stays without a waiting call: answered callers ask again."""
 PAUSE, LONGEST_PAUSE = 0.002, 1.0
-"""Seconds for each call that was woken until more are, and in all: 500 answers a second, or all calls once, of the
-thousands that a process gives."""
+"""Seconds of pause for each woken call, and in all: 500 answers a second, or one round for the thousands of calls that
+a process holds."""
 
 
-class Place:
-    """A call that waits until it is told of a change, gives up, or leaves."""
+class WaitingCall:
+    """A call that waits until a change is reported, the time is up, or the client leaves. ``answer`` is the list of
+    changes, None where the wait ended without one."""
 
-    def __init__(self, waiting: "Waiting", since: int, address: str) -> None:
+    def __init__(self, calls: "WaitingCalls", since: int, address: str) -> None:
         self.since = since
         self.address = address
-        self.answer: Rendered | None = None
-        self._waiting = waiting
+        self.answer: PublicAnswer | None = None
+        self._calls = calls
         self._changing = threading.Lock()
-        self._told = False
+        self._ended = False
         self._callback: Callable[[], object] = lambda: None
 
     def when_told(self, callback: Callable[[], object]) -> None:
-        """Has ``callback`` called when the wait has ended, in the thread that ends it; at once where it has."""
+        """Has ``callback`` called when the wait ends, in the thread that ends it; at once if it has ended."""
         with self._changing:
             self._callback = callback
-            told = self._told
-        if told:
+            ended = self._ended
+        if ended:
             callback()
 
-    def tell(self, answer: Rendered | None) -> None:
-        """Ends the wait of a call that is not counted any more."""
+    def tell(self, answer: PublicAnswer | None) -> None:
+        """Ends the wait of a call that `WaitingCalls.take_out` has removed."""
         with self._changing:
-            self.answer, self._told = answer, True
+            self.answer, self._ended = answer, True
             callback = self._callback
         callback()
 
     def give_up(self) -> None:
-        """Ends the wait, if it has not ended, without a list."""
-        if self._waiting.take_out(self):
+        """Ends a wait that goes on, without a list."""
+        if self._calls.take_out(self):
             self.tell(None)
 
     def leave(self) -> None:
-        """Ends the wait, if it has not ended, and calls nothing."""
-        if not self._told:
-            self._waiting.take_out(self)
+        """Ends a wait that goes on, and calls nothing."""
+        if not self._ended:
+            self._calls.take_out(self)
 
     def wait(self, seconds: float) -> None:
-        """Holds this thread until the wait has ended, so many seconds at most."""
+        """Blocks this thread until the wait ends: after ``seconds`` at most."""
         told = threading.Event()
         self.when_told(told.set)
         if not told.wait(seconds):
@@ -78,150 +78,160 @@ class Place:
             told.wait()
 
 
-class Waiting:
-    """The calls that wait in this process.
+class WaitingCalls:
+    """The waiting calls of this process.
 
-    ``head`` gives the number of entries, ``make`` the list of what changed after one; both may raise
-    StorageUnavailable. ``word`` makes what the thread sleeps on.
+    ``head`` returns the number of entries, ``make`` the list of changes after an entry; both may raise
+    StorageUnavailable. ``listener`` makes the `CommitListener` of the thread. ``blind`` is True while the thread
+    cannot read the head.
     """
 
     def __init__(
-        self, head: Callable[[], int], make: Callable[[int], Rendered], word: Callable[[], Word], limits: Limits
+        self,
+        head: Callable[[], int],
+        make: Callable[[int], PublicAnswer],
+        listener: Callable[[], CommitListener],
+        limits: Limits,
     ) -> None:
         self._head = head
         self._make = make
-        self._new_word = word
+        self._new_listener = listener
         self._limits = limits
         self._most = limits.waiting_calls or 0
         self._changing = threading.Lock()
-        self._places: dict[Place, None] = {}  # in the order in which they came
-        self._of: Counter[str] = Counter()
+        self._calls: dict[WaitingCall, None] = {}  # in the order of their arrival
+        self._of_address: Counter[str] = Counter()
         self._seen = 0
         self._pause_ends = 0.0
         self._over = False
         self.blind = False
         self._thread: threading.Thread | None = None
-        self._word, self._bell = word(), Bell()
+        self._listener, self._waker = listener(), Waker()
 
     def __len__(self) -> int:
-        """How many wait."""
-        return len(self._places)
+        """The number of waiting calls."""
+        return len(self._calls)
 
-    def server_holds(self, calls: int) -> None:
-        """Lets so many wait, or fewer where the limits say so: the server has room for them."""
-        allowed = self._limits.waiting_calls
-        self._most = calls if allowed is None else min(calls, allowed)
+    @property
+    def followed(self) -> bool:
+        """Whether a thread of this process follows the ledger."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def pausing(self) -> bool:
-        """Whether many were told a moment ago. Who comes now waits for the end of that, and need not look for
-        changes."""
+        """Whether many calls were woken a moment ago. A call that arrives now waits for the end of the pause without a
+        look at the ledger."""
         return time.monotonic() < self._pause_ends
 
-    def place(self, since: int, address: str) -> Place | None:
-        """A place for a call from that address that has just seen that ``since`` is the newest entry, or a pause; None
-        where there is none, where something changed meanwhile, or where waiting is over."""
-        with self._changing:
-            full = len(self._places) >= self._most or self._of[address] >= self._limits.waiting_calls_of_address
-            if self._over or full or (self._seen > since and not self.pausing) or not self._followed():
-                return None
-            place = Place(self, since, address)
-            self._places[place] = None
-            self._of[address] += 1
-            if len(self._places) == 1:
-                self._bell.ring()  # until now nobody waited
-            return place
+    def server_holds(self, calls: int) -> None:
+        """Lets so many calls wait: the server has room for them. The operator's limit may be lower."""
+        allowed = self._limits.waiting_calls
+        self._most = calls if allowed is None else min(calls, allowed)
 
-    def take_out(self, *places: Place) -> list[Place]:
-        """Those that were counted until now, and are not any more."""
+    def add(self, since: int, address: str) -> WaitingCall | None:
+        """A call from that address for which ``since`` is the newest entry, or which comes during a pause. None where
+        there is no room, the ledger has changed meanwhile, or the process is about to end."""
         with self._changing:
-            counted = [place for place in places if place in self._places]
-            for place in counted:
-                del self._places[place]
-                others = self._of.pop(place.address) - 1
+            full = len(self._calls) >= self._most or self._of_address[address] >= self._limits.waiting_calls_of_address
+            if self._over or full or (self._seen > since and not self.pausing) or not self._start():
+                return None
+            call = WaitingCall(self, since, address)
+            self._calls[call] = None
+            self._of_address[address] += 1
+            if len(self._calls) == 1:
+                self._waker.wake()  # the thread sleeps while no call waits
+            return call
+
+    def take_out(self, *calls: WaitingCall) -> list[WaitingCall]:
+        """Removes calls, and returns those that were still waiting."""
+        with self._changing:
+            removed = [call for call in calls if call in self._calls]
+            for call in removed:
+                del self._calls[call]
+                others = self._of_address.pop(call.address) - 1
                 if others:
-                    self._of[place.address] = others
-            return counted
+                    self._of_address[call.address] = others
+            return removed
 
     def committed(self) -> None:
-        """This process has committed something."""
-        if self._places and not self._word.hears:
-            self._bell.ring()
+        """This process has committed a transaction."""
+        if self._calls and not self._listener.listening:
+            self._waker.wake()
 
     def end(self) -> None:
-        """Has all be answered now, and nobody wait any more: the process is about to end."""
+        """Answers all calls now and lets no more wait: the process is about to end."""
         if not self._over:
             self._over = True
-            self._bell.ring()
+            self._waker.wake()
 
-    def _followed(self) -> bool:
-        """Whether a thread follows the ledger; it is started where none does."""
-        if self._thread is None or not self._thread.is_alive():  # not started, ended, or left behind by a fork
-            self._word, self._bell = self._new_word(), Bell()
-            sleep = self._word, self._bell
-            self._thread = threading.Thread(target=self._follow, args=sleep, name="changes", daemon=True)
+    def _start(self) -> bool:
+        """Starts the thread unless it runs. False where the process may have no more threads."""
+        if not self.followed:  # not started, ended, or lost in a fork
+            self._listener, self._waker = self._new_listener(), Waker()
+            used = self._listener, self._waker
+            self._thread = threading.Thread(target=self._follow, args=used, name="changes", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError as error:  # the process may have no more threads
-                log.warning("calls are not let wait for changes: %s", error)
+            except RuntimeError as error:
+                log.warning("calls do not wait for changes: no thread can be started: %s", error)
                 self._thread = None
         return self._thread is not None
 
-    def _follow(self, word: Word, bell: Bell) -> None:
+    def _follow(self, listener: CommitListener, waker: Waker) -> None:
         try:
-            while self._stays(bell):
-                word.listen()
+            while self._stays(waker):
+                listener.listen()
                 self._look()
-                word.sleep(bell)
-                self._pause(bell)
+                listener.sleep(waker)
+                self._pause(waker)
         except Exception:
-            log.exception("nobody follows the ledger until the next call that waits")
+            log.exception("the thread that follows the ledger failed; the next waiting call starts another")
         finally:
-            word.close()
+            listener.close()
 
-    def _stays(self, bell: Bell) -> bool:
-        """Waits for somebody who waits; whether somebody came."""
-        if not self._places:
-            bell.sleep(LINGER)
+    def _stays(self, waker: Waker) -> bool:
+        """Waits for a call, and returns whether one waits."""
+        if not self._calls:
+            waker.sleep(LINGER)
         with self._changing:
-            if not self._places:
+            if not self._calls:
                 self._thread, self._seen = None, 0
-            return bool(self._places)
+            return bool(self._calls)
 
-    def _pause(self, bell: Bell) -> None:
+    def _pause(self, waker: Waker) -> None:
         while not self._over and (left := self._pause_ends - time.monotonic()) > 0:
-            bell.sleep(left)
+            waker.sleep(left)
 
     def _look(self) -> None:
-        """Wakes those for whom there is something new."""
+        """Reads the head, and wakes the calls for which it has changed."""
         try:
             answers = self._answers()
         except StorageUnavailable as error:
             if not self.blind:
-                log.warning("calls that wait are not told of changes: %s", error)
+                log.warning("waiting calls do not learn of changes: %s", error)
             self.blind = True
             return
         self.blind = False
         self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
-        for place in self.take_out(*answers):
-            place.tell(answers[place])
+        for call in self.take_out(*answers):
+            call.tell(answers[call])
 
-    def _answers(self) -> dict[Place, Rendered | None]:
-        """What to tell whom. Raises StorageUnavailable."""
+    def _answers(self) -> dict[WaitingCall, PublicAnswer | None]:
+        """The answers to the calls that are due. Raises StorageUnavailable."""
         if self._over:
             with self._changing:
-                return dict.fromkeys(self._places)
+                return dict.fromkeys(self._calls)
         head = self._head()
         with self._changing:
             self._seen = head
-            due = [place for place in self._places if place.since != head]
-        made = {since: self._made(since) for since in {place.since for place in due}}
-        return {place: made[place.since] for place in due}
+            due = [call for call in self._calls if call.since != head]
+        made = {since: self._made(since) for since in {call.since for call in due}}
+        return {call: made[call.since] for call in due}
 
-    def _made(self, since: int) -> Rendered | None:
+    def _made(self, since: int) -> PublicAnswer | None:
         try:
             return self._make(since)
         except StorageUnavailable:
             raise
         except PeersealError:
-            return None  # each of them asks, and is told what is wrong
+            return None  # each of these calls asks by itself, and is answered with the error

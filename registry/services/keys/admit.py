@@ -30,7 +30,7 @@ from registry.domain.errors import KeyTaken, NotFound, StorageUnavailable
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import KeyRecord
 from registry.services.authority.authority import AuthoritySource
-from registry.services.group_commit import Together
+from registry.services.group_commit import GroupCommit
 from registry.services.keys.join_tokens import JoinTokens
 from registry.settings import Limits
 from registry.storage.queries import applicants, audit, keys, ledger, services
@@ -76,7 +76,7 @@ class _Newcomer:
         return Change(KEY_ADMITTED, self.service, make_kid(self.owner, key.thumbprint), by, evidence, data)
 
 
-class Admission:
+class KeyAdmission:
     """Admits keys."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Admission:
         self._tokens = tokens
         self._limits = limits
         self._clock = clock
-        self.joining = Together(self._join)
+        self.joining = GroupCommit(self._join)
 
     def prove(self, service: str, unverified_proof: str, at: float | None = None) -> tuple[str, Proof]:
         """The id of the service, and the proof of possession, which was good at that time: now, where none is given.

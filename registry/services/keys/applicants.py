@@ -17,7 +17,7 @@ from registry.domain.errors import NotFound, TooManyApplicants
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import Applicant, KeyState
 from registry.services.authority.authority import AuthoritySource
-from registry.services.keys.admit import Admission, Admitted
+from registry.services.keys.admit import Admitted, KeyAdmission
 from registry.settings import Limits
 from registry.storage.queries import applicants, keys
 from registry.storage.unit import Store
@@ -33,7 +33,7 @@ class Applicants:
         self,
         store: Store,
         authority: AuthoritySource,
-        admission: Admission,
+        admission: KeyAdmission,
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,9 +45,9 @@ class Applicants:
 
     def apply(self, service: str, unverified_proof: str) -> Applicant | Admitted:
         """The key that the proof is made with, waiting; or, where it is registered for the service already, as
-        `Admission.admit` answers. Asking again changes nothing: no longer wait, no second place.
+        `KeyAdmission.admit` answers. Asking again changes nothing: no longer wait, no second place.
 
-        Raises as `Admission.admit` does, and TooManyApplicants.
+        Raises as `KeyAdmission.admit` does, and TooManyApplicants.
         """
         now, (owner, proof) = int(self._clock()), self._admission.prove(service, unverified_proof)
         thumbprint = proof.public_key.thumbprint

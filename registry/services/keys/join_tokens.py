@@ -16,6 +16,7 @@ from peerseal.protocol.ledger.merkle import Frontier
 from registry.domain.admission import TOKEN_ID, Joined, check_registrable
 from registry.domain.errors import BadRequest, JoinRefused, KeyTaken, NotFound
 from registry.services.authority.authority import AuthoritySource
+from registry.services.bounded_cache import BoundedCache
 from registry.services.setup.keyfiles import Sealer
 from registry.settings import Limits
 from registry.storage.batched_writes import Write
@@ -61,7 +62,7 @@ class JoinTokens:
         self._sealer = sealer
         self._limits = limits
         self._clock = clock
-        self._opened: dict[str, _Opened] = {}
+        self._opened: BoundedCache[str, _Opened] = BoundedCache(_OPENED_KEPT)
 
     def create(self, service: str, ttl: int, uses: int, by: Mapping[str, str]) -> NewJoinToken:
         """A token that registers up to ``uses`` keys for one service within ``ttl`` seconds.
@@ -132,9 +133,7 @@ class JoinTokens:
         except (InvalidToken, ValueError) as error:
             raise JoinRefused(f"join token {record.id} was sealed with another key, or altered") from error
         if record.good(self._clock()):
-            while len(self._opened) >= _OPENED_KEPT:
-                self._opened.pop(next(iter(self._opened)), None)
-            self._opened[token_id] = opened
+            self._opened.put(token_id, opened)
         return opened
 
     def withdraw(self, token_id: str, by: Mapping[str, str]) -> None:

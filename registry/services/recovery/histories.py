@@ -1,8 +1,8 @@
 """Declares a new history: the operator's last resort, when no copy of the lost entries exists.
 
 Three steps, as for new keys (`registry.services.setup.ceremony`), since the root key may be offline:
-`Histories.requested` finds the three heads, `signed` has the root sign them, `Histories.publish` writes the statement
-into the ledger. Every node and every client reads it there, and decides by itself
+`HistoryDeclarations.requested` finds the three heads, `signed` has the root sign them, `HistoryDeclarations.publish`
+writes the statement into the ledger. Every node and every client reads it there, and decides by itself
 (`peerseal.protocol.ledger.history_statement`).
 """
 
@@ -49,7 +49,7 @@ class HistoryRefused(CodedError):
     ``statement_contradicted``."""
 
 
-class Histories:
+class HistoryDeclarations:
     """``store`` is the database without a guard: what is declared here is what the guard waits for."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:

@@ -12,7 +12,7 @@ from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
-from registry.storage.batched_writes import Write, write_together
+from registry.storage.batched_writes import Write, write_batch
 from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import ENDINGS, HISTORIES, entries, ledger_head, tiles
 
@@ -128,7 +128,7 @@ class Addition(NamedTuple):
 def append_each(connection: Connection, additions: Sequence[Addition]) -> None:
     """Writes entries of one kind, the first of which has `grown` out of the locked frontier and each further one out
     of the one before it, in one message."""
-    write_together(connection, [addition.writes() for addition in additions])
+    write_batch(connection, [addition.writes() for addition in additions])
     before, after = additions[0].appended.before, additions[-1].appended.after
     complete_tiles(connection, before, after)
     _tell_guard(connection, before, after)

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from registry.domain.errors import BadRequest, NotFound
 from registry.services.authority.authority import Authority
-from registry.services.documents.answers import JWK_SET, JWT, Rendered
+from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
 from registry.services.documents.publish import registry_jwks
 from registry.web.awaited import Later, told
 from registry.web.client_address import calling_account
@@ -42,8 +42,8 @@ def jwks() -> Response:
     return published(_of_authority(authority, registry_jwks(authority), JWK_SET))
 
 
-def _of_authority(authority: Authority, body: bytes, content_type: str) -> Rendered:
-    return Rendered.of(body, content_type, 0, 0, authority.keys.issued_at, authority.keys.expires_at)
+def _of_authority(authority: Authority, body: bytes, content_type: str) -> PublicAnswer:
+    return PublicAnswer.of(body, content_type, 0, 0, authority.keys.issued_at, authority.keys.expires_at)
 
 
 @documents_blueprint.get("/services/<service>/jwks.jwt")
@@ -70,11 +70,11 @@ def changes() -> Response:
     seconds, where the server has room for calls that wait."""
     feed, waited = registry().changes, told(request.environ)
     if waited is not None:
-        return published(feed.told(waited), "no-cache")
+        return published(feed.answer_to(waited), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    place = feed.place(since, calling_account()) if wait and request.is_multithread else None
+    place = feed.wait(since, calling_account()) if wait and request.is_multithread else None
     return published(feed.since(since), "no-cache") if place is None else Later(place, wait)
 
 
@@ -83,7 +83,7 @@ def history() -> Response:
     """The root's statements about lost entries. A client reads them when the registry has another ledger than the
     client remembers."""
     body, now = registry().histories.published(), int(registry().clock())
-    return published(Rendered.of(body, "application/json", 0, 0, now, now), "no-cache")
+    return published(PublicAnswer.of(body, "application/json", 0, 0, now, now), "no-cache")
 
 
 @ledger_blueprint.get("/checkpoint")

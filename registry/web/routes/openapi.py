@@ -17,7 +17,7 @@ from flask import Blueprint, Response
 from werkzeug.datastructures import Headers
 
 from peerseal.protocol.encoding import canonical_json
-from registry.services.documents.answers import Rendered
+from registry.services.documents.answer_cache import PublicAnswer
 from registry.web.wire import published, registry
 
 Json = dict[str, Any]
@@ -74,18 +74,18 @@ def _version() -> str:
 
 
 @cache
-def _rendered_document(prefix: str) -> Rendered:
+def _rendered_document(prefix: str) -> PublicAnswer:
     return _rendered(canonical_json(document(prefix)), "application/json")
 
 
 @cache
-def _rendered_page() -> Rendered:
+def _rendered_page() -> PublicAnswer:
     return _rendered(page(document()).encode("utf-8"), "text/html; charset=utf-8")
 
 
-def _rendered(body: bytes, content_type: str) -> Rendered:
+def _rendered(body: bytes, content_type: str) -> PublicAnswer:
     now = int(time.time())
-    return Rendered.of(body, content_type, 0, 0, now, now)
+    return PublicAnswer.of(body, content_type, 0, 0, now, now)
 
 
 def page(document: Json) -> str:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from peerseal.errors import BadTransactionToken, InvalidName, PeersealError, Replayed, TrustUnavailable, WrongBinding
+from peerseal.errors import (
+    BadTransactionToken,
+    Expired,
+    InvalidName,
+    PeersealError,
+    Replayed,
+    TrustUnavailable,
+    WrongBinding,
+)
 from peerseal.protocol.encoding import b64url, digest_header
 from peerseal.protocol.tokens.request import LEEWAY
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
@@ -165,6 +173,54 @@ def test_replay_is_asked_last_and_once(callee: Callee) -> None:
     assert callee.guard.asked == 0
     callee.accepts(token)
     assert callee.guard.asked == 1
+
+
+# ---- read, check and claim
+
+REQUEST: dict[str, Any] = {"method": METHOD, "target": TARGET, "body": BODY, "headers": HEADERS}
+
+
+def test_a_check_records_nothing_and_a_claim_accepts_once(callee: Callee) -> None:
+    unverified = callee.verifier.read(honest_token(KEY))
+    checks = [callee.verifier.check(unverified, **REQUEST, scope="orders:write") for _ in range(3)]
+    assert callee.guard.asked == 0
+    assert callee.verifier.claim(checks[0]) == checks[0].peer
+    with pytest.raises(Replayed):
+        callee.verifier.claim(checks[1])
+    callee.refuses(honest_token(KEY), "replayed")
+
+
+def test_reading_asks_for_no_key(callee: Callee) -> None:
+    unverified = callee.verifier.read(honest_token(KEY, owner=OTHER))
+    assert (unverified.signer.caller, callee.keys.asked) == (OTHER, [])
+
+
+def test_what_was_checked_is_not_claimed_once_the_guard_may_forget_it(callee: Callee) -> None:
+    checked = callee.verifier.check(callee.verifier.read(honest_token(KEY)), **REQUEST)
+    callee.now = checked.until
+    with pytest.raises(Expired):
+        callee.verifier.claim(checked)
+    assert callee.guard.asked == 0
+    callee.now -= 1
+    callee.verifier.claim(checked)
+
+
+def test_a_check_asks_the_source_that_it_is_given(callee: Callee) -> None:
+    other = Keys()
+    other.add(CALLER, KEY)
+    unverified = callee.verifier.read(honest_token(KEY))
+    callee.verifier.check(unverified, **REQUEST, source=other)
+    assert (len(other.asked), len(callee.keys.asked)) == (1, 0)
+
+
+def test_all_but_the_body_is_checked_before_it_is_read(callee: Callee) -> None:
+    unverified = callee.verifier.read(honest_token(KEY))
+    head = callee.verifier.check_head(unverified, method=METHOD, target=TARGET, headers=HEADERS)
+    with pytest.raises(WrongBinding):
+        callee.verifier.check_body(head, BODY + b" ")
+    assert callee.verifier.claim(callee.verifier.check_body(head, BODY)).id == CALLER
+    with pytest.raises(WrongBinding):
+        callee.verifier.check_head(unverified, method=METHOD, target="/", headers=HEADERS)
 
 
 # ---- what it asks of others

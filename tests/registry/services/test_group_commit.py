@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from registry.domain.errors import StorageUnavailable
-from registry.services.group_commit import Together
+from registry.services.group_commit import GroupCommit
 
 
 class Doubling:
@@ -16,7 +16,7 @@ class Doubling:
     def __init__(self, fail: Callable[[Sequence[int]], Exception | None] = lambda _: None) -> None:
         self.goes: list[list[int]] = []
         self.busy, self.go_on = threading.Event(), threading.Event()
-        self.together: Together[int, int] = Together(self._double)
+        self.group_commit: GroupCommit[int, int] = GroupCommit(self._double)
         self._fail = fail
 
     def _double(self, numbers: Sequence[int]) -> Sequence[int | Exception]:
@@ -31,10 +31,10 @@ class Doubling:
     def all_at_once(self, first: int, *others: int) -> list[int | Exception]:
         """What becomes of the first, which is under way when the others come, and of these."""
         with ThreadPoolExecutor(1 + len(others)) as pool:
-            under_way = pool.submit(self.together.do, first)
+            under_way = pool.submit(self.group_commit.do, first)
             assert self.busy.wait(10)
-            waiting = [pool.submit(self.together.do, number) for number in others]
-            while self.together.waiting < len(others):
+            waiting = [pool.submit(self.group_commit.do, number) for number in others]
+            while self.group_commit.waiting < len(others):
                 threading.Event().wait(0.001)
             self.go_on.set()
             return [outcome_of(future) for future in (under_way, *waiting)]
@@ -55,7 +55,7 @@ def test_what_waits_behind_one_go_is_done_in_the_next() -> None:
 def test_lone_work_waits_for_nobody() -> None:
     doubling = Doubling()
     doubling.go_on.set()
-    assert [doubling.together.do(number) for number in (1, 2)] == [2, 4]
+    assert [doubling.group_commit.do(number) for number in (1, 2)] == [2, 4]
     assert doubling.goes == [[1], [2]]
 
 
@@ -82,9 +82,9 @@ def test_where_the_database_is_away_it_is_not_asked_again_for_each() -> None:
 
 
 def test_no_more_is_done_in_one_go_than_agreed() -> None:
-    doubling, many = Doubling(), range(2, Together.MOST + 10)
+    doubling, many = Doubling(), range(2, GroupCommit.MOST + 10)
     assert doubling.all_at_once(1, *many) == [2 * number for number in (1, *many)]
-    assert [len(go) for go in doubling.goes] == [1, Together.MOST, len(many) - Together.MOST]
+    assert [len(go) for go in doubling.goes] == [1, GroupCommit.MOST, len(many) - GroupCommit.MOST]
 
 
 def test_an_exit_in_the_middle_leaves_nobody_waiting() -> None:
@@ -93,10 +93,10 @@ def test_an_exit_in_the_middle_leaves_nobody_waiting() -> None:
 
     doubling = Doubling(leave)
     with ThreadPoolExecutor(2) as pool:
-        leaving = pool.submit(doubling.together.do, 1)
+        leaving = pool.submit(doubling.group_commit.do, 1)
         assert doubling.busy.wait(10)
         doubling.go_on.set()
         with pytest.raises(SystemExit):
             leaving.result(10)
     with pytest.raises(SystemExit):  # the turn was given back
-        doubling.together.do(2)
+        doubling.group_commit.do(2)

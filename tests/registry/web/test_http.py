@@ -24,7 +24,7 @@ from registry.domain.keys import KeyRecord
 from registry.domain.publication import Frame, ProvenKey, key_set
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
-from registry.services.documents.answers import Rendered, RenderedCache
+from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of
 
@@ -481,13 +481,12 @@ def test_the_end_of_the_root_signed_document_is_announced(
 
 
 def test_two_threads_may_put_at_once() -> None:
-    cache: RenderedCache[int] = RenderedCache(256)
-    answer = Rendered.of(b"", "text/plain", 0, 0, 0, 0)
+    cache: BoundedCache[int, bytes] = BoundedCache(256)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            for done in [pool.submit(lambda: [cache.put(name, answer) for name in range(20_000)]) for _ in range(8)]:
+            for done in [pool.submit(lambda: [cache.put(name, b"") for name in range(20_000)]) for _ in range(8)]:
                 done.result()
     finally:
         sys.setswitchinterval(interval)

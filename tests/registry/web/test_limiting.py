@@ -380,15 +380,15 @@ def test_an_address_that_cannot_be_read_is_logged_once(node: Node, caplog: pytes
 
 def test_calls_that_wait_are_counted_by_the_same_address(node: Node) -> None:
     registry = node(proxies=1, limits=Limits(waiting_calls_of_address=1, wait=2))
-    since = registry.registry.changes.waiting
+    waiting = registry.registry.changes.waiting
     with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.7:1"}):
         one = calling_account()
     with registry.app.test_request_context(headers={"X-Forwarded-For": '"203.0.113.7:2"'}):
         assert calling_account() == one
     with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.8:2"}):
         other = calling_account()
-    place = since.place(0, one)
+    place = waiting.add(0, one)
     assert place is not None
-    assert since.place(0, one) is None
-    assert since.place(0, other) is not None
-    since.end()
+    assert waiting.add(0, one) is None
+    assert waiting.add(0, other) is not None
+    waiting.end()
