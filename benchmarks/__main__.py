@@ -1,6 +1,6 @@
 """Every benchmark, one after the other: ``python -m benchmarks``; or some of them, by name.
 
-Prints one table; a whole run also writes results.json and results.svg beside this module. It exits 0 whatever was
+Prints one table; a whole run also writes results.json and results.svg next to this module. It exits 0 whatever was
 measured: a slow machine is no error.
 """
 

@@ -16,7 +16,7 @@ SCOPE = "profiles:read"
 
 
 def open_route() -> Flask:
-    """One small route, for everybody."""
+    """One small route, open to all callers."""
     app = Flask(__name__)
     app.add_url_rule("/profiles/<id>", "profile", _profile)
     app.add_url_rule("/ready", "ready", _ready)
@@ -24,7 +24,7 @@ def open_route() -> Flask:
 
 
 def protected_route(shared: bool) -> Flask:
-    """The same, protected, as the service that the environment names; its workers share a replay guard, or do not."""
+    """The same route, protected, for the service that the environment names; its workers may share a replay guard."""
     app = open_route()
     identity = peerseal.Identity.from_env().start()
     guard = identity.replay_guard() if shared else peerseal.MemoryReplayGuard()
@@ -35,8 +35,8 @@ def protected_route(shared: bool) -> Flask:
 
 
 def flooded_route(callers: Sequence[str]) -> Flask:
-    """The protected route for these callers, and another one that tells what its trust store has asked the registry
-    for, and when (`time.monotonic`)."""
+    """The protected route for these callers, and a route that lists the trust store's questions to the registry, with
+    their times (`time.monotonic`)."""
     app, identity = open_route(), peerseal.Identity.from_env()
     asked = identity.trust.fetcher = CountedFetcher([SettingsReader(os.environ).required("PEERSEAL_REGISTRY_URL")])
     allow, guard = {caller: {SCOPE} for caller in callers}, peerseal.MemoryReplayGuard()

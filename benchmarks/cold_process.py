@@ -1,8 +1,8 @@
 """One cold start, as a process of its own: prints ``{"import", "start", "generation"}`` in milliseconds.
 
 ``start`` is from the first line to the first signed request: the import, the registry's keys fetched and checked, the
-key registered with a join token. The time that `cryptography` takes for making the key is taken out: it is a matter of
-luck, between twenty milliseconds and half a second.
+key registered with a join token. The time in which `cryptography` generates the key is subtracted: it varies
+at random between twenty milliseconds and half a second.
 """
 
 import json
@@ -18,7 +18,7 @@ IMPORTED = time.perf_counter()
 
 
 def main(service: str, registry: str, join_token: str) -> None:
-    """Start the service's identity, sign, and say how long it took."""
+    """Start the service's identity, sign, and print the durations."""
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     generation, generate = 0.0, rsa.generate_private_key

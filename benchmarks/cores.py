@@ -1,4 +1,4 @@
-"""Which processor cores the servers have and which the load has: neither may take time from the other."""
+"""Separate processor cores for the servers and for the load, so that neither takes time from the other."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A fetcher that writes down what is asked of the registry."""
+"""A fetcher that records its questions to the registry."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class CountedFetcher(HttpFetcher):
-    """``times`` has the time (`time.monotonic`) and path of each question for something signed."""
+    """``times`` has the time (`time.monotonic`) and path of each question for a signed document."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         super().__init__(urls)

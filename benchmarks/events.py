@@ -1,4 +1,4 @@
-"""Verification of an event of 1 KB, beside the raw RSA verify of the same token and one SHA-256 of the payload."""
+"""Verification of an event of 1 KB, compared with a raw RSA verify of the same token and a SHA-256 of the payload."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ def measure(publisher: peerseal.Identity) -> Iterator[Figure]:
 
 
 def raw(key: PublicKey) -> Contender[str]:
-    """The limit: nothing but the arithmetic."""
+    """The bound: the arithmetic alone."""
     verify = raw_verify(key)
 
     def prepare(tokens: Sequence[str]) -> Callable[[], None]:
@@ -65,7 +65,7 @@ def verification(publisher: peerseal.Identity) -> Contender[str]:
 
 
 def signed_batch(publisher: peerseal.Identity, size: int) -> list[str]:
-    """The tokens of as many events with PAYLOAD."""
+    """Tokens of that many events with PAYLOAD."""
     return [
         publisher.sign_event(
             PAYLOAD,

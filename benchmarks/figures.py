@@ -1,4 +1,4 @@
-"""What a benchmark finds: a figure, the peer that it was measured beside in the same run, and the goal."""
+"""The result of a benchmark: a figure, the peer's figure from the same run, and the goal."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +24,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. ``against`` names the peer and says its figure; ``ratio`` is value to peer's value."""
+    """One line of the table. ``against`` has the peer's name and figure; ``ratio`` is value to peer's value."""
 
     figure: str
     value: float
@@ -35,7 +35,7 @@ class Figure:
 
     @property
     def measured(self) -> float | None:
-        """What the goal is about: the ratio or the value."""
+        """The number that the goal bounds: the ratio or the value."""
         return self.ratio if self.goal is not None and self.goal.unit == OF_RATIO else self.value
 
     @property

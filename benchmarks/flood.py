@@ -1,12 +1,11 @@
-"""A flood of tokens whose keys nobody has, against a protected Flask route that serves good calls meanwhile.
+"""A flood of tokens with unregistered keys, at a protected Flask route that serves good calls meanwhile.
 
 One gunicorn worker of eight threads on the servers' core, real HTTP to the registry. Ten services may call. Their good
-calls come at a rate, and beside them, at another, in windows that take turns: nothing; more good calls; tokens in the
-names of the same ten, with kids that they do not have, another one each; tokens of services that are made up. Any
-requests beside the good calls have them stand in a queue now and then. So the flood is held against as many good
-requests: what is left of the difference is what an unknown kid does. A window of each kind makes a round; the good
-calls of all rounds count. Windows are as long as a cooldown: shorter ones, with pauses between them, would have more
-fetches in them than a flood that goes on.
+calls come at one rate. Additional calls come at another rate, in windows that take turns: none; more good calls; tokens
+in the names of the same ten, each with another unknown kid; tokens of made-up services. Any additional requests make
+good calls queue now and then, so the flood is compared with as many good requests: the remaining difference is the
+effect of an unknown kid. One window of each kind makes a round; the good calls of all rounds count. A window is as long
+as a cooldown: shorter windows with pauses between them would contain more fetches than a continuous flood.
 """
 
 import json
@@ -33,11 +32,11 @@ from peerseal.protocol.names import make_kid, service_id, split_kid
 
 SERVICES = 10
 ROUNDS = 2
-FLOOD, PER_SECOND = 5_000, 1_000.0  # of a window: tokens, and as many a second
+FLOOD, PER_SECOND = 5_000, 1_000.0  # calls in a window, and calls a second
 GOOD, GOOD_PER_SECOND = 1_000, 200.0
 _WARMING_UP = 200
 
-_ALONE, _GOOD, _UNKNOWN, _MADE_UP = "alone", "beside as many good calls", "unknown kids", "made-up services"
+_ALONE, _GOOD, _UNKNOWN, _MADE_UP = "alone", "with as many good calls", "unknown kids", "made-up services"
 _STATUSES: dict[str, tuple[int, ...]] = {_ALONE: (), _GOOD: (200,), _UNKNOWN: (401, 503), _MADE_UP: (403,)}
 _KINDS = list(_STATUSES)
 _COOLDOWN = TrustLimits().cooldown
@@ -45,7 +44,7 @@ _COOLDOWN = TrustLimits().cooldown
 
 @dataclass(frozen=True, slots=True)
 class _Callers:
-    """The services that may call: of each its key, by kid."""
+    """The services that may call, each with its key by kid."""
 
     domain: str
     keys: Sequence[tuple[str, KeyPair]]
@@ -55,16 +54,16 @@ class _Callers:
         return _with(signed_request(*self.keys[at % SERVICES], self.domain))
 
     def forged(self, at: int) -> bytes:
-        """One in its name, with a key that nobody has."""
+        """A call in its name, with an unregistered key."""
         return _forged(split_kid(self.keys[at % SERVICES][0])[0], self.domain)
 
     def made_up(self, _: int) -> bytes:
-        """One of a service that is not."""
+        """A call of a made-up service."""
         return _forged(service_id(self.domain, f"made-up-{secrets.token_hex(8)}"), self.domain)
 
 
 def measure(stack: Stack) -> Iterator[Figure]:
-    """The figures. Everybody is registered at the ``stack``'s registry."""
+    """The figures. All services are registered at the ``stack``'s registry."""
     operator, (servers_cores, load_cores) = Operator(stack), cores.shared_out()
     names = [f"flooded-{at}" for at in range(SERVICES)]
     newcomers = [operator.newcomer(name, key) for name, key in zip(names, rsa_keys(SERVICES), strict=True)]
@@ -76,7 +75,7 @@ def measure(stack: Stack) -> Iterator[Figure]:
         warm = time.monotonic()  # the callers' keys are known: a fetch that finds the key lifts its cooldown
         seconds: dict[str, list[float]] = {kind: [] for kind in _KINDS}
         for number in range(ROUNDS):
-            turn = number % len(_KINDS)  # the first is another one every time
+            turn = number % len(_KINDS)  # each round begins with another one
             for kind in _KINDS[turn:] + _KINDS[:turn]:
                 seconds[kind] += _window(server.url, kind, callers, number)
     yield from _fetches(server, names, warm)
@@ -98,7 +97,7 @@ def _fetches(server: Server, names: Sequence[str], since: float) -> Iterator[Fig
 
 
 def _most_in_a_cooldown(times: Sequence[float]) -> int:
-    """How many of these times lie within one cooldown at most, which begins a moment before its fetch does."""
+    """The most of these times within one cooldown; a cooldown begins a moment before its fetch."""
     return max(sum(0 <= other - at < 0.98 * _COOLDOWN for other in times) for at in times)
 
 

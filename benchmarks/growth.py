@@ -1,4 +1,4 @@
-"""What a hundred times as many keys cost: the same calls of two registries in one process, one small and one large.
+"""The cost of a hundred times as many keys: the same calls at two registries in one process, one small and one large.
 
 Both are on one PostgreSQL server, and are asked in turn: for a registration, and for a signed JWK Set that is not in
 memory, inclusion proofs and all.
@@ -17,7 +17,7 @@ from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import KEY_ADMITTED
 from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from registry.domain.admission import Joined
 from registry.domain.keys import KeyRecord
 from registry.services.access.operators import LOCAL
@@ -43,7 +43,7 @@ _PROOF = "." * 900  # as long as the proof of a P-256 key
 
 
 def measure(folder: Path, postgres: Postgres) -> Iterator[Figure]:
-    """The median of each call at 100,000 keys, beside the same at 1,000."""
+    """The median of each call at 100,000 keys, compared with the same at 1,000."""
     small, large = (_Registry.of(folder / str(size), postgres.new_database(), size) for size in (SMALL, LARGE))
     what: dict[str, Callable[[_Registry, int], object]] = {
         "a registration": _Registry.register,
@@ -72,11 +72,11 @@ class _Registry:
 
     @classmethod
     def of(cls, home: Path, database_url: str, size: int) -> "_Registry":
-        """Initialised, filled, and with a join token for newcomers."""
+        """A registry that is initialised and filled, and has a join token for new services."""
         environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
-        settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that sets are always made anew
+        settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that each set is made again
         initialise(settings, Store(create_engine(database_url)), DOMAIN)
-        registry = Registry.of(settings)
+        registry = Registry(settings)
         _fill(registry, size)
         with registry.store.engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")  # as the server does by itself within a minute
@@ -85,7 +85,7 @@ class _Registry:
         return cls(size, registry, token)
 
     def register(self, _: int) -> None:
-        """One newcomer's key, checked, admitted, its statement signed."""
+        """Check and admit one new service's key, and sign its key statement."""
         key = KeyPair.generate("ES256")
         issuer = service_id(DOMAIN, "newcomer")
         proof = sign_proof(key, issuer=issuer, audience=registry_id(DOMAIN), now=time.time())
@@ -95,12 +95,12 @@ class _Registry:
         self.registry.publisher.new_statement(admitted.record, admitted.appended)
 
     def key_set(self, number: int) -> bytes:
-        """The signed set of a service, made anew."""
+        """The signed set of a service, made again."""
         return self.registry.publisher.signed_key_set(f"s{number}").body
 
 
 def _fill(registry: Registry, size: int) -> None:
-    """Keys as they are in the tables and in the ledger, ten for each service."""
+    """The rows of keys and their entries, ten for each service."""
     now = int(time.time())
     for first in range(0, size, _BATCH):
         names = [f"s{at // KEYS_OF_A_SERVICE}" for at in range(first, first + _BATCH)]

@@ -1,4 +1,4 @@
-"""Events through a consumer on a real Apache Kafka, beside the same records read without a look at them."""
+"""Events through a consumer on a real Apache Kafka, compared with the same records read without verification."""
 
 import shutil
 import sys
@@ -19,8 +19,8 @@ ROUNDS = 3
 
 
 def measure(publisher: peerseal.Identity, folder: Path) -> Iterator[Figure]:
-    """The figures: events a second, verified and not, and what the verification is of the difference. ``publisher``
-    signs with RS256; the broker's data goes to ``folder``. None where Apache Kafka is not here."""
+    """The figures: events a second with and without verification, and the verification's part of the difference.
+    ``publisher`` signs with RS256; the broker's data goes to ``folder``. None if Apache Kafka is not installed."""
     if shutil.which("java") is None or not any(JARS.glob("kafka_*.jar")):
         print("  left out: Apache Kafka is not here; `make kafka` fetches it, and it needs Java 17", file=sys.stderr)
         return

@@ -1,4 +1,4 @@
-"""A warm signed JWK Set from the registry, beside a Flask route that returns the same bytes and nothing else.
+"""A warm signed JWK Set from the registry, compared with a Flask route that returns the same bytes and nothing else.
 
 Both are served by one gunicorn worker of the same class, on the same core, the load on another; the windows take turns.
 One worker, because each one signs a set of its own, with an ETag of its own.
@@ -21,7 +21,7 @@ REQUESTS = 2_500  # in a window
 
 PATH = f"/v1/services/{CLIENT}/jwks.jwt"
 
-_NO_SLOWER = Goal("≥", 0.97)  # two windows of the same requests differ by as much
+_NO_SLOWER = Goal("≥", 0.97)  # the usual difference of two equal windows
 _SET = "signed JWK Set, warm"
 _NOT_MODIFIED = "304 for a signed JWK Set"
 
@@ -53,11 +53,11 @@ def _figures(
 
 
 def _round(registry: Server, constant: Server, number: int) -> tuple[Window, ...]:
-    """One window each: the set, 304, the constant. The first is another one every time."""
+    """One window each: the set, 304, the constant. Each round begins with another one."""
     etag = _fetch(registry)[1]
     plans = [
         (registry, get(PATH), (200,)),
-        (registry, get(PATH, f"If-None-Match: {etag}"), (304, 200)),  # the set is signed anew once a minute
+        (registry, get(PATH, f"If-None-Match: {etag}"), (304, 200)),  # the set is signed again once a minute
         (constant, get("/ready"), (200,)),
     ]
     windows = {}

@@ -1,9 +1,9 @@
-"""What the ledger costs a client: a signed JWK Set read with every check, beside its signature and parsing alone.
+"""What the ledger costs a client: a signed JWK Set read with every check, or with its signature and parsing alone.
 
-All checks are the ledger's head in it, signed by a key of its own; for each key the entry that admitted it, written
-down anew, and its inclusion in the tree; and that this tree continues the one seen before. The last costs a proof where
-the ledger has grown since, which comes from memory here, as the document does. None of it is paid for a request: a
-document is read when a service is met for the first time, when it changed, and every few minutes.
+The checks are: the ledger's head in the document, signed by its own key; for each key the entry that admitted it, and
+its inclusion in the tree; and that this tree continues the one seen before. The last check needs a proof if the ledger
+has grown; here the proof comes from memory, like the document. No request pays for these checks: a document is read
+when a service is met for the first time, after a change, and every few minutes.
 """
 
 import time
@@ -13,7 +13,8 @@ from benchmarks.figures import Figure
 from benchmarks.many_services import DOMAIN, ManyServices, shaped_like_a_key
 from benchmarks.timing import Contender, each, interleaved
 from peerseal import TrustLimits
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, read_document
+from peerseal.protocol.documents.frame import read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import DocumentReader
@@ -46,7 +47,7 @@ def measure() -> Iterator[Figure]:
 
 
 def _documents(registry: ManyServices) -> list[str]:
-    """One after the other, each of a ledger that has grown by an entry."""
+    """Read each document; the ledger grows by an entry between two of them."""
     documents: list[str] = []
     for _ in range(DOCUMENTS):
         registry.grow()
@@ -60,7 +61,7 @@ def _alone(registry: ManyServices) -> Contender[str]:
 
 
 def _same(registry: ManyServices) -> Contender[str]:
-    """The last of the documents, again and again: its ledger is the one seen before."""
+    """Read the last document repeatedly: its ledger does not change."""
     read = _reading(registry)
 
     def prepare(documents: Sequence[str]) -> Callable[[], object]:

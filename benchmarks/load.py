@@ -1,4 +1,4 @@
-"""A load of HTTP requests that were made beforehand, from one thread: as many as the server serves, or at a rate.
+"""A load of prepared HTTP requests from one thread, as fast as the server answers.
 
 It sends bytes and counts answers, so that it takes a few hundredths of a server's time; `Window.busy` says how much.
 """
@@ -17,12 +17,12 @@ CONNECTIONS = 8
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 TIMEOUT = 30.0
-"""Seconds without any answer, after which there is none."""
+"""Seconds without any answer after which the load gives up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one run of the load saw: requests per second, and the share of a core that the load itself took."""
+    """The result of one run: requests per second, and the share of a core that the load itself took."""
 
     per_second: float
     busy: float
@@ -60,12 +60,12 @@ def drive(url: str, requests: Sequence[bytes], *, statuses: Collection[int] = (2
 
 
 def get(path: str, *headers: str) -> bytes:
-    """One GET request as it stands on the wire."""
+    """The bytes of one GET request."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: */*", *headers, "", ""]).encode("ascii")
 
 
 class Connection:
-    """One connection, on which one request is under way at a time."""
+    """One connection with one request at a time."""
 
     def __init__(self, url: str, statuses: Collection[int]) -> None:
         parts = urlsplit(url)
@@ -75,7 +75,7 @@ class Connection:
         self.socket = self._connected()
 
     def reconnect(self) -> None:
-        """Go on over another connection."""
+        """Replace the connection."""
         self.socket.close()
         self.socket = self._connected()
 
@@ -85,7 +85,7 @@ class Connection:
         return connection
 
     def send_next(self, pending: Iterator[bytes]) -> bool:
-        """False where nothing is left to send."""
+        """False if nothing is left to send."""
         request = next(pending, None)
         if request is None:
             return False
@@ -94,7 +94,7 @@ class Connection:
         return True
 
     def has_answered(self) -> bool:
-        """Read what is there: whether the answer is complete."""
+        """Read the available bytes; whether the answer is complete."""
         piece = self.socket.recv(65536)
         if not piece:
             raise ConnectionError("the server closed the connection")

@@ -1,8 +1,8 @@
-"""What more services in a trust store cost: a look-up by kid, and a whole verification.
+"""The cost of more services in a trust store: a look-up by kid, and a whole verification.
 
 Stores of ten, of a thousand and of ten thousand services, filled from one registry in memory, are asked in turn for the
-keys of the ten services that all know. Asked at random for any of ten thousand, the largest finds little of what it
-looks at in the processor's caches; so does a plain dict of as many, which stands beside it.
+keys of the ten services that all know. A look-up of a random one of ten thousand finds little in the processor's
+caches; so does a look-up in a plain dict of the same size, which is measured too.
 """
 
 import random

@@ -1,13 +1,16 @@
-"""A registry in memory of thousands of services, quick to fill: for what grows with their number."""
+"""A registry in memory with thousands of services that is quick to fill, for costs that grow with their number."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from secrets import randbits
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from peerseal.protocol.documents.named_keys import ACTIVE, SignedKey
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, PolicyDocument, RegistryKeys, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.checkpoint import encode_proof
@@ -36,7 +39,7 @@ class ManyServices(Fetcher):
         self._checkpoint = self.ledger.checkpoint()
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """The root's document, a consistency proof, a service's signed set, or its policy, which there is not."""
+        """The registry keys document, a consistency proof, a service's key set, or an absent policy."""
         parts = urlsplit(path)
         *_, service, name = parts.path.split("/")
         answer: dict[str, Callable[[], str]] = {
@@ -62,7 +65,7 @@ class ManyServices(Fetcher):
         return [make_kid(service_id(DOMAIN, service), key.public.thumbprint) for key in self._keys[service]]
 
     def grow(self) -> None:
-        """Another entry, of nobody's key: documents cover it from now on."""
+        """Append an entry about another key; documents cover it from now on."""
         seq = len(self.ledger.entries) + 1
         self.ledger.append(Entry(seq, self._now, REGISTRY_CREATED, None, None, {}, None, {}))
         self._checkpoint = self.ledger.checkpoint()
@@ -71,12 +74,19 @@ class ManyServices(Fetcher):
         """The signed set, as of now."""
         subject, size = service_id(DOMAIN, service), len(self.ledger.entries)
         keys = tuple(self._signed(subject, key) for key in self._keys[service])
-        frame = registry_id(DOMAIN), subject, self._now, self._now + 3600
-        return sign_document(JwkSetDocument(*frame, size, size, self._checkpoint, keys), self.signing)
+        document = JwkSetDocument(**self._frame(subject), **self._place(size), keys=keys)
+        return sign_document(document, self.signing)
 
     def _no_policy(self, service: str) -> str:
-        frame = registry_id(DOMAIN), service_id(DOMAIN, service), self._now, self._now + 3600
-        return sign_document(PolicyDocument(*frame, 0, len(self.ledger.entries), self._checkpoint, None), self.signing)
+        frame = self._frame(service_id(DOMAIN, service)) | self._place(0)
+        return sign_document(PolicyDocument(**frame, policy=None), self.signing)
+
+    def _frame(self, subject: str) -> dict[str, Any]:
+        times = {"issued_at": self._now, "expires_at": self._now + 3600}
+        return {"issuer": registry_id(DOMAIN), "subject": subject, **times}
+
+    def _place(self, seq: int) -> dict[str, Any]:
+        return {"seq": seq, "head": len(self.ledger.entries), "checkpoint": self._checkpoint}
 
     def _signed(self, subject: str, key: _Key) -> SignedKey:
         kid, admission = make_kid(subject, key.public.thumbprint), key.admission
@@ -91,10 +101,14 @@ class ManyServices(Fetcher):
         return _Key(public, admission)
 
     def _root_document(self) -> str:
-        frame = registry_id(DOMAIN), DOMAIN, self._now, self._now + 3600
-        return sign_document(
-            RegistryKeys(*frame, 1, self._root.public, (self.signing.public,), self.ledger.jwk), self._root
+        keys = RegistryKeys(
+            **self._frame(DOMAIN),
+            version=1,
+            root=self._root.public,
+            signing_keys=(self.signing.public,),
+            ledger_key=self.ledger.jwk,
         )
+        return sign_document(keys, self._root)
 
     def _proof(self, query: Mapping[str, Sequence[str]]) -> str:
         old, new = int(query["from"][0]), int(query["to"][0])
@@ -103,7 +117,7 @@ class ManyServices(Fetcher):
 
 
 def shaped_like_a_key() -> PublicKey:
-    """An RSA-2048 key to look at only: a modulus of random bits takes as much room as one that somebody spent a tenth
-    of a second on."""
+    """An RSA-2048 key that is only stored: random bits take as much memory as a real modulus, whose generation takes a
+    tenth of a second."""
     modulus = 1 << 2047 | randbits(2047) | 1
     return PublicKey.from_jwk({"kty": "RSA", "n": b64url(modulus.to_bytes(256, "big")), "e": "AQAB"})

@@ -23,7 +23,7 @@ def measure() -> Iterator[Figure]:
 
 
 def _growth(bytes_in_use: Callable[[], int]) -> int:
-    """By how much a store grows that fetches KEYS services' keys."""
+    """The growth of a store that fetches the keys of KEYS services."""
     services = ["warm-up", *(f"service-{number}" for number in range(KEYS))]
     registry = ManyServices({service: [shaped_like_a_key()] for service in services})
     store = TrustStore("http://127.0.0.1:1", fetcher=registry)

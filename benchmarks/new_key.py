@@ -1,9 +1,9 @@
 """From a new service's registration to its first accepted request, at a callee that never saw it.
 
-The callee's trust store knows other services of the same registry, and follows it as it does in earnest; so each
-registration makes it look at the list of changes as well. A sample begins when the registry has answered the newcomer:
-its first token is signed and verified, which takes one fetch of its key set, with every check, and one of the proof
-that the ledger in it continues the one seen before.
+The callee's trust store knows other services of the same registry and follows its changes, so each registration also
+causes a look at the changes. A sample begins when the registry has answered the new service, whose first token is then
+signed and verified. That takes one fetch of its key set, with every check, and one fetch of the proof that its ledger
+continues the one seen before.
 """
 
 import time

@@ -1,6 +1,6 @@
-"""Registrations made beforehand: keys, proofs and join tokens for a load of newcomers.
+"""Prepared registrations: keys, proofs and join tokens for a load of new services.
 
-RSA keys are made of a pool of primes, each pair once: what a registry sees is as sound as any other key, and a
+RSA keys are made from a pool of primes, each pair once: the registry's checks find nothing wrong with them, and a
 thousand of them take seconds, not minutes.
 """
 
@@ -15,7 +15,7 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 
 KEYS_OF_A_SERVICE = 400
 _EXPONENT = 65537
@@ -30,14 +30,14 @@ class Newcomer:
     token: JoinToken
 
     def body(self, domain: str, now: float) -> bytes:
-        """What the registration says."""
+        """The body of the registration."""
         issuer = service_id(domain, self.service)
         proof = sign_proof(self.key, issuer=issuer, audience=registry_id(domain), now=now)
         join = {"id": self.token.id, "mac": join_mac(self.token.mac_key, proof)}
         return canonical_json({"proof": proof, "join": join})
 
     def request(self, domain: str, now: float) -> bytes:
-        """The registration as it stands on the wire."""
+        """The bytes of the registration's request."""
         body = self.body(domain, now)
         head = (
             f"POST /v1/services/{self.service}/keys HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

@@ -25,7 +25,7 @@ class Operator:
         self._authorization = {"Authorization": f"Bearer {token}"}
 
     def newcomer(self, service: str, key: KeyPair) -> Newcomer:
-        """One that may register that key."""
+        """A join token for that key."""
         body, headers = {"service": service}, self._authorization | _JSON
         made = self._call("POST", "/v1/join-tokens", canonical_json(body), headers, 201)
         return Newcomer(service, key, JoinToken.parse(strict_json_object(made)["token"]))
@@ -37,7 +37,7 @@ class Operator:
         return make_kid(service_id(self._domain, newcomer.service), newcomer.key.public.thumbprint)
 
     def revoke(self, kid: str) -> None:
-        """Say that the key fell into wrong hands."""
+        """Revoke the key as compromised."""
         owner, thumbprint = split_kid(kid)
         path = f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}?reason=compromised"
         self._call("DELETE", path, b"", self._authorization, 204)

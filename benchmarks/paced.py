@@ -1,7 +1,7 @@
-"""A load at a rate, whatever the server does: how long each answer took.
+"""A load at a fixed rate, whatever the server does. It measures the time of each answer.
 
-Calls come at random, as those of many callers do, and none waits for another's answer. Where all connections are busy
-the call waits, and its time runs from when it was due: a server that slows down cannot hide it by being asked less.
+Calls come at random, like those of many callers, and do not wait for each other's answers. If all connections are busy
+the call waits, and its time runs from the moment when it was due: a slow server cannot hide by getting fewer calls.
 """
 
 import random
@@ -30,7 +30,7 @@ class Stream:
         self._free: list[tuple[float, Connection]] = []  # with when it was used last, the latest last
         self._under_way: dict[Connection, float] = {}
         self.seconds: list[float] = []
-        """How long each answer took, in the order of the answers."""
+        """The time of each answer, in the order of the answers."""
 
     def send_due(self, now: float, waiting: selectors.BaseSelector) -> None:
         """Send what is due after ``now`` seconds, as far as there are connections."""
@@ -72,7 +72,7 @@ class Stream:
 
 
 def drive(*streams: Stream) -> None:
-    """Run them side by side until all is answered. Raises as `benchmarks.load.drive` does."""
+    """Run the streams at the same time until all calls are answered. Raises as `benchmarks.load.drive` does."""
     with selectors.SelectSelector() as waiting:  # whose timeouts are exact; those of epoll are in milliseconds
         began = time.perf_counter()
         while not all(stream.is_over for stream in streams):

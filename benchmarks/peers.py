@@ -17,7 +17,7 @@ from joserfc.jwk import RSAKey
 
 from peerseal.protocol.keys import PublicKey
 
-with warnings.catch_warnings(record=True):  # Authlib's advice to use joserfc, which stands beside it here
+with warnings.catch_warnings(record=True):  # Authlib's advice to use joserfc, which is measured here, too
     from authlib.jose import JsonWebToken
     from authlib.jose import RSAKey as AuthlibRSAKey
 

@@ -1,7 +1,7 @@
 """The picture: one bar for each goal, drawn by hand so that no library is needed.
 
-A bar's length is the figure in parts of its goal, so that one line marks all goals: a bar for "at most" has to end
-before it, one for "at least" has to reach it.
+A bar's length is the figure as a part of its goal, so one line marks all goals: a bar for "at most" has to end before
+it, a bar for "at least" has to reach it.
 """
 
 from collections.abc import Sequence

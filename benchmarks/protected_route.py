@@ -1,8 +1,9 @@
-"""A protected Flask route under gunicorn, beside the same route unprotected.
+"""A protected Flask route under gunicorn, compared with the same route unprotected.
 
 Every server has as many workers of the same class on the same core (two, from three on); the load runs on another. All
-get the same requests, tokens and all, in windows that take turns. What a raw RSA verify alone costs at the same place
-stands beside: between two requests the processor's caches see so much else that it takes twice what it takes in a loop.
+get the same requests, tokens and all, in windows that take turns. The cost of a raw RSA verify alone at the same
+place is measured too: other work fills the processor's caches between two requests, so it takes twice as long as in a
+loop.
 """
 
 from collections.abc import Iterator
@@ -63,7 +64,7 @@ def _serve(stack: Stack) -> dict[str, Server]:
 
 
 def _round(caller: peerseal.Identity, servers: dict[str, Server], number: int) -> dict[str, Window]:
-    """One window each. The first is another one every time."""
+    """One window each. Each round begins with another one."""
     requests = [_with_token(caller) for _ in range(REQUESTS)]
     order = list(servers)
     turn = number % len(order)

@@ -1,6 +1,6 @@
-"""RS256 without anything around it: the limit that no verifier or signer gets below.
+"""Bare RS256: the lower bound of every verifier and signer.
 
-Padding and hash are made once, which saves two hundredths of what callers of `cryptography` mostly write.
+Padding and hash are made once, which saves two percent compared with the usual calls of `cryptography`.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,9 +1,9 @@
-"""Registrations per second, ledger entry included, beside the same INSERTs alone.
+"""Registrations per second, ledger entry included, compared with the same INSERTs alone.
 
 The registry has two gunicorn workers, its database and the load run on the same cores, and every request was made
-beforehand: an RSA-2048 key, its proof of possession, the MAC of a join token. Each comes over a connection of its own,
-as newcomers do; over a few kept ones it would be chance how the two workers share them. Beside it two processes write
-the same rows by the same statements, and do nothing else.
+beforehand: an RSA-2048 key, its proof of possession, the MAC of a join token. Each uses a connection of its own, as
+new services do; the two workers would share a few kept connections unevenly. For comparison two processes write the
+same rows with the same statements, and do nothing else.
 """
 
 import multiprocessing
@@ -78,7 +78,7 @@ def _write_alone(stack: Stack, some: Sequence[Newcomer]) -> float:
 
 
 def _write(url: str, domain: str, share: Sequence[tuple[str, bytes]], ready: BarrierType, begin: BarrierType) -> None:
-    """One process's share, a transaction each: what a registration writes once everything is checked."""
+    """One process's share: the writes of checked registrations, one transaction each."""
     store, now = Store(create_engine(url)), int(time.time())
     rows = [(service, PublicKey.from_spki(spki)) for service, spki in share]
     with store.look() as connection:
@@ -93,5 +93,5 @@ def _write(url: str, domain: str, share: Sequence[tuple[str, bytes]], ready: Bar
             appended = ledger.grown(before, now, Change(KEY_ADMITTED, service, kid, {}, {"proof": _PROOF}, data))
             seq = appended.entry.seq
             record = KeyRecord(key.thumbprint, service, key.spki, seq, {}, now, now + 1, now + 1)
-            change = services.change_beside(connection, service, seq)
+            change = services.change(connection, service, seq)
             ledger.append_each(connection, [Addition(appended, (keys.addition(record, None), change))])

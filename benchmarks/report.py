@@ -1,4 +1,4 @@
-"""How a run is shown: the table, results.json and the picture."""
+"""The output of a run: the table, results.json and the picture."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _COLUMNS = ("figure", "value", "peer's figure", "ratio", "goal", "met")
 
 
 def write(figures: Sequence[Figure]) -> None:
-    """Write results.json and results.svg beside this module."""
+    """Write results.json and results.svg next to this module."""
     results = [figure.to_json() for figure in figures]
     (FOLDER / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (FOLDER / "results.svg").write_text(draw(figures), encoding="utf-8")

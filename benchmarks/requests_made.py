@@ -1,4 +1,4 @@
-"""Request tokens made with a key alone: for callers of which there is nothing else."""
+"""Request tokens made with a key alone, for callers without an identity."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import service_id, split_kid
-from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken
 
 AUDIENCE = "resource-service"
 TARGET = "/profiles/42"

@@ -1,9 +1,10 @@
 """From a revocation to its refusal, at 200 peers that watch.
 
-Each peer is a trust store as a host of its own has it, with its own connections and no folder in common with another;
-they share four processes of this machine, and its cores with the registry (two workers, PostgreSQL). The time runs from
-the moment at which the operator's call is sent, so that it holds the registry's work on the revocation as well, to the
-first look in a peer's memory that finds the key revoked. With the push path cut the same peers ask once a second.
+Each peer is a trust store like that of a separate host, with its own connections and no shared folder. The peers share
+four processes of this machine, and its cores with the registry (two workers, PostgreSQL). The time runs from the moment
+when the operator's call is sent, so it includes the registry's work on the revocation. It ends with the first look in a
+peer's memory that finds the key revoked. With the push path cut the same peers ask once
+a second.
 """
 
 import multiprocessing

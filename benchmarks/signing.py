@@ -1,4 +1,4 @@
-"""Signing a request, beside the raw RSA sign of the same bytes, and the same claims signed by other libraries."""
+"""Signing a request, compared with a raw RSA sign of the same bytes, and with other libraries for the same claims."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

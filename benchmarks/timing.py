@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 Contender = Callable[[Sequence[T]], Callable[[], object]]
-"""Gets a batch ready and returns what is timed: it works through the batch once."""
+"""Prepares a batch and returns the timed function, which processes the batch once."""
 
 
 class Timings:
@@ -54,9 +54,9 @@ def each(call: Callable[[T], object]) -> Contender[T]:
 
 
 def interleaved(contenders: Mapping[str, Contender[T]], batches: Iterable[Sequence[T]]) -> Timings:
-    """One round a batch. Who is first changes from round to round.
+    """One round for each batch. Each round begins with another contender.
 
-    The garbage collector runs before every block and never in one, as `timeit` has it, the same for all.
+    The garbage collector runs before every block and never within one, as with `timeit`.
     """
     timings, order = Timings(), list(contenders)
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Full verification of a request token, beside the raw RSA verify of the same bytes and other libraries' decode."""
+"""Full verification of a request token, compared with a raw RSA verify of the same bytes and with other libraries."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

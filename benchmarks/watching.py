@@ -1,5 +1,5 @@
-"""One process of many peers that watch the registry, each as a host of its own would: a trust store, its thread, its
-connections, and no folder that it shares.
+"""One process of many peers that watch the registry. Each peer is like a separate host: it has its own trust store,
+thread and connections, and shares no folder.
 
 One thread looks at all of them every few milliseconds, in memory, as a verifier does at a request.
 """
@@ -13,15 +13,15 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.errors import RevokedKey
 
 LOOK = 0.005
-"""Seconds between two looks: what is measured is late by so much at most."""
+"""Seconds between two looks, and the greatest error of a measured time."""
 _PATIENCE = 60.0  # seconds until a peer that did not refuse is given up
 
 
 def watch(url: str, known: str, peers: int, limits: TrustLimits, parent: Connection) -> None:
     """Have that many peers know the keys of the service that has the kid ``known``.
 
-    For each kid that comes: check that all accept it and send word; once all refuse it, send the times at which each
-    first did, and the seconds of CPU that all took in between. None ends it, and the peers' threads with the process.
+    For each received kid: check that all peers accept it, and confirm. Once all refuse it, send the time of each
+    peer's first refusal, and the seconds of CPU in between. None ends the process, and the peers' threads with it.
     """
     logging.disable(logging.WARNING)
     stores = [TrustStore(url, limits=limits) for _ in range(peers)]

@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""The set-up that the benchmarks share."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _QUIET = TrustLimits(poll_interval=3600)  # the background threads of this proce
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A folder, a registry on SQLite that does nothing while others are timed, a caller for each algorithm."""
+    """A folder, a registry on SQLite that is idle during other measurements, and a caller for each algorithm."""
 
     folder: Path
     stack: Stack
@@ -25,7 +25,7 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """All of it, running; stopped and removed at the end."""
+    """The running set-up; stopped and removed at the end."""
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="peerseal-bench-")))
         with cores.on(cores.shared_out()[1]):

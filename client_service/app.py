@@ -20,11 +20,11 @@ from peerseal.messaging import login_settings, open_outlet
 from peerseal.outbox import Outbox
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a request's body, at most: anybody may send one."""
+"""The largest accepted request body, in bytes."""
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
-    """The service, with its key made and registered, or about to be, as the environment says."""
+    """The service with the settings of the environment. Its identity registers the key, or tries until it can."""
     peerseal.logs.configure()
     settings = Settings.from_env(environ)
     identity = peerseal.Identity.from_env(environ)
@@ -33,8 +33,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 
 
 def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
-    """The service in the name of ``identity``, which the caller starts. Opens the database, and makes what is missing
-    of it."""
+    """The service for ``identity``, which the caller starts. Opens the database and creates missing tables."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.wsgi_app = peerseal.logs.RequestIds(app.wsgi_app)  # type: ignore[method-assign] # as Flask has middleware put in
@@ -55,7 +54,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
 
 
 def started_outbox(database: Engine, identity: peerseal.Identity, settings: Settings) -> Outbox:
-    """The outbox, whose relay runs in each worker. Without a broker, events wait for a start with one."""
+    """The outbox; its relay runs in each worker. Without ``BROKER_URL``, events stay in the database."""
     outbox = Outbox(database, OUTBOX, clock=identity.clock)
     url = settings.broker_url
     if url is not None:

@@ -15,7 +15,7 @@ SCOPE = "orders:approve"
 
 
 def blueprint(users: Users, orders: Orders) -> Blueprint:
-    """What administrators see and do."""
+    """The routes of administrators."""
     routes = Blueprint("approvals", __name__)
 
     def administrator() -> peerseal.User:

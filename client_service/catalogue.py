@@ -1,4 +1,4 @@
-"""What can be ordered, and what it costs: the price of an order is this service's to say, never the buyer's."""
+"""The items and their prices. This service sets the price of an order, never the buyer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +27,8 @@ class Line:
 
 
 def priced(order: Any) -> list[Line]:
-    """The lines of ``{"items": [{"itemID", "quantity"}]}``, each with its price. Raises BadOrder, also for any member
-    more: a price or a user that a buyer names is not overlooked but refused."""
+    """The lines of ``{"items": [{"itemID", "quantity"}]}``, each with its price. Raises BadOrder, also for any other
+    member: a price or a user in the body is refused, not ignored."""
     if not isinstance(order, dict) or order.keys() != {"items"} or not isinstance(order["items"], list):
         raise BadOrder('An order is {"items": [{"itemID": "…", "quantity": 1}]}, and nothing else.')
     if not 0 < len(order["items"]) <= MAX_LINES:

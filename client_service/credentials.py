@@ -1,4 +1,4 @@
-"""This service's own key, as anybody may see it, and its replacement by the operator."""
+"""This service's own key, which any client may read, and its replacement by the operator."""
 
 import hmac
 
@@ -10,7 +10,7 @@ from client_service.routes import httpie
 
 
 def blueprint(identity: peerseal.Identity, secret: str | None) -> Blueprint:
-    """The routes about the key. Without a ``secret`` the route that replaces the key refuses every request."""
+    """The routes for the key. Without a ``secret``, the route that replaces the key refuses every request."""
     routes = Blueprint("credentials", __name__)
 
     @routes.get("/my-public-credentials")

@@ -1,4 +1,4 @@
-"""What a load balancer and Prometheus ask. Neither route tells anything of a user; keep ``/metrics`` inside even so."""
+"""Routes for load balancers and Prometheus. They show no user's data; still, keep ``/metrics`` inside."""
 
 from flask import Blueprint, Response
 
@@ -19,7 +19,7 @@ def blueprint(identity: peerseal.Identity, outbox: Outbox) -> Blueprint:
 
     @routes.get("/metrics")
     def metrics() -> Response:
-        """How this service does, for Prometheus."""
+        """The metrics of this service, for Prometheus."""
         return Response(identity.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

@@ -12,18 +12,18 @@ from client_service.resource import unavailable
 from client_service.routes import httpie
 
 TIMEOUT = (2.0, 4.0)
-"""Seconds to a connection, and between two bytes of the answer."""
+"""Timeouts in seconds: for the connection, and between two bytes of the answer."""
 AT_ONCE = 4
-"""Logins that one worker passes on at once: a slow identity provider leaves the other threads to other requests."""
+"""The most logins that one worker forwards at the same time: a slow identity provider cannot take all threads."""
 TOKEN_MEMBERS = ("access_token", "token_type", "expires_in", "scope")
-"""What is passed on (RFC 6749 section 5.1)."""
+"""The members of the identity provider's answer that are forwarded (RFC 6749 section 5.1)."""
 
 Answer = tuple[dict[str, Any], dict[str, str]] | Response
 
 
 def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
-    """Login at the identity provider of that URL, whose https is checked with the ``ca_file`` where there is one.
-    Nothing of the password is kept or logged here."""
+    """Login at the identity provider of that URL. ``ca_file``, if given, verifies its certificate. This service neither
+    stores nor logs the password."""
     routes = Blueprint("login", __name__)
     room = threading.BoundedSemaphore(AT_ONCE)
 
@@ -40,7 +40,7 @@ def blueprint(login_url: str | None, ca_file: Path | None = None) -> Blueprint:
             return unavailable("login_unavailable", "Too many people log in at once.", "1")
         try:
             return passed_on(ask(login_url, given["user"], given["password"], ca_file))
-        except (requests.RequestException, RecursionError) as error:  # the second for JSON that is nested too deeply
+        except (requests.RequestException, RecursionError) as error:  # RecursionError: JSON that is nested too deeply
             current_app.logger.warning("the identity provider cannot be reached: %s", error)
             return unavailable("login_unavailable", "The identity provider cannot be reached now.")
         finally:

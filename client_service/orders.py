@@ -1,4 +1,4 @@
-"""Orders: stored together with the event that tells of them, so that neither is ever there without the other."""
+"""Orders. Each is stored with its event in one database transaction, so neither exists without the other."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from peerseal.outbox import Outbox
 
 TOPIC = "OrderCreated"
 PURPOSE = "trigger_invoicing"
-"""The one scope that the event has: all that its consumers may do with it."""
+"""The one scope of the event: its consumers may do nothing else with it."""
 EVENT_LIFETIME = timedelta(days=7)
 """How long an order may wait for its approval, and its event for a consumer."""
 APPROVED_UP_TO = 500_000
@@ -31,11 +31,11 @@ log = logging.getLogger("client_service.orders")
 
 
 class ApprovedLate(Exception):
-    """The order waited longer for its approval than its event is good."""
+    """The order waited for its approval until its event expired."""
 
 
 class Orders:
-    """Orders in ``database``, whose events go out by ``outbox``, signed for ``audience``."""
+    """Orders in ``database``; ``outbox`` sends their events, which are signed for ``audience``."""
 
     def __init__(self, identity: peerseal.Identity, database: Engine, outbox: Outbox, audience: str) -> None:
         self._identity = identity
@@ -44,9 +44,9 @@ class Orders:
         self._audience = audience
 
     def place(self, user: peerseal.User, lines: list[Line]) -> dict[str, Any]:
-        """The new order, stored with its signed event. Raises InsufficientScope, CallerNotAllowed or TrustUnavailable,
-        and then nothing is stored. The event of one that needs an approval is kept until then, signed as it is."""
-        own = user.scopes & {PURPOSE}  # else the domain's settings have to derive it from orders:write
+        """The new order, stored with its signed event. The event of an order that needs an approval is kept until then.
+        Raises InsufficientScope, CallerNotAllowed or TrustUnavailable, and then stores nothing."""
+        own = user.scopes & {PURPOSE}  # otherwise the domain document must derive it from orders:write
         transaction = self._identity.mint_transaction(user, scope={"orders:write", *own})
         at = datetime.fromtimestamp(int(self._identity.clock()), UTC)
         order = storage.Order(transaction.id, user.issuer, user.name, f"{at:%Y-%m-%dT%H:%M:%SZ}", lines)
@@ -65,8 +65,8 @@ class Orders:
         return order.to_json()
 
     def approve(self, transaction_id: str, administrator: peerseal.User) -> None:
-        """Let the event of an order go out that waited for this. Raises LookupError where none waits, and ApprovedLate
-        where it waited so long that no consumer would believe its event."""
+        """Sends the event of an order that waits for approval. Raises LookupError if no such order waits, and
+        ApprovedLate if its event has expired meanwhile."""
         with self._database.begin() as connection:
             event = storage.release(connection, transaction_id)
             if event is None:
@@ -91,8 +91,8 @@ class Orders:
         return [order.to_json() for order in found]
 
     def _event(self, order: storage.Order, at: datetime) -> storage.SignedEvent:
-        """What is published of the order. Whose it is stands in the token, which only this service can sign, and
-        nowhere else."""
+        """The published payload. It does not name the user: only the event token does, which this service alone can
+        sign."""
         event_id = str(uuid.uuid4())
         payload = json.dumps({"eventID": event_id, **order.public_json()}).encode("utf-8")
         try:
@@ -104,7 +104,7 @@ class Orders:
                 event_id=event_id,
                 lifetime=EVENT_LIFETIME,
             )
-        except UnsignableRequest as error:  # neither the user's scope nor derived for this service
+        except UnsignableRequest as error:  # the user lacks the scope, and nothing derives it for this service
             raise InsufficientScope(str(error)) from error
         return storage.SignedEvent(event_id, payload, headers, int((at + EVENT_LIFETIME).timestamp()))
 

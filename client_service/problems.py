@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 writes them, and what Peerseal's own errors mean for a person at this edge."""
+"""Problem documents (RFC 9457), also for Peerseal's own errors."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def posted_json() -> Any:
 
 
 def handle_errors(app: Flask) -> None:
-    """Answer for the errors that the routes raise, and for requests that no route takes."""
+    """Registers the answers for errors that the routes raise, and for requests without a route."""
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(TokenError, _no_user)
     app.register_error_handler(InsufficientScope, _not_allowed)
@@ -60,7 +60,7 @@ def _not_allowed(error: InsufficientScope) -> Response:
 
 
 def _not_now(error: peerseal.PeersealError) -> Response:
-    """Our own key cannot be used or replaced now, or users not be checked: the registry is away, or refuses."""
+    """This service cannot use or replace its key, or cannot verify users, since the registry is down or refuses."""
     current_app.logger.warning("%s: %s", error.code, error)
     response = problem(503, error.code, "This service cannot do its part now.")
     response.headers["Retry-After"] = "5"

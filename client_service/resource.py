@@ -1,4 +1,4 @@
-"""What is passed on from resource-service, which is called with signed requests, the user's identity along."""
+"""Routes that forward to resource-service, with signed requests that carry the user."""
 
 from typing import Any
 from urllib.parse import quote
@@ -18,13 +18,13 @@ LIMITS = peerseal.CallLimits(max_running=8, max_waiting=4, longest_wait=0.25)
 
 
 def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprint:
-    """Profiles for everybody, and the user's invoices and cases. ``resource`` signs what it sends."""
+    """Profiles for any caller, and the user's invoices and cases. ``resource`` signs what it sends."""
     routes = Blueprint("resource", __name__)
 
     @routes.get("/profiles/<id>")
     def profile(id: str) -> Response:
         """One profile of resource-service. With a user's token it learns for whom."""
-        if id in (".", ".."):  # in a path they mean something else
+        if id in (".", ".."):  # these change the meaning of a path
             return problem(404, "profile_not_found", "There is no such profile.")
         with peerseal.carrying(users.transaction(users.current(), "profiles:read")):
             purpose = {"purpose": "profile page"}  # signed, so that resource-service can rely on it in its records
@@ -48,7 +48,7 @@ def blueprint(users: Users, resource: peerseal.requests.PeerSession) -> Blueprin
 
 
 def fetched(resource: peerseal.requests.PeerSession, path: str, **options: Any) -> Response:
-    """resource-service's answer as this service's own. While it does not answer, calls to it fail at once."""
+    """Forwards resource-service's answer. While resource-service does not answer, calls fail at once."""
     try:
         return pass_on(resource.get(path, **options))
     except CallNotMade as error:
@@ -60,8 +60,7 @@ def fetched(resource: peerseal.requests.PeerSession, path: str, **options: Any) 
 
 
 def pass_on(answer: requests.Response) -> Response:
-    """A refusal is no answer for a person: it says what went wrong between the services, with the code that
-    resource-service gave."""
+    """The answer to a person for a refusal of resource-service, with the code that it gave."""
     if answer.status_code in (200, 404):
         return Response(answer.content, answer.status_code, content_type=answer.headers.get("Content-Type"))
     code = code_of(answer)
@@ -72,7 +71,7 @@ def pass_on(answer: requests.Response) -> Response:
 
 
 def unavailable(code: str, detail: str, retry_after: str = "5", **more: str) -> Response:
-    """An answer for now: in so many seconds it is worth another try."""
+    """A 503 that asks the client to retry after that many seconds."""
     answer = problem(503, code, detail, **more)
     answer.headers["Retry-After"] = retry_after
     return answer

@@ -1,6 +1,6 @@
-"""``GET /``: every route, with an HTTPie line that a person can type as it stands, once the first line was typed.
+"""``GET /``: every route, with an HTTPie line to type as it is, after the first line was typed.
 
-No line holds a double quote or a backslash, which JSON would escape. The shell puts in what only a person may know:
+No line has a double quote or a backslash, which JSON would escape. The shell inserts the secrets
 ``CLIENT_DEMO_PASSWORD`` and ``CLIENT_OPERATOR_SECRET``. ``make up`` prints lines that set them, and in the container
 ``httpservice`` they are set.
 """
@@ -31,8 +31,8 @@ EXCHANGE = (
     " scope=trigger_invoicing audience=jobs.example.com topic=OrderCreated event_id=e-$ORDER transaction_id=t-$ORDER"
     f" event_payload_hash=$(sha256sum </tmp/order.json | cut -c-64) | {TOKEN})",
 )
-"""Lines for the shell that write an order and exchange the user's token, at the registry, for the token of its event:
-for a program without the SDK, which is the service that ``PEERSEAL_SERVICE`` and its companions name."""
+"""Shell lines for a program without the SDK: they write an order, and exchange the user's token at the registry for the
+order's event token. ``PEERSEAL_SERVICE`` and the variables with it name the service."""
 AS_USER = "-A bearer -a $TOKEN"
 """HTTPie's arguments for a user's token, which the shell puts in."""
 
@@ -40,7 +40,7 @@ _ARGUMENTS = "__httpie__"
 
 
 def httpie(arguments: str) -> Callable[[View], View]:
-    """A decorator: what a call of this route needs, behind its URL."""
+    """A decorator: what a call of this route needs, after its URL."""
 
     def mark(view: View) -> View:
         setattr(view, _ARGUMENTS, arguments)
@@ -72,6 +72,6 @@ def described(app: Flask, url: str) -> list[dict[str, str]]:
         view = app.view_functions[rule.endpoint]
         method = "POST" if "POST" in (rule.methods or ()) else "GET"
         line = f"http {method} {url}{rule.rule.replace('<id>', '1')} {getattr(view, _ARGUMENTS, '')}".rstrip()
-        line += " --ignore-stdin" if method == "POST" else ""  # the input of a script is no body
+        line += " --ignore-stdin" if method == "POST" else ""  # or HTTPie in a script sends standard input
         found.append({"method": method, "path": rule.rule, "what": (view.__doc__ or "").strip(), "try": line})
     return found

@@ -1,19 +1,19 @@
-"""What client-service is told by its environment, beside Peerseal's own settings (``PEERSEAL_SERVICE``, …):
+"""The environment variables of client-service, in addition to Peerseal's own settings (``PEERSEAL_SERVICE``, …):
 
-- ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
-- ``CLIENT_OPERATOR_SECRET``: what ``POST /refresh-my-credentials`` asks for in the header ``Operator-Secret``. Without
-  it nobody can use that route;
-- ``CLIENT_LOGIN_URL``: where the identity provider is, such as ``https://login.example.com``. ``POST /authenticate``
-  passes name and password on to it. Without this URL that route is closed, and users bring their tokens from elsewhere;
-- ``CLIENT_LOGIN_CA_FILE``: the certificates (PEM) to check its https with, in the place of the public authorities;
-- ``CLIENT_DATABASE_URL``: orders, and events that are not sent yet;
+- ``RESOURCE_SERVICE_URL``: the URL of resource-service (``http://resource-service``);
+- ``CLIENT_OPERATOR_SECRET``: ``POST /refresh-my-credentials`` requires it in the header ``Operator-Secret``. Without
+  it, that route refuses every request;
+- ``CLIENT_LOGIN_URL``: the identity provider, such as ``https://login.example.com``. ``POST /authenticate`` forwards
+  name and password to it. Without this URL the route answers 404, and users get their tokens elsewhere;
+- ``CLIENT_LOGIN_CA_FILE``: the certificates (PEM) that verify it, in place of the public authorities;
+- ``CLIENT_DATABASE_URL``: the database of orders and of events that wait;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
-  (TLS, SASL) as a JSON object; ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain's settings
-  (``kafka``), where this service logs in by its own key. Without a URL, events wait in the database for one;
-- ``EVENTS_AUDIENCE``: whom events are for (``jobs.example.com``).
+  (TLS, SASL) as a JSON object; ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain document
+  (``kafka``), where this service logs in with its own key. Without a URL, events stay in the database;
+- ``EVENTS_AUDIENCE``: the audience of events (``jobs.example.com``).
 
-Secrets may stand in a file, named by the same variable with ``_FILE``. State that no variable names a place for lies
-beside Peerseal's key folder, or in ``./client-data`` where there is none.
+A secret may be in a file that the same variable with ``_FILE`` names. Files without a variable are in the folder that
+contains Peerseal's key folder, or in ``./client-data`` if no key folder is set.
 """
 
 import json
@@ -31,7 +31,7 @@ AUDIENCE = "jobs.example.com"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """See above. ``state`` is the folder for what lies nowhere else."""
+    """The values of these variables. ``state`` is the folder of files without a variable."""
 
     state: Path
     database_url: str = field(repr=False)
@@ -46,7 +46,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for a file that cannot be read, or a URL that is none."""
+        """From the environment. Raises ConfigurationError for an unreadable file or an invalid URL."""
         read = SettingsReader(environ)
         key_dir = read.path("PEERSEAL_KEY_DIR")
         state = (key_dir.parent if key_dir else Path("client-data")).absolute()

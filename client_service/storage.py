@@ -32,7 +32,7 @@ from peerseal.outbox import create_tables, outbox_table
 from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
-"""Orders that are shown, at most."""
+"""The most orders that a list shows."""
 
 metadata = MetaData()
 ORDERS = Table(
@@ -62,7 +62,7 @@ ACCEPTED, AWAITING_APPROVAL, EXPIRED = "accepted", "awaiting_approval", "expired
 
 @dataclass(frozen=True, slots=True)
 class SignedEvent:
-    """What tells of an order: signed when the order was placed, in the user's transaction. ``good_until`` is in seconds
+    """The event of an order, signed in the user's transaction when the order was placed. ``good_until`` is in seconds
     since the epoch."""
 
     id: str
@@ -73,7 +73,7 @@ class SignedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What one user ordered, as one transaction."""
+    """One user's order; it is one transaction."""
 
     transaction_id: str
     issuer: str
@@ -88,17 +88,17 @@ class Order:
         return sum(line.quantity * line.price for line in self.lines)
 
     def public_json(self) -> dict[str, Any]:
-        """What others learn: nothing of the user."""
+        """The published members; none names the user."""
         items = [line.to_json() for line in self.lines]
         return {"transactionID": self.transaction_id, "utcTime": self.utc_time, "items": items}
 
     def to_json(self) -> dict[str, Any]:
-        """What the user sees, with the sum in cents and the state."""
+        """The members for the user, with the sum in cents and the state."""
         return {**self.public_json(), "amount": self.amount, "state": self.state}
 
 
 def open_database(url: str, state: Path) -> Engine:
-    """The database, with what is missing of its tables made. Safe to use after a fork. Raises ConfigurationError."""
+    """The database, with missing tables created. Safe to use after a fork. Raises ConfigurationError."""
     url = sqlalchemy_url(url)
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def hold(connection: Connection, order: Order, event: SignedEvent) -> None:
 
 
 def release(connection: Connection, transaction_id: str) -> SignedEvent | None:
-    """The event that was kept, which is the caller's now; None where there is none."""
+    """Removes the kept event and returns it; None if there is none."""
     kept = delete(HELD).where(HELD.c.transaction_id == transaction_id).returning(HELD)
     row = connection.execute(kept).first()
     if row is None:

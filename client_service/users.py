@@ -1,4 +1,4 @@
-"""Who the person behind a request is, and what this service does in that person's name."""
+"""Who the user of a request is, and what this service does in that user's name."""
 
 from flask import request
 
@@ -18,8 +18,8 @@ class Users:
         )
 
     def current(self) -> peerseal.User | None:
-        """The user whose token came with the request; None where none came. Raises TokenError for one that is not good:
-        that is never taken for no user at all."""
+        """The user whose token came with the request; None if none came. Raises TokenError for an invalid token, which
+        never counts as no token."""
         header = request.headers.get("Authorization")
         if header is None:
             return None
@@ -29,12 +29,13 @@ class Users:
         return self._verifier.verify(token.strip(" "))
 
     def needed(self) -> peerseal.User:
-        """The same, where nothing is done for nobody. Raises MissingToken."""
+        """The user of the request. Raises MissingToken if none came, and TokenError for an invalid token."""
         user = self.current()
         if user is None:
             raise MissingToken("no user's token")
         return user
 
     def transaction(self, user: peerseal.User | None, *scope: str) -> peerseal.Transaction | None:
-        """What calls in the user's name carry, by `peerseal.carrying`; None for nobody. Raises InsufficientScope."""
+        """The transaction for a user's calls, to be used with `peerseal.carrying`; None without a user. Raises
+        InsufficientScope."""
         return None if user is None else self._identity.mint_transaction(user, scope=scope)

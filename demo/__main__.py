@@ -1,4 +1,4 @@
-"""``make demo``: the whole idea on real processes. Ends with 1 where anything answers otherwise than promised."""
+"""``make demo``: the whole idea on real processes. Exits with 1 if any answer differs from the expected one."""
 
 import logging
 import os
@@ -15,12 +15,12 @@ from demo.scenes.stage import Stage
 from demo.show import Show, Unexpected
 from demo.stack import CLIENT, CommandFailed, Stack
 
-# So that the demo need not wait for the half minute that watching services have in earnest.
+# Shorter than the default half minute, so that the demo is fast.
 FAST_ROTATION = {"PEERSEAL_ROTATE_LEAD": "3", "PEERSEAL_ROTATE_OVERLAP": "5"}
 
 
 def main() -> int:
-    """Start everything, play the scenes, stop everything; → the exit code."""
+    """Start everything, run the scenes, stop everything; → the exit code."""
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="peerseal-demo-") as folder, Stack(Path(folder)) as stack:
         os.environ["NO_PROXY"] = "127.0.0.1,localhost"

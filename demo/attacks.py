@@ -1,4 +1,4 @@
-"""What an attacker on the network, or a service gone bad, would send: made with the SDK's own floors."""
+"""Tokens as an attacker or a malicious service would send them, made with the SDK's protocol functions."""
 
 import time
 
@@ -6,11 +6,12 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
-from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken
 
 
 def forged_token(issuer: str, audience: str, *, method: str, target: str) -> str:
-    """A request token, right in every part, in the name of ``issuer``, signed with a key that was made just now."""
+    """A correct request token in the name of ``issuer``, signed with a new, unregistered key."""
     key = KeyPair.generate()
     now = int(time.time())
     token = RequestToken(

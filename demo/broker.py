@@ -1,4 +1,4 @@
-"""librdkafka's own broker as a process: the real protocol, with nothing to install and nothing kept.
+"""librdkafka's mock broker as a process: the real protocol, without installation and without storage.
 
 ``python -m demo.broker TOPIC…`` makes the topics, prints the URL, and runs until SIGTERM.
 """
@@ -17,7 +17,7 @@ def main(topics: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = Producer({"bootstrap.servers": "nowhere:1", "test.mock.num.brokers": 1})
     for topic in topics:
-        cluster.list_topics(topic, timeout=10)  # a topic that is asked for is made
+        cluster.list_topics(topic, timeout=10)  # creates topics on demand
     address = next(iter(cluster.list_topics(timeout=10).brokers.values()))
     print(f"{URL_PREFIX}{address.host}:{address.port}", flush=True)
     try:

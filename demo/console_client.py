@@ -31,11 +31,11 @@ DONE = b"<!doctype html><title>Logged in</title><p id=done>You are logged in. Go
 
 
 class LoginFailed(RuntimeError):
-    """The person did not log in, or the answer is not the one that was asked for."""
+    """The person did not log in, or the answer belongs to another request."""
 
 
 class Callback:
-    """Waits on the loopback interface for the browser to come back with ``state``."""
+    """Waits on the loopback interface until the browser returns with ``state``."""
 
     def __init__(self, state: str) -> None:
         callback = self
@@ -57,7 +57,7 @@ class Callback:
         self.url = f"http://127.0.0.1:{self._server.server_port}{CALLBACK}"
 
     def takes(self, path: str) -> bool:
-        """Whether that is the answer to our request; another program's request on this port is not."""
+        """Whether the request answers our login; another program may send one to this port."""
         parts = urlsplit(path)
         if parts.path != CALLBACK or parse_qs(parts.query).get("state") != [self._state]:
             return False
@@ -65,13 +65,13 @@ class Callback:
         return True
 
     def wait(self, seconds: float) -> str:
-        """The path and query with which the browser came. Raises LoginFailed after that many seconds."""
+        """The path and query of the browser's request. Raises LoginFailed after that many seconds."""
         end = time.monotonic() + seconds
         with self._server as server:
             while self.answer is None:
                 server.timeout = end - time.monotonic()
                 if server.timeout <= 0:
-                    raise LoginFailed(f"nobody logged in within {seconds:.0f} s")
+                    raise LoginFailed(f"no one logged in within {seconds:.0f} s")
                 server.handle_request()
         return self.answer
 
@@ -118,7 +118,7 @@ def order(edge_url: str, access_token: str, wait: float) -> tuple[dict[str, Any]
     """The order that was placed with the token, and its invoice. Raises requests' errors, or TimeoutError."""
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {access_token}"
-        session.trust_env = False  # its proxies and .netrc are not for the loopback interface
+        session.trust_env = False  # no proxies and no .netrc for the loopback interface
         placed = session.post(f"{edge_url}/orders", json=ORDER, timeout=10)
         placed.raise_for_status()
         number = placed.json()["transactionID"]

@@ -1,4 +1,4 @@
-"""The real ``http`` command of HTTPie, run as a person would, its answer parsed."""
+"""Runs HTTPie's real ``http`` command as a person would, and parses its answer."""
 
 import json
 import shlex
@@ -25,12 +25,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body read as JSON. Raises ValueError where it is none."""
+        """The body as JSON. Raises ValueError if it is no JSON."""
         return json.loads(self.text)
 
     @property
     def code(self) -> str | None:
-        """The ``code`` of a problem document (RFC 9457), None where the answer is no problem."""
+        """The ``code`` of a problem document (RFC 9457); None if the answer is no problem document."""
         is_problem = self.headers.get("content-type", "").startswith("application/problem+json")
         return self.json["code"] if is_problem else None
 

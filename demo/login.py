@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def start(stack: Stack) -> tuple[str, str, str]:
-    """What the console client needs: the URLs of login page and edge, and the password of the people."""
+    """The console client's arguments: the URLs of login page and edge, and the demo users' password."""
     print("starting …", flush=True)
     password = secrets.token_urlsafe(12)
     running = stack.start_all(password)

@@ -42,7 +42,7 @@ _POLL = 0.05  # seconds
 
 
 class ProcessFailed(RuntimeError):
-    """A process ended, or did not answer in time. The message holds the end of its output."""
+    """A process ended, or did not answer in time. The message has the end of its output."""
 
 
 def free_port(preferred: int = 0) -> int:
@@ -56,18 +56,18 @@ def free_port(preferred: int = 0) -> int:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without any setting of Peerseal's own or a proxy, and then ``settings``. A registry
-    stops at once: no balancer has to notice."""
+    """This process's environment without Peerseal's settings and proxies, and then ``settings``. A registry stops
+    without a drain, since there is no balancer."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     ours = {"NO_PROXY": f"{LOOPBACK},localhost", "PYTHONUNBUFFERED": "1", "REGISTRY_DRAIN_SECONDS": "0"}
     return inherited | ours | dict(settings)
 
 
 class ServerOptions(TypedDict, total=False):
-    """How gunicorn serves: what is left out is 2 ``workers`` of 8 ``threads``, no ``preload``, no recycling.
+    """Options of gunicorn. The defaults are 2 ``workers`` of 8 ``threads``, no ``preload``, no recycling.
 
-    A worker is recycled after ``max_requests`` requests. ``config`` is what gunicorn's own option of that name takes;
-    it says how many threads there are, where ``threads`` does not.
+    A worker is recycled after ``max_requests`` requests. ``config`` is gunicorn's option of that name; it
+    sets the number of threads unless ``threads`` does.
     """
 
     workers: int
@@ -117,11 +117,11 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """The exit code; None while it runs."""
         return self._process.poll()
 
     def output(self) -> str:
-        """All that it has printed so far, and what earlier processes with the same log had."""
+        """All output so far, with that of earlier processes with the same log."""
         return self.log.read_text(errors="replace")
 
     def wait_until_answers(self, url: str, timeout: float = 60) -> Self:

@@ -1,8 +1,8 @@
 """A program's own Kafka client, for programs without the SDK: ``python -m demo.publish FILE TOKEN`` sends the order in
 the file with its event's token, and returns once the broker has confirmed it.
 
-``BROKER_URL``, ``BROKER_CONFIG_FILE`` and ``BROKER_LOGIN`` are those of the example services; a login needs the
-settings of the service (``PEERSEAL_SERVICE``, …), too.
+``BROKER_URL``, ``BROKER_CONFIG_FILE`` and ``BROKER_LOGIN`` are those of the example services; a login also needs
+the settings of the service (``PEERSEAL_SERVICE``, …).
 """
 
 import os
@@ -21,7 +21,7 @@ CONFIRMED_WITHIN = 30.0  # seconds
 
 
 def main(file: Path, token: str, environ: Mapping[str, str] = os.environ) -> int:
-    """Send it; → the exit code. Raises ConfigurationError or BrokerUnavailable."""
+    """Send the file; → the exit code. Raises ConfigurationError or BrokerUnavailable."""
     broker = Settings.from_env(environ)
     if broker.broker_url is None:
         raise ConfigurationError("BROKER_URL is not set")

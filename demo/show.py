@@ -1,4 +1,4 @@
-"""What the demo prints, and what it insists on: a call that answers otherwise than expected ends it."""
+"""The output of the demo and its checks: an unexpected answer ends the demo."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _STYLES = {"title": "1", "command": "36", "good": "32", "bad": "31;1", "faint": 
 
 
 class Unexpected(AssertionError):
-    """The demo saw something else than it promised."""
+    """An answer differs from the expected one."""
 
 
 class Show:
@@ -32,7 +32,7 @@ class Show:
             self._print("faint", f"   {line}")
 
     def call(self, *arguments: str, status: int, code: str | None = None, title: str = "") -> Answer:
-        """Run ``http ARGUMENTS``, print command and answer, and insist on its status and problem ``code``.
+        """Run ``http ARGUMENTS``, print command and answer, and check status and problem ``code``.
 
         Raises Unexpected.
         """
@@ -48,7 +48,7 @@ class Show:
         return answer
 
     def expect(self, holds: bool, what: str, *, show: bool = True) -> None:
-        """Insist that ``holds``. Raises Unexpected."""
+        """Check that ``holds``. Raises Unexpected."""
         if not holds:
             self._print("bad", f"   ✗ expected: {what}")
             raise Unexpected(what)
@@ -57,11 +57,11 @@ class Show:
             self._print("good", f"   ✓ {what}")
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line."""
         print(f"   {text}", flush=True)
 
     def end(self) -> None:
-        """The closing line."""
+        """Print the closing line."""
         seconds = time.monotonic() - self._began
         self._print("title", f"\nAll {self._seen} expectations held, in {seconds:.0f} s.")
 
@@ -71,7 +71,7 @@ class Show:
 
 
 def shorten(text: str) -> str:
-    """``text`` with every long run of base64 cut in the middle: keys and tokens, which nobody reads."""
+    """``text`` with long base64 texts (keys and tokens) shortened in the middle."""
     return _LONG.sub(lambda run: f"{run[0][:36]}…{run[0][-8:]}", text)
 
 

@@ -1,4 +1,4 @@
-"""A registry and services as real processes, in one folder: what ``make demo``, ``make up`` and the tests start."""
+"""A registry and services as real processes in one folder, for ``make demo``, ``make up`` and the tests."""
 
 import json
 import os
@@ -40,7 +40,7 @@ OPERATOR_SECRET = "CLIENT_OPERATOR_SECRET"
 
 
 class CommandFailed(RuntimeError):
-    """``peerseal-registry`` ended with another exit code than 0. The message holds what it printed."""
+    """``peerseal-registry`` ended with an exit code other than 0. The message has its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Running:
 class Stack:
     """One trust domain under ``root``: the registry's home, each service's keys and cache, and all logs.
 
-    Nothing runs before ``start_registry``; as a context manager it stops at the end whatever was started, the last
-    first. Without ``database_url`` the registry keeps its records in SQLite under its home.
+    Nothing runs before ``start_registry``. As a context manager it stops all processes at the end, the last one first.
+    Without ``database_url`` the registry uses SQLite in its home.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Stack:
         self.settings: dict[str, str] = {}
         """Settings that every service gets."""
         self.login: Server | None = None
-        """The identity provider, where one runs."""
+        """The identity provider, if one runs."""
         self.cases: Server | None = None
-        """The third service of the chain, where one runs."""
+        """The third service of the chain, if one runs."""
         self._introspection_secret = secrets.token_urlsafe(24)
         self._running = ExitStack()
 
@@ -122,8 +122,8 @@ class Stack:
         ports: Mapping[str, int] = MappingProxyType({}),
     ) -> Running:
         """Start identity provider, registry, broker, the three services and the consumer. ``password`` is that of all
-        people; ``preload`` is for resource-service and client-service; ``ports`` are by service, any that is free where
-        none is named."""
+        demo users; ``preload`` is for resource-service and client-service; ``ports`` has a port for each service, else
+        any free port."""
         login = self.start_identity_provider(password, port=ports.get(LOGIN))
         registry = self.start_registry()
         self.let_users_in()
@@ -141,9 +141,9 @@ class Stack:
         return Running(registry, login, cases, resource, client, invoicing, broker_url)
 
     def start_registry(self, *, workers: int = 2) -> Server:
-        """Make what is missing of the registry, start it, and wait until it is ready.
+        """Initialise the registry if necessary, start it, and wait until it is ready.
 
-        May be called again after the process was stopped or killed: port, keys and records stay.
+        May be called again after the process was stopped or killed: port, keys and data stay.
         """
         self.operate("init", "--trust-domain", self.domain)
         registry = gunicorn(
@@ -158,7 +158,7 @@ class Stack:
         return self.keep(registry).wait_until_answers(f"{self.registry_url}/readyz")
 
     def start_identity_provider(self, password: str, *, port: int | None = None) -> Server:
-        """The issuer of users' tokens, which `let_users_in` waits for and lists. ``password`` is that of all people."""
+        """The issuer of users' tokens, which `let_users_in` waits for and lists. All demo users share ``password``."""
         port = port or free_port()
         settings = {
             "IDP_URL": f"http://{LOOPBACK}:{port}",
@@ -172,7 +172,7 @@ class Stack:
         return server
 
     def let_users_in(self) -> None:
-        """Lay down, as the operator, who issues users' tokens and who may speak for users."""
+        """Set the domain document, as the operator: the issuer of users' tokens and the minters."""
         file = self.root / "domain.json"
         login: dict[str, Any] | None = None
         if self.login is not None:
@@ -184,13 +184,13 @@ class Stack:
         self.operate("domain", "set", str(file))
 
     def join_token(self, service: str, *, uses: int = 1, ttl: str = "10m") -> str:
-        """A fresh join token for ``service``, made by the operator's command."""
+        """A new join token for ``service``, made with the operator's command."""
         arguments = ("join-token", "create", service, "--ttl", ttl, "--uses", str(uses))
         return str(self.operate_json(*arguments)["token"])
 
     def service_settings(self, service: str, *, host: str = "host") -> dict[str, str]:
         """The environment with which ``service`` runs on ``host``: keys and cache shared by all its processes there, a
-        fresh join token in a 0600 file."""
+        new join token in a 0600 file."""
         folder = self.root / service / host
         folder.mkdir(parents=True, exist_ok=True)
         token_file = folder / "join-token"
@@ -220,7 +220,7 @@ class Stack:
         return self.keep(server).wait_until_answers(f"{server.url}/my-public-credentials")
 
     def start_case_service(self, *, port: int | None = None, **options: Unpack[ServerOptions]) -> Server:
-        """The third service of the chain, which a resource-service that is started later calls."""
+        """The third service of the chain; a resource-service that starts later calls it."""
         options.setdefault("workers", 1)
         self.cases = self.start_service(CASES, "demo.case_service.app:create_app()", port=port, **options)
         return self.cases
@@ -252,7 +252,7 @@ class Stack:
                 "PEERSEAL_INTROSPECTION_SECRET": self._introspection_secret,
             }
         target = "client_service.app:create_app()"
-        options.setdefault("threads", 16)  # more than calls to resource-service may take
+        options.setdefault("threads", 16)  # more than the bulkhead of calls to resource-service
         return self.start_service(CLIENT, target, settings=settings, port=port, **options)
 
     def start_broker(self) -> str:
@@ -267,7 +267,7 @@ class Stack:
     def start_invoicing(self, resource_url: str, broker_url: str) -> Process:
         """The example consumer, with an inbox of its own."""
         options = self.root / "broker.json"
-        options.write_text(json.dumps({"group.protocol": "consumer"}))  # joins its group at once
+        options.write_text(json.dumps({"group.protocol": "consumer"}))  # so that it joins its group at once
         settings = self.service_settings(INVOICING) | {
             "RESOURCE_SERVICE_URL": resource_url,
             "BROKER_URL": broker_url,
@@ -281,7 +281,7 @@ class Stack:
 
 
 def write_secret(path: Path, secret: str) -> None:
-    """A new file that only its owner reads, in the place of an old one."""
+    """Writes a file that only its owner can read, in place of an old one."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secret)

@@ -1,4 +1,4 @@
-"""The topic of the orders, as somebody sees it who can read and write there: anybody, if the broker lets them."""
+"""The topic of the orders, as a client with access to the broker sees it."""
 
 import time
 import uuid
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from demo.stack import DEAD_LETTERS, TOPIC
 from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, Message, open_inlet, open_outlet
 
-_PARTITION = b"one"  # the key of all that is sent here, so that it is read in the order in which it was sent
+_PARTITION = b"one"  # one key for all messages, so that they are read in the order in which they were sent
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """What the consumer put aside: why, and where it was."""
+    """A dead letter: its code and its origin."""
 
     code: str
     origin: str
@@ -26,21 +26,21 @@ class Topic:
         self._outlet = open_outlet(url)
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         self._outlet.close()
 
     def send(self, payload: bytes, headers: dict[str, str]) -> None:
-        """Any message, confirmed by the broker."""
+        """Send a message and wait for the broker's confirmation."""
         raw = [(name, value.encode("ascii")) for name, value in headers.items()]
         self._outlet.send(TOPIC, payload, raw, _PARTITION)
         self._outlet.flush(10)
 
     def orders(self, count: int) -> list[Message]:
-        """The first messages that are there."""
+        """The first messages of the topic."""
         return self._read(TOPIC, count)
 
     def dead_letters(self, count: int) -> list[DeadLetter]:
-        """The first that were put aside, in order of arrival."""
+        """The first dead letters, in order of arrival."""
         said = [dict(message.headers) for message in self._read(DEAD_LETTERS, count)]
         return [DeadLetter(headers[CODE_HEADER].decode(), headers[ORIGIN_HEADER].decode()) for headers in said]
 

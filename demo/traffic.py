@@ -1,4 +1,4 @@
-"""Calls that go on in the background while something else happens."""
+"""Calls in the background while something else happens."""
 
 import threading
 from collections import Counter
@@ -9,7 +9,7 @@ import requests
 
 
 class Traffic:
-    """``callers`` threads that GET ``url``, each one call after the other, as long as the context lasts."""
+    """``callers`` threads that GET ``url`` again and again while the context lasts."""
 
     def __init__(self, url: str, callers: int = 4) -> None:
         self._url = url
@@ -17,7 +17,7 @@ class Traffic:
         self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(callers)]
         self._lock = threading.Lock()
         self.answers: Counter[int | str] = Counter()
-        """How often each status came back; the name of the error where none did."""
+        """The number of answers by status, or by the error's name if there was no answer."""
 
     def __enter__(self) -> Self:
         for thread in self._threads:

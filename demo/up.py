@@ -13,12 +13,12 @@ from demo.stack import CASES, CLIENT, LOGIN, RESOURCE, CommandFailed, Stack
 
 REGISTRY_PORT = 8000
 PORTS = {CLIENT: 8001, RESOURCE: 8002, LOGIN: 8003, CASES: 8004}
-"""The ports on which they listen where these are free."""
+"""The preferred ports; any free port replaces one that is taken."""
 
 LINES = """
 Everything runs. Try, in another terminal (Ctrl-C here stops it all):
 
-  # first, once: where the programs are, the secrets, and which service `peerseal` and `demo.publish` are
+  # first, once: the programs, the secrets, and the service of `peerseal` and `demo.publish`
   {exports}
 
   http {client}/my-public-credentials
@@ -30,7 +30,7 @@ Everything runs. Try, in another terminal (Ctrl-C here stops it all):
   http {client}/profiles/1 -A bearer -a $TOKEN
   http POST {client}/orders 'items[0][itemID]=pen' 'items[0][quantity]:=2' -A bearer -a $TOKEN
   http {client}/invoices -A bearer -a $TOKEN
-  http {client}/cases -A bearer -a $TOKEN         # from a third service, by way of resource-service
+  http {client}/cases -A bearer -a $TOKEN         # from a third service, through resource-service
 
   # a program without the SDK: the user's token is exchanged at the registry for an event's, and the order is published
   {exchange}
@@ -56,7 +56,7 @@ The broker is at {broker}; logs are in {logs}.
 def main() -> int:
     """Start everything, wait for Ctrl-C or SIGTERM, stop everything; → the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also if a shell started us with SIGINT ignored
     with tempfile.TemporaryDirectory(prefix="peerseal-up-") as folder:
         try:
             with Stack(Path(folder), registry_port=free_port(REGISTRY_PORT)) as stack:
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def start(stack: Stack) -> None:
-    """Start everything and print what can be tried."""
+    """Start everything and print lines to try."""
     print("starting …", flush=True)
     secret, password = secrets.token_hex(12), secrets.token_hex(12)
     ports = {name: free_port(port) for name, port in PORTS.items()}

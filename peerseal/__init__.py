@@ -20,11 +20,11 @@ from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import Accepted
 from peerseal.verify.context import Transaction, carrying, current_request_id, current_transaction, propagate
 from peerseal.verify.event import Event, EventVerifier
+from peerseal.verify.introspection import IntrospectionClient
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.verify.replay.redis import RedisReplayGuard
 from peerseal.verify.request import Peer, Verifier
-from peerseal.verify.users.introspection_client import IntrospectionClient
-from peerseal.verify.users.verifier import User, UserVerifier
+from peerseal.verify.users import User, UserVerifier
 
 __all__ = [
     "Accepted",

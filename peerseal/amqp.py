@@ -1,7 +1,7 @@
-"""AMQP 0-9-1 as `peerseal.rabbitmq` needs it: one connection, its exchanges and queues, and messages as they travel.
+"""AMQP 0-9-1 for `peerseal.rabbitmq`: one connection with its exchanges and queues, and messages on the wire.
 
-kombu reads URLs, speaks TLS and opens channels. Reconnection is done here, since kombu checks the certificate of the
-second broker in a list against the name of the first one.
+kombu parses URLs, speaks TLS and opens channels. This module reconnects by itself, since kombu checks the certificate
+of the second broker in a list against the name of the first one.
 """
 
 import logging
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -30,33 +31,34 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("peerseal.rabbitmq")
 
 Settings = Mapping[str, Any]
-"""``prefetch``, messages that a member holds at once; ``queue_arguments`` of every queue, such as ``x-queue-type``;
-``declare``, False where exchanges and queues are made by somebody else; and what `kombu.Connection` takes: ``ssl``,
+"""``prefetch``: how many messages a member holds; ``queue_arguments`` of every queue, such as ``x-queue-type``;
+``declare``: False if operators create exchanges and queues; and arguments of `kombu.Connection`: ``ssl``,
 ``heartbeat``, ``connect_timeout``, ``login_method``, ``transport_options``."""
 
 LOST: Final = AMQPError, OSError
-"""What a connection that is no good any more raises."""
+"""Errors of a connection that is lost."""
 FOR_GOOD: Final = AccessRefused, NotAllowed, PreconditionFailed
-"""Those of them that connecting again does not mend."""
+"""Those of LOST that occur again after a new connection."""
 HEADERS_ROOM: Final = 100_000
-"""Bytes for all headers of a message: with its other properties they go into one frame, of 128 KiB by default."""
+"""Bytes for all headers of a message. They share one frame, of 128 KiB by default, with its other properties."""
 
 _ROUTING: Final = {"CC": "original-CC", "BCC": "original-BCC"}
-"""Headers by which RabbitMQ sends copies to other queues: what a publisher wrote there must not steer a dead letter."""
+"""Headers by which RabbitMQ sends copies to other queues, and their names in a dead letter: a publisher must not route
+it."""
 _OURS = ("prefetch", "queue_arguments", "declare")
-_FRAME_BESIDE_HEADERS: Final = 512  # bytes of a frame for itself and for the other properties
+_FRAME_OVERHEAD: Final = 512  # bytes of a frame for itself and for the other properties
 _KEY = "peerseal-key"
-_BESIDE_A_VALUE: Final = 20  # bytes of a header beside its name and value: lengths, types, and a prefix of ours
+_HEADER_OVERHEAD: Final = 20  # bytes of a header for lengths, types and a prefix
 _LONGEST_NAME: Final = 240  # bytes, of 255 with such a prefix
 _DELIVER: Final = b"\x00\x3c\x00\x3c"
-_PATIENCE = 10  # seconds for the broker to answer or to take bytes
-_AGAIN = 0.5  # seconds between two attempts to connect
-_TELL_EVERY = 30.0  # seconds between two complaints about the same outage
+_TIMEOUT = 10  # seconds for the broker to answer or to take bytes
+_PAUSE = 0.5  # seconds between two attempts to connect
+_WARN_EVERY = 30.0  # seconds between two warnings about the same outage
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A message on its way out."""
+class OutgoingMessage:
+    """A message to send; it is sent again if the connection is lost."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -64,29 +66,29 @@ class Letter:
 
     @classmethod
     def of(cls, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None) -> Self:
-        """The key goes as a header. Raises MessageTooLarge."""
+        """With the key as a header. Raises MessageTooLarge."""
         named = [] if key is None else [(_KEY, key)]
         return cls(topic, payload, fitting(topic, [*named, *headers]))
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is a dead letter, which its consumer sends again where it is not taken."""
+        """Whether it is a dead letter; its consumer sends it again if the broker refuses it."""
         return self.topic.endswith(DEAD_LETTERS)
 
     def message(self, tag: int, frame: int) -> Any:
-        """As py-amqp sends it, in frames of so many bytes at most. A header that comes more than once is a list.
+        """The message for py-amqp, in frames of at most ``frame`` bytes. A header that occurs more than once is a list.
         Raises MessageTooLarge."""
         table: dict[str, Any] = {}
-        for name, value in fitting(self.topic, self.headers, min(HEADERS_ROOM, frame - _FRAME_BESIDE_HEADERS)):
+        for name, value in fitting(self.topic, self.headers, min(HEADERS_ROOM, frame - _FRAME_OVERHEAD)):
             table.setdefault(_ROUTING.get(name, name), []).append(value)
         single = {name: values[0] if len(values) == 1 else values for name, values in table.items()}
         return amqp.Message(self.payload, application_headers=single, delivery_mode=2, message_id=str(tag))
 
 
-class Link:
-    """One connection with one channel at a time. ``number`` counts them: a receipt of an earlier one is worth nothing.
+class Connection:
+    """One connection with one channel. ``number`` counts connections: a receipt is valid for its own connection only.
 
-    Whoever gets one of `LOST` from it calls `lose`, and may `open` it again.
+    After one of the errors `LOST`, the caller calls `lose`, and may `open` it again.
     """
 
     def __init__(self, url: str, settings: Settings, *, heartbeat: int) -> None:
@@ -97,20 +99,20 @@ class Link:
         self._connection: Any = None
         self._declared: set[tuple[str, str | None]] = set()
         self._published = 0
-        self._tell_at = 0.0
+        self._warn_at = 0.0
         self._pid = os.getpid()
         self.channel: Any = None
         self.number = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a channel, as far as is known here. A parent's connection is not a forked child's."""
+        """Whether there is a channel that is not known to be lost. A forked child does not use its parent's."""
         if self._pid != os.getpid():
             self._forget()
         return self.channel is not None
 
     def open(self, timeout: float) -> None:
-        """Connect to the first broker that answers, trying for so long. Raises one of LOST."""
+        """Connect to the first broker that answers within ``timeout`` seconds. Raises one of LOST."""
         ends = time.monotonic() + timeout
         while True:
             try:
@@ -123,7 +125,7 @@ class Link:
                 if left <= 0:
                     raise
                 self.lose(error)
-                time.sleep(min(left, _AGAIN))
+                time.sleep(min(left, _PAUSE))
             else:
                 return
 
@@ -131,39 +133,39 @@ class Link:
         self._connection = kombu.Connection(url, **_connection_settings(url, self._settings))
         self._connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
         channel = self._connection.channel()
-        channel.auto_decode = False  # a payload stays the bytes that were signed, whatever encoding it claims
+        channel.auto_decode = False  # the payload stays the bytes that were signed
         self.channel, self._published = channel, 0
         self.number += 1
-        if self._tell_at:
+        if self._warn_at:
             log.warning("connected to the broker again")
-            self._tell_at = 0.0
+            self._warn_at = 0.0
 
     def lose(self, error: Exception) -> None:
-        """Give the connection up, without a word to the broker."""
-        if time.monotonic() >= self._tell_at:
-            log.warning("waiting for the broker: %s", said(error))
-            self._tell_at = time.monotonic() + _TELL_EVERY
-        with suppress(*LOST):
-            if self._connection is not None and self._pid == os.getpid():
-                self._connection.collect()
-        self._forget()
+        """Drop a connection that is lost, without a message to the broker."""
+        if time.monotonic() >= self._warn_at:
+            log.warning("waiting for the broker: %s", described(error))
+            self._warn_at = time.monotonic() + _WARN_EVERY
+        self._drop(methodcaller("collect"))
 
     def close(self) -> None:
-        """Give the connection up, once the broker has read what was written."""
+        """Close the connection after the broker has read all that was written."""
+        self._drop(methodcaller("release"))
+
+    def _drop(self, end: Callable[[Any], object]) -> None:
         with suppress(*LOST):
             if self._connection is not None and self._pid == os.getpid():
-                self._connection.release()
+                end(self._connection)
         self._forget()
 
     def _forget(self) -> None:
         if self._pid != os.getpid():
-            self._parents = self._connection  # never closed: the parent goes on with it
+            self._parents = self._connection  # never closed: the parent uses it
         self._connection = self.channel = None
         self._declared.clear()
         self._pid = os.getpid()
 
     def declare(self, topic: str, group: str | None = None) -> str:
-        """Make the topic's exchange, its dead letters', and the group's queue. The name of the queue."""
+        """Create the exchanges of the topic and of its dead letters, and the queue of the group; returns its name."""
         dead, is_dead = topic + DEAD_LETTERS, topic.endswith(DEAD_LETTERS)
         queue = topic if is_dead else f"{topic}/{group}"
         if self._declares and (topic, group) not in self._declared:
@@ -184,23 +186,23 @@ class Link:
         self.channel.queue_bind(name, exchange)
 
     def confirm(self, acked: Callable[..., None], nacked: Callable[..., None], returned: Callable[..., None]) -> None:
-        """Have the broker say of each message whether it has it."""
+        """Have the broker confirm each message."""
         self.channel.confirm_select()
         self.channel.events["basic_ack"].add(acked)
         self.channel.events["basic_nack"].add(nacked)
         self.channel.events["basic_return"].add(returned)
 
-    def publish(self, letter: Letter) -> int:
-        """Write it. The tag that its confirm will carry. Raises MessageTooLarge for headers that this broker's frames
-        have no room for."""
+    def publish(self, outgoing: OutgoingMessage) -> int:
+        """Send a message; returns the tag of its confirmation. Raises MessageTooLarge if the headers do not fit into a
+        frame of this broker."""
         tag = self._published + 1
-        message = letter.message(tag, self.channel.connection.frame_max)
-        self.channel.basic_publish(message, letter.topic, "", mandatory=True, timeout=_PATIENCE)
+        message = outgoing.message(tag, self.channel.connection.frame_max)
+        self.channel.basic_publish(message, outgoing.topic, "", mandatory=True, timeout=_TIMEOUT)
         self._published = tag
         return tag
 
     def drain(self, timeout: float) -> None:
-        """Wait for something from the broker and work it in; heartbeats go out."""
+        """Wait for the broker, handle what it sends, and send heartbeats."""
         with suppress(TimeoutError):
             self._connection.drain_events(timeout=max(timeout, 0.001))
         self._connection.heartbeat_check()
@@ -211,35 +213,34 @@ def _checked(url: str) -> str:
         parts = urlsplit(url)
         reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc.rpartition("@")[2])
     except ValueError:
-        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
+        raise ConfigurationError("the broker's URL cannot be read") from None  # the cause may show a password
     if parts.scheme not in ("amqp", "amqps") or not reachable or parts.query or parts.fragment:
         raise ConfigurationError("a broker's URL reads amqps://user:password@host:port/vhost; the rest is settings")
     return url
 
 
 def _connection_settings(url: str, settings: Settings) -> dict[str, Any]:
-    """For kombu, anew for each connection: it writes into them."""
+    """New settings for each connection: kombu changes them."""
     given = settings.get("ssl")
     tls = dict(given) if isinstance(given, Mapping) else {}
     secure = url.startswith("amqps:") or given
-    options = {"read_timeout": _PATIENCE, "write_timeout": _PATIENCE, **settings.get("transport_options", {})}
+    options = {"read_timeout": _TIMEOUT, "write_timeout": _TIMEOUT, **settings.get("transport_options", {})}
     return {
         **settings,
-        # None: the host's name in the URL. kombu on its own checks no name.
+        # None is the host name of the URL. By default kombu checks no host name.
         "ssl": {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None, **tls} if secure else False,
-        "transport_options": {**options, "confirm_publish": False, "frame_handler": _forgiving},
+        "transport_options": {**options, "confirm_publish": False, "frame_handler": _tolerant},
     }
 
 
 def fitting(topic: str, headers: Iterable[tuple[str, bytes]], room: int = HEADERS_ROOM) -> Headers:
-    """A message must not keep its refusal from being put aside: of a dead letter, the last headers that fit into
-    ``room`` bytes are kept, which are those that say what it is. Raises MessageTooLarge for any other message with too
-    many."""
+    """The headers that fit into ``room`` bytes. A dead letter keeps the last ones, which name the refusal. Raises
+    MessageTooLarge for any other message with too many headers."""
     kept: list[tuple[str, bytes]] = []
     left = room
     for name, value in reversed(list(headers)):
         encoded = name.encode("utf-8", "backslashreplace")
-        size = len(encoded) + len(value) + _BESIDE_A_VALUE
+        size = len(encoded) + len(value) + _HEADER_OVERHEAD
         if size <= left and len(encoded) <= _LONGEST_NAME:
             left -= size
             kept.append((name, value))
@@ -252,8 +253,8 @@ def fitting(topic: str, headers: Iterable[tuple[str, bytes]], room: int = HEADER
 
 
 def headers_and_key(table: Mapping[str | bytes, Any]) -> tuple[Headers, bytes | None]:
-    """A message's headers and its key. Lists are headers that come more than once; tables are left out. What is
-    no UTF-8 in a name is escaped: py-amqp passes half a surrogate pair, which could not be sent on."""
+    """A message's headers and its key. A list is a header that occurs more than once; tables are left out. Names are
+    escaped where they are no UTF-8: half a surrogate pair could not be sent again."""
     found: list[tuple[str, bytes]] = []
     for name, value in table.items():
         text = (name if isinstance(name, str) else name.decode("latin-1")).encode("utf-8", "backslashreplace").decode()
@@ -272,9 +273,11 @@ def _raw(value: Any) -> list[bytes]:
     return [b"" if value is None else str(value).encode("ascii", "ignore")]
 
 
-def _forgiving(connection: Any, callback: Callable[..., Any]) -> Callable[[Any], Any]:
-    """py-amqp's reader of frames, for messages that it cannot read: a broker hands on properties and routing keys as
-    anybody wrote them, and one that ends the connection would come again with the next. Such a message has none."""
+def _tolerant(connection: Any, callback: Callable[..., Any]) -> Callable[[Any], Any]:
+    """py-amqp's frame handler, which also survives messages that it cannot read.
+
+    A broker forwards properties and routing keys as any publisher wrote them. A message that ended the connection would
+    be delivered again on the next one, so such a message is delivered without properties."""
     read = frame_handler(connection, callback)
 
     def on_frame(frame: tuple[int, int, Any]) -> Any:
@@ -298,6 +301,6 @@ def _without_routing_key(deliver: bytes) -> bytes:
     return deliver[: exchange + 1 + deliver[exchange]] + b"\0"
 
 
-def said(error: Exception) -> str:
-    """For logs and errors. A broker's error names no password."""
+def described(error: Exception) -> str:
+    """The error for logs and messages. An error of a broker contains no password."""
     return f"{type(error).__name__}: {str(error)[:200]}"

@@ -9,23 +9,21 @@
         needs={"/profiles": Need("profiles:read"), "/healthz": PUBLIC},
     )
 
-One check runs before the application sees anything of a request: the caller, this very request, its body. A path that
-``needs`` does not name is open to nobody; without ``needs`` every path is open to any allowed caller. WebSockets are
-refused unless public: a request token binds one request, and not what follows it.
+The check runs before the application sees any part of a request. With ``needs``, a path that it does not name is
+always refused; without it, each path is open to each allowed caller. WebSockets are refused unless public, because a
+request token binds one request, and not what follows it.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from peerseal.asgi_routes import is_below, own_roots, route_path, route_pattern
+from peerseal.asgi_routes import PathNeeds, Scope
 from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import (
-    ConfigurationError,
     ContentTooLarge,
     ContentUnreadable,
     InsufficientScope,
@@ -35,52 +33,34 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.request import BLANKS
-from peerseal.refusals import (
-    ANY_ALLOWED,
-    ODD,
-    PUBLIC,
-    REFUSALS,
-    Need,
-    Record,
-    answer,
-    audit_log_of,
-    check_need,
-    check_options,
-    check_paths,
-    lacking,
-    lacking_user,
-    verifier_of,
-)
+from peerseal.protocol.problem_document import problem_of
+from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
+from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, Record, lacking, lacking_user
 from peerseal.verify.audit_log import OnVerified
 from peerseal.verify.context import REQUEST_ID, carrying, serving, within
 from peerseal.verify.replay.guards import ReplayGuard
-from peerseal.verify.request import Peer, Verifier
-from peerseal.verify.target import check_external_prefix, routed_target
-from peerseal.wsgi import MAX_BODY, bearer_token
+from peerseal.verify.request import Peer, Verifier, read_later
+from peerseal.verify.target import routed_target
+from peerseal.wsgi import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
 
 __all__ = ["ANY_ALLOWED", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope"]
 
-Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-log = logging.getLogger("peerseal")
-
 _READ_FIRST = 64 * 1024
-"""Bytes of a body that are read before the signature is checked. A longer one is read once that is good, and then all
-is verified once more: strangers must not make a service hold megabytes."""
+"""Bytes of a body that are read before the token is checked. The rest of a longer body is read after that, so that a
+caller without a good token cannot make a service hold megabytes."""
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
-_NOBODY: Final = Need("")  # no caller has it: a scope is not empty
 
 
 def current_peer() -> Peer:
-    """The verified caller of the request that this code serves. Raises RuntimeError where nobody was verified."""
+    """The verified caller of the request that this code serves. Raises RuntimeError where there is none."""
     call = _calls.get()
     if call is None or call.peer is None:
         raise RuntimeError("no verified caller: the path is public, or the check reports only")
@@ -88,10 +68,10 @@ def current_peer() -> Peer:
 
 
 def require_scope(scope: str, *, transaction: bool = False) -> None:
-    """For handlers whose need shows late: passes where the caller may use the scope.
+    """For a handler that learns late what the call needs: passes where the caller may use the scope.
 
-    What it raises (MissingToken, InsufficientScope, BadTransactionToken) becomes the answer, whatever the application
-    makes of it, unless that has begun to answer. To do less for those who may less, ask ``current_peer().scopes``.
+    What it raises (MissingToken, InsufficientScope, BadTransactionToken) becomes the answer, even where the application
+    catches it, unless the application has begun to answer. ``current_peer().scopes`` says what the caller may use.
     """
     call = _calls.get()
     if call is None:
@@ -102,10 +82,10 @@ def require_scope(scope: str, *, transaction: bool = False) -> None:
 class PeerAuth:
     """Closes ``app`` to all but the callers in ``allow``. It is an ASGI application itself.
 
-    ``needs`` maps paths to what they need, each with everything below it; the longest one counts, and paths that could
-    be read in two ways (dot segments, two slashes in a row, backslashes, control characters) are nobody's. Or it is a
-    function of method and path. Either way the path is decoded, and below the server's ``root_path``, as frameworks
-    route it; what one of them would read otherwise, by a ``root_path`` of its own, is nobody's. ``external_prefix`` is
+    ``needs`` maps paths to what they and all paths below them need; the longest path counts. Ambiguous paths (dot
+    segments, two slashes in a row, backslashes, control characters) are always refused. Or ``needs`` is a function of
+    method and path. In both cases the path is decoded, and below the server's ``root_path``, as frameworks route it; a
+    path that a framework reads as another one, by a ``root_path`` of its own, is always refused. ``external_prefix`` is
     the path that a proxy in front strips, if the server's ``root_path`` does not say it; the identity's by default. The
     other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first request.
     """
@@ -126,19 +106,24 @@ class PeerAuth:
         audit: bool | None = None,
         on_verified: OnVerified | None = None,
     ) -> None:
-        check_options(header, max_body, report_only, verifier, identity)
         self._app = app
-        self._trunks = [] if callable(needs) else _longest_first({"/": ANY_ALLOWED} if needs is None else needs)
-        self._needs = _checked(needs) if callable(needs) else _by_path(self._trunks)
-        self._report_only = report_only
-        self._header = header.lower()
-        self._max_body = max_body
-        prefix = external_prefix if external_prefix is not None else identity.external_prefix if identity else ""
-        self._external_prefix = check_external_prefix(prefix)
-        self._verifier = AsyncVerifier(verifier or verifier_of(identity, allow, replay))
+        self._needs = PathNeeds(app, needs)
         self._record = Record()
-        self._audit = audit_log_of(identity, self._record, audit, on_verified)
-        self._read_for: set[str] = set()
+        self._gate = Gate(
+            identity,
+            self._record,
+            allow=allow,
+            report_only=report_only,
+            header=header,
+            max_body=max_body,
+            external_prefix=external_prefix,
+            verifier=verifier,
+            replay=replay,
+            audit=audit,
+            on_verified=on_verified,
+        )
+        self._verifier = AsyncVerifier(self._gate.verifier)
+        self._being_read: set[str] = set()
 
     @property
     def refusals(self) -> Counter[str]:
@@ -147,31 +132,16 @@ class PeerAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, one WebSocket, or the application's life. Raises RuntimeError for any other kind of connection,
-        as ASGI asks of whoever does not know it: nobody could say who calls there."""
+        as ASGI asks of an application that does not know it."""
         kind = scope["type"]
         if kind == "lifespan":
             return await self._app(scope, receive, send)
         if kind not in ("http", "websocket"):
             raise RuntimeError(f"a connection of the kind {kind!r}: nobody knows who calls")
-        call = _Call(_headers(scope), send, self._header, self._record, self._report_only)
+        call = _Call(_headers(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
         with _outside(), serving(call.headers.get(REQUEST_ID)):
-            return await serve(self._need(scope), call, scope, receive)
-
-    def _need(self, scope: Scope) -> Need:
-        """What the path needs. One that a framework would read otherwise than it is told here is nobody's: the need of
-        another path would be asked for."""
-        path: str = scope["path"]
-        told = route_path(path, scope.get("root_path", ""))
-        for place, root in self._own_roots:
-            if is_below(told, place) and route_path(path, root) != route_path(told, place):
-                return _NOBODY
-        return self._needs(scope.get("method", "GET"), told)
-
-    @cached_property
-    def _own_roots(self) -> tuple[tuple[str, str], ...]:
-        """Looked for at the first request, when all is mounted."""
-        return tuple(own_roots(self._app))
+            return await serve(self._needs.need(scope), call, scope, receive)
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = _Body(receive)
@@ -180,7 +150,8 @@ class PeerAuth:
                 await self._admit(need, call, scope, body)
             with call.within():
                 if call.peer is not None:
-                    self._note(call.peer, need, scope)
+                    pattern = partial(self._needs.pattern, scope)
+                    self._gate.audit.call(call.peer, scope=need.scope, method=scope["method"], route=pattern)
                 await self._app(scope, body.again, call.send)
         except Exception as error:
             if call.refused is None and isinstance(error, REFUSALS):
@@ -192,8 +163,8 @@ class PeerAuth:
 
     async def _websocket(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         if not need.public:
-            error = InsufficientScope("WebSockets are open to nobody, unless they are public")
-            if not self._report_only:
+            error = InsufficientScope("WebSockets are refused unless their path is public")
+            if not self._gate.report_only:
                 call.refuse(error)
                 await receive()
                 return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -201,76 +172,67 @@ class PeerAuth:
         return await self._app(scope, receive, call.send_on)
 
     async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "_Body") -> None:
-        """Let the call in. Raises what refuses it."""
+        """Verify the caller. Raises the refusal, unless refusals are reported only."""
         try:
             call.peer = await self._verified(need, scope, call.headers, body)
         except REFUSALS as error:
-            if not self._report_only:
+            if not self._gate.report_only:
                 raise
             call.report(error)
 
-    def _note(self, peer: Peer, need: Need, scope: Scope) -> None:
-        """For the audit: a call was let in. Where the framework does not tell the route, ``needs`` says which it is."""
-        told = route_path(scope["path"], scope.get("root_path", ""))
-        covering = (f"{trunk}/*" if told != trunk else trunk for trunk, _ in self._trunks if is_below(told, trunk))
-        self._audit.call(
-            peer,
-            scope=need.scope,
-            method=scope["method"],
-            route=lambda: route_pattern(self._app, scope) or next(covering, None),
-        )
-
     async def _verified(self, need: Need, scope: Scope, headers: Mapping[str, str], body: "_Body") -> Peer:
-        token = bearer_token(headers.get(self._header))
-        declared = headers.get("content-length", "0")
-        length = natural(declared.lstrip("0") or "0")
-        if length is None or length > self._max_body:
-            raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-        method, target = scope["method"], _target(scope, self._external_prefix)
-        if await body.read(min(_READ_FIRST, self._max_body)):
-            peer = await self._verifier.verify(
-                token, method=method, target=target, body=body.content, headers=headers, scope=need.scope
-            )
+        token = bearer_token(headers.get(self._gate.header))
+        limit = self._gate.max_body
+        too_large = ContentTooLarge(f"the body is longer than {limit} bytes")
+        declared = natural(headers.get("content-length", "0").lstrip("0") or "0")
+        if declared is None or declared > limit:
+            raise too_large
+        request: Any = {
+            "method": scope["method"],
+            "target": _target(scope, self._gate.external_prefix),
+            "headers": headers,
+            "scope": need.scope,
+        }
+        if await body.read(min(_READ_FIRST, limit)):
+            peer = await self._verifier.verify(token, **request, body=body.content)
         else:
-            head = await self._verifier.check_head(token, method=method, target=target, headers=headers)
+            checked = await self._verifier.check(token, **request, body=read_later)
             with self._reading_for(token):
-                if not await body.read(self._max_body):
-                    raise ContentTooLarge(f"the body is longer than {self._max_body} bytes")
-                checked = await self._verifier.check_body(head, body.content, scope=need.scope)
-                peer = await self._verifier.claim(checked)
+                if not await body.read(limit):
+                    raise too_large
+                peer = await self._verifier.claim(checked.with_content(body.content))
         if need.transaction and (error := lacking_user(peer)):
             raise error
         return peer
 
     @contextmanager
     def _reading_for(self, token: str) -> Iterator[None]:
-        """One body at a time for each token: that one was used shows after its body only, so whoever has read it off
-        the wire could fill the memory. It is known by what is signed: an ES256 signature can be written in two ways."""
+        """One body at a time for each token: only after its body it shows that a token was used before, so anyone who
+        has a used token could fill the memory. Tokens are compared without their signature, because an ES256 signature
+        can be written in two ways."""
         signed = token.rpartition(".")[0]
-        if signed in self._read_for:
+        if signed in self._being_read:
             raise Replayed("another body is being read for the token")
-        self._read_for.add(signed)
+        self._being_read.add(signed)
         try:
             yield
         finally:
-            self._read_for.remove(signed)
+            self._being_read.remove(signed)
 
 
 class _Call:
-    """One request or WebSocket on its way: who called, and what became of it.
+    """One request or WebSocket: who called, and whether it was refused or answered.
 
-    Handlers find it in a context variable; what they change here is seen wherever they run, in threads, too.
+    Handlers find it in a context variable; threads of the request share it.
     """
 
-    def __init__(self, headers: Mapping[str, str], send: Send, header: str, record: Record, report_only: bool) -> None:
+    def __init__(self, headers: Mapping[str, str], send: Send, gate: Gate) -> None:
         self.headers = headers
         self.send_on = send
         self.peer: Peer | None = None
         self.refused: PeersealError | None = None
         self.began = False
-        self._header = header
-        self._record = record
-        self._report_only = report_only
+        self._gate = gate
 
     @contextmanager
     def within(self) -> Iterator[None]:
@@ -295,31 +257,28 @@ class _Call:
         error = lacking(self.peer, scope, transaction)
         if error is None:
             return
-        if not self._report_only:
+        if not self._gate.report_only:
             self.refuse(error)
             raise error
         if self.peer is not None:  # where there is none, the check has reported it already
             self.report(error)
 
     def refuse(self, error: PeersealError) -> None:
-        """Refused from now on; logged and counted."""
+        """Refuse the call; log and count it."""
         self.refused = error
-        self._add("refused", error)
+        self._gate.record.add(error, self.headers.get(self._gate.header))
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self._add("would refuse", error)
+        self._gate.record.add(error, self.headers.get(self._gate.header), reported=True)
 
     async def answer(self, error: PeersealError) -> None:
         """Answer a refused request."""
-        refused = answer(error)
-        headers = [(name.lower().encode(), value.encode()) for name, value in refused.headers.items()]
-        headers.append((b"content-length", str(len(refused.body)).encode()))
-        await self.send_on({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await self.send_on({"type": "http.response.body", "body": refused.body})
-
-    def _add(self, what: str, error: PeersealError) -> None:
-        self._record.add(what, error, self.headers.get(self._header))
+        problem = problem_of(error)
+        headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+        headers.append((b"content-length", str(len(problem.body)).encode()))
+        await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await self.send_on({"type": "http.response.body", "body": problem.body})
 
 
 _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
@@ -327,8 +286,8 @@ _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
 
 @contextmanager
 def _outside() -> Iterator[None]:
-    """The block knows no call and no request, and works for nobody. Servers run in it: within ``send`` and ``receive``
-    they may start the next request of the connection, to which context variables would go along."""
+    """Run a block outside of any call, request and transaction. Servers run in it: within ``send`` and ``receive`` they
+    may start the next request of the connection, which would inherit the context variables."""
     current = _calls.set(None)
     try:
         with carrying(None), within(None):
@@ -372,39 +331,9 @@ class _Body:
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 
 
-def _checked(needs: Callable[[str, str], Need]) -> Callable[[str, str], Need]:
-    """The application's own function; where it gives no need, it is for no caller."""
-
-    def need_of(method: str, path: str) -> Need:
-        try:
-            return check_need(needs(method, path), f"what needs gives for {path!r}")
-        except ConfigurationError as error:
-            log.error("no caller is let in: %s", error)
-            return _NOBODY
-
-    return need_of
-
-
-def _longest_first(needs: Any) -> list[tuple[str, Need]]:
-    """What paths need, without a slash at their end, the longest path first. Raises ConfigurationError."""
-    needed = sorted(check_paths(needs).items(), key=lambda item: -len(item[0].rstrip("/")))
-    return [(path.rstrip("/"), need) for path, need in needed]
-
-
-def _by_path(trunks: list[tuple[str, Need]]) -> Callable[[str, str], Need]:
-    """The need of the longest path that the request's is, or lies below."""
-
-    def need_of(_: str, path: str) -> Need:
-        if ODD.search(path):
-            return _NOBODY
-        return next((need for trunk, need in trunks if is_below(path, trunk)), _NOBODY)
-
-    return need_of
-
-
 def _headers(scope: Scope) -> dict[str, str]:
-    """By lower-case name; of several values of one name, all, with commas: none of those that are checked may have
-    two."""
+    """The headers by lower-case name. Several values of one name are joined with commas: a header that is checked may
+    not have two."""
     found: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(BLANKS)
@@ -414,7 +343,7 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 def _target(scope: Scope, external_prefix: str) -> str:
     """The origin-form target that the caller signed. Raises WrongBinding, also where the server does not tell the raw
-    path. Of a query that is empty ASGI does not say whether there was a question mark: only without one it is good."""
+    path. ASGI cannot tell an empty query from none, so only a target without a question mark is accepted then."""
     raw_path = scope.get("raw_path")
     if raw_path is None:
         raise WrongBinding("the server does not tell the raw request-target: raw_path is not there")

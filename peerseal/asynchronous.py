@@ -10,14 +10,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
 
 from peerseal.runtime.forks import in_each_child, notice_fork
-from peerseal.trust.beliefs import deadline_of
 from peerseal.verify.replay.guards import MemoryReplayGuard
-from peerseal.verify.request import CheckedHead, CheckedRequest, Peer, Verifier
-
-R = TypeVar("R")
+from peerseal.verify.request import CheckedRequest, Peer, Verifier
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -30,7 +26,6 @@ class AsyncVerifier:
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
-        self._deadline = deadline_of(verifier.trust)
         self._renew_threads()
         in_each_child(self._renew_threads)
 
@@ -49,6 +44,20 @@ class AsyncVerifier:
         scope: str | None = None,
     ) -> Peer:
         """See `Verifier.verify`; a function ``body`` must not wait."""
+        checked = await self.check(token, method=method, target=target, body=body, headers=headers, scope=scope)
+        return await self.claim(checked)
+
+    async def check(
+        self,
+        token: str,
+        *,
+        method: str,
+        target: str,
+        body: bytes | Callable[[], bytes] = b"",
+        headers: Mapping[str, str] = _NO_HEADERS,
+        scope: str | None = None,
+    ) -> CheckedRequest:
+        """See `Verifier.read` and `Verifier.check`."""
         notice_fork()
         unverified = self._verifier.read(token)
         source = self._verifier.recall(unverified, headers)
@@ -62,35 +71,12 @@ class AsyncVerifier:
             scope=scope,
             source=source,
         )
-        return await self.claim(await self._in_thread(check) if source is None else check())
-
-    async def check_head(
-        self, token: str, *, method: str, target: str, headers: Mapping[str, str] = _NO_HEADERS
-    ) -> CheckedHead:
-        """See `Verifier.check_head`."""
-        notice_fork()
-        unverified = self._verifier.read(token)
-        source = self._verifier.recall(unverified, headers)
-        check = partial(
-            self._verifier.check_head, unverified, method=method, target=target, headers=headers, source=source
-        )
-        return await self._in_thread(check) if source is None else check()
-
-    async def check_body(self, head: CheckedHead, body: bytes, *, scope: str | None = None) -> CheckedRequest:
-        """See `Verifier.check_body`."""
-        check = partial(self._verifier.check_body, head, body, scope=scope)
-        may_wait = "tth" in head.claims and head.source is self._verifier.trust
-        return await self._in_thread(check) if may_wait else check()
+        if source is not None:
+            return check()
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, check)
 
     async def claim(self, checked: CheckedRequest) -> Peer:
         """See `Verifier.claim`."""
         if isinstance(self._verifier.replay, MemoryReplayGuard):
             return self._verifier.claim(checked)
         return await asyncio.to_thread(self._verifier.claim, checked)
-
-    async def _in_thread(self, check: Callable[[], R]) -> R:
-        def check_in_time() -> R:
-            with self._deadline():
-                return check()
-
-        return await asyncio.get_running_loop().run_in_executor(self._waiting, check_in_time)

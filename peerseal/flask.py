@@ -25,37 +25,28 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
+from peerseal.protocol.problem_document import problem_of
+from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
     PUBLIC,
     REFUSALS,
+    Gate,
     Need,
     Record,
-    answer,
-    audit_log_of,
     check_need,
     check_needed_scope,
     check_options,
     lacking,
     lacking_user,
-    verifier_of,
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
-from peerseal.verify.audit_log import AuditLog, OnVerified
+from peerseal.verify.audit_log import OnVerified
 from peerseal.verify.context import Transaction, begin, carrying, current_transaction, serving
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
-from peerseal.verify.target import check_external_prefix
-from peerseal.wsgi import (
-    MAX_BODY,
-    REQUEST_ID_KEY,
-    EnvironHeaders,
-    bearer_token,
-    read_body,
-    within_request,
-    wsgi_target,
-)
+from peerseal.wsgi import MAX_BODY, REQUEST_ID_KEY, EnvironHeaders, environ_key, read_body, within_request, wsgi_target
 
 try:
     from flask import Flask, Request, Response, current_app, request
@@ -112,14 +103,16 @@ class PeerAuth:
         check_options(header, max_body, report_only, verifier, identity)
         self._identity = identity
         self._allow = allow
-        self._report_only = report_only
-        self._header = header
-        self._max_body = max_body
-        self._external_prefix = external_prefix
-        self._verifier = verifier
-        self._replay = replay
-        self._audit = audit
-        self._on_verified = on_verified
+        self._options: Mapping[str, Any] = {
+            "report_only": report_only,
+            "header": header,
+            "max_body": max_body,
+            "external_prefix": external_prefix,
+            "verifier": verifier,
+            "replay": replay,
+            "audit": audit,
+            "on_verified": on_verified,
+        }
         self._record = Record()
         if app is not None:
             self.init_app(app)
@@ -137,25 +130,12 @@ class PeerAuth:
         is neither an identity nor a verifier, or the application has a PeerAuth already.
         """
         check_is("app", app, Flask, "a Flask application")
-        check_options(self._header, self._max_body, self._report_only, self._verifier, identity)
         if _EXTENSION in app.extensions:
             raise ConfigurationError("this application has a PeerAuth already")
-        identity = identity or self._identity
-        prefix = self._external_prefix
-        if prefix is None:
-            prefix = identity.external_prefix if identity is not None else ""
-        gate = _Gate(
-            self._verifier or verifier_of(identity, self._allow if allow is None else allow, self._replay),
-            views=app.view_functions,
-            header=f"HTTP_{self._header.upper().replace('-', '_')}",
-            max_body=self._max_body,
-            external_prefix=check_external_prefix(prefix),
-            report_only=self._report_only,
-            record=self._record,
-            audit=audit_log_of(identity, self._record, self._audit, self._on_verified),
-        )
+        allow = self._allow if allow is None else allow
+        gate = _FlaskGate(app, identity or self._identity, self._record, allow=allow, **self._options)
         app.extensions[_EXTENSION] = gate
-        _put_around(app, gate)
+        _install(app, gate)
 
     def require(self, *, scope: str, transaction: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """A decorator: the caller needs ``scope`` to use this view. Stacked, it needs each of them. With
@@ -204,35 +184,19 @@ class PeerAuth:
         return self._record.counts
 
 
-class _Gate:
-    """What stands before one application."""
+class _FlaskGate(Gate):
+    """The check before one Flask application."""
 
-    def __init__(
-        self,
-        verifier: Verifier,
-        *,
-        views: Mapping[str, Any],
-        header: str,
-        max_body: int,
-        external_prefix: str,
-        report_only: bool,
-        record: Record,
-        audit: AuditLog,
-    ) -> None:
-        self._verifier = verifier
-        self._views = views
-        self._header = header
-        self._max_body = max_body
-        self._external_prefix = external_prefix
-        self.report_only = report_only
-        self._record = record
-        self._audit = audit
+    def __init__(self, app: Flask, identity: "Identity | None", record: Record, **options: Any) -> None:
+        super().__init__(identity, record, **options)
+        self._views = app.view_functions
+        self._header_key = environ_key(self.header)
 
     def check(self) -> Response | None:
-        """What is done before the rest of a request: the refusal, or None.
+        """Done before the rest of a request: the refusal, or None.
 
         It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
-        for ``Exception`` would make something else of the refusal.
+        for ``Exception`` would turn the refusal into another answer.
         """
         current = _current_request()
         environ = current.environ
@@ -244,40 +208,41 @@ class _Gate:
         if need.public:
             return None
         try:
-            peer = environ[_PEER] = self._verifier.verify(
-                bearer_token(environ.get(self._header)),
-                method=environ["REQUEST_METHOD"],
-                target=wsgi_target(environ, self._external_prefix),
-                body=functools.partial(read_body, environ, self._max_body),
-                headers=EnvironHeaders(environ),
-                scope=need.scope,
-            )
-            if need.transaction and (error := lacking_user(peer)):
-                raise error
-            begin(peer.transaction)
+            peer = environ[_PEER] = self._verified(environ, need)
         except REFUSALS as error:
             if not self.report_only:
                 return self.refuse(error)
             self.report(error)
         else:
-            self._audit.call(peer, scope=need.scope, method=environ["REQUEST_METHOD"], route=lambda: _pattern(current))
+            begin(peer.transaction)
+            self.audit.call(peer, scope=need.scope, method=environ["REQUEST_METHOD"], route=lambda: _pattern(current))
         return None
+
+    def _verified(self, environ: "WSGIEnvironment", need: Need) -> Peer:
+        peer = self.verifier.verify(
+            bearer_token(environ.get(self._header_key)),
+            method=environ["REQUEST_METHOD"],
+            target=wsgi_target(environ, self.external_prefix),
+            body=functools.partial(read_body, environ, self.max_body),
+            headers=EnvironHeaders(environ),
+            scope=need.scope,
+        )
+        if need.transaction and (error := lacking_user(peer)):
+            raise error
+        return peer
 
     def refuse(self, error: PeersealError) -> Response:
         """Log, count and answer. Also the error handler for refusals that views raise."""
-        self._add("refused", error)
-        refused = answer(error)
-        return Response(refused.body, refused.status, headers=refused.headers)
+        self.record.add(error, request.environ.get(self._header_key))
+        problem = problem_of(error)
+        return Response(problem.body, problem.status, headers=problem.headers)
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self._add("would refuse", error)
-
-    def _add(self, what: str, error: PeersealError) -> None:
-        self._record.add(what, error, request.environ.get(self._header))
+        self.record.add(error, request.environ.get(self._header_key), reported=True)
 
 
-def _put_around(app: Flask, gate: _Gate) -> None:
+def _install(app: Flask, gate: _FlaskGate) -> None:
     """The check comes before everything else of a request, and what keeps the user in streams after all of it."""
     _check_first(app, gate)
     app.after_request(_keep_user)
@@ -289,7 +254,7 @@ def _put_around(app: Flask, gate: _Gate) -> None:
     app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
 
 
-def _check_first(app: Flask, gate: _Gate) -> None:
+def _check_first(app: Flask, gate: _FlaskGate) -> None:
     """Put the check before ``full_dispatch_request``, whose first act is a signal, and before ``preprocess_request``,
     which an application may call by hand for a context that it has pushed. The arguments are Flask's own: none, or the
     context in later releases."""
@@ -407,7 +372,7 @@ def _need_scope(scope: str, transaction: bool) -> None:
     error = lacking(peer, scope, transaction)
     if error is None:
         return
-    gate: _Gate | None = current_app.extensions.get(_EXTENSION)
+    gate: _FlaskGate | None = current_app.extensions.get(_EXTENSION)
     if gate is None or not gate.report_only:
         raise error
     if peer is not None:  # where there is none, the check has reported it already

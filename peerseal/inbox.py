@@ -1,7 +1,7 @@
-"""Each event once, however often it is delivered, through the application's own database (SQLAlchemy; extra ``kafka``).
+"""Handles each event once, even if it is delivered again (SQLAlchemy; extra ``kafka``).
 
-The row that says that an event was handled is written in the transaction that stores the work: both are there, or
-neither is, wherever a consumer was killed::
+A row in the application's database notes that an event was handled. It is written in the transaction that stores the
+work: if a consumer is killed, both are stored or neither is::
 
     with engine.begin() as connection:
         if peerseal.inbox.first_time(connection, INBOX, event, now=time.time()):
@@ -22,7 +22,7 @@ __all__ = ["create_tables", "first_time", "inbox_table"]
 
 
 def inbox_table(metadata: MetaData, name: str = "peerseal_inbox") -> Table:
-    """The table, as one of the application's own: its migrations or `create_tables` create it."""
+    """The table, in the application's metadata: its migrations or `create_tables` create it."""
     return Table(
         name,
         metadata,
@@ -35,10 +35,10 @@ def inbox_table(metadata: MetaData, name: str = "peerseal_inbox") -> Table:
 
 
 def first_time(connection: Connection, inbox: Table, event: Event, *, now: float) -> bool:
-    """Whether this transaction is the one that handles the event. ``now`` is in seconds since the epoch.
+    """Whether this transaction is the first one with the event. ``now`` is in seconds since the epoch.
 
-    Of two at once one waits for the other. Raises ConfigurationError on a database that is neither PostgreSQL nor
-    SQLite, or what SQLAlchemy raises.
+    The second of two concurrent transactions waits for the first. Raises ConfigurationError for a database that is
+    neither PostgreSQL nor SQLite, or an error of SQLAlchemy.
     """
     check_dialect(connection.dialect.name)
     insert: sqlite.Insert | postgresql.Insert

@@ -1,7 +1,7 @@
 """Events over Apache Kafka, by confluent-kafka (extra ``kafka``).
 
-Settings are librdkafka's own and pass through, TLS and SASL among them; what correctness rests on cannot be set
-otherwise: offsets are committed after the work, and a message counts as sent once all replicas in sync have it.
+Settings are those of librdkafka, including TLS and SASL. Two of them are fixed, because delivery depends on them:
+offsets are committed after the work, and a message counts as sent when all in-sync replicas have it.
 """
 
 import logging
@@ -32,24 +32,26 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("peerseal.kafka")
 
 Settings = Mapping[str, Any]
+Partition = tuple[str, int]
+"""A topic and the number of one of its partitions."""
 
 _OUT_FORCED: Final[Settings] = {"enable.idempotence": True, "acks": "all"}
 _OUT_DEFAULTS: Final[Settings] = {"linger.ms": 5, "message.timeout.ms": 30_000}
 _IN_FORCED: Final[Settings] = {"enable.auto.commit": False, "enable.auto.offset.store": False}
 _IN_DEFAULTS: Final[Settings] = {"auto.offset.reset": "earliest"}
 _CLASSIC_DEFAULTS: Final[Settings] = {"partition.assignment.strategy": "cooperative-sticky"}
-"""Of the older group protocol; in Kafka 4's (``group.protocol=consumer``) the broker assigns."""
+"""For the classic group protocol; with ``group.protocol=consumer`` the broker of Kafka 4 assigns partitions."""
 _POLL = 0.1  # seconds
 _read_headers = methodcaller("headers")
-"""``record.headers()``. Where a name is not text that raises, and returns a list with a hole in it all the same. Python
-sees to it, except in code that has run often (since 3.11), where the process dies of the hole. Here it always does."""
+"""``record.headers()``. For a name that is no text it raises, and returns a list with a null pointer as well. Python
+detects that in a call through `methodcaller`, but not in specialized bytecode (since 3.11), where the process dies."""
 
 
 class KafkaOutlet:
-    """Sends by one producer; see `peerseal.messaging.Outlet`. ``settings`` need ``bootstrap.servers``."""
+    """Sends with one producer; see `peerseal.messaging.Outlet`. ``settings`` need ``bootstrap.servers``."""
 
     ROOM_WITHIN = 30.0
-    """Seconds to wait for room in the producer's queue, where messages come faster than the broker takes them."""
+    """Seconds to wait while the producer's queue is full."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = _settings(settings, _OUT_DEFAULTS, _OUT_FORCED)
@@ -58,14 +60,14 @@ class KafkaOutlet:
     def _begin(self) -> None:
         with _configuring():
             self._producer = Producer(self._settings, logger=log)
-        self._of_thread = _Sent()
+        self._of_thread = _Deliveries()
         self._pid = os.getpid()
 
     def _in_this_process(self) -> None:
-        """The producer's threads are gone in a forked child, which begins with one of its own: what its parent has not
-        sent is its parent's to send."""
+        """A forked child has none of the producer's threads: it makes a producer of its own. The parent sends the
+        messages that it has queued."""
         if self._pid != os.getpid():
-            self._parents = self._producer  # never used, and never closed: that would wait for its threads
+            self._parents = self._producer  # never closed: that would wait for its threads
             self._begin()
 
     def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
@@ -88,7 +90,7 @@ class KafkaOutlet:
                 return
 
     def flush(self, timeout: float) -> None:
-        """See Outlet. It answers for what this thread has sent, and not for what others did."""
+        """See Outlet. Reports the messages of this thread only."""
         self._in_this_process()
         try:
             self._producer.flush(timeout)
@@ -101,15 +103,15 @@ class KafkaOutlet:
             raise BrokerUnavailable(f"messages are not confirmed after {timeout} s")
 
     def close(self) -> None:
-        """See Outlet: what is not confirmed is given up."""
+        """See Outlet."""
         self._in_this_process()
         self._producer.purge()
-        with suppress(KafkaException):  # a fatal error, which `send` and `flush` tell
+        with suppress(KafkaException):  # a fatal error, which `send` and `flush` report
             self._producer.flush(1.0)
 
 
 class _Delivery:
-    """What became of one message: `took` is called by whichever thread polls."""
+    """The outcome of one message. The thread that polls calls `took`."""
 
     __slots__ = ("done", "error")
 
@@ -121,25 +123,25 @@ class _Delivery:
         self.error, self.done = error, True
 
 
-class _Sent(threading.local):
-    """What this thread has sent since its last flush: what is under way, and the first error. Whoever never flushes
-    keeps no more than the producer's queue holds."""
+class _Deliveries(threading.local):
+    """The messages of this thread since its last flush: those without an outcome, and the first error. A thread that
+    never flushes keeps at most as many as the producer's queue."""
 
     def __init__(self) -> None:
-        self._under_way: deque[_Delivery] = deque()
+        self._pending: deque[_Delivery] = deque()
         self._error: KafkaError | None = None
 
     def add(self, delivery: _Delivery) -> None:
-        self._under_way.append(delivery)
-        while self._under_way and self._under_way[0].done:
-            self._note(self._under_way.popleft())
+        self._pending.append(delivery)
+        while self._pending and self._pending[0].done:
+            self._note(self._pending.popleft())
 
     def outcome(self) -> tuple[KafkaError | None, bool]:
-        """The first error, if any, and whether all is confirmed. What is sent from now on is counted anew."""
-        for delivery in self._under_way:
+        """The first error, if any, and whether all are confirmed; begins again with the next message."""
+        for delivery in self._pending:
             self._note(delivery)
-        error, confirmed = self._error, all(delivery.done for delivery in self._under_way)
-        self._under_way, self._error = deque(), None
+        error, confirmed = self._error, all(delivery.done for delivery in self._pending)
+        self._pending, self._error = deque(), None
         return error, confirmed
 
     def _note(self, delivery: _Delivery) -> None:
@@ -150,12 +152,12 @@ class _Sent(threading.local):
 class KafkaInlet:
     """Receives as a member of ``group.id``; see `peerseal.messaging.Inlet`.
 
-    What is done is committed in the background, a second later at most, and at once where a partition goes to another
-    member and at the end.
+    Offsets of finished messages are committed in the background within a second, and at once when a partition moves to
+    another member and at the end.
     """
 
     COMMIT_EVERY = 1.0
-    """Seconds between two commits, at most: after a crash no more than that is delivered again."""
+    """Seconds between two commits at most: after a crash, the messages of that time are delivered again."""
 
     def __init__(
         self, settings: Settings, topics: Sequence[str], *, clock: Callable[[], float] = time.monotonic
@@ -168,9 +170,9 @@ class KafkaInlet:
             self._consumer = Consumer(_settings(settings, {**_IN_DEFAULTS, **classic}, _IN_FORCED), logger=log)
         self._pid = os.getpid()
         self._clock = clock
-        self._stored: dict[tuple[str, int], int] = {}  # the next offset of each partition, not committed yet
+        self._uncommitted: dict[Partition, int] = {}  # the next offset of each
         self._commit_at = 0.0
-        self._lost: set[tuple[str, int]] = set()
+        self._lost: set[Partition] = set()
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._gone)
 
     def receive(self, timeout: float) -> Message | None:
@@ -183,58 +185,54 @@ class KafkaInlet:
 
     def done(self, message: Message) -> None:
         """See Inlet."""
-        partition: TopicPartition = message.receipt
-        place = partition.topic, partition.partition
-        if place in self._lost:
+        partition = _partition(message.receipt)
+        if partition in self._lost:
             return
-        if not self._stored:
+        if not self._uncommitted:
             self._commit_at = self._clock() + self.COMMIT_EVERY
-        self._stored[place] = partition.offset + 1
+        self._uncommitted[partition] = message.receipt.offset + 1
         self._commit_if_due()
 
     def hold(self, message: Message, seconds: float) -> bool:
-        """See Inlet. All partitions are paused meanwhile, and the consumer is polled, so that the group keeps it."""
-        partition: TopicPartition = message.receipt
-        place, ends = (partition.topic, partition.partition), self._clock() + seconds
+        """See Inlet. All partitions are paused, and the consumer is polled, so that it stays in the group."""
+        partition, ends = _partition(message.receipt), self._clock() + seconds
         paused = self._consumer.assignment()
         self._consumer.pause(paused)
         try:
-            while (left := ends - self._clock()) > 0 and place not in self._lost:
+            while (left := ends - self._clock()) > 0 and partition not in self._lost:
                 self._commit_if_due()
-                stray = self._poll(min(left, _POLL))
-                if stray is not None:  # assigned while we wait, and so not paused: it comes again
-                    newcomer = _place_of(stray)
-                    self._consumer.seek(newcomer)
-                    self._consumer.pause([newcomer])
-                    paused = [*paused, newcomer]
+                record = self._poll(min(left, _POLL))
+                if record is not None:  # of a partition that was assigned just now: receive it again later
+                    position = _position(record)
+                    self._consumer.seek(position)
+                    self._consumer.pause([position])
+                    paused = [*paused, position]
         finally:
-            held = {(one.topic, one.partition) for one in self._consumer.assignment()}
-            self._consumer.resume([one for one in paused if (one.topic, one.partition) in held])
-        return place not in self._lost
+            assigned = {_partition(one) for one in self._consumer.assignment()}
+            self._consumer.resume([one for one in paused if _partition(one) in assigned])
+        return partition not in self._lost
 
     def close(self) -> None:
         """See Inlet."""
         if self._pid != os.getpid():
-            return  # its parent's
+            return  # the consumer of the parent
         self._commit(wait=True)
         self._consumer.close()
 
     # ---- the group
 
     def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._lost.difference_update((one.topic, one.partition) for one in partitions)
+        self._lost.difference_update(map(_partition, partitions))
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._commit(wait=True)
         self._gone(_, partitions)
 
     def _gone(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """They are another member's now: what was done there and not committed, it will do again."""
-        for one in partitions:
-            self._lost.add((one.topic, one.partition))
-            self._stored.pop((one.topic, one.partition), None)
-
-    # ---- small parts
+        """Another member owns the partitions now. It receives messages again whose offsets were not committed."""
+        for partition in map(_partition, partitions):
+            self._lost.add(partition)
+            self._uncommitted.pop(partition, None)
 
     def _poll(self, timeout: float) -> Record | None:
         record = self._consumer.poll(timeout)
@@ -249,46 +247,45 @@ class KafkaInlet:
         return None
 
     def _commit_if_due(self) -> None:
-        if self._stored and self._clock() >= self._commit_at:
+        if self._uncommitted and self._clock() >= self._commit_at:
             self._commit(wait=False)
 
     def _commit(self, *, wait: bool) -> None:
-        """Tell the broker what is done. Where that fails, it comes again, and is counted once by the application."""
-        if not self._stored:
+        """Commit the offsets. If that fails, the messages come again, and the application counts them once."""
+        if not self._uncommitted:
             return
-        offsets = [TopicPartition(*place, offset) for place, offset in self._stored.items()]
-        self._stored = {}
+        offsets = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
+        self._uncommitted = {}
         try:
             if wait:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
             else:
                 self._consumer.commit(offsets=offsets)
         except KafkaException as error:
-            log.warning("what was done could not be committed, and may come again: %s", error)
+            log.warning("offsets are not committed, and messages may come again: %s", error)
 
 
 def producer(identity: Identity, settings: Settings) -> EventPublisher:
-    """A publisher in the name of ``identity``."""
+    """A publisher that signs with the key of ``identity``."""
     return EventPublisher(identity, KafkaOutlet(settings))
 
 
 def consumer(
     identity: Identity, verifier: EventVerifier, settings: Settings, topics: Sequence[str], **options: Any
 ) -> EventConsumer:
-    """A consumer of those topics; refusals go to ``<topic>.dlq`` on the same broker. ``settings`` are the consumer's;
-    those that a producer does not know are left out for the dead letters. ``options`` are EventConsumer's own."""
-    ours = {name: value for name, value in settings.items() if not name.startswith(_CONSUMERS_ONLY)}
-    return EventConsumer(identity, verifier, KafkaInlet(settings, topics), KafkaOutlet(ours), **options)
+    """A consumer of those topics; refused messages go to ``<topic>.dlq`` on the same broker. ``settings`` are those of
+    the consumer; the producer of dead letters uses the ones that it knows. ``options`` are those of EventConsumer."""
+    producers = {name: value for name, value in settings.items() if not name.startswith(_CONSUMERS_ONLY)}
+    return EventConsumer(identity, verifier, KafkaInlet(settings, topics), KafkaOutlet(producers), **options)
 
 
 def oauthbearer(identity: Identity, name: str) -> dict[str, Any]:
-    """The settings with which a service logs in at a broker by its own key, and with no password (OAUTHBEARER, RFC
-    7628): the registry's access tokens for the resource server ``name`` in the domain's settings, which must name the
-    broker. librdkafka asks for the next one in time, while the client is polled. Add ``ssl.ca.location`` where the
-    broker's certificate is of an authority of your own.
+    """The settings with which a service logs in at a broker by its own key, without a password (OAUTHBEARER, RFC 7628).
 
-    Where no token can be had, that is logged, and librdkafka tries again some seconds later; a new producer or consumer
-    waits ten seconds for its first one, and raises BrokerUnavailable then.
+    The registry issues access tokens for the broker, which the domain's settings call ``name``. librdkafka asks for the
+    next token in time, while the client is polled. Add ``ssl.ca.location`` if a private authority issued the broker's
+    certificate. If there is no token, that is logged, and librdkafka tries again some seconds later; a new producer or
+    consumer waits ten seconds for its first token, and then raises BrokerUnavailable.
     """
 
     def token(_: str) -> tuple[str, float]:
@@ -313,8 +310,6 @@ def open_inlet(url: str, group: str, topics: Sequence[str], settings: Settings) 
 
 
 _CONSUMERS_ONLY = ("auto.offset", "enable.auto", "fetch.", "group.", "max.poll", "partition.assignment", "session.")
-
-
 _TOO_LARGE: Final = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 _NOT_TAKEN: Final = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -327,7 +322,7 @@ _NOT_TAKEN: Final = (
     KafkaError.INVALID_TIMESTAMP,
     KafkaError.POLICY_VIOLATION,
 )
-"""What the broker, or its client, says of a message, its topic or its sender, and will say again."""
+"""Errors about a message, its topic or its sender that another attempt does not mend."""
 
 
 def _unavailable(error: KafkaError) -> BrokerUnavailable:
@@ -346,8 +341,8 @@ def _servers(url: str) -> str:
 
 @contextmanager
 def _configuring() -> Iterator[None]:
-    """Raises ConfigurationError for settings that librdkafka does not know or take, and BrokerUnavailable where the
-    first access token cannot be had (`oauthbearer`)."""
+    """Raises ConfigurationError for settings that librdkafka does not accept, and BrokerUnavailable if the first access
+    token is missing (`oauthbearer`)."""
     try:
         yield
     except KafkaException as error:
@@ -359,7 +354,7 @@ def _configuring() -> Iterator[None]:
 
 
 def _settings(given: Settings, defaults: Settings, forced: Settings) -> dict[str, Any]:
-    """librdkafka's settings. Raises ConfigurationError where one would undo what correctness rests on."""
+    """The settings for librdkafka. Raises ConfigurationError if one contradicts a forced one."""
     for name, value in forced.items():
         if name in given and str(given[name]).lower() != str(value).lower():
             raise ConfigurationError(f"{name} must be {value}")
@@ -367,30 +362,29 @@ def _settings(given: Settings, defaults: Settings, forced: Settings) -> dict[str
 
 
 def _message(record: Record) -> Message:
-    place = _place_of(record)
-    return Message(
-        topic=place.topic,
-        payload=_bytes(record.value()) or b"",
-        headers=_headers(record, place),
-        key=_bytes(record.key()),
-        origin=f"{place.topic}/{place.partition}@{place.offset}",
-        receipt=place,
-    )
+    position = _position(record)
+    origin = f"{position.topic}/{position.partition}@{position.offset}"
+    payload, key = _bytes(record.value()) or b"", _bytes(record.key())
+    return Message(position.topic, payload, _headers(record, origin), key, origin, position)
 
 
-def _headers(record: Record, place: TopicPartition) -> Headers:
-    """None where one's name is not text: confluent-kafka gives up on all of them, and must not be asked again."""
+def _headers(record: Record, origin: str) -> Headers:
+    """The headers; none if one has a name that is no text: confluent-kafka then fails, and must not be called again."""
     try:
         headers = _read_headers(record) or []
-    except Exception:  # SystemError, UnicodeError, and whatever the next release of the library raises
-        log.warning("the headers of %s/%d@%d cannot be read", place.topic, place.partition, place.offset)
+    except Exception:  # SystemError, UnicodeError, or an error of a later release
+        log.warning("the headers of %s cannot be read", origin)
         return ()
     pairs = headers.items() if isinstance(headers, dict) else headers
     return tuple((name, _bytes(value) or b"") for name, value in pairs)
 
 
-def _place_of(record: Record) -> TopicPartition:
+def _position(record: Record) -> TopicPartition:
     return TopicPartition(str(record.topic()), int(record.partition() or 0), int(record.offset() or 0))
+
+
+def _partition(one: TopicPartition) -> Partition:
+    return one.topic, one.partition
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

@@ -1,22 +1,22 @@
-"""Events over any broker: a publisher that signs, and a consumer that verifies before the application sees a message.
+"""Events over any broker: a publisher that signs, and a consumer that verifies each message before the application.
 
-A transport is two small things, an `Outlet` and an `Inlet`; `peerseal.kafka` and `peerseal.rabbitmq` have them, and
-`open_outlet` and `open_inlet` find them by URL, so that an application changes its broker by configuration only.
+A transport has an `Outlet` and an `Inlet`; `peerseal.kafka` and `peerseal.rabbitmq` are two. `open_outlet` and
+`open_inlet` choose the transport by URL, so that an application changes its broker by configuration.
 
-What the consumer does with a message, one at a time, in the order of its partition::
+The consumer works on one message at a time, in the order of its partition::
 
     verified ──── handled ──────────────── done
        │             ├── MessageRefused ── dead letter, then done
-       │             └── any other error ─ tried again after a pause, for ever
+       │             └── any other error ─ tried again after a pause, without end
        ├── refused (401, 403) ──────────── dead letter, then done
-       └── cannot be verified now (503) ── tried again after a pause, for ever
+       └── cannot be verified now (503) ── tried again after a pause, without end
 
-A dead letter that cannot be built, or that the broker does not take, becomes one that says only what was refused, why
-and where. One that the broker does not take either is tried a few times, and then only logged: no message of a
-publisher's stops those behind it.
+A dead letter is the message as it came, with the error code and its origin. If the broker does not take it, the dead
+letter holds only the code, the origin and the size. If the broker does not take that one either, the consumer tries it
+a few times and then logs it: a bad message does not stop the messages after it.
 
-Nothing is done before its work, or its dead letter, is stored. So a broker may deliver again what was handled, and the
-application counts an event once by `Event.key`: `peerseal.inbox`.
+A message is done only after its work, or its dead letter, is stored. So a broker may deliver a message again after it
+was handled; an application counts an event once by `Event.key` (`peerseal.inbox`).
 """
 
 import logging
@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import chain, repeat
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -51,24 +52,24 @@ from peerseal.verify.event import Event, EventVerifier
 log = logging.getLogger("peerseal.messaging")
 
 DEAD_LETTERS = ".dlq"
-"""What the topic of a message that was refused ends in."""
+"""Suffix of the topic for refused messages."""
 CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER = "peerseal-code", "peerseal-origin", "peerseal-size"
-OURS = (CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER)
-"""Headers of a dead letter that the consumer writes: the code, where the message was, and the bytes of its payload
-where that was too large to be kept."""
+DEAD_LETTER_HEADERS = (CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER)
+"""Headers that the consumer writes: the error code, the origin of the message, and the size of a payload in bytes if
+the payload was too large to be kept."""
 
-_LONGEST_SAID = 500  # bytes
+_LONGEST_VALUE = 500  # bytes
 
 Headers = tuple[tuple[str, bytes], ...]
 Handle = Callable[[Event], object]
-"""What the application does with a proven event: once it returns, its work is stored. Raises MessageRefused for one
-that it will never take."""
+"""The application's work for one proven event. When it returns, the work is stored. It raises MessageRefused for an
+event that it will never accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message as it came. ``origin`` says where from, such as ``OrderCreated/3@1234``; ``receipt`` is the
-    transport's own."""
+    """A message as it came. ``origin`` is its place at the broker, such as ``OrderCreated/3@1234``; ``receipt`` is data
+    of the transport."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -79,42 +80,39 @@ class Message:
 
 
 class Outlet(Protocol):
-    """Where messages go out. Safe to use from threads."""
+    """Sends messages. Safe to use from threads."""
 
     def send(self, topic: str, payload: bytes, headers: Iterable[tuple[str, bytes]], key: bytes | None = None) -> None:
-        """Hand a message over, which may leave later. Raises BrokerUnavailable where there is no room for it."""
+        """Queue a message. Raises BrokerUnavailable if the queue stays full."""
 
     def flush(self, timeout: float) -> None:
-        """Return once the broker has confirmed all that this thread has sent. Raises BrokerUnavailable for what was
-        not, or not within ``timeout`` seconds, MessageNotTaken for what the broker answered that it does not take, and
-        MessageTooLarge for what it never will."""
+        """Wait until the broker has confirmed all messages of this thread. Raises BrokerUnavailable after ``timeout``
+        seconds, MessageNotTaken if the broker refuses a message, and MessageTooLarge if it always will."""
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection. Messages that are not confirmed are dropped."""
 
 
 class Inlet(Protocol):
-    """Where messages come in, for one member of one group of consumers. Used by one thread."""
+    """Receives messages as one member of a group of consumers. Used by one thread."""
 
     def receive(self, timeout: float) -> Message | None:
-        """The next message; None where none came within ``timeout`` seconds. Raises BrokerUnavailable only for what no
-        waiting mends."""
+        """The next message; None if none came within ``timeout`` seconds. Raises BrokerUnavailable only if waiting does
+        not help."""
 
     def done(self, message: Message) -> None:
-        """Its work is stored: it need not come again. It may, where the broker learns of it too late."""
+        """Acknowledge a message whose work is stored. It may come again if the broker does not learn of it in time."""
 
     def hold(self, message: Message, seconds: float) -> bool:
-        """Wait, a member of the group all the while. False where the message is no longer ours to work on: whoever
-        owns it now will get it."""
+        """Wait, and stay a member of the group. False if another member owns the message now, and receives it."""
 
     def close(self) -> None:
-        """Leave the group, with what was done told."""
+        """Acknowledge all messages that are done, and leave the group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a consumer has done so far: events handled, messages refused by code, attempts that were repeated by the
-    code or the error's name."""
+    """Events that were handled, refused messages by code, and attempts that were repeated by code or error name."""
 
     handled: int
     refused: Mapping[str, int]
@@ -122,7 +120,7 @@ class Counts:
 
 
 class EventPublisher:
-    """Signs events in the name of ``identity`` and sends them. As a context manager it flushes and closes."""
+    """Signs events with the key of ``identity`` and sends them. As a context manager it flushes and closes."""
 
     FLUSH = 30.0
     """Seconds to wait for the broker at the end."""
@@ -142,8 +140,8 @@ class EventPublisher:
         key: bytes | None = None,
         **options: Any,
     ) -> None:
-        """Sign an event and hand it to the broker's library; see `Identity.sign_event` for the rest. Raises
-        UnsignableRequest, TrustUnavailable or BrokerUnavailable."""
+        """Sign an event and queue it; ``options`` are those of `Identity.sign_event`. Raises UnsignableRequest,
+        TrustUnavailable or BrokerUnavailable."""
         headers = self._identity.sign_event(
             payload, topic=topic, audience=audience, scope=scope, event_id=event_id, **options
         )
@@ -171,23 +169,23 @@ class EventPublisher:
 
 
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""Errors of reading a message, which InvalidName is among; an outage is none of them."""
+"""Errors of reading a message; InvalidName is one of them, an outage is none."""
 
 
 class EventConsumer:
-    """Takes messages from ``inlet``, verifies each, and gives the application what is proven.
+    """Takes messages from ``inlet``, verifies them, and passes proven events to the application.
 
-    While the application works on an event, `peerseal.current_transaction` is the event's, as far as ``identity`` may
-    mint. ``pauses`` are the seconds before another attempt at the same message, the last one again and again. ``audit``
-    turns the audit of accepted events on or off, the identity's by default, and ``on_verified`` is called with the
-    `peerseal.Accepted` of each: once for each delivery, however many attempts it takes (docs/how-to/audit.md).
+    While the application handles an event, `peerseal.current_transaction` is the event's, if ``identity`` is a minter.
+    ``pauses`` are the seconds before each further attempt at the same message; the last pause is repeated. ``audit``
+    turns the audit of accepted events on or off (default: as ``identity``). ``on_verified`` is called with the
+    `peerseal.Accepted` of each delivery, once for all its attempts (docs/how-to/audit.md).
     """
 
     PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
     DEAD_LETTER_TIMEOUT = 40.0
-    """Seconds to wait for the broker to confirm a dead letter."""
+    """Seconds for the broker to confirm a dead letter."""
     DEAD_LETTER_ATTEMPTS = 5
-    """Attempts at the dead letter of one message that the broker answers, and does not take."""
+    """Attempts at a dead letter that the broker refuses."""
 
     def __init__(
         self,
@@ -211,13 +209,13 @@ class EventConsumer:
         self._audit = AuditLog(
             identity.audit if audit is None else audit, on_verified=on_verified, clock=identity.clock
         )
-        self._audited = False  # the message at hand
+        self._audited = False  # the current message
         self._inlet = inlet
         self._dead_letters = dead_letters
         self._pauses = pauses
         self._stopping = threading.Event()
         self._handled = 0
-        self._not_taken = 0  # attempts at the dead letter of the message at hand
+        self._not_taken = 0  # refused attempts at the dead letter of the current message
         self._refused: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()
         identity.add_metrics(self.collect)
@@ -228,7 +226,7 @@ class EventConsumer:
         return Counts(self._handled, dict(self._refused), dict(self._retried))
 
     def collect(self) -> list[Metric]:
-        """The same as metrics, and what was accepted."""
+        """The counts, and those of the audit, as metrics."""
         counts = self.counts
         handled = Metric(
             "peerseal_events_handled_total", "counter", "Events that were handled.", (({}, counts.handled),)
@@ -238,7 +236,7 @@ class EventConsumer:
         return [handled, refused, retried, *self._audit.collect()]
 
     def run(self, handle: Handle, *, wait: float = 1.0) -> None:
-        """Work until `stop`, then leave the group. Raises BrokerUnavailable for what no waiting mends."""
+        """Work until `stop`, then leave the group. Raises BrokerUnavailable if waiting does not help."""
         try:
             while not self._stopping.is_set():
                 self.run_once(handle, wait)
@@ -246,100 +244,83 @@ class EventConsumer:
             self.close()
 
     def run_once(self, handle: Handle, wait: float = 1.0) -> Message | None:
-        """Work on the next message, if one comes within ``wait`` seconds, until it is done or no longer ours."""
+        """Work on the next message that comes within ``wait`` seconds, until it is done or another member owns it."""
         message = self._inlet.receive(wait)
         if message is None:
             return None
         self._not_taken, self._audited = 0, False
         with serving(_request_id_in(message)):
-            return self._worked(message, handle)
+            self._work_until_done(message, handle)
+        return message
 
-    def _worked(self, message: Message, handle: Handle) -> Message:
-        """The message, once it is done or no longer ours."""
-        for attempt in range(2**63):
+    def _work_until_done(self, message: Message, handle: Handle) -> None:
+        for pause in chain(self._pauses, repeat(self._pauses[-1])):
             try:
                 self._work(message, handle)
             except Exception as error:
                 self._note_failure(message, error)
-                pause = self._pauses[min(attempt, len(self._pauses) - 1)]
                 if self._stopping.is_set() or not self._inlet.hold(message, pause):
-                    return message
+                    return
             else:
                 self._inlet.done(message)
-                return message
-        raise AssertionError("unreachable")
+                return
 
     def stop(self) -> None:
-        """Let `run` return once the attempt under way has ended. For signal handlers and other threads."""
+        """Let `run` return after the current attempt. For signal handlers and other threads."""
         self._stopping.set()
 
     def close(self) -> None:
-        """Leave the group and give the connections up."""
+        """Leave the group and close the connections."""
         self._inlet.close()
         self._dead_letters.close()
 
     def _work(self, message: Message, handle: Handle) -> None:
-        """Verify and handle a message, or put it aside. Raises what makes another attempt necessary."""
+        """Verify and handle a message, or send its dead letter. An error means that another attempt is necessary."""
         try:
             event = self._verifier.verify(message.payload, message.headers, topic=message.topic)
         except (TokenError, Forbidden) as refusal:
-            self._put_aside(message, refusal)
-            return
-        except _UNREADABLE as error:  # of what a publisher wrote, which another attempt would not read either
-            self._put_aside(message, MessageRefused("event_unreadable", type(error).__name__))
-            return
+            return self._put_aside(message, refusal)
+        except _UNREADABLE as error:  # another attempt would fail as well
+            return self._put_aside(message, MessageRefused("event_unreadable", type(error).__name__))
         try:
             with carrying(self._identity.transaction_for_event(event)):
-                self._note_accepted(event)
+                if not self._audited:
+                    self._audited = True
+                    self._audit.event(event)
                 handle(event)
         except MessageRefused as refusal:
             self._put_aside(message, refusal)
         else:
             self._handled += 1
 
-    def _note_accepted(self, event: Event) -> None:
-        """For the audit, once for the message at hand."""
-        if not self._audited:
-            self._audited = True
-            self._audit.event(event)
-
     def _put_aside(self, message: Message, refusal: PeersealError) -> None:
-        """Onto the dead letters' topic, as it came, with the code and where it was. Where that cannot be built, or is
-        not taken, only these and the size of its payload: the message itself is where it was. Raises
-        BrokerUnavailable."""
-        code, origin = _said(refusal.code), _said(message.origin)
+        """Send the dead letter. Raises BrokerUnavailable, or MessageNotTaken before the last attempt."""
+        marks = [(CODE_HEADER, _short(refusal.code)), (ORIGIN_HEADER, _short(message.origin))]
+        size = len(plain_bytes(message.payload) or b"")
         try:
-            if not self._sent_as_it_came(message, code, origin):
-                size = (SIZE_HEADER, b"%d" % _size(message))
-                self._send_dead_letter(message.topic, b"", [(CODE_HEADER, code), (ORIGIN_HEADER, origin), size], None)
+            if not self._sent_as_it_came(message, marks):
+                self._send_dead_letter(message.topic, b"", [*marks, (SIZE_HEADER, b"%d" % size)], None)
         except MessageNotTaken as error:
             self._not_taken += 1
             if self._not_taken < self.DEAD_LETTER_ATTEMPTS:
                 raise
             log.error(
                 "no dead letter of message %s (%s, %d bytes) is taken, and it is passed over: %s",
-                *(printable(str(message.origin)), refusal.code, _size(message), error),
+                *(printable(str(message.origin)), refusal.code, size, error),
             )
         self._refused[refusal.code] += 1
         log.warning("refused: %s; message %s; %r", refusal.code, printable(str(message.origin)), str(refusal)[:200])
 
-    def _sent_as_it_came(self, message: Message, code: bytes, origin: bytes) -> bool:
-        """Raises BrokerUnavailable where the broker does not answer: then it may take the whole message later."""
+    def _sent_as_it_came(self, message: Message, marks: Sequence[tuple[str, bytes]]) -> bool:
+        """Send the whole message, with ``marks`` as headers. False if the broker refuses it, or the library cannot send
+        it. Raises BrokerUnavailable if the broker does not answer: it may take the whole message later."""
         try:
-            kept = [(name, value) for name, value in message.headers if name.lower() not in OURS]
-            headers = [*kept, (CODE_HEADER, code), (ORIGIN_HEADER, origin)]
-            self._send_dead_letter(message.topic, message.payload, headers, message.key)
-        except BrokerUnavailable as error:
-            if not isinstance(error, MessageNotTaken):
-                raise
-            log.warning(
-                "the dead letter of message %s is not taken as it came: %s", printable(str(message.origin)), error
-            )
-            return False
+            kept = [(name, value) for name, value in message.headers if name.lower() not in DEAD_LETTER_HEADERS]
+            self._send_dead_letter(message.topic, message.payload, [*kept, *marks], message.key)
         except Exception as error:
-            log.warning(
-                "no dead letter can be made of message %s as it came: %r", printable(str(message.origin)), error
-            )
+            if isinstance(error, BrokerUnavailable) and not isinstance(error, MessageNotTaken):
+                raise
+            log.warning("no dead letter of message %s as it came: %r", printable(str(message.origin)), error)
             return False
         return True
 
@@ -357,43 +338,42 @@ class EventConsumer:
 
 
 def _request_id_in(message: Message) -> str | None:
-    """The request id that the message brings, if it brings one that can be read."""
+    """The request id of the message, if it has one that can be read."""
     try:
         return dict(message.headers)[REQUEST_ID].decode("ascii")
     except _UNREADABLE:
         return None
 
 
-def _size(message: Message) -> int:
-    return len(plain_bytes(message.payload) or b"")
-
-
-def _said(value: object) -> bytes:
-    """For a header: whatever an application gave its refusal for a code, it is short and can be sent."""
-    return str(value).encode("utf-8", "backslashreplace")[:_LONGEST_SAID]
+def _short(value: object) -> bytes:
+    """The value of a header. An application may use any object as the code of a refusal."""
+    return str(value).encode("utf-8", "backslashreplace")[:_LONGEST_VALUE]
 
 
 def open_outlet(url: str, *, settings: Mapping[str, Any] | None = None) -> Outlet:
-    """Messages to the broker at ``kafka://host:port,…`` or ``amqp(s)://…``. ``settings`` are the library's own. Raises
-    ConfigurationError."""
-    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
-    outlet: Outlet = _transport(url).open_outlet(url, settings or {})
+    """An outlet to the broker at ``kafka://host:port,…`` or ``amqp(s)://…``. ``settings`` are those of the broker's
+    library. Raises ConfigurationError."""
+    outlet: Outlet = _transport(url).open_outlet(url, _checked(settings))
     return outlet
 
 
 def open_inlet(url: str, group: str, topics: Sequence[str], *, settings: Mapping[str, Any] | None = None) -> Inlet:
-    """Messages on those topics, for a member of the group. Raises ConfigurationError."""
+    """An inlet for messages on ``topics``, as a member of ``group``. Raises ConfigurationError."""
     check_texts("topics", topics)
     check_texts("group", [group])
-    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
-    inlet: Inlet = _transport(url).open_inlet(url, group, topics, settings or {})
+    inlet: Inlet = _transport(url).open_inlet(url, group, topics, _checked(settings))
     return inlet
 
 
+def _checked(settings: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    check_is("settings", settings or {}, Mapping, "the names of settings, each with its value")
+    return settings or {}
+
+
 def login_settings(identity: Identity, url: str, name: str | None) -> dict[str, Any]:
-    """The ``settings`` with which a service logs in by its own key at the broker of that URL, which the domain's
-    settings call ``name`` (see `peerseal.kafka.oauthbearer`); none without a name. Raises ConfigurationError for a
-    broker that takes no such login."""
+    """The ``settings`` with which a service logs in at a broker by its own key (see `peerseal.kafka.oauthbearer`).
+    ``name`` is the broker's name in the domain's settings; without it there are no settings. Raises ConfigurationError
+    for a broker that does not support this login."""
     if name is None:
         return {}
     transport = _transport(url)
@@ -407,7 +387,7 @@ _TRANSPORTS = {"kafka": "peerseal.kafka", "amqp": "peerseal.rabbitmq", "amqps": 
 
 
 def _transport(url: str) -> Any:
-    """The module for a URL, loaded where it is used: each needs its broker's library."""
+    """The module for a URL, loaded on first use: each one needs the library of its broker."""
     check_is("a broker's url", url, str, "a text")
     try:
         scheme = urlsplit(url).scheme

@@ -1,8 +1,8 @@
-"""The service's metrics in a registry of ``prometheus_client`` (extra ``prometheus``), beside the application's own::
+"""The service's metrics in a registry of ``prometheus_client`` (extra ``prometheus``), with those of the application::
 
     prometheus_client.REGISTRY.register(PeersealCollector(identity))
 
-Without that library `Identity.metrics` gives the same as text.
+`Identity.metrics` returns the same metrics as text, without that library.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,17 +24,17 @@ class CollectsMetrics(Protocol):
     """An `Identity`, a `PeerAuth`, an `EventConsumer`."""
 
     def collect(self) -> Iterable[Metric]:
-        """Its metrics, as of now."""
+        """The metrics as of now."""
 
 
 class PeersealCollector(Collector):
-    """Tells what ``source`` tells."""
+    """Reports the metrics of ``source``."""
 
     def __init__(self, source: CollectsMetrics) -> None:
         self._source = source
 
     def describe(self) -> list[metrics_core.Metric]:
-        """Nothing in advance: which metrics there are shows when they are asked for."""
+        """Nothing: the set of metrics is known only when they are collected."""
         return []
 
     def collect(self) -> Iterator[metrics_core.Metric]:

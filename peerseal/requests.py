@@ -1,12 +1,12 @@
-"""requests: a session that signs what it sends to one other service.
+"""requests: a session that signs its requests to one other service.
 
 ::
 
     session = identity.session("resource-service", "http://resource-service:8080")
     session.get("/profiles/42")
 
-Signing happens in the transport adapter, anew for every attempt: a token is good once, for one method, target, body and
-content type. An `AuthBase` would run once, while retries and redirects send its token again.
+The transport adapter signs each attempt: a token is valid once, for one method, target, body and content type. An
+`AuthBase` would run once, and retries and redirects would send its token again.
 """
 
 import copy
@@ -24,9 +24,9 @@ from urllib3 import Retry
 
 from peerseal.errors import UnsignableRequest
 from peerseal.runtime.limits import CallLimits
-from peerseal.runtime.options import check_is
 from peerseal.session.circuit import Circuits
-from peerseal.session.options import check_session
+from peerseal.session.options import MAX_BUFFER as MAX_BUFFER
+from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
@@ -37,14 +37,11 @@ from peerseal.session.signing_adapter import Signer, SigningAdapter
 from peerseal.session.signing_adapter import TooManyCallsError as TooManyCallsError
 from peerseal.transport.deadline import no_longer_than, time_left
 
-MAX_BUFFER: Final = 16 * 1024 * 1024
-"""Bytes of the longest body that is read into memory: what a callee takes by default."""
-
 TIMEOUT: Final = (CallLimits().connect_timeout, CallLimits().read_timeout)
-"""Seconds to connect, and to wait for the next bytes of the answer, where nothing else is said."""
+"""Seconds to connect, and to wait for the next bytes of the answer, by default."""
 
 DEADLINE: Final = CallLimits().deadline
-"""Seconds for one call, where nothing else is said."""
+"""Seconds for one call, by default."""
 
 _PIECE = 1 << 16  # bytes read at once
 
@@ -55,36 +52,34 @@ class _Verb(Protocol):
     def __call__(
         self, url: str | bytes, *args: Any, ctx: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> requests.Response:
-        """See `requests.Session`; ``ctx`` goes into the request's tokens."""
+        """See `requests.Session`; ``ctx`` is signed with the request."""
 
 
 class PeerSession(requests.Session):
     """A `requests.Session` whose requests to ``base_url`` are signed for ``audience``, a service's name or id.
 
-    Paths are taken below the base URL. Each request carries the token of the `peerseal.current_transaction`, and the
-    `peerseal.current_request_id` as ``X-Request-Id``, if there is one. An absolute URL of another origin is called
-    unsigned, and no token of ours, ``Txn-Token`` or request id goes there, redirects included. Redirects within the
-    origin are signed anew.
+    Paths are below the base URL. Each request carries the token of the `peerseal.current_transaction` and the
+    `peerseal.current_request_id` as ``X-Request-Id``, if there are any. A request to another origin is sent without a
+    signature, ``Txn-Token`` and request id; so is a redirect to another origin. Redirects within the origin are signed
+    again.
 
-    ``limits`` says how long calls may take, how many run at once, and when they fail fast (`CallLimits`); ``timeout``
-    (seconds, or connect and read apart) and ``deadline`` stand in for its own. ``timeout`` holds where a call names
-    none. ``retries`` is a number or a urllib3 Retry. A call ends ``deadline`` seconds after it began, redirects
-    included, however slowly an answer comes in: it raises requests.Timeout. Of a call with ``stream=True`` that holds
-    for the head, and so do the other limits; the body is the caller's, each read of which waits as long as ``timeout``
-    says. Otherwise ``Response.elapsed`` includes the body.
+    ``limits`` says how long calls may take, how many run at once, and when they fail fast (`CallLimits`). ``timeout``
+    and ``deadline`` (seconds) replace its values; ``timeout`` may be a pair, to connect and to read, and a call may
+    name its own. ``retries`` is a number or a urllib3 Retry. A call, with its redirects, ends after ``deadline``
+    seconds: it raises requests.Timeout. With ``stream=True`` the limits hold up to the head of the answer, and
+    ``timeout`` for each read of the body. Otherwise ``Response.elapsed`` includes the body.
 
-    A call that is not made, since the last ones failed or too many run, raises CircuitOpenError or TooManyCallsError.
-    ``circuits`` counts that: the sessions of one `peerseal.Identity` share theirs, any other session has its own. Calls
-    to other origins do not count.
+    CircuitOpenError and TooManyCallsError mean that a call was not made, because the last calls failed or too many run.
+    ``circuits`` counts calls to the origin: the sessions of one `peerseal.Identity` share them, any other session has
+    its own.
 
-    ``bind_headers`` names request headers to sign, where they are set,
-    besides content-type and content-encoding; ``header`` is the one that the token goes into. A stream or file is read
-    into memory, ``max_buffer`` bytes at most; what can be read only once (a generator, a pipe) is refused unless
-    ``buffer`` is set. A request that cannot be signed as it stands raises UnsignableRequest.
+    ``bind_headers`` names request headers to sign besides content-type and content-encoding; ``header`` carries the
+    token. A file or stream is read into memory, up to ``max_buffer`` bytes; one that can be read only once (a
+    generator, a pipe) is refused unless ``buffer`` is set. UnsignableRequest means that a request cannot be signed.
 
-    ``ctx`` is what the application says in each token, 1 KiB of JSON at most; the callee reads it as ``Peer.ctx``. A
-    call adds its own members, or replaces some: ``session.get("/profiles/42", ctx={"purpose": "support"})``. It goes
-    with every attempt and every redirect of that call within the origin, and nowhere else.
+    ``ctx`` is data of the application in each token, at most 1 KiB of JSON; the callee reads it as ``Peer.ctx``. A call
+    adds or replaces members: ``session.get("/profiles/42", ctx={"purpose": "support"})``. They are sent with every
+    attempt and every redirect of that call within the origin.
     """
 
     if TYPE_CHECKING:  # requests' own annotations leave no room for ``ctx``; its methods hand it on to `request`
@@ -115,45 +110,33 @@ class PeerSession(requests.Session):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__()
-        limits = CallLimits() if limits is None else limits
-        check_is("limits", limits, CallLimits, "a peerseal.CallLimits")
-        timeout = (limits.connect_timeout, limits.read_timeout) if timeout is None else timeout
-        deadline = limits.deadline if deadline is None else deadline
-        check_session(
-            timeout, retries, deadline=deadline, buffer=buffer, max_buffer=max_buffer, header=header, sleep=sleep
-        )
-        self._origin = Origin(base_url)
-        self._ctx = RequestCtx(ctx)
-        self._timeout = timeout
-        self._deadline = deadline
-        self._buffer = buffer
-        self._max_buffer = max_buffer
-        self._sent_back: WeakSet[requests.PreparedRequest] = WeakSet()
-        adapter = SigningAdapter(
-            signer,
-            audience,
-            self._origin,
+        self._options = SessionOptions(
+            limits=CallLimits() if limits is None else limits,
+            timeout=timeout,
+            deadline=deadline,
             retries=retries,
             bind_headers=bind_headers,
+            buffer=buffer,
+            max_buffer=max_buffer,
             header=header,
-            limits=limits,
-            circuits=Circuits() if circuits is None else circuits,
-            ctx=self._ctx,
             sleep=sleep,
         )
+        self._origin, self._ctx = Origin(base_url), RequestCtx(ctx)
+        self._sent_back: WeakSet[requests.PreparedRequest] = WeakSet()
+        adapter = SigningAdapter(signer, audience, self._origin, self._options, circuits or Circuits(), self._ctx)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 
     def request(
         self, method: str, url: str | bytes, *args: Any, ctx: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> requests.Response:
-        """As Session's. ``ctx`` goes into the request's tokens, see above. Raises UnsignableRequest for one that does
-        not fit there, or that is meant for another origin."""
+        """As Session's; ``ctx`` is signed with the request. Raises UnsignableRequest if ``ctx`` does not fit a token
+        or the request is to another origin."""
         with self._ctx.giving(ctx):
             return super().request(method, url, *args, **kwargs)
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
-        """As Session's, with the URL taken below the base URL, and without what .netrc says: it may name every host."""
+        """As Session's, with the URL below the base URL, and without credentials of .netrc: it may name every host."""
         ctx = self._ctx.take()
         url = request.url.decode("utf-8") if isinstance(request.url, bytes) else str(request.url)
         request = copy.copy(request)
@@ -170,14 +153,14 @@ class PeerSession(requests.Session):
         return prepared
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """As Session's, with the default timeout, within the deadline, with a body that can be sent more than once."""
+        """As Session's, with the default timeout and the deadline, and with a body that can be sent more than once."""
         if request in self._sent_back:
             raise UnsignableRequest("another origin redirects to a service whose requests are signed")
         if kwargs.get("timeout") is None:
-            kwargs["timeout"] = self._timeout
+            kwargs["timeout"] = self._options.default_timeout
         if self._origin.target(request.url or "") is not None:
             self._settle_body(request)
-        with no_longer_than(self._deadline):  # a redirect's comes here again, and has what is left
+        with no_longer_than(self._options.seconds_per_call):  # redirects call this again, within the same deadline
             try:
                 return super().send(request, **kwargs)
             except requests.ConnectionError as error:
@@ -186,8 +169,8 @@ class PeerSession(requests.Session):
                 raise requests.ReadTimeout(*error.args, request=request) from error
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """What a redirect means for credentials. One from another origin back to our callee must not be followed: a
-        stranger would choose what we sign. One to another origin brings no password from .netrc there."""
+        """Credentials of a redirect. A redirect from another origin to the callee is not followed: that origin would
+        choose what this session signs. A redirect to another origin carries no password of .netrc."""
         url = prepared_request.url or ""
         if self._origin.target(url) is None:
             if self.should_strip_auth(response.request.url or "", url):
@@ -201,20 +184,20 @@ class PeerSession(requests.Session):
         """As Session's. Raises requests' InvalidURL for a Location that cannot be read."""
         try:
             target = super().get_redirect_target(resp)
-            _ = urlsplit(target or "").port  # requests reads it, with no care for what it raises
+            _ = urlsplit(target or "").port  # requests reads it without handling the error
         except ValueError as error:
             raise requests.exceptions.InvalidURL(f"a Location that is no URL: {error}", response=resp) from error
         return target
 
     def rebuild_proxies(self, prepared_request: requests.PreparedRequest, proxies: Any) -> dict[str, str]:
-        """As Session's, which keeps the proxy that the environment named for the URL before: ``NO_PROXY`` counts for
-        where a redirect leads, too."""
+        """As Session's, but ``NO_PROXY`` applies to redirects too: Session keeps the environment's proxy for the first
+        URL."""
         found = getproxies().values() if self.trust_env else ()
         given = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy not in found}
         return super().rebuild_proxies(prepared_request, given)
 
     def _settle_body(self, request: requests.PreparedRequest) -> None:
-        """Make the body bytes: what is signed is then what every attempt sends, whatever becomes of a file."""
+        """Read the body into memory, so that every attempt sends the bytes that were signed even if a file changes."""
         body: Any = request.body
         if body is None or isinstance(body, bytes):
             return
@@ -223,21 +206,21 @@ class PeerSession(requests.Session):
             return
         content = bytes(body) if isinstance(body, bytearray | memoryview) else self._read(body, request._body_position)
         request.body = content
-        request._body_position = None  # bytes need no rewinding
+        request._body_position = None  # requests must not rewind bytes; it has no public way to say so
         request.headers.pop("Transfer-Encoding", None)
         request.headers["Content-Length"] = str(len(content))
 
     def _read(self, body: Any, position: object) -> bytes:
-        """A file from where it stood when the request was made; another stream, if that is asked for."""
+        """The rest of a file from the position at which the request was made, or a stream if ``buffer`` is set."""
         if isinstance(position, int) and hasattr(body, "seek"):
             body.seek(position)
-        elif not self._buffer:
+        elif not self._options.buffer:
             raise UnsignableRequest("the body can be read only once: give bytes or a file, or set buffer=True")
         content = bytearray()
         for piece in _pieces(body):
             content += piece.encode("utf-8") if isinstance(piece, str) else piece
-            if len(content) > self._max_buffer:
-                raise UnsignableRequest(f"the body is longer than max_buffer, {self._max_buffer} bytes")
+            if len(content) > self._options.max_buffer:
+                raise UnsignableRequest(f"the body is longer than max_buffer, {self._options.max_buffer} bytes")
         return bytes(content)
 
 
@@ -250,6 +233,6 @@ def _pieces(body: Any) -> Iterator[bytes | str]:
 
 
 def _from_url(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An `auth` that adds what stands in the URL, and nothing else: with none, requests would look into .netrc."""
+    """An `auth` that uses the user name and password in the URL. Without an `auth`, requests would read .netrc."""
     user, password = get_auth_from_url(str(request.url))
     return HTTPBasicAuth(user, password)(request) if user or password else request

@@ -10,19 +10,19 @@ except ModuleNotFoundError as error:
     raise missing(error, "kafka") from error
 
 _LOCK = 0x7065_6572_7365_616C
-"""The advisory lock of PostgreSQL that processes hold while they create tables."""
+"""Number of the advisory lock of PostgreSQL that a process holds while it creates tables."""
 _DIALECTS = ("postgresql", "sqlite")
 
 
 def create_tables(engine: Engine, metadata: MetaData) -> None:
-    """Create the tables of ``metadata`` and their indexes as far as they are missing. Safe to call from many processes
-    at once, and before a fork. It changes no table that exists: for that an application needs migrations.
+    """Create the missing tables and indexes of ``metadata``; existing tables are not changed. Safe to call from several
+    processes at once, and before a fork.
 
-    Raises ConfigurationError on a database that is neither PostgreSQL nor SQLite, or what SQLAlchemy raises.
+    Raises ConfigurationError for a database that is neither PostgreSQL nor SQLite, or an error of SQLAlchemy.
     """
     check_dialect(engine.dialect.name)
     with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":  # two at once would both find a table missing
+        if connection.dialect.name == "postgresql":  # two processes at once would both find a table missing
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         for table in metadata.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
@@ -32,6 +32,6 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
 
 
 def check_dialect(name: str) -> None:
-    """Raises ConfigurationError where the database is neither PostgreSQL nor SQLite."""
+    """Raises ConfigurationError if the database is neither PostgreSQL nor SQLite."""
     if name not in _DIALECTS:
         raise ConfigurationError(f"the database is {name}: an inbox or outbox needs PostgreSQL or SQLite")

@@ -6,13 +6,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO, RawIOBase
 from typing import IO, Any, Final
 
-from peerseal.errors import ContentTooLarge, ContentUnreadable, MalformedToken, MissingToken, WrongBinding
+from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.plain import plain_text
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.verify.context import REQUEST_ID, RequestTrace, current_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
+
+__all__ = [
+    "MAX_BODY",
+    "REQUEST_ID_KEY",
+    "EnvironHeaders",
+    "bearer_token",
+    "environ_key",
+    "read_body",
+    "within_request",
+    "wsgi_target",
+]
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read to be checked, unless the application says otherwise."""
@@ -22,22 +32,6 @@ REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
 
 _PIECE = 1024 * 1024  # bytes read at once
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
-
-
-def bearer_token(header: str | None) -> str:
-    """The token in an Authorization header (RFC 6750 section 2.1), the scheme in any case.
-
-    Raises MissingToken where there is none, MalformedToken for two values (which servers join with a comma).
-    """
-    value = (plain_text(header) or "").strip(BLANKS)
-    if not value:
-        raise MissingToken("no token")
-    if "," in value:
-        raise MalformedToken("two values of the token's header, or a comma in one")
-    scheme, _, token = value.partition(" ")
-    if scheme.lower() != "bearer":
-        raise MissingToken("another scheme than Bearer")
-    return token.lstrip(" ")
 
 
 def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
@@ -57,7 +51,8 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _environ_key(name: str) -> str:
+def environ_key(name: str) -> str:
+    """Where an environ has the header of that name."""
     key = name.upper().replace("-", "_")
     return key if key in _CGI_HEADERS else f"HTTP_{key}"
 
@@ -71,7 +66,7 @@ class EnvironHeaders(RequestHeaders):
         self._environ = environ
 
     def _look_up(self, name: str) -> str | None:
-        key = _environ_key(name)
+        key = environ_key(name)
         value: str | None = self._environ.get(key)
         if value is None or (value == "" and key in _CGI_HEADERS):
             return None

@@ -1,1 +1,1 @@
-"""An example callee: it keeps profiles, cases and invoices, and answers only services that it names."""
+"""An example callee: it serves profiles, cases and invoices to the services that it names."""

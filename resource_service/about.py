@@ -1,4 +1,4 @@
-"""What anybody may see of this service."""
+"""The routes that any client may read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +16,13 @@ def blueprint(auth: PeerAuth, identity: peerseal.Identity, callers: Sequence[str
     @routes.get("/")
     @auth.public
     def index() -> dict[str, Any]:
-        """What this service is."""
+        """The service's name and purpose."""
         return {"service": identity.id, "callers": callers}
 
     @routes.get("/my-public-credentials")
     @auth.public
     def my_public_credentials() -> dict[str, str]:
-        """The key that this service signs with now, for anybody to compare with the registry's."""
+        """The key that this service signs with now, for any client to compare with the registry's."""
         return identity.credentials.to_json()
 
     @routes.get("/readyz")
@@ -35,7 +35,7 @@ def blueprint(auth: PeerAuth, identity: peerseal.Identity, callers: Sequence[str
     @routes.get("/metrics")
     @auth.public
     def metrics() -> Response:
-        """How this service does, for Prometheus: keep it inside."""
+        """The metrics of this service, for Prometheus: keep them inside."""
         return Response(identity.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

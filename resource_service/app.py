@@ -18,11 +18,11 @@ from resource_service.problems import handle_errors
 from resource_service.settings import case_service_url, database_url
 
 ALLOW = {"client-service": {"profiles:read", "invoices:read", "cases:read"}, "invoicing": {"trigger_invoicing"}}
-"""Who may call, with which scopes. Nobody else gets in, however well registered."""
+"""The callers and their scopes. Every other service is refused, even a registered one."""
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
-    """The service, with its key made and registered, or about to be, as the environment says."""
+    """The service with the settings of the environment. Its identity registers the key, or tries until it can."""
     peerseal.logs.configure()
     identity = peerseal.Identity.from_env(environ)
     identity.start()
@@ -31,7 +31,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 
 
 def build_app(identity: peerseal.Identity, stored: Invoices, case_url: str) -> Flask:
-    """The service in the name of ``identity``, which the caller starts. case-service is at ``case_url``."""
+    """The service for ``identity``, which the caller starts. case-service is at ``case_url``."""
     app = Flask(__name__)
     auth = peerseal.flask.PeerAuth(app, identity, allow=ALLOW)
     app.register_blueprint(about.blueprint(auth, identity, sorted(ALLOW)))

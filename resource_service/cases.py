@@ -1,4 +1,4 @@
-"""Cases, which a third service keeps: it is called in the user's name, by the transaction of the call."""
+"""Cases, which a third service stores. It is called for the user of the current transaction."""
 
 import logging
 from typing import Any
@@ -16,19 +16,19 @@ from resource_service.transaction import needed_transaction
 
 CASE_SERVICE = "case-service"
 LIMITS = peerseal.CallLimits(read_timeout=2.5, deadline=4.0, max_running=4, max_waiting=2, longest_wait=0.25)
-"""Our callers wait for 6 seconds. Of a worker's 8 threads, 2 are left for requests that do not need case-service."""
+"""Our callers wait for 6 seconds. 2 of a worker's 8 threads stay free for requests without case-service."""
 
 log = logging.getLogger("resource_service.cases")
 
 
 def blueprint(auth: PeerAuth, third: peerseal.requests.PeerSession) -> Blueprint:
-    """The cases. ``third`` calls case-service; what it sends carries the transaction of the request that is served."""
+    """The cases. ``third`` calls case-service; its requests carry the transaction of the request that is served."""
     routes = Blueprint("cases", __name__)
 
     @routes.get("/cases/<id>")
     @auth.require(scope="trigger_invoicing", transaction=True)
     def case(id: str) -> dict[str, Any] | Response:
-        """The case of a transaction, within that very transaction. case-service opens it when it is first asked."""
+        """The case of a transaction, within that very transaction. case-service opens it at the first request."""
         if id != needed_transaction().id:
             return problem(404, "case_not_found", "There is no such case in this transaction.")
         return asked(third, "PUT", f"/cases/{quote(id, safe='')}")
@@ -43,7 +43,7 @@ def blueprint(auth: PeerAuth, third: peerseal.requests.PeerSession) -> Blueprint
 
 
 def asked(third: peerseal.requests.PeerSession, method: str, path: str) -> dict[str, Any] | Response:
-    """What case-service answers, with our own part of the chain before its own."""
+    """case-service's answer, with this service's part of the chain in front."""
     transaction = needed_transaction()
     try:
         answer = third.request(method, path)
@@ -61,7 +61,7 @@ def asked(third: peerseal.requests.PeerSession, method: str, path: str) -> dict[
 
 
 def refused(answer: requests.Response) -> Response:
-    """A case that is not there is said to be missing; another refusal is a mistake between the services."""
+    """The answer for a refusal of case-service: 404 for a missing case; any other refusal is a defect."""
     try:
         code = str(answer.json()["code"])
     except (requests.JSONDecodeError, KeyError, TypeError):
@@ -73,7 +73,7 @@ def refused(answer: requests.Response) -> Response:
 
 
 def unavailable(code: str, retry_after: str = "5") -> Response:
-    """An answer for now: in so many seconds it is worth another try."""
+    """A 503 that asks the client to retry after that many seconds."""
     response = problem(503, code, "case-service does not answer now.")
     response.headers["Retry-After"] = retry_after
     return response

@@ -1,4 +1,4 @@
-"""Invoices, and which event each was made of."""
+"""Invoices, each with the event that caused it."""
 
 import uuid
 from collections.abc import Callable
@@ -29,9 +29,9 @@ from peerseal.inbox import create_tables
 from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
-"""Invoices of one user that are shown, at most."""
+"""The most invoices of one user that a list shows."""
 LONGEST_ISSUER = 500
-"""Characters of the name of a user's issuer, as the domain's settings may have it."""
+"""The longest name of an issuer in the domain document, in characters."""
 
 metadata = MetaData()
 INVOICES = Table(
@@ -53,7 +53,7 @@ Index("invoices_of_user", INVOICES.c.issuer, INVOICES.c.user_id, INVOICES.c.numb
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """What one user owes for one transaction. ``amount`` is in cents."""
+    """The invoice of one user for one transaction. ``amount`` is in cents."""
 
     id: str
     transaction_id: str
@@ -77,7 +77,7 @@ class EventInvoicedOtherwise(Exception):
 
 
 def open_database(url: str, tables: MetaData = metadata) -> Engine:
-    """The database, with what is missing of its tables made. Safe to use after a fork."""
+    """The database, with missing tables created. Safe to use after a fork."""
     url = sqlalchemy_url(url)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)

@@ -1,4 +1,4 @@
-"""Invoices: made by the consumer of orders, in the user's name, and told to services that work for that user."""
+"""Invoices: the consumer of orders makes them in the user's name; services that act for that user can read them."""
 
 import logging
 from typing import Any
@@ -24,8 +24,8 @@ def blueprint(auth: PeerAuth, invoices: Invoices) -> Blueprint:
     @routes.post("/invoices")
     @auth.require(scope="trigger_invoicing", transaction=True)
     def make_invoice() -> tuple[dict[str, Any], int] | Response:
-        """Invoices one event, however often that is asked. Who owes, for which transaction and which event of which
-        publisher stands in the transaction token, which the signature of the call binds; the body has the amount."""
+        """Invoices one event; repeated calls return the same invoice. The user, the transaction, the event and its
+        publisher come from the transaction token, which the call's signature binds; the body has the amount."""
         amount, transaction = amount_of(posted_json()), needed_transaction()
         event_id = transaction.facts.get("event_id")
         if amount is None:

@@ -1,6 +1,6 @@
-"""The consumer of ``OrderCreated``, a service of its own: one invoice for each order, however often it is told of.
+"""The consumer of ``OrderCreated``, a separate service: one invoice for each order, whatever the number of deliveries.
 
-Run it with ``python -m resource_service.invoicing``; SIGTERM ends it once the message under way is done. The settings
+Run it with ``python -m resource_service.invoicing``; SIGTERM ends it after the current message. The settings
 are in `resource_service.settings`.
 """
 
@@ -26,9 +26,9 @@ from resource_service.settings import ConsumerSettings
 TOPIC = "OrderCreated"
 GROUP = "invoicing"
 PURPOSE = {"trigger_invoicing"}
-"""The scope for which the publishers in the settings may send orders. No other service is believed."""
+"""The scope with which the configured publishers may send orders; events of other services are refused."""
 FINAL = frozenset(("case_not_found", "bad_invoice", "invoiced_otherwise"))
-"""Codes with which resource-service refuses one order for good: to ask again would hold up all orders behind it."""
+"""Codes with which resource-service refuses one order for good: further attempts would block all later orders."""
 
 log = logging.getLogger("resource_service.invoicing")
 
@@ -37,8 +37,8 @@ INBOX = inbox_table(metadata)
 
 
 class Invoicing:
-    """What is done with a proven event. ``resource`` calls resource-service, in the name of the event's user;
-    ``database`` has the inbox, which counts each event once."""
+    """Handles a verified event. ``resource`` calls resource-service in the name of the event's user. ``database`` has
+    the inbox, which counts each event once."""
 
     def __init__(self, database: Engine, resource: requests.Session, clock: Callable[[], float]) -> None:
         self._database = database
@@ -47,9 +47,9 @@ class Invoicing:
 
     def handle(self, event: peerseal.Event) -> None:
         """Raises MessageRefused for a payload that is not the order of its token, or for an order that is refused for
-        good, and requests.RequestException where the case or the invoice cannot be had now: then nothing is counted,
-        and the event comes again. An event that comes again after its invoice was made gets the same one from
-        resource-service."""
+        good. Raises requests.RequestException if the case or the invoice is unavailable now; then nothing is
+        counted, and the event comes again. For an event that was invoiced already, resource-service returns the
+        same invoice."""
         order = OrderCreated.read(event.payload)
         if order.event_id != event.id:
             raise MessageRefused("wrong_event", "the payload names another event than the token")
@@ -73,8 +73,8 @@ class Invoicing:
 
 
 def check_user(event: peerseal.Event) -> None:
-    """Raises MessageRefused for an event that no user stands behind, or whose user's issuer cannot be stored: nothing
-    is done for it at resource-service, however often it is asked."""
+    """Raises MessageRefused for an event without a user, or with an issuer that cannot be stored: resource-service
+    would refuse it each time."""
     issuer, domain = event.authentication.get("iss", ""), event.issuer.partition("/")[0]
     if not isinstance(issuer, str) or len(issuer) > LONGEST_ISSUER or not issuer.isprintable():
         raise MessageRefused("malformed_user", "the issuer of the user's token is no printable text, or too long")
@@ -95,7 +95,7 @@ def check_taken(answer: requests.Response) -> None:
 
 
 def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> EventConsumer:
-    """The consumer in the name of ``identity``, a member of its group from now on."""
+    """The consumer for ``identity``; it joins its group."""
     verifier = peerseal.EventVerifier(
         identity.trust,
         audience=settings.events_audience,
@@ -110,7 +110,7 @@ def make_consumer(identity: peerseal.Identity, settings: ConsumerSettings) -> Ev
 
 
 def make_invoicing(identity: peerseal.Identity, settings: ConsumerSettings) -> Invoicing:
-    """What it does with each. A call that fails is not tried again here: the consumer does that, and counts it."""
+    """The handler of each event. It does not retry failed calls: the consumer does, and counts the attempts."""
     resource = identity.session("resource-service", settings.resource_url, retries=0)
     return Invoicing(open_database(settings.database_url, metadata), resource, identity.clock)
 

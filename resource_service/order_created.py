@@ -1,4 +1,4 @@
-"""``OrderCreated``, read strictly: a publisher's signature says who wrote it, not that it makes sense."""
+"""Strict parsing of ``OrderCreated``: a publisher's signature proves who wrote the payload, not that it is valid."""
 
 import json
 import re
@@ -10,12 +10,12 @@ from peerseal.errors import MessageRefused
 
 MAX_LINES, MAX_QUANTITY, MAX_PRICE = 100, 10_000, 100_000_000
 _TRANSACTION = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,199}")
-"""Its case is asked for by this id: characters that mean nothing else in a URL (RFC 3986 section 2.3)."""
+"""The id becomes part of a URL: only unreserved characters (RFC 3986 section 2.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrderCreated:
-    """What the payload says, in the publisher's words. ``amount`` is in cents."""
+    """The payload. ``amount`` is in cents."""
 
     event_id: str
     transaction_id: str
@@ -23,8 +23,8 @@ class OrderCreated:
 
     @classmethod
     def read(cls, payload: bytes) -> Self:
-        """From ``{"eventID", "transactionID", "utcTime", "items": [{"itemID", "quantity", "price"}…]}``, and nothing
-        besides. Raises MessageRefused."""
+        """From ``{"eventID", "transactionID", "utcTime", "items": [{"itemID", "quantity", "price"}…]}``, without
+        any other member. Raises MessageRefused."""
         order = _members(_json(payload), "eventID", "transactionID", "utcTime", "items")
         _check_time(_text(order["utcTime"]))
         items = order["items"]
@@ -50,7 +50,7 @@ def _json(payload: bytes) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which no member stands twice: readers would differ on which one counts."""
+    """An object without repeated members: readers disagree on which of two counts."""
     members = dict(pairs)
     if len(members) != len(pairs):
         raise ValueError("a member stands twice")

@@ -1,4 +1,4 @@
-"""What services may ask with a user behind them or without."""
+"""Routes that services may call with a user or without one."""
 
 import logging
 from typing import Any
@@ -25,19 +25,19 @@ def blueprint(auth: PeerAuth) -> Blueprint:
     @routes.get("/profiles/<id>")
     @auth.require(scope="profiles:read")
     def profile(id: str) -> dict[str, Any] | Response:
-        """One profile, which service asked, and for which user, if for any."""
+        """One profile, with the calling service and the user, if there is one."""
         if id not in PROFILES:
             return problem(404, "profile_not_found", "There is no such profile.")
         transaction = peerseal.current_transaction()
         user = transaction and transaction.user
-        purpose = current_peer.ctx.get("purpose")  # signed by the caller, as all of its request
+        purpose = current_peer.ctx.get("purpose")  # the caller signed it, as it signed the whole request
         log.info("profile %s told to %s for user %r, purpose %r", id, current_peer.service, user, purpose)
         return {**PROFILES[id], "caller": current_peer.service, "user": user}
 
     @routes.post("/profiles/search")
     @auth.require(scope="profiles:read")
     def search() -> dict[str, Any] | Response:
-        """The profiles whose name holds the text in the body. The caller's signature covers that body."""
+        """The profiles whose name contains the text in the body. The caller's signature covers that body."""
         wanted = posted_json()
         if not isinstance(wanted, dict) or not isinstance(wanted.get("name"), str):
             return problem(400, "bad_search", 'The body is {"name": "…"}.')

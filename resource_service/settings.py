@@ -1,24 +1,24 @@
-"""What resource-service and its consumer are told by their environment, beside Peerseal's own settings.
+"""The environment variables of resource-service and its consumer, in addition to Peerseal's own settings.
 
 resource-service:
 
-- ``RESOURCE_DATABASE_URL``: its invoices. By default a file beside Peerseal's key folder, or in ``./resource-data``
-  where there is none;
-- ``CASE_SERVICE_URL``: where case-service is (``http://case-service``).
+- ``RESOURCE_DATABASE_URL``: its invoices. The default is a file in the folder that contains Peerseal's key folder, or
+  in ``./resource-data`` if no key folder is set;
+- ``CASE_SERVICE_URL``: the URL of case-service (``http://case-service``).
 
 The consumer:
 
-- ``INVOICING_DATABASE_URL``: which events it has handled; likewise, or in ``./invoicing-data``;
+- ``INVOICING_DATABASE_URL``: the handled events. The default is such a file, or one in ``./invoicing-data``;
 - ``BROKER_URL``: ``kafka://host:port,…`` or ``amqp(s)://…``; ``BROKER_CONFIG_FILE``: settings of the broker's library
   (TLS, SASL) as a JSON object;
-- ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain's settings (``kafka``), where the
-  consumer logs in by its own key;
-- ``RESOURCE_SERVICE_URL``: where resource-service is (``http://resource-service``);
-- ``EVENTS_AUDIENCE``: whom events must be for (``jobs.example.com``);
-- ``EVENTS_PUBLISHERS``: who is believed about orders, separated by commas (``client-service``). An event of the token
-  exchange needs two names: ``registry``, and the service that exchanged;
-- ``EVENTS_MAX_AGE``: how old an event may be, in seconds or such as ``12h`` (``7d``; 365 days at most). An older one is
-  refused as ``expired``.
+- ``BROKER_LOGIN``: the broker's name among the ``access_tokens`` of the domain document (``kafka``), where the
+  consumer logs in with its own key;
+- ``RESOURCE_SERVICE_URL``: the URL of resource-service (``http://resource-service``);
+- ``EVENTS_AUDIENCE``: the audience that events must have (``jobs.example.com``);
+- ``EVENTS_PUBLISHERS``: the publishers of orders that are believed, separated by commas (``client-service``). An event
+  of the token exchange needs two names: ``registry``, and the service that exchanged;
+- ``EVENTS_MAX_AGE``: the greatest age of an event, in seconds or such as ``12h`` (``7d``; 365 days at most). An older
+  event is refused as ``expired``.
 """
 
 import json
@@ -32,14 +32,14 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.settings import SettingsReader, read_text
 
 EVENTS_MAX_AGE = timedelta(days=7)
-"""As long as an event token lives, unless its publisher says otherwise."""
+"""The default lifetime of an event token."""
 LONGEST_MAX_AGE = timedelta(days=365)
 EVENTS_PUBLISHERS = ("client-service",)
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
-    """See above."""
+    """The values of these variables."""
 
     database_url: str = field(repr=False)
     broker_url: str = field(repr=False)
@@ -52,7 +52,7 @@ class ConsumerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for what is missing or out of bounds, or a file that cannot be read."""
+        """From the environment. Raises ConfigurationError for a missing or invalid value, or an unreadable file."""
         read = SettingsReader(environ)
         default, longest = EVENTS_MAX_AGE.total_seconds(), LONGEST_MAX_AGE.total_seconds()
         broker_url = read.secret("BROKER_URL")
@@ -71,12 +71,12 @@ class ConsumerSettings:
 
 
 def database_url(environ: Mapping[str, str]) -> str:
-    """Where invoices are. Makes the folder of the default file."""
+    """The URL of the invoices' database. Creates the folder of the default file."""
     return _database_url(SettingsReader(environ), "RESOURCE_DATABASE_URL", "resource-data", "invoices.sqlite3")
 
 
 def case_service_url(environ: Mapping[str, str]) -> str:
-    """Where case-service is."""
+    """The URL of case-service."""
     return SettingsReader(environ).text("CASE_SERVICE_URL") or "http://case-service"
 
 

@@ -1,10 +1,10 @@
-"""The user's transaction within which a call is made."""
+"""The user's transaction of the current call."""
 
 import peerseal
 
 
 def needed_transaction() -> peerseal.Transaction:
-    """The transaction of a route that is marked ``transaction=True``, which has made sure of it."""
+    """The transaction in a route with ``transaction=True``, which refuses calls without one."""
     transaction = peerseal.current_transaction()
     if transaction is None:
         raise LookupError("the route is not marked as one that needs a transaction")

@@ -103,8 +103,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def quiet_collector() -> Iterator[None]:
-    """For tests that fork: what earlier tests left behind is not collected by some thread in the middle of a fork. An
-    SQLite connection that ends there leaves the child with a library whose locks nobody will release."""
+    """For tests that fork: the garbage of earlier tests is not collected by some thread in the middle of a fork. An
+    SQLite connection that ends there leaves the child with a library whose locks no thread will release."""
     gc.collect()
     gc.disable()
     yield

@@ -15,13 +15,13 @@ from demo.case_service.storage import CaseOfAnotherUser, Cases, open_database
 from peerseal.flask import PeerAuth, current_peer
 
 ALLOW = {"resource-service": {"trigger_invoicing", "cases:read"}}
-"""Who may call, with which scopes: not the edge, not the consumer, however well registered."""
+"""The callers and their scopes. The edge and the consumer are refused, although they are registered."""
 
 log = logging.getLogger("demo.case_service")
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
-    """The service, with its key made and registered, or about to be, as the environment says."""
+    """The service with the settings of the environment. Its identity registers the key, or tries until it can."""
     peerseal.logs.configure()
     identity = peerseal.Identity.from_env(environ)
     identity.start()
@@ -29,7 +29,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 
 
 def build_app(identity: peerseal.Identity, cases: Cases) -> Flask:
-    """The service in the name of ``identity``, which the caller starts."""
+    """The service for ``identity``, which the caller starts."""
     app = Flask(__name__)
     auth = PeerAuth(app, identity, allow=ALLOW)
     add_cases(app, auth, cases)
@@ -43,7 +43,7 @@ def add_cases(app: Flask, auth: PeerAuth, cases: Cases) -> None:
     @app.put("/cases/<id>")
     @auth.require(scope="trigger_invoicing", transaction=True)
     def open_case(id: str) -> dict[str, Any] | Response:
-        """The case of this very transaction, opened where there is none yet."""
+        """The case of this very transaction. Opens it if there is none yet."""
         transaction = needed_transaction()
         try:
             if id != transaction.id:
@@ -65,7 +65,7 @@ def add_cases(app: Flask, auth: PeerAuth, cases: Cases) -> None:
 
 
 def add_health(app: Flask, auth: PeerAuth, identity: peerseal.Identity) -> None:
-    """What anybody may ask."""
+    """The routes that any client may call."""
 
     @app.get("/my-public-credentials")
     @auth.public
@@ -82,12 +82,12 @@ def add_health(app: Flask, auth: PeerAuth, identity: peerseal.Identity) -> None:
 
 
 def chain(transaction: peerseal.Transaction) -> list[dict[str, str]]:
-    """Who called this service, for which user: proven by the two tokens of the call."""
+    """The caller and the user, as the two tokens of the call prove them."""
     return [{"service": "case-service", "caller": current_peer.service, "user": transaction.user}]
 
 
 def needed_transaction() -> peerseal.Transaction:
-    """The transaction of a route that is marked ``transaction=True``."""
+    """The transaction in a route with ``transaction=True``, which refuses calls without one."""
     transaction = peerseal.current_transaction()
     if transaction is None:
         raise LookupError("the route is not marked as one that needs a transaction")
@@ -95,12 +95,12 @@ def needed_transaction() -> peerseal.Transaction:
 
 
 def issuer_of(transaction: peerseal.Transaction) -> str:
-    """Who authenticated the user: a name is unique at its issuer only."""
+    """The issuer that authenticated the user: a name is unique at its issuer only."""
     return str(transaction.authentication.get("iss", ""))
 
 
 def not_found() -> Response:
-    """The same answer for a case that is another user's and for one that is not there (RFC 9457)."""
+    """One answer for another user's case and for a missing case (RFC 9457)."""
     response = jsonify(
         title="case not found", status=404, code="case_not_found", detail="There is no such case in this transaction."
     )

@@ -12,7 +12,7 @@ from peerseal.runtime.settings import SettingsReader
 
 
 def database_url(environ: Mapping[str, str]) -> str:
-    """Where cases are. Makes the folder of the default file. Raises ConfigurationError."""
+    """The URL of the cases' database. Creates the folder of the default file. Raises ConfigurationError."""
     read = SettingsReader(environ)
     if url := read.secret("CASE_DATABASE_URL"):
         return url

@@ -11,7 +11,7 @@ from peerseal.inbox import create_tables
 from peerseal.runtime.database_url import sqlalchemy_url
 
 LISTED = 100
-"""Cases of one user that are shown, at most."""
+"""The most cases of one user that a list shows."""
 
 metadata = MetaData()
 CASES = Table(
@@ -28,7 +28,7 @@ Index("cases_of_user", CASES.c.issuer, CASES.c.user_id, CASES.c.number)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is kept of one transaction."""
+    """The case of one transaction."""
 
     id: str
     user: str
@@ -77,7 +77,7 @@ class Cases:
 
 
 def open_database(url: str) -> Engine:
-    """The database, with its table made where it is missing. Safe to use after a fork."""
+    """The database, with a missing table created. Safe to use after a fork."""
     url = sqlalchemy_url(url)
     waits = {"timeout": 30} if make_url(url).get_backend_name() == "sqlite" else {}
     engine = create_engine(url, connect_args=waits)

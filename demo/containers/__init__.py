@@ -1,1 +1,1 @@
-"""What the containers of docker-compose.yml run once, before the services start."""
+"""The programs that containers of docker-compose.yml run once, before the services start."""

@@ -1,9 +1,9 @@
 """A certificate authority for the servers of docker-compose.yml, and their certificates.
 
-``python -m demo.containers.certificates FOLDER`` makes what is missing or ends within a month, all of it at once:
-clients check TLS with ``FOLDER/authority/authority.pem``, Java clients with ``authority.p12`` in the same folder, and
+``python -m demo.containers.certificates FOLDER`` makes all certificates if one is missing or ends within a month.
+Clients check TLS with ``FOLDER/authority/authority.pem``, Java clients with ``authority.p12`` in the same folder, and
 ``FOLDER/NAME/NAME.pem`` holds key and certificate of one server and belongs to its user. The authority's own key is
-written nowhere.
+not written.
 """
 
 import datetime
@@ -23,9 +23,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from demo.domain import LOGIN_ISSUER
 
 LIFETIME: Final = datetime.timedelta(days=398)
-"""As long as public authorities sign for."""
+"""The lifetime that public authorities grant."""
 RENEWED: Final = datetime.timedelta(days=30)
-"""So long before the end new ones are made."""
+"""The time before the end at which new ones are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ SERVERS: Final = (
 
 
 def main(root: Path, now: datetime.datetime) -> int:
-    """Make what is needed; → the exit code."""
+    """Make the certificates if necessary; → the exit code."""
     if all(is_good(file, now) for file in files(root)):
         return 0
     key = ec.generate_private_key(ec.SECP256R1())
@@ -61,24 +61,26 @@ def main(root: Path, now: datetime.datetime) -> int:
         signed = server_certificate(server, own.public_key(), authority, now).sign(key, hashes.SHA256())
         write(root / server.name / f"{server.name}.pem", [_pem(own), _public_pem(signed)], 0o400, server.uid)
     write(root / "authority/authority.p12", [_java_truststore(authority)], 0o444)
-    write(root / "authority/authority.pem", [_public_pem(authority)], 0o444)  # the last, so that none is half made
+    write(
+        root / "authority/authority.pem", [_public_pem(authority)], 0o444
+    )  # written last: it shows that all are complete
     return 0
 
 
 def files(root: Path) -> list[Path]:
-    """All that is made."""
+    """All certificates."""
     return [root / name / f"{name}.pem" for name in ("authority", *(server.name for server in SERVERS))]
 
 
 def is_good(file: Path, now: datetime.datetime) -> bool:
-    """Whether its certificate is there and goes on for a while."""
+    """Whether its certificate exists and does not end soon."""
     return file.exists() and x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc > now + RENEWED
 
 
 def certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime.datetime
 ) -> x509.CertificateBuilder:
-    """What every certificate has."""
+    """The fields of every certificate."""
     return (
         x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
         .serial_number(x509.random_serial_number())
@@ -91,7 +93,7 @@ def certificate(
 def server_certificate(
     server: ServerName, key: ec.EllipticCurvePublicKey, authority: x509.Certificate, now: datetime.datetime
 ) -> x509.CertificateBuilder:
-    """For that server by all its names, and for itself on loopback."""
+    """The certificate of a server, for all its names and for loopback."""
     names: list[x509.GeneralName] = [x509.DNSName(name) for name in (server.name, *server.aliases, "localhost")]
     names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     signer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
@@ -115,7 +117,7 @@ def usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def write(file: Path, parts: list[bytes], mode: int, uid: int | None = None) -> None:
-    """In the place of an older one."""
+    """Replaces an older file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
@@ -126,12 +128,12 @@ def write(file: Path, parts: list[bytes], mode: int, uid: int | None = None) -> 
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    form = serialization.PrivateFormat.PKCS8  # which Kafka reads
+    form = serialization.PrivateFormat.PKCS8  # Kafka reads PKCS #12
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
 def _java_truststore(authority: x509.Certificate) -> bytes:
-    """Without a password: there is nothing secret in it."""
+    """Without a password: the file has no secret."""
     entry = pkcs12.PKCS12Certificate(authority, b"authority")
     return pkcs12.serialize_java_truststore([entry], serialization.NoEncryption())
 

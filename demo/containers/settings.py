@@ -1,5 +1,6 @@
-"""The domain's settings in docker-compose.yml: ``python -m demo.containers.settings AUTHORITY`` prints them for
-``peerseal-registry domain set -``. Its keys are fetched from the identity provider, whose TLS that authority signed."""
+"""The domain document of docker-compose.yml: ``python -m demo.containers.settings AUTHORITY`` prints it for
+``peerseal-registry domain set -``. The issuer's keys come from the identity provider; that authority signed its TLS
+certificate."""
 
 import json
 import sys
@@ -9,11 +10,11 @@ from typing import Any
 from demo.domain import CLIENT, INVOICING, LEGACY, LOGIN_ISSUER, domain_settings
 
 KAFKA = {"audience": "https://kafka.demo.internal", "services": [CLIENT, INVOICING, LEGACY], "scopes": ["kafka"]}
-"""Who may log in at the broker."""
+"""The services that may log in at the broker."""
 
 
 def settings(authority: Path) -> dict[str, Any]:
-    """All of them."""
+    """The whole domain document."""
     login = {"ca": authority.read_text("ascii"), "introspection_url": f"{LOGIN_ISSUER}/introspect"}
     return domain_settings(login, access_tokens={"kafka": KAFKA})
 

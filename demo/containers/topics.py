@@ -1,7 +1,7 @@
-"""The topics of the orders, and which service may write and read them, at the broker of docker-compose.yml.
+"""The topics of the orders and each service's rights, at the broker of docker-compose.yml.
 
-``python -m demo.containers.topics HOST:PORT`` makes them at a listener on which the caller is the administrator. A
-consumer that waits for a topic which is not there yet would notice minutes later that it is.
+``python -m demo.containers.topics HOST:PORT`` makes them, at a listener where the caller is the administrator. A
+consumer that waits for a missing topic would notice its creation only minutes later.
 """
 
 import sys
@@ -30,11 +30,11 @@ RIGHTS = (
     (INVOICING, AclOperation.READ, ResourceType.GROUP, INVOICING),
     (INVOICING, AclOperation.WRITE, ResourceType.TOPIC, DEAD_LETTERS),
 )
-"""What is not listed is refused. The broker knows a service by its id."""
+"""All other access is refused. The broker knows a service by its id."""
 
 
 def main(servers: str) -> int:
-    """Make them; → the exit code. Raises KafkaException."""
+    """Make topics and rights; → the exit code. Raises KafkaException."""
     admin = AdminClient({"bootstrap.servers": servers})
     topics = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in (TOPIC, DEAD_LETTERS)]
     for made in admin.create_topics(topics).values():
@@ -45,13 +45,13 @@ def main(servers: str) -> int:
 
 
 def right(service: str, operation: AclOperation, kind: ResourceType, name: str) -> AclBinding:
-    """The service may do that, from any host."""
+    """The right of a service, from any host."""
     user = f"User:{DOMAIN}/{service}"
     return AclBinding(kind, name, ResourcePatternType.LITERAL, user, "*", operation, AclPermissionType.ALLOW)
 
 
 def wait_for(answer: Future[Any]) -> None:
-    """Until it is there, from now on or since an earlier start."""
+    """Wait until the topic exists; it may exist already."""
     try:
         answer.result(ANSWER)
     except KafkaException as error:

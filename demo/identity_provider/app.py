@@ -20,7 +20,7 @@ from demo.identity_provider.settings import Settings
 from demo.identity_provider.tokens import LIFETIME, Tokens
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a request's body, at most: anybody may send one."""
+"""The largest accepted request body, in bytes."""
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -30,7 +30,7 @@ SECURITY_HEADERS = {
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
-    """The identity provider as the environment says."""
+    """The identity provider with the settings of the environment."""
     return build_app(Settings.from_env(environ))
 
 
@@ -72,7 +72,7 @@ def authorization_server(app: Flask, tokens: Tokens, settings: Settings) -> Auth
 
 
 def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) -> None:
-    """The page on which a person logs in. Logging in is the consent to what the page says."""
+    """The page on which a person logs in. The login is also the consent to the scopes that the page lists."""
 
     def page(client: str, scope: str, problem: str = "", status: int = 200) -> tuple[str, int]:
         form_token = session.setdefault("form_token", secrets.token_urlsafe(16))
@@ -83,7 +83,7 @@ def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) 
         return html, status
 
     def is_of_our_page() -> bool:
-        """Whether the form is of a page that this browser was shown: another page's form is refused."""
+        """Whether the form belongs to a page that this browser was shown; other forms are refused."""
         shown, given = session.get("form_token"), request.form.get("form_token", "")
         return shown is not None and hmac.compare_digest(given.encode("utf-8"), shown.encode("utf-8"))
 
@@ -94,7 +94,7 @@ def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) 
             grant = server.get_consent_grant()
         except OAuth2Error as error:
             return server.handle_error_response(None, error)
-        except ValueError:  # Authlib quotes what it refuses in errors that hold ASCII only
+        except ValueError:  # Authlib quotes refused input in errors, which must be ASCII
             return "A parameter is not text that may stand in it.", 400
         client, scope = grant.client.client_id, grant.request.payload.scope or "nothing"
         if request.method == "GET":
@@ -109,7 +109,7 @@ def add_login_page(app: Flask, server: AuthorizationServer, settings: Settings) 
 
 
 def add_token_routes(app: Flask, server: AuthorizationServer, tokens: Tokens) -> None:
-    """What programs call."""
+    """The endpoints for programs."""
 
     @app.post("/token")
     def token() -> Any:
@@ -118,7 +118,7 @@ def add_token_routes(app: Flask, server: AuthorizationServer, tokens: Tokens) ->
 
     @app.post("/introspect")
     def introspect() -> Any:
-        """What an opaque token stands for (RFC 7662)."""
+        """The meaning of an opaque token (RFC 7662)."""
         try:
             return server.create_endpoint_response("introspection")
         except ValueError:  # Authlib decodes any credentials as UTF-8
@@ -126,13 +126,13 @@ def add_token_routes(app: Flask, server: AuthorizationServer, tokens: Tokens) ->
 
     @app.post("/revoke")
     def revoke() -> tuple[str, int]:
-        """Ends an opaque token; who holds it may end it (RFC 7009)."""
+        """Ends an opaque token; every holder may end it (RFC 7009)."""
         tokens.revoke(request.form.get("token", ""))
         return "", 200
 
 
 def add_metadata(app: Flask, tokens: Tokens, settings: Settings) -> None:
-    """What programs may know."""
+    """Public metadata for programs."""
 
     @app.get("/.well-known/jwks.json")
     def jwks() -> dict[str, Any]:
@@ -161,7 +161,7 @@ def add_metadata(app: Flask, tokens: Tokens, settings: Settings) -> None:
 
 
 def posted_json() -> Any:
-    """The body as JSON; None where it is none, or is nested too deeply to be read."""
+    """The body as JSON; None if it is no JSON or is nested too deeply."""
     try:
         return request.get_json(silent=True)
     except RecursionError:
@@ -169,7 +169,7 @@ def posted_json() -> Any:
 
 
 def add_login_without_browser(app: Flask, tokens: Tokens, settings: Settings) -> None:
-    """For people at a terminal."""
+    """The route for people at a terminal."""
 
     @app.post("/authenticate")
     def authenticate() -> tuple[dict[str, Any], int]:

@@ -16,7 +16,7 @@ EDGE = "client-service"
 
 @dataclass(frozen=True, slots=True)
 class Client(ClientMixin):  # type: ignore[misc]  # Authlib has no annotations
-    """A program. One without a ``secret`` is public: it proves itself by PKCE alone. ``jwt`` says whether its access
+    """A program. A program without a ``secret`` is public and uses PKCE alone. ``jwt`` says whether its access
     tokens are JWTs or opaque."""
 
     client_id: str
@@ -28,7 +28,7 @@ class Client(ClientMixin):  # type: ignore[misc]  # Authlib has no annotations
         return self.client_id
 
     def get_default_redirect_uri(self) -> None:
-        """None: a redirect URI has to be named."""
+        """None: a request has to name its redirect URI."""
 
     def get_allowed_scope(self, scope: str | None) -> str:
         """The part of ``scope`` that this program may ask for."""
@@ -46,26 +46,26 @@ class Client(ClientMixin):  # type: ignore[misc]  # Authlib has no annotations
         return redirect_uri == f"http://127.0.0.1:{port}{CALLBACK}"
 
     def check_client_secret(self, client_secret: str) -> bool:
-        """Whether that is the program's secret."""
+        """Whether the text is the program's secret."""
         return self.secret is not None and hmac.compare_digest(client_secret.encode(), self.secret.encode())
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        """A public program gets tokens, and one with a secret looks tokens up."""
+        """A public program gets tokens; a program with a secret introspects them."""
         if self.secret is None:
             return method == "none" and endpoint == "token"
         return method == "client_secret_basic" and endpoint == "introspection"
 
     def check_response_type(self, response_type: str) -> bool:
-        """Codes only."""
+        """Only authorization codes."""
         return self.secret is None and response_type == "code"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        """Codes only."""
+        """Only authorization codes."""
         return self.secret is None and grant_type == "authorization_code"
 
 
 def known_clients(introspection_secret: str | None) -> dict[str, Client]:
-    """By id: the console client in its two forms, and client-service where it has a secret."""
+    """The programs by id: the console client in its two forms, and client-service if it has a secret."""
     clients = [Client(OPAQUE_CONSOLE), Client(JWT_CONSOLE, jwt=True)]
     if introspection_secret is not None:
         clients.append(Client(EDGE, secret=introspection_secret))

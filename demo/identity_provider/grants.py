@@ -1,4 +1,4 @@
-"""What Authlib's server asks of us: codes with PKCE, ID tokens, introspection, revocation."""
+"""The hooks of Authlib's server: codes with PKCE, ID tokens, introspection, revocation."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class S256Only(CodeChallenge):  # type: ignore[misc]  # Authlib has no annotatio
     SUPPORTED_CODE_CHALLENGE_METHOD = ["S256"]  # noqa: RUF012 - Authlib's own form
 
     def validate_code_challenge(self, grant: Any, redirect_uri: str) -> None:
-        """As CodeChallenge's, but a challenge is needed, and "plain" is not its default."""
+        """Like CodeChallenge's check, but it requires a challenge and has no default "plain"."""
         data = grant.request.payload.data
         if "code_challenge" not in data or data.get("code_challenge_method") != "S256":
             raise InvalidRequestError("code_challenge with code_challenge_method=S256 is needed")
@@ -52,7 +52,7 @@ def code_grant(tokens: Tokens) -> type[AuthorizationCodeGrant]:
             return granted if granted and granted.client_id == client.client_id else None
 
         def delete_authorization_code(self, authorization_code: AuthorizationCode) -> None:
-            """It was taken when it was looked for."""
+            """Nothing to do: the look-up already removed the code."""
 
         def authenticate_user(self, authorization_code: AuthorizationCode) -> Person:
             return authorization_code.person
@@ -65,7 +65,7 @@ def id_tokens(tokens: Tokens) -> OpenIDCode:
 
     class IdTokens(OpenIDCode):  # type: ignore[misc]  # Authlib has no annotations
         def exists_nonce(self, nonce: str, request: Any) -> bool:
-            return False  # a code is good once, and so is its nonce
+            return False  # a code is valid once, and so is its nonce
 
         def resolve_client_private_key(self, client: Client) -> Any:
             return tokens.key.key
@@ -87,7 +87,7 @@ def id_tokens(tokens: Tokens) -> OpenIDCode:
 
 
 def introspection(tokens: Tokens) -> type[IntrospectionEndpoint]:
-    """Looking up opaque tokens (RFC 7662)."""
+    """Introspection of opaque tokens (RFC 7662)."""
 
     class Introspection(IntrospectionEndpoint):  # type: ignore[misc]  # Authlib has no annotations
         CLIENT_AUTH_METHODS = ["client_secret_basic"]  # noqa: RUF012 - Authlib's own form

@@ -18,7 +18,7 @@ class SigningKey:
 
     @classmethod
     def kept_in(cls, file: Path | None) -> "SigningKey":
-        """The key in that file, which is made where it is missing; a new one without a file."""
+        """The key in that file, which is created if it is missing; without a file, a new key."""
         if file is None:
             return cls(ECKey.generate_key("P-256"))
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """``name`` becomes ``sub`` in tokens; ``scopes`` is what a token of this person may hold."""
+    """``name`` becomes ``sub`` in tokens; ``scopes`` are the scopes that a token of this person may have."""
 
     name: str
     full_name: str
     scopes: frozenset[str]
 
     def get_user_id(self) -> str:
-        """For Authlib."""
+        """Authlib asks for it."""
         return self.name
 
 
@@ -29,7 +29,7 @@ CUSTOMER_SCOPES = frozenset(
         "trigger_invoicing",
     }
 )
-"""What a token of a customer may hold, and programs may ask for."""
+"""The scopes of a customer, which programs may ask for."""
 
 PEOPLE = {
     person.name: person
@@ -42,12 +42,12 @@ PEOPLE = {
 
 
 def logged_in(name: str, password: str, expected: str | None) -> Person | None:
-    """The person who shows the ``expected`` password, which all share; None for another one, or where none is set."""
+    """The person who gives the ``expected`` password, which all demo users share; None for a wrong or missing one."""
     right = expected is not None and hmac.compare_digest(_bytes(password), _bytes(expected))
     person = PEOPLE.get(name)  # after the comparison, which takes the same time for every name
     return person if right else None
 
 
 def _bytes(text: str) -> bytes:
-    """JSON may hold half of a surrogate pair."""
+    """JSON may contain half of a surrogate pair."""
     return text.encode("utf-8", "surrogatepass")

@@ -1,12 +1,12 @@
 """The environment variables of the identity provider:
 
-- ``IDP_URL``: where browsers and services reach it (``http://127.0.0.1:8003``);
-- ``IDP_ISSUER``: the name in its tokens, as the domain's settings have it; a service reaches it by the settings' URLs;
+- ``IDP_URL``: its URL for browsers and services (``http://127.0.0.1:8003``);
+- ``IDP_ISSUER``: the issuer's name in its tokens and in the domain document;
 - ``IDP_PASSWORD``: the password of all demo users. Without it, every login is refused;
 - ``IDP_INTROSPECTION_SECRET``: with it, client-service may look tokens up. Without it, no service may;
-- ``IDP_KEY_FILE``: the private key that signs tokens, made where it is missing. Without it, each start has a new key.
+- ``IDP_KEY_FILE``: the private key that signs tokens, created if it is missing. Without it, each start makes a new key.
 
-A secret may stand in a file that the same variable with ``_FILE`` names.
+A secret may be in a file that the same variable with ``_FILE`` names.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ ISSUER = "https://login.demo.internal"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """See above."""
+    """The values of these variables."""
 
     url: str = URL
     issuer: str = ISSUER
@@ -32,7 +32,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Raises ConfigurationError for a value or a file that cannot be read."""
+        """From the environment. Raises ConfigurationError for an invalid value or an unreadable file."""
         read = SettingsReader(environ)
         return cls(
             url=(read.text("IDP_URL") or URL).rstrip("/"),

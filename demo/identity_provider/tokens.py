@@ -17,16 +17,16 @@ from demo.identity_provider.keys import ALG, SigningKey
 from demo.identity_provider.people import Person
 
 LIFETIME = 15 * 60
-"""Seconds that an access token lives."""
+"""The lifetime of an access token, in seconds."""
 CODE_LIFETIME = 60
-"""Seconds in which a program has to exchange its code."""
+"""The lifetime of a code, in seconds."""
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class OpaqueToken(TokenMixin):  # type: ignore[misc]  # Authlib has no annotations
-    """What is known of an opaque token. Times are seconds since the epoch."""
+    """The data of an opaque token. Times are in seconds since the epoch."""
 
     client_id: str
     person: Person
@@ -36,11 +36,11 @@ class OpaqueToken(TokenMixin):  # type: ignore[misc]  # Authlib has no annotatio
     clock: Clock = field(repr=False, compare=False)
 
     def is_expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.clock() >= self.expires_at
 
     def is_revoked(self) -> bool:
-        """A revoked token is not kept."""
+        """Always false: a revoked token is deleted."""
         return False
 
 
@@ -58,19 +58,19 @@ class AuthorizationCode(AuthorizationCodeMixin):  # type: ignore[misc]  # Authli
     authenticated_at: int
 
     def get_redirect_uri(self) -> str:
-        """For Authlib."""
+        """Authlib asks for it."""
         return self.redirect_uri
 
     def get_scope(self) -> str:
-        """For Authlib."""
+        """Authlib asks for it."""
         return self.scope
 
     def get_nonce(self) -> str | None:
-        """For the ID token."""
+        """For the ID token (Authlib asks for it)."""
         return self.nonce
 
     def get_auth_time(self) -> int:
-        """For the ID token."""
+        """For the ID token (Authlib asks for it)."""
         return self.authenticated_at
 
 
@@ -86,14 +86,14 @@ class Tokens:
         self._codes: dict[bytes, AuthorizationCode] = {}
 
     def issue(self, person: Person, client: Client, scope: str) -> str:
-        """An access token for that person, of the sort that the program takes."""
+        """An access token for that person, opaque or a JWT as the program wants."""
         scope = " ".join(name for name in scope.split() if name in person.scopes)
         return (
             self.issue_jwt(person, client.client_id, scope) if client.jwt else self._issue_opaque(person, client, scope)
         )
 
     def issue_jwt(self, person: Person, client_id: str, scope: str) -> str:
-        """An access token that says itself what it is for (RFC 9068)."""
+        """A JWT as an access token (RFC 9068)."""
         now = int(self.clock())
         claims = {
             "iss": self.issuer,
@@ -115,7 +115,7 @@ class Tokens:
         return token
 
     def find(self, token: str) -> OpaqueToken | None:
-        """What is known of an opaque token; None for another text."""
+        """The data of an opaque token; None for any other text."""
         with self._lock:
             return self._opaque.get(_digest(token))
 
@@ -125,14 +125,14 @@ class Tokens:
             self._opaque.pop(_digest(token), None)
 
     def add_code(self, code: str, granted: AuthorizationCode) -> None:
-        """Keep a code until it is used, or too old."""
+        """Keep a code until it is used or expires."""
         oldest = self.clock() - CODE_LIFETIME
         with self._lock:
             self._codes = {name: kept for name, kept in self._codes.items() if kept.authenticated_at > oldest}
             self._codes[_digest(code)] = granted
 
     def take_code(self, code: str) -> AuthorizationCode | None:
-        """What was granted with that code, once: of two programs that show it one gets tokens."""
+        """Removes the code and returns its grant: of two programs that show it, one gets tokens."""
         with self._lock:
             granted = self._codes.pop(_digest(code), None)
         return granted if granted and granted.authenticated_at > self.clock() - CODE_LIFETIME else None
@@ -152,5 +152,5 @@ class Tokens:
 
 
 def _digest(secret: str) -> bytes:
-    """What is kept in the place of a secret."""
+    """The hash that is kept in place of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

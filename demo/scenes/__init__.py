@@ -1,4 +1,4 @@
-"""The demo, scene by scene. Each one insists on what it shows."""
+"""The scenes of the demo. Each scene checks what it shows."""
 
 from demo.scenes import calls, events, keys, users
 from demo.scenes.stage import Stage

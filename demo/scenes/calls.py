@@ -1,4 +1,4 @@
-"""Calls from service to service, and what is refused of them."""
+"""Calls from service to service, accepted and refused."""
 
 import peerseal
 from demo.attacks import forged_token
@@ -48,7 +48,7 @@ def signed_call(stage: Stage) -> None:
 def replay(stage: Stage) -> None:
     """One token, twice."""
     show = stage.show
-    show.scene("The same token once more", "A token that was seen on the wire is worth nothing: it is good once.")
+    show.scene("The same token once more", "A token captured on the wire is worthless: it is accepted once.")
     call = (f"{stage.resource_url}/profiles/1", bearer(stage.token("GET", "/profiles/1")))
     show.call(*call, status=200)
     show.call(*call, status=401, code="replayed")
@@ -57,7 +57,7 @@ def replay(stage: Stage) -> None:
 def bindings(stage: Stage) -> None:
     """Tokens moved to another request."""
     show, url = stage.show, stage.resource_url
-    show.scene("A token moved to another request", "Each one is fresh and was never used; only the request differs.")
+    show.scene("A token moved to another request", "Each token is new and unused; only the request differs.")
 
     def refused(title: str, *request: str) -> None:
         show.call(*request, status=401, code="wrong_binding", title=title)
@@ -71,17 +71,17 @@ def bindings(stage: Stage) -> None:
 
 
 def unknown_key(stage: Stage) -> None:
-    """An allowed name with a key of nobody's."""
+    """An allowed name with a key that no service registered."""
     show, domain = stage.show, stage.stack.domain
-    show.scene("An allowed name with a key that nobody registered", f"The token says {CLIENT}; its key is home-made.")
+    show.scene("An allowed name with an unregistered key", f"The token names {CLIENT}; the attacker made its key.")
     token = forged_token(f"{domain}/{CLIENT}", f"{domain}/{RESOURCE}", method="GET", target="/profiles/1")
     show.call(f"{stage.resource_url}/profiles/1", bearer(token), status=401, code="unknown_key")
 
 
 def not_allowed(stage: Stage) -> None:
-    """A registered service that nobody let in."""
+    """A registered service that no callee allows."""
     show = stage.show
-    show.scene("A registered service that is not allowed", "reporting-service is well known, but not on the list.")
+    show.scene("A registered service that is not allowed", "reporting-service is registered, but not on the list.")
     reporting = peerseal.Identity.from_env(stage.stack.service_settings("reporting-service")).start()
     try:
         token = reporting.sign_request(RESOURCE, method="GET", target="/profiles/1")

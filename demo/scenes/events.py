@@ -1,4 +1,4 @@
-"""An order and the event that tells of it: what becomes an invoice, and what does not."""
+"""An order and its event: which messages become an invoice, and which do not."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ AUDIENCE, PURPOSE = "jobs.example.com", "trigger_invoicing"
 ITEMS = '[{"itemID": "slide-rule", "quantity": 2}, {"itemID": "pen", "quantity": 3}]'
 
 LETTERS = 5
-"""Messages that the scenes here have put aside."""
+"""The messages that these scenes put aside."""
 
 
 def order(stage: Stage) -> None:
@@ -30,19 +30,19 @@ def order(stage: Stage) -> None:
     )
     placed = show.call("POST", f"{url}/orders", ada, f"items:={ITEMS}", status=201).json
     seconds = wait_until(lambda: bool(http(f"{url}/invoices", ada).json["invoices"]))
-    show.say(f"{seconds:.1f} s later, time for a call included:")
+    show.say(f"{seconds:.1f} s later, with the time of a call:")
     found = show.call(f"{url}/invoices", ada, status=200).json["invoices"]
     show.expect([one["transactionID"] for one in found] == [placed["transactionID"]], "there is one invoice for it")
     show.expect(found[0]["amount"] == 2 * 4900 + 3 * 250, "the amount is the sum of the signed prices")
-    show.expect(found[0]["userID"] == "ada", "and it is ada's, though the message's body names nobody")
+    show.expect(found[0]["userID"] == "ada", "and it is ada's, although the message's body names no user")
 
 
 def refused(stage: Stage) -> None:
-    """Messages on the topic that nobody should believe."""
+    """Messages on the topic that no consumer should believe."""
     show = stage.show
     show.scene(
         "On the topic, and refused",
-        "Somebody who can write to the topic tries. Each goes to OrderCreated.dlq with its code and where it was.",
+        "An attacker can write to the topic. Each message goes to OrderCreated.dlq with its code and origin.",
     )
     with topic_of(stage) as topic:
         payload, headers = signed(stage.client, "t-1", "e-1")
@@ -65,12 +65,12 @@ def refused(stage: Stage) -> None:
 def delivered_again(stage: Stage) -> None:
     """A copy of the message that was invoiced."""
     show = stage.show
-    show.scene("The same event once more", "Brokers deliver again, and anybody can copy a message: it is counted once.")
+    show.scene("The same event once more", "Brokers deliver again, and readers can copy a message: it counts once.")
     invoiced = invoices(stage)[0]["transactionID"].encode()
     with topic_of(stage) as topic:
         original = next(message for message in topic.orders(5) if invoiced in message.payload)
         topic.send(original.payload, {name: value.decode("ascii") for name, value in original.headers})
-        topic.send(b"nothing", {})  # behind the copy: once this one is put aside, the copy was handled
+        topic.send(b"nothing", {})  # sent after the copy: once this message is put aside, the copy was handled
         last = topic.dead_letters(LETTERS)[-1]
     show.expect(last.code == "missing_token", "what came behind it, without a token, was put aside", show=False)
     show.expect(len(invoices(stage)) == 1, "the copy was read, and ada still has one invoice")
@@ -79,7 +79,7 @@ def delivered_again(stage: Stage) -> None:
 def event_token_in_a_call(stage: Stage) -> None:
     """The token of an event at an HTTP endpoint."""
     show = stage.show
-    show.scene("The token of an event at an HTTP endpoint", "Each kind of token is good for one purpose.")
+    show.scene("The token of an event at an HTTP endpoint", "Each kind of token is valid for one purpose.")
     _, headers = signed(stage.client, "t-3", "e-3")
     token = headers["authorization"].removeprefix("Bearer ")
     show.call(f"{stage.resource_url}/profiles/1", bearer(token), status=401, code="wrong_type")
@@ -88,7 +88,7 @@ def event_token_in_a_call(stage: Stage) -> None:
 def signed(
     identity: peerseal.Identity, transaction: str, event: str, *, transaction_id: str | None = None
 ) -> tuple[bytes, dict[str, str]]:
-    """An order of nobody's, as its payload says it, signed for ``transaction_id`` where that is another."""
+    """An order without a user; ``transaction_id``, if given, is signed in place of the payload's transaction."""
     items = [{"itemID": "slide-rule", "quantity": 1, "price": 4900}]
     order = {"eventID": event, "transactionID": transaction, "utcTime": "2026-01-01T00:00:00Z", "items": items}
     payload = json.dumps(order).encode()
@@ -97,7 +97,7 @@ def signed(
 
 
 def signed_by_another(stage: Stage) -> tuple[bytes, dict[str, str]]:
-    """The same by a service that is registered as well."""
+    """The same order from another registered service."""
     reporting = peerseal.Identity.from_env(stage.stack.service_settings("reporting-service")).start()
     try:
         return signed(reporting, "t-4", "e-4")
@@ -112,7 +112,7 @@ def invoices(stage: Stage) -> list[dict[str, Any]]:
 
 @contextmanager
 def topic_of(stage: Stage) -> Iterator[Topic]:
-    """The topic, for a while."""
+    """The topic, while the context lasts."""
     topic = Topic(stage.broker_url)
     try:
         yield topic

@@ -1,4 +1,4 @@
-"""What becomes of keys: replaced with calls going on, and revoked."""
+"""Keys: a replacement during calls, and a revocation."""
 
 import time
 
@@ -10,11 +10,11 @@ from demo.traffic import Traffic
 
 
 def rotation(stage: Stage) -> None:
-    """A new key, with calls going on."""
+    """A new key during calls."""
     show, shown_at = stage.show, f"{stage.client_url}/my-public-credentials"
     show.scene(
-        "A rotation, with calls going on",
-        "The new key is published first and signs after a lead time, in which watching services have fetched it.",
+        "A rotation during calls",
+        "The new key is published first and signs after its lead, in which other services have fetched it.",
     )
     refresh = ("POST", f"{stage.client_url}/refresh-my-credentials")
     show.call(*refresh, status=403, code="operator_secret_required")
@@ -30,16 +30,16 @@ def rotation(stage: Stage) -> None:
 
 
 def revocation(stage: Stage) -> None:
-    """A key is revoked, and refused from then on."""
+    """A revoked key is refused."""
     show, stack = stage.show, stage.stack
     kid = stage.client.credentials.key_id
     before, (payload, headers) = stage.token("GET", "/profiles/1"), signed(stage.client, "t-5", "e-5")
-    show.scene("A revocation", "The operator says that client-service's key fell into wrong hands.")
+    show.scene("A revocation", "The operator revokes client-service's key, as if it had been stolen.")
     show.call(f"{stage.client_url}/profiles/1", status=200)
     stack.operate("revoke", kid)
     show.say(f"$ peerseal-registry revoke {kid}")
     seconds = wait_until(lambda: http(f"{stage.client_url}/profiles/1").status != 200)
-    show.say(f"refused {seconds:.1f} s later, time for a call included:")
+    show.say(f"refused {seconds:.1f} s later, with the time of a call:")
     refusal = show.call(f"{stage.client_url}/profiles/1", status=502, code="resource_refused").json
     show.expect(refusal["resource_code"] == "revoked_key", "resource-service said: revoked_key")
     title = "A token that was signed before the revocation, never used, not expired:"

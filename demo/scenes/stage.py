@@ -1,4 +1,4 @@
-"""What every scene plays with."""
+"""The tools of every scene."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What the scenes play with: everything runs, and ``client`` signs as client-service's host does."""
+    """The running processes, and ``client``, which signs like client-service's host."""
 
     show: Show
     stack: Stack
@@ -27,18 +27,18 @@ class Stage:
     broker_url: str
 
     def token(self, method: str, target: str, body: str = "", *, audience: str = RESOURCE) -> str:
-        """A fresh request token of client-service for the ``audience``; a body goes as JSON."""
+        """A new request token of client-service for the ``audience``; a body is sent as JSON."""
         headers = {"content-type": JSON} if body else {}
         return self.client.sign_request(audience, method=method, target=target, body=body.encode(), headers=headers)
 
     def user_token(self, user: str) -> str:
-        """The token of a fresh login."""
+        """The token of a new login."""
         login = http("POST", f"{self.client_url}/authenticate", f"user={user}", f"password={self.password}")
         return str(login.json["access_token"])
 
 
 def wait_until(holds: Callable[[], bool], timeout: float = 30) -> float:
-    """The seconds until ``holds`` is true. Raises TimeoutError."""
+    """Waits until ``holds`` is true and returns the seconds. Raises TimeoutError."""
     began = time.monotonic()
     while not holds():
         if time.monotonic() - began > timeout:

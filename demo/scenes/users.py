@@ -1,4 +1,4 @@
-"""People: who they are travels along with each call."""
+"""Users: each call carries the user's identity."""
 
 from demo.scenes.stage import Stage
 from demo.show import bearer
@@ -9,10 +9,9 @@ def login(stage: Stage) -> None:
     """A user's token, and a profile that is fetched in the user's name."""
     show, url = stage.show, stage.client_url
     show.scene(
-        "A user logs in, and is known two services away",
+        "A user logs in, and two further services know her",
         "The identity provider checks her password and issues her token, which stays at client-service. "
-        "It vouches for her in a transaction token, which its own "
-        "request token binds.",
+        "client-service mints a transaction token for her, which its request token binds.",
     )
     show.call("POST", f"{url}/authenticate", "user=ada", "password=guess", status=401, code="wrong_login")
     right = ("user=ada", f"password={stage.password}")
@@ -27,8 +26,8 @@ def three_services(stage: Stage) -> None:
     show, ada = stage.show, bearer(stage.user_token("ada"))
     show.scene(
         "Three services in a row, and the third knows the user",
-        "case-service opened a case when resource-service asked for the order above. It has data of its own, believes "
-        "resource-service only, and learns the user from the transaction token, which came along unchanged.",
+        "case-service opened a case when resource-service asked for the order above. It stores its own data, accepts "
+        "calls of resource-service only, and learns the user from the transaction token, which arrives unchanged.",
     )
     told = show.call(f"{stage.client_url}/cases", ada, status=200).json
     show.expect({case["userID"] for case in told["cases"]} == {"ada"}, "the cases are ada's")

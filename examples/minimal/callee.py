@@ -1,4 +1,4 @@
-"""A callee: it answers one caller, whose name is proven by its signature, and refuses everybody else."""
+"""A callee: it answers one caller, whose name is proven by its signature, and refuses all others."""
 
 from flask import Flask
 

@@ -1,6 +1,6 @@
 """The tree over the entries, policies, applicants and the operators' audit trail.
 
-Until here entries were a table that nobody outside could check: no checkpoint was ever signed. They get the form that
+Until here entries were a table that no client could check: no checkpoint was ever signed. They get the form that
 the tree is made over. What they held as evidence (proofs of possession, spent request tokens) moves out of the entry,
 which commits to it by digest.
 """

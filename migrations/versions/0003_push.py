@@ -1,7 +1,7 @@
 """PostgreSQL tells of every commit that lets the ledger grow: peers that wait for a change are answered at once.
 
-Whoever writes the head fires the trigger, also a node of the release before and the commands. The payload is empty, so
-PostgreSQL folds what one transaction says several times into one. SQLite has no such thing; there, the head is asked.
+Every write of the head fires the trigger, also one by a node of the last release or by a command. The payload is empty,
+so PostgreSQL folds what one transaction says several times into one. SQLite has no such thing: the head is polled.
 """
 
 from alembic import op

@@ -1,19 +1,20 @@
-"""Follows a registry's ledger from outside, believing nothing but the pinned root key.
+"""Reads a registry's ledger from outside. It trusts the pinned root key and nothing else.
 
 The root names the ledger keys, one of these signs each checkpoint, and the tree is computed here from the entries
-themselves. So whoever is at one checkpoint and reaches the next has proven that the one extends the other.
+themselves. So a reader that comes from one checkpoint to the next has proven that the second extends the first.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.history_statement import MAX_HISTORY_BYTES, Excused, Head, excused_by, signed_histories
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
+    CHECKPOINT_PATH,
     MAX_NOTE_BYTES,
     MAX_PROOF_BYTES,
     TILE_WIDTH,
@@ -24,44 +25,34 @@ from peerseal.protocol.ledger.checkpoint import (
     tile_path,
 )
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.ledger.history_statement import (
-    MAX_HISTORY_BYTES,
-    Excused,
-    Head,
-    HistoryStatement,
-    excused_by,
-    read_history,
-)
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
 from peerseal.transport.fetch import Answer, Fetcher, no_larger_than
-from peerseal.trust.new_history import PATH as HISTORY
-from peerseal.trust.new_history import statements_in
+from peerseal.trust.replaced_ledger import PATH as HISTORY
+from peerseal.trust.replaced_ledger import statements_in
 
 T = TypeVar("T")
 
-ROOT_DOCUMENT = "/.well-known/peerseal-registry"
-CHECKPOINT = "/ledger/checkpoint"
 MAX_BUNDLE_BYTES = TILE_WIDTH * (2 + 0xFFFF)
 """Bytes of a bundle of the largest entries that there may be."""
 ROOT_REFRESH = 3600.0
-"""Seconds after which the root's document is fetched again; an unknown signer has it fetched at once."""
+"""Seconds after which the root's document is fetched again. A checkpoint by an unknown key has it fetched at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The ledger up to a checkpoint: its right edge, of the entries that were new those that were asked for, and the
-    checkpoint as it was signed, which is empty where it is older than what was seen before."""
+class LedgerUpdate:
+    """What is new up to a checkpoint: the right edge of the tree, those new entries that the caller wanted, and the
+    signed checkpoint. The checkpoint is empty where it is older than the ledger that was seen before."""
 
     edge: Frontier
     entries: tuple[Entry, ...] = ()
     note: str = ""
 
 
-class Follower:
-    """Reads what is new. It keeps the root's document and nothing else: where it is in the ledger its caller knows."""
+class LedgerReader:
+    """Reads what is new in the ledger. It keeps the root's document only; the caller keeps its place in the ledger."""
 
     def __init__(self, fetcher: Fetcher, pin: str | None, clock: Callable[[], float] = time.time) -> None:
-        """With no ``pin`` the root that is seen first is believed, which is for loopback only."""
+        """Without a ``pin`` the first root key is believed, which is for loopback only."""
         self._fetcher = fetcher
         self._pin = pin
         self._clock = clock
@@ -77,19 +68,19 @@ class Follower:
         """The trust domain. Raises FetchError or DocumentRefused."""
         return self._registry_keys().subject
 
-    def read(self, seen: Frontier, wanted: Callable[[Entry], bool], through: Sequence[Head] = ()) -> Seen:
-        """What came behind ``seen``, up to the newest checkpoint, by way of the heads ``through``.
+    def read(self, seen: Frontier, wanted: Callable[[Entry], bool], through: Sequence[Head] = ()) -> LedgerUpdate:
+        """The entries after ``seen`` up to the newest checkpoint. The ledger must pass through the heads ``through``.
 
-        Raises FetchError where the registry does not answer, or not whole; DocumentRefused with
-        ``document_inconsistent`` where the ledger is not the one that was seen before, and with other codes for a
-        checkpoint or a root's document that is not to be believed.
+        Raises FetchError where the registry does not answer completely. Raises DocumentRefused with
+        ``document_inconsistent`` where the ledger does not extend ``seen``, and with other codes for a checkpoint or a
+        root's document that cannot be believed.
         """
         checkpoint, note = self._checkpoint()
         if checkpoint.size < seen.size:
             self._check_only_stale(checkpoint, seen)
-            return Seen(seen)
+            return LedgerUpdate(seen)
         edge, found, ahead = seen, list[Entry](), {head.size: head.root for head in through}
-        for body in bodies(self._get, seen.size, checkpoint.size):
+        for body in entry_bodies(self._get, seen.size, checkpoint.size):
             edge = edge.appended(leaf_hash(body))
             if ahead.pop(edge.size, edge.root) != edge.root:
                 raise _inconsistent(f"it has another root hash at {edge.size} entries than the root said")
@@ -99,27 +90,24 @@ class Follower:
         if edge.root != checkpoint.root:
             raise _inconsistent(f"its entries do not lead from {seen.size} to its checkpoint at {edge.size}")
         if ahead:
-            raise FetchError(f"the ledger has {edge.size} entries, and by the root's word {max(ahead)}")
-        return Seen(edge, tuple(found), note)
+            raise FetchError(f"the ledger has {edge.size} entries, and the root declared {max(ahead)}")
+        return LedgerUpdate(edge, tuple(found), note)
 
-    def given_up(self, seen: Frontier, seen_at: float) -> Excused | None:
-        """Where to go on for those who saw that edge at that time (seconds since the epoch), once the root declared it
-        lost; None where it did not, or where its word cannot be had."""
+    def excused(self, seen: Frontier, seen_at: float) -> Excused | None:
+        """Where a reader goes on that saw this edge at that time (seconds since the epoch), if the root declared the
+        edge lost. None where the root did not, or where its statements cannot be fetched."""
         try:
             keys = self._registry_keys()
-            told = self._asked(HISTORY, MAX_HISTORY_BYTES, statements_in)
+            statements = self._fetch(HISTORY, MAX_HISTORY_BYTES, statements_in)
         except (DocumentRefused, FetchError):
             return None
-        found = list[HistoryStatement]()
-        for jws in told:
-            with suppress(DocumentRefused):
-                found.append(read_history(jws, keys.root, domain=keys.subject, now=self._clock()))
-        return excused_by(found, Head(seen.size, seen.root), seen_at)
+        found = signed_histories(statements, keys.root, domain=keys.subject, now=self._clock())
+        return excused_by(found.values(), Head(seen.size, seen.root), seen_at)
 
-    def _registry_keys(self, *, anew: bool = False) -> RegistryKeys:
+    def _registry_keys(self, *, again: bool = False) -> RegistryKeys:
         now = self._clock()
-        if self._keys is None or anew or not 0 <= now - self._fetched_at < ROOT_REFRESH:
-            keys = self._asked(ROOT_DOCUMENT, RegistryKeys.MAX_SIZE, self._read_registry_keys)
+        if self._keys is None or again or not 0 <= now - self._fetched_at < ROOT_REFRESH:
+            keys = self._fetch(REGISTRY_KEYS_PATH, RegistryKeys.MAX_SIZE, self._read_registry_keys)
             self._keys, self._fetched_at, self._pin = keys, now, keys.root.thumbprint
         return self._keys
 
@@ -130,7 +118,7 @@ class Follower:
         return keys
 
     def _checkpoint(self) -> tuple[Checkpoint, str]:
-        """The newest one, and as it was signed. Of an unknown signer the root may have said something since."""
+        """The newest checkpoint, and its signed note. A signer that is unknown may stand in a newer root's document."""
         keys = self._registry_keys()
 
         def read(body: bytes) -> tuple[Checkpoint, str]:
@@ -138,15 +126,15 @@ class Follower:
             return read_checkpoint(note, keys.subject, keys.ledger_keys), note
 
         try:
-            return self._asked(CHECKPOINT, MAX_NOTE_BYTES, read)
+            return self._fetch(CHECKPOINT_PATH, MAX_NOTE_BYTES, read)
         except DocumentRefused as error:
             if error.code != "document_unknown_signer":
                 raise
-        keys = self._registry_keys(anew=True)
-        return self._asked(CHECKPOINT, MAX_NOTE_BYTES, read)
+        keys = self._registry_keys(again=True)
+        return self._fetch(CHECKPOINT_PATH, MAX_NOTE_BYTES, read)
 
     def _check_only_stale(self, checkpoint: Checkpoint, seen: Frontier) -> None:
-        """Passes an old checkpoint of the ledger that was seen, as a mirror may have it."""
+        """Passes an old checkpoint of the ledger that was seen: a mirror may be late."""
         with no_larger_than(MAX_PROOF_BYTES):
             answer = self._fetcher.call("GET", f"/ledger/proof?from={checkpoint.size}&to={seen.size}")
         if checkpoint.size == 0 or answer.status != 200:
@@ -157,8 +145,8 @@ class Follower:
             raise FetchError("an answer that is no proof") from error
         check_consistency(checkpoint.size, checkpoint.root, seen.size, seen.root, proof)
 
-    def _asked(self, path: str, size: int, read: Callable[[bytes], T]) -> T:
-        """What is read of the first URL whose answer, of so many bytes at most, is not refused."""
+    def _fetch(self, path: str, size: int, read: Callable[[bytes], T]) -> T:
+        """The first answer of the registry's URLs that ``read`` does not refuse, of ``size`` bytes at most."""
         with no_larger_than(size):
             found = self._fetcher.ask(path, lambda answer: read(_body(answer, path)))
         if found is None:
@@ -166,7 +154,7 @@ class Follower:
         return found
 
     def _get(self, path: str) -> bytes:
-        return self._asked(path, MAX_BUNDLE_BYTES, bytes)
+        return self._fetch(path, MAX_BUNDLE_BYTES, bytes)
 
 
 def _body(answer: Answer, path: str) -> bytes:
@@ -175,11 +163,11 @@ def _body(answer: Answer, path: str) -> bytes:
     return answer.body
 
 
-def bodies(get: Callable[[str], bytes], begin: int, end: int) -> Iterator[bytes]:
-    """The entries from index ``begin`` to before ``end``, bundle by bundle, out of what ``get`` finds under a path. A
-    bundle that has become full since may be there in the place of the part that is asked for (C2SP tlog-tiles).
+def entry_bodies(get: Callable[[str], bytes], begin: int, end: int) -> Iterator[bytes]:
+    """The entries from index ``begin`` to before ``end``, bundle by bundle. ``get`` fetches a path. A full bundle may
+    have replaced the partial one that is asked for (C2SP tlog-tiles).
 
-    Raises FetchError where one is missing, or not whole.
+    Raises FetchError for a bundle that is missing or incomplete.
     """
     for number in range(begin // TILE_WIDTH, -(-end // TILE_WIDTH) if end > begin else 0):
         first = number * TILE_WIDTH

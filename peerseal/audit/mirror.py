@@ -1,8 +1,8 @@
-"""Keeps a copy of a registry's public ledger in a folder, under the paths that the registry has them.
+"""Mirrors a registry's public ledger in a folder, under the registry's own paths.
 
-Only what was verified is written: entries that lead from the copy to a checkpoint that a ledger key of the pinned root
-signed. So another history never takes the place of the one that is kept, and any web server can show the folder. Where
-the root declares that history lost, it is put aside, and the copy begins again.
+Only verified entries are written: they lead from the mirror's last checkpoint to one that a ledger key of the pinned
+root signed. So another history never replaces the mirrored one, and any web server can serve the folder. Where the root
+declares the mirrored history lost, the mirror moves it to a folder of its own and begins again.
 """
 
 import fcntl
@@ -13,9 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peerseal.audit.ledger_reader import CHECKPOINT, Follower, Seen, bodies
+from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate, entry_bodies
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
-from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, claimed_checkpoint, encode_bundle, tile_path
+from peerseal.protocol.ledger.checkpoint import (
+    CHECKPOINT_PATH,
+    TILE_WIDTH,
+    claimed_checkpoint,
+    encode_bundle,
+    tile_path,
+)
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.trusted_path import Opened
@@ -23,8 +29,8 @@ from peerseal.runtime.trusted_path import Opened
 log = logging.getLogger("peerseal.keep")
 
 
-class KeptLedger:
-    """The copy in a folder, which is made where it is missing. The time of its checkpoint is when that was seen."""
+class LedgerMirror:
+    """The mirror in a folder, which is made where it is missing. The checkpoint file's time says when it was seen."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder
@@ -32,45 +38,46 @@ class KeptLedger:
         self._edge: Frontier | None = None
         self._not_before = 0.0
 
-    def follow(self, follower: Follower) -> int:
-        """Take over what is new; the copy's size then. Raises FetchError or DocumentRefused, and nothing is changed;
-        DocumentRefused also where the copy itself is damaged, ConfigurationError where it cannot be written."""
+    def update(self, reader: LedgerReader) -> int:
+        """Add what is new, and give the mirror's size. Raises FetchError or DocumentRefused, and then nothing
+        changes; DocumentRefused also where the mirror itself is damaged. Raises ConfigurationError where it cannot
+        be written."""
         try:
             with self._alone():
                 before = self._edge or self._read_edge()
                 try:
-                    seen = follower.read(before, lambda _: True)
+                    update = reader.read(before, lambda _: True)
                 except DocumentRefused as error:
-                    before, seen = Frontier(), self._after_loss(follower, before, error)
-                if seen.note and seen.edge.size > before.size:
-                    self._write(before.size, seen)
-                self._edge = seen.edge
-                return seen.edge.size
+                    before, update = Frontier(), self._after_loss(reader, before, error)
+                if update.note and update.edge.size > before.size:
+                    self._write(before.size, update)
+                self._edge = update.edge
+                return update.edge.size
         except OSError as error:
             raise ConfigurationError(f"{self._path}: {error.strerror}") from error
 
-    def _after_loss(self, follower: Follower, before: Frontier, error: DocumentRefused) -> Seen:
-        """The whole ledger, where the root says that it goes on from another head. What was kept of the lost one is put
-        aside, for nobody else may have it. Raises the error where the root does not."""
+    def _after_loss(self, reader: LedgerReader, before: Frontier, error: DocumentRefused) -> LedgerUpdate:
+        """The whole ledger, where the root declared that it goes on from another head. The lost history moves to its
+        own folder: this may be its only copy. Raises the error where the root declared nothing."""
         inconsistent = error.code == "document_inconsistent" and before.size > 0
-        excused = follower.given_up(before, self._seen_at()) if inconsistent else None
+        excused = reader.excused(before, self._seen_at()) if inconsistent else None
         if excused is None:
             raise error
-        seen = follower.read(Frontier(), lambda _: True, (excused.common, excused.new))
+        update = reader.read(Frontier(), lambda _: True, (excused.common, excused.new))
         aside = self._path / f"lost-{before.size}-{before.root.hex()[:16]}"
         aside.mkdir(mode=0o755)
         (self._path / "ledger").rename(aside / "ledger")
         self._not_before = excused.seen_at
         log.warning("the root gave up the ledger that was kept (%s entries, now in %s)", before.size, aside)
-        return seen
+        return update
 
     def _seen_at(self) -> float:
-        folder, name = self._at(CHECKPOINT)
+        folder, name = self._at(CHECKPOINT_PATH)
         return folder.stat(name).st_mtime
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One at a time: a first copy may take longer than the time to the next run."""
+        """One process at a time: a first run may take longer than the interval to the next."""
         lock = Opened(self._folder.open(".lock", os.O_CREAT | os.O_RDWR))
         try:
             fcntl.flock(lock.fd, fcntl.LOCK_EX)
@@ -79,28 +86,28 @@ class KeptLedger:
             lock.unlock()
 
     def _read_edge(self) -> Frontier:
-        """What is there, from its first entry on."""
+        """The right edge, computed from the first entry on."""
         try:
-            note = self._get(CHECKPOINT)
+            note = self._get(CHECKPOINT_PATH)
         except FetchError:
             return Frontier()
         kept, edge = claimed_checkpoint(note.decode("utf-8", "replace")), Frontier()
-        for body in bodies(self._get, 0, kept.size):
+        for body in entry_bodies(self._get, 0, kept.size):
             edge = edge.appended(leaf_hash(body))
         if edge.root != kept.root:
             raise DocumentRefused("document_malformed", f"{self._path}: its entries do not lead to its checkpoint")
         return edge
 
-    def _write(self, size: int, seen: Seen) -> None:
-        """Bundles first: whoever reads meanwhile finds all that the checkpoint speaks of."""
+    def _write(self, size: int, update: LedgerUpdate) -> None:
+        """Bundles first: a reader finds every entry that the checkpoint covers."""
         first = size // TILE_WIDTH
-        started = list(bodies(self._get, first * TILE_WIDTH, size))
-        new = started + [entry.encode() for entry in seen.entries]
+        started = list(entry_bodies(self._get, first * TILE_WIDTH, size))
+        new = started + [entry.encode() for entry in update.entries]
         for at in range(0, len(new), TILE_WIDTH):
             bundle = new[at : at + TILE_WIDTH]
             number = first + at // TILE_WIDTH
             self._put(f"ledger/{tile_path('entries', number, len(bundle))}", encode_bundle(bundle))
-        self._put(CHECKPOINT.lstrip("/"), seen.note.encode(), modified_at=max(time.time(), self._not_before))
+        self._put(CHECKPOINT_PATH.lstrip("/"), update.note.encode(), modified_at=max(time.time(), self._not_before))
         if size % TILE_WIDTH:
             last = self._at(f"ledger/{tile_path('entries', first, size % TILE_WIDTH)}")
             last[0].remove(last[1])
@@ -117,7 +124,7 @@ class KeptLedger:
             raise FetchError(f"{self._path}{path}: {error.strerror}", 404) from error
 
     def _at(self, path: str) -> tuple[Folder, str]:
-        """The folder of a path of the registry's, and the file's name in it."""
+        """The folder for a path of the registry, and the file's name in it."""
         *above, name = path.strip("/").split("/")
         folder = self._folder
         for part in above:
@@ -125,8 +132,8 @@ class KeptLedger:
         return folder, name
 
 
-def read_in(folder: Path, path: str) -> bytes:
-    """What a copy in a folder has under a path of the registry's. Raises FetchError as for a 404."""
+def read_mirrored(folder: Path, path: str) -> bytes:
+    """What a mirror has under a path of the registry. Raises FetchError as for a 404."""
     try:
         return (folder / path.lstrip("/")).read_bytes()
     except OSError as error:

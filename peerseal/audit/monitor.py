@@ -1,16 +1,18 @@
-"""Watches a service's name for its owner: every key that is admitted under it, and every other change.
+"""Watches the ledger for the owner of a service: every key that is admitted under its name, and every other change.
 
 The registry cannot sign in a service's name, but it could admit a key that the owner never made. It cannot do so
-without an entry in its ledger; this is the one who reads it.
+without an entry in its ledger, and the monitor reads that entry.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from peerseal.audit.ledger_reader import Follower, Seen
+from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate
+from peerseal.audit.monitor_state import MonitorState
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
+from peerseal.protocol.documents.history_statement import Excused, Head
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.entries import (
@@ -26,7 +28,6 @@ from peerseal.protocol.ledger.entries import (
     evidence_digest,
 )
 from peerseal.protocol.ledger.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
-from peerseal.protocol.ledger.history_statement import Excused, Head
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import claim
@@ -38,12 +39,12 @@ INCONSISTENT: Final = "inconsistent_ledger"
 BAD_CHECKPOINT: Final = "bad_checkpoint"
 UNREACHABLE: Final = "unreachable"
 GRACE = 60.0
-"""Seconds for which the registry may be away, or evidence be withheld, before that is reported."""
+"""Seconds for which the registry may be unreachable, or withhold evidence, before the monitor reports it."""
 
 MAX_RECORD: Final = 256 * 1024
-"""Bytes of a key's record that are read: its evidence holds a proof, a voucher and no more than a request's body."""
+"""Bytes of a key's record, at most: its evidence holds a proof and a voucher, which fit into one request."""
 
-_OF_EVERYBODY: Final = (HISTORY_DECLARED, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
+_OF_ALL_SERVICES: Final = (HISTORY_DECLARED, REGISTRY_KEYS_ISSUED, REGISTRY_RESTORED)
 
 ALERT: Final = "alert"
 INFO: Final = "info"
@@ -51,8 +52,8 @@ INFO: Final = "info"
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One thing that the owner should see. ``kind`` is a stable name; ``level`` is ``alert``, or ``info`` for what
-    happens in the course of things; ``entry`` is the ledger entry that it is about, if any."""
+    """One report to the owner. ``kind`` is a stable name; ``level`` is ``alert``, or ``info`` for what is expected;
+    ``entry`` is the ledger entry that it is about, if any."""
 
     kind: str
     service: str
@@ -64,45 +65,36 @@ class Alert:
     def to_json(self) -> dict[str, Any]:
         """``{"event", "level", "service", "detail", "at"}``, and of the entry ``seq``, ``index``, ``time``, ``kid``,
         ``by``."""
-        told: dict[str, Any] = {"event": self.kind, "level": self.level, "service": self.service}
-        told |= {"detail": self.detail, "at": self.at}
+        members: dict[str, Any] = {"event": self.kind, "level": self.level, "service": self.service}
+        members |= {"detail": self.detail, "at": self.at}
         if self.entry is not None:
             entry = self.entry
-            told |= {"seq": entry.seq, "index": entry.index, "time": entry.time, "kid": entry.kid, "by": dict(entry.by)}
-        return told
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """How far the ledger was read, and which keys (kids) are the owner's; of the ``revoked`` ones, which vouch for
-    nothing, whoever holds them. ``domain`` and ``pin`` are None before the registry was asked for the first time. The
-    edge was seen at ``seen_at`` (seconds since the epoch)."""
-
-    service: str
-    edge: Frontier = field(default_factory=Frontier)
-    known: frozenset[str] = frozenset()
-    revoked: frozenset[str] = frozenset()
-    domain: str | None = None
-    pin: str | None = None
-    seen_at: int = 0
+            members |= {
+                "seq": entry.seq,
+                "index": entry.index,
+                "time": entry.time,
+                "kid": entry.kid,
+                "by": dict(entry.by),
+            }
+        return members
 
 
 class Monitor:
-    """Looks at the ledger when it is told to. ``state`` is where it stands: keep it, and go on from there."""
+    """Looks at the ledger on each call of `look`. Keep ``state``, and begin with it after a restart."""
 
     def __init__(
         self,
         fetcher: Fetcher,
-        state: Watched,
+        state: MonitorState,
         *,
         own_keys: Callable[[], frozenset[str]] = frozenset,
         clock: Callable[[], float] = time.time,
         grace: float = GRACE,
     ) -> None:
-        """``own_keys`` tells the kids that the owner holds right now, beside those that the state knows."""
+        """``own_keys`` gives the kids that the owner holds now, in addition to those in the state."""
         self.state = state
         self._fetcher = fetcher
-        self._follower = Follower(fetcher, state.pin, clock)
+        self._reader = LedgerReader(fetcher, state.pin, clock)
         self._own_keys = own_keys
         self._clock = clock
         self._grace = grace
@@ -110,8 +102,7 @@ class Monitor:
         self._reported: str | None = None
 
     def look(self) -> list[Alert]:
-        """What is new since the last look. Raises nothing that the registry could cause: that is reported too, once
-        until it is over."""
+        """What is new since the last look. A failure of the registry is an alert too, reported once until it ends."""
         try:
             alerts, self.state = self._new()
         except DocumentRefused as error:
@@ -131,16 +122,16 @@ class Monitor:
         self._reported = kind
         return [self._alert(kind, detail)]
 
-    def _new(self) -> tuple[list[Alert], Watched]:
-        state, domain = self.state, self._follower.domain()
+    def _new(self) -> tuple[list[Alert], MonitorState]:
+        state, domain = self.state, self._reader.domain()
         if state.domain not in (None, domain):
             raise DocumentRefused("document_wrong_subject", f"the registry of {domain}, not of {state.domain}")
         try:
-            seen, excused = self._follower.read(state.edge, self._concerns), None
+            update, excused = self._reader.read(state.edge, self._concerns), None
         except DocumentRefused as error:
-            seen, excused = self._after_loss(error)
-        alerts, known, revoked = self._told(excused), state.known | self._own_keys(), state.revoked
-        for entry in seen.entries:
+            update, excused = self._after_loss(error)
+        alerts, known, revoked = self._loss_alerts(excused), state.known | self._own_keys(), state.revoked
+        for entry in update.entries:
             kid = entry.kid or ""
             if entry.type == KEY_ADMITTED:
                 reason = None if kid in known else self._why_unknown(entry, known - revoked, domain)
@@ -152,58 +143,60 @@ class Monitor:
             alerts.extend(self._other(entry, known))
             if entry.type == KEY_REVOKED:
                 revoked |= {kid}
-        seen_at = state.seen_at if seen.edge == state.edge else max(int(self._clock()), state.seen_at)
+        seen_at = state.seen_at if update.edge == state.edge else max(int(self._clock()), state.seen_at)
         if excused is not None:
             seen_at = max(seen_at, excused.seen_at)
-        stands = replace(state, edge=seen.edge, domain=domain, pin=self._follower.pin, seen_at=seen_at)
-        return alerts, replace(stands, known=known, revoked=revoked)
+        read_to = replace(state, edge=update.edge, domain=domain, pin=self._reader.pin, seen_at=seen_at)
+        return alerts, replace(read_to, known=known, revoked=revoked)
 
-    def _after_loss(self, error: DocumentRefused) -> tuple[Seen, Excused]:
-        """The ledger from its first entry on, and of that the entries which are new here, where the root says that it
-        goes on from another head than the one that was seen. Raises the error where it does not."""
+    def _after_loss(self, error: DocumentRefused) -> tuple[LedgerUpdate, Excused]:
+        """The ledger from its first entry on, with the entries that are new here, where the root declared that it goes
+        on from another head. Raises the error where the root declared nothing."""
         inconsistent, state = error.code == "document_inconsistent", self.state
-        excused = self._follower.given_up(state.edge, state.seen_at) if inconsistent else None
+        excused = self._reader.excused(state.edge, state.seen_at) if inconsistent else None
         if excused is None:
             raise error
         common = excused.common.size
-        new = self._follower.read(
+        new = self._reader.read(
             Frontier(), lambda entry: entry.seq > common and self._concerns(entry), (excused.common, excused.new)
         )
         return new, excused
 
-    def _told(self, excused: Excused | None) -> list[Alert]:
+    def _loss_alerts(self, excused: Excused | None) -> list[Alert]:
         if excused is None:
             return []
         lost = Head(self.state.edge.size, self.state.edge.root)
-        gone = f"the root gave up what was seen here ({lost}): what came behind {excused.common} is gone"
+        gone = f"the root declared lost what was seen here ({lost}): the entries after {excused.common} are gone"
         return [self._alert(HISTORY_DECLARED, f"{gone}; the ledger goes on from {excused.new}")]
 
     def _concerns(self, entry: Entry) -> bool:
-        return entry.service == self.state.service or entry.type in _OF_EVERYBODY
+        return entry.service == self.state.service or entry.type in _OF_ALL_SERVICES
 
     def _other(self, entry: Entry, known: frozenset[str]) -> Iterator[Alert]:
-        """Whatever is no admission."""
+        """Alerts about entries other than admissions."""
         if entry.type in (KEY_RETIRED, KEY_REVOKED):
             ender = entry.by.get("self")
             with_another = ender in known and ender == entry.data.get("cause")  # it fell with the key that vouched
             if ender != entry.kid and not with_another:
-                yield self._alert(KEY_ENDED, f"{entry.type} by another than the key itself", entry)
+                yield self._alert(KEY_ENDED, f"{entry.type} by another key or an operator", entry)
         elif entry.type == POLICY_SET:
             yield self._alert(entry.type, "who may call the service was changed", entry)
         elif entry.type == JOIN_TOKEN_CREATED:
-            yield self._alert(entry.type, "somebody may register keys with it", entry, INFO)
+            yield self._alert(entry.type, "its holder may register keys with it", entry, INFO)
         elif entry.type == REGISTRY_KEYS_ISSUED:
             yield self._alert(entry.type, "the root named other keys of the registry", entry)
         elif entry.type == REGISTRY_RESTORED:
             lost = f"entries {entry.data.get('first')} to {entry.data.get('last')}"
             yield self._alert(entry.type, f"it was restored, and says that the evidence of {lost} is lost", entry)
         elif entry.type == HISTORY_DECLARED:
-            yield self._alert(entry.type, "entries are lost for good by the root's word, which this entry holds", entry)
+            yield self._alert(
+                entry.type, "entries are lost for good, says the statement of the root key in this entry", entry
+            )
 
     def _why_unknown(self, entry: Entry, known: frozenset[str], domain: str) -> str | None:
-        """Why the key is not the owner's; None where a key of the owner vouched for it, by its own signature.
+        """Why the key is not the owner's; None where a key of the owner vouched for it with its signature.
 
-        Raises FetchError where the registry does not say and may yet.
+        Raises FetchError where the registry does not answer yet.
         """
         voucher = entry.by.get("kid")
         if voucher is None:

@@ -10,8 +10,8 @@ import os
 import threading
 from pathlib import Path
 
-from peerseal.audit.ledger_reader import Follower
-from peerseal.audit.mirror import KeptLedger
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.mirror import LedgerMirror
 from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
 from peerseal.errors import DocumentRefused, FetchError
 from peerseal.identity.environment import settings_of
@@ -44,11 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
     pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin)
     check_pinned(pin, loopback_only=fetcher.loopback_only)
-    kept, follower = KeptLedger(arguments.folder), Follower(fetcher, pin)
+    mirror, reader = LedgerMirror(arguments.folder), LedgerReader(fetcher, pin)
     ended = threading.Event() if arguments.once else until_interrupted()
     while True:
         try:
-            _show(kept.follow(follower), arguments)
+            _show(mirror.update(reader), arguments)
         except (DocumentRefused, FetchError) as error:
             if isinstance(error, DocumentRefused) and not error.by_mirror:
                 say(f"Error: {error}; {arguments.folder} stays as it is", error=True)

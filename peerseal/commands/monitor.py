@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Watched
-from peerseal.audit.monitor_file import kids_in, load_watched, save_watched
-from peerseal.audit.webhook import Webhook
+from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor
+from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.webhook import Webhook
 from peerseal.errors import ConfigurationError
 from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             if webhook is not None:
                 webhook.post(alert.to_json())
         if arguments.state is not None:
-            save_watched(arguments.state, monitor.state)
+            save_state(arguments.state, monitor.state)
         kinds = {alert.kind for alert in alerts if alert.level == ALERT}
         code = ALERTS_RAISED if kinds else code
         if INCONSISTENT in kinds:
@@ -84,8 +84,8 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
     service, settings = check_service(arguments.service), settings_of(os.environ)
     urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
-    state = None if arguments.state is None else load_watched(arguments.state, service)
-    state = state or Watched(service)
+    state = None if arguments.state is None else load_state(arguments.state, service)
+    state = state or MonitorState(service)
     pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or state.pin
     check_pinned(pin, loopback_only=fetcher.loopback_only)
     for kid in arguments.known:
@@ -115,12 +115,12 @@ def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
 
 def _kids_listed_in(file: Path) -> frozenset[str]:
     try:
-        return _listed(read_bytes(file, str(file), _LARGEST_LIST).decode("utf-8-sig"))
+        return listed_kids(read_bytes(file, str(file), _LARGEST_LIST).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file}: not UTF-8 text") from error
 
 
-def _listed(text: str) -> frozenset[str]:
+def listed_kids(text: str) -> frozenset[str]:
     """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for what is no kid: it
     would silently be a key of nobody, and its owner's key an alert."""
     kids = (line.partition("#")[0].strip().strip("\"'") for line in text.splitlines())

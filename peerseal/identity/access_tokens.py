@@ -1,18 +1,19 @@
-"""Access tokens for resource servers outside of Peerseal, such as a broker: the registry issues them in this service's
-name, by the domain's signed settings (RFC 6749 section 4.4 with ``private_key_jwt``, RFC 9068).
+"""Access tokens for resource servers outside of Peerseal, such as a broker. The registry issues them to a service as
+the domain's settings say (RFC 6749 section 4.4 with ``private_key_jwt``, RFC 9068).
 
-A token is used for three quarters of its life, then the next one is asked for by one thread while the others go on with
-what is left of it; so the registry may be away for that long without anybody noticing.
+After three quarters of a token's life one thread asks for the next token while the others use the old one. So a short
+outage of the registry has no effect.
 """
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode
 
 from peerseal.errors import AccessTokenRefused, ConfigurationError, FetchError, MalformedToken, TrustUnavailable
+from peerseal.identity.signing import assertion
+from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.jose import MAX_TOKEN
 from peerseal.protocol.policies import ACCESS_LIFETIMES
@@ -25,10 +26,10 @@ from peerseal.trust.store import TrustStore
 
 log = logging.getLogger("peerseal.access_tokens")
 
-PATIENCE: Final = 10.0
-"""Seconds for which a caller is held up, at most."""
-REST: Final = 2.0
-"""Seconds after a failure in which the registry is not asked again."""
+TIMEOUT: Final = 10.0
+"""Seconds for which a caller waits at most."""
+COOLDOWN: Final = 2.0
+"""Seconds after a failure during which the registry is not asked again."""
 
 _PATH = "/oauth2/token"
 _FORM = {"content-type": "application/x-www-form-urlencoded", "accept": "application/json"}
@@ -38,8 +39,8 @@ _MAX_ANSWER = MAX_TOKEN + 4096
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """``text`` goes along as ``Authorization: Bearer …``, or as the protocol of the resource server has it. It ends at
-    ``expires_at``, in seconds since the epoch."""
+    """``text`` is sent as ``Authorization: Bearer …``, or as the resource server's protocol says. ``expires_at`` is in
+    seconds since the epoch."""
 
     text: str = field(repr=False)
     expires_at: float
@@ -47,37 +48,35 @@ class AccessToken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A token that was asked for at ``asked_at`` and lives ``lifetime`` seconds from then on, by our clock."""
+class _Cached:
+    """A token that was asked for at ``asked_at`` and is good for ``lifetime`` seconds from then on, by our clock."""
 
     token: AccessToken
     asked_at: float
     lifetime: int
 
     def is_good(self, now: float, part: float) -> bool:
-        """Whether no more than that part of its life is over: also not after a clock was set back."""
+        """Whether at most that part of its life is over. False also if the clock was set back."""
         return 0 <= now - self.asked_at < self.lifetime * part
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """When asking failed, and the code where the registry refused."""
+    """When a call failed, and the code if the registry refused it."""
 
     at: float
     refusal: str | None = None
 
 
 class AccessTokens:
-    """Those of one service. ``sign_assertion`` makes a fresh client assertion for the registry.
+    """The access tokens of one service, whose ``keys`` sign the assertions. Safe to use from threads, and before and
+    after a fork."""
 
-    Safe to use from threads, before and after a fork.
-    """
-
-    def __init__(self, trust: TrustStore, sign_assertion: Callable[[], str], clock: Callable[[], float]) -> None:
+    def __init__(self, trust: TrustStore, keys: SigningKeys) -> None:
         self._trust = trust
-        self._sign_assertion = sign_assertion
-        self._clock = clock
-        self._held: dict[str, _Held] = {}
+        self._keys = keys
+        self._clock = keys.clock
+        self._held: dict[str, _Cached] = {}
         self._failures: dict[str, _Failure] = {}
         self._renew_after_fork()
         in_each_child(self._renew_after_fork)
@@ -90,7 +89,7 @@ class AccessTokens:
             return fresh
         left = self._known(name, _LAST_AT)
         turn = self._turns.setdefault(name, threading.Lock())
-        if not (turn.acquire(timeout=PATIENCE) if left is None else turn.acquire(blocking=False)):
+        if not (turn.acquire(timeout=TIMEOUT) if left is None else turn.acquire(blocking=False)):
             if left is None:
                 raise TrustUnavailable("another thread waits for the registry's access token", 1)
             return left
@@ -104,10 +103,10 @@ class AccessTokens:
         return held.token if held is not None and held.is_good(self._clock(), part) else None
 
     def _renewed(self, name: str) -> AccessToken:
-        """The next token; or this one, where the registry cannot be asked now and something is left of it. One thread
-        at a time. Raises AccessTokenRefused, TrustUnavailable or ConfigurationError."""
+        """The next token; or the old one if the registry does not answer and the old one has not ended. Called by one
+        thread at a time. Raises AccessTokenRefused, TrustUnavailable or ConfigurationError."""
         try:
-            self._check_rested(name)
+            self._check_cooldown(name)
             return self._asked(name)
         except TrustUnavailable as error:
             left = self._known(name, _LAST_AT)
@@ -119,7 +118,7 @@ class AccessTokens:
     def _asked(self, name: str) -> AccessToken:
         asked_at = self._clock()
         try:
-            with no_longer_than(PATIENCE):
+            with no_longer_than(TIMEOUT):
                 held = self._read(self._call(name), asked_at)
         except AccessTokenRefused as error:
             self._held.pop(name, None)
@@ -132,9 +131,9 @@ class AccessTokens:
         self._held[name] = held
         return held.token
 
-    def _check_rested(self, name: str) -> None:
+    def _check_cooldown(self, name: str) -> None:
         failure = self._failures.get(name)
-        if failure is None or not 0 <= self._clock() - failure.at < REST:
+        if failure is None or not 0 <= self._clock() - failure.at < COOLDOWN:
             return
         if failure.refusal is not None:
             raise AccessTokenRefused(failure.refusal, "the registry refused it a moment ago")
@@ -154,7 +153,7 @@ class AccessTokens:
         form = {
             "grant_type": "client_credentials",
             "client_assertion_type": CLIENT_ASSERTION_TYPE,
-            "client_assertion": self._sign_assertion(),
+            "client_assertion": assertion(self._keys.current(), now=self._clock()),
             "resource": grants[name].audience,
         }
         try:
@@ -163,8 +162,8 @@ class AccessTokens:
         except FetchError as error:
             raise TrustUnavailable(f"the registry cannot be asked for an access token: {error}") from error
 
-    def _read(self, answer: Answer, asked_at: float) -> _Held:
-        """What is in the token is the resource server's to read, and not ours (RFC 9068 section 6)."""
+    def _read(self, answer: Answer, asked_at: float) -> _Cached:
+        """Reads the answer, but not the token: that is for the resource server (RFC 9068 section 6)."""
         try:
             members = strict_json_object(answer.body)
             if answer.status in (400, 401, 404):
@@ -178,10 +177,10 @@ class AccessTokens:
                 raise MalformedToken("no bearer token that lives for some time")
         except MalformedToken as error:
             raise TrustUnavailable(f"the registry answered {answer.status}: {error}") from error
-        return _Held(AccessToken(text, asked_at + lifetime, scopes), asked_at, lifetime)
+        return _Cached(AccessToken(text, asked_at + lifetime, scopes), asked_at, lifetime)
 
     def _renew_after_fork(self) -> None:
-        """In a forked child: the threads that would release locks are gone."""
+        """A forked child has none of the threads that hold these locks."""
         self._turns: dict[str, threading.Lock] = {}
 
 

@@ -1,10 +1,11 @@
-"""How a key gets into the registry and out of it: the calls, and what to make of the answers (docs/protocol.md)."""
+"""Enrolment: the calls that register, look up and retire a key, and what their answers mean (docs/protocol.md)."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from peerseal.errors import (
     ConfigurationError,
@@ -17,14 +18,16 @@ from peerseal.errors import (
     TrustUnavailable,
 )
 from peerseal.identity.key_folder import HeldKey
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.identity.signing import request_token
+from peerseal.protocol.documents.key_set import ACTIVE
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.names import make_kid, registry_id, service_id
+from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.settings import read_text
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
@@ -33,30 +36,23 @@ from peerseal.trust.store import TrustStore
 JSON = "application/json"
 
 
-class SignsRequests(Protocol):
-    """Signs a call to the registry with one key of ours."""
-
-    def __call__(self, *, method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
-        """A request token for the registry."""
-
-
 @dataclass(frozen=True, slots=True)
 class PlatformToken:
-    """What says, in a platform's name, which workload this is: a Kubernetes service-account token, a CI job's.
+    """A token in which the platform names the workload: of a Kubernetes service account, or of a CI job.
 
-    ``get`` is asked anew at every join, because platforms replace such tokens long before a service's keys end.
+    ``get`` is called at every enrolment, because platforms replace these tokens long before a service's keys end.
     """
 
     get: Callable[[], str] = field(repr=False)
 
     @classmethod
     def of(cls, source: str | Callable[[], str]) -> Self:
-        """From the text itself, which ends some day, or from what gives the newest one."""
+        """From the text of a token, or from a function that returns the newest one."""
         return cls(source) if callable(source) else cls(lambda: source)
 
     @classmethod
     def in_file(cls, path: str | os.PathLike[str], name: str = "the platform's token") -> Self:
-        """From the file in which the platform keeps the newest one; ``name`` is what errors call it."""
+        """From the file in which the platform keeps the newest token; errors call it ``name``."""
 
         def read() -> str:
             text = read_text(Path(path), name) or ""
@@ -67,7 +63,7 @@ class PlatformToken:
         return cls(read)
 
     def text(self) -> str:
-        """The token as it is now, blank space around it ignored. Raises ConfigurationError, which never quotes it."""
+        """The newest token, without blanks around it. Raises ConfigurationError, which does not contain the token."""
         token = self.get().strip()
         if not token or not token.isascii() or len(token) > MAX_TOKEN:
             raise ConfigurationError("the platform's token is empty, longer than one may be, or none at all")
@@ -75,39 +71,32 @@ class PlatformToken:
 
 
 class Enrolment:
-    """The dealings of one service with its registry. ``service`` is the short name."""
+    """The keys of ``service``, a short name, at its registry."""
 
     def __init__(self, service: str, trust: TrustStore, clock: Callable[[], float]) -> None:
         self._service = service
+        self._path = f"/v1/services/{service}/keys"
         self._trust = trust
         self._clock = clock
 
-    @property
-    def _fetcher(self) -> Fetcher:
-        return self._trust.fetcher
-
     def join(self, key: KeyPair, token: JoinToken | PlatformToken | None) -> KeyStatement:
-        """Register the first key with a join token, whose secret only keys a MAC over the proof, or with a platform's
-        token, which goes to the registry as it is. Without either it is for the registry to say whether it takes
-        newcomers as they are (``serve --dev`` does).
+        """Register the first key.
 
-        Raises EnrolmentRefused, EnrolmentPending where the registry lets newcomers wait for an operator, FetchError,
-        TrustUnavailable or DocumentRefused; ConfigurationError where the platform's token cannot be had.
+        The secret of a join token is not sent: it keys a MAC over the proof. A platform's token is sent as it is.
+        Without a token the registry decides; ``serve --dev`` admits the key. Raises EnrolmentRefused, EnrolmentPending
+        if an operator must approve the key, FetchError, TrustUnavailable, DocumentRefused, or ConfigurationError if
+        there is no platform's token.
         """
         proof = self._proof(key)
-        return self._register(key, canonical_json({"proof": proof, **_right(token, proof)}), {})
+        return self._register(key, canonical_json({"proof": proof, **_grounds(token, proof)}), {})
 
-    def rotate(self, key: KeyPair, vouch: SignsRequests) -> KeyStatement:
-        """Register the next key: it proves itself, and the current one, which signs with ``vouch``, vouches for it.
-
-        Raises as `join` does.
-        """
+    def rotate(self, key: KeyPair, current: HeldKey) -> KeyStatement:
+        """Register the next key. It signs a proof, and the ``current`` key vouches for it. Raises as `join` does."""
         body = canonical_json({"proof": self._proof(key)})
-        token = vouch(method="POST", target=self._fetcher.target(self._path), body=body, headers={"content-type": JSON})
-        return self._register(key, body, {"Authorization": f"Bearer {token}"})
+        return self._register(key, body, self._signed(current, "POST", self._path, body, {"content-type": JSON}))
 
     def statement(self, held: HeldKey) -> KeyStatement | None:
-        """What the registry says of a key now; None where somebody says, unsigned, that it knows nothing of it.
+        """The registry's statement about a key; None if an unsigned answer says that there is no such key.
 
         Raises FetchError, TrustUnavailable or DocumentRefused.
         """
@@ -118,23 +107,33 @@ class Enrolment:
             if error.http_status == 404:
                 return None
             raise
-        return self._about(held.kid, statement)
+        return _about(held.kid, statement)
 
-    def retire(self, held: HeldKey, sign: SignsRequests) -> None:
-        """Retire a key, in its own name. A key that the registry no longer knows as active is as good as retired.
+    def retire(self, thumbprint: str, signer: HeldKey) -> None:
+        """Retire the key with that thumbprint; ``signer`` signs the call, and the registry accepts only the key itself.
+        A key that is no longer active at the registry counts as retired.
 
-        Raises FetchError where the registry could not be asked, or says anything else.
+        Raises FetchError if the registry does not answer, or refuses.
         """
-        path = f"{self._path}/{held.thumbprint}?reason=retired"
-        token = sign(method="DELETE", target=self._fetcher.target(path), body=b"", headers={})
+        path = f"{self._path}/{thumbprint}?reason=retired"
         with no_larger_than(MAX_PROBLEM):
-            answer = self._fetcher.call("DELETE", path, headers={"Authorization": f"Bearer {token}"})
+            headers = self._signed(signer, "DELETE", path, b"", {})
+            answer = self._trust.fetcher.call("DELETE", path, headers=headers)
         if answer.status not in (204, 404) and _code_of(answer) not in _ENDED:
             raise FetchError(f"the registry answered {answer.status}", answer.status)
 
-    @property
-    def _path(self) -> str:
-        return f"/v1/services/{self._service}/keys"
+    def _signed(self, key: HeldKey, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
+        """The headers of a call to the registry with a request token of that key."""
+        token = request_token(
+            key,
+            REGISTRY,
+            method=method,
+            target=self._trust.fetcher.target(path),
+            body=body,
+            headers=headers,
+            now=self._clock(),
+        )
+        return {"Authorization": f"Bearer {token}"}
 
     def _proof(self, key: KeyPair) -> str:
         domain = self._trust.domain
@@ -143,7 +142,7 @@ class Enrolment:
 
     def _register(self, key: KeyPair, body: bytes, headers: dict[str, str]) -> KeyStatement:
         with no_larger_than(KeyStatement.MAX_SIZE):
-            answer = self._fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
+            answer = self._trust.fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
         kid = make_kid(service_id(self._trust.domain, self._service), key.public.thumbprint)
         if answer.status in (429, 500, 503):
             raise FetchError(f"the registry answered {answer.status}", answer.status)
@@ -151,23 +150,20 @@ class Enrolment:
             raise EnrolmentPending(f"{kid} waits for an operator of the registry to approve it")
         if answer.status not in (200, 201):
             raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
-        statement = self._read(answer, kid)
+        statement = _about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
         if statement.state != ACTIVE:
             raise EnrolmentRefused(f"key_{statement.state}", "the registry admitted the key, but not as active")
         return statement
 
-    def _read(self, answer: Answer, kid: str) -> KeyStatement:
-        return self._about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
 
-    @staticmethod
-    def _about(kid: str, statement: KeyStatement) -> KeyStatement:
-        if statement.kid != kid:
-            raise DocumentRefused("document_wrong_subject", "a statement about another key")
-        return statement
+def _about(kid: str, statement: KeyStatement) -> KeyStatement:
+    if statement.kid != kid:
+        raise DocumentRefused("document_wrong_subject", "a statement about another key")
+    return statement
 
 
-def _right(token: JoinToken | PlatformToken | None, proof: str) -> dict[str, object]:
-    """The member of a registration that says by what right."""
+def _grounds(token: JoinToken | PlatformToken | None, proof: str) -> dict[str, object]:
+    """The member of a registration that says why the key is to be admitted."""
     match token:
         case JoinToken():
             return {"join": {"id": token.id, "mac": join_mac(token.mac_key, proof)}}
@@ -178,34 +174,31 @@ def _right(token: JoinToken | PlatformToken | None, proof: str) -> dict[str, obj
 
 
 _ENDED = ("revoked_key", "unknown_key", "expired")
-"""Codes with which a registry refuses what a key signs after its end."""
+"""Codes with which the registry refuses a call that an ended key signs."""
 
 UNREACHABLE = (FetchError, TrustUnavailable)
-"""Errors that say nothing about a key: the registry could not be asked."""
+"""The registry could not be asked: these errors say nothing about a key."""
 
 TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
-"""Errors after which registering the same key again later makes sense."""
+"""Errors after which the same key can be registered again later."""
 
 LONGEST_PAUSE = 10.0
-"""Seconds between two attempts, at most."""
+"""Seconds between two attempts at most."""
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between attempts: doubling from a fifth, up to `LONGEST_PAUSE`, for ever."""
-    pause = 0.2
-    while True:
-        yield pause
-        pause = min(pause * 2, LONGEST_PAUSE)
+    """Seconds between attempts, without end: 0.2, then twice as long each time, up to `LONGEST_PAUSE`."""
+    return (backoff(attempt, first=0.2, longest=LONGEST_PAUSE) for attempt in count(1))
 
 
-def refusal_behind(error: PeersealError) -> DocumentRefused | None:
-    """The document that was refused where an error says only that the registry's word cannot be had now."""
+def refusal_in(error: PeersealError) -> DocumentRefused | None:
+    """The refusal of a document that caused a TrustUnavailable."""
     cause = error.__cause__
     return cause if isinstance(error, TrustUnavailable) and isinstance(cause, DocumentRefused) else None
 
 
 def _code_of(answer: Answer) -> str:
-    """The code in a problem document (RFC 9457); a plain text where the answer is none."""
+    """The code in a problem document (RFC 9457); ``refused`` in any other answer."""
     try:
         code = strict_json_object(answer.body).get("code") if len(answer.body) <= MAX_PROBLEM else None
     except MalformedToken:
@@ -213,20 +206,21 @@ def _code_of(answer: Answer) -> str:
     return code if isinstance(code, str) else "refused"
 
 
-def platform_token(
-    source: str | Callable[[], str] | None,
-    joining: JoinToken | None,
+def admission(
+    join_token: str | None,
+    oidc_token: str | Callable[[], str] | None,
     registry: str | Sequence[str],
     fetcher: Fetcher | None,
-) -> PlatformToken | None:
-    """What a newcomer shows in the place of a join token; a stranger who read it off the wire could show it too. Raises
-    ConfigurationError."""
-    if source is None:
-        return None
+) -> JoinToken | PlatformToken | None:
+    """The token that admits the first key. A platform's token is sent only over https or loopback, since anyone who
+    reads it can use it. Raises ConfigurationError."""
+    joining = JoinToken.parse(join_token) if join_token not in (None, "") else None
+    if oidc_token is None:
+        return joining
     if joining is not None:
         raise ConfigurationError("a join token and a platform's token: which one counts?")
-    urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # none at all is no URL either
+    urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # an empty list has no URL either
     confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
     if not confidential:
         raise ConfigurationError("a platform's token is sent over https or loopback only")
-    return PlatformToken.of(source)
+    return PlatformToken.of(oidc_token)

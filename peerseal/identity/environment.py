@@ -155,11 +155,11 @@ def check_parts(alg: object, rotation: object, limits: object, clock: object, oi
         check_callable("oidc_token", oidc_token)
 
 
-def one_pin(pin: str | None, joining: JoinToken | None, folder: KeyFolder) -> str | None:
-    """The pin from wherever it is known. Raises ConfigurationError for two that differ."""
+def one_pin(pin: str | None, admission: JoinToken | PlatformToken | None, folder: KeyFolder) -> str | None:
+    """The pin: given, or from the join token, or from the key folder. Raises ConfigurationError if two differ."""
     if pin is not None:
         check_pin(pin)
-    pins = {known for known in (pin, joining.pin if joining else None) if known is not None}
+    pins = {known for known in (pin, admission.pin if isinstance(admission, JoinToken) else None) if known is not None}
     if len(pins) > 1:
         raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
     return pins.pop() if pins else folder.pin()

@@ -1,4 +1,11 @@
-"""A service's identity: its own keys, and what it signs with them."""
+"""A service's identity: its keys, and what it signs with them.
+
+Data flows in one direction::
+
+    KeyFolder → SigningKeys ─┬→ TrustStore (signs its reads of restricted policies)
+                             ├→ KeyRotation (changes the keys; calls the registry through Enrolment)
+                             └→ request tokens, assertions, Minter, AccessTokens
+"""
 
 import atexit
 import logging
@@ -6,12 +13,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import TrustUnavailable, UnsignableRequest
 from peerseal.identity.access_tokens import AccessToken, AccessTokens
-from peerseal.identity.enrolment import SignsRequests, platform_token
+from peerseal.identity.enrolment import PlatformToken, admission
 from peerseal.identity.environment import (
     absent_join_token,
     announce,
@@ -21,17 +29,16 @@ from peerseal.identity.environment import (
     one_pin,
     options_in,
 )
-from peerseal.identity.key_folder import HeldKey, KeyFolder
+from peerseal.identity.key_folder import KeyFolder
 from peerseal.identity.key_passphrase import KeyPassphrase
-from peerseal.identity.minting import Minter
-from peerseal.identity.rotation import KeyKeeper
-from peerseal.identity.rotation_thread import KeyRotation
-from peerseal.identity.service_metrics import ServiceMetrics, identity_metrics
-from peerseal.identity.signing import TokenSigner, scope_set, whole_seconds
+from peerseal.identity.rotation import KeyRotation, RotationThread
+from peerseal.identity.service_metrics import ServiceMetrics, circuit_metrics, key_metrics
+from peerseal.identity.signing import Minter, assertion, request_token, scope_set, whole_seconds
+from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
-from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
+from peerseal.protocol.tokens.event import EVENT_LIFETIME
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
@@ -41,12 +48,12 @@ from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.transport.fetch import Fetcher
 from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import AuditLog
-from peerseal.verify.context import REQUEST_ID, Transaction, current_request_id, current_transaction, note_minted
+from peerseal.verify.context import Transaction, note_minted
 from peerseal.verify.event import Event
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
 from peerseal.verify.replay.redis import RedisReplayGuard
 from peerseal.verify.target import check_external_prefix
-from peerseal.verify.users.verifier import User
+from peerseal.verify.users import User
 
 if TYPE_CHECKING:
     from peerseal.requests import PeerSession
@@ -57,24 +64,33 @@ log = logging.getLogger("peerseal.identity")
 class Identity:
     """One service of a trust domain, in this process.
 
-    ``registry`` is the registry's URL (or several, the primary first), ``join_token`` the text that an operator gave
-    out (needed for the first key only), ``pin`` the root key's thumbprint where the join token does not carry it. In
-    the place of a join token ``oidc_token`` may be a token of the platform that this service runs on, or better what
-    gives the newest one: it is asked at every join, so that a host whose keys all ended while it slept gets in again.
-    Unlike a join token it crosses the wire, so the registry must be reached over https or loopback.
-    ``key_dir`` is the folder through which the workers of a host share one key, its private half encrypted under
-    ``key_passphrase`` if that is given; without a folder this process and its forked children have their own.
-    ``cache_dir`` is where they share their replay guard and remember the newest checkpoint of the ledger; without it
-    that is the key folder. ``external_prefix`` is the path that a proxy in front of this service strips. ``replay_url``
-    is the Redis through which several hosts share one replay guard; while it is down nothing is accepted, or with
-    ``unsafe_replay_fallback`` each host goes by its own. With ``retire_at_exit`` the last process to end retires the
-    keys, and the next start needs a new join token. None: so without a key folder, whose keys would be lost, and not
-    with one, where a restart or a recycled worker goes on with the keys. ``audit`` turns the audit of what this service
-    accepts and mints on or off; None leaves it to ``PEERSEAL_AUDIT`` (docs/how-to/audit.md).
-    ``fetcher`` calls the registry in the place of HTTP.
+    =========================== ========================================================================================
+    ``registry``                the registry's URL, or several: the primary first, then its mirrors
+    ``join_token``              admits the first key; an operator issues it. Later keys need none.
+    ``oidc_token``              replaces the join token: a token of the platform that runs this service, or a function
+                                that returns the newest one. It is called at every enrolment. The token is sent to the
+                                registry, so the registry must be reached over https or loopback.
+    ``pin``                     thumbprint of the registry's root key, if the join token does not contain it
+    ``key_dir``                 folder through which the workers of a host share one key. Without it, this process and
+                                its forked children have a key of their own.
+    ``key_passphrase``          encrypts the private keys in ``key_dir``
+    ``cache_dir``               folder with the replay guard of the host and the newest checkpoint of the ledger;
+                                ``key_dir`` by default
+    ``external_prefix``         path that a proxy in front of this service removes
+    ``replay_url``              Redis through which several hosts share one replay guard
+    ``unsafe_replay_fallback``  while that Redis is down, each host uses its own guard. By default nothing is accepted.
+    ``alg``                     algorithm of new keys
+    ``rotation`` ``limits``     see `RotationSchedule` and `TrustLimits`
+    ``retire_at_exit``          whether the last process to end retires the keys, so that the next start needs a new
+                                join token. Default: only without ``key_dir``.
+    ``audit``                   whether accepted requests and minted transactions are audited (docs/how-to/audit.md); by
+                                default as ``PEERSEAL_AUDIT`` says
+    ``clock``                   returns the seconds since the epoch
+    ``fetcher``                 calls the registry; HTTP by default
+    =========================== ========================================================================================
 
     Nothing is generated or fetched before `start`, which may be called before or after a fork, in any number of
-    workers. ``clock`` gives seconds since the epoch, here and in what is made for this service.
+    workers.
     """
 
     def __init__(
@@ -99,132 +115,144 @@ class Identity:
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
     ) -> None:
-        self.service = check_service(service)
-        self.external_prefix = check_external_prefix(external_prefix)
         check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
         check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_url=replay_url)
         check_parts(alg, rotation, limits, clock, oidc_token)
-        self.clock = clock
-        key_folder = Path(key_dir) / service if key_dir is not None else None
-        self._shared_dir = key_folder if cache_dir is None else Path(cache_dir)
+        self.service, self.external_prefix = check_service(service), check_external_prefix(external_prefix)
+        self.clock, self._registry = clock, registry
+        self._replay_url, self._unsafe_replay_fallback = replay_url, unsafe_replay_fallback
+        self.retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
+        first = admission(join_token, oidc_token, registry, fetcher)
+        self._open_folders(key_dir, key_passphrase, cache_dir)
+        self._pin = one_pin(pin, first, self._keys.folder)
+        self._connect(first, alg, rotation or RotationSchedule(), limits, fetcher)
+        self._report(AuditLog(audit, clock=clock))
+
+    def _open_folders(
+        self,
+        key_dir: str | os.PathLike[str] | None,
+        key_passphrase: str | None,
+        cache_dir: str | os.PathLike[str] | None,
+    ) -> None:
+        key_folder = None if key_dir is None else Path(key_dir) / self.service
+        self._cache_dir = key_folder if cache_dir is None else Path(cache_dir)
         setting = "PEERSEAL_KEY_DIR" if cache_dir is None else "PEERSEAL_CACHE_DIR"
-        self._host_folder = None if self._shared_dir is None else cache_folder(self._shared_dir, setting)
-        self._retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
-        self._schedule = rotation or RotationSchedule()
-        joining = JoinToken.parse(join_token) if join_token not in (None, "") else None
-        platform = platform_token(oidc_token, joining, registry, fetcher)
+        self._cache_folder = None if self._cache_dir is None else cache_folder(self._cache_dir, setting)
         folder = KeyFolder(key_folder, KeyPassphrase("PEERSEAL_KEY_PASSPHRASE", key_passphrase))
-        pin = one_pin(pin, joining, folder)
+        self._keys = SigningKeys(self.service, folder, self.clock)
+
+    def _connect(
+        self,
+        first: JoinToken | PlatformToken | None,
+        alg: str,
+        schedule: RotationSchedule,
+        limits: TrustLimits | None,
+        fetcher: Fetcher | None,
+    ) -> None:
+        """Make the parts that call the registry."""
         self.trust = TrustStore(
-            registry, pin=pin, limits=limits, clock=clock, fetcher=fetcher, cache_dir=self._shared_dir
+            self._registry,
+            pin=self._pin,
+            limits=limits,
+            clock=self.clock,
+            fetcher=fetcher,
+            cache_dir=self._cache_dir,
+            sign_reading=partial(_sign_reading, self._keys),
         )
-        self._keeper = KeyKeeper(
-            service,
-            folder,
-            self.trust,
-            newcomer=joining or platform,
-            alg=alg,
-            schedule=self._schedule,
-            vouch=self._voucher,
-            clock=clock,
-        )
-        self.trust.sign_with(self._sign_reading)
-        self._folder = folder
-        self._signer = TokenSigner(service, lambda: self.domain, clock)
-        self._minter = Minter(service, self.trust, self._keeper.signing_key, self._signer, clock)
-        self._access_tokens = AccessTokens(self.trust, self.sign_assertion, clock)
+        self._rotation = KeyRotation(self._keys, self.trust, admission=first, alg=alg, schedule=schedule)
+        self._minter = Minter(self.trust, self._keys)
+        self._access_tokens = AccessTokens(self.trust, self._keys)
         self._circuits = Circuits()
-        self._audit = AuditLog(audit, clock=clock)
-        self._metrics = ServiceMetrics(self._host_folder and self._host_folder.inner(f"counts-{service}"))
-        self.add_metrics(lambda: identity_metrics(self, self._keeper))
-        self.add_metrics(self._audit.collect)
-        self._registry, self._pin = registry, pin
         self._started, self._pid = False, 0
-        self._replay_url = replay_url
-        self._unsafe_replay_fallback = unsafe_replay_fallback
         self._guards: list[FileReplayGuard | RedisReplayGuard] = []
-        self._rotation = KeyRotation(service, self._keeper, self._schedule, self._metrics.publish)
+        self._metrics = ServiceMetrics(self._cache_folder and self._cache_folder.inner(f"counts-{self.service}"))
+        self._rotation_thread = RotationThread(self.service, self._rotation, schedule, self._metrics.publish)
         in_each_child(self._after_fork)
+
+    def _report(self, audit: AuditLog) -> None:
+        """Add the sources of metrics."""
+        self._audit = audit
+        self.add_metrics(lambda: self.trust.status(start=False).collect())
+        self.add_metrics(lambda: key_metrics(self._keys))
+        self.add_metrics(lambda: circuit_metrics(self.circuits()))
+        self.add_metrics(audit.collect)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every join), ``PEERSEAL_KEY_DIR``,
+        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every enrolment), ``PEERSEAL_KEY_DIR``,
         ``PEERSEAL_KEY_PASSPHRASE`` or ``…_FILE``, ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``,
-        ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK``, ``PEERSEAL_RETIRE_AT_EXIT`` and
-        ``PEERSEAL_AUDIT`` (on or off); and, as seconds or such as ``24h``, ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD``,
-        ``…_OVERLAP``. An empty variable is one that is not set.
+        ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK``, ``PEERSEAL_RETIRE_AT_EXIT``,
+        ``PEERSEAL_AUDIT`` (on or off), and ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD`` and ``…_OVERLAP`` (in seconds, or such
+        as ``24h``). An empty variable counts as not set.
 
-        Raises ConfigurationError for what is missing or cannot be read; it names the variable.
+        Raises ConfigurationError, which names the variable, for a missing or wrong value.
         """
         env = os.environ if environ is None else environ
         identity = cls(**options_in(env))
-        identity._keeper.absent = absent_join_token(env)
+        identity._rotation.missing = absent_join_token(env)
         return identity
 
     # ---- life
 
     def start(self, *, timeout: float = 60.0) -> Self:
-        """Have a registered key, and keep it in good order from now on in the background.
+        """Register a key if there is none, and start the thread that rotates it.
 
-        While the registry is not up yet, or the key waits for an operator to approve it, it is tried again, with
-        growing pauses, for ``timeout`` seconds; the next start goes on with the same key where it lies in a named
-        folder. Raises EnrolmentRefused, ConfigurationError or DocumentRefused at once for what no waiting mends, such
-        as a registry that is not the pinned one; once the time is over EnrolmentPending, FetchError, TrustUnavailable,
-        or DocumentRefused where the registry's answers were refused, as with a clock that is wrong.
+        If the registry does not answer, or an operator must approve the key, this tries again with growing pauses for
+        ``timeout`` seconds, and then raises EnrolmentPending, FetchError or TrustUnavailable, or DocumentRefused if the
+        registry's documents were refused, for example because of a wrong clock. The next start continues with the same
+        key if it is in ``key_dir``. Errors that no waiting mends, such as a registry with another root key than the
+        pinned one, are raised at once: EnrolmentRefused, ConfigurationError or DocumentRefused.
         """
         notice_fork()
         if self._started:
             return self
-        self._folder.hold()
+        self._keys.folder.hold()
         try:
-            self._keeper.register_within(timeout)
+            self._rotation.register_within(timeout)
         except BaseException:
-            self._keeper.leave(retire=False)
+            self._rotation.leave(retire=False)
             raise
         self._started, self._pid = True, os.getpid()
-        announce(self.credentials.key_id, self._keeper.admitted, self._registry, self._pin)
+        announce(self.credentials.key_id, self._rotation.admitted, self._registry, self._pin)
         warn_without_threads()
-        self._rotation.start()
+        self._rotation_thread.start()
         atexit.register(self.stop)
         return self
 
     def stop(self) -> None:
-        """End the background work of this process and give the keys up; the last process retires them, unless they lie
-        in a named folder.
-
-        A child that was forked without Python's hooks, and did nothing since, has nothing of its own to end.
-        """
-        if not self._started or self._pid != os.getpid():
+        """End the background work of this process and stop using the keys. The last process retires them if
+        ``retire_at_exit`` says so."""
+        if not self._started or self._pid != os.getpid():  # or a child that was forked without Python's hooks
             return
         self._started = False
-        self._rotation.stop()
+        self._rotation_thread.stop()
         self.trust.stop()
         self._metrics.publish()
         for guard in self._guards:
             guard.close()
-        self._keeper.leave(retire=self._retire_at_exit)
+        self._rotation.leave(retire=self.retire_at_exit)
         atexit.unregister(self.stop)
 
     def rotate(self) -> PublicCredentials:
-        """Publish the next key now, and give its credentials. It signs after the lead time of the schedule.
+        """Register the next key now, and return its credentials. It signs after the lead of the schedule.
 
         Raises EnrolmentRefused, FetchError or TrustUnavailable.
         """
-        return PublicCredentials.of(self.id, self._keeper.publish_next().pair.public)
+        return PublicCredentials.of(self.id, self._rotation.publish_next().pair.public)
 
     def look_after_keys(self) -> None:
-        """Do now what is due: publish the next key, retire those past. For programs that end before the background
-        gets to it. Raises EnrolmentRefused, FetchError or TrustUnavailable."""
-        if self._keeper.is_due():
-            self._keeper.work()
+        """Publish the next key and retire old keys now if that is due: for programs that end before the background
+        thread does it. Raises EnrolmentRefused, FetchError or TrustUnavailable."""
+        if self._rotation.is_due():
+            self._rotation.work()
 
     # ---- who this is
 
     @property
     def domain(self) -> str:
-        """The trust domain. Raises TrustUnavailable while it is not known."""
-        return self._keeper.domain
+        """The trust domain, from the key folder or from the registry. Raises TrustUnavailable if neither is known."""
+        return self._keys.held.domain or self.trust.domain
 
     @property
     def id(self) -> str:
@@ -234,39 +262,36 @@ class Identity:
     @property
     def credentials(self) -> PublicCredentials:
         """The public credentials of the key that signs now. Raises TrustUnavailable before `start`."""
-        return PublicCredentials.of(self.id, self._keeper.signing_key().pair.public)
+        return PublicCredentials.of(self.id, self._keys.current().pair.public)
 
     @property
     def audit(self) -> bool:
-        """Whether what is accepted and minted is audited, where an adapter does not say otherwise."""
+        """Whether accepted requests and minted transactions are audited; an adapter may choose otherwise."""
         return self._audit.enabled
 
-    # ---- how it does
+    # ---- readiness and metrics
 
     def is_ready(self) -> bool:
-        """Whether this service can do its part now: it has a registered key, and the registry's keys are known. For
-        readiness checks; makes no call itself, and fetches the registry's keys in the background where they are not
-        known yet."""
+        """Whether this service has a registered key and knows the registry's keys. For readiness checks: makes no call
+        itself, but lets the background thread fetch the registry's keys if they are not known yet."""
         try:
-            self._keeper.signing_key()
+            self._keys.current()
         except TrustUnavailable:
             return False
         return self.trust.status().ready
 
     def metrics(self) -> str:
-        """How this service does, in Prometheus' text format (version 0.0.4): its key, its trust store, and what the
-        adapters, consumers and other sources tell. Where the workers of a server share a folder (the cache folder, or
-        else the key folder), counters are those of all of them, as of ten seconds ago at most; gauges are of the one
-        that is asked."""
+        """The metrics of the key, the trust store, the adapters, the consumers and all other sources, in Prometheus'
+        text format (version 0.0.4). If the workers of a server share a cache or key folder, counters are those of all
+        workers, at most ten seconds old; gauges are those of this process."""
         return metrics(self.collect)
 
     def collect(self) -> list[Metric]:
-        """The same as values."""
+        """The same metrics as values."""
         return self._metrics.collect()
 
     def add_metrics(self, source: Source) -> None:
-        """Tell what ``source`` gives as well, such as the depth of an outbox. Raises ConfigurationError for what is no
-        function."""
+        """Report the metrics that the function ``source`` returns as well. Raises ConfigurationError."""
         self._metrics.add(source)
 
     # ---- what it signs
@@ -283,19 +308,20 @@ class Identity:
     ) -> str:
         """A request token (compact JWS) for one attempt of one request to ``audience``, a service's name or id.
 
-        ``target`` is the origin-form request-target exactly as it will be sent, ``body`` the bytes as they will be,
-        ``headers`` those to bind: always ``content-type`` and ``content-encoding`` where the request has them, and
-        ``txn-token`` where a transaction token goes along. ``ctx`` is the application's own, 1 KiB at most. Raises
-        UnsignableRequest or TrustUnavailable.
+        ``target`` is the request-target in origin form, and ``body`` the bytes, both exactly as they are sent.
+        ``headers`` are the headers to bind: ``content-type``, ``content-encoding`` and ``txn-token`` if the request has
+        them, and any other. ``ctx`` is data of the application, at most 1 KiB of JSON. Raises UnsignableRequest or
+        TrustUnavailable.
         """
-        return self._signer.request(
-            self._keeper.signing_key(),
+        return request_token(
+            self._keys.current(),
             audience,
             method=method,
             target=target,
             body=body,
             headers={} if headers is None else headers,
             ctx=ctx,
+            now=self.clock(),
         )
 
     def sign_event(
@@ -310,47 +336,35 @@ class Identity:
         subject: str | None = None,
         lifetime: timedelta = timedelta(seconds=EVENT_LIFETIME),
     ) -> dict[str, str]:
-        """The headers of a message that carries ``payload``, these very bytes, on ``topic``: the token, and unsigned
-        the current request's id, if there is one.
+        """The headers of a message with this ``payload`` on ``topic``: an event token, and the current request id.
 
-        ``audience`` names the consumers (no slash in it), ``scope`` the one purpose. User, transaction and how the user
-        was authenticated are those of `current_transaction`, where there is one; ``subject`` and ``transaction_id``
-        stand in where there is none, and the service itself for a user that nobody names. ``lifetime`` is 365 days at
-        most. Raises UnsignableRequest, also for a user or transaction that is not the current one, or a scope that the
-        current one does not have and the domain's settings do not derive for this service, or TrustUnavailable.
+        ``audience`` names the consumers (without a slash), ``scope`` the one purpose. The user, the transaction and the
+        user's authentication are those of `current_transaction`. Without a current transaction, ``transaction_id`` is
+        required, and ``subject`` names the user: this service itself by default. ``lifetime`` is at most 365 days.
+        Raises UnsignableRequest, also for another user, transaction or scope than the current transaction has (the
+        domain's settings may derive scopes), or TrustUnavailable.
         """
-        current = current_transaction()
-        if current and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
-            raise UnsignableRequest("an event of another user or transaction than the current one")
-        if transaction_id is None:
-            if current is None:
-                raise UnsignableRequest("an event of no transaction")
-            transaction_id = current.id
-        token = self._signer.event(
-            self._keeper.signing_key(),
+        return self._minter.event_headers(
             payload,
-            user=current.user if subject is None and current else subject,
+            topic=topic,
             audience=audience,
             scope=scope,
             event_id=event_id,
             transaction_id=transaction_id,
-            topic=topic,
-            lifetime=whole_seconds(lifetime, EVENT_LIFETIME_CAP),
-            authentication=self._minter.event_context(current, scope) if current else {},
+            subject=subject,
+            lifetime=lifetime,
         )
-        request_id = current_request_id()
-        return {"authorization": f"Bearer {token}"} | ({REQUEST_ID: request_id} if request_id else {})
 
     def sign_assertion(self, *, audience: str | None = None, client_id: str | None = None) -> str:
-        """A client assertion (RFC 7523) for the registry's token endpoint, or for another issuer ``audience``, which
-        knows this service as ``client_id`` (by default its id). Good for a minute. Raises UnsignableRequest or
-        TrustUnavailable."""
-        return self._signer.assertion(self._keeper.signing_key(), audience, client_id)
+        """A client assertion (RFC 7523) for the registry's token endpoint, or for another issuer ``audience``, where
+        this service is registered as ``client_id`` (its id by default). It is valid for one minute. Raises
+        UnsignableRequest or TrustUnavailable."""
+        return assertion(self._keys.current(), audience=audience, client_id=client_id, now=self.clock())
 
     def access_token(self, name: str) -> AccessToken:
-        """An access token (RFC 9068) of the registry for this service, for the resource server that the domain's
-        settings call ``name``; the same one for three quarters of its life. Raises AccessTokenRefused,
-        TrustUnavailable, or ConfigurationError where the registry's answer could be read on the way."""
+        """An access token (RFC 9068) for the resource server ``name`` of the domain's settings; the registry issues it,
+        and it is used for three quarters of its life. Raises AccessTokenRefused, TrustUnavailable, or
+        ConfigurationError if the registry is not reached over https or loopback."""
         return self._access_tokens.get(name)
 
     def mint_transaction(
@@ -363,12 +377,12 @@ class Identity:
         workload: str | None = None,
         lifetime: timedelta = timedelta(seconds=TRANSACTION_LIFETIME),
     ) -> Transaction:
-        """A transaction for a user whose token was verified here, at the edge; to be set by `carrying`.
+        """A transaction for a user whose token this service has verified. `carrying` makes it the current one.
 
-        ``scope`` is what may be done in it: no more than the user's token allows, else InsufficientScope. ``facts``
-        must not change on the way, 1 KiB at most. ``workload`` is the service that asked for it, this one by default.
-        ``lifetime`` is 15 minutes at most. Raises Expired once the user's token has ended, CallerNotAllowed where the
-        domain's settings do not list this service as a minter, UnsignableRequest or TrustUnavailable.
+        ``scope`` is a part of the scope of the user's token, or InsufficientScope is raised. ``facts`` are signed with
+        it, at most 1 KiB. ``workload`` is the service that asked for it, this one by default. ``lifetime`` is at most
+        15 minutes. Raises Expired if the user's token has ended, CallerNotAllowed if the domain's settings do not list
+        this service as a minter, UnsignableRequest or TrustUnavailable.
         """
         if not isinstance(user, User):
             raise UnsignableRequest("a transaction is for a peerseal.User, as UserVerifier gives it")
@@ -379,26 +393,26 @@ class Identity:
         return minted
 
     def transaction_for_event(self, event: Event) -> Transaction | None:
-        """What outgoing calls carry while a verified event is handled: its user, its transaction, its one scope, and
-        how the user was authenticated. The token is minted when a call needs it. None where this service may not mint.
-        Raises TrustUnavailable."""
+        """The transaction for the calls that handle a verified event: with the event's user, transaction id, scope and
+        authentication. Its token is minted when a call needs it. None if this service is no minter. Raises
+        TrustUnavailable."""
         return self._minter.for_event(event)
 
     def session(self, audience: str, base_url: str, **options: Any) -> "PeerSession":
         """A `requests.Session` that signs every attempt of every request to ``base_url`` for ``audience``. See
         `peerseal.requests.PeerSession` for the options."""
-        from peerseal.requests import PeerSession  # the adapter is loaded where it is used, and not before
+        from peerseal.requests import PeerSession  # loaded on first use, as every adapter
 
         return PeerSession(self, audience, base_url, **{"circuits": self._circuits, **options})
 
     def circuits(self) -> tuple[CircuitStatus, ...]:
-        """How this process's calls to each origin go, over all sessions of this identity."""
+        """The circuits of this process to other services, for all sessions of this identity."""
         return self._circuits.status()
 
     def replay_guard(self) -> ReplayGuard:
-        """The guard for this service's verifier: where there is a ``replay_url``, shared through it by all hosts; else
-        by the workers of this host where they share a folder (the cache folder, or else the key folder); and otherwise,
-        with a warning, this process's memory. Raises ConfigurationError where the URL or its library is not good."""
+        """The replay guard for this service's verifier: in Redis with ``replay_url``, else in the cache or key folder,
+        shared by the workers of this host, else, with a warning, in the memory of this process. Raises
+        ConfigurationError for a wrong URL or a missing library."""
         if self._replay_url is None:
             return self._host_guard()
         fallback = self._host_guard() if self._unsafe_replay_fallback else None
@@ -407,27 +421,21 @@ class Identity:
         return guard
 
     def _host_guard(self) -> ReplayGuard:
-        if self._host_folder is None:
+        if self._cache_folder is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        guard = FileReplayGuard(self._host_folder.path / f"replay-{self.service}", clock=self.clock)
+        guard = FileReplayGuard(self._cache_folder.path / f"replay-{self.service}", clock=self.clock)
         self._guards.append(guard)
         return guard
 
-    def _voucher(self, held: HeldKey) -> SignsRequests:
-        def sign(*, method: str, target: str, body: bytes, headers: dict[str, str]) -> str:
-            return self._signer.request(held, REGISTRY, method=method, target=target, body=body, headers=headers)
-
-        return sign
-
-    def _sign_reading(self, target: str) -> str:
-        """A request token for what the registry tells only to some."""
-        held = self._keeper.signing_key()
-        return self._signer.request(held, REGISTRY, method="GET", target=target, body=b"", headers={})
-
     def _after_fork(self) -> None:
-        """A child is a holder of its own, and needs its own thread."""
+        """A forked child takes its own share of the key folder, and starts its own thread."""
         if self._started:
             self._pid = os.getpid()
-            self._folder.hold()
-            self._rotation.start()
+            self._keys.folder.hold()
+            self._rotation_thread.start()
+
+
+def _sign_reading(keys: SigningKeys, target: str) -> str:
+    """A request token for a GET of ``target`` at the registry."""
+    return request_token(keys.current(), REGISTRY, method="GET", target=target, now=keys.clock())

@@ -57,6 +57,16 @@ class HeldKey:
         """RFC 7638."""
         return self.pair.public.thumbprint
 
+    @property
+    def owner(self) -> str:
+        """The service id that the kid begins with."""
+        return self.kid.rpartition("/")[0]
+
+    @property
+    def domain(self) -> str:
+        """The trust domain that the kid begins with."""
+        return self.kid.partition("/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class HeldKeys:

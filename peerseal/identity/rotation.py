@@ -1,12 +1,18 @@
-"""Keeps a service's keys: the first one registered, each replaced in time, old ones retired.
+"""Key rotation: the first key is registered, each key is replaced in time, and old keys are retired.
 
-The state lies in the key folder, so that all workers of a host sign with one key and one of them at a time looks after
-it. A key's life here: candidate (generated and saved) → registered → signing after its lead → superseded when the next
-one signs → retired after the overlap, its private half destroyed. Every step is saved before the next, and the
-registry takes the same key twice without complaint, so a process may die anywhere in between.
+All workers of a host share one key folder: they sign with one key, and one of them at a time rotates it. A key passes
+through these states::
+
+    candidate ─── registered ─── signing ─────────── superseded ──────────── retired
+    generated     after its      after the lead      while the next one      after the overlap;
+    and saved     registration   of the schedule     signs                   the private key is deleted
+
+Each step is saved before the next one begins, and the registry accepts a second registration of the same key. So a
+process may be killed at any point, and the next one continues.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,121 +20,77 @@ from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
 from peerseal.identity.enrolment import (
+    LONGEST_PAUSE,
     TRY_AGAIN,
     UNREACHABLE,
     Enrolment,
     PlatformToken,
-    SignsRequests,
     pauses,
-    refusal_behind,
+    refusal_in,
 )
-from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.signing_keys import SigningKeys
+from peerseal.protocol.documents.key_set import ACTIVE
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.names import make_kid, service_id, split_kid, split_service_id
-from peerseal.runtime.forks import notice_fork
+from peerseal.protocol.names import make_kid, service_id
+from peerseal.runtime.forks import BackgroundWork, notice_fork
 from peerseal.runtime.limits import RotationSchedule
 from peerseal.trust.store import TrustStore
 
 log = logging.getLogger("peerseal.identity")
 
-LOOK_EVERY = 1.0
-"""Seconds between two looks at whether another process has changed the folder."""
+_STOP_TIMEOUT = 15.0
+"""Seconds for which `RotationThread.stop` waits for a rotation under way: longer than one call to the registry."""
 
 
-class KeyKeeper:
-    """Looks after the keys of one service on one host. ``vouch(held)`` gives the function that signs a call to the
-    registry with that key; ``newcomer`` is what admits a first key, and may be None once one is in the folder."""
+class KeyRotation:
+    """Registers, replaces and retires ``keys``. ``admission`` is the token that admits the first key; it may be None
+    if the key folder has a key. ``alg`` is the algorithm of new keys."""
 
     def __init__(
         self,
-        service: str,
-        folder: KeyFolder,
+        keys: SigningKeys,
         trust: TrustStore,
         *,
-        newcomer: JoinToken | PlatformToken | None,
+        admission: JoinToken | PlatformToken | None,
         alg: str,
         schedule: RotationSchedule,
-        vouch: Callable[[HeldKey], SignsRequests],
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._service = service
-        self._folder = folder
+        self._keys = keys
+        self._service = keys.service
+        self._folder = keys.folder
         self._trust = trust
-        self._newcomer = newcomer
-        self.absent: str | None = None
-        """What should have admitted a first key and is not there, for the error of a newcomer that has nothing."""
-        self.admitted = ""
-        """By what this process has its key, as a phrase, once it has one."""
+        self._admission = admission
         self._alg = alg
         self._schedule = schedule
-        self._vouch = vouch
-        self._clock = clock
-        self._enrolment = Enrolment(service, trust, clock)
-        self._held = HeldKeys()
-        self._stamp: tuple[int, int] | None = None
-        self._looked_at = 0.0
-
-    @property
-    def domain(self) -> str:
-        """The trust domain: as the folder says, so that a start needs no registry, else as the registry does."""
-        return self._held.domain or self._trust.domain
-
-    def signing_key(self) -> HeldKey:
-        """The key to sign with now. Raises TrustUnavailable where there is none yet, or none any more."""
-        notice_fork()
-        now = self._clock()
-        if now - self._looked_at > LOOK_EVERY or now < self._looked_at:
-            self._look_if_possible()
-        key = self._held.signing(now)
-        if key is None:
-            raise TrustUnavailable("this service has no registered key; was it started?")
-        return key
-
-    def _look_if_possible(self) -> None:
-        """Signing goes on with the keys in memory, whatever is wrong with the folder."""
-        try:
-            self.look()
-        except (OSError, PeersealError):
-            log.exception("%s cannot be read; going on with the keys in memory", self._folder)
-
-    def look(self) -> None:
-        """Take over what another process has saved. Lock-free: files are replaced in one step."""
-        self._looked_at = self._clock()
-        stamp = self._folder.stamp()
-        if stamp is None and self._held.keys:
-            log.error("%s was emptied; going on with the keys in memory", self._folder.path)
-        elif stamp != self._stamp:
-            self._held, self._stamp = self._checked(self._folder.load()), stamp
-
-    def _checked(self, held: HeldKeys) -> HeldKeys:
-        """Keys of this service: its folder may have been swapped for another service's of the same user."""
-        for key in held.keys:
-            if split_service_id(split_kid(key.kid)[0])[1] != self._service:
-                raise ConfigurationError(f"{self._folder.path} holds {key.kid}, which is no key of {self._service}")
-        return held
+        self._clock = keys.clock
+        self._enrolment = Enrolment(keys.service, trust, keys.clock)
+        self.missing: str | None = None
+        """Why there is no ``admission``, such as a missing file: for the error of a service without keys."""
+        self.admitted = ""
+        """How the key of this process was obtained, as a phrase for the log."""
 
     def ensure_registered(self) -> None:
-        """Have a key that the registry knows: the folder's, or a new one by join token or platform token.
+        """Have a key that the registry knows: the key in the folder, or a new one that ``admission`` admits.
 
-        A key from the folder serves even while the registry cannot be asked. Raises EnrolmentRefused,
-        ConfigurationError, DocumentRefused for another registry than the one that is meant, or one of TRY_AGAIN, after
-        which the same key is registered again.
+        A key from the folder is used even if the registry cannot be reached. Raises EnrolmentRefused,
+        ConfigurationError, DocumentRefused if the registry has another root key than the pinned one, or one of
+        TRY_AGAIN, after which the same key can be registered again.
         """
         with self._folder.locked():
-            self.look()
+            self._keys.reload()
             self._encrypt()
             self._check_registry()
             self._compare_with_registry()
-            if self._held.signing(self._clock()) is None:
+            if self._signing_key() is None:
                 self._join()
             else:
                 self.admitted = f"taken up from the key folder {self._folder.path}"
 
     def register_within(self, timeout: float) -> None:
-        """As `ensure_registered`. What may pass is tried again for ``timeout`` seconds, with growing pauses. Raises as
+        """As `ensure_registered`, with further attempts for ``timeout`` seconds, with growing pauses. Raises as
         `peerseal.Identity.start` does."""
         deadline = time.monotonic() + timeout
         refusal: DocumentRefused | None = None
@@ -136,7 +98,7 @@ class KeyKeeper:
             try:
                 return self.ensure_registered()
             except TRY_AGAIN as error:
-                refusal = refusal_behind(error) or (refusal if isinstance(error, TrustUnavailable) else None)
+                refusal = refusal_in(error) or (refusal if isinstance(error, TrustUnavailable) else None)
                 over = time.monotonic() + pause > deadline
                 if refusal is not None and (over or refusal.of_another_registry):
                     raise refusal from error
@@ -147,54 +109,57 @@ class KeyKeeper:
         raise AssertionError("unreachable: the pauses never end")
 
     def publish_next(self) -> HeldKey:
-        """Register the next key now, vouched for by the current one; it signs after its lead time. Where a next key
-        is on its way already, that one is given. Raises as `ensure_registered` does."""
+        """Register the next key now; it signs after the lead of the schedule. A next key that is already registered
+        is returned as it is. Raises as `ensure_registered` does."""
         notice_fork()
         with self._folder.locked():
-            self.look()
-            newest = self._held.keys[-1] if self._held.keys else None
+            self._keys.reload()
+            newest = self._keys.held.keys[-1] if self._keys.held.keys else None
             if newest is not None and newest.registered_at is not None and newest.signs_from > self._clock():
                 return newest
             return self._publish_next()
 
     def is_due(self) -> bool:
-        """Whether there is anything to do now: a key to publish, or to retire."""
+        """Whether a key is to be published or retired now."""
         notice_fork()
-        self.look()
+        self._keys.reload()
         return self._next_is_due() or bool(self._superseded())
 
     def work(self) -> None:
-        """Do what is due, unless another process is at it. Raises as `ensure_registered` does."""
-        with self._folder.locked(wait=False) as ours:
-            if not ours:
+        """Publish and retire what is due, unless another process does so now. Raises as `ensure_registered` does."""
+        with self._folder.locked(wait=False) as locked:
+            if not locked:
                 return
-            self.look()
+            self._keys.reload()
             for key in self._superseded():
                 self._retire(key)
             if self._next_is_due():
                 self._publish_next()
 
     def leave(self, *, retire: bool) -> None:
-        """Give the keys up; the last process to do so retires them, as far as the registry can be reached."""
+        """Stop using the keys. With ``retire`` the last process to leave retires them, if the registry answers."""
         with self._folder.locked():
             if not self._folder.release():
                 return
             if retire:
-                self.look()
+                self._keys.reload()
                 self._retire_all()
         self._folder.discard()
 
     # ---- steps, each with the folder locked
 
+    def _signing_key(self) -> HeldKey | None:
+        return self._keys.held.signing(self._clock())
+
     def _retire_all(self) -> None:
-        if self._held.keys:
+        if self._keys.held.keys:
             log.warning(
                 "the last process of %s retires its keys: the next start needs a new join token, or a platform's"
                 " token. PEERSEAL_KEY_DIR without PEERSEAL_RETIRE_AT_EXIT keeps keys across restarts",
                 self._service,
             )
         try:
-            for key in self._held.keys:
+            for key in self._keys.held.keys:
                 self._retire(key)
         except PeersealError as error:
             log.warning("a key of %s stays registered until its end: %s", self._service, error)
@@ -202,62 +167,62 @@ class KeyKeeper:
     def _join(self) -> HeldKey:
         candidate = self._candidate()
         try:
-            statement = self._enrolment.join(candidate.pair, self._newcomer)
+            statement = self._enrolment.join(candidate.pair, self._admission)
         except EnrolmentRefused as error:
-            if self._newcomer is None and error.code == "missing_token":
+            if self._admission is None and error.code == "missing_token":
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
-                raise ConfigurationError(f"{message}: {self.absent}" if self.absent else message) from error
+                raise ConfigurationError(f"{message}: {self.missing}" if self.missing else message) from error
             raise
-        self.admitted = f"registered {_by(self._newcomer)}"
+        self.admitted = f"registered {_by(self._admission)}"
         log.info("%s was %s", candidate.kid, self.admitted)
         return self._save_registered(candidate, statement, signs_from=self._clock())
 
     def _publish_next(self) -> HeldKey:
-        current = self._held.signing(self._clock())
-        if current is None:  # slept past its end: there is nobody left to vouch
+        current = self._signing_key()
+        if current is None:  # the host slept past the end of the last key
             return self._join()
         candidate, way = self._candidate(), f"by its predecessor {current.kid}"
         try:
-            statement = self._enrolment.rotate(candidate.pair, self._vouch(current))
+            statement = self._enrolment.rotate(candidate.pair, current)
         except EnrolmentRefused as error:
             log.error("the registry does not let %s vouch for its next key: %s", current.kid, error)
-            self._compare_with_registry()  # a key that was revoked signs nothing more
-            if self._newcomer is None:
+            self._compare_with_registry()  # removes a key that was revoked
+            if self._admission is None:
                 raise
-            statement, way = self._enrolment.join(candidate.pair, self._newcomer), _by(self._newcomer)
+            statement, way = self._enrolment.join(candidate.pair, self._admission), _by(self._admission)
         published = self._save_registered(candidate, statement, signs_from=self._clock() + self._schedule.lead)
         log.info("%s was registered %s; it signs in %s s", published.kid, way, self._schedule.lead)
         return published
 
     def _candidate(self) -> HeldKey:
-        """The key being registered: saved first, so that a process that dies in the middle leaves it to the next."""
-        for key in self._held.keys:
+        """The key to register. It is saved before: if this process is killed, the next one registers it."""
+        for key in self._keys.held.keys:
             if key.registered_at is None:
                 return key
         domain = self._check_domain()
         pair = KeyPair.generate(self._alg)
         candidate = HeldKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
-        pin = self._newcomer.pin if isinstance(self._newcomer, JoinToken) else self._held.pin
-        self._save(replace(self._held, domain=domain, pin=pin).having(candidate))
+        pin = self._admission.pin if isinstance(self._admission, JoinToken) else self._keys.held.pin
+        self._keys.save(replace(self._keys.held, domain=domain, pin=pin).having(candidate))
         return candidate
 
     def _save_registered(self, key: HeldKey, statement: KeyStatement, *, signs_from: float) -> HeldKey:
         end = float(statement.active_until)
         registered = replace(key, registered_at=self._clock(), signs_from=signs_from, expires_at=end)
-        self._save(self._held.having(registered))
+        self._keys.save(self._keys.held.having(registered))
         return registered
 
     def _retire(self, key: HeldKey) -> None:
         if key.registered_at is not None:
-            self._enrolment.retire(key, self._vouch(key))
+            self._enrolment.retire(key.thumbprint, key)
             log.info("retired %s", key.kid)
-        self._save(self._held.without(key.kid))
+        self._keys.save(self._keys.held.without(key.kid))
 
     def _compare_with_registry(self) -> None:
-        """Learn what became of the keys: forget those that were revoked or retired, take up one whose registration
-        nobody here lived to see. Only a signed answer destroys a key: one that is unknown to whoever answered becomes
-        a candidate again."""
-        for key in self._held.keys:
+        """Ask the registry for the state of each key: delete keys that were revoked or retired, and keep a candidate
+        whose registration succeeded before its process was killed. Only a signed answer deletes a key: one that the
+        registry does not know becomes a candidate again."""
+        for key in self._keys.held.keys:
             try:
                 self._check_domain()
                 statement = self._enrolment.statement(key)
@@ -267,64 +232,104 @@ class KeyKeeper:
             if statement is None:
                 if key.registered_at is not None:
                     log.error("%s is unknown to the registry", key.kid)
-                    self._save(self._held.having(replace(key, registered_at=None)))
+                    self._keys.save(self._keys.held.having(replace(key, registered_at=None)))
             elif statement.state != ACTIVE:
                 log.error("%s is no longer good: %s", key.kid, statement.state)
-                self._save(self._held.without(key.kid))
+                self._keys.save(self._keys.held.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
 
     def _encrypt(self) -> None:
-        """Keys that were saved before there was a passphrase, at once: the next rotation may be a day away."""
+        """Encrypt keys that were saved before a passphrase was set: the next rotation may be a day away."""
         if self._folder.lies_open:
-            self._save(self._held)
+            self._keys.save(self._keys.held)
             log.info("encrypted the private keys in %s", self._folder.path)
 
     def _check_registry(self) -> None:
-        """Passes the registry that is meant; and one that cannot be asked now, where there is a key that can go on.
-        Raises DocumentRefused, ConfigurationError or TrustUnavailable."""
+        """Raises DocumentRefused or ConfigurationError for another registry than the expected one, and TrustUnavailable
+        if the registry does not answer and no key of the folder can be used."""
         try:
             self._check_domain()
         except TrustUnavailable as error:
-            refusal = refusal_behind(error)
+            refusal = refusal_in(error)
             if refusal is not None and refusal.of_another_registry:
                 raise refusal from error
-            if self._held.signing(self._clock()) is None:
+            if self._signing_key() is None:
                 raise
 
     def _check_domain(self) -> str:
-        domain = self._trust.domain
-        if self._held.domain not in (None, domain):
-            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {self._held.domain}")
+        domain, kept = self._trust.domain, self._keys.held.domain
+        if kept not in (None, domain):
+            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {kept}")
         return domain
-
-    def _save(self, held: HeldKeys) -> None:
-        self._folder.save(held)
-        self._held, self._stamp = held, self._folder.stamp()
 
     # ---- what is due
 
     def _next_is_due(self) -> bool:
-        if not self._held.keys:
+        if not self._keys.held.keys:
             return False
-        newest = self._held.keys[-1]
+        newest = self._keys.held.keys[-1]
         if newest.registered_at is None:
             return True
-        half_life = (newest.expires_at - newest.registered_at) / 2  # a registry may give keys less time than we plan
+        half_life = (newest.expires_at - newest.registered_at) / 2  # a registry may end keys before the schedule does
         return newest.registered_at + min(self._schedule.every, half_life) <= self._clock()
 
     def _superseded(self) -> list[HeldKey]:
         """Keys whose successor has been signing for the length of the overlap."""
-        registered = [key for key in self._held.keys if key.registered_at is not None]
+        registered = [key for key in self._keys.held.keys if key.registered_at is not None]
         horizon = self._clock() - self._schedule.overlap
         return [old for old, new in pairwise(registered) if new.signs_from <= horizon]
 
 
-def _by(newcomer: JoinToken | PlatformToken | None) -> str:
-    """What let a first key in; of a join token its id, which is no secret."""
-    match newcomer:
+class RotationThread:
+    """The background thread of one process: calls ``publish_counts`` and `KeyRotation.work` at regular intervals."""
+
+    def __init__(
+        self, service: str, rotation: KeyRotation, schedule: RotationSchedule, publish_counts: Callable[[], None]
+    ) -> None:
+        self._service = service
+        self._rotation = rotation
+        self._publish_counts = publish_counts
+        self._interval = min(max(schedule.every / 20, 0.1), 10.0, max(schedule.lead / 2, 0.1))
+        self._working = BackgroundWork()
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread; a forked child starts its own."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="peerseal-rotate", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the rotation under way, which would otherwise find its keys deleted."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(_STOP_TIMEOUT)
+
+    def _run(self) -> None:
+        stopping, failing, pause = self._stopping, pauses(), self._interval
+        while not stopping.wait(pause):
+            pause = self._interval
+            try:
+                with self._working:
+                    self._publish_counts()
+                    if self._rotation.is_due():
+                        self._rotation.work()
+                failing = pauses()
+            except PeersealError as error:
+                pause = max(self._interval, next(failing))
+                log.warning("keys of %s could not be looked after: %s", self._service, error)
+            except Exception:  # without this thread the keys would expire a week later
+                pause = LONGEST_PAUSE
+                log.exception("keys of %s could not be looked after", self._service)
+
+
+def _by(admission: JoinToken | PlatformToken | None) -> str:
+    """How a first key was admitted. The id of a join token is no secret."""
+    match admission:
         case JoinToken():
-            return f"by join token {newcomer.id}"
+            return f"by join token {admission.id}"
         case PlatformToken():
             return "by a platform's token"
         case None:

@@ -1,132 +1,94 @@
-"""What a service signs: request tokens, transaction tokens and event tokens, each with the key that signs now."""
+"""What a service signs: request tokens, assertions, transaction tokens and event tokens.
+
+Each function takes the key that signs. What a verifier would refuse is not signed: it raises UnsignableRequest.
+"""
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
-from peerseal.errors import UnsignableRequest
+from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, MessageRefused, UnsignableRequest
 from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
+from peerseal.protocol.policies import DERIVED_FROM
 from peerseal.protocol.tokens.assertion import ASSERTION_TYP, assertion_claims
-from peerseal.protocol.tokens.event import EVENT_TYP, EventToken, payload_hash
-from peerseal.protocol.tokens.request import BLANKS, REQUEST_LIFETIME, REQUEST_TYP, RequestToken, new_jti
-from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, TransactionToken, transaction_hash
+from peerseal.protocol.tokens.bearer import BLANKS
+from peerseal.protocol.tokens.claims import LEEWAY, new_jti
+from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, EventToken, payload_hash
+from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP, RequestToken
+from peerseal.protocol.tokens.transaction import (
+    TRANSACTION_LIFETIME,
+    TRANSACTION_TYP,
+    TransactionToken,
+    transaction_hash,
+)
 from peerseal.runtime.options import shortened
+from peerseal.trust.store import TrustStore
+from peerseal.verify.context import REQUEST_ID, Transaction, current_request_id, current_transaction
+from peerseal.verify.derivation import derived_context
+from peerseal.verify.event import Event
 from peerseal.verify.target import is_origin_form
-from peerseal.verify.transaction import TRANSACTION_HEADER
+from peerseal.verify.transaction import TRANSACTION_HEADER, transaction_of
+from peerseal.verify.users import User
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # what servers read as latin-1; no line breaks, no control characters
+_FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")  # latin-1 without line breaks and control characters
+_RENEWED_BEFORE_END = 60
+"""Seconds before the end of an event's transaction token at which the next one is minted."""
 
 
-class TokenSigner:
-    """Makes the tokens of ``service``. ``domain`` gives the trust domain, or raises TrustUnavailable; ``clock`` gives
-    seconds since the epoch. What cannot be signed as it stands raises UnsignableRequest."""
+def request_token(
+    held: HeldKey,
+    audience: str,
+    *,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] = MappingProxyType({}),
+    ctx: Mapping[str, Any] | None = None,
+    now: float,
+) -> str:
+    """A request token for one request; see `Identity.sign_request`."""
+    if not is_origin_form(target):
+        raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
+    content, verb = _octets(body), plain_text(method)
+    if not verb:
+        raise UnsignableRequest(f"the method is a text, and this is {text_like(method)}")
+    bound, issued_at = _sendable(headers), int(now)
+    transaction = bound.pop(TRANSACTION_HEADER, None)
+    token = RequestToken(
+        issuer=held.owner,
+        audience=qualify(audience, held.domain),
+        issued_at=issued_at,
+        not_before=issued_at,
+        expires_at=issued_at + REQUEST_LIFETIME,
+        jti=new_jti(),
+        method=verb,
+        target_digest=digest_header(target.encode("ascii")),
+        content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
+        headers=bound,
+        tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),
+        ctx=ctx,
+    )
+    return _compact(held, REQUEST_TYP, token.claims)
 
-    def __init__(self, service: str, domain: Callable[[], str], clock: Callable[[], float]) -> None:
-        self._service = service
-        self._domain = domain
-        self._clock = clock
-        self._headers: dict[tuple[str, str], str] = {}
 
-    def request(
-        self,
-        held: HeldKey,
-        audience: str,
-        *,
-        method: str,
-        target: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        ctx: Mapping[str, Any] | None = None,
-    ) -> str:
-        """See `Identity.sign_request`."""
-        if not is_origin_form(target):
-            raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
-        content, verb = _octets(body), plain_text(method)
-        if not verb:
-            raise UnsignableRequest(f"the method is a text, and this is {text_like(method)}")
-        domain, now = self._domain(), int(self._clock())
-        bound = _sendable(headers)
-        carried = bound.pop(TRANSACTION_HEADER, None)
-        token = RequestToken(
-            issuer=f"{domain}/{self._service}",
-            audience=qualify(audience, domain),
-            issued_at=now,
-            not_before=now,
-            expires_at=now + REQUEST_LIFETIME,
-            jti=new_jti(),
-            method=verb,
-            target_digest=digest_header(target.encode("ascii")),
-            content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
-            headers=bound,
-            tth=None if carried is None else _checked(lambda: transaction_hash(carried)),
-            ctx=ctx,
-        )
-        return self._compact(held, REQUEST_TYP, lambda: canonical_json(token.claims()))
-
-    def transaction(self, held: HeldKey, token: TransactionToken) -> str:
-        """The transaction token, signed."""
-        return self._compact(held, TRANSACTION_TYP, lambda: canonical_json(token.claims()))
-
-    def assertion(self, held: HeldKey, audience: str | None, client_id: str | None) -> str:
-        """See `Identity.sign_assertion`."""
-        domain = self._domain()
-        client = plain_text(service_id(domain, self._service) if client_id is None else client_id)
-        asked = plain_text(registry_id(domain) if audience is None else audience)
-        if not client or not asked:
-            raise UnsignableRequest("an assertion's client_id and audience are texts that are not empty")
-        claims = assertion_claims(client, asked, int(self._clock()))
-        return self._compact(held, ASSERTION_TYP, lambda: canonical_json(claims))
-
-    def event(
-        self,
-        held: HeldKey,
-        payload: bytes,
-        *,
-        user: str | None,
-        audience: str,
-        scope: str,
-        event_id: str,
-        transaction_id: str,
-        topic: str,
-        lifetime: int,
-        authentication: Mapping[str, Any],
-    ) -> str:
-        """The token of an event with that payload; without a ``user`` it is the service itself that acts. ``lifetime``
-        is in seconds."""
-        issuer, now = service_id(self._domain(), self._service), int(self._clock())
-        token = EventToken(
-            issuer=issuer,
-            user=issuer if user is None else user,
-            audience=audience,
-            scope=scope,
-            event_id=event_id,
-            transaction_id=transaction_id,
-            topic=topic,
-            payload_hash=payload_hash(_octets(payload)),
-            issued_at=now,
-            expires_at=now + lifetime,
-            jti=new_jti(),
-            authentication=authentication,
-        )
-        return self._compact(held, EVENT_TYP, lambda: canonical_json(token.claims()))
-
-    def _compact(self, held: HeldKey, typ: str, payload: Callable[[], bytes]) -> str:
-        header = self._headers.get((held.kid, typ))
-        if header is None:
-            header = jose.encode_header(jose.Header(held.pair.public.alg, held.kid, typ))
-            kept = {name: value for name, value in self._headers.items() if name[0] == held.kid}
-            self._headers = {**kept, (held.kid, typ): header}  # one key signs at a time
-        token = jose.compact(header, _checked(payload), held.pair.sign)
-        if len(token) > jose.MAX_TOKEN:
-            raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
-        return token
+def assertion(held: HeldKey, *, audience: str | None = None, client_id: str | None = None, now: float) -> str:
+    """A client assertion; see `Identity.sign_assertion`."""
+    client = plain_text(held.owner if client_id is None else client_id)
+    asked = plain_text(registry_id(held.domain) if audience is None else audience)
+    if not client or not asked:
+        raise UnsignableRequest("an assertion's client_id and audience are texts that are not empty")
+    return _compact(held, ASSERTION_TYP, lambda: assertion_claims(client, asked, int(now)))
 
 
 def whole_seconds(lifetime: object, at_most: int) -> int:
@@ -141,11 +103,201 @@ def scope_set(scope: Any) -> frozenset[str]:
     """The scopes. Raises UnsignableRequest for what is no collection of texts, and for one text: its characters would
     count as scopes."""
     if not isinstance(scope, str | bytes):
-        with suppress(Exception):  # no iterable, one that raises, or of what has no hash
+        with suppress(Exception):  # not iterable, or an iterable that raises, or values that cannot be hashed
             scopes = frozenset(scope)
             if all(isinstance(one, str) for one in scopes):
                 return scopes
     raise UnsignableRequest(f"scope is a collection of scopes, and this is {shortened(scope)}")
+
+
+class Minter:
+    """Signs transactions and events: at the edge for a user, and in a consumer for the event that it handles.
+
+    A transaction token is accepted only from a service that the domain's settings list as a minter. The minter reads
+    the settings first and raises an error at once if it is not listed.
+    """
+
+    def __init__(self, trust: TrustStore, keys: SigningKeys) -> None:
+        self._trust = trust
+        self._keys = keys
+        self._clock = keys.clock
+
+    def for_user(
+        self,
+        user: User,
+        scopes: frozenset[str],
+        facts: Mapping[str, Any] | None,
+        transaction_id: str | None,
+        workload: str | None,
+        lifetime: int,
+    ) -> Transaction:
+        """See `Identity.mint_transaction`. ``lifetime`` is in seconds."""
+        domain, issuer = self._trust.domain, self._issuer()
+        if issuer not in self._trust.settings().minters:
+            raise CallerNotAllowed(f"{issuer} is not among the domain's minters")
+        if self._clock() >= user.expires_at + LEEWAY:  # an application that keeps a User must verify the token again
+            raise Expired("the user's token has ended")
+        if not scopes <= user.scopes:
+            raise InsufficientScope(f"the user's token does not allow {' '.join(sorted(scopes - user.scopes))}")
+        token = self._token(
+            lifetime,
+            user=user.name,
+            id=new_jti() if transaction_id is None else transaction_id,
+            scopes=scopes,
+            workload=issuer if workload is None else qualify(workload, domain),
+            facts={} if facts is None else facts,
+            authentication=user.authentication,
+        )
+        return transaction_of(token, self._signed(token))
+
+    def for_event(self, event: Event) -> Transaction | None:
+        """See `Identity.transaction_for_event`."""
+        issuer = self._issuer()
+        if issuer not in self._trust.settings().minters:
+            return None
+        return Transaction(
+            id=event.transaction_id,
+            user=event.user,
+            scopes=frozenset((event.scope,)),
+            facts=MappingProxyType({"event_id": event.id}),
+            authentication=event.authentication,
+            minter=issuer,
+            workload=event.issuer,
+            carry=_Renewed(lambda: self._event_transaction(event), self._clock),
+        )
+
+    def event_headers(
+        self,
+        payload: bytes,
+        *,
+        topic: str,
+        audience: str,
+        scope: str,
+        event_id: str,
+        transaction_id: str | None,
+        subject: str | None,
+        lifetime: timedelta,
+    ) -> dict[str, str]:
+        """See `Identity.sign_event`."""
+        current = current_transaction()
+        user, transaction_id = _user_and_transaction(current, subject, transaction_id)
+        held, now, seconds = self._keys.current(), int(self._clock()), whole_seconds(lifetime, EVENT_LIFETIME_CAP)
+        token = EventToken(
+            issuer=held.owner,
+            user=held.owner if user is None else user,
+            audience=audience,
+            scope=scope,
+            event_id=event_id,
+            transaction_id=transaction_id,
+            topic=topic,
+            payload_hash=payload_hash(_octets(payload)),
+            issued_at=now,
+            expires_at=now + seconds,
+            jti=new_jti(),
+            authentication=self._event_context(current, scope) if current else {},
+        )
+        request_id = current_request_id()
+        headers = {"authorization": f"Bearer {_compact(held, EVENT_TYP, token.claims)}"}
+        return headers | ({REQUEST_ID: request_id} if request_id else {})
+
+    def _event_context(self, current: Transaction, scope: str) -> Mapping[str, Any]:
+        """``rctx`` of an event that is signed in the current transaction.
+
+        The scope is one of the transaction's, or the domain's settings derive it from one of them. Only the service
+        that minted the transaction derives scopes, and only before it ends: the transaction of another minter may
+        belong to an event that its user published long ago. Raises UnsignableRequest or TrustUnavailable.
+        """
+        if DERIVED_FROM in current.authentication:
+            raise UnsignableRequest("the current transaction is for a derived scope, which is good for one event only")
+        if scope in current.scopes:
+            return current.authentication
+        not_allowed = f"the current transaction does not allow {scope}"
+        issuer = self._issuer()
+        if current.minter != issuer:
+            raise UnsignableRequest(f"{not_allowed}, and scopes are derived by its minter only: {current.minter}")
+        context = derived_context(self._trust.settings(), issuer, scope, current.scopes, current.authentication)
+        if context is None:
+            raise UnsignableRequest(
+                f"{not_allowed}, and the domain's settings derive it for {issuer} from none of its scopes"
+            )
+        if current.expires_at is None or self._clock() >= current.expires_at + LEEWAY:
+            raise UnsignableRequest(f"{scope} is derived in a user's transaction before it ends, and at no other time")
+        return context
+
+    def _event_transaction(self, event: Event) -> str:
+        token = self._token(
+            TRANSACTION_LIFETIME,
+            user=event.user,
+            id=event.transaction_id,
+            scopes=frozenset((event.scope,)),
+            workload=event.issuer,
+            facts={"event_id": event.id},
+            authentication=event.authentication,
+        )
+        try:
+            return self._signed(token)
+        except UnsignableRequest as error:  # a later attempt would fail as well
+            raise MessageRefused("event_unmintable", str(error)) from error
+
+    def _token(self, lifetime: int, **claims: Any) -> TransactionToken:
+        """A token of this service, which begins now and ends ``lifetime`` seconds later."""
+        now = int(self._clock())
+        return TransactionToken(
+            issuer=self._issuer(), audience=self._trust.domain, issued_at=now, expires_at=now + lifetime, **claims
+        )
+
+    def _signed(self, token: TransactionToken) -> str:
+        return _compact(self._keys.current(), TRANSACTION_TYP, token.claims)
+
+    def _issuer(self) -> str:
+        return service_id(self._trust.domain, self._keys.service)
+
+
+def _user_and_transaction(
+    current: Transaction | None, subject: str | None, transaction_id: str | None
+) -> tuple[str | None, str]:
+    """The user and the transaction id of an event: those of the current transaction, or the given ones where there is
+    no current transaction. Raises UnsignableRequest."""
+    if current and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
+        raise UnsignableRequest("an event of another user or transaction than the current one")
+    if current is not None:
+        return current.user, current.id
+    if transaction_id is None:
+        raise UnsignableRequest("an event of no transaction")
+    return subject, transaction_id
+
+
+class _Renewed:
+    """A transaction token that is minted when a call first needs it, and again before it ends: the work on an event
+    may take longer than a token lives, and for most events no token is needed."""
+
+    def __init__(self, mint: Callable[[], str], clock: Callable[[], float]) -> None:
+        self._mint = mint
+        self._clock = clock
+        self._token = ""
+        self._renew_at = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            now = self._clock()
+            if now >= self._renew_at:
+                self._token = self._mint()
+                self._renew_at = now + TRANSACTION_LIFETIME - _RENEWED_BEFORE_END
+            return self._token
+
+
+def _compact(held: HeldKey, typ: str, claims: Callable[[], Mapping[str, Any]]) -> str:
+    header = _header(held.pair.public.alg, held.kid, typ)
+    token = jose.compact(header, _checked(lambda: canonical_json(claims())), held.pair.sign)
+    if len(token) > jose.MAX_TOKEN:
+        raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
+    return token
+
+
+@lru_cache(maxsize=64)
+def _header(alg: str, kid: str, typ: str) -> str:
+    return jose.encode_header(jose.Header(alg, kid, typ))
 
 
 def _octets(payload: bytes) -> bytes:
@@ -156,12 +308,12 @@ def _octets(payload: bytes) -> bytes:
 
 
 def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers as a server will read them: by lower-case names, without the blanks around values, and without an
-    empty content-type. Raises UnsignableRequest for what no request can hold (RFC 9110 sections 5.1 and 5.5) and for
-    two spellings of one name."""
+    """The headers as a server reads them: with lower-case names, without blanks around values, and without an empty
+    content-type. Raises UnsignableRequest for what no request can hold (RFC 9110 sections 5.1 and 5.5) and for two
+    spellings of one name."""
     try:
         items = [(name, value) for name, value in headers.items()]  # pairs, or an error at once
-    except Exception as error:  # another mapping's own, or that it is none
+    except Exception as error:  # headers is no mapping, or its methods raise
         raise UnsignableRequest(f"headers are a mapping of texts, and this is {kind_of(headers)}") from error
     pairs = [(_name(name), _field_value(name, value)) for name, value in items]
     bound = dict(pairs)
@@ -188,8 +340,8 @@ def _field_value(name: object, value: object) -> str:
 
 
 def _checked(make: "Callable[[], Any]") -> Any:
-    """What ``make`` makes. What a verifier would refuse is not signed: raises UnsignableRequest."""
+    """What ``make`` returns. Raises UnsignableRequest for any error of it."""
     try:
         return make()
-    except Exception as error:  # MalformedToken, InvalidName, what json raises, what a value's own methods raise
+    except Exception as error:  # MalformedToken, InvalidName, errors of json and of a value's own methods
         raise UnsignableRequest(str(error)) from error

@@ -1,9 +1,9 @@
-"""The transactional outbox: an event goes out if, and only if, the transaction that it tells of was committed.
+"""The transactional outbox: an event is sent if, and only if, the transaction that it reports was committed.
 
-The application adds a signed event within its own database transaction (SQLAlchemy, on PostgreSQL or SQLite; extra
-``kafka`` or ``rabbitmq``), and a relay in the background sends it once the broker can be reached::
+The application adds a signed event in its own database transaction (SQLAlchemy, on PostgreSQL or SQLite; extra
+``kafka`` or ``rabbitmq``). A relay in the background sends it when the broker can be reached::
 
-    OUTBOX = outbox_table(metadata)                       # beside the application's own tables
+    OUTBOX = outbox_table(metadata)                       # next to the application's tables
     outbox = Outbox(engine, OUTBOX)
     outbox.start(lambda: open_outlet("kafka://kafka:9092"))
 
@@ -13,7 +13,7 @@ The application adds a signed event within its own database transaction (SQLAlch
         outbox.add(connection, "OrderCreated", payload, headers, key=b"order 7")
     outbox.wake()
 
-Each event is sent at least once, in the order of its topic and key: consumers count it once (`peerseal.inbox`).
+Each event is sent at least once, in the order of its topic and key; consumers count it once (`peerseal.inbox`).
 """
 
 import atexit
@@ -41,9 +41,9 @@ _LONGEST_TOPIC = 249  # characters: what Kafka takes, and the column
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus:
-    """How an outbox does. ``waiting`` events are not confirmed by the broker yet, the oldest of them for ``oldest_age``
-    seconds (0 where none waits); ``put_aside`` were refused for good. ``failure`` is the code of what the relay of this
-    process failed at last, None where its last attempt succeeded."""
+    """The state of an outbox: the number of events that the broker has not confirmed, the age of the oldest of them in
+    seconds (0 without any), the number of events that were refused for good, and the code of the last error of this
+    process's relay (None if its last attempt succeeded)."""
 
     waiting: int
     oldest_age: float
@@ -51,20 +51,20 @@ class OutboxStatus:
     failure: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """The state as JSON members."""
         return asdict(self)
 
 
 class Outbox:
     """The outbox ``table`` in the database of ``engine``. ``clock`` gives seconds since the epoch.
 
-    Safe to use from threads and before a fork: once started it has a relay in this process and in each process that is
-    forked from it, of which one works at a time, on however many hosts. Raises ConfigurationError on a database that is
-    neither PostgreSQL nor SQLite in a file.
+    Safe to use from threads and before a fork. After `start` this process and each process that is forked from it has a
+    relay; of all relays on all hosts one works at a time. Raises ConfigurationError for a database that is neither
+    PostgreSQL nor SQLite in a file.
     """
 
     STOP_WITHIN = 10.0
-    """Seconds for an attempt under way to end."""
+    """Seconds for the current attempt to end."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class Outbox:
         *,
         key: bytes | None = None,
     ) -> int:
-        """Add an event with the headers that `Identity.sign_event` gave, in the transaction of ``connection``; → its
-        number. Events of one topic and ``key`` go out in the order of their numbers; events without a key in any order.
+        """Add an event with the headers of `Identity.sign_event` in the transaction of ``connection``; returns its
+        number. Events of one topic and ``key`` are sent in the order of their numbers, events without a key in any.
 
-        Call `wake` once the transaction is committed. Raises ConfigurationError for what no broker takes, or what
-        SQLAlchemy raises.
+        Call `wake` after the commit. Raises ConfigurationError for an event that no broker accepts, or an error of
+        SQLAlchemy.
         """
         check_is("topic", topic, str, "a text")
         check_is("payload", payload, bytes, "bytes")
@@ -114,8 +114,8 @@ class Outbox:
     # ---- the relay
 
     def start(self, connect: Connect) -> None:
-        """Send what waits from now on, by the outlet that ``connect`` opens, in this process and in each that is forked
-        from it. A second call changes nothing."""
+        """Start the relay of this process, and of each process that is forked from it. ``connect`` opens the outlet. A
+        second call changes nothing."""
         check_callable("connect", connect)
         if self._relay is None:
             self._relay = Relay(self._engine, self._rows, connect, self._limits, self._clock)
@@ -123,33 +123,33 @@ class Outbox:
         atexit.register(self.stop)
 
     def wake(self) -> None:
-        """Have the relay of this process look into the outbox at once: a transaction with an event was committed."""
+        """Let the relay check the outbox at once, after the commit of a transaction with an event."""
         if self._relay is not None:
             self._relay.wake()
 
     def stop(self, timeout: float = STOP_WITHIN) -> bool:
-        """End the relay of this process, once an attempt under way has ended; → whether it did within ``timeout``
-        seconds. What waits goes out by another relay, or after the next start."""
+        """End the relay of this process after the current attempt; returns whether it ended within ``timeout`` seconds.
+        Another relay, or the next start, sends the events that wait."""
         atexit.unregister(self.stop)
         return self._relay is None or self._relay.stop(timeout)
 
     # ---- for operators and metrics
 
     def status(self) -> OutboxStatus:
-        """How the outbox does now. Raises what SQLAlchemy raises."""
+        """The state of the outbox. Raises an error of SQLAlchemy."""
         with self._engine.connect() as connection:
             waiting, oldest, aside = self._rows.counts(connection)
         age = 0.0 if oldest is None else max(0.0, self._clock() - oldest)
         return OutboxStatus(waiting, age, aside, self._relay.failure if self._relay is not None else None)
 
     def put_aside(self, limit: int = 100) -> list[PutAside]:
-        """Events that the broker refused for good, the oldest first. Raises what SQLAlchemy raises."""
+        """Events that the broker refused for good, the oldest first. Raises an error of SQLAlchemy."""
         with self._engine.connect() as connection:
             return self._rows.aside(connection, limit)
 
     def retry(self, numbers: Iterable[int]) -> int:
-        """Send events that were put aside once more, such as after the broker's limit was raised; → how many. Each goes
-        out in the order of its number, which may be after later events of its key. Raises what SQLAlchemy raises."""
+        """Send events again that were put aside; returns their number. An event may then arrive after later events of
+        its key. Raises an error of SQLAlchemy."""
         with self._engine.begin() as connection:
             count = self._rows.retry(connection, numbers)
         self.wake()

@@ -1,36 +1,43 @@
-"""The relay: a thread of each process that sends what waits in the outbox, until the broker has confirmed it.
+"""The relay: a thread of each process that sends the events of the outbox until the broker has confirmed them.
 
 One round sends one batch of one topic::
 
     confirmed ────────────────── deleted
-    the broker is away ───────── the topic rests for a growing pause, other topics go on
-    one of several refused ───── each goes out alone
-    refused alone ────────────── noted; the event waits for a growing pause, and those of its key behind it
-       └── for the last time ─── put aside; those behind it go on
+    the broker does not answer ─ the topic pauses, longer each time; other topics continue
+    one of several refused ───── each event is sent alone
+    refused alone ────────────── the event and later events of its key wait, longer each time
+       └── for the last time ─── put aside; later events of its key continue
 
-A process that is killed between the broker's confirmation and the deletion leaves the batch to the next relay, which
-sends it again: at least once, in the order of each key.
+If a process is killed after the confirmation and before the deletion, the next relay sends the batch again: each event
+is sent at least once, in the order of its key.
+
+One relay works at a time, of all processes and hosts with the same outbox. On PostgreSQL it has an advisory lock of its
+transaction: the lock ends with the connection, and the server ends the connection of a relay that is frozen or cut off.
+On SQLite, whose file belongs to one host, it locks a file next to the database: a transaction would keep the
+application from writing.
 """
 
+import fcntl
+import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, PeersealError
 from peerseal.messaging import Outlet
 from peerseal.outbox.rows import Rows, Waiting, code_of
-from peerseal.outbox.turn import Turns
 from peerseal.runtime.extras import missing
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
+from peerseal.runtime.trusted_path import Opened
 
 try:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Table, func, select, text
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 except ModuleNotFoundError as error:
     raise missing(error, "kafka") from error
@@ -38,35 +45,35 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("peerseal.outbox")
 
 Connect = Callable[[], Outlet]
-"""Opens the way to the broker, such as ``lambda: open_outlet(url)``."""
-
-
+"""Opens an outlet, such as ``lambda: open_outlet(url)``."""
 Refused = tuple[Waiting, Exception]
 
+LONGEST_SILENCE = 120
+"""Seconds without a statement after which PostgreSQL ends the transaction of a relay: longer than any broker takes."""
 MAX_BATCH = 10_000
-"""Events of a batch, at most: each is a parameter of one statement, and databases take tens of thousands."""
+"""Events of a batch at most: each is a parameter of one statement, and databases take tens of thousands."""
 SUSPICIOUS = 2
-"""Failures of a topic in a row from which on its events go out one by one, to find the one that the broker fails at."""
+"""Failures of a topic in a row after which its events are sent one by one, to find the one that causes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
-    """Of a relay."""
+    """The limits of a relay."""
 
     batch: int = 100
-    """Events that are sent before the broker must confirm them all; 10,000 at most."""
+    """Events that are sent before the broker must confirm them; 10,000 at most."""
     poll: float = 0.5
-    """Seconds between two looks into the outbox while nobody wakes the relay: another process may have added events."""
+    """Seconds between two checks of the outbox for events of other processes."""
     confirm_within: float = 5.0
-    """Seconds for the broker to confirm a batch, before all of it is sent again."""
+    """Seconds for the broker to confirm a batch before it is sent again."""
     attempts: int = 30
-    """How often the broker may refuse an event before it is put aside: with these pauses in four minutes, in which a
-    full queue may have room again."""
+    """How often the broker may refuse an event before it is put aside: four minutes with these pauses, in which a full
+    queue may have room again."""
     pauses: Sequence[float] = (0.5, 1.0, 2.0, 5.0, 10.0)
-    """Seconds before another attempt after each failure, the last one again and again."""
+    """Seconds before each further attempt; the last pause is repeated."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for a limit that is none."""
+        """Raises ConfigurationError, which names the limit."""
         for name in ("batch", "attempts"):
             check_whole(f"OutboxLimits.{name}", getattr(self, name), at_least=1)
         check_number("OutboxLimits.batch", self.batch, at_most=MAX_BATCH)
@@ -77,65 +84,128 @@ class OutboxLimits:
             check_number("OutboxLimits: a time", pause, at_most=threading.TIMEOUT_MAX)
 
     def pause_after(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row, one or more."""
+        """Seconds to wait after that many failures in a row (1 or more)."""
         return self.pauses[min(failures, len(self.pauses)) - 1]
 
 
-class _Rests:
-    """Topics for which the broker is away: how often in a row it was, and until when each rests."""
+class _PausedTopics:
+    """Topics for which the broker does not answer: how often in a row, and the end of each pause."""
 
     def __init__(self, limits: OutboxLimits) -> None:
         self._limits = limits
         self._topics: dict[str, tuple[int, float]] = {}
 
     def now(self) -> list[str]:
-        """Those that rest."""
+        """Topics whose pause has not ended."""
         return [topic for topic, (_, until) in self._topics.items() if time.monotonic() < until]
 
-    def topics(self) -> list[str]:
-        """Those that rest, or did so last time."""
+    def failing(self) -> list[str]:
+        """Topics for which the last attempt failed."""
         return list(self._topics)
 
     def failures(self, topic: str) -> int:
-        """How often in a row the broker was away for the topic."""
+        """Failures of the topic in a row."""
         return self._topics.get(topic, (0, 0.0))[0]
 
     def begin(self, topic: str) -> float:
-        """Let a topic rest; → for how many seconds."""
+        """Note a failure; returns the seconds of the pause."""
         failures = self.failures(topic) + 1
         pause = self._limits.pause_after(failures)
         self._topics[topic] = failures, time.monotonic() + pause
         return pause
 
     def end(self, topic: str) -> None:
-        """The broker took an event of the topic."""
+        """The broker accepted an event of the topic."""
         self._topics.pop(topic, None)
 
 
+class _RelayLock:
+    """The lock of the one relay that works on the outbox ``table`` in the database of ``engine``."""
+
+    def __init__(self, engine: Engine, table: Table) -> None:
+        self._engine = engine
+        self._number = _lock_number(table.fullname)
+        self._name = table.name
+        self._held: Opened | None = None
+
+    @contextmanager
+    def take(self) -> Iterator[Connection | None]:
+        """A connection to work with, whose transaction is committed at the end; None if another relay has the lock.
+        Raises OSError or an error of SQLAlchemy."""
+        with self._engine.connect() as connection, self._alone(connection) as alone:
+            yield connection if alone else None
+            connection.commit()
+
+    def begin_broker_work(self, connection: Connection) -> None:
+        """Let other connections write to SQLite while the broker works."""
+        if connection.dialect.name == "sqlite":
+            connection.commit()
+
+    def drop_in_child(self) -> None:
+        """Close the file that a forked child inherited: it would keep the lock of a parent that was killed."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+
+    def _alone(self, connection: Connection) -> AbstractContextManager[bool]:
+        if connection.dialect.name == "postgresql":
+            return nullcontext(self._alone_on_postgresql(connection))
+        return self._alone_on_sqlite(connection)
+
+    def _alone_on_postgresql(self, connection: Connection) -> bool:
+        connection.execution_options(isolation_level="READ COMMITTED")  # reads nothing older than the lock
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{LONGEST_SILENCE}s'"))
+        return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(self._number))))
+
+    @contextmanager
+    def _alone_on_sqlite(self, connection: Connection) -> Iterator[bool]:
+        lock = Opened(os.open(self._lock_file(connection), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            try:
+                fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                self._held = lock
+                yield True
+        finally:
+            self._held = None
+            lock.unlock()
+
+    def _lock_file(self, connection: Connection) -> str:
+        databases = connection.exec_driver_sql("PRAGMA database_list").all()
+        return next(f"{path}-{self._name}.lock" for _, name, path in databases if name == "main")
+
+
+def _lock_number(name: str) -> int:
+    """A number for PostgreSQL's advisory locks, which have no names."""
+    return int.from_bytes(hashlib.sha256(f"peerseal.outbox {name}".encode()).digest()[:8], "big", signed=True)
+
+
 class Relay:
-    """Sends what waits in ``rows`` by an outlet that ``connect`` opens. See `peerseal.outbox.Outbox`."""
+    """Sends the events in ``rows`` to an outlet that ``connect`` opens. See `peerseal.outbox.Outbox`."""
 
     def __init__(
         self, engine: Engine, rows: Rows, connect: Connect, limits: OutboxLimits, clock: Callable[[], float]
     ) -> None:
-        self._engine, self._rows, self._turns = engine, rows, Turns(engine, rows.table)
+        self._engine, self._rows, self._lock = engine, rows, _RelayLock(engine, rows.table)
         self._connect, self._limits, self._clock = connect, limits, clock
-        self._rests = _Rests(limits)
+        self._paused = _PausedTopics(limits)
         self._outlet: Outlet | None = None
-        self._inherited: list[Outlet] = []  # of a parent process: never used, and never closed here
-        self._confirmed: list[int] = []  # what the broker has and the database could not forget yet
-        self._round, self._working = threading.Lock(), BackgroundWork()
+        self._inherited: list[Outlet] = []  # outlets of a parent process, which are never used or closed here
+        self._confirmed: list[int] = []  # numbers of events that are confirmed and not deleted yet
+        self._one_round, self._working = threading.Lock(), BackgroundWork()
         self._started, self._pid = False, os.getpid()
         self._thread: threading.Thread | None = None
         self._stopping, self._woken = threading.Event(), threading.Event()
         self.failure: str | None = None
-        """The code of what this process failed at last; None where the last attempt succeeded."""
+        """The code of the last error of this process; None if the last attempt succeeded."""
         in_each_child(self._after_fork)
 
     # ---- the thread
 
     def start(self) -> None:
-        """Start the thread of this process, and one in each process that is forked from it."""
+        """Start the thread of this process, and of each process that is forked from it."""
         notice_fork()
         if not self._started:
             self._started = True
@@ -143,12 +213,12 @@ class Relay:
             self._start_thread()
 
     def wake(self) -> None:
-        """Look into the outbox now."""
+        """Check the outbox now."""
         notice_fork()
         self._woken.set()
 
     def stop(self, timeout: float) -> bool:
-        """End the thread; → whether it ended within ``timeout`` seconds."""
+        """End the thread; returns whether it ended within ``timeout`` seconds."""
         self._started = False
         self._stopping.set()
         self._woken.set()
@@ -171,7 +241,7 @@ class Relay:
                 with self._working:
                     sent = self.send_waiting()
                 failures = 0
-            except Exception as error:  # the thread must not die of a surprise: events would wait unseen
+            except Exception as error:  # without this thread events would never be sent
                 sent, failures = 0, failures + 1
                 self._note_failure(error)
                 stopping.wait(self._limits.pause_after(failures))
@@ -186,9 +256,9 @@ class Relay:
         log.error("the outbox cannot be relayed: %s", printable(said), exc_info=None if known else error)
 
     def _after_fork(self) -> None:
-        """A child has no thread, and no use for its parent's connections, outlet, locks and turn."""
-        self._round = threading.Lock()
-        self._turns.drop_in_child()
+        """A forked child has no thread, and does not use its parent's connections, outlet and locks."""
+        self._one_round = threading.Lock()
+        self._lock.drop_in_child()
         self._engine.dispose(close=False)
         if self._outlet is not None:
             self._inherited.append(self._outlet)
@@ -200,11 +270,11 @@ class Relay:
     # ---- a round
 
     def send_waiting(self) -> int:
-        """One round; → how many events it was about, 0 where none may go now or another relay has the turn. Raises
-        ConfigurationError, OSError or what SQLAlchemy raises."""
-        with self._round:
+        """One round; returns the number of events in it: 0 if none may be sent now, or another relay works. Raises
+        ConfigurationError, OSError or an error of SQLAlchemy."""
+        with self._one_round:
             count = 0
-            with self._turns.take() as connection:
+            with self._lock.take() as connection:
                 if connection is not None:
                     self._forget_confirmed(connection)
                     count = self._send_batch(connection)
@@ -218,36 +288,36 @@ class Relay:
             self._limits.batch,
             self._clock(),
             longest_pause=max(self._limits.pauses),
-            resting=self._rests.now(),
-            failing=self._rests.topics(),
+            paused=self._paused.now(),
+            failing=self._paused.failing(),
         )
         if batch:
-            self._turns.begin_broker_work(connection)
+            self._lock.begin_broker_work(connection)
             for event, refusal in self._send(batch):
                 self._note_refusal(connection, event, refusal)
             self._forget_confirmed(connection)
         return len(batch)
 
     def _send(self, batch: Sequence[Waiting]) -> list[Refused]:
-        """Send a batch of one topic; → those of its events that are refused."""
+        """Send a batch of one topic; returns the events that are refused."""
         topic, refused = batch[0].topic, list[Refused]()
         try:
-            together = len(batch) > 1 and self._rests.failures(topic) < SUSPICIOUS
+            together = len(batch) > 1 and self._paused.failures(topic) < SUSPICIOUS
             if not together or self._refusal_of(*batch) is not None:
                 self._send_singly(batch, refused)
         except PeersealError as error:
             self._give_up_outlet()
             self.failure = code_of(error)
-            pause = self._rests.begin(topic)
+            pause = self._paused.begin(topic)
             log.warning("events on %s wait, the next attempt is in %s s: %s", topic, pause, printable(error))
         else:
-            self._rests.end(topic)
+            self._paused.end(topic)
             self.failure = code_of(refused[-1][1]) if refused else None
         return refused
 
     def _send_singly(self, batch: Sequence[Waiting], refused: list[Refused]) -> None:
-        """One event after the other, for as long as a batch may take; the rest is left to the next round. Raises
-        PeersealError where the broker is away."""
+        """Send the events one by one, for as long as a batch may take; the next round sends the rest. Raises
+        PeersealError if the broker does not answer."""
         ends = time.monotonic() + self._limits.confirm_within
         for event in batch:
             if event.number not in self._confirmed:
@@ -257,27 +327,27 @@ class Relay:
                 return
 
     def _refusal_of_one(self, event: Waiting, batch: Sequence[Waiting], refused: list[Refused]) -> Exception | None:
-        """As `_refusal_of`. Where the broker is away for this event and takes another one, the event is to blame."""
+        """As `_refusal_of`. No answer for this event counts as a refusal if the broker accepts another event."""
         try:
             return self._refusal_of(event)
         except PeersealError as error:
             self._give_up_outlet()
-            if event.failures and not self._rests.failures(event.topic):
-                refused.append((event, error))  # others passed just before; and the topic rests until others pass again
+            if event.failures and not self._paused.failures(event.topic):
+                refused.append((event, error))  # other events were accepted just before
                 raise
-            if not self._another_passes(event, batch):
+            if not self._another_is_accepted(event, batch):
                 raise
             return error
 
-    def _another_passes(self, event: Waiting, batch: Sequence[Waiting]) -> bool:
+    def _another_is_accepted(self, event: Waiting, batch: Sequence[Waiting]) -> bool:
         others = [one for one in batch if one is not event and one.number not in self._confirmed]
         with suppress(PeersealError):
             return bool(others) and self._refusal_of(others[-1]) is None
         return False
 
     def _refusal_of(self, *events: Waiting) -> Exception | None:
-        """Send these events; → why the broker refuses one of them, None once it has confirmed them all. Raises
-        PeersealError where the broker is away."""
+        """Send these events; returns why the broker refuses one of them, or None when all are confirmed. Raises
+        PeersealError if the broker does not answer."""
         try:
             outlet = self._opened_outlet()
             for event in events:
@@ -305,7 +375,7 @@ class Relay:
             log.warning("event %d on %s is refused, and waits for %s s: %s", event.number, event.topic, pause, said)
 
     def _forget_confirmed(self, connection: Connection) -> None:
-        """Where that fails, the next turn begins with it, so that the same events are not sent again and again."""
+        """Delete confirmed events. If that fails, the next round does it first, before it sends anything."""
         if self._confirmed:
             self._rows.forget(connection, self._confirmed)
 
@@ -317,13 +387,13 @@ class Relay:
                 self._outlet = self._connect()
             except PeersealError:
                 raise
-            except Exception as error:  # of the application's function: no event is to blame
-                what = f"the way to the broker cannot be opened: {type(error).__name__}: {printable(error)}"
-                raise BrokerUnavailable(what) from error
+            except Exception as error:  # an error of the application's function, and of no event
+                problem = f"the way to the broker cannot be opened: {type(error).__name__}: {printable(error)}"
+                raise BrokerUnavailable(problem) from error
         return self._outlet
 
     def _give_up_outlet(self) -> None:
-        """With what it still holds: all of it is in the database."""
+        """Close the outlet. Events that it still holds are in the database."""
         outlet, self._outlet = self._outlet, None
         if outlet is not None:
             with suppress(Exception):

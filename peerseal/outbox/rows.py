@@ -36,8 +36,8 @@ _LONGEST_DETAIL = 500  # characters
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An event that waits for the broker. ``number`` is its place in the order in which events were added,
-    ``failures`` how often the broker refused it."""
+    """An event that waits for the broker. ``number`` counts events as they were added; ``failures`` counts how often
+    the broker refused this one."""
 
     number: int
     topic: str
@@ -49,8 +49,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class PutAside:
-    """An event that the broker refused as often as the limits allow. ``code`` and ``detail`` are of the last refusal,
-    times in seconds since the epoch, ``size`` is that of the payload in bytes."""
+    """An event that the broker refused as often as the limits allow. ``size`` is that of the payload in bytes, ``code``
+    and ``detail`` describe the last refusal, times are seconds since the epoch."""
 
     number: int
     topic: str
@@ -64,7 +64,7 @@ class PutAside:
 
 
 def outbox_table(metadata: MetaData, name: str = "peerseal_outbox") -> Table:
-    """The table, as one of the application's own: its migrations or `create_tables` create it."""
+    """The table, in the application's metadata: its migrations or `create_tables` create it."""
     failures = Column("failures", Integer, nullable=False, server_default="0")
     return Table(
         name,
@@ -81,12 +81,12 @@ def outbox_table(metadata: MetaData, name: str = "peerseal_outbox") -> Table:
         Column("detail", String(_LONGEST_DETAIL)),
         Column("put_aside_at", Double),
         Index(f"ix_{name}_failures", "topic", "key", postgresql_where=failures > 0, sqlite_where=failures > 0),
-        sqlite_autoincrement=True,  # so that no number is given twice
+        sqlite_autoincrement=True,  # no number is used twice
     )
 
 
 class Rows:
-    """The rows of the outbox ``table``. Each method works in the caller's transaction."""
+    """The rows of the outbox ``table``. All methods work in the caller's transaction."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -94,7 +94,7 @@ class Rows:
     def add(
         self, connection: Connection, topic: str, payload: bytes, headers: dict[str, str], key: bytes | None, now: float
     ) -> int:
-        """Add an event, and return its number."""
+        """Add an event; returns its number."""
         row = {"topic": topic, "payload": payload, "headers": headers, "key": key, "added_at": now}
         return int(connection.execute(self.table.insert().values(row).returning(self.table.c.number)).scalar_one())
 
@@ -105,15 +105,15 @@ class Rows:
         now: float,
         *,
         longest_pause: float,
-        resting: Iterable[str],
+        paused: Iterable[str],
         failing: Collection[str],
     ) -> list[Waiting]:
-        """Events that may go out now, all of one topic, among the ``size`` oldest: of each key the first one, so that
-        none overtakes it, whatever the broker does with it. One that failed before comes alone, and last on a
-        ``failing`` topic. None is on a ``resting`` one. An event that is to wait for longer than the ``longest_pause``
-        was refused while the clock was ahead, and goes now."""
+        """Events of one topic to send now, among the ``size`` oldest: the first one of each key, so that no later event
+        overtakes it if the broker refuses it. An event that failed before is returned alone, and on ``failing`` topics
+        after all others. Topics in ``paused`` are left out. A wait of more than ``longest_pause`` means that the clock
+        was wrong at the refusal: such an event is sent now."""
         row = self.table.c
-        free = self._may_go(now, longest_pause) & row.topic.not_in(list(resting))
+        free = self._may_go(now, longest_pause) & row.topic.not_in(list(paused))
         untried = free & ((row.failures == 0) | row.topic.not_in(list(failing)))
         oldest = self._oldest(connection, untried, size) or (self._oldest(connection, free, size) if failing else [])
         if not oldest:
@@ -129,7 +129,7 @@ class Rows:
 
     def _may_go(self, now: float, longest_pause: float) -> ColumnElement[bool]:
         row, earlier = self.table.c, alias(self.table).c
-        behind_a_failed_one = exists().where(
+        follows_a_failed_one = exists().where(
             earlier.topic == row.topic,
             earlier.key == row.key,
             earlier.number < row.number,
@@ -137,18 +137,18 @@ class Rows:
             earlier.put_aside_at.is_(None),
         )
         is_due = (row.not_before <= now) | (row.not_before > now + longest_pause)
-        return row.put_aside_at.is_(None) & is_due & ~behind_a_failed_one
+        return row.put_aside_at.is_(None) & is_due & ~follows_a_failed_one
 
     def forget(self, connection: Connection, numbers: Iterable[int]) -> None:
-        """The broker has them."""
+        """Delete events that the broker has confirmed."""
         connection.execute(delete(self.table).where(self.table.c.number.in_(list(numbers))))
 
     def note_refusal(self, connection: Connection, number: int, error: Exception, *, not_before: float) -> None:
-        """The broker refused the event once more; it may go out again at ``not_before``."""
+        """Note a refusal; the event is sent again after ``not_before``."""
         self._note(connection, number, error, not_before=not_before)
 
     def put_aside(self, connection: Connection, number: int, error: Exception, *, now: float) -> None:
-        """The broker refused the event for the last time."""
+        """Note the last refusal."""
         self._note(connection, number, error, put_aside_at=now)
 
     def _note(self, connection: Connection, number: int, error: Exception, **columns: float) -> None:
@@ -157,21 +157,21 @@ class Rows:
         connection.execute(update(self.table).where(self.table.c.number == number).values(noted))
 
     def retry(self, connection: Connection, numbers: Iterable[int]) -> int:
-        """Events that were put aside wait again; → how many."""
+        """Let events that were put aside wait again; returns their number."""
         row = self.table.c
         chosen = row.number.in_(list(numbers)), row.put_aside_at.is_not(None)
         again = {"failures": 0, "not_before": 0, "code": None, "detail": None, "put_aside_at": None}
         return connection.execute(update(self.table).where(*chosen).values(again)).rowcount
 
     def aside(self, connection: Connection, limit: int) -> list[PutAside]:
-        """Those that were put aside, the oldest first."""
+        """Events that were put aside, the oldest first."""
         row = self.table.c
         said = row.number, row.topic, row.key, func.length(row.payload), row.failures, row.code, row.detail
         query = select(*said, row.added_at, row.put_aside_at).where(row.put_aside_at.is_not(None))
         return [PutAside(*one) for one in connection.execute(query.order_by(row.number).limit(limit))]
 
     def counts(self, connection: Connection) -> tuple[int, float | None, int]:
-        """How many events wait, when the oldest of them was added, and how many were put aside."""
+        """The number of waiting events, when the oldest of them was added, and the number of events put aside."""
         row = self.table.c
         waits = row.put_aside_at.is_(None)
         counted = select(
@@ -182,12 +182,12 @@ class Rows:
 
 
 def code_of(error: Exception) -> str:
-    """The stable code of an error of ours, or the name of another one's class."""
+    """The stable code of a PeersealError, or the name of the class of any other error."""
     return (error.code or type(error).__name__) if isinstance(error, PeersealError) else type(error).__name__
 
 
 def _first_of_each_key(oldest: Sequence[Any], topic: str) -> list[int]:
-    """The numbers of those on the topic that have not failed; events without a key are all first."""
+    """The number of the first event of each key on the topic, and of all events without a key, if they never failed."""
     firsts: dict[bytes | int, int] = {}
     for row in oldest:
         if row.topic == topic and not row.failures:

@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from peerseal.errors import ConfigurationError, KeyRefused, MalformedToken
+from peerseal.errors import BadSignature, ConfigurationError, KeyRefused, MalformedToken
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
 from peerseal.protocol.jose import Algorithm
@@ -75,6 +75,13 @@ class PublicKey:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise KeyRefused("key_malformed", type(error).__name__) from error
         return cls.of(cast("PublicCryptoKey", key))
+
+    def check_signature(self, alg: str, message: bytes, signature: bytes) -> None:
+        """Passes a signature by this key, made with the ``alg`` that is pinned to it. Raises BadSignature."""
+        if alg != self.alg:
+            raise BadSignature(f"alg is {text_like(alg)}, and the key is for {self.alg}")
+        if not self.verify(message, signature):
+            raise BadSignature("the signature does not verify")
 
     @property
     def crypto(self) -> PublicCryptoKey:

@@ -8,9 +8,9 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from peerseal.errors import InvalidName, MalformedToken
-from peerseal.protocol.documents.issuer_trust import given_ca, given_jwks
 from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.hosts import is_loopback_host
+from peerseal.protocol.issuer_trust import given_ca, given_jwks
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.tokens.claims import claim, exactly

@@ -1,11 +1,14 @@
-"""What a session is made with, judged then: a mistake would fail at each call, or have one wait for ever."""
+"""The options of a session. They are checked at once: a wrong value would fail at each call, or wait for ever."""
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
 
 from urllib3 import Retry, Timeout
 
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.limits import LONGEST_TIMEOUT
+from peerseal.runtime.limits import LONGEST_TIMEOUT, CallLimits
 from peerseal.runtime.options import (
     check_callable,
     check_flag,
@@ -14,41 +17,76 @@ from peerseal.runtime.options import (
     check_number,
     check_whole,
 )
+from peerseal.session.retries import RETRIES
 
-_UNSEEN = frozenset(("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding"))
+MAX_BUFFER: Final = 16 * 1024 * 1024
+"""Bytes of the longest body that is read into memory: the limit of a callee by default."""
 
-
-def check_session(
-    timeout: object,
-    retries: object,
-    *,
-    deadline: object,
-    buffer: object,
-    max_buffer: object,
-    header: object,
-    sleep: object,
-) -> None:
-    """The options of `peerseal.requests.PeerSession`. Raises ConfigurationError."""
-    for seconds in timeout if isinstance(timeout, tuple) and len(timeout) == 2 else (timeout,):
-        if seconds is not None and not isinstance(seconds, Timeout):
-            check_number("timeout", seconds, at_least=0.001, at_most=LONGEST_TIMEOUT)
-    if not isinstance(retries, Retry):
-        check_whole("retries", retries)
-    check_number("deadline", deadline, at_least=0.001)
-    check_flag("buffer", buffer)
-    check_whole("max_buffer", max_buffer)
-    check_header_name("header", header)
-    check_callable("sleep", sleep)
+_OF_THE_TRANSPORT = frozenset(
+    ("authorization", "connection", "content-length", "host", "te", "trailer", "transfer-encoding")
+)
 
 
-def names_to_bind(names: Collection[str]) -> tuple[str, ...]:
-    """The names of the headers that a session signs besides its own, in lower case. Raises ConfigurationError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """The options of one `peerseal.requests.PeerSession`."""
+
+    limits: CallLimits = field(default_factory=CallLimits)
+    """How long calls take, how many run at once, and when they fail fast."""
+    timeout: float | tuple[float | None, float | None] | None = None
+    """Seconds to connect and to wait for the next bytes, or a pair of both. None: those of ``limits``."""
+    deadline: float | None = None
+    """Seconds for one call with its redirects. None: that of ``limits``."""
+    retries: int | Retry = RETRIES
+    """Attempts after the first one, or a policy of urllib3."""
+    bind_headers: Collection[str] = ()
+    """Names of further request headers to sign."""
+    buffer: bool = False
+    """Whether a body that can be read only once is read into memory."""
+    max_buffer: int = MAX_BUFFER
+    """Bytes of the longest body that is read into memory."""
+    header: str = "Authorization"
+    """Name of the header that carries the token."""
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError, which names the option."""
+        check_is("limits", self.limits, CallLimits, "a peerseal.CallLimits")
+        pair = self.timeout if isinstance(self.timeout, tuple) and len(self.timeout) == 2 else (self.timeout,)
+        for seconds in pair:
+            if seconds is not None and not isinstance(seconds, Timeout):
+                check_number("timeout", seconds, at_least=0.001, at_most=LONGEST_TIMEOUT)
+        if not isinstance(self.retries, Retry):
+            check_whole("retries", self.retries)
+        if self.deadline is not None:
+            check_number("deadline", self.deadline, at_least=0.001)
+        check_flag("buffer", self.buffer)
+        check_whole("max_buffer", self.max_buffer)
+        check_header_name("header", self.header)
+        check_callable("sleep", self.sleep)
+        _check_bound(self.bind_headers)
+
+    @property
+    def retry_policy(self) -> Retry:
+        """``retries`` as a policy of urllib3."""
+        return self.retries if isinstance(self.retries, Retry) else RETRIES.new(total=self.retries)
+
+    @property
+    def seconds_per_call(self) -> float:
+        """The deadline in force."""
+        return self.limits.deadline if self.deadline is None else self.deadline
+
+    @property
+    def default_timeout(self) -> float | tuple[float | None, float | None]:
+        """The timeout of calls that name none."""
+        return (self.limits.connect_timeout, self.limits.read_timeout) if self.timeout is None else self.timeout
+
+
+def _check_bound(names: Collection[str]) -> None:
     if isinstance(names, str):
         raise ConfigurationError("bind_headers is one string; give a tuple of names")
     check_is("bind_headers", names, Collection, "a tuple of names")
     for name in names:
         check_header_name("bind_headers", name)
-    lower = tuple(name.lower() for name in names)
-    if unseen := _UNSEEN.intersection(lower):
-        raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(unseen))}")
-    return lower
+    if wrong := _OF_THE_TRANSPORT.intersection(name.lower() for name in names):
+        raise ConfigurationError(f"headers that only the transport knows cannot be bound: {', '.join(sorted(wrong))}")

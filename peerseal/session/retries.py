@@ -18,7 +18,7 @@ from urllib3.exceptions import (
 )
 
 from peerseal.protocol.numbers import natural
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS
 
 MAX_RETRY_AFTER: Final = 30.0
 """Seconds that an answer may ask us to wait for another attempt. Where it asks for more, it is the answer."""

@@ -1,23 +1,24 @@
-"""The transport adapter of a session: it signs each attempt, makes the attempts, and asks the circuit before each."""
+"""The transport adapter of a session: asks the circuit, signs and sends each attempt."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import requests
+from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
 from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
 from peerseal.protocol.names import check_peer_name
-from peerseal.protocol.tokens.request import ALWAYS_BOUND, BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS
+from peerseal.protocol.tokens.request import ALWAYS_BOUND
 from peerseal.runtime.forks import in_each_child, notice_fork
-from peerseal.runtime.limits import CallLimits
 from peerseal.session.circuit import Attempt, Circuit, Circuits
-from peerseal.session.options import names_to_bind
+from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import problem_code
 from peerseal.session.request_ctx import RequestCtx
-from peerseal.session.retries import RETRIES, after_answer, after_error, pause_asked_for
+from peerseal.session.retries import after_answer, after_error, pause_asked_for
 from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
 from peerseal.verify.context import REQUEST_ID, current_request_id, current_transaction
@@ -30,7 +31,7 @@ _Send = Callable[[requests.PreparedRequest], requests.Response]
 
 
 class Signer(Protocol):
-    """What a session needs of a `peerseal.Identity`."""
+    """The part of a `peerseal.Identity` that a session uses."""
 
     def sign_request(
         self,
@@ -46,19 +47,19 @@ class Signer(Protocol):
 
 
 class CircuitOpenError(CircuitOpen, requests.ConnectionError):
-    """`peerseal.errors.CircuitOpen`, for applications that catch what requests raises, too."""
+    """`peerseal.errors.CircuitOpen`, and an exception of requests for applications that catch those."""
 
 
 class TooManyCallsError(TooManyCalls, requests.ConnectionError):
-    """`peerseal.errors.TooManyCalls`, for applications that catch what requests raises, too."""
+    """`peerseal.errors.TooManyCalls`, and an exception of requests for applications that catch those."""
 
 
 class SigningAdapter(TimedAdapter):
-    """Signs each attempt of each request to one origin, and makes the attempts: urllib3 would send a token twice.
+    """Signs and sends each attempt of each request to one origin; retries of urllib3 would send a token twice.
 
-    A proxy may do so too: nginx sends a request whose connection broke to the next server. A callee that did the first
-    copy's work, and whose answer got lost, refuses the second as ``replayed``. Such an attempt is signed and sent once
-    more, however many ``retries`` there are, where the method is idempotent.
+    A proxy may send a token twice as well: nginx sends a request again to the next server if the connection breaks. The
+    callee refuses the second copy as ``replayed``, even if its answer to the first one was lost. If the method is
+    idempotent, the adapter signs and sends such a request once more, in addition to ``retries``.
     """
 
     def __init__(
@@ -66,31 +67,26 @@ class SigningAdapter(TimedAdapter):
         signer: Signer,
         audience: str,
         origin: Origin,
-        *,
-        retries: int | Retry,
-        bind_headers: Collection[str],
-        header: str,
-        limits: CallLimits,
+        options: SessionOptions,
         circuits: Circuits,
         ctx: RequestCtx,
-        sleep: Callable[[float], None],
     ) -> None:
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
         self._signer = signer
         self._audience = check_peer_name(audience)
         self._origin = origin
-        self._policy = retries if isinstance(retries, Retry) else RETRIES.new(total=retries)
-        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *names_to_bind(bind_headers))
-        self._header = header
-        self._limits = limits
+        self._policy = options.retry_policy
+        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *(name.lower() for name in options.bind_headers))
+        self._header = options.header
+        self._limits = options.limits
+        self._sleep = options.sleep
         self._circuits = circuits
         self._ctx = ctx
-        self._sleep = sleep
 
     def _forget_connections(self) -> None:
-        """Connections must not cross a fork: two processes would read each other's answers."""
-        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        """A forked child opens its own connections: otherwise it would read answers to requests of its parent."""
+        self.init_poolmanager(DEFAULT_POOLSIZE, DEFAULT_POOLSIZE, block=DEFAULT_POOLBLOCK)
         self.proxy_manager = {}
 
     def send(
@@ -102,7 +98,7 @@ class SigningAdapter(TimedAdapter):
         cert: Any = None,
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
-        """One answer, after as many attempts as it takes; what HTTPAdapter raises where there is none."""
+        """The answer, after one or more attempts. Raises as HTTPAdapter's does."""
         notice_fork()
         send_in_time = functools.partial(super().send, stream=stream, verify=verify, cert=cert, proxies=proxies)
 
@@ -127,14 +123,14 @@ class SigningAdapter(TimedAdapter):
     def _answer(
         self, send: _Send, request: requests.PreparedRequest, target: str, circuit: Circuit, stream: bool
     ) -> requests.Response:
-        """The last answer, or the last error, of as many attempts as the policy, the time and the circuit allow."""
+        """The last answer or error, after as many attempts as the policy, the deadline and the circuit allow."""
         policy = self._policy
         while True:
             with circuit.attempt(self._limits) as attempt:
                 try:
                     response = self._attempt(send, request, target)
                 except requests.RequestException as error:
-                    error.request = request  # not the one with the token
+                    error.request = request  # without the token
                     if isinstance(error, _NO_ANSWER):
                         circuit.failed(attempt, type(error).__name__)
                     policy = after_error(policy, request, error)
@@ -152,14 +148,14 @@ class SigningAdapter(TimedAdapter):
                     response.close()
 
     def _goes_on(self, circuit: Circuit, pause: float) -> bool:
-        """Whether time and circuit allow one more attempt after the pause, which is over then."""
+        """Wait for the pause, if the deadline and the circuit allow one more attempt after it."""
         if pause >= time_left() or not circuit.lets_through(self._limits):
             return False
         self._sleep(pause)
         return circuit.lets_through(self._limits)
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
-        """One attempt, with a second token where the first was refused as one that the callee had seen before."""
+        """One attempt, and a second one with a new token if the callee refuses the first token as replayed."""
         response = send(self._signed(request, target))
         if not self._may_repeat(str(request.method)) or response.status_code != Replayed.status:
             return response
@@ -169,18 +165,18 @@ class SigningAdapter(TimedAdapter):
         return send(self._signed(request, target))
 
     def _may_repeat(self, method: str) -> bool:
-        """Whether doing the request's work twice does no harm, by the standard and by the application's policy."""
+        """Whether the method is idempotent, by the standard and by the application's policy."""
         allowed = self._policy.allowed_methods
         return method in Retry.DEFAULT_ALLOWED_METHODS and (not allowed or method in allowed)
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """As HTTPAdapter's; but to an HTTP proxy it would send a target without its last ``;``."""
+        """As HTTPAdapter's, which however drops the last ``;`` of a target to an HTTP proxy."""
         url = super().request_url(request, proxies)
         target = None if url.startswith("/") else self._origin.target(request.url or "")
         return url if target is None else self._origin.url + target
 
     def _signed(self, request: requests.PreparedRequest, target: str) -> requests.PreparedRequest:
-        """The copy of the request that one attempt sends, to our origin whatever another parser reads in the URL."""
+        """The signed copy of the request, with the URL of this origin even if another parser reads another one."""
         attempt = request.copy()
         attempt.url = self._origin.url + target
         transaction = current_transaction()
@@ -200,7 +196,7 @@ class SigningAdapter(TimedAdapter):
             ctx=self._ctx.of(request),
         )
         changed = {name: value for name, value in bound.items() if attempt.headers[name] != value}
-        attempt.headers.update(changed)  # what is sent is what was signed: some servers keep blanks around a value
+        attempt.headers.update(changed)  # some servers keep blanks around a value: send what was signed
         attempt.headers[self._header] = f"Bearer {token}"
         return attempt
 
@@ -218,7 +214,7 @@ class SigningAdapter(TimedAdapter):
 
 
 def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stream: bool) -> requests.Response:
-    """The answer with its body, unless that is the caller's to read, or a redirect's, which requests reads."""
+    """The answer with its body, unless the caller streams it. Requests reads the body of a redirect itself."""
     if not (stream or response.is_redirect):
         try:
             _ = response.content
@@ -230,8 +226,8 @@ def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stre
 
 
 def _connecting_in_time(timeout: Any) -> Any:
-    """The timeout of one attempt, with no longer to connect than is left; a urllib3 Timeout is taken as it is. Reads
-    look to it themselves, so that those of a stream have their whole timeout."""
+    """The timeout of one attempt, with the time to connect limited by the deadline. A urllib3 Timeout stays as it is.
+    `TimedAdapter` limits the reads, so that the reads of a stream keep their whole timeout."""
     if not (timeout is None or isinstance(timeout, tuple | int | float)):
         return timeout
     connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)

@@ -1,4 +1,4 @@
-"""A real registry in memory, and a clock to set: for Peerseal's own tests, and for those of services that use it.
+"""A real registry in memory, and a clock that tests set: for tests of Peerseal and of services that use it.
 
 ::
 
@@ -8,8 +8,8 @@
         token = client.sign_request("resource-service", method="GET", target="/profiles/1")
         assert app.test_client().get("/profiles/1", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
-Only the network is left out: keys, proofs, tokens and documents are made and checked by the code that does it in
-production. The registry lives in one process; a forked child works on a copy.
+Only the network is missing: keys, proofs, tokens and documents are made and checked by the code of production. The
+registry lives in one process; a forked child works on a copy.
 """
 
 from peerseal.testing.calls import Call

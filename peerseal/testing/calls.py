@@ -1,4 +1,4 @@
-"""What the registry in memory answers to calls, and what it takes of them."""
+"""The endpoints of the registry in memory: calls and their answers."""
 
 import re
 from collections.abc import Mapping
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
-from peerseal.protocol.documents.named_keys import ACTIVE
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import join_mac_matches
-from peerseal.protocol.ledger.checkpoint import encode_proof
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, encode_proof
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.claims import claim
-from peerseal.protocol.tokens.request import Proof
+from peerseal.protocol.tokens.proof import Proof
 from peerseal.transport.fetch import Answer
 from peerseal.verify.request import Verifier
 
@@ -38,7 +39,7 @@ class Call:
 
 
 class NotFound(CodedError):
-    """Nobody registered that."""
+    """There is no such key or service."""
 
     status = 404
 
@@ -47,32 +48,17 @@ class _JoinRefused(CodedError):
     status = 401
 
 
-class Desk:
-    """Where calls to a registry in memory come in: each is checked as the real one does it."""
+class Endpoints:
+    """Answers the calls to a registry in memory, with the checks of the real one."""
 
     def __init__(self, registry: "MemoryRegistry") -> None:
         self._registry = registry
         self._verifier = Verifier(registry, audience=REGISTRY, allow={"*": ()}, clock=registry.clock)
 
     def answer(self, call: Call, path: str) -> Answer:
-        """What the registry answers; ``path`` is the call's, without its query. Raises PeersealError."""
-        if call.method == "GET" and path == "/.well-known/peerseal-registry":
-            return _jwt(sign_document(self._registry.registry_keys(), self._registry.root))
-        if call.method == "GET" and path == "/v1/changes":
-            return _jwt(self._registry.sign(self._registry.changes(_number(call, "since"))))
-        if call.method == "GET" and path == "/ledger/checkpoint":
-            return Answer(
-                200, self._registry.ledger.checkpoint().encode("utf-8"), {"content-type": "text/plain; charset=utf-8"}
-            )
-        if call.method == "GET" and path == "/ledger/proof":
-            old, new = _number(call, "from"), _number(call, "to")
-            return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
-        if call.method == "GET" and path == "/v1/domain.jwt":
-            return _jwt(self._registry.sign(self._registry.domain_document()))
-        if call.method == "GET" and (found := _JWK_SET.fullmatch(path)):
-            return self._conditional(call, self._registry.jwk_set(found[1]))
-        if call.method == "GET" and (found := _POLICY.fullmatch(path)):
-            return self._told_policy(call, found[1])
+        """The answer of the registry. ``path`` is that of the call, without its query. Raises PeersealError."""
+        if call.method == "GET" and (answer := self._read(call, path)) is not None:
+            return answer
         if (found := _KEYS.fullmatch(path)) is None:
             raise NotFound("not_found", path)
         service, thumbprint, signed = found.groups()
@@ -85,8 +71,27 @@ class Desk:
             return self._end(call, kid)
         raise NotFound("not_found", path)
 
+    def _read(self, call: Call, path: str) -> Answer | None:
+        registry = self._registry
+        if path == REGISTRY_KEYS_PATH:
+            return _jwt(sign_document(registry.registry_keys(), registry.root))
+        if path == "/v1/changes":
+            return _jwt(registry.sign(registry.changes(_number(call, "since"))))
+        if path == "/v1/domain.jwt":
+            return _jwt(registry.sign(registry.domain_document()))
+        if path == CHECKPOINT_PATH:
+            text = registry.ledger.checkpoint().encode("utf-8")
+            return Answer(200, text, {"content-type": "text/plain; charset=utf-8"})
+        if path == "/ledger/proof":
+            old, new = _number(call, "from"), _number(call, "to")
+            return Answer(200, canonical_json({"from": old, "to": new, "proof": self._consistency(old, new)}))
+        if found := _JWK_SET.fullmatch(path):
+            return self._conditional(call, registry.jwk_set(found[1]))
+        found = _POLICY.fullmatch(path)
+        return None if found is None else self._policy(call, found[1])
+
     def _conditional(self, call: Call, document: JwkSetDocument) -> Answer:
-        """RFC 9110 section 13.1.2; the tag is of all that a new signature does not change."""
+        """RFC 9110 section 13.1.2. The tag covers all members that a new signature does not change."""
         keys = tuple(replace(key, proof=()) for key in document.keys)
         timeless = replace(document, issued_at=0, expires_at=0, head=0, checkpoint="", keys=keys)
         tag = f'"{digest_header(canonical_json(timeless.claims()))}"'
@@ -94,8 +99,8 @@ class Desk:
             return Answer(304, b"", {"etag": tag})
         return _jwt(self._registry.sign(document), {"etag": tag})
 
-    def _told_policy(self, call: Call, service: str) -> Answer:
-        """A restricted policy is told to its service and those that it names."""
+    def _policy(self, call: Call, service: str) -> Answer:
+        """A restricted policy is for its service and the callers that it names."""
         document = self._registry.policy_document(service)
         if document.policy is not None and document.policy.restricted:
             if "authorization" not in call.headers:
@@ -104,8 +109,6 @@ class Desk:
             if caller != document.subject and document.policy.scopes(caller) is None:
                 raise CallerNotAllowed("the policy names others")
         return _jwt(self._registry.sign(document))
-
-    # ---- what it takes
 
     def _register(self, call: Call, service: str) -> Answer:
         body, now = strict_json_object(call.body), int(self._registry.clock())
@@ -121,7 +124,7 @@ class Desk:
         return _jwt(self._registry.sign(self._registry.statement(kid)), status=201 if known is None else 200)
 
     def right(self, call: Call, body: dict[str, Any], service: str, proof: Proof) -> dict[str, str]:
-        """The kid or join token that admits the key, as entries name it. Raises PeersealError."""
+        """The kid or join token that admits the key, in the form of entries. Raises PeersealError."""
         if "authorization" in call.headers:
             voucher = self._caller(call)
             if split_kid(voucher)[0] != proof.issuer or self._registry.state(self._registry.found(voucher)) != ACTIVE:
@@ -130,18 +133,13 @@ class Desk:
         if "join" not in body:
             raise MissingToken("neither a voucher nor a join token")
         join = claim(body, "join", dict)
-        joining = self._registry.joining.get(claim(join, "id", str))
-        if (
-            joining is None
-            or joining.service != service
-            or not joining.uses
-            or joining.expires_at <= self._registry.clock()
-        ):
+        issued, now = self._registry.joining.get(claim(join, "id", str)), self._registry.clock()
+        if issued is None or issued.service != service or not issued.uses or issued.expires_at <= now:
             raise _JoinRefused("join_refused", "no such join token, or no longer")
-        if not join_mac_matches(joining.token.mac_key, proof.jws, claim(join, "mac", str)):
+        if not join_mac_matches(issued.token.mac_key, proof.jws, claim(join, "mac", str)):
             raise _JoinRefused("join_refused", "the mac is not over this proof")
-        joining.uses -= 1
-        return {"join_token": joining.token.id}
+        issued.uses -= 1
+        return {"join_token": issued.token.id}
 
     def _end(self, call: Call, kid: str) -> Answer:
         if self._caller(call) != kid:
@@ -151,7 +149,7 @@ class Desk:
         return Answer(204, b"")
 
     def _caller(self, call: Call) -> str:
-        """The kid that signed this call, which is verified as every callee does it."""
+        """The kid that signed this call, which is verified as by any callee."""
         token = call.headers.get("authorization", "").removeprefix("Bearer ")
         request: dict[str, Any] = {"method": call.method, "target": call.path, "body": call.body}
         return self._verifier.verify(token, headers=call.headers, **request).kid

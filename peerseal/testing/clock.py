@@ -1,21 +1,21 @@
-"""A clock to set."""
+"""A clock that tests set."""
 
 import time
 
 
 class Clock:
-    """A clock that stands still until it is set: give it wherever ``clock`` is asked for.
+    """A clock that stands still until it is set, for every parameter ``clock``.
 
-    ``now``, in seconds since the epoch, can be read and set; it begins with the time of day.
+    ``now`` is in seconds since the epoch; it begins with the time of day.
     """
 
     def __init__(self, now: float | None = None) -> None:
         self.now = time.time() if now is None else now
 
     def __call__(self) -> float:
-        """The time that it shows."""
+        """The time of the clock."""
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Set it that much later."""
+        """Move it forward."""
         self.now += seconds

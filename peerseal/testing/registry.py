@@ -1,29 +1,26 @@
-"""A registry in memory: its keys, policies and settings, the documents that it signs, and the seams of the SDK."""
+"""A registry in memory: keys, policies and settings, and the documents that it signs."""
 
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import FetchError, PeersealError, RevokedKey, UnknownKey
 from peerseal.identity.identity import Identity
-from peerseal.protocol.documents import signed_documents
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED, REVOKED, SignedKey
-from peerseal.protocol.documents.named_keys import RevokedKey as ListedRevokedKey
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-)
+from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED, REVOKED, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
@@ -50,21 +47,19 @@ from peerseal.protocol.names import (
 )
 from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
 from peerseal.runtime.forks import in_each_child
-from peerseal.testing.calls import Call, Desk, NotFound
+from peerseal.testing.calls import Call, Endpoints, NotFound
 from peerseal.testing.ledger import MemoryLedger
-from peerseal.transport.fetch import Answer
+from peerseal.transport.fetch import Answer, Fetcher
 from peerseal.trust.beliefs import TrustedKey
 from peerseal.trust.store import TrustStore
 
 LISTED_AFTER_RETIREMENT = 960
-"""Seconds for which a retired key stays in the JWK Set: longer than any transaction token lives, leeway included."""
-
-T = TypeVar("T")
+"""Seconds for which a retired key stays in the JWK Set: the longest life of a transaction token, and leeway."""
 
 
 @dataclass(slots=True)
-class HeldKey:
-    """A key, and what became of it."""
+class RegisteredKey:
+    """A key, and when it ends or was revoked."""
 
     service: str
     public: PublicKey
@@ -75,8 +70,8 @@ class HeldKey:
 
 
 @dataclass(slots=True)
-class Joining:
-    """A join token, and how often it is still good."""
+class IssuedToken:
+    """A join token, and how often it can still be used."""
 
     service: str
     token: JoinToken
@@ -84,11 +79,12 @@ class Joining:
     expires_at: float
 
 
-class MemoryRegistry:
-    """A registry of the trust domain ``domain``: a `Fetcher` for identities and trust stores, a `KeySource` itself.
+class MemoryRegistry(Fetcher):
+    """A registry of the trust domain ``domain``. It is the `Fetcher` of its identities and trust stores, and a
+    `KeySource`.
 
-    ``down`` makes every call fail, ``answers`` maps a path (without its query) to the Answer that is given instead of
-    the real one. ``calls`` counts what came in by method and path, as ``"GET /v1/changes"``; ``log`` holds all of it.
+    ``down`` makes every call fail. ``answers`` maps a path (without its query) to the Answer that replaces the real
+    one. ``calls`` counts calls by method and path, such as ``"GET /v1/changes"``; ``log`` holds all of them.
     """
 
     def __init__(
@@ -110,12 +106,12 @@ class MemoryRegistry:
         self.version = 1
         self.ledger = MemoryLedger(domain)
         self._key_lifetime = key_lifetime
-        self.keys: dict[str, HeldKey] = {}  # by thumbprint
-        self.joining: dict[str, Joining] = {}
+        self.keys: dict[str, RegisteredKey] = {}  # by thumbprint
+        self.joining: dict[str, IssuedToken] = {}
         self._policies: dict[str, CallPolicy | None] = {}
         self._settings, self._settings_seq = DomainSettings(), 0
         self._append(REGISTRY_CREATED, None)
-        self.desk = Desk(self)
+        self.endpoints = Endpoints(self)
         self._opened = ExitStack()
         self._renew_lock()
         in_each_child(self._renew_lock)
@@ -127,7 +123,7 @@ class MemoryRegistry:
         self.close()
 
     def close(self) -> None:
-        """Stop the identities and trust stores that came from here."""
+        """Stop the identities and trust stores of this registry."""
         self._opened.close()
 
     # ---- for tests
@@ -138,14 +134,14 @@ class MemoryRegistry:
         return self.root.public.thumbprint
 
     def join_token(self, service: str, *, uses: int = 1, ttl: float = 600.0) -> str:
-        """A join token for that service, good ``uses`` times within ``ttl`` seconds."""
+        """A join token for that service, for ``uses`` registrations within ``ttl`` seconds."""
         token = JoinToken.generate(self.pin)
-        self.joining[token.id] = Joining(service, token, uses, self.clock() + ttl)
+        self.joining[token.id] = IssuedToken(service, token, uses, self.clock() + ttl)
         return token.encode()
 
     def identity(self, service: str, **options: Any) -> Identity:
-        """A started identity of that service. ``options`` are Identity's own; keys are ES256, which are quickly made,
-        unless they say otherwise."""
+        """A started identity of that service. ``options`` are those of Identity; keys are ES256 by default, since they
+        are generated quickly."""
         wired: dict[str, Any] = {"fetcher": self, "clock": self.clock, "alg": "ES256"}
         wired |= {"join_token": self.join_token(service), **options}
         identity = Identity(service, registry="http://registry.test", **wired)
@@ -153,28 +149,28 @@ class MemoryRegistry:
         return identity.start()
 
     def trust_store(self, **options: Any) -> TrustStore:
-        """A trust store that asks this registry. ``options`` are TrustStore's own."""
+        """A trust store of this registry. ``options`` are those of TrustStore."""
         wired: dict[str, Any] = {"fetcher": self, "clock": self.clock, "pin": self.pin, **options}
         store = TrustStore("http://registry.test", **wired)
         self._opened.callback(store.stop)
         return store
 
     def roll_signing_key(self, *, keep_old: bool = False) -> None:
-        """Sign with a new key from now on; the root's document, one version on, names no other, or with ``keep_old``
-        those before as well."""
+        """Sign with a new key from now on. The next version of the root's document names only that key, or with
+        ``keep_old`` the earlier keys as well."""
         self.past_signing_keys = (self.signing_key.public, *self.past_signing_keys) if keep_old else ()
         self.signing_key = KeyPair.generate("ES256")
         self._issue_registry_keys()
 
     def roll_ledger_key(self, *, keep_old: bool = True) -> None:
-        """Sign checkpoints with a new key from now on; the root's document, one version on, still names those before,
-        unless ``keep_old`` is False."""
+        """Sign checkpoints with a new key from now on. The next version of the root's document names that key, and with
+        ``keep_old`` the earlier keys as well."""
         self.past_ledger_keys = (self.ledger.jwk, *self.past_ledger_keys) if keep_old else ()
         self.ledger.key = Ed25519PrivateKey.generate()
         self._issue_registry_keys()
 
     def drop_past_keys(self) -> None:
-        """Name no other keys than those in use in the root's document, one version on."""
+        """Issue the next version of the root's document with only the keys in use."""
         self.past_signing_keys, self.past_ledger_keys = (), ()
         self._issue_registry_keys()
 
@@ -186,7 +182,7 @@ class MemoryRegistry:
             self._append(KEY_RETIRED, key.service, kid)
 
     def revoke(self, kid: str) -> None:
-        """Revoke a key, and every key that it vouched for."""
+        """Revoke a key and all keys that it vouched for."""
         key = self.found(kid)
         if key.revoked_at is None:
             key.revoked_at, key.revoked_seq = int(self.clock()), self._append(KEY_REVOKED, key.service, kid)
@@ -194,7 +190,7 @@ class MemoryRegistry:
             self.revoke(admitted)
 
     def set_policy(self, service: str, allow: Mapping[str, Iterable[str]] | None, *, restricted: bool = False) -> None:
-        """Lay down who may call a service, by short name, id or ``"*"``, each with its scopes; None for no policy."""
+        """Set the callers of a service, by short name, id or ``"*"``, each with its scopes; None removes the policy."""
         policy = None
         if allow is not None:
             names = {who: who if who == ANYONE else qualify(who, self.domain) for who in allow}
@@ -211,8 +207,8 @@ class MemoryRegistry:
         exchange: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
         derived_scopes: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Lay down the domain's settings: minters and clients of the exchange by short name or id, derived scopes as
-        ``{"minter", "from", "to"}``. Raises MalformedToken or InvalidName for what no registry would lay down."""
+        """Replace the domain's settings. Minters and clients of the exchange are short names or ids, derived scopes are
+        ``{"minter", "from", "to"}``. Raises MalformedToken or InvalidName."""
         granted = {
             qualify(client, self.domain): {audience: frozenset(scopes) for audience, scopes in to.items()}
             for client, to in (exchange or {}).items()
@@ -225,7 +221,7 @@ class MemoryRegistry:
         self._settings = DomainSettings.from_json(settings.to_json())
         self._settings_seq = self._append(DOMAIN_SET, None, data={"settings": self._settings.to_json()})
 
-    # ---- the seams
+    # ---- KeySource and Fetcher
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
@@ -240,15 +236,14 @@ class MemoryRegistry:
         try:
             key = self.found(kid)
         except NotFound as error:
-            raise UnknownKey("nobody registered that key") from error
+            raise UnknownKey("that key is not registered") from error
         if key.revoked_at is not None:
             raise RevokedKey("the key was revoked")
-        return TrustedKey(
-            kid, service_id(self.domain, key.service), key.public, key.admission.active_from, key.active_until
-        )
+        admission, owner = key.admission, service_id(self.domain, key.service)
+        return TrustedKey(kid, owner, key.public, admission.active_from, key.active_until)
 
     def recorded_key(self, kid: str) -> TrustedKey:
-        """See KeySource. Past keys stay."""
+        """See KeySource."""
         return self.key(kid)
 
     def target(self, path: str) -> str:
@@ -265,36 +260,19 @@ class MemoryRegistry:
             if self.down:
                 raise FetchError("the registry is down")
             try:
-                return self.answers.get(plain) or self.desk.answer(call, plain)
+                return self.answers.get(plain) or self.endpoints.answer(call, plain)
             except PeersealError as error:
                 problem = {"status": error.status, "code": error.code, "detail": str(error)}
                 return Answer(error.status, canonical_json(problem), {"content-type": "application/problem+json"})
 
-    def ask(
-        self,
-        path: str,
-        read: Callable[[Answer], T | None],
-        *,
-        headers: Mapping[str, str] | None = None,
-        wait: float = 0.0,
-    ) -> T | None:
-        """See Fetcher: there is one mirror, and it keeps no question."""
-        return read(self.call("GET", path, headers=headers))
+    # ---- documents
 
-    def hang_up(self) -> None:
-        """See Fetcher."""
-
-    def reconnect(self) -> None:
-        """See Fetcher."""
-
-    # ---- its documents
-
-    def sign(self, document: signed_documents.Document) -> str:
-        """Any document, signed as this registry's."""
-        return signed_documents.sign_document(document, self.signing_key)
+    def sign(self, document: Document) -> str:
+        """Any document, signed by this registry."""
+        return sign_document(document, self.signing_key)
 
     def jwk_set(self, service: str) -> JwkSetDocument:
-        """The document about a service's keys, as of now."""
+        """The keys of a service, as of now."""
         now = self.clock()
         held = [key for key in self.keys.values() if key.service == service]
         if not held:
@@ -302,18 +280,18 @@ class MemoryRegistry:
         good = [key for key in held if key.revoked_at is None and key.active_until > now - LISTED_AFTER_RETIREMENT]
         revoked = [key for key in held if key.revoked_at is not None and key.admission.expires_at > now]
         return JwkSetDocument(
-            *self._frame(service_id(self.domain, service)),
-            *self._place(service),
+            **self._frame(service_id(self.domain, service)),
+            **self._place(service),
             keys=tuple(self._signed_key(key) for key in good),
             revoked=tuple(ListedRevokedKey(self._kid(k), k.revoked_at or 0, k.revoked_seq - 1) for k in revoked),
         )
 
     def statement(self, kid: str) -> KeyStatement:
-        """The document about one key, as of now."""
+        """The statement about one key, as of now."""
         key = self.found(kid)
         return KeyStatement(
-            *self._frame(service_id(self.domain, key.service)),
-            *self._place(key.service),
+            **self._frame(service_id(self.domain, key.service)),
+            **self._place(key.service),
             kid=kid,
             public=key.public,
             state=self.state(key),
@@ -324,39 +302,52 @@ class MemoryRegistry:
         )
 
     def policy_document(self, service: str) -> PolicyDocument:
-        """The document about who may call a service, as of now."""
-        frame = *self._frame(service_id(self.domain, service)), *self._place(service)
-        return PolicyDocument(*frame, self._policies.get(service))
+        """The policy of a service, as of now."""
+        frame = self._frame(service_id(self.domain, service)) | self._place(service)
+        return PolicyDocument(**frame, policy=self._policies.get(service))
 
     def domain_document(self) -> DomainDocument:
-        """The document about the domain's settings, as of now."""
-        place = self._settings_seq, len(self.ledger.entries), self.ledger.checkpoint()
-        return DomainDocument(*self._frame(self.domain), *place, self._settings)
+        """The domain's settings, as of now."""
+        frame = self._frame(self.domain) | self._place(REGISTRY) | {"seq": self._settings_seq}
+        return DomainDocument(**frame, settings=self._settings)
 
     def changes(self, since: int) -> Changes:
-        """The document about what changed after entry ``since``."""
+        """The services that changed after entry ``since``."""
         entries = self.ledger.entries
         names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in entries[since:]})
-        frame, head = self._frame(self.domain, signed_documents.CHANGES_LIFETIME), len(entries)
+        frame, head = self._frame(self.domain, CHANGES_LIFETIME), len(entries)
         proof = self.ledger.consistency(since, head) if 0 < since <= head else None
-        return Changes(*frame, since, head, self.ledger.checkpoint(), tuple(names), since > head, proof)
+        return Changes(
+            **frame,
+            since=since,
+            seq=head,
+            checkpoint=self.ledger.checkpoint(),
+            services=tuple(names),
+            reset=since > head,
+            proof=proof,
+        )
 
     def registry_keys(self) -> RegistryKeys:
-        """The root's document, as of now."""
-        frame = self._frame(self.domain, signed_documents.REGISTRY_KEYS_LIFETIME)
-        signing = (self.signing_key.public, *self.past_signing_keys)
-        keys = RegistryKeys(*frame, self.version, self.root.public, signing, self.ledger.jwk)
-        return replace(keys, past_ledger_keys=self.past_ledger_keys)
+        """The document of the root, as of now."""
+        frame = self._frame(self.domain, REGISTRY_KEYS_LIFETIME)
+        return RegistryKeys(
+            **frame,
+            version=self.version,
+            root=self.root.public,
+            signing_keys=(self.signing_key.public, *self.past_signing_keys),
+            ledger_key=self.ledger.jwk,
+            past_ledger_keys=self.past_ledger_keys,
+        )
 
     # ---- small parts
 
     def admit(self, service: str, public: PublicKey, by: Mapping[str, str], proof: str) -> None:
-        """Register a key on the grounds ``by``, as entries name them."""
+        """Register a key; ``by`` names what admits it, as entries do."""
         now, index = int(self.clock()), len(self.ledger.entries)
         evidence = evidence_digest(canonical_json({"proof": proof}))
         admission = Admission(index, now, now + self._key_lifetime, by, evidence)
         self.ledger.append(admission.entry(self.domain, service, public))
-        self.keys[public.thumbprint] = HeldKey(service, public, admission, admission.expires_at)
+        self.keys[public.thumbprint] = RegisteredKey(service, public, admission, admission.expires_at)
 
     def _issue_registry_keys(self) -> None:
         self.version += 1
@@ -368,37 +359,38 @@ class MemoryRegistry:
         seq = len(self.ledger.entries) + 1
         return self.ledger.append(Entry(seq, int(self.clock()), kind, service, kid, data=data or {}))
 
-    def found(self, kid: str) -> HeldKey:
-        """What is known of a key. Raises NotFound."""
+    def found(self, kid: str) -> RegisteredKey:
+        """The registered key. Raises NotFound."""
         owner, thumbprint = split_kid(kid)
         key = self.keys.get(thumbprint)
         if key is None or service_id(self.domain, key.service) != owner:
             raise NotFound("key_not_found", kid)
         return key
 
-    def _kid(self, key: HeldKey) -> str:
+    def _kid(self, key: RegisteredKey) -> str:
         return make_kid(service_id(self.domain, key.service), key.public.thumbprint)
 
-    def state(self, key: HeldKey) -> str:
+    def state(self, key: RegisteredKey) -> str:
         """Active, retired or revoked."""
         if key.revoked_at is not None:
             return REVOKED
         return ACTIVE if key.active_until > self.clock() else RETIRED
 
-    def _signed_key(self, key: HeldKey) -> SignedKey:
+    def _signed_key(self, key: RegisteredKey) -> SignedKey:
         proof = self.ledger.inclusion(key.admission.index)
         state = self.state(key)
         return SignedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
 
-    def _frame(self, subject: str, lifetime: int = signed_documents.DOCUMENT_LIFETIME) -> tuple[str, str, int, int]:
+    def _frame(self, subject: str, lifetime: int = DOCUMENT_LIFETIME) -> dict[str, Any]:
         now = int(self.clock())
-        return registry_id(self.domain), subject, now, now + lifetime
+        issuer = registry_id(self.domain)
+        return {"issuer": issuer, "subject": subject, "issued_at": now, "expires_at": now + lifetime}
 
-    def _place(self, service: str) -> tuple[int, int, str]:
-        """``seq``, ``head`` and ``checkpoint``: the entry that last changed the service, how many there are, and the
-        ledger's signed head."""
+    def _place(self, service: str) -> dict[str, Any]:
+        """``seq``, ``head`` and ``checkpoint``: the last entry about the service, the number of entries, and the signed
+        checkpoint of the ledger."""
         newest = max((entry.seq for entry in self.ledger.entries if entry.service == service), default=0)
-        return newest, len(self.ledger.entries), self.ledger.checkpoint()
+        return {"seq": newest, "head": len(self.ledger.entries), "checkpoint": self.ledger.checkpoint()}
 
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()

@@ -13,8 +13,6 @@ class _OfThisThread(threading.local):
 
     until = math.inf
     deadline: "Deadline | None" = None
-    must_not_wait = False
-    left_over = (-math.inf, math.inf)
 
 
 _of_this_thread = _OfThisThread()
@@ -67,43 +65,6 @@ def waiting(seconds: float) -> Iterator[None]:
                 yield
         finally:
             deadline.left = max(0.0, left - (time.monotonic() - began))  # waits within this one are part of it
-
-
-@contextmanager
-def no_longer_in_all(seconds: float, *, last: bool) -> Iterator[None]:
-    """As `waiting`. For a caller without a `Deadline` of its own: a wait within 10 ms after another one has what that
-    left, unless that was the ``last`` of its verification, or failed."""
-    if _of_this_thread.deadline is not None:
-        with waiting(seconds):
-            yield
-        return
-    ended_at, left = _of_this_thread.left_over
-    budget = min(left, seconds) if time.monotonic() - ended_at < 0.01 else seconds
-    _of_this_thread.left_over = (-math.inf, seconds)
-    with Deadline(budget) as deadline, waiting(budget):
-        yield
-    if not last:
-        _of_this_thread.left_over = (time.monotonic(), deadline.left)
-
-
-class WouldWait(Exception):
-    """Memory alone has no answer, and this thread may not wait for one (`not_waiting`)."""
-
-
-@contextmanager
-def not_waiting() -> Iterator[None]:
-    """Within it a question that would wait raises WouldWait: an event loop runs on this thread."""
-    _of_this_thread.must_not_wait = True
-    try:
-        yield
-    finally:
-        _of_this_thread.must_not_wait = False
-
-
-def check_may_wait() -> None:
-    """Passes a thread that may wait. Raises WouldWait."""
-    if _of_this_thread.must_not_wait:
-        raise WouldWait
 
 
 def time_left() -> float:

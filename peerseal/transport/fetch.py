@@ -27,8 +27,9 @@ from peerseal.protocol.hosts import can_be_reached, has_one_host, is_loopback_ho
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.deadline import no_longer_than, time_left
-from peerseal.transport.deadline_adapter import TimedAdapter, WrongAddress, noting_connections
+from peerseal.transport.deadline_adapter import TimedAdapter
 from peerseal.transport.mirrors import MirrorHealth
+from peerseal.transport.timed_connection import WrongAddress, noting_connections
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -170,7 +171,7 @@ class HttpFetcher:
 
     @property
     def confidential(self) -> bool:
-        """Whether nobody on a network can read what writing calls send: over https, or on loopback."""
+        """Whether no network can read what writing calls send: over https, or on loopback."""
         return is_confidential(self._urls[0])
 
     def close(self) -> None:
@@ -331,7 +332,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_confidential(url: str) -> bool:
-    """Whether what is sent there can be read on no network: https, or loopback. Raises ConfigurationError for what is
+    """Whether no network can read what is sent there: over https, or on loopback. Raises ConfigurationError for what is
     no URL of a server."""
     return urlsplit(_base_url(url)).scheme == "https" or is_loopback(url)
 

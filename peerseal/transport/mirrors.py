@@ -1,4 +1,4 @@
-"""Which of a registry's URLs failed lately: asked last, and not at all for a while where asking cost seconds."""
+"""Which of a registry's URLs failed lately: they are asked last, and not at all for a while where asking took long."""
 
 import math
 import threading
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peerseal.errors import FetchError
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.limits import FetchLimits
 
 _of_this_thread = threading.local()
@@ -15,7 +16,7 @@ _of_this_thread = threading.local()
 
 @contextmanager
 def asking_resting_urls() -> Iterator[None]:
-    """Has the calls of this thread reach URLs that are left alone for a while, too."""
+    """Within it the calls of this thread reach URLs that rest, too."""
     _of_this_thread.asks_all = True
     try:
         yield
@@ -25,7 +26,7 @@ def asking_resting_urls() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Trouble:
-    """How often in a row a URL failed, when it did last, and until when it is left alone (monotonic seconds)."""
+    """How often in a row a URL failed, when it failed last, and until when it rests (monotonic seconds)."""
 
     failures: int = 0
     since: float = 0.0
@@ -33,12 +34,12 @@ class _Trouble:
 
 
 class MirrorHealth:
-    """What is remembered of each URL of a registry. Safe to use from threads: what is written are single references.
+    """The failures of each URL of a registry. Safe to use from threads: only single references are written.
 
-    A URL that failed is asked behind those that did not, until it works again. Where a failure took long, the registry
-    hangs rather than refuses, and each call would be held up by that anew: then the URL rests, for longer each time,
-    and whoever asks meanwhile is told at once. The first call after the rest finds out whether it is over. Where other
-    calls were answered meanwhile it is one document's trouble, and nobody else's.
+    A URL that failed is asked after those that did not, until it works again. Where a failure took long, the registry
+    hangs rather than refuses, and would hold up each call: then the URL rests, for longer each time, and calls fail at
+    once. The first call after the rest finds out whether the URL works. It does not rest where it answered other calls
+    meanwhile: then the trouble is with one document.
     """
 
     def __init__(self, urls: Sequence[str], limits: FetchLimits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,19 +50,19 @@ class MirrorHealth:
         self._worked_at: dict[str, float] = {}
 
     def in_order(self) -> Sequence[str]:
-        """All URLs: in their order, those that failed behind the others, whoever failed longest ago first."""
+        """All URLs: in their order, then those that failed, the one that failed longest ago first."""
         if not self._trouble:
             return self._urls
         trouble = dict(self._trouble)
         return sorted(self._urls, key=lambda url: trouble[url].since if url in trouble else 0.0)
 
     def check(self, url: str) -> None:
-        """Passes a URL that may be asked now; who passes after a rest does so alone. Raises FetchError."""
+        """Passes a URL that may be asked now; after a rest one call passes alone. Raises FetchError."""
         trouble, now = self._trouble.get(url), self._clock()
         if trouble is None or trouble.rests_until == 0.0 or getattr(_of_this_thread, "asks_all", False):
             return
         if now < trouble.rests_until:
-            raise FetchError(f"{url} hung a moment ago, and is left alone for {trouble.rests_until - now:.1f} s")
+            raise FetchError(f"{url} hung a moment ago, and is not asked for {trouble.rests_until - now:.1f} s")
         self._trouble[url] = _Trouble(trouble.failures, trouble.since, now + self._limits.shortest_rest)
 
     def worked(self, url: str) -> None:
@@ -70,10 +71,10 @@ class MirrorHealth:
         self._trouble.pop(url, None)
 
     def failed(self, url: str, seconds: float) -> None:
-        """It did not, which took that long."""
+        """It failed after that many seconds."""
         before, now = self._trouble.get(url) or _Trouble(), self._clock()
         failures = before.failures + 1
-        rest = min(self._limits.shortest_rest * 2.0 ** min(failures - 1, 16), self._limits.longest_rest)
+        rest = backoff(failures, first=self._limits.shortest_rest, longest=self._limits.longest_rest)
         hangs = seconds >= self._limits.slow and self._worked_at.get(url, -math.inf) < now - seconds
         rests_until = now + rest if hangs else 0.0
         self._trouble[url] = _Trouble(failures, now, rests_until)

@@ -1,8 +1,9 @@
-"""Tells whether this process ran without a break: what it learnt before a start, a fork or a pause may be out of date.
+"""Tells whether this process ran without a break: what it knew before a start, a fork or a pause may be out of date.
 
-A stopped process, a frozen container and a suspended machine notice nothing while time passes. So a thread notes the
-time several times in each poll (`Rounds`), and a note that is older than a poll says that there was a break. The clock
-is CLOCK_BOOTTIME where the system has it: CLOCK_MONOTONIC stands still while a machine is suspended.
+A stopped process, a frozen container and a suspended machine do not notice that time passes. So a thread notes the time
+several times in each poll (`peerseal.trust.background.BackgroundThread`), and a note that is older than a poll means
+that there was a break. The clock is CLOCK_BOOTTIME where the system has it: CLOCK_MONOTONIC stands still while a
+machine is suspended.
 """
 
 import threading
@@ -26,8 +27,8 @@ def uptime() -> float:
 
 class AwakePeriods:
     """The periods in which this process runs without a break, numbered from 1. ``began_at`` (by ``uptime``) is when the
-    current one began, ``slept`` how many seconds the break before it took, as far as that is known. Safe to use from
-    threads; a forked child begins a period of its own.
+    current one began; ``slept`` is for how many seconds, as far as known, the break before it lasted. Safe to use from
+    threads. A forked child begins a period of its own.
     """
 
     def __init__(self, limits: TrustLimits, uptime: Callable[[], float] = uptime) -> None:
@@ -41,7 +42,7 @@ class AwakePeriods:
         in_each_child(self._begin_in_child)
 
     def lasts(self, period: int) -> bool:
-        """Whether that period is the current one. Without a lock: it is asked for every request."""
+        """Whether that period is the current one. It takes no lock, since each request calls it."""
         return self.uptime() < self._until and period == self._number
 
     def current(self) -> int:

@@ -1,38 +1,47 @@
-"""The trust store's background thread: one round after the other, in one thread of each process.
+"""The background thread of a trust store: follows the registry's changes, and renews what is due.
 
-A round asks the registry what changed, and the registry keeps the question until something did. So rounds follow each
-other at once where the registry answers in its own time, and are spaced where it answers too soon to have kept the
-question, or not at all.
+There is one such thread in each process, and it works in rounds. A round asks the registry what changed, and the
+registry keeps the question until something did. So rounds follow each other at once where the registry answers in its
+own time, and are spaced where it answers too soon to have kept the question, or not at all.
 """
 
 import logging
-import random
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
-from peerseal.runtime.forks import in_each_child
+from peerseal.errors import PeersealError
+from peerseal.runtime.backoff import backoff
+from peerseal.runtime.forks import BackgroundWork, in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.trust.awake import AwakePeriods
+from peerseal.trust.changes import ChangesFollower, ReceivedChanges
+from peerseal.trust.shelf import Environment, Shelf
+from peerseal.trust.statements import StatementShelf
 
 log = logging.getLogger("peerseal.trust")
 
-
-class Heard(Enum):
-    """What a round heard of the registry: news, or that there is none, or nothing at all."""
-
-    NEWS = "news"
-    NO_NEWS = "no news"
-    NOTHING = "nothing"
+_JITTER = 0.3
+"""The part of a pause that chance may take away: the workers of a fleet do not ask in step."""
 
 
-class Rounds:
-    """Runs ``work`` in the background from `start` on, in this process and anew in each forked child that starts it.
+class RoundResult(Enum):
+    """What the registry said in one round: that something changed, that nothing did, or nothing at all."""
 
-    ``work`` gets an event that is set when it is to end, and says what it heard; ``interrupt`` ends what it waits for.
-    A second thread notes in ``awake`` that the process runs. ``idle`` says that this process has no thread for it and
-    may have one: a plain member, since it is looked at for every request.
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    NO_ANSWER = "no answer"
+
+
+class BackgroundThread:
+    """Runs ``work`` again and again from `start` on, in this process and in each forked child that starts it.
+
+    ``work`` gets an event that is set when it is to end; ``interrupt`` ends its wait. A second thread notes in
+    ``awake`` that the process runs. ``idle`` says that this process has no thread for it and may have one: a plain
+    member, since each request looks at it.
     """
 
     _NOTES = 5
@@ -40,7 +49,7 @@ class Rounds:
 
     def __init__(
         self,
-        work: Callable[[threading.Event], Heard],
+        work: Callable[[threading.Event], RoundResult],
         interrupt: Callable[[], None],
         limits: TrustLimits,
         awake: AwakePeriods,
@@ -71,7 +80,8 @@ class Rounds:
         return thread
 
     def stop(self) -> None:
-        """End this process's thread, for good. One that the registry holds up otherwise is not waited for for long."""
+        """End this process's thread, for good. A thread that the registry still holds up is left behind after
+        ``poll_interval``."""
         self._stopped, self.idle = True, False
         self._stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -80,16 +90,16 @@ class Rounds:
         self._thread = None
 
     def _run(self, stopping: threading.Event) -> None:
-        pause, silent = self._spread(self._limits.poll_interval), 0
+        pause, silent = self._poll_pause(), 0
         while not stopping.wait(pause):
             began = time.monotonic()
             try:
-                heard = self._work(stopping)
+                result = self._work(stopping)
             except Exception:  # the thread must not die of a surprise: without it revocations go unseen
                 log.exception("a round of the trust store failed")
-                heard = Heard.NOTHING
-            silent = silent + 1 if heard is Heard.NOTHING else 0
-            pause = self._pause(heard, silent, time.monotonic() - began)
+                result = RoundResult.NO_ANSWER
+            silent = silent + 1 if result is RoundResult.NO_ANSWER else 0
+            pause = self._pause(result, silent, time.monotonic() - began)
 
     def _stay_awake(self, stopping: threading.Event) -> None:
         """Note the time, and after a break that was longer than the registry keeps a question, ask it again: the
@@ -100,17 +110,16 @@ class Rounds:
             if period != before and self._awake.slept >= self._limits.wait:
                 self._interrupt()
 
-    def _pause(self, heard: Heard, silent: int, took: float) -> float:
+    def _pause(self, result: RoundResult, silent: int, took: float) -> float:
         """Seconds until the next round."""
         limits = self._limits
-        if heard is Heard.NOTHING:
-            return self._spread(min(limits.poll_interval * 2.0 ** min(silent - 1, 16), limits.longest_poll_pause))
-        kept = limits.wait > 0 and (heard is Heard.NEWS or took >= limits.poll_interval)
-        return max(0.0, limits.look_interval - took) if kept else self._spread(limits.poll_interval)
+        if result is RoundResult.NO_ANSWER:
+            return backoff(silent, first=limits.poll_interval, longest=limits.longest_poll_pause, jitter=_JITTER)
+        kept = limits.wait > 0 and (result is RoundResult.CHANGED or took >= limits.poll_interval)
+        return max(0.0, limits.look_interval - took) if kept else self._poll_pause()
 
-    def _spread(self, seconds: float) -> float:
-        """Up to that many: jitter keeps the workers of a fleet from asking in step."""
-        return seconds * random.uniform(0.7, 1.0)  # noqa: S311
+    def _poll_pause(self) -> float:
+        return backoff(1, first=self._limits.poll_interval, longest=math.inf, jitter=_JITTER)
 
     def _after_fork(self) -> None:
         """Threads do not survive a fork, and a lock that one of them held would never be released."""
@@ -118,3 +127,107 @@ class Rounds:
         self._stopping = threading.Event()
         self._thread = None
         self.idle = not self._stopped
+
+
+class Upkeep:
+    """Follows the changes, and renews what is due of the documents on the shelves ``renewed``; statements are confirmed
+    or forgotten. No fork of this process falls into what is done while ``working`` is held."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        changes: ChangesFollower,
+        renewed: Sequence[Shelf[Any, Any, Any]],
+        statements: StatementShelf,
+        working: BackgroundWork,
+    ) -> None:
+        self._reader = environment.reader
+        self._confirmation = environment.confirmation
+        self._awake = environment.awake
+        self._limits = environment.limits
+        self._clock = environment.clock
+        self._changes = changes
+        self._renewed = renewed
+        self._shelves: Sequence[Shelf[Any, Any, Any] | StatementShelf] = (*renewed, statements)
+        self._working, self._retry_working = working, BackgroundWork()
+        self._retrying = threading.Thread()  # not started: none is alive
+        in_each_child(self._after_fork)
+
+    def refresh(self) -> None:
+        """One round without waiting. Raises nothing of PeersealError: a failure is logged, and holds up nothing
+        else."""
+        self._look_at_root()
+        try:
+            since = self.followed()
+            if since is not None:
+                self._take_note(self._changes.ask(since))
+        except PeersealError as error:
+            log.warning("cannot follow the registry's changes: %s", error)
+        for shelf in self._renewed:
+            shelf.renew_due()
+
+    def round(self, stopping: threading.Event) -> RoundResult:
+        """One round of the background thread. It ends early where ``stopping`` is set."""
+        with self._working:
+            self._look_at_root()
+        result = self._wait_for_changes(stopping)
+        with self._working:
+            for shelf in self._renewed:
+                shelf.renew_due(failing=False)
+        if not self._retrying.is_alive() and self._due_at(failing=True) <= self._clock():
+            self._retrying = threading.Thread(target=self._retry, name="peerseal-trust-retry", daemon=True)
+            self._retrying.start()
+        return result
+
+    def followed(self) -> int | None:
+        """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
+        not hold back the entry from which the rest is asked for."""
+        return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
+
+    def _retry(self) -> None:
+        """Renew what could not be renewed before, in a thread of its own: it may hang again, and must not hold up the
+        others."""
+        with self._retry_working:
+            for shelf in self._renewed:
+                shelf.renew_due(failing=True)
+
+    def _wait_for_changes(self, stopping: threading.Event) -> RoundResult:
+        """Wait for changes, though not longer than until something is to be renewed anyway."""
+        since = self.followed()
+        if since is None:
+            return RoundResult.UNCHANGED
+        due_at = self._due_at(failing=False)
+        if not self._retrying.is_alive():
+            due_at = min(due_at, self._due_at(failing=True))
+        due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
+        try:
+            lists = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
+            with self._working:
+                for received in lists:
+                    self._take_note(received)
+        except PeersealError as error:
+            log.warning("cannot follow the registry's changes: %s", error)
+            return RoundResult.NO_ANSWER
+        changed = any(received.changes.seq > since for received in lists)
+        return RoundResult.CHANGED if changed else RoundResult.UNCHANGED
+
+    def _due_at(self, *, failing: bool) -> float:
+        return min(shelf.due_at(failing=failing) for shelf in self._renewed)
+
+    def _take_note(self, received: ReceivedChanges) -> None:
+        """Confirm what did not change, and mark what did."""
+        changes, period = received.changes, self._awake.of(received.asked_at)
+        self._reader.note(changes)
+        self._confirmation.note(changes, period)
+        for shelf in self._shelves:
+            shelf.confirm(changes, period)
+
+    def _look_at_root(self) -> None:
+        if self._reader.registry_keys_due_in() <= 0:
+            try:
+                self._reader.load_registry_keys()
+            except PeersealError as error:
+                log.warning("cannot renew the registry's keys: %s", error)
+
+    def _after_fork(self) -> None:
+        self._retrying = threading.Thread()

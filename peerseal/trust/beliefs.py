@@ -11,14 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
 
 from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavailable
-from peerseal.protocol.documents.named_keys import SignedKey
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.key_set import JwkSetDocument, SignedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 
@@ -140,8 +137,8 @@ class Dated:
     confirmed_at: int
     expires_at: int
 
-    def check_not_behind(self, document: JwkSetDocument | PolicyDocument | DomainDocument) -> None:
-        """Passes a document that does not lie behind what was seen before. Raises DocumentRefused."""
+    def check_not_older(self, document: JwkSetDocument | PolicyDocument | DomainDocument) -> None:
+        """Passes a document that is not older than what was seen before. Raises DocumentRefused."""
         if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
 
@@ -192,12 +189,12 @@ class KnownService(Dated):
         return kid in self.keys or kid in self.revoked
 
     def updated(self, document: JwkSetDocument) -> Self:
-        """After another document. Raises DocumentRefused for one that lies behind what was seen before, and for one
+        """After another document. Raises DocumentRefused for one that is older than what was seen before, and for one
         that brings a revoked key back, whatever its signer says.
 
         A document of the same state may well be older than this belief (a cache on the way): then it tells nothing new.
         """
-        self.check_not_behind(document)
+        self.check_not_older(document)
         revived = next((key.kid for key in document.keys if key.kid in self.revoked), None)
         if revived is not None:
             raise DocumentRefused("document_revived_key", f"{revived} was revoked before")

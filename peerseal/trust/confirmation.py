@@ -1,9 +1,9 @@
 """Has the registry confirm what this process believes from before: a copy on disk, or memory from before a break.
 
 Such a belief decides a request only after the registry was asked what changed since the process started, was forked or
-woke (`AwakePeriods`). One question serves all beliefs of the process, and of the processes of its host that woke before
-it was asked. Where the registry cannot be reached within the caller's patience, the belief decides as it is: its signed
-time and the offline limit bound that.
+woke (`AwakePeriods`). One answer serves all beliefs of the process, and of the processes of its host that woke before
+the question. Where the registry cannot be reached within the caller's patience, the belief decides as it is, within its
+signed time and the offline limit.
 """
 
 import logging
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.protocol.documents.changes import Changes
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time, no_longer_than
@@ -28,16 +28,16 @@ log = logging.getLogger("peerseal.trust")
 B = TypeVar("B", bound=Dated)
 
 _PART_OF_PATIENCE = 0.8
-"""What one question may take of a caller's patience: callers that wait for it have some left when it fails."""
-_NO_WORD_OF_THE_REGISTRY = ("document_malformed", "document_wrong_type")
-"""Codes of answers that are no document of a registry at all, such as a gateway's error page."""
+"""The part of a caller's patience that one question may take: callers that wait for it have some left when it fails."""
+_NOT_FROM_A_REGISTRY = ("document_malformed", "document_wrong_type")
+"""Codes of answers that are no registry's document at all, such as a gateway's error page."""
 
 
 @dataclass(slots=True)
-class _Heard:
-    """What was heard in one period. ``newest`` is the ledger entry up to which the registry told what changed, None
-    where it told nothing yet; ``changes`` the list that it told last when asked. ``failed_at`` (by uptime) is when a
-    question failed last, and ``refusal`` why where the registry answered, but not in a way to believe."""
+class _Answers:
+    """What the registry answered in one period. ``newest`` is the ledger entry up to which it said what changed, None
+    before its first answer; ``changes`` is its last list. ``failed_at`` (by uptime) is when a question failed last;
+    ``refusal`` says why, where the registry answered and the answer was refused."""
 
     period: int
     newest: int | None = None
@@ -46,7 +46,7 @@ class _Heard:
     refusal: DocumentRefused | None = None
 
     def take(self, changes: Changes) -> None:
-        """Hold on to a list that the registry told."""
+        """Keep a list of the registry's."""
         if self.changes is None or changes.seq > self.changes.seq or changes.since < self.changes.since:
             self.changes = changes
         self.newest = max(self.newest or 0, changes.seq)
@@ -62,7 +62,6 @@ class Confirmation:
         follower: ChangesFollower,
         reader: DocumentReader,
         awake: AwakePeriods,
-        *,
         limits: TrustLimits,
         followed: Callable[[], int | None],
     ) -> None:
@@ -71,66 +70,66 @@ class Confirmation:
         self._awake = awake
         self._limits = limits
         self._followed = followed
-        self._heard = _Heard(NEVER)
+        self._answers = _Answers(NEVER)
         self._asking_since = math.inf
         self._renew_lock()
         in_each_child(self._renew_lock)
 
     def confirmed(self, belief: B, subject: str) -> B | None:
-        """The belief about ``subject`` (a service id) as the registry's word in this period leaves it: None where that
-        says that it changed. Unaltered where the registry cannot be reached.
+        """The belief about ``subject`` (a service id) after what the registry said in this period: None where it says
+        that it changed. Unaltered where the registry cannot be reached.
 
-        Raises TrustUnavailable where the registry answers, but not in a way to believe.
+        Raises TrustUnavailable where the registry answers, and the answer is refused.
         """
-        changes = self._word_on(belief.covered)
+        changes = self._changes_after(belief.covered)
         return belief if changes is None else belief.confirmed(subject, changes)
 
-    def begin_anew(self) -> None:
-        """See HistoryFollower: what was heard is of a history that was given up. Its thread may hold the lock."""
-        self._heard = _Heard(NEVER)
+    def on_new_ledger(self) -> None:
+        """See LedgerFollower: the answers were about a lost ledger. The thread that calls this may hold the lock."""
+        self._answers = _Answers(NEVER)
 
     def endings(self) -> Mapping[str, int]:
-        """See HistoryFollower: no keys are here."""
+        """See LedgerFollower: no keys are here."""
         return {}
 
     def note(self, changes: Changes, period: int) -> None:
-        """Take note of a list that the background thread heard, asked for in that period: it is as good as one that is
+        """Take note of a list that the background thread received, asked for in that period: it serves like one that is
         asked for here, and copies must cover as much from now on."""
         with self._lock:
-            if period != NEVER and period != self._heard.period:
-                self._heard = _Heard(period)
-            if period != NEVER or self._heard.newest is not None:
-                self._heard.take(changes)
+            if period not in (NEVER, self._answers.period):
+                self._answers = _Answers(period)
+            if period != NEVER or self._answers.newest is not None:
+                self._answers.take(changes)
 
-    def _word_on(self, covered: int) -> Changes | None:
-        """What the registry says that may concern a belief known up to that entry; None where it says nothing more."""
+    def _changes_after(self, covered: int) -> Changes | None:
+        """The registry's list that may concern a belief known up to that entry; None where there is none."""
         if not acquired_in_time(self._lock):
             if self._awake.uptime() - self._asking_since >= self._limits.patience / 2:
                 return None  # the question of another thread was not answered in time, so the registry is not reached
             raise TrustUnavailable("another thread asks the registry what changed", retry_after=1)
         try:
-            return self._told(covered)
+            return self._listed(covered)
         finally:
             self._lock.release()
 
-    def _told(self, covered: int) -> Changes | None:
+    def _listed(self, covered: int) -> Changes | None:
         period = self._awake.current()
-        first = self._heard.period != period
+        first = self._answers.period != period
         if first:
-            self._heard = _Heard(period)
-        heard = self._heard
-        if heard.newest is not None:
-            if covered >= heard.newest:
+            self._answers = _Answers(period)
+        answers, changes = self._answers, self._answers.changes
+        if answers.newest is not None:
+            if covered >= answers.newest:
                 return None
-            if heard.changes is not None and heard.changes.since <= covered and heard.changes.seq >= heard.newest:
-                return heard.changes
-        if self._awake.uptime() - heard.failed_at < self._limits.poll_interval:
-            if heard.refusal is not None:
-                raise _unavailable(heard.refusal)
+            if changes is not None and changes.since <= covered and changes.seq >= answers.newest:
+                return changes
+        if self._awake.uptime() - answers.failed_at < self._limits.poll_interval:
+            if answers.refusal is not None:
+                raise _unavailable(answers.refusal)
             return None
-        return self._asked(heard, covered, first)
+        return self._asked(answers, covered, first)
 
-    def _asked(self, heard: _Heard, covered: int, first: bool) -> Changes | None:
+    def _asked(self, answers: _Answers, covered: int, first: bool) -> Changes | None:
         followed = self._followed()
         since = covered if followed is None else min(covered, followed)
         self._asking_since = self._awake.uptime()
@@ -138,22 +137,22 @@ class Confirmation:
             with no_longer_than(_PART_OF_PATIENCE * self._limits.patience):
                 changes = self._follower.ask_since_waking(since, first=first)
         except (FetchError, DocumentRefused) as error:
-            self._remember_failure(heard, error)
+            self._remember_failure(answers, error)
             return None
         finally:
             self._asking_since = math.inf
-        heard.take(changes)
+        answers.take(changes)
         self._reader.note(changes)
         return changes
 
-    def _remember_failure(self, heard: _Heard, error: FetchError | DocumentRefused) -> None:
-        """Raises TrustUnavailable unless the error says that the registry cannot be reached. What a mirror says while
-        the primary cannot be asked is no word of the registry either."""
+    def _remember_failure(self, answers: _Answers, error: FetchError | DocumentRefused) -> None:
+        """Raises TrustUnavailable unless the error says that the registry cannot be reached. A mirror's refused answer
+        does not count as the registry's while the primary cannot be asked."""
         log.warning("the registry does not confirm what is known from before: %s", error)
-        heard.failed_at = self._awake.uptime()
-        heard.refusal = None
-        if isinstance(error, DocumentRefused) and not (error.by_mirror or error.code in _NO_WORD_OF_THE_REGISTRY):
-            heard.refusal = error
+        answers.failed_at = self._awake.uptime()
+        answers.refusal = None
+        if isinstance(error, DocumentRefused) and not (error.by_mirror or error.code in _NOT_FROM_A_REGISTRY):
+            answers.refusal = error
             raise _unavailable(error)
 
     def _renew_lock(self) -> None:

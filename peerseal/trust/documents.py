@@ -9,32 +9,27 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, PeersealError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    Document,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import Document, read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import acquired_in_time
-from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.history import SeenLedger, check_admissions
-from peerseal.trust.new_history import Histories
+from peerseal.trust.replaced_ledger import ReplacedLedgers
+from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 
@@ -43,7 +38,6 @@ D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument 
 
 T = TypeVar("T")
 
-_ROOT_PATH = "/.well-known/peerseal-registry"
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
     JwkSetDocument: "key_set",
@@ -62,13 +56,43 @@ class CachedDocument(Generic[D]):
     fetched_at: float
 
 
-class DocumentReader:
-    """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` is where the newest
-    checkpoint is remembered, ``copies`` where documents are. Safe to use from threads, and before and after a fork.
+@dataclass(frozen=True, slots=True)
+class Question(Generic[D]):
+    """One question to the registry: for the document of that ``kind`` about ``subject``, at that ``path``.
 
-    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``drops`` counts
-    how often the root dropped a key that had signed documents, or gave up the history that they were signed for, and
-    ``outdated`` says that the root's document is known to have changed.
+    It must cover ``covers`` entries of the ledger, and all that were seen. ``etag`` is that of the document that is
+    held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
+    DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is entered when it has
+    answered.
+    """
+
+    kind: type[D]
+    path: str
+    subject: str
+    covers: int = 0
+    etag: str | None = None
+    headers: Callable[[str], Mapping[str, str]] | None = None
+    check: Callable[[D], None] | None = None
+    wait: float = 0.0
+    within: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Generic[D]):
+    """A document as the registry sent it, the ``jws`` that signs it, and its ETag."""
+
+    document: D
+    jws: str = field(repr=False)
+    etag: str | None
+
+
+class DocumentReader:
+    """Reads the documents of the registry whose root key has the thumbprint ``pin``. ``cache_dir`` holds the newest
+    checkpoint, ``copies`` the documents. Safe to use from threads, and before and after a fork.
+
+    ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``generation`` rises
+    when the root drops a key that had signed documents, or replaces the ledger that they belong to. ``outdated`` says
+    that the root's document is known to have changed.
     """
 
     def __init__(
@@ -85,7 +109,7 @@ class DocumentReader:
         self.copies = copies
         self.fetches: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self.drops = 0
+        self.generation = 0
         self.outdated = False
         self._pin = pin
         self._limits = limits
@@ -94,7 +118,7 @@ class DocumentReader:
         self._root_loaded_at = 0.0
         self._root_cooldown_until = 0.0
         self._ledger = SeenLedger(lambda: self.fetcher, cache_dir, clock)
-        self.histories = Histories(
+        self.replaced_ledgers = ReplacedLedgers(
             lambda: self.fetcher,
             self._ledger,
             copies,
@@ -102,7 +126,7 @@ class DocumentReader:
             clock=clock,
             pause=limits.cooldown,
         )
-        self._given_up = 0
+        self._ledger_begins = 0
         self._lock = threading.Lock()
         in_each_child(self._renew_lock)
 
@@ -119,7 +143,7 @@ class DocumentReader:
         return root if root is not None and self._clock() < root.expires_at else self.load_registry_keys()
 
     def registry_keys_due_in(self) -> float:
-        """Seconds until it is time to look at the root's document again; 0 or less where it is."""
+        """Seconds until the root's document is to be fetched again; 0 or less where it is to be now."""
         return 0.0 if self.outdated else self._root_loaded_at + self._limits.refresh_interval - self._clock()
 
     def load_registry_keys(self, *, at_once: bool = False) -> RegistryKeys:
@@ -154,7 +178,7 @@ class DocumentReader:
             self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
             try:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
-                    found = self.fetcher.ask(_ROOT_PATH, self._read_newer_root)
+                    found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
                 raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
@@ -174,7 +198,8 @@ class DocumentReader:
         return self._root
 
     def _recall_newer_root(self, at_once: bool) -> bool:
-        """Whether a copy did that another process has fetched since, or one before a restart."""
+        """Whether there is a copy that another process has fetched since, or one from before a restart, and it is
+        taken over."""
         fetched_at = self.copies.fetched_at(_ROOT_COPY)
         if at_once or self.outdated or fetched_at <= self._root_loaded_at:
             return False
@@ -192,8 +217,8 @@ class DocumentReader:
         return True
 
     def _read_newer_root(self, answer: Answer) -> tuple[RegistryKeys, str] | None:
-        """The root's document in an answer, and as it was signed; None for the one that is held, so that another mirror
-        may have a newer: one that hides it must not keep a dropped key alive."""
+        """The root's document in an answer, and as it was signed. None for the one that is held: then the next mirror
+        is asked, since a mirror that hides a newer one must not keep a dropped key alive."""
         jws = text_of(answer, RegistryKeys)
         found = self._newer_root(jws)
         return None if found is None else (found, jws)
@@ -217,109 +242,80 @@ class DocumentReader:
         if before is not None:
             named = {key.thumbprint for key in found.signing_keys}
             if not {key.thumbprint for key in before.signing_keys} <= named:
-                self.drops += 1
-            self._ledger.renounce(found)
+                self.generation += 1
+            self._ledger.forget_dropped_keys(found)
         return found
 
-    # ---- another history
+    # ---- another ledger
 
-    def is_given_up(self, drops: int) -> bool:
-        """Whether what was read at that count of ``drops`` is of a history that the root gave up since."""
-        return drops < self._given_up
+    def is_of_lost_ledger(self, generation: int) -> bool:
+        """Whether what was read in that ``generation`` belongs to a ledger that the root has replaced since."""
+        return generation < self._ledger_begins
 
-    def through_histories(self, fetch: Callable[[], T]) -> T:
-        """What ``fetch`` gives; once more where it failed because the registry has another ledger, which the root
-        declared. Raises what it raises."""
+    def retrying_on_new_ledger(self, fetch: Callable[[], T]) -> T:
+        """The result of ``fetch``, called once more where it failed because the registry has another ledger, which the
+        root declared. Raises what it raises."""
         try:
             return fetch()
         except (DocumentRefused, FetchError) as error:
-            if not self._begin_anew_after(error):
+            if not self.follows_new_ledger_after(error):
                 raise
         return fetch()
 
-    def _begin_anew_after(self, error: DocumentRefused | FetchError) -> bool:
+    def follows_new_ledger_after(self, error: DocumentRefused | FetchError) -> bool:
+        """Whether the root declared another ledger, which explains the error: then that ledger counts from now on."""
         root = self._root
-        if root is None or not self.histories.given_up_after(error, root):
+        if root is None or not self.replaced_ledgers.found_after(error, root):
             return False
-        self.drops += 1
-        self._given_up = self.drops
-        for follower in self.histories.followers:
-            follower.begin_anew()
+        self.generation += 1
+        self._ledger_begins = self.generation
+        for follower in self.replaced_ledgers.followers:
+            follower.on_new_ledger()
         return True
 
     # ---- documents that its keys sign
 
     def seen(self) -> int:
-        """Entries of the newest checkpoint that was seen, before a restart too; 0 where none was. What is asked for
-        from now on must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
+        """Entries of the newest checkpoint that was seen, before a restart too; 0 where none was. Each later document
+        must cover as many. Raises TrustUnavailable, FetchError or DocumentRefused."""
         return self._ledger.size(self.registry_keys())
 
-    def fetch(
-        self,
-        kind: type[D],
-        path: str,
-        subject: str,
-        *,
-        headers: Callable[[str], Mapping[str, str]] | None = None,
-        max_age: float | None = None,
-        check: Callable[[D], None] | None = None,
-        keep: Callable[[D, str], None] | None = None,
-        wait: float = 0.0,
-        within: AbstractContextManager[object] | None = None,
-    ) -> D:
-        """The document about ``subject`` at that path, covering all that was seen of the ledger when it is asked for.
+    def fetch(self, question: Question[D]) -> Fetched[D] | None:
+        """The document of the first mirror whose answer passes every check; None where the one that is held is still
+        the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
+        TrustUnavailable."""
+        covers = max(question.covers, self.seen())
+        path = question.path if question.kind is Changes else covering(question.path, covers)
+        headers = {} if question.headers is None else dict(question.headers(path))
+        if question.etag is not None:
+            headers["If-None-Match"] = question.etag
 
-        ``headers`` are those of the call, made for the path as it is asked for. ``max_age`` is in seconds since the
-        document was signed. ``check`` is one more check, which raises DocumentRefused; ``keep`` gets the document that
-        passed all, and as it was signed. ``wait`` is for how many seconds the registry may keep the question, and
-        ``within`` is entered when it has answered. Raises FetchError (with ``http_status`` 404 where there is no such
-        document), DocumentRefused or TrustUnavailable.
-        """
-        fetch = partial(self._fetch_once, kind, path, subject, headers, max_age, check, keep, wait, within)
-        if kind is not Changes:
-            return self.through_histories(fetch)
-        try:
-            return fetch()
-        except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
-            self._begin_anew_after(error)
-            raise
+        def read(answer: Answer) -> tuple[Fetched[D] | None]:
+            with question.within:
+                if answer.status == 304 and question.etag is not None:
+                    return (None,)
+                jws = text_of(answer, question.kind)
+                document = self.read(question.kind, jws, question.subject, at_least=covers)
+                if question.check is not None:
+                    question.check(document)
+                return (Fetched(document, jws, entity_tag(answer)),)
 
-    def _fetch_once(
-        self,
-        kind: type[D],
-        path: str,
-        subject: str,
-        headers: Callable[[str], Mapping[str, str]] | None,
-        max_age: float | None,
-        check: Callable[[D], None] | None,
-        keep: Callable[[D, str], None] | None,
-        wait: float,
-        within: AbstractContextManager[object] | None,
-    ) -> D:
-        seen = self.seen()
-        asked = path if kind is Changes else covering(path, seen)
-
-        def read(answer: Answer) -> D:
-            with within or nullcontext():
-                jws = text_of(answer, kind)
-                document = self.read(kind, jws, subject, at_least=seen)
-                if max_age is not None:
-                    check_age(document, max_age, self._clock())
-                if check is not None:
-                    check(document)
-                if keep is not None:
-                    keep(document, jws)
-                return document
-
-        with self.counting(_NAMES[kind]), no_larger_than(kind.MAX_SIZE):
-            found = self.fetcher.ask(asked, read, headers=headers(asked) if headers else None, wait=wait)
+        with self.counting(_NAMES[question.kind]), no_larger_than(question.kind.MAX_SIZE):
+            found = self.fetcher.ask(path, read, headers=headers, wait=question.wait)
         if found is None:
-            raise AssertionError("unreachable: no document says that there is nothing new")
-        return found
+            raise AssertionError("unreachable: each answer that is read gives a tuple")
+        return found[0]
+
+    def fetch_whole(self, question: Question[D]) -> Fetched[D]:
+        """As `fetch`, for a question without an ETag: each answer has a document."""
+        fetched = self.fetch(question)
+        if fetched is None:
+            raise AssertionError("unreachable: only a question with an ETag is answered without a document")
+        return fetched
 
     @contextmanager
     def counting(self, what: str) -> Iterator[None]:
-        """The block is one fetch of a document of that kind. That there is no such document is an answer, too."""
+        """Counts the block as one fetch of a document of that kind. A 404 is an answer, and no failure."""
         self.fetches[what] += 1
         try:
             yield
@@ -332,7 +328,7 @@ class DocumentReader:
     ) -> CachedDocument[D] | None:
         """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
         (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
-        within the offline limit; else None. It makes no call, but for the root's document where no copy of that is."""
+        within the offline limit; else None. It makes no call, except for the root's document where there is no copy."""
         if self.copies.fetched_at(name) <= newer_than:
             return None
         copy = self.copies.read(name)
@@ -349,14 +345,14 @@ class DocumentReader:
         return CachedDocument(document, copy.fetched_at)
 
     def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
-        """Let the other processes of the host, and those after a restart, have the document."""
+        """Keep a copy of the document for the other processes of the host, and for those after a restart."""
         self.copies.write(name, jws, fetched_at)
         self.copies.saw(name, document.seq)
 
     def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, kept: bool = False) -> D:
         """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
-        the ledger, and with its place in it. The root's document is looked at again where it names another signer.
-        ``kept`` says that it is a copy of this host's, whose history was looked into when it was fetched.
+        the ledger, and with its place in it. The root's document is fetched again where the signer is unknown. ``kept``
+        says that it is a copy of this host, whose place in history was checked when it was fetched.
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
@@ -379,7 +375,7 @@ class DocumentReader:
         else:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
-        believed: D = self.histories.endings.applied(document)
+        believed: D = self.replaced_ledgers.endings.applied(document)
         return believed
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:
@@ -405,8 +401,8 @@ def check_age(document: Document, max_age: float, now: float) -> None:
 
 
 def covering(path: str, entries: int) -> str:
-    """The path of a document that covers so many entries: they stand in the URL, so that no cache on the way answers
-    with less."""
+    """The path of a document that covers so many entries. Their number is in the URL, so that no cache on the way
+    answers with an older document."""
     if not entries:
         return path
     return f"{path}{'&' if '?' in path else '?'}seq={entries}"

@@ -2,24 +2,26 @@
 
 An event is verified against the key as it stood when the event was signed, a year ago perhaps, and never after that key
 was revoked. So a statement is believed as long as lists of changes confirm that its service did not change, within the
-offline limit of its signed time, and is asked for anew after that. None is renewed in the background: of the hundreds
-of keys that a service had, those are asked for whose events come in.
+offline limit of its signed time. Then it is forgotten, and fetched again when the next event needs it: a service has
+hundreds of past keys, and none is renewed in the background.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.named_keys import REVOKED
-from peerseal.protocol.documents.signed_documents import Changes, KeyStatement
-from peerseal.runtime.limits import TrustLimits
-from peerseal.transport.deadline import acquired_in_time
-from peerseal.trust.awake import AwakePeriods
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.key_set import REVOKED
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.runtime.forks import in_each_child
+from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.trust.beliefs import Dated, TrustedKey
-from peerseal.trust.confirmation import Confirmation
-from peerseal.trust.new_history import REVOKED_FOR_GOOD
+from peerseal.trust.documents import Question, check_age
+from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
+from peerseal.trust.shelf import AbsentNames, Environment, fetching
 
 _LOCKS = 64
 """Fetches at once, at most: one for each group of services that share a lock."""
@@ -27,13 +29,12 @@ _LOCKS = 64
 
 @dataclass(frozen=True, slots=True)
 class KnownStatement(Dated):
-    """What is believed of one key, None where it was revoked, and the times of `Dated`. ``drops`` is the reader's when
-    it was read: where the root has dropped a signing key since, that key may have signed it. ``period`` is the one (of
-    `AwakePeriods`) in which the registry said or confirmed it."""
+    """What is believed of one key, None where it was revoked, and the times of `Dated`. ``generation`` and ``period``
+    are those of `peerseal.trust.shelf.Item`."""
 
     key: TrustedKey | None
     service_id: str
-    drops: int
+    generation: int
     period: int
     seq: int
     covered: int
@@ -41,38 +42,27 @@ class KnownStatement(Dated):
     expires_at: int
 
     @classmethod
-    def of(cls, document: KeyStatement, drops: int, period: int) -> "KnownStatement":
+    def of(cls, document: KeyStatement, generation: int, period: int) -> "KnownStatement":
         """From a statement that was checked."""
         key = None if document.state == REVOKED else TrustedKey.of(document, document.subject)
         times = document.seq, document.head, document.issued_at, document.expires_at
-        return cls(key, document.subject, drops, period, *times)
+        return cls(key, document.subject, generation, period, *times)
 
 
 class StatementShelf:
-    """Statements by kid, the oldest forgotten first. ``fetch`` gets the one about a kid, checked: it raises FetchError
-    (404 where there is no such key), DocumentRefused or TrustUnavailable. Safe to use from threads."""
+    """Statements by kid; the oldest is forgotten first. Safe to use from threads."""
 
-    def __init__(
-        self,
-        fetch: Callable[[str], KeyStatement],
-        confirmation: Confirmation,
-        awake: AwakePeriods,
-        *,
-        limits: TrustLimits,
-        clock: Callable[[], float],
-        drops: Callable[[], int],
-    ) -> None:
-        self._fetch = fetch
-        self._confirmation = confirmation
-        self._awake = awake
-        self._limits = limits
-        self._clock = clock
-        self._drops = drops
+    def __init__(self, environment: Environment) -> None:
+        limits = self._limits = environment.limits
+        self._reader = environment.reader
+        self._confirmation = environment.confirmation
+        self._awake = environment.awake
+        self._clock = environment.clock
         self._held: OrderedDict[str, KnownStatement] = OrderedDict()
-        self._absent: OrderedDict[str, float] = OrderedDict()  # kid: until when
-        self._credit = limits.stranger_fetches
-        self._credited_at = 0.0
+        self._absent = AbsentNames(limits.max_negative, limits.negative_ttl)
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, environment.clock)
         self.renew_locks()
+        in_each_child(self.renew_locks)
 
     def known(self, kid: str) -> TrustedKey | None:
         """The key, if memory alone can say. Raises RevokedKey."""
@@ -82,28 +72,23 @@ class StatementShelf:
     def ask(self, kid: str, service_id: str) -> TrustedKey:
         """The key, fetched where memory cannot say; one thread fetches while others of the same service wait. Raises
         UnknownKey, RevokedKey or TrustUnavailable."""
-        lock = self._locks[hash(service_id) % _LOCKS]
-        if not acquired_in_time(lock):
-            raise TrustUnavailable(f"a key of {service_id} is being fetched", retry_after=1)
-        try:
+        with fetching(self._locks[hash(service_id) % _LOCKS], f"the statement about {kid}"):
             found = self.known(kid) or self._confirmed_from_before(kid)
             return self._fetched(kid) if found is None else found
-        finally:
-            lock.release()
 
     def followed(self) -> list[int]:
         """Up to which entries what is held is known to be the truth."""
         with self._lock:
             return [held.covered for held in self._held.values()]
 
-    def begin_anew(self) -> None:
-        """See HistoryFollower."""
+    def on_new_ledger(self) -> None:
+        """See LedgerFollower."""
         with self._lock:
             self._held.clear()
             self._absent.clear()
 
     def endings(self) -> Mapping[str, int]:
-        """See HistoryFollower."""
+        """See LedgerFollower."""
         with self._lock:
             held = list(self._held.items())
         return {kid: REVOKED_FOR_GOOD if one.key is None else one.key.active_until for kid, one in held}
@@ -126,7 +111,7 @@ class StatementShelf:
     def _in_time(self, kid: str) -> KnownStatement | None:
         """What is held of the key, unless it is too old to be believed."""
         held, now = self._held.get(kid), self._clock()
-        if held is None or held.drops != self._drops():
+        if held is None or held.generation != self._reader.generation:
             return None
         return held if now < min(held.confirmed_at + self._limits.offline_limit, held.expires_at) else None
 
@@ -136,29 +121,41 @@ class StatementShelf:
         if held is None:
             return None
         confirmed = self._confirmation.confirmed(held, held.service_id)
-        if confirmed is None or held.drops != self._drops():
+        if confirmed is None or held.generation != self._reader.generation:
             return None
         self._remember(kid, replace(confirmed, period=period))
         return _key_of(confirmed)
 
     def _fetched(self, kid: str) -> TrustedKey:
         now, period = self._clock(), self._awake.current()
-        if now < self._absent.get(kid, 0.0):
-            raise UnknownKey("nobody registered that key")
-        if not self._may_miss(now):
-            raise TrustUnavailable("too many keys asked for that nobody registered", retry_after=1)
-        drops = self._drops()
+        if self._absent.has(kid, now):
+            raise UnknownKey(f"the registry does not know {kid}")
+        if not self._strangers.has_token():
+            raise TrustUnavailable("too many keys asked for that the registry does not know", retry_after=1)
+        generation = self._reader.generation
         try:
-            statement = KnownStatement.of(self._fetch(kid), drops, period)
-        except FetchError as error:
-            if error.http_status != 404:
+            question = self._question(kid)
+            document = self._reader.retrying_on_new_ledger(lambda: self._reader.fetch_whole(question)).document
+        except (FetchError, DocumentRefused) as error:
+            if getattr(error, "http_status", None) != 404:
                 raise TrustUnavailable(f"the statement about {kid}: {error}", retry_after=1) from error
-            self._miss(kid, now)
-            raise UnknownKey("nobody registered that key") from error
-        except DocumentRefused as error:
-            raise TrustUnavailable(f"the statement about {kid}: {error}", retry_after=1) from error
+            self._strangers.take()
+            with self._lock:
+                self._absent.add(kid, now)
+            raise UnknownKey(f"the registry does not know {kid}") from error
+        statement = KnownStatement.of(document, generation, period)
         self._remember(kid, statement)
         return _key_of(statement)
+
+    def _question(self, kid: str) -> Question[KeyStatement]:
+        def check(statement: KeyStatement) -> None:
+            if statement.kid != kid:
+                raise DocumentRefused("document_wrong_subject", f"a statement about {statement.kid} instead of {kid}")
+            check_age(statement, self._limits.offline_limit, self._clock())
+
+        owner, thumbprint = split_kid(kid)
+        path = f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}.jwt"
+        return Question(KeyStatement, path, owner, check=check)
 
     def _remember(self, kid: str, statement: KnownStatement) -> None:
         with self._lock:
@@ -166,21 +163,6 @@ class StatementShelf:
                 self._held.popitem(last=False)
             self._held[kid] = statement
             self._held.move_to_end(kid)
-
-    def _may_miss(self, now: float) -> bool:
-        """The budget for kids that somebody makes up. Keys that are there cost nothing of it."""
-        with self._lock:
-            rate, most = self._limits.stranger_rate, self._limits.stranger_fetches
-            self._credit = min(most, self._credit + max(0.0, now - self._credited_at) * rate)
-            self._credited_at = now
-            return self._credit >= 1
-
-    def _miss(self, kid: str, now: float) -> None:
-        with self._lock:
-            self._credit -= 1
-            while len(self._absent) >= self._limits.max_negative:
-                self._absent.popitem(last=False)
-            self._absent[kid] = now + self._limits.negative_ttl
 
 
 def _key_of(statement: KnownStatement) -> TrustedKey:

@@ -1,4 +1,4 @@
-"""How a trust store does: for readiness checks and metrics. Values only."""
+"""The state of a trust store, as values: for readiness checks and metrics."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from peerseal.runtime.metrics import MOST, Metric, counted, metrics
 
 if TYPE_CHECKING:
-    from peerseal.trust.key_sets import Slot
+    from peerseal.trust.beliefs import KnownService
+    from peerseal.trust.shelf import Item
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """What is held of one service: how many ``keys``, how many seconds ago they were confirmed (``age``), for how many
-    more they are believed (``good_for``), and how many renewals in a row have failed."""
+    """What is held about one service: how many ``keys``, how many seconds ago they were confirmed (``age``), for how
+    many more seconds they are believed (``good_for``), and how many renewals in a row failed."""
 
     keys: int
     age: float
@@ -21,18 +22,18 @@ class ServiceStatus:
     failures: int
 
     @classmethod
-    def of(cls, slot: "Slot", now: float) -> Self:
+    def of(cls, item: "Item[KnownService]", now: float) -> Self:
         """As of that time."""
-        keys, confirmed_at = (len(slot.known.keys), slot.known.confirmed_at) if slot.known else (0, 0)
-        return cls(keys, now - confirmed_at, slot.good_until - now, slot.failures)
+        keys, confirmed_at = (len(item.known.keys), item.known.confirmed_at) if item.known else (0, 0)
+        return cls(keys, now - confirmed_at, item.good_until - now, item.failures)
 
 
 @dataclass(frozen=True, slots=True)
 class TrustStatus:
     """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
     ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
-    memory had, ``misses`` those that it had not, ``fetches`` the documents asked of the registry, by kind, and
-    ``failed`` those among them that could not be had, or were refused."""
+    memory had, ``misses`` those that it had not, ``fetches`` the documents that were fetched from the registry, by
+    kind, and ``failed`` those among them that could not be fetched, or were refused."""
 
     ready: bool
     leads: bool

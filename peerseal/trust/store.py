@@ -10,45 +10,41 @@ The processes of a host that have a cache folder in common fetch each document o
 a cold start goes on as well: `peerseal.trust.disk.document_cache`, `peerseal.trust.disk.shared_changes`. A copy, or
 what this process knew before it was suspended, decides a request only after one question to the registry:
 `peerseal.trust.confirmation`. How a document is fetched and checked is told in `peerseal.trust.documents` and
-`peerseal.trust.history`.
+`peerseal.trust.seen_ledger`.
 """
 
 import hashlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError, UnknownKey
-from peerseal.protocol.documents.signed_documents import DomainDocument, KeyStatement, PolicyDocument
+from peerseal.errors import ConfigurationError, UnknownKey
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
 from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
-from peerseal.transport.deadline import Deadline, check_may_wait, no_longer_in_all
+from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
-from peerseal.trust.background import Heard, Rounds
+from peerseal.trust.background import BackgroundThread, Upkeep
 from peerseal.trust.beliefs import Recalled, TrustedKey
-from peerseal.trust.changes import ChangesFollower, Told
+from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
-from peerseal.trust.disk.shared_changes import HostNews
-from peerseal.trust.documents import CachedDocument, D, DocumentReader
-from peerseal.trust.key_sets import KeyShelf, Slot
-from peerseal.trust.policies import Held, SettingShelf
+from peerseal.trust.disk.shared_changes import SharedChanges
+from peerseal.trust.documents import D, DocumentReader, Question, check_age
+from peerseal.trust.key_sets import KeyShelf
+from peerseal.trust.policies import DomainShelf, PolicyShelf
+from peerseal.trust.shelf import Environment
 from peerseal.trust.statements import StatementShelf
 from peerseal.trust.status import ServiceStatus, TrustStatus
 
 log = logging.getLogger("peerseal.trust")
-
-_SETTINGS_COPY = "domain.jwt"
 
 
 class TrustStore:
@@ -57,9 +53,10 @@ class TrustStore:
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
-    which it shares with the other processes of its host. Nothing is fetched before the first question. ``uptime`` gives
-    the seconds since the machine started, those of a suspension included. Safe to use from threads, and before and
-    after a fork.
+    which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
+    at the registry: the store asks for restricted policies with it. Nothing is fetched before the first question.
+    ``uptime`` gives the seconds since the machine started, those of a suspension included. Safe to use from threads,
+    and before and after a fork.
     """
 
     def __init__(
@@ -71,6 +68,7 @@ class TrustStore:
         clock: Callable[[], float] = time.time,
         fetcher: Fetcher | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        sign_reading: Callable[[str], str] | None = None,
         uptime: Callable[[], float] = uptime,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
@@ -79,63 +77,27 @@ class TrustStore:
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
-        self._working, self._working_apart = BackgroundWork(), BackgroundWork()
-        self._reader = DocumentReader(
+        self._reader = reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
         )
-        self._awake = AwakePeriods(self._limits, uptime)
-        self._changes = ChangesFollower(
-            self._reader,
-            None if folder is None else HostNews(copies),
-            limits=self._limits,
-            clock=clock,
-            awake=self._awake,
-            within=self._working,
-        )
-        self._confirmation = Confirmation(
-            self._changes, self._reader, self._awake, limits=self._limits, followed=lambda: self._since()
-        )
-        self._keys = KeyShelf(self._reader, self._confirmation, self._awake, limits=self._limits, clock=clock)
+        self._awake, working = AwakePeriods(self._limits, uptime), BackgroundWork()
+        shared = None if folder is None else SharedChanges(copies)
+        self._changes = ChangesFollower(reader, shared, self._awake, self._limits, clock, working)
+        confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._upkeep.followed())
+        environment = Environment(reader, confirmation, self._awake, self._limits, clock)
+        self._keys, self._policies = KeyShelf(environment), PolicyShelf(environment, sign_reading)
+        self._domain, self._statements = DomainShelf(environment), StatementShelf(environment)
         self._held = self._keys.held
-        self._policies = SettingShelf(
-            "policy",
-            self._fetch_policy,
-            lambda document: document.policy,
-            self._recall_policy,
-            lambda service_id: copies.locked(_policy_copy(service_id)),
-            self._confirmation,
-            self._awake,
-            limits=self._limits,
-            clock=clock,
-            reader=self._reader,
-        )
-        self._domain = SettingShelf(
-            "settings",
-            self._fetch_settings,
-            lambda document: document.settings,
-            self._recall_settings,
-            lambda _: copies.locked(_SETTINGS_COPY),
-            self._confirmation,
-            self._awake,
-            limits=self._limits,
-            clock=clock,
-            reader=self._reader,
-        )
-        self._statements = StatementShelf(
-            self._fetch_statement,
-            self._confirmation,
-            self._awake,
-            limits=self._limits,
-            clock=clock,
-            drops=lambda: self._reader.drops,
-        )
-        self._shelves = self._keys, self._policies, self._domain, self._statements
-        self._reader.histories.followers = *self._shelves, self._confirmation
-        self._sign_reading: Callable[[str], str] | None = None
+        shelves = self._domain, self._policies, self._keys
+        reader.replaced_ledgers.followers = *shelves, self._statements, confirmation
+        self._upkeep = Upkeep(environment, self._changes, shelves, self._statements, working)
+        self._thread = BackgroundThread(self._upkeep.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
+        self._forget_counts()
+        in_each_child(self._forget_counts)
+
+    def _forget_counts(self) -> None:
+        """In a forked child: what is counted is of one process."""
         self._hits = self._misses = 0
-        self._retrying = threading.Thread()  # not started: none is alive
-        self._rounds = Rounds(self._round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
-        in_each_child(self._after_fork)
 
     @property
     def fetcher(self) -> Fetcher:
@@ -152,7 +114,7 @@ class TrustStore:
         notice_fork()
         root = self._reader.root
         if root is None or self._clock() >= root.expires_at:
-            with self._waiting(last=False):
+            with waiting(self._limits.patience):
                 root = self._reader.registry_keys()
         return root.subject
 
@@ -164,7 +126,7 @@ class TrustStore:
         if found is not None and self._clock() < found[1].good_until and self._awake.lasts(found[1].period):
             self._hits += 1  # without a lock: a count of so many may miss one
             return found[0]
-        with self._waiting(last=True):
+        with waiting(self._limits.patience):
             self._misses += 1
             return self._keys.ask(kid)
 
@@ -172,10 +134,10 @@ class TrustStore:
         """See KeySource."""
         self._begin()
         service_id = name_text(service_id)
-        held = self._policies.held.get(service_id)
-        if held is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
-            return held.value
-        with self._waiting(last=False):
+        item = self._policies.items.get(service_id)
+        if item is not None and self._clock() < item.good_until and self._awake.lasts(item.period) and item.known:
+            return item.known.value
+        with waiting(self._limits.patience):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing
             return self._policies.ask(service_id)
@@ -190,7 +152,7 @@ class TrustStore:
         found = self._statements.known(kid)
         if found is not None:
             return found
-        with self._waiting(last=True):
+        with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
                 raise UnknownKey("a key of another trust domain")
@@ -199,10 +161,10 @@ class TrustStore:
     def settings(self) -> DomainSettings:
         """See KeySource."""
         self._begin()
-        for held in list(self._domain.held.values()):
-            if held.value is not None and self._clock() < held.good_until and self._awake.lasts(held.period):
-                return held.value
-        with self._waiting(last=False):
+        settings = self._settings_in_memory()
+        if settings is not None:
+            return settings
+        with waiting(self._limits.patience):
             return self._domain.ask(registry_id(self.domain))
 
     def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> Recalled | None:
@@ -218,48 +180,42 @@ class TrustStore:
             return None
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
             found = self._held.get(each)
-            if found is None or not self._is_believed(found[1]):
+            if found is None or not self._keys.is_believed(found[1]):
                 return None
             keys[each] = found[0]
-        settings = next((held.value for held in list(self._domain.held.values()) if self._is_believed(held)), None)
+        settings = self._settings_in_memory()
         if recorded_kid is not None and settings is None:
             return None
-        held, policy = self._policies.held.get(audience), None
-        if held is not None and self._is_believed(held):
-            policy = held.value
+        item, policy = self._policies.items.get(audience), None
+        if item is not None and self._policies.is_believed(item) and item.known is not None:
+            policy = item.known.value
         elif split_service_id(audience)[0] == root.subject:
             return None
         self._hits += 1
         return Recalled(root.subject, audience, policy, keys, settings)
 
-    def _is_believed(self, held: Slot | Held[Any]) -> bool:
-        return self._clock() < held.good_until and self._awake.lasts(held.period)
+    def _settings_in_memory(self) -> DomainSettings | None:
+        """The domain's settings, where memory holds them and they are believed now."""
+        for item in list(self._domain.items.values()):
+            if self._domain.is_believed(item) and item.known is not None:
+                return item.known.value
+        return None
 
     def deadline(self) -> Deadline:
         """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
         return Deadline(self._limits.patience)
 
-    def _waiting(self, *, last: bool) -> AbstractContextManager[None]:
-        """Around what a question does that memory does not answer. Raises WouldWait."""
-        check_may_wait()
-        return no_longer_in_all(self._limits.patience, last=last)
-
     def _begin(self) -> None:
         """What each question to this store does first: have the background thread in this process."""
         notice_fork()
-        if self._rounds.idle:
-            self._rounds.start()
-
-    def sign_with(self, sign_reading: Callable[[str], str]) -> None:
-        """Ask for restricted policies in a service's name: ``sign_reading`` makes a request token for a GET of that
-        target at the registry."""
-        self._sign_reading = sign_reading
+        if self._thread.idle:
+            self._thread.start()
 
     def watch(self, services: Iterable[str]) -> None:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""
         notice_fork()
         for service_id in services:
-            self._keys.fetch_now(service_id)
+            self._keys.fetch_now(self._keys.item(service_id))
 
     def refresh(self) -> None:
         """One round of what the background thread does: follow the changes, renew what is due.
@@ -267,16 +223,12 @@ class TrustStore:
         Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
         notice_fork()
-        self._look_at_root()
-        self._attempt("follow the registry's changes", self._follow)
-        self._domain.renew_due()
-        self._policies.renew_due()
-        self._keys.renew_due()
+        self._upkeep.refresh()
 
     def stop(self) -> None:
         """End the background thread of this process, for good."""
         notice_fork()
-        self._rounds.stop()
+        self._thread.stop()
         self._changes.stop()
 
     def read_statement(self, jws: str) -> KeyStatement:
@@ -300,7 +252,13 @@ class TrustStore:
         (with ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
         """
         notice_fork()
-        return self._reader.fetch(kind, path, subject, headers=headers, max_age=max_age)
+
+        def check(document: D) -> None:
+            if max_age is not None:
+                check_age(document, max_age, self._clock())
+
+        question = Question(kind, path, subject, headers=headers, check=check)
+        return self._reader.retrying_on_new_ledger(lambda: self._reader.fetch_whole(question)).document
 
     def status(self, *, start: bool = True) -> TrustStatus:
         """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts
@@ -309,138 +267,10 @@ class TrustStore:
         if start:
             self._begin()
         now, root = self._clock(), self._reader.root
-        services = {slot.service_id: ServiceStatus.of(slot, now) for slot in self._keys.slots() if slot.known}
+        services = {name: ServiceStatus.of(item, now) for name, item in list(self._keys.items.items()) if item.known}
         ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)
         failed = dict(self._reader.failed)
         return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
-
-    # ---- the background
-
-    def _round(self, stopping: threading.Event) -> Heard:
-        """One round of the background thread."""
-        with self._working:
-            self._look_at_root()
-        heard = self._listen(stopping)
-        with self._working:
-            self._domain.renew_due()
-            self._policies.renew_due()
-            self._keys.renew_due(failing=False)
-        self._retry_failing()
-        return heard
-
-    def _retry_failing(self) -> None:
-        """Renew in a thread of its own what could not be renewed before: it may hang again, and holds up nobody."""
-        if not self._retrying.is_alive() and self._keys.due_at(failing=True) <= self._clock():
-            self._retrying = threading.Thread(target=self._renew_failing, name="peerseal-trust-retry", daemon=True)
-            self._retrying.start()
-
-    def _renew_failing(self) -> None:
-        with self._working_apart:
-            self._keys.renew_due(failing=True)
-
-    def _listen(self, stopping: threading.Event) -> Heard:
-        """Wait for what changes, though not longer than until something is to be renewed anyway."""
-        since = self._since()
-        if since is None:
-            return Heard.NO_NEWS
-        due_at = min(self._keys.due_at(failing=False), self._policies.due_at(), self._domain.due_at())
-        if not self._retrying.is_alive():
-            due_at = min(due_at, self._keys.due_at(failing=True))
-        due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
-        try:
-            heard = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
-            with self._working:
-                for told in heard:
-                    self._take_note(told)
-        except PeersealError as error:
-            log.warning("cannot follow the registry's changes: %s", error)
-            return Heard.NOTHING
-        return Heard.NEWS if any(told.changes.seq > since for told in heard) else Heard.NO_NEWS
-
-    def _since(self) -> int | None:
-        """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
-        not hold back the entry from which the rest is asked for."""
-        return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
-
-    def _follow(self) -> None:
-        since = self._since()
-        if since is not None:
-            self._take_note(self._changes.ask(since))
-
-    def _take_note(self, told: Told) -> None:
-        """Confirm what did not change, and mark what did."""
-        changes, period = told.changes, self._awake.of(told.asked_at)
-        self._reader.note(changes)
-        self._confirmation.note(changes, period)
-        for shelf in self._shelves:
-            shelf.confirm(changes, period)
-
-    def _look_at_root(self) -> None:
-        if self._reader.registry_keys_due_in() <= 0:
-            self._attempt("renew the registry's keys", self._reader.load_registry_keys)
-
-    def _attempt(self, what: str, do: Callable[[], object]) -> None:
-        try:
-            do()
-        except PeersealError as error:
-            log.warning("cannot %s: %s", what, error)
-
-    def _after_fork(self) -> None:
-        """A lock that another thread held would never be released; what is counted is of one process."""
-        self._hits = self._misses = 0
-        for shelf in self._shelves:
-            shelf.renew_locks()
-        self._retrying = threading.Thread()
-
-    # ---- documents
-
-    def _fetch_policy(self, service_id: str, held: CallPolicy | None) -> PolicyDocument:
-        """Most policies are told to everybody, and come from caches; a restricted one is asked for by who may."""
-        if held is not None and held.restricted and self._sign_reading is not None:
-            return self._fetch_policy_as(service_id, signed=True)
-        try:
-            return self._fetch_policy_as(service_id, signed=False)
-        except FetchError as error:
-            if error.http_status != 401 or self._sign_reading is None:
-                raise
-        return self._fetch_policy_as(service_id, signed=True)
-
-    def _fetch_policy_as(self, service_id: str, *, signed: bool) -> PolicyDocument:
-        path, sign = f"/v1/services/{split_service_id(service_id)[1]}/policy.jwt", self._sign_reading
-
-        def authorization(asked: str) -> Mapping[str, str]:
-            return {"Authorization": f"Bearer {sign(self._reader.fetcher.target(asked))}"} if sign and signed else {}
-
-        def keep(document: PolicyDocument, jws: str) -> None:
-            self._reader.keep(_policy_copy(service_id), document, jws, self._clock())
-
-        limit = self._limits.offline_limit
-        return self._reader.fetch(PolicyDocument, path, service_id, headers=authorization, max_age=limit, keep=keep)
-
-    def _recall_policy(
-        self, service_id: str, newer_than: float, at_least: int
-    ) -> CachedDocument[PolicyDocument] | None:
-        name = _policy_copy(service_id)
-        return self._reader.copy(PolicyDocument, name, service_id, newer_than=newer_than, at_least=at_least)
-
-    def _fetch_settings(self, _: str, __: DomainSettings | None) -> DomainDocument:
-        def keep(document: DomainDocument, jws: str) -> None:
-            self._reader.keep(_SETTINGS_COPY, document, jws, self._clock())
-
-        limit = self._limits.offline_limit
-        return self._reader.fetch(DomainDocument, "/v1/domain.jwt", self.domain, max_age=limit, keep=keep)
-
-    def _recall_settings(self, _: str, newer_than: float, at_least: int) -> CachedDocument[DomainDocument] | None:
-        return self._reader.copy(DomainDocument, _SETTINGS_COPY, self.domain, newer_than=newer_than, at_least=at_least)
-
-    def _fetch_statement(self, kid: str) -> KeyStatement:
-        def check(statement: KeyStatement) -> None:
-            if statement.kid != kid:
-                raise DocumentRefused("document_wrong_subject", "a statement about another key")
-
-        owner, thumbprint = split_kid(kid)
-        path = f"/v1/services/{split_service_id(owner)[1]}/keys/{thumbprint}.jwt"
-        return self._reader.fetch(KeyStatement, path, owner, max_age=self._limits.offline_limit, check=check)
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
@@ -451,10 +281,6 @@ class TrustStore:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
         raise UnknownKey("the root names no such key")
-
-
-def _policy_copy(service_id: str) -> str:
-    return f"policy-{split_service_id(service_id)[1]}.jwt"
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:

@@ -56,7 +56,7 @@ def read_allow(allow: object) -> dict[str, frozenset[str]]:
     unset variable: adapters rely on it that no caller has the empty scope. Raises InvalidName for an invalid name.
     """
     if not isinstance(allow, Mapping):
-        raise ConfigurationError(f"allow is of type {kind_of(allow)}; expected a mapping of callers to scopes")
+        raise ConfigurationError(f"allow maps callers to their scopes; it is of type {kind_of(allow)}")
     return {_caller(caller): frozenset(_scopes(caller, scopes)) for caller, scopes in allow.items()}
 
 

@@ -1,9 +1,8 @@
-"""Audit of what was accepted: one JSON line on the logger ``peerseal.audit`` for each accepted call and event, and for
-each minted transaction.
+"""Audit of accepted calls and events and of minted transactions: one JSON line each on the logger ``peerseal.audit``.
 
-A record says who did what for whom, by ids only: no token, no body, no query, and of a path only the route's pattern.
-Nothing here decides an answer. A hook or a log that fails is logged and counted, and the call goes on: it was verified,
-and whoever can break a log must not be able to stop a service.
+A record names the caller, the action and the user by ids only: no token, no body, no query, and the route's pattern
+instead of the path. The audit never changes an answer: the failure of a hook or a log is logged and counted, and the
+call goes on, so that an attacker who can break a log cannot stop a service.
 """
 
 import json
@@ -39,13 +38,13 @@ _lines = logging.getLogger("peerseal.audit")
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What was accepted. None stands for what there is not.
+    """One accepted call or event, or one minted transaction. A member that does not apply is None.
 
     ``kind`` is ``call``, ``event`` or ``transaction`` (a minted one). ``time`` is in seconds since the epoch.
     ``caller`` is the service id that called, published or minted, ``kid`` the key that signed, ``jti`` the token's id
     (of a minted transaction, the transaction's). ``user`` is the user's name at ``user_issuer``, ``scope`` what was
     asked for; ``route`` is the pattern of the route, ``topic`` and ``event_id`` are an event's. ``request_id`` may be
-    of the client's own choice: it joins lines and proves nothing.
+    chosen by the client: it connects lines and proves nothing.
     """
 
     kind: str
@@ -65,7 +64,7 @@ class Accepted:
     request_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What there is of it, with the time as RFC 3339 writes it, in UTC."""
+        """The members that are not None, with the time in UTC as in RFC 3339."""
         members = {name: getattr(self, name) for name in _MEMBERS}
         at = datetime.fromtimestamp(self.time, UTC).replace(tzinfo=None)
         members["time"] = f"{at.isoformat(timespec='milliseconds')}Z"
@@ -75,16 +74,16 @@ class Accepted:
 _MEMBERS: Final = tuple(field.name for field in fields(Accepted))
 
 OnVerified = Callable[[Accepted], object]
-"""What an application does with each record. It is called where the call is served, so it must not wait."""
+"""The application's hook for each record. The call is served after it, so it must not wait."""
 
 
 def audit_by_default(environ: Mapping[str, str] | None = None) -> bool:
-    """What ``PEERSEAL_AUDIT`` says: on, where it is not set. Raises ConfigurationError."""
+    """The value of ``PEERSEAL_AUDIT``, by default on. Raises ConfigurationError."""
     return SettingsReader(os.environ if environ is None else environ).flag(AUDIT, True)
 
 
 class AuditLog:
-    """Writes the lines, calls the hook, and counts both what was accepted and what of these failed.
+    """Writes the lines, calls the hook, and counts what was accepted and what failed.
 
     ``enabled`` turns the lines on or off; None leaves it to ``PEERSEAL_AUDIT``. Raises ConfigurationError.
     """
@@ -116,7 +115,7 @@ class AuditLog:
         return self._enabled
 
     def call(self, peer: "Peer", *, scope: str | None, method: str, route: Callable[[], str | None]) -> None:
-        """A call was verified, for that scope. ``route`` gives the pattern of its route, if there is one."""
+        """A call was accepted for that scope. ``route`` gives the pattern of its route, if any."""
         self._calls.add(peer.id, scope or "")
 
         def record() -> Accepted:
@@ -137,7 +136,7 @@ class AuditLog:
         self._note(record)
 
     def event(self, event: "Event") -> None:
-        """An event was verified."""
+        """An event was accepted."""
         self._events.add(event.issuer, event.scope)
 
         def record() -> Accepted:
@@ -195,13 +194,13 @@ class AuditLog:
             self._attempt("hook", lambda: hook(accepted))
 
     def _attempt(self, part: str, do: Callable[[], T]) -> T | None:
-        """What ``do`` gives; None where it failed."""
+        """The result of ``do``; None where it failed."""
         try:
             return do()
         except Exception:
             self._failures.add(part)
-            with suppress(Exception):  # perhaps of the same handler
-                log.exception("the audit failed (%s), which changes no answer", part)
+            with suppress(Exception):  # the same handler may fail again
+                log.exception("the audit failed (%s); the call goes on", part)
             return None
 
 

@@ -1,11 +1,9 @@
-"""Whose transaction the current code works for, and within which request: context variables, so that neither needs a
-parameter anywhere.
+"""The current transaction and the current request of running code, in context variables.
 
-An adapter sets them for a request, the event consumer for a message, and both clear them; whatever calls another
-service within takes them along. asyncio tasks and `asyncio.to_thread` inherit them by themselves; threads do not, so
-work is given to a pool through `propagate`.
+An adapter sets them for a request, and the event consumer for a message; both clear them afterwards. Calls to other
+services take them along. asyncio tasks and `asyncio.to_thread` inherit them; threads of a pool need `propagate`.
 
-A transaction is proven. A request id is a note that any client may write: it joins log lines, and proves nothing.
+A transaction is proven. A request id comes from any client: it connects log lines and proves nothing.
 """
 
 import re
@@ -22,21 +20,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUEST_ID: Final = "x-request-id"
-"""The header of requests and messages that a request id stands in."""
+"""The header of requests and messages that holds the request id."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
-"""Visible ASCII without quotation marks, brackets and separators: in no log can it be read as anything else."""
+"""Visible ASCII without quotation marks, brackets and separators, so that no log can misread it."""
 
 Carry = Callable[[], str]
-"""Gives the token to send along. Raises what signing raises, where it is only minted when it is needed."""
+"""Gives the token to send along. Raises what signing raises, where the token is minted at this moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What is done for one user, and proven: only verification and minting make one.
+    """A proven chain of calls for one user. Only verification and minting make one.
 
-    ``user`` is the user's name at the issuer in ``authentication``; ``scopes`` is all that may be done in this
-    transaction, by whomever; ``facts`` must not change on the way. ``minter`` and ``workload`` are service ids.
-    ``expires_at`` is when its token ends, in seconds since the epoch; None where tokens are minted as they are needed.
+    ``user`` is the user's name at the issuer in ``authentication``; ``scopes`` is all that any service may do in this
+    transaction; ``facts`` must not change on the way. ``minter`` and ``workload`` are service ids. ``expires_at`` is
+    the end of its token in seconds since the epoch, None where a token is minted for each need.
     """
 
     id: str
@@ -54,19 +52,19 @@ _current: ContextVar[Transaction | None] = ContextVar("peerseal_transaction", de
 
 
 def current_transaction() -> Transaction | None:
-    """The transaction for which this code runs; None where it runs for no user."""
+    """The transaction for which this code runs, if any."""
     return _current.get()
 
 
 def begin(transaction: Transaction | None) -> None:
-    """For adapters of servers, which have no block around a request: this thread or task works for that transaction
-    from now on, until it begins another one or none."""
+    """Set the current transaction of this thread or task until the next call: for adapters of servers, which have no
+    block around a request."""
     _current.set(transaction)
 
 
 @contextmanager
 def carrying(transaction: Transaction | None) -> Iterator[Transaction | None]:
-    """Run a block for that transaction, or for none; what was before comes back after it."""
+    """Run a block for that transaction, or for none. Afterwards the one before is current again."""
     token = _current.set(transaction)
     try:
         yield transaction
@@ -75,8 +73,8 @@ def carrying(transaction: Transaction | None) -> Iterator[Transaction | None]:
 
 
 class RequestTrace:
-    """One request, or one message, under way: its ``id``, and ``minted``, the id of the transaction that was minted in
-    it last. The threads and tasks of the request share it."""
+    """One request or message: its ``id``, and ``minted``, the id of the last transaction that was minted in it. The
+    threads and tasks of the request share it."""
 
     __slots__ = ("id", "minted")
 
@@ -89,14 +87,14 @@ _trace: ContextVar[RequestTrace | None] = ContextVar("peerseal_request", default
 
 
 def current_request_id() -> str | None:
-    """The id of the request, or message, that this code serves; None outside one."""
+    """The id of the request or message that this code serves, if any."""
     trace = _trace.get()
     return trace.id if trace else None
 
 
 def log_context() -> tuple[str | None, str | None]:
-    """What a log line of this code is found by: the request's id and the transaction's. Where no transaction is the
-    current one it is the one that was minted in the request last."""
+    """The ids of request and transaction for a log line of this code. Where there is no current transaction it is the
+    last one that was minted in the request."""
     trace, transaction = _trace.get(), _current.get()
     if transaction is not None:
         return trace.id if trace else None, transaction.id
@@ -105,8 +103,8 @@ def log_context() -> tuple[str | None, str | None]:
 
 @contextmanager
 def serving(given: str | None = None) -> Iterator[str]:
-    """Run a block within a request: the one with the id that was ``given`` with it, if that may stand in a log as it
-    is; else the one that the block is in already; else a new one. Gives the id."""
+    """Run a block within the request with the id ``given``, if that id is valid; else within the current request, or a
+    new one. Gives the id."""
     trace = _trace.get()
     if type(given) is str and _REQUEST_ID.fullmatch(given):
         trace = RequestTrace(given)
@@ -118,7 +116,7 @@ def serving(given: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def within(trace: RequestTrace | None) -> Iterator[None]:
-    """Run a block within that request, or within none; what was before comes back after it."""
+    """Run a block within that request, or within none. Afterwards the one before is current again."""
     token = _trace.set(trace)
     try:
         yield
@@ -127,12 +125,12 @@ def within(trace: RequestTrace | None) -> Iterator[None]:
 
 
 def current_trace() -> RequestTrace | None:
-    """The request that this code serves; None outside one."""
+    """The request that this code serves, if any."""
     return _trace.get()
 
 
 def note_minted(transaction: Transaction) -> None:
-    """The request under way goes on in that transaction."""
+    """Log lines of the current request name that transaction from now on."""
     trace = _trace.get()
     if trace is not None:
         trace.minted = transaction.id
@@ -144,10 +142,9 @@ def new_request_id() -> str:
 
 
 class propagate(Executor):  # noqa: N801 - it reads as what it does: propagate(pool).submit(…)
-    """The executor, with each piece of work run for the transaction, and within the request, of whoever gave it, and
-    for none once it is done.
+    """The executor; each piece of work runs for the transaction and within the request of the code that submits it.
 
-    The pool is the caller's: shutting this down shuts that down.
+    Shutting this down shuts the given executor down.
     """
 
     def __init__(self, executor: Executor) -> None:

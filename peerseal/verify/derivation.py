@@ -1,8 +1,8 @@
-"""Derived scopes: one scope that an event has although its user's token has not, by the domain's signed settings.
+"""Derived scopes: a scope that an event has by the domain's signed settings, and its user's token has not.
 
-The evidence is ``derived_from`` in ``rctx``: the user's scope that the event's scope was derived from. It goes along
-into the transaction that a consumer mints for the event, so each verifier can compare it with the settings that hold
-now. It is good for one event: nothing is derived from it, and no further event is signed with it.
+``derived_from`` in ``rctx`` names the user's scope from which the event's scope was derived. The transaction that a
+consumer mints for the event has it too, so each verifier compares it with the present settings. A derived scope is good
+for one event: no other scope is derived from it, and no other event is signed with it.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from peerseal.trust.beliefs import KeySource
 def derived_context(
     settings: DomainSettings, minter: str, scope: str, held: frozenset[str], authentication: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """``rctx`` of an event of ``minter`` for ``scope``, derived from one of the scopes ``held`` of a user who was
-    authenticated so; None where the settings do not grant that, or no user was authenticated."""
+    """``rctx`` of an event of ``minter`` for ``scope``, derived from one of the scopes ``held`` of a user with this
+    ``authentication``; None where the settings do not grant it, or no user was authenticated."""
     sources = held & settings.sources(minter, scope)
     if not sources or not _is_a_users(authentication):
         return None
@@ -26,8 +26,8 @@ def derived_context(
 def derivation_fault(
     trust: KeySource, minter: str, scopes: frozenset[str], authentication: Mapping[str, Any]
 ) -> str | None:
-    """What is wrong with a token of these ``scopes`` that stands for an event of ``minter``; None where the settings
-    grant its derivation, or it claims none. Raises TrustUnavailable."""
+    """Why a token with these ``scopes`` for an event of ``minter`` is refused; None if the settings grant its derived
+    scope, or it has none. Raises TrustUnavailable."""
     if DERIVED_FROM not in authentication:
         return None
     source = authentication[DERIVED_FROM]

@@ -7,8 +7,8 @@ The steps are those of a request (`peerseal.verify.request`), with these differe
      3  key by kid, present or past, asked only for           EventVerifier._publisher, KeySource.recorded_key
         publishers that may send to this audience
      4  alg equals the key's; signature                       TokenReader.check_signature
-     5  iss is the kid's owner                                EventVerifier._check_parties
-     6  aud                                                   EventVerifier._check_parties
+     5  iss is the kid's owner                                check_parties
+     6  aud                                                   check_parties
      7  times, lifetime cap, greatest age, the key's window   EventVerifier._check_times, check_times, check_window
      8  binding: topic, payload, event, transaction           EventVerifier._check_binding
     10  policy: may this publisher use this scope here, and   EventVerifier._check_scope, derivation_fault
@@ -30,9 +30,7 @@ from peerseal.errors import (
     InsufficientScope,
     MalformedToken,
     MissingToken,
-    WrongAudience,
     WrongEvent,
-    WrongIssuer,
     WrongPayload,
     WrongTopic,
     WrongTransaction,
@@ -40,8 +38,9 @@ from peerseal.errors import (
 from peerseal.protocol.names import registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import check_audience
+from peerseal.protocol.tokens.bearer import bearer_token
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
-from peerseal.protocol.tokens.request import BLANKS, LEEWAY, check_times
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
@@ -151,7 +150,7 @@ class EventVerifier:
             publisher, scopes = self._publisher(signer, claims)  # 3
             key = self._trust.recorded_key(signer.kid)
             self._reader.check_signature(unverified, key.public)  # 4
-            self._check_parties(claims, key)  # 5, 6
+            check_parties(claims["iss"], key.service_id, claims["aud"], self._audience)  # 5, 6
             self._check_times(claims, key)  # 7
             self._check_binding(claims, payload, topic, event_id, transaction_id)  # 8
             self._check_scope(claims, publisher, scopes, scope)  # 10
@@ -182,12 +181,6 @@ class EventVerifier:
         if scopes is None:
             raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
         return publisher, scopes
-
-    def _check_parties(self, claims: Mapping[str, Any], key: TrustedKey) -> None:
-        if claims["iss"] != key.service_id:
-            raise WrongIssuer(f"token has iss {claims['iss']}, its key belongs to {key.service_id}")
-        if claims["aud"] != self._audience:
-            raise WrongAudience(f"token is for audience {claims['aud']}, this consumer is {self._audience}")
 
     def _check_times(self, claims: Mapping[str, Any], key: TrustedKey) -> None:
         issued_at, now, leeway = claims["iat"], self._clock(), self._leeway
@@ -247,13 +240,7 @@ def message_token(headers: MessageHeaders) -> str:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    text = _text(values[0]).strip(BLANKS)
-    if not text.isascii():
-        raise MalformedToken("a token that is not ASCII")
-    scheme, _, token = text.partition(" ")
-    if scheme.lower() != "bearer":
-        raise MissingToken("another scheme than Bearer")
-    return token.lstrip(" ")
+    return bearer_token(_text(values[0]))
 
 
 def _hash(payload: object) -> str:

@@ -1,9 +1,9 @@
-"""Foreign issuers: their keys, fetched, cached and kept fresh, and tokens checked with them.
+"""Issuers of foreign tokens: their keys, which are fetched, cached and renewed, and tokens checked with them.
 
-What a token says is unsigned text until its key is known, so it must cost an issuer little: a kid that nobody knows
-brings about one fetch a cooldown at most, which begins before the fetch, and one thread makes it while no other waits.
-A set of keys is read anew from time to time; where that fails, the old one is believed until the offline limit. Two
-answers differ: `UnknownKey`, the issuer was asked and has no such key, and `TrustUnavailable`, it cannot be asked now.
+Until its key is known, a token is unverified text, so it must cause few calls to an issuer: an unknown kid causes at
+most one fetch in a cooldown, which begins before the fetch, and one thread fetches while no other waits. A key set is
+renewed from time to time; where that fails, the old one is believed until the offline limit. Two errors differ:
+`UnknownKey`, the issuer has no such key, and `TrustUnavailable`, the issuer cannot be asked now.
 """
 
 import logging
@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -26,22 +27,24 @@ from peerseal.errors import (
 )
 from peerseal.protocol.hosts import leads_elsewhere
 from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.plain import text_like
 from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
 from peerseal.protocol.weak_keys import check_not_weak
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits, IssuerLimits
 from peerseal.transport.fetch import HttpFetcher, is_confidential, is_loopback, no_larger_than
+from peerseal.trust.shelf import AbsentNames
 
 log = logging.getLogger("peerseal.oidc")
 
 DISCOVERY = "/.well-known/openid-configuration"
 
 KeySetReader = Callable[[], bytes]
-"""Gives an issuer's JWK Set as it stands now. Raises FetchError, DocumentRefused or ConfigurationError."""
+"""Gives an issuer's present JWK Set. Raises FetchError, DocumentRefused or ConfigurationError."""
 
 
 class OidcIssuer:
-    """One issuer that somebody here configured, under exactly the name that its tokens' ``iss`` has."""
+    """One configured issuer, by the exact name in ``iss`` of its tokens."""
 
     def __init__(self, issuer: str, keys: "IssuerKeys | GivenKeys", clock: Callable[[], float] = time.time) -> None:
         self.issuer = issuer
@@ -62,9 +65,9 @@ class OidcIssuer:
         limits: IssuerLimits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """An issuer whose keys are found by discovery, or at ``jwks_url``, or in ``jwks_file``, which is read anew like
-        the others. ``ca_file`` (PEM) is what its https is checked with. ``check_key`` raises KeyRefused for a weak key.
-        ``jwks`` is a JWK Set itself, where no file is named: nothing is fetched; ``ca`` is PEM in the place of a file.
+        """An issuer whose keys are found by discovery, or at ``jwks_url``, or in ``jwks_file``, which is read again as
+        often as the others are fetched. ``ca_file`` or ``ca`` (PEM) verifies its https. ``check_key`` raises KeyRefused
+        for a weak key. ``jwks`` is a JWK Set, used where no file is named: nothing is fetched then.
 
         Nothing is fetched before the first token. Raises ConfigurationError for a URL that is neither https nor on
         loopback.
@@ -77,9 +80,10 @@ class OidcIssuer:
         return cls(issuer, IssuerKeys(reader, limits, clock, check_key), clock)
 
     def verify(self, unverified_token: UnverifiedToken, *, audience: str) -> VerifiedClaims:
-        """What the token says, said by this issuer to that audience, now. Raises TokenError or TrustUnavailable."""
+        """The claims of the token, verified: by this issuer, for that audience, valid now. Raises TokenError or
+        TrustUnavailable."""
         if unverified_token.issuer != self.issuer:
-            raise WrongIssuer("iss is not this issuer")
+            raise WrongIssuer(f"token has iss {unverified_token.issuer}, expected {self.issuer}")
         key = self.key(unverified_token.kid)
         return unverified_token.verified(key, issuer=self.issuer, audience=audience, now=self._clock())
 
@@ -89,7 +93,7 @@ class OidcIssuer:
 
 
 class GivenKeys:
-    """An issuer's keys by kid, which are known and never fetched."""
+    """An issuer's keys by kid, without any fetch."""
 
     def __init__(self, keys: Mapping[str, PublicKey]) -> None:
         self._keys = keys
@@ -99,7 +103,7 @@ class GivenKeys:
         try:
             return self._keys[kid]
         except KeyError:
-            raise UnknownKey("none of the keys that are given for the issuer") from None
+            raise UnknownKey(f"the keys configured for the issuer have no kid {text_like(kid)}") from None
 
 
 class IssuerKeys:
@@ -118,7 +122,7 @@ class IssuerKeys:
         self._clock = clock
         self._keys: Mapping[str, PublicKey] = {}
         self._read_at = self._tried_at = -math.inf
-        self._absent: dict[str, float] = {}  # kid: until when; written with the lock held, the oldest first
+        self._absent = AbsentNames(self._limits.max_negative, self._limits.negative_ttl)  # changed with the lock held
         self._renew_lock()
         in_each_child(self._renew_lock)
 
@@ -127,30 +131,24 @@ class IssuerKeys:
         notice_fork()
         found = self._known(kid)
         if found is None:
-            if self._clock() < self._absent.get(kid, -math.inf):
-                raise UnknownKey("the issuer has no such key")
+            if self._absent.has(kid, self._clock()):
+                raise UnknownKey(f"the issuer has no key {text_like(kid)}")
             return self._ask(kid)
-        if self._age(self._read_at) >= self._limits.refresh_interval and not self._cooling():
-            return self._refreshed(kid, found)
+        if self._age(self._read_at) >= self._limits.refresh_interval and not self._is_cooling():
+            with suppress(TrustUnavailable):  # then the old set is still believed
+                return self._ask(kid)
         return found
 
-    def _refreshed(self, kid: str, found: PublicKey) -> PublicKey:
-        """The key from a set just read; the old one where another thread is at it, or none can be had now."""
-        try:
-            return self._ask(kid)
-        except TrustUnavailable:
-            return found
-
     def _ask(self, kid: str) -> PublicKey:
-        if not self._lock.acquire(blocking=False):  # one slow issuer must not hold every thread of a worker
+        if not self._lock.acquire(blocking=False):  # a slow issuer must not block all threads of a worker
             raise TrustUnavailable("another thread is fetching the issuer's keys", 1)
         try:
-            return self._in_cooldown(kid) if self._cooling() else self._fetched(kid)
+            return self._in_cooldown(kid) if self._is_cooling() else self._fetched(kid)
         finally:
             self._lock.release()
 
     def _in_cooldown(self, kid: str) -> PublicKey:
-        found = self._known(kid)  # another thread may have brought it a moment ago
+        found = self._known(kid)  # another thread may just have fetched it
         if found is None:
             left = math.ceil(self._limits.cooldown - self._age(self._tried_at))
             raise TrustUnavailable("the issuer was asked for its keys a moment ago", max(left, 1))
@@ -159,12 +157,12 @@ class IssuerKeys:
     def _fetched(self, kid: str) -> PublicKey:
         self._fetch()
         if kid not in self._keys:
-            self._remember_absent(kid)
-            raise UnknownKey("the issuer has no such key")
+            self._absent.add(kid, self._clock())
+            raise UnknownKey(f"the issuer has no key {text_like(kid)}")
         return self._keys[kid]
 
     def _fetch(self) -> None:
-        self._tried_at = self._clock()  # before the fetch: one that hangs is no reason for the next
+        self._tried_at = self._clock()  # before the fetch, which may hang
         try:
             keys = read_key_set(self._read(), self._check_key)
         except (FetchError, DocumentRefused, ConfigurationError) as error:
@@ -176,25 +174,19 @@ class IssuerKeys:
     def _known(self, kid: str) -> PublicKey | None:
         return self._keys.get(kid) if self._age(self._read_at) < self._limits.offline_limit else None
 
-    def _cooling(self) -> bool:
-        return 0 <= self._age(self._tried_at) < self._limits.cooldown  # a clock set back is no cooldown
+    def _is_cooling(self) -> bool:
+        return 0 <= self._age(self._tried_at) < self._limits.cooldown  # False after a clock was set back
 
     def _age(self, since: float) -> float:
         return self._clock() - since
-
-    def _remember_absent(self, kid: str) -> None:
-        self._absent.pop(kid, None)
-        while len(self._absent) >= self._limits.max_negative:
-            del self._absent[next(iter(self._absent))]
-        self._absent[kid] = self._clock() + self._limits.negative_ttl
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
 
 class _Web:
-    """Documents of one issuer by their URLs, through the one network seam: one fetcher for the server that somebody
-    here configured, and one for the server that the issuer named last. The one before that is closed."""
+    """Documents of one issuer by URL: one fetcher for the configured server, and one for the server that the issuer
+    named last."""
 
     def __init__(self, limits: FetchLimits, ca_file: str | os.PathLike[str] | None, ca: str | None) -> None:
         self.max_bytes = limits.max_bytes
@@ -204,7 +196,7 @@ class _Web:
         self._fetchers: dict[bool, tuple[str, HttpFetcher]] = {}
 
     def get(self, url: str, *, elsewhere: bool = False) -> bytes:
-        """The document; with ``elsewhere`` from another machine only. Raises FetchError."""
+        """The document; with ``elsewhere`` not from this machine. Raises FetchError."""
         parts = urlsplit(url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         answer = self._fetcher(f"{parts.scheme}://{parts.netloc}", elsewhere).call("GET", path)
@@ -224,7 +216,8 @@ class _Web:
 
 
 def check_issuer_url(url: str, what: str) -> str:
-    """The URL itself if keys fetched from there can be believed: https, or on loopback. Raises ConfigurationError."""
+    """The URL itself, which must be https or on loopback: else keys from there cannot be believed. Raises
+    ConfigurationError."""
     try:
         confidential = is_confidential(url.partition("?")[0])
     except ConfigurationError as error:
@@ -237,8 +230,8 @@ def check_issuer_url(url: str, what: str) -> str:
 
 
 def check_jwks_uri(jwks_uri: str, issuer: str) -> str:
-    """The URI itself if the issuer may name it in its discovery document: as `check_issuer_url`, and a remote issuer
-    sends nobody to this machine. Raises ConfigurationError."""
+    """The URI itself, which the issuer may name in its discovery document: as `check_issuer_url`, and not on this
+    machine where the issuer is remote. Raises ConfigurationError."""
     check_issuer_url(jwks_uri, "jwks_uri")
     if not is_loopback(issuer) and not leads_elsewhere(urlsplit(jwks_uri).hostname or ""):
         raise ConfigurationError(f"jwks_uri of a remote issuer is on this machine: {jwks_uri}")
@@ -263,7 +256,7 @@ def _reader(issuer: str, web: _Web, jwks_url: str | None, jwks_file: Path | None
 
 
 def _same_server(url: str, other: str) -> bool:
-    """Whether the URLs name one server in the same spelling: one that somebody here configured may be anywhere."""
+    """Whether the URLs name one server in the same spelling. The configured server may be on this machine."""
     one, two = urlsplit(url), urlsplit(other)
     return (one.scheme, one.netloc) == (two.scheme, two.netloc)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from peerseal.errors import WrongBinding
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
-from peerseal.protocol.tokens.request import BLANKS
+from peerseal.protocol.tokens.bearer import BLANKS
 
 
 class RequestHeaders(Mapping[str, str]):
@@ -41,13 +41,13 @@ def by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mappi
     if type(headers) is not dict and isinstance(headers, RequestHeaders):
         return headers
     try:
-        pairs = [(name, value) for name, value in headers.items()]
-        for name, value in pairs:
+        for name, value in headers.items():
             if not (type(name) is type(value) is str):
                 break
         else:
             if headers == bound:
                 return bound
+        pairs = [(name, value) for name, value in headers.items()]
     except Exception as error:  # also what a mapping of another library raises
         raise WrongBinding(f"the headers are of type {kind_of(headers)}, expected a mapping of texts") from error
     found: dict[str, str] = {}

@@ -4,56 +4,48 @@ The steps, in this order (docs/protocol.md), and the functions that do them:
 
      1  size and strict syntax                               TokenReader.read
      2  header: typ, allowed alg, kid shape; claims' shape   TokenReader.read, check_request_claims
-     3  key by kid, asked only for callers that may call     Verifier._scopes_of, KeySource.key
+     3  key by kid, asked only for callers that may call     Verifier._admit, KeySource.key
      4  alg equals the key's; signature                      TokenReader.check_signature
      5  iss and sub equal the kid's owner                    check_parties
      6  aud                                                  check_parties
-     7  times, lifetime cap, the key's window                check_times, check_window
+     7  times, lifetime cap, the key's window                Verifier._check_times
      8  binding: method, target, headers; content            check_binding, check_content
      9  transaction token, if any                            bound_transaction
-    10  policy: may this caller use this scope here          Verifier._scopes_of, Verifier.check_body
+    10  policy: may this caller use this scope here          Verifier._admit, Verifier.check
     11  replay: one atomic insert of (iss, jti)              Verifier.claim
 
-`Verifier.verify` does them all. Its parts are public: `read` is steps 1 and 2, `check` is steps 3 to 10 without a side
-effect (`check_head` up to the headers of step 8, `check_body` the rest), `claim` is step 11. Each part raises the error
-of the step that fails. Nothing is recorded before step 11, no key is fetched for a caller that may not call, and the
-body is not read before step 8. A caller needs to be allowed by the service's code and, where the registry holds a
-policy for the service, by that as well; the registry is not asked about callers that the code does not allow.
+`Verifier.verify` does them all. Its parts are public: `Verifier.read` is steps 1 and 2, `Verifier.check` is steps 3 to
+10 without a side effect, `Verifier.claim` is step 11. Each part raises the error of the step that fails. Nothing is
+recorded before step 11, no key is fetched for a caller that may not call, and the body is not read before step 8. A
+caller must be allowed by the service's code and by the registry's policy for the service, if there is one. The registry
+is not asked about callers that the code does not allow.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from peerseal.errors import (
     CallerNotAllowed,
     Expired,
     InsufficientScope,
     Replayed,
-    WrongAudience,
     WrongBinding,
-    WrongIssuer,
 )
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header
 from peerseal.protocol.names import check_peer_name, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
-from peerseal.protocol.tokens.request import (
-    ALWAYS_BOUND,
-    LEEWAY,
-    REQUEST_LIFETIME_CAP,
-    REQUEST_TYP,
-    check_request_claims,
-    check_times,
-)
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
+from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_LIFETIME_CAP, REQUEST_TYP, check_request_claims
 from peerseal.runtime.options import check_callable, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.context import Transaction
 from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
-from peerseal.verify.token_reader import Signer, TokenReader, UnverifiedPeerToken
+from peerseal.verify.token_reader import TokenReader, UnverifiedPeerToken
 from peerseal.verify.transaction import TRANSACTION_HEADER, bound_transaction, transaction_kid
 
 __all__ = ["Peer", "RequestHeaders", "Verifier"]
@@ -85,24 +77,28 @@ class Peer(NamedTuple):
         return f"Peer(id={self.id!r}, kid={self.kid!r}, scopes={set(self.scopes)!r})"
 
 
-class CheckedHead(NamedTuple):
-    """A request of which all is checked up to the headers of step 8."""
-
-    signer: Signer
-    claims: dict[str, Any]
-    scopes: frozenset[str]
-    headers: Mapping[str, str]
-    now: float
-    source: KeySource
+def read_later() -> bytes:
+    """As the ``body`` of `Verifier.check` it leaves the content to `CheckedRequest.with_content`: for an adapter that
+    reads a long body only once all else is checked."""
+    raise RuntimeError("the body was to be read later: it is not read in a check")
 
 
 class CheckedRequest(NamedTuple):
-    """A request that passed steps 1 to 10, and what step 11 claims: (``peer.id``, ``jti``), kept until ``until``
-    (seconds since the epoch). The peer is the caller, who may have sent the same request before."""
+    """A request that passed steps 1 to 10, and what step 11 claims: (``peer.id``, ``jti``), until ``until`` (seconds
+    since the epoch). It is not accepted yet: the same request may have been accepted before.
+
+    ``content_digest`` is None, unless the content is still to be checked (`read_later`).
+    """
 
     peer: Peer
     jti: str
     until: float
+    content_digest: str | None = None
+
+    def with_content(self, content: bytes) -> Self:
+        """The same with its content checked. Raises WrongBinding."""
+        check_content(self.peer.claims["content_digest"], content)
+        return self._replace(content_digest=None)
 
 
 class Verifier:
@@ -177,7 +173,8 @@ class Verifier:
         allowed caller. Raises TokenError, Forbidden or TrustUnavailable.
         """
         unverified = self._reader.read(token)
-        return self.claim(self.check(unverified, method=method, target=target, body=body, headers=headers, scope=scope))
+        checked = self.check(unverified, method=method, target=target, body=body, headers=headers, scope=scope)
+        return self.claim(checked)
 
     def read(self, token: str) -> UnverifiedPeerToken:
         """Steps 1 and 2: what the token says, with nothing proven. Raises MissingToken, MalformedToken or WrongType."""
@@ -204,78 +201,56 @@ class Verifier:
         scope: str | None = None,
         source: KeySource | None = None,
     ) -> CheckedRequest:
-        """Steps 3 to 10, without a side effect; see `verify`. Keys and policies are those of ``source``, where that is
-        given. The request is not accepted before `claim`. All waits together end in time, where the source bounds them
-        (`peerseal.trust.beliefs.BoundedKeySource`)."""
-        with self._deadline():
-            head = self.check_head(unverified, method=method, target=target, headers=headers, source=source)
-            return self.check_body(head, body, scope=scope)
-
-    def check_head(
-        self,
-        unverified: UnverifiedPeerToken,
-        *,
-        method: str,
-        target: str,
-        headers: Mapping[str, str] = _NO_HEADERS,
-        source: KeySource | None = None,
-    ) -> CheckedHead:
-        """The first part of `check`: steps 3 to 8 without the content. An adapter that streams reads a long body after
-        this."""
-        source = source or self._trust
+        """Steps 3 to 10, without a side effect; see `verify`. The keys and policies are those of ``source``, where that
+        is given. With `read_later` as ``body`` the content is left to `CheckedRequest.with_content`."""
+        source = self._trust if source is None else source
         signer, claims = unverified.signer, unverified.claims
-        audience, allowed = self._in_domain or self._enter_domain(source)
-        scopes = self._scopes_of(signer.caller, audience, allowed, source)  # 3, 10
-        key = source.key(signer.kid)
-        self._reader.check_signature(unverified, key.public)  # 4
-        check_parties(claims, key, audience)  # 5, 6
-        now, issued_at, leeway = self._clock(), claims["iat"], self._leeway
-        check_times(issued_at, claims["nbf"], claims["exp"], now=now, leeway=leeway, cap=self._max_lifetime)  # 7
-        check_window(issued_at, key, leeway)
-        headers = by_lower_name(headers, claims["headers"])
-        check_binding(claims, method, target, headers)  # 8
-        return CheckedHead(signer, claims, scopes, headers, now, source)
-
-    def check_body(
-        self, head: CheckedHead, body: bytes | Callable[[], bytes] = b"", *, scope: str | None = None
-    ) -> CheckedRequest:
-        """The second part of `check`: the content in step 8, then steps 9 and 10."""
-        signer, claims, scopes, headers, now, source = head
-        check_content(claims, body)  # 8
-        transaction = None
-        if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
-            transaction = bound_transaction(source, claims, headers, now=now, leeway=self._leeway)  # 9
-            scopes &= transaction.scopes
+        with self._deadline():
+            audience, scopes = self._admit(signer.caller, source)  # 3, 10
+            key = source.key(signer.kid)
+            self._reader.check_signature(unverified, key.public)  # 4
+            check_parties(claims["iss"], key.service_id, claims["aud"], audience, subject=claims["sub"])  # 5, 6
+            now = self._check_times(claims, key)  # 7
+            headers = by_lower_name(headers, claims["headers"])
+            check_binding(claims, method, target, headers)  # 8
+            if body is not read_later:
+                check_content(claims["content_digest"], body)
+            transaction = None
+            if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
+                transaction = bound_transaction(source, claims, headers, now=now, leeway=self._leeway)  # 9
+                scopes &= transaction.scopes
         if scope is not None and plain_text(scope) not in scopes:  # 10
-            within = " in this transaction" if transaction else ""
-            raise InsufficientScope(f"{signer.caller} may not use {_shown(scope)} at {claims['aud']}{within}")
-        peer = Peer(signer.service, signer.caller, signer.kid, scopes, MappingProxyType(claims), transaction)
-        return CheckedRequest(peer, claims["jti"], claims["exp"] + max(self._leeway, LEEWAY))
+            raise InsufficientScope(_refusal(signer.caller, scope, audience, transaction))
+        peer = Peer(signer.service, signer.caller, key.kid, scopes, MappingProxyType(claims), transaction)
+        until = claims["exp"] + max(self._leeway, LEEWAY)
+        return CheckedRequest(peer, claims["jti"], until, claims["content_digest"] if body is read_later else None)
 
     def claim(self, checked: CheckedRequest) -> Peer:
         """Step 11: accept the request, which is possible once. Raises Replayed, Expired for a request that was checked
         so long ago that the guard may have forgotten it, or TrustUnavailable where the guard cannot be asked."""
-        peer, jti, until = checked
+        peer, jti, until, unread = checked
+        if unread is not None:
+            raise ValueError("the content of the request was not checked: call with_content before")
         if self._clock() >= until:
             raise Expired("the token expired between its check and its claim")
-        if not self._replay.claim(peer.id, jti, until):  # 11
+        if not self._replay.claim(peer.id, jti, until):
             raise Replayed(f"{peer.id} sent the token with jti {jti} before")
         return peer
 
-    def _scopes_of(self, caller: str, audience: str, allowed: AllowedCallers, source: KeySource) -> frozenset[str]:
-        """What the caller may do here, by the service's code and the registry's policy. Raises CallerNotAllowed or
-        TrustUnavailable."""
+    def _admit(self, caller: str, source: KeySource) -> tuple[str, frozenset[str]]:
+        """The audience's service id, and the scopes that the caller has here by the service's code and the registry's
+        policy. Raises CallerNotAllowed or TrustUnavailable."""
+        audience, allowed = self._in_domain or self._enter_domain(source)
         scopes = allowed.scopes(caller)
-        if scopes is not None:
-            policy = source.policy(audience)
-            if policy is not None:
-                by_policy = self._by_policy
-                if by_policy is None or by_policy[0] is not policy:
-                    by_policy = self._by_policy = policy, allowed.restricted_by(policy)
-                scopes = by_policy[1].scopes(caller)
+        policy = None if scopes is None else source.policy(audience)
+        if policy is not None:
+            by_policy = self._by_policy
+            if by_policy is None or by_policy[0] is not policy:
+                by_policy = self._by_policy = policy, allowed.restricted_by(policy)
+            scopes = by_policy[1].scopes(caller)
         if scopes is None:
             raise CallerNotAllowed(f"{caller} may not call {audience}")
-        return scopes
+        return audience, scopes
 
     def _enter_domain(self, source: KeySource) -> tuple[str, AllowedCallers]:
         """The audience's service id and the allowed callers, which need the trust domain. Raises TrustUnavailable."""
@@ -283,13 +258,12 @@ class Verifier:
         self._in_domain = qualify(self._audience_name, domain), AllowedCallers.of(self._allow, domain)
         return self._in_domain
 
-
-def check_parties(claims: Mapping[str, Any], key: TrustedKey, audience: str) -> None:
-    """Steps 5 and 6. Raises WrongIssuer or WrongAudience."""
-    if claims["iss"] != key.service_id or claims["sub"] != key.service_id:
-        raise WrongIssuer(f"token has iss {claims['iss']} and sub {claims['sub']}, its key belongs to {key.service_id}")
-    if claims["aud"] != audience:
-        raise WrongAudience(f"token is for audience {claims['aud']}, this service is {audience}")
+    def _check_times(self, claims: Mapping[str, Any], key: TrustedKey) -> float:
+        """Step 7, for the time that it returns. Raises NotYetValid, Expired or LifetimeTooLong."""
+        now, issued_at, leeway = self._clock(), claims["iat"], self._leeway
+        check_times(issued_at, claims["nbf"], claims["exp"], now=now, leeway=leeway, cap=self._max_lifetime)
+        check_window(issued_at, key, leeway)
+        return now
 
 
 def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: Mapping[str, str]) -> None:
@@ -308,14 +282,15 @@ def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: 
             raise WrongBinding(f"token is signed for another value of the header {name}")
 
 
-def check_content(claims: Mapping[str, Any], body: bytes | Callable[[], bytes]) -> None:
-    """Step 8, the content: the body is read here, last. Raises WrongBinding, and what a function ``body`` raises."""
+def check_content(digest: str, body: bytes | Callable[[], bytes]) -> None:
+    """Step 8, the content. Raises WrongBinding, and what a function ``body`` raises."""
     content = body if type(body) is bytes else content_of(body)
-    if claims["content_digest"] != (digest_header(content) if content else DIGEST_OF_NOTHING):
+    if digest != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding(f"token is signed for another body, this one has {len(content)} bytes")
 
 
-def _shown(scope: object) -> str:
-    """A scope, for the log. Adapters ask for the empty scope where no route is served."""
+def _refusal(caller: str, scope: object, audience: str, transaction: Transaction | None) -> str:
+    """For the log. Adapters ask for the empty scope where no route is served."""
     text = plain_text(scope)
-    return f"a scope of type {kind_of(scope)}" if text is None else text or "a path that nothing names in needs"
+    shown = f"a scope of type {kind_of(scope)}" if text is None else text or "a path that nothing names in needs"
+    return f"{caller} may not use {shown} at {audience}{' in this transaction' if transaction else ''}"

@@ -1,8 +1,8 @@
-"""Step 8's target: the request-target that the caller signed, as this server received it.
+"""The request-target that the caller signed (step 8), as this server received it.
 
-What is checked is the request line itself (RFC 9112 section 3.2), never a URL that was put together again: a path can
-be spelt in many ways that all decode to the same route, and each spelling is another target. But a raw target proves
-nothing about the view that ran, so it must also decode to exactly what was routed.
+It is taken from the request line (RFC 9112 section 3.2), not from a rebuilt URL: many spellings of a path decode to the
+same route, and each is another target. The target must also decode to exactly the path that was routed, because a raw
+target alone does not prove which view runs.
 """
 
 import re
@@ -12,14 +12,14 @@ from peerseal.errors import ConfigurationError, WrongBinding
 from peerseal.protocol.plain import plain_text, text_like
 from peerseal.runtime.options import check_is
 
-# Origin form: a slash, then printable ASCII without a fragment. What RFC 3986 leaves out beside ("<", "|", …) is let
-# pass: servers do, and the digest over the exact bytes is what binds it.
+# Origin form: a slash, then printable ASCII without a fragment. Characters that RFC 3986 does not allow ("<", "|", …)
+# pass, as they do in servers: the digest binds the exact bytes.
 _ORIGIN_FORM = re.compile(r"/[!\"$-~]*")
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")  # without dot segments, which clients resolve
 
 
 def is_origin_form(target: str) -> bool:
-    """Whether that can stand in a request line as a path and a query, without a fragment."""
+    """Whether a request line may have this path and query, without a fragment."""
     text = plain_text(target)
     return text is not None and _ORIGIN_FORM.fullmatch(text) is not None
 
@@ -30,7 +30,7 @@ def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefi
 
     ``script_name`` and ``path_info`` are WSGI's: bytes as latin-1 (PEP 3333). The path of ``raw_uri``, percent-decoded
     once, must be those two in a row, byte for byte. Raises WrongBinding for anything else: absolute-form, ``*`` or
-    authority-form, a fragment, a character that no target holds, a path that something in between rewrote.
+    authority-form, a fragment, a character that no target has, a path that a proxy or middleware rewrote.
     """
     if not is_origin_form(raw_uri):
         raise WrongBinding("the request-target is not in origin form (RFC 9112 section 3.2.1)")
@@ -38,14 +38,14 @@ def routed_target(raw_uri: str, script_name: str, path_info: str, external_prefi
     routed = (plain_text(script_name) or "") + (plain_text(path_info) or "")
     same = path == routed if "%" not in path else unquote_to_bytes(path) == _wsgi_bytes(routed)
     if not same:
-        raise WrongBinding("the request-target is not what was routed")
+        raise WrongBinding("the request-target is another path than the one that was routed")
     return external_prefix + raw_uri
 
 
 def check_external_prefix(prefix: str) -> str:
     """The prefix itself: empty, or a path such as ``/api`` in unreserved characters, without a slash at its end.
 
-    It stands before every target that this service receives, in the targets that its callers sign. Raises
+    The targets that callers sign begin with it; the targets that this service receives do not. Raises
     ConfigurationError.
     """
     check_is("external_prefix", prefix, str, "a text such as /api, or an empty one")
@@ -59,4 +59,4 @@ def _wsgi_bytes(text: str) -> bytes:
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError as error:
-        raise WrongBinding("the server's PATH_INFO is not what PEP 3333 says") from error
+        raise WrongBinding("PATH_INFO of the server has characters beyond latin-1 (PEP 3333)") from error

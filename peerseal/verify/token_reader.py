@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from peerseal.errors import BadSignature, InvalidName, MalformedToken, WrongType
+from peerseal.errors import InvalidName, MalformedToken, WrongType
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.keys import PublicKey
@@ -58,7 +58,7 @@ class TokenReader:
     def check_signature(self, unverified: UnverifiedPeerToken, key: PublicKey) -> None:
         """Step 4. Raises BadSignature."""
         signer, _, signing_input, signature, header_segment = unverified
-        check_signature(key, signer.alg, signing_input, signature)
+        key.check_signature(signer.alg, signing_input, signature)
         # Only now: a caller without a registered key cannot fill the cache.
         if header_segment not in self._signers and len(header_segment) <= _MAX_HEADER:
             if len(self._signers) >= _MAX_HEADERS:
@@ -80,11 +80,3 @@ class TokenReader:
         except InvalidName as error:
             raise MalformedToken(f"token has an invalid kid: {error}") from error
         return Signer(header.alg, header.kid, caller, split_service_id(caller)[1])
-
-
-def check_signature(key: PublicKey, alg: str, signing_input: bytes, signature: bytes) -> None:
-    """Step 4 for any token. Raises BadSignature."""
-    if alg != key.alg:
-        raise BadSignature(f"token has alg {alg}, its key is for {key.alg}")
-    if not key.verify(signing_input, signature):
-        raise BadSignature("the signature does not match the token and its key")

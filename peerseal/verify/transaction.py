@@ -10,7 +10,7 @@ from types import MappingProxyType
 from peerseal.errors import BadTransactionToken, InvalidName, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens.request import check_times
+from peerseal.protocol.tokens.claims import check_parties, check_times
 from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME_CAP,
     TRANSACTION_TYP,
@@ -21,7 +21,6 @@ from peerseal.trust.beliefs import KeySource, check_window
 from peerseal.verify.context import Transaction
 from peerseal.verify.derivation import derivation_fault
 from peerseal.verify.received import by_lower_name, value_of
-from peerseal.verify.token_reader import check_signature
 
 TRANSACTION_HEADER = "txn-token"
 
@@ -70,11 +69,8 @@ def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -
     if minter not in trust.settings().minters:
         raise BadTransactionToken(f"{minter} is not among the domain's minters")
     key = trust.key(kid)  # 3
-    check_signature(key.public, alg, unverified.signing_input, unverified.signature)  # 4
-    if claimed.issuer != key.service_id:  # 5
-        raise BadTransactionToken(f"token has iss {claimed.issuer}, its key belongs to {key.service_id}")
-    if claimed.audience != trust.domain:  # 6
-        raise BadTransactionToken(f"token is for audience {claimed.audience}, this trust domain is {trust.domain}")
+    key.public.check_signature(alg, unverified.signing_input, unverified.signature)  # 4
+    check_parties(claimed.issuer, key.service_id, claimed.audience, trust.domain)  # 5, 6
     issued_at = claimed.issued_at
     check_times(issued_at, issued_at, claimed.expires_at, now=now, leeway=leeway, cap=TRANSACTION_LIFETIME_CAP)  # 7
     check_window(issued_at, key, leeway)

@@ -1,7 +1,7 @@
 """Wakes the thread that follows the ledger when any node commits.
 
-A notification is only a hint: the woken thread reads the head, and also reads it at fixed intervals, because a
-notification may be late, and never comes through a pooler that moves each transaction to another connection.
+A notification is only a hint: the woken thread reads the head, and also reads it at fixed intervals. A notification may
+be late, and never comes through a pooler that moves each transaction to another connection.
 
 On PostgreSQL a trigger on the ledger's head sends the notification (migration 0003). SQLite has none, but reading its
 data version takes microseconds.
@@ -18,6 +18,7 @@ from typing import Protocol
 import psycopg
 from sqlalchemy import Engine
 
+from peerseal.runtime.backoff import backoff
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import POSTGRESQL
 from registry.storage.revisions import OwnConnection
@@ -109,7 +110,7 @@ class PostgresListener:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: OwnConnection | None = None
-        self._pause = LISTEN_AGAIN[0]
+        self._attempts = 0
         self._again_at = 0.0
 
     @property
@@ -121,11 +122,11 @@ class PostgresListener:
         """See CommitListener."""
         if self._connection is not None or time.monotonic() < self._again_at:
             return
-        self._again_at = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LISTEN_AGAIN[1])
+        self._attempts += 1
+        self._again_at = time.monotonic() + backoff(self._attempts, first=LISTEN_AGAIN[0], longest=LISTEN_AGAIN[1])
         try:
             self._connection = self._connected()
-            self._pause = LISTEN_AGAIN[0]
+            self._attempts = 0
         except _Pooled:
             self._again_at = math.inf
             message = "the database is behind a pooler: changes are looked for every %g s; set REGISTRY_LISTEN_URL"

@@ -10,9 +10,10 @@ import uuid
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from peerseal.errors import MalformedToken, PeersealError
+from peerseal.errors import MalformedToken, PeersealError, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.problem_document import Problem, problem, problem_of
+from peerseal.protocol.tokens.bearer import bearer_token
 from registry.web.counting import refused
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,10 @@ def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> s
 
 
 def _bearer() -> str:
-    return request.headers.get("Authorization", "").rpartition(" ")[2]
+    try:
+        return bearer_token(request.headers.get("Authorization"))
+    except TokenError:
+        return ""
 
 
 def _unverified_kid(token: str) -> str:

@@ -13,6 +13,7 @@ from werkzeug.routing import BaseConverter
 from peerseal.errors import MalformedToken, MissingToken
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.numbers import MAX_DIGITS, natural
+from peerseal.protocol.tokens import bearer as tokens
 from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
@@ -34,7 +35,6 @@ NO_TRANSFORM = "no-transform"
 WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
-_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750 section 2.1
 _ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # read in one way only: two for each of many tags would never end
 _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
 _CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy adds that encodes an answer
@@ -83,10 +83,10 @@ def bearer_token() -> str | None:
     header = request.headers.get("Authorization")
     if header is None:
         return None
-    match = _BEARER.fullmatch(header)
-    if match is None:
-        raise MalformedToken("the Authorization header holds other than one bearer token")
-    return match.group(1)
+    try:
+        return tokens.bearer_token(header)
+    except MissingToken as error:
+        raise MalformedToken("the Authorization header holds other than one bearer token") from error
 
 
 def calling_service(unverified_token: str) -> Peer:

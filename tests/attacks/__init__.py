@@ -1,1 +1,1 @@
-"""Attacks on tokens: every one is refused with its stable code, and leaves nothing behind."""
+"""Attacks on tokens: every one is refused with its stable code, and leaves no trace."""

@@ -26,5 +26,5 @@ def p256() -> KeyPair:
 
 @pytest.fixture(scope="session")
 def attacker() -> KeyPair:
-    """A key that nobody registered."""
+    """A key that no service registered."""
     return rsa_key("attacker")

@@ -5,7 +5,7 @@ import hmac
 from collections.abc import Callable
 
 import pytest
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
@@ -35,7 +35,9 @@ PUBLIC_HALVES: dict[str, Callable[[KeyPair], bytes]] = {
 
 
 def private(key: KeyPair) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
-    return key._private
+    loaded = serialization.load_pem_private_key(key.to_pem(), None)
+    assert isinstance(loaded, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    return loaded
 
 
 def hmac_with(secret: bytes) -> Callable[[bytes], bytes]:

@@ -1,4 +1,4 @@
-"""Messages of which any part is bent: each is put aside with its code, and the one behind it goes on."""
+"""Messages of which any part is bent: each is put aside with its code, and the next one goes on."""
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerseal import EventVerifier
-from peerseal.amqp import Letter, headers_and_key
+from peerseal.amqp import OutgoingMessage, headers_and_key
 from peerseal.errors import BrokerUnavailable, MessageNotTaken, MessageRefused, MessageTooLarge
 from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, SIZE_HEADER, EventConsumer, Headers, Message
 from peerseal.testing import MemoryRegistry
@@ -231,7 +231,7 @@ NAMES = st.text(max_size=300) | st.binary(max_size=300) | st.sampled_from(["CC",
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
 def test_any_table_of_headers_comes_out_as_one_that_can_be_sent(table: dict[Any, Any]) -> None:
     headers, key = headers_and_key(table)
-    letter = Letter.of("orders.dlq", b"payload", headers, key)
+    letter = OutgoingMessage.of("orders.dlq", b"payload", headers, key)
     sent = letter.message(1, FRAME)
     assert bytes(sent._serialize_properties())
     assert not {"CC", "BCC"} & sent.properties["application_headers"].keys()
@@ -241,5 +241,5 @@ def test_any_table_of_headers_comes_out_as_one_that_can_be_sent(table: dict[Any,
 @pytest.mark.parametrize("routes", [[b"elsewhere"], [b"a", b"b"], b"elsewhere"])
 def test_a_dead_letter_goes_where_it_belongs_and_to_no_queue_that_a_publisher_names(name: str, routes: Any) -> None:
     headers, _ = headers_and_key({name: routes})
-    table = Letter.of("orders.dlq", b"", headers, None).message(1, FRAME).properties["application_headers"]
+    table = OutgoingMessage.of("orders.dlq", b"", headers, None).message(1, FRAME).properties["application_headers"]
     assert list(table) == [f"original-{name}"]

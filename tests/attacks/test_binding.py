@@ -60,7 +60,7 @@ def test_other_target(callee: Callee, key: KeyPair, target: str) -> None:
     ("signed", "sent"), [("/%7ea", "/%7Ea"), ("/%7Ea", "/~a"), ("/a%2Fb", "/a%2fb"), ("/%61", "/a")]
 )
 def test_case_of_percent_escapes(callee: Callee, key: KeyPair, signed: str, sent: str) -> None:
-    """Equal for RFC 3986, and two targets for us: what was signed is bytes."""
+    """Equal for RFC 3986, and two targets for us: the signature is over bytes."""
     token = honest_token(key, target_digest=digest_header(signed.encode()))
     callee.refuses(token, "wrong_binding", target=sent)
     callee.accepts(token, target=signed)

@@ -101,7 +101,7 @@ def test_minus_zero_is_the_epoch(callee: Callee, key: KeyPair, name: str) -> Non
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("escaped", [False, True])
 def test_claim_twice(callee: Callee, key: KeyPair, name: str, first: bool, escaped: bool) -> None:
-    """As it is and with its first letter escaped (``"\\u0069ss"`` is ``"iss"``), in front and behind."""
+    """As it is and with its first letter escaped (``"\\u0069ss"`` is ``"iss"``), before and after."""
     member = f"\\u{ord(name[0]):04x}{name[1:]}" if escaped else name
     honest, extra = canonical_json(claims())[1:-1], f'"{member}":{json.dumps(claims()[name])}'.encode()
     payload = b"{" + (extra + b"," + honest if first else honest + b"," + extra) + b"}"

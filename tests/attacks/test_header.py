@@ -6,17 +6,14 @@ from typing import Any
 import pytest
 
 from peerseal.errors import DocumentRefused, TokenError
-from peerseal.protocol.documents.signed_documents import (
-    CHANGES_LIFETIME,
-    Changes,
-    JwkSetDocument,
-    read_document,
-    sign_document,
-)
+from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
+from peerseal.protocol.documents.frame import read_document, sign_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, registry_id
-from peerseal.protocol.tokens.request import REQUEST_TYP, Proof, sign_proof
+from peerseal.protocol.tokens.proof import Proof, sign_proof
+from peerseal.protocol.tokens.request import REQUEST_TYP
 from tests.attacks.forge import (
     ABSENT,
     CALLER,
@@ -121,12 +118,13 @@ def test_typ_missing_or_no_string(callee: Callee, key: KeyPair, typ: object) -> 
 
 
 def a_changes_document(key: KeyPair) -> str:
-    changes = Changes(registry_id(DOMAIN), DOMAIN, NOW, NOW + CHANGES_LIFETIME, 0, 1, "", ())
-    return sign_document(changes, key)
+    frame: dict[str, Any] = {"issuer": registry_id(DOMAIN), "issued_at": NOW, "expires_at": NOW + CHANGES_LIFETIME}
+    return sign_document(Changes(**frame, subject=DOMAIN, since=0, seq=1, checkpoint="", services=()), key)
 
 
 def a_jwk_set(key: KeyPair) -> str:
-    return sign_document(JwkSetDocument(registry_id(DOMAIN), CALLER, NOW, NOW + 3600, 1, 1, "", ()), key)
+    frame: dict[str, Any] = {"issuer": registry_id(DOMAIN), "issued_at": NOW, "expires_at": NOW + 3600}
+    return sign_document(JwkSetDocument(**frame, subject=CALLER, seq=1, head=1, checkpoint="", keys=()), key)
 
 
 def test_proof_of_possession_as_request_token(callee: Callee, key: KeyPair) -> None:

@@ -30,7 +30,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
-    """An issuer whose name is not one of this machine, as far as anybody can read."""
+    """An issuer whose name is not one of this machine, as far as a reader can tell."""
     monkeypatch.setattr(socket, "getaddrinfo", resolving({"issuer.test": "127.0.0.1"}))
     with running_issuer(tls=private_ca(tmp_path, *NAMES)) as issuer:
         issuer.url = issuer.url.replace("127.0.0.1", "issuer.test")
@@ -122,7 +122,7 @@ class TestARemoteIssuerSendsNobodyToThisMachine:
             assert other.seen == []
 
     def test_but_to_itself_wherever_its_own_name_leads(self, remote: Issuer, tmp_path: Path) -> None:
-        """Somebody here configured that server."""
+        """An operator of this host configured that server."""
         assert verified(remote, tmp_path) == "subject"
 
     def test_but_through_a_proxy_on_this_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Attacks on ``kid``: a name that is none, somebody else's, or a way out of where keys are looked up."""
+"""Attacks on ``kid``: an invalid name, another service's, or a way out of where keys are looked up."""
 
 import pytest
 

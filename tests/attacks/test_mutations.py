@@ -12,23 +12,17 @@ from typing import Any
 import pytest
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.named_keys import SignedKey
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    Document,
-    JwkSetDocument,
-    KeyStatement,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-    sign_document,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.frame import Document, read_document, sign_document
+from peerseal.protocol.documents.key_set import JwkSetDocument, SignedKey
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import Admission, Entry
 from peerseal.protocol.names import make_kid, registry_id
-from peerseal.protocol.tokens.request import Proof, sign_proof
+from peerseal.protocol.tokens.proof import Proof, sign_proof
 from tests.attacks.forge import (
     CALLER,
     DOMAIN,
@@ -113,16 +107,35 @@ def test_mutated_claims_that_the_caller_signs_itself() -> None:
 
 
 def documents(key: KeyPair) -> list[Document]:
-    frame = registry_id(DOMAIN), CALLER, NOW, NOW + 3600
+    frame: dict[str, Any] = {"issuer": registry_id(DOMAIN), "issued_at": NOW, "expires_at": NOW + 3600}
+    place: dict[str, Any] = {"seq": 2, "head": 3, "checkpoint": "a note"}
     admission = Admission(1, NOW, NOW + 60, {"join_token": "x"}, "A" * 43)
     signed = SignedKey(kid_of(CALLER, key), key.public, "active", NOW + 60, admission, (b"a" * 32,))
     ledger_key = {"kty": "OKP", "crv": "Ed25519", "x": "A" * 43}
-    domain_frame = registry_id(DOMAIN), DOMAIN, NOW, NOW + 60
     return [
-        JwkSetDocument(*frame, 2, 3, "a note", (signed,)),
-        KeyStatement(*frame, 2, 3, "a note", signed.kid, key.public, "revoked", NOW + 60, NOW + 1, admission, ()),
-        Changes(*domain_frame, 0, 3, "a note", (CALLER,)),
-        RegistryKeys(*domain_frame, 1, key.public, (key.public,), ledger_key, ("http://127.0.0.1:1",)),
+        JwkSetDocument(**frame, **place, subject=CALLER, keys=(signed,)),
+        KeyStatement(
+            **frame,
+            **place,
+            subject=CALLER,
+            kid=signed.kid,
+            public=key.public,
+            state="revoked",
+            active_until=NOW + 60,
+            revoked_at=NOW + 1,
+            admission=admission,
+            proof=(),
+        ),
+        Changes(**frame, subject=DOMAIN, since=0, seq=3, checkpoint="a note", services=(CALLER,)),
+        RegistryKeys(
+            **frame,
+            subject=DOMAIN,
+            version=1,
+            root=key.public,
+            signing_keys=(key.public,),
+            ledger_key=ledger_key,
+            urls=("http://127.0.0.1:1",),
+        ),
     ]
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from peerseal import FileReplayGuard, Identity, Verifier
-from peerseal.audit.monitor import Watched
-from peerseal.audit.monitor_file import load_watched, save_watched
+from peerseal.audit.monitor_state import MonitorState, load_state, save_state
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
 from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
 from peerseal.protocol.keys import KeyPair
@@ -445,19 +444,19 @@ class TestMonitorState:
     @pytest.mark.parametrize("what", ["link", "another user's file"])
     def test_a_state_that_is_not_ours_is_refused(self, tmp_path: Path, what: str) -> None:
         state, outside = tmp_path / "state", tmp_path / "outside"
-        save_watched(outside, Watched("client"))
+        save_state(outside, MonitorState("client"))
         if what == "link":
             state.symlink_to(outside)
         else:
             state.write_bytes(outside.read_bytes())
             given_to_a_stranger(state)
         with pytest.raises(ConfigurationError, match=r"symbolic link|not owned"):
-            load_watched(state, "client")
+            load_state(state, "client")
 
     def test_what_every_user_may_write_to_is_tightened_or_refused(self, tmp_path: Path) -> None:
-        save_watched(tmp_path / "state", Watched("client"))
+        save_state(tmp_path / "state", MonitorState("client"))
         (tmp_path / "state").chmod(0o666)
-        assert load_watched(tmp_path / "state", "client") == Watched("client")
+        assert load_state(tmp_path / "state", "client") == MonitorState("client")
         assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
 
 

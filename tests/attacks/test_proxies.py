@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from peerseal import Identity
-from peerseal.audit.webhook import Webhook
+from peerseal.commands.webhook import Webhook
 from peerseal.errors import ConfigurationError, FetchError, PeersealError
 from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.requests import PeerSession
@@ -315,6 +315,6 @@ def own_address() -> str:
 
 
 def resolving(names: dict[str, str]) -> Callable[..., object]:
-    """The resolver, where somebody else answers for those names."""
+    """The resolver, where an attacker answers for those names."""
     real = socket.getaddrinfo
     return lambda host, *rest, **options: real(names.get(str(host), host), *rest, **options)

@@ -130,7 +130,7 @@ def test_sql_and_header_injection_in_every_member_of_every_body(registry: Driver
 
 
 def bodies_with(text: str, proof: str) -> dict[str, list[object]]:
-    """Bodies by path, with the text in each place. As a scope it stands beside one that is none: some of the texts are
+    """Bodies by path, with the text in each place. As a scope it stands next to an invalid one: some of the texts are
     scopes, which are kept as what they are."""
     return {
         "/v1/services/billing/keys": [
@@ -194,8 +194,8 @@ EXCHANGE = "/oauth2/token"
 
 
 def test_every_call_that_changes_something_needs_more_than_a_browser_would_send(registry: Driver) -> None:
-    """A page of somebody else's can send forms, with the cookies there are; it cannot add an Authorization header
-    without being asked for leave, which nobody gives."""
+    """A foreign page can send forms, with the cookies there are; it cannot add an Authorization header
+    without a CORS answer that permits it, which the registry never gives."""
     before = state(registry)
     known = {"service": "billing", "thumbprint": "A" * 43, "token_id": "x"}
     origin = {"Origin": "https://evil.example", "Cookie": f"Authorization={registry.operator['Authorization']}"}

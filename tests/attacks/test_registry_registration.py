@@ -18,7 +18,8 @@ from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.tokens.request import PROOF_LIFETIME, PROOF_TYP, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.proof import PROOF_LIFETIME, PROOF_TYP
 from registry.services.access.operators import Role
 from registry.settings import Limits
 from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
@@ -129,7 +130,7 @@ def test_a_registration_sent_again_brings_no_ended_key_back_and_spends_nothing(r
 
 
 def test_a_right_of_another_service_is_none(registry: Driver) -> None:
-    """A join token, a voucher and an operator's token of the wrong sort, each beside a good proof."""
+    """A join token, a voucher and an operator's token of the wrong sort, each with a good proof."""
     theirs, mine = registry.joined(key(), "shipping"), key()
     foreign = registry.join_token("shipping")
     size = len(entries_of(registry.store))

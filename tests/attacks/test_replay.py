@@ -38,7 +38,7 @@ def test_same_jti_with_other_claims(callee: Callee, key: KeyPair) -> None:
 
 
 def test_jti_of_another_caller_is_another_token(callee: Callee, key: KeyPair) -> None:
-    """Nobody can use up somebody else's jti."""
+    """No caller can use up the jti of another."""
     callee.accepts(honest_token(rsa_key("other"), OTHER))
     assert callee.accepts(honest_token(key)).id == CALLER
 
@@ -63,7 +63,7 @@ def test_replay_until_the_last_moment(callee: Callee, key: KeyPair) -> None:
 
 
 def test_refused_call_does_not_use_up_the_token(callee: Callee, key: KeyPair) -> None:
-    """Whoever sees a token cannot spend it by sending it with another request."""
+    """An eavesdropper cannot use a token by sending it with another request."""
     token = honest_token(key)
     callee.refuses(token, "wrong_binding", target="/other")
     callee.refuses(token, "wrong_binding", body=b"other")

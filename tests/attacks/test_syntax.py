@@ -115,7 +115,7 @@ def test_token_that_is_not_ascii(callee: Callee, key: KeyPair, text: str) -> Non
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xe2\x82"])
 def test_json_that_is_not_utf_8(callee: Callee, key: KeyPair, bad: bytes) -> None:
-    """Among them an overlong slash, half a surrogate pair, and a code point behind the last."""
+    """Among them an overlong slash, half a surrogate pair, and a code point after the last."""
     for where in (header(key, kid="PLACE"), claims(iss="PLACE"), claims(ctx={"PLACE": 1})):
         raw = canonical_json(where).replace(b"PLACE", bad)
         parts = (raw, claims()) if "kid" in where else (header(key), raw)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from demo.processes import ROOT, environment
 from peerseal.cli import COMMANDS
 from peerseal.cli import main as peerseal_main
+from peerseal.commands.monitor import listed_kids
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, printable, say, say_json
 from registry.app import create_app
@@ -253,12 +254,10 @@ KNOWN = ["{kid}\n", "\ufeff{kid}\r\n", "\r\n  {kid}  \r\n\r\n", "# ours\n{kid} #
 
 @pytest.mark.parametrize("written", KNOWN)
 def test_a_file_of_known_kids_is_read_as_people_write_it(written: str, tmp_path: Path) -> None:
-    from peerseal.commands.monitor import _listed
-
     kid = f"acme.internal/billing/{'A' * 43}"
     file = tmp_path / "known"
     file.write_bytes(written.format(kid=kid).encode())
-    assert _listed(file.read_bytes().decode("utf-8-sig")) == {kid}
+    assert listed_kids(file.read_bytes().decode("utf-8-sig")) == {kid}
 
 
 MARK = b"\xef\xbb\xbf"

@@ -12,8 +12,8 @@ from peerseal.errors import PeersealError, TrustUnavailable
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import DomainSettings
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP
-from peerseal.protocol.tokens.request import new_jti
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP, transaction_hash
 from peerseal.trust.beliefs import TrustedKey
 from peerseal.verify.event import EventVerifier
@@ -75,7 +75,7 @@ class Callee:
         )
 
     def call(self, token: str | None, *, scope: str = "orders:read", tth: Any = "of it", **more: str) -> Peer:
-        """A good call with that transaction token beside it, bound by its hash, or by ``tth``."""
+        """A good call with that transaction token next to it, bound by its hash, or by ``tth``."""
         bound = (transaction_hash(token) if token is not None else ABSENT) if tth == "of it" else tth
         self.jti = new_jti()
         request = forge.forge(header(self.caller), claims(tth=bound, jti=self.jti), self.caller.sign)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import peerseal
 from peerseal.errors import MalformedToken, MissingToken, PeersealError, UnsignableRequest
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.bearer import bearer_token
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.testing import MemoryRegistry
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import is_origin_form, routed_target
-from peerseal.wsgi import bearer_token
 from tests.attacks.forge import BODY, HEADERS, METHOD, NOW, TARGET, Callee, honest_token
 from tests.fuzz.generated import OBJECTS
 from tests.fuzz.test_parsers import Parser, protocol_parsers, public_functions, verify_event

@@ -1,5 +1,5 @@
-"""What a stranger sends costs no more work than finding out that nobody signed it: no payload is parsed before its
-signature was checked, each kind of document has a size of its own, and of a longer answer no more is read.
+"""A stranger's bytes cost no more work than the check of their signature: no payload is parsed before it. Each kind of
+document has a greatest size, and of a longer answer no more is read.
 """
 
 import time
@@ -11,17 +11,13 @@ import pytest
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, TrustUnavailable
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    Document,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import Document, read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import MAX_PROOF, decode_proof, read_checkpoint

@@ -1,8 +1,8 @@
 """A consumer as a process of its own: ``python -m tests.brokers.invoicer``.
 
-It is the service that the environment names, and stores one invoice an event in the database at ``DATABASE_URL``, read
-from the broker at ``BROKER_URL`` as a member of ``GROUP`` on ``TOPIC``, with the ``INLET`` settings in JSON. SIGTERM
-ends it.
+It is the service that the environment names, and stores one invoice an event in the database at ``DATABASE_URL``. It
+reads from the broker at ``BROKER_URL`` as a member of ``GROUP`` on ``TOPIC``, with the ``INLET`` settings in JSON.
+SIGTERM ends it.
 """
 
 import json

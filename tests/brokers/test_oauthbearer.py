@@ -147,11 +147,11 @@ def connects(house: House, token: Callable[[], str]) -> bool:
 
 
 STOLEN = KeyPair.generate("ES256")
-"""What nobody registered."""
+"""A service that is not registered."""
 
 
 def forged(house: House, **header: str) -> str:
-    """All claims as the broker wants them, signed by a key that nobody registered."""
+    """All claims as the broker wants them, signed by a key that no service registered."""
     now = int(time.time())
     claims = {"iss": REGISTRY, "sub": f"{DOMAIN}/{CLIENT}", "client_id": f"{DOMAIN}/{CLIENT}", "aud": KAFKA}
     more = {"scope": "kafka", "iat": now, "exp": now + 60, "jti": "1"}

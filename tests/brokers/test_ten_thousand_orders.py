@@ -184,7 +184,7 @@ def test_after_a_revocation_nothing_of_that_key_is_invoiced_and_all_of_it_is_put
             running.outlet.send(TOPIC, order.payload, headers)
         running.until_invoiced(half)
         running.stack.operate("revoke", running.publisher.credentials.key_id)
-        time.sleep(2)  # in which the consumer hears of it: what is promised is a second
+        time.sleep(2)  # in which the consumer hears of it: the promise is a second
         for order, headers in signed[half:]:
             running.outlet.send(TOPIC, order.payload, headers)
         running.outlet.flush(60)

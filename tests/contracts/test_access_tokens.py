@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from peerseal import EventVerifier, TrustStore, UserVerifier, Verifier
 from peerseal.errors import TokenError
-from peerseal.protocol.documents.signed_documents import DomainDocument
+from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import BadRequest
@@ -48,7 +48,7 @@ ALL = "topics:read topics:write"
 
 
 def grant(client: Client, **access_tokens: Any) -> None:
-    """Lay down these resource servers, beside an exchange."""
+    """Set these resource servers, with an exchange."""
     exchange = {"legacy": {AUDIENCE: [SCOPE]}}
     set_domain(client.registry, exchange, access_tokens=access_tokens, issuer=client.issuer.url)
 

@@ -9,7 +9,7 @@ import gmpy2
 import pytest
 from werkzeug.test import TestResponse
 
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
 from registry.domain.rebuild import rebuild

@@ -31,7 +31,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def signed_with_the_public_key(client: Client) -> str:
-    """HS256, with what everybody knows as the secret."""
+    """HS256, with a public value as the secret."""
     header = {"alg": "HS256", "kid": client.kid(), "typ": "JWT"}
     segments = ".".join(b64url(json.dumps(part).encode()) for part in (header, client.claims()))
     return f"{segments}.{b64url(hmac.digest(client.key.public.spki, segments.encode(), hashlib.sha256))}"

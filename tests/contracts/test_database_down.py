@@ -88,7 +88,7 @@ def test_signed_answers_go_on_from_memory_while_the_database_is_really_down(
     assert statuses() == [200] * 10
     outage.begin()
     if "sqlite" in outage.url:
-        registry.registry.store.engine.dispose()  # what is open goes on to work on a file that was moved
+        registry.registry.store.engine.dispose()  # open connections go on with a file that was moved
     clock.forward(100)
     assert statuses() == [200, 200, 503, 503, 503] * 2
     if "postgres" in outage.url:  # this thread's connection broke meanwhile

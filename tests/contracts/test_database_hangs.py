@@ -34,7 +34,7 @@ from tests.support.waiters import until, waiters
 WRITE_ENDS = 5.0
 """Seconds within which a write is answered while the database hangs."""
 KEY_SET = "/v1/services/billing/jwks.jwt"
-SHORT = DatabaseTimeouts(connect=1000, connected=300, look=300, answer=300)
+SHORT = DatabaseTimeouts(connect=1000, connect_total=300, look=300, answer=300)
 
 
 @dataclass(frozen=True)

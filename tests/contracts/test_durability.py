@@ -1,4 +1,4 @@
-"""What is acknowledged stays: a PostgreSQL that could lose it, or takes no writes, is not written to."""
+"""Acknowledged writes stay: a PostgreSQL that could lose it, or takes no writes, is not written to."""
 
 import time
 import uuid

@@ -272,7 +272,7 @@ LOGIN = "openid profile orders:write"
 
 
 def derive(client: Client, *derived_scopes: Any, **issuer: Any) -> None:
-    """Lay down these derivations beside the grants of ``legacy``; ``other`` is granted a scope, too."""
+    """Set these derivations with the grants of ``legacy``; ``other`` is granted a scope, too."""
     exchange = {**GRANT_OF_LEGACY, "other": {AUDIENCE: [SCOPE]}}
     issuer = issuer or {"issuer": client.issuer.url}
     set_domain(client.registry, exchange, derived_scopes=derived_scopes or [DERIVED], **issuer)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, event, make_url, update
 
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
 from registry.services.setup.ceremony import Ceremony, signed, written
@@ -400,7 +400,7 @@ def test_the_memory_names_the_newest_head_and_earlier_ones(lost: Lost) -> None:
 def test_a_copy_of_the_database_that_went_its_own_way_is_a_fork(
     request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
 ) -> None:
-    """As after the promotion of a replica: another database behind the same address."""
+    """As after the promotion of a replica: another database at the same address."""
     postgres = request.getfixturevalue("postgres")
     first = Driver(postgres.new_database(), tmp_path / "home", clock)
     first.joined(key(), "billing")

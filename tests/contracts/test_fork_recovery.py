@@ -11,14 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from peerseal import TrustLimits, TrustStore
-from peerseal.audit.ledger_reader import Follower
-from peerseal.audit.mirror import KeptLedger
-from peerseal.audit.monitor import Monitor, Watched
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.mirror import LedgerMirror
+from peerseal.audit.monitor import Monitor
+from peerseal.audit.monitor_state import MonitorState
 from peerseal.errors import PeersealError, RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED, REGISTRY_RESTORED
-from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, decode_statements, sign_history
 from peerseal.protocol.names import make_kid, service_id
 from registry.cli import main
 from registry.domain.errors import LedgerForked
@@ -366,13 +367,13 @@ def test_a_host_that_remembers_a_dropped_branch_is_told_what_to_remember(loss: L
 # who watches from outside
 
 
-def watching(registry: Driver, watched: Watched) -> Monitor:
+def watching(registry: Driver, watched: MonitorState) -> Monitor:
     return Monitor(InProcess(registry), replace(watched, pin=registry.pin), clock=registry.clock)
 
 
 def test_a_monitor_goes_on_and_says_loudly_that_the_root_gave_up_what_it_saw(loss: Loss, clock: Clock) -> None:
     registry = loss.registry
-    first = watching(registry, Watched("billing", known=frozenset({kid(loss.billing, "billing")})))
+    first = watching(registry, MonitorState("billing", known=frozenset({kid(loss.billing, "billing")})))
     assert {alert.kind for alert in first.look()} == {"join_token_created", "unknown_key", "key_ended"}
     late, size = first.state, first.state.edge.size
     clock.forward(60)
@@ -395,7 +396,7 @@ def test_a_monitor_goes_on_and_says_loudly_that_the_root_gave_up_what_it_saw(los
 
 def test_a_monitor_that_saw_no_lost_entry_reports_the_statement_too(loss: Loss, clock: Clock) -> None:
     loss.lose()
-    young = watching(loss.registry.forgetful_node(), Watched("billing"))
+    young = watching(loss.registry.forgetful_node(), MonitorState("billing"))
     young.look()
     clock.forward(60)
     declare(loss.registry, loss.note)
@@ -405,7 +406,7 @@ def test_a_monitor_that_saw_no_lost_entry_reports_the_statement_too(loss: Loss, 
 def test_a_monitor_follows_no_statement_that_is_not_about_what_it_saw(loss: Loss, clock: Clock) -> None:
     """It was made before that: such as one that is shown again after a later loss."""
     registry = loss.registry
-    first = watching(registry, Watched("billing"))
+    first = watching(registry, MonitorState("billing"))
     first.look()
     loss.lose()
     declare(registry)
@@ -417,17 +418,17 @@ def test_a_monitor_follows_no_statement_that_is_not_about_what_it_saw(loss: Loss
 def test_a_kept_copy_begins_again_and_what_is_lost_is_put_aside(loss: Loss, clock: Clock, tmp_path: Path) -> None:
     registry, folder = loss.registry, tmp_path / "kept"
 
-    def follow(kept: KeptLedger) -> int:
-        return kept.follow(Follower(InProcess(registry), registry.pin, clock))
+    def follow(kept: LedgerMirror) -> int:
+        return kept.update(LedgerReader(InProcess(registry), registry.pin, clock))
 
-    kept = KeptLedger(folder)
+    kept = LedgerMirror(folder)
     lost = follow(kept)
     before = {file.name: file.read_bytes() for file in (folder / "ledger").rglob("*") if file.is_file()}
     clock.forward(60)
     loss.lose()
     declare(registry)
     registry.joined(key(), "new")
-    assert follow(kept) == follow(KeptLedger(folder)) == len(entries_of(registry.store))
+    assert follow(kept) == follow(LedgerMirror(folder)) == len(entries_of(registry.store))
     [aside] = folder.glob(f"lost-{lost}-*")
     assert Source.of(str(aside)).note() == loss.note, "a copy like any other"
     assert {file.name: file.read_bytes() for file in aside.rglob("*") if file.is_file()} == before

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from peerseal.protocol.documents.history_statement import Head
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED
-from peerseal.protocol.ledger.history_statement import Head
 from registry.app import create_app
 from registry.domain.errors import LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import FILE, LedgerMemory
@@ -357,7 +357,7 @@ def test_a_host_that_remembers_nothing_is_told_so(registry: Driver) -> None:
 
 
 def test_entries_that_are_no_statements_hide_none(lost: Lost, clock: Clock) -> None:
-    """Whoever took over a node may append entries, and not sign as the root."""
+    """An attacker who took over a node can append entries, and not sign as the root."""
     registry, backup, _ = lost
     backup.come_back(registry.store)
     declare(registry)
@@ -376,7 +376,7 @@ def test_entries_that_are_no_statements_hide_none(lost: Lost, clock: Clock) -> N
 
 
 def test_a_host_that_wrote_the_branch_itself_drops_it_and_goes_on(lost: Lost, tmp_path: Path) -> None:
-    """A new container, with no memory and nobody to ask, wrote entries behind the loss."""
+    """A new container, with no memory and no witness, wrote entries after the loss."""
     registry, backup, _ = lost
     kept = keep(registry, tmp_path / "copy")
     backup.come_back(registry.store)

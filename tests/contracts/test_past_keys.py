@@ -36,9 +36,9 @@ def publisher(registry: Driver, clock: Clock) -> Iterator[Identity]:
 
 def rotate(publisher: Identity, clock: Clock) -> None:
     clock.forward(0.9 * DAY)
-    publisher._keeper.work()
+    publisher.look_after_keys()
     clock.forward(200)
-    publisher._keeper.work()
+    publisher.look_after_keys()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Policies and the domain's settings over HTTP: who may write and read them, and that what is signed is what was laid
+"""Policies and the domain's settings over HTTP: who may write and read them, and that the registry signs what was laid
 down. Each test runs on SQLite and on PostgreSQL."""
 
 import json
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, text, update
 from werkzeug.test import TestResponse
 
-from peerseal.protocol.documents.issuer_trust import given_keys
-from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
+from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from registry.domain.errors import BadRequest, StorageUnavailable
@@ -302,7 +303,7 @@ def test_who_writes_names_what_is_replaced(registry: Driver) -> None:
     "form", ['W/"{}"', '"{}-gzip"', 'W/"{}-gzip"', '"{}--gzip"', '"{};br"', '"7", W/"{}"', ' "{}" ']
 )
 def test_an_etag_that_a_proxy_changed_still_names_its_entry(registry: Driver, form: str) -> None:
-    """nginx makes it weak when it compresses an answer; Apache and others put the coding behind it."""
+    """nginx makes it weak when it compresses an answer; Apache and others append the coding to it."""
     tag = put(registry, BILLING, {"allow": ALLOW}).headers["ETag"].strip('"')
     assert put(registry, BILLING, {"allow": None}, form.format(tag)).status_code == 200
     document = registry.client.get(f"{BILLING}.jwt")
@@ -567,7 +568,7 @@ def test_a_restricted_policy_for_anyone_is_told_to_every_service(registry: Drive
 def test_the_ledger_tells_nobody_what_a_restricted_policy_says(
     registry: Driver, restricted: dict[str, KeyPair]
 ) -> None:
-    """Everybody reads entries, so the entry commits to it by a salted digest; the same policy twice looks different."""
+    """Entries are public, so the entry commits to it by a salted digest; the same policy twice looks different."""
     entry = entries_of(registry.store)[-1]
     assert entry.data == {"policy": {"restricted": True}}
     assert b"invoices" not in registry.client.get(f"/ledger/tile/entries/000.p/{head(registry)}").data
@@ -582,7 +583,7 @@ def test_the_ledger_tells_nobody_what_a_restricted_policy_says(
 
 
 def edits() -> dict[str, Callable[[int], list[Any]]]:
-    """By name, what somebody with access to the database does about a policy that entry ``seq`` set."""
+    """By name, what an attacker with access to the database does to a policy that entry ``seq`` set."""
     wide = '{"allow":{"*":["invoices:read"]},"restricted":false}'
     narrow = '{"allow":{},"restricted":false}'
     of_billing = policies.c.service == "billing"

@@ -16,17 +16,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, select, update
 
 from peerseal import TrustStore
-from peerseal.audit.ledger_reader import Follower
-from peerseal.audit.mirror import KeptLedger
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.mirror import LedgerMirror
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, RevokedKey, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import DomainDocument, PolicyDocument
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.history_statement import Head
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, sign_checkpoint
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
-from peerseal.protocol.ledger.history_statement import Head
 from peerseal.protocol.names import make_kid, service_id
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.cli import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
@@ -169,9 +170,9 @@ def node(registry: Driver, life: Life) -> Iterator[Driver]:
 # what comes back
 
 
-def follow(registry: Driver, copy: KeptLedger, pin: str | None = None) -> int:
+def follow(registry: Driver, copy: LedgerMirror, pin: str | None = None) -> int:
     """What ``peerseal keep-ledger`` does at each look."""
-    return copy.follow(Follower(InProcess(registry), pin or registry.pin, registry.clock))
+    return copy.update(LedgerReader(InProcess(registry), pin or registry.pin, registry.clock))
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -193,26 +194,26 @@ def kept_in(tmp_path: Path) -> Path:
 
 
 def test_the_kept_copy_is_what_the_registry_publishes(registry: Driver, kept_in: Path, tmp_path: Path) -> None:
-    copy, published = KeptLedger(kept_in), tmp_path / "published"
+    copy, published = LedgerMirror(kept_in), tmp_path / "published"
     for more in (0, 1, 0, 253, 1, 300):  # up to the end of a bundle, and over two
         grow(registry, more)
         shutil.rmtree(published, ignore_errors=True)
         keep(registry, published)
-        assert follow(registry, copy) == follow(registry, KeptLedger(kept_in))
+        assert follow(registry, copy) == follow(registry, LedgerMirror(kept_in))
         assert files_in(kept_in) == files_in(published)
 
 
 def test_a_copy_takes_over_nothing_that_it_cannot_verify(registry: Driver, kept_in: Path) -> None:
     backup = Backup(registry.store)
     grow(registry, 2)
-    copy = KeptLedger(kept_in)
+    copy = LedgerMirror(kept_in)
     size = follow(registry, copy)
     kept = files_in(kept_in)
     backup.come_back(registry.store)
     other = grow(registry, 3)
     assert other > size, "another history, and a longer one"
     liar = registry.forgetful_node()
-    for again in (copy, KeptLedger(kept_in)):
+    for again in (copy, LedgerMirror(kept_in)):
         with pytest.raises(DocumentRefused, match="rewritten"):
             follow(liar, again)
         with pytest.raises(DocumentRefused):
@@ -221,12 +222,12 @@ def test_a_copy_takes_over_nothing_that_it_cannot_verify(registry: Driver, kept_
 
 
 def test_a_copy_that_was_damaged_is_not_gone_on_with(registry: Driver, kept_in: Path) -> None:
-    follow(registry, KeptLedger(kept_in))
+    follow(registry, LedgerMirror(kept_in))
     note = kept_in / "ledger/checkpoint"
     lines = note.read_text().split("\n")
     note.write_text("\n".join([lines[0], "x[$(id)]", *lines[2:]]))
     with pytest.raises(DocumentRefused, match="not a checkpoint"):
-        follow(registry, KeptLedger(kept_in))
+        follow(registry, LedgerMirror(kept_in))
 
 
 def test_a_copy_that_lacks_what_this_host_has_seen_is_not_gone_on_from(
@@ -385,7 +386,7 @@ def test_no_call_that_was_accepted_before_is_accepted_again(life: Life, node: Dr
 
 
 def test_applicants_of_the_backup_are_let_go(registry_database: str, tmp_path: Path, clock: Clock) -> None:
-    """Some were admitted since, some rejected: nobody knows any more."""
+    """Some were admitted since, some rejected: no copy tells which."""
     registry = Driver(registry_database, tmp_path / "home", clock, applicants=True)
     assert registry.post_key("waiting", {"proof": registry.proof(key(), "waiting")}).status_code == 202
     backup = Backup(registry.store)
@@ -525,7 +526,7 @@ def test_a_copy_that_no_ledger_key_of_this_root_signed_is_refused(short: Short, 
 def test_a_copy_signed_by_a_ledger_key_that_the_root_dropped_is_refused(
     short: Short, clock: Clock, tmp_path: Path
 ) -> None:
-    """Whoever stole it could show any ledger. That the root dropped it says an entry behind the backup."""
+    """A thief of the key could show any ledger. That the root dropped it is said by an entry after the backup."""
     stolen = keyfiles.read_ledger_key(short.registry.settings.ledger_key_file)
     short.registry = short.registry.forgetful_node()
     roll(short.registry, clock)

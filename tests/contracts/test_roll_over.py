@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError, DocumentRefused
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, RegistryKeys, read_document, read_registry_keys
+from peerseal.protocol.documents.frame import read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id

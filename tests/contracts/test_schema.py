@@ -1,4 +1,4 @@
-"""Nodes and the schema of their database: which releases run beside each other, and what is said where one cannot."""
+"""Nodes and the schema of their database: which releases run together, and the error where they cannot."""
 
 import json
 import logging

@@ -10,12 +10,14 @@ from alembic import command
 from cryptography.fernet import Fernet
 from sqlalchemy import Connection, text
 
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, RegistryKeys, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import ledger_jwk
 from peerseal.protocol.names import make_kid, registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from registry.services.recovery.verify import verify
 from registry.services.setup import keyfiles
 from registry.settings import Settings
@@ -117,8 +119,16 @@ def _registry_keys(settings: Settings, now: int) -> RegistryKeys:
     root = keyfiles.read_key_pair(settings.root_key_file, "root").public
     signing = keyfiles.read_key_pair(settings.signing_key_file, "signing").public
     ledger_key = ledger_jwk(keyfiles.read_ledger_key(settings.ledger_key_file).public_key())
-    frame = registry_id(DOMAIN), DOMAIN, now, now + 365 * 24 * 3600
-    return RegistryKeys(*frame, 1, root, (signing,), ledger_key)
+    return RegistryKeys(
+        issuer=registry_id(DOMAIN),
+        subject=DOMAIN,
+        issued_at=now,
+        expires_at=now + 365 * 24 * 3600,
+        version=1,
+        root=root,
+        signing_keys=(signing,),
+        ledger_key=ledger_key,
+    )
 
 
 @pytest.mark.parametrize("registry_database", ["sqlite", "postgres"], indirect=True)  # no word through a pooler

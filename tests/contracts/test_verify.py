@@ -20,7 +20,7 @@ from peerseal.protocol.ledger.entries import DOMAIN_SET, KEY_ADMITTED, KEY_REVOK
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import Verified, verify
 from registry.storage.queries import keys as keys_storage
@@ -405,7 +405,7 @@ def extended(registry: Driver, pair: KeyPair) -> tuple[int, bytes]:
 
 
 def fix_tree(registry: Driver) -> None:
-    """The head as somebody writes it who covers his tracks."""
+    """The head as an attacker writes it to hide a change."""
     with registry.store.write() as connection:
         edge = Frontier()
         for body in connection.execute(select(entries.c.body).order_by(entries.c.seq)).scalars():

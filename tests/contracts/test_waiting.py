@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 from werkzeug.test import TestResponse
 
-from peerseal.protocol.documents.signed_documents import Changes
+from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
@@ -149,7 +149,7 @@ def test_one_list_is_signed_for_all_who_wait(registry: Driver, monkeypatch: pyte
 def test_changes_that_come_one_upon_the_other_are_told_together(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever was told comes again: for each of them, each change would be one more call."""
+    """A peer that was told asks again: each change would be one more call of each peer."""
     monkeypatch.setattr(waiting_module, "PAUSE", 0.1)
     other, signed, sign = registry.node(), [], Authority.sign
     monkeypatch.setattr(Authority, "sign", lambda own, document: signed.append(document) or sign(own, document))

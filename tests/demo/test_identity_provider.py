@@ -322,5 +322,5 @@ def test_another_answer_than_the_one_asked_for_is_no_answer() -> None:
     assert not callback.takes("/callback?code=1&state=other")
     assert not callback.takes("/callback?code=1")
     assert not callback.takes("/other?state=state")
-    with pytest.raises(console_client.LoginFailed, match="nobody logged in"):
+    with pytest.raises(console_client.LoginFailed, match="no one logged in"):
         callback.wait(0)

@@ -1,4 +1,4 @@
-"""The ASGI adapter behind real uvicorn, with either of its parsers: attacks in HTTP's own terms, over raw sockets.
+"""The ASGI adapter under real uvicorn, with either of its parsers: attacks in HTTP's own terms, over raw sockets.
 
 Each refusal has its code and records nothing: the token of a refused call is still good for the call that it was made
 for.
@@ -191,13 +191,13 @@ def test_odd_target_is_good_as_it_was_signed(site: Site, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["/%ff", "/%C3"])
 def test_a_path_that_is_no_text_is_refused_even_as_it_was_signed(site: Site, target: str) -> None:
-    """ASGI's paths are text, so nobody can tell what was routed."""
+    """ASGI's paths are text, so the adapter cannot tell what was routed."""
     assert site.send(site.token(target), target=target).code == "wrong_binding"
 
 
 @pytest.mark.parametrize("target", ["http://evil.test/echo", "https://callee/echo", "/echo#x", "/echo?#x", "/echo?"])
 def test_what_a_parser_leaves_out_of_a_target_leads_nowhere_else(site: Site, target: str) -> None:
-    """httptools tells neither the origin nor the fragment, and ASGI no lone question mark. Nobody routes by them."""
+    """httptools tells neither the origin nor the fragment, and ASGI no lone question mark. No one routes by them."""
     answer = site.send(site.token("/echo"), target=target)
     assert answer.code == "wrong_binding" or json.loads(answer.body)["path"] == "/echo"
     for elsewhere in (target.replace("/echo", "/other"), "*", "/other#/echo"):
@@ -247,7 +247,7 @@ def test_a_scope_that_the_caller_has_not(site: Site) -> None:
 
 
 def test_a_request_hidden_in_a_refused_body(site: Site) -> None:
-    """A refused call's body, which nobody read, must not be taken for the next request on its connection."""
+    """A refused call's body, which was not read, must not be taken for the next request on its connection."""
     hidden = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
     head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(hidden)
     last = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

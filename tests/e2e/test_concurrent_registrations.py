@@ -9,13 +9,13 @@ import pytest
 import requests
 
 from demo.processes import Server, free_port, gunicorn
-from peerseal.protocol.documents.signed_documents import read_registry_keys
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, decode_proof, read_checkpoint
 from peerseal.protocol.ledger.merkle import check_consistency
 from peerseal.protocol.names import registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""A replica that lagged behind is promoted: two nodes and several watching peers, in real processes, on PostgreSQL."""
+"""A lagging replica is promoted: two nodes and several watching peers, in real processes, on PostgreSQL."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 import peerseal
 from demo.processes import BIN, Server, environment, free_port, gunicorn
 from peerseal.errors import PeersealError
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.commands.operator_client import LocalOperatorClient
 from registry.services.registry import Registry
 from registry.settings import Settings
@@ -70,7 +70,7 @@ class Domain:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.nodes = [stack.start_registry(workers=1), self._second_node()]
-        self.registry = Registry.of(Settings.from_environ(stack.registry_settings))
+        self.registry = Registry(Settings.from_environ(stack.registry_settings))
         self.pin = self.registry.authority.in_force().pin
         self.urls = ",".join(node.url for node in self.nodes)
         self.peers = [self._peer(number) for number in range(PEERS)]

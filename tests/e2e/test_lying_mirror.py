@@ -2,7 +2,6 @@
 the store goes on to the registry itself."""
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ import pytest
 import peerseal
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import JwkSetDocument
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher
 from tests.support.load import get
+from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port
 from tests.support.stack import CLIENT, DOMAIN, Stack
 
@@ -30,19 +30,7 @@ OTHER = "second-service"
 QUIET = TrustLimits(poll_interval=3600.0, cooldown=0.0)
 SHORT = FetchLimits(read_timeout=1.0, total_timeout=2.0, shortest_rest=0.0)
 
-NGINX_CONF = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+HTTP = """
     default_type application/jwt;
     server {{
         listen {listen};
@@ -51,7 +39,6 @@ http {{
         location / {{ try_files $uri @registry; }}
         location @registry {{ proxy_pass {registry}; }}
     }}
-}}
 """
 
 
@@ -99,26 +86,15 @@ class Mirror:
         return file
 
 
-def nginx_program() -> str:
-    """nginx, wherever Debian keeps it. In CI its absence is a failure: nothing else would tell."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if program is None:
-        missing = "the program nginx is not there (Debian: apt-get install nginx-light)"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    return program
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
-    program, folder, port = nginx_program(), tmp_path_factory.mktemp("nginx"), free_port()
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     with Stack(tmp_path_factory.mktemp("stack")) as stack:
         stack.start_registry()
         services = [peerseal.Identity.from_env(stack.service_settings(name)).start() for name in (CLIENT, OTHER)]
-        conf = folder / "nginx.conf"
         listen = f"{LOOPBACK}:{port}"
-        user = "user root;\n" if os.geteuid() == 0 else ""  # its workers would not get into the folder as another
-        conf.write_text(user + NGINX_CONF.format(folder=folder, listen=listen, registry=stack.registry_url))
-        nginx = Process("nginx", [program, "-p", str(folder), "-c", str(conf)], log=folder / "log")
+        command = nginx_command(folder, HTTP.format(folder=folder, listen=listen, registry=stack.registry_url))
+        nginx = Process("nginx", command, log=folder / "log")
         stack.keep(nginx).wait_until_answers(f"http://{listen}/readyz")
         yield Mirror(stack, folder, f"http://{listen}", services[0].credentials.key_id)
         for service in services:

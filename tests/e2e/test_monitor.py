@@ -1,5 +1,5 @@
-"""``peerseal monitor`` as its own process, against a real registry: what happens behind the owner's back is on its
-standard output within two seconds."""
+"""``peerseal monitor`` as its own process, against a real registry: it prints what happens without the owner's
+knowledge, within two seconds."""
 
 import json
 import threading

@@ -1,19 +1,19 @@
 """Odd paths at gunicorn, and at nginx before gunicorn, have the outcomes of docs/reference/on-the-wire.md."""
 
 import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
 from peerseal.requests import PeerSession
+from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port, gunicorn
 from tests.support.wire import Keys, RawAnswer, RawServer, Seen, Service, raw_request, raw_server
 from tests.support.wire_app import CALLEE, CALLER
@@ -24,19 +24,7 @@ DOC = Path(__file__).parents[2] / "docs/reference/on-the-wire.md"
 SETUPS = ("gunicorn", "passed on", "stripped by `/`", "stripped raw")
 HOST = "http://wire.test"
 
-NGINX_CONF = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+HTTP = """
     map $request_uri $rest {{ ~^/api(?<path>/.*)$ $path; }}
     upstream up {{ server {up}; }}
     upstream prefixed {{ server {prefixed}; }}
@@ -53,11 +41,11 @@ http {{
         location /api/ {{ proxy_pass http://prefixed$rest; }}
         location / {{ return 404; }}
     }}
-}}
 """
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a set-up is called, and the prefix that its callers put before every path."""
 
     port: int
@@ -79,15 +67,6 @@ def documented(setup: str) -> list[Any]:
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table[1].strip().splitlines())
     column = head.index(setup)
     return [pytest.param(row[0].strip("`"), row[column].strip("`"), id=row[0].strip("`")) for row in rows]
-
-
-def nginx_program() -> str:
-    """nginx, wherever Debian keeps it. In CI its absence is a failure: nothing else would tell."""
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if program is None:
-        missing = "the program nginx is not there (Debian: apt-get install nginx-light)"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    return program
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +122,12 @@ def behind(
     serve: Serve, alone: Place, lossy: RawServer, balanced: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Place]]:
     """The three set-ups with nginx, by their names in the document."""
-    program, folder = nginx_program(), tmp_path_factory.mktemp("nginx")
+    folder = tmp_path_factory.mktemp("nginx")
     passed_on, slash, raw = Place(free_port()), Place(free_port(), "/api"), Place(free_port(), "/api")
     places = {"up": alone, "prefixed": serve(WIRE_PREFIX="/api"), "passed_on": passed_on, "slash": slash, "raw": raw}
     places |= {"lossy": Place(lossy.port), "balanced": balanced}
     ports = {name: f"{LOOPBACK}:{place.port}" for name, place in places.items()}
-    conf = folder / "nginx.conf"
-    conf.write_text(NGINX_CONF.format(folder=folder, **ports))
-    with Process("nginx", [program, "-p", str(folder), "-c", str(conf)], log=folder / "log") as nginx:
+    with Process("nginx", nginx_command(folder, HTTP.format(**ports)), log=folder / "log") as nginx:
         for place in (passed_on, slash, raw):
             nginx.wait_until_answers(f"{place.url}/health")
         yield {"passed on": passed_on, "stripped by `/`": slash, "stripped raw": raw}
@@ -283,7 +260,7 @@ def test_two_authorization_headers_and_a_comma_in_one_are_refused(caller: Servic
 
 
 def test_an_application_served_below_a_prefix_needs_no_external_prefix(caller: Service, serve: Serve) -> None:
-    place = serve(SCRIPT_NAME="/api")._replace(prefix="/api")
+    place = replace(serve(SCRIPT_NAME="/api"), prefix="/api")
     for target in ("/a", "/a%2fb", "/a//b", "/a/../b", "/caf%c3%a9"):
         assert outcome(called(caller, place, target)) == "accepted"
 

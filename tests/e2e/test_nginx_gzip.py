@@ -9,20 +9,15 @@ import pytest
 import requests
 
 from demo.processes import BIN, ROOT, environment
-from tests.e2e.test_nginx import nginx_program
+from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nginx, pytest.mark.thorough]
 
-CONF = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}
-http {{
-    access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
-    uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+HTTP = """
     gzip on; gzip_min_length 1; gzip_proxied any; gzip_types application/json application/jwt application/problem+json;
     server {{ listen {port}; location / {{ proxy_pass {registry}; proxy_http_version 1.1; }} }}
-}}
 """
 
 
@@ -31,8 +26,7 @@ def nginx(stack: Stack, tmp_path: Path) -> Iterator[str]:
     stack.start_registry()
     port, folder = free_port(), tmp_path / "nginx"
     folder.mkdir()
-    (folder / "nginx.conf").write_text(CONF.format(folder=folder, port=port, registry=stack.registry_url))
-    command = [nginx_program(), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    command = nginx_command(folder, HTTP.format(port=port, registry=stack.registry_url))
     url = f"http://{LOOPBACK}:{port}"
     with Process("nginx", command, log=folder / "log") as process:
         process.wait_until_answers(f"{url}/readyz")

@@ -12,7 +12,7 @@ import peerseal
 from peerseal.errors import EnrolmentRefused
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from tests.support.issuer import DISCOVERY, JWKS, ask_for_token, fetches, rotate_keys
 from tests.support.load import get
 from tests.support.processes import LOOPBACK, Server, free_port
@@ -138,7 +138,7 @@ def test_a_newcomer_gets_in_once_its_issuer_is_back_with_other_keys(stack: Stack
 
 
 def with_kid(head: str, number: int) -> str:
-    """The header with a kid that nobody knows."""
+    """The header with an unknown kid."""
     header = json.loads(b64url_decode(head)) | {"kid": f"made-up-{number}"}
     return b64url(json.dumps(header).encode())
 

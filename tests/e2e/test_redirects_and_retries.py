@@ -1,4 +1,4 @@
-"""On real sockets: what a redirect and a retry bring to whoever answers.
+"""On real sockets: what a redirect and a retry bring to the server that answers.
 
 The callee is a real server that verifies; the strangers are servers that keep what they are sent.
 """
@@ -143,7 +143,7 @@ def test_a_redirect_within_the_callee_is_signed_anew_for_its_target(
 def test_the_token_after_a_redirect_is_good_for_nothing_else(
     session: PeerSession, callee: str, keys: Keys, app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The callee takes the fresh token for a path of its own before anybody used it, and tries it elsewhere."""
+    """The callee takes the fresh token for a path of its own before the caller used it, and tries it elsewhere."""
     stolen: list[str] = []
 
     def keep(environ: dict[str, Any], start_response: StartResponse) -> Any:

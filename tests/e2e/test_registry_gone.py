@@ -1,4 +1,4 @@
-"""The registry is stopped for the rest of the test: who was known goes on, who was not is told to come back later."""
+"""The registry is stopped for the rest of the test: known callers go on, unknown ones are told to come back later."""
 
 import json
 from pathlib import Path

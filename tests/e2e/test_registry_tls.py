@@ -3,8 +3,8 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import requests
@@ -12,30 +12,14 @@ import requests
 import peerseal
 from peerseal.errors import FetchError
 from peerseal.transport.fetch import HttpFetcher
-from tests.e2e.test_nginx import nginx_program
 from tests.support.certificates import Authority
+from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port
 from tests.support.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nginx]
 
 RECIPE = Path(__file__).parents[2] / "deploy" / "nginx-registry.conf"
-AROUND = """
-daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/registry.conf;
-}}
-"""
 OPERATORS_ONLY = [
     ("GET", "/v1/services"),
     ("GET", "/v1/audit"),
@@ -49,7 +33,8 @@ OPERATORS_ONLY = [
 ]
 
 
-class Served(NamedTuple):
+@dataclass(frozen=True)
+class Served:
     """A registry behind nginx, at ``url``; ``inside`` is where gunicorn itself listens."""
 
     url: str
@@ -68,7 +53,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    program, folder = nginx_program(), tmp_path_factory.mktemp("tls")
+    folder = tmp_path_factory.mktemp("tls")
     web, operators = Authority.make(folder, "web-ca"), Authority.make(folder, "operators-ca")
     files, port = web.issue("registry", server=True), free_port()
     with Stack(folder / "stack") as stack:
@@ -83,9 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         ):
             conf = conf.replace(f"/etc/peerseal/tls/{name}", str(path))
         assert "/etc/" not in re.sub(r"#.*", "", conf)
-        (folder / "registry.conf").write_text(conf)
-        (folder / "nginx.conf").write_text(AROUND.format(folder=folder))
-        command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+        command = nginx_command(folder, conf)
         checked = subprocess.run([*command, "-t"], capture_output=True, text=True)
         assert checked.returncode == 0, checked.stderr
         token = (folder / "stack" / "registry" / "operator-token").read_text().strip()
@@ -159,7 +142,7 @@ def test_an_operators_token_is_good_nowhere_without_a_client_certificate(served:
 
 def test_a_client_certificate_of_another_authority_is_refused(served: Served, tmp_path: Path) -> None:
     certificate, key = Authority.make(tmp_path, "others-ca").issue("mallory", server=False)
-    other = served._replace(certificate=(str(certificate), str(key)))
+    other = replace(served, certificate=(str(certificate), str(key)))
     answer = other.call("GET", "/v1/services", certificate=True, headers=served.operator)
     assert answer.status_code in (400, 403)  # nginx says 400 to a certificate that does not verify
     assert "services" not in answer.text

@@ -18,7 +18,7 @@ import pytest
 import peerseal
 from demo.processes import BIN, LOOPBACK, Process, environment
 from peerseal.errors import EnrolmentRefused, RevokedKey
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import new_jti
 from registry.commands.operator_client import LocalOperatorClient
 from registry.services.authority.ledger_memory import FILE
 from registry.services.keys.end_keys import Reason
@@ -79,7 +79,7 @@ def until(found: Callable[[], bool]) -> None:
 
 
 def registry_of(stack: Stack) -> Registry:
-    return Registry.of(Settings.from_environ(stack.registry_settings))
+    return Registry(Settings.from_environ(stack.registry_settings))
 
 
 class Domain:

@@ -12,7 +12,7 @@ import pytest
 import peerseal
 from peerseal.errors import DocumentRefused
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT
+from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from tests.support.load import get
 from tests.support.processes import Server
 from tests.support.stack import CLIENT, Stack

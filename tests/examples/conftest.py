@@ -36,7 +36,7 @@ def world(registry: MemoryRegistry, broker: Broker, tmp_path: Path) -> Iterator[
 
 @pytest.fixture
 def served(world: World) -> Iterator[World]:
-    """The world, with resource-service behind a real socket."""
+    """The world, with resource-service at a real socket."""
     with world.resource_served():
         yield world
 

@@ -17,7 +17,7 @@ from client_service.login import AT_ONCE
 from demo.containers.certificates import main as make_certificates
 from demo.identity_provider.tokens import LIFETIME
 from peerseal.protocol.policies import UserIssuer
-from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.testing import Clock, MemoryRegistry
 from tests.examples.world import ISSUER_URL, NO_JSON, PASSWORD, Person, World, served_at
 from tests.support.brokers import Broker

@@ -40,7 +40,7 @@ PEN = {"itemID": "pen", "quantity": 2}
 
 
 class World:
-    """The domain's settings as they should be, both services, and nobody on the topic yet."""
+    """The domain's settings as they should be, both services, and no member on the topic yet."""
 
     def __init__(self, registry: MemoryRegistry, folder: Path, broker: Broker) -> None:
         self._opened = ExitStack()
@@ -95,7 +95,7 @@ class World:
         return app
 
     def person(self, **changes: Any) -> "Person":
-        """Somebody who calls a worker of client-service."""
+        """A user who calls a worker of client-service."""
         return Person(self.client_app(**changes).test_client())
 
     # ---- resource-service and its consumer
@@ -106,12 +106,12 @@ class World:
         return f"http://127.0.0.1:{self.cases_port}"
 
     def cases_served(self) -> AbstractContextManager[None]:
-        """case-service behind a real socket, for a while."""
+        """case-service at a real socket, for a while."""
         return served_at(self.cases_port, self.cases_app)
 
     @contextmanager
     def resource_served(self) -> Iterator[None]:
-        """resource-service behind a real socket, for a while, and the third party, which it calls."""
+        """resource-service at a real socket, for a while, and the third party, which it calls."""
         with self.cases_served(), served_at(self.resource_port, self.resource_app):
             yield
 
@@ -179,7 +179,7 @@ class World:
 
 @contextmanager
 def served_at(port: int, app: Flask, certificate: Path | None = None) -> Iterator[None]:
-    """An application behind a real socket, over TLS with a ``certificate``, whose file holds its key, too."""
+    """An application at a real socket, over TLS with a ``certificate``, whose file holds its key, too."""
     tls = None if certificate is None else (str(certificate), str(certificate))
     server = make_server("127.0.0.1", port, app, threaded=True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -245,7 +245,7 @@ def ask(
 
 
 def order_payload(**changes: Any) -> bytes:
-    """What client-service publishes, of an order of nobody's."""
+    """What client-service publishes, of an order without a user."""
     items = [{"itemID": "pen", "quantity": 2, "price": 250}, {"itemID": "notebook", "quantity": 1, "price": 895}]
     order = {"eventID": "e-1", "transactionID": "t-1", "utcTime": "2026-01-01T00:00:00Z", "items": items}
     return json.dumps(order | changes).encode()

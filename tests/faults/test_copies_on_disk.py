@@ -1,6 +1,5 @@
-"""A cold start with the registry down, from the copies on disk: a good one is enough for the first call once the
-registry was asked in vain, and any other is not believed, until the registry says what is true. The folder needs no
-trust.
+"""A cold start with the registry down, from the copies on disk. A good copy is enough for the first call once the
+registry was asked in vain; any other is not believed until the registry answers. The folder needs no trust.
 """
 
 import os
@@ -12,7 +11,7 @@ import pytest
 
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
 from peerseal.errors import CallerNotAllowed, RevokedKey, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import Document, sign_document
+from peerseal.protocol.documents.frame import Document, sign_document
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Clock, MemoryRegistry
 
@@ -64,6 +63,15 @@ class Host:
         verifier = Verifier(self.trust, audience="callee", allow={"client": {"read"}}, clock=clock)
         token = self._client.sign_request("callee", method="GET", target="/")
         return verifier.verify(token, method="GET", target="/", scope="read").service
+
+    def starts_in_vain(self, registry: MemoryRegistry, clock: Clock) -> None:
+        """A new process, which has no copy to believe while the registry is down; then it is up again."""
+        registry.down = True
+        self.start()
+        with pytest.raises(TrustUnavailable):
+            self.call()
+        registry.down = False
+        clock.advance(LIMITS.cooldown)
 
     def copy(self, name: str) -> Path:
         """The file of one document."""
@@ -222,7 +230,7 @@ def at(request: pytest.FixtureRequest, clock: Clock) -> float:
 
 
 class TestOlderCopies:
-    """Put back by a backup, or by somebody who can write there."""
+    """Put back by a backup, or by a user who can write there."""
 
     def test_keys_from_before_a_revocation(
         self, registry: MemoryRegistry, client: Identity, host: Host, clock: Clock, at: float
@@ -232,12 +240,7 @@ class TestOlderCopies:
         clock.advance(60)
         host.trust.refresh()
         put_back(host, KEYS, before, at)
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         with pytest.raises(RevokedKey):
             host.call()
 
@@ -249,12 +252,7 @@ class TestOlderCopies:
         clock.advance(60)
         host.trust.refresh()
         put_back(host, POLICY, before, at)
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         with pytest.raises(CallerNotAllowed):
             host.call()
 
@@ -263,12 +261,7 @@ class TestOlderCopies:
         """However young its file is."""
         clock.advance(LIMITS.offline_limit)
         os.utime(host.copy(name), (clock.now, clock.now))
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         assert host.call() == "client"
 
 
@@ -297,7 +290,7 @@ class TestOlderCopiesOfTheRoot:
     def test_registry_keys_from_before_one_was_dropped(
         self, registry: MemoryRegistry, host: Host, clock: Clock, at: float
     ) -> None:
-        """Whoever stole that key signs what he likes with it."""
+        """A thief of that key can sign any document with it."""
         before, stolen = host.copy(ROOT).read_bytes(), registry.signing_key
         registry.roll_signing_key()
         clock.advance(60)
@@ -306,12 +299,7 @@ class TestOlderCopiesOfTheRoot:
         put_back(host, ROOT, before, at)
         for name, document in forged.items():
             put_back(host, name, sign_document(document, stolen).encode(), at)
-        registry.down = True
-        host.start()
-        with pytest.raises(TrustUnavailable):
-            host.call()
-        registry.down = False
-        clock.advance(LIMITS.cooldown)
+        host.starts_in_vain(registry, clock)
         assert host.call() == "client"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peerseal import Identity
-from peerseal.audit.mirror import KeptLedger
+from peerseal.audit.mirror import LedgerMirror
 from peerseal.errors import ConfigurationError
 from peerseal.testing import Clock, MemoryRegistry
 from registry.domain.errors import LedgerUnconfirmed
@@ -234,6 +234,6 @@ def test_a_copy_of_the_ledger_makes_its_folder_or_names_it(registry: MemoryRegis
     volume.chmod(0o755)
 
     def keep() -> None:
-        KeptLedger(volume / "ledger").follow(None)  # type: ignore[arg-type]
+        LedgerMirror(volume / "ledger").update(None)  # type: ignore[arg-type]
 
     assert f"not writable by uid {UID} (mode 0755, owner 0)" in as_container(lambda: complaint(keep))

@@ -14,7 +14,7 @@ import pytest
 
 from peerseal import Identity, Peer, RotationSchedule, TrustLimits, Verifier
 from peerseal.errors import PeersealError, Replayed
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
@@ -174,17 +174,17 @@ def test_a_worker_forked_while_a_rotation_is_under_way_holds_up_no_later_one(
     monkeypatch.setattr(BackgroundWork, "PATIENCE", 0.1)
     make(rotation=RotationSchedule(every=0.2, lead=0.1, overlap=0.1)).start()
     under_way, go_on = threading.Event(), threading.Event()
-    answer = registry.desk.right
+    answer = registry.endpoints.right
 
     def slow(*arguments: object) -> object:
         under_way.set()
         go_on.wait(10)
         return answer(*arguments)  # type: ignore[arg-type]
 
-    registry.desk.right = slow  # type: ignore[assignment,method-assign]
+    registry.endpoints.right = slow  # type: ignore[assignment,method-assign]
     assert under_way.wait(10)
     worker = Child(lambda: time.sleep(60))
-    registry.desk.right = answer  # type: ignore[method-assign]
+    registry.endpoints.right = answer  # type: ignore[method-assign]
     go_on.set()
     try:
         registered = registry.calls[REGISTRATION]
@@ -211,10 +211,12 @@ def test_a_killed_worker_takes_nothing_with_it(registry: MemoryRegistry, make: M
     assert states(registry) == [RETIRED]
 
 
-def test_workers_outlive_a_killed_master_and_go_on_rotating(registry: MemoryRegistry, make: Make) -> None:
+def test_workers_outlive_a_killed_master_and_go_on_rotating(
+    registry: MemoryRegistry, make: Make, tmp_path: Path
+) -> None:
     identity = make(rotation=FAST)
     ready, leave = Pipe(), Pipe()
-    pids: Path = identity._folder.path.parent / "worker"
+    pids = tmp_path / "worker"
 
     def be_the_master() -> None:
         identity.start()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from peerseal import FileReplayGuard, Identity, Peer, RotationSchedule, Verifier
-from peerseal.protocol.documents.named_keys import ACTIVE
+from peerseal.protocol.documents.key_set import ACTIVE
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, served

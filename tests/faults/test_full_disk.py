@@ -49,7 +49,7 @@ def client(registry: MemoryRegistry) -> Identity:
 
 @pytest.fixture
 def callee(registry: MemoryRegistry, client: Identity, tmp_path: Path) -> Identity:
-    """It was started while there was room, and has verified nobody yet."""
+    """It was started while there was room, and has verified no caller yet."""
     return registry.identity("callee", limits=LIMITS, key_dir=tmp_path / "keys", cache_dir=tmp_path / "cache")
 
 
@@ -67,7 +67,7 @@ def test_keys_are_verified_without_copies_and_a_checkpoint_and_each_trouble_is_s
         with full_disk():
             for _ in range(5):
                 assert accepts(verifier, client)
-                registry._append("operator_created", None)
+                registry.set_policy("another-service", {})
                 clock.advance(LIMITS.refresh_interval)
                 callee.trust.refresh()
         return caplog.text.count("no copies of documents can be kept"), caplog.text.count("would forget the ledger")

@@ -15,7 +15,7 @@ from peerseal import Identity, RotationSchedule, Verifier
 from peerseal.cli import main
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.identity.environment import options_in
-from peerseal.protocol.documents.named_keys import ACTIVE
+from peerseal.protocol.documents.key_set import ACTIVE
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.served import Child

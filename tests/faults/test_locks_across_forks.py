@@ -1,4 +1,4 @@
-"""What a forked child inherits must not hold up anybody: seen to go wrong with recycled gunicorn workers."""
+"""What a forked child inherits must not hold up any process: seen to go wrong with recycled gunicorn workers."""
 
 import os
 import sys
@@ -111,7 +111,7 @@ def outcomes_with_a_fork_at(line: int, guard: FileReplayGuard) -> list[bool]:
 
     def trace(frame: FrameType, event: str, _: object) -> TraceFunction | None:
         nonlocal passed
-        if not frame.f_code.co_filename.endswith("replay/log.py"):
+        if not frame.f_code.co_filename.endswith("replay/file.py"):
             return None
         passed += event == "line"
         if event == "line" and passed == line + 1:
@@ -127,7 +127,7 @@ def outcomes_with_a_fork_at(line: int, guard: FileReplayGuard) -> list[bool]:
 
 
 def test_a_fork_waits_for_a_thread_of_ours_that_is_at_work() -> None:
-    """It might be inside OpenSSL, whose locks a child would inherit with nobody left to release them."""
+    """It might be inside OpenSSL, whose locks a child would inherit with no thread left to release them."""
     work, began, end = BackgroundWork(), threading.Event(), threading.Event()
     order = []
 

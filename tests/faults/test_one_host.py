@@ -216,7 +216,7 @@ class TestForks:
         trust.stop()
         eventually(lambda: sum(all_say([first, second], "leads")) == 1, 2 * LIMITS.wait + SOON)
         (first if first.ask("leads") else second).kill()
-        other = second if not first._alive else first
+        other = second if not first.alive else first
         eventually(lambda: bool(other.ask("leads")), 2 * LIMITS.wait + SOON)
         registry.revoke(kid)
         reaches_all([other], kid, within=SOON)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import BIN, ProcessFailed, Server, free_port, gunicorn
-from peerseal.protocol.documents.named_keys import ACTIVE
+from peerseal.protocol.documents.key_set import ACTIVE
 from tests.support.load import get
 from tests.support.patient import PatientRegistry, served
 from tests.support.servers import uwsgi_with

@@ -1,4 +1,4 @@
-"""``kill -9`` of the registry in the middle of registrations: what was acknowledged is there, and nothing is half."""
+"""``kill -9`` of the registry in the middle of registrations: acknowledged keys are there, and none is half."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -64,7 +64,7 @@ class TestKilledWorkers:
         self, path: Path, tmp_path: Path, clock: Clock, tokens: int, kills: int
     ) -> None:
         """Four workers race for each token. A worker tells what it accepted right after the claim, so one that is
-        killed in between leaves at most one token that nobody was told of."""
+        killed in between leaves at most one token that no caller was told of."""
         allowed, told = mmap.mmap(-1, 8), os.open(tmp_path / "told", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
         def work() -> None:

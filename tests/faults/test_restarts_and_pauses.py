@@ -1,12 +1,12 @@
-"""What was known before a restart, a fork or a pause decides nothing before the registry was asked again: a key that
-was revoked meanwhile, or a policy that was narrowed, is refused at the first request.
+"""After a restart, a fork or a pause the registry is asked before old documents decide. A key that was revoked
+meanwhile, or a policy that was narrowed, is refused at the first request.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from peerseal import EventVerifier, Identity, TrustLimits, TrustStore, Verifier
 from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import CallerNotAllowed, RevokedKey, TrustUnavailable
 from peerseal.testing import Answer, Clock, MemoryRegistry
-from tests.support.misbehaving import hangs, misbehaving
+from tests.support.misbehaving import Misbehaving, hangs, misbehaving
 from tests.support.patient import PatientRegistry, served
 from tests.support.workers import Worker, all_say
 
@@ -33,7 +33,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def uptime() -> Clock:
-    """Seconds since the machine started: whoever moves it on suspends the machine for so long."""
+    """Seconds since the machine started: a test that moves it on suspends the machine for so long."""
     return Clock(1000.0)
 
 
@@ -194,6 +194,20 @@ class TestRestart:
         assert registry.calls[KEY_SET] == 1, "what it signed is fetched again"
 
 
+@contextmanager
+def hanging_registry(
+    registry: MemoryRegistry, known: Callee, folder: Path, patience: float
+) -> Iterator[tuple[Misbehaving, Callee]]:
+    """A server that hangs and has the registry's pin, so that the copies are good, and a callee that asks it alone."""
+    limits = TrustLimits(poll_interval=3600.0, patience=patience)
+    with misbehaving(hangs) as server:
+        trust = TrustStore(
+            server.url, pin=registry.pin, limits=limits, clock=registry.clock, cache_dir=folder / "cache"
+        )
+        yield server, Callee(trust, registry, known.client)
+        trust.stop()
+
+
 class TestTheRegistryIsNotReached:
     """Then the copies decide, within the offline limit."""
 
@@ -229,31 +243,18 @@ class TestTheRegistryIsNotReached:
     def test_it_hangs_for_as_long_as_one_request_may_wait(
         self, registry: MemoryRegistry, host: Host, knowing: Callee, tmp_path: Path
     ) -> None:
-        """Another URL of the same registry, as its pin says, so that the copies are the same."""
-        limits = TrustLimits(poll_interval=3600.0, patience=0.3)
-        with misbehaving(hangs) as server:
-            trust = TrustStore(
-                server.url, pin=registry.pin, limits=limits, clock=registry.clock, cache_dir=tmp_path / "cache"
-            )
-            callee = Callee(trust, registry, knowing.client)
+        with hanging_registry(registry, knowing, tmp_path, patience=0.3) as (server, callee):
             assert callee.call() == "client"
             assert callee.call() == "client"
             assert server.asked == 1, "and the second request did not wait again"
-            trust.stop()
 
     def test_it_hangs_for_many_threads_at_once(
         self, registry: MemoryRegistry, host: Host, knowing: Callee, tmp_path: Path
     ) -> None:
-        limits = TrustLimits(poll_interval=3600.0, patience=1.0)
-        with misbehaving(hangs) as server:
-            trust = TrustStore(
-                server.url, pin=registry.pin, limits=limits, clock=registry.clock, cache_dir=tmp_path / "cache"
-            )
-            callee = Callee(trust, registry, knowing.client)
+        with hanging_registry(registry, knowing, tmp_path, patience=1.0) as (server, callee):
             with ThreadPoolExecutor(16) as pool:
                 assert set(pool.map(lambda _: callee.call(), range(16))) == {"client"}
             assert server.asked == 1
-            trust.stop()
 
     def test_after_a_pause(self, registry: MemoryRegistry, knowing: Callee, uptime: Clock) -> None:
         registry.down = True
@@ -266,7 +267,7 @@ class TestAnswersThatConfirmNothing:
     def test_one_that_covers_less_than_this_host_has_seen(
         self, registry: MemoryRegistry, host: Host, knowing: Callee
     ) -> None:
-        """As a mirror gives it that is behind."""
+        """As a lagging mirror gives it."""
         process = host.start()
         process.call()
         (asked,) = [call.path for call in registry.log if call.path.startswith("/v1/changes")][-1:]

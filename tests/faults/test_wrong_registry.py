@@ -13,7 +13,8 @@ import pytest
 from peerseal import Identity, TrustLimits, TrustStore
 from peerseal.cli import main
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
-from peerseal.protocol.documents.signed_documents import RegistryKeys, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import encode_bundle, tile_path
 from peerseal.runtime.limits import FetchLimits

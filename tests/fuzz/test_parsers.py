@@ -16,11 +16,22 @@ import pytest
 
 from peerseal import Event, EventVerifier, Peer, User, UserVerifier
 from peerseal.errors import PeersealError
-from peerseal.protocol import encoding, join, jose, keys, names, policies
-from peerseal.protocol.documents import issuer_trust, named_keys, signed_documents
-from peerseal.protocol.ledger import checkpoint, entries, evidence, history_statement
+from peerseal.protocol import encoding, issuer_trust, join, jose, keys, names, policies
+from peerseal.protocol.documents import (
+    changes,
+    domain,
+    frame,
+    history_statement,
+    key_set,
+    policy,
+    registry_keys,
+    statement,
+)
+from peerseal.protocol.ledger import checkpoint, entries, evidence
 from peerseal.protocol.tokens import assertion as assertions
+from peerseal.protocol.tokens import claims as shared
 from peerseal.protocol.tokens import introspection, oidc
+from peerseal.protocol.tokens import proof as proofs
 from peerseal.protocol.tokens import request as tokens
 from peerseal.protocol.tokens import transaction as transactions
 from peerseal.testing import MemoryRegistry
@@ -107,11 +118,11 @@ def a_document(kind: type[Any]) -> str:
     with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
         registry.identity("client-service")
         path = {
-            signed_documents.JwkSetDocument: "/v1/services/client-service/jwks.jwt",
-            signed_documents.Changes: "/v1/changes?since=0",
-            signed_documents.PolicyDocument: "/v1/services/client-service/policy.jwt",
-            signed_documents.DomainDocument: "/v1/domain.jwt",
-            signed_documents.RegistryKeys: "/.well-known/peerseal-registry",
+            key_set.JwkSetDocument: "/v1/services/client-service/jwks.jwt",
+            changes.Changes: "/v1/changes?since=0",
+            policy.PolicyDocument: "/v1/services/client-service/policy.jwt",
+            domain.DomainDocument: "/v1/domain.jwt",
+            registry_keys.RegistryKeys: "/.well-known/peerseal-registry",
         }[kind]
         return registry.call("GET", path).body.decode()
 
@@ -124,7 +135,7 @@ def protocol_parsers() -> list[Parser]:
     """Those of `peerseal.protocol`, each with input of the type that it takes."""
     request = forge.honest_token(KEY)
     public, jwk = KEY.public, {**KEY.public.jwk, "alg": KEY.public.alg}
-    proof = tokens.sign_proof(KEY, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW)
+    proof = proofs.sign_proof(KEY, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW)
     claims = forge.claims()
     assertion = forge.forge(
         {"alg": "ES256", "kid": KID, "typ": "client-authentication+jwt"},
@@ -160,16 +171,16 @@ def protocol_parsers() -> list[Parser]:
         octets(keys.KeyPair.from_pem, KEY.to_pem()),
         octets(entries.Entry.decode, entry.encode()),
         of(
-            "peerseal.protocol.tokens.request.Proof.read",
+            "peerseal.protocol.tokens.proof.Proof.read",
             Parser(
                 "",
-                lambda jws: tokens.Proof.read(jws, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW),
+                lambda jws: proofs.Proof.read(jws, issuer=forge.CALLER, audience=REGISTRY_ID, now=NOW),
                 proof,
                 signed(KEY),
             ),
         ),
         members(tokens.check_request_claims, claims),
-        text(tokens.check_jti, forge.JTI),
+        text(shared.check_jti, forge.JTI),
         members(events_module().check_event_claims, event),
         octets(transactions.TransactionToken.read, encoding.canonical_json(transaction.claims())),
         text(transactions.check_user, "ada"),
@@ -247,7 +258,7 @@ def history_parsers() -> list[Parser]:
         value(history_statement.Head.from_json, lost.to_json()),
         members(history_statement.HistoryStatement.from_claims, statement.claims()),
         of(
-            "peerseal.protocol.ledger.history_statement.read_history",
+            "peerseal.protocol.documents.history_statement.read_history",
             Parser(
                 "",
                 lambda given: history_statement.read_history(given, KEY.public, domain=forge.DOMAIN, now=NOW),
@@ -258,54 +269,64 @@ def history_parsers() -> list[Parser]:
     ]
 
 
+def payload(kind: type[frame.Frame], claims: dict[str, Any]) -> Parser:
+    """All claims of a document; only the kind's own are read in the kind's own method."""
+    return of(f"{kind.__module__}.{kind.__name__}.read_members", members(kind.from_claims, claims))
+
+
+def parsing(kind: type[frame.Frame], jws: str) -> Parser:
+    return Parser("", lambda given: frame.UnverifiedDocument.parse(kind, given), jws, text_like)
+
+
 def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
     """Documents as a mirror spoils them, and what a signed one says, as a registry gone bad says it."""
     parsers: list[Parser] = []
     kinds = (
-        signed_documents.JwkSetDocument,
-        signed_documents.Changes,
-        signed_documents.PolicyDocument,
-        signed_documents.DomainDocument,
+        key_set.JwkSetDocument,
+        changes.Changes,
+        policy.PolicyDocument,
+        domain.DomainDocument,
     )
     for kind in kinds:
         jws = a_document(kind)
         parsers += [
             of(
-                "peerseal.protocol.documents.signed_documents.read_document",
+                "peerseal.protocol.documents.frame.read_document",
                 Parser("", reading(kind, signing), jws, signed(KEY)),
             ),
-            members(kind.from_claims, payload_of(jws)),
+            of("peerseal.protocol.documents.frame.UnverifiedDocument.parse", parsing(kind, jws)),
+            payload(kind, payload_of(jws)),
         ]
-    keys_jws = a_document(signed_documents.RegistryKeys)
+    keys_jws = a_document(registry_keys.RegistryKeys)
     parsers += [
         of(
-            "peerseal.protocol.documents.signed_documents.read_registry_keys",
-            Parser("", lambda jws: signed_documents.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
+            "peerseal.protocol.documents.registry_keys.read_registry_keys",
+            Parser("", lambda jws: registry_keys.read_registry_keys(jws, pin=None, now=NOW), keys_jws, signed(KEY)),
         ),
-        members(signed_documents.RegistryKeys.from_claims, payload_of(keys_jws)),
+        payload(registry_keys.RegistryKeys, payload_of(keys_jws)),
     ]
-    listed = payload_of(a_document(signed_documents.JwkSetDocument))["keys"][0]
+    listed = payload_of(a_document(key_set.JwkSetDocument))["keys"][0]
     owner = names.split_kid(listed["kid"])[0]
     parsers += [
         of(
-            "peerseal.protocol.documents.named_keys.SignedKey.from_json",
-            value(lambda jwk: named_keys.SignedKey.from_json(jwk, owner), listed),
+            "peerseal.protocol.documents.key_set.SignedKey.from_json",
+            value(lambda jwk: key_set.SignedKey.from_json(jwk, owner), listed),
         ),
         of(
-            "peerseal.protocol.documents.named_keys.RevokedKey.from_json",
+            "peerseal.protocol.documents.key_set.RevokedKey.from_json",
             value(
-                lambda revoked: named_keys.RevokedKey.from_json(revoked, owner),
+                lambda revoked: key_set.RevokedKey.from_json(revoked, owner),
                 {"kid": listed["kid"], "revoked_at": NOW, "index": 1},
             ),
         ),
-        members(named_keys.admission_from, listed),
-        members(signed_documents.KeyStatement.from_claims, key_statement()),
+        members(key_set.admission_from, listed),
+        payload(statement.KeyStatement, key_statement()),
     ]
     return parsers
 
 
 def reading(kind: type[Any], signing: dict[str, keys.PublicKey]) -> Callable[[str], Any]:
-    return lambda jws: signed_documents.read_document(kind, jws, signing, now=NOW, domain=forge.DOMAIN)
+    return lambda jws: frame.read_document(kind, jws, signing, now=NOW, domain=forge.DOMAIN)
 
 
 def key_statement() -> Any:
@@ -443,12 +464,16 @@ def test_every_parser_raises_nothing_but_errors_of_ours() -> None:
 
 PARSING = ("parse", "read_", "decode", "from_", "check_", "split", "claimed_", "past_", "spent_", "strict_", "b64url_d")
 NOT_OF_UNTRUSTED_INPUT = {
-    "peerseal.protocol.tokens.request.check_times": "takes integers that were checked",
+    "peerseal.protocol.tokens.claims.check_times": "takes integers that were checked",
     "peerseal.protocol.ledger.merkle.check_inclusion": "takes hashes that `decode_proof` checked",
     "peerseal.protocol.ledger.merkle.check_consistency": "takes hashes that `decode_proof` checked",
     "peerseal.protocol.weak_keys.check_not_weak": "takes a key that was read",
     "peerseal.protocol.ledger.merkle.Frontier.decode": "reads the registry's own database",
-    "peerseal.protocol.documents.signed_documents.Document.from_claims": "is a protocol class without code",
+    "peerseal.protocol.tokens.claims.check_parties": "takes texts that were checked",
+    "peerseal.protocol.documents.frame.check_issued": "takes a document that was read",
+    "peerseal.protocol.documents.frame.Document.from_claims": "is a protocol class without code",
+    "peerseal.protocol.documents.frame.Frame.from_claims": "is called with every kind's `read_members`",
+    "peerseal.protocol.documents.frame.Frame.read_members": "is a method without code",
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -42,6 +43,8 @@ NAMES = (
 QUERY = ("since", "wait", "seq", "kid", "from", "to", "after", "limit", "reason", "state", "service", "at")
 LONGEST = 4000
 """Characters of a header or of a target: servers refuse longer ones before the application sees them."""
+PARAMETER = re.compile(r"<(?:[^:<>]+:)?(\w+)>")
+"""A parameter in a route, such as ``<service>`` or ``<path:place>``."""
 BEHIND = {"behind", "trust_unavailable"}
 """The codes of a 503 that is right: an entry was asked for that is not there yet; or a key that cannot be had."""
 
@@ -102,9 +105,9 @@ class Requests:
     def _target(self, random: Random, rule: Rule) -> str:
         """A path of the rule with known or generated parameters, and some query."""
         parts = []
-        for is_parameter, part in rule._trace:
-            if not is_parameter:
-                parts.append(part.lstrip("|"))
+        for number, part in enumerate(PARAMETER.split(rule.rule)):
+            if number % 2 == 0:
+                parts.append(part)
             else:
                 known = str(self._known.get(part, "a"))
                 parts.append(_quoted(random, known if random.random() < 0.5 else text_like(random, known)))

@@ -225,7 +225,7 @@ class Cluster:
 
     def rejoin(self, member: Member) -> None:
         """Until the cluster is whole with a member that comes back. Where Patroni does not manage that, the member is
-        made anew, as operators do."""
+        made again, as operators do."""
         try:
             self.wait_until_whole(patience=30)
         except AssertionError:

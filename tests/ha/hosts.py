@@ -1,7 +1,7 @@
 """Hosts for the database's members: network namespaces where root may make them, else the loopback interface.
 
 In a namespace a host has an address of its own and can be cut off: packets to it vanish, and nothing is answered, as
-when its power or its switch goes. The namespaces have no names and leave nothing behind: each ends with its process.
+when its power or its switch goes. The namespaces have no names and leave no trace: each ends with its process.
 """
 
 import os
@@ -193,7 +193,7 @@ class Namespaces(Network):
         self._switch.ip("link", "set", name, "master", "switch", "up")
 
     def _remember_neighbour(self, name: str, address: str, namespace: _Namespace) -> None:
-        """Packets to a host that was cut off vanish, as they do behind a router: the kernel must not find out by ARP
+        """Packets to a host that was cut off vanish, as they do after a router: the kernel must not find out by ARP
         that no such neighbour is there."""
         hardware = namespace.ip("-brief", "link", "show", "dev", name).split()[2]
         _run(["ip", "neighbour", "replace", address, "lladdr", hardware, "nud", "permanent", "dev", self._interface])

@@ -1,1 +1,1 @@
-"""Third-party judges: code that nobody here wrote reads our tokens and key sets, and makes tokens that we read."""
+"""Third-party judges: code of others reads our tokens and key sets, and makes tokens that we read."""

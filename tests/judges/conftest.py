@@ -15,7 +15,8 @@ import peerseal
 from peerseal.protocol.encoding import digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
-from peerseal.protocol.tokens.request import REQUEST_TYP, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_TYP
 from tests.support.stack import DOMAIN, Stack
 
 NODE_FILES = Path(__file__).parent / "node"

@@ -16,7 +16,7 @@ import pytest
 import requests
 from sqlalchemy import delete, update
 
-from peerseal.protocol.documents.signed_documents import read_registry_keys
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import checkpoint as tlog
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED

@@ -1,5 +1,5 @@
-"""Records that no client of ours would write, from whoever may write to the topic: each is put aside, and the next good
-event goes through."""
+"""Records that no client of ours would write, from any that may write to the topic: each is put aside, and the next
+good event goes through."""
 
 import pytest
 

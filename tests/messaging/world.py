@@ -17,6 +17,7 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.tokens.event import EVENT_TYP
 from peerseal.testing import MemoryRegistry
 from tests.support.brokers import Ends, eventually
+from tests.support.keys import signing_key
 
 AUDIENCE, SCOPE = "jobs.example.com", "trigger_invoicing"
 QUICK = (0.05,)
@@ -36,7 +37,8 @@ class World:
         self.registry = registry
         self.ends = ends
         self.topic = ends.broker.new_topic()
-        self.client = registry.identity("client")
+        self.key_dir = folder / "keys"
+        self.client = registry.identity("client", key_dir=self.key_dir)
         self.stranger = registry.identity("stranger")
         self.invoicing = registry.identity("invoicing")
         self.group = f"{self.topic}-group"
@@ -69,7 +71,7 @@ class World:
     def forged(self, event_id: str, **claims: Any) -> str:
         """As `signed`, by the publisher's own key, with claims that the SDK would not sign."""
         honest = jose.parse(self.signed(event_id).removeprefix("Bearer "))
-        held = self.client._keeper.signing_key()
+        held = signing_key(self.key_dir, "client")
         header = jose.encode_header(jose.Header(held.pair.public.alg, held.kid, EVENT_TYP))
         payload = canonical_json({**strict_json_object(honest.payload), **claims})
         return f"Bearer {jose.compact(header, payload, held.pair.sign)}"
@@ -83,7 +85,7 @@ class World:
     # ---- who receives
 
     def consumer(self, **options: Any) -> EventConsumer:
-        """One more member of the group; whoever asks closes it, by `EventConsumer.run` or ``close``."""
+        """One more member of the group; the caller closes it, by `EventConsumer.run` or ``close``."""
         verifier = EventVerifier(
             self.invoicing.trust, audience=AUDIENCE, allow={"client": {SCOPE}}, max_age=timedelta(days=7)
         )

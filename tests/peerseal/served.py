@@ -1,20 +1,20 @@
-"""A memory registry behind a real socket, and forked processes: for tests of several processes at once."""
+"""A memory registry at a real socket, and forked processes: for tests of several processes at once."""
 
 import os
 import pickle
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
-from peerseal.errors import FetchError
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.fetch import Answer
+from tests.support.answering import answering
 
 
 @contextmanager
@@ -23,35 +23,14 @@ def served(registry: MemoryRegistry) -> Iterator[str]:
     at_work = BackgroundWork()
     signing = ThreadPoolExecutor(1)  # a thread that has used OpenSSL takes a lock of it when it ends, maybe at a fork
 
-    def called(method: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+    def signed(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         with at_work:  # its signatures are made in this process, which the tests fork
             return registry.call(method, path, body=body, headers=headers)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+    def called(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        return signing.submit(signed, method, path, body, headers).result()
 
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            try:
-                answer = signing.submit(called, self.command, self.path, body, dict(self.headers)).result()
-            except FetchError:
-                self.close_connection = True
-                return
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            if answer.status not in (204, 304):
-                self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that http.server looks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answering(called))
     ending = threading.Event()
 
     def serve() -> None:  # it wakes for connections alone: a thread that wakes by the clock may do so at a fork

@@ -1,4 +1,4 @@
-"""Applications behind the ASGI gate: their errors, their threads, and those of Starlette's."""
+"""Applications under the ASGI adapter: their errors, their threads, and those of Starlette's."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -138,7 +138,7 @@ def test_a_mounted_gate_tells_needs_below_its_mount(registry: MemoryRegistry, cl
 
 
 class StarletteOfItsOwnRoot(Starlette):
-    """Does with a root path what FastAPI does, which not everybody has."""
+    """Does with a root path what FastAPI does, which not every environment has."""
 
     def __init__(self, routes: list[BaseRoute], root_path: str = "") -> None:
         super().__init__(routes=routes)

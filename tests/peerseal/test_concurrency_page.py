@@ -81,7 +81,7 @@ def test_its_numbers_are_the_defaults() -> None:
     limits = peerseal.CallLimits()
     connect, read = limits.connect_timeout, limits.read_timeout
     assert f"`deadline` ({limits.deadline:g} s)" in PAGE
-    assert f"the connection\n({connect:g} s) and the wait for the next bytes ({read:g} s)" in PAGE
+    assert f"the connection ({connect:g} s) and the wait for the next bytes ({read:g} s)" in " ".join(PAGE.split())
     assert f"{limits.max_running} places by default" in PAGE
 
 

@@ -58,7 +58,7 @@ def relayed(engine: Engine, box: Letterbox, **options: Any) -> Iterator[Outbox]:
 
 
 def add(engine: Engine, *payloads: str, key: bytes | None = None, topic: str = TOPIC) -> list[int]:
-    """Events that nobody is told of; → their numbers."""
+    """Events that no relay is told of; → their numbers."""
     outbox = Outbox(engine, OUTBOX)
     with engine.begin() as connection:
         return [outbox.add(connection, topic, one.encode(), {"authorization": "Bearer x"}, key=key) for one in payloads]

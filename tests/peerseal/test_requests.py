@@ -1,4 +1,4 @@
-"""What a session signs is what leaves the socket, and nothing is signed for anybody else."""
+"""What a session signs is what leaves the socket, and nothing is signed for another service."""
 
 import gzip
 import io
@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,14 +207,12 @@ def test_the_target_that_is_signed_is_the_one_that_leaves_the_socket(
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=odd_path, query=odd_path)
 def test_through_an_http_proxy_the_origin_form_of_the_same_target_is_signed(
-    session: PeerSession, server: RawServer, path: str, query: str
+    caller: Service, server: RawServer, path: str, query: str
 ) -> None:
     """The RawServer plays the proxy here: it sees the absolute form."""
     server.seen.clear()
-    session._origin = Origin("http://callee.test:8080")
-    adapter: Any = session.get_adapter("http://")
-    adapter._origin = session._origin
-    session.get(f"/{path}?{query}", proxies={"http": server.url})
+    with PeerSession(caller, "callee", "http://callee.test:8080") as session:
+        session.get(f"/{path}?{query}", proxies={"http": server.url})
     absolute = only(server).target
     assert absolute.startswith("http://callee.test:8080/")
     target = absolute.removeprefix("http://callee.test:8080")
@@ -467,7 +466,7 @@ def test_netrc_says_nothing_about_our_callee(
     assert [seen.authorization[:9] for seen in server.seen if seen.authorization] == ["Bearer ey"] * 2
 
 
-# ---- what is left behind
+# ---- what stays after a call
 
 
 def test_the_token_stays_in_the_socket(session: PeerSession, server: RawServer) -> None:
@@ -710,18 +709,18 @@ def test_nor_is_one_whose_method_the_application_does_not_repeat(session_for: Se
     "answer",
     [
         *(problem(code) for code in ("expired", "wrong_binding", "Replayed", "replayed ", "", None, ["replayed"], 1)),
-        REPLAYED._replace(status=400),
-        REPLAYED._replace(status=403),
-        REPLAYED._replace(status=409),
-        REPLAYED._replace(headers={"Content-Type": "application/json"}),
-        REPLAYED._replace(headers={"Content-Type": "text/html"}),
-        REPLAYED._replace(headers={}),
-        REPLAYED._replace(body=b""),
-        REPLAYED._replace(body=b"replayed"),
-        REPLAYED._replace(body=b'"replayed"'),
-        REPLAYED._replace(body=b"[" * 4000),
-        REPLAYED._replace(body=b"\xff\xfe"),
-        REPLAYED._replace(headers=REPLAYED.headers | {"Content-Encoding": "unheard-of"}, body=b"\x00"),
+        replace(REPLAYED, status=400),
+        replace(REPLAYED, status=403),
+        replace(REPLAYED, status=409),
+        replace(REPLAYED, headers={"Content-Type": "application/json"}),
+        replace(REPLAYED, headers={"Content-Type": "text/html"}),
+        replace(REPLAYED, headers={}),
+        replace(REPLAYED, body=b""),
+        replace(REPLAYED, body=b"replayed"),
+        replace(REPLAYED, body=b'"replayed"'),
+        replace(REPLAYED, body=b"[" * 4000),
+        replace(REPLAYED, body=b"\xff\xfe"),
+        replace(REPLAYED, headers=REPLAYED.headers | {"Content-Encoding": "unheard-of"}, body=b"\x00"),
         LONG,
     ],
 )

@@ -1,6 +1,8 @@
 """What `peerseal.testing` promises to tests of services that use it."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -9,6 +11,7 @@ from peerseal import Identity
 from peerseal.errors import FetchError, RevokedKey
 from peerseal.flask import PeerAuth, current_peer
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.support.keys import signing_key
 
 
 def create_app(identity: Identity) -> Flask:
@@ -92,21 +95,22 @@ def test_a_registration_that_is_none_is_refused(body: bytes) -> None:
         assert answer.status in (400, 401)
 
 
-def test_a_compromised_key_is_revoked_by_itself_with_what_it_vouched_for() -> None:
+def test_a_compromised_key_is_revoked_by_itself_with_what_it_vouched_for(tmp_path: Path) -> None:
     with MemoryRegistry() as registry:
-        client = registry.identity("client")
-        held, second = client._keeper.signing_key(), client.rotate().key_id
+        client = registry.identity("client", key_dir=tmp_path)
+        held, second = signing_key(tmp_path, "client"), client.rotate().key_id
         path = f"/v1/services/client/keys/{held.thumbprint}?reason=compromised"
-        token = client._voucher(held)(method="DELETE", target=path, body=b"", headers={})
+        token = client.sign_request("registry", method="DELETE", target=path)
         assert registry.call("DELETE", path, headers={"Authorization": f"Bearer {token}"}).status == 204
         for kid in (held.kid, second):
             with pytest.raises(RevokedKey):
                 registry.key(kid)
 
 
-def test_what_came_from_a_registry_is_stopped_with_it() -> None:
+def test_what_came_from_a_registry_is_stopped_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with MemoryRegistry() as registry:
-        client = registry.identity("client")
-        folder = client._folder.path
+        registry.identity("client")
+        (folder,) = tmp_path.iterdir()
     assert not folder.exists()
     assert [key.state for key in registry.jwk_set("client").keys] == ["retired"]

@@ -12,21 +12,20 @@ from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import (
-    Changes,
-    Document,
-    JwkSetDocument,
-    KeyStatement,
-    read_document,
-    read_registry_keys,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.frame import Frame, read_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.registry_keys import read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.names import make_kid, registry_id, service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
-from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti, sign_proof
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.proof import sign_proof
+from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken
 from registry.app import create_app
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
 from registry.services.authority.ledger_memory import FILE
@@ -47,7 +46,7 @@ DOMAIN = "acme.internal"
 JSON = {"Content-Type": "application/json"}
 BY = {"local": "test"}
 
-D = TypeVar("D", bound=Document)
+F = TypeVar("F", bound=Frame)
 
 
 @dataclass
@@ -167,7 +166,7 @@ class Driver:
         path = f"/v1/services/{service}/keys/{key.public.thumbprint}?reason={reason}"
         return self.client.delete(path, headers=self.operator)
 
-    def read(self, kind: type[D], jws: str) -> D:
+    def read(self, kind: type[F], jws: str) -> F:
         """A signed document, checked as a client checks it, from the pin on."""
         keys_jws = self.client.get("/.well-known/peerseal-registry").text
         signing = read_registry_keys(keys_jws, pin=self.pin, now=self.clock()).signing_keys
@@ -221,7 +220,7 @@ def entries_of(store: Store) -> list[Entry]:
 
 
 def evidence_of(store: Store, entry: Entry) -> dict[str, Any]:
-    """What the entry commits to, which is kept beside it."""
+    """What the entry commits to, which is kept next to it."""
     with store.look() as connection:
         evidence = ledger.evidence(connection, entry.seq)
     assert evidence is not None

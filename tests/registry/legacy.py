@@ -14,8 +14,8 @@ from peerseal.protocol.encoding import b64url
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
+from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import payload_hash
-from peerseal.protocol.tokens.request import new_jti
 from registry.domain.exchange import ACCESS_TOKEN, GRANT
 from registry.web.routes.openapi import document
 from tests.registry.driver import DOMAIN, Clock, Driver

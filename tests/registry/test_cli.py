@@ -437,7 +437,7 @@ def test_the_domains_settings_explain_themselves_and_refuse_mistakes_by_name(
 
 
 def test_every_command_has_help(run: Run) -> None:
-    commands = ["init", "serve", "migrate", "services", "keys", "revoke", "approve", "reject", "audit", "tidy"]
+    commands = ["init", "serve", "migrate", "services", "keys", "revoke", "approve", "reject", "audit", "tidy", "roles"]
     groups = [
         [group, command] for group in ("operator-token", "join-token") for command in ("create", "list", "revoke")
     ]
@@ -447,6 +447,12 @@ def test_every_command_has_help(run: Run) -> None:
         result = run(*arguments, "--help")
         assert result.exit_code == 0
         assert "Usage:" in result.stdout
+
+
+def test_the_sql_of_the_roles_is_printed_without_a_registry(run: Run) -> None:
+    sql = (Path(__file__).parents[2] / "migrations/roles.sql").read_text()
+    assert run("roles").stdout == sql
+    assert json.loads(run("roles", "--json").stdout) == {"sql": sql}
 
 
 def test_nothing_works_before_init(run: Run) -> None:

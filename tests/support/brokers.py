@@ -74,7 +74,7 @@ class Ends:
         return outlet
 
     def inlet(self, group: str, *topics: str) -> Inlet:
-        """A member of the group; whoever uses it closes it."""
+        """A member of the group; the caller closes it."""
         return open_inlet(self.broker.url, group, topics, settings=self.broker.settings)
 
     def read(self, topic: str, count: int, *, group: str | None = None) -> list[Message]:

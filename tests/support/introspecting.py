@@ -167,7 +167,7 @@ class _Silent(WSGIRequestHandler):
 
 @contextmanager
 def running_introspection(*, alg: str = "ES256", now: Callable[[], float] = time.time) -> Iterator[Introspecting]:
-    """An issuer on loopback with its keys, and beside it its introspection endpoint."""
+    """An issuer on loopback with its keys, and its introspection endpoint."""
     with running_issuer(alg=alg) as issuer:
         state = Introspecting(issuer, now=now)
         state.open.set()

@@ -86,7 +86,7 @@ class Issuer:
         }
 
     def claims(self, subject: str, audience: str | list[str], *, now: float | None = None) -> dict[str, Any]:
-        """What a token says of a workload, with more than anybody here reads."""
+        """What a token says of a workload, with more members than the registry reads."""
         issued = int(time.time() if now is None else now)
         times = {"iat": issued, "nbf": issued, "exp": issued + 600}
         return {
@@ -114,6 +114,16 @@ class Issuer:
         return self.answers.get(path, documents.get(path))
 
 
+def _response(answer: Any) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body; a tuple is given as it stands, anything else as JSON."""
+    if isinstance(answer, tuple):
+        status, headers, *body = answer
+        return status, headers, b"".join(body)
+    if answer is None:
+        return 404, {}, b""
+    return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+
+
 def handler_of(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
     """Serves it."""
 
@@ -125,12 +135,8 @@ def handler_of(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             elif answer is ENDLESS:
                 self.pour()
-            elif type(answer) is tuple:
-                self.send(*answer)
-            elif answer is None:
-                self.send(404, {})
             else:
-                self.send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
+                self.send(*_response(answer))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -50,7 +50,7 @@ def _copy_database(name: str, folder: str) -> None:
 
 @functools.cache
 def _migrated_database(folder: str) -> str:
-    """Its name, of this process alone: nobody else may be connected while it is copied."""
+    """Its name, of this process alone: no other may be connected while it is copied."""
     name = f"migrated_{os.getpid()}"
     with psycopg.connect(host=folder, user=SOCKET_USER, dbname="postgres", autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())

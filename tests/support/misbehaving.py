@@ -61,7 +61,7 @@ def hangs(connection: socket.socket) -> None:
 
 
 def refused() -> str:
-    """The URL of a port on which nobody listens."""
+    """The URL of a port on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 

@@ -1,15 +1,15 @@
-"""A memory registry behind a real socket that keeps the question what changed, as the real one does, and counts."""
+"""A memory registry at a real socket that keeps the question what changed, as the real one does, and counts."""
 
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from peerseal.errors import FetchError
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import Answer, MemoryRegistry
+from tests.support.answering import answering
 
 
 class PatientRegistry(MemoryRegistry):
@@ -24,7 +24,7 @@ class PatientRegistry(MemoryRegistry):
         self._asked = threading.Lock()
         super().__init__(domain)
 
-    def serve(self, method: str, path: str, *, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def serve(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """The answer to a call, in the registry's own time. Raises FetchError where it is down."""
         if urlsplit(path).path == "/v1/changes":
             self._keep(path)
@@ -54,30 +54,6 @@ class PatientRegistry(MemoryRegistry):
 def served(registry: PatientRegistry) -> Iterator[str]:
     """The registry's URL, on loopback. A registry that is down cuts the connection."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            try:
-                answer = registry.serve(self.command, self.path, body=body, headers=dict(self.headers))
-            except FetchError:
-                self.close_connection = True
-                return
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            if answer.status not in (204, 304):
-                self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that http.server looks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         block_on_close = False
@@ -86,7 +62,7 @@ def served(registry: PatientRegistry) -> Iterator[str]:
         def handle_error(self, *_: object) -> None:
             pass  # a worker that was killed while it waited
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), answering(registry.serve))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

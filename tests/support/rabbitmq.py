@@ -1,7 +1,7 @@
 """A real RabbitMQ on loopback, with a port mapper, a cookie and folders of its own.
 
 The program is Debian's, or RabbitMQ's own package. Debian's command changes to the user ``rabbitmq``, who could not
-write to a test's folder: here the server's own script is run, as whoever runs the tests.
+write to a test's folder: here the server's own script is run, as the user of the tests.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""One record written to a Kafka broker byte by byte: what somebody's own client may send, and ours would not."""
+"""One record written to a Kafka broker byte by byte: what a foreign client may send, and ours would not."""
 
 import socket
 import struct

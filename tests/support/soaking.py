@@ -26,7 +26,8 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, qualify, split_kid, split_service_id
-from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken
 from peerseal.trust.store import TrustStore
 
 DOOMED = "doomed"
@@ -199,7 +200,7 @@ class Soak:
         self._bad("another audience", callee, self._sign(self._identities[rng.choice(self._names)], meant))
 
     def _by_a_stranger(self, rng: random.Random) -> None:
-        """A key that nobody registered, in a service's name: a few of them, for each is looked for."""
+        """A key that is not registered, in a service's name: a few of them, for each is looked for."""
         if rng.random() < 0.1:
             caller, callee = self._identities[rng.choice(self._names)], rng.choice(self._names)
             self._bad("unknown key", callee, forged(rng.choice(self._strangers), caller.id, callee))
@@ -267,7 +268,7 @@ class Soak:
 
 
 def forged(pair: KeyPair, owner: str, callee: str) -> str:
-    """A good token in all but this: nobody registered its key for the service with that id."""
+    """A good token in all but this: its key is not registered for the service with that id."""
     now = int(time.time())
     token = RequestToken(
         issuer=owner,

@@ -8,8 +8,8 @@ import registry.app
 from registry.settings import Limits, Settings
 
 RETIRED_SHOWN = 30
-"""Seconds for which a retired key stays in its service's set, in the place of 400: so that sets to which a key is added
-every few seconds have stopped growing when it is watched whether memory does."""
+"""Seconds for which a retired key stays in its service's set, in the place of 400. Sets to which a key is added every
+few seconds have then stopped growing before memory is measured."""
 
 
 def create_app() -> Flask:

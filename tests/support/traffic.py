@@ -15,7 +15,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
-from peerseal.protocol.tokens.request import sign_proof
+from peerseal.protocol.tokens.proof import sign_proof
 from tests.support.waiters import until
 
 WAIT = 3

@@ -15,7 +15,8 @@ from peerseal.protocol.encoding import b64url_decode, canonical_json, digest_hea
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid, qualify
 from peerseal.protocol.policies import DomainSettings
-from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken, new_jti
+from peerseal.protocol.tokens.claims import new_jti
+from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken
 from peerseal.runtime.metrics import Source
 from peerseal.trust.beliefs import TrustedKey
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
@@ -140,9 +141,10 @@ class Seen:
         return claims_of(self.token)
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     status: int = 200
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     def encode(self) -> bytes:

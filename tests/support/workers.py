@@ -31,7 +31,7 @@ class Worker:
         self.pid = pid
         self._questions = questions
         self._replies = replies
-        self._alive = True
+        self.alive = True
 
     def __enter__(self) -> Self:
         return self
@@ -93,8 +93,8 @@ class Worker:
 
     def kill(self) -> None:
         """``kill -9``, and the end awaited."""
-        if self._alive:
-            self._alive = False
+        if self.alive:
+            self.alive = False
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self._questions.close()

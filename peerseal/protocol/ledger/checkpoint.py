@@ -21,6 +21,7 @@ from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.ledger.merkle import HASH, Proof, node_hash
 from peerseal.protocol.plain import is_object, kind_of, plain_bytes, plain_text
 
+CHECKPOINT_PATH: Final = "/ledger/checkpoint"
 TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
 """Hashes of a full tile, and entries of a full bundle."""

@@ -38,7 +38,7 @@ REGISTRY_RESTORED: Final = "registry_restored"
 other came back from public copies, and what they rest on is lost."""
 HISTORY_DECLARED: Final = "history_declared"
 """Entries were lost for good, and the root says where the ledger goes on. ``data`` is ``{"statement"}``: the compact
-JWS of a `peerseal.protocol.ledger.history_statement.HistoryStatement`."""
+JWS of a `peerseal.protocol.documents.history_statement.HistoryStatement`."""
 
 _OPTIONAL = (str, NoneType)
 _MEMBERS: Mapping[str, tuple[type, ...]] = {

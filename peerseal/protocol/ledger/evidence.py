@@ -8,13 +8,14 @@ is who signed it, and for what.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from peerseal.errors import BadSignature, MalformedToken, WrongAudience, WrongBinding, WrongIssuer, WrongType
+from peerseal.errors import MalformedToken, WrongBinding, WrongIssuer, WrongType
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens.claims import time_claim
-from peerseal.protocol.tokens.request import REQUEST_TYP, Proof, check_request_claims
+from peerseal.protocol.tokens.claims import check_parties, time_claim
+from peerseal.protocol.tokens.proof import Proof
+from peerseal.protocol.tokens.request import REQUEST_TYP, check_request_claims
 
 PROOF: Final = "proof"
 VOUCH: Final = "vouch"
@@ -52,16 +53,12 @@ def spent_request(token: str, *, key: PublicKey, kid: str, registry: str, method
     read = jose.parse(token)
     if read.header.typ != REQUEST_TYP:
         raise WrongType("not a request token")
-    if read.header.kid != kid or read.header.alg != key.alg:
-        raise WrongIssuer("signed by another key")
-    if not key.verify(read.signing_input, read.signature):
-        raise BadSignature("the signature of the request token does not verify")
+    if read.header.kid != kid:
+        raise WrongIssuer(f"signed by {read.header.kid}, expected {kid}")
+    key.check_signature(read.header.alg, read.signing_input, read.signature)
     claims = strict_json_object(read.payload)
     check_request_claims(claims)
-    if not claims["iss"] == claims["sub"] == split_kid(kid)[0]:
-        raise WrongIssuer("the request token names another issuer than the owner of its key")
-    if claims["aud"] != registry:
-        raise WrongAudience("the request token is for another audience than the registry")
+    check_parties(claims["iss"], split_kid(kid)[0], claims["aud"], registry, subject=claims["sub"])
     if claims["method"] != method:
         raise WrongBinding(f"the request token is not for a {method}")
     return claims

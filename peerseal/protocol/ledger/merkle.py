@@ -165,7 +165,7 @@ def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proo
     """Passes where the tree of size ``new`` begins with the one of size ``old`` (RFC 9162 section 2.1.4.2). Raises
     DocumentRefused with ``document_inconsistent``."""
     _check_shape(proof)
-    if old == new or old == 0:
+    if old in (0, new):
         if proof or (old == new and old_root != new_root):
             raise _inconsistent()
         return

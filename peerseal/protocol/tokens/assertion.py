@@ -13,8 +13,7 @@ from peerseal.errors import InvalidName, MalformedToken, WrongIssuer, WrongType
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens.claims import claim, time_claim
-from peerseal.protocol.tokens.request import new_jti
+from peerseal.protocol.tokens.claims import claim, new_jti, time_claim
 from peerseal.protocol.tokens.transaction import ID
 
 ASSERTION_TYP: Final = "client-authentication+jwt"

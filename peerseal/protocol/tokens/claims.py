@@ -1,16 +1,23 @@
-"""Reading claims with their types checked: what `tokens` and `documents` share."""
+"""Reading and checking claims: what all kinds of `tokens` and `documents` share."""
 
+import re
+import secrets
 from collections.abc import KeysView, Mapping
 from typing import Any, TypeVar
 
-from peerseal.errors import MalformedToken
+from peerseal.errors import Expired, LifetimeTooLong, MalformedToken, NotYetValid, WrongAudience, WrongIssuer
+from peerseal.protocol.encoding import b64url
 from peerseal.protocol.numbers import MAX_DIGITS
-from peerseal.protocol.plain import is_object, kind_of
+from peerseal.protocol.plain import is_object, kind_of, plain_text, text_like
 
 T = TypeVar("T")
 
 LATEST_TIME = 253_402_300_799
-"""The end of the year 9999, in seconds since the epoch: no honest time lies behind it."""
+"""The end of the year 9999, in seconds since the epoch: no honest time is later."""
+LEEWAY = 30
+"""Seconds by which two honest clocks may differ."""
+
+_JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")  # 128 bits in canonical base64url
 
 
 def claim(claims: Mapping[str, Any], name: str, kind: type[T]) -> T:
@@ -55,3 +62,40 @@ def _names(claims: Mapping[str, Any]) -> KeysView[str]:
     if not is_object(claims):
         raise MalformedToken(f"not a JSON object: {kind_of(claims)}")
     return claims.keys()
+
+
+def new_jti() -> str:
+    """128 random bits, unpadded base64url."""
+    return b64url(secrets.token_bytes(16))
+
+
+def check_jti(jti: str) -> str:
+    """The jti itself if it is 128 bits in canonical base64url. Raises MalformedToken."""
+    text = plain_text(jti)
+    if text is None or not _JTI.fullmatch(text):
+        raise MalformedToken("jti is not 128 bits")
+    return text
+
+
+def check_parties(issuer: str, owner: str, audience: str, expected: str, *, subject: str | None = None) -> None:
+    """Steps 5 and 6 for any token: ``iss`` (and ``sub`` of a token without a user) is the owner of the key that signed,
+    and ``aud`` is whom the token reached. Raises WrongIssuer or WrongAudience."""
+    if issuer != owner or (subject is not None and subject != owner):
+        raise WrongIssuer(f"iss is {text_like(issuer)}, sub {text_like(subject)}, the key belongs to {owner}")
+    if audience != expected:
+        raise WrongAudience(f"the token is for audience {text_like(audience)}, expected {expected}")
+
+
+def check_times(issued_at: int, not_before: int, expires_at: int, *, now: float, leeway: float, cap: float) -> None:
+    """Step 7 for any token: not yet, no longer, or for too long. Raises NotYetValid, Expired or LifetimeTooLong.
+
+    A token is good while ``max(iat, nbf) - leeway <= now < exp + leeway``.
+    """
+    if expires_at <= issued_at:
+        raise Expired("ends before it begins")
+    if expires_at - issued_at > cap:
+        raise LifetimeTooLong(f"lives {expires_at - issued_at} s, {cap} s at most")
+    if issued_at > now + leeway or not_before > now + leeway:
+        raise NotYetValid(f"issued {issued_at - now:.0f} s in the future; is a clock wrong?")
+    if now >= expires_at + leeway:
+        raise Expired(f"expired {now - expires_at:.0f} s ago; is a clock wrong?")

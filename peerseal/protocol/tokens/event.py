@@ -16,8 +16,7 @@ from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.names import split_service_id
 from peerseal.protocol.plain import kind_of
 from peerseal.protocol.policies import AUDIENCE, SCOPE
-from peerseal.protocol.tokens.claims import LATEST_TIME, claim, exactly
-from peerseal.protocol.tokens.request import check_jti
+from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly
 from peerseal.protocol.tokens.transaction import ID, check_user, facts_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"

@@ -30,9 +30,8 @@ from peerseal.errors import (
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.plain import plain_bytes, plain_text
-from peerseal.protocol.tokens.claims import claim, time_claim
+from peerseal.protocol.tokens.claims import LEEWAY, claim, time_claim
 from peerseal.protocol.tokens.oidc import MAX_SUBJECT, MAX_TOKEN, UnverifiedToken, audiences_of
-from peerseal.protocol.tokens.request import LEEWAY
 
 SIGNED_TYP: Final = "token-introspection+jwt"
 SIGNED_CONTENT: Final = f"application/{SIGNED_TYP}"

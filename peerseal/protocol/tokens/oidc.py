@@ -30,8 +30,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.keys import PRIVATE_MEMBERS, PublicKey
 from peerseal.protocol.plain import plain_bytes
-from peerseal.protocol.tokens.claims import claim, time_claim
-from peerseal.protocol.tokens.request import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_times, claim, time_claim
 from peerseal.protocol.weak_keys import check_not_weak
 
 MAX_TOKEN = 16 * 1024

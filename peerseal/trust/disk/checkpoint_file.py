@@ -1,9 +1,9 @@
 """The newest checkpoint on disk, so that a restart does not make a client believe a shorter or another history.
 
-One file a trust domain and root key, shared by all processes of the host that use the folder. It holds a signed note
-and nothing else: whoever reads it checks the signature, and whoever can write it can at most make it be forgotten. The
-file's time is when the checkpoint was seen. Where the root gave up the history that was seen before, a second file
-names the head from which the ledger goes on (`peerseal.trust.new_history`).
+There is one file for each trust domain and root key, shared by all processes of the host that use the folder. It holds
+a signed note and nothing else: each reader checks the signature, so a user who can write it can at most make the
+checkpoint be forgotten. The file's time is when the checkpoint was seen. Where the root replaced the ledger that was
+seen before, a second file names the head from which the ledger goes on (`peerseal.trust.replaced_ledger`).
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from peerseal.runtime.files import Folder
 from peerseal.runtime.trusted_path import Opened
 
 _PATIENCE = 0.5
-"""Seconds to wait for another process, which needs some microseconds; one that was stopped must hold up nobody."""
+"""Seconds to wait for another process. It needs microseconds; one that was stopped must not hold up others."""
 _PAUSE = 0.01
 
 
@@ -33,12 +33,12 @@ class CheckpointFile:
 
     @property
     def path(self) -> Path:
-        """Where it is, for messages."""
+        """Of the file, for messages."""
         return self._folder.shown / self._name
 
     def read(self) -> tuple[str | None, float, str]:
-        """The note, not verified, when it was seen (seconds since the epoch), and the name of the history; None for the
-        note where there is none. Bytes that are no text read as signs that no note has."""
+        """The note, not verified, when it was seen (seconds since the epoch), and the name of the declared head; None
+        for the note where there is none. Bytes that are no text become signs that no note has."""
         try:
             note, seen_at = self._folder.read_dated(self._name, MAX_NOTE_BYTES + 1)
         except FileNotFoundError:

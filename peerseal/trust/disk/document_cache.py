@@ -1,11 +1,11 @@
 """Copies of signed documents on disk, which the processes of one host share and which outlive them.
 
-A cold start goes on from here when the registry is down, and of many workers one fetches for all. The folder needs no
-trust: whoever reads a copy checks it like an answer of the registry's. When a document was fetched, which is the
-file's time, says only when it is to be fetched again; how long it is believed is its own signed time. Users who could
-write there could bring back an older copy, with an older word of what was seen, and make it believed until its signed
-time is over: so the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up
-leave no file: all locks are in one.
+A cold start uses them when the registry is down, and of many workers one fetches for all. The folder needs no trust:
+each reader checks a copy like an answer of the registry. The file's time is when the document was fetched, which says
+only when it is to be fetched again; its own signed time says how long it is believed. Users who could write there
+could bring back an older copy, with an older note of what was seen, and make it believed until its signed time is over:
+so the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up leave no file:
+all locks are in one.
 """
 
 import logging
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError
-from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT
+from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.locks import NameLock
@@ -51,10 +51,10 @@ class CopyFolder:
     """
 
     FORGET_AFTER = 2 * 24 * 3600.0
-    """Seconds after which a file that nobody renewed is removed: the document in it has expired."""
+    """Seconds after which a file that was not renewed is removed: the document in it has expired."""
     PATIENCE = 15.0
-    """Seconds to wait for another process that fetches the same, at most, and no more than half of what there is; then
-    each fetches for itself."""
+    """Seconds to wait for another process that fetches the same, at most, and no more than half of the time that is
+    left; then each fetches for itself."""
 
     def __init__(self, parent: Path, name: str) -> None:
         self._folder = cache_folder(parent).inner(name)
@@ -79,8 +79,8 @@ class CopyFolder:
         return self.fetched_at(name) == 0.0
 
     def write(self, name: str, jws: str, fetched_at: float) -> None:
-        """Put a copy in place in one step, mode 0600: a reader sees the old one or the new one. Where the new one finds
-        no room the old one goes: it may be from before a revocation."""
+        """Put a copy in place in one step, mode 0600: a reader sees the old one or the new one. Where the disk is full
+        the old one is removed: it may be from before a revocation."""
         with self._complaining():
             try:
                 self.made().write(name, jws.encode("ascii"), modified_at=fetched_at, durable=False)
@@ -97,7 +97,7 @@ class CopyFolder:
         return found
 
     def clear(self) -> None:
-        """Remove every document but the root's, and what was seen of them: they are of a history that is given up."""
+        """Remove every document but the root's, and the notes of what was seen: they belong to a lost ledger."""
         with self._complaining():
             for name in filter(_OURS.fullmatch, self._folder.names()):
                 if not name.startswith("root.") and not name.endswith(".lock"):
@@ -123,13 +123,13 @@ class CopyFolder:
         self.write(name + _MISSED, "", at)
 
     def missed_at(self, name: str) -> float:
-        """When it was last asked for such a key in vain, by any process of the host; 0.0 where it never was."""
+        """When a process of the host last asked for such a key in vain; 0.0 where none did."""
         return self.fetched_at(name + _MISSED)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:
-        """Be the only process of the host that fetches the document, or no longer wait for the one that does: then it
-        gives False."""
+        """Be the only process of the host that fetches the document. It gives False where another process took too long
+        over that."""
         lock, alone = None, False
         with self._complaining():
             lock = NameLock(self.made(), name)
@@ -207,7 +207,7 @@ class NoCopies(CopyFolder):
 
 
 def _had(lock: NameLock, patience: float) -> bool:
-    """Whether the lock was had in time."""
+    """Whether the lock was taken in time."""
     deadline = time.monotonic() + patience
     while not lock.acquired():
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
-"""What changed at the registry, heard once for all processes of a host.
+"""The list of changes that one process asks for, in a file that all processes of a host read.
 
-The process that holds a lock asks the registry, and writes down the lists of changes that it got, as they were signed.
-The others look at the file. When it dies the kernel drops its lock, and another one takes over; when it hangs, the
-file says nothing for too long, and each asks for itself.
+The process that holds a lock asks the registry, and writes down the lists of changes that it received, as they were
+signed. The others look at the file. When the leading process dies the kernel drops its lock, and another one takes
+over. When it hangs, nothing is written for too long, and each process asks for itself.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ _ANSWER = "changes.answer"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Word(NamedTuple):
+class SignedChanges(NamedTuple):
     """A list of changes, not verified, and the uptime at which it was asked for; minus infinity where that is not
     known: the uptime of another machine, or of an earlier start of this one, says nothing here."""
 
@@ -45,37 +45,37 @@ class Word(NamedTuple):
             return cls(jws, -math.inf)
 
     def line(self) -> str:
-        """As it stands in the file."""
+        """The line of the file."""
         return f"{_boot()} {self.asked_at!r} {self.jws}"
 
 
-class HostNews:
-    """The news of one host, in a folder of copies. Used by one thread of a process."""
+class SharedChanges:
+    """The lists of changes of one host, in a folder of copies. Used by one thread of a process."""
 
     KEPT = 32
-    """Lists that stay in the file: whoever looked away for so many must ask the registry itself."""
+    """Lists that stay in the file: a process that did not look for so many must ask the registry itself."""
 
     def __init__(self, copies: CopyFolder) -> None:
         self._copies = copies
         self._lock: Opened | None = None
         self._written_at = 0.0
-        self._heard_at = time.monotonic()
-        self._heard: tuple[str, ...] = ()
+        self._changed_at = time.monotonic()
+        self._lines: tuple[str, ...] = ()
         in_each_child(self._forget)
 
     @property
-    def leading(self) -> bool:
+    def leads(self) -> bool:
         """Whether this process asked to lead, and does."""
         return self._lock is not None
 
-    def leads(self) -> bool:
-        """Whether this process is the one that asks the registry: it is already, or nobody else is."""
+    def lead(self) -> bool:
+        """Ask the registry for all from now on, unless another process does. False where one does."""
         if self._lock is not None:
             return True
         try:
             handle = self._copies.made().open(_LOCK, os.O_CREAT | os.O_RDWR)
         except (OSError, ConfigurationError):
-            return True  # without a folder nobody tells us anything
+            return True  # without a folder each process asks
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -84,51 +84,51 @@ class HostNews:
         self._lock = Opened(handle)
         return True
 
-    def tell(self, word: Word, now: float) -> None:
-        """Write down a list of changes that was checked."""
-        kept = [*self._read(), word.line()][-self.KEPT :]
-        self._copies.write(_FILE, "\n".join(kept), now)
-
-    def listen(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[Word, ...] | None:
-        """The lists that were written down since this was last called, oldest first; looked for for ``wait`` seconds.
-        None where nothing was written down for so long that whoever leads must hang."""
-        patience = limits.wait + limits.longest_poll_pause + 2 * limits.poll_interval
-        if time.monotonic() - self._heard_at > patience:
-            wait = min(wait, limits.poll_interval)  # whoever leads hangs still: each asks as if there were no folder
-        asked_at = time.monotonic()
-        for _ in range(max(1, int(wait / limits.look_interval))):
-            written_at = self._copies.fetched_at(_FILE)
-            if written_at != self._written_at:
-                before, self._written_at, self._heard = set(self._heard), written_at, self._read()
-                self._heard_at = time.monotonic()
-                return tuple(Word.of(line) for line in self._heard if line not in before)
-            if time.monotonic() - asked_at > limits.poll_interval:
-                if self.leads():
-                    break  # whoever led is gone: the next question is ours
-                asked_at = time.monotonic()
-            if stopping.wait(limits.look_interval):
-                break
-        return None if time.monotonic() - self._heard_at > patience else ()
-
-    def asking(self) -> AbstractContextManager[object]:
-        """Be the one process of the host that asks what changed since it woke: the others take its answer."""
-        return self._copies.locked(_ANSWER)
-
-    def tell_answer(self, word: Word, now: float) -> None:
-        """Write down what the registry answered, and that was checked."""
-        self._copies.write(_ANSWER, word.line(), now)
-
-    def answer(self, after: float, now: float) -> str | None:
-        """The answer, not verified, to a question that was put after that uptime, if any."""
-        copy = self._copies.read(_ANSWER)
-        word = Word.of(copy.jws) if copy else None
-        return word.jws if word is not None and after < word.asked_at <= now else None
-
     def resign(self) -> None:
         """Let another process ask."""
         if self._lock is not None:
             self._lock.unlock()
             self._lock = None
+
+    def write(self, changes: SignedChanges, now: float) -> None:
+        """Write down a list of changes that was checked."""
+        kept = [*self._read(), changes.line()][-self.KEPT :]
+        self._copies.write(_FILE, "\n".join(kept), now)
+
+    def wait_for_new(self, wait: float, limits: TrustLimits, stopping: Event) -> tuple[SignedChanges, ...] | None:
+        """The lists that were written since the last call, oldest first, waited for ``wait`` seconds. None where
+        nothing was written for so long that the leading process must hang."""
+        patience = limits.wait + limits.longest_poll_pause + 2 * limits.poll_interval
+        if time.monotonic() - self._changed_at > patience:
+            wait = min(wait, limits.poll_interval)  # it still hangs: each process asks as if there were no folder
+        tried_at = time.monotonic()
+        for _ in range(max(1, int(wait / limits.look_interval))):
+            written_at = self._copies.fetched_at(_FILE)
+            if written_at != self._written_at:
+                before, self._written_at, self._lines = set(self._lines), written_at, self._read()
+                self._changed_at = time.monotonic()
+                return tuple(SignedChanges.of(line) for line in self._lines if line not in before)
+            if time.monotonic() - tried_at > limits.poll_interval:
+                if self.lead():
+                    break  # the process that led is gone: this one asks next
+                tried_at = time.monotonic()
+            if stopping.wait(limits.look_interval):
+                break
+        return None if time.monotonic() - self._changed_at > patience else ()
+
+    def answering(self) -> AbstractContextManager[object]:
+        """Be the one process of the host that asks what changed since it woke: the others take its answer."""
+        return self._copies.locked(_ANSWER)
+
+    def write_answer(self, changes: SignedChanges, now: float) -> None:
+        """Write down what the registry answered, and that was checked."""
+        self._copies.write(_ANSWER, changes.line(), now)
+
+    def answer(self, after: float, now: float) -> str | None:
+        """The answer, not verified, to a question that was put after that uptime, if any."""
+        copy = self._copies.read(_ANSWER)
+        changes = SignedChanges.of(copy.jws) if copy else None
+        return changes.jws if changes is not None and after < changes.asked_at <= now else None
 
     def _read(self) -> tuple[str, ...]:
         copy = self._copies.read(_FILE)
@@ -143,7 +143,7 @@ class HostNews:
 
 @cache
 def _boot() -> str:
-    """Names this start of this machine; without a name each process counts as a machine of its own."""
+    """The name of this start of this machine; without one each process counts as a machine of its own."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except (OSError, ValueError):

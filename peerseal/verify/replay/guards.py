@@ -10,7 +10,7 @@ from typing import Protocol
 
 from peerseal.errors import TrustUnavailable
 from peerseal.runtime.options import check_callable, check_whole
-from peerseal.verify.replay.log import FileReplayGuard
+from peerseal.verify.replay.file import FileReplayGuard
 
 __all__ = ["FileReplayGuard", "MemoryReplayGuard", "ReplayGuard"]
 

@@ -1,4 +1,4 @@
-"""The root's statements about lost entries, as the ledger in the database holds them."""
+"""The root's statements about lost entries, read from the ledger in the database."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -6,39 +6,44 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from sqlalchemy import Connection
 
 from peerseal.errors import DocumentRefused
-from peerseal.protocol.documents.signed_documents import read_registry_keys
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by, signed_histories
+from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED, Entry
-from peerseal.protocol.ledger.history_statement import Head, HistoryStatement, excused_by, read_history
 from peerseal.protocol.ledger.merkle import frontier_at, leaf_hash
-from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.protocol.tokens.claims import LEEWAY
 from registry.services.documents.tile_cache import TileCache
 from registry.storage.queries import documents, ledger
 
 log = logging.getLogger(__name__)
 
 Entries = Callable[[int, int], Iterable[bytes]]
-"""Reads the entries of a ledger from one index to before another. Raises FetchError."""
+"""Reads the entries of a ledger from one index up to, and without, another. Raises FetchError."""
 
 
 def statements(connection: Connection, now: float) -> Mapping[str, HistoryStatement]:
-    """Those that the root in force signed, by their compact JWS, oldest first. Whoever took over a node may append
-    others: they are passed over."""
-    jws, found = documents.newest(connection), dict[str, HistoryStatement]()
-    for statement in ledger.histories(connection) if jws is not None else ():
-        try:
-            keys = read_registry_keys(jws or "", pin=None, now=now)
-            found[statement] = read_history(statement, keys.root, domain=keys.subject, now=now)
-        except DocumentRefused as error:
-            log.error("a statement about a new history is passed over (%s): %s", error.code, error)
-    return found
+    """The statements that the root in force signed, by their compact JWS, oldest first. The root's own document must be
+    valid; the statements of others are skipped."""
+    jws, appended = documents.newest(connection), ledger.histories(connection)
+    if jws is None or not appended:
+        return {}
+    try:
+        keys = read_registry_keys(jws, pin=None, now=now)
+    except DocumentRefused as error:
+        _log_skipped(error)
+        return {}
+    return signed_histories(appended, keys.root, domain=keys.subject, now=now, refused=_log_skipped)
+
+
+def _log_skipped(error: DocumentRefused) -> None:
+    log.error("a statement about a new history is skipped (%s): %s", error.code, error)
 
 
 def given_up(connection: Connection, head: Head, entries: Entries, now: float) -> Head | None:
-    """The head from which the ledger goes on, where the root gave up the history of which somebody outside shows
-    ``head``; None where it did not. Nobody says when that head was signed: it came after each statement that is among
-    its own ``entries``.
+    """The head from which the ledger goes on, if the root gave up the history with the head ``head``, which a witness
+    shows; otherwise None. The witness does not say when ``head`` was signed: it was signed after each statement that is
+    among its own ``entries``.
 
-    Raises FetchError where these cannot be had, and DocumentRefused where they do not lead to that head.
+    Raises FetchError where the entries cannot be fetched, and DocumentRefused where they do not lead to that head.
     """
     found = statements(connection, now)
     about = [one for one in found.values() if one.covers(head, 0)]

@@ -4,9 +4,8 @@ from flask import Blueprint, Response
 
 from registry.domain.errors import BadRequest
 from registry.domain.keys import Applicant
-from registry.services.access import operators as operator_tokens
 from registry.services.access.operators import Role
-from registry.services.keys import join_tokens
+from registry.storage.queries.tokens import public_members
 from registry.web.wire import (
     admitted_key,
     created,
@@ -52,7 +51,7 @@ def create_join_token() -> Response:
     only(body, "service", "ttl", "uses")
     ttl, uses = member(body, "ttl", int, DEFAULT_TTL), member(body, "uses", int, 1)
     made = registry().join_tokens.create(member(body, "service", str), ttl, uses, by)
-    members = {"token": made.token, **join_tokens.public_members(made.record)}
+    members = {"token": made.token, **public_members(made.record)}
     return created(members, "operators.withdraw_join_token", token_id=made.record.id)
 
 
@@ -78,7 +77,7 @@ def create() -> Response:
     only(body, "role", "ttl")
     role, ttl = _role(member(body, "role", str)), member(body, "ttl", int)
     record, token = registry().operators.create(role, ttl, maker.by, maker.role)
-    members = {"token": token, **operator_tokens.public_members(record)}
+    members = {"token": token, **public_members(record)}
     return created(members, "operator_tokens.revoke", token_id=record.id)
 
 

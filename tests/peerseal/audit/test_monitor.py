@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from peerseal import cli
-from peerseal.audit.ledger_reader import Follower
-from peerseal.audit.monitor import GRACE, Alert, Monitor, Watched
-from peerseal.audit.monitor_file import kids_in, load_watched, save_watched
-from peerseal.audit.webhook import PAUSES, Webhook
-from peerseal.errors import ConfigurationError, FetchError
-from peerseal.protocol.documents import signed_documents
-from peerseal.protocol.documents.signed_documents import RegistryKeys, sign_document
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.monitor import GRACE, Alert, Monitor
+from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.webhook import PAUSES, Webhook
+from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger import checkpoint
@@ -97,7 +97,7 @@ def mine(registry: Driver) -> KeyPair:
 @pytest.fixture
 def monitor(registry: Driver, fetcher: OverWsgi, mine: KeyPair, clock: Clock) -> Monitor:
     """One that knows the owner's key and has seen everything so far."""
-    watched = Watched("billing", known=frozenset((kid_of(mine),)), pin=registry.pin)
+    watched = MonitorState("billing", known=frozenset((kid_of(mine),)), pin=registry.pin)
     monitor = Monitor(fetcher, watched, clock=clock)
     assert kinds(monitor.look()) == ["join_token_created"]
     return monitor
@@ -143,7 +143,9 @@ def test_what_a_revoked_key_vouches_for_is_unknown(registry: Driver, monitor: Mo
     stolen, made = key(), key()
     registry.rotate(mine, stolen, "billing")
     registry.rotate(stolen, made, "billing")
-    revoked = Watched("billing", known=frozenset(map(kid_of, (mine, stolen))), revoked=frozenset((kid_of(stolen),)))
+    revoked = MonitorState(
+        "billing", known=frozenset(map(kid_of, (mine, stolen))), revoked=frozenset((kid_of(stolen),))
+    )
     found = Monitor(OverWsgi(registry), replace(revoked, pin=registry.pin), clock=registry.clock).look()
     assert [alert.entry.kid for alert in found if alert.kind == "unknown_key" and alert.entry] == [kid_of(made)]
     registry.end(stolen, "billing", "compromised")
@@ -196,7 +198,7 @@ def test_keys_that_the_owner_holds_are_asked_for_at_the_time(
 ) -> None:
     folder = tmp_path / "keys" / "billing"
     folder.mkdir(parents=True)
-    watched = Watched("billing", pin=registry.pin)
+    watched = MonitorState("billing", pin=registry.pin)
     monitor = Monitor(fetcher, watched, own_keys=lambda: kids_in(tmp_path / "keys", "billing"), clock=clock)
     assert monitor.look() == []
     pair = registry.joined(key(), "billing")
@@ -289,7 +291,7 @@ def test_withheld_evidence_is_waited_for_and_then_reported(
 
 
 def rewrite(registry: Driver, seq: int) -> None:
-    """Another time in an entry, and the head as it follows from that: what somebody does who covers his tracks."""
+    """Another time in an entry, and the head as it follows from that: what an attacker does to hide a change."""
     with registry.store.write() as connection:
         bodies = list(connection.execute(select(entries.c.body).order_by(entries.c.seq)).scalars())
         bodies[seq - 1] = replace(Entry.decode(bodies[seq - 1]), time=1).encode()
@@ -340,7 +342,7 @@ def test_a_checkpoint_that_is_none_is_reported(registry: Driver, fetcher: OverWs
 
 
 def test_another_root_is_not_believed(registry: Driver, fetcher: OverWsgi, clock: Clock) -> None:
-    pinned = Watched("billing", pin=key().public.thumbprint)
+    pinned = MonitorState("billing", pin=key().public.thumbprint)
     assert kinds(Monitor(fetcher, pinned, clock=clock).look()) == ["bad_checkpoint"]
 
 
@@ -398,7 +400,7 @@ def test_what_is_new_costs_one_bundle(registry: Driver, fetcher: OverWsgi, monit
 
 
 class MadeUp(Fetcher):
-    """A ledger of arbitrary entries behind the seam, at any size up to the whole."""
+    """A ledger of arbitrary entries in place of a registry, at any size up to the whole."""
 
     def __init__(self, bodies: list[bytes]) -> None:
         self.bodies, self.size = bodies, 0
@@ -410,9 +412,17 @@ class MadeUp(Fetcher):
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         now, ours = int(Clock()()), registry_id(DOMAIN)
         if path == "/.well-known/peerseal-registry":
-            frame = (ours, DOMAIN, now, now + signed_documents.REGISTRY_KEYS_LIFETIME, 1, self.root.public)
-            jwk = ledger_jwk(self.ledger_key.public_key())
-            return Answer(200, sign_document(RegistryKeys(*frame, (key().public,), jwk), self.root).encode())
+            keys = RegistryKeys(
+                issuer=ours,
+                subject=DOMAIN,
+                issued_at=now,
+                expires_at=now + REGISTRY_KEYS_LIFETIME,
+                version=1,
+                root=self.root.public,
+                signing_keys=(key().public,),
+                ledger_key=ledger_jwk(self.ledger_key.public_key()),
+            )
+            return Answer(200, sign_document(keys, self.root).encode())
         if path == "/ledger/checkpoint":
             edge = edge_of(self.bodies[: self.size])
             return Answer(200, sign_checkpoint(Checkpoint(DOMAIN, edge.size, edge.root), self.ledger_key).encode())
@@ -439,7 +449,7 @@ def test_every_entry_is_seen_once_wherever_the_looks_fall(services: list[str | N
     state, found = Frontier(), list[Entry]()
     for cut in sorted(min(cut, len(made)) for cut in (*cuts, len(made))):
         ledger.size = cut
-        read = Follower(ledger, ledger.root.public.thumbprint).read(state, lambda entry: entry.service == "billing")
+        read = LedgerReader(ledger, ledger.root.public.thumbprint).read(state, lambda entry: entry.service == "billing")
         state = Frontier.decode(read.edge.size, read.edge.encode())  # as after a restart
         found += read.entries
     assert found == [entry for entry in made if entry.service == "billing"]
@@ -453,12 +463,12 @@ def test_no_other_history_follows_what_was_seen(size: int, cut: int, changed: in
     bodies = [Entry(seq, 1, "policy_set").encode() for seq in range(1, size + longer + 1)]
     ledger = MadeUp(bodies)
     ledger.size = cut
-    follower = Follower(ledger, None)
+    follower = LedgerReader(ledger, None)
     seen = follower.read(Frontier(), lambda _: False).edge
     ledger.bodies = list(bodies)
     ledger.bodies[changed % cut] = Entry(changed % cut + 1, 2, "policy_set").encode()
     ledger.size = size + longer
-    with pytest.raises(signed_documents.DocumentRefused, match="document_inconsistent"):
+    with pytest.raises(DocumentRefused, match="document_inconsistent"):
         follower.read(seen, lambda _: False)
 
 
@@ -467,24 +477,24 @@ def test_no_other_history_follows_what_was_seen(size: int, cut: int, changed: in
 
 def test_the_state_goes_through_a_file(tmp_path: Path, monitor: Monitor) -> None:
     file = tmp_path / "state"
-    assert load_watched(file, "billing") is None
-    save_watched(file, monitor.state)
+    assert load_state(file, "billing") is None
+    save_state(file, monitor.state)
     assert file.stat().st_mode & 0o777 == 0o600
-    assert load_watched(file, "billing") == monitor.state
+    assert load_state(file, "billing") == monitor.state
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(ConfigurationError):
-        load_watched(file, "shipping")
+        load_state(file, "shipping")
 
 
 def test_what_an_earlier_release_saw_counts_as_seen_now(tmp_path: Path, monitor: Monitor) -> None:
     """No statement of the root from before can be about it."""
     file = tmp_path / "state"
-    save_watched(file, monitor.state)
+    save_state(file, monitor.state)
     members = strict_json_object(file.read_bytes())
     before = int(time.time())
     del members["seen_at"]
     file.write_bytes(canonical_json(members))
-    loaded = load_watched(file, "billing")
+    loaded = load_state(file, "billing")
     assert loaded is not None
     assert loaded.seen_at >= before
     assert replace(loaded, seen_at=monitor.state.seen_at) == monitor.state
@@ -494,7 +504,7 @@ def test_what_an_earlier_release_saw_counts_as_seen_now(tmp_path: Path, monitor:
 def test_a_state_that_cannot_be_read_is_not_begun_anew(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "state").write_bytes(text)
     with pytest.raises(ConfigurationError):
-        load_watched(tmp_path / "state", "billing")
+        load_state(tmp_path / "state", "billing")
 
 
 # the webhook

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,10 @@ from peerseal.identity.key_folder import HeldKey
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from peerseal.protocol.names import registry_id, service_id
+from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.support.keys import signing_key
 
 KEYS = "/v1/services/client/keys"
 DOMAIN = "test.internal"
@@ -173,50 +177,52 @@ class TestAnswers:
 class TestThroughIdentities:
     """The calls that a key signs itself."""
 
-    def test_the_registry_takes_a_vouchers_word_for_its_own_service_only(self, registry: MemoryRegistry) -> None:
-        client, other = registry.identity("client"), registry.identity("other")
+    @pytest.fixture
+    def current(self, registry: MemoryRegistry, tmp_path: Path) -> HeldKey:
+        """The signing key of an identity of the service ``client``."""
+        registry.identity("client", key_dir=tmp_path)
+        return signing_key(tmp_path, "client", registry.clock())
+
+    def test_the_registry_takes_a_vouchers_word_for_its_own_service_only(
+        self, registry: MemoryRegistry, tmp_path: Path
+    ) -> None:
+        client, _ = registry.identity("client"), registry.identity("other", key_dir=tmp_path)
         thief = Enrolment("client", registry.trust_store(), registry.clock)
-        sign = other._voucher(other._keeper.signing_key())
         with pytest.raises(EnrolmentRefused) as caught:
-            thief.rotate(KeyPair.generate("ES256"), sign)
+            thief.rotate(KeyPair.generate("ES256"), signing_key(tmp_path, "other", registry.clock()))
         assert caught.value.code == "caller_not_allowed"
         assert len(registry.jwk_set("client").keys) == 1
         assert client.rotate()
 
-    def test_a_retired_key_vouches_for_nothing(self, registry: MemoryRegistry, enrolment: Enrolment) -> None:
-        client = registry.identity("client")
-        current = client._keeper.signing_key()
+    def test_a_retired_key_vouches_for_nothing(
+        self, registry: MemoryRegistry, enrolment: Enrolment, current: HeldKey
+    ) -> None:
         registry.retire(current.kid)
         with pytest.raises(EnrolmentRefused) as caught:
-            enrolment.rotate(KeyPair.generate("ES256"), client._voucher(current))
+            enrolment.rotate(KeyPair.generate("ES256"), current)
         assert caught.value.code == "caller_not_allowed"
 
-    def test_a_rotation_read_off_the_wire_admits_no_other_key(
-        self, registry: MemoryRegistry, enrolment: Enrolment
-    ) -> None:
-        client = registry.identity("client")
-        client.rotate()
+    def test_a_rotation_read_off_the_wire_admits_no_other_key(self, registry: MemoryRegistry, pair: KeyPair) -> None:
+        registry.identity("client").rotate()
         stolen = next(call.headers["authorization"] for call in registry.log if "authorization" in call.headers)
-        body = canonical_json({"proof": enrolment._proof(KeyPair.generate("ES256"))})
+        issuer, audience = service_id(DOMAIN, "client"), registry_id(DOMAIN)
+        body = canonical_json({"proof": sign_proof(pair, issuer=issuer, audience=audience, now=registry.clock())})
         answer = registry.call(
             "POST", KEYS, body=body, headers={"Authorization": stolen, "Content-Type": "application/json"}
         )
         assert (answer.status, json.loads(answer.body)["code"]) == (401, "wrong_binding")
 
-    def test_a_key_can_end_only_itself(self, registry: MemoryRegistry, enrolment: Enrolment) -> None:
-        one, sibling = registry.identity("client"), registry.identity("client")
-        sign = one._voucher(one._keeper.signing_key())
+    def test_a_key_can_end_only_itself(self, registry: MemoryRegistry, enrolment: Enrolment, current: HeldKey) -> None:
+        sibling = registry.identity("client").credentials.key_id.rpartition("/")[2]
         with pytest.raises(FetchError):
-            enrolment.retire(sibling._keeper.signing_key(), sign)
+            enrolment.retire(sibling, current)
         assert {key.state for key in registry.jwk_set("client").keys} == {"active"}
-        enrolment.retire(one._keeper.signing_key(), sign)
+        enrolment.retire(current.thumbprint, current)
         assert sorted(key.state for key in registry.jwk_set("client").keys) == ["active", "retired"]
 
     def test_retiring_says_so_where_the_registry_is_in_trouble(
-        self, registry: MemoryRegistry, enrolment: Enrolment
+        self, registry: MemoryRegistry, enrolment: Enrolment, current: HeldKey
     ) -> None:
-        client = registry.identity("client")
-        current = client._keeper.signing_key()
         registry.answers[f"{KEYS}/{current.thumbprint}"] = Answer(503, b"")
         with pytest.raises(FetchError):
-            enrolment.retire(current, client._voucher(current))
+            enrolment.retire(current.thumbprint, current)

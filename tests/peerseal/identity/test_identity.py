@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +26,10 @@ from peerseal.errors import (
 )
 from peerseal.identity import rotation as keeper
 from peerseal.identity.enrolment import Enrolment
-from peerseal.identity.rotation import KeyKeeper
-from peerseal.protocol.documents.named_keys import ACTIVE, RETIRED
+from peerseal.identity.environment import options_in
+from peerseal.identity.key_folder import KeyFolder
+from peerseal.identity.rotation import KeyRotation
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
@@ -60,6 +63,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "keys" / "client"
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which folders for keys without ``key_dir`` are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
 def key_dir(folder: Path) -> dict[str, Path]:
     return {"key_dir": folder.parent}
 
@@ -76,8 +86,7 @@ def states(registry: MemoryRegistry, service: str = "client") -> dict[str, str]:
 
 def look_after(identity: Identity) -> None:
     """What the background thread does when its time has come."""
-    if identity._keeper.is_due():
-        identity._keeper.work()
+    identity.look_after_keys()
 
 
 def sign(identity: Identity) -> str:
@@ -95,7 +104,7 @@ def dies_before(step: Callable[..., object], monkeypatch: pytest.MonkeyPatch) ->
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    owner = KeyKeeper if hasattr(KeyKeeper, step.__name__) else Enrolment
+    owner = KeyRotation if hasattr(KeyRotation, step.__name__) else Enrolment
     monkeypatch.setattr(owner, step.__name__, die)
 
 
@@ -323,7 +332,7 @@ class TestJoining:
 class TestDeathInBetween:
     """Each with ``kill -9`` in mind; the lock and the share of a dead process are the kernel's to drop."""
 
-    @pytest.mark.parametrize("step", [Enrolment.join, KeyKeeper._save_registered])
+    @pytest.mark.parametrize("step", [Enrolment.join, KeyRotation._save_registered])
     def test_a_first_registration_is_taken_up_again(
         self, registry: MemoryRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[..., object]
     ) -> None:
@@ -340,13 +349,13 @@ class TestDeathInBetween:
         self, registry: MemoryRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patched:
-            dies_before(KeyKeeper._save_registered, patched)
+            dies_before(KeyRotation._save_registered, patched)
             with pytest.raises(KeyboardInterrupt):
                 registry.identity("client", **key_dir(folder))
         client = registry.identity("client", join_token=None, **key_dir(folder))
         assert states(registry) == {client.credentials.key_id: ACTIVE}
 
-    @pytest.mark.parametrize("step", [Enrolment.rotate, KeyKeeper._save_registered])
+    @pytest.mark.parametrize("step", [Enrolment.rotate, KeyRotation._save_registered])
     def test_a_rotation_is_taken_up_again(
         self,
         registry: MemoryRegistry,
@@ -369,19 +378,19 @@ class TestDeathInBetween:
         assert private_keys(folder) == {kid.rpartition("/")[2] for kid in (first, second)}
 
     def test_a_killed_process_leaves_no_lock_behind(self, live: MemoryRegistry, folder: Path) -> None:
-        client = live.identity("client", **key_dir(folder))
+        live.identity("client", **key_dir(folder))
         reader, writer = os.pipe()
 
         def hold_the_lock() -> None:
-            with client._folder.locked():
+            with KeyFolder(folder).locked():
                 os.write(writer, b".")
                 time.sleep(60)
 
         child = Child(hold_the_lock)
         os.read(reader, 1)
-        assert not _can_lock(client)
+        assert not _can_lock(folder)
         child.kill()
-        assert _can_lock(client)
+        assert _can_lock(folder)
 
     def test_what_a_killed_process_left_half_written_goes_with_the_next_save(
         self, registry: MemoryRegistry, folder: Path
@@ -392,8 +401,8 @@ class TestDeathInBetween:
         assert not (folder / ".new-abc").exists()
 
 
-def _can_lock(identity: Identity) -> bool:
-    with identity._folder.locked(wait=False) as ours:
+def _can_lock(folder: Path) -> bool:
+    with KeyFolder(folder).locked(wait=False) as ours:
         return ours
 
 
@@ -483,10 +492,9 @@ class TestRotation:
     def test_a_worker_leaves_the_work_to_the_one_that_is_at_it(
         self, registry: MemoryRegistry, clock: Clock, folder: Path
     ) -> None:
-        busy = registry.identity("client", rotation=SCHEDULE, **key_dir(folder))
         idle = registry.identity("client", rotation=SCHEDULE, **key_dir(folder))
         clock.advance(SCHEDULE.every)
-        with busy._folder.locked():
+        with KeyFolder(folder).locked():
             look_after(idle)
         assert registry.calls[REGISTRATION] == 1
 
@@ -625,15 +633,15 @@ class TestLeaving:
 
 
 class TestWithoutAKeyFolder:
-    def test_private_keys_on_disk_are_encrypted(self, registry: MemoryRegistry) -> None:
-        client = registry.identity("client")
-        pems = [file.read_bytes() for file in client._folder.path.glob("*.pem")]
+    def test_private_keys_on_disk_are_encrypted(self, registry: MemoryRegistry, temporary: Path) -> None:
+        registry.identity("client")
+        pems = [file.read_bytes() for file in temporary.glob("*/*.pem")]
         assert len(pems) == 1
         assert pems[0].startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
 
-    def test_the_folder_goes_with_the_last_to_leave(self, registry: MemoryRegistry) -> None:
+    def test_the_folder_goes_with_the_last_to_leave(self, registry: MemoryRegistry, temporary: Path) -> None:
         client = registry.identity("client")
-        path = client._folder.path
+        (path,) = temporary.iterdir()
         client.stop()
         assert not path.exists()
 
@@ -773,28 +781,31 @@ class TestFromEnvironment:
     def test_external_prefix(self, from_env: FromEnv) -> None:
         assert from_env(external_prefix="/api").external_prefix == "/api"
 
-    def test_rotation_schedule_in_seconds(self, from_env: FromEnv) -> None:
-        identity = from_env(rotate_every="9", rotate_lead="0.5", rotate_overlap="2")
-        assert identity._schedule == RotationSchedule(9.0, 0.5, 2.0)
-        assert from_env()._schedule == RotationSchedule()
+    def test_rotation_schedule_in_seconds(self) -> None:
+        env = {"PEERSEAL_SERVICE": "client", "PEERSEAL_REGISTRY_URL": "http://127.0.0.1:9"}
+        schedule = {"PEERSEAL_ROTATE_EVERY": "9", "PEERSEAL_ROTATE_LEAD": "0.5", "PEERSEAL_ROTATE_OVERLAP": "2"}
+        assert options_in(env | schedule)["rotation"] == RotationSchedule(9.0, 0.5, 2.0)
+        assert options_in(env)["rotation"] == RotationSchedule()
 
     def test_a_schedule_that_is_no_number_is_refused(self, from_env: FromEnv) -> None:
         with pytest.raises(ConfigurationError, match="ROTATE_LEAD"):
             from_env(rotate_lead="soon")
 
     def test_retire_at_exit(self, from_env: FromEnv) -> None:
-        assert from_env()._retire_at_exit
-        assert not from_env(retire_at_exit="0")._retire_at_exit
+        assert from_env().retire_at_exit
+        assert not from_env(retire_at_exit="0").retire_at_exit
 
     def test_with_a_key_folder_nothing_is_retired_unless_it_is_asked_for(
         self, from_env: FromEnv, tmp_path: Path
     ) -> None:
-        assert not from_env(key_dir=str(tmp_path))._retire_at_exit
-        assert from_env(key_dir=str(tmp_path), retire_at_exit="1")._retire_at_exit
+        assert not from_env(key_dir=str(tmp_path)).retire_at_exit
+        assert from_env(key_dir=str(tmp_path), retire_at_exit="1").retire_at_exit
 
 
-def test_a_stolen_folder_alone_is_worth_nothing_where_the_key_is_ephemeral(registry: MemoryRegistry) -> None:
-    client = registry.identity("client")
-    (pem,) = (file.read_bytes() for file in client._folder.path.glob("*.pem"))
+def test_a_stolen_folder_alone_is_worth_nothing_where_the_key_is_ephemeral(
+    registry: MemoryRegistry, temporary: Path
+) -> None:
+    registry.identity("client")
+    (pem,) = (file.read_bytes() for file in temporary.glob("*/*.pem"))
     with pytest.raises(KeyRefused):
         KeyPair.from_pem(pem)

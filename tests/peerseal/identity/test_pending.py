@@ -134,7 +134,7 @@ def test_a_host_that_slept_past_the_end_of_its_keys_waits_in_the_background(
     clock.forward(8 * DAY)
     for _ in range(2):
         with pytest.raises(EnrolmentPending):
-            identity._keeper.work()
+            identity.look_after_keys()
     second = approve(registry)
-    identity._keeper.work()
+    identity.look_after_keys()
     assert first != second == identity.credentials.key_id

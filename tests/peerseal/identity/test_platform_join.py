@@ -10,10 +10,11 @@ import pytest
 from peerseal import Identity, RotationSchedule
 from peerseal.errors import ConfigurationError, EnrolmentRefused, TokenError
 from peerseal.identity.enrolment import PlatformToken
+from peerseal.identity.environment import options_in
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
-from peerseal.protocol.tokens.request import Proof
+from peerseal.protocol.tokens.proof import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
-from peerseal.testing.calls import Desk
+from peerseal.testing.calls import Endpoints
 
 SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 LIFETIME = 7 * 24 * 3600
@@ -23,7 +24,7 @@ class OidcRefused(TokenError):
     code = "oidc_refused"
 
 
-class PlatformDesk(Desk):
+class PlatformEndpoints(Endpoints):
     """Takes the tokens in ``good``: what makes a real one good is tested where it is checked."""
 
     good: frozenset[str] = frozenset()
@@ -37,11 +38,11 @@ class PlatformDesk(Desk):
 
 
 class PlatformRegistry(MemoryRegistry):
-    """The registry with that desk."""
+    """The registry with those endpoints."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
-        self.desk: PlatformDesk = PlatformDesk(self)
+        self.endpoints: PlatformEndpoints = PlatformEndpoints(self)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def clock() -> Clock:
 @pytest.fixture
 def registry(clock: Clock) -> Iterator[PlatformRegistry]:
     with PlatformRegistry(clock) as registry:
-        registry.desk.good = frozenset(["first.token.text"])
+        registry.endpoints.good = frozenset(["first.token.text"])
         yield registry
 
 
@@ -74,8 +75,7 @@ def sent(registry: PlatformRegistry) -> list[set[str]]:
 
 
 def look_after(identity: Identity) -> None:
-    if identity._keeper.is_due():
-        identity._keeper.work()
+    identity.look_after_keys()
 
 
 def test_a_newcomer_sends_its_proof_and_the_token(registry: PlatformRegistry) -> None:
@@ -89,7 +89,7 @@ def test_a_newcomer_sends_its_proof_and_the_token(registry: PlatformRegistry) ->
 
 def test_the_next_key_is_vouched_for_and_no_token_is_shown(registry: PlatformRegistry, clock: Clock) -> None:
     client = identity(registry, "first.token.text")
-    registry.desk.good = frozenset()
+    registry.endpoints.good = frozenset()
     clock.advance(SCHEDULE.every)
     look_after(client)
     assert sent(registry) == [{"proof", "oidc"}, {"proof"}]
@@ -101,7 +101,7 @@ def test_a_host_that_slept_past_its_last_keys_end_joins_anew_with_the_newest_tok
     client = identity(registry, token_file.read_text)
     first = client.credentials.key_id
     token_file.write_text("second.token.text")
-    registry.desk.good = frozenset(["second.token.text"])
+    registry.endpoints.good = frozenset(["second.token.text"])
     clock.advance(LIFETIME + 1)
     look_after(client)
     assert client.credentials.key_id != first
@@ -132,8 +132,7 @@ def test_from_the_environment_the_file_is_read_at_each_join(
         "PEERSEAL_REGISTRY_PIN": registry.pin,
         "PEERSEAL_OIDC_TOKEN_FILE": str(token_file),
     }
-    newcomer = Identity.from_env(env)._keeper._newcomer
-    assert isinstance(newcomer, PlatformToken)
+    newcomer = PlatformToken.of(options_in(env)["oidc_token"])
     assert newcomer.text() == "first.token.text"
     token_file.write_text("second.token.text")
     assert newcomer.text() == "second.token.text"

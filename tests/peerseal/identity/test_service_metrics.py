@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from peerseal import CallLimits, Identity, Metric, TrustLimits, User, metrics
 from peerseal.errors import ConfigurationError, MessageRefused
 from peerseal.flask import PeerAuth
-from peerseal.identity.shared_counts import SharedCounts
+from peerseal.identity.service_metrics import WorkerCounters
 from peerseal.messaging import EventConsumer
 from peerseal.prometheus import PeersealCollector
 from peerseal.runtime.files import Folder
@@ -302,10 +302,10 @@ WORKER = """
 import sys
 from pathlib import Path
 from peerseal.runtime.metrics import Metric
-from peerseal.identity.shared_counts import SharedCounts
+from peerseal.identity.service_metrics import WorkerCounters
 from peerseal.runtime.files import Folder
 
-shared = SharedCounts(Folder(sys.argv[1]))
+shared = WorkerCounters(Folder(sys.argv[1]))
 for line in sys.stdin:
     counted = int(line)
     shared.publish([
@@ -317,7 +317,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """Another process with the same parent as this test's own `SharedCounts` has to seem to have."""
+    """Another process with the same parent as this test's own `WorkerCounters` has to seem to have."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -344,23 +344,23 @@ class Worker:
 
 
 @pytest.fixture
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SharedCounts:
-    """This process as one more worker beside its children: as if their parent were its own."""
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerCounters:
+    """This process as one more worker with its children: as if their parent were its own."""
     monkeypatch.setattr(os, "getppid", os.getpid)
-    return SharedCounts(Folder(tmp_path / "counts"))
+    return WorkerCounters(Folder(tmp_path / "counts"))
 
 
 def calls(number: float) -> Metric:
     return Metric("calls_total", "counter", "Calls.", (({"code": 'a"b'}, number),))
 
 
-def total(shared: SharedCounts, own: float) -> float:
+def total(shared: WorkerCounters, own: float) -> float:
     text = metrics(lambda: shared.total([calls(own)]))
     assert "age" not in read(text)  # a gauge of another process
     return one(text, "calls_total", code='a"b')
 
 
-def test_counters_of_all_workers_are_added_up_and_never_go_back(tmp_path: Path, shared: SharedCounts) -> None:
+def test_counters_of_all_workers_are_added_up_and_never_go_back(tmp_path: Path, shared: WorkerCounters) -> None:
     first, second = Worker(tmp_path / "counts"), Worker(tmp_path / "counts")
     first.count(1)
     first.count(3)
@@ -377,7 +377,7 @@ def test_counters_of_all_workers_are_added_up_and_never_go_back(tmp_path: Path, 
     assert total(shared, 100) == 1113
 
 
-def test_files_of_workers_that_have_ended_become_one(tmp_path: Path, shared: SharedCounts) -> None:
+def test_files_of_workers_that_have_ended_become_one(tmp_path: Path, shared: WorkerCounters) -> None:
     for number in range(1, 6):
         worker = Worker(tmp_path / "counts")
         worker.count(number)
@@ -394,7 +394,7 @@ def test_files_of_workers_that_have_ended_become_one(tmp_path: Path, shared: Sha
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"metrics": [["calls_total"]]}', b'{"metrics": {}, "folded": 7}']
 )
-def test_a_file_that_cannot_be_read_is_left_out(tmp_path: Path, shared: SharedCounts, content: bytes) -> None:
+def test_a_file_that_cannot_be_read_is_left_out(tmp_path: Path, shared: WorkerCounters, content: bytes) -> None:
     worker = Worker(tmp_path / "counts")
     worker.count(5)
     (file,) = (tmp_path / "counts").glob("*.json")
@@ -409,7 +409,7 @@ def test_where_nothing_can_be_written_each_worker_tells_its_own_and_says_so_once
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "counts").write_text("a file, and no folder")
-    shared = SharedCounts(Folder(tmp_path / "counts"))
+    shared = WorkerCounters(Folder(tmp_path / "counts"))
     for number in range(3):
         shared.publish([calls(number)])
         assert total(shared, number) == number
@@ -417,7 +417,7 @@ def test_where_nothing_can_be_written_each_worker_tells_its_own_and_says_so_once
     assert "cannot be added up" in caplog.text
 
 
-def test_what_another_server_left_long_ago_is_removed(tmp_path: Path, shared: SharedCounts) -> None:
+def test_what_another_server_left_long_ago_is_removed(tmp_path: Path, shared: WorkerCounters) -> None:
     folder = tmp_path / "counts"
     folder.mkdir(mode=0o700)
     old, new = folder / "gone-1-2-00000000.json", folder / "there-1-2-00000000.json"

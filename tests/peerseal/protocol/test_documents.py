@@ -9,20 +9,13 @@ from hypothesis import strategies as st
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol import jose
-from peerseal.protocol.documents.named_keys import RevokedKey, SignedKey
-from peerseal.protocol.documents.signed_documents import (
-    MAX_DOCUMENT,
-    Changes,
-    Document,
-    DomainDocument,
-    JwkSetDocument,
-    KeyStatement,
-    PolicyDocument,
-    RegistryKeys,
-    read_document,
-    read_registry_keys,
-    sign_document,
-)
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import MAX_DOCUMENT, Document, read_document, sign_document
+from peerseal.protocol.documents.key_set import JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import Admission
@@ -49,15 +42,33 @@ OLD = SignedKey(
     (),
 )
 GONE = RevokedKey(f"{CALLER}/{'A' * 43}", NOW, 3)
-JWK_SET = JwkSetDocument(REGISTRY, CALLER, NOW, NOW + 3600, 3, 4, NOTE, (KEY, OLD), (GONE,))
+FRAME: dict[str, Any] = {"issuer": REGISTRY, "subject": CALLER, "issued_at": NOW, "expires_at": NOW + 60}
+PLACE: dict[str, Any] = {"seq": 3, "head": 4, "checkpoint": NOTE}
+OF_DOMAIN = {**FRAME, "subject": DOMAIN}
+JWK_SET = JwkSetDocument(**FRAME | {"expires_at": NOW + 3600}, **PLACE, keys=(KEY, OLD), revoked=(GONE,))
 STATEMENT = KeyStatement(
-    *(REGISTRY, CALLER, NOW, NOW + 60, 3, 4, NOTE, KEY.kid, KEY.public, "active", NOW + 60, None, JOINED, PROOF)
+    **FRAME,
+    **PLACE,
+    kid=KEY.kid,
+    public=KEY.public,
+    state="active",
+    active_until=NOW + 60,
+    revoked_at=None,
+    admission=JOINED,
+    proof=PROOF,
 )
-CHANGES = Changes(REGISTRY, DOMAIN, NOW, NOW + 60, 2, 4, NOTE, (CALLER, OTHER))
-POLICY = PolicyDocument(REGISTRY, CALLER, NOW, NOW + 60, 3, 4, NOTE, CallPolicy({OTHER: frozenset("a")}, True))
+CHANGES = Changes(**OF_DOMAIN, since=2, seq=4, checkpoint=NOTE, services=(CALLER, OTHER))
+POLICY = PolicyDocument(**FRAME, **PLACE, policy=CallPolicy({OTHER: frozenset("a")}, True))
 SETTINGS = DomainSettings(frozenset((CALLER,)), (UserIssuer("https://users.example.com", "peerseal"),))
-DOMAIN_SETTINGS = DomainDocument(REGISTRY, DOMAIN, NOW, NOW + 60, 0, 4, NOTE, SETTINGS)
-ROOT_KEYS = RegistryKeys(REGISTRY, DOMAIN, NOW, NOW + 60, 1, ROOT.public, (SIGNER.public,), LEDGER_KEY, ("https://r/",))
+DOMAIN_SETTINGS = DomainDocument(**OF_DOMAIN, **PLACE | {"seq": 0}, settings=SETTINGS)
+ROOT_KEYS = RegistryKeys(
+    **OF_DOMAIN,
+    version=1,
+    root=ROOT.public,
+    signing_keys=(SIGNER.public,),
+    ledger_key=LEDGER_KEY,
+    urls=("https://r/",),
+)
 DOCUMENTS: list[Document] = [JWK_SET, STATEMENT, CHANGES, POLICY, replace(POLICY, policy=None), DOMAIN_SETTINGS]
 IDS = ["JWK Set", "key statement", "changes", "policy", "no policy", "domain"]
 
@@ -89,18 +100,29 @@ def jwk_sets(draw: st.DrawFn) -> JwkSetDocument:
     revoked = tuple(
         RevokedKey(f"{owner}/{'A' * 43}", draw(times), draw(counts)) for _ in range(draw(st.integers(0, 2)))
     )
-    frame = REGISTRY, owner, draw(times), draw(times), draw(counts), draw(counts)
-    return JwkSetDocument(*frame, draw(st.text("note\n")), keys, revoked)
+    place = {"seq": draw(counts), "head": draw(counts), "checkpoint": draw(st.text("note\n"))}
+    return JwkSetDocument(**drawn_frame(draw, owner), **place, keys=keys, revoked=revoked)
+
+
+def drawn_frame(draw: st.DrawFn, owner: str) -> dict[str, Any]:
+    return {"issuer": REGISTRY, "subject": owner, "issued_at": draw(times), "expires_at": draw(times)}
 
 
 @st.composite
 def statements(draw: st.DrawFn) -> KeyStatement:
     owner, public = f"{DOMAIN}/{draw(names)}", draw(publics)
     state = draw(st.sampled_from(["active", "retired", "revoked"]))
-    frame = REGISTRY, owner, draw(times), draw(times), draw(counts), draw(counts)
-    ends = draw(times), draw(times) if state == "revoked" else None
-    kid = make_kid(owner, public.thumbprint)
-    return KeyStatement(*frame, NOTE, kid, public, state, *ends, draw(admissions), draw(proofs))
+    return KeyStatement(
+        **drawn_frame(draw, owner),
+        **{"seq": draw(counts), "head": draw(counts), "checkpoint": NOTE},
+        kid=make_kid(owner, public.thumbprint),
+        public=public,
+        state=state,
+        active_until=draw(times),
+        revoked_at=draw(times) if state == "revoked" else None,
+        admission=draw(admissions),
+        proof=draw(proofs),
+    )
 
 
 changes = st.builds(

@@ -54,7 +54,7 @@ SUBJECT = "system:serviceaccount:shop:billing"
 
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
-    """One that nobody has to ask anything: for what is pure."""
+    """One that needs no answers: for pure functions."""
     return Issuer(URL)
 
 

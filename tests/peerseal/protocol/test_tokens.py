@@ -20,20 +20,9 @@ from peerseal.errors import (
 )
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.tokens.claims import LATEST_TIME
-from peerseal.protocol.tokens.request import (
-    LEEWAY,
-    MAX_CTX,
-    PROOF_LIFETIME,
-    PROOF_TYP,
-    Proof,
-    RequestToken,
-    check_jti,
-    check_request_claims,
-    check_times,
-    new_jti,
-    sign_proof,
-)
+from peerseal.protocol.tokens.claims import LATEST_TIME, LEEWAY, check_jti, check_times, new_jti
+from peerseal.protocol.tokens.proof import PROOF_LIFETIME, PROOF_TYP, Proof, sign_proof
+from peerseal.protocol.tokens.request import MAX_CTX, RequestToken, check_request_claims
 from tests.attacks.forge import ABSENT, CALLER, DOMAIN, JTI, NOW, OTHER, changed, claims, ec_key, forge, header, rsa_key
 
 REGISTRY = f"{DOMAIN}/registry"

@@ -55,7 +55,7 @@ def test_a_question_that_is_kept_ends_when_the_asker_hangs_up(keeping: str) -> N
     while thread.is_alive() and time.monotonic() - began < 10:
         fetcher.hang_up()
         thread.join(0.01)
-    assert outcome == ["fetch_failed"] or outcome == ["answer_too_slow"]
+    assert outcome in (["fetch_failed"], ["answer_too_slow"])
     assert not fetcher._kept
 
 

@@ -12,7 +12,7 @@ import pytest
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import no_longer_than
 from peerseal.trust.disk.document_cache import CopyFolder
-from peerseal.trust.disk.shared_changes import HostNews, Word
+from peerseal.trust.disk.shared_changes import SharedChanges, SignedChanges
 from tests.peerseal.served import Child
 
 NOW = 1_800_000_000.0
@@ -140,64 +140,67 @@ class TestFolder:
 
 class TestNews:
     def test_of_all_processes_one_leads(self, folder: CopyFolder, tmp_path: Path) -> None:
-        mine = HostNews(folder)
-        assert mine.leads()
-        assert mine.leading
-        assert not HostNews(another(tmp_path)).leads()
+        mine = SharedChanges(folder)
+        assert mine.lead()
+        assert mine.leads
+        assert not SharedChanges(another(tmp_path)).lead()
         mine.resign()
-        assert HostNews(another(tmp_path)).leads()
+        assert SharedChanges(another(tmp_path)).lead()
 
     def test_the_others_hear_each_list_once_in_its_order(self, folder: CopyFolder, tmp_path: Path) -> None:
-        mine, other, never = HostNews(folder), HostNews(another(tmp_path)), threading.Event()
-        one, two, three = Word("one", 1.5), Word("two", 2.5), Word("three", 3.5)
-        mine.tell(one, NOW)
-        mine.tell(two, NOW + 1)
-        assert other.listen(1, LIMITS, never) == (one, two)
-        mine.tell(three, NOW + 2)
-        assert other.listen(1, LIMITS, never) == (three,)
+        mine, other, never = SharedChanges(folder), SharedChanges(another(tmp_path)), threading.Event()
+        one, two, three = SignedChanges("one", 1.5), SignedChanges("two", 2.5), SignedChanges("three", 3.5)
+        mine.write(one, NOW)
+        mine.write(two, NOW + 1)
+        assert other.wait_for_new(1, LIMITS, never) == (one, two)
+        mine.write(three, NOW + 2)
+        assert other.wait_for_new(1, LIMITS, never) == (three,)
 
     def test_when_another_machine_asked_says_nothing_here(self, folder: CopyFolder, tmp_path: Path) -> None:
         """Nor does what an earlier version wrote, or an earlier start of the machine."""
-        lines = ("jws", "another-boot 5.0 jws", f"{Word('x', 1.0).line().split()[0]} soon jws")
+        lines = ("jws", "another-boot 5.0 jws", f"{SignedChanges('x', 1.0).line().split()[0]} soon jws")
         folder.write("changes", "\n".join(lines), NOW)
-        heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
-        assert heard == tuple(Word("jws", -math.inf) for _ in lines)
+        heard = SharedChanges(another(tmp_path)).wait_for_new(1, LIMITS, threading.Event())
+        assert heard == tuple(SignedChanges("jws", -math.inf) for _ in lines)
 
     def test_an_answer_serves_who_woke_before_it_was_asked_for(self, folder: CopyFolder, tmp_path: Path) -> None:
-        mine, other = HostNews(folder), HostNews(another(tmp_path))
+        mine, other = SharedChanges(folder), SharedChanges(another(tmp_path))
         assert other.answer(0.0, 100.0) is None
-        mine.tell_answer(Word("jws", 50.0), NOW)
+        mine.write_answer(SignedChanges("jws", 50.0), NOW)
         assert other.answer(49.0, 100.0) == "jws"
         assert other.answer(50.0, 100.0) is other.answer(51.0, 100.0) is None
         assert other.answer(10.0, 49.0) is None, "which is of a time to come"
 
     def test_who_leads_and_hangs_is_not_waited_for(self, folder: CopyFolder) -> None:
-        assert HostNews(folder).listen(0.005, LIMITS, threading.Event()) is None
+        assert SharedChanges(folder).wait_for_new(0.005, LIMITS, threading.Event()) is None
 
     def test_a_short_silence_is_nothing_to_worry_about(self, folder: CopyFolder) -> None:
         patient = TrustLimits(look_interval=0.001)
-        assert HostNews(folder).listen(0.005, patient, threading.Event()) == ()
+        assert SharedChanges(folder).wait_for_new(0.005, patient, threading.Event()) == ()
 
     def test_no_more_lists_are_kept_than_agreed(self, folder: CopyFolder, tmp_path: Path) -> None:
-        mine, many = HostNews(folder), [Word(str(number), number / 2) for number in range(HostNews.KEPT + 5)]
+        mine, many = (
+            SharedChanges(folder),
+            [SignedChanges(str(number), number / 2) for number in range(SharedChanges.KEPT + 5)],
+        )
         for number, word in enumerate(many):
-            mine.tell(word, NOW + number)
-        heard = HostNews(another(tmp_path)).listen(1, LIMITS, threading.Event())
-        assert heard == tuple(many[-HostNews.KEPT :])
+            mine.write(word, NOW + number)
+        heard = SharedChanges(another(tmp_path)).wait_for_new(1, LIMITS, threading.Event())
+        assert heard == tuple(many[-SharedChanges.KEPT :])
 
     @pytest.mark.usefixtures("quiet_collector")
     def test_a_forked_child_does_not_lead_and_does_not_end_its_parents_lead(
         self, folder: CopyFolder, tmp_path: Path
     ) -> None:
-        mine = HostNews(folder)
-        assert mine.leads()
-        assert Child(lambda: not mine.leading and not mine.leads()).result()
-        assert not HostNews(another(tmp_path)).leads()
+        mine = SharedChanges(folder)
+        assert mine.lead()
+        assert Child(lambda: not mine.leads and not mine.lead()).result()
+        assert not SharedChanges(another(tmp_path)).lead()
 
     def test_without_a_folder_each_asks_for_itself(self, folder: CopyFolder, tmp_path: Path) -> None:
         (tmp_path / "cache").touch()
-        assert HostNews(folder).leads()
-        assert not HostNews(folder).leading
+        assert SharedChanges(folder).lead()
+        assert not SharedChanges(folder).leads
 
 
 def _locks(folder: CopyFolder, name: str, patience: float) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable, UnknownKey
-from peerseal.protocol.documents.signed_documents import KeyStatement
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import Clock, MemoryRegistry
 from peerseal.transport.fetch import Answer, HttpFetcher, content
@@ -88,7 +88,7 @@ def alone() -> Iterator[Two]:
 
 
 def passed_over(two: Two, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The codes for which the lying mirror's answers were, and nobody else's."""
+    """The codes for which the lying mirror's answers were, and no other's."""
     messages = [record.getMessage() for record in caplog.records if record.name == "peerseal.fetch"]
     assert all(message.startswith(two.lying_url) for message in messages), messages
     return [message.partition("(")[2].partition(")")[0] for message in messages]

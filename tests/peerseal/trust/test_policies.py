@@ -1,6 +1,7 @@
 """The registry's policies at the callee: what is believed and for how long, and that code AND registry decide."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.protocol.documents.signed_documents import Changes, PolicyDocument, sign_document
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.policies import CallPolicy
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.trust.policies import KnownSetting
@@ -73,11 +76,17 @@ def code_of(do: Callable[[], Any]) -> str:
 
 
 def document(seq: int = 5, head: int = 9, at: int = 1000, policy: CallPolicy | None = None) -> PolicyDocument:
-    return PolicyDocument("test.internal/registry", CALLEE, at, at + 86400, seq, head, "", policy)
+    place: dict[str, Any] = {"seq": seq, "head": head, "checkpoint": ""}
+    return PolicyDocument(**frame(CALLEE, at, 86400), **place, policy=policy)
 
 
 def changes(since: int, seq: int, *services: str, at: int = 2000, reset: bool = False) -> Changes:
-    return Changes("test.internal/registry", "test.internal", at, at + 60, since, seq, "", services, reset)
+    told: dict[str, Any] = {"since": since, "seq": seq, "checkpoint": "", "services": services, "reset": reset}
+    return Changes(**frame("test.internal", at, 60), **told)
+
+
+def frame(subject: str, at: int, lifetime: int) -> dict[str, Any]:
+    return {"issuer": "test.internal/registry", "subject": subject, "issued_at": at, "expires_at": at + lifetime}
 
 
 WIDE, NARROW = CallPolicy({"*": frozenset(("read",))}), CallPolicy({})
@@ -296,9 +305,9 @@ def test_a_service_of_another_domain_has_no_policy_here(registry: MemoryRegistry
 def test_a_policy_signed_by_a_key_that_the_root_dropped_is_fetched_anew(
     registry: MemoryRegistry, callee: Identity, call: Call, clock: Clock
 ) -> None:
-    """Whoever stole the key may have signed it, with a number that no true one reaches."""
-    place = registry.policy_document("callee")
-    stolen = PolicyDocument(*registry._frame(CALLEE), place.head, place.head, place.checkpoint, CallPolicy({}))
+    """A thief of the key may have signed it, with a number that no true one reaches."""
+    honest = registry.policy_document("callee")
+    stolen = replace(honest, seq=honest.head, policy=CallPolicy({}))
     registry.answers[PATH] = signed(registry, stolen)
     assert code_of(call) == "caller_not_allowed"
     del registry.answers[PATH]

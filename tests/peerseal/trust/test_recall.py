@@ -7,7 +7,7 @@ import pytest
 
 from peerseal import Identity, TrustLimits, TrustStore, Verifier
 from peerseal.errors import CallerNotAllowed, TrustUnavailable
-from peerseal.protocol.documents.signed_documents import sign_document
+from peerseal.protocol.documents.frame import sign_document
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.trust.beliefs import KeySource, Recalled, deadline_of
 

@@ -17,7 +17,7 @@ KEY_SET = "GET /v1/services/client/jwks.jwt"
 
 
 def made_up(letter: str) -> str:
-    """A kid of the service that nobody has registered."""
+    """A kid of the service that is not registered."""
     return "test.internal/client/" + letter * 42 + "A"
 
 

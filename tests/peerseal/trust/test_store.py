@@ -20,12 +20,13 @@ from peerseal.errors import (
     UnknownKey,
 )
 from peerseal.identity.enrolment import Enrolment
-from peerseal.protocol.documents.signed_documents import JwkSetDocument, sign_document
+from peerseal.protocol.documents.frame import sign_document
+from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
-from peerseal.trust import key_sets
+from peerseal.trust import shelf
 from tests.peerseal.served import Child
 
 ROOT = "GET /.well-known/peerseal-registry"
@@ -63,7 +64,7 @@ def trust(registry: MemoryRegistry) -> TrustStore:
 
 
 def unknown(number: int = 0, service: str = "client") -> str:
-    """A well-formed kid that nobody registered."""
+    """A well-formed kid that is not registered."""
     return f"test.internal/{service}/{number:042d}A"
 
 
@@ -750,8 +751,8 @@ class TestBackground:
             assert fetching.wait(10)
 
             def ask() -> str:
-                for slot in trust._keys.slots():
-                    slot.cooldown_until = 0.0
+                for item in trust._keys.items.values():
+                    item.cooldown_until = 0.0
                 return trust.key(kid).kid
 
             child = Child(ask)
@@ -780,14 +781,14 @@ def test_invented_services_do_not_keep_out_an_honest_one(registry: MemoryRegistr
 def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_took_its_place(
     registry: MemoryRegistry, kid: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would follow it: its key would be good for an hour after it was revoked."""
+    """No store would follow it: its key would be good for an hour after it was revoked."""
     trust = registry.trust_store(limits=replace(QUIET, max_services=3))
     others: list[threading.Thread] = []
-    really = key_sets.acquired_in_time
+    really = shelf.acquired_in_time
 
     def meanwhile(lock: threading.Lock) -> bool:
         """Strangers fill the shelf, so that it forgets; then another thread asks for the same service."""
-        monkeypatch.setattr(key_sets, "acquired_in_time", really)
+        monkeypatch.setattr(shelf, "acquired_in_time", really)
         for number in range(3):
             with pytest.raises(UnknownKey):
                 trust.key(unknown(service=f"invented-{number}"))
@@ -796,7 +797,7 @@ def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_to
         others[0].join()
         return really(lock)
 
-    monkeypatch.setattr(key_sets, "acquired_in_time", meanwhile)
+    monkeypatch.setattr(shelf, "acquired_in_time", meanwhile)
     with pytest.raises(TrustUnavailable, match="another thread"):
         trust.key(kid)
     assert trust.key(kid).kid == kid
@@ -874,11 +875,11 @@ class TestOneTroubleIsNotAnother:
         trust.key(kid)
         trust.stop()
         assert trust.key(kid).kid == kid
-        assert trust._rounds._thread is None
+        assert trust._thread._thread is None
 
 
 def test_unknown_kids_of_known_services_take_no_more_than_a_few_threads(registry: MemoryRegistry) -> None:
-    """And nobody is put off for longer: the next one is fetched for once those are done."""
+    """And no caller waits longer: the next one is fetched for once those are done."""
     services = [f"service-{number}" for number in range(4)]
     gate, fetching = threading.Event(), threading.Semaphore(0)
 

@@ -16,9 +16,9 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.encoding import b64url, digest_header
-from peerseal.protocol.tokens.request import LEEWAY
+from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
-from peerseal.verify.request import Peer, RequestHeaders, Verifier
+from peerseal.verify.request import Peer, RequestHeaders, Verifier, read_later
 from tests.attacks.forge import (
     BODY,
     CALLEE,
@@ -213,14 +213,20 @@ def test_a_check_asks_the_source_that_it_is_given(callee: Callee) -> None:
     assert (len(other.asked), len(callee.keys.asked)) == (1, 0)
 
 
-def test_all_but_the_body_is_checked_before_it_is_read(callee: Callee) -> None:
+def test_a_body_that_is_read_later_is_checked_before_the_claim(callee: Callee) -> None:
     unverified = callee.verifier.read(honest_token(KEY))
-    head = callee.verifier.check_head(unverified, method=METHOD, target=TARGET, headers=HEADERS)
+    request = {**REQUEST, "body": read_later}
+    for code, change in (("wrong_binding", {"target": "/"}), ("insufficient_scope", {"scope": "admin"})):
+        with pytest.raises(PeersealError) as refused:
+            callee.verifier.check(unverified, **{**request, **change})
+        assert refused.value.code == code
+    checked = callee.verifier.check(unverified, **request)
+    with pytest.raises(ValueError, match="was not checked"):
+        callee.verifier.claim(checked)
     with pytest.raises(WrongBinding):
-        callee.verifier.check_body(head, BODY + b" ")
-    assert callee.verifier.claim(callee.verifier.check_body(head, BODY)).id == CALLER
-    with pytest.raises(WrongBinding):
-        callee.verifier.check_head(unverified, method=METHOD, target="/", headers=HEADERS)
+        checked.with_content(BODY + b" ")
+    assert callee.guard.asked == 0
+    assert callee.verifier.claim(checked.with_content(BODY)).id == CALLER
 
 
 # ---- what it asks of others

@@ -1,4 +1,4 @@
-"""Work that waits at once is done in one go, and nobody fails for another's sake."""
+"""Concurrent requests share one transaction, and none fails for another's sake."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from registry.services.group_commit import GroupCommit
 
 
 class Doubling:
-    """Doubles numbers. The first go waits until it is let on, so that further work piles up behind it."""
+    """Doubles numbers. The first go waits until it is let on, so that further work piles up after it."""
 
     def __init__(self, fail: Callable[[Sequence[int]], Exception | None] = lambda _: None) -> None:
         self.goes: list[list[int]] = []

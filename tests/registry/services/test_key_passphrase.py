@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from peerseal.protocol.documents.signed_documents import RegistryKeys, read_registry_keys
+from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from registry.app import create_app
 from registry.cli import main
 from registry.services.setup.ceremony import Ceremony

@@ -129,7 +129,7 @@ def test_a_kid_that_is_unknown_missing_or_two_keys_is_refused_alike(
     assert code(register(registry, new_key, nameless)) == (401, "oidc_refused")
     unknown = issuer.sign(claims, headers={"kid": "nobody's"})
     assert code(register(registry, new_key, unknown)) == (401, "oidc_refused")
-    clock.forward(300)  # the set is read anew
+    clock.forward(300)  # the set is read again
     twin = public_jwk(Issuer(issuer.url, alg="ES256").keys.popitem()[1], issuer.kid)
     issuer.answers[JWKS] = {"keys": [*issuer.jwks["keys"], twin]}
     assert code(register(registry, new_key, issuer.sign(claims))) == (401, "oidc_refused")

@@ -51,7 +51,7 @@ def under_tls(authority: Authority, tmp_path_factory: pytest.TempPathFactory) ->
 
 @contextmanager
 def connected(server: Server, authority: Authority, receive: int | None = None) -> Iterator[ssl.SSLSocket]:
-    """A connection under TLS, of which the kernel keeps ``receive`` bytes that nobody has read."""
+    """A connection under TLS, of which the kernel keeps ``receive`` bytes that were not read."""
     context = ssl.create_default_context(cafile=str(authority.file))
     with socket.socket() as plain:
         if receive is not None:

@@ -12,7 +12,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
-from peerseal.protocol.documents.signed_documents import MAX_DOCUMENT, sign_document
+from peerseal.protocol.documents.frame import MAX_DOCUMENT, sign_document
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair, PublicKey
@@ -21,7 +21,7 @@ from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.request import REQUEST_TYP
 from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
-from registry.domain.publication import Frame, ProvenKey, key_set
+from registry.domain.publication import AnswerFrame, ProvenKey, key_set
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
@@ -393,7 +393,7 @@ def test_conditional_requests(registry: Driver, clock: Clock, name: str) -> None
     clock.forward(59)
     assert registry.client.get(path).headers["ETag"] == etag
     clock.forward(1)
-    if name != "jwks.json":  # signed anew, so that its signed time says how fresh it is
+    if name != "jwks.json":  # signed again, so that its signed time says how fresh it is
         assert registry.client.get(path).headers["ETag"] != etag
     registry.operator_ends(mine, "billing")
     changed = registry.client.get(path, headers={"If-None-Match": etag})
@@ -502,7 +502,7 @@ def test_the_largest_signed_set_is_one_that_clients_read(clock: Clock) -> None:
     by = {"kid": make_kid(f"{domain}/{service}", names[0])}
     admission, proof = Admission(10**9, now, now, by, names[0]), (bytes(32),) * 30  # of a tree of a thousand million
     records = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names]
-    frame = Frame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
+    frame = AnswerFrame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
     document = key_set(frame, [ProvenKey(record, admission, proof) for record in records])
     assert len(sign_document(document, KeyPair.generate("ES256"))) < MAX_DOCUMENT
 

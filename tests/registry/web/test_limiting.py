@@ -45,7 +45,7 @@ def key() -> KeyPair:
 
 
 def refused(registry: Driver, address: str = "192.0.2.1", forwarded: str | None = None) -> TestResponse:
-    """A registration that nobody lets in."""
+    """A registration without a right."""
     headers = {"Content-Type": "application/json", **({"X-Forwarded-For": forwarded} if forwarded else {})}
     environ = {"REMOTE_ADDR": address}
     return registry.client.post("/v1/services/billing/keys", data=b"{}", headers=headers, environ_overrides=environ)

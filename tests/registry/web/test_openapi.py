@@ -10,16 +10,15 @@ import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from peerseal.errors import PeersealError
-from peerseal.protocol.documents.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
-from peerseal.protocol.ledger.history_statement import MAX_STATEMENTS
+from peerseal.protocol.documents.history_statement import MAX_STATEMENTS
+from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
 from peerseal.protocol.numbers import MAX_DIGITS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import ID, PAYLOAD_HASH, TOPIC
 from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
-from registry.domain.client_credentials import CLIENT_CREDENTIALS
-from registry.domain.exchange import GRANT, JWT
+from registry.domain.exchange import CLIENT_CREDENTIALS, GRANT, JWT
 from registry.services.access.operators import Role
 from registry.services.keys.end_keys import Reason
 from registry.settings import Limits
@@ -27,7 +26,7 @@ from registry.web.routes.openapi import document
 from tests.registry.driver import Driver
 
 UNASKED = {"HEAD", "OPTIONS"}
-"""Methods that Flask answers beside each GET."""
+"""Methods that Flask answers with each GET."""
 
 
 def test_every_route_stands_in_the_document_and_every_call_of_the_document_is_a_route(registry: Driver) -> None:

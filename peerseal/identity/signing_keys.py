@@ -1,0 +1,65 @@
+"""The keys that one process signs with: the keys of the key folder, kept in memory."""
+
+import logging
+from collections.abc import Callable
+
+from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
+from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
+from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.runtime.forks import notice_fork
+
+log = logging.getLogger("peerseal.identity")
+
+RELOAD_EVERY = 1.0
+"""Seconds between two checks whether another process has changed the folder."""
+
+
+class SigningKeys:
+    """The keys of ``service`` in ``folder``. Key rotation changes them with `save`; all that signs asks for `current`.
+
+    ``clock`` gives seconds since the epoch.
+    """
+
+    def __init__(self, service: str, folder: KeyFolder, clock: Callable[[], float]) -> None:
+        self.service = service
+        self.folder = folder
+        self.clock = clock
+        self.held = HeldKeys()
+        self._stamp: tuple[int, int] | None = None
+        self._checked_at = 0.0
+
+    def current(self) -> HeldKey:
+        """The key to sign with now. Raises TrustUnavailable if no key is registered."""
+        notice_fork()
+        now = self.clock()
+        if now - self._checked_at > RELOAD_EVERY or now < self._checked_at:
+            self._reload_if_possible()
+        key = self.held.signing(now)
+        if key is None:
+            raise TrustUnavailable("this service has no registered key; was it started?")
+        return key
+
+    def _reload_if_possible(self) -> None:
+        """A folder that cannot be read does not stop signing: the keys in memory stay in use."""
+        try:
+            self.reload()
+        except (OSError, PeersealError):
+            log.exception("%s cannot be read; going on with the keys in memory", self.folder)
+
+    def reload(self) -> None:
+        """Read the folder if another process has saved keys. Takes no lock: files are replaced in one step."""
+        self._checked_at = self.clock()
+        stamp = self.folder.stamp()
+        if stamp is None and self.held.keys:
+            log.error("%s was emptied; going on with the keys in memory", self.folder.path)
+        elif stamp != self._stamp:
+            held = self.folder.load()
+            for key in held.keys:  # the folder may have been replaced by the one of another service of the same user
+                if split_service_id(split_kid(key.kid)[0])[1] != self.service:
+                    raise ConfigurationError(f"{self.folder.path} holds {key.kid}, which is no key of {self.service}")
+            self.held, self._stamp = held, stamp
+
+    def save(self, held: HeldKeys) -> None:
+        """Replace the keys, in the folder first. The caller has locked the folder."""
+        self.folder.save(held)
+        self.held, self._stamp = held, self.folder.stamp()

@@ -1,0 +1,170 @@
+"""The new history statement: the root says that a ledger lost entries for good and goes on from another head.
+
+A database fail-over may lose entries that clients have seen. Where they come back from no copy, the ledger that goes on
+contradicts what those clients remember, and they refuse it. One statement, signed by the root key and by no other, says
+which entries were lost and where the ledger goes on (docs/protocol.md). `excused_by` decides whether a client that
+remembers a head may go on from the new one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from peerseal.errors import DocumentRefused, MalformedToken
+from peerseal.protocol.documents.frame import UnverifiedDocument, sign_document
+from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
+from peerseal.protocol.keys import KeyPair, PublicKey
+from peerseal.protocol.ledger.merkle import HASH
+from peerseal.protocol.names import make_kid, registry_id
+from peerseal.protocol.tokens.claims import LEEWAY, claim, number_claim, time_claim
+
+HISTORY_TYP: Final = "peerseal-history+jwt"
+MAX_STATEMENT: Final = 4 * 1024
+"""Characters of one statement: names of 350 characters, three heads and a signature."""
+MAX_STATEMENTS: Final = 64
+"""Statements of one registry that a client reads, oldest first."""
+MAX_HISTORY_BYTES: Final = MAX_STATEMENTS * (MAX_STATEMENT + 4) + 1024
+"""Bytes of an answer that holds them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a ledger: its size in entries and its RFC 6962 root hash."""
+
+    size: int
+    root: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"size", "root"}``, the root in base64url."""
+        return {"size": self.size, "root": b64url(self.root)}
+
+    @classmethod
+    def from_json(cls, members: Any) -> "Head":
+        """Read it. Raises MalformedToken."""
+        root = b64url_decode(claim(members, "root", str))
+        if len(root) != HASH:
+            raise MalformedToken("a root hash has 32 bytes")
+        return cls(number_claim(members, "size"), root)
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.size} entries, root hash {b64url(self.root)}"
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStatement:
+    """The ledger of ``domain`` had the head ``lost``; what came after ``common`` is gone, and the ledger goes on from
+    ``new``, which begins with ``common``. ``issued_at`` is in seconds since the epoch."""
+
+    TYP: ClassVar[str] = HISTORY_TYP
+    MAX_SIZE: ClassVar[int] = MAX_STATEMENT
+    domain: str
+    issued_at: int
+    common: Head
+    lost: Head
+    new: Head
+
+    @property
+    def issuer(self) -> str:
+        """``iss``."""
+        return registry_id(self.domain)
+
+    def claims(self) -> dict[str, Any]:
+        """The payload."""
+        heads = {name: getattr(self, name).to_json() for name in ("common", "lost", "new")}
+        return {"iss": self.issuer, "sub": self.domain, "iat": self.issued_at, **heads}
+
+    @classmethod
+    def from_claims(cls, claims: Mapping[str, Any]) -> "HistoryStatement":
+        """From a payload. Raises MalformedToken or InvalidName."""
+        domain = claim(claims, "sub", str)
+        if claim(claims, "iss", str) != registry_id(domain):
+            raise MalformedToken("the statement is of another registry: iss does not fit sub")
+        heads = [Head.from_json(claim(claims, name, dict)) for name in ("common", "lost", "new")]
+        common, lost, new = heads
+        if not (0 < common.size < lost.size and common.size <= new.size):
+            raise MalformedToken("by its sizes nothing was lost: 0 < common < lost and common <= new must hold")
+        if (new.size, new.root) == (lost.size, lost.root) or (new.size == common.size and new.root != common.root):
+            raise MalformedToken("by its heads nothing was lost: new equals lost, or contradicts common")
+        return cls(domain, time_claim(claims, "iat"), common, lost, new)
+
+    def covers(self, head: Head, seen_at: float) -> bool:
+        """Whether a client that saw that head at that time has seen what was lost: it lies behind ``common``, not
+        behind ``lost``, and was seen before this was issued. After that the registry shows the new history only, so an
+        old statement is of no use against a head of that."""
+        between = self.common.size < head.size <= self.lost.size
+        seen_before = seen_at <= self.issued_at + LEEWAY
+        return between and seen_before and (head.size < self.lost.size or head == self.lost)
+
+
+@dataclass(frozen=True, slots=True)
+class Excused:
+    """Where a client that saw lost entries goes on: the ledger must begin with ``new``, and ``new`` with ``common``,
+    which is what all statements that lead there have left. What is seen from then on counts as seen at ``seen_at`` or
+    later: no statement of before is about it."""
+
+    common: Head
+    new: Head
+    seen_at: int
+
+
+def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: float) -> Excused | None:
+    """Where a client that saw that head at that time goes on, by one statement or by several, oldest first: the new
+    history may have been lost as well. None where no statement covers that head."""
+    found: Excused | None = None
+    for statement in sorted(statements, key=lambda statement: statement.issued_at):
+        if statement.covers(head, seen_at):
+            head, seen_at = statement.new, statement.issued_at
+            common = (
+                statement.common if found is None else min(found.common, statement.common, key=lambda one: one.size)
+            )
+            found = Excused(common, statement.new, statement.issued_at + LEEWAY + 1)
+    return found
+
+
+def sign_history(statement: HistoryStatement, root: KeyPair) -> str:
+    """The statement as a compact JWS, signed by the root key."""
+    return sign_document(statement, root)
+
+
+def read_history(jws: str, root: PublicKey, *, domain: str, now: float) -> HistoryStatement:
+    """The statement that this root key signed for this domain. Raises DocumentRefused."""
+    signers = {make_kid(registry_id(domain), root.thumbprint): root}
+    statement = UnverifiedDocument.parse(HistoryStatement, jws).signed_by(signers)
+    if statement.domain != domain:
+        raise DocumentRefused("document_wrong_subject", f"a {HISTORY_TYP} of {statement.domain}, not of {domain}")
+    if statement.issued_at > now + LEEWAY:
+        raise DocumentRefused("document_from_future", f"a {HISTORY_TYP}")
+    return statement
+
+
+def signed_histories(
+    statements: Iterable[str],
+    root: PublicKey,
+    *,
+    domain: str,
+    now: float,
+    refused: Callable[[DocumentRefused], object] = lambda _: None,
+) -> dict[str, HistoryStatement]:
+    """The statements that this root key signed for this domain, by their compact JWS. The others are skipped: a
+    registry's host may be in the hands of an attacker, who can append any. ``refused`` is told why, for the log."""
+    found: dict[str, HistoryStatement] = {}
+    for jws in statements:
+        try:
+            found[jws] = read_history(jws, root, domain=domain, now=now)
+        except DocumentRefused as error:
+            refused(error)
+    return found
+
+
+def encode_statements(statements: Iterable[str]) -> bytes:
+    """The compact JWS of all statements as one answer."""
+    return canonical_json({"statements": list(statements)})
+
+
+def decode_statements(body: bytes) -> list[str]:
+    """Back again, not verified. Raises MalformedToken."""
+    statements = claim(strict_json_object(body), "statements", list)
+    if len(statements) > MAX_STATEMENTS or any(type(jws) is not str for jws in statements):
+        raise MalformedToken("not a list of history statements")
+    return statements

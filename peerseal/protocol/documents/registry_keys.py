@@ -1,0 +1,99 @@
+"""The root's document: which keys sign for a registry (docs/protocol.md)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from peerseal.errors import DocumentRefused, InvalidName, MalformedToken
+from peerseal.protocol.documents.frame import Frame, UnverifiedDocument, check_issued, refused_as_document
+from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.ledger.checkpoint import ledger_public_key
+from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
+from peerseal.protocol.tokens.claims import at_least, claim, number_claim
+
+REGISTRY_KEYS_PATH = "/.well-known/peerseal-registry"
+REGISTRY_KEYS_LIFETIME = 365 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryKeys(Frame):
+    """The root-signed, versioned document: which keys sign for the registry of the domain, which is the subject.
+
+    ``root`` is the key that signs it, and that clients pin by thumbprint; ``ledger_key`` is the Ed25519 JWK (RFC 8037)
+    that signs checkpoints, and ``past_ledger_keys`` are those that still may, while one follows another.
+    """
+
+    TYP: ClassVar[str] = "peerseal-registry+jwt"
+    MAX_SIZE: ClassVar[int] = 64 * 1024
+    version: int
+    root: PublicKey
+    signing_keys: tuple[PublicKey, ...]
+    ledger_key: Mapping[str, str]
+    urls: tuple[str, ...] = ()
+    past_ledger_keys: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def ledger_keys(self) -> tuple[Mapping[str, str], ...]:
+        """All keys that may sign checkpoints."""
+        return (self.ledger_key, *self.past_ledger_keys)
+
+    def members(self) -> dict[str, Any]:
+        """See Frame."""
+        return {
+            "version": self.version,
+            "root": dict(self.root.jwk),
+            "signing_keys": [
+                {**key.jwk, "alg": key.alg, "kid": make_kid(self.issuer, key.thumbprint)} for key in self.signing_keys
+            ],
+            "ledger_key": dict(self.ledger_key),
+            "past_ledger_keys": [dict(key) for key in self.past_ledger_keys],
+            "urls": list(self.urls),
+        }
+
+    @classmethod
+    def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """See Frame."""
+        at_least(claims, {"version", "root", "signing_keys", "ledger_key", "urls"})
+        jwks, urls, ledger_key = (claims[name] for name in ("signing_keys", "urls", "ledger_key"))
+        past = claims.get("past_ledger_keys", [])
+        if not (_all_of(jwks, dict) and _all_of(urls, str) and _all_of([ledger_key], dict) and _all_of(past, dict)):
+            raise MalformedToken("signing keys, ledger keys or URLs are of the wrong type")
+        for key in (ledger_key, *past):
+            ledger_public_key(key)
+        return {
+            "version": number_claim(claims, "version"),
+            "root": PublicKey.from_jwk(claim(claims, "root", dict)),
+            "signing_keys": tuple(PublicKey.from_jwk(jwk) for jwk in jwks),
+            "ledger_key": ledger_key,
+            "urls": tuple(urls),
+            "past_ledger_keys": tuple(past),
+        }
+
+
+def read_registry_keys(jws: str, *, pin: str | None, now: float) -> RegistryKeys:
+    """The root's document, believed because its root key has the thumbprint ``pin``. With no pin any root key is
+    believed (first use, on loopback only). Raises DocumentRefused.
+
+    The root key stands in the payload and nowhere else, so the payload is read before the signature is checked.
+    """
+    unverified = UnverifiedDocument.parse(RegistryKeys, jws)
+    with refused_as_document():
+        root = PublicKey.from_jwk(claim(unverified.payload(), "root", dict))
+    if pin is not None and root.thumbprint != pin:
+        raise DocumentRefused("document_wrong_root", f"the root key is {root.thumbprint}, the pinned one is {pin}")
+    try:
+        issuer, thumbprint = split_kid(unverified.kid)
+        domain = split_service_id(issuer)[0]
+    except InvalidName as error:
+        raise DocumentRefused("document_wrong_issuer", str(error)) from error
+    document = unverified.signed_by({unverified.kid: root} if thumbprint == root.thumbprint else {})
+    if issuer != registry_id(domain):
+        raise DocumentRefused("document_wrong_issuer", f"{issuer} is not a registry")
+    check_issued(document, issuer, now)
+    if document.subject != domain:
+        raise DocumentRefused("document_wrong_subject", f"the registry of {domain} speaks of {document.subject}")
+    return document
+
+
+def _all_of(values: Any, kind: type) -> bool:
+    return type(values) is list and all(type(value) is kind for value in values)

@@ -1,0 +1,368 @@
+"""The newest state of the registry's ledger that a trust store has seen: each signed document is checked against it.
+
+A document is believed only as part of one history: the keys in it are in the ledger, and its ledger continues the
+newest one that this store has seen, before a restart too, or is continued by it. So a client that sees two histories,
+or a rewritten one, finds the registry out.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
+from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by
+from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.ledger.checkpoint import (
+    CHECKPOINT_PATH,
+    MAX_NOTE_BYTES,
+    MAX_PROOF_BYTES,
+    Checkpoint,
+    decode_proof,
+    read_checkpoint,
+)
+from peerseal.protocol.ledger.merkle import Proof, check_consistency, check_inclusion
+from peerseal.protocol.names import split_service_id
+from peerseal.protocol.numbers import natural
+from peerseal.runtime.files import cache_folder
+from peerseal.runtime.forks import in_each_child
+from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.trust.disk.checkpoint_file import CheckpointFile
+
+log = logging.getLogger("peerseal.trust")
+
+_AGREED = 256
+"""Checkpoints remembered as consistent with the newest, so that no proof is fetched for them again."""
+
+
+Offered = tuple[int, Proof | None]
+"""The size of an earlier tree, and the proof that a later one begins with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A checkpoint, the note that signs it, and when this host saw it (seconds since the epoch)."""
+
+    checkpoint: Checkpoint
+    note: str
+    seen_at: float
+
+    @property
+    def head(self) -> Head:
+        """What it heads."""
+        return Head(self.checkpoint.size, self.checkpoint.root)
+
+
+class SeenLedger:
+    """The history that one store has seen. In ``cache_dir`` the newest checkpoint outlives the process. Safe to use
+    from threads: none waits for a proof that another one fetches.
+
+    Where the root declared another head, from which the history went on, the name of that head is kept with it: size,
+    root, and the time from which on everything counts as seen.
+    """
+
+    def __init__(
+        self, fetcher: Callable[[], Fetcher], cache_dir: Path | None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._fetcher = fetcher
+        self._clock = clock
+        self._history = self._history_on_file = ""
+        self._folder = None if cache_dir is None else cache_folder(cache_dir)
+        self._newest: _Seen | None = None
+        self._agreed: dict[int, bytes] = {}
+        self._on_file: _Seen | None = None
+        self._recalled = False
+        self._memory_works = True
+        self._lock = threading.Lock()
+        in_each_child(self._renew_lock)
+
+    def size(self, root: RegistryKeys) -> int:
+        """Entries of the newest checkpoint seen, 0 where none was. Raises as `follow` does."""
+        if not self._recalled:
+            self._recall(root)
+        return self._newest.checkpoint.size if self._newest else 0
+
+    def follow(self, found: Checkpoint, note: str, root: RegistryKeys, offered: Offered | None = None) -> None:
+        """Accept a checkpoint, whose signature was checked, as part of the one history; as the newest if it is larger.
+        A proof that came along spares a call, where it is the one that is needed.
+
+        Raises DocumentRefused (``document_inconsistent``), or FetchError where no proof of it can be had.
+        """
+        if self._agreed.get(found.size) == found.root:
+            self._take_newer_signature(found, note, root)
+            return
+        self._recall(root)  # what other processes saw meanwhile: of two histories, another process may know the other
+        if self._agree(_Seen(found, note, self._seen_now()), offered) and not self._remember(root):
+            self._recall(root)  # another process has written one meanwhile: ours replaces it once the two are compared
+            self._remember(root)
+
+    def _seen_now(self) -> float:
+        """The time now, and never earlier than that of a head that the root declared: what follows such a head counts
+        as seen after it. Other heads do not count: the clock may have been ahead when they were seen."""
+        return max(self._clock(), float(natural(self._history.rpartition("-")[2]) or 0))
+
+    def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
+        """Accept the checkpoint of a copy on disk as part of the one history: it was compared before it was written,
+        and no proof is fetched for it again. Raises as `follow` does."""
+        if self._agreed.get(found.size) == found.root:
+            return
+        self._recall(root)
+        newest = self._newest
+        if newest is None or found.size >= newest.checkpoint.size:
+            self.follow(found, note, root)
+        else:
+            with self._lock:
+                self._add_agreed(found)
+
+    def adopt(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
+        """Adopt another ledger, where the root says that the one that was seen is lost for good: once the registry has
+        proven that its ledger begins with the declared head, and that head with what both ledgers have in common.
+        ``before`` is called when that is proven. False where no statement is about what was seen.
+
+        Raises DocumentRefused where the registry has a third ledger, or FetchError.
+        """
+        newest = self._newest
+        excused = excused_by(statements, newest.head, newest.seen_at) if newest is not None else None
+        if newest is None or excused is None:
+            return False
+        common, new = (Checkpoint(root.subject, head.size, head.root) for head in (excused.common, excused.new))
+        found, note = self._current(root)
+        if found.size < new.size:
+            short = f"the ledger has {found.size} entries, and goes on from {new.size}"
+            raise DocumentRefused("document_rolled_back", short)
+        self._prove(common, new, None)
+        self._prove(new, found, None)
+        before()
+        history = f"{new.size}-{new.root.hex()}-{excused.seen_at}"
+        with self._lock:
+            if self._newest is not newest:
+                return False
+            self._newest = _Seen(found, note, max(self._clock(), float(excused.seen_at)))
+            self._agreed = {new.size: new.root, found.size: found.root}
+            self._history = history
+        lost = f"{newest.checkpoint.size} entries, root {newest.checkpoint.root.hex()}"
+        log.warning("the root gave up the ledger that was seen (%s); it goes on from %s", lost, excused.new)
+        self._replace(root)
+        return True
+
+    def _current(self, root: RegistryKeys) -> tuple[Checkpoint, str]:
+        def read(answer: Answer) -> tuple[Checkpoint, str]:
+            note = content(answer).decode("utf-8", "replace")
+            return read_checkpoint(note, root.subject, root.ledger_keys), note
+
+        with no_larger_than(MAX_NOTE_BYTES):
+            found = self._fetcher().ask(CHECKPOINT_PATH, read)
+        if found is None:
+            raise AssertionError("unreachable: no checkpoint says that there is nothing new")
+        return found
+
+    def _replace(self, root: RegistryKeys) -> None:
+        """Put the newest checkpoint on disk in place of the one there."""
+        file, newest = self._file(root), self._newest
+        if file is None or newest is None:
+            return
+        try:
+            with file.locked():
+                file.replace(newest.note, newest.seen_at, self._history)
+                self._on_file = newest
+        except (OSError, ConfigurationError) as error:
+            log.warning("%s cannot be written, a restart would bring the lost ledger back: %s", file.path, error)
+
+    def forget_dropped_keys(self, root: RegistryKeys) -> None:
+        """Forget the newest checkpoint if the root no longer names the ledger key that signed it: the key may have been
+        stolen."""
+        with self._lock:
+            if self._newest is not None and _verified(self._newest.note, root) is None:
+                log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
+                self._newest, self._agreed = None, {}
+
+    def _agree(self, found: _Seen, offered: Offered | None = None) -> bool:
+        """Prove that it is of the same history, and say whether it is the newest now. Raises as `follow` does."""
+        while True:
+            newest = self._newest
+            if newest is not None:
+                old, new = sorted((newest.checkpoint, found.checkpoint), key=lambda checkpoint: checkpoint.size)
+                fits = offered is not None and new is found.checkpoint and old.size == offered[0]
+                self._prove(old, new, offered[1] if offered is not None and fits else None)
+            with self._lock:
+                if self._newest is not newest:
+                    continue  # another thread replaced it meanwhile: the proof must be against the newest
+                self._add_agreed(found.checkpoint)
+                if newest is None or found.checkpoint.size > newest.checkpoint.size:
+                    self._newest = found
+                    return True
+                return False
+
+    def _add_agreed(self, checkpoint: Checkpoint) -> None:
+        while len(self._agreed) >= _AGREED:
+            del self._agreed[next(iter(self._agreed))]
+        self._agreed[checkpoint.size] = checkpoint.root
+
+    def _prove(self, old: Checkpoint, new: Checkpoint, offered: Proof | None) -> None:
+        """Passes where ``new`` continues ``old``: by the proof that came along, or one that is fetched. Raises
+        DocumentRefused or FetchError."""
+
+        def read(answer: Answer) -> bool:
+            check_consistency(old.size, old.root, new.size, new.root, read_proof(answer, old.size, new.size))
+            return True
+
+        try:
+            if old.size in (0, new.size):
+                check_consistency(old.size, old.root, new.size, new.root, ())
+            elif offered is not None:
+                check_consistency(old.size, old.root, new.size, new.root, offered)
+            else:
+                with no_larger_than(MAX_PROOF_BYTES):
+                    self._fetcher().ask(f"/ledger/proof?from={old.size}&to={new.size}", read)
+        except DocumentRefused as error:
+            if error.code == "document_inconsistent":
+                seen = [f"{checkpoint.size} entries, root {checkpoint.root.hex()}" for checkpoint in (old, new)]
+                log.error("two histories of the ledger of %s: %s; %s", old.origin, *seen)
+            raise
+
+    def _take_newer_signature(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
+        """After a rollover of the ledger's key, keep the newest checkpoint with the new key's signature: the old key
+        will be dropped."""
+        newest = self._newest
+        if newest is None or newest.checkpoint != found or newest.note == note:
+            return
+        if _signed_by(note, root, (root.ledger_key,)) is not None:
+            with self._lock:
+                if self._newest is newest:
+                    self._newest = _Seen(found, note, newest.seen_at)
+            self._remember(root)
+
+    # ---- across restarts
+
+    def _recall(self, root: RegistryKeys) -> None:
+        """Take the checkpoint on disk into account. Raises as `follow` does: what is there and verifies is a history
+        that was shown to this host."""
+        kept = self._on_disk(root)
+        new = kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root
+        if kept is not None and self._newest is None:
+            self._history = self._history_on_file
+        if kept is not None and new and not self._continued_by(kept) and self._agree(kept):
+            self._on_file = kept
+        self._recalled = True
+
+    def _continued_by(self, kept: _Seen) -> bool:
+        """Continue with the checkpoint on disk where all that this process has seen was there before: the process that
+        replaced it has compared the two (`_is_passed`), so that of many workers one fetches the proof."""
+        with self._lock:
+            newest = self._newest
+            if newest is None or newest is not self._on_file or kept.checkpoint.size <= newest.checkpoint.size:
+                return False
+            if self._history != self._history_on_file:
+                return False  # another ledger was adopted: this process has to check that itself
+            self._add_agreed(kept.checkpoint)
+            self._newest = self._on_file = kept
+            return True
+
+    def _on_disk(self, root: RegistryKeys) -> _Seen | None:
+        """The checkpoint in the file. One that does not verify counts as none: a ledger key may have been dropped
+        since, and a user who could spoil the file could remove it as well."""
+        file = self._file(root)
+        if file is None:
+            return None
+        try:
+            note, seen_at, self._history_on_file = file.read()
+        except (OSError, ConfigurationError) as error:
+            log.warning("%s cannot be read: %s", file.path, error)
+            return None
+        if note is None:
+            return None
+        checkpoint = _verified(note, root)
+        if checkpoint is None:
+            log.warning("%s is ignored: no ledger key that the root names signed it", file.path)
+            return None
+        return _Seen(checkpoint, note, seen_at)
+
+    def _remember(self, root: RegistryKeys) -> bool:
+        """Put the newest checkpoint on disk, unless a larger one is there. A failing disk stops no check. False where
+        one that is not larger stays, since it was not compared yet."""
+        file, newest = self._file(root), self._newest
+        if file is None or newest is None:
+            return True
+        try:
+            with file.locked():
+                kept = self._on_disk(root)
+                passed = kept is None or self._is_passed(kept.checkpoint, newest.checkpoint)
+                if passed:
+                    file.replace(newest.note, newest.seen_at, self._history)
+                    self._on_file = newest
+            self._memory_works = True
+            return passed or kept is None or kept.checkpoint.size > newest.checkpoint.size
+        except (OSError, ConfigurationError) as error:
+            if self._memory_works:
+                log.warning("%s cannot be written, a restart would forget the ledger: %s", file.path, error)
+            self._memory_works = False
+            return True
+
+    def _is_passed(self, kept: Checkpoint, newest: Checkpoint) -> bool:
+        """Whether ``newest`` may replace the checkpoint on disk. One that was not compared yet stays: another process
+        has just seen it, and the next process that reads it compares."""
+        return kept.size <= newest.size and self._agreed.get(kept.size) == kept.root
+
+    def _file(self, root: RegistryKeys) -> CheckpointFile | None:
+        if self._folder is None:
+            return None
+        return CheckpointFile(self._folder, root.subject, root.root.thumbprint)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+
+def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkpoint) -> None:
+    """Every key in it was admitted by the very entry that it repeats, is in the ledger that ``checkpoint`` heads, and
+    ends no later than it was admitted for; only a retirement or a revocation, both entries, ends one earlier.
+
+    Raises DocumentRefused. It checks no signature.
+    """
+    service = split_service_id(document.subject)[1]
+    for key in _keys_of(document):
+        admission = key.admission
+        try:
+            leaf = admission.entry(checkpoint.origin, service, key.public).leaf
+        except ValueError as error:
+            raise DocumentRefused("document_malformed", f"no entry says that: {error}") from error
+        check_inclusion(leaf, admission.index, checkpoint.size, key.proof, checkpoint.root)
+        if key.active_until > admission.expires_at or (
+            key.state == ACTIVE and key.active_until != admission.expires_at
+        ):
+            raise DocumentRefused("document_not_in_ledger", "a key's window is not the one that it was admitted for")
+
+
+def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
+    """The consistency proof in the registry's answer. Raises FetchError or DocumentRefused."""
+    body = content(answer)
+    if len(body) > MAX_PROOF_BYTES:
+        raise AnswerTooLarge(f"{len(body)} bytes, and a proof has {MAX_PROOF_BYTES} at most")
+    try:
+        members = strict_json_object(body)
+        proof = decode_proof(members.get("proof"))
+    except MalformedToken as error:
+        raise DocumentRefused("document_malformed", f"a consistency proof: {error}") from error
+    sizes = members.get("from"), members.get("to")
+    if any(type(size) is not int for size in sizes) or sizes != (old, new):
+        raise DocumentRefused("document_malformed", "the consistency proof of other checkpoints")
+    return proof
+
+
+def _keys_of(document: JwkSetDocument | KeyStatement) -> Iterable[SignedKey | KeyStatement]:
+    return document.keys if isinstance(document, JwkSetDocument) else (document,)
+
+
+def _verified(note: str, root: RegistryKeys) -> Checkpoint | None:
+    return _signed_by(note, root, root.ledger_keys)
+
+
+def _signed_by(note: str, root: RegistryKeys, jwks: Iterable[Mapping[str, str]]) -> Checkpoint | None:
+    try:
+        return read_checkpoint(note, root.subject, jwks)
+    except DocumentRefused:
+        return None

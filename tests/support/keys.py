@@ -1,0 +1,13 @@
+"""The private keys of an identity, read from its key folder: for tests that sign what the SDK would not sign."""
+
+import time
+from pathlib import Path
+
+from peerseal.identity.key_folder import HeldKey, KeyFolder
+
+
+def signing_key(key_dir: Path, service: str, now: float | None = None) -> HeldKey:
+    """The key with which the service signs; ``key_dir`` is the one that its identity was given."""
+    found = KeyFolder(key_dir / service).load().signing(time.time() if now is None else now)
+    assert found is not None
+    return found
