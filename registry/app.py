@@ -66,7 +66,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     """
     app = Flask("registry", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.body + 1  # see `registry.web.wire.body`
-    app.extensions[EXTENSION] = registry = Registry.of(settings, clock)
+    app.extensions[EXTENSION] = registry = Registry(settings, clock)
     app.url_map.merge_slashes = False  # what is routed is what was signed
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for module in BLUEPRINTS:

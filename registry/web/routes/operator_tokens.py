@@ -3,7 +3,8 @@
 from flask import Blueprint, Response
 
 from registry.domain.errors import BadRequest
-from registry.services.access.operators import Role, public_members
+from registry.services.access.operators import Role
+from registry.storage.queries.tokens import public_members
 from registry.web.wire import (
     json_body,
     location,

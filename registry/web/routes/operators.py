@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from registry.services.access.operators import Role
-from registry.services.keys.join_tokens import public_members
+from registry.storage.queries.tokens import public_members
 from registry.web.wire import (
     json_body,
     location,

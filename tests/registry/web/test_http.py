@@ -21,7 +21,7 @@ from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.request import REQUEST_TYP
 from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
-from registry.domain.publication import Frame, ProvenKey, key_set
+from registry.domain.publication import AnswerFrame, ProvenKey, key_set
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
@@ -502,7 +502,7 @@ def test_the_largest_signed_set_is_one_that_clients_read(clock: Clock) -> None:
     by = {"kid": make_kid(f"{domain}/{service}", names[0])}
     admission, proof = Admission(10**9, now, now, by, names[0]), (bytes(32),) * 30  # of a tree of a thousand million
     records = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names]
-    frame = Frame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
+    frame = AnswerFrame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
     document = key_set(frame, [ProvenKey(record, admission, proof) for record in records])
     assert len(sign_document(document, KeyPair.generate("ES256"))) < MAX_DOCUMENT
 
