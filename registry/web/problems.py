@@ -6,7 +6,6 @@ that the error says to the log.
 
 import logging
 import uuid
-from http import HTTPStatus
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -18,9 +17,6 @@ from peerseal.protocol.tokens.bearer import bearer_token
 from registry.web.counting import refused
 
 log = logging.getLogger(__name__)
-
-REFUSALS_FORGOTTEN = 60
-"""Seconds after which what `registry.web.limiting` counted is forgotten."""
 
 _HTTP_CODES = {
     404: "not_found",
@@ -53,8 +49,7 @@ def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
     request_id = log_refusal(status, code, error.name, _bearer())
-    retry_after = REFUSALS_FORGOTTEN if status == HTTPStatus.TOO_MANY_REQUESTS else None
-    response = _response(problem(status, code, retry_after=retry_after, request_id=request_id), request_id)
+    response = _response(problem(status, code, request_id=request_id), request_id)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value

@@ -1,7 +1,7 @@
 """What came over the wire, read strictly, and what goes back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -219,6 +219,18 @@ def private_json(value: Any, status: int = 200) -> Response:
     response = Response(canonical_json(value), status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def created(members: Mapping[str, Any], endpoint: str, **values: str) -> Response:
+    """The answer about something new: 201, with the path of ``endpoint`` in Location."""
+    response = private_json(members, 201)
+    response.headers["Location"] = location(endpoint, **values)
+    return response
+
+
+def page(rows: Callable[[str, int | None], Mapping[str, Any]]) -> Response:
+    """One page of rows with names: those after ``?after=``, ``?limit=`` of them at most."""
+    return private_json(rows(parameter("after") or "", number("limit") or None))
 
 
 def admitted_key(admitted: Admitted) -> Response:
