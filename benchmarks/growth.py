@@ -76,7 +76,7 @@ class _Registry:
         environ = {"REGISTRY_HOME": str(home), "REGISTRY_DATABASE_URL": database_url}
         settings = Settings.from_environ(environ, limits=Limits(resign_after=0))  # so that each set is made again
         initialise(settings, Store(create_engine(database_url)), DOMAIN)
-        registry = Registry.of(settings)
+        registry = Registry(settings)
         _fill(registry, size)
         with registry.store.engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")  # as the server does by itself within a minute

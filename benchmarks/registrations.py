@@ -93,5 +93,5 @@ def _write(url: str, domain: str, share: Sequence[tuple[str, bytes]], ready: Bar
             appended = ledger.grown(before, now, Change(KEY_ADMITTED, service, kid, {}, {"proof": _PROOF}, data))
             seq = appended.entry.seq
             record = KeyRecord(key.thumbprint, service, key.spki, seq, {}, now, now + 1, now + 1)
-            change = services.change_beside(connection, service, seq)
+            change = services.change(connection, service, seq)
             ledger.append_each(connection, [Addition(appended, (keys.addition(record, None), change))])

@@ -2,13 +2,13 @@
 --
 --   peerseal_owner  owns the tables: `peerseal-registry init` and `migrate` run as it, and nothing else does.
 --   peerseal_app    what the serving nodes connect as. It adds entries and tiles, and can neither change nor remove one:
---                   whoever takes over a node cannot rewrite the ledger, nor put another key in a record's place.
+--                   an attacker with a node cannot rewrite the ledger, nor put another key in a record's place.
 --                   To see whether standbys are connected it needs no further right, and no pg_monitor: every role sees how
 --                   many there are (registry/storage/durability.py).
 --
 -- Run it in the registry's database, once as a superuser before the first `init`, and again as peerseal_owner after `init`
--- and after every `migrate`: it may be repeated, and grants what the tables that are there need. What the owner may not
--- say about the schema was said before, and is a warning only. Give both roles passwords or certificates of their own.
+-- and after every `migrate`. It may be repeated: it grants the privileges that the existing tables need. Statements about
+-- the schema that the owner has no right to give a warning only. Give each role a password or a certificate of its own.
 
 DO $$
 BEGIN
@@ -34,11 +34,11 @@ BEGIN
             ('entries', 'SELECT, INSERT'),
             ('tiles', 'SELECT, INSERT'),
             ('audit', 'SELECT, INSERT'),
-            -- what the root signed, and the schema's revision, are the owner's to write
+            -- only the owner writes root-signed documents and the revision of the schema
             ('registry_documents', 'SELECT'),
             ('alembic_version', 'SELECT'),
             ('schema_revisions', 'SELECT'),
-            -- what the entries amount to: of a key only its end can change
+            -- the state after the entries; of a key only its end can change
             ('ledger_head', 'SELECT, UPDATE (size, frontier)'),
             ('services', 'SELECT, INSERT, UPDATE (seq)'),
             ('keys', 'SELECT, INSERT, UPDATE (active_until, revoked_at, revoked_seq)'),
@@ -46,7 +46,7 @@ BEGIN
             ('domain_settings', 'SELECT, INSERT, UPDATE (seq, body)'),
             ('operator_tokens', 'SELECT, INSERT, UPDATE (revoked), DELETE'),
             ('join_tokens', 'SELECT, INSERT, UPDATE (used, withdrawn), DELETE'),
-            -- what waits or passes
+            -- rows that expire
             ('applicants', 'SELECT, INSERT, DELETE'),
             ('used_tokens', 'SELECT, INSERT, DELETE')
         ) AS listed (name, privileges)

@@ -1,4 +1,4 @@
-"""What the commands share: options, settings, and how results are printed."""
+"""Shared parts of the commands: options, settings, files, and output."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import click
 from peerseal.identity.environment import settings_of
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.protocol.tokens.oidc import BYTE_ORDER_MARK
-from peerseal.runtime.settings import named, whole_number
+from peerseal.runtime.settings import named, read_bytes, whole_number
 from peerseal.runtime.terminal import on_terminal, printable, say, say_json
 from registry.commands.operator_client import HttpOperatorClient, LocalOperatorClient, OperatorClient
 from registry.domain.errors import SchemaRefused
@@ -25,6 +25,9 @@ from registry.storage.schema import read_schema
 from registry.storage.unit import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+OLD_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -38,7 +41,7 @@ def duration(text: str) -> int:
 
 
 class WholeNumber(click.IntRange):
-    """As click's, in plain digits only: Python would take ``8_080`` and other scripts' digits, too."""
+    """click's IntRange for plain digits only: Python also accepts ``8_080`` and the digits of other scripts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See click.ParamType."""
@@ -54,17 +57,27 @@ def json_option(command: F) -> F:
 
 def url_option(command: F) -> F:
     """``--url``, as ``url``: for `operator_client`."""
-    text = "Work on the registry at this URL, with the token in PEERSEAL_OPERATOR_TOKEN, not on this host's database."
+    text = "Call the registry at this URL, with the token in PEERSEAL_OPERATOR_TOKEN, instead of this host's database."
     return click.option("--url", metavar="URL", help=text)(command)
 
 
+def checkpoints_option(text: str) -> Callable[[F], F]:
+    """``--checkpoint``, as ``kept``: files with checkpoints, for `read_notes`."""
+    return click.option("--checkpoint", "kept", multiple=True, type=OLD_FILE, help=f"{text} May be repeated.")
+
+
+def read_file(file: Path, largest: int) -> bytes:
+    """The content of a file, without the byte order mark of an editor. Raises ConfigurationError."""
+    return without_mark(read_bytes(file, str(file), largest))
+
+
 def without_mark(content: bytes) -> bytes:
-    """What stands in a file that an editor may have begun with a byte order mark."""
+    """The content without a byte order mark."""
     return content.removeprefix(BYTE_ORDER_MARK)
 
 
 def read_notes(files: Iterable[Path]) -> dict[str, str]:
-    """Checkpoints that were kept in files, by their names."""
+    """The checkpoints in these files, by file name."""
     return {str(file): file.read_text(encoding="utf-8-sig", errors="replace") for file in files}
 
 
@@ -74,7 +87,7 @@ def the_settings() -> Settings:
 
 
 def the_store() -> Store:
-    """This host's database. Raises SchemaRefused where its schema is not one that this version can work with."""
+    """This host's database. Raises SchemaRefused for a schema that this version cannot work with."""
     return _checked(Store(create_engine(the_settings().database_url, BULK_TIMEOUTS)))
 
 
@@ -88,22 +101,21 @@ def _checked(store: Store) -> Store:
 
 def the_registry() -> Registry:
     """All use cases on this host's database. Raises SchemaRefused as `the_store` does."""
-    registry = Registry.of(the_settings(), timeouts=OPERATOR_TIMEOUTS)
+    registry = Registry(the_settings(), timeouts=OPERATOR_TIMEOUTS)
     _checked(registry.store)
     return registry
 
 
 def the_confirmed_registry() -> Registry:
-    """The same for commands that append: a host that remembers no ledger first asks `Settings.checkpoint_urls`, since
-    no thread does so for a command."""
+    """The registry for commands that append entries: a host that remembers no ledger first asks
+    `Settings.checkpoint_urls`, which a thread does in a serving process."""
     registry = the_registry()
     registry.watch.confirm()
     return registry
 
 
 def operator_client(url: str | None) -> OperatorClient:
-    """What the command works on: the registry at ``url``, or this host's database. Raises SchemaRefused as `the_store`
-    does."""
+    """The client for the registry at ``url``, or for this host's database. Raises SchemaRefused as `the_store` does."""
     if url is None:
         return LocalOperatorClient(the_confirmed_registry())
     token = settings_of(os.environ).secret("PEERSEAL_OPERATOR_TOKEN")
@@ -121,7 +133,7 @@ def show(members: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Prints JSON: indented for people, in one line for programs."""
+    """Prints JSON: indented on a terminal, in one line for programs."""
     say_json(value, indent=2 if on_terminal() else None)
 
 
@@ -143,12 +155,12 @@ def _cell(name: str, value: Any) -> str:
 
 
 def show_progress(entries: int) -> None:
-    """How many entries of the ledger are done, where somebody looks on."""
+    """Shows on a terminal how many entries of the ledger are done."""
     if sys.stderr.isatty():
         click.echo(f"\rentries: {entries:,}", nl=False, err=True)
 
 
 def end_progress() -> None:
-    """Takes that away again."""
+    """Removes the progress line."""
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)

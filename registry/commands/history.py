@@ -1,4 +1,4 @@
-"""``peerseal-registry history``: the ledger lost entries for good, and goes on from another head."""
+"""``peerseal-registry history``: the ledger has lost entries for good and goes on from another head."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,23 +6,24 @@ from pathlib import Path
 import click
 
 from peerseal.protocol.documents.history_statement import HistoryStatement
-from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
-from registry.commands.common import json_option, read_notes, show, the_settings, the_store, without_mark
+from registry.commands.common import (
+    NEW_FILE,
+    OLD_FILE,
+    checkpoints_option,
+    json_option,
+    read_file,
+    read_notes,
+    show,
+    the_settings,
+    the_store,
+)
 from registry.services.authority.ledger_memory import LedgerMemory
 from registry.services.recovery.histories import HistoryDeclarations, signed, written
 
 _LARGEST = 64 * 1024
-"""Bytes of a request for the root and of what it signs."""
-_FILE = click.Path(dir_okay=False, path_type=Path)
-_THERE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_kept = click.option(
-    "--checkpoint",
-    "kept",
-    multiple=True,
-    type=_THERE,
-    help="A kept checkpoint, such as a client's, from before the loss or of lost entries. May be repeated.",
-)
+"""Bytes of a request for the root, and of the signed statement."""
+_kept = checkpoints_option("A kept checkpoint, such as a client's, from before the loss or of lost entries.")
 
 
 @click.group()
@@ -39,7 +40,7 @@ def history() -> None:
 @_kept
 @json_option
 def declare(kept: tuple[Path, ...], as_json: bool) -> None:
-    """Declares lost for good what this host remembers and the database does not have."""
+    """Declares the entries lost that this host remembers and the database does not have."""
     settings = the_settings()
     request = written(_requested(kept))
     _publish([signed(request, settings.root_key_file, settings.key_passphrase)], as_json)
@@ -47,7 +48,7 @@ def declare(kept: tuple[Path, ...], as_json: bool) -> None:
 
 @history.command()
 @_kept
-@click.option("--out", type=_FILE, required=True, help="File for the request.")
+@click.option("--out", type=NEW_FILE, required=True, help="File for the request.")
 @json_option
 def request(kept: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Writes the statement to a file, for the root to sign."""
@@ -57,23 +58,23 @@ def request(kept: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
 
 @history.command()
-@click.argument("request_file", type=_THERE)
-@click.option("--root-key", type=_FILE, required=True, help="The root key's file.")
-@click.option("--out", type=_FILE, required=True, help="File for the statement.")
+@click.argument("request_file", type=OLD_FILE)
+@click.option("--root-key", type=NEW_FILE, required=True, help="The root key's file.")
+@click.option("--out", type=NEW_FILE, required=True, help="File for the statement.")
 @json_option
 def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
-    jws = signed(without_mark(_read(request_file)), root_key, the_settings().key_passphrase)
+    jws = signed(read_file(request_file, _LARGEST), root_key, the_settings().key_passphrase)
     out.write_text(jws, encoding="ascii")
     show({"statement": str(out)}, as_json, f"signed statement: {out}")
 
 
 @history.command()
-@click.argument("files", type=_THERE, nargs=-1, required=True)
+@click.argument("files", type=OLD_FILE, nargs=-1, required=True)
 @json_option
 def publish(files: tuple[Path, ...], as_json: bool) -> None:
     """Writes signed statements into the ledger, oldest first: nodes and clients go on from there."""
-    _publish([without_mark(_read(file)).decode("ascii", "replace").strip() for file in files], as_json)
+    _publish([read_file(file, _LARGEST).decode("ascii", "replace").strip() for file in files], as_json)
 
 
 def _requested(kept: Sequence[Path]) -> HistoryStatement:
@@ -92,7 +93,3 @@ def _members(statement: HistoryStatement) -> dict[str, object]:
 
 def _told(statement: HistoryStatement) -> str:
     return f"lost for good: {statement.lost}; back to {statement.common}; goes on from {statement.new}"
-
-
-def _read(file: Path) -> bytes:
-    return read_bytes(file, str(file), _LARGEST)

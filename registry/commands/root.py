@@ -5,13 +5,20 @@ from pathlib import Path
 
 import click
 
-from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say
-from registry.commands.common import json_option, show, the_confirmed_registry, the_settings, without_mark
+from registry.commands.common import (
+    NEW_FILE,
+    OLD_FILE,
+    json_option,
+    read_file,
+    show,
+    the_confirmed_registry,
+    the_settings,
+)
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
 _LARGEST = 8 * 1024 * 1024
-"""Bytes of a request for the root and of what it signs."""
+"""Bytes of a request for the root, and of the signed document."""
 _WHAT = click.Choice([rolled.value for rolled in Rolled])
 
 
@@ -26,18 +33,18 @@ def root() -> None:
 
 @root.command()
 @click.argument("what", type=_WHAT, nargs=-1, required=True)
-@click.option("--drop-past", is_flag=True, help="Of a stolen key: at once, without overlap.")
+@click.option("--drop-past", is_flag=True, help="For a stolen key: replace it at once, without overlap.")
 @json_option
 def roll(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
-    """Replaces the signing key, the ledger key or both; the ones before stay good until `drop`."""
+    """Replaces the signing key, the ledger key or both. The previous keys stay valid until `drop`."""
     _at_once(what, drop_past, as_json)
 
 
 @root.command()
 @json_option
 def drop(as_json: bool) -> None:
-    """Names no key but the current ones from now on: what others signed is refused. Waits for a few seconds after a
-    roll, until no node signs with the key before; `roll --drop-past` does not."""
+    """Makes the previous keys invalid: clients refuse what they signed. After a roll it waits for some seconds, until
+    no node signs with the previous key; `roll --drop-past` does not wait."""
     try:
         _at_once((), drop_past=True, as_json=as_json)
     except NotSettled as error:
@@ -48,35 +55,34 @@ def drop(as_json: bool) -> None:
 
 @root.command()
 @click.argument("what", type=_WHAT, nargs=-1)
-@click.option("--drop-past", is_flag=True, help="Name no key but the current ones.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File for the request.")
+@click.option("--drop-past", is_flag=True, help="Make the previous keys invalid.")
+@click.option("--out", type=NEW_FILE, required=True, help="File for the request.")
 @json_option
 def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) -> None:
-    """Writes the next document down, for the root to sign: WHAT is to be rolled, nothing to renew it as it is."""
+    """Writes the next document to a file, for the root to sign. WHAT names the keys to replace; without WHAT the
+    document is renewed with the same keys."""
     out.write_bytes(written(_ceremony().requested([Rolled(one) for one in what], drop_past=drop_past)))
     show({"request": str(out)}, as_json, f"request for the root: {out}")
 
 
 @root.command()
-@click.argument("request_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--root-key", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The root key's file.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File for the document.")
+@click.argument("request_file", type=OLD_FILE)
+@click.option("--root-key", type=NEW_FILE, required=True, help="The root key's file.")
+@click.option("--out", type=NEW_FILE, required=True, help="File for the document.")
 @json_option
 def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
-    content = without_mark(read_bytes(request_file, str(request_file), _LARGEST))
-    jws = signed(content, root_key, the_settings().key_passphrase)
+    jws = signed(read_file(request_file, _LARGEST), root_key, the_settings().key_passphrase)
     out.write_text(jws, encoding="ascii")
     show({"document": str(out)}, as_json, f"signed document: {out}")
 
 
 @root.command()
-@click.argument("document_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("document_file", type=OLD_FILE)
 @json_option
 def publish(document_file: Path, as_json: bool) -> None:
     """Puts a signed document into force, and after some seconds the new keys that it names."""
-    content = read_bytes(document_file, str(document_file), _LARGEST)
-    _publish(without_mark(content).decode("ascii", "replace").strip(), as_json)
+    _publish(read_file(document_file, _LARGEST).decode("ascii", "replace").strip(), as_json)
 
 
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
@@ -88,7 +94,7 @@ def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
 def _publish(jws: str, as_json: bool) -> None:
     ceremony = _ceremony()
     document = ceremony.publish(jws)
-    if len(document.signing_keys) > 1 or document.past_ledger_keys:  # else the keys before are refused from now on
+    if len(document.signing_keys) > 1 or document.past_ledger_keys:  # else the previous keys are refused from now on
         say(f"in force; new keys sign in {SETTLED_AFTER} s, when clients know them", error=True)
         time.sleep(SETTLED_AFTER)
     ceremony.put_in_place(document)

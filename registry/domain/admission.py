@@ -1,4 +1,4 @@
-"""Who may register a key, and which key may be registered (docs/protocol.md)."""
+"""Who may register a key, and which keys may be registered (docs/protocol.md)."""
 
 import re
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ TOKEN_ID = re.compile("[A-Za-z0-9_-]{1,32}")
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """The right of a rotation: a current key of the same service, proven by its request token, vouches.
+    """The right of a rotation: a current key of the same service vouches for the new key by its request token.
 
-    The entry commits to the token by digest, and the registry keeps it as evidence that it did not make the voucher
-    up: for the owner of the service, who asks for it with the key's record. It is of no use to another reader: only
-    this registry is its audience, which took it once already and takes it no second time (the replay guard wrote it
-    down before the entry was), it is bound to that one body, and it expires within minutes. The same holds for the
-    token with which a key ends itself (`registry.services.keys.end_keys`).
+    The entry holds the token's digest, and the registry keeps the token as evidence that it did not invent the voucher.
+    The owner of the service reads it with the key's record. Another reader has no use for it: its audience is this
+    registry, whose replay guard recorded it before the entry and refuses it from then on. It is bound to that one body,
+    and expires within minutes. The same holds for the token with which a key ends itself
+    (`registry.services.keys.end_keys`).
     """
 
     thumbprint: str
@@ -30,7 +30,7 @@ class Vouched:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The right of a newcomer: a MAC over the proof, keyed with a join token's secret."""
+    """The right of a service's first key: a MAC over the proof, keyed with a join token's secret."""
 
     token_id: str
     mac: str
@@ -38,13 +38,13 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class FirstCome:
-    """The right of the laptop mode (``serve --dev``): whoever comes first to a name that has no active key."""
+    """The right of the laptop mode (``serve --dev``): the first caller gets a name that has no active key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """The right of a workload that its platform vouches for: a token of a configured issuer, already verified and
-    mapped by rule to the service. ``subject`` is the hex SHA-256 of the token's ``sub``: entries name no accounts."""
+    """The right of a workload with a token of its platform: of a configured issuer, verified, and mapped to the service
+    by a rule. ``subject`` is the hex SHA-256 of the token's ``sub``: entries name no accounts."""
 
     issuer: str
     subject: str
@@ -65,7 +65,7 @@ Right = Vouched | Joined | Attested | Approved | FirstCome
 def check_registrable(service: str) -> str:
     """The name itself if keys can be registered under it. Raises InvalidName."""
     if check_service(service) == REGISTRY:
-        raise InvalidName("the name is the registry's own")
+        raise InvalidName(f"{REGISTRY} is the name of the registry itself")
     return service
 
 
@@ -83,7 +83,7 @@ def already_registered(known: KeyRecord, service: str, now: float) -> KeyRecord:
 
 
 def check_voucher(voucher: KeyRecord | None, service: str, now: float) -> None:
-    """Passes an active key of the same service. Raises RevokedKey or CallerNotAllowed."""
+    """Accepts an active key of the same service. Raises RevokedKey or CallerNotAllowed."""
     if voucher is None or voucher.service != service:
         raise CallerNotAllowed("only a key of the service itself can vouch for its next one")
     state = voucher.state(now)

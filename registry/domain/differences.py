@@ -1,4 +1,4 @@
-"""Where a database says other than its ledger, or a ledger other than it must."""
+"""Differences between a database and its ledger, and faults in a ledger."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,8 @@ _LONGEST = 300
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One row that says other than it should. ``key`` is the row's primary key in words, ``column`` None where it is
-    about the whole row; ``says`` is None for a row that is missing, ``should_say`` for one that should not be there."""
+    """A row that is wrong. ``key`` is its primary key in words; ``column`` is None where the whole row is wrong.
+    ``says`` is None for a missing row, ``should_say`` for a row that should not exist."""
 
     table: str
     key: str

@@ -1,20 +1,20 @@
-"""What the registry refuses beyond bad tokens and bad keys, below `peerseal.errors.PeersealError`::
+"""The registry's own errors, below `peerseal.errors.PeersealError`::
 
 PeersealError
 ├── KeyRefused
 │   └── KeyTaken               409: key_of_another_service, key_revoked, key_retired, too_many_keys
 ├── BadRequest                 400: malformed_body, invalid_parameter, body_too_large (413), …
 ├── NotFound                   404: service_not_found, key_not_found, …
-├── JoinRefused                401: join_refused, whatever the reason; the log knows it
+├── JoinRefused                401: join_refused, for each reason; the log names it
 ├── OidcRefused                401: oidc_refused, likewise
 ├── OperatorRefused            401: operator_refused
 ├── RoleRefused                403: role_insufficient
 ├── PreconditionRequired       428: precondition_required; If-Match is missing
-├── PreconditionFailed         412: precondition_failed; somebody changed it meanwhile
-├── Behind                     503: behind; this registry has not (yet) seen the entry that was asked for
+├── PreconditionFailed         412: precondition_failed; it was changed meanwhile
+├── Lagging                    503: behind; the requested entry is not in this database (yet)
 ├── TooManyApplicants          429: too_many_applicants
-├── LedgerContradicted         503: ledger_contradicted; the database says other than its own ledger
-│   └── LedgerForked           the same code; its ledger is not the one that this registry has signed
+├── LedgerContradicted         503: ledger_contradicted; the database differs from its own ledger
+│   └── LedgerForked           the same code; its ledger is not the one that this host has seen
 ├── LedgerUnconfirmed          503: ledger_unconfirmed; no other node or copy has confirmed the ledger yet
 ├── StorageUnavailable         503: storage_unavailable
 │   ├── StorageReadOnly        503: storage_read_only; the server is a standby, or read-only
@@ -26,7 +26,7 @@ from peerseal.errors import CodedError, Forbidden, KeyRefused, PeersealError, To
 
 
 class KeyTaken(KeyRefused):
-    """A good key that may not be registered here, or not any more. Answered with 409."""
+    """A sound key that cannot be registered for this service, or no longer. Answered with 409."""
 
     status = 409
 
@@ -38,21 +38,21 @@ class BadRequest(CodedError):
 
 
 class NotFound(CodedError):
-    """Nothing stands under that name. Answered with 404."""
+    """There is nothing with that name. Answered with 404."""
 
     status = 404
 
 
 class JoinRefused(TokenError):
-    """The join token does not admit this key. One answer for every reason, so that a stranger learns nothing."""
+    """The join token does not admit this key. The answer is the same for every reason, so a stranger learns nothing."""
 
     code = "join_refused"
     challenge = "Bearer"
 
 
 class OidcRefused(TokenError):
-    """The platform's token does not admit this key. One answer for every reason; the detail quotes neither the token
-    nor its subject."""
+    """The platform's token does not admit this key. The answer is the same for every reason; the detail quotes neither
+    the token nor its subject."""
 
     code = "oidc_refused"
     challenge = "Bearer"
@@ -71,34 +71,34 @@ class RoleRefused(Forbidden):
 
 
 class PreconditionRequired(PeersealError):
-    """Who replaces something has to say what (RFC 6585 section 3)."""
+    """A request that replaces something must name the version in If-Match (RFC 6585 section 3)."""
 
     code = "precondition_required"
     status = 428
 
 
 class PreconditionFailed(PeersealError):
-    """What is to be replaced is not there any more: somebody changed it meanwhile."""
+    """The version that was to be replaced is no longer current."""
 
     code = "precondition_failed"
     status = 412
 
 
 class Unavailable(PeersealError):
-    """Not now. ``retry_after`` is in seconds."""
+    """The request cannot be answered now. ``retry_after`` is in seconds."""
 
     status = 503
     retry_after: int = 1
 
 
-class Behind(Unavailable):
-    """The entry that was asked for is not here (yet)."""
+class Lagging(Unavailable):
+    """The requested entry is not in this database (yet)."""
 
     code = "behind"
 
 
 class TooManyApplicants(Unavailable):
-    """No place is free among those that wait for an operator. Answered with 429."""
+    """The number of applicants has reached its limit. Answered with 429."""
 
     code = "too_many_applicants"
     status = 429
@@ -106,14 +106,14 @@ class TooManyApplicants(Unavailable):
 
 
 class LedgerContradicted(Unavailable):
-    """What the database says about a subject is not what its entries say: somebody altered it. Nothing is signed."""
+    """A row of the database differs from the entries: it was altered. Nothing is signed."""
 
     code = "ledger_contradicted"
     retry_after = 60
 
 
 class LedgerForked(LedgerContradicted):
-    """The database has another ledger than the one that this registry has signed, or that others saw."""
+    """The database has another ledger than the one that this host has signed, or that its witnesses have seen."""
 
 
 class LedgerUnconfirmed(Unavailable):
@@ -124,27 +124,27 @@ class LedgerUnconfirmed(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
-    """The database does not answer, or refuses for now."""
+    """The database does not answer, or refuses the connection."""
 
     code = "storage_unavailable"
     retry_after = 5
 
 
 class StorageReadOnly(StorageUnavailable):
-    """The database server takes no writes: it is a standby, or an operator made it read-only."""
+    """The database server accepts no writes: it is a standby, or read-only."""
 
     code = "storage_read_only"
 
 
 class StorageNotDurable(StorageUnavailable):
-    """The database server could lose what it acknowledges. The detail names the setting and the remedy."""
+    """The database server could lose acknowledged writes. The detail names the setting and the remedy."""
 
     code = "storage_not_durable"
     retry_after = 30
 
 
 class SchemaRefused(PeersealError):
-    """The database's schema is one that this version cannot work with, or that it will not make. The detail names the
-    command that helps."""
+    """This version cannot work with the database's schema, or refuses to change it. The detail names the command that
+    helps."""
 
     code = "schema_refused"

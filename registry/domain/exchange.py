@@ -1,5 +1,5 @@
-"""What the token endpoint is asked for, read strictly, and its refusals (RFC 6749 section 5.2): the form of every
-grant, and what a token exchange asks for (RFC 8693 section 2.1)."""
+"""Requests to the token endpoint, read strictly, and its refusals (RFC 6749 section 5.2): token exchange (RFC 8693
+section 2.1), and client credentials (RFC 6749 section 4.4)."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Final, Self
 from urllib.parse import parse_qsl
 
 from peerseal.errors import CodedError, MalformedToken
-from peerseal.protocol.policies import check_audience, check_scope
+from peerseal.protocol.policies import check_audience, check_resource, check_scope, scopes_from
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import PAYLOAD_HASH, TOPIC
 from peerseal.protocol.tokens.transaction import ID
@@ -17,19 +17,20 @@ GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"
+CLIENT_CREDENTIALS: Final = "client_credentials"
 
 _PARAMETERS = 30
 
 
 class ExchangeRefused(CodedError):
-    """A token that is not issued. Codes are RFC 6749's: ``invalid_request``, ``invalid_client``, ``invalid_grant``,
+    """The token is not issued. Codes are RFC 6749's: ``invalid_request``, ``invalid_client``, ``invalid_grant``,
     ``invalid_scope``, ``invalid_target`` (RFC 8693 section 2.2.2), ``unsupported_grant_type``."""
 
     status = 400
 
 
 class ClientRefused(ExchangeRefused):
-    """The client did not prove which service it is. One answer for every reason; the log knows it."""
+    """The client is not identified. The answer is the same for every reason; the log names it."""
 
     status = 401
 
@@ -39,7 +40,7 @@ class ClientRefused(ExchangeRefused):
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """The token of the answer, and what is said of it. ``expires_in`` is in seconds."""
+    """An issued token, with its lifetime in seconds and its scope."""
 
     token: str = field(repr=False)
     expires_in: int
@@ -47,8 +48,8 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """An event token for a user's, in the name of the client that the assertion proves."""
+class ExchangeWanted:
+    """A request for an event token in exchange for a user's token. The assertion identifies the client."""
 
     assertion: str = field(repr=False)
     client_id: str | None
@@ -78,27 +79,48 @@ class Wanted:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class AccessWanted:
+    """A request for an access token in a service's own name, for the resource server with the URI ``resource``. With
+    ``scopes`` None all granted scopes are wanted."""
+
+    assertion: str = field(repr=False)
+    client_id: str | None
+    resource: str
+    scopes: frozenset[str] | None
+
+    @classmethod
+    def read(cls, form: Mapping[str, str]) -> Self:
+        """From a form. Raises ExchangeRefused."""
+        assertion = asserted(form)
+        try:
+            resource = check_resource(needed(form, "resource"))
+        except MalformedToken as error:
+            raise ExchangeRefused("invalid_target", str(error)) from error
+        return cls(assertion, form.get("client_id"), resource, _scopes(form))
+
+
 def _check_kinds(form: Mapping[str, str]) -> None:
     if "actor_token" in form or "actor_token_type" in form:
-        raise ExchangeRefused("invalid_request", "the client is the actor, and no other")
-    if needed(form, "subject_token_type") not in (ACCESS_TOKEN, ID_TOKEN, JWT):
-        raise ExchangeRefused("invalid_request", "subject_token_type is not of a JWT")
+        raise ExchangeRefused("invalid_request", "actor_token is not supported: the client is the actor")
+    if needed(form, "subject_token_type") not in (types := (ACCESS_TOKEN, ID_TOKEN, JWT)):
+        raise ExchangeRefused("invalid_request", f"subject_token_type must be one of {', '.join(types)}")
     if form.get("requested_token_type", JWT) not in (JWT, ACCESS_TOKEN):
-        raise ExchangeRefused("invalid_request", "requested_token_type is not of a JWT")
+        raise ExchangeRefused("invalid_request", f"requested_token_type must be {JWT} or {ACCESS_TOKEN}")
     if "resource" in form:
-        raise ExchangeRefused("invalid_target", "consumers are named by audience")
+        raise ExchangeRefused("invalid_target", "resource is not supported: name the consumer by audience")
 
 
 def read_form(body: bytes) -> dict[str, str]:
-    """The parameters (``application/x-www-form-urlencoded``), each once; one without a value is as good as none, and
-    those that nobody here knows are let be (RFC 6749 section 3.2). Raises ExchangeRefused."""
+    """The parameters (``application/x-www-form-urlencoded``), each once. Parameters without a value are dropped, and
+    unknown ones are ignored later (RFC 6749 section 3.2). Raises ExchangeRefused."""
     try:
         text = body.decode("ascii")
         pairs = parse_qsl(
             text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=_PARAMETERS
         )
     except ValueError as error:
-        raise ExchangeRefused("invalid_request", "not a form") from error
+        raise ExchangeRefused("invalid_request", "the body is not application/x-www-form-urlencoded") from error
     form = dict(pairs)
     if len(form) != len(pairs):
         raise ExchangeRefused("invalid_request", "a parameter is given twice")
@@ -108,7 +130,7 @@ def read_form(body: bytes) -> dict[str, str]:
 def asserted(form: Mapping[str, str]) -> str:
     """The client's assertion, unverified. Raises ClientRefused where there is none."""
     if "client_assertion" not in form or form.get("client_assertion_type") != CLIENT_ASSERTION_TYPE:
-        raise ClientRefused("no client assertion")
+        raise ClientRefused(f"client_assertion, with client_assertion_type {CLIENT_ASSERTION_TYPE}, is missing")
     return form["client_assertion"]
 
 
@@ -122,18 +144,18 @@ def needed(form: Mapping[str, str], name: str) -> str:
 def _shaped(form: Mapping[str, str], name: str, shape: re.Pattern[str]) -> str:
     value = needed(form, name)
     if not shape.fullmatch(value):
-        raise ExchangeRefused("invalid_request", f"{name} is none")
+        raise ExchangeRefused("invalid_request", f"{name} does not match {shape.pattern}")
     return value
 
 
 def _scope(form: Mapping[str, str]) -> str:
-    """Exactly one: an event has one purpose."""
+    """Exactly one scope: an event has one purpose."""
     if "scope" not in form:
         raise ExchangeRefused("invalid_scope", "scope is missing")
     try:
         return check_scope(form["scope"])
     except MalformedToken as error:
-        raise ExchangeRefused("invalid_scope", "not exactly one scope") from error
+        raise ExchangeRefused("invalid_scope", "scope must hold exactly one scope") from error
 
 
 def _audience(form: Mapping[str, str]) -> str:
@@ -142,4 +164,13 @@ def _audience(form: Mapping[str, str]) -> str:
     try:
         return check_audience(form["audience"])
     except MalformedToken as error:
-        raise ExchangeRefused("invalid_target", "not an audience of consumers") from error
+        raise ExchangeRefused("invalid_target", "audience is not the name of an audience of consumers") from error
+
+
+def _scopes(form: Mapping[str, str]) -> frozenset[str] | None:
+    if "scope" not in form:
+        return None
+    try:
+        return scopes_from(form["scope"].split(" "))
+    except MalformedToken as error:
+        raise ExchangeRefused("invalid_scope", str(error)) from error

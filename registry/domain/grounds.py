@@ -1,7 +1,7 @@
-"""What each entry rests on, checked against the state before it: who proved, vouched, joined, asked.
+"""Checks the grounds of each entry against the state before it: proof, voucher, join token, operator.
 
-A registry that makes up an admission has to write down a proof that verifies, and a voucher's signature that it cannot
-make, or name a join token or an operator, which its owner sees.
+A registry that invents an admission must write a proof that verifies, and a voucher's signature that it cannot make, or
+name a join token or an operator, which its owner sees.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,13 +22,13 @@ from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import PublicState
 
 WRITTEN_WITHIN = 60
-"""Seconds between a token's acceptance and its entry: waiting for locks, at most."""
+"""The most seconds between a token's acceptance and its entry, which may wait for locks."""
 READ_ONLY: Final = "viewer"
 """The role of operators who may change nothing."""
 
 
 class BadGrounds(ValueError):
-    """What an entry rests on does not hold. ``column`` names the part of it."""
+    """The grounds of an entry are false. ``column`` names the part."""
 
     def __init__(self, column: str, says: object, should_say: str) -> None:
         super().__init__(column, says, should_say)
@@ -36,9 +36,9 @@ class BadGrounds(ValueError):
 
 
 class Grounds:
-    """Checks entry after entry. ``domain`` and ``root`` come from the first one; ``documents`` are those that the root
-    signed, by version; ``unbound`` counts vouchers whose token is for a body that is not spelled canonically,
-    ``unproven`` the entries whose evidence was lost, as a later entry says to everybody."""
+    """Checks entry after entry. ``domain`` and ``root`` come from the first entry; ``documents`` are the root-signed
+    ones, by version. ``unbound`` counts vouchers whose token is for a body in another spelling than the canonical one,
+    ``unproven`` the entries whose evidence was lost, as a later entry records."""
 
     def __init__(self) -> None:
         self.domain: str | None = None
@@ -50,7 +50,7 @@ class Grounds:
         self._falling: tuple[Entry, str] | None = None
 
     def check(self, entry: Entry, evidence: bytes | None, state: PublicState) -> Iterator[Difference]:
-        """What is wrong with what the entry rests on; ``state`` is the one before it."""
+        """The faults in the grounds of an entry; ``state`` is the state before it."""
         yield from self._after_cascade(entry, state)
         evidence = yield from self._committed(entry, evidence)
         try:
@@ -66,8 +66,8 @@ class Grounds:
         yield from self._missing.values()
 
     def _committed(self, entry: Entry, evidence: bytes | None) -> Generator[Difference, None, bytes | None]:
-        """The evidence, where it is what the entry commits to; None where it is not, which is reported: at the end,
-        where there is none, since an entry yet to come may say that it was lost. All else is checked without it."""
+        """The evidence if its digest is the one in the entry; None otherwise, which is reported. Missing evidence is
+        reported at the end, since a later entry may record its loss. All other checks go on without it."""
         if (None if evidence is None else evidence_digest(evidence)) == entry.evidence:
             return evidence
         wrong = Difference.of("entries", entry.seq, "evidence", evidence, f"bytes with the digest {entry.evidence}")
@@ -123,7 +123,7 @@ class Grounds:
         proof = past_proof(members[PROOF], kid=kid, registry=registry_id(self._domain()))
         if dict(proof.public_key.jwk) != data["jwk"] or proof.public_key.alg != data["alg"]:
             raise BadGrounds("evidence", proof.public_key.jwk, "a proof by the key that the entry admits")
-        waited = "operator" in entry.by or "local" in entry.by  # an applicant, whose proof is from when it applied
+        waited = "operator" in entry.by or "local" in entry.by  # an applicant's proof is older
         _check_time("evidence", proof.issued_at, entry.time, None if waited else PROOF_LIFETIME)
         if ("kid" in entry.by) != (VOUCH in members):
             raise BadGrounds("evidence", sorted(members), "a voucher where, and only where, a key vouches")
@@ -156,7 +156,7 @@ class Grounds:
         self._ender(entry, cause, evidence, state)
 
     def _ender(self, entry: Entry, kid: str, evidence: bytes | None, state: PublicState) -> None:
-        """Who ended it: the very key, whose token is the evidence, or an operator."""
+        """Checks who ended the key: the key itself, whose token is the evidence, or an operator."""
         if "self" not in entry.by:
             self._operator(entry, None, state)
             return
@@ -171,7 +171,7 @@ class Grounds:
             self._spent(read_evidence(evidence)[TOKEN], record, entry, "DELETE")
 
     def _restored(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
-        """What was missing so far, within the bounds that the entry names, was lost, and everybody was told."""
+        """Accepts the missing evidence of the entries that a restore names."""
         first, last = entry.data["first"], entry.data["last"]
         if "local" not in entry.by or not 0 < first <= last == state.size:
             raise BadGrounds("body", dict(entry.data), f"said by this host's own command line, up to {state.size}")
@@ -180,7 +180,7 @@ class Grounds:
             self.unproven += 1
 
     def _operator(self, entry: Entry, _: bytes | None, state: PublicState) -> None:
-        """An operator who may change something, or this host's own command line."""
+        """Checks that an operator with the right to change something did it, or this host's own command line."""
         if "local" in entry.by:
             return
         operator = state.operators.get(entry.by.get("operator", ""))
@@ -193,7 +193,7 @@ class Grounds:
 
     def _domain(self) -> str:
         if self.domain is None:
-            raise BadGrounds("seq", "", "an entry behind registry_created, which names the trust domain")
+            raise BadGrounds("seq", "", "an entry after registry_created, which names the trust domain")
         return self.domain
 
     def _key(self, kid: str, entry: Entry, state: PublicState) -> KeyRecord:
@@ -219,7 +219,7 @@ class Grounds:
         return family
 
     def _after_cascade(self, entry: Entry | None, state: PublicState) -> Iterator[Difference]:
-        """Once the entries of one revocation are through: every descendant must have fallen."""
+        """After the last entry of a revocation, every key that the revoked one vouched for must be revoked."""
         if self._falling is None:
             return
         last, cause = self._falling
@@ -242,7 +242,7 @@ def _check_join_token(entry: Entry, token_id: str, state: PublicState) -> None:
 
 
 def _check_time(column: str, made_at: int, entered_at: int, lives: int | None) -> None:
-    """``lives`` is for how many seconds a token of that kind is good; None for one that may have waited."""
+    """``lives`` is the lifetime of such a token in seconds; None for one that may have waited."""
     late = lives is not None and entered_at > made_at + lives + LEEWAY + WRITTEN_WITHIN
     if late or made_at > entered_at + LEEWAY:
         raise BadGrounds(column, f"made at {made_at}", f"made shortly before {entered_at}")

@@ -1,9 +1,12 @@
 """Weak keys of the right shape (docs/protocol.md), found with `badkeys`.
 
-Its checks are named one by one: its default set holds ``blocklist``, which ends the process where a downloaded list
-is missing. Left out on purpose: ``smalld`` and ``rsainvalid`` (e is 65537 here, or the key was refused before),
-``rsabias`` (a warning about vanity keys), ``pattern`` (16 equal bytes: true of one random 8192-bit modulus in 10^36,
-but also of keys that are fine), ``dsasparse`` (no DSA here).
+Its checks are named one by one: its default set holds ``blocklist``, which ends the process if a downloaded list is
+missing. These checks are left out on purpose:
+
+- ``smalld`` and ``rsainvalid``: e is 65537 here, or the key was refused before.
+- ``rsabias``: a warning about vanity keys.
+- ``pattern``: 16 equal bytes, which one random 8192-bit modulus in 10^36 has, but also sound keys.
+- ``dsasparse``: there are no DSA keys.
 """
 
 from collections.abc import Callable
@@ -30,9 +33,9 @@ commands (one random key in 2^62 would look alike)."""
 
 
 def check_quality(key: PublicKey) -> None:
-    """Passes a sound key. Raises KeyRefused with the code of the weakness.
+    """Accepts a sound key. Raises KeyRefused with the code of the weakness.
 
-    A P-256 key has none to look for: the curve is fixed, and that the point lies on it was checked when it was read.
+    A P-256 key cannot be weak: the curve is fixed, and reading the key has checked that its point is on the curve.
     """
     crypto = key.crypto
     if not isinstance(crypto, rsa.RSAPublicKey):

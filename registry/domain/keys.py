@@ -8,11 +8,12 @@ from functools import lru_cache
 from peerseal.protocol.keys import PublicKey
 
 KEYS_PARSED = 4096
-"""Parsed public keys kept in memory, each below 4 KiB: they never change, and parsing one costs a verification."""
+"""Parsed public keys in memory, each below 4 KiB. They never change, and parsing one takes as long as a
+verification."""
 
 
 class KeyState(StrEnum):
-    """What a key is good for."""
+    """The states of a key."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -22,10 +23,10 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What the registry knows about one key.
+    """The record of one key.
 
     Times are seconds since the epoch. ``active_until`` is the key's natural end, or the time of its retirement;
-    ``expires_at`` stays the natural end. ``admitted_by`` names what it was admitted on, as the ledger entry does.
+    ``expires_at`` stays the natural end. ``admitted_by`` names the right by which it was admitted, as the entry does.
     ``admitted_seq`` and ``revoked_seq`` are the entries that admitted and revoked it.
     """
 
@@ -51,7 +52,7 @@ class KeyRecord:
         return self.admitted_seq - 1
 
     def state(self, now: float) -> KeyState:
-        """The state at a time. An active key past its natural end counts as retired, without anybody saying so."""
+        """The state at a time. After its natural end a key counts as retired, without an entry."""
         if self.revoked_at is not None:
             return KeyState.REVOKED
         return KeyState.ACTIVE if now < self.active_until else KeyState.RETIRED
@@ -59,8 +60,8 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """A pending key: whoever sent ``proof`` holds it, and has no right to the name. It waits for an operator until
-    ``expires_at``, in no entry and no document. Times are seconds since the epoch."""
+    """A pending key. ``proof`` proves that its sender holds the key; the sender has no right to the service's name. The
+    key waits for an operator until ``expires_at``, in no entry and no document. Times are seconds since the epoch."""
 
     thumbprint: str
     service: str

@@ -1,13 +1,12 @@
-"""A key's life: ``pending → active → retired``, and from each of the last two ``→ revoked``. All of it is decided here.
+"""A key's life: ``pending → active → retired``, and from each of the last two ``→ revoked``. All rules are here.
 
-- A key that is pending has been proven to be held by whoever asks, and no more (`Applicant`). An operator admits it, or
-  it goes without a trace.
-- An active key retires by its natural end, without anybody saying so, or sooner because somebody does. Its window only
-  ever shrinks.
-- Nothing leaves revoked, and nothing becomes active again: whatever a transition cannot be made from stays as it is.
-- A service's key ends only itself; with a revoked key fall all that it vouched for, and that those did.
+- The sender of a pending key has proven to hold it, and nothing else (`Applicant`). An operator admits it, or it
+  expires without a trace.
+- An active key retires at its natural end without an entry, or sooner by an entry. Its window never grows.
+- A revoked key stays revoked, and no key becomes active again. A transition that is not possible changes nothing.
+- A service's key ends only itself. With a revoked key fall all keys that it vouched for, and so on.
 
-The use cases write down what these functions say, and `registry.domain.rebuild` reads entries by them.
+The use cases store the results of these functions, and `registry.domain.rebuild` reads entries by them.
 """
 
 from collections.abc import Mapping
@@ -24,17 +23,17 @@ def admitted(public: PublicKey, service: str, by: Mapping[str, str], *, seq: int
 
 
 def retired(key: KeyRecord, at: int) -> KeyRecord:
-    """An active key ends at that time; any other is left as it is."""
+    """Ends an active key at that time; any other is left as it is."""
     return replace(key, active_until=at) if key.state(at) is KeyState.ACTIVE else key
 
 
 def revoked(key: KeyRecord, at: int, seq: int) -> KeyRecord:
-    """The key falls by the entry ``seq``, whether active or retired; a revoked one is left as it is."""
+    """Revokes an active or retired key by the entry ``seq``; a revoked one is left as it is."""
     return key if key.revoked_at is not None else replace(key, revoked_at=at, revoked_seq=seq)
 
 
 def check_ends_itself(caller_kid: str, kid: str) -> None:
-    """Passes a key that ends itself. Its sisters it cannot end: a thief of one key would end them all. Raises
+    """Allows a key to end itself, but no other key of its service: the thief of one key could end all of them. Raises
     CallerNotAllowed."""
     if caller_kid != kid:
         raise CallerNotAllowed(f"{caller_kid} can end only itself")

@@ -1,4 +1,4 @@
-"""What operators lay down: how it is read, how entries say it, and which rule of a policy decides."""
+"""Policies and the domain's settings: how they are read, how entries hold them, and which rule of a policy decides."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -18,15 +18,15 @@ from registry.domain.errors import BadRequest
 from registry.domain.key_quality import check_quality
 
 RESTRICTED: Final[Mapping[str, bool]] = {"restricted": True}
-"""What an entry says of a restricted policy. Everybody reads entries; the policy itself is in the evidence that the
-entry commits to, with a salt, so that nobody finds it by trying."""
+"""The content of a restricted policy's entry, which is public. The policy itself is in the entry's evidence, with a
+salt, so its digest does not reveal it to guessing."""
 
 _SALT = 16  # bytes
 
 
 def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
-    """What an operator sends: ``{"allow": {caller: [scope…]}, "restricted"?}``, callers by short name, id or ``"*"``;
-    or ``{"allow": null}`` for no policy. Raises BadRequest."""
+    """The policy in an operator's request, ``{"allow": {caller: [scope…]}, "restricted"?}``, callers by short name, id
+    or ``"*"``; or ``{"allow": null}`` for no policy. Raises BadRequest."""
     if dict(body) == {"allow": None}:
         return None
     try:
@@ -43,9 +43,9 @@ def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
 
 
 def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
-    """What an operator sends: ``{"minters": […], "issuers": […], "exchange"?: {client: {audience: [scope…]}},
-    "derived_scopes"?: [{"minter", "from", "to"}…], "access_tokens"?: {name: {"audience", "services", "scopes",
-    "lifetime"?}}}``, services by short name or id. Raises BadRequest."""
+    """The settings in an operator's request, ``{"minters": […], "issuers": […], "exchange"?: {client: {audience:
+    [scope…]}}, "derived_scopes"?: [{"minter", "from", "to"}…], "access_tokens"?: {name: {"audience", "services",
+    "scopes", "lifetime"?}}}``, services by short name or id. Raises BadRequest."""
     try:
         members = {**body, "minters": [_own(name, domain) for name in claim(body, "minters", list)]}
         if "exchange" in body:
@@ -67,21 +67,21 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
 
 
 def _of_own(derivation: Any, domain: str) -> Any:
-    """With the minter's id in the place of a short name; what else is wrong with it `Derivation.from_json` says."""
+    """With the minter's id in the place of a short name. `Derivation.from_json` reports other faults."""
     if type(derivation) is not dict or "minter" not in derivation:
         return derivation
     return {**derivation, "minter": _own(derivation["minter"], domain)}
 
 
 def _to_own(grant: Any, domain: str) -> Any:
-    """The same for the services of a grant; what else is wrong with it `AccessGrant.from_json` says."""
+    """The same for the services of a grant. `AccessGrant.from_json` reports other faults."""
     if type(grant) is not dict or type(grant.get("services")) is not list:
         return grant
     return {**grant, "services": [_own(service, domain) for service in grant["services"]]}
 
 
 def _check_urls(settings: DomainSettings) -> None:
-    """Raises MalformedToken for a URL of an issuer at which nothing can be asked: services would refuse each token."""
+    """Raises MalformedToken for an issuer's URL that is no server's: services would refuse each of its tokens."""
     for number, issuer in enumerate(settings.issuers):
         for url in filter(None, (issuer.issuer, issuer.jwks_url, issuer.introspection_url)):
             if not can_be_asked(url):
@@ -89,7 +89,7 @@ def _check_urls(settings: DomainSettings) -> None:
 
 
 def _check_given_keys(settings: DomainSettings) -> None:
-    """Raises MalformedToken for a weak key: an issuer's keys in the settings are looked at as services' keys are."""
+    """Raises MalformedToken for a weak key: issuers' keys are checked as services' keys are."""
     for number, issuer in enumerate(settings.issuers):
         for kid, key in ({} if issuer.jwks is None else given_keys(issuer.jwks)).items():
             try:
@@ -100,12 +100,12 @@ def _check_given_keys(settings: DomainSettings) -> None:
 
 
 def _own(name: Any, domain: str) -> str:
-    """The id of a service of the own domain: trust ends there."""
+    """The id of a service of this domain. Trust in other domains does not exist."""
     if type(name) is not str:
-        raise MalformedToken("a name that is no text")
+        raise MalformedToken(f"a service name is {type(name).__name__}, it must be text")
     qualified = qualify(name, domain)
     if split_service_id(qualified)[0] != domain:
-        raise BadRequest("foreign_service", "services of another trust domain cannot be named")
+        raise BadRequest("foreign_service", f"{qualified} is not of trust domain {domain}")
     return qualified
 
 
@@ -128,13 +128,13 @@ def policy_in(entry: Entry, evidence: bytes | None) -> CallPolicy | None:
 
 
 def text_of(setting: CallPolicy | DomainSettings) -> str:
-    """The one spelling in which it is stored."""
+    """The canonical JSON, in which it is stored."""
     return canonical_json(setting.to_json()).decode("utf-8")
 
 
 def readers_of(policy: CallPolicy | None, owner: str) -> frozenset[str] | None:
-    """Who may read a policy, by service id or ``"*"``: the service ``owner`` itself and those that it names. None where
-    everybody may."""
+    """The ids of the services that may read a policy, or ``"*"``: the service ``owner`` and those that the policy
+    names. None where all may."""
     if policy is None or not policy.restricted:
         return None
     return frozenset((owner, *policy.allow))

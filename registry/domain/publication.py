@@ -1,4 +1,4 @@
-"""What is published about keys, from records."""
+"""The published documents about keys, made from records."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from registry.domain.keys import KeyRecord, KeyState
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """What every signed answer about a service says: whose registry, which service (short name), when, until when,
-    and as of which entries (``seq``: the one that last changed the service, ``head``: how many there are, of which
-    ``checkpoint`` is the signed head)."""
+class AnswerFrame:
+    """The common part of the signed answers about a service: trust domain, service (short name), times, and position in
+    the ledger. ``seq`` is the entry that last changed the service, ``head`` the number of entries, ``checkpoint`` the
+    signed head."""
 
     domain: str
     service: str
@@ -41,15 +41,15 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class ProvenKey:
-    """A key's record, what its entry says beyond it, and the inclusion proof from there to the frame's checkpoint."""
+    """A key's record, its admission's entry, and the proof that the frame's checkpoint includes the entry."""
 
     record: KeyRecord
     admission: Admission
     proof: Proof
 
 
-def key_set(frame: Frame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
-    """The signed set: active and lately retired keys in full, revoked ones by kid."""
+def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
+    """The signed set: active and recently retired keys in full, revoked ones by kid."""
     signed, revoked = [], []
     for key in keys:
         record = key.record
@@ -63,14 +63,14 @@ def key_set(frame: Frame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
     return JwkSetDocument(**frame.members(), keys=tuple(signed), revoked=tuple(revoked))
 
 
-def plain_key_set(frame: Frame, keys: Iterable[ProvenKey]) -> dict[str, Any]:
-    """A JWK Set (RFC 7517 section 5) for any JWT library. Active keys only: it has no way to say until when a retired
-    one is good."""
+def plain_key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> dict[str, Any]:
+    """A JWK Set (RFC 7517 section 5) for any JWT library. Active keys only: it cannot express until when a
+    retired one is valid."""
     records = (key.record for key in keys)
     return {"keys": [_jwk(frame, record) for record in records if record.state(frame.issued_at) is KeyState.ACTIVE]}
 
 
-def statement(frame: Frame, key: ProvenKey) -> KeyStatement:
+def statement(frame: AnswerFrame, key: ProvenKey) -> KeyStatement:
     """The key statement about one key, past or present."""
     record = key.record
     return KeyStatement(
@@ -104,6 +104,6 @@ def record_json(domain: str, record: KeyRecord, now: float) -> dict[str, Any]:
     }
 
 
-def _jwk(frame: Frame, record: KeyRecord) -> dict[str, str]:
+def _jwk(frame: AnswerFrame, record: KeyRecord) -> dict[str, str]:
     public = record.public
     return {**public.jwk, "kid": make_kid(frame.owner, record.thumbprint), "alg": public.alg, "use": "sig"}

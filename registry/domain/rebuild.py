@@ -1,7 +1,7 @@
 """The public state, rebuilt from the ledger's entries alone.
 
-Whoever holds the entries can do this; the registry's tables must say the same. It is also the plainest description of
-what each type of entry means.
+Every holder of the entries can rebuild it, and the registry's tables must match it. This module also defines what each
+type of entry means.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ from registry.domain.policy import RESTRICTED
 
 @dataclass(frozen=True, slots=True)
 class JoinTokenState:
-    """What the public may know of a join token."""
+    """The public part of a join token."""
 
     service: str
     created_at: int
@@ -37,7 +37,7 @@ class JoinTokenState:
 
 @dataclass(frozen=True, slots=True)
 class OperatorState:
-    """What the public may know of an operator token."""
+    """The public part of an operator token."""
 
     role: str
     created_at: int
@@ -48,9 +48,9 @@ class OperatorState:
 
 @dataclass(slots=True)
 class PublicState:
-    """Everything public. ``services`` maps names to the entry that last changed them, ``keys`` thumbprints to
-    records, the tokens' ids to their states; ``documents`` holds the root-signed documents, oldest first. ``policies``
-    and ``settings`` come with the entry that set them; of a restricted policy that is all that the public knows."""
+    """Everything public. ``services`` maps names to the entry that last changed them, ``keys`` thumbprints to records,
+    the tokens' ids to their states; ``documents`` holds the root-signed documents, oldest first. ``policies`` and
+    ``settings`` come with the entry that set them; of a restricted policy the entry's number is all that is public."""
 
     size: int = 0
     documents: list[str] = field(default_factory=list)
@@ -62,16 +62,16 @@ class PublicState:
     operators: dict[str, OperatorState] = field(default_factory=dict)
 
     def without_past_tokens(self, before: float) -> "PublicState":
-        """The same without tokens whose end lies at or before that time: housekeeping removes their rows some day,
-        so that tables and entries need not agree about them."""
+        """The state without tokens that ended at or before that time: housekeeping removes their rows at some time, so
+        tables and entries may differ about them."""
         join_tokens = {name: token for name, token in self.join_tokens.items() if token.expires_at > before}
         operators = {name: token for name, token in self.operators.items() if token.expires_at > before}
         return replace(self, join_tokens=join_tokens, operators=operators)
 
 
 def keys_of(entries: Iterable[Entry]) -> dict[str, KeyRecord]:
-    """The keys by thumbprint that these entries admitted, retired and revoked, in their order; entries of others may
-    lie between them. Raises KeyError where the end of a key comes without its admission."""
+    """The keys by thumbprint that these entries, in their order, admitted, retired and revoked; other entries may be
+    missing in between. Raises KeyError for the end of a key without its admission."""
     state = PublicState()
     for entry in entries:
         _KEY_RULES[entry.type](state, entry)
@@ -79,8 +79,8 @@ def keys_of(entries: Iterable[Entry]) -> dict[str, KeyRecord]:
 
 
 def rebuild(entries: Iterable[Entry]) -> PublicState:
-    """The state after these entries, which begin with the first. Raises ValueError where they have a gap, KeyError
-    for an entry about something that none before it made."""
+    """The state after these entries, which begin with the first. Raises ValueError for a gap, and KeyError for an entry
+    about an object that no entry before it made."""
     state = PublicState()
     for entry in entries:
         apply(state, entry)
@@ -88,7 +88,7 @@ def rebuild(entries: Iterable[Entry]) -> PublicState:
 
 
 def apply(state: PublicState, entry: Entry) -> None:
-    """One more entry. Raises as `rebuild` does."""
+    """Applies one more entry. Raises as `rebuild` does."""
     if entry.seq != state.size + 1:
         raise ValueError(f"entry {entry.seq} follows entry {state.size}")
     _RULES[entry.type](state, entry)
@@ -164,7 +164,7 @@ def _operator_revoked(state: PublicState, entry: Entry) -> None:
 
 
 def _nothing_changed(_state: PublicState, _entry: Entry) -> None:
-    """Neither a restore nor a new history changes anything: the entries before it say what there is."""
+    """A restore and a new history change nothing: the entries before them define the state."""
 
 
 _KEY_RULES: Final[dict[str, Callable[[PublicState, Entry], None]]] = {

@@ -1,4 +1,4 @@
-"""Work that waits at once is done at once."""
+"""Group commit: concurrent requests share one transaction."""
 
 import threading
 from collections import deque
@@ -14,23 +14,23 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class _Waiting(Generic[W, R]):
-    """A piece of work, and what became of it: nothing yet, a result, or the error to raise."""
+    """A request with its result, or the error to raise; None while it waits."""
 
     work: W
     outcome: R | Exception | None = None
 
 
 class GroupCommit(Generic[W, R]):
-    """Does the work of threads that wait at once in one go: what costs the same for one as for many, such as a
-    transaction's begin and commit, is paid once.
+    """Executes the requests of waiting threads together: costs that do not depend on their number, such as a
+    transaction's begin and commit, are paid once.
 
-    ``do_all`` does several pieces at once, or none of them, and gives for each its result or the error to raise.
-    Where it raises itself, the pieces are done one by one, so that nobody fails for another's sake; but not where the
-    database is away, which is everybody's trouble. A lone piece waits for nobody.
+    ``do_all`` executes several requests or none, and returns for each its result or the error to raise. If it raises
+    itself, the requests are executed one by one, so that none fails because of another; but not if the database is
+    unavailable, which would fail all of them. A single request does not wait for others.
     """
 
     MOST = 32
-    """Pieces done in one go."""
+    """Requests in one group."""
 
     def __init__(self, do_all: Callable[[Sequence[W]], Sequence[R | Exception]]) -> None:
         self._do_all = do_all
@@ -39,19 +39,19 @@ class GroupCommit(Generic[W, R]):
 
     @property
     def waiting(self) -> int:
-        """How many pieces nobody has begun with."""
+        """The number of requests that have not begun."""
         return len(self._waiting)
 
     @property
     def busy(self) -> bool:
-        """Whether something is being done."""
+        """Whether a group is being executed."""
         return self._turn.locked()
 
     def do(self, work: W) -> R:
-        """The result. Raises its error."""
+        """The result of one request. Raises its error."""
         mine = _Waiting[W, R](work)
         self._waiting.append(mine)
-        with self._turn:  # mostly somebody did it meanwhile
+        with self._turn:  # the thread before usually has done it meanwhile
             while mine.outcome is None:
                 self._do_some()
         if isinstance(mine.outcome, Exception):
@@ -60,7 +60,7 @@ class GroupCommit(Generic[W, R]):
 
     def _do_some(self) -> None:
         some = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.MOST))]
-        outcomes: Sequence[R | Exception] = [StorageUnavailable("interrupted") for _ in some]  # what an exit leaves
+        outcomes: Sequence[R | Exception] = [StorageUnavailable("interrupted") for _ in some]  # if the process exits
         try:
             outcomes = self._outcomes([one.work for one in some])
         finally:

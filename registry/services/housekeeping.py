@@ -1,6 +1,6 @@
-"""What nobody needs any more goes: applicants that waited in vain, and tokens long past.
+"""Removes rows that are no longer needed: expired applicants and tokens.
 
-Entries stay for ever, and keys with them: the ledger is what may grow. Everything else is bounded by what is in use.
+Entries and keys stay for ever: only the ledger grows without bound. All other tables are bounded by what is in use.
 """
 
 import logging
@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from registry.domain.errors import StorageUnavailable
 from registry.settings import Limits
-from registry.storage.queries import applicants, join_tokens, operator_tokens, used_tokens
+from registry.storage.queries import applicants, used_tokens
+from registry.storage.queries.tokens import JOIN_TOKENS, OPERATOR_TOKENS
 from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
@@ -28,19 +29,20 @@ class Housekeeping:
         self._next = 0.0
 
     def tidy(self) -> dict[str, int]:
-        """Removes what is past, and says how many rows of each kind that were. Raises StorageUnavailable."""
+        """Removes expired rows, and returns their number by table. Raises StorageUnavailable."""
         now = int(self._clock())
         spent = now - self._limits.spent_kept
         with self._store.write() as connection:
             return {
                 "applicants": applicants.remove_past(connection, now),
-                "join_tokens": join_tokens.remove_past(connection, spent),
-                "operator_tokens": operator_tokens.remove_past(connection, spent),
+                "join_tokens": JOIN_TOKENS.remove_past(connection, spent),
+                "operator_tokens": OPERATOR_TOKENS.remove_past(connection, spent),
                 "used_tokens": used_tokens.remove_past(connection, now),
             }
 
     def now_and_then(self) -> None:
-        """The same, once in a while, after a change that succeeded: what fails here is none of its business."""
+        """Tidies up if the last round was an hour ago. It runs after a change that succeeded: a failure here is only
+        logged."""
         now = self._clock()
         if now < self._next:
             return

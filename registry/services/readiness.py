@@ -15,13 +15,13 @@ from registry.storage.unit import Store
 log = logging.getLogger(__name__)
 
 Check = Callable[[], str | None]
-"""What is wrong, and the remedy, in one line; None where nothing is. It may raise PeersealError or SQLAlchemyError."""
+"""Returns the fault and its remedy in one line, or None. It may raise PeersealError or SQLAlchemyError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What each check found. Every call needs the checks in ``reading``; calls that sign or write need those in
-    ``writing`` as well."""
+    """The result of each check. All calls need the checks in ``reading``; calls that sign or write also need those in
+    ``writing``."""
 
     reading: Mapping[str, bool]
     writing: Mapping[str, bool]
@@ -38,7 +38,7 @@ class Readiness:
 
 
 class Checks:
-    """The checks of one process. Each part of the registry adds its own. A check that begins to fail is logged."""
+    """The checks of one process. Each part of the registry adds its own. The first failure of a check is logged."""
 
     def __init__(self) -> None:
         self._reading: dict[str, Check] = {}
@@ -75,7 +75,7 @@ def _trouble(check: Check) -> str | None:
 
 
 def basic_checks(store: Store, authority: AuthoritySource, clock: Callable[[], float]) -> Checks:
-    """What every call needs: the database, a schema that this version can work with, and keys that are in force."""
+    """The checks for all calls: the database, a schema that this version can work with, and keys in force."""
     checks = Checks()
     checks.for_reading("database", lambda: _database(store))
     checks.for_reading("schema", SchemaCheck(store))
@@ -85,7 +85,7 @@ def basic_checks(store: Store, authority: AuthoritySource, clock: Callable[[], f
 
 
 def _database(store: Store) -> None:
-    """In a transaction, which a pooler in statement mode refuses."""
+    """Opens a transaction, which a pooler in statement mode refuses."""
     with store.read() as connection:
         connection.execute(select(1))
 
@@ -97,7 +97,7 @@ def _keys(authority: AuthoritySource, clock: Callable[[], float]) -> str | None:
 
 
 class SchemaCheck:
-    """Whether nodes of this version can serve with the schema. That it is a newer version's is logged once."""
+    """Checks that this version can serve with the schema. A newer schema is logged once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

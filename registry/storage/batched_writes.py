@@ -1,8 +1,8 @@
-"""Several writes that do not look at each other's outcome, in one message to PostgreSQL.
+"""Several writes in one message to PostgreSQL, none of which reads the result of another.
 
-There they become one statement with data-modifying CTEs, which is a third of the work: of a registration, most is
-sending statements one by one. The same statement for several rows of parameters goes out in one message, too. SQLite
-has no such statement, and no wire to save; it runs them in their order.
+They become one statement with data-modifying CTEs. That takes a third of the time: most of a registration is sending
+statements one by one. The statement for several rows of parameters is one message, too. SQLite has neither such a
+statement nor a network; it executes the writes in order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ Dml = Insert | Update | Delete
 
 
 class Write(NamedTuple):
-    """One statement, built once and with bind names of its own, and its parameters."""
+    """A statement that is built once, with unique bind names, and its parameters."""
 
     statement: Any
     parameters: Mapping[str, Any]
 
 
 def write_batch(connection: Connection, groups: Sequence[Sequence[Write]]) -> None:
-    """Runs one group of writes after the other. All groups have the same statements. Raises what any of them raises."""
+    """Executes the groups of writes in order. All groups have the same statements. Raises the error of any of them."""
     if connection.dialect.name == POSTGRESQL:
         rows = [{name: value for write in writes for name, value in write.parameters.items()} for writes in groups]
         connection.execute(_combined(tuple(write.statement for write in groups[0])), rows)

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL on which every wait has an end, also when the server hangs or its host is gone.
 
 The server's own timeouts work only while the server runs, and TCP's only while its kernel is silent. So each connection
-measures the time itself. When the time is up it is closed, and the other connections of its engine are no longer used:
-one attempt at a time is made to connect again, and callers are refused at once until an attempt succeeds.
+measures the time itself. When the time is up it is closed, and the other connections of its engine are no longer used.
+One attempt at a time is then made to connect again, and callers are refused at once until an attempt succeeds.
 
 This is the only module that uses libpq itself (psycopg's ``pgconn``): a look-up by `WatchedConnection.ask` takes a
 third of the time of a cursor's, and one runs before each answer that is served from memory.

@@ -1,4 +1,4 @@
-"""Whether what a PostgreSQL acknowledges is still there after its host is lost or its standby is promoted."""
+"""Checks that acknowledged writes survive the loss of PostgreSQL's host and the promotion of its standby."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from registry.storage.engine import POSTGRESQL
 log = logging.getLogger(__name__)
 
 READ_EVERY = 2.0
-"""Seconds for which what the server said of itself counts: a standby may connect at any time."""
+"""Seconds for which the server's report is used: a standby may connect at any time."""
 SETTING = "REGISTRY_ALLOW_ASYNC_REPLICATION"
 
 _FACTS = text("""
@@ -27,13 +27,13 @@ _FACTS = text("""
             AND NOT EXISTS (SELECT FROM pg_replication_slots AS slot
                 WHERE slot.active_pid = sender.pid AND (slot.temporary OR slot.slot_type = 'logical'))) AS standbys
 """)
-"""Every role may read these. Of other roles' replication it sees the process ids only, which is enough: base backups
-and logical subscribers are told apart by the other two views."""
+"""Every role may read these. It sees only the process ids of other roles' replication, which is enough: the other two
+views identify base backups and logical subscribers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """What a server says of itself; ``standbys`` is the number of connected physical ones."""
+    """A server's report; ``standbys`` is the number of connected physical ones."""
 
     in_recovery: bool
     read_only: bool
@@ -44,7 +44,7 @@ class Durability:
 
     @property
     def refuses_writes(self) -> str | None:
-        """Why the server itself takes no writes; None where it does."""
+        """The reason why the server accepts no writes; None where it does."""
         if self.in_recovery:
             remedy = "name all hosts in REGISTRY_DATABASE_URL, with target_session_attrs=read-write"
             return f"the database server is a standby: {remedy}"
@@ -52,7 +52,7 @@ class Durability:
 
     @property
     def loses_writes(self) -> str | None:
-        """How acknowledged writes could be lost, and the remedy; None where they cannot."""
+        """How acknowledged writes could be lost, with the remedy; None where they cannot."""
         for name, on in (("fsync", self.fsync), ("full_page_writes", self.full_page_writes)):
             if not on:
                 return f"{name} is off, so a crash loses acknowledged keys: set {name} = on, or {SETTING}=1"
@@ -63,20 +63,20 @@ class Durability:
 
 
 def in_recovery(connection: Connection) -> bool:
-    """Whether the server is a standby, which may not have received yet what its primary acknowledged."""
+    """Whether the server is a standby, which may lack entries that its primary acknowledged."""
     if connection.dialect.name != POSTGRESQL:
         return False
     return bool(connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one())
 
 
 def read_durability(connection: Connection) -> Durability:
-    """As of now."""
+    """The server's report."""
     return Durability(**connection.execute(_FACTS).mappings().one())
 
 
 class DurabilityGuard:
-    """Refuses transactions that write where what they write could be lost. ``allowed``: an operator takes that upon
-    himself; it is logged all the same."""
+    """Refuses writing transactions whose writes could be lost. With ``allowed`` the operator accepts the risk, and it
+    is only logged."""
 
     def __init__(self, allowed: bool = False) -> None:
         self._allowed = allowed
@@ -86,7 +86,7 @@ class DurabilityGuard:
         self._logged: str | None = None
 
     def check(self, connection: Connection) -> None:
-        """Asks the server of the connection, unless that was done a moment ago over a connection that is no newer.
+        """Asks the server of the connection, unless it was asked a moment ago over a connection as old as this one.
         Raises StorageReadOnly and StorageNotDurable."""
         driver = connection.connection.driver_connection
         made_at: float = getattr(driver, "made_at", 0.0)
@@ -100,7 +100,7 @@ class DurabilityGuard:
             raise (StorageReadOnly if known.refuses_writes else StorageNotDurable)(trouble)
 
     def trouble(self, found: Durability) -> str | None:
-        """Why this server is not written to, and the remedy; None where it is."""
+        """The reason why this server is not written to, with the remedy; None where it is."""
         risk = found.loses_writes
         if risk != self._logged:
             self._logged = risk

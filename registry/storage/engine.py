@@ -1,4 +1,4 @@
-"""Engines for the two databases, set up so that an acknowledged change is durable and nobody waits for ever."""
+"""Engines for the two databases, set up so that an acknowledged change is durable and every wait has an end."""
 
 import os
 import re
@@ -29,21 +29,21 @@ POSTGRESQL = "postgresql"
 SQLITE = "sqlite"
 
 WRITES = "registry_writes"
-"""The execution option with which a transaction says that it will write."""
+"""The execution option of a transaction that writes."""
 READS = "registry_reads"
-"""The execution option of a transaction that reads, all of it as of one moment."""
+"""The execution option of a transaction that reads, as of one moment."""
 LOOKS = "registry_looks"
-"""The execution option with which statements run outside of a transaction."""
+"""The execution option for statements outside of a transaction."""
 TIMEOUTS = "registry_timeouts"
-"""The execution option with DatabaseTimeouts other than the engine's."""
+"""The execution option for other DatabaseTimeouts than the engine's."""
 _WATCH = "registry_watch"
 _FILE = "registry_file"
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseTimeouts:
-    """How long to wait, in milliseconds. A caller gives up after 5 s; so does the database before, and where it hangs
-    the registry does: see `registry.storage.connections`."""
+    """Time limits in milliseconds. A caller gives up after 5 s; the database gives up before that, and if it hangs the
+    registry does (`registry.storage.connections`)."""
 
     connect: int = 2_000
     """For each host of the URL."""
@@ -57,22 +57,22 @@ class DatabaseTimeouts:
     answer: int = 4_000
     """For an answer to any other statement, after which the connection is closed."""
     statement: int = 3_500
-    """As the server counts it: less than ``answer``, so that a slow statement does not cost the connection."""
+    """Measured by the server; less than ``answer``, so a slow statement does not cost the connection."""
     lock: int = 3_000
     idle_in_transaction: int = 15_000
-    """A node that froze within a transaction holds the ledger's head; after this it holds it no longer. 0: no end."""
+    """After this a node that froze within a transaction no longer holds the ledger's head. 0: no limit."""
     sqlite_lock: int = 5_000
-    """SQLite's wait for the one writer before us."""
+    """SQLite's wait for another writer."""
 
 
 OPERATOR_TIMEOUTS = DatabaseTimeouts(connect_total=30_000)
 """For commands: each must reach the last of several hosts by itself."""
 BULK_TIMEOUTS = DatabaseTimeouts(connect_total=30_000, lock=5_000, statement=60_000, answer=65_000, look=65_000)
-"""For commands that write and count whole tables."""
+"""For commands that write or count whole tables."""
 
 
 def database_url(text: str) -> URL:
-    """The URL with its driver settled: SQLite in a file, or PostgreSQL by psycopg 3. Raises ConfigurationError."""
+    """The URL with its driver: SQLite in a file, or PostgreSQL by psycopg 3. Raises ConfigurationError."""
     try:
         url = make_url(sqlalchemy_url(text))
     except (ArgumentError, ValueError):
@@ -85,8 +85,8 @@ def database_url(text: str) -> URL:
 
 
 def _known_to_libpq(url: URL) -> URL:
-    """The URL, with a password of its query where it is never shown. Raises ConfigurationError for what libpq does not
-    know, which is found out at the first connection otherwise."""
+    """The URL, with the password moved from its query to where it is never shown. Raises ConfigurationError for options
+    that libpq does not know, which otherwise fail at the first connection."""
     if isinstance(password := url.query.get("password"), str):
         url = url.difference_update_query(["password"]).set(password=password)
     timeout = url.query.get("connect_timeout", "0")
@@ -100,7 +100,7 @@ def _known_to_libpq(url: URL) -> URL:
 
 
 def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine:
-    """An engine that connects when first used, and anew in each forked process. Raises ConfigurationError."""
+    """An engine that connects when it is first used, and again in each forked process. Raises ConfigurationError."""
     url, waits = database_url(text), timeouts or DatabaseTimeouts()
     engine = _sqlite(url, waits) if url.get_backend_name() == SQLITE else _postgresql(url, waits)
     forget = weakref.WeakMethod(engine.dispose)
@@ -109,23 +109,23 @@ def create_engine(text: str, timeouts: DatabaseTimeouts | None = None) -> Engine
 
 
 def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> None:
-    """A child leaves its parent's connections alone, and does not close them either: they are the parent's."""
+    """Drops the parent's connections in a forked child without closing them."""
     forget = dispose()
     if forget is not None:
         forget(close=False)
 
 
 def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
-    """What the URL says in its query counts before the values here. A session has no state, neither settings nor
-    prepared statements, unless it is known to be the connection's own: behind a pooler the next transaction may run in
-    another one."""
+    """Options in the URL's query override the values here. A session has no state, neither settings nor prepared
+    statements, unless it is known to be the connection's own: behind a pooler the next transaction may run in another
+    session."""
     connecting = {
         "connect_timeout": waits.connect // 1000,
-        "keepalives": 1,  # of a host that is gone, while nothing is sent
+        "keepalives": 1,  # detects a host that is gone while nothing is sent
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
-        "tcp_user_timeout": waits.answer,  # and while something is
+        "tcp_user_timeout": waits.answer,  # and while data is sent
         "application_name": "peerseal-registry",
         "client_encoding": "utf8",  # a server in SQL_ASCII would hand out bytes
     }
@@ -153,7 +153,7 @@ def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
 
 
 def _drop_read_only(context: ExceptionContext) -> None:
-    """Connections to a server that became a standby are dropped: with several hosts in the URL and
+    """Drops connections to a server that became a standby: with several hosts in the URL and
     ``target_session_attrs=read-write`` the next ones lead to the primary."""
     if isinstance(context.original_exception, READ_ONLY):
         context.is_disconnect = context.invalidate_pool_on_disconnect = True
@@ -179,20 +179,20 @@ def connection_counts(engine: Engine) -> ConnectionCounts:
 
 
 def count_pool_timeout(engine: Engine) -> None:
-    """A wait for a connection of the engine's pool has ended in vain."""
+    """Counts a wait for a connection of the engine's pool that ended without one."""
     watch = engine.get_execution_options().get(_WATCH)
     if watch is not None:
         watch.timeouts["pool"] += 1
 
 
 def _refuse_unusable(connection: WatchedConnection, _record: Any, _proxy: Any) -> None:
-    """After a fail-over the next call succeeds: the pool takes another connection for one that was cut meanwhile."""
+    """Has the pool replace a connection that was cut, so the next call after a fail-over succeeds."""
     if not connection.usable:
         raise DisconnectionError("the connection was cut")
 
 
 class _Begin:
-    """Begins a transaction and sets its time limits, in one message. What the URL's own ``options`` set stays."""
+    """Begins a transaction and sets its time limits, in one message. Limits in the URL's ``options`` stay."""
 
     _LIMITS: ClassVar = {
         "statement_timeout": "statement",
@@ -226,7 +226,7 @@ _DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', true)"
     " WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
 )
-"""What is acknowledged is on disk, and on that of the standbys that the server waits for."""
+"""A commit is acknowledged once it is on the server's disk, and on those of the standbys that it waits for."""
 
 
 def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
@@ -240,9 +240,9 @@ def _sqlite(url: URL, waits: DatabaseTimeouts) -> Engine:
 
 
 def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
-    """SQLite would make the file as the umask allows, and its log files like it. A file that is there must not even be
-    opened: closing it would drop the POSIX locks that SQLite holds on it for this process, and the next writer would
-    corrupt the database. One that another user of the host made is not opened at all. Raises ConfigurationError."""
+    """Makes the file with mode 0600: SQLite would use the umask, and make its log files like it. An existing file is
+    not opened here: closing it would drop the POSIX locks that SQLite holds for this process, and the next writer would
+    corrupt the database. A file of another user of the host is refused. Raises ConfigurationError."""
     try:
         folder, name = resolved(Path(arguments[0]))
         for file in (name, f"{name}-wal", f"{name}-shm", f"{name}-journal"):
@@ -256,19 +256,19 @@ def _make_sqlite_file(_dialect: Any, _record: Any, arguments: list[Any], _option
 
 
 def _note_file(_dialect: Any, record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
-    """Before it is opened: one that takes its place meanwhile is noticed at the next use."""
+    """Notes the file's identity before it is opened: a replacement is noticed at the next use."""
     record.info[_FILE] = arguments[0], _file_at(arguments[0])
 
 
 def _refuse_replaced(info: Mapping[str, Any]) -> None:
-    """A file that was put in the place of the one that is open, such as a backup, is what the next start would find:
-    what is written to the other one would be lost. Raises DisconnectionError."""
+    """Raises DisconnectionError if the open file was replaced, for example by a backup: the next start would find the
+    new file, and lose what is written to the old one."""
     if not has_its_file(info):
         raise DisconnectionError("the database's file was replaced")
 
 
 def has_its_file(info: Mapping[str, Any]) -> bool:
-    """Whether an SQLite connection with that ``info`` has the file open that is there now."""
+    """Whether the SQLite connection with that ``info`` has opened the file that is in its place now."""
     path, opened = info[_FILE]
     return bool(_file_at(path) == opened)
 
@@ -289,8 +289,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> 
 
 
 def _write_ahead(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> None:
-    """Readers do not wait for the writer. Of several that convert one new file SQLite refuses all but one at once, in
-    spite of the wait that it was given: the others ask again."""
+    """Switches to write-ahead logging, in which readers do not wait for the writer. SQLite ignores its timeout here: if
+    several processes switch one new file, all but one are refused and retry."""
     deadline = time.monotonic() + waits.sqlite_lock / 1000
     while True:
         try:
@@ -304,7 +304,7 @@ def _write_ahead(connection: sqlite3.Connection, waits: DatabaseTimeouts) -> Non
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A transaction that reads and then writes must hold the lock before it reads: on SQLite nothing else keeps what
-    it read from being changed by another writer."""
+    """Takes the lock before a transaction that writes reads anything: otherwise another writer may change, on SQLite,
+    the rows that it has read."""
     writes = connection.get_execution_options().get(WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,4 +1,4 @@
-"""Bringing the schema up to date, by any number of nodes at once."""
+"""Brings the schema up to date. Any number of nodes may do so at the same time."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ __all__ = ["SCHEMA_REVISION", "current_revision", "migrate", "migrate_down", "ne
 LOCK_WAIT = 120
 """Seconds to wait for another node that migrates."""
 DDL_LOCK_TIMEOUT = 5
-"""Seconds for which a change of the schema may keep everybody else from a table while it waits for that table."""
+"""Seconds for which a change of the schema may block other users of a table while it waits for that table."""
 DDL_STATEMENT_TIMEOUT = 300
 """Seconds that one statement of a migration may take."""
 
@@ -33,16 +33,16 @@ _ADVISORY_LOCK = 0x7065_6572_7365_616C  # "peerseal"
 
 
 def scripts() -> Path:
-    """The folder of the migrations, beside the package in a checkout and in an installation alike.
+    """The folder of the migrations, next to the package in a checkout and in an installation.
 
-    It is found by place, not by import: in somebody's working directory another `migrations` may stand before ours.
+    It is found by its path, not by import: the working directory may hold another `migrations`.
     """
     return Path(registry.__file__).resolve().parent.parent / "migrations"
 
 
 def migrate(engine: Engine) -> str:
-    """Runs the migrations that are missing, one transaction each, and returns the revision of the database. One that a
-    newer version has migrated is left as it is, where nodes of this version can go on with it.
+    """Runs the missing migrations, one transaction each, and returns the revision of the database. A newer schema with
+    which nodes of this version can work is left as it is.
 
     Raises SchemaRefused where they cannot, StorageUnavailable where another node holds the lock for too long.
     """
@@ -55,10 +55,10 @@ def migrate(engine: Engine) -> str:
 
 
 def migrate_down(engine: Engine) -> str:
-    """Takes the schema back to the last release's, for its nodes to serve alone, and returns the revision reached.
+    """Returns to the schema of the last release, before its nodes serve alone, and returns its revision.
 
-    Raises SchemaRefused where data would be lost, or where a newer version has migrated the database, and
-    StorageUnavailable as `migrate` does.
+    Raises SchemaRefused where data would be lost, or where the schema is a newer version's, and StorageUnavailable as
+    `migrate` does.
     """
     with storage_errors(), _one_at_a_time(engine) as connection:
         schema = _schema(connection)
@@ -83,20 +83,20 @@ def newest_revision() -> str:
 
 
 def _schema(connection: Connection) -> Schema:
-    """As it is now. The transaction that reads it ends: each migration has one of its own."""
+    """The current schema, read in a transaction of its own, as each migration has."""
     with connection.begin():
         return read_schema(connection)
 
 
 def _known(schema: Schema) -> str:
-    """The revision of a newer schema. Raises SchemaRefused where nodes of this version cannot go on with it."""
+    """The revision of a newer schema. Raises SchemaRefused where nodes of this version cannot work with it."""
     if schema.trouble is not None:
         raise SchemaRefused(schema.trouble)
     return str(schema.revision)
 
 
 def _lost_by_downgrade(connection: Connection, revision: str) -> list[str]:
-    """What the revisions behind the last release's hold that it has no place for."""
+    """The data of later revisions for which the last release's schema has no place."""
     undone = _scripts().iterate_revisions(revision, RELEASED_REVISION)
     with connection.begin():
         return [lost for script in undone for lost in script.module.lost_by_downgrade(connection)]
@@ -126,8 +126,8 @@ def _one_at_a_time(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _postgresql_lock(engine: Engine) -> Iterator[None]:
-    """An advisory lock of a transaction on a connection of its own: the migrations have transactions of theirs, and
-    behind a pooler a session may change between two of them."""
+    """Holds an advisory lock in a transaction on a separate connection: migrations have their own transactions, and
+    behind a pooler the session may change between two of them."""
     deadline, holding = time.monotonic() + LOCK_WAIT, engine.execution_options(**{TIMEOUTS: _HOLDING})
     while True:
         with holding.begin() as connection:
@@ -145,15 +145,15 @@ _MIGRATING = DatabaseTimeouts(
 
 
 def _wait_until(deadline: float) -> None:
-    """Until the lock is asked for again. Raises StorageUnavailable after the deadline."""
+    """Waits before the next attempt to lock. Raises StorageUnavailable after the deadline."""
     if time.monotonic() > deadline:
-        raise StorageUnavailable("another node has been migrating for too long")
+        raise StorageUnavailable(f"another node has been migrating for more than {LOCK_WAIT} s: look at its log")
     time.sleep(0.1)
 
 
 @contextmanager
 def _sqlite_lock(engine: Engine) -> Iterator[None]:
-    """A lock on a file beside the database: SQLite's own ends with each transaction."""
+    """Holds a lock on a file next to the database: SQLite's own lock ends with each transaction."""
     folder, name = resolved(Path(engine.url.database or ""))
     deadline = time.monotonic() + LOCK_WAIT
     with os.fdopen(folder.open(f"{name}.migrate-lock", os.O_CREAT | os.O_RDWR)) as file:
@@ -163,7 +163,7 @@ def _sqlite_lock(engine: Engine) -> Iterator[None]:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether the lock on the file is ours now."""
+    """Whether this process now holds the lock on the file."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

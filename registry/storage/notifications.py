@@ -1,7 +1,7 @@
 """Wakes the thread that follows the ledger when any node commits.
 
-A notification is only a hint: the woken thread reads the head, and also reads it at fixed intervals, because a
-notification may be late, and never comes through a pooler that moves each transaction to another connection.
+A notification is only a hint: the woken thread reads the head, and also reads it at fixed intervals. A notification may
+be late, and never comes through a pooler that moves each transaction to another connection.
 
 On PostgreSQL a trigger on the ledger's head sends the notification (migration 0003). SQLite has none, but reading its
 data version takes microseconds.

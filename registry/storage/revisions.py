@@ -1,10 +1,9 @@
-"""Did anything change? Asked before every answer that is served from memory, so it has to be quick, and right from
-the moment in which another worker or node commits.
+"""The newest numbers of entries, read before every answer from memory. The read is fast, and sees the commit of any
+worker or node at once.
 
-Connections of its own are kept for this, outside the pool and outside transactions, and lent to one thread at a time:
-there are as many as ever asked at once, however many threads take turns. On SQLite ``PRAGMA data_version`` costs some
-two microseconds and changes with every commit of anybody else; only then is a table read. On PostgreSQL it is one
-look-up by primary key.
+It uses connections of its own, outside of the pool and of transactions, each lent to one thread at a time. There are as
+many as threads have ever asked at the same time. On SQLite ``PRAGMA data_version`` takes two microseconds and changes
+with every commit of another connection; only then is a table read. On PostgreSQL it is one look-up by primary key.
 """
 
 import os
@@ -24,14 +23,14 @@ from registry.storage.connections import NoAnswer, WatchedConnection
 from registry.storage.engine import POSTGRESQL, count_pool_timeout, has_its_file
 
 REMEMBERED = 10_000
-"""Services whose number one connection remembers between two changes."""
+"""Services whose number a connection remembers between two changes."""
 
 Rows = Sequence[tuple[Any, ...]]
 C = TypeVar("C", bound="OwnConnection")
 
 
 class Revisions(Protocol):
-    """The newest committed numbers, as of now. Both methods raise StorageUnavailable."""
+    """The newest committed numbers. Both methods raise StorageUnavailable."""
 
     def service(self, name: str) -> tuple[int | None, int | None]:
         """The entries that last changed the service, and the registry's own documents; None where none did."""
@@ -41,12 +40,12 @@ class Revisions(Protocol):
 
 
 def revisions(engine: Engine) -> Revisions:
-    """The one for the engine's database."""
+    """The implementation for the engine's database."""
     return PostgresRevisions(engine) if engine.dialect.name == POSTGRESQL else SqliteRevisions(engine)
 
 
 class OwnConnection:
-    """A connection outside the pool, until it is closed. Raises StorageUnavailable where there is none to be had."""
+    """A connection outside of the pool. Raises StorageUnavailable where none can be opened."""
 
     def __init__(self, engine: Engine) -> None:
         try:
@@ -60,13 +59,13 @@ class OwnConnection:
         self.driver: Any = holder.dbapi_connection
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Closes the connection."""
         self.driver.close()
 
 
 class _Lent(Generic[C]):
-    """Connections, each with one thread at a time; the one used last is lent first. They are closed with the engine's
-    own, and left alone where those are: in a forked child they are the parent's."""
+    """Connections that are lent to one thread each; the one used last is lent first. They are closed with the engine's
+    own connections. A forked child leaves them open: they are the parent's."""
 
     def __init__(self, engine: Engine, make: Callable[[Engine], C]) -> None:
         self._engine = engine
@@ -77,27 +76,27 @@ class _Lent(Generic[C]):
         event.listen(engine, "engine_disposed", self._disposed)
 
     def make(self) -> C:
-        """A new one, to be given or closed. Raises StorageUnavailable."""
+        """Opens a connection, to be given back or closed. Raises StorageUnavailable."""
         return self._made(self._engine)
 
     def take(self) -> C:
-        """One that nobody else has, to be given or closed. Raises StorageUnavailable."""
+        """Lends a free connection, or opens one. Raises StorageUnavailable."""
         kept = self.kept()
         return self.make() if kept is None else kept
 
     def kept(self) -> C | None:
-        """One that was used before, to be given or closed; None where nobody gave one back."""
+        """Lends a free connection; None where there is none."""
         try:
             return self._free.pop()
         except IndexError:
             return None
 
     def give(self, connection: C) -> None:
-        """For whoever takes one next."""
+        """Takes a connection back."""
         self._free.append(connection)
 
     def close(self) -> None:
-        """Closes those that nobody has."""
+        """Closes the free connections."""
         free, self._free = self._free, deque()
         for connection in free:
             connection.close()
@@ -111,7 +110,7 @@ class _Lent(Generic[C]):
 
 
 class _SqliteConnection(OwnConnection):
-    """What was read over it is good until the version of the data changes."""
+    """Remembers what it read until the version of the data changes."""
 
     driver: sqlite3.Connection
 
@@ -121,7 +120,7 @@ class _SqliteConnection(OwnConnection):
         self._seen: dict[tuple[str, ...], Rows] = {}
 
     def read(self, query: str, *parameters: str) -> Rows:
-        """What the query finds. Raises sqlite3.Error."""
+        """The result of the query. Raises sqlite3.Error."""
         # the version is asked for before the tables are read: a change in between is found at the next look
         version = self.driver.execute("PRAGMA data_version").fetchall()
         if self._version != version or len(self._seen) > REMEMBERED:
@@ -168,7 +167,7 @@ class _PostgresConnection(OwnConnection):
     driver: WatchedConnection
 
     def read(self, statement: bytes, parameters: tuple[bytes, ...]) -> PGresult:
-        """What is found, outside of a transaction. Raises psycopg.Error."""
+        """The result, outside of a transaction. Raises psycopg.Error."""
         return self.driver.ask(statement, parameters)
 
 
@@ -206,7 +205,7 @@ class PostgresRevisions:
             raise StorageUnavailable(str(error)) from error
 
     def _kept(self) -> _PostgresConnection | None:
-        """A connection that was used before, unless the server fell silent since."""
+        """A free connection, unless the server stopped answering since its last use."""
         kept = self._connections.kept()
         if kept is None or kept.driver.usable:
             return kept

@@ -1,7 +1,7 @@
 """The revision of the database's schema, and whether nodes of this version can serve with it.
 
-A newer schema says by itself which nodes can go on with it (`migrations/env.py`): nodes of the release before serve on
-while a roll-out runs.
+A newer schema names the oldest nodes that can work with it (`migrations/env.py`): nodes of the previous release go on
+serving during a roll-out.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from registry.storage.engine import POSTGRESQL
 from registry.storage.tables import schema_revisions
 
 SCHEMA_REVISION = "0005"
-"""The revision that this version of the code needs, so that a running server need not read the scripts."""
+"""The revision that this version needs. A running server does not read the scripts."""
 RELEASED_REVISION = "0003"
-"""The revision of the last release: its nodes may run beside this version's, and `migrate --down` ends there."""
+"""The revision of the last release, whose nodes may run together with this version's. `migrate --down` ends there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The ``revision`` that the database is at, None for an empty one, and that of the oldest nodes that can go on with
-    it, where it is newer than this version's."""
+    """The ``revision`` of the database, None for an empty one, and for a newer revision than this version's the one of
+    the oldest nodes that can work with it."""
 
     revision: str | None
     oldest_node_revision: str | None = None
@@ -35,7 +35,7 @@ class Schema:
 
     @property
     def trouble(self) -> str | None:
-        """Why nodes of this version cannot serve, and the command that helps; None where they can."""
+        """The reason why nodes of this version cannot serve, and the command that helps; None where they can."""
         if self.revision is None:
             return "the database is empty: run peerseal-registry init"
         if self.revision < SCHEMA_REVISION:
@@ -49,7 +49,7 @@ class Schema:
 
 
 def read_schema(connection: Connection) -> Schema:
-    """The schema of the database. Raises SchemaRefused where this role may not read what a newer one says of itself."""
+    """The schema of the database. Raises SchemaRefused where this role has no right to read it."""
     schema = Schema(current_revision(connection))
     if schema.revision is None and not _may_see_tables(connection):
         raise SchemaRefused(f"this role may not use the schema public: {GRANT}")
@@ -66,7 +66,7 @@ def read_schema(connection: Connection) -> Schema:
 
 
 def _may_see_tables(connection: Connection) -> bool:
-    """PostgreSQL passes over a schema that a role may not use, as if it were empty."""
+    """Whether the role may use the schema: PostgreSQL shows it as empty otherwise."""
     if connection.dialect.name != POSTGRESQL:
         return True
     return connection.execute(_MAY_USE).scalar_one_or_none() is not False

@@ -1,10 +1,10 @@
 """The tables. Times are integer seconds since the epoch: SQLite gives time zones back wrong.
 
 `entries` is the truth about everything public, and `tiles` and the frontier in `ledger_head` are its RFC 6962 tree;
-`services`, `keys`, `policies`, `domain_settings` and the public columns of `join_tokens` and `operator_tokens` are what
-the entries amount to (`registry.domain.rebuild`), kept for quick answers. `applicants` and `audit` are in no entry:
-nobody admitted the ones, and the other says which operator did what. Secrets are in no entry either: MAC keys are
-sealed, operator secrets hashed.
+`services`, `keys`, `policies`, `domain_settings` and the public columns of `join_tokens` and `operator_tokens` are the
+state that the entries lead to (`registry.domain.rebuild`), stored for fast answers. `applicants`, which are not
+admitted, and `audit`, which holds the acts of operators, are in no entry. Secrets are in no entry either: MAC keys are
+sealed, operator secrets are hashed.
 """
 
 from sqlalchemy import (
@@ -55,7 +55,7 @@ class EntryColumns(Columns):
 
 class HeadColumns(Columns):
     """One row: the number of entries, and the hashes of the complete subtrees that they make, largest first. Locking
-    it is what puts writers in a row."""
+    it is what makes writers wait for each other."""
 
     id: Named[int] = Column(BigInteger, primary_key=True, autoincrement=False)
     size: Named[int] = Column(BigInteger)
@@ -138,7 +138,7 @@ class DomainColumns(Columns):
 
 
 class ApplicantColumns(Columns):
-    """Keys that await an operator, until ``expires_at``. ``proof`` is their proof of possession."""
+    """Keys that wait for an operator, until ``expires_at``. ``proof`` is their proof of possession."""
 
     thumbprint: Named[str] = Column(String(THUMBPRINT), primary_key=True)
     service: Named[str] = Column(String(SERVICE), index=True)
@@ -148,7 +148,7 @@ class ApplicantColumns(Columns):
 
 
 class AuditColumns(Columns):
-    """Which operator did what: ``by`` as entries name it, ``act``, ``subject``, and the entry that it made, if any."""
+    """The acts of operators: ``by`` as entries name it, ``act``, ``subject``, and the entry that it made, if any."""
 
     id: Named[int] = Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     time: Named[int] = Column(BigInteger)
@@ -159,7 +159,7 @@ class AuditColumns(Columns):
 
 
 class UsedTokenColumns(Columns):
-    """Request tokens accepted by this registry, on any of its nodes, until they can be accepted no more."""
+    """Request tokens that a node of this registry has accepted, until they expire."""
 
     token: Named[bytes] = Column(LargeBinary(32), primary_key=True)
     until: Named[int] = Column(BigInteger, index=True)
@@ -173,8 +173,8 @@ class RegistryDocumentColumns(Columns):
 
 
 class SchemaRevisionColumns(Columns):
-    """The schema's revisions from 0004 on that were applied. Nodes of ``oldest_node_revision`` and newer ones can go on
-    with ``revision``."""
+    """The applied revisions of the schema from 0004 on. Nodes of ``oldest_node_revision`` and newer ones can work with
+    ``revision``."""
 
     revision: Named[str] = Column(String(20), primary_key=True)
     oldest_node_revision: Named[str] = Column(String(20))
@@ -197,20 +197,20 @@ schema_revisions = Table("schema_revisions", metadata, SchemaRevisionColumns)
 
 
 def _of_type(*types: str) -> ColumnElement[bool]:
-    """Entries of these types. The types stand in the statement itself: with parameters in their place SQLite, and a
-    plan of PostgreSQL's that is kept, could not tell that the index with the same condition will do."""
+    """Entries of these types. The types stand in the statement itself: with parameters SQLite, and a cached
+    plan of PostgreSQL, would not use the index with the same condition."""
     return entries.c.type.in_(bindparam(None, types, expanding=True, literal_execute=True))
 
 
 ENDINGS = _of_type("key_retired", "key_revoked")
-"""The entries that end keys: few, and looked at before a key is called active."""
+"""The entries that end keys: few, and read before a key is called active."""
 
 SETTINGS = _of_type("policy_set", "domain_set")
-"""The entries that set policies and the domain's settings: looked at before one is signed."""
+"""The entries that set policies and the domain's settings, read before one is signed."""
 
 HISTORIES = _of_type("history_declared")
-"""The entries that hold statements of the root about lost entries: hardly any, and asked for when a client, or a node,
-sees another ledger than it remembers."""
+"""The entries with the root's statements about lost entries: very few, and read when a client or a node sees another
+ledger than it remembers."""
 
 Index("ix_entries_histories", entries.c.seq, sqlite_where=HISTORIES, postgresql_where=HISTORIES)
 Index("ix_entries_endings", entries.c.service, sqlite_where=ENDINGS, postgresql_where=ENDINGS)

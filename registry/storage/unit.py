@@ -1,4 +1,4 @@
-"""Transactions: reading ones see one moment, writing ones happen wholly or not at all."""
+"""Transactions: a reading one sees one moment, a writing one is atomic."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from registry.storage.queries.ledger import GUARD, LedgerGuard
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turns the database's failures into StorageUnavailable; errors in our statements pass as they are."""
+    """Turns failures of the database into StorageUnavailable; errors in our statements are raised unchanged."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
@@ -53,47 +53,47 @@ class Store:
         self._followers: list[Callable[[], None]] = []
 
     def guarded(self, guard: LedgerGuard) -> Self:
-        """The same database, where the guard passes every edge of the ledger's tree that is read."""
+        """The same database, with a guard that checks every edge of the ledger's tree that is read."""
         return type(self)(self.engine, self._durable, self.listen_engine, guard)
 
     def when_written(self, tell: Callable[[], None]) -> None:
-        """Has ``tell`` called whenever a transaction of this process that writes has committed."""
+        """Has ``tell`` called after each commit of a writing transaction of this process."""
         self._followers.append(tell)
 
     def durability(self) -> Durability | None:
-        """What the server says of itself; None on SQLite, which is set up to be durable. Raises StorageUnavailable."""
+        """The server's report; None on SQLite, which is set up to be durable. Raises StorageUnavailable."""
         if not self._postgresql:
             return None
         with self.look() as connection:
             return read_durability(connection)
 
     def not_writable(self) -> str | None:
-        """Why transactions that write would be refused, and the remedy; None where they would not. Raises
+        """The reason why writing transactions would be refused, with the remedy; None where they would not. Raises
         StorageUnavailable."""
         found = self.durability()
         return None if found is None or self._durable is None else self._durable.trouble(found)
 
     @contextmanager
     def look(self) -> Iterator[Connection]:
-        """For reading one thing, or several that need not be of one moment: spares PostgreSQL two messages. Raises
-        StorageUnavailable."""
+        """A connection without a transaction, for reads that need not see one moment: saves two messages to PostgreSQL.
+        Raises StorageUnavailable."""
         with self._errors(), self._looker.connect() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that reads, all of it as of one moment. Raises StorageUnavailable."""
+        """A transaction that reads, as of one moment. Raises StorageUnavailable."""
         with self._errors(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self, service: str | None = None) -> Iterator[Connection]:
-        """A transaction that writes. Within it, what is known about ``service`` is changed by nobody else.
+        """A transaction that writes, and locks the rows of ``service`` against other writers.
 
-        SQLite has one writer at a time anyway. On PostgreSQL writers about other services run beside this one until
-        it appends its entry (`registry.storage.queries.ledger.append`). Raises StorageUnavailable.
+        SQLite has one writer at a time. On PostgreSQL writers for other services run at the same time, until this one
+        appends its entry (`registry.storage.queries.ledger.append`). Raises StorageUnavailable.
         """
-        self._settle(committed=False)  # what an earlier one left that failed
+        self._settle(committed=False)  # after an earlier one that failed
         with self._errors(), self._writer.begin() as connection:
             if self._postgresql and self._durable is not None:
                 self._check_durable(connection, self._durable)
@@ -124,7 +124,7 @@ class Store:
         try:
             guard.check(connection)
         except StorageReadOnly:
-            connection.invalidate()  # the next one may lead to the new primary
+            connection.invalidate()  # the next connection may lead to the new primary
             raise
 
 
@@ -132,6 +132,6 @@ _LOCK_SERVICE = text("SELECT pg_advisory_xact_lock(hashtextextended('peerseal se
 
 
 def _brief(error: Exception) -> str:
-    """What the driver says, without the statement and its parameters."""
+    """The driver's message, without the statement and its parameters."""
     cause = getattr(error, "orig", None) or error
     return f"{type(cause).__name__}: {cause}".split("\n", 1)[0]

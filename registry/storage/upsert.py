@@ -1,4 +1,4 @@
-"""``INSERT … ON CONFLICT``, which both databases spell alike and SQLAlchemy knows by two names."""
+"""``INSERT … ON CONFLICT``, which is the same in both databases and has two names in SQLAlchemy."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peerseal.protocol.keys import KeyPair
-from registry.domain.errors import Behind, LedgerForked
+from registry.domain.errors import Lagging, LedgerForked
 from registry.services.authority.ledger_memory import FILE
 from tests.contracts.test_fork import forked_metric, outcome, ready, shown
 from tests.contracts.test_fork_recovery import run
@@ -91,7 +91,7 @@ def test_what_a_node_on_a_standby_that_lags_has_in_memory_is_served(primary: Pos
         registry.joined(key(), "late")
         assert look(registry)
         assert look(reader), "and what the other node of this host remembers is known from now on"
-        with pytest.raises(Behind):
+        with pytest.raises(Lagging):
             look(reader)
         clock.forward(reader.settings.limits.resign_after + 1)
         assert reader.got("/v1/services/billing/jwks.jwt") == warm

@@ -70,7 +70,7 @@ class Domain:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.nodes = [stack.start_registry(workers=1), self._second_node()]
-        self.registry = Registry.of(Settings.from_environ(stack.registry_settings))
+        self.registry = Registry(Settings.from_environ(stack.registry_settings))
         self.pin = self.registry.authority.in_force().pin
         self.urls = ",".join(node.url for node in self.nodes)
         self.peers = [self._peer(number) for number in range(PEERS)]

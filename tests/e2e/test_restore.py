@@ -79,7 +79,7 @@ def until(found: Callable[[], bool]) -> None:
 
 
 def registry_of(stack: Stack) -> Registry:
-    return Registry.of(Settings.from_environ(stack.registry_settings))
+    return Registry(Settings.from_environ(stack.registry_settings))
 
 
 class Domain:

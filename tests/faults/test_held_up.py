@@ -189,9 +189,14 @@ class TestMirrorsThatHang:
             assert registry.calls["GET /.well-known/peerseal-registry"] == 10
 
     def test_one_that_refuses_is_asked_last_too(self, registry: Delayed, url: str) -> None:
-        fetcher = HttpFetcher([refused(), url], IMPATIENT)
+        dead = refused()
+        fetcher = HttpFetcher([dead, url], IMPATIENT)
         assert fetcher.call("GET", "/v1/changes?since=0").status == 200
-        assert list(fetcher._health.in_order()) == [url, fetcher._urls[0]]
+        with socket.create_server(("127.0.0.1", int(dead.rpartition(":")[2]))) as revived:
+            revived.setblocking(False)
+            assert fetcher.call("GET", "/v1/changes?since=0").status == 200
+            with pytest.raises(BlockingIOError):
+                revived.accept()
 
     def test_a_callee_is_held_up_by_it_once(self, registry: Delayed, url: str, client: Identity) -> None:
         with misbehaving(hangs) as hanging:

@@ -1,28 +1,26 @@
-"""Operator tokens: who administers the registry, and what each may do."""
+"""Operator tokens: who administers the registry, and what each operator may do."""
 
 import hashlib
 import hmac
 import re
 import secrets
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.ledger.entries import OPERATOR_CREATED, OPERATOR_REVOKED
 from registry.domain.errors import BadRequest, NotFound, OperatorRefused, RoleRefused
-from registry.settings import Limits
-from registry.storage.queries import audit, ledger, operator_tokens
-from registry.storage.queries.ledger import Change, append
-from registry.storage.queries.operator_tokens import OperatorTokenRecord
+from registry.services.use_case import Json, UseCase
+from registry.storage.queries import audit
+from registry.storage.queries.ledger import Change
+from registry.storage.queries.tokens import OPERATOR_TOKENS, OperatorTokenRecord
 from registry.storage.unit import Store
 
 PREFIX = "pso1"
 LOCAL: Mapping[str, str] = {"local": "cli"}
-"""What an entry says of a change that was made on the registry's own database."""
+"""``by`` in the entry of a change that was made on the registry's own database."""
 
 _SECRET_BYTES = 32
 _TOKEN = re.compile(rf"{PREFIX}\.([0-9a-f]{{16}})\.([A-Za-z0-9_-]{{43}})")
@@ -58,7 +56,7 @@ class Operator:
 
     @property
     def by(self) -> dict[str, str]:
-        """How the ledger names it: an id, which says nothing about a person."""
+        """How the ledger names the operator: by an id that says nothing about a person."""
         return {"operator": self.id}
 
 
@@ -84,77 +82,62 @@ def _parse(unverified_token: object) -> tuple[str, bytes]:
 
 
 def is_operator_token(unverified_token: str) -> bool:
-    """Whether a bearer token means to be an operator's."""
+    """Whether a bearer token has the prefix of an operator token."""
     return unverified_token.startswith(f"{PREFIX}.")
 
 
-class Operators:
-    """Makes, checks and revokes operator tokens."""
+def create_token(
+    store: Store, role: Role, ttl: int, now: int, by: Mapping[str, str] = LOCAL
+) -> tuple[OperatorTokenRecord, str]:
+    """A new token as `Operators.create` makes it, not checked against limits."""
+    token_id, secret = secrets.token_hex(8), secrets.token_bytes(_SECRET_BYTES)
+    record = OperatorTokenRecord(token_id, hashlib.sha256(secret).digest(), role.label, now, now + ttl)
+    data = {"id": token_id, "role": role.label, "expires_at": record.expires_at}
+    data["secret_hash"] = b64url(record.secret_hash)  # of 256 random bits: it reveals nothing
+    with store.write() as connection:
+        OPERATOR_TOKENS.add(connection, record)
+        audit.append_act(connection, now, Change(OPERATOR_CREATED, by=by, data=data), token_id)
+    return record, f"{PREFIX}.{token_id}.{b64url(secret)}"
 
-    def __init__(self, store: Store, limits: Limits, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
-        self._limits = limits
-        self._clock = clock
+
+class Operators(UseCase):
+    """Makes, checks and revokes operator tokens."""
 
     def create(
         self, role: Role, ttl: int, by: Mapping[str, str] = LOCAL, own: Role = Role.ADMIN
     ) -> tuple[OperatorTokenRecord, str]:
-        """A new token, good for ``ttl`` seconds: its record, and its text ``pso1.<id>.<secret>``, which is kept
-        nowhere. ``own`` is the maker's role: nobody makes a token of a higher one. Raises BadRequest or RoleRefused."""
+        """A new token, valid for ``ttl`` seconds: its record, and its text ``pso1.<id>.<secret>``, which is stored
+        nowhere. ``own`` is the role of the operator who asks, and the highest one that the token may have. Raises
+        BadRequest or RoleRefused."""
         if role > own:
-            raise RoleRefused(f"{own.label} makes no token for {role.label}")
+            raise RoleRefused(f"role {own.label} may not make a token of role {role.label}")
         if not 0 < ttl <= self._limits.operator_ttl:
-            raise BadRequest("invalid_parameter", f"ttl must be 1 to {self._limits.operator_ttl} seconds")
-        token_id, secret, now = secrets.token_hex(8), secrets.token_bytes(_SECRET_BYTES), int(self._clock())
-        record = OperatorTokenRecord(token_id, hashlib.sha256(secret).digest(), role.label, now, now + ttl)
-        data = {"id": token_id, "role": role.label, "expires_at": record.expires_at}
-        data["secret_hash"] = b64url(record.secret_hash)  # of 256 random bits: it tells nothing
-        with self._store.write() as connection:
-            operator_tokens.add(connection, record)
-            seq = append(connection, now, Change(OPERATOR_CREATED, by=by, data=data)).entry.seq
-            audit.record(connection, now, by, OPERATOR_CREATED, token_id, seq)
-        return record, f"{PREFIX}.{token_id}.{b64url(secret)}"
+            raise BadRequest("invalid_parameter", f"ttl is {ttl}, it must be 1 to {self._limits.operator_ttl} seconds")
+        return create_token(self._store, role, ttl, self._now(), by)
 
     def authenticate(self, unverified_token: str, needs: Role) -> Operator:
-        """The operator whose token this is. Raises OperatorRefused or RoleRefused."""
+        """The operator with that token. Raises OperatorRefused or RoleRefused."""
         token_id, secret = _parse(unverified_token)
         hashed = hashlib.sha256(secret).digest()
         with self._store.look() as connection:
-            record = operator_tokens.find(connection, token_id)
+            record = OPERATOR_TOKENS.find(connection, token_id)
         if record is None or not hmac.compare_digest(record.secret_hash, hashed):
             raise OperatorRefused("unknown operator token")
         if record.revoked or self._clock() >= record.expires_at:
             raise OperatorRefused(f"operator token {token_id} is revoked or expired")
         operator = Operator(token_id, Role.of(record.role))
         if operator.role < needs:
-            raise RoleRefused(f"operator {token_id} is {operator.role.label}, not {needs.label}")
+            raise RoleRefused(f"operator {token_id} has role {operator.role.label}, this needs {needs.label}")
         return operator
 
     def revoke(self, token_id: str, by: Mapping[str, str] = LOCAL) -> None:
-        """Makes a token useless. Raises NotFound where there is none that is good."""
-        now = int(self._clock())
+        """Makes a token useless. Raises NotFound where there is none, or where it was revoked before."""
         with self._store.write() as connection:
-            if not operator_tokens.revoke(connection, token_id):
+            if not OPERATOR_TOKENS.end(connection, token_id):
                 raise NotFound("operator_token_not_found")
-            seq = append(connection, now, Change(OPERATOR_REVOKED, by=by, data={"id": token_id})).entry.seq
-            audit.record(connection, now, by, OPERATOR_REVOKED, token_id, seq)
+            change = Change(OPERATOR_REVOKED, by=by, data={"id": token_id})
+            audit.append_act(connection, self._now(), change, token_id)
 
-    def page(self, after: str = "", limit: int | None = None) -> dict[str, Any]:
-        """``{"operator_tokens": […], "next"}``: a page of them by id behind ``after``, past ones too."""
-        size = min(limit or self._limits.page, self._limits.page)
-        with self._store.read() as connection:
-            page = operator_tokens.page(connection, after, size)
-        following = page[-1].id if len(page) == size else None
-        return {"operator_tokens": [public_members(record) for record in page], "next": following}
-
-    def were_any(self) -> bool:
-        """Whether there ever was one: those long past are removed, and their entries stay."""
-        with self._store.look() as connection:
-            return ledger.has_any(connection, OPERATOR_CREATED)
-
-
-def public_members(record: OperatorTokenRecord) -> dict[str, Any]:
-    """What an operator may see of an operator token."""
-    members = asdict(record)
-    del members["secret_hash"]
-    return members
+    def page(self, after: str = "", limit: int | None = None) -> Json:
+        """``{"operator_tokens": […], "next"}``: all tokens by id, past ones too, after the id ``after``."""
+        return self._page("operator_tokens", limit, lambda found, size: OPERATOR_TOKENS.page(found, after, size))

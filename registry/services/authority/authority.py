@@ -1,4 +1,4 @@
-"""In whose name this registry signs: the root-signed document in force, and the signing key that it names."""
+"""The signing authority of a registry: the root-signed document in force, and the keys of this node that it names."""
 
 import logging
 import time
@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal.errors import ConfigurationError, DocumentRefused
+from peerseal.protocol import jose
 from peerseal.protocol.documents.frame import Document, sign_document
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, ledger_jwk, sign_checkpoint
 from peerseal.protocol.ledger.merkle import Frontier
-from peerseal.protocol.names import registry_id
+from peerseal.protocol.names import make_kid, registry_id
 from registry.domain.errors import StorageUnavailable, Unavailable
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.setup.keyfiles import read_key_pair, read_ledger_key
@@ -24,13 +25,13 @@ from registry.storage.unit import Store
 log = logging.getLogger(__name__)
 
 RENEW_BEFORE = 90 * 24 * 3600
-"""Seconds before the end of the registry keys document in which ``init`` has the root sign it anew."""
+"""Seconds before the registry keys document expires in which ``init`` renews it, signed by the root."""
 WARN_EVERY = 24 * 3600
-"""Seconds between two warnings of one process that this has not been done."""
+"""Seconds between two warnings of one process that it was not renewed."""
 
 
 class NotInitialised(Unavailable):
-    """The database has no registry keys document yet, or not one that fits this node's keys."""
+    """The database has no registry keys document, or one that does not name this node's keys."""
 
     code = "not_initialised"
     retry_after = 5
@@ -38,8 +39,8 @@ class NotInitialised(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The domain, its registry keys document (as a value and as signed), and the keys that sign for it here: documents,
-    and checkpoints of the ledger."""
+    """The registry keys document (as a value and as signed), and this node's keys: one signs documents, the other
+    checkpoints of the ledger."""
 
     keys: RegistryKeys
     jws: str = field(repr=False)
@@ -58,12 +59,18 @@ class Authority:
 
     @property
     def pin(self) -> str:
-        """What clients pin: the root key's thumbprint."""
+        """The root key's thumbprint, which clients pin."""
         return self.keys.root.thumbprint
 
     def sign(self, document: Document) -> str:
         """The document as a compact JWS."""
         return sign_document(document, self.signing_key)
+
+    def sign_token(self, typ: str, payload: bytes) -> str:
+        """A token of that type as a compact JWS."""
+        key = self.signing_key
+        header = jose.Header(key.public.alg, make_kid(self.id, key.public.thumbprint), typ)
+        return jose.compact(jose.encode_header(header), payload, key.sign)
 
     def checkpoint(self, edge: Frontier) -> str:
         """The signed head of the ledger with that right edge."""
@@ -71,13 +78,13 @@ class Authority:
 
 
 class AuthoritySource:
-    """Loads the authority when first needed, and looks for a newer document now and then. ``store`` is guarded by
-    ``guard``: nothing is signed while that knows of a fork."""
+    """Loads the authority when it is first needed, and looks for a newer document at intervals. ``store`` is guarded by
+    ``guard``: nothing is signed while the guard knows of a fork."""
 
     def __init__(
         self, settings: Settings, store: Store, guard: ForkGuard, clock: Callable[[], float] = time.time
     ) -> None:
-        """Reads the keys, so that a missing one shows at the start. Raises ConfigurationError."""
+        """Reads the keys, so a missing one is reported at the start. Raises ConfigurationError."""
         self._settings = settings
         self._store = store
         self._clock = clock
@@ -91,8 +98,8 @@ class AuthoritySource:
         guard.when_rebased(self._tell)
 
     def when_changed(self, tell: Callable[[], None]) -> None:
-        """Has ``tell`` called whenever another document comes into force, or another history: what was signed before
-        may be refused."""
+        """Has ``tell`` called when another document or another history comes into force: clients may refuse what was
+        signed before."""
         self._followers.append(tell)
 
     def _tell(self) -> None:
@@ -100,26 +107,26 @@ class AuthoritySource:
             tell()
 
     def require_sound(self) -> None:
-        """Passes where no other history is known of, by memory alone. Raises LedgerForked."""
+        """Raises LedgerForked where a fork is known. Does not read the database."""
         self._guard.require_sound()
 
     def newest(self) -> Authority:
-        """The authority of the document that is in the database now. Raises as `current` does."""
+        """The authority, read from the database now. Raises as `current` does."""
         self._looked_at = self._checked_at = 0.0
         return self.current()
 
     def current(self) -> Authority:
-        """The authority in force. With the database down, the one known before.
+        """The authority in force. With the database down, the last known one.
 
-        Raises NotInitialised, StorageUnavailable, LedgerForked for a ledger that is not the one that was seen,
-        LedgerUnconfirmed, or ConfigurationError for another domain than the one configured.
+        Raises NotInitialised, StorageUnavailable, LedgerForked for another ledger than the one that was seen,
+        LedgerUnconfirmed, or ConfigurationError for another domain than the configured one.
         """
         now = self._clock()
         if self._known is not None and self._guard.sound and now < self._checked_at + self._cached:
             return self._known
         try:
             with self._store.look() as connection:
-                ledger.frontier(connection)  # which the guard passes, or not
+                ledger.frontier(connection)  # which the guard checks
                 jws = documents.newest(connection)
         except StorageUnavailable:
             if self._known is None:
@@ -132,7 +139,7 @@ class AuthoritySource:
         return found
 
     def in_force(self) -> Authority:
-        """The authority in force, for reading only: the guard is not asked.
+        """The authority in force, for reading only: the guard is not involved.
 
         Raises NotInitialised, StorageUnavailable or ConfigurationError.
         """
@@ -171,7 +178,7 @@ class AuthoritySource:
         try:
             keys = read_registry_keys(jws, pin=None, now=now)  # from our own database; clients check it by their pin
         except DocumentRefused as error:
-            raise NotInitialised(f"the registry keys document is not good: {error}") from error
+            raise NotInitialised(f"the registry keys document is invalid: {error}") from error
         signing_key, ledger_key = self._read_keys()
         if signing_key.public not in keys.signing_keys:
             raise NotInitialised("the root-signed document does not name this node's signing key")
@@ -182,7 +189,7 @@ class AuthoritySource:
         return Authority(keys, jws, signing_key, ledger_key)
 
     def _state_of_files(self) -> object:
-        """What changes when a key file is replaced. Raises ConfigurationError."""
+        """A value that changes when a key file is replaced. Raises ConfigurationError."""
         try:
             found = [path.stat() for path in (self._settings.signing_key_file, self._settings.ledger_key_file)]
         except OSError as error:

@@ -1,12 +1,12 @@
-"""No second history: a registry signs and appends only while the database's ledger continues the newest one known.
+"""The fork guard: a registry signs and appends only while the database's ledger continues the newest known head.
 
-Each edge of the tree that a use case reads passes here (`registry.storage.queries.ledger.LedgerGuard`): one comparison
-in memory where it is the edge that this process knows, or has just appended; one query for the leaves in between where
-another process appended; a consistency proof (RFC 9162) otherwise, and after a restart. So it does not matter when the
-database was exchanged, or how: after a lost connection, a fail-over, a restore.
+Each edge of the tree that a use case reads is checked (`registry.storage.queries.ledger.LedgerGuard`): by a comparison
+in memory if this process knows the edge or has just appended it; by a query for the leaves in between if another
+process appended; otherwise, and after a restart, by a consistency proof (RFC 9162). It therefore does not matter when
+or how the database was replaced: after a lost connection, a fail-over, or a restore.
 
-Where the database does not continue it nothing is signed and nothing appended, until it does again. How operators bring
-that about is in docs/how-to/recovery.md.
+While the database does not continue the known head, nothing is signed or appended. The operators' handbook
+(docs/how-to/operations.md) says what to do then.
 """
 
 import logging
@@ -22,9 +22,9 @@ from sqlalchemy import Connection
 from peerseal.errors import ConfigurationError, DocumentRefused
 from peerseal.protocol.documents.history_statement import Excused, Head, excused_by
 from peerseal.protocol.ledger.checkpoint import Checkpoint
-from peerseal.protocol.ledger.merkle import Frontier, check_consistency, consistency_proof, root_hash
+from peerseal.protocol.ledger.merkle import Frontier, check_consistency, consistency_proof
 from registry.domain.errors import (
-    Behind,
+    Lagging,
     LedgerContradicted,
     LedgerForked,
     LedgerUnconfirmed,
@@ -41,19 +41,20 @@ from registry.storage.unit import Store
 log = logging.getLogger(__name__)
 
 FOLDED: Final = 256
-"""Entries of other processes whose leaves are read and hashed onto the edge that is known; of more a proof is made."""
+"""The most entries of other processes whose leaves are read and hashed onto the known edge; for more a proof is
+made."""
 MADE_KEPT: Final = 64
-"""Edges in memory that this process computed and has not seen in the database yet."""
+"""Edges in memory that this process has computed and not yet seen in the database."""
 REMEMBER: Final = (
-    "where there is nobody to ask, compare the head with one that somebody kept and run peerseal-registry remember"
+    "if there is no other node to ask, compare the head with a kept checkpoint and run peerseal-registry remember"
 )
 REMEDY: Final = "run peerseal-registry status; docs/how-to/recovery.md, The ledger forked, says what to do"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The newest head that is known. ``root`` is None where only the size is, ``edge`` where its hashes are not. What
-    follows a head that the root declared counts as seen at ``declared_at`` or later."""
+    """The newest known head. ``root`` is None where only the size is known, ``edge`` is None where its hashes are not.
+    A head after one that the root declared counts as seen at ``declared_at`` or later."""
 
     size: int
     root: bytes | None
@@ -79,14 +80,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Two heads that no proof connects: the one that ``witness`` saw, and the database's."""
+    """Two heads that no proof connects: the one that ``witness`` has seen, and the database's."""
 
     witness: str
     known: Known
     found: Head
 
     def __str__(self) -> str:
-        """What happened, with both heads, and the remedy."""
+        """Both heads, the effect, and the remedy."""
         return (
             f"the database has another ledger than the one that was seen: it has {self.found}; {self.witness} saw "
             f"{self.known}; nothing is signed or written; {REMEDY}"
@@ -94,14 +95,14 @@ class Fork:
 
 
 class _Growing(threading.local):
-    """The edge that this thread's transaction has computed, until it ends."""
+    """The edge that this thread's open transaction has computed."""
 
     edge: Frontier | None = None
 
 
 class ForkGuard:
-    """A `registry.storage.queries.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` those
-    outside must have been asked (`saw`, `asked`) before anything is signed, where this host remembers no ledger.
+    """A `registry.storage.queries.ledger.LedgerGuard`. ``store`` is the database without a guard. With ``asks`` a host
+    that remembers no ledger signs nothing until its witnesses were asked (`saw`, `asked`).
 
     Safe to use from threads, and after a fork. The file is read when the first edge is checked.
     """
@@ -127,13 +128,12 @@ class ForkGuard:
 
     @classmethod
     def of(cls, settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> Self:
-        """The one of a node. ``store`` needs no guard of its own."""
+        """The guard of a node. ``store`` has no guard."""
         asks = bool(settings.checkpoint_urls)
         return cls(Store(store.engine), LedgerMemory(settings.home), asks=asks, clock=clock)
 
     def when_rebased(self, tell: Callable[[], None]) -> None:
-        """Has ``tell`` called when another history counts than the one that was known: what was signed for that may be
-        refused."""
+        """Has ``tell`` called when another history is in force: clients may refuse what was signed for the old one."""
         self._followers.append(tell)
 
     @property
@@ -143,28 +143,28 @@ class ForkGuard:
 
     @property
     def unconfirmed(self) -> bool:
-        """Whether nothing is signed because it is not known yet which ledger was seen."""
+        """Whether nothing is signed because the ledger that was seen is not known yet."""
         self._recall()
         return self._asks or self._unreadable != ""
 
     @property
     def sound(self) -> bool:
-        """Whether anything may be signed, by memory alone."""
+        """Whether documents may be signed, decided without the database."""
         return self._fork is None and not self._witnessed and not self.unconfirmed
 
     @property
     def known(self) -> Known | None:
-        """The newest head that is known."""
+        """The newest known head."""
         self._recall()
         return self._known
 
     @property
     def note(self) -> str | None:
-        """The newest checkpoint that was signed, or seen, as it was remembered."""
+        """The newest checkpoint that was signed or seen."""
         return None if self._remembered is None else self._remembered.note
 
     def require_sound(self) -> None:
-        """Passes where no contradiction is known. Looks at no database. Raises LedgerForked."""
+        """Raises LedgerForked where a contradiction is known. Does not read the database."""
         if self._fork is not None or self._witnessed:
             raise LedgerForked(str(self.fork))
 
@@ -192,29 +192,29 @@ class ForkGuard:
         self._growing.edge = after
 
     def settled(self, *, committed: bool) -> None:
-        """See LedgerGuard. What was appended is known from here on: it is about to be acknowledged."""
+        """See LedgerGuard. Committed entries are known from here on: they are about to be acknowledged."""
         after, self._growing.edge = self._growing.edge, None
         known = self._known
         if committed and after is not None and known is not None and self._appended_here(known, after):
             self._take_over(known, self._seen_now(known, after))
 
     def _seen_now(self, known: Known | None, edge: Frontier) -> Known:
-        """What follows a head that the root declared counts as seen after that, whatever the clock says."""
+        """An edge after a head that the root declared counts as seen after it, whatever the clock says."""
         declared_at = 0 if known is None else known.declared_at
         return Known(edge.size, edge.root, edge, max(int(self._clock()), declared_at), declared_at)
 
     def _check(self, connection: Connection, edge: Frontier) -> None:
-        if edge.size:  # an empty ledger is no history: `init` may begin one
+        if edge.size:  # `init` may begin an empty ledger
             self._check_confirmed()
         while not self._passes(connection, edge):
-            pass  # another thread went on meanwhile: the edge must continue what is known now
+            pass  # another thread changed what is known: the edge must continue the new head
         if self._fork is not None:
             self._fork = None
             log.warning("the ledger in the database continues the one that was seen: signing again")
         self.require_sound()
 
     def _passes(self, connection: Connection, edge: Frontier) -> bool:
-        """Whether the edge passed. False where what is known changed meanwhile. Raises LedgerForked."""
+        """Whether the edge is good. False if the known head changed meanwhile. Raises LedgerForked."""
         known = self.known
         if known is not None and edge != known.edge and not self._appended_here(known, edge):
             if edge.size < known.size and self._is_of_a_moment_ago(edge):
@@ -227,7 +227,7 @@ class ForkGuard:
         return known.edge is not None and self._made.get(edge) == known.edge
 
     def _is_of_a_moment_ago(self, edge: Frontier) -> bool:
-        """Whether the database has gone on since the reader's transaction began, and what is known is in it."""
+        """Whether the reader's transaction is older than the known head, which the database has."""
         known = self.known
         with self._store.read() as connection:
             newest = ledger.frontier(connection)
@@ -237,7 +237,7 @@ class ForkGuard:
             return self._continues(connection, known, newest) and self._continues(connection, old, newest)
 
     def _continues(self, connection: Connection, old: Known, edge: Frontier) -> bool:
-        """Whether the tree with that edge begins with the old one. Raises LedgerContradicted where rows are missing."""
+        """Whether the tree with that edge extends the old one. Raises LedgerContradicted where rows are missing."""
         if edge.size < old.size or old.root is None or old.size == 0:
             return edge.size >= old.size
         if edge.size == old.size:
@@ -258,7 +258,7 @@ class ForkGuard:
         return True
 
     def _excused(self, connection: Connection, known: Known, edge: Frontier) -> bool:
-        """Goes on from another head, where a statement of the root says so. Raises LedgerForked where none does."""
+        """Continues from another head if a statement of the root declares it. Raises LedgerForked otherwise."""
         excused = None if known.head is None else self._statement(connection, known.head, known.seen_at)
         if excused is None:
             self._check_not_behind(connection, known, edge)
@@ -268,7 +268,7 @@ class ForkGuard:
             self._forked(Fork("the root's statement", newer, Head(edge.size, edge.root)))
         if self._take_over(known, newer):
             log.warning("the root declared a new history: the ledger goes on from %s", excused.new)
-            self._forget_behind(excused.common, newer)
+            self._forget_after(excused.common, newer)
             self._tell()
         return False
 
@@ -276,27 +276,27 @@ class ForkGuard:
         for tell in self._followers:
             tell()
 
-    def _forget_behind(self, common: Head, newer: Known) -> None:
-        """The heads behind what both histories have in common are lost: nobody is to declare that once more."""
+    def _forget_after(self, common: Head, newer: Known) -> None:
+        """Drops the remembered heads after the common one: they are declared lost, which need not be repeated."""
         before = () if self._remembered is None else self._remembered.before
         kept = tuple(head for head in before if head.size <= common.size)
         self._write(Remembered(newer.size, newer.head, None, newer.seen_at, kept, newer.declared_at))
 
     def _check_not_behind(self, connection: Connection, known: Known, edge: Frontier) -> None:
-        """Raises Behind for a standby that has yet to receive what is known: whether it ever does nobody can tell now.
-        Where it contradicts an earlier head it is another ledger already."""
+        """Raises Lagging for a standby that has not received the known head, and may yet do so. A standby that
+        contradicts an earlier head has another ledger."""
         if edge.size >= known.size or not in_recovery(connection):
             return
         before = (
             [] if self._remembered is None else [head for head in self._remembered.before if head.size <= edge.size]
         )
         if not before or self._continues(connection, Known(before[-1].size, before[-1].root, None, 0), edge):
-            raise Behind(
+            raise Lagging(
                 f"the database is a standby with {edge.size} entries; it has yet to receive those up to {known}"
             )
 
     def _forked(self, fork: Fork) -> NoReturn:
-        """Says so once for each contradiction. Raises LedgerForked."""
+        """Logs each contradiction once, and raises LedgerForked."""
         if self._fork is None or (self._fork.known.size, self._fork.known.root) != (fork.known.size, fork.known.root):
             log.error("LEDGER FORKED: %s", fork)
         self._fork = fork
@@ -306,25 +306,25 @@ class ForkGuard:
         return excused_by(statements(connection, self._clock()).values(), head, seen_at)
 
     def _take_over(self, known: Known | None, newer: Known) -> bool:
-        """False where what is known is not ``known`` any more."""
+        """Makes ``newer`` the known head. False if ``known`` is no longer the known head."""
         with self._changing:
             if self._known is not known:
                 return False
             self._known = newer
             return True
 
-    # ---- what others saw
+    # ---- heads that witnesses have seen
 
     def saw(self, witness: str, checkpoint: Checkpoint, note: str, entries: Entries) -> None:
-        """Somebody outside showed a checkpoint, whose signature was checked. ``entries`` reads that ledger.
+        """Compares the database with the checkpoint of a witness, whose signature was checked. ``entries`` reads the
+        ledger of the witness.
 
-        Raises StorageUnavailable, and FetchError or DocumentRefused where it cannot be told without the entries what
-        the checkpoint means, and these cannot be had.
+        Raises StorageUnavailable, and FetchError or DocumentRefused where the entries are needed and cannot be fetched.
         """
         seen, fork = Known(checkpoint.size, checkpoint.root, None, int(self._clock())), None
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
-            there = edge.size >= seen.size and self._is_in(connection, seen, edge)
+            there = self._is_in(connection, seen, edge)
             lost = not there and self._is_given_up(connection, seen, edge, entries)
             if not there and not lost and (edge.size >= seen.size or not in_recovery(connection)):
                 fork = Fork(witness, seen, Head(edge.size, edge.root))
@@ -337,7 +337,7 @@ class ForkGuard:
         return new is not None and self._continues(connection, Known(new.size, new.root, None, 0), edge)
 
     def asked(self) -> None:
-        """All those outside had their say, and at least one of them was heard."""
+        """All witnesses were asked, and at least one has answered."""
         self._asks = False
 
     def _note(self, witness: str, fork: Fork | None) -> None:
@@ -351,7 +351,7 @@ class ForkGuard:
             log.warning("%s and the database have the same ledger again", witness)
 
     def _keep_larger(self, seen: Known, note: str) -> None:
-        """What somebody saw counts as seen here, also after a restart."""
+        """Remembers the head of a witness as seen by this host, also after a restart."""
         known = self.known
         if seen.head is None or (known is not None and known.size >= seen.size):
             return
@@ -361,17 +361,17 @@ class ForkGuard:
             self._write(before.followed_by(seen.head, note, newer.seen_at, newer.declared_at))
 
     def _is_in(self, connection: Connection, seen: Known, edge: Frontier) -> bool:
-        try:
-            same = root_hash(seen.size, self._tiles.reader(connection)) == seen.root
-        except ValueError as error:
-            raise LedgerContradicted(str(error)) from error
-        return same and self._continues(connection, seen, edge)
+        """Whether the tree with that edge has the head that was seen. Complete tiles in memory may be of another tree,
+        so a proof must confirm it."""
+        if edge.size < seen.size or self._tiles.root_at(connection, seen.size) != seen.root:
+            return False
+        return self._continues(connection, seen, edge)
 
     # ---- across restarts
 
     def remember(self, sign: Callable[[Frontier], str]) -> None:
-        """Compares what is known with the file, which other processes of the host write as well, and has both say the
-        same: what was declared last, else what the database has lost, else what is newer. ``sign`` makes the checkpoint
+        """Makes the known head and the file equal; other processes of the host write the file as well. The head that
+        was declared last counts, else one that the database has lost, else the newer one. ``sign`` makes the checkpoint
         of an edge."""
         known = self.known
         if known is None or known.head is None or not known.size:
@@ -384,7 +384,7 @@ class ForkGuard:
                 self._write_known(known, written, sign)
             elif self._take_over(known, Known.of(written)):
                 self._remembered = written
-                if written.declared_at > known.declared_at:  # what was only lost may still be served from memory
+                if written.declared_at > known.declared_at:  # else what is in memory may be served
                     self._tell()
 
     def _written(self) -> Remembered | None:
@@ -395,13 +395,13 @@ class ForkGuard:
             return None
 
     def _goes_before(self, written: Remembered, known: Known) -> bool:
-        """Whether what another process of this host wrote counts more than what this one knows."""
+        """Whether the head that another process of this host wrote counts more than the known one."""
         if written.declared_at != known.declared_at:
             return written.declared_at > known.declared_at
         seen = Known.of(written)
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
-            lost = edge.size < seen.size or not self._is_in(connection, seen, edge)
+            lost = not self._is_in(connection, seen, edge)
         larger = seen.size > known.size
         return lost or larger if self._fork is None else lost and larger
 
@@ -414,8 +414,8 @@ class ForkGuard:
             self._write(mine)
 
     def believe(self, edge: Frontier, note: str) -> None:
-        """An operator says that this is the ledger: nothing that was remembered contradicts it. Raises
-        ConfigurationError where that cannot be written down."""
+        """Takes this edge for the ledger's, on an operator's word: everything that was remembered is dropped. Raises
+        ConfigurationError where the file cannot be written."""
         now, head = int(self._clock()), Head(edge.size, edge.root)
         remembered = Remembered(edge.size, head, note, now, declared_at=now)
         self._memory.replace(remembered)
@@ -428,7 +428,7 @@ class ForkGuard:
         self._remembered = remembered
 
     def _recall(self) -> None:
-        """Reads the file: once, or until it says which ledger was seen where this process waits for that."""
+        """Reads the file: once, or repeatedly while this process waits for a head."""
         if self._recalled:
             return
         try:

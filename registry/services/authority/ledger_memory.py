@@ -1,7 +1,7 @@
-"""What a host remembers of the ledger, beside its keys and outside the database: the newest head that it has seen.
+"""The newest head of the ledger that a host has seen, in a file next to its keys, outside of the database.
 
-A database may lose what it acknowledged: it came back from a backup, or an asynchronous replica was promoted. The
-ledger in it is whole by itself. Only a memory outside of it tells that it is not the ledger that clients have seen.
+A database may lose entries that it acknowledged: after a restore from a backup, or the promotion of an asynchronous
+replica. Its ledger is consistent in itself. Only a memory outside of it shows that clients have seen another ledger.
 """
 
 import logging
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "ledger-head"
 EARLIER_FILE: Final = "ledger-size"
-"""What releases before this one remembered: the size alone."""
+"""The file of earlier releases, which holds only the size."""
 HEADS_KEPT: Final = 64
-"""Earlier heads in the file, the older ones further apart: the last one that a ledger still has is where it forked."""
+"""Earlier heads in the file, the older ones further apart: the newest one that a forked ledger has bounds the fork."""
 _LARGEST: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The newest head, the checkpoint that signs it where there is one, when it was seen (seconds since the epoch), and
-    heads from before, oldest first. ``head`` is None where an earlier release remembered a ``size`` and no root.
-    ``declared_at`` is when the root, or an operator of this host, last said which ledger goes on; 0 for never."""
+    """The newest head, its checkpoint if it was signed, the time when it was seen (seconds since the epoch), and
+    earlier heads, oldest first. ``head`` is None where an earlier release wrote only the ``size``. ``declared_at`` is
+    the time when the root, or an operator of this host, last declared the ledger to follow; 0 for never."""
 
     size: int
     head: Head | None = None
@@ -41,7 +41,7 @@ class Remembered:
     declared_at: int = 0
 
     def followed_by(self, head: Head, note: str | None, seen_at: int, declared_at: int) -> "Remembered":
-        """The memory after a newer head was seen."""
+        """The memory with a newer head."""
         before = [*self.before, *([self.head] if self.head is not None and self.head.size else [])]
         if len(before) > HEADS_KEPT:
             half = HEADS_KEPT // 2
@@ -75,14 +75,14 @@ class LedgerMemory:
         self._told = False
 
     def read(self) -> Remembered | None:
-        """What is remembered; None where nothing is. Raises ConfigurationError for a file that cannot be read: that is
-        no reason to forget it."""
+        """The memory; None where there is none. Raises ConfigurationError for a file that cannot be read: it must not
+        count as none."""
         try:
             return Remembered.from_json(strict_json_object(self._home.read(FILE, _LARGEST)))
         except FileNotFoundError:
             return self._of_earlier_release()
         except (OSError, MalformedToken) as error:
-            raise ConfigurationError(f"{self.file} does not say which ledger was seen: {error}") from error
+            raise ConfigurationError(f"{self.file} does not show which ledger was seen: {error}") from error
 
     def _of_earlier_release(self) -> Remembered | None:
         file = self.file.with_name(EARLIER_FILE)
@@ -91,25 +91,25 @@ class LedgerMemory:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{file} does not say how far the ledger reached: {error}") from error
+            raise ConfigurationError(f"{file} does not show the size of the ledger: {error}") from error
         if size is None:
-            raise ConfigurationError(f"{file} does not say how far the ledger reached: it holds no natural number")
+            raise ConfigurationError(f"{file} holds no natural number, so the size of the ledger is unknown")
         return Remembered(size)
 
     def replace(self, remembered: Remembered) -> None:
-        """Writes the file whole or not at all, also when the power fails: an empty file would lock the host out. Raises
-        ConfigurationError where the file cannot be written."""
+        """Writes the file atomically, also against a power failure: an empty file would lock the host out. Raises
+        ConfigurationError where it cannot be written."""
         try:
             self._home.write(FILE, canonical_json(remembered.to_json()))
         except OSError as error:
             raise ConfigurationError(f"{self.file} cannot be written: {error.strerror}") from error
 
     def write(self, remembered: Remembered) -> None:
-        """Does the same. A host that cannot write logs that once, and remembers nothing."""
+        """Writes the file. A failure is logged once."""
         try:
             self.replace(remembered)
             self._told = False
         except ConfigurationError as error:
             if not self._told:
                 self._told = True
-                log.warning("which ledger was seen cannot be remembered: %s", error)
+                log.warning("the head of the ledger cannot be remembered: %s", error)

@@ -1,9 +1,8 @@
-"""Has a node find out by itself, and without traffic, that the database has another ledger than the one that was seen.
+"""Detects, also without traffic, that the database has another ledger than the one that was seen.
 
-One thread of each serving process looks at the head once a second, and writes down beside the keys what is new. A
-second one asks those outside who may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors,
-kept copies. It asks at the start, soon after a new connection to the database, and every ten seconds; no
-call waits for it.
+One thread of each serving process reads the head once a second and remembers it next to the keys. A second thread asks
+witnesses that may have seen more than this host (`Settings.checkpoint_urls`): other nodes, mirrors, copies. It asks at
+the start, soon after a new connection to the database, and every ten seconds; no call waits for it.
 """
 
 import logging
@@ -20,7 +19,7 @@ from peerseal.errors import DocumentRefused, FetchError, PeersealError
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, MAX_NOTE_BYTES, read_checkpoint
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import HttpFetcher, content, no_larger_than
-from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
+from registry.domain.errors import Lagging, LedgerContradicted, LedgerUnconfirmed
 from registry.services.authority.authority import AuthoritySource
 from registry.services.authority.fork_guard import ForkGuard
 from registry.settings import Settings
@@ -32,11 +31,11 @@ log = logging.getLogger(__name__)
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the head."""
 ASK_EVERY: Final = 10.0
-"""Seconds between two rounds of questions to those outside."""
+"""Seconds between two rounds of questions to the witnesses."""
 ASK_AGAIN: Final = 1.0
-"""The same, while none of them has answered, and after a new connection to the database."""
+"""Seconds between two rounds while no witness has answered, and after a new connection to the database."""
 LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_BUNDLE_BYTES)
-"""Of one question."""
+"""Limits of one question."""
 ANSWERED: Final = "answered"
 
 
@@ -59,20 +58,20 @@ class LedgerWatch:
     # ---- one look
 
     def passes(self, connection: Connection) -> bool:
-        """Whether the ledger that the connection sees is the one that was seen. Raises what a database raises."""
+        """Whether the connection's ledger continues the one that was seen. Raises SQLAlchemyError."""
         try:
             ledger.frontier(connection)
-        except (Behind, LedgerContradicted, LedgerUnconfirmed):
+        except (Lagging, LedgerContradicted, LedgerUnconfirmed):
             return False
         return True
 
     def check(self) -> None:
-        """A check of readiness. Raises PeersealError where nothing is signed, or SQLAlchemyError."""
+        """The readiness check. Raises PeersealError where nothing is signed, or SQLAlchemyError."""
         with self._store.look() as connection:
             ledger.frontier(connection)
 
     def look(self) -> None:
-        """Looks at the head, and keeps what is new; what was seen and is lost, too. Raises PeersealError."""
+        """Reads the head and remembers it; a lost one stays remembered. Raises PeersealError."""
         try:
             with self._store.look() as connection:
                 ledger.frontier(connection)
@@ -80,19 +79,19 @@ class LedgerWatch:
             self._guard.remember(self._authority.in_force().checkpoint)
 
     def confirm(self) -> None:
-        """Asks those outside where this host remembers no ledger: for a command, which has no thread."""
+        """Asks the witnesses if this host remembers no ledger: for a command, which has no thread."""
         if self._guard.unconfirmed:
             self.ask()
 
     def ask(self) -> None:
-        """Asks each of those outside once. One who does not answer is logged, once, and changes nothing."""
+        """Asks each witness once. A witness that does not answer is logged once and ignored."""
         for url, fetcher in self._fetchers.items():
             self._tell(url, self._asked(url, fetcher))
         if ANSWERED in self._answers.values():
             self._guard.asked()
 
     def _asked(self, url: str, fetcher: HttpFetcher) -> str:
-        """What came of it, in a word for the log."""
+        """The result, for the log."""
         try:
             with no_larger_than(MAX_NOTE_BYTES):
                 note = content(fetcher.call("GET", CHECKPOINT_PATH)).decode("utf-8", "replace")
@@ -106,13 +105,13 @@ class LedgerWatch:
     def _tell(self, url: str, answer: str) -> None:
         if self._answers.get(url) != answer:
             told = log.info if answer == ANSWERED else log.warning
-            told("which ledger was seen: %s: %s", url, answer)
+            told("checkpoint of %s: %s", url, answer)
         self._answers[url] = answer
 
     # ---- the threads
 
     def start(self) -> None:
-        """Has the threads of this process run. They end with the process, or with `stop`."""
+        """Starts the threads of this process unless they run. They end with the process, or with `stop`."""
         if self._runs():
             return
         with self._starting:
@@ -129,7 +128,7 @@ class LedgerWatch:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """Ends them, and waits for that."""
+        """Ends the threads, and waits for their end."""
         self._stopping.set()
         self._ask_soon.set()
         for thread in self._threads:
@@ -142,10 +141,10 @@ class LedgerWatch:
                 do()
                 self._blind = False
             except (LedgerContradicted, LedgerUnconfirmed):
-                pass  # the guard has said so
+                pass  # the guard has logged it
             except (PeersealError, SQLAlchemyError) as error:
                 if not self._blind:
-                    log.warning("the ledger cannot be compared with the one that was seen: %s", error)
+                    log.warning("the database's ledger cannot be compared with the one that was seen: %s", error)
                 self._blind = True
             except Exception:
                 log.exception("a look at the ledger failed")
@@ -161,7 +160,7 @@ class LedgerWatch:
         self._ask_soon.clear()
 
     def _connected(self, _connection: object, _record: object) -> None:
-        """Perhaps to another server."""
+        """A new connection may lead to another server."""
         self._ask_soon.set()
 
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.names import check_service
-from registry.domain.errors import Behind, LedgerForked, NotFound, StorageUnavailable
+from registry.domain.errors import Lagging, LedgerForked, NotFound, StorageUnavailable
 from registry.services.authority.authority import AuthoritySource
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
@@ -81,14 +81,14 @@ class AnswerCache(Generic[A]):
         """The answer as of entry ``at_least`` or later. If none is kept, ``make`` makes one for the name and the
         current time. With ``of_unknown`` there is an answer, with ``seq`` 0, about a service that no entry names.
 
-        Raises InvalidName, NotFound for a service that no entry names, Behind where the ledger is shorter than
+        Raises InvalidName, NotFound for a service that no entry names, Lagging where the ledger is shorter than
         ``at_least``, StorageUnavailable, LedgerContradicted.
         """
         if self._cache.get(name) is None:
             check_service(name[1])
         try:
             return self._answer(name, at_least, make, of_unknown)
-        except (StorageUnavailable, LedgerForked, Behind):
+        except (StorageUnavailable, LedgerForked, Lagging):
             kept = self._cache.get(name)
             if kept is not None and kept.head >= at_least and self._clock() < kept.expires_at:
                 return kept
@@ -102,7 +102,7 @@ class AnswerCache(Generic[A]):
             self._authority.newest()
             self._issued, kept = issued, self._cache.get(name)
         if at_least and (kept is None or at_least > kept.head) and self._revisions.head() < at_least:
-            raise Behind(f"the ledger has fewer than {at_least} entries")
+            raise Lagging(f"the ledger has fewer than {at_least} entries")
         if seq is None:
             if not of_unknown:
                 raise NotFound("service_not_found")

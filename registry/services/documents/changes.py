@@ -1,7 +1,6 @@
 """The signed answer to "what changed since?" (docs/protocol.md)."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
@@ -9,51 +8,36 @@ from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
-from registry.services.authority.authority import Authority, AuthoritySource
+from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWT, PublicAnswer
-from registry.services.documents.ledger import LedgerView
 from registry.services.documents.waiting import WaitingCall, WaitingCalls
 from registry.services.group_commit import GroupCommit
-from registry.settings import Limits
+from registry.services.use_case import Node, UseCase
 from registry.storage.notifications import commit_listener
 from registry.storage.queries import ledger, services
-from registry.storage.revisions import Revisions
-from registry.storage.unit import Store
 
 _KEPT = 256
-"""Lists in memory: watchers that keep up all ask for the same one."""
+"""Lists in memory. Clients that are up to date all ask for the same one."""
 
 
-class ChangesFeed:
-    """Makes and keeps the lists of changed services. ``waiting`` are the calls that wait for one."""
+class ChangesFeed(UseCase):
+    """Makes and keeps the lists of changed services. ``waiting`` holds the calls that wait for one."""
 
-    def __init__(
-        self,
-        store: Store,
-        revisions: Revisions,
-        authority: AuthoritySource,
-        ledger: LedgerView,
-        limits: Limits,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._revisions = revisions
-        self._authority = authority
-        self._ledger = ledger
-        self._limits = limits
-        self._clock = clock
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._revisions = node.revisions
+        self._ledger = node.ledger
         self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
         self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self._make)
-        self.waiting = WaitingCalls(
-            revisions.head, self._making.do, lambda: commit_listener(store.listen_engine), limits
-        )
-        authority.when_changed(self._cache.clear)
-        store.when_written(self.waiting.committed)
+        engine = node.store.listen_engine
+        self.waiting = WaitingCalls(node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits)
+        node.authority.when_changed(self._cache.clear)
+        node.store.when_written(self.waiting.committed)
 
     def since(self, seq: int) -> PublicAnswer:
-        """The services that an entry behind ``seq`` changed; ``reset`` where they are too many to list, or where the
-        ledger has not so many entries. Raises StorageUnavailable."""
+        """The services that an entry after ``seq`` changed; ``reset`` where they are too many to list, or where the
+        ledger is shorter than ``seq``. Raises StorageUnavailable."""
         kept = self._young(seq)
         if kept is not None and kept.head == self._revisions.head():
             return kept
@@ -71,21 +55,21 @@ class ChangesFeed:
         return self._unchanged(call.since) if call.answer is None else call.answer
 
     def _young(self, seq: int) -> PublicAnswer | None:
-        """The list in memory, where it need not be signed anew."""
+        """The list in memory, unless it is too old."""
         kept = self._cache.get(seq)
         if kept is not None and 0 <= self._clock() - kept.issued_at < self._limits.changes_resign_after:
             return kept
         return None
 
     def _unchanged(self, seq: int) -> PublicAnswer:
-        """The list at the end of a wait. Hundreds may end at once, so nobody looks at the ledger who need not: the
-        thread that follows it has just not seen a change. With the database down it is one that was signed before:
-        its signed time says how old it is, and who comes again is told at once that nothing is known now."""
+        """The list at the end of a wait without a change. Hundreds of waits may end at once, so a list in memory is
+        used without a look at the ledger: the thread that follows the ledger has seen no change. With the database
+        down an older list is used: its signed time shows its age, and the next call is refused at once."""
         kept = self._young(seq)
         if kept is not None:
             return kept
         try:
-            if self.waiting.blind:  # each of them would wait for the database
+            if self.waiting.blind:  # each call would wait for the database
                 raise StorageUnavailable("the database did not answer a moment ago")
             return self._making.do(seq)
         except StorageUnavailable:
@@ -95,8 +79,8 @@ class ChangesFeed:
             raise
 
     def _make(self, seqs: Sequence[int]) -> Sequence[PublicAnswer]:
-        """One list for all who ask for the same, as of one moment."""
-        authority, issued_at = self._authority.current(), int(self._clock())  # not later than what is read
+        """The lists as of one moment, each made once."""
+        authority, issued_at = self._authority.current(), self._now()  # not later than the reads
         made: dict[int, PublicAnswer] = {}
         with self._store.read() as connection:
             edge = ledger.frontier(connection)
@@ -112,7 +96,7 @@ class ChangesFeed:
         return services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
 
     def _proof(self, connection: Connection, seq: int, newest: int) -> Proof | None:
-        """That the ledger begins with the one that the watcher has seen: hundreds would ask for it one by one."""
+        """The proof that the ledger extends the one that the caller has seen; else hundreds would ask for it singly."""
         return self._ledger.consistency_in(connection, seq, newest) if 0 < seq <= newest else None
 
     def _signed(

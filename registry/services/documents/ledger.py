@@ -1,4 +1,4 @@
-"""The ledger as everybody may read it: checkpoint, tiles, bundles of entries, proofs (docs/protocol.md)."""
+"""The public answers about the ledger: checkpoint, tiles, bundles of entries, proofs (docs/protocol.md)."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
 from peerseal.protocol.ledger.merkle import HASH, Proof, consistency_proof, inclusion_proof
 from peerseal.protocol.names import service_id, split_kid
-from registry.domain.errors import BadRequest, Behind, LedgerContradicted, LedgerForked, NotFound
+from registry.domain.errors import BadRequest, Lagging, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority.authority import Authority, AuthoritySource
 from registry.services.documents.answer_cache import BYTES, NOTE, PublicAnswer
 from registry.services.documents.tile_cache import TileCache
@@ -19,7 +19,7 @@ from registry.storage.unit import Store
 
 
 class LedgerView:
-    """Makes the answers about the ledger itself."""
+    """Makes the answers about the ledger."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class LedgerView:
         clock: Callable[[], float] = time.time,
         remembered: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """``remembered`` gives the newest checkpoint that was signed before the database had another ledger."""
+        """``remembered`` returns the newest checkpoint of the ledger that this host has seen."""
         self._store = store
         self._revisions = revisions
         self._authority = authority
@@ -40,7 +40,7 @@ class LedgerView:
         authority.when_changed(self._forget)
 
     def proofs(self, connection: Connection, indexes: Iterable[int], size: int) -> list[Proof]:
-        """The inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
+        """Inclusion proofs of leaves in the tree of that size. Raises LedgerContradicted where rows are missing."""
         node = self._tiles.reader(connection)
         try:
             return [inclusion_proof(index, size, node) for index in indexes]
@@ -48,8 +48,8 @@ class LedgerView:
             raise LedgerContradicted(str(error)) from error
 
     def checkpoint(self) -> PublicAnswer:
-        """The signed head of the ledger, as of now; or the newest that was signed, where the database has another
-        ledger since: it tells other nodes which one was seen. Raises StorageUnavailable, LedgerForked."""
+        """The signed head of the ledger. Where the database holds another ledger than this host has seen, the newest
+        signed head of that one: it tells other nodes which ledger was seen. Raises StorageUnavailable, LedgerForked."""
         try:
             return self._signed()
         except LedgerForked:
@@ -79,7 +79,7 @@ class LedgerView:
         return self._lasting(tile)
 
     def bundle(self, number: int, width: int) -> PublicAnswer:
-        """The first ``width`` entries of a bundle. Raises NotFound where there are not as many."""
+        """The first ``width`` entries of a bundle. Raises NotFound where the ledger has fewer."""
         first = number * TILE_WIDTH
         with self._store.look() as connection:
             _check_reached(connection, first + width)
@@ -106,28 +106,27 @@ class LedgerView:
         return {**members, "proof": encode_proof(proof), "checkpoint": authority.checkpoint(edge)}
 
     def consistency(self, old: int, new: int) -> dict[str, Any]:
-        """``{"from", "to", "proof"}``: that the ledger of size ``new`` begins with the one of size ``old``.
+        """``{"from", "to", "proof"}``: the proof that the ledger of size ``new`` extends the one of size ``old``.
 
-        Raises BadRequest for sizes that no two trees have, Behind where the ledger has not that many entries.
+        Raises BadRequest unless 0 < ``old`` <= ``new``, and Lagging where the ledger is shorter than ``new``.
         """
         if not 0 < old <= new:
-            raise BadRequest("invalid_parameter", "from must be 1 or more, and to no less")
+            raise BadRequest("invalid_parameter", f"from={old} and to={new}: from must be 1 or more, to at least from")
         with self._store.read() as connection:
-            if ledger.frontier(connection).size < new:
-                raise Behind(f"the ledger has not {new} entries")
+            if (size := ledger.frontier(connection).size) < new:
+                raise Lagging(f"the ledger has {size} entries, not {new}")
             proof = self.consistency_in(connection, old, new)
         return {"from": old, "to": new, "proof": encode_proof(proof)}
 
     def consistency_in(self, connection: Connection, old: int, new: int) -> Proof:
-        """The same proof, of sizes that the connection's transaction sees. Raises LedgerContradicted where rows are
-        missing."""
+        """The same proof, within a transaction. Raises LedgerContradicted where rows are missing."""
         try:
             return consistency_proof(old, new, self._tiles.reader(connection))
         except ValueError as error:
             raise LedgerContradicted(str(error)) from error
 
     def _forget(self) -> None:
-        """What was read, or signed, may be of a history that was given up."""
+        """Drops tiles and the signed head, which may belong to a history that was given up."""
         self._tiles, self._newest = TileCache(), None
 
     def _lasting(self, body: bytes) -> PublicAnswer:
@@ -136,6 +135,6 @@ class LedgerView:
 
 
 def _check_reached(connection: Connection, entries: int) -> None:
-    """Raises NotFound where the ledger has fewer entries: a number may be larger than a database takes."""
+    """Raises NotFound where the ledger has fewer entries. It comes first: a number may exceed the database's range."""
     if ledger.frontier(connection).size < entries:
         raise NotFound("tile_not_found")

@@ -1,8 +1,7 @@
-"""Policies and the domain's settings, as operators write and read them."""
+"""Policies and the domain's settings: how operators read and write them."""
 
 import logging
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,12 +15,10 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from registry.domain.admission import check_registrable
 from registry.domain.errors import BadRequest, LedgerContradicted, PreconditionFailed
 from registry.domain.policy import policy_from, policy_in, said_of, settings_from, text_of
-from registry.services.authority.authority import AuthoritySource
-from registry.settings import Limits
+from registry.services.use_case import UseCase
 from registry.storage.queries import audit, policies, services
-from registry.storage.queries.ledger import Change, append
+from registry.storage.queries.ledger import Change
 from registry.storage.queries.policies import SettingEntry, SettingRow
-from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +27,15 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Setting(Generic[V]):
-    """What holds now, and the entry that set it: 0 where there is nothing."""
+    """The current value, and the entry that set it; 0 where none did."""
 
     seq: int
     value: V
 
 
-class Policies:
-    """Shows and changes what holds. Who changes something names the entry whose setting it saw, so that of two
-    operators at once one is refused."""
-
-    def __init__(
-        self, store: Store, authority: AuthoritySource, limits: Limits, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._store = store
-        self._authority = authority
-        self._limits = limits
-        self._clock = clock
+class Policies(UseCase):
+    """Reads and changes settings. A change names the entry of the setting that the operator saw, so of two operators at
+    the same time one is refused."""
 
     def policy(self, service: str) -> Setting[CallPolicy | None]:
         """The service's policy. Raises InvalidName, LedgerContradicted, StorageUnavailable."""
@@ -62,10 +51,10 @@ class Policies:
     def set_policy(
         self, service: str, body: Mapping[str, Any], seen: Collection[int], by: Mapping[str, str]
     ) -> Setting[CallPolicy | None]:
-        """Lays down what `registry.domain.policy.policy_from` reads, in the place of what one of the entries ``seen``
-        set, and gives it back. What holds already is left as it is.
+        """Replaces the policy that one of the entries ``seen`` set by ``body`` (`registry.domain.policy.policy_from`),
+        and returns the new one. A policy that is already in force is left as it is.
 
-        It is compared with the entries, not with the row: so a row that somebody altered can be put right.
+        The comparison is with the entries, not with the row, so a row that was altered can be repaired.
         Raises InvalidName, BadRequest, PreconditionFailed, StorageUnavailable.
         """
         check_registrable(service)
@@ -80,7 +69,7 @@ class Policies:
             if policies.policy(connection, service) == _row(before, policy):
                 return Setting(before, policy)
             change = Change(POLICY_SET, service, by=by, evidence=evidence, data=data)
-            seq = self._append(connection, change, service, by)
+            seq = self._append(connection, change, service)
             if policy is None:
                 policies.remove_policy(connection, service)
             else:
@@ -91,7 +80,7 @@ class Policies:
     def set_domain(
         self, body: Mapping[str, Any], seen: Collection[int], by: Mapping[str, str]
     ) -> Setting[DomainSettings]:
-        """The same for the domain's settings. Raises as `set_policy` does."""
+        """Replaces the domain's settings in the same way. Raises as `set_policy` does."""
         settings = settings_from(body, self._authority.current().domain)
         text = text_of(settings)
         self._check_size(text)
@@ -102,21 +91,20 @@ class Policies:
             if policies.domain(connection) == SettingRow(before, text):
                 return Setting(before, settings)
             change = Change(DOMAIN_SET, by=by, data={"settings": settings.to_json()})
-            seq = self._append(connection, change, self._authority.current().domain, by)
+            seq = self._append(connection, change, self._authority.current().domain)
             policies.put_domain(connection, SettingRow(seq, text))
         log.info("domain set seq=%d by=%s", seq, dict(by))
         return Setting(seq, settings)
 
-    def _append(self, connection: Connection, change: Change, subject: str, by: Mapping[str, str]) -> int:
-        now = int(self._clock())
-        seq = append(connection, now, change).entry.seq
+    def _append(self, connection: Connection, change: Change, subject: str) -> int:
+        seq = audit.append_act(connection, self._now(), change, subject).entry.seq
         services.changed(connection, change.service or REGISTRY, seq)
-        audit.record(connection, now, by, change.type, subject, seq)
         return seq
 
     def _check_size(self, text: str) -> None:
-        if len(text.encode("utf-8")) > self._limits.policy_body:
-            raise BadRequest("setting_too_large", f"longer than {self._limits.policy_body} bytes with names in full")
+        size, most = len(text.encode("utf-8")), self._limits.policy_body
+        if size > most:
+            raise BadRequest("setting_too_large", f"it has {size} bytes with full service names, {most} are allowed")
 
 
 def setting_members(value: CallPolicy | DomainSettings | None) -> dict[str, Any]:
@@ -125,21 +113,21 @@ def setting_members(value: CallPolicy | DomainSettings | None) -> dict[str, Any]
 
 
 class Read(NamedTuple, Generic[V]):
-    """A setting as its row and its newest entry both have it; no entry where none ever spoke of it."""
+    """A setting on which its row and its newest entry agree; ``entry`` is None where it was never set."""
 
     setting: Setting[V]
     entry: Entry | None
 
 
 def read_policy(connection: Connection, service: str) -> Read[CallPolicy | None]:
-    """The service's policy. Raises LedgerContradicted where its row says other than its newest entry: a row that
-    somebody altered, removed or brought back."""
+    """The service's policy. Raises LedgerContradicted where its row differs from its newest entry: the row was altered,
+    removed or brought back."""
     with _as_written(f"the policy of {service}"):
         found = policies.newest_policy(connection, service)
         policy = None if found is None else policy_in(_committed(found), found.evidence)
         seq = _seq_of(found, "policy")
     if policies.policy(connection, service) != _row(seq, policy):
-        raise LedgerContradicted(f"the policy of {service} is not what the ledger says")
+        raise LedgerContradicted(f"the row of {service}'s policy differs from its newest entry in the ledger")
     return Read(Setting(seq, policy), found and found.entry)
 
 
@@ -150,13 +138,13 @@ def read_settings(connection: Connection) -> Read[DomainSettings]:
         settings = None if found is None else DomainSettings.from_json(found.entry.data["settings"])
         seq = _seq_of(found, "settings")
     if policies.domain(connection) != _row(seq, settings):
-        raise LedgerContradicted("the domain's settings are not what the ledger says")
+        raise LedgerContradicted("the row of the domain's settings differs from their newest entry in the ledger")
     return Read(Setting(seq, settings or DomainSettings()), found and found.entry)
 
 
 @contextmanager
 def _as_written(what: str) -> Iterator[None]:
-    """For reading entries, which are as the registry once wrote them, or altered."""
+    """Reports entries that cannot be read as altered: the registry writes readable ones."""
     try:
         yield
     except (MalformedToken, InvalidName, KeyError, TypeError, AttributeError) as error:
@@ -164,15 +152,15 @@ def _as_written(what: str) -> Iterator[None]:
 
 
 def _committed(found: SettingEntry) -> Entry:
-    """The entry, whose evidence is what it commits to. Raises MalformedToken."""
+    """The entry, whose digest matches its evidence. Raises MalformedToken."""
     digest = None if found.evidence is None else evidence_digest(found.evidence)
     if digest != found.entry.evidence:
-        raise MalformedToken("the evidence is not what the entry commits to")
+        raise MalformedToken("the evidence does not match the digest in the entry")
     return found.entry
 
 
 def _seq_of(found: SettingEntry | None, member: str) -> int:
-    """The number of the entry that set what holds; 0 where none did, or the newest one removed it."""
+    """The number of the entry that set the value; 0 where none did, or where the newest entry removed it."""
     return 0 if found is None or found.entry.data[member] is None else found.entry.seq
 
 
@@ -182,4 +170,4 @@ def _row(seq: int, setting: CallPolicy | DomainSettings | None) -> SettingRow | 
 
 def _check_seen(before: int, seen: Collection[int]) -> None:
     if before not in seen:
-        raise PreconditionFailed(f"entry {before} set what holds, and that was not the one named")
+        raise PreconditionFailed(f"entry {before} set the current value, the request names {sorted(seen)}")

@@ -1,67 +1,59 @@
-"""Signed answers about services and keys, from memory as long as nothing changed."""
+"""Signed answers about services and keys, policies and the domain's settings. They are served from memory as long as
+`registry.services.documents.answer_cache` allows."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import Connection
 
+from peerseal.errors import DocumentRefused
+from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME
+from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.ledger.entries import Admission
-from peerseal.protocol.names import make_kid
+from peerseal.protocol.ledger.entries import Admission, Entry
+from peerseal.protocol.ledger.merkle import Frontier, check_inclusion
+from peerseal.protocol.names import REGISTRY, make_kid
 from registry.domain import publication
 from registry.domain.errors import LedgerContradicted, NotFound
 from registry.domain.keys import KeyRecord
-from registry.domain.publication import Frame, ProvenKey
+from registry.domain.policy import readers_of
+from registry.domain.publication import AnswerFrame, ProvenKey
 from registry.domain.rebuild import keys_of
-from registry.services.authority.authority import Authority, AuthoritySource
+from registry.services.authority.authority import Authority
 from registry.services.documents.answer_cache import JWK_SET, JWT, AnswerCache, PublicAnswer
-from registry.services.documents.ledger import LedgerView
-from registry.settings import Limits
+from registry.services.documents.policies import read_policy, read_settings
+from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
 from registry.storage.queries.ledger import Appended
-from registry.storage.revisions import Revisions
-from registry.storage.unit import Store
 
-Kind = Literal["jwks.jwt", "jwks.json", "statement"]
+Kind = Literal["jwks.jwt", "jwks.json", "statement", "policy.jwt", "domain.jwt"]
 AnswerName = tuple[Kind, str, str]
+"""The kind of an answer, the service, and for a key statement the thumbprint."""
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What an answer is made from, all of it as of one moment."""
+class _Documents(UseCase):
+    """The base of both: the cache of answers, and the frame of the signed documents."""
 
-    frame: Frame
-    keys: list[ProvenKey]
+    def __init__(self, node: Node) -> None:
+        super().__init__(node)
+        self._ledger = node.ledger
+        self._answers: AnswerCache[AnswerName] = AnswerCache(node.revisions, node.authority, node.limits, node.clock)
+
+    @staticmethod
+    def _frame(authority: Authority, service: str, now: int, seq: int, edge: Frontier) -> AnswerFrame:
+        position = seq, edge.size, authority.checkpoint(edge)
+        return AnswerFrame(authority.domain, service, now, now + DOCUMENT_LIFETIME, *position)
 
 
-class Publisher:
-    """Makes and keeps the answers about one service: its signed JWK Set, the plain one, its key statements. They are
-    served from memory as `registry.services.documents.answer_cache` says."""
-
-    def __init__(
-        self,
-        store: Store,
-        revisions: Revisions,
-        authority: AuthoritySource,
-        ledger: LedgerView,
-        limits: Limits,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._authority = authority
-        self._ledger = ledger
-        self._limits = limits
-        self._clock = clock
-        self._answers: AnswerCache[AnswerName] = AnswerCache(revisions, authority, limits, clock)
+class Publisher(_Documents):
+    """Makes and keeps the answers about one service: its signed JWK Set, the plain one, its key statements."""
 
     def signed_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The signed JWK Set as of entry ``at_least`` or later.
 
-        Raises InvalidName, NotFound for a service that never had a key, Behind where the ledger does not reach that
-        far, StorageUnavailable.
+        Raises InvalidName, NotFound for a service that never had a key, Lagging where the ledger is shorter than
+        ``at_least``, StorageUnavailable.
         """
         return self._answers.answer(("jwks.jwt", service, ""), at_least, self._make_signed_set)
 
@@ -74,53 +66,54 @@ class Publisher:
         return self._answers.answer(("statement", service, thumbprint), at_least, self._make_statement)
 
     def new_statement(self, record: KeyRecord, appended: Appended) -> PublicAnswer:
-        """The key statement about a key as of the entry that admitted it, when nothing else had changed yet. What was
-        appended is all that it needs."""
-        authority, now, seq = self._authority.current(), int(self._clock()), record.admitted_seq
-        checkpoint = authority.checkpoint(appended.after)
-        frame = Frame(authority.domain, record.service, now, now + DOCUMENT_LIFETIME, seq, seq, checkpoint)
+        """The key statement about a key as of the entry that admitted it. It needs nothing but the appended entry."""
+        authority, seq = self._authority.current(), record.admitted_seq
+        frame = self._frame(authority, record.service, self._now(), seq, appended.after)
         key = ProvenKey(record, Admission.of(appended.entry), appended.before.proof_of_next)
-        return _signed(authority.sign(publication.statement(frame, key)), frame)
+        return _answer(authority.sign(publication.statement(frame, key)), frame, seq)
 
     def _make_signed_set(self, name: AnswerName, now: int) -> PublicAnswer:
-        authority, view = self._view(name[1], now, self._listed)
-        return _signed(authority.sign(publication.key_set(view.frame, view.keys)), view.frame)
+        authority, frame, proven = self._read(name[1], now, self._listed)
+        return _answer(authority.sign(publication.key_set(frame, proven)), frame, frame.seq)
 
     def _make_plain_set(self, name: AnswerName, now: int) -> PublicAnswer:
-        _, view = self._view(name[1], now, self._listed)
-        body = canonical_json(publication.plain_key_set(view.frame, view.keys))
-        return _rendered(body, JWK_SET, view.frame)
+        _, frame, proven = self._read(name[1], now, self._listed)
+        body = canonical_json(publication.plain_key_set(frame, proven))
+        return PublicAnswer.of(body, JWK_SET, frame.seq, frame.head, frame.issued_at, frame.expires_at)
 
     def _make_statement(self, name: AnswerName, now: int) -> PublicAnswer:
-        _, service, thumbprint = name
-        authority, view = self._view(service, now, lambda connection, _, __: _found(connection, service, thumbprint))
-        return _signed(authority.sign(publication.statement(view.frame, view.keys[0])), view.frame)
+        def find(connection: Connection, service: str, _now: int) -> list[KeyRecord]:
+            record = keys.find(connection, name[2])
+            if record is None or record.service != service:
+                raise NotFound("key_not_found")
+            return [record]
+
+        authority, frame, proven = self._read(name[1], now, find)
+        return _answer(authority.sign(publication.statement(frame, proven[0])), frame, frame.seq)
 
     def _listed(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
         return keys.listed(connection, service, now - self._limits.retired_shown, now)
 
-    def _view(
+    def _read(
         self, service: str, now: int, read: Callable[[Connection, str, int], list[KeyRecord]]
-    ) -> tuple[Authority, _View]:
+    ) -> tuple[Authority, AnswerFrame, list[ProvenKey]]:
+        """The frame of an answer, and the keys that it is about, as of one moment."""
         authority = self._authority.current()
         with self._store.read() as connection:
             seq = services.seq_of(connection, service)
             if seq is None:
                 raise NotFound("service_not_found")
-            edge = ledger.frontier(connection)
-            place = seq, edge.size, authority.checkpoint(edge)
-            frame = Frame(authority.domain, service, now, now + DOCUMENT_LIFETIME, *place)
-            records = read(connection, service, now)
-            return authority, _View(frame, self._proven(connection, service, records, edge.size))
+            frame = self._frame(authority, service, now, seq, ledger.frontier(connection))
+            return authority, frame, self._proven(connection, service, read(connection, service, now), frame.head)
 
     def _proven(self, connection: Connection, service: str, records: list[KeyRecord], size: int) -> list[ProvenKey]:
-        """The records with their inclusion proofs. Raises LedgerContradicted where a record says other than the
-        entries do: an altered row gets no signature."""
+        """The records with their inclusion proofs. Raises LedgerContradicted where a record differs from the entries:
+        an altered row gets no signature."""
         admitted = ledger.read_some(connection, [record.admitted_seq for record in records])
         kids = {entry.kid for entry in admitted}
         ended = [entry for entry in ledger.endings(connection, service) if entry.kid in kids]
         if keys_of([*admitted, *ended]) != {record.thumbprint: record for record in records}:
-            raise LedgerContradicted(f"the keys of {service} are not what the ledger says")
+            raise LedgerContradicted(f"the rows of {service}'s keys differ from their entries in the ledger")
         entries = {entry.seq: entry for entry in admitted}
         proofs = self._ledger.proofs(connection, [record.index for record in records], size)
         return [
@@ -129,24 +122,59 @@ class Publisher:
         ]
 
 
-def _found(connection: Connection, service: str, thumbprint: str) -> list[KeyRecord]:
-    record = keys.find(connection, thumbprint)
-    if record is None or record.service != service:
-        raise NotFound("key_not_found")
-    return [record]
+class SettingDocuments(_Documents):
+    """Makes and keeps the signed policies and domain settings. Every service has a signed policy, also one without
+    rules: an unsigned answer that there is none could be a mirror's."""
+
+    def policy(self, service: str, at_least: int = 0) -> PublicAnswer:
+        """The policy document of a service as of entry ``at_least`` or later. Raises InvalidName, Lagging,
+        LedgerContradicted, StorageUnavailable."""
+        return self._answers.answer(("policy.jwt", service, ""), at_least, self._make_policy, of_unknown=True)
+
+    def domain(self, at_least: int = 0) -> PublicAnswer:
+        """The domain document. Raises as `policy` does."""
+        return self._answers.answer(("domain.jwt", REGISTRY, ""), at_least, self._make_domain, of_unknown=True)
+
+    def _make_policy(self, name: AnswerName, now: int) -> PublicAnswer:
+        authority, service = self._authority.current(), name[1]
+        with self._store.read() as connection:
+            changed, read = services.seq_of(connection, service) or 0, read_policy(connection, service)
+            frame = self._proven_frame(connection, authority, service, now, changed, read.entry)
+        policy = read.setting.value
+        document = PolicyDocument(**frame.members(), policy=policy)
+        return _answer(authority.sign(document), frame, changed, readers_of(policy, frame.owner))
+
+    def _make_domain(self, name: AnswerName, now: int) -> PublicAnswer:
+        authority = self._authority.current()
+        with self._store.read() as connection:
+            changed, read = services.seq_of(connection, REGISTRY) or 0, read_settings(connection)
+            frame = self._proven_frame(connection, authority, REGISTRY, now, read.setting.seq, read.entry)
+        members = {**frame.members(), "subject": authority.domain}
+        document = DomainDocument(**members, settings=read.setting.value)
+        return _answer(authority.sign(document), frame, changed)
+
+    def _proven_frame(
+        self, connection: Connection, authority: Authority, service: str, now: int, seq: int, entry: Entry | None
+    ) -> AnswerFrame:
+        """The frame of a document that rests on that entry, which must be in the tree. Raises LedgerContradicted."""
+        edge = ledger.frontier(connection)
+        if entry is not None:
+            [proof] = self._ledger.proofs(connection, [entry.index], edge.size)
+            try:
+                check_inclusion(entry.leaf, entry.index, edge.size, proof, edge.root)
+            except DocumentRefused as error:
+                raise LedgerContradicted(f"entry {entry.seq} is not the one in the tree") from error
+        return self._frame(authority, service, now, seq, edge)
 
 
-def _signed(jws: str, frame: Frame) -> PublicAnswer:
-    return _rendered(jws.encode("ascii"), JWT, frame)
-
-
-def _rendered(body: bytes, content_type: str, frame: Frame) -> PublicAnswer:
-    return PublicAnswer.of(body, content_type, frame.seq, frame.head, frame.issued_at, frame.expires_at)
+def _answer(jws: str, frame: AnswerFrame, changed: int, readers: frozenset[str] | None = None) -> PublicAnswer:
+    """``changed`` is the entry that last changed the service of the cached answer."""
+    return PublicAnswer.of(jws.encode("ascii"), JWT, changed, frame.head, frame.issued_at, frame.expires_at, readers)
 
 
 def registry_jwks(authority: Authority) -> bytes:
-    """The registry's own signing keys as a plain JWK Set: not the services', because a stock library that tries every
-    key of a set would let any service speak for any other."""
+    """The registry's own signing keys as a plain JWK Set. The services' keys are not in it: a stock library tries every
+    key of a set, so any service could sign as any other."""
     signing = authority.keys.signing_keys
     jwks = [{**key.jwk, "kid": make_kid(authority.id, key.thumbprint), "alg": key.alg, "use": "sig"} for key in signing]
     return canonical_json({"keys": jwks})

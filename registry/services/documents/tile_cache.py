@@ -2,8 +2,10 @@
 
 from sqlalchemy import Connection
 
+from peerseal.protocol.documents.history_statement import Head
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, levels_of
-from peerseal.protocol.ledger.merkle import HASH, NodeReader
+from peerseal.protocol.ledger.merkle import HASH, Frontier, NodeReader, root_hash
+from registry.domain.errors import LedgerContradicted
 from registry.services.bounded_cache import BoundedCache
 from registry.storage.queries import ledger
 
@@ -38,3 +40,14 @@ class TileCache:
                 raise ValueError("entries or tiles are missing") from error
 
         return node
+
+    def root_at(self, connection: Connection, size: int) -> bytes:
+        """The root hash of the first ``size`` entries. Raises LedgerContradicted where entries or tiles are missing."""
+        try:
+            return root_hash(size, self.reader(connection))
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+
+    def has_head(self, connection: Connection, edge: Frontier, head: Head) -> bool:
+        """Whether the tree with that edge has the head: it held at that size. Raises LedgerContradicted."""
+        return 0 < head.size <= edge.size and self.root_at(connection, head.size) == head.root

@@ -6,8 +6,8 @@ gives it to all calls that wait for it.
 
 Calls wait only where the server has room for them, as `registry.serving.worker` or the operator declares.
 
-The first change is reported at once. A pause follows, about as long as the answers take: each woken caller asks again,
-so without the pause a series of changes would have hundreds of peers ask for each of them and starve other requests.
+The first change is reported at once. A pause follows, about as long as the answers take: each woken caller asks again.
+Without the pause a series of changes would have hundreds of peers ask for each of them, and starve other requests.
 """
 
 import logging

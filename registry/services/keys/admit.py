@@ -1,8 +1,7 @@
-"""A new key gets in (docs/protocol.md)."""
+"""Admits new keys (docs/protocol.md)."""
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,20 +28,18 @@ from registry.domain.admission import (
 from registry.domain.errors import KeyTaken, NotFound, StorageUnavailable
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import KeyRecord
-from registry.services.authority.authority import AuthoritySource
 from registry.services.group_commit import GroupCommit
 from registry.services.keys.join_tokens import JoinTokens
-from registry.settings import Limits
+from registry.services.use_case import Node, UseCase
 from registry.storage.queries import applicants, audit, keys, ledger, services
 from registry.storage.queries.ledger import Addition, Appended, Change
-from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The key's record, and what was appended for it: None where the same key was registered before."""
+    """The key's record, and the entry that was appended for it: None where the key was registered before."""
 
     record: KeyRecord
     appended: Appended | None = None
@@ -55,7 +52,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class _Newcomer:
-    """A key that may be admitted to the service with id ``owner``, as far as could be told without a lock."""
+    """A key for the service with id ``owner`` that has passed all checks that need no lock."""
 
     service: str
     owner: str
@@ -64,7 +61,7 @@ class _Newcomer:
 
     @property
     def voucher(self) -> str | None:
-        """The thumbprint of the key that vouched for it, if any did."""
+        """The thumbprint of the key that vouched for it, if one did."""
         return self.right.thumbprint if isinstance(self.right, Vouched) else None
 
     def change(self, by: Mapping[str, str], start: int, end: int) -> Change:
@@ -76,26 +73,16 @@ class _Newcomer:
         return Change(KEY_ADMITTED, self.service, make_kid(self.owner, key.thumbprint), by, evidence, data)
 
 
-class KeyAdmission:
-    """Admits keys."""
+class KeyAdmission(UseCase):
+    """Admits keys. ``joining`` groups concurrent registrations with join tokens into one transaction."""
 
-    def __init__(
-        self,
-        store: Store,
-        authority: AuthoritySource,
-        tokens: JoinTokens,
-        limits: Limits,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._authority = authority
+    def __init__(self, node: Node, tokens: JoinTokens) -> None:
+        super().__init__(node)
         self._tokens = tokens
-        self._limits = limits
-        self._clock = clock
         self.joining = GroupCommit(self._join)
 
     def prove(self, service: str, unverified_proof: str, at: float | None = None) -> tuple[str, Proof]:
-        """The id of the service, and the proof of possession, which was good at that time: now, where none is given.
+        """The id of the service, and the proof of possession, which must be valid at that time, by default now.
 
         Raises InvalidName or TokenError.
         """
@@ -107,18 +94,19 @@ class KeyAdmission:
     def admit(
         self, service: str, unverified_proof: str, right: Right | None, *, proven_at: float | None = None
     ) -> Admitted:
-        """Admits the key that the proof of possession is made with, for the service, on that right.
+        """Admits the key that made the proof of possession, for the service, by that right.
 
-        An active key of the same service is admitted already: it needs no right, spends none, and changes nothing, so
-        that a caller who never got the answer may ask again. Raises InvalidName, TokenError for the proof, KeyRefused
-        for the key, JoinRefused, MissingToken where there is no right, RevokedKey or CallerNotAllowed for a voucher.
-        ``proven_at`` is when the proof came, where that is not now.
+        An active key of the same service needs no right, spends none, and changes nothing: a caller that did not
+        receive the answer can call again. ``proven_at`` is the time when the proof arrived, by default now.
+
+        Raises InvalidName, TokenError for the proof, KeyRefused for the key, JoinRefused, MissingToken where there is
+        no right, RevokedKey or CallerNotAllowed for a voucher.
         """
         owner, proof = self.prove(service, unverified_proof, proven_at)
-        try:  # almost every key is new: only where something stands in the way is the known one looked for
+        try:  # almost every key is new: a known one is looked for only after a failure
             return self._admit_new(service, owner, proof, right)
         except StorageUnavailable:
-            raise  # it may be written and yet not be confirmed
+            raise  # the key may be written although the commit is not confirmed
         except (IntegrityError, PeersealError):
             known = self._find(proof)
             if known is None:
@@ -130,9 +118,9 @@ class KeyAdmission:
             return keys.find(connection, proof.public_key.thumbprint)
 
     def _admit_new(self, service: str, owner: str, proof: Proof, right: Right | None) -> Admitted:
-        """What can be refused cheaply is refused first, then a weak key, and only then a lock is taken."""
+        """The cheap checks come first, then the check for weak keys, and only then a lock."""
         if right is None:
-            raise MissingToken("neither a join token nor a voucher")
+            raise MissingToken("a join token or a voucher is needed, and the request has neither")
         if isinstance(right, Joined):
             self._tokens.check(service, right, proof.jws)
         check_quality(proof.public_key)
@@ -145,7 +133,7 @@ class KeyAdmission:
 
     def _write(self, newcomer: "_Newcomer") -> Admitted:
         with self._store.write(newcomer.service) as connection:
-            now = int(self._clock())
+            now = self._now()
             self._check_again(connection, newcomer.service, newcomer.right, now)
             [admitted] = self._add(connection, ledger.lock_frontier(connection), [newcomer], now)
             if isinstance(newcomer.right, Approved) and admitted.appended is not None:
@@ -154,31 +142,31 @@ class KeyAdmission:
         return admitted
 
     def _join(self, newcomers: "Sequence[_Newcomer]") -> Sequence[Admitted | Exception]:
-        """Those who bring join tokens, in one transaction. A join token is spent by one conditional statement, which
-        needs no lock on the service."""
+        """Admits keys with join tokens in one transaction. One conditional statement spends a join token, so no lock on
+        the service is needed."""
         with self._store.write() as connection:
-            now = int(self._clock())
+            now = self._now()
             wanted = [(one.right.token_id, one.service) for one in newcomers if isinstance(one.right, Joined)]
             before, taken = self._tokens.spend(connection, wanted, now)
-            let_in = [one for one, good in zip(newcomers, taken, strict=True) if good]
-            admitted = iter(self._add(connection, before, let_in, now) if before is not None else ())
+            entitled = [one for one, good in zip(newcomers, taken, strict=True) if good]
+            admitted = iter(self._add(connection, before, entitled, now) if before is not None else ())
             return [
-                next(admitted) if good else self._tokens.why_not(connection, *place, now)
-                for place, good in zip(wanted, taken, strict=True)
+                next(admitted) if good else self._tokens.why_not(connection, *token, now)
+                for token, good in zip(wanted, taken, strict=True)
             ]
 
     def _add(
         self, connection: Connection, before: Frontier, newcomers: "Sequence[_Newcomer]", now: int
     ) -> Sequence[Admitted]:
-        """Writes their keys and entries. ``before`` is the ledger's edge, locked."""
+        """Writes keys and entries. ``before`` is the ledger's edge, which is locked."""
         admitted, additions = [], []
         for newcomer in newcomers:
             end, by = now + self._limits.key_lifetime, _grounds(newcomer.owner, newcomer.right)
             appended = ledger.grown(before, now, newcomer.change(by, now, end))
             seq, before = appended.entry.seq, appended.after
             record = lifecycle.admitted(newcomer.proof.public_key, newcomer.service, by, seq=seq, start=now, end=end)
-            beside = keys.addition(record, newcomer.voucher), services.change_beside(connection, newcomer.service, seq)
-            additions.append(Addition(appended, beside))
+            writes = keys.addition(record, newcomer.voucher), services.change(connection, newcomer.service, seq)
+            additions.append(Addition(appended, writes))
             admitted.append(Admitted(record, appended))
         ledger.append_each(connection, additions)
         return admitted
@@ -193,7 +181,7 @@ class KeyAdmission:
             case Approved(_, thumbprint):
                 self._check_cap(service, keys.joined_count(connection, service, now))
                 if not applicants.remove(connection, service, thumbprint):
-                    raise NotFound("applicant_not_found", "rejected, or approved, a moment ago")
+                    raise NotFound("applicant_not_found", "it was rejected or approved a moment ago")
             case Attested():
                 self._check_cap(service, keys.joined_count(connection, service, now))
             case FirstCome():
@@ -202,11 +190,11 @@ class KeyAdmission:
 
     def _check_cap(self, service: str, joined: int) -> None:
         if joined >= self._limits.joined_keys:
-            raise KeyTaken("too_many_keys", f"{service} has {joined} active keys that no other key vouched for")
+            raise KeyTaken("too_many_keys", f"{service} has {joined} active keys without a voucher")
 
 
 def _grounds(owner: str, right: Right) -> dict[str, str]:
-    """How the entry names what the key was admitted on."""
+    """``by`` of the entry: the right by which the key was admitted."""
     match right:
         case Joined(token_id):
             return {"join_token": token_id}

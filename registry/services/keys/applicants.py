@@ -1,12 +1,10 @@
-"""Applicants: newcomers with no right to their name, who wait for an operator (docs/protocol.md).
+"""Applicants: keys without a right to their service's name, which wait for an operator (docs/protocol.md).
 
-Off unless `registry.settings.Settings.applicants` is set: anybody may apply, so what they may fill is capped.
+Off unless `registry.settings.Settings.applicants` is set. Everyone may apply, so the number of applicants is bounded.
 """
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
@@ -16,40 +14,28 @@ from registry.domain.admission import Approved, already_registered
 from registry.domain.errors import NotFound, TooManyApplicants
 from registry.domain.key_quality import check_quality
 from registry.domain.keys import Applicant, KeyState
-from registry.services.authority.authority import AuthoritySource
 from registry.services.keys.admit import Admitted, KeyAdmission
-from registry.settings import Limits
+from registry.services.use_case import Json, Node, UseCase
 from registry.storage.queries import applicants, keys
-from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
 
 
-class Applicants:
-    """Takes applications down, shows them, and lets those in that an operator approves. They are rejected like keys
-    are ended (`registry.services.keys.end_keys`)."""
+class Applicants(UseCase):
+    """Stores applicants, lists them, and admits those that an operator approves. `registry.services.keys.end_keys`
+    rejects them."""
 
-    def __init__(
-        self,
-        store: Store,
-        authority: AuthoritySource,
-        admission: KeyAdmission,
-        limits: Limits,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._authority = authority
+    def __init__(self, node: Node, admission: KeyAdmission) -> None:
+        super().__init__(node)
         self._admission = admission
-        self._limits = limits
-        self._clock = clock
 
     def apply(self, service: str, unverified_proof: str) -> Applicant | Admitted:
-        """The key that the proof is made with, waiting; or, where it is registered for the service already, as
-        `KeyAdmission.admit` answers. Asking again changes nothing: no longer wait, no second place.
+        """Stores the key of the proof as an applicant. A key that is already registered for the service is returned as
+        `KeyAdmission.admit` returns it. A repeated call changes nothing.
 
         Raises as `KeyAdmission.admit` does, and TooManyApplicants.
         """
-        now, (owner, proof) = int(self._clock()), self._admission.prove(service, unverified_proof)
+        now, (owner, proof) = self._now(), self._admission.prove(service, unverified_proof)
         thumbprint = proof.public_key.thumbprint
         with self._store.look() as connection:
             known = keys.find(connection, thumbprint)
@@ -78,16 +64,18 @@ class Applicants:
     def _check_room(self, connection: Connection, service: str, now: int) -> None:
         of_all, of_service = applicants.counts(connection, service, now)
         if of_all >= self._limits.applicants_kept:
-            raise TooManyApplicants(f"{of_all} applicants wait")
+            raise TooManyApplicants(f"{of_all} applicants wait, {self._limits.applicants_kept} may")
         if of_service >= self._limits.applicants_of_service:
-            raise TooManyApplicants(f"{of_service} applicants wait for {service}")
+            raise TooManyApplicants(
+                f"{of_service} applicants wait for {service}, {self._limits.applicants_of_service} may"
+            )
 
     def approve(self, service: str, thumbprint: str, by: Mapping[str, str]) -> Admitted:
-        """Admits an applicant in the operator's name. One that was approved before is left as it is.
+        """Admits an applicant in the operator's name. A key that was approved before is left as it is.
 
         Raises NotFound, KeyTaken, or KeyRefused.
         """
-        now = int(self._clock())
+        now = self._now()
         with self._store.look() as connection:
             waiting = applicants.find(connection, service, thumbprint, now)
             known = keys.find(connection, thumbprint)
@@ -97,22 +85,23 @@ class Applicants:
             raise NotFound("applicant_not_found")
         return self._admission.admit(service, waiting.proof, Approved(by, thumbprint), proven_at=waiting.created_at)
 
-    def page(self, after: str = "", limit: int | None = None) -> dict[str, Any]:
+    def page(self, after: str = "", limit: int | None = None) -> Json:
         """``{"applicants": [{"kid", "service", "state", "alg", "jwk", "created_at", "expires_at"}], "next"}``: those
-        that wait, by thumbprint behind ``after``."""
-        size = min(limit or self._limits.page, self._limits.page)
-        with self._store.read() as connection:
-            page = applicants.page(connection, after, size, int(self._clock()))
-        following = page[-1].thumbprint if len(page) == size else None
-        return {"applicants": [self._members(applicant) for applicant in page], "next": following}
+        that wait, by thumbprint, after the thumbprint ``after``."""
 
-    def answer(self, applicant: Applicant) -> dict[str, Any]:
-        """``{"kid", "state", "expires_at"}``: what an applicant is told."""
+        def read(connection: Connection, size: int) -> list[tuple[object, Json]]:
+            page = applicants.page(connection, after, size, self._now())
+            return [(applicant.thumbprint, self._members(applicant)) for applicant in page]
+
+        return self._page("applicants", limit, read)
+
+    def answer(self, applicant: Applicant) -> Json:
+        """``{"kid", "state", "expires_at"}``: the answer to an application."""
         kid = make_kid(service_id(self._authority.current().domain, applicant.service), applicant.thumbprint)
         return {"kid": kid, "state": KeyState.PENDING.value, "expires_at": applicant.expires_at}
 
-    def _members(self, applicant: Applicant) -> dict[str, Any]:
+    def _members(self, applicant: Applicant) -> Json:
         public = self._admission.prove(applicant.service, applicant.proof, applicant.created_at)[1].public_key
         times = {"created_at": applicant.created_at, "expires_at": applicant.expires_at}
-        shown = {"service": applicant.service, "alg": public.alg, "jwk": dict(public.jwk)}
-        return {**self.answer(applicant), **shown, **times}
+        members = {"service": applicant.service, "alg": public.alg, "jwk": dict(public.jwk)}
+        return {**self.answer(applicant), **members, **times}

@@ -1,8 +1,7 @@
-"""A key ends: retired, because its work is done, or revoked, because somebody else may hold it."""
+"""Ends keys: a key is retired when it is no longer used, and revoked when it may be in other hands."""
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -13,10 +12,9 @@ from peerseal.protocol.names import make_kid, service_id, split_kid
 from registry.domain import lifecycle
 from registry.domain.errors import NotFound
 from registry.domain.keys import KeyRecord
-from registry.services.authority.authority import AuthoritySource
+from registry.services.use_case import UseCase
 from registry.storage.queries import applicants, audit, keys, services
 from registry.storage.queries.ledger import Change, append
-from registry.storage.unit import Store
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +25,11 @@ class Reason(StrEnum):
     RETIRED = "retired"
     COMPROMISED = "compromised"
     REJECTED = "rejected"
-    """For a key that is pending, and for no other."""
+    """For pending keys only."""
 
 
 class _Grounds(NamedTuple):
-    """What the end of a key rests on, as its entry says it, and when it comes."""
+    """Who ends a key, with which evidence, and when, as the entry records it."""
 
     by: Mapping[str, str]
     evidence: Mapping[str, str] | None
@@ -39,32 +37,27 @@ class _Grounds(NamedTuple):
 
     @property
     def of_operator(self) -> bool:
-        """Whether an operator ends the key: a service brings its request token."""
+        """Whether an operator ends the key. A service would send its request token."""
         return self.evidence is None
 
 
-class KeyEnding:
-    """Retires and revokes keys, and turns pending ones away."""
-
-    def __init__(self, store: Store, authority: AuthoritySource, clock: Callable[[], float] = time.time) -> None:
-        self._store = store
-        self._authority = authority
-        self._clock = clock
+class KeyEnding(UseCase):
+    """Retires and revokes keys, and rejects pending ones."""
 
     def end(
         self, service: str, thumbprint: str, reason: Reason, by: Mapping[str, str], token: str | None = None
     ) -> list[KeyRecord]:
         """Ends a key of a service, and returns the keys that this ended, as they were before.
 
-        ``token`` is the request token with which a key ended itself: it is kept as evidence, spent (see
-        `registry.domain.admission.Vouched`).
+        ``token`` is the request token with which a key ended itself. It is kept as evidence, and cannot be used again
+        (see `registry.domain.admission.Vouched`).
 
-        ``compromised`` revokes the key, and every key that it vouched for, and so on, one entry each. What has ended
-        that far already is left as it is, so that asking again changes nothing. A pending key is turned away by an
-        operator, for whatever reason. Raises NotFound.
+        ``compromised`` revokes the key, every key that it vouched for, and so on, with one entry each. Keys that have
+        ended before are left as they are, so a repeated call changes nothing. An operator rejects a pending key, for
+        any reason. Raises NotFound.
         """
         owner = service_id(self._authority.current().domain, service)
-        grounds = _Grounds(by, None if token is None else {"token": token}, int(self._clock()))
+        grounds = _Grounds(by, None if token is None else {"token": token}, self._now())
         with self._store.write(service) as connection:
             record = keys.find(connection, thumbprint)
             if record is None or record.service != service or reason is Reason.REJECTED:
@@ -106,7 +99,7 @@ class KeyEnding:
         return falling
 
     def _append(self, connection: Connection, changes: Sequence[Change], grounds: _Grounds) -> Sequence[Entry]:
-        """The entries; what an operator did stands in the audit trail as one act, with the first of them."""
+        """The entries. An operator's act is one row of the audit trail, with the first of them."""
         entries, first = append(connection, grounds.now, *changes).entries, changes[0]
         services.changed(connection, first.service or "", entries[-1].seq)
         if grounds.of_operator:

@@ -1,12 +1,11 @@
-"""Admission by a platform's token: which issuers are believed, and which of their subjects is which service.
+"""Admission by a platform's token: which issuers are trusted, and which of their subjects is which service.
 
-The rules stand in a file of the operator's (``REGISTRY_OIDC_FILE``), which is read once, at the start::
+The rules are in a file of the operator (``REGISTRY_OIDC_FILE``), which is read once, at the start::
 
     [{"issuer": "https://token.ci.example", "services": {"repo:acme/billing:ref:refs/heads/main": "billing"}}]
 
-Beside these members each issuer may have ``audience``, ``jwks_url`` or ``jwks_file``, and ``ca_file``. A subject is
-compared character by character: no prefix, no pattern, no case. Several subjects may be one service; one subject is
-never two.
+Each issuer may also have ``audience``, ``jwks_url`` or ``jwks_file``, and ``ca_file``. A subject is compared exactly:
+no prefixes, no patterns, case-sensitive. Several subjects may be one service, but one subject is never two.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ _MEMBERS = frozenset(("issuer", "services")) | _OPTIONAL
 
 @dataclass(frozen=True, slots=True)
 class PlatformRule:
-    """What an operator says of one issuer. ``services`` maps a token's exact ``sub`` to the service it is; without an
+    """The rule for one issuer. ``services`` maps a token's exact ``sub`` to the service it is; without an
     ``audience`` tokens must be for ``<trust domain>/registry``. Files are absolute."""
 
     issuer: str
@@ -46,14 +45,14 @@ class PlatformRule:
 
     @classmethod
     def parse(cls, members: Any, folder: Path) -> Self:
-        """One element of the file, which lies in ``folder``. Raises ConfigurationError that names what is wrong."""
+        """Reads one element of the file, which is in ``folder``. Raises ConfigurationError that names the fault."""
         if type(members) is not dict or not members.keys() <= _MEMBERS:
             raise ConfigurationError(f"is not an object of {', '.join(sorted(_MEMBERS))} only")
         for name in ("issuer", *_OPTIONAL & members.keys()):
             if type(members.get(name)) is not str or not members[name]:
-                raise ConfigurationError(f"{name} is missing or no text")
+                raise ConfigurationError(f"{name} is missing, empty or not a text")
         if "jwks_url" in members and "jwks_file" in members:
-            raise ConfigurationError("has jwks_url and jwks_file: which one counts?")
+            raise ConfigurationError("has both jwks_url and jwks_file: leave one out")
         for name in {"issuer", "jwks_url"} & members.keys():
             check_issuer_url(members[name], name)
         return cls(
@@ -79,7 +78,7 @@ class PlatformRule:
 
 
 class Platforms:
-    """Tells which service a platform's token speaks for."""
+    """Verifies platforms' tokens, and maps their subjects to services."""
 
     def __init__(
         self,
@@ -93,9 +92,9 @@ class Platforms:
         self._issuers = {rule.issuer: (rule, rule.trusted(limits, clock)) for rule in rules}
 
     def attest(self, service: str, unverified_text: str) -> Attested:
-        """The right to register a key for the service, if the token gives it.
+        """The right to register a key for the service by that token.
 
-        Raises OidcRefused for every failure of the token, TrustUnavailable where the issuer cannot be asked now.
+        Raises OidcRefused for every fault of the token, and TrustUnavailable where the issuer cannot be reached.
         """
         try:
             unverified = UnverifiedToken.parse(unverified_text)
@@ -110,16 +109,16 @@ class Platforms:
             raise OidcRefused(f"of {rule.issuer}: {error.code}: {error}") from error
         subject = subject_hash(claims.subject)
         if rule.services.get(claims.subject) != service:
-            raise OidcRefused(f"of {rule.issuer}: the subject {subject} is not {service}")
+            raise OidcRefused(f"of {rule.issuer}: no rule maps the subject {subject} to {service}")
         return Attested(rule.issuer, subject)
 
 
 LARGEST_FILE = 1024 * 1024
-"""Bytes of a file of rules, and of one of keys."""
+"""Bytes of a file of rules or keys."""
 
 
 def subject_hash(subject: str) -> str:
-    """How entries and the log name a subject: the hex SHA-256 of its UTF-8."""
+    """The name of a subject in entries and in the log: the hex SHA-256 of its UTF-8."""
     return hashlib.sha256(subject.encode("utf-8")).hexdigest()
 
 
@@ -133,7 +132,7 @@ def read_rules(file: Path | None) -> list[PlatformRule]:
     except MalformedToken as error:
         raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it is {error}") from error
     if type(elements) is not list:
-        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it holds no list")
+        raise ConfigurationError(f"REGISTRY_OIDC_FILE={file}: it must hold a JSON list of rules")
     rules: dict[str, PlatformRule] = {}
     for number, members in enumerate(elements):
         try:
@@ -148,12 +147,12 @@ def read_rules(file: Path | None) -> list[PlatformRule]:
 
 def _services(members: Any) -> dict[str, str]:
     if type(members) is not dict or not members:
-        raise ConfigurationError("services is no object of subjects and service names")
+        raise ConfigurationError("services must be an object that maps subjects to service names")
     for subject, service in members.items():
         if not 0 < len(subject) <= MAX_SUBJECT:
             raise ConfigurationError(f"services has a subject that is empty or longer than {MAX_SUBJECT} characters")
         if type(service) is not str:
-            raise ConfigurationError("services maps a subject to no text")
+            raise ConfigurationError("services maps a subject to a value that is not a text")
         try:
             check_registrable(service)
         except InvalidName as error:
@@ -166,8 +165,7 @@ def _readable_keys(path: Path) -> object:
 
 
 def _checked_file(members: Mapping[str, str], folder: Path, name: str, read: Callable[[Path], object]) -> Path | None:
-    """The file that the member names, relative to the folder. What cannot be read now would only be found out by the
-    first newcomer."""
+    """The file that the member names, relative to the folder. It is read now, so a fault is reported at the start."""
     if name not in members:
         return None
     path = folder / members[name]

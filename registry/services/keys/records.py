@@ -1,35 +1,25 @@
-"""Unsigned records, page by page: for operators, and for whoever looks at a service's past."""
+"""Unsigned records, page by page: keys and services, and the operators' audit trail."""
 
-import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
+
+from sqlalchemy import Connection
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.names import check_service
 from registry.domain.errors import NotFound
 from registry.domain.publication import record_json
-from registry.services.authority.authority import AuthoritySource
-from registry.settings import Limits
-from registry.storage.queries import keys, ledger, services
-from registry.storage.unit import Store
+from registry.services.use_case import Json, UseCase
+from registry.storage.queries import audit, keys, ledger, services
 
 
-class Records:
+class Records(UseCase):
     """Reads keys and services."""
 
-    def __init__(
-        self, store: Store, authority: AuthoritySource, limits: Limits, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._store = store
-        self._authority = authority
-        self._limits = limits
-        self._clock = clock
-
-    def key(self, service: str, thumbprint: str) -> dict[str, Any]:
-        """One key's record, and in ``evidence`` what the entry that admitted it commits to: for the service's owner,
-        who checks it, and of no use to others (`registry.domain.admission.Vouched`). Raises NotFound or InvalidName.
-        """
+    def key(self, service: str, thumbprint: str) -> Json:
+        """A key's record, with the ``evidence`` that its admission commits to. The owner of the service checks the
+        evidence; other readers have no use for it (`registry.domain.admission.Vouched`). Raises NotFound or
+        InvalidName."""
         check_service(service)
         with self._store.look() as connection:
             record = keys.find(connection, thumbprint)
@@ -39,21 +29,19 @@ class Records:
         members = record_json(self._authority.current().domain, record, self._clock())
         return {**members, "evidence": _members(evidence)}
 
-    def keys(self, service: str, after: int = 0, limit: int | None = None) -> dict[str, Any]:
-        """``{"service", "keys": […], "next"}``: the keys of a service, past ones too, in order of admission, behind
-        the entry with seq ``after``; ``next`` is what to ask for then, None at the end.
-
-        Raises NotFound for a service that never had one, InvalidName.
-        """
+    def keys(self, service: str, after: int = 0, limit: int | None = None) -> Json:
+        """``{"service", "keys": […], "next"}``: the keys of a service, past ones too, in order of admission, after the
+        entry ``after``. Raises InvalidName, and NotFound for a service that never had a key."""
         check_service(service)
-        size, now = self._size(limit), self._clock()
-        with self._store.read() as connection:
+        domain, now = self._authority.current().domain, self._clock()
+
+        def read(connection: Connection, size: int) -> list[tuple[object, Json]]:
             if services.seq_of(connection, service) is None:
                 raise NotFound("service_not_found")
             page = keys.page(connection, service, after, size)
-        domain = self._authority.current().domain
-        following = page[-1].admitted_seq if len(page) == size else None
-        return {"service": service, "keys": [record_json(domain, key, now) for key in page], "next": following}
+            return [(key.admitted_seq, record_json(domain, key, now)) for key in page]
+
+        return {"service": service, **self._page("keys", limit, read)}
 
     def has_keys(self, service: str) -> bool:
         """Whether any key of the service was ever registered. Raises InvalidName."""
@@ -61,21 +49,39 @@ class Records:
         with self._store.read() as connection:
             return bool(keys.page(connection, service, 0, 1))
 
-    def services(self, after: str = "", limit: int | None = None) -> dict[str, Any]:
-        """``{"services": [{"service", "seq", "active_keys"}], "next"}``, by name behind ``after``."""
-        size, now = self._size(limit), int(self._clock())
-        with self._store.read() as connection:
+    def services(self, after: str = "", limit: int | None = None) -> Json:
+        """``{"services": [{"service", "seq", "active_keys"}], "next"}``, by name, after the name ``after``."""
+        now = self._now()
+
+        def read(connection: Connection, size: int) -> list[tuple[object, Json]]:
             page = services.page(connection, after, size)
-            counts = {service.name: keys.active_count(connection, service.name, now) for service in page}
-        rows = [{"service": row.name, "seq": row.seq, "active_keys": counts[row.name]} for row in page]
-        return {"services": rows, "next": page[-1].name if len(page) == size else None}
+            counts = [keys.active_count(connection, row.name, now) for row in page]
+            return [
+                (row.name, {"service": row.name, "seq": row.seq, "active_keys": count})
+                for row, count in zip(page, counts, strict=True)
+            ]
 
-    def _size(self, limit: int | None) -> int:
-        return min(limit or self._limits.page, self._limits.page)
+        return self._page("services", limit, read)
 
 
-def _members(evidence: bytes | None) -> dict[str, Any] | None:
-    """Evidence as JSON; None where there is none, or where somebody altered it beyond reading."""
+class Audit(UseCase):
+    """Reads the audit trail. The acts themselves write it (`registry.storage.queries.audit.record`)."""
+
+    def page(self, after: int = 0, limit: int | None = None) -> Json:
+        """``{"audit": [{"id", "time", "by", "act", "subject", "seq", "service"}], "next"}``: what operators did, oldest
+        first, after the row ``after``. ``service`` is None for an act that concerns none."""
+
+        def read(connection: Connection, size: int) -> list[tuple[object, Json]]:
+            page = audit.page(connection, after, size)
+            entries = ledger.read_some(connection, sorted({act.seq for act in page if act.seq is not None}))
+            named = {entry.seq: entry.service for entry in entries}
+            return [(act.id, {**asdict(act), "service": named.get(act.seq or 0)}) for act in page]
+
+        return self._page("audit", limit, read)
+
+
+def _members(evidence: bytes | None) -> Json | None:
+    """Evidence as JSON; None where there is none, or where altered bytes cannot be read."""
     try:
         return None if evidence is None else strict_json_object(evidence)
     except MalformedToken:

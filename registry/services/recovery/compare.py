@@ -1,10 +1,10 @@
-"""Every row of every public table, compared with what the entries amount to."""
+"""Compares every row of the public tables with the state that the entries lead to, and repairs rows that differ."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Column, Connection, Table, select
+from sqlalchemy import Column, Connection, Table, delete, insert, select, update
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.encoding import canonical_json
@@ -26,14 +26,14 @@ from registry.storage.tables import (
 )
 
 LOST: Final = ""
-"""The body of a restricted policy that nobody knows any more: it was lost with a database."""
+"""The body of a restricted policy that was lost with a database."""
 _PAGE = 1000
 _SETTINGS = 1  # the primary key of the one row
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What may be gone: tokens are deleted ``kept`` seconds after their end. ``now`` is the time of the comparison."""
+    """Rows of tokens may be missing ``kept`` seconds after the token's end. ``now`` is the time of the comparison."""
 
     now: int
     kept: int
@@ -44,8 +44,8 @@ class Retention:
 
 
 class Expected(NamedTuple):
-    """What a table should hold: its primary keys, the compared columns of each row, which rows may be gone; and what a
-    row that has to be made anew says in columns of which no entry speaks."""
+    """The content that a table should have: its primary keys, the compared columns of each row, and which rows may be
+    missing. ``unknown`` are the columns of a new row that no entry speaks of."""
 
     table: Table[Any]
     keys: Collection[Any]
@@ -59,19 +59,36 @@ class Expected(NamedTuple):
         [column] = self.table.primary_key.columns
         return column
 
+    def wrong(self, key: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a row that differ, with their right values."""
+        return {column: should for column, should in self.row(key).items() if row[column] != should}
+
+    def missing(self, seen: Collection[Any]) -> list[Any]:
+        """The primary keys that are not among those seen, and may not be missing."""
+        return [key for key in self.keys if key not in seen and not self.may_be_gone(key)]
+
 
 def compare(
     connection: Connection, state: PublicState, documents: Mapping[int, str], retention: Retention
 ) -> Iterator[Difference]:
     """Every difference. ``documents`` are the root-signed ones, by version."""
-    for expected in tables(connection, state, documents, retention):
+    for expected in _tables(connection, state, documents, retention):
         yield from _differences(connection, expected)
 
 
-def tables(
+def repair(
+    connection: Connection, state: PublicState, documents: Mapping[int, str], retention: Retention
+) -> dict[str, int]:
+    """Makes the tables match the entries, which are written already. Returns by table how many rows were added, changed
+    or removed. ``documents`` are the root-signed ones, by version."""
+    tables = _tables(connection, state, documents, retention)
+    repaired = {expected.table.name: _repair(connection, expected) for expected in tables}
+    return {name: count for name, count in repaired.items() if count}
+
+
+def _tables(
     connection: Connection, state: PublicState, documents: Mapping[int, str], retention: Retention
 ) -> Iterator[Expected]:
-    """What each public table should hold; for `compare`, and for whoever makes it so."""
     tokens, operators = state.join_tokens, state.operators
     yield Expected(keys, state.keys, lambda key: _key_row(state.keys[key]))
     yield Expected(services, state.services, lambda name: {"seq": state.services[name]})
@@ -95,23 +112,40 @@ def tables(
 
 
 def _differences(connection: Connection, expected: Expected) -> Iterator[Difference]:
-    seen = set()
-    for row in rows(connection, expected):
+    name, seen = expected.table.name, set()
+    for row in _rows(connection, expected):
         key = row[expected.key.name]
         seen.add(key)
         if key not in expected.keys:
-            yield Difference.unexpected(expected.table.name, key)
+            yield Difference.unexpected(name, key)
             continue
-        for column, should in expected.row(key).items():
-            if row[column] != should:
-                yield Difference.of(expected.table.name, key, column, row[column], should)
-    for key in expected.keys:
-        if key not in seen and not expected.may_be_gone(key):
-            yield Difference.missing(expected.table.name, key)
+        for column, should in expected.wrong(key, row).items():
+            yield Difference.of(name, key, column, row[column], should)
+    for key in expected.missing(seen):
+        yield Difference.missing(name, key)
 
 
-def rows(connection: Connection, expected: Expected) -> Iterator[Mapping[str, Any]]:
-    """All rows that the table has, a page at a time."""
+def _repair(connection: Connection, expected: Expected) -> int:
+    changed, seen = 0, set()
+    for row in _rows(connection, expected):
+        key = row[expected.key.name]
+        seen.add(key)
+        if key not in expected.keys:
+            connection.execute(delete(expected.table).where(expected.key == key))
+            changed += 1
+        elif wrong := expected.wrong(key, row):
+            connection.execute(update(expected.table).where(expected.key == key).values(**wrong))
+            changed += 1
+    missing = expected.missing(seen)
+    for first in range(0, len(missing), _PAGE):
+        page = missing[first : first + _PAGE]
+        new = [{expected.key.name: key, **expected.row(key), **expected.unknown} for key in page]
+        connection.execute(insert(expected.table), new)
+    return changed + len(missing)
+
+
+def _rows(connection: Connection, expected: Expected) -> Iterator[Mapping[str, Any]]:
+    """All rows of the table, read page by page."""
     page = select(expected.table).order_by(expected.key).limit(_PAGE)
     found = connection.execute(page).mappings().all()
     while found:
@@ -137,8 +171,8 @@ def _key_row(record: KeyRecord) -> dict[str, Any]:
 
 
 def _policy_row(connection: Connection, seq: int, policy: CallPolicy | None) -> dict[str, Any]:
-    """Of a restricted policy the entry has a digest only. What it is of lies beside, unless it was lost; where that was
-    altered, its entry is reported."""
+    """The entry of a restricted policy has only a digest. The policy itself is in the entry's evidence, unless it was
+    lost; altered evidence is reported with its entry."""
     if policy is None:
         evidence = ledger.evidence(connection, seq)
         if evidence is None:

@@ -1,8 +1,8 @@
-"""Declares a new history: the operator's last resort, when no copy of the lost entries exists.
+"""Declares a new history: the operator's last resort when no copy of the lost entries exists.
 
 Three steps, as for new keys (`registry.services.setup.ceremony`), since the root key may be offline:
 `HistoryDeclarations.requested` finds the three heads, `signed` has the root sign them, `HistoryDeclarations.publish`
-writes the statement into the ledger. Every node and every client reads it there, and decides by itself
+writes the statement into the ledger. Each node and each client reads it there and decides by itself
 (`peerseal.protocol.documents.history_statement`).
 """
 
@@ -28,8 +28,7 @@ from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registr
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.ledger.checkpoint import read_checkpoint
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED
-from peerseal.protocol.ledger.merkle import Frontier, root_hash
-from registry.domain.errors import LedgerContradicted
+from peerseal.protocol.ledger.merkle import Frontier
 from registry.services.access.operators import LOCAL
 from registry.services.authority.ledger_memory import Remembered
 from registry.services.authority.statements import statements
@@ -41,7 +40,7 @@ from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 KEPT_FOR: Final = 1.0
-"""Seconds for which the answer with all statements is kept."""
+"""Seconds for which the list of all statements is kept in memory."""
 
 
 class HistoryRefused(CodedError):
@@ -50,7 +49,7 @@ class HistoryRefused(CodedError):
 
 
 class HistoryDeclarations:
-    """``store`` is the database without a guard: what is declared here is what the guard waits for."""
+    """``store`` is the database without a guard: the guard refuses the ledger until the statement is in it."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -59,7 +58,7 @@ class HistoryDeclarations:
         self._read_at = float("-inf")
 
     def published(self) -> bytes:
-        """All statements, as clients ask for them, a second old at most: after a fork all of them ask. Raises
+        """All statements for clients, at most a second old: after a fork every client asks. Raises
         StorageUnavailable."""
         now = self._clock()
         if not 0 <= now - self._read_at < KEPT_FOR:
@@ -69,22 +68,20 @@ class HistoryDeclarations:
         return self._published
 
     def requested(self, remembered: Remembered | None, notes: Mapping[str, str]) -> HistoryStatement:
-        """The statement that fits, not signed yet: the largest head among what this host remembers and the checkpoints
-        ``notes`` (by the name for messages) that the database has not, the largest one that it has, and its own.
+        """The unsigned statement. Of the heads that this host remembers and those of the checkpoints ``notes``, the
+        database lacks the one lost, and has the common one, each the largest; the new head is the database's own.
 
         Raises HistoryRefused, DocumentRefused for a note that no ledger key signed, StorageUnavailable.
         """
         with self._store.read() as connection:
             keys, edge = self._keys(connection), ledger.frontier(connection)
             heads = [*_heads_of(remembered), *(_head_of(note, keys) for note in notes.values())]
-            there = [head for head in heads if _has(connection, edge, head)]
+            there = [head for head in heads if TileCache().has_head(connection, edge, head)]
         lost = max((head for head in heads if head not in there), key=lambda head: head.size, default=None)
         if not heads:
-            raise HistoryRefused(
-                "nothing_lost", "this host remembers no head: name one that was lost with --checkpoint"
-            )
+            raise HistoryRefused("nothing_lost", "this host remembers no head: name a lost one with --checkpoint")
         if lost is None:
-            raise HistoryRefused("nothing_lost", "the database has every head that is remembered, or named")
+            raise HistoryRefused("nothing_lost", "the database has every head that is remembered or named")
         common = max((head for head in there if head.size < lost.size), key=lambda head: head.size, default=None)
         if common is None:
             raise HistoryRefused(
@@ -95,7 +92,7 @@ class HistoryDeclarations:
         return HistoryStatement(keys.subject, int(self._clock()), common, lost, Head(edge.size, edge.root))
 
     def publish(self, jws: Sequence[str]) -> Sequence[HistoryStatement]:
-        """Writes statements that the root signed into the ledger, oldest first. Those that it holds are passed over.
+        """Writes statements that the root signed into the ledger, oldest first. Known ones are skipped.
 
         Raises HistoryRefused, StorageUnavailable.
         """
@@ -127,7 +124,7 @@ class HistoryDeclarations:
 
 
 def written(statement: HistoryStatement) -> bytes:
-    """The request as it goes to the machine of the root key: the claims that are to be signed, readable."""
+    """The request for the machine of the root key: the claims to sign, as readable JSON."""
     return canonical_json(statement.claims())
 
 
@@ -154,27 +151,20 @@ def _head_of(note: str, keys: RegistryKeys) -> Head:
 def is_in(store: Store, head: Head | None) -> bool:
     """Whether the database's ledger has that head. Raises StorageUnavailable."""
     with store.read() as connection:
-        return head is not None and _has(connection, ledger.frontier(connection), head)
-
-
-def _has(connection: Connection, edge: Frontier, head: Head) -> bool:
-    if not 0 < head.size <= edge.size:
-        return False
-    try:
-        return root_hash(head.size, TileCache().reader(connection)) == head.root
-    except ValueError as error:
-        raise LedgerContradicted(str(error)) from error
+        return head is not None and TileCache().has_head(connection, ledger.frontier(connection), head)
 
 
 def _check(
     connection: Connection, edge: Frontier, statement: HistoryStatement, every: Sequence[HistoryStatement]
 ) -> None:
-    """Passes a statement that this ledger confirms: it has the common head and the new one, or the new one was lost in
-    turn, as a later statement says. Raises HistoryRefused."""
+    """Passes a statement that agrees with this ledger: it has the common head and the new one, or a later statement
+    declares the new one lost. Raises HistoryRefused."""
+    tiles = TileCache()
     later = [one for one in every if one.issued_at >= statement.issued_at and one != statement]
-    if not _has(connection, edge, statement.common):
+    if not tiles.has_head(connection, edge, statement.common):
         raise HistoryRefused("statement_contradicted", f"this ledger has no {statement.common}")
-    if not _has(connection, edge, statement.new) and excused_by(later, statement.new, statement.issued_at) is None:
+    lost_again = excused_by(later, statement.new, statement.issued_at) is not None
+    if not lost_again and not tiles.has_head(connection, edge, statement.new):
         raise HistoryRefused("statement_contradicted", f"this ledger has no {statement.new}")
-    if _has(connection, edge, statement.lost):
+    if tiles.has_head(connection, edge, statement.lost):
         raise HistoryRefused("nothing_lost", f"this ledger has {statement.lost}")

@@ -1,11 +1,11 @@
-"""Compares the database's ledger with the one that was seen, and says what an operator has to do."""
+"""Compares the database's ledger with the one that was seen, and names the remedy for operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from peerseal.protocol.documents.history_statement import Head
-from registry.domain.errors import Behind, LedgerContradicted, LedgerUnconfirmed
+from registry.domain.errors import Lagging, LedgerContradicted, LedgerUnconfirmed
 from registry.services.registry import Registry
 from registry.storage.queries import ledger
 from registry.storage.unit import Store
@@ -32,8 +32,7 @@ UNCONFIRMED = (
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
     """``state`` is ``sound``, ``forked``, ``behind`` or ``unconfirmed``. ``remembered`` is the newest head that this
-    host has seen, None where it has seen none. ``detail`` says why the ledger is not sound, ``remedy`` what to do, line
-    by line."""
+    host has seen, if any. ``detail`` is the reason for a state that is not sound, ``remedy`` the steps to take."""
 
     state: str
     database: Head
@@ -54,7 +53,7 @@ class LedgerStatus:
 
 
 def ledger_status(registry: Registry) -> LedgerStatus:
-    """Compares the database with this host's memory and with what `Settings.checkpoint_urls` show. Raises
+    """Compares the database with this host's memory and with the checkpoints of `Settings.checkpoint_urls`. Raises
     StorageUnavailable, ConfigurationError."""
     with Store(registry.store.engine).look() as connection:
         edge = ledger.frontier(connection)
@@ -63,7 +62,7 @@ def ledger_status(registry: Registry) -> LedgerStatus:
     registry.watch.ask()
     try:
         registry.watch.look()
-    except Behind as error:
+    except Lagging as error:
         return LedgerStatus("behind", database, remembered, str(error), BEHIND)
     except LedgerUnconfirmed as error:
         return LedgerStatus("unconfirmed", database, remembered, str(error), UNCONFIRMED)
@@ -73,8 +72,8 @@ def ledger_status(registry: Registry) -> LedgerStatus:
 
 
 def remember(registry: Registry) -> Head:
-    """Has this host remember the database's ledger in place of what it remembered. Raises StorageUnavailable, and
-    ConfigurationError where the file cannot be written."""
+    """Replaces this host's memory by the database's ledger. Raises StorageUnavailable, and ConfigurationError where the
+    file cannot be written."""
     with Store(registry.store.engine).look() as connection:
         edge = ledger.frontier(connection)
     registry.fork_guard.believe(edge, registry.authority.in_force().checkpoint(edge))

@@ -1,8 +1,7 @@
-"""A copy of the ledger as somebody keeps it: a checkpoint and bundles of entries, believed for its signature alone.
+"""A public copy of the ledger, such as a mirror's: a checkpoint and bundles of entries, trusted for its signature only.
 
-Whoever mirrors the registry's public answers has one. From the first entry, which names the root, its documents lead to
-the ledger keys that the root names at the end of the copy; one of these must have signed the checkpoint, and the
-entries' own bytes must lead to it.
+The first entry names the root, whose documents among the entries name the ledger keys at the end of the copy. One of
+these keys must have signed the checkpoint, and the entries' bytes must lead to its root hash.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -23,7 +22,7 @@ from registry.services.recovery.replay import PAGE, Replay, Tree
 from registry.services.recovery.verify import claimed_size
 
 LIMITS: Final = FetchLimits(total_timeout=60.0, max_bytes=32 * 1024 * 1024)
-"""Of one call to a mirror: nobody waits for us, and a bundle of the longest entries is 16 MiB."""
+"""Of one call to a mirror: no caller waits for it, and a bundle of the longest entries has 16 MiB."""
 
 _DOCUMENTS: Final = (REGISTRY_CREATED, REGISTRY_KEYS_ISSUED)
 
@@ -36,8 +35,8 @@ class RestoreRefused(CodedError):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a copy is, and how a path of it is read: ``get`` raises FetchError, with ``http_status`` 404 for a path
-    that is not there."""
+    """The place of a copy. ``get`` reads a path of it, and raises FetchError, with ``http_status`` 404 for a missing
+    path."""
 
     name: str
     get: Callable[[str], bytes] = field(repr=False)
@@ -57,21 +56,21 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class PublicCopy:
-    """A copy that was read and is whole. ``note`` is its checkpoint as it was signed, ``behind`` are its entries behind
-    a size that was asked for."""
+    """A complete and verified copy. ``note`` is its signed checkpoint, ``after`` are its entries after the size that
+    was asked for."""
 
     source: str
     note: str = field(repr=False)
     checkpoint: Checkpoint
     replayed: Replay
-    behind: tuple[Entry, ...]
+    after: tuple[Entry, ...]
 
 
 def read_copy(
     source: Source, note: str, after: int, wanted: Collection[int], progress: Callable[[int], None]
 ) -> PublicCopy:
-    """The copy up to the checkpoint ``note``, with its entries behind ``after``, and with the root hashes at the sizes
-    ``wanted`` and ``after``. Raises RestoreRefused, or FetchError where the source does not answer."""
+    """The copy up to the checkpoint ``note``, with its entries after the size ``after``, and the root hashes at the
+    sizes ``wanted`` and ``after``. Raises RestoreRefused, or FetchError where the source does not answer."""
     reader = _Reader(Replay(Tree({after, *wanted})), after)
     for body in _bodies(source, claimed_size(note)):
         reader.read(body)
@@ -82,20 +81,20 @@ def read_copy(
         raise RestoreRefused("copy_altered", f"{source.name}: its entries do not lead to its checkpoint")
     if reader.trouble is not None:
         raise RestoreRefused("copy_unreadable", f"{source.name}: {reader.trouble}")
-    return PublicCopy(source.name, note, checkpoint, reader.replayed, tuple(reader.behind))
+    return PublicCopy(source.name, note, checkpoint, reader.replayed, tuple(reader.found))
 
 
 class _Reader:
-    """Takes entry after entry. ``trouble`` is what is wrong with the first one that cannot be read."""
+    """Reads entry after entry. ``trouble`` describes the first one that cannot be read."""
 
     def __init__(self, replayed: Replay, after: int) -> None:
         self.replayed = replayed
-        self.behind: list[Entry] = []
+        self.found: list[Entry] = []
         self.trouble: str | None = None
         self._after = after
 
     def read(self, body: bytes) -> None:
-        """One more."""
+        """Reads one more entry."""
         for _ in self.replayed.tree.append(leaf_hash(body)):
             pass  # tiles are made when entries are written
         if self.trouble is not None:
@@ -106,14 +105,13 @@ class _Reader:
             self.trouble = f"entry {self.replayed.tree.edge.size}: {type(error).__name__}: {error}"
 
     def _apply(self, entry: Entry) -> None:
-        """Of what the entry rests on only the root's documents are looked at: the signed checkpoint says that the
-        others were let in."""
+        """Checks only the grounds of the root's documents: the signed checkpoint vouches for the other entries."""
         if entry.type in _DOCUMENTS:
             for wrong in self.replayed.grounds.check(entry, None, self.replayed.state):
                 raise ValueError(str(wrong))
         apply(self.replayed.state, entry)
         if entry.seq > self._after:
-            self.behind.append(entry)
+            self.found.append(entry)
 
 
 def _bodies(source: Source, size: int) -> Iterator[bytes]:
@@ -126,7 +124,7 @@ def _bodies(source: Source, size: int) -> Iterator[bytes]:
 
 
 def _signed(source: Source, note: str, replayed: Replay) -> Checkpoint:
-    """The checkpoint, signed by a ledger key that the newest of the root's documents among the entries names."""
+    """The checkpoint, which a ledger key in the newest of the root's documents must have signed."""
     documents = replayed.grounds.documents
     jwks = documents[max(documents)].ledger_keys if documents else ()
     try:

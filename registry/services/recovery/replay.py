@@ -1,4 +1,4 @@
-"""The ledger read again from its first entry: numbers, bytes, hashes, grounds, and the tree over them."""
+"""Replays the ledger from its first entry: checks numbers, bytes, hashes and grounds, and rebuilds the tree."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from registry.domain.rebuild import PublicState, apply
 from registry.storage.tables import entries, ledger_head, tiles
 
 PAGE = 1000
-"""Entries in memory at once."""
+"""Entries in memory at the same time."""
 REPEATED = ("time", "type", "service", "kid")
 """Columns of an entry that repeat parts of its body."""
 
@@ -25,8 +25,8 @@ _TILE = select(tiles.c.hashes, tiles.c.root)
 
 
 class Tree:
-    """The tree, computed from the bytes of the entries alone. ``roots`` are its root hashes at the sizes that were
-    asked for. With an entry missing there is none: ``whole`` is False then."""
+    """The tree, computed from the bytes of the entries alone. ``roots`` are its root hashes at the ``wanted`` sizes.
+    ``whole`` is False once an entry is missing: then there is no tree."""
 
     def __init__(self, wanted: set[int]) -> None:
         self.edge = Frontier()
@@ -37,7 +37,7 @@ class Tree:
         self._pending: list[bytearray] = [bytearray()]
 
     def append(self, leaf: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """With one more leaf; gives the tiles that this completes: level, number, hashes."""
+        """Adds a leaf, and yields the tiles that it completes: level, number, hashes."""
         self.edge = self.edge.appended(leaf)
         if self.edge.size in self._wanted:
             self.roots[self.edge.size] = self.edge.root
@@ -58,15 +58,15 @@ class Tree:
 
 @dataclass(slots=True)
 class Replay:
-    """What came of it."""
+    """The result of a replay."""
 
     tree: Tree
     grounds: Grounds = field(default_factory=Grounds)
     state: PublicState = field(default_factory=PublicState)
 
     def documents(self) -> dict[int, str]:
-        """The root-signed documents by version. Those that could not be read have been reported, and count from behind
-        the last one that could."""
+        """The root-signed documents by version. If one could not be read, which is reported, all are numbered from
+        1."""
         versions = sorted(self.grounds.documents)
         if len(versions) == len(self.state.documents):
             return dict(zip(versions, self.state.documents, strict=True))
@@ -74,7 +74,8 @@ class Replay:
 
 
 def replay(connection: Connection, report: Report, wanted: set[int], progress: Callable[[int], None]) -> Replay:
-    """Reads everything. ``wanted`` are sizes whose root hash is asked for; ``progress`` is told how far it is."""
+    """Reads the whole ledger. ``wanted`` are the sizes whose root hash is needed; ``progress`` is called with the
+    number of entries done."""
     replayed = Replay(Tree(wanted))
     after = 0
     while True:
@@ -150,9 +151,7 @@ def _check_head(connection: Connection, replayed: Replay, report: Report) -> Non
         report(Difference.of("ledger_head", row.id, "size", row.size, replayed.state.size))
     edge = replayed.tree.edge.encode()
     if not replayed.tree.whole:
-        report(
-            Difference.of("ledger_head", row.id, "frontier", row.frontier, "what no one can tell: entries are missing")
-        )
+        report(Difference.of("ledger_head", row.id, "frontier", row.frontier, "unknown: entries are missing"))
     elif row.frontier != edge:
         report(Difference.of("ledger_head", row.id, "frontier", row.frontier, edge))
 

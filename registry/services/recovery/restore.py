@@ -1,15 +1,14 @@
-"""``peerseal-registry restore``: a database that came back from a backup gets what the ledger's public copies hold.
+"""``peerseal-registry restore``: completes a database from a backup with the entries of the ledger's public copies.
 
-A registry that went on from the backup would show every client a second history, and have forgotten revocations. The
-entries behind the backup are public, and their signed checkpoint says which they are: they are written byte for byte,
-and the tables made to say what they amount to. What is in no entry is lost: it is named, and an entry of its own says
-so to everybody.
+A registry that went on from the backup would show its clients a second history without the later revocations. The
+entries after the backup are public, and a signed checkpoint identifies them. They are written byte for byte, and the
+tables are repaired to match them. Data that is in no entry is lost: it is named, and an entry records the restore.
 """
 
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final
 
@@ -18,26 +17,24 @@ from sqlalchemy import Connection
 from peerseal.audit.ledger_reader import entry_bodies
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
-from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash, root_hash
+from peerseal.protocol.ledger.merkle import Frontier, frontier_at, leaf_hash
 from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME_CAP
-from registry.domain.errors import LedgerContradicted
 from registry.services.access.operators import LOCAL
 from registry.services.documents.tile_cache import TileCache
-from registry.services.recovery.compare import Retention
+from registry.services.recovery.compare import Retention, repair
 from registry.services.recovery.public_copy import PublicCopy, RestoreRefused, Source, read_copy
-from registry.services.recovery.repair import align
 from registry.services.recovery.verify import check_kept, claimed_size
 from registry.settings import Limits
-from registry.storage.queries import applicants, audit, branch, ledger, used_tokens
-from registry.storage.queries.ledger import Change, append
+from registry.storage.queries import applicants, audit, ledger, used_tokens
+from registry.storage.queries.ledger import Change
 from registry.storage.unit import Store
 
 NAMED: Final = 20
-"""Entries of a branch that a refusal names; the others it counts."""
+"""Entries of a branch that a refusal names; it counts the others."""
 CLOSED_FOR: Final = REQUEST_LIFETIME_CAP + 2 * LEEWAY + 1
-"""Seconds for which services' signed calls are not accepted: as long as a token could be good that was accepted before,
-of which nobody knows any more. One by a clock that is LEEWAY ahead lives LEEWAY behind its end."""
+"""Seconds for which services' signed calls are refused: the database has forgotten which tokens were accepted since the
+backup, and these could be replayed. A token by a clock that is LEEWAY ahead is valid until LEEWAY after its end."""
 
 _CODES: Final[Mapping[str | None, str]] = {
     "signature": "checkpoint_not_signed",
@@ -48,8 +45,8 @@ _CODES: Final[Mapping[str | None, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What came back from no copy: of how many entries the evidence, by id and service the join tokens that were good,
-    by service and entry the restricted policies in force, and how many applicants of before were let go."""
+    """Data that no copy holds: the number of entries without their evidence, the valid join tokens (id and service),
+    the restricted policies in force (service and entry), and the number of removed applicants."""
 
     evidence: int = 0
     join_tokens: Sequence[tuple[str, str]] = ()
@@ -59,10 +56,10 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was done, or with ``dry_run`` what would be. The entries behind ``before``, up to ``copied``, came from
-    ``source``; ``size`` and ``root`` are the ledger's as it stands then. ``dropped`` names the entries of a branch that
-    were in the place of the first of them. ``rows`` are those that changed, by table.
-    Up to ``closed_until`` (seconds since the epoch) services' signed calls are not accepted."""
+    """What was done, or with ``dry_run`` would be done. The entries after ``before`` up to ``copied`` came from
+    ``source``; ``size`` and ``root`` are the ledger's afterwards. ``dropped`` names the removed entries of a branch.
+    ``rows`` is the number of changed rows by table. Until ``closed_until`` (seconds since the epoch) services' signed
+    calls are refused."""
 
     source: str
     before: int
@@ -82,7 +79,7 @@ class Restored:
 
     def to_json(self) -> dict[str, Any]:
         """``{"restored", "dry_run", "source", "first", "last", "size", "root", "rows", "lost", "closed_until",
-        "dropped"}``; what was lost by the members of `Lost`."""
+        "dropped"}``, with the members of `Lost`."""
         first, last = (self.before + 1, self.copied) if self.anything else (None, None)
         tokens = [{"id": token, "service": service} for token, service in self.lost.join_tokens]
         policies = [{"service": service, "entry": entry} for service, entry in self.lost.policies]
@@ -101,6 +98,15 @@ class Restored:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The copy to restore from, the database's edge ``found``, and the edge ``before`` that both have in common."""
+
+    copy: PublicCopy
+    found: Frontier
+    before: Frontier
+
+
 def restore(
     store: Store,
     limits: Limits,
@@ -113,41 +119,49 @@ def restore(
     clock: Callable[[], float] = time.time,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Restored:
-    """Brings the database from where it is to where the longest copy is. Where it is there, nothing is done.
+    """Completes the database up to the end of the longest copy. A database that is complete is left as it is.
 
-    ``kept`` are signed notes that somebody remembers, by name; the copy must not contradict them, nor the other copies.
-    ``reached`` is how far this host knows that the ledger was: an entry of ours in the place of one that clients may
-    have seen would be a second history. Where nodes wrote entries behind the one at which the database forked from the
-    copy, they are removed with ``drop_branch``, and a reason to refuse without.
+    ``kept`` are signed checkpoints, by name for messages; neither they nor the other copies may contradict the copy.
+    ``reached`` is the largest size of the ledger that this host has seen: a shorter result would lead to a second
+    history. Entries of a branch, which nodes wrote after the database had lost others, are removed with
+    ``drop_branch``, and are a reason to refuse without it.
     Raises RestoreRefused, FetchError where a source does not answer, StorageUnavailable.
     """
-    found = _edge_of(store)
-    copy = _longest(sources, kept or {}, found.size, progress)
-    before = found
-    if not _same_history(store, found, copy):
-        before, copy = _forked_at(store, found, copy, sources, progress)
-        if not drop_branch:
-            raise _two_histories(store, before, found, copy)
-    if max(copy.checkpoint.size, before.size) < reached:
-        short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
-        raise RestoreRefused("copy_too_old", f"{copy.source} has {short}")
+    plan = _plan(store, sources, kept or {}, drop_branch, progress)
+    copy, before = plan.copy, plan.before
+    if (size := max(copy.checkpoint.size, before.size)) < reached:
+        raise RestoreRefused("copy_too_old", f"{copy.source} has {size} entries, and the ledger had {reached}")
     if copy.checkpoint.size <= before.size:
         until = None if dry_run else _close_guard(store, int(clock()))
         return Restored(copy.source, before.size, before.size, before.size, before.root, dry_run, closed_until=until)
     with store.write() as connection:
-        if ledger.lock_frontier(connection) != found:
-            raise RestoreRefused("ledger_moved", "an entry was appended meanwhile: stop every node of the registry")
-        dropped = branch.named(connection, before.size, found.size)
-        if dropped:
-            branch.cut(connection, before)
-        restored = replace(_written(connection, before, copy, limits, int(clock()), dry_run), dropped=dropped)
+        restored = _written(connection, plan, limits, int(clock()), dry_run)
         if dry_run:
             connection.rollback()
     return restored
 
 
+def _plan(
+    store: Store,
+    sources: Sequence[Source],
+    kept: Mapping[str, str],
+    drop_branch: bool,
+    progress: Callable[[int], None],
+) -> _Plan:
+    """Reads the longest copy, and finds where the database ends in it. Raises RestoreRefused where the two have forked,
+    unless the branch is to be dropped."""
+    found = _edge_of(store)
+    copy = _longest(sources, kept, found.size, progress)
+    if _same_history(store, found, copy):
+        return _Plan(copy, found, found)
+    before, copy = _forked_at(store, found, copy, sources, progress)
+    if not drop_branch:
+        raise _two_histories(store, before, found, copy)
+    return _Plan(copy, found, before)
+
+
 def _close_guard(store: Store, now: int) -> int:
-    """Calls that write no entry were accepted since the backup as well, and nobody knows of them any more."""
+    """Refuses signed calls for a while: the tokens that were accepted since the backup are not known."""
     with store.write() as connection:
         used_tokens.close(connection, now + CLOSED_FOR)
     return now + CLOSED_FOR
@@ -158,7 +172,7 @@ def _edge_of(store: Store) -> Frontier:
         edge = ledger.frontier(connection)
     if edge.size == 0:
         raise RestoreRefused(
-            "not_initialised", "no entry is here that says which root to believe: restore a backup first"
+            "not_initialised", "the database has no entry, so its root is unknown: restore a backup first"
         )
     return edge
 
@@ -166,7 +180,7 @@ def _edge_of(store: Store) -> Frontier:
 def _longest(
     sources: Sequence[Source], kept: Mapping[str, str], after: int, progress: Callable[[int], None]
 ) -> PublicCopy:
-    """The copy with the largest checkpoint, which every other one and every note that was kept must be part of."""
+    """The copy with the largest checkpoint. All other copies and kept checkpoints must be part of it."""
     notes = [(source, source.note()) for source in sources]
     longest, note = max(notes, key=lambda found: claimed_size(found[1]))
     others = {source.name: other for source, other in notes if source is not longest}
@@ -179,16 +193,19 @@ def _longest(
 
 
 def _same_history(store: Store, ours: Frontier, copy: PublicCopy) -> bool:
-    """Whether the one is the beginning of the other."""
+    """Whether one is the beginning of the other."""
     common = min(ours.size, copy.checkpoint.size)
-    root = ours.root if common == ours.size else _root_at(store, common)
+    root = ours.root
+    if common != ours.size:
+        with store.read() as connection:
+            root = TileCache().root_at(connection, common)
     return copy.replayed.tree.roots.get(common, copy.checkpoint.root) == root
 
 
 def _forked_at(
     store: Store, ours: Frontier, copy: PublicCopy, sources: Sequence[Source], progress: Callable[[int], None]
 ) -> tuple[Frontier, PublicCopy]:
-    """The edge up to which the database and the copy are the same, and the copy with its entries behind that."""
+    """The edge up to which the database and the copy agree, and the copy with its entries after that."""
     source = next(source for source in sources if source.name == copy.source)
     copied = entry_bodies(source.get, 0, copy.checkpoint.size)
     size = _common_size(store, islice(copied, min(ours.size, copy.checkpoint.size)))
@@ -215,7 +232,7 @@ def _two_histories(store: Store, common: Frontier, ours: Frontier, copy: PublicC
     heads = [(ours.size, ours.root), (copy.checkpoint.size, copy.checkpoint.root)]
     here, there = (f"{size} entries, root hash {b64encode(root).decode('ascii')}" for size, root in heads)
     with store.read() as connection:
-        named = branch.named(connection, common.size, NAMED)
+        named = ledger.named(connection, common.size, NAMED)
     more = ours.size - common.size - len(named)
     told = "; ".join(named) + (f"; and {more} more" if more else "")
     return RestoreRefused(
@@ -225,37 +242,32 @@ def _two_histories(store: Store, common: Frontier, ours: Frontier, copy: PublicC
     )
 
 
-def _root_at(store: Store, size: int) -> bytes:
-    with store.read() as connection:
-        try:
-            return root_hash(size, TileCache().reader(connection))
-        except ValueError as error:
-            raise LedgerContradicted(str(error)) from error
-
-
-def _written(
-    connection: Connection, before: Frontier, copy: PublicCopy, limits: Limits, now: int, dry_run: bool
-) -> Restored:
-    """Everything at once. The ledger's head is locked."""
-    state, size, domain = copy.replayed.state, copy.checkpoint.size, copy.checkpoint.origin
-    ledger.extend(connection, before, copy.behind)
-    rows = align(connection, state, copy.replayed.documents(), Retention(now, limits.spent_kept))
+def _written(connection: Connection, plan: _Plan, limits: Limits, now: int, dry_run: bool) -> Restored:
+    """Writes everything in one transaction."""
+    copy, before = plan.copy, plan.before
+    if ledger.lock_frontier(connection) != plan.found:
+        raise RestoreRefused("ledger_moved", "an entry was appended meanwhile: stop every node of the registry")
+    dropped = ledger.named(connection, before.size, plan.found.size)
+    if dropped:
+        ledger.cut(connection, before)
+    size = copy.checkpoint.size
+    ledger.extend(connection, before, copy.after)
+    rows = repair(connection, copy.replayed.state, copy.replayed.documents(), Retention(now, limits.spent_kept))
     lost = _lost(copy, now, applicants.remove_all(connection))
     used_tokens.close(connection, now + CLOSED_FOR)
-    said = Change(REGISTRY_RESTORED, by=LOCAL, data={"first": before.size + 1, "last": size})
-    appended = append(connection, now, said)
-    audit.record(connection, now, LOCAL, REGISTRY_RESTORED, domain, appended.entry.seq)
-    edge = appended.after
-    return Restored(copy.source, before.size, size, edge.size, edge.root, dry_run, rows, lost, now + CLOSED_FOR)
+    change = Change(REGISTRY_RESTORED, by=LOCAL, data={"first": before.size + 1, "last": size})
+    edge = audit.append_act(connection, now, change, copy.checkpoint.origin).after
+    until = now + CLOSED_FOR
+    return Restored(copy.source, before.size, size, edge.size, edge.root, dry_run, rows, lost, until, dropped)
 
 
 def _lost(copy: PublicCopy, now: int, let_go: int) -> Lost:
-    state, first = copy.replayed.state, copy.behind[0].seq
-    made = [entry.data["id"] for entry in copy.behind if entry.type == JOIN_TOKEN_CREATED]
+    state, first = copy.replayed.state, copy.after[0].seq
+    made = [entry.data["id"] for entry in copy.after if entry.type == JOIN_TOKEN_CREATED]
     tokens = [(token, state.join_tokens[token]) for token in made]
     policies = [(service, seq) for service, (seq, policy) in state.policies.items() if policy is None and seq >= first]
     return Lost(
-        evidence=sum(entry.evidence is not None for entry in copy.behind),
+        evidence=sum(entry.evidence is not None for entry in copy.after),
         join_tokens=[(token, found.service) for token, found in tokens if found.good(now)],
         policies=sorted(policies),
         applicants=let_go,

@@ -1,7 +1,7 @@
-"""``peerseal-registry verify``: does the database say what its ledger says, and is the ledger the one it was?
+"""``peerseal-registry verify``: checks that the database matches its ledger, and that the ledger was not replaced.
 
-It reads the database and nothing else: no key file, no answer of a running registry. What it cannot know by itself is
-whether the whole ledger was replaced by another; for that it takes checkpoints that somebody kept.
+It reads only the database: no key file, and no answer of a running registry. A replacement of the whole ledger shows
+only in comparison with kept checkpoints.
 """
 
 import time
@@ -22,11 +22,11 @@ from registry.storage.unit import Store
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found: the size of the ledger, its root hash (None where entries are missing), and every difference.
+    """The size of the ledger, its root hash (None where entries are missing), and every difference.
 
-    ``unbound`` of the vouchers were made for a body in another spelling than ours: their signatures are good, but that
-    they speak of the very key cannot be seen. What ``unproven`` entries rest on was lost with a database, as the ledger
-    says: that they are the ones that were written then is certain, and no more.
+    ``unbound`` is the number of vouchers for a body in another spelling than the canonical one: their signatures are
+    valid, but do not show the key that they vouch for. ``unproven`` is the number of entries whose evidence was lost
+    with a database, as the ledger records: the entries are authentic, their grounds cannot be checked.
     """
 
     size: int
@@ -37,7 +37,7 @@ class Verified:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing differs."""
+        """Whether there is no difference."""
         return not self.differences
 
     def to_json(self) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def verify(
     clock: Callable[[], float] = time.time,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Verified:
-    """Replays and compares everything as of one moment. ``checkpoints`` are signed notes that somebody kept, by the
-    name under which a difference is to be reported. Raises StorageUnavailable."""
+    """Replays and compares everything as of one moment. ``checkpoints`` are kept signed notes, by their names in
+    differences. Raises StorageUnavailable."""
     kept, found = checkpoints or {}, list[Difference]()
     with store.read() as connection:
         replayed = replay(connection, found.append, {claimed_size(note) for note in kept.values()}, progress)
@@ -72,14 +72,14 @@ def verify(
 
 
 def claimed_size(note: str) -> int:
-    """The size that a checkpoint speaks of, its signature not checked; 0 for what is none."""
+    """The size in an unverified checkpoint; 0 if it has none."""
     line = note.split("\n", 2)[1:2]
     return natural(line[0]) or 0 if line else 0
 
 
 def check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:
-    """Whether this ledger begins with the one whose head was signed then. Its size is among those that were asked
-    for."""
+    """The difference, if this ledger does not extend the one of a kept checkpoint, whose size was asked for in the
+    replay."""
     place = "checkpoint", name
     jwks = [jwk for document in replayed.grounds.documents.values() for jwk in document.ledger_keys]
     try:

@@ -1,9 +1,9 @@
 """New keys for the registry, named by the root: roll-over with overlap, and the removal of a stolen key.
 
-The root key may be offline. So a ceremony has three steps, which may be on two machines: `requested` writes down the
-next document, `signed` signs it where the root key is, `publish` puts it into force. A new key is published first and
-signs after a lead time (`put_in_place`), in which running clients have learnt of it; and until a further document drops
-the key before, both are good, so that nodes may get the new files one after the other.
+The root key may be offline, so a ceremony has three steps on up to two machines. `Ceremony.requested` makes the next
+document, `signed` signs it where the root key is, and `Ceremony.publish` puts it into force. A new key is published
+first, and signs after a lead time in which running clients learn of it (`Ceremony.put_in_place`). Both keys are valid
+until a further document drops the previous one, so nodes may receive the new files one after the other.
 """
 
 import time
@@ -27,22 +27,22 @@ from registry.storage.unit import Store
 
 
 class Rolled(StrEnum):
-    """Which key is replaced."""
+    """The keys that can be replaced."""
 
     SIGNING = "signing"
     LEDGER = "ledger"
 
 
 SETTLED_AFTER = 10
-"""Seconds in which every client that follows the changes has learnt of a new document, and every node of new key files:
-twice as long as either goes without a look."""
+"""Seconds in which every client that follows the changes learns of a new document, and every node of new key files:
+twice the longest interval of both."""
 
 
 class NotSettled(ConfigurationError):
-    """A key is to be dropped with which a node may have signed a moment ago. ``wait`` is in seconds."""
+    """A node may have signed a moment ago with the key that is to be dropped. ``wait`` is in seconds."""
 
     def __init__(self, wait: int) -> None:
-        super().__init__(f"nodes may still sign with the key before; again in {wait} s")
+        super().__init__(f"nodes may still sign with the previous key: try again in {wait} s")
         self.wait = wait
 
 
@@ -55,8 +55,8 @@ class Ceremony:
         self._clock = clock
 
     def requested(self, rolled: Collection[Rolled], *, drop_past: bool) -> RegistryKeys:
-        """The next document, not signed yet: with new keys for what is rolled, made here into files that wait beside
-        the ones in use, and with ``drop_past`` without any key but the current ones.
+        """The next document, unsigned. New keys are made for what is ``rolled``, in files next to the current ones.
+        With ``drop_past`` the document names only the current keys.
 
         Raises ConfigurationError where the registry has not been initialised, NotSettled.
         """
@@ -83,7 +83,7 @@ class Ceremony:
         )
 
     def publish(self, jws: str) -> RegistryKeys:
-        """Puts a document that the root signed into force. Doing it again changes nothing.
+        """Puts a document that the root signed into force. A repeated call changes nothing.
 
         Raises DocumentRefused, or ConfigurationError for one that does not follow the document in force.
         """
@@ -92,14 +92,16 @@ class Ceremony:
         document = read_registry_keys(jws, pin=known.root.thumbprint, now=self._clock())
         if jws != newest:
             if document.version != known.version + 1 or document.subject != known.subject:
-                raise ConfigurationError("the document does not follow the one in force: request it anew")
+                raise ConfigurationError(
+                    f"version {document.version} does not follow version {known.version}: request it again"
+                )
             if not issue(self._store, document, jws, replaces=newest):
-                raise ConfigurationError("another document was published a moment ago: request this one anew")
+                raise ConfigurationError("another document was published a moment ago: request this one again")
         return document
 
     def put_in_place(self, document: RegistryKeys) -> None:
-        """Puts the key files that waited for the document into place: from here on this node signs with them, and
-        others as soon as the files are copied there."""
+        """Makes the new key files the current ones. This node signs with them from now on, and other nodes once the
+        files are copied there."""
         signing, ledger = self._settings.signing_key_file, self._settings.ledger_key_file
         if _waiting(signing).exists() and self._waiting_signing_key() == document.signing_keys[0]:
             _waiting(signing).replace(signing)
@@ -127,12 +129,12 @@ class Ceremony:
 
 
 def written(document: RegistryKeys) -> bytes:
-    """The request as it goes to the machine of the root key: the claims that are to be signed, readable."""
+    """The request for the machine of the root key: the claims to sign, as readable JSON."""
     return canonical_json(document.claims())
 
 
 def signed(request: bytes, root_key_file: Path, passphrase: KeyPassphrase = NO_PASSPHRASE) -> str:
-    """The document, signed by the root. Needs the root key, its passphrase, and nothing else of the registry.
+    """The document, signed by the root. It needs only the root key and its passphrase.
 
     Raises ConfigurationError for a request that cannot be read, or that is for another root.
     """

@@ -1,4 +1,4 @@
-"""``peerseal-registry init``: makes what is missing, and changes nothing that is there."""
+"""``peerseal-registry init``: makes what is missing, and changes nothing that exists."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, Re
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_jwk
-from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
+from peerseal.protocol.ledger.entries import OPERATOR_CREATED, REGISTRY_CREATED, REGISTRY_KEYS_ISSUED
 from peerseal.protocol.names import REGISTRY, check_trust_domain, registry_id
 from peerseal.runtime.files import Access, Folder
-from registry.services.access.operators import LOCAL, Operators, Role
+from registry.services.access.operators import LOCAL, Role, create_token
 from registry.services.authority.authority import RENEW_BEFORE, AuthoritySource
 from registry.services.authority.fork_guard import ForkGuard
 from registry.services.authority.ledger_watch import LedgerWatch
@@ -29,7 +29,7 @@ from registry.storage.queries.ledger import Change, append
 from registry.storage.unit import Store
 
 FIRST_OPERATOR_TTL = 90 * 24 * 3600
-"""Seconds that the first operator token lives: long enough to make better ones."""
+"""Lifetime of the first operator token in seconds: long enough to make others."""
 OPERATOR_TOKEN_FILE = "operator-token"
 
 _COPY = "copy the key files from the first node"
@@ -37,9 +37,9 @@ _COPY = "copy the key files from the first node"
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """What there is now: the domain and the root's pin; and what was made for it.
+    """The trust domain, the root's pin, and the names of what was made.
 
-    ``operator_token`` is the first operator's, where it was made; it stands in ``operator_token_file`` too.
+    ``operator_token`` is the first operator's token if it was made; ``operator_token_file`` holds it too.
     """
 
     domain: str
@@ -57,11 +57,11 @@ def initialise(
     *,
     default_domain: str | None = None,
 ) -> Initialised:
-    """Makes the schema, the keys, the root-signed document and the first operator token where they are missing.
+    """Makes the schema, the keys, the root-signed document and the first operator token if they are missing.
 
-    A domain is needed the first time, and must be the same later: ``domain``, or the one in the settings;
-    ``default_domain`` is for a new registry where neither is given. Raises ConfigurationError, InvalidName, or
-    LedgerForked for a ledger that is not the one that this host has seen.
+    The first call needs a trust domain, ``domain`` or the one in the settings; later it must be the same.
+    ``default_domain`` is for a new registry without either. Raises ConfigurationError, InvalidName, or LedgerForked for
+    another ledger than this host has seen.
     """
     _prepare_home(settings)
     migrate(store.engine)
@@ -69,8 +69,24 @@ def initialise(
     store = store.guarded(guard)
     if guard.unconfirmed and settings.signing_key_file.exists() and settings.ledger_key_file.exists():
         LedgerWatch(settings, store, guard, AuthoritySource(settings, store, guard, clock)).ask()
+    while (documented := _documented(settings, store, domain, default_domain, clock)) is None:
+        pass  # another node was faster: look again
+    document, made = documented
+    token = _first_operator(settings, store, clock)
+    if token:
+        made.append("operator token")
+    AuthoritySource(settings, store, guard, clock).current()  # remembers the ledger
+    token_file = settings.home / OPERATOR_TOKEN_FILE
+    return Initialised(document.subject, document.root.thumbprint, made, token_file, token)
+
+
+def _documented(
+    settings: Settings, store: Store, domain: str | None, default_domain: str | None, clock: Callable[[], float]
+) -> tuple[RegistryKeys, list[str]] | None:
+    """The root-signed document that fits this node's keys, and the names of what was made for it. None if another node
+    issued one at the same time."""
     with store.read() as connection:
-        ledger.frontier(connection)  # which must be the one that this host has seen
+        ledger.frontier(connection)  # the guard checks it
         known_jws = documents.newest(connection)
     known = None if known_jws is None else decode_document(known_jws)
     domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
@@ -79,21 +95,15 @@ def initialise(
     made = _make_files(settings, fresh=known is None)
     document = _wanted(settings, domain, known, int(clock()))
     if document is not known:
-        jws = sign_document(
-            document, keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase)
-        )
-        if not issue(store, document, jws, replaces=known_jws):
-            return initialise(settings, store, domain, clock)  # another node was faster: look again
+        root = keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase)
+        if not issue(store, document, sign_document(document, root), replaces=known_jws):
+            return None
         made.append("registry keys document")
-    token = _first_operator(settings, store, clock)
-    if token:
-        made.append("operator token")
-    AuthoritySource(settings, store, guard, clock).current()  # remembers the ledger
-    return Initialised(domain, document.root.thumbprint, made, settings.home / OPERATOR_TOKEN_FILE, token)
+    return document, made
 
 
 def decode_document(jws: str) -> RegistryKeys:
-    """A document of our own database, also one that has expired."""
+    """A document of the registry's own database, which may have expired."""
     return RegistryKeys.from_claims(strict_json_object(jose.parse(jws, limit=MAX_DOCUMENT).payload))
 
 
@@ -101,23 +111,23 @@ def _settled_domain(wanted: str | None, known: RegistryKeys | None, default: str
     if known is not None and wanted in (None, known.subject):
         return known.subject
     if known is not None:
-        raise ConfigurationError(f"this registry's trust domain is {known.subject}; it cannot be changed")
+        raise ConfigurationError(f"this registry's trust domain is {known.subject}, not {wanted}; it cannot be changed")
     if (new := wanted or default) is None:
         raise ConfigurationError("the trust domain is needed: --trust-domain NAME")
     return check_trust_domain(new)
 
 
 def _check_files(settings: Settings, known: RegistryKeys) -> None:
-    """Passes where what is missing may be made: this comes before any file is written. Raises ConfigurationError."""
+    """Checks, before any file is written, that missing files may be made. Raises ConfigurationError."""
     path = settings.sealing_key_file
-    if not path.exists():  # another one could not open the join tokens that are there
-        raise ConfigurationError(f"the sealing key {path} is missing, and cannot be made anew: {_COPY}")
+    if not path.exists():  # a new one could not open the existing join tokens
+        raise ConfigurationError(f"the sealing key {path} is missing, and a new one would not fit: {_COPY}")
     if not (settings.signing_key_file.exists() and settings.ledger_key_file.exists()):
         _check_root(settings, known)
 
 
 def _check_root(settings: Settings, known: RegistryKeys) -> None:
-    """Passes where the root key is here to sign another document. Raises ConfigurationError."""
+    """Checks that the root key is here to sign another document. Raises ConfigurationError."""
     if not settings.root_key_file.exists():
         raise ConfigurationError(
             "the database was initialised with other signing or ledger keys or URLs than this node's: "
@@ -128,21 +138,21 @@ def _check_root(settings: Settings, known: RegistryKeys) -> None:
 
 
 def _make_files(settings: Settings, fresh: bool) -> list[str]:
-    """The names of those that were missing."""
+    """Makes the missing key files, and returns their names."""
     passphrase = settings.key_passphrase
     wanted: list[tuple[str, Path, Callable[[], bytes]]] = [
         ("signing key", settings.signing_key_file, lambda: keyfiles.new_key_pair(passphrase)),
         ("ledger key", settings.ledger_key_file, lambda: keyfiles.new_ledger_key(passphrase)),
     ]
-    if fresh:  # later it may well be elsewhere, offline
+    if fresh:  # later it may be offline
         wanted.insert(0, ("root key", settings.root_key_file, lambda: keyfiles.new_root_key(passphrase)))
         wanted.append(("sealing key", settings.sealing_key_file, Fernet.generate_key))
     return [f"{name} {path}" for name, path, make in wanted if keyfiles.ensure(path, make)]
 
 
 def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: int) -> RegistryKeys:
-    """The document that fits this node's keys: the known one, or its next version, which names the keys before
-    too, so that what they signed stays good.
+    """The document that names this node's keys: the known one, or its next version, which also names the previous keys,
+    so documents that they signed stay valid.
 
     Raises ConfigurationError where the root key is needed and missing, or another one.
     """
@@ -176,7 +186,7 @@ def _wanted(settings: Settings, domain: str, known: RegistryKeys | None, now: in
 
 
 def issue(store: Store, document: RegistryKeys, jws: str, *, replaces: str | None) -> bool:
-    """Writes the signed document. False where another one than ``replaces`` was in force meanwhile."""
+    """Writes the signed document. False if another one than ``replaces`` is in force by now."""
     kind = REGISTRY_CREATED if replaces is None else REGISTRY_KEYS_ISSUED
     data = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject, "document": jws}
     with store.write() as connection:
@@ -195,7 +205,7 @@ def _home(settings: Settings) -> Folder:
 
 
 def _prepare_home(settings: Settings) -> None:
-    """Have the folder, before anything is made in a database: also the one of the operator's token. Raises
+    """Makes the folder of the keys and the operator's token, before the database is changed. Raises
     ConfigurationError."""
     home = _home(settings).make()
     missing = [file for file in (settings.signing_key_file, settings.ledger_key_file) if not file.exists()]
@@ -204,10 +214,11 @@ def _prepare_home(settings: Settings) -> None:
 
 
 def _first_operator(settings: Settings, store: Store, clock: Callable[[], float]) -> str | None:
-    """The first operator's token, into its file; None where there was one before."""
-    operators = Operators(store, settings.limits, clock)
-    if operators.were_any():
-        return None
-    _, token = operators.create(Role.ADMIN, FIRST_OPERATOR_TTL)
+    """Writes the first operator's token into its file, and returns it; None where there ever was one: the rows of past
+    tokens are removed, their entries stay."""
+    with store.look() as connection:
+        if ledger.has_any(connection, OPERATOR_CREATED):
+            return None
+    _, token = create_token(store, Role.ADMIN, FIRST_OPERATOR_TTL, int(clock()))
     _home(settings).write(OPERATOR_TOKEN_FILE, token.encode("ascii") + b"\n")  # over one of another database
     return token

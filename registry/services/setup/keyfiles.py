@@ -1,8 +1,8 @@
-"""The registry's own secrets in files of mode 0600: made once, never overwritten. What another user of the host made
-or may change is not read.
+"""The registry's own secrets in files of mode 0600: made once, never overwritten. A file that another user of the host
+owns or may change is not read.
 
-Where there is a passphrase, new private keys are encrypted under it (PKCS #8). A plain one that was there before is
-read, with a warning, and left to the operator: copies of it may lie elsewhere, so a new key is the better remedy.
+With a passphrase, new private keys are encrypted under it (PKCS #8). An older plain key is read with a warning and not
+encrypted: copies of it may exist, so a new key is the better remedy.
 """
 
 import os
@@ -25,16 +25,15 @@ T = TypeVar("T")
 
 
 def write_new(path: Path, data: bytes) -> bool:
-    """Writes a file of mode 0600, whole or not at all. False where it was there before: then nothing is changed. Raises
-    ConfigurationError.
+    """Writes a file of mode 0600 atomically. False, and nothing is changed, where it exists. Raises ConfigurationError.
 
-    Linked into place, so that of two processes that begin at once one file wins, complete.
+    The file is linked into place: of two processes at the same time one wins, with a complete file.
     """
     return Folder(path.parent, access=Access.COMMON).write_new(path.name, data)
 
 
 def ensure(path: Path, make: Callable[[], bytes]) -> bool:
-    """Makes the file where it is missing. True where it was made. Raises ConfigurationError."""
+    """Makes the file if it is missing. True if it was made. Raises ConfigurationError."""
     return not os.path.exists(path) and write_new(path, make())
 
 
@@ -83,7 +82,7 @@ def new_key_pair(passphrase: KeyPassphrase = NO_PASSPHRASE) -> bytes:
 
 
 def new_root_key(passphrase: KeyPassphrase = NO_PASSPHRASE) -> bytes:
-    """A new root key. Its thumbprint is what people type behind ``--pin``, where a dash would begin an option."""
+    """A new root key. Its thumbprint is the argument of ``--pin``, so it must not begin with a dash."""
     key = KeyPair.generate("ES256")
     while key.public.thumbprint.startswith("-"):
         key = KeyPair.generate("ES256")
@@ -96,22 +95,22 @@ def new_ledger_key(passphrase: KeyPassphrase = NO_PASSPHRASE) -> bytes:
 
 
 class Sealer:
-    """Encrypts what the database keeps secret, so that a copy of the database alone is of no use."""
+    """Encrypts the secrets in the database, so a copy of the database alone does not reveal them."""
 
     def __init__(self, key: bytes) -> None:
         """``key`` is a Fernet key. Raises ConfigurationError."""
         try:
             self._fernet = Fernet(key.strip())
         except ValueError as error:
-            raise ConfigurationError("the sealing key cannot be read") from error
+            raise ConfigurationError("the sealing key is not a Fernet key: restore the file that init made") from error
 
     def seal(self, name: str, secret: bytes) -> bytes:
         """The secret of that name, encrypted."""
         return self._fernet.encrypt(name.encode("utf-8") + b"\0" + secret)
 
     def open(self, name: str, sealed: bytes) -> bytes:
-        """The secret again. Raises ValueError or cryptography.fernet.InvalidToken for one that was altered, or moved
-        here from another name."""
+        """Decrypts the secret. Raises ValueError or cryptography.fernet.InvalidToken for one that was altered, or
+        sealed under another name."""
         prefix, content = name.encode("utf-8") + b"\0", self._fernet.decrypt(sealed)
         if not content.startswith(prefix):
             raise ValueError("a sealed secret under another name")

@@ -1,4 +1,4 @@
-"""Applicants: queries and changes. They are in no entry: nobody has admitted them."""
+"""Applicants: queries and changes. They are in no entry, since they are not admitted."""
 
 from dataclasses import asdict
 
@@ -10,8 +10,8 @@ from registry.storage.tables import applicants, keys
 _COLUMNS = tuple(applicants.c[name] for name in Applicant.__slots__)
 
 LOCK = "applicants of all"
-"""What a transaction that adds one locks, in the place of a service (`registry.storage.unit.Store.write`): no service
-can be called so. How many there are changes only under it."""
+"""The name that a transaction locks to add an applicant (`registry.storage.unit.Store.write`): the number of applicants
+only grows under it. No service can have this name."""
 
 
 def find(connection: Connection, service: str, thumbprint: str, now: int) -> Applicant | None:
@@ -22,36 +22,36 @@ def find(connection: Connection, service: str, thumbprint: str, now: int) -> App
 
 
 def counts(connection: Connection, service: str, now: int) -> tuple[int, int]:
-    """How many wait: of all services, and of that one."""
+    """The number of applicants of all services, and of that one."""
     of_service = func.count().filter(applicants.c.service == service)
     row = connection.execute(select(func.count(), of_service).where(applicants.c.expires_at > now)).one()
     return row[0], row[1]
 
 
 def add(connection: Connection, applicant: Applicant) -> None:
-    """Writes a new applicant, in the place of one of the same key that waits no more or waits for another service."""
+    """Writes a new applicant, in place of one with the same key that has expired or is for another service."""
     connection.execute(delete(applicants).where(applicants.c.thumbprint == applicant.thumbprint))
     connection.execute(insert(applicants).values(**asdict(applicant)))
 
 
 def remove(connection: Connection, service: str, thumbprint: str) -> bool:
-    """Takes an applicant out. False where there is none."""
+    """Removes an applicant. False where there is none."""
     found = (applicants.c.thumbprint == thumbprint, applicants.c.service == service)
     return connection.execute(delete(applicants).where(*found)).rowcount == 1
 
 
 def remove_past(connection: Connection, now: int) -> int:
-    """Takes those out that wait no more, and says how many they were."""
+    """Removes expired applicants, and returns their number."""
     return connection.execute(delete(applicants).where(applicants.c.expires_at <= now)).rowcount
 
 
 def remove_all(connection: Connection) -> int:
-    """Takes all of them out, and says how many they were."""
+    """Removes all applicants, and returns their number."""
     return connection.execute(delete(applicants)).rowcount
 
 
 def page(connection: Connection, after: str, limit: int, now: int) -> list[Applicant]:
-    """A page of those that wait, by thumbprint; without keys that got in by another way meanwhile."""
+    """A page of the waiting applicants, by thumbprint; without keys that were admitted by another right meanwhile."""
     admitted = exists().where(keys.c.thumbprint == applicants.c.thumbprint)
     found = select(*_COLUMNS).where(applicants.c.thumbprint > after, applicants.c.expires_at > now, ~admitted)
     return [Applicant(*row) for row in connection.execute(found.order_by(applicants.c.thumbprint).limit(limit))]

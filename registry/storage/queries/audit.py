@@ -1,7 +1,7 @@
-"""The operators' audit trail: which operator did what. Rows are added, and never changed or removed.
+"""The operators' audit trail: which operator did what. Rows are added, never changed or removed.
 
-A row is written in the transaction of the act itself. What an act changed in public stands in the ledger; this holds
-also the acts that change nothing public, and is for operators only.
+A row is written in the transaction of the act itself. The public part of an act is in the ledger; the trail also holds
+acts that change nothing public, and only operators read it.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Final
 from sqlalchemy import Connection, insert, select
 
 from peerseal.protocol.encoding import canonical_json
-from registry.storage.queries.ledger import lock
+from registry.storage.queries.ledger import Appended, Change, append, lock
 from registry.storage.tables import audit
 
 APPLICANT_REJECTED: Final = "applicant_rejected"
-"""The one act of ours that no entry has a type for; the others are named as their entries are."""
+"""The one act without a type of entry. The others have the names of their entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Act:
 def record(
     connection: Connection, now: int, by: Mapping[str, str], act: str, subject: str, seq: int | None = None
 ) -> None:
-    """Writes down what an operator does in this transaction, as late in it as its entry.
+    """Writes what an operator does in this transaction, as late in it as its entry.
 
-    The ledger's head is locked, as by an entry: so ids come in the order of the commits, and who has read up to one
+    The ledger's head is locked, as by an entry: ids therefore have the order of the commits, and a reader of one row
     misses none before it.
     """
     lock(connection)
@@ -45,8 +45,15 @@ def record(
     connection.execute(insert(audit).values(time=now, by=name, act=act, subject=subject, seq=seq))
 
 
+def append_act(connection: Connection, now: int, change: Change, subject: str) -> Appended:
+    """Appends the entry of an operator's act, and writes the act."""
+    appended = append(connection, now, change)
+    record(connection, now, change.by, change.type, subject, appended.entry.seq)
+    return appended
+
+
 def page(connection: Connection, after: int, limit: int) -> list[Act]:
-    """A page of the trail behind the row ``after``, oldest first."""
+    """A page of the trail after the row ``after``, oldest first."""
     columns = (audit.c[name] for name in Act.__slots__)
     found = select(*columns).where(audit.c.id > after).order_by(audit.c.id).limit(limit)
     rows = connection.execute(found)

@@ -1,4 +1,4 @@
-"""Keys: queries and changes. The changes belong into one transaction with their entry.
+"""Keys: queries and changes. A change and its entry are written in one transaction.
 
 Statements that every registration runs are built once: building one costs more than running it.
 """
@@ -53,7 +53,7 @@ _ADD = insert(keys).values({column: bindparam(f"key_{column.name}") for column i
 
 
 def find(connection: Connection, thumbprint: str) -> KeyRecord | None:
-    """The key with that thumbprint, whosever it is."""
+    """The key with that thumbprint, of any service."""
     row = connection.execute(_FIND, {"of": thumbprint}).first()
     return None if row is None else _record(row)
 
@@ -66,18 +66,18 @@ def listed(connection: Connection, service: str, retired_after: int, now: int) -
 
 
 def page(connection: Connection, service: str, after: int, limit: int) -> list[KeyRecord]:
-    """The keys of a service, past ones too, in order of admission, behind the entry with seq ``after``."""
+    """The keys of a service, past ones too, in order of admission, after the entry ``after``."""
     found = _OF_SERVICE.where(keys.c.admitted_seq > after).limit(limit)
     return [_record(row) for row in connection.execute(found, {"of": service})]
 
 
 def active_count(connection: Connection, service: str, now: int) -> int:
-    """How many active keys a service has."""
+    """The number of a service's active keys."""
     return connection.execute(_ACTIVE_COUNT, {"of": service, "now": now}).scalar_one()
 
 
 def joined_count(connection: Connection, service: str, now: int) -> int:
-    """How many active keys a service has that no other key vouched for."""
+    """The number of a service's active keys without a voucher."""
     return connection.execute(_JOINED_COUNT, {"of": service, "now": now}).scalar_one()
 
 
@@ -87,13 +87,13 @@ def joined_count_of(service: ColumnElement[str]) -> ScalarSelect[int]:
 
 
 def vouched_count(connection: Connection, service: str, listed_from: int) -> int:
-    """How many keys of a service that another one vouched for had not reached their natural end at that time, whatever
-    became of them: each of these is or may yet be listed in the signed set."""
+    """The number of a service's keys with a voucher whose natural end is after that time, in any state: each is listed
+    in the signed set, or may be."""
     return connection.execute(_VOUCHED_COUNT, {"of": service, "now": listed_from}).scalar_one()
 
 
 def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
-    """Every key that the key vouched for, that those vouched for, and so on; oldest first."""
+    """Every key that the key vouched for, directly or through another; oldest first."""
     tree = select(keys.c.thumbprint).where(keys.c.vouched_by == thumbprint).cte("tree", recursive=True)
     tree = tree.union(select(keys.c.thumbprint).where(keys.c.vouched_by == tree.c.thumbprint))
     found = select(*_RECORD).where(keys.c.thumbprint.in_(select(tree.c.thumbprint))).order_by(keys.c.admitted_seq)
@@ -101,15 +101,15 @@ def descendants(connection: Connection, thumbprint: str) -> list[KeyRecord]:
 
 
 def addition(record: KeyRecord, vouched_by: str | None) -> Write:
-    """A new key, to be written beside its entry, which raises sqlalchemy.exc.IntegrityError where it was registered a
-    moment before."""
+    """The write of a new key, for a batch with its entry. It raises sqlalchemy.exc.IntegrityError if the key was
+    registered a moment before."""
     values = {f"key_{column.name}": getattr(record, column.name) for column in _RECORD}
     values["key_admitted_by"] = canonical_json(dict(record.admitted_by)).decode("utf-8")
     return Write(_ADD, {**values, "key_vouched_by": vouched_by})
 
 
 def end(connection: Connection, record: KeyRecord) -> None:
-    """Writes down how a key ended: when its window closed, and the entry that revoked it."""
+    """Writes the end of a key: the time, and the entry that revoked it."""
     ended = {name: getattr(record, name) for name in ("active_until", "revoked_at", "revoked_seq")}
     connection.execute(update(keys).where(keys.c.thumbprint == record.thumbprint).values(**ended))
 

@@ -1,20 +1,20 @@
-"""The append-only entries and the tree over them. There is no statement here that changes or removes one."""
+"""The append-only entries, and the tree over them. Only `cut` removes entries, and only a restore calls it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, Row, Select, Update, bindparam, exists, insert, literal, select, update
+from sqlalchemy import Connection, Row, Select, Update, bindparam, delete, exists, insert, literal, select, update
 
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
+from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, tile_root
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
 from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
 from registry.storage.batched_writes import Write, write_batch
 from registry.storage.engine import POSTGRESQL
-from registry.storage.tables import ENDINGS, HISTORIES, entries, ledger_head, tiles
+from registry.storage.tables import ENDINGS, HISTORIES, audit, entries, ledger_head, tiles
 
 _HEAD = select(ledger_head.c.size)
 _FRONTIER = select(ledger_head.c.size, ledger_head.c.frontier)
@@ -44,26 +44,26 @@ _PAGE = 1000
 _HISTORIES = select(entries.c.body).where(HISTORIES).order_by(entries.c.seq)
 
 GUARD = "ledger_guard"
-"""The execution option with which `registry.storage.unit.Store.guarded` names the guard of a connection."""
+"""The execution option that holds the guard of a connection (`registry.storage.unit.Store.guarded`)."""
 
 
 class LedgerGuard(Protocol):
-    """Passes each edge of the tree that is read, before anything is signed over it or appended to it."""
+    """Checks each edge of the tree that is read, before it is signed or extended."""
 
     def check(self, connection: Connection, edge: Frontier) -> None:
-        """Passes an edge that the connection's transaction sees. Raises LedgerContradicted."""
+        """Checks the edge that the connection's transaction sees. Raises LedgerContradicted."""
 
     def grew(self, before: Frontier, after: Frontier) -> None:
-        """Takes note of an edge that was computed out of one that passed. Its transaction may yet fail."""
+        """Records an edge that extends a checked one. Its transaction may still fail."""
 
     def settled(self, *, committed: bool) -> None:
-        """The transaction of this thread has ended: what grew in it is in the ledger, or is not."""
+        """Records the end of this thread's transaction, and whether its entries are in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An entry that has no number yet; the members are those of `peerseal.protocol.ledger.entries.Entry`. ``evidence``
-    is what proves what it rests on: kept beside the entry, which commits to it."""
+    """An entry without a number; the members are those of `peerseal.protocol.ledger.entries.Entry`. ``evidence`` proves
+    the grounds of the entry: it is stored with the entry, which holds its digest."""
 
     type: str
     service: str | None = None
@@ -74,7 +74,7 @@ class Change:
 
     @property
     def evidence_bytes(self) -> bytes | None:
-        """The evidence as it is kept."""
+        """The evidence as it is stored."""
         return None if self.evidence is None else canonical_json(dict(self.evidence))
 
     def at(self, seq: int, time: int) -> Entry:
@@ -85,7 +85,7 @@ class Change:
 
 
 class Appended(NamedTuple):
-    """What was written, and the tree's right edge before and after. ``rows`` are the entries' rows."""
+    """Entries with their rows, and the tree's right edge before and after them."""
 
     entries: Sequence[Entry]
     rows: Sequence[Mapping[str, Any]]
@@ -99,10 +99,10 @@ class Appended(NamedTuple):
 
 
 def append(connection: Connection, now: int, *changes: Change) -> Appended:
-    """Writes the entries, numbered without gaps, and lets the tree grow by them.
+    """Writes the entries, numbered without gaps, and extends the tree.
 
-    The head's row is locked until the transaction ends: who comes next gets the next number and sees everything
-    before. So a transaction appends once, and late: on PostgreSQL all writers queue from here on.
+    The head's row is locked until the transaction ends: the next writer gets the next number and sees all entries
+    before. A transaction therefore appends once, and late: on PostgreSQL all writers queue from here on.
     """
     appended = grown(lock_frontier(connection), now, *changes)
     connection.execute(_INSERT, list(appended.rows))
@@ -113,21 +113,21 @@ def append(connection: Connection, now: int, *changes: Change) -> Appended:
 
 
 class Addition(NamedTuple):
-    """One entry that has `grown`, not written yet, and what changes beside it."""
+    """One entry of `grown` that is not written yet, and the other writes of its transaction."""
 
     appended: Appended
-    beside: Sequence[Write]
+    others: Sequence[Write]
 
     def writes(self) -> Sequence[Write]:
-        """What to write, in a fixed order."""
+        """All writes, in a fixed order."""
         [row] = self.appended.rows
         entry = Write(_INSERT_ONE, {f"entry_{name}": value for name, value in row.items()})
-        return (entry, *self.beside, _raised(self.appended.after))
+        return (entry, *self.others, _raised(self.appended.after))
 
 
 def append_each(connection: Connection, additions: Sequence[Addition]) -> None:
-    """Writes entries of one kind, the first of which has `grown` out of the locked frontier and each further one out
-    of the one before it, in one message."""
+    """Writes entries of one kind in one message. The first extends the locked frontier, each further one the entry
+    before it."""
     write_batch(connection, [addition.writes() for addition in additions])
     before, after = additions[0].appended.before, additions[-1].appended.after
     complete_tiles(connection, before, after)
@@ -135,7 +135,7 @@ def append_each(connection: Connection, additions: Sequence[Addition]) -> None:
 
 
 def grown(before: Frontier, now: int, *changes: Change) -> Appended:
-    """What the changes append to a tree with that right edge; nothing is written."""
+    """The entries that extend a tree with that right edge. Nothing is written."""
     numbered, rows, edge = [], [], before
     for change in changes:
         entry = change.at(edge.size + 1, now)
@@ -153,8 +153,8 @@ def _row(entry: Entry, evidence: bytes | None) -> dict[str, Any]:
 
 
 def extend(connection: Connection, before: Frontier, numbered: Sequence[Entry]) -> Frontier:
-    """Writes entries that this ledger had already, byte for byte as they were and without what they rest on, behind
-    its edge, which is locked; and gives the new edge."""
+    """Writes entries of a public copy, byte for byte and without their evidence, after the locked edge. Returns the new
+    edge."""
     edge = before
     for first in range(0, len(numbered), _PAGE):
         rows = [_row(entry, None) for entry in numbered[first : first + _PAGE]]
@@ -171,21 +171,20 @@ def _raised(edge: Frontier) -> Write:
 
 
 def lock_frontier(connection: Connection) -> Frontier:
-    """The tree's right edge, which nobody else changes until the transaction ends. Raises LedgerContradicted where
-    somebody altered it."""
+    """The tree's right edge, locked until the transaction ends. Raises LedgerContradicted where it was altered."""
     return _edge(connection, connection.execute(_LOCK).one())
 
 
 def lock(connection: Connection) -> None:
-    """Locks the head as `lock_frontier` does, also where this transaction has let the tree grow already."""
+    """Locks the head as `lock_frontier` does, also after this transaction has extended the tree."""
     connection.execute(_LOCK).one()
 
 
 def lock_by(connection: Connection, claim: Write) -> Frontier | None:
-    """As `lock_frontier`, where the claim changes a row; None, and nothing is locked, where it does not.
+    """Executes the claim, and locks the frontier if it changed a row. None, and nothing is locked, if it did not.
 
-    On PostgreSQL both are one message. The claim's row is locked first there too, as everywhere: the head is only
-    looked for once the claim has succeeded.
+    On PostgreSQL both are one message. As everywhere, the claim's row is locked before the head, which is only read
+    once the claim has succeeded.
     """
     if connection.dialect.name == POSTGRESQL:
         row = connection.execute(_locking(claim.statement), claim.parameters).one_or_none()
@@ -201,7 +200,7 @@ def _locking(claim: Update) -> Select[int, bytes]:
 
 
 def frontier(connection: Connection) -> Frontier:
-    """The tree's right edge. Raises LedgerContradicted where somebody altered it, or the guard does not pass it."""
+    """The tree's right edge. Raises LedgerContradicted where it was altered, or where the guard refuses it."""
     return _edge(connection, connection.execute(_FRONTIER).one())
 
 
@@ -228,14 +227,14 @@ def head(connection: Connection) -> int:
 
 
 def read_entries(connection: Connection, after: int = 0, limit: int = 1000) -> Iterator[Entry]:
-    """All entries behind ``after`` in order, fetched ``limit`` at a time. Raises MalformedToken for altered bytes."""
+    """All entries after ``after`` in order, fetched ``limit`` at a time. Raises MalformedToken for altered bytes."""
     while bodies := read_bodies(connection, after, after + limit):
         yield from map(Entry.decode, bodies)
         after += limit
 
 
 def read_bodies(connection: Connection, after: int, to: int) -> Sequence[bytes]:
-    """The bytes of the entries behind ``after`` up to ``to``."""
+    """The bytes of the entries after ``after`` up to ``to``."""
     return connection.execute(_BODIES, {"after": after, "to": to}).scalars().all()
 
 
@@ -251,12 +250,12 @@ def endings(connection: Connection, service: str) -> list[Entry]:
 
 
 def leaves(connection: Connection, after: int, to: int) -> Sequence[bytes]:
-    """The leaf hashes of the entries behind ``after`` up to ``to``."""
+    """The leaf hashes of the entries after ``after`` up to ``to``."""
     return connection.execute(_LEAVES, {"after": after, "to": to}).scalars().all()
 
 
 def histories(connection: Connection) -> list[str]:
-    """The root's statements about lost entries, oldest first, as compact JWS. None is verified."""
+    """The root's statements about lost entries, oldest first, as compact JWS, unverified."""
     found = (Entry.decode(body).data.get("statement") for body in connection.execute(_HISTORIES).scalars())
     return [jws for jws in found if type(jws) is str]
 
@@ -268,12 +267,12 @@ def has_any(connection: Connection, kind: str) -> bool:
 
 
 def evidence(connection: Connection, seq: int) -> bytes | None:
-    """What the entry commits to by digest."""
+    """The evidence of an entry."""
     return connection.execute(select(entries.c.evidence).where(entries.c.seq == seq)).scalar_one_or_none()
 
 
 def tile(connection: Connection, level: int, number: int) -> bytes:
-    """The hashes that the tile has so far, in one row: 256 of them where it is complete."""
+    """The hashes of a tile: 256 where it is complete, otherwise those that the tree has so far."""
     complete = connection.execute(_TILE, {"at": level, "of": number}).scalar_one_or_none()
     return b"".join(_hashes_of(connection, level, number)) if complete is None else complete
 
@@ -285,7 +284,7 @@ def _hashes_of(connection: Connection, level: int, number: int) -> Sequence[byte
 
 
 def complete_tiles(connection: Connection, edge_before: Frontier, edge_after: Frontier) -> None:
-    """Writes down the tiles that have become complete, level by level."""
+    """Writes the tiles that have become complete, level by level."""
     level, before, after = 0, edge_before.size, edge_after.size
     while before // TILE_WIDTH < after // TILE_WIDTH:
         before, after = before // TILE_WIDTH, after // TILE_WIDTH
@@ -296,3 +295,23 @@ def complete_tiles(connection: Connection, edge_before: Frontier, edge_after: Fr
             row = {"level": level, "number": number, "hashes": hashes, "root": tile_root(hashes)}
             connection.execute(_ADD_TILE, row)
         level += 1
+
+
+def named(connection: Connection, after: int, limit: int) -> Sequence[str]:
+    """The first entries after ``after``: number, type and subject of each."""
+    columns = entries.c.seq, entries.c.type, entries.c.service, entries.c.kid
+    found = select(*columns).where(entries.c.seq > after).order_by(entries.c.seq).limit(limit)
+    return [" ".join(str(part) for part in row if part is not None) for row in connection.execute(found)]
+
+
+def cut(connection: Connection, edge: Frontier) -> None:
+    """Removes the entries after that edge, the tiles that they completed, and their numbers in the audit trail. The
+    head is locked. Only `registry.services.recovery.restore` calls this, on an operator's explicit demand and as the
+    owner of the tables: the serving role has no right to (migrations/roles.sql)."""
+    connection.execute(delete(entries).where(entries.c.seq > edge.size))
+    level, complete = 0, edge.size >> TILE_HEIGHT
+    while connection.execute(select(tiles.c.level).where(tiles.c.level == level).limit(1)).first() is not None:
+        connection.execute(delete(tiles).where(tiles.c.level == level, tiles.c.number >= complete))
+        level, complete = level + 1, complete >> TILE_HEIGHT
+    connection.execute(update(audit).where(audit.c.seq > edge.size).values(seq=None))
+    connection.execute(update(ledger_head).values(size=edge.size, frontier=edge.encode()))

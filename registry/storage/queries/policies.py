@@ -17,7 +17,7 @@ _OF_DOMAIN = _NEWEST.where(entries.c.service.is_(None))
 
 
 def _puts(table: Table[Any], key: str) -> dict[str, Any]:
-    """INSERTs that take the place of the row with the same key, by the dialect's name."""
+    """INSERTs that replace the row with the same key, by the dialect's name."""
     return {
         dialect: insert.on_conflict_do_update(
             index_elements=[key], set_={"seq": insert.excluded.seq, "body": insert.excluded.body}
@@ -31,21 +31,21 @@ _PUT_DOMAIN = _puts(domain_settings, "id")
 
 
 class SettingRow(NamedTuple):
-    """A row: the entry that set it, and what it says in canonical JSON."""
+    """A row: the entry that set it, and its content in canonical JSON."""
 
     seq: int
     body: str
 
 
 class SettingEntry(NamedTuple):
-    """The newest entry about a setting, and the evidence that it commits to."""
+    """The newest entry about a setting, and its evidence."""
 
     entry: Entry
     evidence: bytes | None
 
 
 def policy(connection: Connection, service: str) -> SettingRow | None:
-    """The service's policy as its row has it."""
+    """The row of the service's policy."""
     row = connection.execute(_POLICY, {"of": service}).one_or_none()
     return None if row is None else SettingRow(*row)
 
@@ -63,18 +63,18 @@ def put_policy(connection: Connection, service: str, row: SettingRow) -> None:
 
 
 def remove_policy(connection: Connection, service: str) -> None:
-    """Takes the service's policy out."""
+    """Removes the service's policy."""
     connection.execute(delete(policies).where(policies.c.service == service))
 
 
 def domain(connection: Connection) -> SettingRow | None:
-    """The domain's settings as their row has them."""
+    """The row of the domain's settings."""
     row = connection.execute(_DOMAIN).one_or_none()
     return None if row is None else SettingRow(*row)
 
 
 def newest_domain(connection: Connection) -> SettingEntry | None:
-    """The entry that set them last. Raises MalformedToken for altered bytes."""
+    """The entry that set the domain's settings last. Raises MalformedToken for altered bytes."""
     row = connection.execute(_OF_DOMAIN).one_or_none()
     return None if row is None else SettingEntry(Entry.decode(row.body), row.evidence)
 

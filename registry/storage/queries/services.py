@@ -1,4 +1,4 @@
-"""Services: which ones there are, and which entry last changed each."""
+"""Services, and the entry that last changed each."""
 
 from dataclasses import dataclass
 
@@ -27,12 +27,12 @@ class ServiceRecord:
 
 
 def changed(connection: Connection, name: str, seq: int) -> None:
-    """Writes down which entry last changed a service."""
-    connection.execute(*change_beside(connection, name, seq))
+    """Records the entry that last changed a service."""
+    connection.execute(*change(connection, name, seq))
 
 
-def change_beside(connection: Connection, name: str, seq: int) -> Write:
-    """What `changed` does, to be written beside an entry."""
+def change(connection: Connection, name: str, seq: int) -> Write:
+    """The write of `changed`, for a batch with its entry."""
     return Write(_CHANGED[connection.dialect.name], {"service_name": name, "service_seq": seq})
 
 
@@ -52,6 +52,6 @@ def page(connection: Connection, name: str, limit: int) -> list[ServiceRecord]:
 
 
 def changed_since(connection: Connection, seq: int, limit: int) -> list[str]:
-    """The services that an entry behind ``seq`` changed, in the order of their last change."""
+    """The services that an entry after ``seq`` changed, in the order of their last change."""
     found = select(services.c.name).where(services.c.seq > seq).order_by(services.c.seq).limit(limit)
     return list(connection.execute(found).scalars())

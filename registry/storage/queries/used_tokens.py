@@ -1,7 +1,7 @@
 """The replay guard of the registry itself, shared by its workers and nodes through the database.
 
-A database that was lost and restored has forgotten tokens that were accepted. So a restore closes the guard for as long
-as one of these could be good, by a row that is no token's; once that is past, the row goes as all rows do.
+A restored database has forgotten tokens that were accepted. So a restore closes the guard until all of them have
+expired, by a row that is not a token's; the row expires like all others.
 """
 
 import hashlib
@@ -33,19 +33,19 @@ PURGE_EVERY = 60
 
 
 def remove_past(connection: Connection, now: int) -> int:
-    """Forgets tokens that can be accepted no more, and says how many they were."""
+    """Removes expired tokens, and returns their number."""
     return connection.execute(delete(used_tokens).where(used_tokens.c.until < now)).rowcount
 
 
 def close(connection: Connection, until: int) -> None:
-    """Has no token accepted up to that time."""
+    """Refuses all tokens up to that time."""
     connection.execute(delete(used_tokens).where(used_tokens.c.token == _CLOSED))
     connection.execute(insert(used_tokens).values(token=_CLOSED, until=until))
 
 
 class DatabaseReplayGuard:
-    """A `peerseal.verify.replay.guards.ReplayGuard`: one INSERT that does nothing where the token is known, or where it
-    was closed."""
+    """A `peerseal.verify.replay.guards.ReplayGuard`: one INSERT that does nothing if the token is known or the guard is
+    closed."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -53,8 +53,8 @@ class DatabaseReplayGuard:
         self._purged_at = 0.0
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
-        """See ReplayGuard. Raises TrustUnavailable where the database cannot be written, or was restored a moment ago:
-        fail closed."""
+        """See ReplayGuard. Fails closed: raises TrustUnavailable if the database cannot be written, or was restored a
+        moment ago."""
         token = hashlib.sha256(f"{issuer}\0{jti}".encode()).digest()
         now = self._clock()
         try:
@@ -69,6 +69,6 @@ class DatabaseReplayGuard:
         except StorageUnavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error
         if closed is not None:
-            detail = "restored a moment ago: which tokens were accepted before is not known"
+            detail = "the database was restored a moment ago, so the tokens that were accepted before are unknown"
             raise TrustUnavailable(detail, closed - int(now) + 1)
         return False

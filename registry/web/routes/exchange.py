@@ -7,9 +7,18 @@ from http import HTTPStatus
 from flask import Blueprint, Response, request
 
 from peerseal.protocol.policies import DomainSettings
-from registry.domain.client_credentials import CLIENT_CREDENTIALS, AccessWanted
 from registry.domain.errors import NotFound
-from registry.domain.exchange import GRANT, JWT, ExchangeRefused, Issued, Wanted, needed, read_form
+from registry.domain.exchange import (
+    CLIENT_CREDENTIALS,
+    GRANT,
+    JWT,
+    AccessWanted,
+    ExchangeRefused,
+    ExchangeWanted,
+    Issued,
+    needed,
+    read_form,
+)
 from registry.web.problems import log_refusal
 from registry.web.wire import body, private_json, registry
 
@@ -37,7 +46,7 @@ def _granted(form: Mapping[str, str], settings: DomainSettings) -> Response:
     """Raises ExchangeRefused."""
     grant_type = needed(form, "grant_type")
     if grant_type == GRANT and settings.exchange:
-        wanted = Wanted.read(form)
+        wanted = ExchangeWanted.read(form)
         _check_authorization()
         return _answer(registry().exchange.exchange(wanted, settings.exchange), issued_token_type=JWT)
     if grant_type == CLIENT_CREDENTIALS and settings.access_tokens:

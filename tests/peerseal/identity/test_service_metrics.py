@@ -345,7 +345,7 @@ class Worker:
 
 @pytest.fixture
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerCounters:
-    """This process as one more worker beside its children: as if their parent were its own."""
+    """This process as one more worker with its children: as if their parent were its own."""
     monkeypatch.setattr(os, "getppid", os.getpid)
     return WorkerCounters(Folder(tmp_path / "counts"))
 

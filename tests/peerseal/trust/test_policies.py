@@ -1,6 +1,6 @@
 """The registry's policies at the callee: what is believed and for how long, and that code AND registry decide."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,17 +30,6 @@ QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0)
 """The background thread sleeps through the test, which calls ``refresh`` itself; time alone makes nothing due."""
 
 Call = Callable[..., Peer]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture
@@ -305,7 +294,7 @@ def test_a_service_of_another_domain_has_no_policy_here(registry: MemoryRegistry
 def test_a_policy_signed_by_a_key_that_the_root_dropped_is_fetched_anew(
     registry: MemoryRegistry, callee: Identity, call: Call, clock: Clock
 ) -> None:
-    """Whoever stole the key may have signed it, with a number that no true one reaches."""
+    """A thief of the key may have signed it, with a number that no true one reaches."""
     honest = registry.policy_document("callee")
     stolen = replace(honest, seq=honest.head, policy=CallPolicy({}))
     registry.answers[PATH] = signed(registry, stolen)

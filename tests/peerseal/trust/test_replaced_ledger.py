@@ -32,11 +32,6 @@ COMMON = 4
 """Entries that the lost history and the new one have in common."""
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
 class World:
     """A registry that lost entries which ``client`` has seen, and goes on; the root has said nothing yet."""
 
@@ -69,7 +64,7 @@ class World:
         self.new = self.head()
 
     def lose(self, common: Head) -> None:
-        """What came behind that head is gone."""
+        """The entries after that head are gone."""
         kept, before = self.registry.ledger.entries[: common.size], self.registry.ledger
         self.registry.ledger = MemoryLedger(self.registry.domain)
         self.registry.ledger.key = before.key
@@ -243,7 +238,7 @@ def refused(world: World) -> bool:
 
 
 def test_a_statement_of_another_key_is_refused(world: World) -> None:
-    """The registry's signing key above all: whoever holds it, and not the root's, cannot rewrite history."""
+    """The registry's signing key above all: a holder of it who lacks the root's cannot rewrite history."""
     for signer in (world.registry.signing_key, KeyPair.generate("ES256")):
         world.show(world.statement(), signer=signer)
         assert refused(world)
@@ -276,7 +271,7 @@ def test_a_registry_that_does_not_hold_the_heads_it_names_is_refused(world: Worl
 
 
 def test_an_old_statement_excuses_no_other_history(world: World) -> None:
-    """It is replayed, when the registry has forked again behind the head that it names."""
+    """It is replayed, when the registry has forked again after the head that it names."""
     first = world.statement()
     world.show(first)
     assert world.believes_the_new_history()

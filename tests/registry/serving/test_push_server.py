@@ -77,7 +77,7 @@ def served(stack: Stack, **options: Unpack[ServerOptions]) -> Iterator[tuple[Ser
         settings=stack.registry_settings,
         **{"workers": 1, "config": "python:registry.gunicorn_conf", **options},
     )
-    node = Registry.of(Settings.from_environ(stack.registry_settings))
+    node = Registry(Settings.from_environ(stack.registry_settings))
     node.join_tokens.create("warm", 600, 1, BY)
     try:
         yield stack.keep(own).wait_until_answers(f"{stack.registry_url}/readyz"), node

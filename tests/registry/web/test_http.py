@@ -19,14 +19,13 @@ from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.request import REQUEST_TYP
-from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
-from registry.domain.publication import Frame, ProvenKey, key_set
+from registry.domain.publication import AnswerFrame, ProvenKey, key_set
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
-from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of
+from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
 
 
 def key() -> KeyPair:
@@ -433,10 +432,7 @@ def test_signed_answers_go_on_from_memory_while_the_database_is_down(
     mine = registry.joined(key(), "billing")
     before = registry.key_set("billing")
 
-    def down(*_: object) -> int:
-        raise StorageUnavailable("down")
-
-    monkeypatch.setattr(type(registry.registry.changes._revisions), "service", down)
+    fail_revisions(monkeypatch, "service")
     clock.forward(3600)
     assert registry.key_set("billing") == before
     asked_for_more = registry.client.get(f"/v1/services/billing/jwks.jwt?seq={before.head + 1}")
@@ -502,7 +498,7 @@ def test_the_largest_signed_set_is_one_that_clients_read(clock: Clock) -> None:
     by = {"kid": make_kid(f"{domain}/{service}", names[0])}
     admission, proof = Admission(10**9, now, now, by, names[0]), (bytes(32),) * 30  # of a tree of a thousand million
     records = [KeyRecord(name, service, spki, 10**9, by, now, now, now) for name in names]
-    frame = Frame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
+    frame = AnswerFrame(domain, service, now, now, 10**9, 10**9, "c" * 1000)
     document = key_set(frame, [ProvenKey(record, admission, proof) for record in records])
     assert len(sign_document(document, KeyPair.generate("ES256"))) < MAX_DOCUMENT
 

@@ -18,8 +18,7 @@ from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import ID, PAYLOAD_HASH, TOPIC
 from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
-from registry.domain.client_credentials import CLIENT_CREDENTIALS
-from registry.domain.exchange import GRANT, JWT
+from registry.domain.exchange import CLIENT_CREDENTIALS, GRANT, JWT
 from registry.services.access.operators import Role
 from registry.services.keys.end_keys import Reason
 from registry.settings import Limits

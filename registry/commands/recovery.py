@@ -1,4 +1,4 @@
-"""``peerseal-registry restore``."""
+"""``peerseal-registry verify`` and ``restore``."""
 
 import time
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import click
 from peerseal.protocol.documents.history_statement import Head
 from peerseal.runtime.terminal import say
 from registry.commands.common import (
+    checkpoints_option,
     end_progress,
     json_option,
     read_notes,
@@ -19,10 +20,41 @@ from registry.commands.common import (
     the_store,
 )
 from registry.services.authority.ledger_memory import FILE, LedgerMemory, Remembered
+from registry.services.recovery import restore as restoring
+from registry.services.recovery import verify as verifying
 from registry.services.recovery.histories import is_in
 from registry.services.recovery.public_copy import Source
 from registry.services.recovery.restore import Lost, Restored
-from registry.services.recovery.restore import restore as restored
+
+
+@click.command()
+@checkpoints_option("A kept checkpoint: the ledger must begin with it.")
+@json_option
+def verify(kept: tuple[Path, ...], as_json: bool) -> None:
+    """Replays the whole ledger and compares every row of the database with it.
+
+    Ends with 0 if they agree, and with 1 if they differ; every row that differs is named.
+    """
+    notes = read_notes(kept)
+    found = verifying.verify(the_store(), the_settings().limits, checkpoints=notes, progress=show_progress)
+    end_progress()
+    if as_json:
+        show_json(found.to_json())
+    else:
+        _show_verified(found)
+    if not found.whole:
+        click.get_current_context().exit(1)
+
+
+def _show_verified(found: verifying.Verified) -> None:
+    for difference in found.differences:
+        say(str(difference))
+    if found.unbound:
+        say(f"{found.unbound} vouchers are for bodies in a spelling of their own: their signatures are good")
+    if found.unproven:
+        say(f"{found.unproven} entries are unproven: their evidence was lost before a restore")
+    state = "whole" if found.whole else f"NOT WHOLE, {len(found.differences)} differences"
+    say(f"{state}: {found.size} entries, root hash {found.to_json()['root']}")
 
 
 @click.command()
@@ -34,43 +66,36 @@ from registry.services.recovery.restore import restore as restored
     metavar="SOURCE",
     help="A copy of the registry's public answers: a mirror's URL, or a folder. May be repeated: the longest is taken.",
 )
-@click.option(
-    "--checkpoint",
-    "kept",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A checkpoint that somebody kept: the copy must reach as far. May be repeated.",
-)
+@checkpoints_option("A kept checkpoint: the copy must reach as far.")
 @click.option(
     "--drop-branch",
     is_flag=True,
-    help="Remove the entries that nodes wrote after the database had lost others: those that only the database has.",
+    help="Remove the entries that only the database has: nodes wrote them after it had lost others.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
 def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, dry_run: bool, as_json: bool) -> None:
-    """Brings a database that came back from a backup up to the ledger's public copies.
+    """Completes a database that came back from a backup from public copies of the ledger.
 
-    Before any node is started on it: a registry that went on from the backup would contradict what clients have seen.
-    Entries are written byte for byte; revoked keys stay revoked, spent join tokens spent. What no copy holds is named.
-    May be repeated. Ends with 0: restored, or nothing to do; 1: refused, and nothing written; 3: the database or a
-    mirror cannot be reached.
+    Run it before any node starts on the database: a registry that went on from the backup would contradict what clients
+    have seen. Entries are written byte for byte; revoked keys stay revoked, spent join tokens spent. Data that no copy
+    holds is named. May be repeated. Ends with 0: restored, or nothing to do; 1: refused, and nothing written; 3: the
+    database or a mirror cannot be reached.
     """
-    notes = read_notes(kept)
-    sources, settings = [Source.of(place) for place in places], the_settings()
+    notes, settings = read_notes(kept), the_settings()
+    sources = [Source.of(place) for place in places]
     store, memory = the_store(), LedgerMemory(settings.home)
     remembered = memory.read()
     if remembered is not None and drop_branch and is_in(store, remembered.head):
-        remembered = None  # this host took part in what is to be dropped
-    reached = 0 if remembered is None else remembered.size
+        remembered = None  # this host wrote the branch that is to be dropped
     if remembered is not None and remembered.note is not None:
         notes[f"{settings.home}/{FILE}"] = remembered.note
-    done = restored(
+    done = restoring.restore(
         store,
         settings.limits,
         sources,
         kept=notes,
-        reached=reached,
+        reached=0 if remembered is None else remembered.size,
         drop_branch=drop_branch,
         dry_run=dry_run,
         progress=show_progress,
@@ -82,19 +107,19 @@ def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, 
     if as_json:
         show_json(done.to_json())
     else:
-        _show(done)
+        _show_restored(done)
 
 
-def _show(done: Restored) -> None:
-    told = done.to_json()
-    head = f"{done.size} entries, root hash {told['root']}"
+def _show_restored(done: Restored) -> None:
+    members = done.to_json()
+    head = f"{done.size} entries, root hash {members['root']}"
     if not done.anything:
         say(f"nothing to do: {head}; {done.source} has no more")
         _show_closed(done)
         return
     for entry in done.dropped:
         say(f"dropped: entry {entry}")
-    say(f"entries {told['first']} to {told['last']}, byte for byte, from {done.source}")
+    say(f"entries {members['first']} to {members['last']}, byte for byte, from {done.source}")
     if done.rows:
         say("rows put right: " + ", ".join(f"{table} {count}" for table, count in done.rows.items()))
     for line in _lost(done.lost):
@@ -110,14 +135,14 @@ def _show_closed(done: Restored) -> None:
 
 
 def _lost(lost: Lost) -> Iterator[str]:
-    """What is in no copy, and what there is to do about it."""
-    yield "what the audit trail said since the backup, and who waited for an operator"
+    """The data that is in no copy, and what to do about it."""
+    yield "the audit trail since the backup, and the applicants of that time"
     if lost.evidence:
         yield f"the evidence of {lost.evidence} entries, which verify calls unproven from now on"
     for token, service in lost.join_tokens:
-        yield f"the key of join token {token} for {service}, which admits nobody now: make another"
+        yield f"the key of join token {token} for {service}, which admits no key now: make another token"
     for service, entry in lost.policies:
         again = f"peerseal-registry policy set {service} --if-match {entry} --file FILE"
         yield f"the restricted policy of {service}; nothing is signed in its place: {again}"
     if lost.applicants:
-        yield f"{lost.applicants} applicants of the backup: they apply again"
+        yield f"{lost.applicants} applicants of the backup: they must apply again"
