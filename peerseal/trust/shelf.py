@@ -52,8 +52,7 @@ class AbsentNames:
     """Names that the registry does not know, each for ``ttl`` seconds. Of more than ``most`` the oldest is dropped."""
 
     def __init__(self, most: int, ttl: float) -> None:
-        self._most = most
-        self._ttl = ttl
+        self._most, self._ttl = max(most, 1), ttl
         self._until: dict[str, float] = {}
 
     def has(self, name: str, now: float) -> bool:
@@ -62,9 +61,10 @@ class AbsentNames:
 
     def add(self, name: str, now: float) -> None:
         """The registry says so now."""
-        while len(self._until) >= max(self._most, 1):
-            del self._until[next(iter(self._until))]
-        self._until[name] = now + self._ttl
+        until = self._until  # another thread may put an empty one in its place
+        while len(until) >= self._most:
+            del until[next(iter(until))]
+        until[name] = now + self._ttl
 
     def discard(self, names: Iterable[str]) -> None:
         """These are there after all."""
