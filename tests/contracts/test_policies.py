@@ -30,6 +30,7 @@ from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
 from registry.settings import Limits
 from registry.storage.queries import audit
+from registry.storage.revisions import revisions
 from registry.storage.tables import domain_settings, policies, services
 from registry.web.routes.openapi import document
 from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
@@ -252,7 +253,7 @@ def test_what_is_in_memory_is_served_while_the_database_is_down(
     def down(*_: object) -> int:
         raise StorageUnavailable("down")
 
-    monkeypatch.setattr(type(registry.registry.changes._revisions), "service", down)
+    monkeypatch.setattr(type(revisions(registry.store.engine)), "service", down)
     clock.forward(3600)
     assert signed_policy(registry) == before
     assert outcome(registry.client.get("/v1/domain.jwt")) == (503, "storage_unavailable")

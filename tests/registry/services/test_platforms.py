@@ -17,7 +17,7 @@ from peerseal.protocol.keys import KeyPair
 from registry.services.keys.platforms import read_rules, subject_hash
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS, Issuer, public_jwk, running_issuer
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.weak_keys import pair, public, roca_prime, with_roca, with_sparse_primes
 
 AUDIENCE = f"{DOMAIN}/registry"

@@ -26,6 +26,7 @@ from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
+from registry.storage.revisions import revisions
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of
 
 
@@ -436,7 +437,7 @@ def test_signed_answers_go_on_from_memory_while_the_database_is_down(
     def down(*_: object) -> int:
         raise StorageUnavailable("down")
 
-    monkeypatch.setattr(type(registry.registry.changes._revisions), "service", down)
+    monkeypatch.setattr(type(revisions(registry.store.engine)), "service", down)
     clock.forward(3600)
     assert registry.key_set("billing") == before
     asked_for_more = registry.client.get(f"/v1/services/billing/jwks.jwt?seq={before.head + 1}")
