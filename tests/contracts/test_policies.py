@@ -429,7 +429,7 @@ WEAK = PublicKey.of(rsa.RSAPublicNumbers(65537, with_close_primes()).public_key(
             {"minters": ["edge"], "derived_scopes": [{**DERIVED, "to": []}]},
             "derived_scopes[0]: to has 0 scopes, expected",
         ),
-        ({"minters": ["edge"], "derived_scopes": [{**DERIVED, "minter": 7}]}, "a name that is no text"),
+        ({"minters": ["edge"], "derived_scopes": [{**DERIVED, "minter": 7}]}, "a service name is int, it must be text"),
         ({"minters": ["registry"], "derived_scopes": ["a"]}, "derived_scopes[0]: expected an object with exactly"),
         ({"issuers": [{**ISSUER, "issuer": "http://idp.example.com"}]}, "'http://idp.example.com', expected https"),
         (
