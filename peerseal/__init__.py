@@ -1,9 +1,34 @@
-"""Peerseal: services that trust each other's keys through a registry, without a token server or a shared secret.
+"""Peerseal: services sign their requests with keys of their own, and verify the requests of others.
 
-`Identity` signs, `TrustStore` finds others' keys, `Verifier` believes or refuses a caller, `EventVerifier` a publisher.
-A user's `current_transaction` goes along with every call. `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
-`peerseal.asynchronous` and `peerseal.kafka` are adapters, loaded where they are used. Start reading in `protocol/`,
-then `verify/request.py`.
+A registry publishes the public keys. There is no token server and no shared secret. A service registers its first key
+with a join token, and then signs each request; the callee verifies the signature with the key from the registry::
+
+    from peerseal import Identity
+    from peerseal.flask import PeerAuth, current_peer
+
+    identity = Identity.from_env().start()             # PEERSEAL_SERVICE=shop, PEERSEAL_REGISTRY_URL=https://…
+
+    # the caller: each request carries a new signed token
+    identity.session("billing", "https://billing:8443").post("/invoices", json={"order": 7})
+
+    # the callee, in another process with its own identity: current_peer.service is "shop"
+    auth = PeerAuth(app, identity, allow={"shop": {"invoices:write"}})
+
+========================================== =============================================================================
+`Identity`                                 a service: its keys, and all that it signs
+`TrustStore`                               the keys, policies and settings of the domain, fetched from the registry
+`Verifier` → `Peer`                        verifies a request; `AsyncVerifier` is in `peerseal.asynchronous`
+`EventVerifier` → `Event`                  verifies an event of a broker
+`UserVerifier` → `User`                    verifies the token of a user, of OpenID Connect or introspection
+`Transaction` `carrying` `propagate`       a user's work over several services; see `current_transaction`
+`ReplayGuard` and its implementations      accepts each token once
+`TrustLimits` `CallLimits`                 time limits and sizes, each with its unit
+`RotationSchedule`                         when keys are replaced
+========================================== =============================================================================
+
+The adapters are loaded on first use: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`, `peerseal.asynchronous`,
+`peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.outbox`, `peerseal.prometheus`. To read the code, begin with
+`peerseal/protocol/` and then read `peerseal/verify/request.py`.
 """
 
 from importlib import import_module
@@ -75,7 +100,7 @@ _ADAPTERS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Adapters on first use: ``peerseal.flask`` works after ``import peerseal``, which itself loads no framework."""
+    """Load an adapter on first use, so that ``import peerseal`` loads no framework."""
     if name in _ADAPTERS:
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")

@@ -76,7 +76,7 @@ class AccessTokens:
         self._trust = trust
         self._keys = keys
         self._clock = keys.clock
-        self._held: dict[str, _Cached] = {}
+        self._cached: dict[str, _Cached] = {}
         self._failures: dict[str, _Failure] = {}
         self._renew_after_fork()
         in_each_child(self._renew_after_fork)
@@ -99,8 +99,8 @@ class AccessTokens:
             turn.release()
 
     def _known(self, name: str, part: float) -> AccessToken | None:
-        held = self._held.get(name)
-        return held.token if held is not None and held.is_good(self._clock(), part) else None
+        cached = self._cached.get(name)
+        return cached.token if cached is not None and cached.is_good(self._clock(), part) else None
 
     def _renewed(self, name: str) -> AccessToken:
         """The next token; or the old one if the registry does not answer and the old one has not ended. Called by one
@@ -119,17 +119,17 @@ class AccessTokens:
         asked_at = self._clock()
         try:
             with no_longer_than(TIMEOUT):
-                held = self._read(self._call(name), asked_at)
+                cached = self._read(self._call(name), asked_at)
         except AccessTokenRefused as error:
-            self._held.pop(name, None)
+            self._cached.pop(name, None)
             self._failures[name] = _Failure(self._clock(), error.code)
             raise
         except TrustUnavailable:
             self._failures[name] = _Failure(self._clock())
             raise
         self._failures.pop(name, None)
-        self._held[name] = held
-        return held.token
+        self._cached[name] = cached
+        return cached.token
 
     def _check_cooldown(self, name: str) -> None:
         failure = self._failures.get(name)

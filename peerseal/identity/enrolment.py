@@ -17,7 +17,7 @@ from peerseal.errors import (
     PeersealError,
     TrustUnavailable,
 )
-from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing import request_token
 from peerseal.protocol.documents.key_set import ACTIVE
 from peerseal.protocol.documents.statement import KeyStatement
@@ -90,26 +90,26 @@ class Enrolment:
         proof = self._proof(key)
         return self._register(key, canonical_json({"proof": proof, **_grounds(token, proof)}), {})
 
-    def rotate(self, key: KeyPair, current: HeldKey) -> KeyStatement:
+    def rotate(self, key: KeyPair, current: StoredKey) -> KeyStatement:
         """Register the next key. It signs a proof, and the ``current`` key vouches for it. Raises as `join` does."""
         body = canonical_json({"proof": self._proof(key)})
         return self._register(key, body, self._signed(current, "POST", self._path, body, {"content-type": JSON}))
 
-    def statement(self, held: HeldKey) -> KeyStatement | None:
+    def statement(self, key: StoredKey) -> KeyStatement | None:
         """The registry's statement about a key; None if an unsigned answer says that there is no such key.
 
         Raises FetchError, TrustUnavailable or DocumentRefused.
         """
         owner = service_id(self._trust.domain, self._service)
         try:
-            statement = self._trust.document(KeyStatement, f"{self._path}/{held.thumbprint}.jwt", owner)
+            statement = self._trust.document(KeyStatement, f"{self._path}/{key.thumbprint}.jwt", owner)
         except FetchError as error:
             if error.http_status == 404:
                 return None
             raise
-        return _about(held.kid, statement)
+        return _about(key.kid, statement)
 
-    def retire(self, thumbprint: str, signer: HeldKey) -> None:
+    def retire(self, thumbprint: str, signer: StoredKey) -> None:
         """Retire the key with that thumbprint; ``signer`` signs the call, and the registry accepts only the key itself.
         A key that is no longer active at the registry counts as retired.
 
@@ -122,7 +122,7 @@ class Enrolment:
         if answer.status not in (204, 404) and _code_of(answer) not in _ENDED:
             raise FetchError(f"the registry answered {answer.status}", answer.status)
 
-    def _signed(self, key: HeldKey, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
+    def _signed(self, key: StoredKey, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
         """The headers of a call to the registry with a request token of that key."""
         token = request_token(
             key,

@@ -179,14 +179,13 @@ class Identity:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """From ``PEERSEAL_SERVICE``, ``PEERSEAL_REGISTRY_URL``, ``PEERSEAL_REGISTRY_PIN``, ``PEERSEAL_JOIN_TOKEN`` or
-        ``…_FILE``, ``PEERSEAL_OIDC_TOKEN_FILE`` (read at every enrolment), ``PEERSEAL_KEY_DIR``,
-        ``PEERSEAL_KEY_PASSPHRASE`` or ``…_FILE``, ``PEERSEAL_CACHE_DIR``, ``PEERSEAL_EXTERNAL_PREFIX``,
-        ``PEERSEAL_REPLAY_URL`` or ``…_FILE``, ``PEERSEAL_REPLAY_UNSAFE_FALLBACK``, ``PEERSEAL_RETIRE_AT_EXIT``,
-        ``PEERSEAL_AUDIT`` (on or off), and ``PEERSEAL_ROTATE_EVERY``, ``…_LEAD`` and ``…_OVERLAP`` (in seconds, or such
-        as ``24h``). An empty variable counts as not set.
+        """The identity that the environment describes. An empty variable counts as not set.
 
-        Raises ConfigurationError, which names the variable, for a missing or wrong value.
+        Required are ``PEERSEAL_SERVICE`` and ``PEERSEAL_REGISTRY_URL``. The others are ``PEERSEAL_`` and the name of
+        the option: ``REGISTRY_PIN``, ``JOIN_TOKEN`` [``_FILE``], ``OIDC_TOKEN_FILE``, ``KEY_DIR``, ``KEY_PASSPHRASE``
+        [``_FILE``], ``CACHE_DIR``, ``EXTERNAL_PREFIX``, ``REPLAY_URL`` [``_FILE``], ``REPLAY_UNSAFE_FALLBACK``,
+        ``RETIRE_AT_EXIT``, ``AUDIT``; and ``ROTATE_EVERY``, ``ROTATE_LEAD``, ``ROTATE_OVERLAP`` in seconds or such as
+        ``24h``. Raises ConfigurationError, which names the variable.
         """
         env = os.environ if environ is None else environ
         identity = cls(**options_in(env))
@@ -198,11 +197,11 @@ class Identity:
     def start(self, *, timeout: float = 60.0) -> Self:
         """Register a key if there is none, and start the thread that rotates it.
 
-        If the registry does not answer, or an operator must approve the key, this tries again with growing pauses for
-        ``timeout`` seconds, and then raises EnrolmentPending, FetchError or TrustUnavailable, or DocumentRefused if the
+        If the registry does not answer, or an operator must approve the key, this tries again for ``timeout`` seconds
+        with growing pauses. Then it raises EnrolmentPending, FetchError or TrustUnavailable; or DocumentRefused if the
         registry's documents were refused, for example because of a wrong clock. The next start continues with the same
-        key if it is in ``key_dir``. Errors that no waiting mends, such as a registry with another root key than the
-        pinned one, are raised at once: EnrolmentRefused, ConfigurationError or DocumentRefused.
+        key if it is in ``key_dir``. An error that waiting does not mend, such as another root key than the pinned one,
+        is raised at once: EnrolmentRefused, ConfigurationError or DocumentRefused.
         """
         notice_fork()
         if self._started:
@@ -252,7 +251,7 @@ class Identity:
     @property
     def domain(self) -> str:
         """The trust domain, from the key folder or from the registry. Raises TrustUnavailable if neither is known."""
-        return self._keys.held.domain or self.trust.domain
+        return self._keys.stored.domain or self.trust.domain
 
     @property
     def id(self) -> str:

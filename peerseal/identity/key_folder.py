@@ -1,10 +1,14 @@
-"""The folder through which the workers of one host share their service's keys.
+"""The folder through which the workers of one host share the keys of their service.
 
-It holds ``keys.json`` (which keys, since when), one PKCS #8 file a private key, and two lock files: ``lock``, held by
-the one process that changes the folder, and ``holders``, of which every process that uses the keys holds a share. The
-kernel drops a dead process's locks, so nothing here goes stale. Files are 0600, the folder 0700, and it is held by its
-descriptor (`peerseal.runtime.files`): another folder that is put in its place is not used. Where there is a passphrase
-(`peerseal.identity.key_passphrase`), private keys are encrypted under it, and decrypted when they are loaded.
+=============== ====================================================================================================
+``keys.json``   kids, times, the trust domain and the pin
+``*.pem``       one private key each (PKCS #8), encrypted if there is a passphrase
+``lock``        locked by the one process that changes the folder
+``holders``     locked in shared mode by every process that uses the keys
+=============== ====================================================================================================
+
+The kernel releases the locks of a process that ends. Files have mode 0600, the folder 0700. The folder is opened once
+(`peerseal.runtime.files`): another folder that replaces it is not used.
 """
 
 import fcntl
@@ -25,25 +29,25 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder, make_private
 from peerseal.runtime.trusted_path import Opened
 
-__all__ = ["HeldKey", "HeldKeys", "KeyFolder", "make_private"]
+__all__ = ["KeyFolder", "StoredKey", "StoredKeys", "make_private"]
 
 _READ_ATTEMPTS = 5
 _KEYS = "keys.json"
 _KEY_FILE = re.compile(r"[A-Za-z0-9_-]{43}\.pem")
-"""A key's RFC 7638 thumbprint, and no path: what lies in the folder chooses no file outside it."""
+"""A thumbprint (RFC 7638) and no path: the content of the folder cannot name a file outside of it."""
 _LARGEST = 1 << 20
-"""Bytes of a file in the folder: more is none of ours."""
+"""Bytes of the longest file in the folder."""
 _NO_PASSPHRASE = KeyPassphrase("PEERSEAL_KEY_PASSPHRASE")
 _TIMES = ("registered_at", "signs_from", "expires_at")
 _MEMBERS = ("kid", *_TIMES)
 
 
 @dataclass(frozen=True, slots=True)
-class HeldKey:
-    """A key pair of ours. All times are seconds since the epoch.
+class StoredKey:
+    """A key pair of this service. All times are seconds since the epoch.
 
-    ``registered_at`` is None for a candidate: generated, and perhaps registered, but the answer was not seen.
-    ``signs_from`` is when its lead time ends, ``expires_at`` its natural end.
+    ``registered_at`` is None for a candidate: it may be registered already if the answer was lost. ``signs_from`` is
+    the end of its lead, ``expires_at`` the end of its life.
     """
 
     kid: str
@@ -69,33 +73,32 @@ class HeldKey:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldKeys:
-    """What the folder says, oldest key first. ``pin`` is the root key's thumbprint that the first enrolment brought."""
+class StoredKeys:
+    """The content of ``keys.json``, oldest key first. ``pin`` is the root key's thumbprint of the first join token."""
 
     domain: str | None = None
     pin: str | None = None
-    keys: tuple[HeldKey, ...] = ()
+    keys: tuple[StoredKey, ...] = ()
 
-    def signing(self, now: float) -> HeldKey | None:
-        """The key to sign with now: the newest whose lead time is over."""
+    def signing(self, now: float) -> StoredKey | None:
+        """The key to sign with: the newest key after its lead, or the oldest one if all are in their lead."""
         registered = [key for key in self.keys if key.registered_at is not None and key.expires_at > now]
         ready = [key for key in registered if key.signs_from <= now]
         return ready[-1] if ready else (registered[0] if registered else None)
 
-    def having(self, key: HeldKey) -> Self:
-        """With that key added, or in the place of the one with its kid."""
+    def having(self, key: StoredKey) -> Self:
+        """With that key added, or replaced if there is one with its kid."""
         others = tuple(held for held in self.keys if held.kid != key.kid)
         return replace(self, keys=(*others, key))
 
     def without(self, kid: str) -> Self:
-        """With no key of that kid."""
+        """Without the key of that kid."""
         return replace(self, keys=tuple(held for held in self.keys if held.kid != kid))
 
 
 class KeyFolder:
-    """One service's keys on one host. With no ``path`` it is a folder of this process and its forked children, in
-    which private keys are encrypted under a password that stands in their memory only; else under ``passphrase``, if
-    that is given."""
+    """The keys of one service on one host. Without a ``path`` it is a temporary folder for this process and its forked
+    children; private keys are then encrypted with a password that is only in their memory."""
 
     def __init__(self, path: str | os.PathLike[str] | None, passphrase: KeyPassphrase = _NO_PASSPHRASE) -> None:
         self._ephemeral = path is None
@@ -107,7 +110,8 @@ class KeyFolder:
 
     @property
     def path(self) -> Path:
-        """Where the folder is, made on first use. Raises ConfigurationError where others could reach into it."""
+        """The path of the folder, which is created on first use. Raises ConfigurationError if other users could change
+        it."""
         return self._files.path
 
     @property
@@ -118,8 +122,8 @@ class KeyFolder:
 
     @contextmanager
     def locked(self, *, wait: bool = True) -> Iterator[bool]:
-        """Be the one process and thread that changes the folder. Gives False, and no lock, where another one is at it
-        and ``wait`` is False."""
+        """Exclude other processes and threads that change the folder. With ``wait=False`` it yields False, without the
+        lock, if another one has it."""
         lock = Opened(self._files.open("lock", os.O_CREAT | os.O_RDWR))
         try:
             try:
@@ -132,16 +136,16 @@ class KeyFolder:
             lock.unlock()
 
     def hold(self) -> None:
-        """Take a share: this process uses the keys from now on. In a forked child, instead of the parent's share."""
+        """Note that this process uses the keys. A forked child calls it again for itself."""
         if self._holders is not None:
-            self._holders.close()  # the parent's descriptor of the same share; its own stays open
+            self._holders.close()  # the copy of the parent's descriptor; the parent keeps its own
             self._holders = None
         self._holders = Opened(self._files.open("holders", os.O_CREAT | os.O_RDWR))
         fcntl.flock(self._holders.fd, fcntl.LOCK_SH)
 
     def release(self) -> bool:
-        """Give the share back. True where it was the last one. Call it with the folder locked, so that of two that
-        leave at once the second sees that it is the last."""
+        """Note that this process no longer uses the keys; returns whether it was the last one. The caller holds the
+        lock, so that of two processes that leave at once the second is the last."""
         holders, self._holders = self._holders, None
         if holders is None or not holders.is_open():
             return False
@@ -154,91 +158,91 @@ class KeyFolder:
             holders.unlock()
 
     def _is_in_place(self, opened: Opened, name: str) -> bool:
-        """Whether the open file still is the one of that name: somebody who tidies up may have removed it, and others
-        then share another one."""
+        """Whether the open file still has that name. A cleaner may have removed it; others then lock a new file."""
         try:
             return os.path.samestat(opened.stat(), self._files.stat(name))
         except FileNotFoundError:
             return False
 
     def stamp(self) -> tuple[int, int] | None:
-        """Something that changes with every save, each of which makes a new file; None before the first."""
+        """A value that changes with every save; None before the first one."""
         try:
             found = self._files.stat(_KEYS)
             return found.st_ino, found.st_mtime_ns
         except FileNotFoundError:
             return None
 
-    def load(self) -> HeldKeys:
-        """What the folder holds; private keys are read and decrypted once each. Raises ConfigurationError, also for a
-        key that the passphrase does not open, or KeyRefused."""
+    def load(self) -> StoredKeys:
+        """The keys in the folder. Each private key is read and decrypted once. Raises KeyRefused or ConfigurationError,
+        the latter also for a passphrase that does not decrypt a key."""
         for _ in range(_READ_ATTEMPTS):
             try:
                 text = self._files.read(_KEYS, _LARGEST)
             except FileNotFoundError:
-                return HeldKeys()
+                return StoredKeys()
             try:
                 return self._parse(text)
             except FileNotFoundError:
-                continue  # another process has just retired a key that this text still names: read the newer one
+                continue  # another process has just retired a key of this text: read the new text
         raise ConfigurationError(f"{self._files.shown} names a private key that is not there")
 
     def pin(self) -> str | None:
-        """The root key's thumbprint that an earlier enrolment left in a named folder. Raises ConfigurationError."""
+        """The root key's thumbprint that an earlier enrolment stored in a named folder. Raises ConfigurationError."""
         return None if self._folder is None else self.load().pin
 
     @property
     def lies_open(self) -> bool:
-        """Whether a private key was loaded that is plain, although there is a passphrase. `save` encrypts it."""
+        """Whether a private key was loaded that is not encrypted although there is a passphrase. `save` encrypts it."""
         return bool(self._plain)
 
-    def save(self, held: HeldKeys) -> None:
-        """Replace what the folder holds, in one step: private keys first, those no longer named destroyed last. Raises
-        ConfigurationError."""
+    def save(self, stored: StoredKeys) -> None:
+        """Replace the keys: write new private keys, then ``keys.json`` in one step, then delete old private keys.
+        Raises ConfigurationError."""
         present = set(self._files.names())
-        for key in held.keys:
+        for key in stored.keys:
             name = _file_of(key.kid)
             if key.kid not in self._pairs or name not in present or name in self._plain:
                 self._files.write(name, key.pair.to_pem(self._passphrase.password))
-        keys = [{name: getattr(key, name) for name in _MEMBERS} for key in held.keys]
-        self._files.write(_KEYS, canonical_json({"domain": held.domain, "pin": held.pin, "keys": keys}))
-        for name in present - {_file_of(key.kid) for key in held.keys}:
+        keys = [{name: getattr(key, name) for name in _MEMBERS} for key in stored.keys]
+        self._files.write(_KEYS, canonical_json({"domain": stored.domain, "pin": stored.pin, "keys": keys}))
+        for name in present - {_file_of(key.kid) for key in stored.keys}:
             if _KEY_FILE.fullmatch(name) and self._is_ours(name):
                 self._files.remove(name)
         self._files.remove_drafts()
-        self._pairs = {key.kid: key.pair for key in held.keys}
+        self._pairs = {key.kid: key.pair for key in stored.keys}
         self._plain.clear()
-        for name in ("lock", "holders"):  # never written, so they would look forgotten to a program that tidies up
+        for name in ("lock", "holders"):  # never written: a cleaner that removes old files must not remove them
             with suppress(FileNotFoundError):
                 self._files.date(name)
 
     def discard(self) -> None:
-        """Remove a folder that was made for this process alone; a named one stays."""
+        """Remove a temporary folder; a named one stays."""
         if self._ephemeral and self._folder is not None:
             shutil.rmtree(self._folder.shown, ignore_errors=True)
             self._folder = None
 
-    def _parse(self, text: bytes) -> HeldKeys:
+    def _parse(self, text: bytes) -> StoredKeys:
         try:
             members = strict_json_object(text)
             named = members["domain"], members["pin"]
             if any(type(name) is not str for name in named if name is not None):
                 raise TypeError("a name is a text")
-            held = HeldKeys(*named, tuple(self._held(key) for key in members["keys"]))
+            stored = StoredKeys(*named, tuple(self._stored_key(key) for key in members["keys"]))
         except (MalformedToken, KeyError, TypeError) as error:
             raise ConfigurationError(f"{self._files.shown / _KEYS} cannot be read") from error
-        self._pairs = {key.kid: key.pair for key in held.keys}
-        return held
+        self._pairs = {key.kid: key.pair for key in stored.keys}
+        return stored
 
-    def _held(self, member: dict[str, Any]) -> HeldKey:
+    def _stored_key(self, member: dict[str, Any]) -> StoredKey:
         kid = member["kid"]
         if any(type(member[name]) not in (int, float) for name in _TIMES if member[name] is not None):
             raise TypeError("a time is a number")
         pair = self._pairs.get(kid) or self._read_pair(_file_of(kid))
-        return HeldKey(pair=pair, **{name: member[name] for name in _MEMBERS})
+        return StoredKey(pair=pair, **{name: member[name] for name in _MEMBERS})
 
     def _read_pair(self, name: str) -> KeyPair:
-        """The key pair in a file, which must be the one that the file is named after. Raises FileNotFoundError."""
+        """The key pair in a file, whose name is its thumbprint. Raises FileNotFoundError, ConfigurationError or
+        KeyRefused."""
         path, pem = self._files.shown / name, self._files.read(name, _LARGEST)
         try:
             pair = self._passphrase.opened(pem, path, KeyPair.from_pem)
@@ -251,8 +255,7 @@ class KeyFolder:
         return pair
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a key file that is not named any more was written here: no other program names a key's file after
-        that key's thumbprint."""
+        """Whether this program wrote a key file: no other one names a file after the thumbprint of its key."""
         if name in map(_file_of, self._pairs):
             return True
         try:
@@ -263,7 +266,7 @@ class KeyFolder:
 
 
 def _file_of(kid: str) -> str:
-    """The name of a key's file. Raises ConfigurationError for a kid that has none."""
+    """The name of a key's file. Raises ConfigurationError for a kid without a thumbprint."""
     name = f"{str(kid).rpartition('/')[2]}.pem"
     if not _KEY_FILE.fullmatch(name):
         raise ConfigurationError(f"{kid!r} is not a key id: it ends in no RFC 7638 thumbprint")
@@ -274,5 +277,5 @@ def _temporary_folder() -> str:
     try:
         return tempfile.mkdtemp(prefix="peerseal-keys-")
     except OSError as error:
-        problem = f"keys without PEERSEAL_KEY_DIR lie in a temporary folder, and none is writable: {error.strerror}"
+        problem = f"keys without PEERSEAL_KEY_DIR are in a temporary folder, and none is writable: {error.strerror}"
         raise ConfigurationError(f"{problem}; set PEERSEAL_KEY_DIR, or TMPDIR to a folder that is") from error

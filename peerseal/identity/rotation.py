@@ -28,7 +28,7 @@ from peerseal.identity.enrolment import (
     pauses,
     refusal_in,
 )
-from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.documents.key_set import ACTIVE
 from peerseal.protocol.documents.statement import KeyStatement
@@ -108,13 +108,13 @@ class KeyRotation:
                 time.sleep(pause)
         raise AssertionError("unreachable: the pauses never end")
 
-    def publish_next(self) -> HeldKey:
+    def publish_next(self) -> StoredKey:
         """Register the next key now; it signs after the lead of the schedule. A next key that is already registered
         is returned as it is. Raises as `ensure_registered` does."""
         notice_fork()
         with self._folder.locked():
             self._keys.reload()
-            newest = self._keys.held.keys[-1] if self._keys.held.keys else None
+            newest = self._keys.stored.keys[-1] if self._keys.stored.keys else None
             if newest is not None and newest.registered_at is not None and newest.signs_from > self._clock():
                 return newest
             return self._publish_next()
@@ -148,23 +148,23 @@ class KeyRotation:
 
     # ---- steps, each with the folder locked
 
-    def _signing_key(self) -> HeldKey | None:
-        return self._keys.held.signing(self._clock())
+    def _signing_key(self) -> StoredKey | None:
+        return self._keys.stored.signing(self._clock())
 
     def _retire_all(self) -> None:
-        if self._keys.held.keys:
+        if self._keys.stored.keys:
             log.warning(
                 "the last process of %s retires its keys: the next start needs a new join token, or a platform's"
                 " token. PEERSEAL_KEY_DIR without PEERSEAL_RETIRE_AT_EXIT keeps keys across restarts",
                 self._service,
             )
         try:
-            for key in self._keys.held.keys:
+            for key in self._keys.stored.keys:
                 self._retire(key)
         except PeersealError as error:
             log.warning("a key of %s stays registered until its end: %s", self._service, error)
 
-    def _join(self) -> HeldKey:
+    def _join(self) -> StoredKey:
         candidate = self._candidate()
         try:
             statement = self._enrolment.join(candidate.pair, self._admission)
@@ -177,7 +177,7 @@ class KeyRotation:
         log.info("%s was %s", candidate.kid, self.admitted)
         return self._save_registered(candidate, statement, signs_from=self._clock())
 
-    def _publish_next(self) -> HeldKey:
+    def _publish_next(self) -> StoredKey:
         current = self._signing_key()
         if current is None:  # the host slept past the end of the last key
             return self._join()
@@ -194,35 +194,35 @@ class KeyRotation:
         log.info("%s was registered %s; it signs in %s s", published.kid, way, self._schedule.lead)
         return published
 
-    def _candidate(self) -> HeldKey:
+    def _candidate(self) -> StoredKey:
         """The key to register. It is saved before: if this process is killed, the next one registers it."""
-        for key in self._keys.held.keys:
+        for key in self._keys.stored.keys:
             if key.registered_at is None:
                 return key
         domain = self._check_domain()
         pair = KeyPair.generate(self._alg)
-        candidate = HeldKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
-        pin = self._admission.pin if isinstance(self._admission, JoinToken) else self._keys.held.pin
-        self._keys.save(replace(self._keys.held, domain=domain, pin=pin).having(candidate))
+        candidate = StoredKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
+        pin = self._admission.pin if isinstance(self._admission, JoinToken) else self._keys.stored.pin
+        self._keys.save(replace(self._keys.stored, domain=domain, pin=pin).having(candidate))
         return candidate
 
-    def _save_registered(self, key: HeldKey, statement: KeyStatement, *, signs_from: float) -> HeldKey:
+    def _save_registered(self, key: StoredKey, statement: KeyStatement, *, signs_from: float) -> StoredKey:
         end = float(statement.active_until)
         registered = replace(key, registered_at=self._clock(), signs_from=signs_from, expires_at=end)
-        self._keys.save(self._keys.held.having(registered))
+        self._keys.save(self._keys.stored.having(registered))
         return registered
 
-    def _retire(self, key: HeldKey) -> None:
+    def _retire(self, key: StoredKey) -> None:
         if key.registered_at is not None:
             self._enrolment.retire(key.thumbprint, key)
             log.info("retired %s", key.kid)
-        self._keys.save(self._keys.held.without(key.kid))
+        self._keys.save(self._keys.stored.without(key.kid))
 
     def _compare_with_registry(self) -> None:
         """Ask the registry for the state of each key: delete keys that were revoked or retired, and keep a candidate
         whose registration succeeded before its process was killed. Only a signed answer deletes a key: one that the
         registry does not know becomes a candidate again."""
-        for key in self._keys.held.keys:
+        for key in self._keys.stored.keys:
             try:
                 self._check_domain()
                 statement = self._enrolment.statement(key)
@@ -232,17 +232,17 @@ class KeyRotation:
             if statement is None:
                 if key.registered_at is not None:
                     log.error("%s is unknown to the registry", key.kid)
-                    self._keys.save(self._keys.held.having(replace(key, registered_at=None)))
+                    self._keys.save(self._keys.stored.having(replace(key, registered_at=None)))
             elif statement.state != ACTIVE:
                 log.error("%s is no longer good: %s", key.kid, statement.state)
-                self._keys.save(self._keys.held.without(key.kid))
+                self._keys.save(self._keys.stored.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
 
     def _encrypt(self) -> None:
         """Encrypt keys that were saved before a passphrase was set: the next rotation may be a day away."""
         if self._folder.lies_open:
-            self._keys.save(self._keys.held)
+            self._keys.save(self._keys.stored)
             log.info("encrypted the private keys in %s", self._folder.path)
 
     def _check_registry(self) -> None:
@@ -258,7 +258,7 @@ class KeyRotation:
                 raise
 
     def _check_domain(self) -> str:
-        domain, kept = self._trust.domain, self._keys.held.domain
+        domain, kept = self._trust.domain, self._keys.stored.domain
         if kept not in (None, domain):
             raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {kept}")
         return domain
@@ -266,17 +266,17 @@ class KeyRotation:
     # ---- what is due
 
     def _next_is_due(self) -> bool:
-        if not self._keys.held.keys:
+        if not self._keys.stored.keys:
             return False
-        newest = self._keys.held.keys[-1]
+        newest = self._keys.stored.keys[-1]
         if newest.registered_at is None:
             return True
         half_life = (newest.expires_at - newest.registered_at) / 2  # a registry may end keys before the schedule does
         return newest.registered_at + min(self._schedule.every, half_life) <= self._clock()
 
-    def _superseded(self) -> list[HeldKey]:
+    def _superseded(self) -> list[StoredKey]:
         """Keys whose successor has been signing for the length of the overlap."""
-        registered = [key for key in self._keys.held.keys if key.registered_at is not None]
+        registered = [key for key in self._keys.stored.keys if key.registered_at is not None]
         horizon = self._clock() - self._schedule.overlap
         return [old for old, new in pairwise(registered) if new.signs_from <= horizon]
 

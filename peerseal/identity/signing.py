@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, MessageRefused, UnsignableRequest
-from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
@@ -47,7 +47,7 @@ _RENEWED_BEFORE_END = 60
 
 
 def request_token(
-    held: HeldKey,
+    key: StoredKey,
     audience: str,
     *,
     method: str,
@@ -66,8 +66,8 @@ def request_token(
     bound, issued_at = _sendable(headers), int(now)
     transaction = bound.pop(TRANSACTION_HEADER, None)
     token = RequestToken(
-        issuer=held.owner,
-        audience=qualify(audience, held.domain),
+        issuer=key.owner,
+        audience=qualify(audience, key.domain),
         issued_at=issued_at,
         not_before=issued_at,
         expires_at=issued_at + REQUEST_LIFETIME,
@@ -79,16 +79,16 @@ def request_token(
         tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),
         ctx=ctx,
     )
-    return _compact(held, REQUEST_TYP, token.claims)
+    return _compact(key, REQUEST_TYP, token.claims)
 
 
-def assertion(held: HeldKey, *, audience: str | None = None, client_id: str | None = None, now: float) -> str:
+def assertion(key: StoredKey, *, audience: str | None = None, client_id: str | None = None, now: float) -> str:
     """A client assertion; see `Identity.sign_assertion`."""
-    client = plain_text(held.owner if client_id is None else client_id)
-    asked = plain_text(registry_id(held.domain) if audience is None else audience)
+    client = plain_text(key.owner if client_id is None else client_id)
+    asked = plain_text(registry_id(key.domain) if audience is None else audience)
     if not client or not asked:
         raise UnsignableRequest("an assertion's client_id and audience are texts that are not empty")
-    return _compact(held, ASSERTION_TYP, lambda: assertion_claims(client, asked, int(now)))
+    return _compact(key, ASSERTION_TYP, lambda: assertion_claims(client, asked, int(now)))
 
 
 def whole_seconds(lifetime: object, at_most: int) -> int:
@@ -181,10 +181,10 @@ class Minter:
         """See `Identity.sign_event`."""
         current = current_transaction()
         user, transaction_id = _user_and_transaction(current, subject, transaction_id)
-        held, now, seconds = self._keys.current(), int(self._clock()), whole_seconds(lifetime, EVENT_LIFETIME_CAP)
+        key, now, seconds = self._keys.current(), int(self._clock()), whole_seconds(lifetime, EVENT_LIFETIME_CAP)
         token = EventToken(
-            issuer=held.owner,
-            user=held.owner if user is None else user,
+            issuer=key.owner,
+            user=key.owner if user is None else user,
             audience=audience,
             scope=scope,
             event_id=event_id,
@@ -197,7 +197,7 @@ class Minter:
             authentication=self._event_context(current, scope) if current else {},
         )
         request_id = current_request_id()
-        headers = {"authorization": f"Bearer {_compact(held, EVENT_TYP, token.claims)}"}
+        headers = {"authorization": f"Bearer {_compact(key, EVENT_TYP, token.claims)}"}
         return headers | ({REQUEST_ID: request_id} if request_id else {})
 
     def _event_context(self, current: Transaction, scope: str) -> Mapping[str, Any]:
@@ -268,8 +268,8 @@ def _user_and_transaction(
 
 
 class _Renewed:
-    """A transaction token that is minted when a call first needs it, and again before it ends: the work on an event
-    may take longer than a token lives, and for most events no token is needed."""
+    """A transaction token that is minted when a call needs it, and again before it ends. The work on an event may take
+    longer than a token lives; for most events no token is needed."""
 
     def __init__(self, mint: Callable[[], str], clock: Callable[[], float]) -> None:
         self._mint = mint
@@ -287,9 +287,9 @@ class _Renewed:
             return self._token
 
 
-def _compact(held: HeldKey, typ: str, claims: Callable[[], Mapping[str, Any]]) -> str:
-    header = _header(held.pair.public.alg, held.kid, typ)
-    token = jose.compact(header, _checked(lambda: canonical_json(claims())), held.pair.sign)
+def _compact(key: StoredKey, typ: str, claims: Callable[[], Mapping[str, Any]]) -> str:
+    header = _header(key.pair.public.alg, key.kid, typ)
+    token = jose.compact(header, _checked(lambda: canonical_json(claims())), key.pair.sign)
     if len(token) > jose.MAX_TOKEN:
         raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
     return token

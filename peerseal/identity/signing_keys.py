@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
-from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
+from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.forks import notice_fork
 
@@ -24,17 +24,17 @@ class SigningKeys:
         self.service = service
         self.folder = folder
         self.clock = clock
-        self.held = HeldKeys()
+        self.stored = StoredKeys()
         self._stamp: tuple[int, int] | None = None
         self._checked_at = 0.0
 
-    def current(self) -> HeldKey:
+    def current(self) -> StoredKey:
         """The key to sign with now. Raises TrustUnavailable if no key is registered."""
         notice_fork()
         now = self.clock()
         if now - self._checked_at > RELOAD_EVERY or now < self._checked_at:
             self._reload_if_possible()
-        key = self.held.signing(now)
+        key = self.stored.signing(now)
         if key is None:
             raise TrustUnavailable("this service has no registered key; was it started?")
         return key
@@ -50,16 +50,16 @@ class SigningKeys:
         """Read the folder if another process has saved keys. Takes no lock: files are replaced in one step."""
         self._checked_at = self.clock()
         stamp = self.folder.stamp()
-        if stamp is None and self.held.keys:
+        if stamp is None and self.stored.keys:
             log.error("%s was emptied; going on with the keys in memory", self.folder.path)
         elif stamp != self._stamp:
-            held = self.folder.load()
-            for key in held.keys:  # the folder may have been replaced by the one of another service of the same user
+            stored = self.folder.load()
+            for key in stored.keys:  # the folder may have been replaced by the one of another service of the same user
                 if split_service_id(split_kid(key.kid)[0])[1] != self.service:
                     raise ConfigurationError(f"{self.folder.path} holds {key.kid}, which is no key of {self.service}")
-            self.held, self._stamp = held, stamp
+            self.stored, self._stamp = stored, stamp
 
-    def save(self, held: HeldKeys) -> None:
+    def save(self, stored: StoredKeys) -> None:
         """Replace the keys, in the folder first. The caller has locked the folder."""
-        self.folder.save(held)
-        self.held, self._stamp = held, self.folder.stamp()
+        self.folder.save(stored)
+        self.stored, self._stamp = stored, self.folder.stamp()

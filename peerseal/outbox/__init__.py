@@ -41,9 +41,9 @@ _LONGEST_TOPIC = 249  # characters: what Kafka takes, and the column
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus:
-    """The state of an outbox: the number of events that the broker has not confirmed, the age of the oldest of them in
-    seconds (0 without any), the number of events that were refused for good, and the code of the last error of this
-    process's relay (None if its last attempt succeeded)."""
+    """The state of an outbox. ``waiting`` events are not confirmed yet, the oldest for ``oldest_age`` seconds (0
+    without any). ``put_aside`` events were refused for good. ``failure`` is the code of the last error of the relay in
+    this process; None if its last attempt succeeded."""
 
     waiting: int
     oldest_age: float

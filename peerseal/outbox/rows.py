@@ -8,26 +8,7 @@ from peerseal.errors import PeersealError, printable
 from peerseal.runtime.extras import missing
 
 try:
-    from sqlalchemy import (
-        JSON,
-        BigInteger,
-        Column,
-        ColumnElement,
-        Connection,
-        Double,
-        Index,
-        Integer,
-        LargeBinary,
-        MetaData,
-        String,
-        Table,
-        alias,
-        delete,
-        exists,
-        func,
-        select,
-        update,
-    )
+    import sqlalchemy as sa
 except ModuleNotFoundError as error:
     raise missing(error, "kafka") from error
 
@@ -63,24 +44,24 @@ class PutAside:
     put_aside_at: float
 
 
-def outbox_table(metadata: MetaData, name: str = "peerseal_outbox") -> Table:
+def outbox_table(metadata: sa.MetaData, name: str = "peerseal_outbox") -> sa.Table:
     """The table, in the application's metadata: its migrations or `create_tables` create it."""
-    failures = Column("failures", Integer, nullable=False, server_default="0")
-    return Table(
+    failures = sa.Column("failures", sa.Integer, nullable=False, server_default="0")
+    return sa.Table(
         name,
         metadata,
-        Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-        Column("topic", String(249), nullable=False),
-        Column("key", LargeBinary),
-        Column("payload", LargeBinary, nullable=False),
-        Column("headers", JSON, nullable=False),
-        Column("added_at", Double, nullable=False),
+        sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("topic", sa.String(249), nullable=False),
+        sa.Column("key", sa.LargeBinary),
+        sa.Column("payload", sa.LargeBinary, nullable=False),
+        sa.Column("headers", sa.JSON, nullable=False),
+        sa.Column("added_at", sa.Double, nullable=False),
         failures,
-        Column("not_before", Double, nullable=False, server_default="0"),
-        Column("code", String(200)),
-        Column("detail", String(_LONGEST_DETAIL)),
-        Column("put_aside_at", Double),
-        Index(f"ix_{name}_failures", "topic", "key", postgresql_where=failures > 0, sqlite_where=failures > 0),
+        sa.Column("not_before", sa.Double, nullable=False, server_default="0"),
+        sa.Column("code", sa.String(200)),
+        sa.Column("detail", sa.String(_LONGEST_DETAIL)),
+        sa.Column("put_aside_at", sa.Double),
+        sa.Index(f"ix_{name}_failures", "topic", "key", postgresql_where=failures > 0, sqlite_where=failures > 0),
         sqlite_autoincrement=True,  # no number is used twice
     )
 
@@ -88,11 +69,17 @@ def outbox_table(metadata: MetaData, name: str = "peerseal_outbox") -> Table:
 class Rows:
     """The rows of the outbox ``table``. All methods work in the caller's transaction."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: sa.Table) -> None:
         self.table = table
 
     def add(
-        self, connection: Connection, topic: str, payload: bytes, headers: dict[str, str], key: bytes | None, now: float
+        self,
+        connection: sa.Connection,
+        topic: str,
+        payload: bytes,
+        headers: dict[str, str],
+        key: bytes | None,
+        now: float,
     ) -> int:
         """Add an event; returns its number."""
         row = {"topic": topic, "payload": payload, "headers": headers, "key": key, "added_at": now}
@@ -100,7 +87,7 @@ class Rows:
 
     def next_batch(
         self,
-        connection: Connection,
+        connection: sa.Connection,
         size: int,
         now: float,
         *,
@@ -119,17 +106,17 @@ class Rows:
         if not oldest:
             return []
         chosen = [oldest[0].number] if oldest[0].failures else _first_of_each_key(oldest, oldest[0].topic)
-        found = connection.execute(select(self.table).where(row.number.in_(chosen)).order_by(row.number))
+        found = connection.execute(sa.select(self.table).where(row.number.in_(chosen)).order_by(row.number))
         return [_waiting(one) for one in found]
 
-    def _oldest(self, connection: Connection, which: ColumnElement[bool], size: int) -> Sequence[Any]:
+    def _oldest(self, connection: sa.Connection, which: sa.ColumnElement[bool], size: int) -> Sequence[Any]:
         row = self.table.c
-        query = select(row.number, row.topic, row.key, row.failures).where(which).order_by(row.number).limit(size)
+        query = sa.select(row.number, row.topic, row.key, row.failures).where(which).order_by(row.number).limit(size)
         return connection.execute(query).all()
 
-    def _may_go(self, now: float, longest_pause: float) -> ColumnElement[bool]:
-        row, earlier = self.table.c, alias(self.table).c
-        follows_a_failed_one = exists().where(
+    def _may_go(self, now: float, longest_pause: float) -> sa.ColumnElement[bool]:
+        row, earlier = self.table.c, sa.alias(self.table).c
+        follows_a_failed_one = sa.exists().where(
             earlier.topic == row.topic,
             earlier.key == row.key,
             earlier.number < row.number,
@@ -139,43 +126,43 @@ class Rows:
         is_due = (row.not_before <= now) | (row.not_before > now + longest_pause)
         return row.put_aside_at.is_(None) & is_due & ~follows_a_failed_one
 
-    def forget(self, connection: Connection, numbers: Iterable[int]) -> None:
+    def forget(self, connection: sa.Connection, numbers: Iterable[int]) -> None:
         """Delete events that the broker has confirmed."""
-        connection.execute(delete(self.table).where(self.table.c.number.in_(list(numbers))))
+        connection.execute(sa.delete(self.table).where(self.table.c.number.in_(list(numbers))))
 
-    def note_refusal(self, connection: Connection, number: int, error: Exception, *, not_before: float) -> None:
+    def note_refusal(self, connection: sa.Connection, number: int, error: Exception, *, not_before: float) -> None:
         """Note a refusal; the event is sent again after ``not_before``."""
         self._note(connection, number, error, not_before=not_before)
 
-    def put_aside(self, connection: Connection, number: int, error: Exception, *, now: float) -> None:
+    def put_aside(self, connection: sa.Connection, number: int, error: Exception, *, now: float) -> None:
         """Note the last refusal."""
         self._note(connection, number, error, put_aside_at=now)
 
-    def _note(self, connection: Connection, number: int, error: Exception, **columns: float) -> None:
+    def _note(self, connection: sa.Connection, number: int, error: Exception, **columns: float) -> None:
         said = {"code": code_of(error), "detail": printable(error)[:_LONGEST_DETAIL]}
         noted = {**said, **columns, "failures": self.table.c.failures + 1}
-        connection.execute(update(self.table).where(self.table.c.number == number).values(noted))
+        connection.execute(sa.update(self.table).where(self.table.c.number == number).values(noted))
 
-    def retry(self, connection: Connection, numbers: Iterable[int]) -> int:
+    def retry(self, connection: sa.Connection, numbers: Iterable[int]) -> int:
         """Let events that were put aside wait again; returns their number."""
         row = self.table.c
         chosen = row.number.in_(list(numbers)), row.put_aside_at.is_not(None)
         again = {"failures": 0, "not_before": 0, "code": None, "detail": None, "put_aside_at": None}
-        return connection.execute(update(self.table).where(*chosen).values(again)).rowcount
+        return connection.execute(sa.update(self.table).where(*chosen).values(again)).rowcount
 
-    def aside(self, connection: Connection, limit: int) -> list[PutAside]:
+    def aside(self, connection: sa.Connection, limit: int) -> list[PutAside]:
         """Events that were put aside, the oldest first."""
         row = self.table.c
-        said = row.number, row.topic, row.key, func.length(row.payload), row.failures, row.code, row.detail
-        query = select(*said, row.added_at, row.put_aside_at).where(row.put_aside_at.is_not(None))
+        said = row.number, row.topic, row.key, sa.func.length(row.payload), row.failures, row.code, row.detail
+        query = sa.select(*said, row.added_at, row.put_aside_at).where(row.put_aside_at.is_not(None))
         return [PutAside(*one) for one in connection.execute(query.order_by(row.number).limit(limit))]
 
-    def counts(self, connection: Connection) -> tuple[int, float | None, int]:
+    def counts(self, connection: sa.Connection) -> tuple[int, float | None, int]:
         """The number of waiting events, when the oldest of them was added, and the number of events put aside."""
         row = self.table.c
         waits = row.put_aside_at.is_(None)
-        counted = select(
-            func.count().filter(waits), func.min(row.added_at).filter(waits), func.count().filter(~waits)
+        counted = sa.select(
+            sa.func.count().filter(waits), sa.func.min(row.added_at).filter(waits), sa.func.count().filter(~waits)
         ).select_from(self.table)
         waiting, oldest, aside = connection.execute(counted).one()
         return waiting, oldest, aside

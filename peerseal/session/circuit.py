@@ -1,7 +1,7 @@
 """Calls that fail fast: a circuit breaker and a bulkhead for each origin (docs/how-to/failing-fast.md).
 
-They know no HTTP library. A thread waits in `Circuit.place`; an event loop would await the future of `Circuit.ask`.
-Everything else returns at once. The state is this process's own; a forked child begins with all circuits closed.
+They use no HTTP library. A thread waits in `Circuit.place`; an event loop would await the future of `Circuit.ask`. All
+other methods return at once. Each process has its own circuits; a forked child begins with all circuits closed.
 """
 
 import logging
@@ -25,11 +25,11 @@ from peerseal.transport.deadline import time_left
 log = logging.getLogger("peerseal.circuit")
 
 MAX_ORIGINS: Final = 1_000
-"""Origins remembered at most; the one that was called least recently is forgotten."""
+"""Number of origins that are kept; the least recently called one is dropped."""
 
 
 class CircuitState(StrEnum):
-    """Whether calls are made: all, none, or one at a time as a probe."""
+    """All calls are made, none, or one at a time as a probe."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -38,8 +38,8 @@ class CircuitState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CircuitStatus:
-    """One origin, as this process has called it. ``failures`` counts the last ones in a row, ``opened`` how often the
-    circuit opened, ``refused`` the calls that were not made; ``waiting`` and ``running`` are calls of this moment."""
+    """The calls of this process to one origin: the last failures in a row, how often the circuit opened, the calls that
+    were refused, and the calls that wait and run now."""
 
     origin: str
     state: CircuitState
@@ -52,7 +52,7 @@ class CircuitStatus:
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """One request to an origin, begun when its circuit had opened ``era`` times."""
+    """One request to an origin. ``era`` is how often the circuit had opened when it began."""
 
     limits: CallLimits
     era: int = 0
@@ -61,7 +61,7 @@ class Attempt:
 
 
 class Circuit:
-    """Of one origin: whether calls are made, and how many at once. The limits are those of the session that calls."""
+    """The circuit breaker and the bulkhead of one origin. Each call brings the limits of its session."""
 
     def __init__(self, origin: str, clock: Callable[[], float], chance: Callable[[], float]) -> None:
         self.origin = origin
@@ -71,7 +71,7 @@ class Circuit:
         self.start_closed()
 
     def start_closed(self) -> None:
-        """Forget all calls, also those that other threads of a parent process have on the way."""
+        """Forget all calls, including those of other threads of a parent process."""
         self._lock = threading.Lock()
         self._failures: deque[float] = deque()
         self._why = ""
@@ -81,25 +81,18 @@ class Circuit:
         self._waiting: dict[Future[None], CallLimits] = {}
 
     def status(self) -> CircuitStatus:
-        """A snapshot."""
+        """The state now."""
         with self._lock:
-            return CircuitStatus(
-                self.origin,
-                self._state(),
-                len(self._failures),
-                self._opened,
-                self._refused,
-                len(self._waiting),
-                len(self._running),
-            )
+            counts = len(self._failures), self._opened, self._refused, len(self._waiting), len(self._running)
+            return CircuitStatus(self.origin, self._state(), *counts)
 
-    # ---- the bulkhead: how many calls at once
+    # ---- the bulkhead: how many calls run at once
 
     @contextmanager
     def place(self, limits: CallLimits) -> Iterator[None]:
-        """A place for one call, for which this thread may have to wait. Raises CircuitOpen or TooManyCalls."""
+        """Reserve a place for one call; this thread may have to wait. Raises CircuitOpen or TooManyCalls."""
         asked: Future[None] = Future()
-        try:  # from here on: an exception of a signal's handler must not leave a place taken
+        try:  # from here on: an exception in a signal handler must release the place
             self._queue(asked, limits)
             try:
                 asked.result(min(limits.longest_wait, time_left(), threading.TIMEOUT_MAX))
@@ -110,8 +103,8 @@ class Circuit:
             self.leave(asked)
 
     def ask(self, limits: CallLimits) -> Future[None]:
-        """A future that is done when there is a place, or fails when the circuit opens before. `leave` gives either
-        back. Raises CircuitOpen or TooManyCalls where there is nothing to wait for."""
+        """A future that is done when there is a place, or fails if the circuit opens before. The caller returns it with
+        `leave`. Raises CircuitOpen or TooManyCalls if it cannot wait."""
         asked: Future[None] = Future()
         self._queue(asked, limits)
         return asked
@@ -127,7 +120,7 @@ class Circuit:
         raise self._too_many(f"{limits.max_running} run, {limits.max_waiting} wait")
 
     def leave(self, asked: Future[None]) -> None:
-        """Give the place, or the wait for one, to the calls that wait."""
+        """Release the place, or stop waiting for one, and let waiting calls run."""
         with self._lock:
             self._running.discard(asked)
             self._waiting.pop(asked, None)
@@ -144,18 +137,17 @@ class Circuit:
     def _too_many(self, why: str) -> TooManyCalls:
         with self._lock:
             self._refused += 1
-        return TooManyCalls(
-            f"too many calls to {self.origin} at once: {why}; call it less, or raise CallLimits.max_running"
-        )
+        remedy = "call it less, or raise CallLimits.max_running"
+        return TooManyCalls(f"too many calls to {self.origin} at once: {why}; {remedy}")
 
     # ---- the circuit breaker: whether calls are made
 
     @contextmanager
     def attempt(self, limits: CallLimits) -> Iterator[Attempt]:
-        """One request, of whose end the circuit is told by `succeeded` or `failed`. Where it is told nothing, as of a
-        request that cannot be signed, it learns nothing. Raises CircuitOpen."""
+        """One request; the caller reports its result by `succeeded` or `failed`. Without a result the circuit does not
+        change, such as for a request that cannot be signed. Raises CircuitOpen."""
         attempt = Attempt(limits)
-        try:  # from here on: where a probe's end is not seen, no other one is made
+        try:  # from here on: without the end of a probe there would never be another one
             self._begin(attempt)
             yield attempt
         finally:
@@ -163,7 +155,7 @@ class Circuit:
                 self._ends(attempt)
 
     def succeeded(self, attempt: Attempt) -> None:
-        """The answer came, whole. It counts as a failure if it took too long."""
+        """The whole answer came. It counts as a failure if it took too long."""
         took = self._clock() - attempt.began
         if took >= attempt.limits.slow:
             self.failed(attempt, f"an answer took {took:.1f} s")
@@ -178,7 +170,7 @@ class Circuit:
             log.warning("circuit to %s is closed: it answers", self.origin)
 
     def failed(self, attempt: Attempt, why: str, retry_after: float = 0.0) -> None:
-        """No good answer came. ``retry_after`` are the seconds for which the origin asks for a pause."""
+        """The request failed. ``retry_after`` are the seconds of the pause that the origin asks for."""
         limits = attempt.limits
         with self._lock:
             probed = attempt is self._probe
@@ -206,7 +198,7 @@ class Circuit:
         log.info("circuit to %s is half open: one call tries it", self.origin)
 
     def _ends(self, attempt: Attempt) -> bool:
-        """Whether its end counts: it is told for the first time, and the circuit has not opened since it began."""
+        """Whether the result counts: it is the first one, and the circuit has not opened since the attempt began."""
         if attempt.over:
             return False
         attempt.over = True
@@ -221,7 +213,7 @@ class Circuit:
             self._failures.popleft()
 
     def _open(self, limits: CallLimits, why: str, retry_after: float) -> float:
-        """For how many seconds. Calls that wait for a place are refused at once where their limits heed the circuit."""
+        """Open the circuit; returns for how many seconds. Refuses waiting calls whose limits heed the circuit."""
         seconds = max(limits.open_time, min(retry_after, limits.longest_open)) * (1 + limits.jitter * self._chance())
         self._open_until = self._clock() + seconds
         self._opened += 1
@@ -233,7 +225,7 @@ class Circuit:
         return seconds
 
     def _check(self, limits: CallLimits) -> None:
-        """Raises CircuitOpen where these limits heed a circuit that is not closed, unless the call may be its probe."""
+        """Raises CircuitOpen if these limits heed a circuit that is not closed, unless the call may be its probe."""
         pause = self._pause()
         if limits.failures and pause > 0:
             raise self._refusal(pause)
@@ -243,7 +235,7 @@ class Circuit:
         return CircuitOpen(f"{self.origin} is not called for {pause:.1f} s: {self._why}", math.ceil(pause))
 
     def _pause(self) -> float:
-        """Seconds until an attempt may be made: how long the probe that is under way takes is not known."""
+        """Seconds until an attempt may be made; 1 during a probe, whose end is not known."""
         if self._open_until is None:
             return 0.0
         return 1.0 if self._probe else max(0.0, self._open_until - self._clock())
@@ -255,8 +247,8 @@ class Circuit:
 
 
 class Circuits:
-    """The circuits of one identity in this process, shared by all its sessions. ``clock`` counts seconds from anywhere;
-    ``chance`` gives numbers from 0 to 1, for the jitter."""
+    """The circuits of one identity in this process, shared by all its sessions. ``clock`` returns monotonic seconds,
+    ``chance`` numbers from 0 to 1 for the jitter."""
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random.random
@@ -268,7 +260,7 @@ class Circuits:
         in_each_child(self._start_closed)
 
     def of(self, origin: str) -> Circuit:
-        """The one of that origin."""
+        """The circuit of that origin."""
         notice_fork()
         with self._lock:
             circuit = self._known.get(origin)
@@ -280,14 +272,14 @@ class Circuits:
             return circuit
 
     def status(self) -> tuple[CircuitStatus, ...]:
-        """A snapshot of each, by origin."""
+        """The state of all circuits, by origin."""
         notice_fork()
         with self._lock:
             known = list(self._known.values())
         return tuple(sorted((circuit.status() for circuit in known), key=lambda status: status.origin))
 
     def _start_closed(self) -> None:
-        """What a parent process saw says little in a child, and its calls are not the child's."""
+        """A forked child does not run the calls of its parent."""
         self._lock = threading.Lock()
         for circuit in self._known.values():
             circuit.start_closed()

@@ -1,4 +1,4 @@
-"""What a URL means for a session that signs for one service: whose it is, and the target that is signed."""
+"""The origin of the service that a session calls, and the targets that it signs."""
 
 import re
 
@@ -15,20 +15,20 @@ _NO_BASE_URL = "a base URL is http(s)://host[:port][/path], and nothing else"
 
 
 class Origin:
-    """A scheme, a host and a port (RFC 6454): one service as this session reaches it.
+    """A scheme, a host and a port (RFC 6454), at which a session reaches one service.
 
-    ``url`` is the origin, ``prefix`` the path of the base URL, without a slash at its end. ``name`` is the origin as
-    RFC 6454 writes it, which is the same for each spelling.
+    ``url`` is the origin, ``prefix`` the path of the base URL without a slash at its end. ``name`` is the origin in the
+    one spelling of RFC 6454.
     """
 
     def __init__(self, base_url: str) -> None:
-        """Raises ConfigurationError for anything but ``http(s)://host[:port][/path]``. It does not show the URL, which
-        may hold a password."""
+        """Raises ConfigurationError for a URL that is not ``http(s)://host[:port][/path]``. The error does not show the
+        URL, which may contain a password."""
         text = plain_text(base_url)
         try:
             parsed = parse_url(text or "")
         except LocationParseError:
-            raise ConfigurationError(_NO_BASE_URL) from None  # the cause shows it
+            raise ConfigurationError(_NO_BASE_URL) from None  # the cause shows the URL
         if parsed.scheme not in _PORTS or not can_be_reached(parsed.host, parsed.port) or "\\" in (text or ""):
             raise ConfigurationError(_NO_BASE_URL)
         if parsed.auth or parsed.query or parsed.fragment:
@@ -39,25 +39,25 @@ class Origin:
         self.prefix = _path(parsed).rstrip("/")
 
     def resolve(self, url: str) -> str:
-        """A URL as the session's methods take it: absolute as it is, anything else as a path below the base URL."""
+        """The URL of a call: an absolute one as it is, any other text as a path below the base URL."""
         if _SCHEME.match(url):
             return url
         return f"{self.url}{self.prefix}{'' if url.startswith('/') else '/'}{url}"
 
     def holds(self, url: str) -> bool:
-        """Whether the URL is below the base URL, once its dot segments are resolved."""
+        """Whether the URL is below the base URL after its dot segments are resolved."""
         return (self.target(url) or "").startswith(f"{self.prefix}/")
 
     def target(self, url: str) -> str | None:
-        """The origin-form target that leaves the socket for ``url``; None where it belongs to another origin.
+        """The origin-form target that is sent for ``url``; None if it belongs to another origin.
 
-        Paths and queries come in the one spelling that requests, urllib3 and a proxy in between leave alone: without
-        dot segments, escapes in upper case, one slash at the start. Raises UnsignableRequest for a user name in it.
+        It has the one spelling that requests, urllib3 and proxies do not change: no dot segments, escapes in upper
+        case, one slash at the start. Raises UnsignableRequest for a URL with a user name.
         """
         try:
             parsed = parse_url(url)
         except LocationParseError:
-            return None  # not one of ours; requests says what is wrong with it
+            return None  # requests reports the error
         if _origin_key(parsed) != self._key:
             return None
         if parsed.auth:

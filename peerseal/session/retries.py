@@ -1,4 +1,4 @@
-"""Which calls of a session are tried again, after what, and how soon."""
+"""Which calls of a session are tried again, and after which pause."""
 
 import math
 import re
@@ -21,7 +21,7 @@ from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.bearer import BLANKS
 
 MAX_RETRY_AFTER: Final = 30.0
-"""Seconds that an answer may ask us to wait for another attempt. Where it asks for more, it is the answer."""
+"""Seconds of the longest ``Retry-After`` that a session waits for. A longer one ends the call with that answer."""
 
 RETRIES: Final = Retry(
     total=3,
@@ -31,17 +31,17 @@ RETRIES: Final = Retry(
     backoff_max=2,
     backoff_jitter=0.1,
 )
-"""A connection that was not made is tried again for every method; one that broke, and 502, 503 and 504, where the
-method is idempotent."""
+"""A failed connect is tried again for every method. A broken connection and the answers 502, 503 and 504 are tried
+again for idempotent methods."""
 
 _LONG_NUMBER = re.compile(r"[0-9]{5}")
 
 
 def after_error(policy: Retry, request: requests.PreparedRequest, error: requests.RequestException) -> Retry:
-    """The policy for one more attempt after an attempt without an answer; raises the error where there is none.
+    """The policy for the next attempt after an attempt without an answer; raises the error if there is no next one.
 
-    A connection that was not made is safe to try again. One that broke may have done its work, so the policy asks
-    whether the method is idempotent. Anything else (certificates, a proxy that says no) would only happen again.
+    A failed connect is safe to try again. After a broken connection the callee may have done its work, so the policy
+    requires an idempotent method. Other errors, such as those of certificates, would occur again.
     """
     cause = cause_of(error)
     if isinstance(cause, ProxyError):
@@ -57,7 +57,7 @@ def after_error(policy: Retry, request: requests.PreparedRequest, error: request
 def after_answer(
     policy: Retry, request: requests.PreparedRequest, response: requests.Response
 ) -> tuple[Retry, float] | None:
-    """The policy for one more attempt and the seconds to wait before it; None where this answer is the one to give."""
+    """The policy for the next attempt and the seconds to wait before it; None if this answer ends the call."""
     if not policy.is_retry(str(request.method), response.status_code):
         return None
     try:
@@ -71,7 +71,7 @@ def after_answer(
 
 
 def pause_asked_for(policy: Retry, response: requests.Response) -> float:
-    """The seconds for which an answer 503 asks all callers to wait; 0 where it does not, or in no way that is known."""
+    """The seconds for which an answer 503 asks all callers to wait; 0 if it does not, or in an unknown format."""
     if response.status_code != 503 or not policy.respect_retry_after_header:
         return 0.0
     try:
@@ -81,8 +81,8 @@ def pause_asked_for(policy: Retry, response: requests.Response) -> float:
 
 
 def retry_after(policy: Retry, response: requests.Response) -> float | None:
-    """How many seconds the answer asks us to wait (RFC 9110 section 10.2.3); None where it does not say. Raises
-    ValueError, OverflowError or InvalidHeader for what is no number of seconds and no time of this calendar."""
+    """The seconds in ``Retry-After`` (RFC 9110 section 10.2.3); None without the header. Raises ValueError,
+    OverflowError or InvalidHeader for a value that is neither a number of seconds nor a date."""
     text = response.headers.get("Retry-After", "").strip(BLANKS)
     if not text:
         return None
@@ -95,12 +95,12 @@ def retry_after(policy: Retry, response: requests.Response) -> float | None:
 
 
 def cause_of(error: requests.RequestException) -> object:
-    """What urllib3 raised."""
+    """The error of urllib3."""
     cause = error.args[0] if error.args else None
     return cause.reason if isinstance(cause, MaxRetryError) else cause
 
 
 def is_silence(cause: object) -> bool:
-    """Whether nothing of a body came, or of ours was taken, in time."""
+    """Whether the error is a timeout of reading the answer or of sending the body."""
     aborted_by = cause.args[-1] if isinstance(cause, ProtocolError) else None
     return isinstance(cause, ReadTimeoutError) or isinstance(aborted_by, TimeoutError)

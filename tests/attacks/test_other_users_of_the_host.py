@@ -17,7 +17,7 @@ import pytest
 from peerseal import FileReplayGuard, Identity, Verifier
 from peerseal.audit.monitor_state import MonitorState, load_state, save_state
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
-from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
+from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from peerseal.runtime.files import Access, Folder
@@ -52,9 +52,9 @@ def given_to_a_stranger(path: Path) -> None:
     os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
 
 
-def held(pair: KeyPair, *, registered_at: float | None = NOW) -> HeldKey:
+def held(pair: KeyPair, *, registered_at: float | None = NOW) -> StoredKey:
     kid = make_kid("test.internal/client", pair.public.thumbprint)
-    return HeldKey(kid, pair, registered_at, NOW, NOW + 1000)
+    return StoredKey(kid, pair, registered_at, NOW, NOW + 1000)
 
 
 def names(folder: Path) -> set[str]:
@@ -84,7 +84,7 @@ class TestKeyFolder:
         """The candidate in it would be registered at the next look, with a request signed by the key in memory."""
         client = registry.identity("client", key_dir=shared / "keys")
         theirs = KeyPair.generate("ES256")
-        KeyFolder(shared / "theirs").save(HeldKeys(registry.domain, None, (held(theirs, registered_at=None),)))
+        KeyFolder(shared / "theirs").save(StoredKeys(registry.domain, None, (held(theirs, registered_at=None),)))
         (shared / "keys" / "client").rename(shared / "keys" / "away")
         (shared / "theirs").rename(shared / "keys" / "client")
         client.look_after_keys()
@@ -97,7 +97,7 @@ class TestKeyFolder:
     def test_other_users_cannot_rename_it_where_the_named_folder_is_ours(self, shared: Path) -> None:
         (shared / "keys").mkdir()
         (shared / "keys").chmod(0o777)
-        KeyFolder(shared / "keys" / "client").save(HeldKeys())
+        KeyFolder(shared / "keys" / "client").save(StoredKeys())
         assert (shared / "keys").stat().st_mode & stat.S_ISVTX
 
         def rename() -> str:
@@ -130,32 +130,32 @@ class TestKeyFolder:
         (other / "server.pem").write_bytes(PEM)
         (shared / "client").symlink_to(other)
         with pytest.raises(ConfigurationError, match="a symbolic link, not a folder"):
-            KeyFolder(shared / "client").save(HeldKeys())
+            KeyFolder(shared / "client").save(StoredKeys())
         assert names(other) == {"server.pem"}
 
     def test_files_of_other_programs_in_it_stay(self, tmp_path: Path) -> None:
         folder, kept = KeyFolder(tmp_path / "client"), KeyPair.generate("ES256")
-        folder.save(HeldKeys())
+        folder.save(StoredKeys())
         strange = KeyPair.generate("ES256").public.thumbprint
         others = {"server.pem": PEM, f"{strange}.pem": kept.to_pem(None), f"{'A' * 43}.pem": PEM, "new": b""}
         for name, content in others.items():
             (tmp_path / "client" / name).write_bytes(content)
-        folder.save(HeldKeys(keys=(held(kept),)))
-        folder.save(HeldKeys())
+        folder.save(StoredKeys(keys=(held(kept),)))
+        folder.save(StoredKeys())
         assert others.keys() <= names(tmp_path / "client")
         assert f"{kept.public.thumbprint}.pem" not in names(tmp_path / "client")
 
     def test_a_private_key_of_ours_that_no_list_names_is_destroyed(self, tmp_path: Path) -> None:
         """A process died between the two writes."""
         left = KeyPair.generate("ES256")
-        KeyFolder(tmp_path / "client").save(HeldKeys())
+        KeyFolder(tmp_path / "client").save(StoredKeys())
         (tmp_path / "client" / f"{left.public.thumbprint}.pem").write_bytes(left.to_pem(None))
-        KeyFolder(tmp_path / "client").save(HeldKeys())
+        KeyFolder(tmp_path / "client").save(StoredKeys())
         assert not list((tmp_path / "client").glob("*.pem"))
 
     def test_a_private_key_that_is_not_the_one_of_its_kid_is_refused(self, tmp_path: Path) -> None:
         pair = KeyPair.generate("ES256")
-        KeyFolder(tmp_path / "client").save(HeldKeys(keys=(held(pair),)))
+        KeyFolder(tmp_path / "client").save(StoredKeys(keys=(held(pair),)))
         (tmp_path / "client" / f"{pair.public.thumbprint}.pem").write_bytes(KeyPair.generate("ES256").to_pem(None))
         with pytest.raises(ConfigurationError, match="holds another key than its name says"):
             KeyFolder(tmp_path / "client").load()

@@ -23,17 +23,16 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
-from registry.domain.errors import BadRequest, StorageUnavailable
+from registry.domain.errors import BadRequest
 from registry.domain.policy import settings_from
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
 from registry.services.recovery.verify import verify
 from registry.settings import Limits
 from registry.storage.queries import audit
-from registry.storage.revisions import revisions
 from registry.storage.tables import domain_settings, policies, services
 from registry.web.routes.openapi import document
-from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
+from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, fail_revisions, tables_of
 from tests.support.certificates import Authority
 from tests.support.issuer import Issuer
 from tests.support.weak_keys import with_close_primes
@@ -250,10 +249,7 @@ def test_what_is_in_memory_is_served_while_the_database_is_down(
     put(registry, BILLING, {"allow": ALLOW})
     before = signed_policy(registry)
 
-    def down(*_: object) -> int:
-        raise StorageUnavailable("down")
-
-    monkeypatch.setattr(type(revisions(registry.store.engine)), "service", down)
+    fail_revisions(monkeypatch, "service")
     clock.forward(3600)
     assert signed_policy(registry) == before
     assert outcome(registry.client.get("/v1/domain.jwt")) == (503, "storage_unavailable")

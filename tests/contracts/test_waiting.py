@@ -22,7 +22,7 @@ from registry.storage import notifications
 from registry.storage.migrate import migrate
 from registry.storage.notifications import CHANNEL, commit_listener
 from registry.storage.revisions import revisions
-from tests.registry.driver import BY, DOMAIN, Clock, Driver
+from tests.registry.driver import BY, DOMAIN, Clock, Driver, fail_revisions
 from tests.support.postgres import running_postgres
 from tests.support.waiters import ask, waiters
 from tests.support.waiting import until
@@ -229,7 +229,7 @@ def test_a_database_that_fails_while_somebody_waits_holds_nobody_up(
     registry.changes(head)
     with waiters(registry, 3, wait=2) as calls:
         monkeypatch.setattr(registry.registry.store, "read", down)
-        monkeypatch.setattr(type(revisions(registry.store.engine)), "head", down)
+        fail_revisions(monkeypatch, "head")
         clock.forward(later)
         answers = [call.result(10) for call in calls]
     assert {answer.status_code for answer in answers} == {status}

@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-from peerseal.identity.key_folder import HeldKey, KeyFolder
+from peerseal.identity.key_folder import KeyFolder, StoredKey
 
 
-def signing_key(key_dir: Path, service: str, now: float | None = None) -> HeldKey:
+def signing_key(key_dir: Path, service: str, now: float | None = None) -> StoredKey:
     """The key with which the service signs; ``key_dir`` is the one that its identity was given."""
     found = KeyFolder(key_dir / service).load().signing(time.time() if now is None else now)
     assert found is not None

@@ -8,7 +8,7 @@ import pytest
 
 from peerseal.errors import DocumentRefused, EnrolmentPending, EnrolmentRefused, FetchError
 from peerseal.identity.enrolment import Enrolment
-from peerseal.identity.key_folder import HeldKey
+from peerseal.identity.key_folder import StoredKey
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
@@ -42,8 +42,8 @@ def token(registry: MemoryRegistry) -> JoinToken:
     return JoinToken.parse(registry.join_token("client"))
 
 
-def held(pair: KeyPair) -> HeldKey:
-    return HeldKey(f"{DOMAIN}/client/{pair.public.thumbprint}", pair, 0.0)
+def held(pair: KeyPair) -> StoredKey:
+    return StoredKey(f"{DOMAIN}/client/{pair.public.thumbprint}", pair, 0.0)
 
 
 def refused(registry: MemoryRegistry, enrolment: Enrolment, token: JoinToken) -> str:
@@ -178,7 +178,7 @@ class TestThroughIdentities:
     """The calls that a key signs itself."""
 
     @pytest.fixture
-    def current(self, registry: MemoryRegistry, tmp_path: Path) -> HeldKey:
+    def current(self, registry: MemoryRegistry, tmp_path: Path) -> StoredKey:
         """The signing key of an identity of the service ``client``."""
         registry.identity("client", key_dir=tmp_path)
         return signing_key(tmp_path, "client", registry.clock())
@@ -195,7 +195,7 @@ class TestThroughIdentities:
         assert client.rotate()
 
     def test_a_retired_key_vouches_for_nothing(
-        self, registry: MemoryRegistry, enrolment: Enrolment, current: HeldKey
+        self, registry: MemoryRegistry, enrolment: Enrolment, current: StoredKey
     ) -> None:
         registry.retire(current.kid)
         with pytest.raises(EnrolmentRefused) as caught:
@@ -212,7 +212,9 @@ class TestThroughIdentities:
         )
         assert (answer.status, json.loads(answer.body)["code"]) == (401, "wrong_binding")
 
-    def test_a_key_can_end_only_itself(self, registry: MemoryRegistry, enrolment: Enrolment, current: HeldKey) -> None:
+    def test_a_key_can_end_only_itself(
+        self, registry: MemoryRegistry, enrolment: Enrolment, current: StoredKey
+    ) -> None:
         sibling = registry.identity("client").credentials.key_id.rpartition("/")[2]
         with pytest.raises(FetchError):
             enrolment.retire(sibling, current)
@@ -221,7 +223,7 @@ class TestThroughIdentities:
         assert sorted(key.state for key in registry.jwk_set("client").keys) == ["active", "retired"]
 
     def test_retiring_says_so_where_the_registry_is_in_trouble(
-        self, registry: MemoryRegistry, enrolment: Enrolment, current: HeldKey
+        self, registry: MemoryRegistry, enrolment: Enrolment, current: StoredKey
     ) -> None:
         registry.answers[f"{KEYS}/{current.thumbprint}"] = Answer(503, b"")
         with pytest.raises(FetchError):

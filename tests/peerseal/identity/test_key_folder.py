@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError, KeyRefused
-from peerseal.identity.key_folder import HeldKey, HeldKeys, KeyFolder
+from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from tests.peerseal.served import Child, in_children
@@ -18,14 +18,14 @@ from tests.peerseal.served import Child, in_children
 PAIRS = [KeyPair.generate("ES256") for _ in range(3)]
 
 
-def held(number: int = 0, **times: float) -> HeldKey:
+def held(number: int = 0, **times: float) -> StoredKey:
     pair = PAIRS[number]
     registered = {"registered_at": 100.0, "signs_from": 100.0, "expires_at": 1000.0}
-    return HeldKey(make_kid("test.internal/client", pair.public.thumbprint), pair, **registered | times)
+    return StoredKey(make_kid("test.internal/client", pair.public.thumbprint), pair, **registered | times)
 
 
-def of(*keys: HeldKey) -> HeldKeys:
-    return HeldKeys("test.internal", "pin", keys)
+def of(*keys: StoredKey) -> StoredKeys:
+    return StoredKeys("test.internal", "pin", keys)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ class TestFiles:
         assert loaded.keys[0].pair.public.verify(message, loaded.keys[0].pair.sign(message))
 
     def test_a_folder_that_is_not_there_holds_nothing(self, path: Path) -> None:
-        assert KeyFolder(path).load() == HeldKeys()
+        assert KeyFolder(path).load() == StoredKeys()
         assert KeyFolder(path).pin() is None
         assert KeyFolder(path).stamp() is None
 
@@ -116,7 +116,7 @@ class TestFiles:
     @pytest.mark.parametrize("member", ["registered_at", "signs_from", "expires_at", "domain", "pin"])
     @pytest.mark.parametrize("value", [b'"soon"', b"true", b"[]"])
     def test_a_list_of_which_a_member_is_bent_is_said_so(self, path: Path, member: str, value: bytes) -> None:
-        KeyFolder(path).save(HeldKeys("d", "p", (held(),)))
+        KeyFolder(path).save(StoredKeys("d", "p", (held(),)))
         bent = b"7" if member in ("domain", "pin") else value
         text = re.sub(
             rf'"{member}":[^,}}]+'.encode(), f'"{member}":'.encode() + bent, (path / "keys.json").read_bytes()
