@@ -11,7 +11,7 @@ from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
-from registry.web import counting, limiting, problems
+from registry.web import limiting, metrics, problems
 from registry.web.routes import BLUEPRINTS
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.after_request(after_request)
     limiting.limit_refusals(app, settings)
     problems.register(app)
-    counting.SHARED.share_in(settings.home)
-    counting.DATABASE.count(lambda: connection_counts(registry.store.engine))
-    app.wsgi_app = counting.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    metrics.WORKERS.share_in(settings.home)
+    metrics.DATABASE.read_from(lambda: connection_counts(registry.store.engine))
+    app.wsgi_app = metrics.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

@@ -14,7 +14,7 @@ from peerseal.errors import MalformedToken, PeersealError, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
-from registry.web.counting import refused
+from registry.web.metrics import count_refusal
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    refused("internal_error")
+    count_refusal("internal_error")
     request_id = uuid.uuid4().hex
     log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error)
     return _response(problem(500, "internal_error", request_id=request_id), request_id)
@@ -70,7 +70,7 @@ def _response(found: Problem, request_id: str) -> Response:
 def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> str:
     """Counts and logs a refusal, and gives the request's id. Of the token that came, if one did, the log has the kid
     that it claims, and no more."""
-    refused(code)
+    count_refusal(code)
     request_id = uuid.uuid4().hex
     level = logging.WARNING if status >= 500 else logging.INFO
     message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"

@@ -22,8 +22,7 @@ from registry.services.access.operators import Operator, Role
 from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
-from registry.web import counting
-from registry.web.counting import note
+from registry.web.metrics import count_admission, note
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -237,7 +236,7 @@ def admitted_key(admitted: Admitted) -> Response:
     """The answer about a key that is registered: its statement, 201 where the key is new."""
     record, publisher = admitted.record, registry().publisher
     if admitted.appended is not None:
-        counting.admitted(record.admitted_by)
+        count_admission(record.admitted_by)
         rendered = publisher.new_statement(record, admitted.appended)
     else:
         rendered = publisher.statement(record.service, record.thumbprint, record.admitted_seq)

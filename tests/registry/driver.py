@@ -42,7 +42,7 @@ from registry.storage.tables import domain_settings, join_tokens, operator_token
 from registry.storage.tables import keys as keys_table
 from registry.storage.tables import services as services_table
 from registry.storage.unit import Store
-from registry.web import counting
+from registry.web import metrics
 from tests.support.migrated import copy_schema
 
 DOMAIN = "acme.internal"
@@ -110,8 +110,8 @@ class Driver:
         return node
 
     def close(self) -> None:
-        counting.SHARED.share_in(None)
-        counting.answered.count()  # waits for a timer that writes into this registry's home just now
+        metrics.WORKERS.share_in(None)
+        metrics.answered.count()  # waits for a timer that writes into this registry's home just now
         self.store.engine.dispose()
         self.registry.store.engine.dispose()
 

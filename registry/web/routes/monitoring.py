@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from registry.domain.errors import BadRequest, StorageUnavailable
 from registry.services.registry import Registry
 from registry.storage.queries import ledger
-from registry.web.counting import SHARED, answered
+from registry.web.metrics import WORKERS, answered
 from registry.web.wire import parameter, private_json, registry
 
 health_blueprint = Blueprint("health", __name__)
@@ -42,7 +42,7 @@ def metrics() -> Response:
     """The counts of all workers. Not for the public: the proxy in front does not pass this path on."""
     answered.count()
     told = CollectorRegistry()
-    told.register(SHARED)
+    told.register(WORKERS)
     told.register(_Ledger(registry()))
     return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
 
