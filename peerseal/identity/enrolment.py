@@ -1,9 +1,8 @@
 """Enrolment: the calls that register, look up and retire a key, and what their answers mean (docs/protocol.md)."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +26,6 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.proof import sign_proof
-from peerseal.runtime.backoff import backoff
 from peerseal.runtime.settings import read_text
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
@@ -181,14 +179,6 @@ UNREACHABLE = (FetchError, TrustUnavailable)
 
 TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
 """Errors after which the same key can be registered again later."""
-
-LONGEST_PAUSE = 10.0
-"""Seconds between two attempts at most."""
-
-
-def pauses() -> Iterator[float]:
-    """Seconds between attempts, without end: 0.2, then twice as long each time, up to `LONGEST_PAUSE`."""
-    return (backoff(attempt, first=0.2, longest=LONGEST_PAUSE) for attempt in count(1))
 
 
 def refusal_in(error: PeersealError) -> DocumentRefused | None:
