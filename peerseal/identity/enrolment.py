@@ -55,7 +55,7 @@ class PlatformToken:
         def read() -> str:
             text = read_text(Path(path), name) or ""
             if not text.isascii() or not text:
-                raise ConfigurationError(f"{name}={path}: cannot be read as a token: empty, or no ASCII text")
+                raise ConfigurationError(f"{name}={path}: cannot be read as a token: it is empty, or no ASCII text")
             return text
 
         return cls(read)
@@ -64,7 +64,7 @@ class PlatformToken:
         """The newest token, without blanks around it. Raises ConfigurationError, which does not contain the token."""
         token = self.get().strip()
         if not token or not token.isascii() or len(token) > MAX_TOKEN:
-            raise ConfigurationError("the platform's token is empty, longer than one may be, or none at all")
+            raise ConfigurationError(f"the platform's token is no ASCII text of 1 to {MAX_TOKEN} characters")
         return token
 
 
@@ -150,13 +150,17 @@ class Enrolment:
             raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
         statement = _about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
         if statement.state != ACTIVE:
-            raise EnrolmentRefused(f"key_{statement.state}", "the registry admitted the key, but not as active")
+            raise EnrolmentRefused(
+                f"key_{statement.state}", f"the registry admitted the key as {statement.state}; expected {ACTIVE}"
+            )
         return statement
 
 
 def _about(kid: str, statement: KeyStatement) -> KeyStatement:
     if statement.kid != kid:
-        raise DocumentRefused("document_wrong_subject", "a statement about another key")
+        raise DocumentRefused(
+            "document_wrong_subject", f"a statement about another key, {statement.kid}; expected {kid}"
+        )
     return statement
 
 
@@ -212,5 +216,7 @@ def admission(
     urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # an empty list has no URL either
     confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
     if not confidential:
-        raise ConfigurationError("a platform's token is sent over https or loopback only")
+        raise ConfigurationError(
+            "a platform's token is sent over https or loopback only: use an https URL of the registry"
+        )
     return PlatformToken.of(oidc_token)

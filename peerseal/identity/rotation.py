@@ -230,14 +230,14 @@ class KeyRotation:
                 self._check_domain()
                 statement = self._enrolment.statement(key)
             except (*UNREACHABLE, DocumentRefused) as error:
-                log.warning("cannot ask the registry about %s, and go on with it: %s", key.kid, error)
+                log.warning("cannot ask the registry about %s; the key stays in use: %s", key.kid, error)
                 return
             if statement is None:
                 if key.registered_at is not None:
-                    log.error("%s is unknown to the registry", key.kid)
+                    log.error("%s is unknown to the registry; it is registered again", key.kid)
                     self._keys.save(self._keys.stored.having(replace(key, registered_at=None)))
             elif statement.state != ACTIVE:
-                log.error("%s is no longer good: %s", key.kid, statement.state)
+                log.error("%s is %s at the registry; it is deleted here", key.kid, statement.state)
                 self._keys.save(self._keys.stored.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
@@ -263,7 +263,7 @@ class KeyRotation:
     def _check_domain(self) -> str:
         domain, kept = self._trust.domain, self._keys.stored.domain
         if kept not in (None, domain):
-            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {kept}")
+            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {kept}, not of {domain}")
         return domain
 
     # ---- what is due
@@ -323,10 +323,10 @@ class RotationThread:
             except PeersealError as error:
                 failures += 1
                 pause = max(self._interval, _backoff(failures))
-                log.warning("keys of %s could not be looked after: %s", self._service, error)
+                log.warning("the keys of %s are not rotated: %s", self._service, error)
             except Exception:  # without this thread the keys would expire a week later
                 pause = _LONGEST_PAUSE
-                log.exception("keys of %s could not be looked after", self._service)
+                log.exception("the keys of %s are not rotated", self._service)
 
 
 def _backoff(failures: int) -> float:

@@ -109,7 +109,9 @@ class SigningAdapter(TimedAdapter):
         if target is None:
             return send(_stripped(request))
         if self._header in request.headers:
-            raise UnsignableRequest(f"the request has a value of its own for {self._header}, where the token goes")
+            raise UnsignableRequest(
+                f"the request has a value of its own for {self._header}, where the token goes: remove it"
+            )
         circuit = self._circuits.of(self._origin.name)
         try:
             with circuit.place(self._limits):
@@ -246,7 +248,7 @@ def _settled(body: Any) -> bytes:
     if body is None:
         return b""
     if not isinstance(body, bytes):
-        raise UnsignableRequest("the body was not read before it was sent")
+        raise UnsignableRequest(f"the body is {type(body).__name__}; expected bytes, as PeerSession reads it")
     return body
 
 
