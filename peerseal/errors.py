@@ -1,7 +1,7 @@
 """Every error that Peerseal raises, in one tree::
 
     PeersealError
-    ├── TokenError                  401: the caller is not proven
+    ├── TokenError                  401: the token does not prove the caller
     │   ├── MissingToken            missing_token
     │   ├── MalformedToken          malformed_token
     │   ├── WrongType               wrong_type
@@ -23,38 +23,38 @@
     ├── Forbidden                   403: the caller is proven (or known by name) and may not do this
     │   ├── CallerNotAllowed        caller_not_allowed
     │   └── InsufficientScope       insufficient_scope
-    ├── TrustUnavailable            503: the key cannot be had now
-    ├── ContentTooLarge             413: the body is longer than is read to be checked
-    ├── ContentUnreadable           400: the body broke off
+    ├── TrustUnavailable            503: the key is not available now
+    ├── ContentTooLarge             413: the body is longer than this service reads
+    ├── ContentUnreadable           400: the body ended early
     ├── InvalidName                 a trust domain, service name or kid that is not one (also a ValueError)
     ├── KeyRefused                  a public key that may not be registered; the code says why
-    ├── DocumentRefused             a registry's answer that a client does not believe; the code says why
-    ├── FetchError                  the registry could not be asked
+    ├── DocumentRefused             a signed document that a client does not believe; the code says why
+    ├── FetchError                  fetch_failed: the registry did not answer
     │   ├── AnswerTooLarge          answer_too_large
     │   └── AnswerTooSlow           answer_too_slow
     ├── EnrolmentPending            key_pending: our key waits for an operator of the registry
     ├── EnrolmentRefused            the registry refused our key; the code is the registry's
     ├── AccessTokenRefused          the registry issues us no such access token; the code is the registry's
     ├── UnsignableRequest           a request or an event that cannot be signed as it stands
-    ├── CallNotMade                 503: a call to another service was not begun
-    │   ├── CircuitOpen             circuit_open: its calls failed, one after another, a moment ago
-    │   └── TooManyCalls            too_many_calls: as many calls to it run, or wait, as may
-    ├── MessageRefused              the application will never take this message; the code is its own
+    ├── CallNotMade                 503: a call to another service was not started
+    │   ├── CircuitOpen             circuit_open: the last calls to it failed
+    │   └── TooManyCalls            too_many_calls: the limit of simultaneous calls is reached
+    ├── MessageRefused              the application will never accept this message; the code is its own
     ├── BrokerUnavailable           broker_unavailable: messages cannot be sent or received now
-    │   └── MessageNotTaken         message_not_taken: the broker answers, and does not take this one
-    │       └── MessageTooLarge     message_too_large: it never will
+    │   └── MessageNotTaken         message_not_taken: the broker refuses this message
+    │       └── MessageTooLarge     message_too_large: it never accepts it
     └── ConfigurationError          a setting is missing or contradicts another
 
 ``code`` is stable and part of the interface (docs/protocol.md). ``str(error)`` is the detail for the log of the side
-that refuses; it may quote unverified input, with control characters escaped so that it stays one line of a log, and is
-never sent to the other side.
+that refuses. It may quote unverified input, with control characters escaped so that it stays one line, and is never
+sent to the other side.
 """
 
 from typing import ClassVar
 
 
 def printable(text: object) -> str:
-    """The text with everything escaped that is no visible character or blank: control characters, line and paragraph
+    """The text with every character escaped that is neither visible nor a blank: control characters, line and paragraph
     separators, marks that turn the direction of writing, and half surrogate pairs."""
     return "".join(one if one.isprintable() else _escaped(one) for one in str(text))
 
@@ -75,179 +75,126 @@ class PeersealError(Exception):
     challenge: ClassVar[str | None] = None
     retry_after: int | None = None
 
+    def __init_subclass__(
+        cls, *, code: str | None = None, status: int | None = None, challenge: str | None = None
+    ) -> None:
+        """Sets what the class statement names; the rest comes from the base class."""
+        cls.code, cls.status, cls.challenge = code or cls.code, status or cls.status, challenge or cls.challenge
+
     def __str__(self) -> str:
         """The detail, as one line."""
         return printable(super().__str__())
 
 
-class TokenError(PeersealError):
-    """A token that proves nothing. Answered with 401."""
-
-    status = 401
-    challenge = 'Bearer error="invalid_token"'
+class TokenError(PeersealError, status=401, challenge='Bearer error="invalid_token"'):
+    """The token does not prove the caller. Answered with 401."""
 
 
-class MissingToken(TokenError):
+class MissingToken(TokenError, code="missing_token", challenge="Bearer"):
     """No token came with the request."""
 
-    code = "missing_token"
-    challenge = "Bearer"
 
-
-class MalformedToken(TokenError):
+class MalformedToken(TokenError, code="malformed_token"):
     """The token breaks the strict syntax of docs/protocol.md: encoding, JSON, members or their types."""
 
-    code = "malformed_token"
 
-
-class WrongType(TokenError):
+class WrongType(TokenError, code="wrong_type"):
     """A token of another kind: its ``typ`` is not the one that this place accepts (RFC 8725 section 3.11)."""
 
-    code = "wrong_type"
+
+class UnknownKey(TokenError, code="unknown_key"):
+    """The key that the token names is not registered."""
 
 
-class UnknownKey(TokenError):
-    """Nobody registered the key that the token names."""
-
-    code = "unknown_key"
+class RevokedKey(TokenError, code="revoked_key"):
+    """The key that the token names was revoked. Every token that it ever signed is refused."""
 
 
-class RevokedKey(TokenError):
-    """The key that the token names was revoked; nothing that it ever signed is good."""
-
-    code = "revoked_key"
-
-
-class BadSignature(TokenError):
+class BadSignature(TokenError, code="bad_signature"):
     """The signature does not verify, or ``alg`` is not the one pinned to the key."""
 
-    code = "bad_signature"
 
-
-class WrongIssuer(TokenError):
+class WrongIssuer(TokenError, code="wrong_issuer"):
     """``iss`` (or ``sub``) is not the owner of the key that signed."""
 
-    code = "wrong_issuer"
+
+class WrongAudience(TokenError, code="wrong_audience"):
+    """The token is for another audience."""
 
 
-class WrongAudience(TokenError):
-    """The token is for somebody else."""
-
-    code = "wrong_audience"
+class Expired(TokenError, code="expired"):
+    """The token's ``exp`` has passed, or its ``iat`` is after the end of the key's active window."""
 
 
-class Expired(TokenError):
-    """The token's ``exp`` has passed, or its ``iat`` lies behind the end of the key's active window."""
-
-    code = "expired"
+class NotYetValid(TokenError, code="not_yet_valid"):
+    """The token's ``nbf`` or ``iat`` is in the future, or before its key was active."""
 
 
-class NotYetValid(TokenError):
-    """The token's ``nbf`` or ``iat`` lies in the future, or before its key was active."""
-
-    code = "not_yet_valid"
+class LifetimeTooLong(TokenError, code="lifetime_too_long"):
+    """The time from ``iat`` to ``exp`` is longer than this kind of token may live."""
 
 
-class LifetimeTooLong(TokenError):
-    """``exp`` lies further behind ``iat`` than this kind of token may live."""
-
-    code = "lifetime_too_long"
-
-
-class WrongBinding(TokenError):
+class WrongBinding(TokenError, code="wrong_binding"):
     """Method, target, body or a bound header is not the one that was signed."""
 
-    code = "wrong_binding"
+
+class Replayed(TokenError, code="replayed"):
+    """This token was accepted before."""
 
 
-class Replayed(TokenError):
-    """This very token was accepted before."""
-
-    code = "replayed"
+class BadTransactionToken(TokenError, code="bad_transaction_token"):
+    """The transaction token is missing, invalid, or not the one that the request token binds."""
 
 
-class BadTransactionToken(TokenError):
-    """The transaction token is missing, not the one that was bound, or not good."""
-
-    code = "bad_transaction_token"
+class WrongEvent(TokenError, code="wrong_event"):
+    """The event token is for another event than the message names."""
 
 
-class WrongEvent(TokenError):
-    """The event token is for another event than its message speaks of."""
-
-    code = "wrong_event"
+class WrongTransaction(TokenError, code="wrong_transaction"):
+    """The event token is for another transaction than the message names."""
 
 
-class WrongTransaction(TokenError):
-    """The event token is for another transaction than its message speaks of."""
-
-    code = "wrong_transaction"
+class WrongTopic(TokenError, code="wrong_topic"):
+    """The event was published on another topic than the one from which it was read."""
 
 
-class WrongTopic(TokenError):
-    """The event was published on another topic than the one where it was found."""
-
-    code = "wrong_topic"
-
-
-class WrongPayload(TokenError):
+class WrongPayload(TokenError, code="wrong_payload"):
     """The payload is not the one that was signed."""
 
-    code = "wrong_payload"
 
-
-class Forbidden(PeersealError):
+class Forbidden(PeersealError, status=403, challenge='Bearer error="insufficient_scope"'):
     """The caller may not do this. Answered with 403."""
 
-    status = 403
-    challenge = 'Bearer error="insufficient_scope"'
 
-
-class CallerNotAllowed(Forbidden):
+class CallerNotAllowed(Forbidden, code="caller_not_allowed"):
     """This service may not call here at all."""
 
-    code = "caller_not_allowed"
 
-
-class InsufficientScope(Forbidden):
+class InsufficientScope(Forbidden, code="insufficient_scope"):
     """This service may call here, but not with the scope that the route needs."""
 
-    code = "insufficient_scope"
 
-
-class TrustUnavailable(PeersealError):
-    """The key cannot be had now: registry unreachable, offline limit passed, or fetch in cooldown.
+class TrustUnavailable(PeersealError, code="trust_unavailable", status=503):
+    """The key is not available now: registry unreachable, offline limit passed, or fetch in cooldown.
 
     ``retry_after`` is in seconds.
     """
-
-    code = "trust_unavailable"
-    status = 503
 
     def __init__(self, detail: str, retry_after: int = 5) -> None:
         super().__init__(detail)
         self.retry_after: int = retry_after
 
 
-class ContentTooLarge(PeersealError):
+class ContentTooLarge(PeersealError, code="content_too_large", status=413):
     """The body is longer than this service reads."""
 
-    code = "content_too_large"
-    status = 413
+
+class ContentUnreadable(PeersealError, code="content_unreadable", status=400):
+    """The body ended early, or its chunked encoding is invalid."""
 
 
-class ContentUnreadable(PeersealError):
-    """The body broke off, or its chunks are no chunks."""
-
-    code = "content_unreadable"
-    status = 400
-
-
-class InvalidName(PeersealError, ValueError):
+class InvalidName(PeersealError, ValueError, code="invalid_name", status=400):
     """A trust domain, service name, service id or kid that breaks the rules of docs/protocol.md."""
-
-    code = "invalid_name"
-    status = 400
 
 
 class CodedError(PeersealError):
@@ -258,12 +205,10 @@ class CodedError(PeersealError):
         self.code = printable(code)  # another side may have sent it
 
 
-class KeyRefused(CodedError):
+class KeyRefused(CodedError, status=400):
     """A public key that may not be registered. Codes: ``key_malformed``, ``key_private_members``,
     ``key_type_unsupported``, ``key_alg_mismatch``, ``key_size_unsupported``, ``key_exponent_unsupported``,
     ``key_even_modulus``, ``key_off_curve``, and those that the registry adds for weak and taken keys."""
-
-    status = 400
 
 
 class DocumentRefused(CodedError):
@@ -273,51 +218,41 @@ class DocumentRefused(CodedError):
     ledger says: ``document_bad_checkpoint``, ``document_not_in_ledger``, ``document_inconsistent``,
     ``document_revived_key``; and ``document_stale`` where it is in force, but signed too long ago to say anything.
 
-    ``by_mirror`` says that a mirror gave it while the registry's primary URL gave no answer, and may yet give another.
+    ``by_mirror`` says that it came from a mirror while the registry's primary URL gave no answer.
     """
 
     by_mirror = False
 
     @property
     def of_another_registry(self) -> bool:
-        """Whether the root's document is not of the registry that was meant: no waiting mends that. A mirror alone does
-        not say so."""
+        """Whether the root's document belongs to another registry, for good. A mirror alone cannot say so."""
         return self.code in _OF_ANOTHER_REGISTRY and not self.by_mirror
 
 
 _OF_ANOTHER_REGISTRY = ("document_wrong_root", "document_wrong_issuer", "document_wrong_subject")
 
 
-class FetchError(PeersealError):
-    """The registry could not be asked: no connection, no answer in time, too large, or not the answer agreed on.
+class FetchError(PeersealError, code="fetch_failed"):
+    """The registry did not answer: no connection, no answer in time, too large, or not the expected answer.
 
-    ``http_status`` is the status of the answer, or None where none came.
+    ``http_status`` is the status of the answer, None without an answer.
     """
-
-    code = "fetch_failed"
 
     def __init__(self, detail: str, http_status: int | None = None) -> None:
         super().__init__(detail)
         self.http_status = http_status
 
 
-class AnswerTooLarge(FetchError):
-    """The answer is larger than any that is read: an endless one must not fill the memory."""
-
-    code = "answer_too_large"
+class AnswerTooLarge(FetchError, code="answer_too_large"):
+    """The answer is larger than the limit: an endless answer must not fill the memory."""
 
 
-class AnswerTooSlow(FetchError):
-    """The answer began and did not end in time, or a connection brought none."""
-
-    code = "answer_too_slow"
+class AnswerTooSlow(FetchError, code="answer_too_slow"):
+    """The answer did not end in time, or did not begin."""
 
 
-class EnrolmentPending(PeersealError):
-    """Our key is not registered yet: it waits until an operator of the registry approves it. Registering the same key
-    again is how to learn of that."""
-
-    code = "key_pending"
+class EnrolmentPending(PeersealError, code="key_pending"):
+    """Our key waits until an operator of the registry approves it. Register the same key again to learn of that."""
 
 
 class EnrolmentRefused(CodedError):
@@ -330,65 +265,45 @@ class AccessTokenRefused(CodedError):
     (no operator turned it on)."""
 
 
-class UnsignableRequest(PeersealError):
+class UnsignableRequest(PeersealError, code="unsignable_request"):
     """A request that cannot be signed as it stands: a body that cannot be read twice, a foreign Authorization."""
 
-    code = "unsignable_request"
 
-
-class CallNotMade(PeersealError):
-    """A call to another service was not begun, so that it holds up nothing else. ``retry_after`` is in seconds.
+class CallNotMade(PeersealError, code="call_not_made", status=503):
+    """A call to another service was not started, to keep its threads free. ``retry_after`` is in seconds.
 
     A `peerseal.requests.PeerSession` raises it as a requests.ConnectionError as well.
     """
-
-    code = "call_not_made"
-    status = 503
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:
         super().__init__(detail)
         self.retry_after: int = retry_after
 
 
-class CircuitOpen(CallNotMade):
-    """The last calls to that origin failed, or it asked for a pause: none is made for ``retry_after`` seconds."""
-
-    code = "circuit_open"
+class CircuitOpen(CallNotMade, code="circuit_open"):
+    """The last calls to that origin failed, or it asked for a pause. No call is made for ``retry_after`` seconds."""
 
 
-class TooManyCalls(CallNotMade):
-    """As many calls to that origin run as may at once, and no place became free in time."""
-
-    code = "too_many_calls"
+class TooManyCalls(CallNotMade, code="too_many_calls"):
+    """The limit of simultaneous calls to that origin is reached, and no place became free in time."""
 
 
-class MessageRefused(CodedError):
-    """The application will never take this message, however often it comes: it is put aside with this code."""
-
-    status = 400
+class MessageRefused(CodedError, status=400):
+    """The application will never accept this message. It becomes a dead letter with this code."""
 
 
-class BrokerUnavailable(PeersealError):
-    """The broker did not confirm what was sent, or cannot be reached and no waiting mends it."""
-
-    code = "broker_unavailable"
-    status = 503
+class BrokerUnavailable(PeersealError, code="broker_unavailable", status=503):
+    """The broker did not confirm a message, or cannot be reached."""
 
 
-class MessageNotTaken(BrokerUnavailable):
-    """The broker answers, and does not take the message: no queue or topic is there for it, the queue is full, the
-    sender may not send there, or something in the message is against the broker's rules."""
-
-    code = "message_not_taken"
+class MessageNotTaken(BrokerUnavailable, code="message_not_taken"):
+    """The broker answers and refuses the message: the queue or topic is missing or full, the sender lacks the
+    permission, or the message breaks a rule of the broker."""
 
 
-class MessageTooLarge(MessageNotTaken):
-    """The message is larger than the broker takes, now or later."""
-
-    code = "message_too_large"
+class MessageTooLarge(MessageNotTaken, code="message_too_large"):
+    """The message is larger than the broker ever accepts."""
 
 
-class ConfigurationError(PeersealError):
+class ConfigurationError(PeersealError, code="configuration"):
     """A setting is missing or contradicts another."""
-
-    code = "configuration"

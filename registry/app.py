@@ -11,39 +11,9 @@ from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
-from registry.web import counting, limiting, problems
-from registry.web.routes import (
-    applicants,
-    documents,
-    exchange,
-    health,
-    histories,
-    keys,
-    ledger,
-    metrics,
-    openapi,
-    operator_tokens,
-    operators,
-    policies,
-    wellknown,
-)
+from registry.web import limiting, metrics, problems
+from registry.web.routes import BLUEPRINTS
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
-
-BLUEPRINTS = (
-    applicants,
-    documents,
-    exchange,
-    health,
-    histories,
-    keys,
-    ledger,
-    metrics,
-    openapi,
-    operator_tokens,
-    operators,
-    policies,
-    wellknown,
-)
 
 
 def log_to_stderr() -> None:
@@ -69,12 +39,12 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     app.extensions[EXTENSION] = registry = Registry(settings, clock)
     app.url_map.merge_slashes = False  # what is routed is what was signed
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
-    for module in BLUEPRINTS:
-        app.register_blueprint(module.blueprint)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
     app.after_request(after_request)
     limiting.limit_refusals(app, settings)
     problems.register(app)
-    counting.SHARED.share_in(settings.home)
-    counting.DATABASE.count(lambda: connection_counts(registry.store.engine))
-    app.wsgi_app = counting.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    metrics.WORKERS.share_in(settings.home)
+    metrics.DATABASE.read_from(lambda: connection_counts(registry.store.engine))
+    app.wsgi_app = metrics.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

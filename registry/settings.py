@@ -1,4 +1,4 @@
-"""Everything that can be set, in one frozen value. Only `registry.wsgi` and the command line read the environment."""
+"""All settings of a registry, as one frozen value. Only `registry.wsgi` and the commands read the environment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -40,13 +40,13 @@ KNOWN = (
     "REGISTRY_LISTEN_URL",
     "REGISTRY_LISTEN_URL_FILE",
 )
-"""Every variable of the registry; beside these it reads PEERSEAL_EXTERNAL_PREFIX."""
+"""Every variable of the registry, except PEERSEAL_EXTERNAL_PREFIX, which it reads as well."""
 NO_PASSPHRASE = KeyPassphrase("REGISTRY_KEY_PASSPHRASE")
-"""The registry's keys are written as they are."""
+"""The registry's keys are written without encryption."""
 DATABASE_FILE = "registry.sqlite3"
 DEFAULT_HOME = "registry-data"
 DRAIN_SECONDS = 5
-"""Two or three looks of a balancer, and as long as an idle connection is kept."""
+"""Enough for two or three health checks of a balancer, and as long as an idle connection is kept."""
 LONGEST_DRAIN = 600
 
 
@@ -57,110 +57,110 @@ class Limits:
     key_lifetime: int = 7 * 24 * 3600
     """Seconds a key lives: a host that slept over a weekend can still vouch for its next key (docs/protocol.md)."""
     retired_shown: int = 960
-    """Seconds for which a retired key stays in the signed set: the longest of the tokens that are checked against it (a
-    transaction token, 900 s), leeway, and a margin."""
+    """Seconds for which a retired key stays in the signed set: the longest lifetime of a token that is checked against
+    it (a transaction token, 900 s), leeway, and a margin."""
     vouched_keys: int = 1000
-    """Keys of one service that another one vouched for and that are or may yet be listed, be they active, retired or
-    revoked: without a limit on all of these, whoever stole one key could make the signed set too large for clients
-    (8 MiB), and so hide the very revocation. Of RSA-8192 keys with the longest names, 5 KB each, they and the joined
-    ones still fit. With a rotation a day this is 142 hosts; a service of more instances should share keys by host."""
+    """Keys of one service that another key vouched for and that are or may yet be listed: active, retired or revoked.
+    Without this limit a thief of one key could make the signed set too large for clients (8 MiB), and so hide the
+    revocation. RSA-8192 keys with the longest names, 5 KB each, still fit together with the joined keys. With a
+    rotation a day this is 142 hosts; the instances of a larger service should share keys by host."""
     joined_keys: int = 500
-    """Active keys of one service that came by join tokens. They are counted apart, so that a thief who used all of the
-    above cannot keep the owner from joining anew."""
+    """Active keys of one service that join tokens admitted. They have a limit of their own, so that a thief who used up
+    `vouched_keys` cannot keep the owner from joining again."""
     resign_after: int = 60
-    """Seconds after which an unchanged document is signed anew. Freshness is its signed time, and clients look at
-    it on the scale of an hour."""
+    """Seconds after which an unchanged document is signed again. Clients read its age from the signing time, on the
+    scale of an hour."""
     changes_resign_after: int = 5
-    """Seconds for which one signed list of changes answers every watcher, as long as nothing changes."""
+    """Seconds for which one signed list of changes answers all callers while nothing changes."""
     changes_listed: int = 1000
-    """Services in one list of changes; with more the client fetches anew what it knows."""
+    """Services in one list of changes; where more changed, the client fetches all that it knows again."""
     wait: int = 20
     """Seconds that a call for changes may ask to wait (docs/protocol.md)."""
     waiting_calls: int | None = None
-    """Calls that wait for a change at once, of one process; one more is answered at once, and asks now and then
-    instead. None: as many as the server is known to have room for, which is none but under
-    `registry.serving.worker`."""
+    """Calls that wait for a change at once in one process. One more call is answered at once, and its peer polls.
+    None: as many as the server has room for. Only `registry.serving.worker` has any."""
     waiting_calls_of_address: int = 5_000
-    """Of these, calls from one address, or one IPv6 /64: a host of many services, or a fleet behind one NAT. It leaves
-    others half of the places. Strangers who take them all, from many addresses, only have peers ask instead."""
+    """Of these, calls from one address or one IPv6 /64: a host of many services, or a fleet behind one NAT gateway.
+    Others keep half of the places. Strangers who take all places, from many addresses, only make peers poll."""
     documents_cached: int = 10_000
     """Signed documents that a process keeps in memory; first in, first out."""
     max_age: int = 30
-    """Seconds for which a cache on the way may answer (``max-age``). A change is asked for with ``?seq=``."""
+    """Seconds for which a cache on the way may answer (``max-age``). Clients ask for a change with ``?seq=``."""
     stale_if_error: int = 3600
     """Seconds for which a cache may answer while the registry is down: the clients' offline limit."""
     registry_keys_cached: int = 5
-    """Seconds after which a process looks whether the root signed a newer document."""
+    """Seconds after which a process checks whether the root signed a newer document."""
     body: int = 64 * 1024
     """Bytes of a request's body: a proof with the largest key is 4 KiB."""
     page: int = 1000
     """Rows of one page of an answer."""
     join_ttl: int = 7 * 24 * 3600
-    """Seconds that a join token may live: it is a secret that waits somewhere."""
+    """Seconds that a join token may live: it is a secret that is stored somewhere until its use."""
     join_uses: int = 10_000
     """Keys that one join token may register."""
     operator_ttl: int = 400 * 24 * 3600
     """Seconds that an operator token may live."""
     spent_kept: int = 30 * 24 * 3600
-    """Seconds for which a join token or operator token is kept after its end, for whoever asks what it was."""
+    """Seconds for which a join token or operator token is kept after its end, so that operators can look it up."""
     applicants_kept: int = 1_000
-    """Applicants that wait at once, of all services: anybody can make some up."""
+    """Applicants that wait at once, of all services: any caller can invent some."""
     applicants_of_service: int = 20
     """Applicants that wait at once for one service."""
     applicant_ttl: int = 24 * 3600
     """Seconds for which an applicant waits."""
     refusals_per_minute: int = 60
-    """Writing calls of one address that may be refused, or left pending, in a minute. Those that succeed are not
-    counted: they proved themselves."""
+    """Writing calls of one address that may be refused, or left pending, in a minute. Calls that succeed are not
+    counted, because they proved their right."""
     exchanged_token_lifetime: int = EVENT_LIFETIME
     """Seconds that an event token of the exchange lives, EVENT_LIFETIME_CAP at most. The root must name the signing key
-    that made it for as long."""
+    for at least as long."""
     policy_body: int = 32 * 1024
     """Bytes of a policy or of the domain's settings, which go into an entry."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for a lifetime that no consumer would accept."""
+        """Raises ConfigurationError for a lifetime that no consumer accepts."""
         if not 0 < self.exchanged_token_lifetime <= EVENT_LIFETIME_CAP:
             raise ConfigurationError(f"REGISTRY_EXCHANGED_TOKEN_LIFETIME must be 1 to {EVENT_LIFETIME_CAP} seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where one registry keeps its things and how it behaves.
-
-    New root, signing and ledger keys are encrypted under ``key_passphrase`` where it has a value. ``database_url`` is
-    an SQLAlchemy URL of SQLite or PostgreSQL and may hold a password, so it is never shown. ``public_urls`` stand in
-    the registry keys document. ``checkpoint_urls`` are other nodes, mirrors and kept copies, whose checkpoint says
-    which ledger was seen (`registry.services.authority.ledger_watch`). ``external_prefix`` is the path that a proxy in
-    front strips: it is part of the targets that callers sign. ``dev`` is the laptop mode: first come first served. No
-    environment variable turns it on, because it also has to bind to loopback, which only ``peerseal-registry serve
-    --dev`` does. ``applicants`` lets newcomers without any right wait for an operator. ``oidc_file`` names the issuers
-    of platform tokens and their rules. ``rate_limit_storage`` is a URL of Flask-Limiter (``redis://…`` where there are
-    several nodes) and may hold a password. ``proxies`` is the number of proxies in front that tell the caller's
-    address. ``drain_seconds`` is how long a node that was told to stop serves on, not ready any more.
-    ``allow_async_replication`` lets the registry write to a server that could lose what it acknowledges. ``listen_url``
-    leads to the same PostgreSQL past a pooler, for LISTEN.
-    """
+    """Where a registry keeps its data and how it behaves."""
 
     home: Path
     database_url: str = field(repr=False)
+    """An SQLAlchemy URL of SQLite or PostgreSQL. It may hold a password, so it is never shown."""
     root_key_file: Path
     signing_key_file: Path
     ledger_key_file: Path
     sealing_key_file: Path
     key_passphrase: KeyPassphrase = NO_PASSPHRASE
+    """New root, signing and ledger keys are encrypted under it where it has a value."""
     trust_domain: str | None = None
     public_urls: tuple[str, ...] = ()
+    """They stand in the registry keys document."""
     checkpoint_urls: tuple[str, ...] = ()
+    """Other nodes, mirrors and stored copies, whose checkpoint says which ledger was seen
+    (`registry.services.authority.ledger_watch`)."""
     external_prefix: str = ""
+    """The path that a proxy in front strips. It is part of the targets that callers sign."""
     dev: bool = False
+    """The laptop mode: the first key of a service is admitted without a right. Only ``peerseal-registry serve --dev``
+    turns it on, which also binds to loopback; there is no environment variable for it."""
     applicants: bool = False
+    """Newcomers without any right wait for an operator."""
     oidc_file: Path | None = None
+    """Names the issuers of platform tokens and their rules."""
     rate_limit_storage: str = field(default="memory://", repr=False)
+    """A storage URL of the library ``limits``: ``redis://…`` where there are several nodes. It may hold a password."""
     proxies: int = 0
+    """The number of proxies in front that add the caller's address."""
     drain_seconds: float = DRAIN_SECONDS
+    """Seconds for which a node that was told to stop serves on, not ready any more."""
     allow_async_replication: bool = False
+    """Writes to a database server that could lose acknowledged commits."""
     listen_url: str | None = field(default=None, repr=False)
+    """Leads to the same PostgreSQL without a pooler, for LISTEN."""
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -179,12 +179,6 @@ class Settings:
             return (read.path(f"REGISTRY_{what}_FILE") or home / default).absolute()
 
         oidc_file = read.path("REGISTRY_OIDC_FILE")
-        lifetime = read.whole_seconds(
-            "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, at_least=1, at_most=EVENT_LIFETIME_CAP
-        )
-        waiting_calls = None
-        if read.text("REGISTRY_WAITING_CALLS") is not None:
-            waiting_calls = read.count("REGISTRY_WAITING_CALLS", 0, at_most=100_000)
         values: dict[str, object] = {
             "home": home,
             "database_url": _database_url(read, "REGISTRY_DATABASE_URL") or f"sqlite:///{home / DATABASE_FILE}",
@@ -200,13 +194,23 @@ class Settings:
             "rate_limit_storage": read.secret("REGISTRY_RATE_LIMIT_STORAGE") or "memory://",
             "proxies": read.count("REGISTRY_PROXIES", 0, at_most=99),
             "drain_seconds": drain_seconds(environ),
-            "limits": Limits(exchanged_token_lifetime=lifetime, waiting_calls=waiting_calls),
+            "limits": _limits(read),
             "allow_async_replication": read.flag("REGISTRY_ALLOW_ASYNC_REPLICATION", False),
             "listen_url": _database_url(read, "REGISTRY_LISTEN_URL"),
             "public_urls": _urls(read, "REGISTRY_PUBLIC_URLS"),
             "checkpoint_urls": _urls(read, "REGISTRY_CHECKPOINT_URLS"),
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def _limits(read: SettingsReader) -> Limits:
+    lifetime = read.whole_seconds(
+        "REGISTRY_EXCHANGED_TOKEN_LIFETIME", EVENT_LIFETIME, at_least=1, at_most=EVENT_LIFETIME_CAP
+    )
+    waiting_calls = None
+    if read.text("REGISTRY_WAITING_CALLS") is not None:
+        waiting_calls = read.count("REGISTRY_WAITING_CALLS", 0, at_most=100_000)
+    return Limits(exchanged_token_lifetime=lifetime, waiting_calls=waiting_calls)
 
 
 def _database_url(read: SettingsReader, name: str) -> str | None:
@@ -221,5 +225,5 @@ def _urls(read: SettingsReader, name: str) -> tuple[str, ...]:
 
 
 def drain_seconds(environ: Mapping[str, str]) -> float:
-    """The setting that gunicorn's master reads without the others. Raises ConfigurationError."""
+    """REGISTRY_DRAIN_SECONDS, which gunicorn's master reads without the other settings. Raises ConfigurationError."""
     return SettingsReader(environ).seconds("REGISTRY_DRAIN_SECONDS", DRAIN_SECONDS, at_most=LONGEST_DRAIN)

@@ -84,7 +84,7 @@ def codes() -> Mapping[str, set[int]]:
     for code, _ in RSA_CHECKS:
         found[code].add(KeyRefused.status)
     for cls in errors().values():
-        if "code" in vars(cls) and cls is not PeersealError:
+        if cls.code != PeersealError.code:
             found[cls.code].add(cls.status)
     for tree in modules().values():
         for code, status in raised(tree):

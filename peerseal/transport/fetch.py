@@ -36,6 +36,7 @@ log = logging.getLogger("peerseal.fetch")
 T = TypeVar("T")
 
 _CHUNK = 64 * 1024
+_LEAST_TIMEOUT = 0.001  # of urllib3, which takes no 0
 _ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,200}"')
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
@@ -249,24 +250,15 @@ class HttpFetcher:
         headers: Mapping[str, str] | None,
         wait: float = 0.0,
     ) -> Answer:
-        limits, url, left = self._limits, base + path, time_left()
-        if left <= 0:
+        url = base + path
+        if time_left() <= 0:
             raise AnswerTooSlow(f"{method} {url}: no time is left for it")
         noting = noting_connections(self._kept) if wait else nullcontext()
         try:
             with (
-                no_longer_than(limits.total_timeout + wait),
+                no_longer_than(self._limits.total_timeout + wait),
                 noting,
-                self._pool().request(
-                    method,
-                    url,
-                    data=body,
-                    headers=dict(headers or {}),
-                    timeout=(min(limits.connect_timeout, left), min(limits.read_timeout + wait, left)),
-                    allow_redirects=False,
-                    stream=True,
-                    verify=self._ca_file,  # said here: of a session's own, REQUESTS_CA_BUNDLE would take the place
-                ) as response,
+                self._send(method, url, body, headers, wait) as response,
             ):
                 content = self._read(response)
                 names = {name.lower(): value for name, value in response.headers.items()}
@@ -276,6 +268,21 @@ class HttpFetcher:
         if response.status_code in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status_code}", response.status_code)
         return Answer(response.status_code, content, names)
+
+    def _send(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None, wait: float
+    ) -> requests.Response:
+        limits, left = self._limits, max(time_left(), _LEAST_TIMEOUT)
+        return self._pool().request(
+            method,
+            url,
+            data=body,
+            headers=dict(headers or {}),
+            timeout=(min(limits.connect_timeout, left), min(limits.read_timeout + wait, left)),
+            allow_redirects=False,
+            stream=True,
+            verify=self._ca_file,  # given here: a session's own would be replaced by REQUESTS_CA_BUNDLE
+        )
 
     def _read(self, response: requests.Response) -> bytes:
         """All bytes, as they come: of more than agreed no more is read."""

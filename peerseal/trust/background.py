@@ -80,7 +80,7 @@ class BackgroundThread:
         return thread
 
     def stop(self) -> None:
-        """End this process's thread, for good. A thread that the registry still holds up is left behind after
+        """End this process's thread, for good. A thread that the registry still holds up is left running after
         ``poll_interval``."""
         self._stopped, self.idle = True, False
         self._stopping.set()

@@ -56,7 +56,7 @@ class TrustStore:
     which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
     at the registry: the store asks for restricted policies with it. Nothing is fetched before the first question.
     ``uptime`` gives the seconds since the machine started, those of a suspension included. Safe to use from threads,
-    and before and after a fork.
+    and before and after a fork. ``reader`` fetches and checks the documents.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TrustStore:
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
-        self._reader = reader = DocumentReader(
+        self.reader = reader = DocumentReader(
             fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
         )
         self._awake, working = AwakePeriods(self._limits, uptime), BackgroundWork()
@@ -102,20 +102,20 @@ class TrustStore:
     @property
     def fetcher(self) -> Fetcher:
         """What calls the registry."""
-        return self._reader.fetcher
+        return self.reader.fetcher
 
     @fetcher.setter
     def fetcher(self, fetcher: Fetcher) -> None:
-        self._reader.fetcher = fetcher
+        self.reader.fetcher = fetcher
 
     @property
     def domain(self) -> str:
         """The registry's trust domain. Raises TrustUnavailable while the registry was never reached."""
         notice_fork()
-        root = self._reader.root
+        root = self.reader.root
         if root is None or self._clock() >= root.expires_at:
             with waiting(self._limits.patience):
-                root = self._reader.registry_keys()
+                root = self.reader.registry_keys()
         return root.subject
 
     def key(self, kid: str) -> TrustedKey:
@@ -175,7 +175,7 @@ class TrustStore:
         where the thread may wait. This never waits and makes no call, so an event loop may ask.
         """
         self._begin()
-        root, keys = self._reader.root, dict[str, TrustedKey]()
+        root, keys = self.reader.root, dict[str, TrustedKey]()
         if root is None or self._clock() >= root.expires_at:
             return None
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
@@ -233,7 +233,7 @@ class TrustStore:
 
     def read_statement(self, jws: str) -> KeyStatement:
         """A key statement that this registry signed. Raises DocumentRefused, FetchError or TrustUnavailable."""
-        return self._reader.read(KeyStatement, jws)
+        return self.reader.read(KeyStatement, jws)
 
     def document(
         self,
@@ -258,7 +258,7 @@ class TrustStore:
                 check_age(document, max_age, self._clock())
 
         question = Question(kind, path, subject, headers=headers, check=check)
-        return self._reader.retrying_on_new_ledger(lambda: self._reader.fetch_whole(question)).document
+        return self.reader.retrying_on_new_ledger(lambda: self.reader.fetch_whole(question)).document
 
     def status(self, *, start: bool = True) -> TrustStatus:
         """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts
@@ -266,17 +266,17 @@ class TrustStore:
         that."""
         if start:
             self._begin()
-        now, root = self._clock(), self._reader.root
+        now, root = self._clock(), self.reader.root
         services = {name: ServiceStatus.of(item, now) for name, item in list(self._keys.items.items()) if item.known}
-        ready, fetches = root is not None and now < root.expires_at, dict(self._reader.fetches)
-        failed = dict(self._reader.failed)
+        ready, fetches = root is not None and now < root.expires_at, dict(self.reader.fetches)
+        failed = dict(self.reader.failed)
         return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
         Raises UnknownKey or TrustUnavailable."""
         self.settings()  # held from now on, so that the changes are followed, which tell when the root drops a key
-        for root in (self._reader.registry_keys, self._reader.load_registry_keys):
+        for root in (self.reader.registry_keys, self.reader.load_registry_keys):
             for key in root().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)

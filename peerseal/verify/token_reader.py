@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from peerseal.errors import InvalidName, MalformedToken, WrongType
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.keys import PublicKey
-from peerseal.protocol.names import split_kid, split_service_id
+from peerseal.protocol.names import split_service_id
+from peerseal.protocol.tokens.claims import owner_in
 
 _MAX_HEADERS = 4096
 _MAX_HEADER = 700  # characters: a header with the longest possible names, without white space and escapes
@@ -71,12 +71,5 @@ class TokenReader:
 
     def _read_header(self, segment: bytes) -> Signer:
         header = jose.parse_header(segment)
-        if header.typ != self._typ:
-            raise WrongType(f"token is of typ {header.typ}, expected {self._typ}")
-        if header.alg not in jose.ALGORITHMS:
-            raise MalformedToken(f"token has alg {header.alg}, expected one of {', '.join(jose.ALGORITHMS)}")
-        try:
-            caller = split_kid(header.kid)[0]
-        except InvalidName as error:
-            raise MalformedToken(f"token has an invalid kid: {error}") from error
+        caller = owner_in(header, self._typ)
         return Signer(header.alg, header.kid, caller, split_service_id(caller)[1])

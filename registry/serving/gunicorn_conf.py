@@ -72,13 +72,13 @@ def post_worker_init(worker: Any) -> None:
 
 def worker_exit(_server: Any, _worker: Any) -> None:
     """Counts what the worker had not counted yet."""
-    from registry.web.counting import answered
+    from registry.web.metrics import answered
 
     answered.count()
 
 
 def on_exit(_server: Any) -> None:
     """The master removes what its workers shared."""
-    from registry.web.shared_counts import remove_counts
+    from registry.web.worker_metrics import remove_metrics
 
-    remove_counts(Settings.from_environ(os.environ).home)
+    remove_metrics(Settings.from_environ(os.environ).home)

@@ -1,100 +1,125 @@
 """How often one address may be refused.
 
-Writing calls that are refused, or left pending, are counted by address, and beyond `Limits.refusals_per_minute` the
-address has to wait. Calls that succeed cost nothing: they proved themselves. Reading is not limited here; it is
-answered from memory.
+Writing calls that are refused, or left pending, are counted by address. Beyond `Limits.refusals_per_minute` the address
+has to wait. Calls that succeed are not counted, because they proved their right. Reading calls are not counted either:
+memory answers them.
 """
 
+import logging
 import time
-from contextlib import suppress
+from collections.abc import Callable
 
-from flask import Flask, Response, current_app, request
-from flask_limiter import Limiter, RateLimitExceeded
+from flask import Flask, Response, request
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter
+from werkzeug.exceptions import TooManyRequests
 
 from peerseal.errors import ConfigurationError
+from registry.services.bounded_cache import BoundedCache
 from registry.settings import Settings
-from registry.web.client_address import Accounts
-from registry.web.problems import REFUSALS_FORGOTTEN
+from registry.web.client_address import Accounts, calling_account
 from registry.web.wire import WRITING
 
+log = logging.getLogger(__name__)
+
+WINDOW = 60
+"""Seconds after which refusals are forgotten."""
 STORAGE_TIMEOUT = 1
-"""Seconds to wait for a Redis; then each process counts for itself until it answers again."""
-ACCOUNTS = "peerseal-accounts"
+"""Seconds to wait for a Redis; after that each process counts for itself until Redis answers again."""
+LONGEST_PAUSE = 32
+"""Seconds between two attempts to reach a storage that does not answer: one at first, then doubled up to this."""
 REMEMBERED = 10_000
-"""Networks refused lately that a process remembers."""
+"""Accounts refused within the last minute that a process remembers."""
+SCOPE = "global"
+"""Part of the counter's name in the storage: one counter for all calls of an account."""
 
 
-class RefusalsLimiter(Limiter):
-    """Flask-Limiter, asked only where there is something to ask.
+class RefusalLimit:
+    """Counts refusals by account in a storage that nodes may share, and in memory while the storage does not answer.
 
-    By its own hooks it would take 19 µs of every request, when a warm answer takes 75, and 135 µs of a registration;
-    by these it takes 4 and 15. A call is looked at before it is served only where this process refused its network
-    within the last minute, and every refusal is counted when it is answered. So of several nodes that share a storage,
-    each lets a network that the others have had enough of be refused once more.
+    `exceeded` asks the storage only about accounts that this process refused within the last minute, so that calls of
+    others cost no round trip. Where several nodes share a storage, each node refuses such an account once by itself
+    before it asks.
     """
 
-    def init_app(self, app: Flask) -> None:
-        """See Limiter; its hooks are run by ours."""
-        super().init_app(app)
-        app.before_request_funcs[None].remove(self._check_request_limit)
-        self._deduct = app.after_request_funcs[None].pop()
-        app.teardown_request_funcs[None].pop()  # it cleans up what ends with the request anyway
-        self._lately: dict[str, float] = {}
-        app.before_request(self._refuse)
-        app.after_request(self._count)
+    def __init__(self, storage: Storage, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = RateLimitItemPerMinute(per_minute)
+        self._shared = FixedWindowRateLimiter(storage)
+        self._own = FixedWindowRateLimiter(MemoryStorage())
+        self._clock = clock
+        self._refused_until: BoundedCache[str, float] = BoundedCache(REMEMBERED)
+        self._pause = 0
+        self._asks_again_at = 0.0
 
-    def _refuse(self) -> None:
-        if request.method in WRITING and self._lately.get(network(), 0.0) > time.monotonic():
-            self._check_request_limit()
+    def add(self, account: str) -> None:
+        """Counts one refusal."""
+        self._refused_until.put(account, self._clock() + WINDOW)
+        self._ask(lambda limiter: limiter.hit(self._limit, account, SCOPE))
 
-    def _count(self, response: Response) -> Response:
-        if request.method in WRITING and _counts(response):
-            self._remember(network())
-            if not self.context.conditional_deductions:
-                with suppress(RateLimitExceeded):  # it was refused already
-                    self._check_request_limit()
-            self._deduct(response)
-        return response
+    def exceeded(self, account: str) -> bool:
+        """Whether the account has to wait."""
+        if (self._refused_until.get(account) or 0.0) <= self._clock():
+            return False
+        return not self._ask(lambda limiter: limiter.test(self._limit, account, SCOPE))
 
-    def _remember(self, refused: str) -> None:
-        self._lately.pop(refused, None)
-        self._lately[refused] = time.monotonic() + REFUSALS_FORGOTTEN
-        while len(self._lately) > REMEMBERED:
-            with suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
-                del self._lately[next(iter(self._lately))]
+    def _ask(self, question: Callable[[FixedWindowRateLimiter], bool]) -> bool:
+        """The answer from the storage, or from memory while the storage does not answer."""
+        if self._clock() >= self._asks_again_at:
+            self._asks_again_at = self._clock() + self._pause  # one thread asks; the others do not wait for it
+            try:
+                answer = question(self._shared)
+            except Exception as error:  # each kind of storage has its own errors, and a counter must not fail a call
+                self._shared_failed(error)
+            else:
+                self._pause, self._asks_again_at = 0, 0.0
+                return answer
+        try:
+            return question(self._own)
+        except RuntimeError:  # its clean-up needs a thread, and the process may have no more
+            log.exception("a refusal could not be counted")
+            return True
+
+    def _shared_failed(self, error: Exception) -> None:
+        if not self._pause:  # without the error's text, which may quote the URL and its password
+            log.warning(
+                "REGISTRY_RATE_LIMIT_STORAGE does not answer (%s): this process counts refusals in memory meanwhile",
+                type(error).__name__,
+            )
+        self._pause = min(2 * self._pause or 1, LONGEST_PAUSE)
+        self._asks_again_at = self._clock() + self._pause
 
 
 def limit_refusals(app: Flask, settings: Settings) -> None:
-    """Has the application count refusals. Raises ConfigurationError for a storage that is none."""
-    app.extensions[ACCOUNTS] = Accounts(settings.proxies)
-    limiter = RefusalsLimiter(
-        key_func=network,
-        application_limits=[f"{settings.limits.refusals_per_minute} per minute"],
-        application_limits_deduct_when=_counts,
-        storage_uri=settings.rate_limit_storage,
-        storage_options=_options(settings.rate_limit_storage),
-        in_memory_fallback_enabled=True,
-        swallow_errors=True,  # a Redis that goes away between two questions refuses nobody
-    )
-    try:
-        limiter.init_app(app)
-    except Exception:  # each storage has its own: of a wrong URL, and of a cluster that cannot be reached
-        message = "REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used; it looks like redis://host:6379/0"
-        raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
+    """Has the application count refusals. Raises ConfigurationError for a storage that cannot be used."""
+    Accounts.install(app, settings.proxies)
+    limit = RefusalLimit(_storage(settings.rate_limit_storage), settings.limits.refusals_per_minute)
+
+    def refuse() -> None:
+        if request.method in WRITING and request.endpoint and limit.exceeded(calling_account()):
+            raise TooManyRequests(retry_after=WINDOW)
+
+    def count(response: Response) -> Response:
+        if request.method in WRITING and request.endpoint and _is_refusal(response):
+            limit.add(calling_account())
+        return response
+
+    app.before_request(refuse)
+    app.after_request(count)
 
 
-def network() -> str:
-    """Whom a call counts for, as `registry.web.client_address.Accounts` says."""
-    accounts: Accounts = current_app.extensions[ACCOUNTS]
-    return accounts.of(request.remote_addr or "", request.environ.get("HTTP_X_FORWARDED_FOR", ""))
-
-
-def _counts(response: Response) -> bool:
-    """Refused, or left pending; not what failed on our side."""
+def _is_refusal(response: Response) -> bool:
+    """Refused, or left pending. What failed on our side is not the caller's refusal."""
     return response.status_code == 202 or 400 <= response.status_code < 500
 
 
-def _options(storage: str) -> dict[str, str | int]:
-    if not storage.startswith("redis"):
-        return {}
-    return {"socket_connect_timeout": STORAGE_TIMEOUT, "socket_timeout": STORAGE_TIMEOUT}
+def _storage(url: str) -> Storage:
+    timeouts = {"socket_connect_timeout": STORAGE_TIMEOUT, "socket_timeout": STORAGE_TIMEOUT}
+    try:
+        found = storage_from_string(url, **timeouts if url.startswith("redis") else {})
+    except Exception:  # each kind has its own: a wrong URL, a missing library, a cluster that cannot be reached
+        found = None
+    if not isinstance(found, Storage):  # `limits` has storages for asyncio, too
+        message = "REGISTRY_RATE_LIMIT_STORAGE names no storage that can be used; it looks like redis://host:6379/0"
+        raise ConfigurationError(message)  # without the cause, which may quote the URL and its password
+    return found

@@ -6,7 +6,6 @@ that the error says to the log.
 
 import logging
 import uuid
-from http import HTTPStatus
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -15,12 +14,9 @@ from peerseal.errors import MalformedToken, PeersealError, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
-from registry.web.counting import refused
+from registry.web.metrics import count_refusal
 
 log = logging.getLogger(__name__)
-
-REFUSALS_FORGOTTEN = 60
-"""Seconds after which what `registry.web.limiting` counted is forgotten."""
 
 _HTTP_CODES = {
     404: "not_found",
@@ -53,8 +49,7 @@ def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
     code = _HTTP_CODES.get(status, "bad_request" if status < 500 else "internal_error")
     request_id = log_refusal(status, code, error.name, _bearer())
-    retry_after = REFUSALS_FORGOTTEN if status == HTTPStatus.TOO_MANY_REQUESTS else None
-    response = _response(problem(status, code, retry_after=retry_after, request_id=request_id), request_id)
+    response = _response(problem(status, code, request_id=request_id), request_id)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):
             response.headers[name] = value
@@ -62,7 +57,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    refused("internal_error")
+    count_refusal("internal_error")
     request_id = uuid.uuid4().hex
     log.error("failed method=%s request_id=%s", request.method, request_id, exc_info=error)
     return _response(problem(500, "internal_error", request_id=request_id), request_id)
@@ -75,7 +70,7 @@ def _response(found: Problem, request_id: str) -> Response:
 def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> str:
     """Counts and logs a refusal, and gives the request's id. Of the token that came, if one did, the log has the kid
     that it claims, and no more."""
-    refused(code)
+    count_refusal(code)
     request_id = uuid.uuid4().hex
     level = logging.WARNING if status >= 500 else logging.INFO
     message = "refused status=%d code=%s method=%s endpoint=%s unverified_kid=%s detail=%r request_id=%s"

@@ -1,7 +1,7 @@
 """What came over the wire, read strictly, and what goes back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,8 +22,7 @@ from registry.services.access.operators import Operator, Role
 from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
-from registry.web import counting
-from registry.web.counting import note
+from registry.web.metrics import count_admission, note
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -221,11 +220,23 @@ def private_json(value: Any, status: int = 200) -> Response:
     return response
 
 
+def created(members: Mapping[str, Any], endpoint: str, **values: str) -> Response:
+    """The answer about something new: 201, with the path of ``endpoint`` in Location."""
+    response = private_json(members, 201)
+    response.headers["Location"] = location(endpoint, **values)
+    return response
+
+
+def page(rows: Callable[[str, int | None], Mapping[str, Any]]) -> Response:
+    """One page of rows with names: those after ``?after=``, ``?limit=`` of them at most."""
+    return private_json(rows(parameter("after") or "", number("limit") or None))
+
+
 def admitted_key(admitted: Admitted) -> Response:
     """The answer about a key that is registered: its statement, 201 where the key is new."""
     record, publisher = admitted.record, registry().publisher
     if admitted.appended is not None:
-        counting.admitted(record.admitted_by)
+        count_admission(record.admitted_by)
         rendered = publisher.new_statement(record, admitted.appended)
     else:
         rendered = publisher.statement(record.service, record.thumbprint, record.admitted_seq)

@@ -18,18 +18,18 @@ class Backup:
     def __init__(self, store: Store) -> None:
         with store.read() as connection:
             ordered = {table: table.select().order_by(*table.primary_key.columns) for table in all_tables()}
-            self._rows = {table: connection.execute(query).mappings().all() for table, query in ordered.items()}
+            self.rows = {table: connection.execute(query).mappings().all() for table, query in ordered.items()}
 
     def come_back(self, store: Store) -> None:
         """In the place of whatever is there."""
         with store.write() as connection:
-            for table, rows in self._rows.items():
+            for table, rows in self.rows.items():
                 connection.execute(delete(table))
                 if rows:
                     connection.execute(insert(table), [dict(row) for row in rows])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Backup) and self._rows == other._rows
+        return isinstance(other, Backup) and self.rows == other.rows
 
 
 def all_tables() -> list[Any]:

@@ -22,7 +22,7 @@ from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, Rolled, si
 from registry.settings import Limits
 from registry.storage.tables import domain_settings
 from registry.storage.unit import Store
-from registry.web.counting import COUNTED
+from registry.web.metrics import PROCESS
 from registry.web.routes.openapi import document
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of
 from tests.registry.legacy import (
@@ -194,7 +194,7 @@ def test_the_log_says_who_exchanged_and_no_token_and_no_user(client: Client, cap
 def test_what_is_refused_is_counted_by_its_code(client: Client) -> None:
     def counted() -> dict[str, float]:
         codes = ("invalid_client", BROKEN)
-        return {code: COUNTED.get_sample_value("registry_refusals_total", {"code": code}) or 0.0 for code in codes}
+        return {code: PROCESS.get_sample_value("registry_refusals_total", {"code": code}) or 0.0 for code in codes}
 
     before = counted()
     client.exchanged()

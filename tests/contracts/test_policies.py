@@ -23,7 +23,7 @@ from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.issuer_trust import given_keys
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
-from registry.domain.errors import BadRequest, StorageUnavailable
+from registry.domain.errors import BadRequest
 from registry.domain.policy import settings_from
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
@@ -32,7 +32,7 @@ from registry.settings import Limits
 from registry.storage.queries import audit
 from registry.storage.tables import domain_settings, policies, services
 from registry.web.routes.openapi import document
-from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, tables_of
+from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, fail_revisions, tables_of
 from tests.support.certificates import Authority
 from tests.support.issuer import Issuer
 from tests.support.weak_keys import with_close_primes
@@ -249,10 +249,7 @@ def test_what_is_in_memory_is_served_while_the_database_is_down(
     put(registry, BILLING, {"allow": ALLOW})
     before = signed_policy(registry)
 
-    def down(*_: object) -> int:
-        raise StorageUnavailable("down")
-
-    monkeypatch.setattr(type(registry.registry.changes._revisions), "service", down)
+    fail_revisions(monkeypatch, "service")
     clock.forward(3600)
     assert signed_policy(registry) == before
     assert outcome(registry.client.get("/v1/domain.jwt")) == (503, "storage_unavailable")
@@ -428,7 +425,7 @@ WEAK = PublicKey.of(rsa.RSAPublicNumbers(65537, with_close_primes()).public_key(
             {"minters": ["edge"], "derived_scopes": [{**DERIVED, "to": []}]},
             "derived_scopes[0]: to has 0 scopes, expected",
         ),
-        ({"minters": ["edge"], "derived_scopes": [{**DERIVED, "minter": 7}]}, "a name that is no text"),
+        ({"minters": ["edge"], "derived_scopes": [{**DERIVED, "minter": 7}]}, "a service name is int, it must be text"),
         ({"minters": ["registry"], "derived_scopes": ["a"]}, "derived_scopes[0]: expected an object with exactly"),
         ({"issuers": [{**ISSUER, "issuer": "http://idp.example.com"}]}, "'http://idp.example.com', expected https"),
         (

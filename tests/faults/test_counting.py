@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from registry.web import counting
+from registry.web import metrics
 from tests.registry.driver import Driver
 from tests.support.processes import Server, free_port, gunicorn
 from tests.support.stack import Stack
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_folder_that_was_removed_is_made_again(registry: Driver, counts: Path)
 
 def test_a_home_that_was_removed_is_not_made_again(registry: Driver, counts: Path, tmp_path: Path) -> None:
     removed(tmp_path / "home")
-    counting.answered.count()
+    metrics.answered.count()
     assert not (tmp_path / "home").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_draft_of_another_worker_is_not_counted(
 ) -> None:
     kept = []
     monkeypatch.setattr(os, "replace", lambda draft, _file: kept.append(Path(draft)))
-    counting.answered.count()
+    metrics.answered.count()
     assert kept
     assert not set(kept) & set(counts.glob("*.json"))
 
@@ -89,7 +89,7 @@ def test_a_full_disk(registry: Driver, counts: Path, caplog: pytest.LogCaptureFi
     resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
     try:
         for _ in range(3):
-            counting.answered.count()
+            metrics.answered.count()
             answer = registry.client.get("/metrics")
             assert (answer.status_code, "registry_refusals_total" in answer.text) == (200, True)
     finally:
@@ -104,9 +104,10 @@ def test_a_counter_that_fails_keeps_no_refusal_from_being_answered(
     def fails(*_: object) -> None:
         raise OSError("no space left on device")
 
-    for metric in (counting.REFUSALS, counting.ADMISSIONS, counting.REQUESTS, counting.SECONDS):
+    for metric in (metrics.REFUSALS, metrics.ADMISSIONS, metrics.REQUESTS):
         monkeypatch.setattr(metric, "labels", fails)
-    monkeypatch.setattr(counting, "trouble", counting.Trouble())
+    monkeypatch.setattr(metrics.SECONDS, "observe_all", fails)
+    monkeypatch.setattr(metrics, "errors", metrics.CountingErrors())
     answers_as_ever(registry)
     assert caplog.text.count("could not be counted") == 1
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
@@ -27,6 +28,7 @@ from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.protocol.tokens.request import REQUEST_TYP, RequestToken
 from registry.app import create_app
+from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import JoinTokenState, OperatorState, PublicState
 from registry.services.authority.ledger_memory import FILE
 from registry.services.recovery.compare import LOST
@@ -35,11 +37,12 @@ from registry.services.setup.initialise import initialise
 from registry.settings import Limits, Settings
 from registry.storage.engine import create_engine
 from registry.storage.queries import keys, ledger
+from registry.storage.revisions import PostgresRevisions, SqliteRevisions
 from registry.storage.tables import domain_settings, join_tokens, operator_tokens, policies, registry_documents
 from registry.storage.tables import keys as keys_table
 from registry.storage.tables import services as services_table
 from registry.storage.unit import Store
-from registry.web import counting
+from registry.web import metrics
 from tests.support.migrated import copy_schema
 
 DOMAIN = "acme.internal"
@@ -107,8 +110,8 @@ class Driver:
         return node
 
     def close(self) -> None:
-        counting.SHARED.share_in(None)
-        counting.answered.count()  # waits for a timer that writes into this registry's home just now
+        metrics.WORKERS.share_in(None)
+        metrics.answered.count()  # waits for a timer that writes into this registry's home just now
         self.store.engine.dispose()
         self.registry.store.engine.dispose()
 
@@ -226,3 +229,13 @@ def evidence_of(store: Store, entry: Entry) -> dict[str, Any]:
     assert evidence is not None
     assert entry.evidence == evidence_digest(evidence)
     return strict_json_object(evidence)
+
+
+def fail_revisions(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    """The database cannot be asked for ``question``, a method of `registry.storage.revisions.Revisions`."""
+
+    def down(*_: object) -> None:
+        raise StorageUnavailable("down")
+
+    for revisions in (SqliteRevisions, PostgresRevisions):
+        monkeypatch.setattr(revisions, question, down)

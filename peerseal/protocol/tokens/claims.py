@@ -5,8 +5,19 @@ import secrets
 from collections.abc import KeysView, Mapping
 from typing import Any, TypeVar
 
-from peerseal.errors import Expired, LifetimeTooLong, MalformedToken, NotYetValid, WrongAudience, WrongIssuer
+from peerseal.errors import (
+    Expired,
+    InvalidName,
+    LifetimeTooLong,
+    MalformedToken,
+    NotYetValid,
+    WrongAudience,
+    WrongIssuer,
+    WrongType,
+)
 from peerseal.protocol.encoding import b64url
+from peerseal.protocol.jose import ALGORITHMS, Header
+from peerseal.protocol.names import split_kid
 from peerseal.protocol.numbers import MAX_DIGITS
 from peerseal.protocol.plain import is_object, kind_of, plain_text, text_like
 
@@ -75,6 +86,19 @@ def check_jti(jti: str) -> str:
     if text is None or not _JTI.fullmatch(text):
         raise MalformedToken("jti is not 128 bits")
     return text
+
+
+def owner_in(header: Header, *types: str) -> str:
+    """Step 2 for a header: the service that owns the kid, if ``typ`` is one of ``types`` and ``alg`` one that services
+    use. Raises WrongType or MalformedToken."""
+    if header.typ not in types:
+        raise WrongType(f"token is of typ {text_like(header.typ)}, expected {' or '.join(types)}")
+    if header.alg not in ALGORITHMS:
+        raise MalformedToken(f"token has alg {text_like(header.alg)}, expected one of {', '.join(ALGORITHMS)}")
+    try:
+        return split_kid(header.kid)[0]
+    except InvalidName as error:
+        raise MalformedToken(f"token has an invalid kid: {error}") from error
 
 
 def check_parties(issuer: str, owner: str, audience: str, expected: str, *, subject: str | None = None) -> None:

@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from peerseal.errors import (
-    BadSignature,
     DocumentRefused,
     KeyRefused,
     MalformedToken,
@@ -121,12 +120,11 @@ class UnverifiedToken:
     def signed_claims(self, key: PublicKey, *, issuer: str, audiences: Set[str]) -> Mapping[str, Any]:
         """The claims, signed by that issuer's ``key`` and addressed to one of ``audiences``. Times and subject are not
         checked. Raises BadSignature, WrongIssuer, WrongAudience or MalformedToken."""
-        if self.alg != key.alg or not key.verify(self._signing_input, self._signature):
-            raise BadSignature("alg is not the key's, or the signature is not by it")
+        key.check_signature(self.alg, self._signing_input, self._signature)
         if self.issuer != issuer:
             raise WrongIssuer("iss is not the issuer whose key this is")
         if audiences.isdisjoint(audiences_of(self._claims)):
-            raise WrongAudience("the token is for somebody else")
+            raise WrongAudience(f"aud has none of {', '.join(sorted(audiences))}")
         return self._claims
 
 

@@ -7,7 +7,7 @@ from peerseal.errors import InvalidName, RevokedKey, TokenError, TrustUnavailabl
 from peerseal.protocol.names import REGISTRY, qualify, service_id, split_kid
 from peerseal.protocol.policies import DomainSettings
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME_CAP, ClientAssertion
-from peerseal.protocol.tokens.claims import LEEWAY, check_times
+from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.trust.beliefs import TrustedKey, check_window
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Verifier
@@ -80,11 +80,8 @@ class Clients:
         try:
             asserted, now = ClientAssertion.parse(assertion), self._clock()
             key = self._keys.key(asserted.kid)
-            if asserted.alg != key.public.alg or not key.public.verify(asserted.signing_input, asserted.signature):
-                raise ClientRefused("the assertion's signature does not verify")
-            registry = self._keys.authority.current().id
-            if asserted.audience != registry:
-                raise ClientRefused(f"the assertion is for {asserted.audience}, this registry is {registry}")
+            key.public.check_signature(asserted.alg, asserted.signing_input, asserted.signature)
+            check_parties(asserted.client, key.service_id, asserted.audience, self._keys.authority.current().id)
             times = asserted.issued_at, asserted.not_before, asserted.expires_at
             check_times(*times, now=now, leeway=LEEWAY, cap=ASSERTION_LIFETIME_CAP)
             check_window(asserted.issued_at, key, LEEWAY)

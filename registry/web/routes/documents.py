@@ -1,42 +1,133 @@
-"""What anyone may fetch about services: signed sets, plain sets, key statements, changes."""
+"""What every caller may read: the registry's keys, the services' keys and statements, changes, and the ledger.
+
+The ledger has the paths of C2SP tlog-tiles below ``/ledger``.
+"""
+
+import re
 
 from flask import Blueprint, Response, request
 
-from registry.domain.errors import BadRequest
+from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
+from registry.domain.errors import BadRequest, NotFound
+from registry.services.authority.authority import Authority
+from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
+from registry.services.documents.publish import registry_jwks
 from registry.web.awaited import Later, told
-from registry.web.limiting import network
-from registry.web.wire import number, published, registry
+from registry.web.client_address import calling_account
+from registry.web.wire import number, parameter, private_json, published, registry
 
-blueprint = Blueprint("documents", __name__, url_prefix="/v1")
+wellknown_blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")
+documents_blueprint = Blueprint("documents", __name__, url_prefix="/v1")
+histories_blueprint = Blueprint("histories", __name__, url_prefix="/v1")
+ledger_blueprint = Blueprint("ledger", __name__, url_prefix="/ledger")
+BLUEPRINTS = (wellknown_blueprint, documents_blueprint, histories_blueprint, ledger_blueprint)
+
+FOR_EVER = "public, max-age=31536000, immutable"
+_LEVELS = frozenset("01234567")
+"""A tree with more levels has more entries than any ledger. Each level has one spelling."""
+_TILE = re.compile(r"((?:x[0-9]{3}/){0,5})([0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 
 
-@blueprint.get("/services/<service>/jwks.jwt")
+@wellknown_blueprint.get("/peerseal-registry")
+def registry_keys() -> Response:
+    """The root-signed registry keys document."""
+    authority = registry().authority.newest()
+    return published(_of_authority(authority, authority.jws.encode("ascii"), JWT))
+
+
+@wellknown_blueprint.get("/jwks.json")
+def jwks() -> Response:
+    """The registry's own signing keys as a plain JWK Set."""
+    authority = registry().authority.newest()
+    return published(_of_authority(authority, registry_jwks(authority), JWK_SET))
+
+
+def _of_authority(authority: Authority, body: bytes, content_type: str) -> PublicAnswer:
+    return PublicAnswer.of(body, content_type, 0, 0, authority.keys.issued_at, authority.keys.expires_at)
+
+
+@documents_blueprint.get("/services/<service>/jwks.jwt")
 def signed_key_set(service: str) -> Response:
     """The signed JWK Set; with ``?seq=M`` as of entry M or later."""
     return published(registry().publisher.signed_key_set(service, number("seq")))
 
 
-@blueprint.get("/services/<service>/jwks.json")
+@documents_blueprint.get("/services/<service>/jwks.json")
 def plain_key_set(service: str) -> Response:
     """The current keys for any JWT library."""
     return published(registry().publisher.plain_key_set(service, number("seq")))
 
 
-@blueprint.get("/services/<service>/keys/<thumbprint:thumbprint>.jwt")
+@documents_blueprint.get("/services/<service>/keys/<thumbprint:thumbprint>.jwt")
 def key_statement(service: str, thumbprint: str) -> Response:
     """The key statement; with ``?seq=M`` as of entry M or later."""
     return published(registry().publisher.statement(service, thumbprint, number("seq")))
 
 
-@blueprint.get("/changes")
+@documents_blueprint.get("/changes")
 def changes() -> Response:
-    """Which services changed after entry ``since``; with ``?wait=S`` as soon as one did, and after S seconds anyway,
-    where the server has room for calls that wait."""
+    """Which services changed after entry ``since``. With ``?wait=S`` the answer comes at the first change, or after S
+    seconds, where the server has room for calls that wait."""
     feed, waited = registry().changes, told(request.environ)
     if waited is not None:
         return published(feed.answer_to(waited), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    place = feed.wait(since, network()) if wait and request.is_multithread else None
+    place = feed.wait(since, calling_account()) if wait and request.is_multithread else None
     return published(feed.since(since), "no-cache") if place is None else Later(place, wait)
+
+
+@histories_blueprint.get("/history")
+def history() -> Response:
+    """The root's statements about lost entries. A client reads them when the registry has another ledger than the
+    client remembers."""
+    body, now = registry().histories.published(), int(registry().clock())
+    return published(PublicAnswer.of(body, "application/json", 0, 0, now, now), "no-cache")
+
+
+@ledger_blueprint.get("/checkpoint")
+def checkpoint() -> Response:
+    """The signed head of the ledger, as of now."""
+    return published(registry().ledger.checkpoint(), "no-cache")
+
+
+@ledger_blueprint.get("/tile/<level>/<path:place>")
+def tile(level: str, place: str) -> Response:
+    """A tile of hashes."""
+    if level not in _LEVELS:
+        raise NotFound("tile_not_found")
+    return published(registry().ledger.tile(int(level), *_number_and_width(place)), FOR_EVER)
+
+
+@ledger_blueprint.get("/tile/entries/<path:place>")
+def entries(place: str) -> Response:
+    """A bundle of entries."""
+    return published(registry().ledger.bundle(*_number_and_width(place)), FOR_EVER)
+
+
+@ledger_blueprint.get("/proof")
+def proof() -> Response:
+    """With ``?kid=`` the inclusion proof of a key's admission. With ``?from=M&to=N`` the proof that the ledger of size
+    N begins with that of size M."""
+    if not request.args.keys() <= {"kid", "from", "to"}:
+        raise BadRequest("invalid_parameter", "either kid, or from and to")
+    kid = parameter("kid")
+    if (kid is None) == (parameter("from") is None):
+        raise BadRequest("invalid_parameter", "either kid, or from and to")
+    if kid is not None:
+        return private_json(registry().ledger.inclusion(kid))
+    response = private_json(registry().ledger.consistency(number("from"), number("to")))
+    response.headers["Cache-Control"] = FOR_EVER
+    return response
+
+
+def _number_and_width(path: str) -> tuple[int, int]:
+    """A tile's number and width from its path. Raises NotFound."""
+    match = None if request.query_string else _TILE.fullmatch(path)  # caches take another query for another tile
+    if match is None or path.startswith("x000/"):
+        raise NotFound("tile_not_found")
+    found, width = int(match[1].replace("x", "").replace("/", "") + match[2]), int(match[3] or TILE_WIDTH)
+    if width > TILE_WIDTH or (match[3] and width == TILE_WIDTH):
+        raise NotFound("tile_not_found")
+    return found, width

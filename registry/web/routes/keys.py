@@ -12,7 +12,7 @@ from registry.domain.keys import Applicant
 from registry.domain.lifecycle import check_ends_itself
 from registry.services.access.operators import Role, is_operator_token
 from registry.services.keys.end_keys import Reason
-from registry.web.routes.applicants import pending
+from registry.web.routes.operators import pending
 from registry.web.wire import (
     admitted_key,
     bearer_token,

@@ -1,4 +1,4 @@
-"""Which of a registry's URLs is asked first, and which is left alone for a while."""
+"""Which of a registry's URLs is asked first, and which is not asked for a while."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_one_that_failed_is_asked_last_until_it_works_again(health: MirrorHealth
     assert list(health.in_order()) == [TWO, THREE, ONE]
     clock.forward(1)
     health.failed(TWO, 0.01)
-    assert list(health.in_order()) == [THREE, ONE, TWO], "whoever failed longest ago first"
+    assert list(health.in_order()) == [THREE, ONE, TWO], "the one that failed longest ago first"
     health.worked(ONE)
     assert list(health.in_order()) == [ONE, THREE, TWO]
 

@@ -98,7 +98,7 @@ class TestFolder:
             waiting = Child(lambda: _locks(another(tmp_path), "keys-a.jwt", 0.05))
             others = Child(lambda: _locks(another(tmp_path), "keys-b.jwt", 10))
             assert not waiting.result(), "it went on by itself, once it had waited for long enough"
-            assert others.result(), "another document is nobody's business"
+            assert others.result(), "another document has another lock"
         assert _locks(another(tmp_path), "keys-a.jwt", 10)
 
     def test_a_full_disk_is_said_once_and_stops_nothing(

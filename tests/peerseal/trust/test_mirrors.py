@@ -88,7 +88,7 @@ def alone() -> Iterator[Two]:
 
 
 def passed_over(two: Two, caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The codes for which the lying mirror's answers were, and no other's."""
+    """The codes with which answers were refused, all of them the lying mirror's."""
     messages = [record.getMessage() for record in caplog.records if record.name == "peerseal.fetch"]
     assert all(message.startswith(two.lying_url) for message in messages), messages
     return [message.partition("(")[2].partition(")")[0] for message in messages]

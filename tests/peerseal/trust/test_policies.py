@@ -1,6 +1,6 @@
 """The registry's policies at the callee: what is believed and for how long, and that code AND registry decide."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,17 +30,6 @@ QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0)
 """The background thread sleeps through the test, which calls ``refresh`` itself; time alone makes nothing due."""
 
 Call = Callable[..., Peer]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture

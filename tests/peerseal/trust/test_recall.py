@@ -1,6 +1,5 @@
 """What memory alone can answer for one verification, which an event loop may ask for."""
 
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -14,17 +13,6 @@ from peerseal.trust.beliefs import KeySource, Recalled, deadline_of
 CALLEE = "test.internal/callee"
 LIMITS = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0)
 """The background thread sleeps through the test, which calls ``refresh`` itself; time alone makes nothing due."""
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture

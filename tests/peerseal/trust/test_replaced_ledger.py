@@ -32,11 +32,6 @@ COMMON = 4
 """Entries that the lost history and the new one have in common."""
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
 class World:
     """A registry that lost entries which ``client`` has seen, and goes on; the root has said nothing yet."""
 
@@ -243,7 +238,7 @@ def refused(world: World) -> bool:
 
 
 def test_a_statement_of_another_key_is_refused(world: World) -> None:
-    """The registry's signing key above all: an attacker who holds it, and not the root's, cannot rewrite history."""
+    """The registry's signing key above all: a holder of it who lacks the root's cannot rewrite history."""
     for signer in (world.registry.signing_key, KeyPair.generate("ES256")):
         world.show(world.statement(), signer=signer)
         assert refused(world)

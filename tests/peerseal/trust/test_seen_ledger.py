@@ -35,25 +35,6 @@ QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0, str
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
-
-
-@pytest.fixture
-def kid(registry: MemoryRegistry) -> str:
-    """The registered key of the service ``client``, in entry 2."""
-    kid = registry.identity("client").credentials.key_id
-    registry.calls.clear()
-    return kid
-
-
-@pytest.fixture
 def trust(registry: MemoryRegistry) -> TrustStore:
     return registry.trust_store(limits=QUIET)
 
@@ -86,7 +67,7 @@ OWNER = "test.internal/client"
 
 
 def path_of(kid: str) -> str:
-    """Where the key's statement is: a document that is fetched at every question."""
+    """The path of the key's statement, which each question fetches."""
     return f"/v1/services/client/keys/{kid.rpartition('/')[2]}.jwt"
 
 
@@ -231,10 +212,10 @@ class TestConsistency:
         changes = replace(registry.changes(2), proof=wrong)
         registry.answers["/v1/changes"] = Answer(200, registry.sign(changes).encode())
         trust.refresh()
-        assert trust._reader.seen() == 2
+        assert trust.reader.seen() == 2
         del registry.answers["/v1/changes"]
         trust.refresh()
-        assert trust._reader.seen() == len(registry.ledger.entries)
+        assert trust.reader.seen() == len(registry.ledger.entries)
 
     def test_an_older_document_is_of_the_same_history(
         self, registry: MemoryRegistry, trust: TrustStore, kid: str
@@ -394,7 +375,7 @@ def growing(registry: MemoryRegistry) -> Iterator[None]:
     def grow() -> None:
         while not done.wait(0.01):
             with registry._lock:  # no answer is made of two sizes
-                registry._append("operator_created", None)
+                registry.set_policy("other", None)
 
     thread = threading.Thread(target=grow, daemon=True)
     thread.start()
@@ -440,16 +421,16 @@ class TestRestart:
         assert code_of(lambda: started().key(kid)) == "document_inconsistent"
 
     def test_two_clients_that_are_shown_two_histories_find_out_when_they_compare(
-        self, registry: MemoryRegistry, started: Start, kid: str
+        self, registry: MemoryRegistry, started: Start, cache: Path, tmp_path: Path, kid: str
     ) -> None:
-        """They share a folder; each sees another history from its first call on."""
+        """The second one finds the checkpoint of the first; each sees another history from its first call on."""
         one = started()
         one.key(kid)
         rewrite(registry)
-        two = started()
-        two._reader._ledger._folder = None
+        two = registry.trust_store(limits=QUIET, cache_dir=tmp_path / "other")
         two.key(kid)
-        two._reader._ledger._folder = one._reader._ledger._folder
+        for file in cache.glob("ledger-*"):
+            shutil.copy2(file, tmp_path / "other")
         registry.identity("other")
         assert code_of(lambda: looked_up(two, kid)) == "document_inconsistent"
         assert code_of(lambda: looked_up(one, kid)) == "document_inconsistent"
@@ -531,11 +512,11 @@ class TestRestart:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(checkpoint_file.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
         trust = started()
         for _ in range(3):
             assert looked_up(trust, kid).kid == kid
-            registry._append("operator_created", None)
+            registry.set_policy("other", None)
         assert caplog.text.count("cannot be written") == 1
 
     def test_a_folder_of_another_user_is_not_written_to(
@@ -571,7 +552,7 @@ class TestRestart:
                 trust = TrustStore(url, pin=registry.pin, limits=QUIET, clock=clock, cache_dir=cache)
                 for _ in range(10):
                     assert looked_up(trust, kid)
-                return trust._reader.seen()
+                return trust.reader.seen()
 
             with growing(registry):
                 sizes = in_children(4, follow)
@@ -589,9 +570,15 @@ class TestRestart:
 # ---- keys of the registry that are rolled over
 
 
+def issue_registry_keys(registry: MemoryRegistry) -> None:
+    """The next version of the root's document, and an entry that tells of it."""
+    registry.version += 1
+    registry.set_policy("registry", None)
+
+
 def of_registry(registry: MemoryRegistry, trust: TrustStore) -> tuple[int, int]:
     """How many signing keys and ledger keys the store believes in."""
-    keys = trust._reader.registry_keys()
+    keys = trust.reader.registry_keys()
     return len(keys.signing_keys), len(keys.ledger_keys)
 
 
@@ -602,13 +589,13 @@ class TestRollOver:
         trust.key(kid)
         announced = KeyPair.generate("ES256").public
         registry.past_signing_keys = (announced,)
-        registry._issue_registry_keys()
+        issue_registry_keys(registry)
         registry.calls.clear()
         trust.refresh()
         trust.refresh()
         assert registry.calls[ROOT] == 1
         assert of_registry(registry, trust) == (2, 1)
-        assert announced in trust._reader.registry_keys().signing_keys
+        assert announced in trust.reader.registry_keys().signing_keys
         assert registry.calls[f"GET {CLIENT}"] == 0
 
     def test_a_new_signing_key_is_known_by_what_it_signs(
@@ -660,7 +647,7 @@ class TestRollOver:
     ) -> None:
         trust.key(kid)
         registry.past_signing_keys = (KeyPair.generate("ES256").public,)
-        registry._issue_registry_keys()
+        issue_registry_keys(registry)
         registry.answers["/.well-known/peerseal-registry"] = Answer(503, b"")
         trust.refresh()
         assert of_registry(registry, trust) == (1, 1)
@@ -705,7 +692,7 @@ class TestRollOver:
         registry.past_ledger_keys = (registry.ledger.jwk,)
         registry.ledger.key = Ed25519PrivateKey.generate()
         registry.version += 1
-        trust._reader.load_registry_keys(at_once=True)
+        trust.reader.load_registry_keys(at_once=True)
         assert looked_up(trust, kid)
         (file,) = cache.glob("*.checkpoint")
         assert file.read_text() == registry.ledger.checkpoint()
@@ -717,15 +704,15 @@ class TestRollOver:
         true = registry.ledger
         rewrite(registry)
         for _ in range(5):
-            registry._append("operator_created", None)
+            registry.set_policy("other", None)
         trust.key(kid)
         registry.ledger = true
         assert code_of(lambda: looked_up(trust, kid)) == "document_rolled_back"
         registry.roll_ledger_key(keep_old=False)
-        trust._reader.load_registry_keys(at_once=True)
+        trust.reader.load_registry_keys(at_once=True)
         assert looked_up(trust, kid)
         assert "is forgotten" in caplog.text
-        assert trust._reader.seen() == len(true.entries)
+        assert trust.reader.seen() == len(true.entries)
 
 
 class TestAnyDocument:

@@ -2,7 +2,6 @@
 registry for, the other need not; and a renewal is no reason to turn a new key away.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,6 @@ KEY_SET = "GET /v1/services/client/jwks.jwt"
 def made_up(letter: str) -> str:
     """A kid of the service that is not registered."""
     return "test.internal/client/" + letter * 42 + "A"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture

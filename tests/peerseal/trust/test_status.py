@@ -2,26 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from peerseal import Identity, TrustLimits
-from peerseal.testing import MemoryRegistry
-from tests.registry.driver import Clock
+from peerseal.testing import Clock, MemoryRegistry
 
 QUIET = TrustLimits(poll_interval=3600)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture
@@ -49,7 +36,7 @@ def test_ages_misses_and_fetches(registry: MemoryRegistry, client: Identity, clo
     trust = registry.trust_store(limits=QUIET)
     for _ in range(3):
         trust.key(client.credentials.key_id)
-    clock.forward(10)
+    clock.advance(10)
     status = trust.status()
     assert status.ready
     assert status.leads
@@ -66,7 +53,7 @@ def test_renewals_that_failed_are_counted(registry: MemoryRegistry, client: Iden
     trust = registry.trust_store(limits=QUIET)
     trust.key(client.credentials.key_id)
     registry.down = True
-    clock.forward(400)
+    clock.advance(400)
     trust.refresh()
     assert trust.status().services["test.internal/client"].failures == 1
 
@@ -76,7 +63,7 @@ def test_a_registry_whose_keys_have_expired_leaves_it_not_ready(
 ) -> None:
     trust = registry.trust_store(limits=QUIET)
     trust.key(client.credentials.key_id)
-    clock.forward(10 * 365 * 24 * 3600)
+    clock.advance(10 * 365 * 24 * 3600)
     assert not trust.status().ready
 
 

@@ -19,14 +19,13 @@ from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.ledger.entries import Admission
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.request import REQUEST_TYP
-from registry.domain.errors import StorageUnavailable
 from registry.domain.keys import KeyRecord
 from registry.domain.publication import AnswerFrame, ProvenKey, key_set
 from registry.services.access.operators import Role
 from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
-from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of
+from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
 
 
 def key() -> KeyPair:
@@ -433,10 +432,7 @@ def test_signed_answers_go_on_from_memory_while_the_database_is_down(
     mine = registry.joined(key(), "billing")
     before = registry.key_set("billing")
 
-    def down(*_: object) -> int:
-        raise StorageUnavailable("down")
-
-    monkeypatch.setattr(type(registry.registry.changes._revisions), "service", down)
+    fail_revisions(monkeypatch, "service")
     clock.forward(3600)
     assert registry.key_set("billing") == before
     asked_for_more = registry.client.get(f"/v1/services/billing/jwks.jwt?seq={before.head + 1}")
@@ -462,7 +458,7 @@ def test_the_end_of_the_root_signed_document_is_announced(
     registry: Driver, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> int:
-        return sum("root-signed document ends" in record.message for record in caplog.records)
+        return sum("root-signed document expires" in record.message for record in caplog.records)
 
     end = registry.registry.authority.current().keys.expires_at
     clock.now = end - RENEW_BEFORE

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits.storage import MemoryStorage
 from werkzeug.test import TestResponse
 
 from demo.processes import Process, free_port
@@ -15,9 +16,9 @@ from peerseal.errors import ConfigurationError
 from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.settings import Limits
-from registry.web.client_address import UNREADABLE_ACCOUNTS
-from registry.web.limiting import network
-from tests.registry.driver import Driver, settings_at
+from registry.web.client_address import UNREADABLE_ACCOUNTS, calling_account
+from registry.web.limiting import WINDOW, RefusalLimit
+from tests.registry.driver import Clock, Driver, settings_at
 from tests.support.redis import redis_server
 
 LIMIT = 5
@@ -208,6 +209,62 @@ def test_a_redis_that_falls_silent_is_waited_for_briefly(node: Node, redis_port:
         assert time.monotonic() - began < 20
 
 
+class FailingStorage(MemoryStorage):
+    """A storage that answers only while it ``works``, and counts the questions."""
+
+    works = True
+    asked = 0
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        self._answer()
+        return super().incr(key, expiry, amount)
+
+    def get(self, key: str) -> int:
+        self._answer()
+        return super().get(key)
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if not self.works:
+            raise ConnectionError("redis://:a-password@redis")
+
+
+def test_a_storage_that_fails_is_asked_again_after_pauses_that_grow(caplog: pytest.LogCaptureFixture) -> None:
+    storage, clock = FailingStorage(), Clock()
+    limit = RefusalLimit(storage, 2, clock)
+    limit.add("a")
+    storage.works, storage.asked = False, 0
+    for pause in (1, 2, 4, 8, 16, 32, 32):
+        limit.add("a")
+        limit.add("a")
+        assert limit.exceeded("a"), "memory counts meanwhile"
+        assert storage.asked == 1
+        clock.forward(pause - 0.5)
+        limit.add("a")
+        assert storage.asked == 1
+        clock.forward(0.5)
+        storage.asked = 0
+    assert len(caplog.records) == 1
+    assert "a-password" not in caplog.text
+    storage.works = True
+    limit.add("a")
+    assert not limit.exceeded("b")
+    assert storage.asked > 1, "every question is asked again"
+
+
+def test_the_storage_is_asked_only_about_accounts_that_this_process_refused_lately() -> None:
+    storage, clock = FailingStorage(), Clock()
+    limit = RefusalLimit(storage, 1, clock)
+    assert not limit.exceeded("a")
+    assert storage.asked == 0
+    limit.add("a")
+    assert limit.exceeded("a")
+    clock.forward(WINDOW)
+    storage.asked = 0
+    assert not limit.exceeded("a")
+    assert storage.asked == 0
+
+
 SAME = [
     "203.0.113.7",
     "203.0.113.7:50123",
@@ -325,11 +382,11 @@ def test_calls_that_wait_are_counted_by_the_same_address(node: Node) -> None:
     registry = node(proxies=1, limits=Limits(waiting_calls_of_address=1, wait=2))
     waiting = registry.registry.changes.waiting
     with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.7:1"}):
-        one = network()
+        one = calling_account()
     with registry.app.test_request_context(headers={"X-Forwarded-For": '"203.0.113.7:2"'}):
-        assert network() == one
+        assert calling_account() == one
     with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.8:2"}):
-        other = network()
+        other = calling_account()
     place = waiting.add(0, one)
     assert place is not None
     assert waiting.add(0, one) is None

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.storage.unit import Store
+from registry.web.metrics import BUCKETS, RequestSeconds
 from tests.registry.driver import Driver
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn
 
@@ -140,3 +142,19 @@ def test_several_workers_add_up_and_leave_nothing_behind(server: Server, tmp_pat
     server.stop()
     assert not folders[0].exists()
     assert list((tmp_path / "tmp").glob("*registry*")) == []
+
+
+def test_many_observations_at_once_are_the_same_as_one_after_the_other() -> None:
+    """Compared with a histogram of prometheus_client."""
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    seconds, expected = RequestSeconds(), Histogram("registry_request_seconds", "", ["endpoint"], buckets=BUCKETS)
+    ours.register(seconds)
+    theirs.register(expected)
+    for batch in ([0.0005, 0.001, 3.0], [0.1, 0.02, 0.0011], [0.5, 2.5, 2.6, 0.005]):
+        seconds.observe_all("a", batch)
+        for value in batch:
+            expected.labels("a").observe(value)
+    found, wanted = (samples_of(generate_latest(each).decode()) for each in (ours, theirs))
+    wanted = {sample: value for sample, value in wanted.items() if not sample[0].endswith("_created")}
+    assert found == pytest.approx(wanted)
+    assert len(found) == len(BUCKETS) + 3

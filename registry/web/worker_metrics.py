@@ -1,8 +1,8 @@
-"""What the workers of one server count, added up through files: one of each worker, replaced whole.
+"""The metrics of all workers of one server, added up through files: each worker replaces its own file.
 
-Counting never decides an answer. Where a file cannot be written or read, the log says so once, and `/metrics` tells
-what is left: at worst the counts of the one worker that is asked. There is no memory-mapped file, whose use on a full
-disk would end the process.
+A failure to count changes no answer. Where a file cannot be written or read, the log says so once, and ``/metrics``
+shows the rest: at worst the metrics of the worker that answers. No file is mapped into memory, because on a full disk
+its use would end the process.
 """
 
 import json
@@ -22,34 +22,35 @@ from prometheus_client.registry import Collector
 log = logging.getLogger(__name__)
 
 FOLDER = "counts"
-"""The folder in the registry's home, with a folder of each server, named by its master's process id."""
-_OF_THE_LIVING = "gauge"
-"""Samples of this type are of a worker that runs; the others stay when it has ended: a counter does not go back."""
+"""The folder in the registry's home, with one folder of each server, named by the process id of its master."""
+_OF_RUNNING_WORKERS = "gauge"
+"""Samples of this type count only while their worker runs. Other samples stay, because a counter does not go back."""
 
 Family = tuple[str, str, str]
 """Name, type, documentation."""
 Samples = dict[Family, Counter[tuple[str, tuple[tuple[str, str], ...]]]]
 
 
-class SharedCounts(Collector):
-    """The counts in ``counted``, of this worker and the others of its server. Without a folder: of this one alone."""
+class WorkerMetrics(Collector):
+    """The metrics in ``process``, added up over this worker and the others of its server; of this worker alone until
+    `share_in` names a folder."""
 
-    def __init__(self, counted: CollectorRegistry) -> None:
-        self._counted = counted
+    def __init__(self, process: CollectorRegistry) -> None:
+        self._process = process
         self._servers: Path | None = None
         self._works = True
 
     def share_in(self, home: Path | None) -> None:
-        """Publish from now on in the registry's folder ``home``, which must exist; nowhere without one."""
+        """Publishes from now on in the registry's home, which must exist; nowhere if it is None."""
         self._servers = None if home is None else home / FOLDER
 
     def publish(self) -> None:
-        """Write what this worker has counted, for the others."""
+        """Writes this worker's metrics for the others."""
         servers = self._servers
         if servers is None:
             return
         try:
-            self._write(_made(servers) / _file_name())
+            self._write(_server_folder(servers) / _file_name())
             self._works = True
         except OSError as error:
             if self._works:
@@ -58,11 +59,11 @@ class SharedCounts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See Collector."""
-        total = _samples(self._counted.collect())
+        total = _samples(self._process.collect())
         for name, samples in self._of_others():
             gone = not _runs(name)
             for family, values in samples.items():
-                if not (gone and family[1] == _OF_THE_LIVING):
+                if not (gone and family[1] == _OF_RUNNING_WORKERS):
                     total.setdefault(family, Counter()).update(values)
         for (name, kind, documentation), found in total.items():
             metric = Metric(name, documentation, kind)
@@ -72,7 +73,7 @@ class SharedCounts(Collector):
 
     def _write(self, file: Path) -> None:
         text = json.dumps(
-            [[*family, list(found.items())] for family, found in _samples(self._counted.collect()).items()]
+            [[*family, list(found.items())] for family, found in _samples(self._process.collect()).items()]
         )
         draft = file.with_name(f".new-{file.stem}")  # one for each worker; other workers read *.json only
         try:
@@ -93,8 +94,8 @@ class SharedCounts(Collector):
                     yield file.stem, _read(file)
 
 
-def _made(servers: Path) -> Path:
-    """This server's folder, made where it is missing; folders of servers that have ended are removed then."""
+def _server_folder(servers: Path) -> Path:
+    """This server's folder. If it is missing it is created, and the folders of servers that have ended are removed."""
     folder = servers / _server_name()
     if not folder.is_dir():
         for other in servers.glob("*"):
@@ -105,8 +106,8 @@ def _made(servers: Path) -> Path:
     return folder
 
 
-def remove_counts(home: Path) -> None:
-    """What a server's master does last: its workers' files are of no use any more."""
+def remove_metrics(home: Path) -> None:
+    """Removes the files of a server's workers. Its master calls this last."""
     shutil.rmtree(home / FOLDER / f"{socket.gethostname()}-{os.getpid()}", ignore_errors=True)
 
 
@@ -121,7 +122,7 @@ def _read(file: Path) -> Samples:
 
 
 def _samples(metrics: Iterable[Metric]) -> Samples:
-    """Without the times at which counters were made, which do not add up."""
+    """Without the creation times of counters, which do not add up."""
     found: Samples = {}
     for metric in metrics:
         counter: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
@@ -133,7 +134,7 @@ def _samples(metrics: Iterable[Metric]) -> Samples:
 
 
 def _server_name() -> str:
-    """Workers of one server have one parent."""
+    """The workers of one server have the same parent."""
     return f"{socket.gethostname()}-{os.getppid()}"
 
 
@@ -142,7 +143,7 @@ def _file_name() -> str:
 
 
 def _runs(name: str) -> bool:
-    """Whether the process runs, as far as this host knows. Another host's is left alone."""
+    """Whether the process runs. A process of another host is taken to run."""
     host, _, pid = name.rpartition("-")
     if host != socket.gethostname() or not pid.isdigit():
         return True
