@@ -158,9 +158,7 @@ class Enrolment:
 
 def _about(kid: str, statement: KeyStatement) -> KeyStatement:
     if statement.kid != kid:
-        raise DocumentRefused(
-            "document_wrong_subject", f"a statement about another key, {statement.kid}; expected {kid}"
-        )
+        raise DocumentRefused("document_wrong_subject", f"a statement about another key than {kid}")
     return statement
 
 

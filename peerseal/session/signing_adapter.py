@@ -109,9 +109,7 @@ class SigningAdapter(TimedAdapter):
         if target is None:
             return send(_stripped(request))
         if self._header in request.headers:
-            raise UnsignableRequest(
-                f"the request has a value of its own for {self._header}, where the token goes: remove it"
-            )
+            raise UnsignableRequest(f"the request has a value of its own for {self._header}, where the token goes")
         circuit = self._circuits.of(self._origin.name)
         try:
             with circuit.place(self._limits):
