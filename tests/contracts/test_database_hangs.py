@@ -29,7 +29,8 @@ from tests.registry.driver import Driver
 from tests.support.forwarding import forwarded
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
-from tests.support.waiters import until, waiters
+from tests.support.waiters import waiters
+from tests.support.waiting import until
 
 WRITE_ENDS = 5.0
 """Seconds within which a write is answered while the database hangs."""

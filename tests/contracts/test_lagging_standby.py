@@ -16,7 +16,7 @@ from tests.contracts.test_fork_recovery import run
 from tests.contracts.test_fork_witnesses import look, restarted
 from tests.registry.driver import Clock, Driver
 from tests.support.postgres import Postgres, running_postgres
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 

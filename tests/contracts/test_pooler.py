@@ -23,7 +23,8 @@ from tests.registry.driver import Driver, settings_at
 from tests.support.pgbouncer import CONNECTIONS, PgBouncer
 from tests.support.postgres import Postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
-from tests.support.waiters import until, waiters
+from tests.support.waiters import waiters
+from tests.support.waiting import until
 
 CALLERS = 8
 REGISTRATIONS = int(os.environ.get("TEST_REGISTRATIONS", "2000")) // CALLERS * CALLERS

@@ -35,6 +35,7 @@ from registry.storage.queries import ledger
 from registry.storage.queries.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from registry.storage.tables import entries, keys, metadata
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -317,18 +318,10 @@ def joined_at_once(registry: Driver, *newcomers: tuple[KeyPair, str, JoinToken])
         with registry.store.write() as connection:
             ledger.lock_frontier(connection)
             answers = [pool.submit(join, newcomers[0])]
-            wait_until(lambda: joining.busy and not joining.waiting)
+            until(lambda: joining.busy and not joining.waiting)
             answers += [pool.submit(join, newcomer) for newcomer in newcomers[1:]]
-            wait_until(lambda: joining.waiting == len(newcomers) - 1)
+            until(lambda: joining.waiting == len(newcomers) - 1)
         return [answer.result() for answer in answers]
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(4_000):
-        if true():
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError("it never came true")
 
 
 def test_newcomers_of_several_services_in_one_transaction(registry: Driver) -> None:
@@ -414,6 +407,7 @@ from pathlib import Path
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from tests.registry.driver import Driver
+from tests.support.waiting import until
 
 url, home, token, service = sys.argv[1:]
 registry = Driver(url, Path(home))

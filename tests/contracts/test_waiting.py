@@ -24,7 +24,8 @@ from registry.storage.notifications import CHANNEL, commit_listener
 from registry.storage.revisions import revisions
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, fail_revisions
 from tests.support.postgres import running_postgres
-from tests.support.waiters import ask, until, waiters
+from tests.support.waiters import ask, waiters
+from tests.support.waiting import until
 
 SOON = 1.0
 """Seconds within which word of a change comes."""
@@ -172,7 +173,7 @@ def test_changes_that_come_one_upon_the_other_are_told_together(
 def test_one_list_is_signed_for_all_who_ask_at_once(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     signed, sign = [], Authority.sign
     monkeypatch.setattr(Authority, "sign", lambda own, document: signed.append(document) or sign(own, document))
-    assert len(set(registry.registry.changes._make([0, 1, 0, 0, 1]))) == 2
+    assert len(set(registry.registry.changes.lists([0, 1, 0, 0, 1]))) == 2
     assert len(signed) == 2
 
 

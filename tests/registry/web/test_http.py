@@ -458,7 +458,7 @@ def test_the_end_of_the_root_signed_document_is_announced(
     registry: Driver, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> int:
-        return sum("root-signed document ends" in record.message for record in caplog.records)
+        return sum("root-signed document expires" in record.message for record in caplog.records)
 
     end = registry.registry.authority.current().keys.expires_at
     clock.now = end - RENEW_BEFORE
