@@ -219,7 +219,9 @@ class KeyFolder:
                 raise TypeError("a name is a text")
             stored = StoredKeys(*named, tuple(self._stored_key(key) for key in members["keys"]))
         except (MalformedToken, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{self._files.shown / _KEYS} cannot be read") from error
+            raise ConfigurationError(
+                f"{self._files.shown / _KEYS} cannot be read: expected the JSON that Peerseal writes"
+            ) from error
         self._pairs = {key.kid: key.pair for key in stored.keys}
         return stored
 
@@ -237,7 +239,7 @@ class KeyFolder:
         try:
             pair = self._passphrase.opened(pem, path, KeyPair.from_pem)
         except KeyRefused as error:
-            raise KeyRefused(error.code, f"{path} holds no private key that can be read") from error
+            raise KeyRefused(error.code, f"{path} holds no readable private key") from error
         if f"{pair.public.thumbprint}.pem" != name:
             raise ConfigurationError(f"{path} holds another key than its name says: remove it")
         if self._passphrase.leaves_plain(pem):
@@ -259,7 +261,7 @@ def _file_of(kid: str) -> str:
     """The name of a key's file. Raises ConfigurationError for a kid without a thumbprint."""
     name = f"{str(kid).rpartition('/')[2]}.pem"
     if not _KEY_FILE.fullmatch(name):
-        raise ConfigurationError(f"{kid!r} is not a key id: it ends in no RFC 7638 thumbprint")
+        raise ConfigurationError(f"{kid!r} is not a key id: it does not end in a thumbprint (RFC 7638)")
     return name
 
 

@@ -248,7 +248,7 @@ class Relay:
         self.failure = code_of(error)
         known = isinstance(error, (PeersealError, SQLAlchemyError, OSError))
         said = error.orig if isinstance(error, DBAPIError) else error  # without the statement and its values
-        log.error("the outbox cannot be relayed: %s", printable(said), exc_info=None if known else error)
+        log.error("the outbox cannot be sent: %s", printable(said), exc_info=None if known else error)
 
     def _after_fork(self) -> None:
         """A forked child has no thread, and does not use its parent's connections, outlet and locks."""
