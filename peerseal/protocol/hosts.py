@@ -31,8 +31,8 @@ def is_loopback_host(host: str | None) -> bool:
 
 
 def can_be_reached(host: str | None, port: int | None) -> bool:
-    """Whether some machine can have that host and port (None: the scheme's): an address, an IPv6 one with or without
-    brackets and a zone, or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores."""
+    """Whether a machine can have that host and port (None: the scheme's). The host is an address, an IPv6 one with or
+    without brackets and a zone, or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores."""
     text = (host or "").removeprefix("[").removesuffix("]")
     if ":" in text:
         return port != 0 and _address(text.partition("%")[0]) is not None
@@ -90,8 +90,8 @@ def _address(host: str) -> Address | None:
 
 
 def inner_address(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for: mapped, translated by NAT64, as hosts with IPv6 only see all
-    clients with IPv4, or of the router at the other end of 6to4. Any other address as it is."""
+    """The IPv4 address that an IPv6 address stands for. It is mapped, or of the router at the other end of 6to4, or
+    translated by NAT64, as hosts with IPv6 alone see clients with IPv4. Any other address as it is."""
     if not isinstance(address, IPv6Address):
         return address
     translated = IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None

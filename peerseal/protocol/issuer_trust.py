@@ -1,5 +1,5 @@
 """What the domain's settings themselves hold of an issuer: its keys, so that none are fetched, or the certificates with
-which its https is checked. Operators paste both, so mistakes are refused by name; what is kept has one spelling."""
+which its https is checked. Operators paste both, so mistakes are refused by name; the stored form has one spelling."""
 
 from typing import Any, Final
 

@@ -1,6 +1,6 @@
 """Join tokens: ``psj1.<id>.<secret>.<root pin>`` (docs/protocol.md).
 
-The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so whoever reads
+The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so a reader of
 the registration can use neither for another key. The pin lets the newcomer check the registry in turn.
 """
 

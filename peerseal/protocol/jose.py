@@ -43,7 +43,7 @@ class Header(NamedTuple):
 
 
 class UnverifiedJws(NamedTuple):
-    """A compact JWS whose syntax is right and whose signature nobody has checked yet."""
+    """A compact JWS whose syntax is right and whose signature is not checked yet."""
 
     header: Header
     payload: bytes
@@ -70,7 +70,7 @@ def verifier(
 
 def _rsa_verifier(prepared_key: rsa.RSAPublicKey) -> Callable[[bytes, bytes], bool]:
     """What the Key's own ``verify`` does with its prepared key, but for asking three times whether that is public and
-    making padding and hash anew: a thirtieth of a whole verification."""
+    making padding and hash again: a thirtieth of a whole verification."""
     padding, algorithm = PKCS1v15(), SHA256()
 
     def verify(message: bytes, signature: bytes) -> bool:

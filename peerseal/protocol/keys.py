@@ -1,8 +1,8 @@
 """Key pairs, JSON Web Keys, thumbprints, kids and public credentials (docs/protocol.md).
 
-Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. What makes a key of the right
-shape weak all the same (ROCA, close primes…) is for the registry to find (`registry.domain.key_quality`), and of
-foreign issuers' keys for whoever believes these: `peerseal.protocol.weak_keys`.
+Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. A key of the right shape can be
+weak all the same (ROCA, close primes…). The registry finds that in services' keys (`registry.domain.key_quality`), and
+`peerseal.protocol.weak_keys` in foreign issuers' keys.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ class PublicKey:
 
     @property
     def crypto(self) -> PublicCryptoKey:
-        """The key as the ``cryptography`` package knows it, parsed anew."""
+        """The key as the ``cryptography`` package knows it, parsed at each call."""
         return cast("PublicCryptoKey", serialization.load_der_public_key(self.spki))
 
     def pem(self) -> str:

@@ -1,7 +1,7 @@
 """Trust domains, services, service ids and key ids (docs/protocol.md).
 
 A service id is ``<trust domain>/<service>``; a kid is ``<service id>/<RFC 7638 thumbprint>``. A kid names its owner
-and is computed from the key, so whoever reads one can check both.
+and is computed from the key, so a reader can check both.
 """
 
 import re
@@ -47,7 +47,7 @@ def check_trust_domain(name: str) -> str:
 def check_service(name: str) -> str:
     """The name itself if it is lower-case DNS labels joined by dots, 100 characters at most, else InvalidName.
 
-    ``registry`` passes: it is reserved, which is for the registry to refuse where somebody registers it.
+    ``registry`` passes: it is reserved, which is for the registry to refuse at a registration.
     """
     return _match(_NAME, name, _SERVICE_LENGTH, "a service name")[0]
 

@@ -1,9 +1,9 @@
 """Weak RSA keys of the right shape, found with whole numbers alone: for the keys of foreign issuers.
 
 The registry looks at services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Every service
-meets issuers' keys, and that library brings along two more with C code; a check that depended on what is installed
-would be off where nobody notices. So the three weaknesses that real devices and libraries produced are looked for here,
-as their authors published it, and the tests compare each with `badkeys`.
+meets issuers' keys, and that library brings along two more with C code; a check that depended on installed
+libraries would be off without notice. So this module looks for the three weaknesses that real devices and libraries
+produced, as their authors published it, and the tests compare each with `badkeys`.
 """
 
 import math

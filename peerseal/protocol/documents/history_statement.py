@@ -89,8 +89,8 @@ class HistoryStatement:
         return cls(domain, time_claim(claims, "iat"), common, lost, new)
 
     def covers(self, head: Head, seen_at: float) -> bool:
-        """Whether a client that saw that head at that time has seen what was lost: it lies behind ``common``, not
-        behind ``lost``, and was seen before this was issued. After that the registry shows the new history only, so an
+        """Whether a client that saw that head at that time has seen lost entries: it is after ``common``, not
+        after ``lost``, and was seen before this was issued. After that the registry shows the new history only, so an
         old statement is of no use against a head of that."""
         between = self.common.size < head.size <= self.lost.size
         seen_before = seen_at <= self.issued_at + LEEWAY

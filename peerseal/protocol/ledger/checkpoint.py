@@ -2,7 +2,7 @@
 
 A checkpoint is the ledger's signed tree head: a note of three lines (origin, size, root hash), a blank line, and a
 signature line for each key. The origin and the key's name are the trust domain. Tiles hold 256 hashes of one level in
-steps of 8 levels; an entry bundle holds 256 entries, each behind its length in two bytes.
+steps of 8 levels; an entry bundle holds 256 entries, each after its length in two bytes.
 """
 
 import binascii
@@ -103,7 +103,7 @@ def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -
 
 
 def claimed_checkpoint(note: str) -> Checkpoint:
-    """What a note says, whoever may have signed it. Raises DocumentRefused with ``document_bad_checkpoint``."""
+    """What a note says, with any signer or none. Raises DocumentRefused with ``document_bad_checkpoint``."""
     note = plain_text(note) or ""
     if len(note) > MAX_NOTE:
         raise DocumentRefused("document_bad_checkpoint", f"a note of {len(note)} characters, not of {MAX_NOTE} at most")
@@ -173,7 +173,7 @@ def tile_root(tile: bytes) -> bytes:
 
 
 def encode_bundle(entries: Iterable[bytes]) -> bytes:
-    """An entry bundle: each entry behind its length, two bytes, big-endian."""
+    """An entry bundle: each entry after its length, two bytes, big-endian."""
     return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
 
 

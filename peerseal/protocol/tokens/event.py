@@ -36,7 +36,7 @@ _EXCHANGED = frozenset((*_ALWAYS, "act"))
 @dataclass(frozen=True, slots=True)
 class EventToken:
     """The claims of an event token. ``issuer`` is the publisher's service id, ``user`` the user's name, or the
-    publisher's id where no user stands behind it; ``payload_hash`` the lower-case hex SHA-256 of the payload's bytes;
+    publisher's id where it has no user; ``payload_hash`` the lower-case hex SHA-256 of the payload's bytes;
     ``authentication`` (``rctx``) how the user was authenticated.
 
     Where the registry issued it in exchange for a user's token, ``actor`` is the id of the service that asked, and

@@ -1,7 +1,7 @@
 """Tokens of foreign issuers: a platform's (Kubernetes, a CI system) or, at the edge, a user's (OpenID Connect Core).
 
-They are made by others' code, so less is fixed than in our own tokens: claims that nobody here knows are let be, and a
-``typ`` may be missing. What is believed is as strict: a signed compact JWS in canonical spelling, RS256 or ES256 only,
+They are made by others' code, so less is fixed than in our own tokens: unknown claims are ignored, and a ``typ``
+may be missing. The rest is as strict: a signed compact JWS in canonical spelling, RS256 or ES256 only,
 by the one key of the issuer's set that the kid names, for exactly one audience, within integer times. The steps:
 
 1. `UnverifiedToken.parse`: size, three segments, strict JSON, the header's members, ``alg`` and ``typ``
@@ -61,7 +61,7 @@ _VERIFICATION: Final = object()
 class VerifiedClaims:
     """What a foreign issuer says, and said to this very audience: only `UnverifiedToken.verified` makes one.
 
-    ``claims`` holds all of them, also those that nobody here checks. Times are seconds since the epoch.
+    ``claims`` holds all of them, also those that are not checked. Times are seconds since the epoch.
     """
 
     issuer: str
@@ -80,7 +80,7 @@ class VerifiedClaims:
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A foreign token whose syntax is right and whose signature nobody has checked: good for choosing a key, and for
+    """A foreign token whose syntax is right and whose signature is not checked: good for choosing a key, and for
     nothing else. ``issuer`` and ``kid`` are what it claims."""
 
     issuer: str
@@ -177,8 +177,8 @@ def _said(jwk: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public_numbers(jwk: Mapping[str, Any]) -> set[int]:
-    """The modulus or the point of a key, whatever its algorithm, use and spelling: anyone can sign with a key whose
-    private members stand in the set, also where they stand in an entry that is not used otherwise."""
+    """The modulus or the point of a key, whatever its algorithm, use and spelling. Anyone can sign with a key whose
+    private members are in the set, also in an entry that is not used otherwise."""
     given = {name: _lenient_number(jwk.get(name)) for name in ("n", "x", "p", "q")}
     numbers = {given["n"], given["x"], given["p"] * given["q"]}
     return numbers - {0}

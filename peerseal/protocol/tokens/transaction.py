@@ -89,7 +89,7 @@ class TransactionToken:
 
 
 def transaction_hash(token: str) -> str:
-    """``tth``: what a request token says of the transaction token beside it, base64url of its SHA-256. Raises
+    """``tth``: what a request token says of the transaction token next to it, base64url of its SHA-256. Raises
     MalformedToken for a text that is no token."""
     text = plain_text(token)
     if text is None or not text.isascii():
