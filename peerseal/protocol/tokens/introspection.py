@@ -1,13 +1,13 @@
-"""What an issuer says about an opaque token: token introspection (RFC 7662), plain or signed (RFC 9701).
+"""The issuer's answer about an opaque token: token introspection (RFC 7662), plain or signed (RFC 9701).
 
-An opaque token says nothing by itself; its issuer is asked over a confidential connection. The steps:
+An opaque token has no readable content, so a client asks its issuer over a confidential connection. The steps:
 
 1. `check_opaque`: the token is visible ASCII of a bounded length
 2. `plain_answer`, or `signed_answer`: strict JSON; if signed, ``typ``, ``alg``, signature, ``iss``, ``aud``, ``iat``
 3. `ActiveToken.read`: the members' types, ``active``, ``iss``, ``aud``, ``exp``, ``nbf``, ``iat``, ``sub``
 
-An answer that breaks these rules is the issuer's fault, and raises DocumentRefused. A token that the issuer does not
-vouch for raises TokenError.
+An answer that breaks these rules is the issuer's fault and raises DocumentRefused. A token that the issuer refuses
+raises TokenError.
 """
 
 import re
@@ -118,7 +118,7 @@ def parse_signed(body: bytes) -> UnverifiedToken:
 def signed_answer(
     unverified: UnverifiedToken, key: PublicKey, *, issuer: str, readers: Set[str], now: float
 ) -> dict[str, Any]:
-    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now. An
+    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now: an
     answer does not name the token that it is about, so an old one must not stand in for a new one. Raises
     DocumentRefused."""
     try:
