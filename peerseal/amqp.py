@@ -215,7 +215,7 @@ def _checked(url: str) -> str:
     except ValueError:
         raise ConfigurationError("the broker's URL cannot be read") from None  # the cause may show a password
     if parts.scheme not in ("amqp", "amqps") or not reachable or parts.query or parts.fragment:
-        raise ConfigurationError("a broker's URL reads amqps://user:password@host:port/vhost; the rest is settings")
+        raise ConfigurationError("the broker's URL is not amqps://user:password@host:port/vhost; the rest is settings")
     return url
 
 

@@ -15,11 +15,11 @@ request token binds one request, and not what follows it.
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from peerseal.asgi_routes import PathNeeds, Scope
 from peerseal.asynchronous import AsyncVerifier
@@ -35,13 +35,10 @@ from peerseal.errors import (
 from peerseal.protocol.numbers import natural
 from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
-from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, Record, lacking, lacking_user
-from peerseal.verify.audit_log import OnVerified
+from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user
 from peerseal.verify.context import REQUEST_ID, carrying, serving, within
-from peerseal.verify.replay.guards import ReplayGuard
-from peerseal.verify.request import Peer, Verifier, read_later
+from peerseal.verify.request import Peer, read_later
 from peerseal.verify.target import routed_target
-from peerseal.wsgi import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
@@ -95,33 +92,13 @@ class PeerAuth:
         app: App,
         identity: "Identity | None" = None,
         *,
-        allow: Mapping[str, Iterable[str]] | None = None,
         needs: Mapping[str, Need] | Callable[[str, str], Need] | None = None,
-        report_only: bool = False,
-        header: str = "Authorization",
-        max_body: int = MAX_BODY,
-        external_prefix: str | None = None,
-        verifier: Verifier | None = None,
-        replay: ReplayGuard | None = None,
-        audit: bool | None = None,
-        on_verified: OnVerified | None = None,
+        **options: Unpack[PeerAuthOptions],
     ) -> None:
         self._app = app
         self._needs = PathNeeds(app, needs)
         self._record = Record()
-        self._gate = Gate(
-            identity,
-            self._record,
-            allow=allow,
-            report_only=report_only,
-            header=header,
-            max_body=max_body,
-            external_prefix=external_prefix,
-            verifier=verifier,
-            replay=replay,
-            audit=audit,
-            on_verified=on_verified,
-        )
+        self._gate = Gate(identity, self._record, **options)
         self._verifier = AsyncVerifier(self._gate.verifier)
         self._being_read: set[str] = set()
 
@@ -297,7 +274,7 @@ def _outside() -> Iterator[None]:
 
 
 class _Body:
-    """A request's body, read as far as asked for, and given to the application anew."""
+    """A request's body, read up to a limit, and given to the application from its beginning."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive

@@ -13,8 +13,8 @@ One check runs as soon as Flask has routed the request: before receivers of the 
 preprocessors and ``before_request`` functions of the application and its blueprints, before a body is parsed, and
 before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier
 than the check run WSGI middleware, the conversion of path parameters (``to_python`` of URL converters) and the opening
-of the session (docs/reference/servers.md): none of these may tell a stranger what is there. View, teardown functions
-and what is streamed run for the request's transaction, and the thread for none between requests.
+of the session (docs/reference/servers.md), which must not tell a stranger anything. The view, teardown functions and
+streams run for the request's transaction; between requests the thread has none.
 """
 
 import functools
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.problem_document import problem_of
@@ -33,6 +33,7 @@ from peerseal.refusals import (
     REFUSALS,
     Gate,
     Need,
+    PeerAuthOptions,
     Record,
     check_need,
     check_needed_scope,
@@ -42,11 +43,9 @@ from peerseal.refusals import (
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
-from peerseal.verify.audit_log import OnVerified
 from peerseal.verify.context import Transaction, begin, carrying, current_transaction, serving
-from peerseal.verify.replay.guards import ReplayGuard
-from peerseal.verify.request import Peer, Verifier
-from peerseal.wsgi import MAX_BODY, REQUEST_ID_KEY, EnvironHeaders, environ_key, read_body, within_request, wsgi_target
+from peerseal.verify.request import Peer
+from peerseal.wsgi import REQUEST_ID_KEY, EnvironHeaders, environ_key, read_body, within_request, wsgi_target
 
 try:
     from flask import Flask, Request, Response, current_app, request
@@ -74,45 +73,26 @@ R = TypeVar("R")
 class PeerAuth:
     """Closes a Flask application to all but the callers in ``allow``.
 
-    ``allow`` maps callers (short names, service ids or ``"*"``) to their scopes; without it nobody may call.
-    ``header`` names the request header that carries ``Bearer`` and the token. ``max_body`` (bytes) bounds what is read
-    to be checked. ``external_prefix`` is the path that a proxy in front strips; the identity's by default. With
-    ``report_only`` a call that would be refused is logged, counted and let through, with `current_peer` unbound.
-    ``verifier`` replaces the one that is made of the identity, and ``allow`` and ``replay`` with it. ``audit`` turns
-    the audit of accepted calls on or off, the identity's by default; ``on_verified`` is called with the
-    `peerseal.Accepted` of each (docs/how-to/audit.md).
+    ``allow`` maps callers (short names, service ids or ``"*"``) to their scopes; by default no caller is allowed.
+    ``header`` names the request header with ``Bearer`` and the token, by default Authorization. ``max_body`` is the
+    longest body that is read, in bytes, by default 16 MiB. ``external_prefix`` is the path that a proxy in front
+    strips; the identity's by default. With ``report_only`` a call that would be refused is logged, counted and served,
+    with `current_peer` unbound. ``replay`` is the replay guard, by default the identity's. ``verifier`` replaces the
+    one that is made of the identity, ``allow`` and ``replay``. ``audit`` turns the audit of accepted calls on or off,
+    the identity's by default; ``on_verified`` is called with the `peerseal.Accepted` of each (docs/how-to/audit.md).
 
-    Nothing is fetched or opened here or in `init_app` beyond the replay guard's folder, so both may come before a fork.
+    Nothing is fetched here or in `init_app`, and only the replay guard's folder is opened: both may come before a fork.
     """
 
     def __init__(
         self,
         app: Flask | None = None,
         identity: "Identity | None" = None,
-        *,
-        allow: Mapping[str, Iterable[str]] | None = None,
-        report_only: bool = False,
-        header: str = "Authorization",
-        max_body: int = MAX_BODY,
-        external_prefix: str | None = None,
-        verifier: Verifier | None = None,
-        replay: ReplayGuard | None = None,
-        audit: bool | None = None,
-        on_verified: OnVerified | None = None,
+        **options: Unpack[PeerAuthOptions],
     ) -> None:
-        check_options(header, max_body, report_only, verifier, identity)
+        check_options(identity, **options)
         self._identity = identity
-        self._allow = allow
-        self._options: Mapping[str, Any] = {
-            "report_only": report_only,
-            "header": header,
-            "max_body": max_body,
-            "external_prefix": external_prefix,
-            "verifier": verifier,
-            "replay": replay,
-            "audit": audit,
-            "on_verified": on_verified,
-        }
+        self._options = options
         self._record = Record()
         if app is not None:
             self.init_app(app)
@@ -124,25 +104,25 @@ class PeerAuth:
         *,
         allow: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
-        """Close every route of ``app``: those it has, those it will have, and those it has not.
+        """Close all present and future routes of ``app``, and the paths without a route.
 
-        ``identity`` and ``allow`` stand in for what the constructor was not told. Raises ConfigurationError where there
+        ``identity`` and ``allow`` replace those of the constructor. Raises ConfigurationError where there
         is neither an identity nor a verifier, or the application has a PeerAuth already.
         """
         check_is("app", app, Flask, "a Flask application")
         if _EXTENSION in app.extensions:
             raise ConfigurationError("this application has a PeerAuth already")
-        allow = self._allow if allow is None else allow
-        gate = _FlaskGate(app, identity or self._identity, self._record, allow=allow, **self._options)
+        options = self._options if allow is None else self._options | {"allow": allow}
+        gate = _FlaskGate(app, identity or self._identity, self._record, **options)
         app.extensions[_EXTENSION] = gate
         _install(app, gate)
 
     def require(self, *, scope: str, transaction: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """A decorator: the caller needs ``scope`` to use this view. Stacked, it needs each of them. With
-        ``transaction`` a user must stand behind the call: `peerseal.current_transaction` is there.
+        """A decorator: the caller needs ``scope`` for this view. Several decorators need each of their scopes. With
+        ``transaction`` the call must be made for a user: then there is a `peerseal.current_transaction`.
 
-        The mark lets the first check refuse before the body is parsed; it belongs to the function, so it works above
-        and below ``@app.route``. Should another decorator hide the mark, the wrapper still refuses.
+        It marks the function, so that the check refuses before the body is parsed, and works above and below
+        ``@app.route``. Where another decorator hides the mark, the wrapper still refuses.
         """
 
         check_need(Need(scope, transaction), "require")
@@ -159,7 +139,7 @@ class PeerAuth:
                 return call(*args, **kwargs)
 
             need = Need(scope=scope, transaction=transaction)
-            with suppress(AttributeError):  # a bound method takes no marks, and cannot have been registered before
+            with suppress(AttributeError):  # a bound method takes no mark, and was not registered before
                 _set_mark(view, need)
             _set_mark(checked, need)
             return checked
@@ -167,10 +147,9 @@ class PeerAuth:
         return decorate
 
     def public(self, view: F) -> F:
-        """A decorator that opens a view to everybody. Nobody is verified there, and `current_peer` is unbound.
+        """A decorator that opens a view to all calls. No caller is verified there, and `current_peer` is unbound.
 
-        The mark belongs to the function: wherever it is registered, it is open. Raises ConfigurationError for a view
-        that is marked as needing a scope.
+        It marks the function: each of its routes is open. Raises ConfigurationError for a view that `require` marks.
         """
         try:
             _set_mark(view, PUBLIC)
@@ -187,7 +166,9 @@ class PeerAuth:
 class _FlaskGate(Gate):
     """The check before one Flask application."""
 
-    def __init__(self, app: Flask, identity: "Identity | None", record: Record, **options: Any) -> None:
+    def __init__(
+        self, app: Flask, identity: "Identity | None", record: Record, **options: Unpack[PeerAuthOptions]
+    ) -> None:
         super().__init__(identity, record, **options)
         self._views = app.view_functions
         self._header_key = environ_key(self.header)
@@ -243,7 +224,7 @@ class _FlaskGate(Gate):
 
 
 def _install(app: Flask, gate: _FlaskGate) -> None:
-    """The check comes before everything else of a request, and what keeps the user in streams after all of it."""
+    """Install the check before all else of a request, and what keeps the user of streams after all else."""
     _check_first(app, gate)
     app.after_request(_keep_user)
     app.teardown_request(_end_transaction)
@@ -251,13 +232,13 @@ def _install(app: Flask, gate: _FlaskGate) -> None:
     last.insert(0, last.pop())  # after a request they run from the last to the first
     for refusal in REFUSALS:
         app.register_error_handler(refusal, gate.refuse)
-    app.wsgi_app = _for_nobody(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
+    app.wsgi_app = _without_transaction(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
 
 
 def _check_first(app: Flask, gate: _FlaskGate) -> None:
-    """Put the check before ``full_dispatch_request``, whose first act is a signal, and before ``preprocess_request``,
-    which an application may call by hand for a context that it has pushed. The arguments are Flask's own: none, or the
-    context in later releases."""
+    """Put the check before ``full_dispatch_request``, which begins with a signal, and before ``preprocess_request``,
+    which an application may call itself for a context that it pushed. Flask passes no argument, or in later releases
+    the context."""
     dispatch, preprocess, finalize = app.full_dispatch_request, app.preprocess_request, app.finalize_request
 
     @functools.wraps(dispatch)
@@ -270,7 +251,7 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
 
     @functools.wraps(preprocess)
     def checked_preprocess(*context: Any) -> Any:
-        checked = vars(_current_request()).pop(_CHECKED, False)  # good once: a second round needs a token of its own
+        checked = vars(_current_request()).pop(_CHECKED, False)  # for one round: a second one needs its own token
         refused = None if checked else gate.check()
         return preprocess(*context) if refused is None else refused
 
@@ -279,32 +260,32 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
 
 
 def _current_request() -> Request:
-    """The request itself: each look through the proxy costs."""
+    """The request itself: each access through the proxy takes time."""
     current: Request = request._get_current_object()  # type: ignore[attr-defined]
     return current
 
 
-def _for_nobody(serve: "WSGIApplication") -> "WSGIApplication":
-    """Each call of the application begins for nobody, within its request, and gives back what was before: views may
-    call it as well."""
+def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
+    """Each call of the application begins within its request and without a transaction. Afterwards the transaction
+    before is current again, since a view may call the application too."""
 
-    def serve_for_nobody(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        environ[_SERVED] = id(environ)  # a copy, which a view may push, is not served
+    def serve_in_request(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        environ[_SERVED] = id(environ)  # a view may push a copy, which is not served
         with carrying(None), serving(environ.get(REQUEST_ID_KEY)):
             return within_request(serve(environ, start_response), environ)
 
-    return serve_for_nobody
+    return serve_in_request
 
 
 def _end_transaction(_: BaseException | None) -> None:
-    """Of a request whose context was pushed by hand, and checked. No other one's: a context that was left open ends
-    while another request is served, which is then the current one."""
+    """For a request whose context an application pushed, and which was checked. A context that was left open ends while
+    another request is served, whose transaction stays."""
     if _BEFORE in request.environ:
         begin(request.environ.pop(_BEFORE))
 
 
 def _keep_user(response: Response) -> Response:
-    """The last ``after_request`` function: a streamed body is made once the request is over, and for its user still."""
+    """The last ``after_request`` function: a streamed body is made after the request, and for its user too."""
     peer: Peer | None = request.environ.get(_PEER)
     if peer is not None and peer.transaction is not None and response.is_streamed and not response.direct_passthrough:
         response.response = _Streamed(response.response, peer.transaction)
@@ -312,8 +293,8 @@ def _keep_user(response: Response) -> Response:
 
 
 class _Streamed:
-    """A body of which each piece is made for a transaction: calls onward for none would not be held to the user's
-    scopes. What else runs on the thread knows nothing of it."""
+    """A body whose pieces are made for a transaction, so that further calls are limited to the user's scopes. Between
+    the pieces the thread has no transaction."""
 
     def __init__(self, body: Iterable[Any], transaction: Transaction) -> None:
         self._body = body
@@ -328,9 +309,9 @@ class _Streamed:
             return next(self._pieces)
 
     def close(self) -> None:
-        """Close the body, which may be one that never began."""
+        """Close the body, even one that never began."""
         with carrying(self._transaction):
-            self._pieces = iter(())  # if it is an iterator of the body's own, it ends here, too
+            self._pieces = iter(())  # also ends an iterator of the body
             getattr(self._body, "close", lambda: None)()
 
 
@@ -349,7 +330,7 @@ def _pattern(current: Request) -> str | None:
 
 
 def _need_of_view(views: Mapping[str, Any], current: Request) -> Need:
-    """What the view that this request was routed to is marked with. Nothing routed, nothing public."""
+    """The mark of the view that this request was routed to. A request without a route is not public."""
     rule = current.url_rule
     if rule is None:
         return ANY_ALLOWED
@@ -361,13 +342,13 @@ def _need_of_view(views: Mapping[str, Any], current: Request) -> Need:
 
 
 def _method_of(view_class: type, method: str) -> object:
-    """The method of a flask.views.MethodView that will handle this request: the marks may be there."""
+    """The method of a flask.views.MethodView that handles this request, which may have a mark."""
     handler = getattr(view_class, method, None)
     return getattr(view_class, "get", None) if handler is None and method == "head" else handler
 
 
 def _need_scope(scope: str, transaction: bool) -> None:
-    """What the wrapper of a marked view checks once more when it is called."""
+    """The check in the wrapper of a marked view."""
     peer: Peer | None = request.environ.get(_PEER)
     error = lacking(peer, scope, transaction)
     if error is None:
@@ -375,7 +356,7 @@ def _need_scope(scope: str, transaction: bool) -> None:
     gate: _FlaskGate | None = current_app.extensions.get(_EXTENSION)
     if gate is None or not gate.report_only:
         raise error
-    if peer is not None:  # where there is none, the check has reported it already
+    if peer is not None:  # else the check before the view has reported it
         gate.report(error)
 
 
@@ -387,8 +368,8 @@ def _find_peer() -> Peer:
 
 
 current_peer: Peer = LocalProxy(_find_peer)  # type: ignore[assignment]
-"""The verified caller of the current request. Unbound (false, and a RuntimeError on use) where nobody was verified.
+"""The verified caller of the current request. Unbound (false, and a RuntimeError on use) where there is none.
 
-It is kept with the request and not on ``flask.g``, which outlives a request wherever an application context is pushed
-around it: the next request would find the peer of the one before.
+It is kept with the request and not on ``flask.g``, which outlives a request where an application context is pushed
+around it: the next request would have the peer of the one before.
 """

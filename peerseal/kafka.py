@@ -80,7 +80,7 @@ class KafkaOutlet:
                 self._producer.produce(topic, payload, key, headers=kept, on_delivery=delivery.took)
             except BufferError as error:
                 if time.monotonic() >= ends:
-                    raise BrokerUnavailable("the broker takes no more messages") from error
+                    raise BrokerUnavailable(f"the producer's queue is full for {self.ROOM_WITHIN:g} s") from error
                 self._producer.poll(_POLL)
             except KafkaException as error:
                 raise _unavailable(error.args[0]) from error
@@ -163,7 +163,7 @@ class KafkaInlet:
         self, settings: Settings, topics: Sequence[str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if not settings.get("group.id"):
-            raise ConfigurationError("a consumer needs a group.id")
+            raise ConfigurationError("settings have no group.id: a consumer needs one")
         check_texts("topics", topics)
         classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC_DEFAULTS
         with _configuring():
@@ -335,7 +335,7 @@ def _servers(url: str) -> str:
     parts = urlsplit(url)
     servers = [f"kafka://{server}" for server in parts.netloc.split(",") if server]
     if not servers or parts.path.strip("/") or parts.query or not all(map(can_be_asked, servers)):
-        raise ConfigurationError("a broker's URL reads kafka://host:port,host:port; the rest is settings")
+        raise ConfigurationError("the broker's URL is not kafka://host:port,host:port; the rest is settings")
     return parts.netloc
 
 
@@ -357,7 +357,7 @@ def _settings(given: Settings, defaults: Settings, forced: Settings) -> dict[str
     """The settings for librdkafka. Raises ConfigurationError if one contradicts a forced one."""
     for name, value in forced.items():
         if name in given and str(given[name]).lower() != str(value).lower():
-            raise ConfigurationError(f"{name} must be {value}")
+            raise ConfigurationError(f"{name}={given[name]}: expected {value}, on which delivery depends")
     return {**defaults, **given, **forced}
 
 

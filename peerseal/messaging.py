@@ -200,7 +200,7 @@ class EventConsumer:
     ) -> None:
         check_is("pauses", pauses, Sequence, "a list of seconds")
         if not pauses:
-            raise ConfigurationError("a consumer needs a pause between two attempts")
+            raise ConfigurationError("pauses is empty: expected one pause or more, in seconds")
         for pause in pauses:
             check_number("a pause", pause, at_most=threading.TIMEOUT_MAX)
         check_is("verifier", verifier, EventVerifier, "a peerseal.EventVerifier")
@@ -305,7 +305,7 @@ class EventConsumer:
             if self._not_taken < self.DEAD_LETTER_ATTEMPTS:
                 raise
             log.error(
-                "no dead letter of message %s (%s, %d bytes) is taken, and it is passed over: %s",
+                "no dead letter of message %s (%s, %d bytes) is accepted, and the message is skipped: %s",
                 *(printable(str(message.origin)), refusal.code, size, error),
             )
         self._refused[refusal.code] += 1
@@ -378,7 +378,7 @@ def login_settings(identity: Identity, url: str, name: str | None) -> dict[str, 
         return {}
     transport = _transport(url)
     if not hasattr(transport, "oauthbearer"):
-        raise ConfigurationError(f"only a broker at kafka://… takes a login by a service's key, and {name!r} is none")
+        raise ConfigurationError(f"{name!r}: only a broker at kafka://… supports a login by a service's key")
     login: dict[str, Any] = transport.oauthbearer(identity, name)
     return login
 
@@ -392,7 +392,7 @@ def _transport(url: str) -> Any:
     try:
         scheme = urlsplit(url).scheme
     except ValueError:
-        raise ConfigurationError("the broker's URL cannot be read") from None  # it may hold a password
+        raise ConfigurationError("the broker's URL cannot be read") from None  # it may contain a password
     if scheme not in _TRANSPORTS:
-        raise ConfigurationError(f"no broker is known for {scheme}://; there are {', '.join(_TRANSPORTS)}")
+        raise ConfigurationError(f"{scheme}:// is no known broker; expected one of {', '.join(_TRANSPORTS)}")
     return import_module(_TRANSPORTS[scheme])

@@ -241,7 +241,7 @@ class RabbitMQInlet:
         check_texts("topics", topics)
         check_texts("group", [group])
         if "/" in group:
-            raise ConfigurationError("a group has a name, without a /")
+            raise ConfigurationError(f"group={group!r}: expected a name without a slash")
         self._connection = Connection(url, settings or {}, heartbeat=HEARTBEAT)
         self._prefetch = (settings or {}).get("prefetch", self.PREFETCH)
         check_whole("prefetch", self._prefetch, at_least=1)

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 from peerseal.errors import (
     BadTransactionToken,
@@ -33,6 +33,7 @@ from peerseal.verify.context import Transaction, current_request_id, new_request
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
 from peerseal.verify.target import check_external_prefix
+from peerseal.wsgi import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
@@ -42,6 +43,8 @@ log = logging.getLogger("peerseal")
 REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, ContentUnreadable)
 """What verification of a request raises."""
 
+AUTHORIZATION: Final = "Authorization"
+"""The default header of tokens."""
 _MAX_SHOWN = 200  # characters of a value that is not verified
 
 
@@ -81,46 +84,52 @@ def check_needed_scope(scope: object, where: str) -> None:
         raise ConfigurationError(f"{where}: {scope!r:.60} is no scope (RFC 6749 section 3.3)") from error
 
 
-def check_options(header: object, max_body: object, report_only: object, verifier: object, identity: object) -> None:
-    """Raises ConfigurationError for a value of the wrong type, and for an invalid header name or number of bytes."""
-    if identity is not None and not isinstance(getattr(identity, "external_prefix", None), str):
-        raise ConfigurationError(f"identity={shortened(identity)}: expected a peerseal.Identity")
-    check_header_name("header", header)
-    check_whole("max_body", max_body)
-    check_flag("report_only", report_only)
-    if verifier is not None:
-        check_is("verifier", verifier, Verifier, "a peerseal.Verifier")
+class PeerAuthOptions(TypedDict, total=False):
+    """The options of each adapter's ``PeerAuth``; `peerseal.flask.PeerAuth` describes them."""
+
+    allow: Mapping[str, Iterable[str]] | None
+    report_only: bool
+    header: str
+    max_body: int
+    external_prefix: str | None
+    verifier: Verifier | None
+    replay: ReplayGuard | None
+    audit: bool | None
+    on_verified: OnVerified | None
 
 
 class Gate:
-    """The check before one application, with the options of `peerseal.flask.PeerAuth`. Each framework's adapter does
-    the check itself. Raises ConfigurationError."""
+    """The check before one application. Each framework's adapter does the check itself. Raises ConfigurationError."""
 
-    def __init__(
-        self,
-        identity: "Identity | None",
-        record: "Record",
-        *,
-        allow: Mapping[str, Iterable[str]] | None,
-        report_only: bool,
-        header: str,
-        max_body: int,
-        external_prefix: str | None,
-        verifier: Verifier | None,
-        replay: ReplayGuard | None,
-        audit: bool | None,
-        on_verified: OnVerified | None,
-    ) -> None:
-        check_options(header, max_body, report_only, verifier, identity)
-        if external_prefix is None:
-            external_prefix = identity.external_prefix if identity is not None else ""
-        self.external_prefix = check_external_prefix(external_prefix)
-        self.verifier = _verifier_of(identity, allow, replay) if verifier is None else verifier
-        self.header = header.lower()
-        self.max_body = max_body
-        self.report_only = report_only
+    def __init__(self, identity: "Identity | None", record: "Record", **options: Unpack[PeerAuthOptions]) -> None:
+        check_options(identity, **options)
+        prefix, verifier = options.get("external_prefix"), options.get("verifier")
+        if prefix is None:
+            prefix = identity.external_prefix if identity is not None else ""
+        self.external_prefix = check_external_prefix(prefix)
+        if verifier is None:
+            verifier = _verifier_of(identity, options.get("allow"), options.get("replay"))
+        self.verifier = verifier
+        self.header = options.get("header", AUTHORIZATION).lower()
+        self.max_body = options.get("max_body", MAX_BODY)
+        self.report_only = options.get("report_only", False)
         self.record = record
-        self.audit = _audit_log_of(identity, record, audit, on_verified)
+        self.audit = _audit_log_of(identity, record, options.get("audit"), options.get("on_verified"))
+
+
+def check_options(identity: "Identity | None", **options: Unpack[PeerAuthOptions]) -> None:
+    """Raises TypeError for an unknown option, as for any unknown argument, and ConfigurationError for a value of the
+    wrong type, an invalid header name and an invalid number of bytes."""
+    unknown = options.keys() - PeerAuthOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"PeerAuth has no option {', '.join(sorted(unknown))}")
+    if identity is not None and not isinstance(getattr(identity, "external_prefix", None), str):
+        raise ConfigurationError(f"identity={shortened(identity)}: expected a peerseal.Identity")
+    check_header_name("header", options.get("header", AUTHORIZATION))
+    check_whole("max_body", options.get("max_body", MAX_BODY))
+    check_flag("report_only", options.get("report_only", False))
+    if options.get("verifier") is not None:
+        check_is("verifier", options["verifier"], Verifier, "a peerseal.Verifier")
 
 
 def _verifier_of(

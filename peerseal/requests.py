@@ -145,7 +145,7 @@ class PeerSession(requests.Session):
             request.auth = _from_url
         prepared = super().prepare_request(request)
         if request.url != url and not self._origin.holds(prepared.url or ""):
-            raise UnsignableRequest("a path below the base URL leads out of it")
+            raise UnsignableRequest("the path leads out of the base URL: expected one below it")
         if ctx is not None:
             if self._origin.target(prepared.url or "") is None:
                 raise UnsignableRequest("ctx is signed, and requests to another origin are not: call it without ctx")
@@ -155,7 +155,7 @@ class PeerSession(requests.Session):
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As Session's, with the default timeout and the deadline, and with a body that can be sent more than once."""
         if request in self._sent_back:
-            raise UnsignableRequest("another origin redirects to a service whose requests are signed")
+            raise UnsignableRequest("another origin redirects to this service: such a request is not signed")
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = self._options.default_timeout
         if self._origin.target(request.url or "") is not None:

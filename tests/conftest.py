@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from peerseal.testing import Clock, MemoryRegistry
 from tests.support.apache_kafka import ApacheKafka, need_kafka
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres, running_postgres
@@ -99,6 +100,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thorough)
         if "pgbouncer" in item.name or "pgbouncer" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.pooler)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still until a test moves it on."""
+    return Clock(1_800_000_000.0)
+
+
+@pytest.fixture
+def registry(clock: Clock) -> Iterator[MemoryRegistry]:
+    """A registry in memory, by that clock."""
+    with MemoryRegistry(clock=clock) as registry:
+        yield registry
 
 
 @pytest.fixture

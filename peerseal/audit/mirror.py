@@ -5,12 +5,8 @@ root signed. So another history never replaces the mirrored one, and any web ser
 declares the mirrored history lost, the mirror moves it to a folder of its own and begins again.
 """
 
-import fcntl
 import logging
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate, entry_bodies
@@ -24,7 +20,6 @@ from peerseal.protocol.ledger.checkpoint import (
 )
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
 from peerseal.runtime.files import Access, Folder
-from peerseal.runtime.trusted_path import Opened
 
 log = logging.getLogger("peerseal.keep")
 
@@ -43,7 +38,7 @@ class LedgerMirror:
         changes; DocumentRefused also where the mirror itself is damaged. Raises ConfigurationError where it cannot
         be written."""
         try:
-            with self._alone():
+            with self._folder.locked(".lock"):  # a first run may take longer than the interval to the next
                 before = self._edge or self._read_edge()
                 try:
                     update = reader.read(before, lambda _: True)
@@ -74,16 +69,6 @@ class LedgerMirror:
     def _seen_at(self) -> float:
         folder, name = self._at(CHECKPOINT_PATH)
         return folder.stat(name).st_mtime
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time: a first run may take longer than the interval to the next."""
-        lock = Opened(self._folder.open(".lock", os.O_CREAT | os.O_RDWR))
-        try:
-            fcntl.flock(lock.fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            lock.unlock()
 
     def _read_edge(self) -> Frontier:
         """The right edge, computed from the first entry on."""

@@ -145,7 +145,7 @@ class AccessTokens:
         fetcher = self._trust.fetcher
         if not getattr(fetcher, "confidential", True):
             raise ConfigurationError(
-                "access tokens can be read on the way: PEERSEAL_REGISTRY_URL must begin with https"
+                "PEERSEAL_REGISTRY_URL must begin with https: an access token is not sent over http"
             )
         grants = self._trust.settings().access_tokens
         if name not in grants:
@@ -174,7 +174,7 @@ class AccessTokens:
             text, lifetime = claim(members, "access_token", str), claim(members, "expires_in", int)
             scopes = frozenset(claim(members, "scope", str).split(" "))
             if claim(members, "token_type", str) != "Bearer" or lifetime not in ACCESS_LIFETIMES or not _is_token(text):
-                raise MalformedToken("no bearer token that lives for some time")
+                raise MalformedToken("the answer holds no bearer token with a lifetime")
         except MalformedToken as error:
             raise TrustUnavailable(f"the registry answered {answer.status}: {error}") from error
         return _Cached(AccessToken(text, asked_at + lifetime, scopes), asked_at, lifetime)

@@ -1,9 +1,8 @@
 """Enrolment: the calls that register, look up and retire a key, and what their answers mean (docs/protocol.md)."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -27,7 +26,6 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id
 from peerseal.protocol.tokens.oidc import MAX_TOKEN
 from peerseal.protocol.tokens.proof import sign_proof
-from peerseal.runtime.backoff import backoff
 from peerseal.runtime.settings import read_text
 from peerseal.session.problem import MAX_PROBLEM
 from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
@@ -57,7 +55,7 @@ class PlatformToken:
         def read() -> str:
             text = read_text(Path(path), name) or ""
             if not text.isascii() or not text:
-                raise ConfigurationError(f"{name}={path}: cannot be read as a token: empty, or no ASCII text")
+                raise ConfigurationError(f"{name}={path}: cannot be read as a token: it is empty, or no ASCII text")
             return text
 
         return cls(read)
@@ -66,7 +64,7 @@ class PlatformToken:
         """The newest token, without blanks around it. Raises ConfigurationError, which does not contain the token."""
         token = self.get().strip()
         if not token or not token.isascii() or len(token) > MAX_TOKEN:
-            raise ConfigurationError("the platform's token is empty, longer than one may be, or none at all")
+            raise ConfigurationError(f"the platform's token is no ASCII text of 1 to {MAX_TOKEN} characters")
         return token
 
 
@@ -152,13 +150,15 @@ class Enrolment:
             raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
         statement = _about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
         if statement.state != ACTIVE:
-            raise EnrolmentRefused(f"key_{statement.state}", "the registry admitted the key, but not as active")
+            raise EnrolmentRefused(
+                f"key_{statement.state}", f"the registry admitted the key as {statement.state}; expected {ACTIVE}"
+            )
         return statement
 
 
 def _about(kid: str, statement: KeyStatement) -> KeyStatement:
     if statement.kid != kid:
-        raise DocumentRefused("document_wrong_subject", "a statement about another key")
+        raise DocumentRefused("document_wrong_subject", f"a statement about another key than {kid}")
     return statement
 
 
@@ -181,14 +181,6 @@ UNREACHABLE = (FetchError, TrustUnavailable)
 
 TRY_AGAIN = (*UNREACHABLE, EnrolmentPending)
 """Errors after which the same key can be registered again later."""
-
-LONGEST_PAUSE = 10.0
-"""Seconds between two attempts at most."""
-
-
-def pauses() -> Iterator[float]:
-    """Seconds between attempts, without end: 0.2, then twice as long each time, up to `LONGEST_PAUSE`."""
-    return (backoff(attempt, first=0.2, longest=LONGEST_PAUSE) for attempt in count(1))
 
 
 def refusal_in(error: PeersealError) -> DocumentRefused | None:
@@ -222,5 +214,7 @@ def admission(
     urls = registry.split(",") if isinstance(registry, str) else [*registry, ""]  # an empty list has no URL either
     confidential = is_confidential(urls[0].strip()) if fetcher is None else getattr(fetcher, "confidential", True)
     if not confidential:
-        raise ConfigurationError("a platform's token is sent over https or loopback only")
+        raise ConfigurationError(
+            "a platform's token is sent over https or loopback only: use an https URL of the registry"
+        )
     return PlatformToken.of(oidc_token)

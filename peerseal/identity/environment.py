@@ -92,7 +92,7 @@ def _rotation_in(settings: SettingsReader) -> RotationSchedule:
 def _join_token_in(settings: SettingsReader) -> str | None:
     absent = settings.absent("PEERSEAL_JOIN_TOKEN_FILE")
     if absent is not None and settings.text("PEERSEAL_JOIN_TOKEN") is None:
-        log.warning("%s; only a service that has a key already can go on", absent)
+        log.warning("%s; a service without a key in its key folder cannot start", absent)
         return None
     token = settings.secret("PEERSEAL_JOIN_TOKEN", may_be_empty=True)
     name = "PEERSEAL_JOIN_TOKEN" if settings.path("PEERSEAL_JOIN_TOKEN_FILE") is None else "PEERSEAL_JOIN_TOKEN_FILE"
@@ -142,7 +142,7 @@ def one_pin(pin: str | None, admission: JoinToken | PlatformToken | None, folder
         check_pin(pin)
     pins = {known for known in (pin, admission.pin if isinstance(admission, JoinToken) else None) if known is not None}
     if len(pins) > 1:
-        raise ConfigurationError("the join token is for a registry with another root key than the pinned one")
+        raise ConfigurationError(f"PEERSEAL_REGISTRY_PIN={pin}: the join token is for a registry with another root key")
     return pins.pop() if pins else folder.pin()
 
 

@@ -38,6 +38,7 @@ from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
+from peerseal.protocol.plain import kind_of
 from peerseal.protocol.tokens.event import EVENT_LIFETIME
 from peerseal.protocol.tokens.transaction import TRANSACTION_LIFETIME, TRANSACTION_LIFETIME_CAP
 from peerseal.runtime.files import cache_folder
@@ -384,7 +385,7 @@ class Identity:
         this service as a minter, UnsignableRequest or TrustUnavailable.
         """
         if not isinstance(user, User):
-            raise UnsignableRequest("a transaction is for a peerseal.User, as UserVerifier gives it")
+            raise UnsignableRequest(f"user is {kind_of(user)}; expected a peerseal.User, as UserVerifier returns it")
         seconds = whole_seconds(lifetime, TRANSACTION_LIFETIME_CAP)
         minted = self._minter.for_user(user, scope_set(scope), facts, transaction_id, workload, seconds)
         note_minted(minted)

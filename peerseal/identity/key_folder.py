@@ -12,6 +12,7 @@ The kernel releases the locks of a process that ends. Files have mode 0600, the 
 """
 
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.files import Folder, make_private
-from peerseal.runtime.trusted_path import Opened
+from peerseal.runtime.locks import Opened
 
 __all__ = ["KeyFolder", "StoredKey", "StoredKeys", "make_private"]
 
@@ -124,16 +125,8 @@ class KeyFolder:
     def locked(self, *, wait: bool = True) -> Iterator[bool]:
         """Exclude other processes and threads that change the folder. With ``wait=False`` it yields False, without the
         lock, if another one has it."""
-        lock = Opened(self._files.open("lock", os.O_CREAT | os.O_RDWR))
-        try:
-            try:
-                fcntl.flock(lock.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            lock.unlock()
+        with self._files.locked("lock", wait=math.inf if wait else 0.0) as locked:
+            yield locked
 
     def hold(self) -> None:
         """Note that this process uses the keys. A forked child calls it again for itself."""
@@ -150,10 +143,7 @@ class KeyFolder:
         if holders is None or not holders.is_open():
             return False
         try:
-            fcntl.flock(holders.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._is_in_place(holders, "holders")
-        except BlockingIOError:
-            return False
+            return holders.lock(wait=0.0) and self._is_in_place(holders, "holders")
         finally:
             holders.unlock()
 
@@ -229,7 +219,9 @@ class KeyFolder:
                 raise TypeError("a name is a text")
             stored = StoredKeys(*named, tuple(self._stored_key(key) for key in members["keys"]))
         except (MalformedToken, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{self._files.shown / _KEYS} cannot be read") from error
+            raise ConfigurationError(
+                f"{self._files.shown / _KEYS} cannot be read: expected the JSON that Peerseal writes"
+            ) from error
         self._pairs = {key.kid: key.pair for key in stored.keys}
         return stored
 
@@ -247,7 +239,7 @@ class KeyFolder:
         try:
             pair = self._passphrase.opened(pem, path, KeyPair.from_pem)
         except KeyRefused as error:
-            raise KeyRefused(error.code, f"{path} holds no private key that can be read") from error
+            raise KeyRefused(error.code, f"{path} holds no readable private key") from error
         if f"{pair.public.thumbprint}.pem" != name:
             raise ConfigurationError(f"{path} holds another key than its name says: remove it")
         if self._passphrase.leaves_plain(pem):
@@ -269,7 +261,7 @@ def _file_of(kid: str) -> str:
     """The name of a key's file. Raises ConfigurationError for a kid without a thumbprint."""
     name = f"{str(kid).rpartition('/')[2]}.pem"
     if not _KEY_FILE.fullmatch(name):
-        raise ConfigurationError(f"{kid!r} is not a key id: it ends in no RFC 7638 thumbprint")
+        raise ConfigurationError(f"{kid!r} is not a key id: it does not end in a thumbprint (RFC 7638)")
     return name
 
 

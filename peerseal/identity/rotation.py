@@ -20,12 +20,10 @@ from itertools import pairwise
 
 from peerseal.errors import ConfigurationError, DocumentRefused, EnrolmentRefused, PeersealError, TrustUnavailable
 from peerseal.identity.enrolment import (
-    LONGEST_PAUSE,
     TRY_AGAIN,
     UNREACHABLE,
     Enrolment,
     PlatformToken,
-    pauses,
     refusal_in,
 )
 from peerseal.identity.key_folder import StoredKey
@@ -35,12 +33,15 @@ from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, service_id
+from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import BackgroundWork, notice_fork
 from peerseal.runtime.limits import RotationSchedule
 from peerseal.trust.store import TrustStore
 
 log = logging.getLogger("peerseal.identity")
 
+_LONGEST_PAUSE = 10.0
+"""Seconds between two attempts at most; the first pause is 0.2 s."""
 _STOP_TIMEOUT = 15.0
 """Seconds for which `RotationThread.stop` waits for a rotation under way: longer than one call to the registry."""
 
@@ -94,10 +95,13 @@ class KeyRotation:
         `peerseal.Identity.start` does."""
         deadline = time.monotonic() + timeout
         refusal: DocumentRefused | None = None
-        for pause in pauses():
+        failures = 0
+        while True:
             try:
                 return self.ensure_registered()
             except TRY_AGAIN as error:
+                failures += 1
+                pause = _backoff(failures)
                 refusal = refusal_in(error) or (refusal if isinstance(error, TrustUnavailable) else None)
                 over = time.monotonic() + pause > deadline
                 if refusal is not None and (over or refusal.of_another_registry):
@@ -106,7 +110,6 @@ class KeyRotation:
                     raise
                 log.warning("no registered key yet; trying again in %.1f s: %s", pause, error)
                 time.sleep(pause)
-        raise AssertionError("unreachable: the pauses never end")
 
     def publish_next(self) -> StoredKey:
         """Register the next key now; it signs after the lead of the schedule. A next key that is already registered
@@ -227,14 +230,14 @@ class KeyRotation:
                 self._check_domain()
                 statement = self._enrolment.statement(key)
             except (*UNREACHABLE, DocumentRefused) as error:
-                log.warning("cannot ask the registry about %s, and go on with it: %s", key.kid, error)
+                log.warning("cannot ask the registry about %s; the key stays in use: %s", key.kid, error)
                 return
             if statement is None:
                 if key.registered_at is not None:
-                    log.error("%s is unknown to the registry", key.kid)
+                    log.error("%s is unknown to the registry; it is registered again", key.kid)
                     self._keys.save(self._keys.stored.having(replace(key, registered_at=None)))
             elif statement.state != ACTIVE:
-                log.error("%s is no longer good: %s", key.kid, statement.state)
+                log.error("%s is %s at the registry; it is deleted here", key.kid, statement.state)
                 self._keys.save(self._keys.stored.without(key.kid))
             elif key.registered_at is None:
                 self._save_registered(key, statement, signs_from=statement.active_from + self._schedule.lead)
@@ -260,7 +263,7 @@ class KeyRotation:
     def _check_domain(self) -> str:
         domain, kept = self._trust.domain, self._keys.stored.domain
         if kept not in (None, domain):
-            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {kept}")
+            raise ConfigurationError(f"{self._folder.path} holds keys of the trust domain {kept}, not of {domain}")
         return domain
 
     # ---- what is due
@@ -308,7 +311,7 @@ class RotationThread:
             self._thread.join(_STOP_TIMEOUT)
 
     def _run(self) -> None:
-        stopping, failing, pause = self._stopping, pauses(), self._interval
+        stopping, failures, pause = self._stopping, 0, self._interval
         while not stopping.wait(pause):
             pause = self._interval
             try:
@@ -316,13 +319,18 @@ class RotationThread:
                     self._publish_counts()
                     if self._rotation.is_due():
                         self._rotation.work()
-                failing = pauses()
+                failures = 0
             except PeersealError as error:
-                pause = max(self._interval, next(failing))
-                log.warning("keys of %s could not be looked after: %s", self._service, error)
+                failures += 1
+                pause = max(self._interval, _backoff(failures))
+                log.warning("the keys of %s are not rotated: %s", self._service, error)
             except Exception:  # without this thread the keys would expire a week later
-                pause = LONGEST_PAUSE
-                log.exception("keys of %s could not be looked after", self._service)
+                pause = _LONGEST_PAUSE
+                log.exception("the keys of %s are not rotated", self._service)
+
+
+def _backoff(failures: int) -> float:
+    return backoff(failures, first=0.2, longest=_LONGEST_PAUSE)
 
 
 def _by(admission: JoinToken | PlatformToken | None) -> str:

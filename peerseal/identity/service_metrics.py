@@ -6,7 +6,6 @@ its counters to the file ``ended`` and removes its file, so that the sum never d
 requests: the log reports the first one, and the sum lacks the counters of that file.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -25,7 +24,6 @@ from peerseal.runtime.files import Folder
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.metrics import Metric, Source, Tally, merged
 from peerseal.runtime.options import check_callable
-from peerseal.runtime.trusted_path import Opened
 from peerseal.session.circuit import CircuitStatus
 
 log = logging.getLogger("peerseal.metrics")
@@ -159,19 +157,15 @@ class WorkerCounters:
         gone = [name for name in self._workers() if name != self._name and not _runs(name)]
         if not gone:
             return
-        lock = Opened(self._folder.open("lock", os.O_CREAT | os.O_RDWR))
-        try:
-            fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with self._folder.locked("lock", wait=0.0) as locked:
+            if not locked:
+                return
             ended, folded = self._read(self._ended)
             there = [name for name in gone if name not in folded]
             counted = [metric for name in there for metric in self._read(name)[0]]
             self._folder.write(self._ended, _encoded(merged([*ended, *counted]), [*folded, *there]), durable=False)
             for name in gone:
                 self._folder.remove(name)
-        except BlockingIOError:
-            return
-        finally:
-            lock.unlock()
 
     def _read(self, name: str) -> tuple[list[Metric], list[str]]:
         """The metrics in a file, and the files that they replace. Empty if the file is gone or cannot be read."""

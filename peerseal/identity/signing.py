@@ -59,10 +59,10 @@ def request_token(
 ) -> str:
     """A request token for one request; see `Identity.sign_request`."""
     if not is_origin_form(target):
-        raise UnsignableRequest("the target is not in origin form (RFC 9112 section 3.2.1)")
+        raise UnsignableRequest("the target is not in origin form, such as /path?query (RFC 9112 section 3.2.1)")
     content, verb = _octets(body), plain_text(method)
     if not verb:
-        raise UnsignableRequest(f"the method is a text, and this is {text_like(method)}")
+        raise UnsignableRequest(f"the method is {text_like(method)}; expected a text such as GET")
     bound, issued_at = _sendable(headers), int(now)
     transaction = bound.pop(TRANSACTION_HEADER, None)
     token = RequestToken(
@@ -87,7 +87,7 @@ def assertion(key: StoredKey, *, audience: str | None = None, client_id: str | N
     client = plain_text(key.owner if client_id is None else client_id)
     asked = plain_text(registry_id(key.domain) if audience is None else audience)
     if not client or not asked:
-        raise UnsignableRequest("an assertion's client_id and audience are texts that are not empty")
+        raise UnsignableRequest("an assertion needs a client_id and an audience: texts that are not empty")
     return _compact(key, ASSERTION_TYP, lambda: assertion_claims(client, asked, int(now)))
 
 
@@ -95,7 +95,7 @@ def whole_seconds(lifetime: object, at_most: int) -> int:
     """The whole seconds of a token's lifetime. Raises UnsignableRequest."""
     seconds = int(lifetime.total_seconds()) if isinstance(lifetime, timedelta) else 0
     if not 0 < seconds <= at_most:
-        raise UnsignableRequest(f"lifetime is a timedelta of 1 to {at_most} s")
+        raise UnsignableRequest(f"lifetime is {shortened(lifetime)}; expected a timedelta of 1 to {at_most} seconds")
     return seconds
 
 
@@ -208,7 +208,7 @@ class Minter:
         belong to an event that its user published long ago. Raises UnsignableRequest or TrustUnavailable.
         """
         if DERIVED_FROM in current.authentication:
-            raise UnsignableRequest("the current transaction is for a derived scope, which is good for one event only")
+            raise UnsignableRequest("the current transaction is for a derived scope, which allows one event only")
         if scope in current.scopes:
             return current.authentication
         not_allowed = f"the current transaction does not allow {scope}"
@@ -221,7 +221,7 @@ class Minter:
                 f"{not_allowed}, and the domain's settings derive it for {issuer} from none of its scopes"
             )
         if current.expires_at is None or self._clock() >= current.expires_at + LEEWAY:
-            raise UnsignableRequest(f"{scope} is derived in a user's transaction before it ends, and at no other time")
+            raise UnsignableRequest(f"{scope} is derived only in a user's transaction that has not ended")
         return context
 
     def _event_transaction(self, event: Event) -> str:
@@ -259,11 +259,11 @@ def _user_and_transaction(
     """The user and the transaction id of an event: those of the current transaction, or the given ones where there is
     no current transaction. Raises UnsignableRequest."""
     if current and (subject not in (None, current.user) or transaction_id not in (None, current.id)):
-        raise UnsignableRequest("an event of another user or transaction than the current one")
+        raise UnsignableRequest("subject or transaction_id differs from the current transaction: leave them out")
     if current is not None:
         return current.user, current.id
     if transaction_id is None:
-        raise UnsignableRequest("an event of no transaction")
+        raise UnsignableRequest("there is no current transaction: give a transaction_id")
     return subject, transaction_id
 
 
@@ -291,7 +291,7 @@ def _compact(key: StoredKey, typ: str, claims: Callable[[], Mapping[str, Any]]) 
     header = _header(key.pair.public.alg, key.kid, typ)
     token = jose.compact(header, _checked(lambda: canonical_json(claims())), key.pair.sign)
     if len(token) > jose.MAX_TOKEN:
-        raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters")
+        raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters: {len(token)}")
     return token
 
 
@@ -303,7 +303,7 @@ def _header(alg: str, kid: str, typ: str) -> str:
 def _octets(payload: bytes) -> bytes:
     content = plain_bytes(payload)
     if content is None:
-        raise UnsignableRequest(f"what is signed is bytes, and this is {kind_of(payload)}")
+        raise UnsignableRequest(f"the body or payload is {kind_of(payload)}; expected bytes")
     return content
 
 
@@ -314,19 +314,19 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
     try:
         items = [(name, value) for name, value in headers.items()]  # pairs, or an error at once
     except Exception as error:  # headers is no mapping, or its methods raise
-        raise UnsignableRequest(f"headers are a mapping of texts, and this is {kind_of(headers)}") from error
+        raise UnsignableRequest(f"headers are {kind_of(headers)}; expected a mapping of texts") from error
     pairs = [(_name(name), _field_value(name, value)) for name, value in items]
     bound = dict(pairs)
     if len(bound) != len(pairs):
         names = ", ".join(sorted(name for name, _ in pairs))
-        raise UnsignableRequest(f"one of these headers stands there in two spellings: {names}")
+        raise UnsignableRequest(f"one of these headers occurs in two spellings: {names}")
     return {name: value for name, value in bound.items() if value or name != "content-type"}
 
 
 def _name(name: object) -> str:
     text = plain_text(name)
     if text is None or not _FIELD_NAME.fullmatch(text):
-        raise UnsignableRequest(f"not the name of a header (RFC 9110 section 5.1): {text_like(name)}")
+        raise UnsignableRequest(f"{text_like(name)} is not the name of a header (RFC 9110 section 5.1)")
     return text.lower()
 
 

@@ -44,14 +44,14 @@ class SigningKeys:
         try:
             self.reload()
         except (OSError, PeersealError):
-            log.exception("%s cannot be read; going on with the keys in memory", self.folder)
+            log.exception("the key folder of %s cannot be read; the keys in memory stay in use", self.service)
 
     def reload(self) -> None:
         """Read the folder if another process has saved keys. Takes no lock: files are replaced in one step."""
         self._checked_at = self.clock()
         stamp = self.folder.stamp()
         if stamp is None and self.stored.keys:
-            log.error("%s was emptied; going on with the keys in memory", self.folder.path)
+            log.error("%s was emptied; the keys in memory stay in use", self.folder.path)
         elif stamp != self._stamp:
             stored = self.folder.load()
             for key in stored.keys:  # the folder may have been replaced by the one of another service of the same user

@@ -17,7 +17,6 @@ On SQLite, whose file belongs to one host, it locks a file next to the database:
 application from writing.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -32,9 +31,9 @@ from peerseal.messaging import Outlet
 from peerseal.outbox.rows import Rows, Waiting, code_of
 from peerseal.runtime.extras import missing
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork, warn_without_threads
+from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_is, check_number, check_whole
 from peerseal.runtime.terminal import printable
-from peerseal.runtime.trusted_path import Opened
 
 try:
     from sqlalchemy import Connection, Engine, Table, func, select, text
@@ -161,13 +160,9 @@ class _RelayLock:
     def _alone_on_sqlite(self, connection: Connection) -> Iterator[bool]:
         lock = Opened(os.open(self._lock_file(connection), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
-            try:
-                fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                self._held = lock
-                yield True
+            locked = lock.lock(wait=0.0)
+            self._held = lock if locked else None
+            yield locked
         finally:
             self._held = None
             lock.unlock()
@@ -253,7 +248,7 @@ class Relay:
         self.failure = code_of(error)
         known = isinstance(error, (PeersealError, SQLAlchemyError, OSError))
         said = error.orig if isinstance(error, DBAPIError) else error  # without the statement and its values
-        log.error("the outbox cannot be relayed: %s", printable(said), exc_info=None if known else error)
+        log.error("the outbox cannot be sent: %s", printable(said), exc_info=None if known else error)
 
     def _after_fork(self) -> None:
         """A forked child has no thread, and does not use its parent's connections, outlet and locks."""

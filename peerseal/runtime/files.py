@@ -1,7 +1,7 @@
 """Folders and files that no other user of the host can change or replace.
 
-A folder is opened once and held by its descriptor; everything in it is done relative to that. So a folder that somebody
-puts in its place afterwards is never read, written or emptied. The rules, as OpenSSH's StrictModes has them
+A folder is opened once and held by its descriptor; everything in it is done relative to that. So a folder that another
+user puts in its place afterwards is never read, written or emptied. The rules, as OpenSSH's StrictModes has them
 (docs/adr/0005-the-key-folder.md gives the reasons):
 
 1. Every folder on the way belongs to root or to this user. A symbolic link on the way is followed where root or this
@@ -11,10 +11,14 @@ puts in its place afterwards is never read, written or emptied. The rules, as Op
 """
 
 import errno
+import fcntl
+import hashlib
+import math
 import os
 import re
 import secrets
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.locks import Opened, within
 from peerseal.runtime.trusted_path import MOST_LINKS, Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
 
 DRAFT: Final = ".new-"
@@ -32,6 +37,7 @@ _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe in a
 _OTHERS_WRITE: Final = 0o022
 _OTHERS: Final = 0o077
 _PRIVATE: Final = 0o700
+_LOCK_FILES: Final = 64
 
 
 class Access(Enum):
@@ -232,10 +238,20 @@ class Folder:
                 os.unlink(name, dir_fd=held.fd)
 
     def remove_drafts(self) -> None:
-        """Remove what processes that died in the middle of `write` left behind. Where no other process writes."""
+        """Remove the drafts of processes that died in the middle of `write`. Where no other process writes."""
         for name in self.names():
             if _DRAFT_NAME.fullmatch(name):
                 self.remove(name)
+
+    @contextmanager
+    def locked(self, name: str, *, wait: float = math.inf) -> Iterator[bool]:
+        """Lock the file of that name for the block: one process and thread at a time. Gives False, without the lock,
+        where another one still holds it after ``wait`` seconds."""
+        file = Opened(self.open(name, os.O_CREAT | os.O_RDWR))
+        try:
+            yield file.lock(wait=wait)
+        finally:
+            file.unlock()
 
     def date(self, name: str, at: float | None = None) -> None:
         """Say that the file was changed at that time, or now. Raises FileNotFoundError."""
@@ -333,6 +349,56 @@ class Folder:
         except OSError as error:
             path = held.path if name is None or writing else held.path / name
             raise self._label.trouble(path, error, writing) from error
+
+
+class NameLock:
+    """A lock on a name, in a folder: one process and thread at a time holds it, and names need no files.
+
+    It is one byte of the file ``locks``, as an open-file-description lock: like `flock` it belongs to the open file, so
+    a forked child neither has it nor drops it. Where the system has no such locks, the name's hash chooses one of 64
+    files.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
+        self._place = int.from_bytes(digest, "big") >> 2
+        kind = re.split(r"[-.]", name, maxsplit=1)[0]  # a process may hold locks of two kinds
+        self._file = f"{kind}-{self._place % _LOCK_FILES}.lock"
+        self._folder = folder
+        self._by_file = not hasattr(fcntl, "F_OFD_SETLK")
+        self._handle = folder.open(self._file if self._by_file else "locks", os.O_CREAT | os.O_RDWR)
+
+    def lock(self, *, wait: float = 0.0) -> bool:
+        """Take it. False where another process or thread still holds it after ``wait`` seconds. Raises OSError or
+        ConfigurationError."""
+        return within(wait, self._lock_now)
+
+    def _lock_now(self) -> bool:
+        try:
+            self._apply(fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.F_WRLCK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if self._by_file or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            os.close(self._handle)
+            self._by_file = True
+            self._handle = self._folder.open(self._file, os.O_CREAT | os.O_RDWR)
+            return self._lock_now()
+        return True
+
+    def close(self) -> None:
+        """Release it. Closing is not enough: a child that was forked in between has the same open file."""
+        with suppress(OSError):
+            self._apply(fcntl.LOCK_UN, fcntl.F_UNLCK)
+        os.close(self._handle)
+
+    def _apply(self, whole: int, part: int) -> None:
+        if self._by_file:
+            fcntl.flock(self._handle, whole)
+        else:
+            wanted = struct.pack("hhqqi4x", part, os.SEEK_SET, self._place, 1, 0)  # struct flock
+            fcntl.fcntl(self._handle, fcntl.F_OFD_SETLK, wanted)
 
 
 def read_file(path: Path, limit: int = -1) -> bytes:

@@ -1,59 +1,77 @@
-"""Locks that the processes of a host share, as files of a folder."""
+"""Open files, and the locks on them that the processes of a host share."""
 
 import errno
 import fcntl
-import hashlib
+import math
 import os
-import re
-import struct
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from peerseal.runtime.files import Folder
+_PAUSE: Final = 0.01
+"""Seconds between two attempts to take a lock."""
 
-_LOCK_FILES: Final = 64
 
+class Opened:
+    """An open file or folder. A process that becomes a daemon may close descriptors that it does not know, and their
+    numbers then belong to other files. `Opened` neither uses nor closes such a number."""
 
-class NameLock:
-    """A lock on a name, in a folder: held by one process and thread at a time, with no file for each name.
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        found = os.fstat(fd)
+        self._is = found.st_dev, found.st_ino
 
-    It is one byte of the file ``locks``, as an open-file-description lock: like `flock` it belongs to what was opened,
-    so a forked child neither has it nor drops it. Where the system has none, the name's hash chooses one of 64 files.
-    """
+    def stat(self) -> os.stat_result:
+        """The state of the file. Raises OSError where it is no longer open."""
+        found = os.fstat(self.fd)
+        if (found.st_dev, found.st_ino) != self._is:
+            self.fd = -1
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return found
 
-    def __init__(self, folder: Folder, name: str) -> None:
-        digest = hashlib.blake2b(name.encode("utf-8"), digest_size=8).digest()
-        self._place = int.from_bytes(digest, "big") >> 2
-        kind = re.split(r"[-.]", name, maxsplit=1)[0]  # the kinds may be locked one within the other
-        self._file = f"{kind}-{self._place % _LOCK_FILES}.lock"
-        self._folder = folder
-        self._by_file = not hasattr(fcntl, "F_OFD_SETLK")
-        self._handle = folder.open(self._file if self._by_file else "locks", os.O_CREAT | os.O_RDWR)
-
-    def acquired(self) -> bool:
-        """Take it, if it is free now. Raises OSError or ConfigurationError."""
+    def is_open(self) -> bool:
+        """Whether the descriptor still belongs to this file."""
         try:
-            self._apply(fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.F_WRLCK)
-        except BlockingIOError:
+            self.stat()
+        except OSError:
             return False
-        except OSError as error:
-            if self._by_file or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            os.close(self._handle)
-            self._by_file = True
-            self._handle = self._folder.open(self._file, os.O_CREAT | os.O_RDWR)
-            return self.acquired()
         return True
 
     def close(self) -> None:
-        """Give it up. Closing alone would not do: a child forked meanwhile has the same file open."""
-        with suppress(OSError):
-            self._apply(fcntl.LOCK_UN, fcntl.F_UNLCK)
-        os.close(self._handle)
+        """Close it, if it is open."""
+        if self.fd >= 0 and self.is_open():
+            os.close(self.fd)
+        self.fd = -1
 
-    def _apply(self, whole: int, part: int) -> None:
-        if self._by_file:
-            fcntl.flock(self._handle, whole)
-        else:
-            wanted = struct.pack("hhqqi4x", part, os.SEEK_SET, self._place, 1, 0)  # struct flock
-            fcntl.fcntl(self._handle, fcntl.F_OFD_SETLK, wanted)
+    def lock(self, *, wait: float = math.inf) -> bool:
+        """Take an exclusive `flock`. False where another process or thread still holds it after ``wait`` seconds."""
+        if wait == math.inf:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            return True
+        return within(wait, self._lock_now)
+
+    def _lock_now(self) -> bool:
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Release a `flock` and close. Closing is not enough: a child that was forked in between has the same open
+        file, and keeps the lock."""
+        if self.fd >= 0 and self.is_open():
+            with suppress(OSError):
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.close()
+
+
+def within(wait: float, attempt: Callable[[], bool]) -> bool:
+    """Whether the attempt to take a lock succeeds, again and again for ``wait`` seconds."""
+    deadline = time.monotonic() + wait
+    while not attempt():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_PAUSE)
+    return True

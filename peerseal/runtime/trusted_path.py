@@ -1,7 +1,6 @@
 """The way to a folder: each step is checked, and a swap on the way changes nothing afterwards."""
 
 import errno
-import fcntl
 import logging
 import os
 import stat
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.locks import Opened
 
 log = logging.getLogger("peerseal.files")
 
@@ -53,46 +53,6 @@ class Label:
         except OSError:
             return self.refused(path, f"not {what} by uid {me}: {remedy(me)}")
         return self.refused(path, f"not {what} by uid {me} {state(found)}: {remedy(me)}")
-
-
-class Opened:
-    """An open file or folder. A daemon that begins may close descriptors that it does not know, and their numbers
-    become other files'. Such a number is neither used nor closed."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        found = os.fstat(fd)
-        self._is = found.st_dev, found.st_ino
-
-    def stat(self) -> os.stat_result:
-        """Of what was opened. Raises OSError where it is no longer open."""
-        found = os.fstat(self.fd)
-        if (found.st_dev, found.st_ino) != self._is:
-            self.fd = -1
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return found
-
-    def is_open(self) -> bool:
-        """Whether the descriptor still is this one's."""
-        try:
-            self.stat()
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close it, if it is open."""
-        if self.fd >= 0 and self.is_open():
-            os.close(self.fd)
-        self.fd = -1
-
-    def unlock(self) -> None:
-        """Release a `flock` and close. Closing alone would not do: a child that was forked meanwhile has the same open
-        file, and the lock lives as long as that does."""
-        if self.fd >= 0 and self.is_open():
-            with suppress(OSError):
-                fcntl.flock(self.fd, fcntl.LOCK_UN)
-        self.close()
 
 
 class Held(Opened):

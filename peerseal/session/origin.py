@@ -61,7 +61,7 @@ class Origin:
         if _origin_key(parsed) != self._key:
             return None
         if parsed.auth:
-            raise UnsignableRequest("a user name in a URL of a service whose requests are signed")
+            raise UnsignableRequest("the URL has a user name: signed requests carry none, remove it")
         return _path(parsed) + (f"?{parsed.query}" if parsed.query else "")
 
 

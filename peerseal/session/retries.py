@@ -90,7 +90,7 @@ def retry_after(policy: Retry, response: requests.Response) -> float | None:
         seconds = natural(text.lstrip("0") or "0")
         return math.inf if seconds is None else seconds
     if _LONG_NUMBER.search(text):
-        raise ValueError("a time with a number that is none of a calendar")
+        raise ValueError("Retry-After has a number that is no part of a date")
     return policy.get_retry_after(response.raw)
 
 

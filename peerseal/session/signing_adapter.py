@@ -246,7 +246,7 @@ def _settled(body: Any) -> bytes:
     if body is None:
         return b""
     if not isinstance(body, bytes):
-        raise UnsignableRequest("the body was not read before it was sent")
+        raise UnsignableRequest(f"the body is {type(body).__name__}; expected bytes, as PeerSession reads it")
     return body
 
 

@@ -1,1 +1,4 @@
-"""How a service talks to the registry: every call has a deadline and a bound on bytes."""
+"""Calls to a registry over HTTP: bounded in time and size, from its mirrors in turn.
+
+Read in this order: `deadline`, `fetch`, `mirrors`; `deadline_adapter` and `timed_connection` for `requests`.
+"""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from peerseal.errors import TrustUnavailable
+
 
 class _OfThisThread(threading.local):
     """``until`` is when the present wait must end (monotonic seconds). ``deadline`` is the budget of all waits."""
@@ -75,3 +77,14 @@ def time_left() -> float:
 def acquired_in_time(lock: threading.Lock) -> bool:
     """Take the lock, unless the time is over before that."""
     return lock.acquire(timeout=min(time_left(), threading.TIMEOUT_MAX))
+
+
+@contextmanager
+def held_in_time(lock: threading.Lock, what: str) -> Iterator[None]:
+    """Be the one thread that fetches ``what``. Raises TrustUnavailable where the time is over before that."""
+    if not acquired_in_time(lock):
+        raise TrustUnavailable(f"{what} cannot be had in time: a fetch is running", retry_after=1)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -25,7 +25,7 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
-from peerseal.transport.deadline import acquired_in_time
+from peerseal.transport.deadline import held_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.replaced_ledger import ReplacedLedgers
@@ -148,12 +148,8 @@ class DocumentReader:
 
     def load_registry_keys(self, *, at_once: bool = False) -> RegistryKeys:
         """Fetch the root's document, at most once a cooldown unless ``at_once``. Raises TrustUnavailable."""
-        if not acquired_in_time(self._lock):
-            raise TrustUnavailable("the registry's keys are being fetched", retry_after=1)
-        try:
+        with held_in_time(self._lock, "the registry's keys"):
             return self._load_registry_keys(at_once)
-        finally:
-            self._lock.release()
 
     def note(self, changes: Changes) -> None:
         """Load the root's document where the list says that it changed: the list is not shown again."""

@@ -11,8 +11,8 @@ import logging
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from random import random
 from typing import ClassVar, Generic, TypeVar
@@ -23,7 +23,7 @@ from peerseal.protocol.names import split_service_id
 from peerseal.runtime.backoff import backoff
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
-from peerseal.transport.deadline import acquired_in_time
+from peerseal.transport.deadline import held_in_time
 from peerseal.trust.awake import NEVER, AwakePeriods
 from peerseal.trust.beliefs import Dated
 from peerseal.trust.confirmation import Confirmation
@@ -52,8 +52,7 @@ class AbsentNames:
     """Names that the registry does not know, each for ``ttl`` seconds. Of more than ``most`` the oldest is dropped."""
 
     def __init__(self, most: int, ttl: float) -> None:
-        self._most = most
-        self._ttl = ttl
+        self._most, self._ttl = max(most, 1), ttl
         self._until: dict[str, float] = {}
 
     def has(self, name: str, now: float) -> bool:
@@ -62,9 +61,10 @@ class AbsentNames:
 
     def add(self, name: str, now: float) -> None:
         """The registry says so now."""
-        while len(self._until) >= max(self._most, 1):
-            del self._until[next(iter(self._until))]
-        self._until[name] = now + self._ttl
+        until = self._until  # another thread may put an empty one in its place
+        while len(until) >= self._most:
+            del until[next(iter(until))]
+        until[name] = now + self._ttl
 
     def discard(self, names: Iterable[str]) -> None:
         """These are there after all."""
@@ -165,7 +165,7 @@ class Shelf(ABC, Generic[D, B, A]):
     def _ask(self, item: Item[B], name: str) -> A:
         """The answer, which memory did not have: looked for again, and fetched once where that may help. Raises
         TrustUnavailable, or the error that stands for an answer."""
-        with fetching(item.lock, f"the {self.what} of {item.subject}"):
+        with held_in_time(item.lock, f"the {self.what} of {item.subject}"):
             answer = self._answer(item, name)  # what another thread has just fetched
             if answer is None and self._confirm_from_before(item):
                 answer = self._answer(item, name)
@@ -437,14 +437,3 @@ class Shelf(ABC, Generic[D, B, A]):
         """The subject is not in the ledger, or not any more: its registration is among what was lost."""
         self._index(item, None)
         item.known, item.good_until, item.etag = None, 0.0, None
-
-
-@contextmanager
-def fetching(lock: threading.Lock, what: str) -> Iterator[None]:
-    """Be the one thread that fetches. Raises TrustUnavailable where the time is over before that."""
-    if not acquired_in_time(lock):
-        raise TrustUnavailable(f"{what} cannot be had in time: a fetch is running", retry_after=1)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -18,10 +18,11 @@ from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.token_bucket import TokenBucket
+from peerseal.transport.deadline import held_in_time
 from peerseal.trust.beliefs import Dated, TrustedKey
 from peerseal.trust.documents import Question, check_age
 from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
-from peerseal.trust.shelf import AbsentNames, Environment, fetching
+from peerseal.trust.shelf import AbsentNames, Environment
 
 _LOCKS = 64
 """Fetches at once, at most: one for each group of services that share a lock."""
@@ -72,7 +73,7 @@ class StatementShelf:
     def ask(self, kid: str, service_id: str) -> TrustedKey:
         """The key, fetched where memory cannot say; one thread fetches while others of the same service wait. Raises
         UnknownKey, RevokedKey or TrustUnavailable."""
-        with fetching(self._locks[hash(service_id) % _LOCKS], f"the statement about {kid}"):
+        with held_in_time(self._locks[hash(service_id) % _LOCKS], f"the statement about {kid}"):
             found = self.known(kid) or self._confirmed_from_before(kid)
             return self._fetched(kid) if found is None else found
 

@@ -119,19 +119,9 @@ class AuditLog:
         self._calls.add(peer.id, scope or "")
 
         def record() -> Accepted:
-            return Accepted(
-                "call",
-                self._clock(),
-                peer.id,
-                peer.kid,
-                peer.claims["jti"],
-                peer.claims["aud"],
-                scope,
-                **_of_transaction(peer.transaction),
-                method=method,
-                route=route(),
-                request_id=current_request_id(),
-            )
+            jti, audience = peer.claims["jti"], peer.claims["aud"]
+            members = _of_transaction(peer.transaction) | {"method": method, "route": route()}
+            return self._accepted("call", peer.id, peer.kid, jti, audience, scope, members)
 
         self._note(record)
 
@@ -140,21 +130,10 @@ class AuditLog:
         self._events.add(event.issuer, event.scope)
 
         def record() -> Accepted:
-            return Accepted(
-                "event",
-                self._clock(),
-                event.issuer,
-                event.kid,
-                event.claims["jti"],
-                event.claims["aud"],
-                event.scope,
-                event.user,
-                event.authentication.get("iss"),
-                event.transaction_id,
-                topic=event.topic,
-                event_id=event.id,
-                request_id=current_request_id(),
-            )
+            jti, audience = event.claims["jti"], event.claims["aud"]
+            user = {"user": event.user, "user_issuer": event.authentication.get("iss")}
+            members = user | {"transaction": event.transaction_id, "topic": event.topic, "event_id": event.id}
+            return self._accepted("event", event.issuer, event.kid, jti, audience, event.scope, members)
 
         self._note(record)
 
@@ -163,17 +142,10 @@ class AuditLog:
         self._minted.add()
 
         def record() -> Accepted:
-            return Accepted(
-                "transaction",
-                self._clock(),
-                transaction.minter,
-                jose.parse(transaction.carry()).header.kid,
-                transaction.id,
-                transaction.minter.partition("/")[0],
-                " ".join(sorted(transaction.scopes)),
-                **_of_transaction(transaction),
-                request_id=current_request_id(),
-            )
+            kid = jose.parse(transaction.carry()).header.kid
+            minter, scopes, members = transaction.minter, sorted(transaction.scopes), _of_transaction(transaction)
+            domain = minter.partition("/")[0]
+            return self._accepted("transaction", minter, kid, transaction.id, domain, " ".join(scopes), members)
 
         self._note(record)
 
@@ -181,6 +153,12 @@ class AuditLog:
         """What was accepted, and what failed, in this process."""
         found = [tally.metric() for tally in (self._calls, self._events, self._minted, self._failures)]
         return [metric for metric in found if metric.samples]
+
+    def _accepted(
+        self, kind: str, caller: str, kid: str, jti: str, audience: str, scope: str | None, members: dict[str, Any]
+    ) -> Accepted:
+        now, request_id = self._clock(), current_request_id()
+        return Accepted(kind, now, caller, kid, jti, audience, scope, **members, request_id=request_id)
 
     def _note(self, record: Callable[[], Accepted]) -> None:
         written = self._enabled and _lines.isEnabledFor(logging.INFO)

@@ -87,7 +87,7 @@ def store_of(settings: Settings, timeouts: DatabaseTimeouts | None = None) -> St
     listen = create_engine(settings.listen_url) if settings.listen_url else None
     if listen is not None and {engine.dialect.name, listen.dialect.name} != {POSTGRESQL}:
         raise ConfigurationError(
-            f"REGISTRY_LISTEN_URL leads to {listen.dialect.name}, the database is {engine.dialect.name}; it is "
-            "for PostgreSQL behind a pooler: unset it"
+            "REGISTRY_LISTEN_URL is for PostgreSQL behind a pooler; it leads to "
+            f"{listen.dialect.name}, and the database is {engine.dialect.name}: unset it"
         )
     return Store(engine, guard, listen)

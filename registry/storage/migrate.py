@@ -50,7 +50,7 @@ def migrate(engine: Engine) -> str:
         schema = _schema(connection)
         if schema.newer:
             return _known(schema)
-        command.upgrade(_config(connection), SCHEMA_REVISION)
+        command.upgrade(alembic_config(connection), SCHEMA_REVISION)
     return SCHEMA_REVISION
 
 
@@ -70,7 +70,7 @@ def migrate_down(engine: Engine) -> str:
             return schema.revision
         if lost := _lost_by_downgrade(connection, schema.revision):
             raise SchemaRefused(f"nothing is changed: revision {RELEASED_REVISION} has no place for {', '.join(lost)}")
-        command.downgrade(_config(connection), RELEASED_REVISION)
+        command.downgrade(alembic_config(connection), RELEASED_REVISION)
     return RELEASED_REVISION
 
 
@@ -103,10 +103,11 @@ def _lost_by_downgrade(connection: Connection, revision: str) -> list[str]:
 
 
 def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+    return ScriptDirectory.from_config(alembic_config())
 
 
-def _config(connection: Connection | None = None) -> Config:
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's settings, for the migrations on that connection."""
     config = Config()
     config.attributes["connection"] = connection
     config.set_main_option("script_location", str(scripts()).replace("%", "%%"))

@@ -16,7 +16,7 @@ from peerseal.transport.fetch import HttpFetcher
 from peerseal.verify.issuers import OidcIssuer, check_jwks_uri
 from tests.attacks.test_proxies import own_address, resolving
 from tests.support.issuer import DISCOVERY, JWKS, Issuer, private_ca, running_issuer
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.wire import raw_server
 
 NAMES = ("issuer.test", "keys.test")

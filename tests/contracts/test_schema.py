@@ -23,7 +23,7 @@ from tests.registry.driver import Driver, settings_at
 from tests.support.newer_release import AFTER_NEXT, NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres
 from tests.support.released import migrated
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

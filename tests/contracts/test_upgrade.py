@@ -86,9 +86,7 @@ def first_schema_with_data(url: str, settings: Settings, now: int) -> list[KeyPa
     """The keys that stand in it: more than a tile of entries."""
     engine = create_engine(url)
     with engine.execution_options(**{WRITES: True}).connect() as connection:
-        config = migrating._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(migrating.alembic_config(connection), "0001")
         old = FirstRelease(connection, now)
         named = _registry_keys(settings, now)
         document = sign_document(named, keyfiles.read_key_pair(settings.root_key_file, "root"))

@@ -21,7 +21,7 @@ from registry.services.registry import Registry
 from registry.settings import Settings
 from tests.support.postgres import Postgres
 from tests.support.stack import Stack
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 

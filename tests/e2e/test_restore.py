@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ from registry.services.registry import Registry
 from registry.settings import Limits, Settings
 from registry.storage.queries.ledger import Change, append
 from tests.support.stack import Stack
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -69,13 +70,6 @@ def come_back(backup: Path, database: Path) -> None:
     for lost in database.parent.glob(f"{database.name}*"):
         lost.unlink()
     shutil.copy(backup, database)
-
-
-def until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def registry_of(stack: Stack) -> Registry:

@@ -11,7 +11,7 @@ from tests.support.balancer import Balancer
 from tests.support.processes import Server, free_port, gunicorn
 from tests.support.stack import Stack
 from tests.support.traffic import Traffic
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ from tests.support.processes import Server, free_port, gunicorn, status_of
 from tests.support.released import DOMAIN, Release, populate, released_code
 from tests.support.stack import Stack
 from tests.support.traffic import Traffic
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -3,7 +3,7 @@ registry was asked in vain; any other is not believed until the registry answers
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,17 +25,6 @@ ASKED = {
     POLICY: "GET /v1/services/callee/policy.jwt",
     ROOT: "GET /.well-known/peerseal-registry",
 }
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture

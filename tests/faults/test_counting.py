@@ -13,7 +13,7 @@ from registry.web import metrics
 from tests.registry.driver import Driver
 from tests.support.processes import Server, free_port, gunicorn
 from tests.support.stack import Stack
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from peerseal.errors import CircuitOpen
 from tests.support.misbehaving import FAR_TOO_LONG, Misbehaving, misbehaving
 from tests.support.processes import Server
 from tests.support.stack import CLIENT, Stack
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -18,6 +18,7 @@ from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.runtime.forks import BackgroundWork
 from peerseal.testing import MemoryRegistry
 from tests.peerseal.served import Child, in_children, served
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")
 
@@ -188,7 +189,7 @@ def test_a_worker_forked_while_a_rotation_is_under_way_holds_up_no_later_one(
     go_on.set()
     try:
         registered = registry.calls[REGISTRATION]
-        eventually(lambda: registry.calls[REGISTRATION] > registered + 1)
+        until(lambda: registry.calls[REGISTRATION] > registered + 1)
     finally:
         worker.kill()
 
@@ -235,9 +236,9 @@ def test_workers_outlive_a_killed_master_and_go_on_rotating(
     worker = int(pids.read_text())
     try:
         registered = registry.calls[REGISTRATION]
-        eventually(lambda: registry.calls[REGISTRATION] >= registered + 2)
+        until(lambda: registry.calls[REGISTRATION] >= registered + 2)
         leave.tell()
-        eventually(lambda: ACTIVE not in states(registry))
+        until(lambda: ACTIVE not in states(registry))
     finally:
         with suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
@@ -306,11 +307,3 @@ def test_a_real_server_whose_workers_end_by_sys_exit(registry: MemoryRegistry, u
         assert server.wait(30) == 0
     assert states(registry) == [RETIRED]
     assert list(tmp_path.iterdir()) == []
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what other processes bring about."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)

@@ -32,17 +32,6 @@ def full_disk() -> Iterator[None]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
-
-
-@pytest.fixture
 def client(registry: MemoryRegistry) -> Identity:
     return registry.identity("client", limits=LIMITS)
 

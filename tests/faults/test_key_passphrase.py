@@ -28,17 +28,6 @@ NEEDED = {"PEERSEAL_SERVICE": "client", "PEERSEAL_REGISTRY_URL": "http://127.0.0
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where the keys of the service ``client`` lie."""
     return tmp_path / "keys" / "client"

@@ -28,17 +28,6 @@ THREADS = 24
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
-
-
-@pytest.fixture
 def callers(registry: MemoryRegistry) -> list[Identity]:
     callers = [registry.identity(name) for name in CALLERS]
     registry.calls.clear()

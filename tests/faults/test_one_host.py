@@ -4,7 +4,7 @@ befalls it, a revocation reaches all of them.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 from peerseal import TrustLimits, TrustStore
 from tests.support.patient import PatientRegistry, served
+from tests.support.waiting import until
 from tests.support.workers import Worker, all_say
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")
@@ -84,24 +85,15 @@ def host(registry: PatientRegistry, url: str, tmp_path: Path) -> Iterator[Host]:
         yield Host(url, registry.pin, tmp_path / "cache", opened)
 
 
-def eventually(condition: Callable[[], bool], within: float) -> float:
-    """Wait for what other processes bring about; after how many seconds it did."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within, f"it did not come about in {within} s"
-        time.sleep(0.02)
-    return time.monotonic() - began
-
-
 def know(workers: list[Worker], kid: str) -> None:
     """All of them verified the client before, and one of them asks what changed."""
     assert all_say(workers, "key", kid) == ["good"] * len(workers)
-    eventually(lambda: sum(all_say(workers, "leads")) == 1, 5)
+    until(lambda: sum(all_say(workers, "leads")) == 1, 5)
 
 
 def reaches_all(workers: list[Worker], kid: str, within: float) -> float:
     """How long it takes until all of them refuse the key as revoked."""
-    return eventually(lambda: set(all_say(workers, "key", kid)) == {"revoked_key"}, within)
+    return until(lambda: set(all_say(workers, "key", kid)) == {"revoked_key"}, within)
 
 
 @pytest.mark.parametrize("how", ["forked", pytest.param("spawned", marks=pytest.mark.thorough)])
@@ -122,7 +114,7 @@ class TestWhatIsAsked:
     ) -> None:
         workers = host.workers(how)
         know(workers, kid)
-        eventually(lambda: registry.asking == 1, 5)
+        until(lambda: registry.asking == 1, 5)
         registry.calls.clear()
         registry.most = 0
         began = time.monotonic()
@@ -167,13 +159,13 @@ class TestTheAskerGoes:
         self.asker(workers).kill()
         registry.revoke(kid)
         reaches_all(workers, kid, within=2 * LIMITS.wait + SOON)
-        eventually(lambda: sum(all_say(workers, "leads")) == 1, 5)
+        until(lambda: sum(all_say(workers, "leads")) == 1, 5)
 
     @pytest.mark.thorough
     def test_killed_one_after_the_other(self, registry: PatientRegistry, kid: str, workers: list[Worker]) -> None:
         while len(workers) > 2:
             self.asker(workers).kill()
-            eventually(lambda: sum(all_say(workers, "leads")) == 1, 2 * LIMITS.wait + SOON)
+            until(lambda: sum(all_say(workers, "leads")) == 1, 2 * LIMITS.wait + SOON)
         registry.revoke(kid)
         reaches_all(workers, kid, within=2 * LIMITS.wait + SOON)
 
@@ -187,7 +179,7 @@ class TestTheAskerGoes:
         reaches_all(workers, kid, within=SILENCE + 2 * LIMITS.wait + SOON)
         assert sum(all_say(workers, "leads")) == 0
         asker.go_on()
-        eventually(lambda: asker.ask("key", kid) == "revoked_key", 5)
+        until(lambda: asker.ask("key", kid) == "revoked_key", 5)
 
 
 class TestForks:
@@ -196,12 +188,12 @@ class TestForks:
     ) -> None:
         trust = host.trust_store()
         assert trust.key(kid).kid == kid
-        eventually(lambda: trust.status().leads and registry.asking == 1, 5)
+        until(lambda: trust.status().leads and registry.asking == 1, 5)
         workers = host.forked(trust, 2)
         assert all_say(workers, "key", kid) == ["good"] * 2
         registry.revoke(kid)
         reaches_all(workers, kid, within=SOON)
-        eventually(lambda: kid not in trust._held, SOON)
+        until(lambda: kid not in trust._held, SOON)
         assert all_say(workers, "leads") == [False, False]
         assert trust.status().leads
 
@@ -210,14 +202,14 @@ class TestForks:
     ) -> None:
         trust = host.trust_store()
         assert trust.key(kid).kid == kid
-        eventually(lambda: trust.status().leads, 5)
+        until(lambda: trust.status().leads, 5)
         first, second = host.forked(trust, 2)
         assert all_say([first, second], "key", kid) == ["good"] * 2
         trust.stop()
-        eventually(lambda: sum(all_say([first, second], "leads")) == 1, 2 * LIMITS.wait + SOON)
+        until(lambda: sum(all_say([first, second], "leads")) == 1, 2 * LIMITS.wait + SOON)
         (first if first.ask("leads") else second).kill()
         other = second if not first.alive else first
-        eventually(lambda: bool(other.ask("leads")), 2 * LIMITS.wait + SOON)
+        until(lambda: bool(other.ask("leads")), 2 * LIMITS.wait + SOON)
         registry.revoke(kid)
         reaches_all([other], kid, within=SOON)
 
@@ -242,7 +234,7 @@ class TestStoppedWhileItFetches:
             assert stopped.ask("policy", CALLEE) == "good"  # it knows the registry's keys
         registry.holds = True
         stopped.tell("key", kid)
-        eventually(lambda: registry.calls[document] == 1, 5)
+        until(lambda: registry.calls[document] == 1, 5)
         stopped.stop()
         registry.holds = False
         began = time.monotonic()

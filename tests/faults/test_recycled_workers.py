@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +17,7 @@ from peerseal.protocol.documents.key_set import ACTIVE
 from tests.support.load import get
 from tests.support.patient import PatientRegistry, served
 from tests.support.servers import uwsgi_with
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -136,7 +137,7 @@ class TestUwsgi:
         assert callee.calls(server, 8) == {(200, None): 8}
         before = server.output().count("spawned uWSGI worker")
         os.utime(callee.folder / "reload", (time.time() + 5, time.time() + 5))
-        eventually(lambda: server.output().count("spawned uWSGI worker") >= before + 2)
+        until(lambda: server.output().count("spawned uWSGI worker") >= before + 2)
         assert callee.calls(server, 8) == {(200, None): 8}
         began = time.monotonic()
         server.stop(grace=30)
@@ -150,7 +151,7 @@ class TestUwsgi:
     def test_a_revocation_reaches_every_worker(self, callee: Callee, server: Server, options: tuple[str, ...]) -> None:
         assert callee.calls(server, 8) == {(200, None): 8}
         callee.registry.revoke(callee.caller.credentials.key_id)
-        eventually(lambda: set(callee.calls(server, 8)) == {(401, "revoked_key")})
+        until(lambda: set(callee.calls(server, 8)) == {(401, "revoked_key")})
 
     @pytest.mark.thorough
     def test_without_threads_the_log_names_the_option(
@@ -163,10 +164,3 @@ class TestUwsgi:
 def killed(server: Server) -> str:
     """The lines in which uWSGI says that it killed a worker that did not end in time."""
     return "\n".join(re.findall(r".*(?:mercy|SIGKILL|brutal).*", server.output().partition("spawned uWSGI")[2]))
-
-
-def eventually(condition: Callable[[], bool], within: float = 15) -> None:
-    ends = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < ends, f"not within {within} s"
-        time.sleep(0.1)

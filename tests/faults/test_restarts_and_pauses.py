@@ -27,20 +27,9 @@ TIMES = pytest.mark.parametrize("times", [10, pytest.param(100, marks=pytest.mar
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
 def uptime() -> Clock:
     """Seconds since the machine started: a test that moves it on suspends the machine for so long."""
     return Clock(1000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.fixture

@@ -177,6 +177,12 @@ def test_a_mark_on_what_is_no_view_is_an_error(keys: Keys, view: Any) -> None:
         auth.public(view)
 
 
+def test_an_option_that_does_not_exist_is_named() -> None:
+    for make in (lambda **options: PeerAuth(**options), lambda **options: AsgiPeerAuth(application, **options)):
+        with pytest.raises(TypeError, match="alow"):
+            make(alow={"client": ()})
+
+
 @pytest.mark.parametrize("allow", [[], "", 0, False, ["client"]], ids=repr)
 def test_an_empty_allow_of_another_type_is_no_mapping(allow: Any) -> None:
     identity = Identity("callee", registry=NOWHERE)

@@ -21,7 +21,7 @@ from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from peerseal.transport.deadline import no_longer_than, time_left
 from tests.support.misbehaving import misbehaving
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
 
 PAGE = (Path(__file__).parents[2] / "docs/explanation/concurrency.md").read_text()

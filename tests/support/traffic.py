@@ -16,7 +16,7 @@ from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
 from peerseal.protocol.tokens.proof import sign_proof
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 WAIT = 3
 """Seconds for which a watching client waits for a change."""

@@ -1,24 +1,13 @@
 """Calls that wait for a change, in threads of this process, and the moment in which they do."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from werkzeug.test import TestResponse
 
 from tests.registry.driver import Driver
-
-PATIENCE = 20.0
-"""Seconds after which something that should have happened did not."""
-
-
-def until(true: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Comes back when it is true."""
-    deadline = time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+from tests.support.waiting import until
 
 
 def ask(registry: Driver, since: int, wait: int = 20, address: str = "127.0.0.1") -> TestResponse:

@@ -6,20 +6,15 @@ checkpoint be forgotten. The file's time is when the checkpoint was seen. Where 
 seen before, a second file names the head from which the ledger goes on (`peerseal.trust.replaced_ledger`).
 """
 
-import fcntl
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from peerseal.protocol.ledger.checkpoint import MAX_NOTE_BYTES
 from peerseal.runtime.files import Folder
-from peerseal.runtime.trusted_path import Opened
 
 _PATIENCE = 0.5
 """Seconds to wait for another process. It needs microseconds; one that was stopped must not hold up others."""
-_PAUSE = 0.01
 
 
 class CheckpointFile:
@@ -54,12 +49,10 @@ class CheckpointFile:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the one process and thread that changes the file. Raises TimeoutError, an OSError."""
-        lock = Opened(self._folder.open(self.path.with_suffix(".lock").name, os.O_CREAT | os.O_RDWR))
-        try:
-            self._wait_for(lock.fd)
+        with self._folder.locked(self.path.with_suffix(".lock").name, wait=_PATIENCE) as locked:
+            if not locked:
+                raise TimeoutError("another process holds the lock")
             yield
-        finally:
-            lock.unlock()
 
     def replace(self, note: str, seen_at: float, history: str = "") -> None:
         """Put another note in place in one step, mode 0600: a reader, or a host that loses power, sees the old one or
@@ -67,14 +60,3 @@ class CheckpointFile:
         if history != self._read_history():
             self._folder.write(self._history, history.encode("ascii"))
         self._folder.write(self._name, note.encode("utf-8"), modified_at=seen_at)
-
-    @staticmethod
-    def _wait_for(handle: int) -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError("another process holds the lock") from None
-                time.sleep(_PAUSE)

@@ -20,13 +20,11 @@ from pathlib import Path
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.documents.frame import MAX_DOCUMENT
 from peerseal.protocol.numbers import natural
-from peerseal.runtime.files import Folder, cache_folder
-from peerseal.runtime.locks import NameLock
+from peerseal.runtime.files import Folder, NameLock, cache_folder
 from peerseal.transport.deadline import time_left
 
 log = logging.getLogger("peerseal.trust")
 
-_PAUSE = 0.005
 _SEEN = ".seen"
 _MISSED = ".missed"
 _OURS = re.compile(
@@ -133,7 +131,7 @@ class CopyFolder:
         lock, alone = None, False
         with self._complaining():
             lock = NameLock(self.made(), name)
-            alone = _had(lock, min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
+            alone = lock.lock(wait=min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
         try:
             yield alone
         finally:
@@ -204,13 +202,3 @@ class NoCopies(CopyFolder):
     def locked(self, name: str) -> Iterator[bool]:
         """See CopyFolder."""
         yield True
-
-
-def _had(lock: NameLock, patience: float) -> bool:
-    """Whether the lock was taken in time."""
-    deadline = time.monotonic() + patience
-    while not lock.acquired():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_PAUSE)
-    return True

@@ -5,7 +5,6 @@ signed. The others look at the file. When the leading process dies the kernel dr
 over. When it hangs, nothing is written for too long, and each process asks for itself.
 """
 
-import fcntl
 import math
 import os
 import time
@@ -18,7 +17,7 @@ from typing import NamedTuple, Self
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
-from peerseal.runtime.trusted_path import Opened
+from peerseal.runtime.locks import Opened
 from peerseal.trust.disk.document_cache import CopyFolder
 
 _FILE = "changes"
@@ -73,15 +72,13 @@ class SharedChanges:
         if self._lock is not None:
             return True
         try:
-            handle = self._copies.made().open(_LOCK, os.O_CREAT | os.O_RDWR)
+            lock = Opened(self._copies.made().open(_LOCK, os.O_CREAT | os.O_RDWR))
+            if not lock.lock(wait=0.0):
+                lock.close()
+                return False
         except (OSError, ConfigurationError):
             return True  # without a folder each process asks
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return False
-        self._lock = Opened(handle)
+        self._lock = lock
         return True
 
     def resign(self) -> None:

@@ -21,8 +21,8 @@ from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.runtime.file_systems import network_file_system
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_callable, check_path, check_whole
-from peerseal.runtime.trusted_path import Opened
 from peerseal.verify.replay.sqlite import ClaimsInSqlite
 
 log = logging.getLogger("peerseal.replay")

@@ -29,7 +29,7 @@ class ChangesFeed(UseCase):
         self._revisions = node.revisions
         self._ledger = node.ledger
         self._cache: BoundedCache[int, PublicAnswer] = BoundedCache(_KEPT)
-        self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self._make)
+        self._making: GroupCommit[int, PublicAnswer] = GroupCommit(self.lists)
         engine = node.store.listen_engine
         self.waiting = WaitingCalls(node.revisions.head, self._making.do, lambda: commit_listener(engine), node.limits)
         node.authority.when_changed(self._cache.clear)
@@ -78,8 +78,8 @@ class ChangesFeed(UseCase):
                 return kept
             raise
 
-    def _make(self, seqs: Sequence[int]) -> Sequence[PublicAnswer]:
-        """The lists as of one moment, each made once."""
+    def lists(self, seqs: Sequence[int]) -> Sequence[PublicAnswer]:
+        """The lists after these entries as of one moment, each made once. Raises StorageUnavailable."""
         authority, issued_at = self._authority.current(), self._now()  # not later than the reads
         made: dict[int, PublicAnswer] = {}
         with self._store.read() as connection:

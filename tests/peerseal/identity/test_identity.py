@@ -27,8 +27,8 @@ from peerseal.errors import (
 from peerseal.identity import rotation as keeper
 from peerseal.identity.enrolment import Enrolment
 from peerseal.identity.environment import options_in
-from peerseal.identity.key_folder import KeyFolder
-from peerseal.identity.rotation import KeyRotation
+from peerseal.identity.key_folder import KeyFolder, StoredKeys
+from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
@@ -99,13 +99,21 @@ def verifier(registry: MemoryRegistry, **limits: float) -> Verifier:
 
 
 def dies_before(step: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process gets no further than to that method."""
+    """The process gets no further than to that call; with `SigningKeys.save`, to the first save of a registered key."""
+    save = SigningKeys.save
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    owner = KeyRotation if hasattr(KeyRotation, step.__name__) else Enrolment
-    monkeypatch.setattr(owner, step.__name__, die)
+    def save_candidates(keys: SigningKeys, stored: StoredKeys) -> None:
+        if stored.keys[-1].registered_at is not None:
+            die()
+        save(keys, stored)
+
+    if step is save:
+        monkeypatch.setattr(SigningKeys, "save", save_candidates)
+    else:
+        monkeypatch.setattr(Enrolment, step.__name__, die)
 
 
 class TestStart:
@@ -332,7 +340,7 @@ class TestJoining:
 class TestDeathInBetween:
     """Each with ``kill -9`` in mind; the lock and the share of a dead process are the kernel's to drop."""
 
-    @pytest.mark.parametrize("step", [Enrolment.join, KeyRotation._save_registered])
+    @pytest.mark.parametrize("step", [Enrolment.join, SigningKeys.save])
     def test_a_first_registration_is_taken_up_again(
         self, registry: MemoryRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch, step: Callable[..., object]
     ) -> None:
@@ -349,13 +357,13 @@ class TestDeathInBetween:
         self, registry: MemoryRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patched:
-            dies_before(KeyRotation._save_registered, patched)
+            dies_before(SigningKeys.save, patched)
             with pytest.raises(KeyboardInterrupt):
                 registry.identity("client", **key_dir(folder))
         client = registry.identity("client", join_token=None, **key_dir(folder))
         assert states(registry) == {client.credentials.key_id: ACTIVE}
 
-    @pytest.mark.parametrize("step", [Enrolment.rotate, KeyRotation._save_registered])
+    @pytest.mark.parametrize("step", [Enrolment.rotate, SigningKeys.save])
     def test_a_rotation_is_taken_up_again(
         self,
         registry: MemoryRegistry,

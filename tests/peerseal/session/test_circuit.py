@@ -15,7 +15,7 @@ from peerseal.session.circuit import MAX_ORIGINS, Circuit, Circuits, CircuitStat
 from peerseal.testing import Clock
 from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 ORIGIN = "http://callee"
 LIMITS = CallLimits(failures=3, window=10.0, open_time=2.0, jitter=0.5, longest_open=20.0, slow=1.0)

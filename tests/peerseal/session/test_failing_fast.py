@@ -17,7 +17,7 @@ from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.session.origin import Origin
 from peerseal.testing import Clock, MemoryRegistry
 from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.wire import NOW, RESET, Answer, Keys, RawServer, Service, raw_server
 
 SessionFor = Callable[..., PeerSession]

@@ -512,7 +512,7 @@ class TestRestart:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(checkpoint_file.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
         trust = started()
         for _ in range(3):
             assert looked_up(trust, kid).kid == kid

@@ -25,8 +25,8 @@ from peerseal.protocol.documents.key_set import JwkSetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.transport import deadline
 from peerseal.transport.fetch import Fetcher
-from peerseal.trust import shelf
 from tests.peerseal.served import Child
 
 ROOT = "GET /.well-known/peerseal-registry"
@@ -762,12 +762,13 @@ def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_to
 ) -> None:
     """Lists of changes would not reach it: its key would be good for an hour after it was revoked."""
     trust = registry.trust_store(limits=replace(QUIET, max_services=3))
+    assert trust.domain == "test.internal"  # so that the next lock is that of the service
     others: list[threading.Thread] = []
-    really = shelf.acquired_in_time
+    really = deadline.acquired_in_time
 
     def meanwhile(lock: threading.Lock) -> bool:
         """Strangers fill the shelf, so that it forgets; then another thread asks for the same service."""
-        monkeypatch.setattr(shelf, "acquired_in_time", really)
+        monkeypatch.setattr(deadline, "acquired_in_time", really)
         for number in range(3):
             with pytest.raises(UnknownKey):
                 trust.key(unknown(service=f"invented-{number}"))
@@ -776,7 +777,7 @@ def test_what_was_forgotten_before_it_was_fetched_is_not_believed_beside_what_to
         others[0].join()
         return really(lock)
 
-    monkeypatch.setattr(shelf, "acquired_in_time", meanwhile)
+    monkeypatch.setattr(deadline, "acquired_in_time", meanwhile)
     with pytest.raises(TrustUnavailable, match="another thread"):
         trust.key(kid)
     assert trust.key(kid).kid == kid

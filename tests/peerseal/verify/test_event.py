@@ -113,7 +113,7 @@ def test_within_a_transaction_the_event_is_its_users(client: Identity, consumer:
     event = consumer.consume(headers)
     assert (event.user, event.transaction_id) == ("ada", "t-9")
     assert event.authentication == {"iss": "https://login.example.com", "jti": "u-1"}
-    with pytest.raises(UnsignableRequest, match="no transaction"):
+    with pytest.raises(UnsignableRequest, match="no current transaction"):
         client.sign_event(PAYLOAD, **SENT, event_id="e-1")
 
 

@@ -29,7 +29,7 @@ from tests.peerseal.served import Child
 from tests.support.introspecting import Client, Introspecting, running_introspection
 from tests.support.issuer import running_issuer
 from tests.support.misbehaving import refused
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 LIMITS = IssuerLimits()
 SECRET = "s3cr:t/ü +%"  # every character that RFC 6749 section 2.3.1 has to encode

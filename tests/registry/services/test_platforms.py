@@ -17,7 +17,7 @@ from peerseal.protocol.keys import KeyPair
 from registry.services.keys.platforms import read_rules, subject_hash
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS, Issuer, public_jwk, running_issuer
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.weak_keys import pair, public, roca_prime, with_roca, with_sparse_primes
 
 AUDIENCE = f"{DOMAIN}/registry"
@@ -263,37 +263,37 @@ def test_rules_say_who_is_believed_and_for_what(tmp_path: Path) -> None:
         ("", "strict JSON"),
         ("[", "strict JSON"),
         ('[{"issuer": "https://a", "issuer": "https://b", "services": {"a": "b"}}]', "strict JSON"),
-        ({}, "no list"),
+        ({}, "must hold a JSON list"),
         (["a"], "element 0"),
         ([{}], "issuer is missing"),
-        ([rule(issuer=7)], "issuer is missing or no text"),
-        ([rule(issuer="")], "issuer is missing or no text"),
+        ([rule(issuer=7)], "issuer is missing, empty or not a text"),
+        ([rule(issuer="")], "issuer is missing, empty or not a text"),
         ([rule(issuer="http://token.ci.example")], "issuer must be https, or on loopback"),
         ([rule(issuer="token.ci.example")], "issuer is no URL"),
         ([rule(issuer="https://user:password@ci.example")], "issuer is no URL"),
         ([rule(), rule()], "twice"),
         ([rule(service={})], "is not an object of"),
-        ([rule(services=None)], "services is no object"),
-        ([rule(services={})], "services is no object"),
-        ([rule(services=["billing"])], "services is no object"),
+        ([rule(services=None)], "services must be an object"),
+        ([rule(services={})], "services must be an object"),
+        ([rule(services=["billing"])], "services must be an object"),
         ([rule(services={"": "billing"})], "a subject that is empty"),
         ([rule(services={"s" * 513: "billing"})], "longer than 512"),
-        ([rule(services={CI: 7})], "to no text"),
-        ([rule(services={CI: ["billing", "orders"]})], "to no text"),
+        ([rule(services={CI: 7})], "to a value that is not a text"),
+        ([rule(services={CI: ["billing", "orders"]})], "to a value that is not a text"),
         ([rule(services={CI: "Billing"})], "to 'Billing'"),
         ([rule(services={CI: "registry"})], "to 'registry'"),
         ([rule(services={CI: "acme.internal/billing"})], "to 'acme.internal/billing'"),
-        ([rule(audience="")], "audience is missing or no text"),
-        ([rule(audience=["a"])], "audience is missing or no text"),
+        ([rule(audience="")], "audience is missing, empty or not a text"),
+        ([rule(audience=["a"])], "audience is missing, empty or not a text"),
         ([rule(jwks_url="http://token.ci.example/keys")], "jwks_url must be https"),
-        ([rule(jwks_url="https://ci.example/keys", jwks_file="jwks.json")], "which one counts"),
+        ([rule(jwks_url="https://ci.example/keys", jwks_file="jwks.json")], "leave one out"),
         ([rule(jwks_file="not-there.json")], "cannot be read: No such file"),
         ([rule(jwks_file="oidc.json")], "document_malformed"),
         ([rule(ca_file="not-there.pem")], "cannot be read: No such file"),
         ([rule(ca_file="oidc.json")], "ca_file .* cannot be read"),
     ],
 )
-def test_a_rule_that_is_none_ends_the_start_and_says_why(tmp_path: Path, value: Any, problem: str) -> None:
+def test_an_invalid_rule_ends_the_start_with_its_fault(tmp_path: Path, value: Any, problem: str) -> None:
     file = rules_file(tmp_path, value)
     with pytest.raises(ConfigurationError, match=problem) as caught:
         read_rules(file)

@@ -16,7 +16,7 @@ from tests.support.load import get
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn, status_of
 from tests.support.stack import Stack
 from tests.support.traffic import Watcher
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 

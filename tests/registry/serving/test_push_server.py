@@ -24,7 +24,7 @@ from registry.settings import Limits, Settings
 from tests.registry.web.test_metrics import samples_of
 from tests.support.load import at_a_time, get
 from tests.support.processes import LOOPBACK, Server, gunicorn
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 BY = {"local": "test"}
 

@@ -20,7 +20,7 @@ from demo.processes import BIN, LOOPBACK, Server, free_port
 from peerseal.runtime.limits import TrustLimits
 from tests.registry.serving.test_push_server import head_of
 from tests.support.load import get
-from tests.support.waiters import until
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 

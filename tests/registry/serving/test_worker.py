@@ -17,7 +17,7 @@ import pytest
 from demo.processes import ServerOptions
 from tests.support.load import get
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn, status_of
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.wire import RawAnswer, raw_exchange
 
 pytestmark = pytest.mark.e2e

@@ -15,7 +15,7 @@ from demo.processes import BIN
 from tests.registry.serving.test_worker import ALIVE, address, plain
 from tests.support.certificates import Authority
 from tests.support.processes import LOOPBACK, Server, free_port
-from tests.support.waiters import until
+from tests.support.waiting import until
 from tests.support.wire import raw_exchange
 
 pytestmark = pytest.mark.e2e
