@@ -1,7 +1,6 @@
 """Enrolment: what the registry is told, and what is made of its answers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,11 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
 from peerseal.protocol.tokens.proof import sign_proof
-from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.testing import Answer, MemoryRegistry
 from tests.support.keys import signing_key
 
 KEYS = "/v1/services/client/keys"
 DOMAIN = "test.internal"
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(DOMAIN, clock=Clock(1_800_000_000.0)) as registry:
-        yield registry
 
 
 @pytest.fixture

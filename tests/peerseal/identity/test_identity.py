@@ -40,17 +40,6 @@ SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
-
-
-@pytest.fixture
 def live() -> Iterator[MemoryRegistry]:
     """A registry that goes by the time of day, for tests of several processes."""
     with MemoryRegistry() as registry:

@@ -46,11 +46,6 @@ class PlatformRegistry(MemoryRegistry):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
 def registry(clock: Clock) -> Iterator[PlatformRegistry]:
     with PlatformRegistry(clock) as registry:
         registry.endpoints.good = frozenset(["first.token.text"])

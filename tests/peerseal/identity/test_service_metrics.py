@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,8 @@ def one(text: str, name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
 def client(registry: MemoryRegistry) -> Identity:
+    registry.set_domain(minters=["client"])
     return registry.identity("client")
 
 
