@@ -81,11 +81,13 @@ browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered
 
-lint: $(STAMP) ## ruff, mypy --strict and the import contracts
+lint: $(STAMP) ## ruff, mypy --strict, the import contracts, spelling, and code that nothing uses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/vulture
 
 prose: $(STAMP) ## docstrings, comments and pages in plain English: words, nouns, the length of sentences
 	@$(BIN)/python -m tools.prose $(PROSE)

@@ -1,5 +1,4 @@
-"""The limits of dealings with the registry, with issuers and with other services, in one place, each with its unit and
-its reason."""
+"""The limits of calls to the registry, to issuers and to other services, each with its unit and its reason."""
 
 import math
 import threading
@@ -23,7 +22,7 @@ _MOST: Final = {
 
 def _check_numbers(limits: Any) -> None:
     """Every value but nested limits is a number within its bounds, 0 or more. Raises ConfigurationError, which names
-    it."""
+    the value."""
     for each in fields(limits):
         if each.name != "fetch":
             least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
@@ -34,7 +33,7 @@ def _check_numbers(limits: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """Of one call to the registry."""
+    """Limits of one call to the registry."""
 
     connect_timeout: float = 2.0
     """Seconds to a connection: a registry further away than that is down."""
@@ -47,9 +46,9 @@ class FetchLimits:
     slow: float = 0.5
     """Seconds after which a failed call counts as hanging: then the URL rests, so that not every caller is held up."""
     shortest_rest: float = 1.0
-    """Seconds for which a URL rests after the first failure of that sort; twice as long after each further one."""
+    """Seconds for which a URL rests after the first such failure; twice as long after each further one."""
     longest_rest: float = 10.0
-    """Seconds for which it rests at most: it is found out that soon that it works again."""
+    """Seconds for which it rests, at most: a recovered URL is used again that soon."""
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no number, or a negative one."""
@@ -58,25 +57,24 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class TrustLimits:
-    """Of the trust store."""
+    """Limits of the trust store."""
 
     offline_limit: float = 3600.0
-    """Seconds after its last signed confirmation in which a document is still believed. It bounds how long a mirror,
-    or a cut line, can hide a revocation."""
+    """Seconds for which a document is believed after its last signed confirmation. It bounds how long a mirror, or a
+    lost connection, can hide a revocation."""
     patience: float = 3.0
-    """Seconds for which one verification may be held up by a registry that is slow or down, all told: by what it waits
-    for when a kid, or the callee's own policy, is not in memory, or is known from before a start or a pause. The worst
-    that a registry can add to a request."""
+    """Seconds that a slow registry can add to one verification, in total: it waits when a kid, or the callee's own
+    policy, is not in memory, or is known only from before a start or a pause."""
     wait: float = 15.0
-    """Seconds for which the registry is asked to keep the question what changed, if nothing did. 0: it is asked every
+    """Seconds for which the registry may hold a request for changes while there are none. 0: it is asked every
     ``poll_interval`` instead."""
     poll_interval: float = 1.0
-    """Seconds between two looks at the registry's changes where it keeps no question: a revocation is in force about
-    that soon. A process that was held up for longer (half a second at least) asks before it believes what it knew."""
+    """Seconds between two requests for changes where the registry does not hold them: a revocation takes effect about
+    that soon. A process that was suspended for longer (half a second at least) asks before it believes what it knew."""
     longest_poll_pause: float = 5.0
-    """Seconds between two such looks, at most, while the registry does not answer."""
+    """Seconds between two such requests, at most, while the registry does not answer."""
     look_interval: float = 0.1
-    """Seconds between two looks at what another process of the host, which asks the registry for all, has heard."""
+    """Seconds between two reads of the changes that another process of the host has fetched for all."""
     refresh_interval: float = 300.0
     """Seconds after which a document is fetched again, changed or not."""
     jitter: float = 0.1
@@ -84,16 +82,16 @@ class TrustLimits:
     cooldown: float = 5.0
     """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
     doubtful_fetches: int = 2
-    """Fetches at once, at most, for unknown kids of services that are known: of a new key of theirs the list of changes
-    tells, so that mostly somebody makes kids up, and these must not take a server's threads and time all at once."""
+    """Fetches at once, at most, for unknown kids of services that are known: the list of changes names
+    their new keys, so most unknown kids are invented, and must not occupy a server's threads."""
     negative_ttl: float = 30.0
-    """Seconds for which the answer "nobody registered that key" is remembered."""
+    """Seconds for which the answer that a key is not registered is remembered."""
     stranger_fetches: float = 100.0
-    """Fetches for services that are not known, at once at most: a fleet's start, or somebody who makes names up."""
+    """Fetches for unknown services at once, at most: a fleet's start, or invented names."""
     stranger_rate: float = 20.0
     """Such fetches a second after that."""
     longest_pause: float = 60.0
-    """Seconds between two renewals of a service whose document cannot be had, at most."""
+    """Seconds between two renewals of a service whose document cannot be fetched, at most."""
     max_services: int = 10_000
     """Services remembered at most."""
     max_negative: int = 1_000
@@ -108,31 +106,32 @@ class TrustLimits:
 
 @dataclass(frozen=True, slots=True)
 class IssuerLimits:
-    """Of asking a foreign issuer for its keys, and about its opaque tokens."""
+    """Limits of calls to a foreign issuer, for its keys and about its opaque tokens."""
 
     refresh_interval: float = 300.0
     """Seconds after which a set of keys is fetched again: a key that the issuer withdrew is refused about that soon."""
     offline_limit: float = 3600.0
-    """Seconds for which a set of keys is believed while newer ones cannot be had."""
+    """Seconds for which a set of keys is believed while no newer one can be fetched."""
     cooldown: float = 10.0
-    """Seconds after a fetch began in which no other one does, whatever it brought."""
+    """Seconds from the beginning of a fetch to the next one, whatever its result."""
     negative_ttl: float = 30.0
     """Seconds for which a kid that was looked for and not found is refused without looking again."""
     max_negative: int = 1_000
-    """Such kids, and tokens that are not active, remembered at most."""
+    """Such kids, and inactive tokens, remembered at most."""
     introspection_ttl: float = 60.0
     """Seconds for which "this token is active" is believed, and never beyond the token's ``exp``: a token that the
     issuer revokes is refused that soon."""
     introspection_negative_ttl: float = 5.0
     """Seconds for which a token that was refused is refused without asking again."""
     introspection_patience: float = 3.0
-    """Seconds that one verification may take: its turn, the issuer's answer and the keys of a signed one, together."""
+    """Seconds that one verification may take: the wait for its turn, the issuer's answer and the keys of a signed
+    answer."""
     introspection_rest: float = 1.0
-    """Seconds in which an issuer is left alone after it gave no answer in time, or refused our credentials."""
+    """Seconds without calls to an issuer that gave no answer in time, or refused our credentials."""
     introspections: int = 8
     """Calls at once, at most: a slow issuer must not hold every thread of a worker."""
     introspection_burst: float = 100.0
-    """Tokens never seen active that are asked about at once, at most: people who log in, or made-up tokens."""
+    """Calls at once about tokens never seen active, at most: people who log in, or invented tokens."""
     introspection_rate: float = 20.0
     """Such tokens a second after that. Tokens that were active before are not counted."""
     max_introspected: int = 10_000
@@ -154,7 +153,7 @@ class RotationSchedule:
     every: float = 24 * 3600.0
     """A key is replaced that long after it was registered."""
     lead: float = 30.0
-    """A new key signs that long after it was registered: watching peers have fetched it by then."""
+    """A new key signs that long after it was registered: peers that follow the changes have fetched it by then."""
     overlap: float = 120.0
     """An old key is retired that long after its successor began to sign: what it signed has expired by then."""
 
@@ -167,7 +166,8 @@ class RotationSchedule:
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """Of calls to another service by a session. The defaults suit an edge, where a person waits for the answer."""
+    """Limits of a session's calls to another service. The defaults suit an edge, where a person waits for the
+    answer."""
 
     connect_timeout: float = 2.0
     """Seconds to a connection: a lost first packet is sent again after one."""

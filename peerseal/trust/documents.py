@@ -1,7 +1,7 @@
 """Signed documents of one registry, from its mirrors in turn, believed only after every check.
 
-From a pinned root key down: the root signs which keys sign for the registry and its ledger; those sign the documents
-and the checkpoint in each. An answer that fails a check is one mirror's: the next is asked.
+Trust starts with a pinned root key. The root signs which keys sign for the registry and its ledger; those sign the
+documents and the checkpoint in each. When an answer fails a check, the next mirror is asked.
 """
 
 import logging
@@ -132,15 +132,16 @@ class DocumentReader:
 
     # ---- the root's document
 
-    @property
-    def root(self) -> RegistryKeys | None:
-        """The root's document as far as it is known, expired or not."""
-        return self._root
+    def known_registry_keys(self) -> RegistryKeys | None:
+        """The root's document, where memory has it and it has not expired."""
+        root = self._root
+        return root if root is not None and self._clock() < root.expires_at else None
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document. Raises TrustUnavailable."""
-        root = self._root or self._recall_root()
-        return root if root is not None and self._clock() < root.expires_at else self.load_registry_keys()
+        if self._root is None:
+            self._recall_newer_root(at_once=False)
+        return self.known_registry_keys() or self.load_registry_keys()
 
     def registry_keys_due_in(self) -> float:
         """Seconds until the root's document is to be fetched again; 0 or less where it is to be now."""
@@ -162,16 +163,14 @@ class DocumentReader:
 
     def _load_registry_keys(self, at_once: bool) -> RegistryKeys:
         with self.copies.locked(_ROOT_COPY):
-            now, root = self._clock(), self._root
+            now, known = self._clock(), self.known_registry_keys()
             if now < self._root_cooldown_until and not at_once:
-                if root is not None and now < root.expires_at:
-                    return root
+                if known is not None:
+                    return known
                 raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
-            if self._recall_newer_root(at_once):
-                root = self._root
-                if root is not None and now < root.expires_at:
-                    return root
-            self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
+            if self._recall_newer_root(at_once) and (known := self.known_registry_keys()) is not None:
+                return known
+            self._root_cooldown_until = now + (1.0 if self._root is None else self._limits.cooldown)
             try:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
@@ -184,14 +183,9 @@ class DocumentReader:
                 self.copies.saw(_ROOT_COPY, found[0].version)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
-            if root is not None and now < root.expires_at:
-                return root
+            if known is not None:
+                return known
             raise TrustUnavailable("the registry's keys have expired", retry_after=1)
-
-    def _recall_root(self) -> RegistryKeys | None:
-        """The root's document as it was last fetched on this host, perhaps before a restart."""
-        self._recall_newer_root(at_once=False)
-        return self._root
 
     def _recall_newer_root(self, at_once: bool) -> bool:
         """Whether there is a copy that another process has fetched since, or one from before a restart, and it is

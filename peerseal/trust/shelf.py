@@ -303,7 +303,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _is_followed(self, item: Item[B]) -> bool:
         """Whether lists of changes can confirm it: nothing is to be fetched for it anyway."""
-        return self._is_in_ledger(item) and not item.pending
+        return not item.pending and self._is_in_ledger(item)
 
     def _is_in_ledger(self, item: Item[B]) -> bool:
         """Whether what is known is of the ledger that counts, and not of one that the root gave up."""

@@ -15,6 +15,7 @@ from registry.services.keys.platforms import subject_hash
 from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 from tests.support.issuer import JWKS, Issuer, running_issuer
+from tests.support.keys import key
 
 AUDIENCE = f"{DOMAIN}/registry"
 KUBERNETES = "system:serviceaccount:shop:billing"
@@ -40,10 +41,6 @@ def registry(registry_database: str, tmp_path: Path, clock: Clock, rules: Path) 
     driver = Driver(registry_database, tmp_path / "home", clock, oidc_file=rules, limits=Limits(joined_keys=3))
     yield driver
     driver.close()
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def register(registry: Driver, mine: KeyPair, token: str, service: str = "billing") -> TestResponse:
@@ -126,7 +123,7 @@ def test_an_expired_token_admits_nothing(registry: Driver, issuer: Issuer, clock
     assert code(register(registry, key(), token)) == (401, "oidc_refused")
 
 
-def test_a_proof_of_another_key_beside_a_good_token_admits_nothing(
+def test_a_proof_of_another_key_with_a_valid_token_admits_nothing(
     registry: Driver, issuer: Issuer, clock: Clock
 ) -> None:
     token, staging = issuer.token(KUBERNETES, AUDIENCE, now=clock.now), "staging.internal/registry"
@@ -159,7 +156,7 @@ def test_a_revoked_key_does_not_come_back_by_a_platforms_token(registry: Driver,
     assert code(register(registry, mine, token)) == (409, "key_revoked")
 
 
-def test_one_key_is_of_one_service_whoever_vouches(registry: Driver, issuer: Issuer, clock: Clock) -> None:
+def test_a_key_belongs_to_one_service_with_any_voucher(registry: Driver, issuer: Issuer, clock: Clock) -> None:
     mine = key()
     register(registry, mine, issuer.token(KUBERNETES, AUDIENCE, now=clock.now))
     orders = issuer.token("system:serviceaccount:shop:orders", AUDIENCE, now=clock.now)

@@ -18,6 +18,7 @@ from registry.services.recovery.verify import verify
 from registry.settings import Limits
 from tests.registry.domain.test_key_quality import pair, prime
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
+from tests.support.keys import key
 
 LIMITS = Limits(applicants_kept=5, applicants_of_service=3, joined_keys=4)
 
@@ -27,10 +28,6 @@ def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[D
     driver = Driver(registry_database, tmp_path / "home", clock, applicants=True, limits=LIMITS)
     yield driver
     driver.close()
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def kid_of(mine: KeyPair, service: str = "billing") -> str:
@@ -152,7 +149,7 @@ def test_a_join_token_gets_a_waiting_key_in(registry: Driver) -> None:
 # refused
 
 
-def test_applicants_are_refused_where_nobody_turned_them_on(registry: Driver) -> None:
+def test_applicants_are_refused_unless_they_are_turned_on(registry: Driver) -> None:
     off = registry.node(applicants=False)
     assert refusal(apply(off, key())) == (401, "missing_token")
     assert waiting(registry) == []
@@ -200,7 +197,7 @@ def test_a_wrong_right_is_refused_and_does_not_wait(registry: Driver) -> None:
     assert waiting(registry) == []
 
 
-def test_approved_keys_count_among_those_that_nobody_vouched_for(registry: Driver) -> None:
+def test_approved_keys_count_among_those_without_a_voucher(registry: Driver) -> None:
     for _ in range(LIMITS.joined_keys):
         registry.joined(key(), "billing")
     mine = applied(registry)

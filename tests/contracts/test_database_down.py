@@ -13,18 +13,14 @@ from typing import NoReturn
 import pytest
 from sqlalchemy import make_url
 
-from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import LedgerForked, StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, create_engine
 from registry.storage.migrate import migrate
 from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from tests.registry.driver import Clock, Driver, entries_of
+from tests.support.keys import key
 from tests.support.postgres import Postgres, running_postgres
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def test_after_a_fail_over_the_next_call_succeeds(postgres: Postgres, tmp_path: Path, clock: Clock) -> None:

@@ -17,7 +17,6 @@ import requests
 from click.testing import CliRunner
 from sqlalchemy import make_url, text
 
-from peerseal.protocol.keys import KeyPair
 from registry.cli import main
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, connection_counts, create_engine
@@ -27,6 +26,7 @@ from registry.storage.revisions import revisions
 from registry.storage.unit import Store
 from tests.registry.driver import Driver
 from tests.support.forwarding import forwarded
+from tests.support.keys import key
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
 from tests.support.waiters import waiters
@@ -63,10 +63,6 @@ def database(request: pytest.FixtureRequest) -> Iterator[Hang]:
 
         with forwarded(own.socket_file, silent=silent) as port:
             yield Hang(f"postgresql://postgres@127.0.0.1:{port}/{make_url(url).database}", gone)
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def timed(call: Callable[[], int]) -> tuple[int, float]:

@@ -10,21 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from peerseal.protocol.keys import KeyPair
 from registry.storage.durability import Durability, DurabilityGuard
 from registry.storage.engine import create_engine
 from registry.storage.unit import Store
 from tests.registry.driver import Driver
+from tests.support.keys import key
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.waiting import until
 
 DURABLE = Durability(
     in_recovery=False, read_only=False, fsync=True, full_page_writes=True, synchronous_standby_names="", standbys=0
 )
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_it_ends_when_the_root_drops_the_key_that_signed_it(
     assert refused.value.code == "unknown_key"
 
 
-def test_parameters_that_nobody_knows_are_let_be_and_empty_ones_are_none(client: Client) -> None:
+def test_unknown_parameters_are_ignored_and_empty_ones_count_as_missing(client: Client) -> None:
     assert client.exchanged(display="page", client_id="legacy", actor_token="")["scope"] == SCOPE
     assert client.exchanged(client_id=LEGACY, requested_token_type=JWT, subject_token_type=JWT)["scope"] == SCOPE
 

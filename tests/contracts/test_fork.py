@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Connection, event, make_url, update
 
 from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.tokens.claims import new_jti
 from registry.domain.errors import LedgerContradicted, LedgerForked, LedgerUnconfirmed
 from registry.services.authority.ledger_memory import EARLIER_FILE, FILE, LedgerMemory
@@ -23,15 +22,8 @@ from registry.storage.queries import ledger
 from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import ledger_head
 from tests.contracts.backups import Backup
-from tests.registry.driver import BY, Clock, Driver, entries_of
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
-
-
-def outcome(response: Any) -> tuple[int, str]:
-    return response.status_code, response.get_json()["code"]
+from tests.registry.driver import BY, Clock, Driver, entries_of, outcome
+from tests.support.keys import key
 
 
 def grow(registry: Driver, entries: int) -> None:
@@ -237,7 +229,7 @@ def test_a_reader_that_began_a_moment_ago_sees_no_fork(registry: Driver) -> None
     assert ready(registry) == (200, True)
 
 
-def test_a_head_that_somebody_altered_is_not_signed(registry: Driver) -> None:
+def test_an_altered_head_is_not_signed(registry: Driver) -> None:
     registry.joined(key(), "billing")
     with registry.store.write() as connection:
         edge = ledger.frontier(connection)

@@ -33,12 +33,9 @@ from registry.storage.queries.ledger import Change, append
 from tests.contracts.backups import Backup, keep
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, tables_of
 from tests.registry.in_process import InProcess
+from tests.support.keys import key
 
 QUIET = TrustLimits(poll_interval=3600.0, wait=0.0)
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def kid(pair: KeyPair, service: str) -> str:

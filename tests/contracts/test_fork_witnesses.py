@@ -288,7 +288,7 @@ def test_nodes_that_ask_each_other_go_on_together_once_the_root_speaks(
             node.close()
 
 
-def test_entries_that_somebody_made_up_excuse_no_loss(lost: Lost, clock: Clock, tmp_path: Path) -> None:
+def test_invented_entries_excuse_no_loss(lost: Lost, clock: Clock, tmp_path: Path) -> None:
     registry, backup, _ = lost
     declared(registry, backup, clock, tmp_path / "copy")
     second = Backup(registry.store)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
@@ -15,6 +14,7 @@ from registry.settings import Limits
 from registry.storage.tables import metadata
 from registry.storage.unit import Store
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, tables_of
+from tests.support.keys import key
 
 LIMITS = Limits(spent_kept=10_000, applicant_ttl=500)
 
@@ -24,10 +24,6 @@ def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[D
     driver = Driver(registry_database, tmp_path / "home", clock, applicants=True, limits=LIMITS)
     yield driver
     driver.close()
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def sizes(store: Store) -> dict[str, int]:
@@ -74,7 +70,7 @@ def test_it_happens_by_itself_after_a_change_once_in_a_while(registry: Driver, c
         assert sizes(registry.store)["join_tokens"] == left
 
 
-def test_trouble_with_it_is_nobodys_business(registry: Driver, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_its_failure_affects_no_caller(registry: Driver, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     def down(_: Housekeeping) -> None:
         raise StorageUnavailable("down")
 

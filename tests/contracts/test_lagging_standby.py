@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import Lagging, LedgerForked
 from registry.services.authority.ledger_memory import FILE
 from tests.contracts.test_fork import forked_metric, outcome, ready, shown
 from tests.contracts.test_fork_recovery import run
 from tests.contracts.test_fork_witnesses import look, restarted
 from tests.registry.driver import Clock, Driver
+from tests.support.keys import key
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.waiting import until
 
@@ -27,10 +27,6 @@ def primary() -> Iterator[Postgres]:
         yield server
 
 
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
-
-
 def reader_on(standby: Postgres, registry: Driver) -> Driver:
     """A node of the registry, which is connected to the standby from now on, once that has caught up."""
     registry.url = standby.has(registry.url)
@@ -39,7 +35,7 @@ def reader_on(standby: Postgres, registry: Driver) -> Driver:
     return reader
 
 
-def test_a_standby_that_lags_is_behind_and_one_that_went_its_own_way_has_forked(
+def test_a_lagging_standby_is_behind_and_a_diverged_one_has_forked(
     primary: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Driver(primary.new_database(), tmp_path / "home", allow_async_replication=True)

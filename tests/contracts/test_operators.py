@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import RoleRefused
 from registry.domain.rebuild import rebuild
 from registry.services.access.operators import Role
 from registry.settings import Limits
 from registry.storage.tables import applicants, audit
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
+from tests.support.keys import key
 
 Headers = dict[str, str]
 
@@ -49,10 +49,6 @@ def registry(registry_database: str, tmp_path: Path, clock: Clock) -> Iterator[D
     driver = Driver(registry_database, tmp_path / "home", clock, applicants=True)
     yield driver
     driver.close()
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def refusal(response: TestResponse) -> tuple[int, str]:
@@ -178,7 +174,7 @@ def test_operator_tokens_that_cannot_be_made(registry: Driver, body: dict[str, A
     assert everything(registry) == before
 
 
-def test_nobody_makes_a_token_of_a_higher_role_than_his_own(registry: Driver) -> None:
+def test_an_operator_makes_no_token_of_a_higher_role(registry: Driver) -> None:
     before = everything(registry)
     for own in Role:
         for role in Role:

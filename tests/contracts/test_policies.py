@@ -32,9 +32,10 @@ from registry.settings import Limits
 from registry.storage.queries import audit
 from registry.storage.tables import domain_settings, policies, services
 from registry.web.routes.openapi import document
-from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, fail_revisions, tables_of
+from tests.registry.driver import BY, DOMAIN, JSON, Clock, Driver, entries_of, fail_revisions, outcome, tables_of
 from tests.support.certificates import Authority
 from tests.support.issuer import Issuer
+from tests.support.keys import key
 from tests.support.weak_keys import with_close_primes
 
 BILLING = "/v1/services/billing/policy"
@@ -45,18 +46,10 @@ DERIVED = {"minter": "edge", "from": "a", "to": ["b"]}
 ISSUER = {"issuer": "https://idp.example.com", "audience": "edge", "jwks_url": None}
 
 
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
-
-
 def put(registry: Driver, path: str, body: Any, seen: str | None = '"0"', **headers: str) -> TestResponse:
     data = body if isinstance(body, bytes) else canonical_json(body)
     named = {} if seen is None else {"If-Match": seen}
     return registry.client.put(path, data=data, headers={**registry.operator, **JSON, **named, **headers})
-
-
-def outcome(response: TestResponse) -> tuple[int, str | None]:
-    return response.status_code, (response.get_json(silent=True) or {}).get("code")
 
 
 def signed_policy(registry: Driver, service: str = "billing", query: str = "") -> PolicyDocument:
@@ -188,7 +181,7 @@ def test_a_service_without_a_policy_has_a_signed_answer_that_says_so(registry: D
     assert outcome(registry.client.get("/v1/services/Not-A-Name/policy.jwt")) == (400, "invalid_name")
 
 
-def test_a_policy_is_removed_and_may_be_laid_down_anew(registry: Driver) -> None:
+def test_a_removed_policy_may_be_set_again(registry: Driver) -> None:
     tag = put(registry, BILLING, {"allow": ALLOW}).headers["ETag"]
     removed = put(registry, BILLING, {"allow": None}, tag)
     assert (removed.status_code, removed.headers["ETag"], removed.get_json()) == (
@@ -562,9 +555,7 @@ def test_a_restricted_policy_for_anyone_is_told_to_every_service(registry: Drive
     assert registry.client.get(SIGNED, headers=registry.signed(stranger, "stranger", "GET", SIGNED)).status_code == 200
 
 
-def test_the_ledger_tells_nobody_what_a_restricted_policy_says(
-    registry: Driver, restricted: dict[str, KeyPair]
-) -> None:
+def test_the_ledger_does_not_reveal_a_restricted_policy(registry: Driver, restricted: dict[str, KeyPair]) -> None:
     """Entries are public, so the entry commits to it by a salted digest; the same policy twice looks different."""
     entry = entries_of(registry.store)[-1]
     assert entry.data == {"policy": {"restricted": True}}

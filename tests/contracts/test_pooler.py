@@ -12,7 +12,6 @@ import requests
 from sqlalchemy import text
 
 from peerseal.protocol.join import join_mac
-from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.storage.connections import PREPARE_AFTER
 from registry.storage.engine import create_engine
@@ -20,6 +19,7 @@ from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate
 from registry.storage.notifications import commit_listener
 from registry.storage.unit import Store
 from tests.registry.driver import Driver, settings_at
+from tests.support.keys import key
 from tests.support.pgbouncer import CONNECTIONS, PgBouncer
 from tests.support.postgres import Postgres
 from tests.support.processes import LOOPBACK, free_port, gunicorn
@@ -29,10 +29,6 @@ from tests.support.waiting import until
 CALLERS = 8
 REGISTRATIONS = int(os.environ.get("TEST_REGISTRATIONS", "2000")) // CALLERS * CALLERS
 READS = 5 * REGISTRATIONS
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def test_transactions_of_one_connection_run_in_several_sessions(store: Store) ->
     assert len(set(sessions)) > 1
 
 
-def test_a_transaction_leaves_no_time_limits_behind(store: Store) -> None:
+def test_a_transaction_leaves_no_time_limits_in_its_session(store: Store) -> None:
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
     with store.write() as connection:
         assert [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names] == ["3500ms", "3s", "15s"]
@@ -98,7 +94,7 @@ def test_nodes_that_migrate_at_once_take_turns(pgbouncer_url: str) -> None:
     engine.dispose()
 
 
-def test_nobody_listens_through_it_and_changes_are_told_all_the_same(
+def test_a_pooler_breaks_listening_and_changes_are_reported_all_the_same(
     pgbouncer_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Driver(pgbouncer_url, tmp_path / "home")

@@ -35,13 +35,10 @@ from registry.storage.queries import ledger
 from registry.storage.queries.used_tokens import PURGE_EVERY, DatabaseReplayGuard
 from registry.storage.tables import entries, keys, metadata
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
+from tests.support.keys import key
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def at_once(count: int, action: Callable[[int], int]) -> list[int]:
@@ -352,7 +349,7 @@ def test_in_one_transaction_the_cap_on_a_services_keys_holds(
     registry.close()
 
 
-def test_one_key_twice_in_one_transaction_spoils_it_for_nobody_else(registry: Driver) -> None:
+def test_one_key_twice_in_one_transaction_fails_no_other_key(registry: Driver) -> None:
     token, twice = registry.join_token("billing", uses=9), key()
     newcomers = [(one, "billing", token) for one in (key(), twice, key(), twice)]
     statuses = joined_at_once(registry, *newcomers)
@@ -386,7 +383,7 @@ def test_one_key_for_ten_services_at_once_is_of_one(registry: Driver) -> None:
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
 
 
-def test_no_successor_outlives_a_revocation_that_runs_beside_it(registry: Driver) -> None:
+def test_no_successor_outlives_a_concurrent_revocation(registry: Driver) -> None:
     for _ in range(10):
         mine = registry.joined(key(), "billing")
         successors = [key() for _ in range(3)]

@@ -42,24 +42,17 @@ from registry.storage.queries.ledger import Change, append
 from registry.storage.tables import entries, ledger_head, tiles
 from tests.contracts.backups import Backup, keep
 from tests.contracts.conftest import QUIET
-from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, tables_of
+from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of, outcome, tables_of
 from tests.registry.in_process import InProcess
+from tests.support.keys import key
 
 SEEN = Remembered(5, Head(5, bytes(32)), None, 1)
 ALLOW = {"allow": {"client": ["read"]}}
 RESTRICTED = "/v1/services/billing/policy.jwt"
 
 
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
-
-
 def kid(pair: KeyPair, service: str) -> str:
     return make_kid(service_id(DOMAIN, service), pair.public.thumbprint)
-
-
-def outcome(response: Any) -> tuple[int, str]:
-    return response.status_code, response.get_json()["code"]
 
 
 def restored(registry: Driver, *sources: Source, **options: Any) -> Restored:
@@ -336,7 +329,7 @@ def test_a_revoked_key_and_what_it_vouched_for_stay_revoked(life: Life, node: Dr
         assert outcome(node.join(pair, "client", node.join_token("client"))) == (409, "key_revoked")
 
 
-def test_a_spent_join_token_stays_spent_and_one_whose_key_is_lost_admits_nobody(life: Life, node: Driver) -> None:
+def test_a_spent_join_token_stays_spent_and_one_with_a_lost_key_admits_no_key(life: Life, node: Driver) -> None:
     for token in (life.spent, life.unspent):
         assert outcome(node.join(key(), "client", token)) == (401, "join_refused")
     node.registry.join_tokens.withdraw(life.unspent.id, BY)
@@ -350,7 +343,7 @@ def test_operators_tokens_are_as_they_were(life: Life, node: Driver) -> None:
     assert (asks(life.operator), asks(life.dismissed)) == (200, 401)
 
 
-def test_a_restricted_policy_that_is_lost_is_signed_by_nobody_until_it_is_set_anew(life: Life, node: Driver) -> None:
+def test_a_lost_restricted_policy_is_not_signed_until_it_is_set_again(life: Life, node: Driver) -> None:
     path = "/v1/services/payments/policy"
     assert outcome(node.client.get(f"{path}.jwt", headers=node.operator)) == (503, "ledger_contradicted")
     with pytest.raises(LedgerContradicted):
@@ -576,7 +569,7 @@ def test_a_registry_that_went_on_by_itself_has_two_histories(short: Short, tmp_p
     assert short.code(mine, short.copy) == "checkpoint_contradicted", "two copies of two histories"
 
 
-def test_a_copy_that_is_older_than_what_somebody_remembers_is_refused(short: Short, tmp_path: Path) -> None:
+def test_a_copy_that_is_older_than_a_kept_checkpoint_is_refused(short: Short, tmp_path: Path) -> None:
     restored(short.registry, short.copy)
     later = keep(short.registry, tmp_path / "later")
     remembered = {"client": short.registry.got("/ledger/checkpoint")}
@@ -585,7 +578,7 @@ def test_a_copy_that_is_older_than_what_somebody_remembers_is_refused(short: Sho
     assert restored(short.registry, short.copy, later, kept=remembered).source == later.name, "the longest is taken"
 
 
-def test_a_copy_that_contradicts_what_somebody_remembers_is_refused(short: Short) -> None:
+def test_a_copy_that_contradicts_a_kept_checkpoint_is_refused(short: Short) -> None:
     ours = keyfiles.read_ledger_key(short.registry.settings.ledger_key_file)
     another = resigned(short.note, ours, root=bytes(32))
     assert short.code(kept={"client": another}) == "checkpoint_contradicted"

@@ -38,12 +38,9 @@ from registry.storage.tables import (
     tiles,
 )
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, entries_of
+from tests.support.keys import key
 
 OWNER = service_id(DOMAIN, "billing")
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def checked(registry: Driver, **options: Any) -> Verified:

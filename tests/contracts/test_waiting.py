@@ -12,7 +12,6 @@ from sqlalchemy import make_url
 from werkzeug.test import TestResponse
 
 from peerseal.protocol.documents.changes import Changes
-from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
 from registry.services.documents import waiting as waiting_module
@@ -23,6 +22,7 @@ from registry.storage.migrate import migrate
 from registry.storage.notifications import CHANNEL, commit_listener
 from registry.storage.revisions import revisions
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, fail_revisions
+from tests.support.keys import key
 from tests.support.postgres import running_postgres
 from tests.support.waiters import ask, waiters
 from tests.support.waiting import until
@@ -37,10 +37,6 @@ def told(registry: Driver, call: "Future[TestResponse]", within: float = SOON) -
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-cache, no-transform"
     return registry.read(Changes, answer.text)
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def change(registry: Driver, service: str) -> Callable[[], object]:
@@ -121,7 +117,7 @@ def test_no_more_calls_wait_than_the_server_holds_and_the_operator_allows(
     waiting.end()
 
 
-def test_on_a_server_of_one_thread_nobody_waits(registry: Driver) -> None:
+def test_on_a_server_of_one_thread_no_call_waits(registry: Driver) -> None:
     head, began = registry.changes(0).seq, time.monotonic()
     path = f"/v1/changes?since={head}&wait=20"
     assert registry.client.get(path, environ_overrides={"wsgi.multithread": False}).status_code == 200
@@ -177,9 +173,7 @@ def test_one_list_is_signed_for_all_who_ask_at_once(registry: Driver, monkeypatc
     assert len(signed) == 2
 
 
-def test_beyond_its_bounds_nobody_waits_and_nobody_is_refused(
-    registry_database: str, tmp_path: Path, clock: Clock
-) -> None:
+def test_beyond_the_limits_calls_are_answered_at_once(registry_database: str, tmp_path: Path, clock: Clock) -> None:
     limits = Limits(waiting_calls=3, waiting_calls_of_address=2)
     registry = Driver(registry_database, tmp_path / "home", clock, limits=limits)
     admit = change(registry, "billing")
@@ -196,7 +190,7 @@ def test_beyond_its_bounds_nobody_waits_and_nobody_is_refused(
     registry.close()
 
 
-def test_at_the_end_of_the_process_all_are_answered_and_nobody_waits_any_more(registry: Driver) -> None:
+def test_at_the_end_of_the_process_all_calls_are_answered_and_none_waits(registry: Driver) -> None:
     with waiters(registry, 20) as calls:
         registry.registry.changes.waiting.end()
         assert {told(registry, call, 5).services for call in calls} == {()}
@@ -205,7 +199,7 @@ def test_at_the_end_of_the_process_all_are_answered_and_nobody_waits_any_more(re
     assert time.monotonic() - began < 5
 
 
-def test_nothing_follows_the_ledger_before_and_long_after_somebody_waits(
+def test_the_ledger_is_followed_only_around_the_time_of_a_wait(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting_module, "LINGER", 0.01)
@@ -219,7 +213,7 @@ def test_nothing_follows_the_ledger_before_and_long_after_somebody_waits(
 
 
 @pytest.mark.parametrize(("later", "status"), [(10, 200), (100, 503)], ids=["lately signed", "signed long ago"])
-def test_a_database_that_fails_while_somebody_waits_holds_nobody_up(
+def test_a_database_that_fails_during_waits_delays_no_call(
     registry: Driver, clock: Clock, monkeypatch: pytest.MonkeyPatch, later: int, status: int
 ) -> None:
     def down(*_: object) -> None:
@@ -278,9 +272,7 @@ def test_a_listening_connection_that_was_cut_is_replaced(node: Driver) -> None:
     node.close()
 
 
-def test_where_nobody_can_listen_the_head_is_looked_at_now_and_then(
-    node: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_listener_the_head_is_read_at_intervals(node: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: object) -> None:
         raise StorageUnavailable("no LISTEN through this pooler")
 
@@ -295,7 +287,7 @@ def test_where_nobody_can_listen_the_head_is_looked_at_now_and_then(
     node.close()
 
 
-def test_where_word_never_comes_the_head_is_looked_at_now_and_then(node: Driver, postgres_url: str) -> None:
+def test_without_notifications_the_head_is_read_at_intervals(node: Driver, postgres_url: str) -> None:
     """A pooler that gives each transaction another connection takes a LISTEN, and nothing follows."""
     with node.store.write() as connection:
         connection.exec_driver_sql("ALTER TABLE ledger_head DISABLE TRIGGER tell_of_ledger")
@@ -324,7 +316,7 @@ def test_a_transaction_tells_once_of_all_its_entries(node: Driver) -> None:
 
 
 @pytest.mark.thorough
-def test_a_database_that_really_stops_holds_nobody_up_and_is_found_again(tmp_path: Path) -> None:
+def test_a_database_that_really_stops_delays_no_call_and_is_found_again(tmp_path: Path) -> None:
     with running_postgres(uuid.uuid4().hex) as own:
         node = Driver(own.new_database(), tmp_path / "home")
         with waiters(node, 20, wait=5) as calls:

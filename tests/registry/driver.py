@@ -239,3 +239,8 @@ def fail_revisions(monkeypatch: pytest.MonkeyPatch, question: str) -> None:
 
     for revisions in (SqliteRevisions, PostgresRevisions):
         monkeypatch.setattr(revisions, question, down)
+
+
+def outcome(response: TestResponse) -> tuple[int, str | None]:
+    """The status and the error code of an answer."""
+    return response.status_code, (response.get_json(silent=True) or {}).get("code")

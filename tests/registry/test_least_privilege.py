@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import create_engine, inspect, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from peerseal.protocol.keys import KeyPair
 from registry.domain.errors import StorageUnavailable
 from registry.domain.rebuild import rebuild
 from registry.storage.queries.used_tokens import PURGE_EVERY
 from registry.storage.tables import metadata
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
+from tests.support.keys import key
 from tests.support.newer_release import NEXT, THIS, NewerRelease
 from tests.support.postgres import Postgres
 from tests.support.waiters import waiters
@@ -33,10 +33,6 @@ def run(url: str, script: str) -> None:
         assert driver_connection is not None
         driver_connection.execute(script)  # past SQLAlchemy, which gives a statement's % a meaning
     engine.dispose()
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_the_database_url_may_be_a_secret_file(tmp_path: Path) -> None:
         Settings.from_environ({"REGISTRY_DATABASE_URL_FILE": str(tmp_path / "nothing")})
 
 
-def test_applicants_are_off_and_limits_in_memory_unless_somebody_says_otherwise() -> None:
+def test_by_default_applicants_are_off_and_limits_are_in_memory() -> None:
     default = Settings.from_environ({})
     assert (default.applicants, default.proxies, default.rate_limit_storage) == (False, 0, "memory://")
     environ = {

@@ -4,6 +4,12 @@ import time
 from pathlib import Path
 
 from peerseal.identity.key_folder import KeyFolder, StoredKey
+from peerseal.protocol.keys import KeyPair
+
+
+def key() -> KeyPair:
+    """A new key of the usual kind."""
+    return KeyPair.generate("ES256")
 
 
 def signing_key(key_dir: Path, service: str, now: float | None = None) -> StoredKey:

@@ -1,7 +1,7 @@
 """Policies and the domain's settings: how operators read and write them."""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -23,6 +23,7 @@ from registry.storage.queries.policies import SettingEntry, SettingRow
 log = logging.getLogger(__name__)
 
 V = TypeVar("V")
+S = TypeVar("S", CallPolicy, DomainSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +60,37 @@ class Policies(UseCase):
         """
         check_registrable(service)
         policy = policy_from(body, self._authority.current().domain)
-        if policy is not None:
-            self._check_size(text_of(policy))
         data, evidence = said_of(policy)
-        with self._store.write(service) as connection:
-            with _as_written(f"the policy of {service}"):
-                before = _seq_of(policies.newest_policy(connection, service), "policy")
-            _check_seen(before, seen)
-            if policies.policy(connection, service) == _row(before, policy):
-                return Setting(before, policy)
-            change = Change(POLICY_SET, service, by=by, evidence=evidence, data=data)
-            seq = self._append(connection, change, service)
-            if policy is None:
-                policies.remove_policy(connection, service)
-            else:
-                policies.put_policy(connection, service, SettingRow(seq, text_of(policy)))
-        log.info("policy set service=%s seq=%d by=%s", service, seq, dict(by))
-        return Setting(0 if policy is None else seq, policy)
+        change = Change(POLICY_SET, service, by=by, evidence=evidence, data=data)
+        return Setting(self._change(policy, change, seen), policy)
 
     def set_domain(
         self, body: Mapping[str, Any], seen: Collection[int], by: Mapping[str, str]
     ) -> Setting[DomainSettings]:
         """Replaces the domain's settings in the same way. Raises as `set_policy` does."""
         settings = settings_from(body, self._authority.current().domain)
-        text = text_of(settings)
-        self._check_size(text)
-        with self._store.write(REGISTRY) as connection:
-            with _as_written("the domain's settings"):
-                before = _seq_of(policies.newest_domain(connection), "settings")
-            _check_seen(before, seen)
-            if policies.domain(connection) == SettingRow(before, text):
-                return Setting(before, settings)
-            change = Change(DOMAIN_SET, by=by, data={"settings": settings.to_json()})
-            seq = self._append(connection, change, self._authority.current().domain)
-            policies.put_domain(connection, SettingRow(seq, text))
-        log.info("domain set seq=%d by=%s", seq, dict(by))
-        return Setting(seq, settings)
+        change = Change(DOMAIN_SET, by=by, data={"settings": settings.to_json()})
+        return Setting(self._change(settings, change, seen), settings)
 
-    def _append(self, connection: Connection, change: Change, subject: str) -> int:
-        seq = audit.append_act(connection, self._now(), change, subject).entry.seq
-        services.changed(connection, change.service or REGISTRY, seq)
-        return seq
+    def _change(self, value: CallPolicy | DomainSettings | None, change: Change, seen: Collection[int]) -> int:
+        """Appends the change and writes the row, unless the value is in force. Returns the number of the entry that set
+        the value; 0 for no value."""
+        service, domain = change.service, self._authority.current().domain
+        if value is not None:
+            self._check_size(text_of(value))
+        with self._store.write(service or REGISTRY) as connection:
+            with _reading(service):
+                before = _seq_of(policies.newest(connection, service))
+            if before not in seen:
+                raise PreconditionFailed(f"entry {before} set the current value, the request names {sorted(seen)}")
+            if policies.row(connection, service) == _row(before, value):
+                return before
+            seq = audit.append_act(connection, self._now(), change, service or domain).entry.seq
+            services.changed(connection, service or REGISTRY, seq)
+            policies.put(connection, service, _row(seq, value))
+        what = "domain set" if service is None else f"policy set service={service}"
+        log.info("%s seq=%d by=%s", what, seq, dict(change.by))
+        return 0 if value is None else seq
 
     def _check_size(self, text: str) -> None:
         size, most = len(text.encode("utf-8")), self._limits.policy_body
@@ -122,52 +113,53 @@ class Read(NamedTuple, Generic[V]):
 def read_policy(connection: Connection, service: str) -> Read[CallPolicy | None]:
     """The service's policy. Raises LedgerContradicted where its row differs from its newest entry: the row was altered,
     removed or brought back."""
-    with _as_written(f"the policy of {service}"):
-        found = policies.newest_policy(connection, service)
-        policy = None if found is None else policy_in(_committed(found), found.evidence)
-        seq = _seq_of(found, "policy")
-    if policies.policy(connection, service) != _row(seq, policy):
-        raise LedgerContradicted(f"the row of {service}'s policy differs from its newest entry in the ledger")
-    return Read(Setting(seq, policy), found and found.entry)
+    return _read(connection, service, _policy_of)
 
 
 def read_settings(connection: Connection) -> Read[DomainSettings]:
     """The domain's settings. Raises LedgerContradicted as `read_policy` does."""
-    with _as_written("the domain's settings"):
-        found = policies.newest_domain(connection)
-        settings = None if found is None else DomainSettings.from_json(found.entry.data["settings"])
-        seq = _seq_of(found, "settings")
-    if policies.domain(connection) != _row(seq, settings):
-        raise LedgerContradicted("the row of the domain's settings differs from their newest entry in the ledger")
-    return Read(Setting(seq, settings or DomainSettings()), found and found.entry)
+    setting, entry = _read(connection, None, lambda found: DomainSettings.from_json(found.entry.data["settings"]))
+    return Read(Setting(setting.seq, setting.value or DomainSettings()), entry)
+
+
+def _read(connection: Connection, service: str | None, value_of: Callable[[SettingEntry], S | None]) -> Read[S | None]:
+    with _reading(service):
+        found = policies.newest(connection, service)
+        value = None if found is None else value_of(found)
+        seq = _seq_of(found)
+    if policies.row(connection, service) != _row(seq, value):
+        raise LedgerContradicted(f"the row of {_named(service)} differs from its newest entry in the ledger")
+    return Read(Setting(seq, value), found and found.entry)
+
+
+def _policy_of(found: SettingEntry) -> CallPolicy | None:
+    """Raises MalformedToken where the evidence is not the one of the entry."""
+    digest = None if found.evidence is None else evidence_digest(found.evidence)
+    if digest != found.entry.evidence:
+        raise MalformedToken("the evidence does not match the digest in the entry")
+    return policy_in(found.entry, found.evidence)
+
+
+def _named(service: str | None) -> str:
+    return "the domain's settings" if service is None else f"the policy of {service}"
 
 
 @contextmanager
-def _as_written(what: str) -> Iterator[None]:
+def _reading(service: str | None) -> Iterator[None]:
     """Reports entries that cannot be read as altered: the registry writes readable ones."""
     try:
         yield
     except (MalformedToken, InvalidName, KeyError, TypeError, AttributeError) as error:
-        raise LedgerContradicted(f"{what}: an entry was altered: {error}") from error
+        raise LedgerContradicted(f"{_named(service)}: an entry was altered: {error}") from error
 
 
-def _committed(found: SettingEntry) -> Entry:
-    """The entry, whose digest matches its evidence. Raises MalformedToken."""
-    digest = None if found.evidence is None else evidence_digest(found.evidence)
-    if digest != found.entry.evidence:
-        raise MalformedToken("the evidence does not match the digest in the entry")
-    return found.entry
-
-
-def _seq_of(found: SettingEntry | None, member: str) -> int:
+def _seq_of(found: SettingEntry | None) -> int:
     """The number of the entry that set the value; 0 where none did, or where the newest entry removed it."""
-    return 0 if found is None or found.entry.data[member] is None else found.entry.seq
+    if found is None:
+        return 0
+    member = "settings" if found.entry.type == DOMAIN_SET else "policy"
+    return 0 if found.entry.data[member] is None else found.entry.seq
 
 
-def _row(seq: int, setting: CallPolicy | DomainSettings | None) -> SettingRow | None:
-    return None if setting is None else SettingRow(seq, text_of(setting))
-
-
-def _check_seen(before: int, seen: Collection[int]) -> None:
-    if before not in seen:
-        raise PreconditionFailed(f"entry {before} set the current value, the request names {sorted(seen)}")
+def _row(seq: int, value: CallPolicy | DomainSettings | None) -> SettingRow | None:
+    return None if value is None else SettingRow(seq, text_of(value))

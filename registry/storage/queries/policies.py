@@ -1,4 +1,4 @@
-"""Policies and the domain's settings: queries and changes."""
+"""Policies and the domain's settings: queries and changes. ``service`` is None for the domain's settings."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,9 @@ from peerseal.protocol.ledger.entries import Entry
 from registry.storage.tables import SETTINGS, domain_settings, entries, policies
 from registry.storage.upsert import inserts
 
-_THE_ROW = 1  # the primary key of the domain's settings
+_SETTINGS_ID = 1  # the primary key of the one row of the domain's settings
 _POLICY = select(policies.c.seq, policies.c.body).where(policies.c.service == bindparam("of"))
-_DOMAIN = select(domain_settings.c.seq, domain_settings.c.body).where(domain_settings.c.id == _THE_ROW)
+_DOMAIN = select(domain_settings.c.seq, domain_settings.c.body).where(domain_settings.c.id == _SETTINGS_ID)
 _NEWEST = select(entries.c.body, entries.c.evidence).where(SETTINGS).order_by(entries.c.seq.desc()).limit(1)
 _OF_SERVICE = _NEWEST.where(entries.c.service == bindparam("of"))
 _OF_DOMAIN = _NEWEST.where(entries.c.service.is_(None))
@@ -44,42 +44,24 @@ class SettingEntry(NamedTuple):
     evidence: bytes | None
 
 
-def policy(connection: Connection, service: str) -> SettingRow | None:
-    """The row of the service's policy."""
-    row = connection.execute(_POLICY, {"of": service}).one_or_none()
-    return None if row is None else SettingRow(*row)
+def row(connection: Connection, service: str | None) -> SettingRow | None:
+    """The row of a setting."""
+    found = connection.execute(_DOMAIN if service is None else _POLICY, {"of": service}).one_or_none()
+    return None if found is None else SettingRow(*found)
 
 
-def newest_policy(connection: Connection, service: str) -> SettingEntry | None:
-    """The entry that set or removed the service's policy last. Raises MalformedToken for altered bytes."""
-    row = connection.execute(_OF_SERVICE, {"of": service}).one_or_none()
-    return None if row is None else SettingEntry(Entry.decode(row.body), row.evidence)
+def newest(connection: Connection, service: str | None) -> SettingEntry | None:
+    """The entry that set or removed a setting last. Raises MalformedToken for altered bytes."""
+    found = connection.execute(_OF_DOMAIN if service is None else _OF_SERVICE, {"of": service}).one_or_none()
+    return None if found is None else SettingEntry(Entry.decode(found.body), found.evidence)
 
 
-def put_policy(connection: Connection, service: str, row: SettingRow) -> None:
-    """Writes the service's policy."""
-    statement = _PUT_POLICY[connection.dialect.name]
-    connection.execute(statement, {"service": service, **row._asdict()})
-
-
-def remove_policy(connection: Connection, service: str) -> None:
-    """Removes the service's policy."""
-    connection.execute(delete(policies).where(policies.c.service == service))
-
-
-def domain(connection: Connection) -> SettingRow | None:
-    """The row of the domain's settings."""
-    row = connection.execute(_DOMAIN).one_or_none()
-    return None if row is None else SettingRow(*row)
-
-
-def newest_domain(connection: Connection) -> SettingEntry | None:
-    """The entry that set the domain's settings last. Raises MalformedToken for altered bytes."""
-    row = connection.execute(_OF_DOMAIN).one_or_none()
-    return None if row is None else SettingEntry(Entry.decode(row.body), row.evidence)
-
-
-def put_domain(connection: Connection, row: SettingRow) -> None:
-    """Writes the domain's settings."""
-    statement = _PUT_DOMAIN[connection.dialect.name]
-    connection.execute(statement, {"id": _THE_ROW, **row._asdict()})
+def put(connection: Connection, service: str | None, new: SettingRow | None) -> None:
+    """Writes the row of a setting, or removes a policy."""
+    dialect = connection.dialect.name
+    if new is None:
+        connection.execute(delete(policies).where(policies.c.service == service))
+    elif service is None:
+        connection.execute(_PUT_DOMAIN[dialect], {"id": _SETTINGS_ID, **new._asdict()})
+    else:
+        connection.execute(_PUT_POLICY[dialect], {"service": service, **new._asdict()})

@@ -18,12 +18,9 @@ from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.rebuild import rebuild
 from registry.settings import Limits
 from tests.registry.driver import Clock, Driver, entries_of, tables_of
+from tests.support.keys import key
 
 START, END = 1_000, 2_000
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 ONE = lifecycle.admitted(key().public, "billing", {"join_token": "x"}, seq=3, start=START, end=END)

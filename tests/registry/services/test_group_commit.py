@@ -46,26 +46,26 @@ def outcome_of(future: "Future[int]") -> int | Exception:
     return error or future.result()
 
 
-def test_what_waits_behind_one_go_is_done_in_the_next() -> None:
+def test_requests_that_arrive_during_a_group_form_the_next_one() -> None:
     doubling = Doubling()
     assert doubling.all_at_once(1, 2, 3, 4) == [2, 4, 6, 8]
     assert [sorted(go) for go in doubling.goes] == [[1], [2, 3, 4]]
 
 
-def test_lone_work_waits_for_nobody() -> None:
+def test_a_single_request_does_not_wait_for_others() -> None:
     doubling = Doubling()
     doubling.go_on.set()
     assert [doubling.group_commit.do(number) for number in (1, 2)] == [2, 4]
     assert doubling.goes == [[1], [2]]
 
 
-def test_each_piece_has_an_error_of_its_own() -> None:
+def test_each_request_has_its_own_error() -> None:
     [first, good, bad] = Doubling().all_at_once(1, 2, -3)
     assert (first, good) == (2, 4)
     assert isinstance(bad, ValueError)
 
 
-def test_where_all_fail_for_one_they_are_done_one_by_one() -> None:
+def test_if_one_fails_the_whole_group_its_requests_are_executed_one_by_one() -> None:
     doubling = Doubling(lambda numbers: KeyError(3) if 3 in numbers else None)
     [first, two, three, four] = doubling.all_at_once(1, 2, 3, 4)
     assert (first, two, four) == (2, 4, 8)
@@ -73,7 +73,7 @@ def test_where_all_fail_for_one_they_are_done_one_by_one() -> None:
     assert sorted(map(len, doubling.goes)) == [1, 1, 1, 1, 3]
 
 
-def test_where_the_database_is_away_it_is_not_asked_again_for_each() -> None:
+def test_an_unavailable_database_is_not_asked_for_each_request() -> None:
     doubling = Doubling(lambda numbers: StorageUnavailable("away") if numbers != [1] else None)
     [first, *others] = doubling.all_at_once(1, 2, 3, 4)
     assert first == 2
@@ -81,13 +81,13 @@ def test_where_the_database_is_away_it_is_not_asked_again_for_each() -> None:
     assert len(doubling.goes) == 2
 
 
-def test_no_more_is_done_in_one_go_than_agreed() -> None:
+def test_a_group_has_at_most_the_agreed_number_of_requests() -> None:
     doubling, many = Doubling(), range(2, GroupCommit.MOST + 10)
     assert doubling.all_at_once(1, *many) == [2 * number for number in (1, *many)]
     assert [len(go) for go in doubling.goes] == [1, GroupCommit.MOST, len(many) - GroupCommit.MOST]
 
 
-def test_an_exit_in_the_middle_leaves_nobody_waiting() -> None:
+def test_an_exit_in_the_middle_leaves_no_request_waiting() -> None:
     def leave(_: Sequence[int]) -> Exception | None:
         raise SystemExit
 

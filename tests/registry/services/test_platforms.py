@@ -293,7 +293,7 @@ def test_rules_say_who_is_believed_and_for_what(tmp_path: Path) -> None:
         ([rule(ca_file="oidc.json")], "ca_file .* cannot be read"),
     ],
 )
-def test_a_rule_that_is_none_ends_the_start_and_says_why(tmp_path: Path, value: Any, problem: str) -> None:
+def test_an_invalid_rule_ends_the_start_with_its_fault(tmp_path: Path, value: Any, problem: str) -> None:
     file = rules_file(tmp_path, value)
     with pytest.raises(ConfigurationError, match=problem) as caught:
         read_rules(file)

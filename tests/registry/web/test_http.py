@@ -26,10 +26,7 @@ from registry.services.authority.authority import RENEW_BEFORE
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Limits
 from tests.registry.driver import DOMAIN, JSON, Clock, Driver, entries_of, evidence_of, fail_revisions
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
+from tests.support.keys import key
 
 
 def outcome(response: TestResponse) -> tuple[int, str]:
@@ -88,7 +85,7 @@ def test_a_mac_moved_to_another_proof(registry: Driver) -> None:
         ("billing", DOMAIN, registry_id("staging.internal"), "wrong_audience"),
     ],
 )
-def test_a_proof_for_somebody_else(
+def test_a_proof_for_another_service_domain_or_registry_is_refused(
     registry: Driver, service: str, domain: str, audience: str | None, code: str
 ) -> None:
     proof = registry.proof(key(), service, domain=domain, audience=audience)
@@ -215,7 +212,7 @@ def test_a_replayed_or_moved_call_changes_nothing(registry: Driver) -> None:
     assert moved.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
-def test_a_key_that_nobody_registered_cannot_vouch(registry: Driver) -> None:
+def test_an_unregistered_key_cannot_vouch(registry: Driver) -> None:
     assert outcome(registry.rotate(key(), key(), "billing")) == (401, "unknown_key")
 
 

@@ -13,12 +13,12 @@ from werkzeug.test import TestResponse
 
 from demo.processes import Process, free_port
 from peerseal.errors import ConfigurationError
-from peerseal.protocol.keys import KeyPair
 from registry.app import create_app
 from registry.settings import Limits
 from registry.web.client_address import UNREADABLE_ACCOUNTS, calling_account
 from registry.web.limiting import WINDOW, RefusalLimit
 from tests.registry.driver import Clock, Driver, settings_at
+from tests.support.keys import key
 from tests.support.redis import redis_server
 
 LIMIT = 5
@@ -38,10 +38,6 @@ def node(sqlite_url: str, tmp_path: Path) -> Iterator[Node]:
     yield make
     for each in nodes:
         each.close()
-
-
-def key() -> KeyPair:
-    return KeyPair.generate("ES256")
 
 
 def refused(registry: Driver, address: str = "192.0.2.1", forwarded: str | None = None) -> TestResponse:
