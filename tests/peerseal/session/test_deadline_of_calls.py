@@ -162,7 +162,7 @@ def test_a_kept_connection_is_used_again_with_the_deadline_of_each_call(caller: 
     assert server.asked == 1, "one connection for all"
 
 
-def test_whoever_may_wait_less_waits_less(caller: Service) -> None:
+def test_a_caller_with_a_shorter_deadline_waits_less(caller: Service) -> None:
     with misbehaving(HEAD) as server:
         began = time.monotonic()
         with pytest.raises(requests.ReadTimeout), no_longer_than(0.1):
