@@ -17,7 +17,7 @@ KAFKA := $(VENV)/kafka
 # The repository has two distributions: the SDK's project is the root, the registry's is this folder.
 REGISTRY := distributions/registry
 PROJECTS := VERSION setup.cfg pyproject.toml $(REGISTRY)/setup.cfg $(REGISTRY)/setup.py $(REGISTRY)/requirements.txt
-PROSE := README.md CONTRIBUTING.md SECURITY.md docs/*.md docs/explanation docs/how-to docs/reference \
+PROSE := README.md CONTRIBUTING.md SECURITY.md docs \
 peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \

@@ -42,9 +42,9 @@ def check_window(issued_at: int, key: TrustedKey, leeway: int) -> None:
     """Step 7 of verification, second half. A retired key is good only for what was issued while it was active. Raises
     NotYetValid or Expired."""
     if issued_at < key.active_from - leeway:
-        raise NotYetValid("issued before its key was active")
+        raise NotYetValid(f"issued at {issued_at}, and its key is active from {key.active_from}")
     if issued_at > key.active_until + leeway:
-        raise Expired("issued after its key was retired")
+        raise Expired(f"issued at {issued_at}, and its key was active until {key.active_until}")
 
 
 class KeySource(Protocol):

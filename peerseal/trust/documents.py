@@ -167,7 +167,9 @@ class DocumentReader:
             if now < self._root_cooldown_until and not at_once:
                 if known is not None:
                     return known
-                raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
+                raise TrustUnavailable(
+                    "the registry's keys: the last fetch failed, and the next is due soon", retry_after=1
+                )
             if self._recall_newer_root(at_once) and (known := self.known_registry_keys()) is not None:
                 return known
             self._root_cooldown_until = now + (1.0 if self._root is None else self._limits.cooldown)
@@ -217,14 +219,16 @@ class DocumentReader:
         found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
             if found.version < self.copies.seen(_ROOT_COPY):
-                raise DocumentRefused("document_rolled_back", "older registry keys than this host has seen")
+                raise DocumentRefused(
+                    "document_rolled_back", f"version {found.version}, this host has seen a newer one"
+                )
             return found
         if found.root.thumbprint != root.root.thumbprint:
-            raise DocumentRefused("document_wrong_root", "another root key than seen before")
+            raise DocumentRefused("document_wrong_root", f"{found.root.thumbprint} instead of {root.root.thumbprint}")
         if found.subject != root.subject:
             raise DocumentRefused("document_wrong_subject", f"the registry of {found.subject}, not of {root.subject}")
         if found.version < root.version:
-            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
+            raise DocumentRefused("document_rolled_back", f"version {found.version} after {root.version}")
         return found if (found.version, found.expires_at) > (root.version, root.expires_at) else None
 
     def _take_over(self, found: RegistryKeys) -> RegistryKeys:

@@ -328,7 +328,7 @@ def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkp
         try:
             leaf = admission.entry(checkpoint.origin, service, key.public).leaf
         except ValueError as error:
-            raise DocumentRefused("document_malformed", f"no entry says that: {error}") from error
+            raise DocumentRefused("document_malformed", f"the admission is no ledger entry: {error}") from error
         check_inclusion(leaf, admission.index, checkpoint.size, key.proof, checkpoint.root)
         if key.active_until > admission.expires_at or (
             key.state == ACTIVE and key.active_until != admission.expires_at
@@ -348,7 +348,7 @@ def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
         raise DocumentRefused("document_malformed", f"a consistency proof: {error}") from error
     sizes = members.get("from"), members.get("to")
     if any(type(size) is not int for size in sizes) or sizes != (old, new):
-        raise DocumentRefused("document_malformed", "the consistency proof of other checkpoints")
+        raise DocumentRefused("document_malformed", f"a consistency proof that is not from {old} to {new}")
     return proof
 
 

@@ -154,7 +154,7 @@ class TrustStore:
         with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
-                raise UnknownKey("a key of another trust domain")
+                raise UnknownKey(f"{owner} is not of the trust domain {self.domain}")
             return self._registry_key(kid) if owner == registry_id(self.domain) else self._statements.ask(kid, owner)
 
     def settings(self) -> DomainSettings:
@@ -278,7 +278,7 @@ class TrustStore:
             for key in root().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
-        raise UnknownKey("the root names no such key")
+        raise UnknownKey(f"the root does not name {kid}")
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:

@@ -132,7 +132,7 @@ def test_a_service_without_a_key_tells_the_rest(registry: MemoryRegistry) -> Non
     assert "peerseal_key_age_seconds" not in read(text)
 
 
-def test_asking_for_metrics_calls_nobody(registry: MemoryRegistry) -> None:
+def test_collecting_metrics_makes_no_call(registry: MemoryRegistry) -> None:
     identity = Identity("callee", registry="http://127.0.0.1:1", fetcher=registry)
     registry.calls.clear()
     for _ in range(3):
