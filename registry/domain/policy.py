@@ -35,7 +35,7 @@ def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
         for who, scopes in claim(body, "allow", dict).items():
             name = who if who == ANYONE else _own(who, domain)
             if name in allow:
-                raise BadRequest("malformed_body", f"{name} stands twice")
+                raise BadRequest("malformed_body", f"the caller {name} is given twice")
             allow[name] = scopes
         return CallPolicy.from_json({**body, "allow": allow})
     except (MalformedToken, InvalidName) as error:
@@ -52,7 +52,7 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
             granted = claim(body, "exchange", dict)
             members["exchange"] = {_own(client, domain): granted[client] for client in granted}
             if len(members["exchange"]) != len(granted):
-                raise BadRequest("malformed_body", "a client of the exchange stands twice")
+                raise BadRequest("malformed_body", "a client of the exchange is given twice")
         if "derived_scopes" in body:
             members["derived_scopes"] = [_of_own(one, domain) for one in claim(body, "derived_scopes", list)]
         if "access_tokens" in body:

@@ -78,7 +78,9 @@ def read_copy(
             progress(reader.replayed.tree.edge.size)
     checkpoint, edge = _signed(source, note, reader.replayed), reader.replayed.tree.edge
     if edge.root != checkpoint.root:
-        raise RestoreRefused("copy_altered", f"{source.name}: its entries do not lead to its checkpoint")
+        raise RestoreRefused(
+            "copy_altered", f"{source.name}: its entries do not lead to the root hash in its checkpoint"
+        )
     if reader.trouble is not None:
         raise RestoreRefused("copy_unreadable", f"{source.name}: {reader.trouble}")
     return PublicCopy(source.name, note, checkpoint, reader.replayed, tuple(reader.found))
