@@ -1,4 +1,4 @@
-"""``peerseal``: the commands of whoever owns a service.
+"""``peerseal``: the commands of a service's owner.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, 2 wrong usage, 3 the registry cannot be reached, 130 after Ctrl-C, 141 where the reader of the

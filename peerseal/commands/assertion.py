@@ -1,8 +1,8 @@
 """``peerseal assertion``: proves to the registry's token endpoint which service asks, for programs without the SDK.
 
 The service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
-stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that whoever
-calls at least once in a key's life (a week) needs no second join token.
+stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a
+program that calls at least once in a key's life (a week) needs no second join token.
 """
 
 import argparse

@@ -96,7 +96,7 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
 
 
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
-    """What the owner says to hold, asked anew each time: keys rotate."""
+    """What the owner says to hold, read again each time: keys rotate."""
     folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
     listed, said = arguments.known_file, frozenset(arguments.known)
     if listed is not None and not listed.is_fifo():  # what was read of a pipe is gone
@@ -121,8 +121,8 @@ def _kids_listed_in(file: Path) -> frozenset[str]:
 
 
 def listed_kids(text: str) -> frozenset[str]:
-    """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for what is no kid: it
-    would silently be a key of nobody, and its owner's key an alert."""
+    """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for what is no kid:
+    it would match no key, and the key that was meant would raise an alert."""
     kids = (line.partition("#")[0].strip().strip("\"'") for line in text.splitlines())
     return frozenset(kid for kid in kids if kid and split_kid(kid))
 

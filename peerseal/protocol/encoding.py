@@ -1,8 +1,7 @@
 """Strict encodings: canonical base64url, JSON without surprises, digests as RFC 9530 writes them.
 
-python-jose and ``json`` read leniently: padding, foreign characters, trailing bits, repeated members and ``NaN`` all
-pass. Two texts that decode to the same token are two identities for one thing, so everything that comes in passes
-here first.
+python-jose and ``json`` read leniently: they accept padding, foreign characters, trailing bits, repeated members and
+``NaN``. Two texts that decode to the same token would be two identities for one thing, so all input passes here first.
 """
 
 import binascii
@@ -16,8 +15,8 @@ from peerseal.errors import MalformedToken
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 
 MAX_NESTING = 32
-"""Arrays and objects within each other in a JSON text, at most. No token or document needs a quarter of it, and what
-is nested some hundred deep can be read and then not written or printed: the interpreter's own limit is in the way."""
+"""Levels of arrays and objects in a JSON text, at most. No token or document needs a quarter of it. The interpreter can
+read some hundred levels, but not write or print them."""
 
 _PLUS, _SLASH, _EQUALS = b"+/="  # of plain base64 only
 _PLAIN_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
@@ -56,7 +55,7 @@ def _octets(value: object, encoding: str) -> bytes:
 
 
 def _characters(value: object) -> str:
-    """The text itself, or what bytes say in UTF-8. Raises MalformedToken or ValueError."""
+    """The text itself, or the text of bytes in UTF-8. Raises MalformedToken or ValueError."""
     text = plain_text(value)
     return _octets(value, "utf-8").decode("utf-8") if text is None else text
 
@@ -87,8 +86,8 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 def strict_json(data: bytes | str) -> Any:
-    """What the JSON text says (RFC 8259), refusing repeated members at any level, NaN and infinities, numbers out of
-    range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels. Raises MalformedToken."""
+    """The value of the JSON text (RFC 8259). Raises MalformedToken for repeated members at any level, NaN and
+    infinities, numbers out of range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels."""
     try:
         text = (data.decode("utf-8") if type(data) is bytes else _characters(data)).strip(_JSON_SPACE)
         value, end = _scan(text, 0)
@@ -131,7 +130,7 @@ def strict_json_object(data: bytes | str) -> dict[str, Any]:
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling per value: sorted members, no white space, UTF-8. Raises ValueError for what JSON cannot say."""
+    """One spelling per value: sorted members, no white space, UTF-8. Raises ValueError for values that JSON lacks."""
     return _canonical.encode(value).encode("utf-8")
 
 

@@ -1,6 +1,6 @@
-"""What a host in a URL, or an address that a connection leads to, means: this machine, or another one.
+"""Whether a host in a URL, or the address of a connection, is this machine or another one.
 
-No name is looked up here: which address a name has is known once a connection is made.
+This module looks up no names: the address of a name is known once a connection is made.
 """
 
 import re
@@ -22,8 +22,8 @@ Address = IPv4Address | IPv6Address
 
 def is_loopback_host(host: str | None) -> bool:
     """Whether the host of a URL is the loopback of this machine: 127.0.0.0/8, ::1, their IPv4-mapped form, `localhost`,
-    or a name below `localhost`. Other spellings of an address (``127.1``) are none: another reader may see more in
-    them."""
+    or a name below `localhost`. Other spellings of an address (``127.1``) do not count: another reader may read them
+    differently."""
     if not host:
         return False
     address = _address(host)
@@ -31,7 +31,7 @@ def is_loopback_host(host: str | None) -> bool:
 
 
 def can_be_reached(host: str | None, port: int | None) -> bool:
-    """Whether some machine can have that host and port (None: the scheme's): an address, an IPv6 one with or without
+    """Whether a machine can have that host and port (None: the scheme's): an address, an IPv6 one with or without
     brackets and a zone, or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores."""
     text = (host or "").removeprefix("[").removesuffix("]")
     if ":" in text:
@@ -40,7 +40,7 @@ def can_be_reached(host: str | None, port: int | None) -> bool:
 
 
 def can_be_asked(url: str) -> bool:
-    """Whether some machine can answer at the URL, and each parser of URLs reads the same host in it."""
+    """Whether a machine can answer at the URL, and all parsers of URLs read the same host in it."""
     try:
         parts = urlsplit(url)
         reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc)
@@ -50,14 +50,14 @@ def can_be_asked(url: str) -> bool:
 
 
 def has_one_host(authority: str) -> bool:
-    """Whether the authority of a URL is a host, perhaps with a port, and nothing else. Python's own parser takes what
-    stands in brackets for the host, whatever stands before and after them."""
+    """Whether the authority of a URL is a host, with or without a port, and nothing else. Python's own parser takes the
+    text in brackets for the host and ignores the text around them."""
     return _AUTHORITY.fullmatch(authority) is not None
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether what is sent to the host stays on this machine: it is loopback or unspecified in any spelling that
-    resolvers take. No proxy is to see it, though such a spelling is not believed as loopback is."""
+    """Whether the host is loopback or unspecified in any spelling that resolvers accept, so that data stays on this
+    machine. No proxy may see it. Such a spelling is still not trusted as loopback."""
     if is_loopback_host(host):
         return True
     address = _address(host) or _address_in_old_spelling(host)
@@ -65,7 +65,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def leads_elsewhere(host: str) -> bool:
-    """Whether the host, a name or an address in any spelling that resolvers take, can mean another machine: it is not
+    """Whether the host, a name or an address in any spelling that resolvers accept, can be another machine: it is not
     loopback, unspecified, link-local, multicast or reserved. Private addresses are other machines."""
     if is_loopback_host(host):
         return False
@@ -80,7 +80,7 @@ def _stays_here(address: Address) -> bool:
 
 
 def _address(host: str) -> Address | None:
-    """The address, IPv4 where IPv6 only wraps it; None for a name."""
+    """The address, IPv4 where IPv6 maps it; None for a name."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -90,8 +90,8 @@ def _address(host: str) -> Address | None:
 
 
 def inner_address(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for: mapped, translated by NAT64, as hosts with IPv6 only see all
-    clients with IPv4, or of the router at the other end of 6to4. Any other address as it is."""
+    """The IPv4 address in an IPv6 address that is mapped, translated by NAT64 (as hosts with IPv6 only see all IPv4
+    clients), or the 6to4 address of a router. Any other address as it is."""
     if not isinstance(address, IPv6Address):
         return address
     translated = IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
@@ -99,7 +99,7 @@ def inner_address(address: Address) -> Address:
 
 
 def _address_in_old_spelling(host: str) -> IPv4Address | None:
-    """As ``127.1``, ``0x7f.0.0.1`` and ``2130706433`` are read by the C library, with no question to the network."""
+    """As the C library reads ``127.1``, ``0x7f.0.0.1`` and ``2130706433``, without the network."""
     try:
         return IPv4Address(socket.inet_aton(host.rstrip(".")))
     except (OSError, ValueError):

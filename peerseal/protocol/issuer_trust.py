@@ -1,5 +1,5 @@
-"""What the domain's settings themselves hold of an issuer: its keys, so that none are fetched, or the certificates with
-which its https is checked. Operators paste both, so mistakes are refused by name; what is kept has one spelling."""
+"""An issuer's keys and certificates in the domain's settings: the keys need no fetch, and the certificates check the
+issuer's https. Operators paste both, so a refusal names the mistake. The stored form has one spelling."""
 
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from peerseal.protocol.plain import kind_of, text_like
 from peerseal.protocol.tokens.oidc import MAX_KID, read_key_set
 
 MAX_GIVEN_KEYS: Final = 10
-"""Keys of an issuer in the settings, at most: with all others the settings go into one entry."""
+"""Keys of an issuer in the settings, at most: all settings must fit into one entry."""
 MAX_CA: Final = 16 * 1024
 """Characters of an issuer's certificates in the settings, at most."""
 MAX_CERTIFICATES: Final = 10

@@ -1,7 +1,7 @@
 """Join tokens: ``psj1.<id>.<secret>.<root pin>`` (docs/protocol.md).
 
-The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so whoever reads
-the registration can use neither for another key. The pin lets the newcomer check the registry in turn.
+The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so a
+reader of the registration can use neither for another key. The pin lets the newcomer check the registry.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class JoinToken:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From its text form, blank space around it ignored. Raises ConfigurationError, which never quotes it."""
+        """From its text form, without surrounding white space. Raises ConfigurationError, which never quotes it."""
         plain = plain_text(text)
         if plain is None:
             raise ConfigurationError(f"a join token is text, not {kind_of(text)}")

@@ -3,8 +3,7 @@
 Nothing else of python-jose is used. Its ``jwt`` and ``jws`` modules read base64 leniently, accept ``algorithms=None``,
 pass unknown ``crit``, try every key of a set, and do not compare the header's ``alg`` with a ready key's; its parsing
 of a PEM costs 30 ms a signature. So a key is parsed once into a ``Key`` with one algorithm, the caller chooses the key
-by kid, and syntax is checked here (RFC 7515 section 5.2) before any of it is believed.
-"""
+by kid, and this module checks the syntax (RFC 7515 section 5.2) first."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast
@@ -43,7 +42,7 @@ class Header(NamedTuple):
 
 
 class UnverifiedJws(NamedTuple):
-    """A compact JWS whose syntax is right and whose signature nobody has checked yet."""
+    """A compact JWS with the right syntax. Its signature is not checked."""
 
     header: Header
     payload: bytes
@@ -69,8 +68,8 @@ def verifier(
 
 
 def _rsa_verifier(prepared_key: rsa.RSAPublicKey) -> Callable[[bytes, bytes], bool]:
-    """What the Key's own ``verify`` does with its prepared key, but for asking three times whether that is public and
-    making padding and hash anew: a thirtieth of a whole verification."""
+    """What the Key's own ``verify`` does with its prepared key. The Key also checks three times that the key is public,
+    and makes a new padding and hash each time, which costs a thirtieth of a whole verification."""
     padding, algorithm = PKCS1v15(), SHA256()
 
     def verify(message: bytes, signature: bytes) -> bool:
@@ -89,7 +88,7 @@ def signer(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, alg: Alg
 
 
 def encode_header(header: Header) -> str:
-    """The first segment of every token with this header. Encode it once per key and kind."""
+    """The first segment of all tokens with this header. Encode it once per key and kind."""
     return b64url(canonical_json(header._asdict()))
 
 
@@ -100,8 +99,8 @@ def compact(header_segment: str, payload: bytes, sign: Callable[[bytes], bytes])
 
 
 def parse_header(segment: bytes) -> Header:
-    """The header that a token's first segment says. Raises MalformedToken: unknown members such as ``crit``, ``jku``
-    or ``jwk`` are refused, not ignored (RFC 8725 section 3.10)."""
+    """The header in a token's first segment. Raises MalformedToken, also for unknown members such as ``crit``, ``jku``
+    or ``jwk``: to ignore them would be wrong (RFC 8725 section 3.10)."""
     members = strict_json_object(b64url_decode(segment))
     if members.keys() != _HEADER_MEMBERS or not all(type(value) is str for value in members.values()):
         raise MalformedToken("the header holds other members than alg, kid and typ")
@@ -127,7 +126,7 @@ def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, b
 
 
 def _token_text(token: object) -> str:
-    """Raises MalformedToken for what is no text, and MissingToken for None."""
+    """Raises MalformedToken for anything but text, and MissingToken for None."""
     if token is None:
         raise MissingToken("no token")
     text = plain_text(token)

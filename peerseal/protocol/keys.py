@@ -1,9 +1,8 @@
 """Key pairs, JSON Web Keys, thumbprints, kids and public credentials (docs/protocol.md).
 
-Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. What makes a key of the right
-shape weak all the same (ROCA, close primes…) is for the registry to find (`registry.domain.key_quality`), and of
-foreign issuers' keys for whoever believes these: `peerseal.protocol.weak_keys`.
-"""
+Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. The registry looks for weaknesses
+in keys of the right shape (ROCA, close primes…) in `registry.domain.key_quality`; `peerseal.protocol.weak_keys` does so
+for the keys of foreign issuers."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -48,7 +47,7 @@ class PublicKey:
 
     @classmethod
     def of(cls, key: PublicCryptoKey) -> Self:
-        """From a ``cryptography`` key. Raises KeyRefused for a type, size, exponent or curve that SPEC excludes."""
+        """From a ``cryptography`` key. Raises KeyRefused for a type, size, exponent or curve that is not accepted."""
         jwk, alg = _jwk_of(key)
         spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         thumbprint = b64url(hashlib.sha256(canonical_json(jwk)).digest())
@@ -85,7 +84,7 @@ class PublicKey:
 
     @property
     def crypto(self) -> PublicCryptoKey:
-        """The key as the ``cryptography`` package knows it, parsed anew."""
+        """The key as an object of the ``cryptography`` package, parsed on each call."""
         return cast("PublicCryptoKey", serialization.load_der_public_key(self.spki))
 
     def pem(self) -> str:
@@ -127,7 +126,7 @@ class KeyPair:
             raise KeyRefused("key_malformed", f"no private key could be read: {type(error).__name__}") from error
 
     def to_pem(self, password: bytes | None = None) -> bytes:
-        """PKCS #8, encrypted where a password is given. Unencrypted it belongs into a file of mode 0600 only."""
+        """PKCS #8, encrypted where a password is given. Write an unencrypted one to a file of mode 0600 only."""
         return private_pem(self._private, password)
 
 
@@ -141,7 +140,7 @@ def private_pem(key: PrivateCryptoKey | ed25519.Ed25519PrivateKey, password: byt
 
 @dataclass(frozen=True, slots=True)
 class PublicCredentials:
-    """What every service shows of its key: the kid, and the base64url of the SubjectPublicKeyInfo DER."""
+    """What a service publishes about its key: the kid, and the base64url of the SubjectPublicKeyInfo DER."""
 
     key_id: str
     public_key: str

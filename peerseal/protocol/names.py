@@ -1,7 +1,7 @@
 """Trust domains, services, service ids and key ids (docs/protocol.md).
 
 A service id is ``<trust domain>/<service>``; a kid is ``<service id>/<RFC 7638 thumbprint>``. A kid names its owner
-and is computed from the key, so whoever reads one can check both.
+and is computed from the key, so a reader can check both.
 """
 
 import re
@@ -32,7 +32,7 @@ def check_thumbprint(text: str) -> str:
 
 
 def name_text(name: object) -> str:
-    """A name as exactly ``str``, to be looked up by. Raises InvalidName for what is no text."""
+    """A name as exactly ``str``, for look-ups. Raises InvalidName for anything but text."""
     text = plain_text(name)
     if text is None:
         raise InvalidName(f"not a name: {text_like(name)}")
@@ -47,7 +47,7 @@ def check_trust_domain(name: str) -> str:
 def check_service(name: str) -> str:
     """The name itself if it is lower-case DNS labels joined by dots, 100 characters at most, else InvalidName.
 
-    ``registry`` passes: it is reserved, which is for the registry to refuse where somebody registers it.
+    ``registry`` passes here. It is reserved, and the registry refuses to register keys for it.
     """
     return _match(_NAME, name, _SERVICE_LENGTH, "a service name")[0]
 
@@ -69,7 +69,7 @@ def split_service_id(name: str) -> tuple[str, str]:
 
 
 def qualify(name: str, domain: str) -> str:
-    """The service id that a short name or an id stands for in code and configuration. Raises InvalidName."""
+    """The service id of a short name or an id, as code and configuration have them. Raises InvalidName."""
     text = name_text(name)
     if "/" in text:
         split_service_id(text)
@@ -106,7 +106,7 @@ def split_kid(kid: str) -> tuple[str, str]:
 
 
 def _match(pattern: re.Pattern[str], value: object, longest: int, what: str) -> re.Match[str]:
-    """The match of the whole text, however it is given. Raises InvalidName, which says what it is not."""
+    """The match of the whole text. Raises InvalidName, which names what was expected."""
     text = plain_text(value)
     match = pattern.fullmatch(text) if text is not None and len(text) <= longest else None
     if match is None:

@@ -1,7 +1,7 @@
-"""Values of unknown types, made plain before anything is read from them.
+"""Plain values from input of any type.
 
-What comes in is mostly text or bytes, and yet may be anything: None where a header is missing, a number out of a
-broker's table, a subclass whose methods answer otherwise. Readers take the plain value, or raise an error of their own.
+Input is mostly text or bytes, but may be anything: None where a header is missing, a number from a broker's table, a
+subclass with other methods. Readers take the plain value, or raise their own error.
 """
 
 from types import MappingProxyType
@@ -9,8 +9,8 @@ from typing import Any
 
 
 def plain_text(value: object) -> str | None:
-    """The text as exactly ``str``: what a subclass (an enumeration's member, marked-up text) holds, whatever its
-    methods say. None for anything else."""
+    """The text as exactly ``str``; of a subclass (an enumeration's member, marked-up text) the characters that it
+    holds. None for anything else."""
     if type(value) is str:
         return value
     return str.__str__(value) if issubclass(type(value), str) else None
@@ -32,11 +32,11 @@ def is_object(value: object) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """How an error names the type of a value that it does not show."""
+    """The type of a value, for an error that does not show the value."""
     return "None" if value is None else type(value).__name__
 
 
 def text_like(value: Any) -> str:
-    """A value for an error's detail: a text as it stands there, of others the type."""
+    """A value for an error's detail: the text itself, or the type of anything else."""
     text = plain_text(value)
     return f"a value of the type {kind_of(value)}" if text is None else repr(text[:120])

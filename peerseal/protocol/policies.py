@@ -1,4 +1,4 @@
-"""What operators lay down: who may call a service, and the domain's settings. Strictly read (SPEC 5)."""
+"""Policies and the domain's settings, which operators set, strictly read (docs/protocol.md)."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ MAX_DERIVED: Final = 20
 ACCESS_LIFETIME: Final = 300
 """Seconds that an access token for a foreign resource server lives, where its grant says nothing else."""
 ACCESS_LIFETIMES: Final = range(10, 3601)
-"""Seconds that it may live: nobody can take it back before its end."""
+"""Seconds that it may live: it cannot be revoked before its end."""
 MAX_ACCESS_SCOPES: Final = 20
 """Scopes of one resource server, at most."""
 _RESOURCE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
@@ -198,7 +198,7 @@ Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
-    users' tokens, and who may exchange these for event tokens at the registry: nobody, where ``exchange`` is empty.
+    users' tokens, and who may exchange these for event tokens at the registry: no service, where ``exchange`` is empty.
     ``derived_scopes`` says which scopes events may have that their users' tokens do not have; ``access_tokens``, by the
     name of a resource server, which services get access tokens for it."""
 

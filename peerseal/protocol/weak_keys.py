@@ -1,9 +1,9 @@
 """Weak RSA keys of the right shape, found with whole numbers alone: for the keys of foreign issuers.
 
-The registry looks at services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Every service
-meets issuers' keys, and that library brings along two more with C code; a check that depended on what is installed
-would be off where nobody notices. So the three weaknesses that real devices and libraries produced are looked for here,
-as their authors published it, and the tests compare each with `badkeys`.
+The registry checks services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Every service
+meets issuers' keys, and `badkeys` depends on two libraries with C code; a check that depended on what is installed
+could be off unnoticed. So this module looks for the three weaknesses that real devices and libraries produced, by their
+authors' published methods, and the tests compare each with `badkeys`.
 """
 
 import math
@@ -26,10 +26,10 @@ _ROCA_ORDER: Final = math.prod(_ROCA_PRIME_POWERS)
 
 
 def check_not_weak(key: PublicKey) -> None:
-    """Passes a key without a known weakness; in half a millisecond for 2048 bits. Raises KeyRefused with
+    """Passes a key without a known weakness, in half a millisecond for 2048 bits. Raises KeyRefused with
     ``key_small_factor``, ``key_close_primes`` or ``key_roca``.
 
-    A P-256 key has none to look for: the curve is fixed, and that the point lies on it was checked when it was read.
+    A P-256 key has no such weakness: the curve is fixed, and the reader of the key checked that the point is on it.
     """
     if key.alg != "RS256":
         return

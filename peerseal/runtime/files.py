@@ -1,7 +1,7 @@
 """Folders and files that no other user of the host can change or replace.
 
-A folder is opened once and held by its descriptor; everything in it is done relative to that. So a folder that somebody
-puts in its place afterwards is never read, written or emptied. The rules, as OpenSSH's StrictModes has them
+A folder is opened once and held by its descriptor; everything in it is done relative to that. So a folder that another
+user puts in its place afterwards is never read, written or emptied. The rules, as OpenSSH's StrictModes has them
 (docs/adr/0005-the-key-folder.md gives the reasons):
 
 1. Every folder on the way belongs to root or to this user. A symbolic link on the way is followed where root or this
@@ -238,7 +238,7 @@ class Folder:
                 os.unlink(name, dir_fd=held.fd)
 
     def remove_drafts(self) -> None:
-        """Remove what processes that died in the middle of `write` left behind. Where no other process writes."""
+        """Remove the drafts of processes that died in the middle of `write`. Where no other process writes."""
         for name in self.names():
             if _DRAFT_NAME.fullmatch(name):
                 self.remove(name)

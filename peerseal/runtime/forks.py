@@ -30,7 +30,7 @@ def in_each_child(method: Hook) -> None:
 def around_each_fork(before: Hook, in_parent: Hook, in_child: Hook) -> None:
     """Call ``before`` in this process before every fork from now on, then ``in_parent`` here and ``in_child`` there.
 
-    A child that was forked without hooks calls ``in_child`` although nobody called ``before``.
+    A child that was forked without hooks calls ``in_child`` although ``before`` was not called.
     """
     _add(before=before, in_parent=in_parent, in_child=in_child)
 
@@ -54,8 +54,8 @@ def warn_without_threads() -> None:
 class BackgroundWork:
     """Held by a thread of ours while it works, so that no fork of this process falls into that.
 
-    A child that is forked while another thread is inside OpenSSL inherits OpenSSL's own locks as they are, with nobody
-    left to release them: the first signature that needs one hangs, and the interpreter with it. A fork waits
+    A child that is forked while another thread is inside OpenSSL inherits OpenSSL's own locks as they are, with no
+    thread to release them. The first signature that needs one hangs, and the interpreter with it. A fork waits
     ``PATIENCE`` seconds for the work to end: a registry that hangs must not hold up a server for longer.
     """
 

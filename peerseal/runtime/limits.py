@@ -64,8 +64,8 @@ class TrustLimits:
     """Seconds after its last signed confirmation in which a document is still believed. It bounds how long a mirror,
     or a cut line, can hide a revocation."""
     patience: float = 3.0
-    """Seconds for which one verification may be held up by a registry that is slow or down, all told: by what it waits
-    for when a kid, or the callee's own policy, is not in memory, or is known from before a start or a pause. The worst
+    """Seconds for which one verification may be held up by a registry that is slow or down, in all. It waits for a
+    kid, or for the callee's own policy, that is not in memory or was read before a start or a pause. This is the worst
     that a registry can add to a request."""
     wait: float = 15.0
     """Seconds for which the registry is asked to keep the question what changed, if nothing did. 0: it is asked every
@@ -84,12 +84,12 @@ class TrustLimits:
     cooldown: float = 5.0
     """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
     doubtful_fetches: int = 2
-    """Fetches at once, at most, for unknown kids of services that are known: of a new key of theirs the list of changes
-    tells, so that mostly somebody makes kids up, and these must not take a server's threads and time all at once."""
+    """Fetches at once, at most, for unknown kids of known services. The list of changes announces their new keys, so an
+    unknown kid is mostly made up. Such kids must not take all of a server's threads and time."""
     negative_ttl: float = 30.0
-    """Seconds for which the answer "nobody registered that key" is remembered."""
+    """Seconds for which the answer "no such key is registered" is remembered."""
     stranger_fetches: float = 100.0
-    """Fetches for services that are not known, at once at most: a fleet's start, or somebody who makes names up."""
+    """Fetches for services that are not known, at once at most: a fleet's start, or a caller that makes names up."""
     stranger_rate: float = 20.0
     """Such fetches a second after that."""
     longest_pause: float = 60.0

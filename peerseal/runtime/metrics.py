@@ -88,7 +88,7 @@ def counted(name: str, help: str, label: str, counts: Mapping[str, int]) -> Metr
 
 
 class Tally:
-    """Counts by the values of ``labels``, in this process: a forked child begins anew. Safe to use from threads."""
+    """Counts by the values of ``labels``, in this process: a forked child begins at zero. Safe to use from threads."""
 
     def __init__(self, name: str, help: str, *labels: str) -> None:
         self._name, self._help, self._labels = name, help, labels

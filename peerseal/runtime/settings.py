@@ -167,7 +167,7 @@ def named(name: str, check: Callable[[str], str], text: str) -> str:
 
 
 def read_bytes(file: Path, what: str, largest: int) -> bytes:
-    """What is in a file that somebody named, of ``largest`` bytes at most: a device may never end. Raises
+    """The content of a file that a user named, of ``largest`` bytes at most: a device may never end. Raises
     ConfigurationError, which begins with ``what``."""
     try:
         with file.open("rb") as opened:
@@ -203,7 +203,7 @@ def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str
 
 
 def _is_injected(name: str, value: str) -> bool:
-    """Whether Kubernetes set it. Of a Service's bare ``…_PORT`` the value says so: anybody may mean a port by it."""
+    """Whether Kubernetes set it. Of a Service's bare ``…_PORT`` the value says so: operators may set a port by it."""
     if not _INJECTED.fullmatch(name):
         return False
     return not name.endswith("_PORT") or name.endswith("_SERVICE_PORT") or "://" in value or "_TCP_" in name

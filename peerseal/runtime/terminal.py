@@ -55,7 +55,7 @@ def say_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether somebody looks on at standard output."""
+    """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 

@@ -1,10 +1,9 @@
-"""The new history statement: the root says that a ledger lost entries for good and goes on from another head.
+"""The history statement: the root declares that a ledger lost entries for good and goes on from another head.
 
-A database fail-over may lose entries that clients have seen. Where they come back from no copy, the ledger that goes on
-contradicts what those clients remember, and they refuse it. One statement, signed by the root key and by no other, says
+A database fail-over may lose entries that clients have seen. Where no copy has them, the ledger that goes on
+contradicts what those clients remember, and they refuse it. One statement, signed by the root key and no other, says
 which entries were lost and where the ledger goes on (docs/protocol.md). `excused_by` decides whether a client that
-remembers a head may go on from the new one.
-"""
+remembers a head may go on from the new one."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -89,9 +88,9 @@ class HistoryStatement:
         return cls(domain, time_claim(claims, "iat"), common, lost, new)
 
     def covers(self, head: Head, seen_at: float) -> bool:
-        """Whether a client that saw that head at that time has seen what was lost: it lies behind ``common``, not
-        behind ``lost``, and was seen before this was issued. After that the registry shows the new history only, so an
-        old statement is of no use against a head of that."""
+        """Whether a client that saw that head at that time has seen lost entries: the head is after ``common`` and not
+        after ``lost``, and was seen before this statement was issued. Later the registry shows the new history only, so
+        an old statement cannot be used against a head of the new history."""
         between = self.common.size < head.size <= self.lost.size
         seen_before = seen_at <= self.issued_at + LEEWAY
         return between and seen_before and (head.size < self.lost.size or head == self.lost)
@@ -100,8 +99,8 @@ class HistoryStatement:
 @dataclass(frozen=True, slots=True)
 class Excused:
     """Where a client that saw lost entries goes on: the ledger must begin with ``new``, and ``new`` with ``common``,
-    which is what all statements that lead there have left. What is seen from then on counts as seen at ``seen_at`` or
-    later: no statement of before is about it."""
+    the part that all statements on the way left in place. Later heads count as seen at ``seen_at`` or later, so that no
+    earlier statement covers them."""
 
     common: Head
     new: Head
@@ -109,7 +108,7 @@ class Excused:
 
 
 def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: float) -> Excused | None:
-    """Where a client that saw that head at that time goes on, by one statement or by several, oldest first: the new
+    """Where a client that saw that head at that time goes on, by one statement or several, oldest first: the new
     history may have been lost as well. None where no statement covers that head."""
     found: Excused | None = None
     for statement in sorted(statements, key=lambda statement: statement.issued_at):
@@ -158,12 +157,12 @@ def signed_histories(
 
 
 def encode_statements(statements: Iterable[str]) -> bytes:
-    """The compact JWS of all statements as one answer."""
+    """All statements as one answer."""
     return canonical_json({"statements": list(statements)})
 
 
 def decode_statements(body: bytes) -> list[str]:
-    """Back again, not verified. Raises MalformedToken."""
+    """The statements in an answer, not verified. Raises MalformedToken."""
     statements = claim(strict_json_object(body), "statements", list)
     if len(statements) > MAX_STATEMENTS or any(type(jws) is not str for jws in statements):
         raise MalformedToken("not a list of history statements")

@@ -2,7 +2,7 @@
 
 A checkpoint is the ledger's signed tree head: a note of three lines (origin, size, root hash), a blank line, and a
 signature line for each key. The origin and the key's name are the trust domain. Tiles hold 256 hashes of one level in
-steps of 8 levels; an entry bundle holds 256 entries, each behind its length in two bytes.
+steps of 8 levels; an entry bundle holds 256 entries, each after its length in two bytes.
 """
 
 import binascii
@@ -26,15 +26,15 @@ TILE_HEIGHT: Final = 8
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
 """Hashes of a full tile, and entries of a full bundle."""
 MAX_NOTE: Final = 16 * 1024
-"""Characters of a checkpoint that is read, with all signature lines."""
+"""Characters of a checkpoint with all its signature lines, at most."""
 MAX_NOTE_BYTES: Final = 4 * MAX_NOTE
-"""Bytes of one: UTF-8 takes four at most for a character."""
+"""Bytes of a checkpoint, at most: UTF-8 has up to four for a character."""
 MAX_SIGNATURES: Final = 64
-"""Signature lines of a checkpoint that are read: the ledger's, and those of witnesses."""
+"""Signature lines of a checkpoint, at most: the ledger's, and those of witnesses."""
 MAX_PROOF: Final = 128
-"""Hashes of a proof that is read: one of consistency has two for each level of a tree, 64 at most."""
+"""Hashes of a proof that is read: a consistency proof has two for each of up to 64 levels."""
 MAX_PROOF_BYTES: Final = 16 * 1024
-"""Bytes of an answer that holds a proof and nothing else."""
+"""Bytes of an answer that holds a proof only."""
 
 _ED25519: Final = b"\x01"  # the signature type of signed-note
 _BODY = re.compile(r"([^\n]+)\n(0|[1-9][0-9]{0,17})\n([A-Za-z0-9+/]{43}=)\n")
@@ -60,7 +60,7 @@ def ledger_jwk(key: Ed25519PublicKey) -> dict[str, str]:
 
 
 def ledger_public_key(jwk: Mapping[str, str]) -> Ed25519PublicKey:
-    """Back from a JWK. Raises MalformedToken."""
+    """The key in a JWK. Raises MalformedToken."""
     if not is_object(jwk) or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519") or type(jwk.get("x")) is not str:
         raise MalformedToken("not an Ed25519 key")
     try:
@@ -84,7 +84,8 @@ def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
 
 
 def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -> Checkpoint:
-    """The checkpoint of ``origin``, signed by one of its ledger keys. Signatures of others (witnesses) are passed over.
+    """The checkpoint of ``origin``, signed by one of its ledger keys. It ignores signatures under other names
+    (witnesses).
 
     Raises DocumentRefused: ``document_bad_checkpoint``, or ``document_unknown_signer`` where no key of these signed.
     """
@@ -103,7 +104,8 @@ def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -
 
 
 def claimed_checkpoint(note: str) -> Checkpoint:
-    """What a note says, whoever may have signed it. Raises DocumentRefused with ``document_bad_checkpoint``."""
+    """The checkpoint that a note claims, without a check of its signatures. Raises DocumentRefused with
+    ``document_bad_checkpoint``."""
     note = plain_text(note) or ""
     if len(note) > MAX_NOTE:
         raise DocumentRefused("document_bad_checkpoint", f"a note of {len(note)} characters, not of {MAX_NOTE} at most")
@@ -173,12 +175,12 @@ def tile_root(tile: bytes) -> bytes:
 
 
 def encode_bundle(entries: Iterable[bytes]) -> bytes:
-    """An entry bundle: each entry behind its length, two bytes, big-endian."""
+    """An entry bundle: each entry after its length, two bytes, big-endian."""
     return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
 
 
 def decode_bundle(bundle: bytes) -> Sequence[bytes]:
-    """The entries again. Raises DocumentRefused for a bundle that breaks off."""
+    """The entries of a bundle. Raises DocumentRefused for a bundle that ends early."""
     octets = plain_bytes(bundle)
     if octets is None:
         raise DocumentRefused("document_malformed", f"an entry bundle is bytes, and this is {kind_of(bundle)}")
@@ -199,7 +201,7 @@ def encode_proof(proof: Proof) -> list[str]:
 
 
 def decode_proof(values: object) -> Proof:
-    """Back again. Raises MalformedToken."""
+    """The hashes of a proof. Raises MalformedToken."""
     if type(values) is not list or len(values) > MAX_PROOF or any(type(value) is not str for value in values):
         raise MalformedToken("not a proof")
     proof = tuple(b64url_decode(value) for value in values)

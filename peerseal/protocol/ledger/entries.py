@@ -1,9 +1,9 @@
-"""Entries of the ledger: every change of the registry's state, one entry each, in one canonical spelling (SPEC 5).
+"""Entries of the ledger: every change of the registry's state, one entry each, in one canonical spelling
+(docs/protocol.md).
 
-The entries alone rebuild the public state. They hold nothing about persons: ids for operators and join tokens. Nor do
-they hold tokens: what a change rests on (a proof of possession, a voucher's request token) the registry keeps apart,
-and the entry commits to it by digest.
-"""
+The entries alone rebuild the public state. They hold no data about persons: operators and join tokens appear by id.
+They hold no tokens either: the registry stores the evidence of a change (a proof of possession, a voucher's request
+token) elsewhere, and the entry commits to it by digest."""
 
 import hashlib
 from collections.abc import Mapping
@@ -34,11 +34,11 @@ KEY_REVOKED: Final = "key_revoked"
 POLICY_SET: Final = "policy_set"
 DOMAIN_SET: Final = "domain_set"
 REGISTRY_RESTORED: Final = "registry_restored"
-"""The registry's database was lost and restored. ``data`` is ``{"first", "last"}``: the entries from the one to the
-other came back from public copies, and what they rest on is lost."""
+"""The registry's database was lost and restored. ``data`` is ``{"first", "last"}``: the entries from
+``first`` to ``last`` came back from public copies, and their evidence is lost."""
 HISTORY_DECLARED: Final = "history_declared"
-"""Entries were lost for good, and the root says where the ledger goes on. ``data`` is ``{"statement"}``: the compact
-JWS of a `peerseal.protocol.documents.history_statement.HistoryStatement`."""
+"""Entries were lost for good, and the root declares where the ledger goes on. ``data`` is ``{"statement"}``: the
+compact JWS of a `peerseal.protocol.documents.history_statement.HistoryStatement`."""
 
 _OPTIONAL = (str, NoneType)
 _MEMBERS: Mapping[str, tuple[type, ...]] = {
@@ -59,9 +59,8 @@ class Entry:
 
     ``seq`` counts from 1 without gaps (the entry's index in the tree is ``seq - 1``), ``time`` is in seconds since the
     epoch, ``service`` a short name, ``by`` what the change rests on (``{"join_token": id}``, ``{"kid": vouching kid}``,
-    ``{"oidc": issuer, "subject": hash}``, ``{"operator": id}``, ``{"self": kid}``), ``evidence`` the digest of what
-    proves that (`evidence_digest`), ``data`` what else is needed to rebuild the state.
-    """
+    ``{"oidc": issuer, "subject": hash}``, ``{"operator": id}``, ``{"self": kid}``), ``evidence`` the digest of the
+    proof of that (`evidence_digest`), ``data`` the rest of the change."""
 
     seq: int
     time: int
@@ -91,7 +90,7 @@ class Entry:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Back from the bytes. Raises MalformedToken for bytes that no entry encodes to."""
+        """Read the bytes. Raises MalformedToken for bytes that no entry encodes to."""
         octets = plain_bytes(body)
         if octets is None:
             raise MalformedToken(f"a ledger entry is bytes, and this is {kind_of(body)}")
@@ -109,8 +108,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the entry that admitted a key says beyond the key itself: so much does a signed document repeat that its
-    reader can write the entry down and look for it in the ledger.
+    """What the entry that admitted a key says beyond the key itself. A signed document repeats it, so that its reader
+    can write the entry down and look for it in the ledger.
 
     ``index`` is the entry's, ``active_from`` and ``expires_at`` are the key's window as admitted, in seconds since the
     epoch; ``by`` and ``evidence`` are those of `Entry`.

@@ -1,8 +1,7 @@
-"""What an entry of the ledger rests on, checked long after: a proof of possession, a voucher's request token, the token
-with which a key ended itself (docs/protocol.md).
+"""The evidence of an entry, checked long after: a proof of possession, a voucher's request token, the token with which
+a key ended itself (docs/protocol.md).
 
-Nothing here asks whether a token is still good, which it is not: it was spent when the entry was written. What counts
-is who signed it, and for what.
+The tokens were used when the entry was written, and have expired. The checks here are who signed them, and for what.
 """
 
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ def read_evidence(evidence: bytes) -> dict[str, str]:
 
 
 def past_proof(jws: str, *, kid: str, registry: str) -> Proof:
-    """The proof of possession of the key ``kid``, made for the registry with that service id, as of when it was made.
+    """The proof of possession of the key ``kid`` for the registry with that service id, checked as of its own ``iat``.
 
     Raises TokenError or KeyRefused.
     """
@@ -65,6 +64,6 @@ def spent_request(token: str, *, key: PublicKey, kid: str, registry: str, method
 
 
 def vouches_for(claims: Mapping[str, Any], proof: str) -> bool:
-    """Whether the request token with these claims was signed for the body that registers this proof, written in
-    canonical JSON as our SDK does. Another client may have spelled the same body in its own way."""
+    """Whether the request token with these claims was signed for the body that registers this proof, in canonical JSON
+    as our SDK writes it. Another client may spell the same body differently."""
     return bool(claims["content_digest"] == digest_header(canonical_json({PROOF: proof})))

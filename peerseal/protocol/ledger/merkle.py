@@ -1,7 +1,8 @@
 """The ledger's tree: RFC 6962 section 2.1 hashing, and RFC 9162 section 2.1 proofs. Pure functions over hashes.
 
 A tree of n leaves has one root hash. An inclusion proof leads from one leaf to the root, a consistency proof from the
-root of an earlier tree to the root of a later one: whoever checks both cannot be shown two histories. Leaves are
+root of an earlier tree to the root of a later one: a client that
+checks both cannot be shown two histories. Leaves are
 counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over the leaves from
 ``number * 2**level`` on.
 """
@@ -37,7 +38,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 @dataclass(frozen=True, slots=True)
 class Frontier:
     """The right edge of a tree: its size, and the hashes of the complete subtrees that it is made of, largest first.
-    It is all that is needed to append, to know the root, and to prove the next leaf."""
+    That is enough to append, to compute the root, and to prove the next leaf."""
 
     size: int = 0
     hashes: Proof = ()
@@ -67,12 +68,12 @@ class Frontier:
         return self.hashes[::-1]
 
     def encode(self) -> bytes:
-        """The hashes in one row."""
+        """The hashes, concatenated."""
         return b"".join(self.hashes)
 
     @classmethod
     def decode(cls, size: int, data: bytes) -> Self:
-        """Back from `encode`. Raises ValueError where the bytes are no frontier of a tree of that size."""
+        """Read the result of `encode`. Raises ValueError where the bytes are no frontier of a tree of that size."""
         if len(data) != HASH * size.bit_count():
             raise ValueError("not the frontier of a tree of that size")
         return cls(size, tuple(data[at : at + HASH] for at in range(0, len(data), HASH)))

@@ -1,1 +1,1 @@
-"""Tokens, one kind a module: who signs it, for whom, and for how long it is good."""
+"""Tokens, one kind a module: who signs it, for whom, and how long it is valid."""

@@ -1,8 +1,7 @@
 """Event tokens (docs/protocol.md): who published an event, for which user and transaction, and what it said.
 
 An event token lives long and is good for one purpose: its one ``scope``, one ``audience`` of consumers, one topic, one
-payload. `check_event_claims` checks the shape of claims and nothing else; what they must say here and now is checked in
-`peerseal.verify.event`.
+payload. `check_event_claims` checks the shape of the claims; `peerseal.verify.event` checks their values.
 """
 
 import hashlib
@@ -36,7 +35,7 @@ _EXCHANGED = frozenset((*_ALWAYS, "act"))
 @dataclass(frozen=True, slots=True)
 class EventToken:
     """The claims of an event token. ``issuer`` is the publisher's service id, ``user`` the user's name, or the
-    publisher's id where no user stands behind it; ``payload_hash`` the lower-case hex SHA-256 of the payload's bytes;
+    publisher's id where the event has no user; ``payload_hash`` the lower-case hex SHA-256 of the payload's bytes;
     ``authentication`` (``rctx``) how the user was authenticated.
 
     Where the registry issued it in exchange for a user's token, ``actor`` is the id of the service that asked, and

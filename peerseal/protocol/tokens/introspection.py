@@ -1,13 +1,13 @@
-"""What an issuer says about an opaque token: token introspection (RFC 7662), plain or signed (RFC 9701).
+"""The issuer's answer about an opaque token: token introspection (RFC 7662), plain or signed (RFC 9701).
 
-An opaque token says nothing by itself; its issuer is asked over a confidential connection. The steps:
+An opaque token has no readable content, so a client asks its issuer over a confidential connection. The steps:
 
 1. `check_opaque`: the token is visible ASCII of a bounded length
 2. `plain_answer`, or `signed_answer`: strict JSON; if signed, ``typ``, ``alg``, signature, ``iss``, ``aud``, ``iat``
 3. `ActiveToken.read`: the members' types, ``active``, ``iss``, ``aud``, ``exp``, ``nbf``, ``iat``, ``sub``
 
-An answer that breaks these rules is the issuer's fault, and raises DocumentRefused. A token that the issuer does not
-vouch for raises TokenError.
+An answer that breaks these rules is the issuer's fault and raises DocumentRefused. A token that the issuer refuses
+raises TokenError.
 """
 
 import re

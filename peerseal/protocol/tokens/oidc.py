@@ -1,14 +1,14 @@
 """Tokens of foreign issuers: a platform's (Kubernetes, a CI system) or, at the edge, a user's (OpenID Connect Core).
 
-They are made by others' code, so less is fixed than in our own tokens: claims that nobody here knows are let be, and a
-``typ`` may be missing. What is believed is as strict: a signed compact JWS in canonical spelling, RS256 or ES256 only,
-by the one key of the issuer's set that the kid names, for exactly one audience, within integer times. The steps:
+Other programs make them, so less is fixed than in our own tokens: unknown claims are ignored, and ``typ`` may be
+missing. The rest is as strict: a signed compact JWS in canonical spelling, RS256 or ES256 only, by the one key of the
+issuer's set that the kid names, for the expected audience, within integer times. The steps:
 
 1. `UnverifiedToken.parse`: size, three segments, strict JSON, the header's members, ``alg`` and ``typ``
 2. the issuer that was configured under exactly that ``iss``, and its key by kid: `peerseal.verify.issuers`
 3. `UnverifiedToken.verified`: ``alg`` is the key's, the signature, ``iss``, ``aud``, times and lifetime, ``sub``
 
-No URL, key or certificate in a token is ever looked at, and none of our own kinds of token is taken for a foreign one.
+URLs, keys and certificates in a token are never used, and a token of our own kinds is never accepted as a foreign one.
 """
 
 from base64 import urlsafe_b64decode
@@ -36,11 +36,12 @@ MAX_TOKEN = 16 * 1024
 """Characters of a foreign token, at most: Kubernetes' have some 1,200, GitHub's 2,000, those of users with many groups
 several thousand."""
 LIFETIME_CAP = 24 * 3600
-"""Seconds that a foreign token may live: platforms issue them for minutes to a day. An older one waits to be stolen."""
+"""Seconds that a foreign token may live: platforms issue them for minutes to a day. A longer life only helps
+thieves."""
 MAX_SUBJECT = 512
 """Characters of ``sub``, at most (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
 MAX_KID = 256
-"""Characters of a foreign kid, at most: unknown ones are remembered for a while."""
+"""Characters of a foreign kid, at most: unknown kids are remembered for a while."""
 MAX_AUDIENCES = 20
 """Members of an ``aud`` that is a list, at most."""
 MAX_KEYS = 100
@@ -50,7 +51,7 @@ MAX_DISCOVERY = 64 * 1024
 """Bytes of a discovery document, at most: those of large providers have 5 KiB."""
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""May be ignored at the beginning of a JSON text (RFC 8259 section 8.1), and stands there where a file was edited."""
+"""A parser may ignore it at the beginning of a JSON text (RFC 8259 section 8.1); some editors write it."""
 _HEADER_REQUIRED: Final = frozenset(("alg", "kid"))
 _HEADER_OPTIONAL: Final = frozenset(("typ", "x5t"))
 _TYPES: Final = (None, "JWT", "at+jwt")
@@ -59,9 +60,9 @@ _VERIFICATION: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
-    """What a foreign issuer says, and said to this very audience: only `UnverifiedToken.verified` makes one.
+    """The claims of a foreign issuer for the expected audience. Only `UnverifiedToken.verified` makes this object.
 
-    ``claims`` holds all of them, also those that nobody here checks. Times are seconds since the epoch.
+    ``claims`` holds all claims, also the unchecked ones. Times are seconds since the epoch.
     """
 
     issuer: str
@@ -80,8 +81,8 @@ class VerifiedClaims:
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """A foreign token whose syntax is right and whose signature nobody has checked: good for choosing a key, and for
-    nothing else. ``issuer`` and ``kid`` are what it claims."""
+    """A foreign token with the right syntax. Its signature is not checked, so use it to choose a key only: ``issuer``
+    and ``kid`` are what it claims."""
 
     issuer: str
     kid: str
@@ -137,11 +138,9 @@ _URL_ALPHABET = str.maketrans("+/", "-_")
 def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not_weak) -> dict[str, PublicKey]:
     """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5). ``check_key`` raises KeyRefused for a weak key.
 
-    An issuer may publish more than what is accepted here. Left out, so that nothing verifies with it: a key without a
-    kid, one for another use or algorithm, of another type, weak, malformed, or with private members, in whatever entry
-    these stand. Then, of what is left, every kid that means two keys, since which one was meant would be a guess; the
-    same key may stand there twice. Raises DocumentRefused.
-    """
+    An issuer may publish more than is accepted here. The result leaves out: a key without a kid; a key for another use
+    or algorithm, of another type, weak or malformed; a key whose private members stand in any entry; then every kid
+    that names two different keys. The same key may stand there twice. Raises DocumentRefused."""
     try:
         jwks = claim(strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK)), "keys", list)
     except MalformedToken as error:
@@ -172,20 +171,20 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
 
 
 def _said(jwk: Mapping[str, Any]) -> dict[str, Any]:
-    """Without private members that are null, as some libraries write those that a public key lacks."""
+    """Without private members that are null: some libraries write them for a public key."""
     return {name: value for name, value in jwk.items() if value is not None or name not in PRIVATE_MEMBERS}
 
 
 def _public_numbers(jwk: Mapping[str, Any]) -> set[int]:
-    """The modulus or the point of a key, whatever its algorithm, use and spelling: anyone can sign with a key whose
-    private members stand in the set, also where they stand in an entry that is not used otherwise."""
+    """The modulus or the point of a key, for any algorithm, use and spelling: everyone can sign with a key whose
+    private members stand in the set, even in an entry that is otherwise unused."""
     given = {name: _lenient_number(jwk.get(name)) for name in ("n", "x", "p", "q")}
     numbers = {given["n"], given["x"], given["p"] * given["q"]}
     return numbers - {0}
 
 
 def _lenient_number(text: object) -> int:
-    """As careless writers spell it, in either alphabet, padded, or with zeros before it; 0 for what is no number."""
+    """As careless programs spell it, in either alphabet, padded, or with leading zeros; 0 for anything else."""
     if type(text) is not str or len(text) > _LONGEST_NUMBER:
         return 0
     try:
@@ -211,9 +210,9 @@ def _usable(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]) -> P
 
 
 def _parse_header(segment: bytes, types: Collection[str | None]) -> dict[str, str]:
-    """The members are named one by one: ``crit``, ``jku``, ``jwk``, ``x5u``, ``x5c``, ``b64``, ``zip`` and whatever
-    else would change how a token is read are refused, not ignored (RFC 8725 section 3.10). ``x5t`` is a mere hash, and
-    is not used."""
+    """Only known members pass: ``crit``, ``jku``, ``jwk``, ``x5u``, ``x5c``, ``b64``, ``zip`` and all others that
+    would change how a token is read are refused, not ignored (RFC 8725 section 3.10). ``x5t`` is only a hash, and is
+    unused."""
     header = strict_json_object(b64url_decode(segment))
     if not _HEADER_REQUIRED <= header.keys() <= _HEADER_REQUIRED | _HEADER_OPTIONAL:
         raise MalformedToken("the header lacks alg or kid, or holds other members than typ and x5t")

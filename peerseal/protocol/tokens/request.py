@@ -1,7 +1,6 @@
 """Request tokens: who makes which call (docs/protocol.md). Times are seconds since the epoch.
 
-`check_request_claims` checks the shape of the claims. What they must say here and now is checked in
-`peerseal.verify.request`, step by step.
+`check_request_claims` checks the shape of the claims; `peerseal.verify.request` checks their values, step by step.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ MAX_CTX = 1024
 """Bytes of the application's own ``ctx``, as canonical JSON."""
 
 ALWAYS_BOUND = ("content-type", "content-encoding")
-"""Headers that a request token binds wherever the request has them: they say how the body is read."""
+"""Headers that a request token always binds where the request has them: they say how the body is read."""
 
 _REQUEST_MEMBERS = (
     *("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"),
@@ -35,7 +34,7 @@ _REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
 
 @dataclass(frozen=True, slots=True)
 class RequestToken:
-    """The claims of a request token: who calls whom, for which request exactly.
+    """The claims of a request token: who calls whom, and for exactly which request.
 
     ``issuer`` and ``audience`` are service ids; ``target_digest`` and ``content_digest`` are ``sha-256=:…:`` of the
     origin-form request-target and of the body's bytes; ``headers`` maps lower-case names to values; ``tth`` stands

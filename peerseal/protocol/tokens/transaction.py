@@ -1,9 +1,8 @@
 """Transaction tokens (docs/protocol.md, draft-ietf-oauth-transaction-tokens): for which user a chain of calls is made.
 
-The edge service that authenticated the user mints one a transaction; it travels unchanged, and each hop's request
-token binds it by `transaction_hash`. `TransactionToken.read` checks the shape of claims and nothing else; what they
-must say here and now is checked in `peerseal.verify.transaction`.
-"""
+The edge service that authenticated the user mints one a transaction; it travels unchanged, and each hop's request token
+binds it by `transaction_hash`. `TransactionToken.read` checks the shape of the claims; `peerseal.verify.transaction`
+checks their values."""
 
 import hashlib
 import re
@@ -89,8 +88,8 @@ class TransactionToken:
 
 
 def transaction_hash(token: str) -> str:
-    """``tth``: what a request token says of the transaction token beside it, base64url of its SHA-256. Raises
-    MalformedToken for a text that is no token."""
+    """``tth``: what a request token says about the transaction token of the same request, base64url of its SHA-256.
+    Raises MalformedToken for a text that is no token."""
     text = plain_text(token)
     if text is None or not text.isascii():
         raise MalformedToken("a transaction token is not ASCII")
@@ -98,8 +97,8 @@ def transaction_hash(token: str) -> str:
 
 
 def check_user(name: str) -> str:
-    """A user's name itself. Raises MalformedToken for none, one that is too long, and what cannot be printed: a
-    database refuses NUL in a text, and a log shows line breaks as lines of its own."""
+    """The user's name itself. Raises MalformedToken for one that is empty, too long or not printable: a database
+    refuses NUL in a text, and a line break would forge a line of a log."""
     text = plain_text(name)
     if text is None or not (0 < len(text) <= MAX_USER and text.isprintable()):
         raise MalformedToken(f"a user's name is empty, longer than {MAX_USER} characters, or not printable")
