@@ -52,7 +52,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """The right of an applicant whom an operator approved. ``by`` is how entries name the operator, ``thumbprint`` is
+    """The right of an applicant that an operator approved. ``by`` names the operator as entries do, ``thumbprint`` is
     the applicant's."""
 
     by: Mapping[str, str]

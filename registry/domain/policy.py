@@ -167,7 +167,7 @@ def explain(policy: CallPolicy | None, entry: int, caller: str, callee: str, sco
 
 
 def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
-    """What the domain's settings allow, one plain sentence each; ``entry`` set them, 0 where none did."""
+    """The domain's settings in sentences; ``entry`` set them, 0 where none did."""
     said = [f"entry {entry} laid down these settings" if entry else "no settings were laid down: nothing is allowed"]
     said += [f"{minter} may mint transaction tokens" for minter in sorted(settings.minters)] or ["no service may mint"]
     for issuer in settings.issuers:
@@ -210,7 +210,8 @@ def _access_sentences(settings: DomainSettings) -> Iterator[str]:
 
 
 def _derivation_sentences(derivation: Derivation, settings: DomainSettings) -> Iterator[str]:
-    """Who signs the events: the minter itself, or the registry in exchange, as far as the client is granted."""
+    """The signers of a derived scope's events: the minter itself, or the registry by exchange within the client's
+    grants."""
     minter, yields = derivation.minter, ", ".join(sorted(derivation.yields))
     from_users = f"a user's token with {derivation.source} yields an event of {minter}"
     if minter in settings.minters:

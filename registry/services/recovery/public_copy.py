@@ -22,7 +22,7 @@ from registry.services.recovery.replay import PAGE, Replay, Tree
 from registry.services.recovery.verify import claimed_size
 
 LIMITS: Final = FetchLimits(total_timeout=60.0, max_bytes=32 * 1024 * 1024)
-"""Of one call to a mirror: no caller waits for it, and a bundle of the longest entries has 16 MiB."""
+"""Limits of one call to a mirror: no caller waits for it, and a bundle of the longest entries has 16 MiB."""
 
 _DOCUMENTS: Final = (REGISTRY_CREATED, REGISTRY_KEYS_ISSUED)
 
