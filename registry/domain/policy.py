@@ -105,7 +105,7 @@ def _own(name: Any, domain: str) -> str:
         raise MalformedToken(f"a service name is {type(name).__name__}, it must be text")
     qualified = qualify(name, domain)
     if split_service_id(qualified)[0] != domain:
-        raise BadRequest("foreign_service", f"{qualified} is not of trust domain {domain}")
+        raise BadRequest("foreign_service", f"{qualified} is of another trust domain, expected {domain}")
     return qualified
 
 
