@@ -17,7 +17,7 @@ KAFKA := $(VENV)/kafka
 # The repository has two distributions: the SDK's project is the root, the registry's is this folder.
 REGISTRY := distributions/registry
 PROJECTS := VERSION setup.cfg pyproject.toml $(REGISTRY)/setup.cfg $(REGISTRY)/setup.py $(REGISTRY)/requirements.txt
-PROSE := README.md CONTRIBUTING.md SECURITY.md docs/*.md docs/explanation docs/how-to docs/reference \
+PROSE := README.md CONTRIBUTING.md SECURITY.md docs \
 peerseal registry migrations client_service resource_service examples demo benchmarks tools tests
 
 NOT_ALONE := not compose and not fuzz and not judge and not thorough and not brokers and not browser \
@@ -81,11 +81,13 @@ browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered
 
-lint: $(STAMP) ## ruff, mypy --strict and the import contracts
+lint: $(STAMP) ## ruff, mypy --strict, the import contracts, spelling, and code that nothing uses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/vulture
 
 prose: $(STAMP) ## docstrings, comments and pages in plain English: words, nouns, the length of sentences
 	@$(BIN)/python -m tools.prose $(PROSE)

@@ -41,7 +41,7 @@ def _line(item: Any) -> Line:
         raise BadOrder('An item is {"itemID": "…", "quantity": 1}, and nothing else.')
     name, quantity = item["itemID"], item["quantity"]
     if not isinstance(name, str) or name not in PRICES:
-        raise BadOrder(f"There are {', '.join(PRICES)}.")
+        raise BadOrder(f"Unknown item; the items are {', '.join(PRICES)}.")
     if type(quantity) is not int or not 0 < quantity <= MAX_QUANTITY:
         raise BadOrder(f"A quantity is a whole number from 1 to {MAX_QUANTITY}.")
     return Line(name, quantity, PRICES[name])

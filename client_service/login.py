@@ -63,7 +63,7 @@ def passed_on(answer: requests.Response) -> Answer:
     """A token, or a refusal in this service's form. Raises requests.JSONDecodeError for a token that is no JSON, and
     RecursionError for JSON that is nested too deeply."""
     if answer.status_code in (400, 401):
-        return problem(401, "wrong_login", "There is no such user, or the password is another one.")
+        return problem(401, "wrong_login", "Unknown user or wrong password.")
     told = answer.json() if answer.status_code == 200 else None
     if not isinstance(told, dict) or not isinstance(told.get("access_token"), str):
         current_app.logger.warning("the identity provider answers HTTP %d, and no token", answer.status_code)

@@ -62,6 +62,6 @@ def _not_allowed(error: InsufficientScope) -> Response:
 def _not_now(error: peerseal.PeersealError) -> Response:
     """This service cannot use or replace its key, or cannot verify users, since the registry is down or refuses."""
     current_app.logger.warning("%s: %s", error.code, error)
-    response = problem(503, error.code, "This service cannot do its part now.")
+    response = problem(503, error.code, "This service cannot sign calls or verify users now.")
     response.headers["Retry-After"] = "5"
     return response

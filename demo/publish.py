@@ -24,7 +24,7 @@ def main(file: Path, token: str, environ: Mapping[str, str] = os.environ) -> int
     """Send the file; → the exit code. Raises ConfigurationError or BrokerUnavailable."""
     broker = Settings.from_env(environ)
     if broker.broker_url is None:
-        raise ConfigurationError("BROKER_URL is not set")
+        raise ConfigurationError("BROKER_URL is not set: give kafka://host:port or amqp://host")
     with ExitStack() as ending:
         options = dict(broker.broker_settings)
         if broker.broker_login is not None:

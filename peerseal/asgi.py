@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from peerseal.asgi_routes import PathNeeds, Scope
-from peerseal.asynchronous import AsyncVerifier
+from peerseal.asynchronous import AsyncVerifier, Request
 from peerseal.errors import (
     ContentTooLarge,
     ContentUnreadable,
@@ -32,7 +32,7 @@ from peerseal.errors import (
     Replayed,
     WrongBinding,
 )
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user
@@ -164,16 +164,12 @@ class PeerAuth:
         declared = natural(headers.get("content-length", "0").lstrip("0") or "0")
         if declared is None or declared > limit:
             raise too_large
-        request: Any = {
-            "method": scope["method"],
-            "target": _target(scope, self._gate.external_prefix),
-            "headers": headers,
-            "scope": need.scope,
-        }
+        request: Request = {"method": scope["method"], "target": _target(scope, self._gate.external_prefix)}
+        request |= {"headers": headers, "scope": need.scope}
         if await body.read(min(_READ_FIRST, limit)):
-            peer = await self._verifier.verify(token, **request, body=body.content)
+            peer = await self._verifier.verify(token, **(request | {"body": body.content}))
         else:
-            checked = await self._verifier.check(token, **request, body=read_later)
+            checked = await self._verifier.check(token, **(request | {"body": read_later}))
             with self._reading_for(token):
                 if not await body.read(limit):
                     raise too_large

@@ -9,13 +9,21 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import MappingProxyType
+from typing import Required, TypedDict, Unpack
 
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.verify.replay.guards import MemoryReplayGuard
 from peerseal.verify.request import CheckedRequest, Peer, Verifier
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+class Request(TypedDict, total=False):
+    """The arguments of `Verifier.verify` that describe the request."""
+
+    method: Required[str]
+    target: Required[str]
+    body: bytes | Callable[[], bytes]
+    headers: Mapping[str, str]
+    scope: str | None
 
 
 class AsyncVerifier:
@@ -33,44 +41,16 @@ class AsyncVerifier:
         """A forked child has none of its parent's threads, and a pool would wait for them for ever."""
         self._waiting = ThreadPoolExecutor(self.WAITING, thread_name_prefix="peerseal-verify")
 
-    async def verify(
-        self,
-        token: str,
-        *,
-        method: str,
-        target: str,
-        body: bytes | Callable[[], bytes] = b"",
-        headers: Mapping[str, str] = _NO_HEADERS,
-        scope: str | None = None,
-    ) -> Peer:
+    async def verify(self, token: str, **request: Unpack[Request]) -> Peer:
         """See `Verifier.verify`; a function ``body`` must not wait."""
-        checked = await self.check(token, method=method, target=target, body=body, headers=headers, scope=scope)
-        return await self.claim(checked)
+        return await self.claim(await self.check(token, **request))
 
-    async def check(
-        self,
-        token: str,
-        *,
-        method: str,
-        target: str,
-        body: bytes | Callable[[], bytes] = b"",
-        headers: Mapping[str, str] = _NO_HEADERS,
-        scope: str | None = None,
-    ) -> CheckedRequest:
+    async def check(self, token: str, **request: Unpack[Request]) -> CheckedRequest:
         """See `Verifier.read` and `Verifier.check`."""
         notice_fork()
         unverified = self._verifier.read(token)
-        source = self._verifier.recall(unverified, headers)
-        check = partial(
-            self._verifier.check,
-            unverified,
-            method=method,
-            target=target,
-            body=body,
-            headers=headers,
-            scope=scope,
-            source=source,
-        )
+        source = self._verifier.recall(unverified, request.get("headers", {}))
+        check = partial(self._verifier.check, unverified, source=source, **request)
         if source is not None:
             return check()
         return await asyncio.get_running_loop().run_in_executor(self._waiting, check)

@@ -1,8 +1,8 @@
-"""``peerseal``: the commands of a service's owner.
+"""``peerseal``: the commands for the owner of a service.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
-Exit codes: 0 done, 2 wrong usage, 3 the registry cannot be reached, 130 after Ctrl-C, 141 where the reader of the
-output is gone; others are the command's own.
+Exit codes: 0 done, 2 wrong usage, 3 the registry cannot be reached, 130 after Ctrl-C, 141 when
+the reader of the output is gone; others are the command's own.
 """
 
 import argparse
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="peerseal", description="Keys and calls of a service that uses Peerseal.")
+    parser = argparse.ArgumentParser(
+        prog="peerseal", description="Tools for the owner of a service that uses Peerseal."
+    )
     parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:

@@ -19,7 +19,7 @@ streams run for the request's transaction; between requests the thread has none.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast
@@ -43,9 +43,17 @@ from peerseal.refusals import (
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
-from peerseal.verify.context import Transaction, begin, carrying, current_transaction, serving
+from peerseal.verify.context import begin, carrying, current_transaction, serving
 from peerseal.verify.request import Peer
-from peerseal.wsgi import REQUEST_ID_KEY, EnvironHeaders, environ_key, read_body, within_request, wsgi_target
+from peerseal.wsgi import (
+    REQUEST_ID_KEY,
+    EnvironHeaders,
+    PiecesWithin,
+    environ_key,
+    read_body,
+    within_request,
+    wsgi_target,
+)
 
 try:
     from flask import Flask, Request, Response, current_app, request
@@ -285,34 +293,12 @@ def _end_transaction(_: BaseException | None) -> None:
 
 
 def _keep_user(response: Response) -> Response:
-    """The last ``after_request`` function: a streamed body is made after the request, and for its user too."""
+    """The last ``after_request`` function: a streamed body is made after the request, and for its transaction too:
+    further calls of the stream are limited to the user's scopes."""
     peer: Peer | None = request.environ.get(_PEER)
     if peer is not None and peer.transaction is not None and response.is_streamed and not response.direct_passthrough:
-        response.response = _Streamed(response.response, peer.transaction)
+        response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
     return response
-
-
-class _Streamed:
-    """A body whose pieces are made for a transaction, so that further calls are limited to the user's scopes. Between
-    the pieces the thread has no transaction."""
-
-    def __init__(self, body: Iterable[Any], transaction: Transaction) -> None:
-        self._body = body
-        self._pieces = iter(body)
-        self._transaction = transaction
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        with carrying(self._transaction):
-            return next(self._pieces)
-
-    def close(self) -> None:
-        """Close the body, even one that never began."""
-        with carrying(self._transaction):
-            self._pieces = iter(())  # also ends an iterator of the body
-            getattr(self._body, "close", lambda: None)()
 
 
 def _set_mark(view: Any, need: Need) -> None:

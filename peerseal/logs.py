@@ -1,11 +1,11 @@
-"""Log lines that name their request: its id and its transaction's, the same at every hop.
+"""Log lines with the id of the request and of its transaction, which are the same in all services.
 
 ::
 
-    peerseal.logs.configure()                                  # once, in what makes the application
-    app.wsgi_app = peerseal.logs.RequestIds(app.wsgi_app)      # only where no PeerAuth stands before the application
+    peerseal.logs.configure()                                  # once, where the application is made
+    app.wsgi_app = peerseal.logs.RequestIds(app.wsgi_app)      # only for an application without PeerAuth
 
-`configure` is for programs that configure no logging of their own. In one that does, add `RequestContextFilter` to the
+`configure` is for programs without a logging configuration. Any other program adds `RequestContextFilter` to its
 handlers, and ``%(request_id)s`` and ``%(transaction_id)s`` to their format.
 """
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "RequestContextFilter", "RequestIds", "configure", "current_request_id", "serving"]
 
 FORMAT: Final = "%(asctime)s %(levelname)s %(name)s [%(request_id)s %(transaction_id)s] %(message)s"
-"""The lines that `configure` has written: in brackets the ids of request and transaction, ``-`` where there is none."""
+"""The format of `configure`, with the ids of request and transaction in brackets; ``-`` if there is none."""
 
 
 class RequestContextFilter(logging.Filter):
-    """Adds ``request_id`` and ``transaction_id`` to every record that passes its handler, and stops none.
+    """Adds ``request_id`` and ``transaction_id`` to every record of a handler.
 
-    It belongs on handlers: a filter on a logger does not see the records of the loggers below it. Where a record is
-    handled on another thread than it was made on (`logging.handlers.QueueHandler`), it belongs on the first handler.
+    Add it to handlers: a filter of a logger does not see the records of the loggers below it. If another thread handles
+    the records (`logging.handlers.QueueHandler`), add it to the first handler.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -43,9 +43,9 @@ class RequestContextFilter(logging.Filter):
 
 
 def configure(level: int = logging.INFO, *, stream: TextIO | None = None) -> None:
-    """Write what is logged from ``level`` on to ``stream`` (standard error), one line each, with its request; and each
-    record of the audit as the JSON that it is, without anything before it. Where the root logger has handlers already,
-    only what the audit writes is configured. May be called more than once."""
+    """Write records from ``level`` on to ``stream`` (standard error by default): one line each with its request ids, or
+    JSON only for records of the audit. If the root logger has handlers, only the audit is configured. May be called
+    more than once."""
     stream = sys.stderr if stream is None else stream
     lines = logging.StreamHandler(stream)
     lines.setFormatter(LineFormatter(FORMAT))
@@ -61,8 +61,8 @@ def configure(level: int = logging.INFO, *, stream: TextIO | None = None) -> Non
 
 
 class RequestIds:
-    """A WSGI application of which each call runs within its request: with the ``X-Request-Id`` that came, or a new one,
-    which the answer names. For the edge, where people call; `PeerAuth` of the adapters does the same by itself."""
+    """Middleware that sets the request id: that of the ``X-Request-Id`` header, or a new one. The answer repeats it.
+    For services that users call; `PeerAuth` does the same by itself."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app = app

@@ -1,15 +1,16 @@
-"""What a verifier needs to know of a request, from a WSGI environ (PEP 3333). Adapters of WSGI frameworks share it."""
+"""The parts of a request that a verifier needs, from a WSGI environ (PEP 3333), for adapters of WSGI frameworks."""
 
-import functools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from io import BytesIO, RawIOBase
 from typing import IO, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
-from peerseal.verify.context import REQUEST_ID, RequestTrace, current_trace, within
+from peerseal.verify.context import REQUEST_ID, current_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
 
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_BODY",
     "REQUEST_ID_KEY",
     "EnvironHeaders",
+    "PiecesWithin",
     "bearer_token",
     "environ_key",
     "read_body",
@@ -25,10 +27,10 @@ __all__ = [
 ]
 
 MAX_BODY = 16 * 1024 * 1024
-"""Bytes of the longest body that is read to be checked, unless the application says otherwise."""
+"""Bytes of the longest body that is read by default."""
 
 REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
-"""Where an environ has the id that came with the request."""
+"""The key of the request id in an environ."""
 
 _PIECE = 1024 * 1024  # bytes read at once
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
@@ -37,10 +39,10 @@ _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as 
 def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
     """`peerseal.verify.target.routed_target` of a request.
 
-    Raises WrongBinding, also where the server does not tell the raw target (``RAW_URI`` or ``REQUEST_URI``), and where
-    a request header is called ``SCRIPT_NAME``: gunicorn obeys it from the hosts in ``forwarded_allow_ips``. The raw
-    target then still decodes to what was routed, but to another view than the caller meant: with ``/admin`` as script
-    name, ``/admin/x`` is the view of ``/x``.
+    Raises WrongBinding, also where the server does not tell the raw target (``RAW_URI`` or ``REQUEST_URI``), and for a
+    request header ``SCRIPT_NAME``, which gunicorn obeys from the hosts in ``forwarded_allow_ips``. The raw target then
+    still decodes to the routed path, but of another view than the caller meant: with ``/admin`` as script name,
+    ``/admin/x`` is the view of ``/x``.
     """
     if "HTTP_SCRIPT_NAME" in environ:
         raise WrongBinding("a header shifts the routing")
@@ -50,7 +52,7 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
     return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def environ_key(name: str) -> str:
     """Where an environ has the header of that name."""
     key = name.upper().replace("-", "_")
@@ -70,10 +72,10 @@ class EnvironHeaders(RequestHeaders):
         value: str | None = self._environ.get(key)
         if value is None or (value == "" and key in _CGI_HEADERS):
             return None
-        return value.strip(BLANKS)  # some servers leave what RFC 9110 section 5.5 does not count
+        return value.strip(BLANKS)  # some servers leave the blanks of RFC 9110 section 5.5
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As Mapping's, without its detour over KeyError: most headers that are asked for are not there."""
+        """As `Mapping.get`, without a KeyError: most requests lack most headers."""
         value = self._look_up(name)
         return default if value is None else value
 
@@ -92,21 +94,21 @@ class EnvironHeaders(RequestHeaders):
 
 
 def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
-    """The whole body, which is put back for the application to read anew.
+    """The whole body, which the application can read again.
 
-    Where the server does not end the stream itself (``wsgi.input_terminated``), it is as long as Content-Length says,
-    and without one there is none. Raises ContentTooLarge, with the stream as it was, or ContentUnreadable.
+    Where the server does not end the stream itself (``wsgi.input_terminated``), Content-Length is its length, and
+    without that header there is no body. Raises ContentTooLarge, with the stream as before, or ContentUnreadable.
     """
     declared = environ.get("CONTENT_LENGTH") or ""
     length = _length(declared)
     if length > limit:
         raise ContentTooLarge(f"the body is longer than {limit} bytes")
-    if not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:  # whatever length stands by it
+    if not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:
         raise ContentUnreadable("this server does not tell where a chunked body ends: send it with Content-Length")
     stream: IO[bytes] = environ["wsgi.input"]
     try:
         body = _read_up_to(stream, limit + 1 if environ.get("wsgi.input_terminated") else length)
-    except Exception as error:  # each server has its own for a body that breaks off or is no chunked body
+    except Exception as error:  # each server has its own error for a body that ends early or is not chunked
         raise ContentUnreadable(f"the body could not be read: {type(error).__name__}") from error
     if len(body) > limit:
         environ["wsgi.input"] = _Rejoined(body, stream)
@@ -117,7 +119,7 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
 
 
 def _length(declared: str) -> int:
-    """What Content-Length says; of more digits than any body has, more than any limit. Anything else is none."""
+    """The number in Content-Length; ``sys.maxsize`` for too many digits, 0 for anything else."""
     if not (declared.isascii() and declared.isdigit()):
         return 0
     length = natural(declared.lstrip("0") or "0")
@@ -133,7 +135,7 @@ def _read_up_to(stream: IO[bytes], size: int) -> bytes:
 
 
 class _Rejoined(RawIOBase):
-    """A stream of which a piece was read already."""
+    """A stream of which a piece was read before."""
 
     def __init__(self, piece: bytes, rest: IO[bytes]) -> None:
         self._piece = BytesIO(piece)
@@ -149,25 +151,27 @@ class _Rejoined(RawIOBase):
 
 
 def within_request(body: Iterable[bytes], environ: Mapping[str, Any]) -> Iterable[bytes]:
-    """An application's answer, of which each piece is made within the current request: servers ask for the pieces once
-    the application has returned. A list, and a file that the server sends by itself, are given back as they are."""
+    """An application's body, whose pieces are made within the current request: servers ask for them after the
+    application has returned. A list, and a file that the server sends itself, are returned as they are."""
     trace, file_wrapper = current_trace(), environ.get("wsgi.file_wrapper")
     is_file = isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
-    return _Within(body, trace) if isinstance(body, Iterator) and not is_file else body
+    return PiecesWithin(body, partial(within, trace)) if isinstance(body, Iterator) and not is_file else body
 
 
-class _Within(Iterator[bytes]):
-    """Pieces that are made within a request."""
+class PiecesWithin(Iterator[Any]):
+    """The pieces of a body. Each is made in a context of ``enter``, and the thread is outside of it between them."""
 
-    def __init__(self, pieces: Iterator[bytes], trace: RequestTrace | None) -> None:
-        self._pieces = pieces
-        self._trace = trace
+    def __init__(self, body: Iterable[Any], enter: Callable[[], AbstractContextManager[object]]) -> None:
+        self._body = body
+        self._pieces = iter(body)
+        self._enter = enter
 
-    def __next__(self) -> bytes:
-        with within(self._trace):
+    def __next__(self) -> Any:
+        with self._enter():
             return next(self._pieces)
 
     def close(self) -> None:
-        """See PEP 3333."""
-        with within(self._trace):
-            getattr(self._pieces, "close", lambda: None)()
+        """Close the body, even one that never began (PEP 3333)."""
+        with self._enter():
+            self._pieces = iter(())  # also ends an iterator of the body
+            getattr(self._body, "close", lambda: None)()

@@ -1,4 +1,4 @@
-"""The composition root: the use cases, and the web in front of them."""
+"""The composition root: the use cases, and the routes that call them."""
 
 import logging
 import time
@@ -11,40 +11,42 @@ from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
-from registry.web import limiting, metrics, problems
+from registry.web.limiting import limit_refusals
+from registry.web.metrics import DATABASE, WORKERS, timed
+from registry.web.problems import answer_errors
 from registry.web.routes import BLUEPRINTS
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
 
 
 def log_to_stderr() -> None:
-    """Shows what the registry logs: admissions and refusals, one line each, without any token or secret."""
+    """Logs to stderr: admissions and refusals, one line each, without any token or secret."""
     terminal.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def watching(app: Flask) -> Flask:
-    """The application as a server serves it: each process that gets a request watches the ledger from then on."""
+    """The application for a server: each process watches the ledger from its first request on."""
     watch: LedgerWatch = app.extensions[EXTENSION].watch
     app.before_request(watch.start)
     return app
 
 
 def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Flask:
-    """The registry as a WSGI application. It connects to its database when it is first asked something, so it starts
-    while that is down, and may be made before a fork.
+    """The registry as a WSGI application. It connects to its database at the first request. So it starts while the
+    database is down, and may be made before a fork.
 
-    ``clock`` gives seconds since the epoch. Raises ConfigurationError where a key file is missing.
+    ``clock`` returns seconds since the epoch. Raises ConfigurationError where a key file is missing.
     """
     app = Flask("registry", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.body + 1  # see `registry.web.wire.body`
     app.extensions[EXTENSION] = registry = Registry(settings, clock)
-    app.url_map.merge_slashes = False  # what is routed is what was signed
+    app.url_map.merge_slashes = False  # routes match the path that was signed
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     app.after_request(after_request)
-    limiting.limit_refusals(app, settings)
-    problems.register(app)
-    metrics.WORKERS.share_in(settings.home)
-    metrics.DATABASE.read_from(lambda: connection_counts(registry.store.engine))
-    app.wsgi_app = metrics.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    limit_refusals(app, settings)
+    answer_errors(app)
+    WORKERS.share_in(settings.home)
+    DATABASE.read_from(lambda: connection_counts(registry.store.engine))
+    app.wsgi_app = timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

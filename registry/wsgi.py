@@ -1,5 +1,5 @@
-"""The gunicorn target: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``. It reads the environment,
-as nothing below it does."""
+"""The gunicorn target: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``. Apart from the commands,
+only this module reads the environment."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ log_to_stderr()
 _settings = Settings.from_environ(os.environ)
 if _settings.limits.waiting_calls:
     logging.getLogger(__name__).info(
-        "REGISTRY_WAITING_CALLS=%d: so many calls may wait for changes in each process, and each holds a thread of the"
-        " server, unless gunicorn runs with --config python:registry.gunicorn_conf",
+        "REGISTRY_WAITING_CALLS=%d: so many calls may wait for changes in each process, and each occupies a thread of"
+        " the server, unless gunicorn runs with --config python:registry.gunicorn_conf",
         _settings.limits.waiting_calls,
     )
 app = watching(create_app(_settings))

@@ -31,7 +31,7 @@ def blueprint(auth: PeerAuth, invoices: Invoices) -> Blueprint:
         if amount is None:
             return problem(400, "bad_invoice", 'The body is {"amount": …}, in cents.')
         if not isinstance(event_id, str):
-            return problem(400, "no_event", "The transaction was not begun by an event.")
+            return problem(400, "no_event", "The transaction does not come from an event.")
         try:
             invoice, is_new = invoices.add(transaction, event_id, amount)
         except EventInvoicedOtherwise as error:

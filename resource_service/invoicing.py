@@ -79,7 +79,7 @@ def check_user(event: peerseal.Event) -> None:
     if not isinstance(issuer, str) or len(issuer) > LONGEST_ISSUER or not issuer.isprintable():
         raise MessageRefused("malformed_user", "the issuer of the user's token is no printable text, or too long")
     if not issuer and event.user.startswith(f"{domain}/"):
-        raise MessageRefused("no_user", "a service orders nothing in its own name")
+        raise MessageRefused("no_user", "the event carries no user: a service cannot order in its own name")
 
 
 def check_taken(answer: requests.Response) -> None:

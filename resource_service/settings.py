@@ -57,7 +57,7 @@ class ConsumerSettings:
         default, longest = EVENTS_MAX_AGE.total_seconds(), LONGEST_MAX_AGE.total_seconds()
         broker_url = read.secret("BROKER_URL")
         if broker_url is None:
-            raise ConfigurationError("BROKER_URL is not set")
+            raise ConfigurationError("BROKER_URL is not set: give kafka://host:port or amqp://host")
         return cls(
             database_url=_database_url(read, "INVOICING_DATABASE_URL", "invoicing-data", "inbox.sqlite3"),
             broker_url=broker_url,

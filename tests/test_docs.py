@@ -47,6 +47,26 @@ def test_links_lead_to_a_heading(page: Path) -> None:
         assert anchor in anchors(page.parent / link if link else page), f"{link}#{anchor}"
 
 
+def test_the_pages_that_code_names_exist() -> None:
+    folders = (
+        "peerseal",
+        "registry",
+        "client_service",
+        "resource_service",
+        "demo",
+        "benchmarks",
+        "deploy",
+        "tests/support",
+    )
+    files = [
+        path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix in {".py", ".yml", ".go"}
+    ]
+    files += [path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")]
+    named = {(path.name, page) for path in files for page in re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text())}
+    assert len(named) > 30
+    assert [(file, page) for file, page in named if not (ROOT / page).is_file()] == []
+
+
 @pytest.mark.parametrize(("module", "steps"), [("request", 11), ("event", 9)])
 def test_the_table_of_steps_names_functions_that_are_there(module: str, steps: int) -> None:
     from importlib import import_module

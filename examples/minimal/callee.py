@@ -7,7 +7,7 @@ import peerseal.flask
 
 
 def create_app() -> Flask:
-    """The service; its name, its registry and its join token stand in the environment."""
+    """The service. Its name, its registry and its join token come from the environment."""
     app = Flask(__name__)
     identity = peerseal.Identity.from_env().start()
     auth = peerseal.flask.PeerAuth(app, identity, allow={"caller": {"greetings:read"}})

@@ -6,7 +6,7 @@ import peerseal
 
 
 def main(callee_url: str) -> None:
-    """Ask for one greeting; the caller's name, its registry and its join token stand in the environment."""
+    """Ask for one greeting. The caller's name, registry and join token come from the environment."""
     identity = peerseal.Identity.from_env().start()
     with identity.session("callee", callee_url) as callee:
         answer = callee.get("/greetings/ada")

@@ -2,7 +2,7 @@
 
 The service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
 stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a
-program that calls at least once in a key's life (a week) needs no second join token.
+call in each key's life (a week) needs no second join token.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from peerseal.runtime.settings import SettingsReader
 from peerseal.runtime.terminal import say, say_json
 
 PATIENCE = 10.0
-"""Seconds for which a first registration is tried; the next call goes on with the same key."""
+"""Seconds for the attempt of a first registration; the next call continues with the same key."""
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         description="Prints a fresh client assertion (RFC 7523) of the service in PEERSEAL_SERVICE, good once.",
         epilog="Needs PEERSEAL_SERVICE, PEERSEAL_REGISTRY_URL, PEERSEAL_KEY_DIR, and a join token for the first key.",
     )
-    parser.add_argument("--json", action="store_true", dest="as_json", help="with the service's id and the end")
+    parser.add_argument(
+        "--json", action="store_true", dest="as_json", help="as JSON, with the service's id and the lifetime"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints it. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or TrustUnavailable."""
+    """Prints the assertion. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or
+    TrustUnavailable."""
     if SettingsReader(os.environ).path("PEERSEAL_KEY_DIR") is None:
         raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
     identity = peerseal.Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _look_after_keys(identity: peerseal.Identity) -> None:
-    """The key at hand is as good as before where the next one cannot be had yet."""
+    """Replaces the key where that is due. The current key stays valid where that fails."""
     try:
         identity.look_after_keys()
     except PeersealError as error:

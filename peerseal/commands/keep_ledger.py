@@ -1,8 +1,8 @@
-"""``peerseal keep-ledger FOLDER``: keeps a copy of the registry's public ledger, verified, for a day on which its
-database is lost.
+"""``peerseal keep-ledger FOLDER``: keeps a verified mirror of the registry's public ledger, for the day on which the
+registry's database is lost.
 
-Exit codes: 0 the copy is as new as the registry, 2 wrong usage, 3 the registry cannot be reached (with --once), 4 the
-ledger is not the one that was kept, or is not to be believed.
+Exit codes: 0 the mirror is as new as the registry, 2 wrong usage, 3 the registry cannot be reached (with --once), 4 the
+ledger contradicts the mirror, or cannot be believed.
 """
 
 import argparse
@@ -24,21 +24,23 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Adds the command."""
     parser = commands.add_parser(
         "keep-ledger",
-        help="keep a verified copy of the registry's public ledger",
+        help="keep a verified mirror of the registry's public ledger",
         description="Keeps the registry's public ledger in FOLDER, from which a lost registry can be restored.",
-        epilog="Ends with 0: up to date, 3: registry not reached, 4: not the ledger that was kept, or not believed.",
+        epilog="Exit codes: 0 up to date, 3 registry not reached, 4 the ledger contradicts the mirror.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--interval", type=seconds, default=60.0, metavar="SECONDS", help="between two looks [60]")
-    parser.add_argument("--once", action="store_true", help="look once and end")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="a JSON object for each look")
+    parser.add_argument(
+        "--interval", type=seconds, default=60.0, metavar="SECONDS", help="time between two updates [60]"
+    )
+    parser.add_argument("--once", action="store_true", help="update once and exit")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object for each update")
     parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
     parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Looks until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
     settings = settings_of(os.environ)
     urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
     fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             _show(mirror.update(reader), arguments)
         except (DocumentRefused, FetchError) as error:
             if isinstance(error, DocumentRefused) and not error.by_mirror:
-                say(f"Error: {error}; {arguments.folder} stays as it is", error=True)
+                say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
                 return LEDGER_INCONSISTENT
             if arguments.once:
                 raise FetchError(f"the registry is not reached: {error}") from error

@@ -1,8 +1,7 @@
-"""``peerseal monitor SERVICE``: follows the registry's ledger, and reports what the service's owner did not do.
+"""``peerseal monitor SERVICE``: reads the registry's ledger and reports changes that the service's owner did not make.
 
 Exit codes: 0 nothing to report, 1 alerts were raised, 2 wrong usage, 3 the registry cannot be reached (with --once), 4
-the ledger is not the one that was seen before.
-"""
+the ledger contradicts the one that was seen before."""
 
 import argparse
 import os
@@ -36,21 +35,25 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Adds the command."""
     parser = commands.add_parser(
         "monitor",
-        help="report keys that were registered behind the owner's back",
-        description="Follows the registry's ledger and reports what SERVICE's owner did not do.",
-        epilog="Ends with 0: nothing to report, 1: alerts raised, 3: registry not reached, 4: ledger inconsistent.",
+        help="report keys that the owner did not register",
+        description="Reads the registry's ledger and reports changes to SERVICE that its owner did not make.",
+        epilog="Exit codes: 0 nothing to report, 1 alerts raised, 3 registry not reached, 4 ledger inconsistent.",
     )
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("--known", action="append", default=[], metavar="KID", help="a key of the owner; repeatable")
     parser.add_argument(
-        "--known-file", type=Path, metavar="FILE", help="such kids, one a line; read again at each look"
+        "--known-file", type=Path, metavar="FILE", help="a file of such kids, one a line, read at each look"
     )
     parser.add_argument("--key-dir", type=Path, metavar="DIR", help="key folder of the service [PEERSEAL_KEY_DIR]")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="where it stands, so that a restart goes on there")
-    parser.add_argument("--webhook", metavar="URL", help="gets each report by POST, as JSON")
-    parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between two looks [1]")
-    parser.add_argument("--grace", type=seconds, default=GRACE, metavar="SECONDS", help="without the registry [60]")
-    parser.add_argument("--once", action="store_true", help="look once and end")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="file for the progress, so that a restart continues there"
+    )
+    parser.add_argument("--webhook", metavar="URL", help="URL that gets each report by POST, as JSON")
+    parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="time between two looks [1]")
+    parser.add_argument(
+        "--grace", type=seconds, default=GRACE, metavar="SECONDS", help="time without an answer before an alert [60]"
+    )
+    parser.add_argument("--once", action="store_true", help="look once and exit")
     parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
     parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
     parser.add_argument("--json", action="store_true", dest="as_json", help="JSON lines, on a terminal too")
@@ -96,7 +99,7 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
 
 
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
-    """What the owner says to hold, read again each time: keys rotate."""
+    """Gives the kids that the owner names, read at each look: keys rotate."""
     folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
     listed, said = arguments.known_file, frozenset(arguments.known)
     if listed is not None and not listed.is_fifo():  # what was read of a pipe is gone
@@ -121,14 +124,14 @@ def _kids_listed_in(file: Path) -> frozenset[str]:
 
 
 def listed_kids(text: str) -> frozenset[str]:
-    """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for what is no kid:
-    it would match no key, and the key that was meant would raise an alert."""
+    """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for anything but a
+    kid: ignoring it would raise an alert for the owner's key."""
     kids = (line.partition("#")[0].strip().strip("\"'") for line in text.splitlines())
     return frozenset(kid for kid in kids if kid and split_kid(kid))
 
 
 def until_interrupted() -> threading.Event:
-    """Set by SIGINT or SIGTERM: a look that is under way is finished first."""
+    """An event that SIGINT and SIGTERM set, so that the current look is finished first."""
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -153,5 +156,7 @@ def seconds(text: str) -> float:
     """An argument that is a time, in seconds or such as ``10m``. Raises ValueError."""
     seconds = duration(text)
     if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{text!r} is no time that can be waited for")  # argparse turns it into its own message
+        raise ValueError(
+            f"{text!r} is not a duration in seconds, such as 90 or 10m"
+        )  # argparse turns it into its own message
     return seconds

@@ -1,4 +1,4 @@
-"""An identity's settings: as the environment has them, and as code gives them."""
+"""The settings of an identity, from the environment and from code."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ _LONGEST = 366 * 24 * 3600.0
 
 
 def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What `Identity` is made with; its ``from_env`` names the variables. Raises ConfigurationError."""
+    """The arguments of `Identity`; its ``from_env`` lists the variables. Raises ConfigurationError."""
     settings = settings_of(environ)
     return {
         "service": named("PEERSEAL_SERVICE", check_service, settings.required("PEERSEAL_SERVICE")),
@@ -62,18 +62,18 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def settings_of(environ: Mapping[str, str]) -> SettingsReader:
-    """The reader of a process's settings, once it was said which of its variables are unknown."""
+    """The settings of a process. Logs the names of unknown variables."""
     warn_of_unknown(environ, "PEERSEAL_", KNOWN)
     return SettingsReader(environ)
 
 
 def absent_join_token(environ: Mapping[str, str]) -> str | None:
-    """What to say where the file of the join token is not there, which only a newcomer needs; None where it is."""
+    """A message if the file of the join token does not exist, which only a new service needs; else None."""
     return SettingsReader(environ).absent("PEERSEAL_JOIN_TOKEN_FILE")
 
 
 def _replay_url_in(settings: SettingsReader) -> str | None:
-    """Judged now as far as that takes no library; a service learns of the rest when it makes its replay guard."""
+    """Checks the scheme only; the replay guard checks the rest with its library."""
     url = settings.secret("PEERSEAL_REPLAY_URL")
     if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError("PEERSEAL_REPLAY_URL: expected redis://host:6379/0, rediss://… or unix://…")
@@ -104,19 +104,19 @@ def _check_join_token(text: str) -> str:
 
 
 def _platform_token_in(settings: SettingsReader) -> Callable[[], str] | None:
-    """Read at every join, and not before: the platform may be about to write it."""
+    """The file is read at each enrolment: the platform may write it later."""
     file = settings.path("PEERSEAL_OIDC_TOKEN_FILE")
     return PlatformToken.in_file(file, "PEERSEAL_OIDC_TOKEN_FILE").get if file else None
 
 
 def check_switches(**switches: object) -> None:
-    """Raises ConfigurationError for what is neither true nor false; None is for what has a default."""
+    """Raises ConfigurationError for a value other than True, False and None (the default)."""
     for name, value in switches.items():
         check_flag(name, False if value is None else value)
 
 
 def check_places(registry: object, *, replay_url: object, **folders: object) -> None:
-    """Raises ConfigurationError for what is no URL, or list of them, and for what is no path."""
+    """Raises ConfigurationError for a value that is no URL, list of URLs, or path."""
     check_text_or_texts("registry", registry)
     if replay_url is not None:
         check_is("replay_url", replay_url, str, "a URL such as redis://host:6379/0")
@@ -126,7 +126,7 @@ def check_places(registry: object, *, replay_url: object, **folders: object) -> 
 
 
 def check_parts(alg: object, rotation: object, limits: object, clock: object, oidc_token: object) -> None:
-    """Raises ConfigurationError for what an identity cannot be made of."""
+    """Raises ConfigurationError for a value of another type than expected."""
     if plain_text(alg) not in ALGORITHMS:
         raise ConfigurationError(f"alg={shortened(alg)}: expected one of {', '.join(sorted(ALGORITHMS))}")
     check_is("rotation", RotationSchedule() if rotation is None else rotation, RotationSchedule, "a RotationSchedule")
@@ -147,8 +147,8 @@ def one_pin(pin: str | None, admission: JoinToken | PlatformToken | None, folder
 
 
 def announce(kid: str, admitted: str, registry: str | Sequence[str], pin: str | None) -> None:
-    """Say at the start who this service is, by what its key got into the registry, and which registry that is. Where no
-    logging is configured, as under gunicorn, Python shows nothing below a warning: so it is one there."""
+    """Log at the start the service, its key, how the key was obtained, and the registry. Without a logging
+    configuration, as under gunicorn, Python shows only warnings: then this is a warning."""
     urls = registry if isinstance(registry, str) else ", ".join(registry)
     root = f"root key {pin}" if pin else "root key believed on first use, since no pin is set"
     level = logging.INFO if log.hasHandlers() else logging.WARNING

@@ -1,4 +1,4 @@
-"""The passphrase under which private keys are encrypted at rest (PKCS #8, RFC 5958)."""
+"""The passphrase that encrypts private keys in files (PKCS #8, RFC 5958)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from peerseal.runtime.options import check_unicode
 
 SHORTEST = 16
 LONGEST = 1000
-"""Bytes in UTF-8. OpenSSL takes 1,023 at most. PKCS #8 as ``cryptography`` writes it slows guesses down by 2,048 rounds
-of PBKDF2 only, so a short passphrase would protect nothing."""
+"""Bytes in UTF-8. OpenSSL accepts at most 1,023. ``cryptography`` writes PKCS #8 with 2,048 rounds of PBKDF2 only,
+so a short passphrase could be guessed."""
 
 _ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class KeyPassphrase:
-    """The passphrase that the variable ``setting``, or the same name with ``_FILE``, gives; None where keys are plain.
+    """The passphrase of the variable ``setting``, or of the variable with ``_FILE``; None for plain keys.
 
-    Raises ConfigurationError for one that is too short or too long.
+    Raises ConfigurationError if it is too short or too long.
     """
 
     setting: str
@@ -38,17 +38,17 @@ class KeyPassphrase:
 
     @property
     def password(self) -> bytes | None:
-        """What a new key is encrypted with."""
+        """The passphrase in bytes, for new keys."""
         return None if self.value is None else self.value.encode("utf-8")
 
     def leaves_plain(self, pem: bytes) -> bool:
-        """Whether a key should be encrypted and is not."""
+        """Whether a key is plain although there is a passphrase."""
         return self.value is not None and not is_encrypted(pem)
 
     def opened(self, pem: bytes, path: Path, load: Callable[[bytes, bytes | None], T]) -> T:
-        """The key in the file at ``path``, which holds ``pem``: what ``load(pem, password)`` gives. A plain one is
-        loaded without a password. Raises ConfigurationError where the passphrase is missing or another one, and what
-        ``load`` raises for a plain key."""
+        """The key in ``pem``, the content of the file ``path``, as ``load(pem, password)`` returns it; the password is
+        None for a plain key. Raises ConfigurationError if the passphrase is missing or wrong, and the errors of
+        ``load`` for a plain key."""
         if not is_encrypted(pem):
             return load(pem, None)
         if self.value is None:

@@ -1,4 +1,4 @@
-"""URLs of databases as people have them, in the form that SQLAlchemy reads."""
+"""Database URLs as people write them, in the form that SQLAlchemy reads."""
 
 import re
 from collections.abc import Collection
@@ -12,16 +12,15 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}")
 _HOST = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+)(?::([0-9]*))?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _SEVERAL = ("host", "port")
-"""What SQLAlchemy takes more than once in a query."""
+"""Names that SQLAlchemy accepts more than once in a query."""
 
 
 def sqlalchemy_url(text: str) -> str:
     """The same database for SQLAlchemy: ``postgres://`` and ``postgresql://`` by psycopg 3, and several hosts
     (``postgresql://user@one:5432,two:5433/name``), which libpq tries in turn, as its query names them; or SQLite.
 
-    Raises ConfigurationError for anything else, and for parts that would be dropped or be found wrong at the first
-    connection only. It quotes nothing but the scheme: a URL may hold a password.
-    """
+    Raises ConfigurationError for anything else, and for parts that would be dropped or fail only at the first
+    connection. It quotes only the scheme: a URL may hold a password."""
     if "\0" in unquote(text):
         raise ConfigurationError("the database URL holds a NUL character")
     scheme, separator, rest = text.strip().partition("://")
@@ -110,7 +109,7 @@ def _host_in_query(text: str) -> tuple[str, str]:
 
 
 def _check_said_once(login: str, path: str, named: Collection[str]) -> None:
-    """Raises ConfigurationError for what stands before the query and in it: one would be dropped."""
+    """Raises ConfigurationError for a value that stands both before the query and in it: one would be dropped."""
     user, _, password = login.partition(":")
     for name, given in (("user", user), ("password", password), ("dbname", path)):
         if given and name in named:

@@ -1,4 +1,4 @@
-"""The kind of file system that a folder lies on, where the operating system tells."""
+"""The kind of file system of a folder, as far as the operating system tells."""
 
 import os
 import re
@@ -11,12 +11,12 @@ _NETWORK: Final = re.compile(
     r"9p|afs|beegfs|ceph|cifs|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|orangefs|pvfs2|smb[23]|smbfs"
     r"|fuse\.(beegfs|ceph|cephfs|gcsfuse|glusterfs|juicefs|mfs|moosefs|rclone|s3fs|sshfs)"
 )
-"""Kinds that several hosts can mount at once. Appends of two hosts may overwrite each other there."""
+"""Kinds that several hosts can mount at once. There, appends of two hosts may overwrite each other."""
 
 
 def network_file_system(device: int) -> str | None:
-    """The kind of the network file system with that device number (``st_dev``). None where it is a local one, or where
-    the system does not tell."""
+    """The kind of the network file system with that device number (``st_dev``). None for a local one, and where the
+    system does not tell."""
     try:
         mounts = _MOUNTS.read_text("utf-8", errors="replace")
     except OSError:

@@ -1,13 +1,15 @@
 """Folders and files that no other user of the host can change or replace.
 
-A folder is opened once and held by its descriptor; everything in it is done relative to that. So a folder that another
-user puts in its place afterwards is never read, written or emptied. The rules, as OpenSSH's StrictModes has them
+A folder is opened once and held by its descriptor, and all work in it is relative to that descriptor. So a folder that
+replaces it later is never read, written or emptied. The rules follow OpenSSH's StrictModes
 (docs/adr/0005-the-key-folder.md gives the reasons):
 
-1. Every folder on the way belongs to root or to this user. A symbolic link on the way is followed where root or this
-   user made it.
-2. The folder itself is no link and belongs to this user. Where its mode lets others in it is tightened, with a warning.
-3. A file in it is a regular file of this user or root, with one name. One that others may change is tightened too.
+1. Every folder on the way belongs to root or to this user. A symbolic link on the way is followed if root or this user
+   made it.
+2. The folder itself is no link and belongs to this user. A mode that gives access to others is tightened, with a
+   warning.
+3. A file in it is a regular file of this user or root, with one name. A mode that lets others change it is tightened
+   too.
 """
 
 import errno
@@ -26,11 +28,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.locks import Opened, within
+from peerseal.runtime.locks import Opened, succeeds_within
 from peerseal.runtime.trusted_path import MOST_LINKS, Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
 
 DRAFT: Final = ".new-"
-"""How the name of a file begins that is being written; a process that died may have left one."""
+"""The beginning of the name of a file that is being written; a process that died may have left one."""
 _DRAFT_NAME: Final = re.compile(r"\.new-[a-z0-9_]+")
 
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe in a file's place must not block
@@ -41,26 +43,24 @@ _LOCK_FILES: Final = 64
 
 
 class Access(Enum):
-    """What other users may do in a folder: the value is what they may not, as bits of a mode."""
+    """What other users may do in a folder. The value has the mode bits that they may not have."""
 
     PRIVATE = 0o077
     """Nothing. The folder is this user's."""
     READABLE = 0o022
     """Read. The folder is this user's."""
     COMMON = 0
-    """The folder may be root's, and others may have files in it: only each file is this user's, or root's."""
+    """The folder may be root's, and others may have files in it. Each file that is used is this user's or root's."""
 
 
 class Folder:
-    """A folder, held by its descriptor from its first use on; safe to use from threads and after a fork.
+    """A folder, held by its descriptor from the first use on. Safe to use from threads and after a fork.
 
-    ``setting`` is the variable that names it and ``named`` that variable's value, both for messages. ``mode`` is what
-    it is made with where it is missing, and those above it; None: nothing is made. With
-    ``shareable`` the setting may also name a folder of root's, or one with the sticky bit, in which every user may
-    make files (an emptyDir, /tmp): then the folder is ``peerseal-<uid>`` in it. Reading raises FileNotFoundError where
-    the folder or the file is missing; what writes makes the folder. Everything else that goes wrong is a
-    ConfigurationError.
-    """
+    ``setting`` is the variable that names it and ``named`` that variable's value, both for messages. A missing folder,
+    and those above it, are made with ``mode``; None makes nothing. With ``shareable`` the setting may also name a
+    folder of root, or one with the sticky bit, in which every user may make files (an emptyDir, /tmp): then the folder
+    is ``peerseal-<uid>`` in it. Reading raises FileNotFoundError where the folder or the file is missing; writing makes
+    the folder. Every other failure is a ConfigurationError."""
 
     def __init__(
         self,
@@ -71,40 +71,40 @@ class Folder:
         access: Access = Access.PRIVATE,
         shareable: bool = False,
         mode: int | None = _PRIVATE,
-        within: "Folder | None" = None,
+        parent: "Folder | None" = None,
     ) -> None:
-        self._given = Path(path) if within is not None else Path(path).absolute()
+        self._given = Path(path) if parent is not None else Path(path).absolute()
         self._label = Label(setting, named or self._given)
         self._access = access
         self._shareable = shareable
         self._mode = mode
-        self._within = within
+        self._parent = parent
         self._current: Held | None = None
 
     def inner(self, name: str) -> "Folder":
         """The folder of that name in this one; private, unless this one is made for all to read."""
         access = self._access if self._mode != _PRIVATE else Access.PRIVATE
-        return Folder(name, self._label.setting, named=self._label.named, access=access, mode=self._mode, within=self)
+        return Folder(name, self._label.setting, named=self._label.named, access=access, mode=self._mode, parent=self)
 
     @property
     def path(self) -> Path:
-        """Where it was found, for messages and for libraries that take nothing but a path. Makes it."""
+        """The path, for messages and for libraries that need a path. Makes the folder."""
         return self._hold(create=True).path
 
     @property
     def shown(self) -> Path:
-        """Its path, without a look at the disk."""
+        """The path, without access to the disk."""
         if self._current is not None:
             return self._current.path
-        return self._given if self._within is None else self._within.shown / self._given
+        return self._given if self._parent is None else self._parent.shown / self._given
 
     def make(self) -> Self:
-        """Have it there, checked."""
+        """Make the folder if it is missing, and check it."""
         self._hold(create=True)
         return self
 
     def check_writable(self) -> None:
-        """Passes where files can be made in it."""
+        """Passes if files can be made in the folder."""
         held = self._hold(create=True)
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=held.fd, effective_ids=True):
             raise self._label.trouble(held.path, PermissionError(errno.EACCES, ""), writing=True)
@@ -120,7 +120,7 @@ class Folder:
     # ---- what lies in it
 
     def names(self) -> list[str]:
-        """The names in it; none where the folder is missing."""
+        """The names in the folder; none where it is missing."""
         try:
             held = self._hold()
         except FileNotFoundError:
@@ -129,7 +129,7 @@ class Folder:
             return os.listdir(held.fd)
 
     def stat(self, name: str) -> os.stat_result:
-        """Of the file of that name; of a link itself."""
+        """The state of the file of that name; of a link, the link's own."""
         held = self._hold()
         with self._reporting(held, name):
             return os.stat(name, dir_fd=held.fd, follow_symlinks=False)
@@ -150,8 +150,8 @@ class Folder:
         return handle
 
     def check(self, name: str, *, readable: bool = False) -> bool:
-        """Check a file as `open` does, without opening it; False where there is none. For SQLite's files: closing
-        another descriptor of one would drop SQLite's locks. Others may go on reading one that is ``readable``."""
+        """Check a file as `open` does, without opening it; False where it is missing. For SQLite's files: closing
+        another descriptor would drop SQLite's locks. Other users may still read a ``readable`` file."""
         held = self._hold()
         try:
             found = os.stat(name, dir_fd=held.fd, follow_symlinks=False)
@@ -165,7 +165,7 @@ class Folder:
         return True
 
     def link(self, name: str) -> str | None:
-        """Where the link of that name leads, which root or this user made; None for what is no link."""
+        """The target of the link of that name, which root or this user made; None for anything but a link."""
         held = self._hold()
         with self._reporting(held, name):
             found = os.stat(name, dir_fd=held.fd, follow_symlinks=False)
@@ -189,8 +189,8 @@ class Folder:
     def write(
         self, name: str, data: bytes, *, modified_at: float | None = None, durable: bool = True, mode: int = 0o600
     ) -> None:
-        """Put a file in place in one step: a reader, or where it is ``durable`` a host that loses power, sees the old
-        bytes or the new ones."""
+        """Replace a file in one step: a reader sees the old bytes or the new ones. If ``durable``, so does a host that
+        loses power."""
         held, draft = self._hold(create=True), f"{DRAFT}{secrets.token_hex(8)}"
         with self._reporting(held, name, writing=True):
             handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FILE, mode, dir_fd=held.fd)
@@ -211,8 +211,8 @@ class Folder:
                 os.fsync(held.fd)  # the new name itself
 
     def write_new(self, name: str, data: bytes) -> bool:
-        """Write a file of mode 0600 that is not there yet, whole or not at all. False where it is there: of two
-        processes that begin at once one file wins, complete."""
+        """Write a new file of mode 0600, whole or not at all. False where the file exists: of two processes that begin
+        at the same time one wins, with a complete file."""
         draft = f"{DRAFT}{secrets.token_hex(8)}"
         self.write(draft, data)
         try:
@@ -221,7 +221,7 @@ class Folder:
             self.remove(draft)
 
     def put_in_place(self, draft: str, name: str) -> bool:
-        """Give a finished file that name as well. False where there is one of that name."""
+        """Give a finished file that name as well. False where a file has that name already."""
         held = self._hold()
         try:
             with self._reporting(held, name, writing=True):
@@ -238,7 +238,7 @@ class Folder:
                 os.unlink(name, dir_fd=held.fd)
 
     def remove_drafts(self) -> None:
-        """Remove the drafts of processes that died in the middle of `write`. Where no other process writes."""
+        """Remove the drafts of processes that died during `write`. Call it where no other process writes."""
         for name in self.names():
             if _DRAFT_NAME.fullmatch(name):
                 self.remove(name)
@@ -254,7 +254,7 @@ class Folder:
             file.unlock()
 
     def date(self, name: str, at: float | None = None) -> None:
-        """Say that the file was changed at that time, or now. Raises FileNotFoundError."""
+        """Set the time of the file's last change, to now by default. Raises FileNotFoundError."""
         held = self._hold()
         with self._reporting(held, name, writing=True):
             os.utime(name, None if at is None else (at, at), dir_fd=held.fd, follow_symlinks=False)
@@ -262,7 +262,7 @@ class Folder:
     # ---- how it is opened
 
     def _hold(self, *, create: bool = False) -> Held:
-        """The folder's descriptor; opened again, with all checks, where that folder was deleted, or where the process
+        """The folder's descriptor. It is opened again, with all checks, after the folder was deleted or the process
         closed descriptors that it did not know."""
         held = self._current
         if held is None or not held.lives():
@@ -271,8 +271,8 @@ class Folder:
 
     def _opened(self, create: bool) -> Held:
         walk = Walk(self._label, self._mode if create else None, self._access is Access.COMMON and os.geteuid() == 0)
-        if self._within is not None:
-            parent = self._within._hold(create=create)
+        if self._parent is not None:
+            parent = self._parent._hold(create=create)
             return self._secured(walk.held(parent.fd, str(self._given), parent.path))
         if self._access is Access.COMMON:
             return self._secured(walk.whole(self._given))
@@ -285,7 +285,7 @@ class Folder:
         return self._secured(held)
 
     def _secured(self, held: Held) -> "Held":
-        """The folder, if it is this user's or can be made so."""
+        """The folder, if it is this user's alone or can be made so."""
         found, me = held.stat(), os.geteuid()
         if self._access is Access.COMMON:
             if not is_trusted(found.st_uid) and me != 0:
@@ -310,8 +310,8 @@ class Folder:
         return held
 
     def _wide(self, held: Held, name: str, found: os.stat_result, links: int = 1) -> int | None:
-        """The mode that a file is to be given where others may do too much with it. Raises ConfigurationError for a
-        file that is not ours, and one that we cannot tighten and every user may change."""
+        """The tighter mode that a file needs, or None. Raises ConfigurationError for another user's file, and for one
+        that every user may change and this user cannot tighten."""
         path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
         if not stat.S_ISREG(found.st_mode):
             raise self._label.refused(path, f"not a regular file {state(found)}: remove it")
@@ -332,7 +332,7 @@ class Folder:
 
     @contextmanager
     def _tightening(self) -> Iterator[None]:
-        """A secret that is mounted read-only cannot be changed by others either."""
+        """Ignores a read-only mount: others cannot change a file there either."""
         try:
             yield
         except OSError as error:
@@ -341,7 +341,7 @@ class Folder:
 
     @contextmanager
     def _reporting(self, held: Held, name: str | None = None, *, writing: bool = False) -> Iterator[None]:
-        """Names the folder or file in what the system says; that a file is missing, or there, is for the caller."""
+        """Adds the folder or file to the system's error. FileNotFoundError and FileExistsError are for the caller."""
         try:
             yield
         except (FileNotFoundError, FileExistsError):
@@ -371,7 +371,7 @@ class NameLock:
     def lock(self, *, wait: float = 0.0) -> bool:
         """Take it. False where another process or thread still holds it after ``wait`` seconds. Raises OSError or
         ConfigurationError."""
-        return within(wait, self._lock_now)
+        return succeeds_within(wait, self._lock_now)
 
     def _lock_now(self) -> bool:
         try:
@@ -402,14 +402,14 @@ class NameLock:
 
 
 def read_file(path: Path, limit: int = -1) -> bytes:
-    """A file in a folder of this user's or root's. Links are followed where root or this user made them: Kubernetes
-    mounts secrets as links. Raises FileNotFoundError or ConfigurationError."""
+    """Read a file in a folder of this user or root. Links that root or this user made are followed: Kubernetes mounts
+    secrets as links. Raises FileNotFoundError or ConfigurationError."""
     folder, name = resolved(path)
     return folder.read(name, limit)
 
 
 def resolved(path: Path) -> tuple[Folder, str]:
-    """The folder in which that file lies, or would, and its name there: links of root's and this user's are followed.
+    """The folder of that file, which may be missing, and its name there. Links of root and this user are followed.
     Raises FileNotFoundError or ConfigurationError."""
     path = path.absolute()
     for _ in range(MOST_LINKS):
@@ -425,11 +425,11 @@ def resolved(path: Path) -> tuple[Folder, str]:
 
 
 def make_private(folder: Path, *, readable: bool = False) -> None:
-    """Make the folder this user's alone: mode 0700, or, where it may be ``readable``, one that others cannot change.
-    Raises ConfigurationError where that cannot be."""
+    """Make the folder this user's alone: mode 0700, or, if ``readable``, a mode in which others cannot change it.
+    Raises ConfigurationError where that fails."""
     Folder(folder, access=Access.READABLE if readable else Access.PRIVATE).make()
 
 
 def cache_folder(path: str | os.PathLike[str], setting: str = "PEERSEAL_CACHE_DIR") -> Folder:
-    """The folder in which the processes of a service share what they know of others."""
+    """The folder in which the processes of a service share their caches."""
     return Folder(path, setting, access=Access.READABLE, shareable=True)

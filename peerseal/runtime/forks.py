@@ -1,7 +1,7 @@
-"""What a forked child starts again: its parent's threads are gone there, and a lock that one of them held stays locked.
+"""Hooks for forked children: the parent's threads are gone there, and a lock that one of them held stays locked.
 
-`in_each_child` adds a hook. Python runs hooks for `os.fork`. A program in C that forks by itself, such as uWSGI, runs
-none of them; there `notice_fork`, which every public function of ours calls first, runs them late.
+`in_each_child` adds a hook. Python runs hooks at `os.fork`. A C program that forks by itself, such as uWSGI,
+runs none of them; there `notice_fork`, which every public function of ours calls first, runs them late.
 """
 
 import logging
@@ -18,8 +18,8 @@ _LATE = 10.0
 """Seconds to wait for another thread that runs the hooks of a child."""
 
 Hook = Callable[[], None]
-"""A bound method, which is called as long as its object lives. Nothing stays of it then: there may be a session for
-each request."""
+"""A bound method. It is called as long as its object lives, and forgotten then: there may be a session for each
+request."""
 
 
 def in_each_child(method: Hook) -> None:
@@ -30,34 +30,44 @@ def in_each_child(method: Hook) -> None:
 def around_each_fork(before: Hook, in_parent: Hook, in_child: Hook) -> None:
     """Call ``before`` in this process before every fork from now on, then ``in_parent`` here and ``in_child`` there.
 
-    A child that was forked without hooks calls ``in_child`` although ``before`` was not called.
+    A child that was forked without hooks calls ``in_child`` without a call of ``before``.
     """
     _add(before=before, in_parent=in_parent, in_child=in_child)
 
 
 def notice_fork() -> None:
-    """Run the hooks of `in_each_child`, once, where this process was forked without them. It costs a system call."""
+    """Run the hooks of `in_each_child`, once, if this process was forked without them. It costs a system call."""
     if os.getpid() != _hooks_ran_in.pid:
         _run_late()
 
 
+def process_runs(pid: int) -> bool:
+    """Whether a process with this id runs on this host, as far as this process may know."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def warn_without_threads() -> None:
-    """Say so where the server, uWSGI, runs Python's threads only while a request runs."""
+    """Log a warning if the server, uWSGI, runs Python's threads only while a request runs."""
     uwsgi = sys.modules.get("uwsgi")
     options = {name.decode() if isinstance(name, bytes) else name for name in getattr(uwsgi, "opt", {})}
     if uwsgi is not None and not options & {"enable-threads", "threads"}:
         log.warning(
-            "uWSGI runs without --enable-threads: keys are rotated, and revocations heard of, only while requests run"
+            "uWSGI runs without --enable-threads: keys are rotated, and revocations noticed, only while requests run"
         )
 
 
 class BackgroundWork:
-    """Held by a thread of ours while it works, so that no fork of this process falls into that.
+    """A thread of ours holds it while it works, so that the process does not fork during that time.
 
-    A child that is forked while another thread is inside OpenSSL inherits OpenSSL's own locks as they are, with no
-    thread to release them. The first signature that needs one hangs, and the interpreter with it. A fork waits
-    ``PATIENCE`` seconds for the work to end: a registry that hangs must not hold up a server for longer.
-    """
+    A child that is forked while another thread is inside OpenSSL inherits OpenSSL's locks as they are, without the
+    thread that releases them: the first signature that needs one hangs, and the interpreter with it. A fork waits
+    ``PATIENCE`` seconds for the work to end: a registry that hangs must not hold up a server for longer."""
 
     PATIENCE = 5.0
 
@@ -84,7 +94,7 @@ class BackgroundWork:
 
 
 class _Hooks:
-    """Those of one moment, in the order in which they came."""
+    """The hooks of one moment, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], Callable[[Any], None]]] = {}
@@ -94,7 +104,7 @@ class _Hooks:
         self._known[id(owner)] = owner, method.__func__
 
     def call(self, *, last_first: bool = False) -> None:
-        """Each of them, whatever becomes of the others."""
+        """Call each hook, even if another one fails."""
         known = list(self._known.values())
         for reference, function in reversed(known) if last_first else known:
             owner = reference()
@@ -109,7 +119,7 @@ class _Hooks:
 
 
 class _Process:
-    """The process in which the hooks ran last, or in which this module was loaded."""
+    """The process in which the hooks ran last, or that loaded this module."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -121,7 +131,7 @@ def _run_in_child() -> None:
 
 
 class _LateRun:
-    """One run of the hooks in a child that was forked without them: by which thread, and whether it is over."""
+    """One late run of the hooks in a child: its thread, and whether it is over."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -146,7 +156,7 @@ _hooks_ran_in = _Process()
 _late_runs: dict[int, _LateRun] = {}
 """By process id."""
 _hooked = threading.Lock()
-"""Taken by the first who adds a hook, for ever: the interpreter forgets none that it was given, so it has only ours."""
+"""The first caller that adds a hook keeps it for ever: the interpreter cannot forget a hook, so it gets only ours."""
 
 
 def _add(*, before: Hook | None = None, in_parent: Hook | None = None, in_child: Hook) -> None:

@@ -1,10 +1,9 @@
-"""The limits of dealings with the registry, with issuers and with other services, in one place, each with its unit and
-its reason."""
+"""The limits of calls to the registry, to issuers and to other services, each with its unit and its reason."""
 
 import math
 import threading
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.options import check_number, check_whole
@@ -21,20 +20,24 @@ _MOST: Final = {
 }
 
 
-def _check_numbers(limits: Any) -> None:
-    """Every value but nested limits is a number within its bounds, 0 or more. Raises ConfigurationError, which names
-    it."""
-    for each in fields(limits):
-        if each.name != "fetch":
-            least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
-            check_number(
-                f"{type(limits).__name__}.{each.name}", getattr(limits, each.name), at_least=least, at_most=most
-            )
+class _Limits:
+    """The base of all limits: every value but nested limits is a number within its bounds, 0 or more."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError, which names the value."""
+        limits = cast(Any, self)
+        for each in fields(limits):
+            if each.name != "fetch":
+                name, value = f"{type(self).__name__}.{each.name}", getattr(limits, each.name)
+                least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
+                check_number(name, value, at_least=least, at_most=most)
 
 
 @dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """Of one call to the registry."""
+class FetchLimits(_Limits):
+    """Limits of one call to the registry."""
 
     connect_timeout: float = 2.0
     """Seconds to a connection: a registry further away than that is down."""
@@ -47,36 +50,31 @@ class FetchLimits:
     slow: float = 0.5
     """Seconds after which a failed call counts as hanging: then the URL rests, so that not every caller is held up."""
     shortest_rest: float = 1.0
-    """Seconds for which a URL rests after the first failure of that sort; twice as long after each further one."""
+    """Seconds for which a URL rests after the first such failure; twice as long after each further one."""
     longest_rest: float = 10.0
-    """Seconds for which it rests at most: it is found out that soon that it works again."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, or a negative one."""
-        _check_numbers(self)
+    """Seconds for which it rests, at most: a recovered URL is used again that soon."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrustLimits:
-    """Of the trust store."""
+class TrustLimits(_Limits):
+    """Limits of the trust store."""
 
     offline_limit: float = 3600.0
-    """Seconds after its last signed confirmation in which a document is still believed. It bounds how long a mirror,
-    or a cut line, can hide a revocation."""
+    """Seconds for which a document is believed after its last signed confirmation. It bounds how long a mirror, or a
+    lost connection, can hide a revocation."""
     patience: float = 3.0
-    """Seconds for which one verification may be held up by a registry that is slow or down, in all. It waits for a
-    kid, or for the callee's own policy, that is not in memory or was read before a start or a pause. This is the worst
-    that a registry can add to a request."""
+    """Seconds that a slow registry can add to one verification, in total: it waits when a kid, or the callee's own
+    policy, is not in memory, or is known only from before a start or a pause."""
     wait: float = 15.0
-    """Seconds for which the registry is asked to keep the question what changed, if nothing did. 0: it is asked every
+    """Seconds for which the registry may hold a request for changes while there are none. 0: it is asked every
     ``poll_interval`` instead."""
     poll_interval: float = 1.0
-    """Seconds between two looks at the registry's changes where it keeps no question: a revocation is in force about
-    that soon. A process that was held up for longer (half a second at least) asks before it believes what it knew."""
+    """Seconds between two requests for changes where the registry does not hold them: a revocation takes effect about
+    that soon. A process that was suspended for longer (half a second at least) asks before it believes what it knew."""
     longest_poll_pause: float = 5.0
-    """Seconds between two such looks, at most, while the registry does not answer."""
+    """Seconds between two such requests, at most, while the registry does not answer."""
     look_interval: float = 0.1
-    """Seconds between two looks at what another process of the host, which asks the registry for all, has heard."""
+    """Seconds between two reads of the changes that another process of the host has fetched for all."""
     refresh_interval: float = 300.0
     """Seconds after which a document is fetched again, changed or not."""
     jitter: float = 0.1
@@ -84,16 +82,16 @@ class TrustLimits:
     cooldown: float = 5.0
     """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
     doubtful_fetches: int = 2
-    """Fetches at once, at most, for unknown kids of known services. The list of changes announces their new keys, so an
-    unknown kid is mostly made up. Such kids must not take all of a server's threads and time."""
+    """Fetches at once, at most, for unknown kids of services that are known: the list of changes names
+    their new keys, so most unknown kids are invented, and must not occupy a server's threads."""
     negative_ttl: float = 30.0
-    """Seconds for which the answer "no such key is registered" is remembered."""
+    """Seconds for which the answer that a key is not registered is remembered."""
     stranger_fetches: float = 100.0
-    """Fetches for services that are not known, at once at most: a fleet's start, or a caller that makes names up."""
+    """Fetches for unknown services at once, at most: a fleet's start, or invented names."""
     stranger_rate: float = 20.0
     """Such fetches a second after that."""
     longest_pause: float = 60.0
-    """Seconds between two renewals of a service whose document cannot be had, at most."""
+    """Seconds between two renewals of a service whose document cannot be fetched, at most."""
     max_services: int = 10_000
     """Services remembered at most."""
     max_negative: int = 1_000
@@ -101,38 +99,35 @@ class TrustLimits:
     max_statements: int = 10_000
     """Statements about single keys remembered at most: events' keys, past ones too."""
 
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, or a negative one."""
-        _check_numbers(self)
-
 
 @dataclass(frozen=True, slots=True)
-class IssuerLimits:
-    """Of asking a foreign issuer for its keys, and about its opaque tokens."""
+class IssuerLimits(_Limits):
+    """Limits of calls to a foreign issuer, for its keys and about its opaque tokens."""
 
     refresh_interval: float = 300.0
     """Seconds after which a set of keys is fetched again: a key that the issuer withdrew is refused about that soon."""
     offline_limit: float = 3600.0
-    """Seconds for which a set of keys is believed while newer ones cannot be had."""
+    """Seconds for which a set of keys is believed while no newer one can be fetched."""
     cooldown: float = 10.0
-    """Seconds after a fetch began in which no other one does, whatever it brought."""
+    """Seconds from the beginning of a fetch to the next one, whatever its result."""
     negative_ttl: float = 30.0
     """Seconds for which a kid that was looked for and not found is refused without looking again."""
     max_negative: int = 1_000
-    """Such kids, and tokens that are not active, remembered at most."""
+    """Such kids, and inactive tokens, remembered at most."""
     introspection_ttl: float = 60.0
     """Seconds for which "this token is active" is believed, and never beyond the token's ``exp``: a token that the
     issuer revokes is refused that soon."""
     introspection_negative_ttl: float = 5.0
     """Seconds for which a token that was refused is refused without asking again."""
     introspection_patience: float = 3.0
-    """Seconds that one verification may take: its turn, the issuer's answer and the keys of a signed one, together."""
+    """Seconds that one verification may take: the wait for its turn, the issuer's answer and the keys of a signed
+    answer."""
     introspection_rest: float = 1.0
-    """Seconds in which an issuer is left alone after it gave no answer in time, or refused our credentials."""
+    """Seconds without calls to an issuer that gave no answer in time, or refused our credentials."""
     introspections: int = 8
     """Calls at once, at most: a slow issuer must not hold every thread of a worker."""
     introspection_burst: float = 100.0
-    """Tokens never seen active that are asked about at once, at most: people who log in, or made-up tokens."""
+    """Calls at once about tokens never seen active, at most: people who log in, or invented tokens."""
     introspection_rate: float = 20.0
     """Such tokens a second after that. Tokens that were active before are not counted."""
     max_introspected: int = 10_000
@@ -143,31 +138,32 @@ class IssuerLimits:
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no number, or a negative one."""
-        _check_numbers(self)
+        _Limits.__post_init__(self)
         check_whole("IssuerLimits.introspections", self.introspections, at_least=1)
 
 
 @dataclass(frozen=True, slots=True)
-class RotationSchedule:
+class RotationSchedule(_Limits):
     """When a service's keys are replaced, in seconds."""
 
     every: float = 24 * 3600.0
     """A key is replaced that long after it was registered."""
     lead: float = 30.0
-    """A new key signs that long after it was registered: watching peers have fetched it by then."""
+    """A new key signs that long after it was registered: peers that follow the changes have fetched it by then."""
     overlap: float = 120.0
     """An old key is retired that long after its successor began to sign: what it signed has expired by then."""
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no length of time."""
-        _check_numbers(self)
+        _Limits.__post_init__(self)
         if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
             raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")
 
 
 @dataclass(frozen=True, slots=True)
-class CallLimits:
-    """Of calls to another service by a session. The defaults suit an edge, where a person waits for the answer."""
+class CallLimits(_Limits):
+    """Limits of a session's calls to another service. The defaults suit an edge, where a person waits for the
+    answer."""
 
     connect_timeout: float = 2.0
     """Seconds to a connection: a lost first packet is sent again after one."""
@@ -198,7 +194,7 @@ class CallLimits:
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError for what is no number, a negative one, or no room for any call."""
-        _check_numbers(self)
+        _Limits.__post_init__(self)
         check_whole("CallLimits.failures", self.failures)
         check_whole("CallLimits.max_running", self.max_running, at_least=1)
         check_whole("CallLimits.max_waiting", self.max_waiting)

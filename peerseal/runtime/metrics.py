@@ -1,7 +1,7 @@
 """Metrics as values, and in Prometheus' text format (version 0.0.4). No library is needed.
 
 A source is a function that gives metrics, such as `Identity.collect` or an application's own. Labels must have few
-values: `Tally` counts what comes beyond a bound as ``other``.
+values: `Tally` counts values beyond a bound as ``other``.
 """
 
 import math
@@ -16,9 +16,9 @@ from peerseal.errors import ConfigurationError
 from peerseal.runtime.forks import in_each_child
 
 OTHER: Final = "other"
-"""The value of labels that are too many to be told apart."""
+"""The label value for everything beyond `MOST`."""
 MOST: Final = 100
-"""Sets of labels that one metric tells apart."""
+"""Sets of labels of one metric, at most."""
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -30,8 +30,8 @@ Sample = tuple[Mapping[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric with all its samples. A counter only grows, and its ``name`` ends in ``_total``; a gauge is a value of
-    this moment. Names carry their unit: ``…_seconds``. Raises ConfigurationError for what Prometheus cannot read."""
+    """One metric with all its samples. A counter only grows, and its ``name`` ends in ``_total``; a gauge is a current
+    value. Names carry their unit: ``…_seconds``. Raises ConfigurationError for what Prometheus cannot read."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -88,7 +88,7 @@ def counted(name: str, help: str, label: str, counts: Mapping[str, int]) -> Metr
 
 
 class Tally:
-    """Counts by the values of ``labels``, in this process: a forked child begins at zero. Safe to use from threads."""
+    """Counts by the values of ``labels``, in this process; a forked child begins at zero. Safe to use from threads."""
 
     def __init__(self, name: str, help: str, *labels: str) -> None:
         self._name, self._help, self._labels = name, help, labels

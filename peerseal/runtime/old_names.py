@@ -1,4 +1,4 @@
-"""Old names of modules that have moved: an import by the old name gives the very module of the new name."""
+"""Old names of modules that have moved: an import by the old name gives the module of the new name."""
 
 import sys
 from collections.abc import Mapping, Sequence

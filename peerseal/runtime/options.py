@@ -1,4 +1,4 @@
-"""What code says when it makes a thing, judged then: a mistake is an error at the start, and not at each request.
+"""Checks of the arguments with which an application makes our objects: a mistake is an error at the start.
 
 Each check raises ConfigurationError, which names the option, the value and what was expected.
 """
@@ -24,8 +24,8 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object, *, at_least: float = 0.0, at_most: float = math.inf) -> None:
-    """A number within its bounds, which may be infinite where they are; no truth value, no text, and no whole number
-    that is too large to be reckoned with as a float."""
+    """A number within its bounds, which may be infinite: no boolean, no text, and no integer that is too large for a
+    float."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and at_least <= value <= at_most
     if not known or (isinstance(value, int) and value.bit_length() > sys.float_info.max_exp - 1):
         bounds = f"{at_least:.12g} or more" if at_most == math.inf else f"{at_least:.12g} to {at_most:.12g}"
@@ -39,22 +39,22 @@ def check_whole(name: str, value: object, *, at_least: int = 0) -> None:
 
 
 def check_callable(name: str, value: object) -> None:
-    """A function, or what can be called like one."""
+    """A callable."""
     if not callable(value):
         raise _mistake(name, value, "a function")
 
 
 def check_is(name: str, value: object, kind: type, expected: str) -> None:
-    """A value of that type, and not one that only claims to be."""
+    """A value whose real type is that type or a subclass."""
     if not issubclass(type(value), kind):
         raise _mistake(name, value, expected)
 
 
 def check_unicode(name: str, value: object) -> None:
-    """A text that has UTF-8, not half a surrogate pair. The error does not show it: it may be a secret."""
+    """A text that can be encoded as UTF-8. The error does not show it: it may be a secret."""
     text = plain_text(value)
     if not text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ConfigurationError(f"{name}: expected a text that is not empty, and has UTF-8")
+        raise ConfigurationError(f"{name}: expected a non-empty text that can be encoded as UTF-8")
 
 
 def check_path(name: str, value: object) -> None:
@@ -69,7 +69,7 @@ def check_path(name: str, value: object) -> None:
 
 
 def check_texts(name: str, value: object) -> None:
-    """One text or more, not a text by itself: its characters would be taken one by one."""
+    """A list of one text or more. A plain text is refused: it would be read character by character."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise _mistake(name, value, "a list of one text or more")
     for text in value:
@@ -115,7 +115,7 @@ def _mistake(name: str, value: object, expected: str) -> ConfigurationError:
 
 
 def shortened(value: object) -> str:
-    """What an error shows of a value: so much of a text or a number, and of anything else its type."""
+    """A value for an error: the beginning of a text or a number, the type of anything else."""
     if isinstance(value, str | float | bool) or value is None:
         shown = repr(value)
         return shown if len(shown) <= 60 else f"{shown[:60]}…"

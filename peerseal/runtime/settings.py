@@ -1,8 +1,8 @@
 """The one reader of settings: environment variables, and the files that they name.
 
-Text may stand in quotation marks and with white space around it, as env-files leave it; a file may begin with a byte
-order mark. An empty variable is one that is not set. What cannot be read is a ConfigurationError that names the
-variable, the value and what was expected; a secret's value is never named.
+Text may have quotation marks and white space around it, as env-files leave them; a file may begin with a byte order
+mark. An empty variable counts as not set. A value that cannot be read is a ConfigurationError that names the variable,
+the value and what was expected; it never names a secret's value.
 """
 
 import difflib
@@ -55,14 +55,14 @@ class SettingsReader:
         return text
 
     def checked(self, name: str, check: Callable[[str], str]) -> str | None:
-        """The text as ``check`` gives it back; None where it is not set. What ``check`` raises is raised with the
-        variable's name before it."""
+        """The result of ``check`` for the text; None where it is not set. An error of ``check`` gets the variable's
+        name."""
         text = self.text(name)
         return None if text is None else named(name, check, text)
 
     def secret(self, name: str, *, may_be_empty: bool = False) -> str | None:
-        """The text of the variable, or of the file that the same name with ``_FILE`` gives. Not both. A file that holds
-        nothing is an error, or else a default would stand in for what was meant, unless it ``may_be_empty``."""
+        """The text of the variable, or of the file that the same name with ``_FILE`` gives. Not both. An empty file is
+        an error unless it ``may_be_empty``: a default would silently replace the intended value."""
         file = self.path(f"{name}_FILE")
         given = self.text(name)
         if given is not None and file is not None:
@@ -128,8 +128,8 @@ class SettingsReader:
             raise ConfigurationError(f"{name}={_shown(text)}: no home folder is known for that user") from error
 
     def absent(self, name: str) -> str | None:
-        """What to say of a file that the variable names and that is not there, or holds nothing; None of any other, or
-        where none is named. One that cannot be looked for is no absent one: reading it says why. Raises as `secret`."""
+        """The message about a file that the variable names and that is missing or empty; None for any other file, and
+        without a name. A file that cannot be looked up is not absent: reading it says why. Raises as `secret`."""
         file = self.path(name)
         if file is None:
             return None
@@ -158,8 +158,8 @@ def whole_number(text: str) -> int | None:
 
 
 def named(name: str, check: Callable[[str], str], text: str) -> str:
-    """What ``check`` makes of the text. Raises ConfigurationError with the variable's name before what it says, which
-    must quote nothing of a secret."""
+    """The result of ``check`` for the text. Raises ConfigurationError that begins with the variable's name. The message
+    of ``check`` must quote nothing of a secret."""
     try:
         return check(text)
     except PeersealError as error:
@@ -167,8 +167,8 @@ def named(name: str, check: Callable[[str], str], text: str) -> str:
 
 
 def read_bytes(file: Path, what: str, largest: int) -> bytes:
-    """The content of a file that a user named, of ``largest`` bytes at most: a device may never end. Raises
-    ConfigurationError, which begins with ``what``."""
+    """The content of a file, ``largest`` bytes at most: a device may never end. Raises ConfigurationError, which begins
+    with ``what``."""
     try:
         with file.open("rb") as opened:
             content = opened.read(largest + 1)
@@ -203,7 +203,8 @@ def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str
 
 
 def _is_injected(name: str, value: str) -> bool:
-    """Whether Kubernetes set it. Of a Service's bare ``…_PORT`` the value says so: operators may set a port by it."""
+    """Whether Kubernetes set the variable. For a Service's bare ``…_PORT`` the value decides: users may mean a port by
+    it."""
     if not _INJECTED.fullmatch(name):
         return False
     return not name.endswith("_PORT") or name.endswith("_SERVICE_PORT") or "://" in value or "_TCP_" in name

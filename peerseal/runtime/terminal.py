@@ -1,5 +1,5 @@
-"""What commands print. Nothing that came from a registry, a ledger or a file reaches a terminal as it is: an escape
-sequence could hide an alert, and a line break could forge a line.
+"""Output of commands. Text from a registry, a ledger or a file is escaped: an escape sequence could hide an alert, and
+a line break could forge a line.
 
 ``| head`` closes the pipe, and a closed standard output takes nothing: a command ends quietly in the first case
 (`PIPE_CLOSED`) and goes on in the second.
@@ -38,8 +38,8 @@ FAILED = 1
 
 
 def say(*lines: object, error: bool = False) -> None:
-    """Print each line, escaped, on standard output or, with ``error``, on standard error. What the stream's encoding
-    lacks is escaped too. Raises BrokenPipeError where the reader is gone."""
+    """Print each line, escaped, on standard output or, with ``error``, on standard error. Characters that the stream's
+    encoding lacks are escaped too. Raises BrokenPipeError where the reader is gone."""
     stream: TextIO | None = sys.stderr if error else sys.stdout
     if stream is None:
         return
@@ -61,7 +61,7 @@ def on_terminal() -> bool:
 
 @contextmanager
 def ended_quietly() -> Iterator[None]:
-    """For all that a command does: where the operating system ends it, it ends without a traceback.
+    """Runs a command so that it ends without a traceback when the operating system ends it.
 
     Raises SystemExit: `PIPE_CLOSED` where the reader of the output is gone, `INTERRUPTED` after Ctrl-C, `FAILED` with a
     line on standard error where a file, or standard output itself, cannot be read or written.
@@ -84,8 +84,8 @@ def ended_quietly() -> Iterator[None]:
 
 
 class LineFormatter(logging.Formatter):
-    """Log lines in which no text that came from elsewhere can forge another line or steer a terminal: a message is one
-    line, and the lines of a traceback are indented."""
+    """Formats log lines so that no quoted text can forge another line or control a terminal: a message is one line, and
+    the lines of a traceback are indented."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """See logging.Formatter."""
@@ -112,7 +112,7 @@ def _complain(error: OSError) -> None:
 
 
 def _abandon_output() -> None:
-    """The interpreter would try to flush standard output once more at its end."""
+    """Redirects the streams: the interpreter flushes standard output once more at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

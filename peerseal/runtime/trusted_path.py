@@ -1,4 +1,4 @@
-"""The way to a folder: each step is checked, and a swap on the way changes nothing afterwards."""
+"""The way to a folder: each step is checked, and a later swap of a folder on the way has no effect."""
 
 import errno
 import logging
@@ -35,11 +35,11 @@ class Label:
         return named if path == self.named else f"{named}: {path}"
 
     def refused(self, path: Path, problem: str) -> ConfigurationError:
-        """What is wrong with a path."""
+        """The error that names a path and its problem."""
         return ConfigurationError(f"{self.of(path)}: {problem}")
 
     def trouble(self, path: Path, error: OSError, writing: bool = False) -> ConfigurationError:
-        """What the system says about a path."""
+        """The error for a path that the system refuses."""
         if error.errno == errno.EROFS:
             return self.refused(path, "on a read-only file system: mount a volume that can be written there")
         if error.errno == errno.ELOOP:
@@ -56,15 +56,15 @@ class Label:
 
 
 class Held(Opened):
-    """An open folder, and where it was found. Closed when nothing refers to it any more, so that no thread works with a
-    number that has become another file's."""
+    """An open folder and its path. It is closed with the last reference to it, so that no thread uses a number that now
+    belongs to another file."""
 
     def __init__(self, fd: int, path: Path) -> None:
         super().__init__(fd)
         self.path = path
 
     def lives(self) -> bool:
-        """Whether the descriptor still is this folder's, and the folder was not deleted."""
+        """Whether the descriptor still belongs to this folder, and the folder exists."""
         return self.is_open() and self.stat().st_nlink > 0
 
     def __del__(self) -> None:
@@ -72,8 +72,8 @@ class Held(Opened):
 
 
 class Walk:
-    """From the root to a folder, one step at a time, each checked. What is missing is made with the ``mode``, if any;
-    a ``lenient`` walk passes folders of any user."""
+    """From the root to a folder, one checked step at a time. Missing folders are made with the ``mode``, if any; a
+    ``lenient`` walk passes folders of any user."""
 
     def __init__(self, label: Label, mode: int | None, lenient: bool) -> None:
         self._label = label
@@ -82,7 +82,7 @@ class Walk:
         self._links = 0
 
     def to(self, path: Path) -> Held:
-        """The folder at that path, to go on from: it need not be readable."""
+        """The folder at that path, as a place to go on from. It need not be readable."""
         here = Held(os.open(path.anchor, _ON_THE_WAY), Path(path.anchor))
         ahead = list(path.parts[:0:-1])
         self._check(here)
@@ -101,19 +101,19 @@ class Walk:
         return here
 
     def whole(self, path: Path) -> Held:
-        """The folder at that path, links followed, to be worked in."""
+        """The folder at that path, links followed, to work in."""
         here = self.to(path)
         return Held(self._enter(here.fd, ".", here.path, _HELD), here.path)
 
     def held(self, parent: int, name: str, above: Path) -> Held:
-        """The folder of that name, which is no link, to be worked in."""
+        """The folder of that name, which is no link, to work in."""
         try:
             return Held(self._enter(parent, name, above, _HELD), above / name)
         except NotADirectoryError as error:
             raise self._no_folder(parent, name, above) from error
 
     def _enter(self, parent: int, name: str, above: Path, flags: int) -> int:
-        """Raises NotADirectoryError for a link, too, FileNotFoundError where nothing is made."""
+        """Raises NotADirectoryError, also for a link, and FileNotFoundError where nothing is made."""
         try:
             return self._opened(parent, name, flags)
         except FileNotFoundError:
@@ -142,7 +142,7 @@ class Walk:
             raise
 
     def _target(self, here: Held, name: str) -> Path:
-        """Where a link on the way leads."""
+        """The target of a link on the way."""
         try:
             found = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
             target = os.readlink(name, dir_fd=here.fd) if stat.S_ISLNK(found.st_mode) else ""
@@ -172,8 +172,8 @@ class Walk:
             )
 
     def _made_sticky(self, here: Held, found: os.stat_result) -> bool:
-        """Where the folder that the setting names is this user's, only owners rename in it from now on. It may be for
-        services of several users, so it stays as open as it is."""
+        """Set the sticky bit on the folder that the setting names, if it is this user's: then only owners rename files
+        in it. Its mode stays the same otherwise, since services of several users may share it."""
         if here.path != self._label.named or found.st_uid != os.geteuid():
             return False
         named = Held(os.open(".", _HELD, dir_fd=here.fd), here.path)
@@ -185,13 +185,13 @@ class Walk:
 
 
 def is_trusted(owner: int) -> bool:
-    """Whether what that user owns cannot be changed by users against whom we guard: it is root or this user."""
+    """Whether that owner is root or this user, so that no other user can change the file."""
     return owner in (0, os.geteuid()) or _is_unmapped(owner)
 
 
 @lru_cache(16)
 def _is_unmapped(owner: int) -> bool:
-    """Whether no process of this user namespace can be that user: what belongs to the host's root looks so there."""
+    """Whether no process of this user namespace can be that user: files of the host's root look like that."""
     try:
         lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -206,8 +206,8 @@ def is_sticky(found: os.stat_result) -> bool:
 
 
 def _others_may_rename(found: os.stat_result) -> bool:
-    """Whether other users may rename what they do not own in that folder. A group that is this user's first is taken
-    for its own, as where each user has one."""
+    """Whether other users may rename files of this user in that folder. This user's primary group counts as its own:
+    many systems give each user one."""
     by_group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()
     return not is_sticky(found) and bool(found.st_mode & stat.S_IWOTH or by_group)
 
@@ -218,11 +218,11 @@ def state(found: os.stat_result) -> str:
 
 
 def remedy(uid: int) -> str:
-    """What to do where the owner is wrong."""
+    """The advice for a wrong owner."""
     return f"chown it to uid {uid}, or run the process as its owner"
 
 
 @lru_cache(256)
 def warn_once(message: str) -> None:
-    """Once for each message: several parts of a process open the same folder."""
+    """Log each message once: several parts of a process open the same folder."""
     log.warning("%s", message)

@@ -1,6 +1,5 @@
 """The transport adapter of a session: asks the circuit, signs and sends each attempt."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -90,20 +89,14 @@ class SigningAdapter(TimedAdapter):
         self.proxy_manager = {}
 
     def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,
-        timeout: Any = None,
-        verify: bool | str = True,
-        cert: Any = None,
-        proxies: dict[str, str] | None = None,
+        self, request: requests.PreparedRequest, stream: bool = False, timeout: Any = None, *more: Any, **options: Any
     ) -> requests.Response:
         """The answer, after one or more attempts. Raises as HTTPAdapter's does."""
         notice_fork()
-        send_in_time = functools.partial(super().send, stream=stream, verify=verify, cert=cert, proxies=proxies)
+        send_in_time = super().send
 
         def send(attempt: requests.PreparedRequest) -> requests.Response:
-            return send_in_time(attempt, timeout=_connecting_in_time(timeout))
+            return send_in_time(attempt, stream, _connecting_in_time(timeout), *more, **options)
 
         target = self._origin.target(request.url or "")
         if target is None:

@@ -24,17 +24,8 @@ from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger.entries import (
-    DOMAIN_SET,
-    KEY_RETIRED,
-    KEY_REVOKED,
-    POLICY_SET,
-    REGISTRY_CREATED,
-    REGISTRY_KEYS_ISSUED,
-    Admission,
-    Entry,
-    evidence_digest,
-)
+from peerseal.protocol.ledger import entries
+from peerseal.protocol.ledger.entries import Admission, Entry, evidence_digest
 from peerseal.protocol.names import (
     REGISTRY,
     check_trust_domain,
@@ -110,7 +101,7 @@ class MemoryRegistry(Fetcher):
         self.joining: dict[str, IssuedToken] = {}
         self._policies: dict[str, CallPolicy | None] = {}
         self._settings, self._settings_seq = DomainSettings(), 0
-        self._append(REGISTRY_CREATED, None)
+        self._append(entries.REGISTRY_CREATED, None)
         self.endpoints = Endpoints(self)
         self._opened = ExitStack()
         self._renew_lock()
@@ -179,13 +170,13 @@ class MemoryRegistry(Fetcher):
         key = self.found(kid)
         if self.state(key) == ACTIVE:
             key.active_until = int(self.clock())
-            self._append(KEY_RETIRED, key.service, kid)
+            self._append(entries.KEY_RETIRED, key.service, kid)
 
     def revoke(self, kid: str) -> None:
         """Revoke a key and all keys that it vouched for."""
         key = self.found(kid)
         if key.revoked_at is None:
-            key.revoked_at, key.revoked_seq = int(self.clock()), self._append(KEY_REVOKED, key.service, kid)
+            key.revoked_at, key.revoked_seq = int(self.clock()), self._append(entries.KEY_REVOKED, key.service, kid)
         for admitted in [self._kid(other) for other in self.keys.values() if other.admission.by.get("kid") == kid]:
             self.revoke(admitted)
 
@@ -196,7 +187,7 @@ class MemoryRegistry(Fetcher):
             names = {who: who if who == ANYONE else qualify(who, self.domain) for who in allow}
             policy = CallPolicy({names[who]: frozenset(allow[who]) for who in allow}, restricted)
         said = policy and ({"restricted": True} if restricted else policy.to_json())
-        self._append(POLICY_SET, service, data={"policy": said})
+        self._append(entries.POLICY_SET, service, data={"policy": said})
         self._policies[service] = policy
 
     def set_domain(
@@ -219,7 +210,7 @@ class MemoryRegistry(Fetcher):
         )
         settings = DomainSettings(names, tuple(issuers), granted, derived)
         self._settings = DomainSettings.from_json(settings.to_json())
-        self._settings_seq = self._append(DOMAIN_SET, None, data={"settings": self._settings.to_json()})
+        self._settings_seq = self._append(entries.DOMAIN_SET, None, data={"settings": self._settings.to_json()})
 
     # ---- KeySource and Fetcher
 
@@ -313,9 +304,9 @@ class MemoryRegistry(Fetcher):
 
     def changes(self, since: int) -> Changes:
         """The services that changed after entry ``since``."""
-        entries = self.ledger.entries
-        names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in entries[since:]})
-        frame, head = self._frame(self.domain, CHANGES_LIFETIME), len(entries)
+        changed = self.ledger.entries[since:]
+        names = sorted({service_id(self.domain, entry.service or REGISTRY) for entry in changed})
+        frame, head = self._frame(self.domain, CHANGES_LIFETIME), len(self.ledger.entries)
         proof = self.ledger.consistency(since, head) if 0 < since <= head else None
         return Changes(
             **frame,
@@ -351,7 +342,7 @@ class MemoryRegistry(Fetcher):
 
     def _issue_registry_keys(self) -> None:
         self.version += 1
-        self._append(REGISTRY_KEYS_ISSUED, None)
+        self._append(entries.REGISTRY_KEYS_ISSUED, None)
 
     def _append(
         self, kind: str, service: str | None, kid: str | None = None, data: Mapping[str, Any] | None = None

@@ -1,9 +1,9 @@
-"""The one network seam: every call to a registry is made here, and only FetchError leaves.
+"""The one network seam: every call to a registry is made here, and raises FetchError and nothing else.
 
-Timeouts for connecting, reading and in total, a cap on bytes, no redirects, nothing from a netrc file. Redirects are
-not followed because an answer from somewhere else is not the answer that was asked for. Proxies come from the
-environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and are not asked for loopback. No mirror is trusted: what
-is signed is asked of one after the other until an answer passes its reader's checks.
+A call has timeouts for connecting, reading and in total, and a limit on the bytes of its answer. It reads no netrc
+file, and follows no redirect: an answer from another place is not the one that was asked for. Proxies come from the
+environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY), and are not used for loopback. No mirror is trusted: one
+after the other is asked until an answer passes the checks of its reader.
 """
 
 import logging
@@ -46,8 +46,8 @@ _of_this_thread = threading.local()
 
 @contextmanager
 def no_larger_than(size: int) -> Iterator[None]:
-    """Bounds the answers that this thread reads within, in bytes: each kind of document has a size of its own, and of a
-    longer answer no more is read. Nested limits can only be smaller."""
+    """Within it this thread reads no more than ``size`` bytes of an answer: each kind of document has its own limit.
+    Nested limits can only be smaller."""
     before = getattr(_of_this_thread, "max_bytes", math.inf)
     _of_this_thread.max_bytes = min(before, size)
     try:
@@ -73,8 +73,8 @@ def content(answer: Answer) -> bytes:
 
 
 def entity_tag(answer: Answer) -> str | None:
-    """The answer's ETag (RFC 9110 section 8.8.3), which may be sent back; None for none, or for another text: one that
-    no request can carry would keep every later one from being sent."""
+    """The answer's ETag (RFC 9110 section 8.8.3), which may be sent back. None where there is none, or one that a
+    request cannot carry: it would keep every later request from being sent."""
     tag = answer.headers.get("etag", "")
     return tag if _TAG.fullmatch(tag) else None
 
@@ -83,8 +83,8 @@ class Fetcher(Protocol):
     """Calls a registry."""
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """The answer to one call; ``path`` is an origin-form target below the registry's base URL. Any status counts
-        as an answer but those of a broken gateway (502, 504). Raises FetchError."""
+        """The answer to one call; ``path`` is an origin-form target below the registry's base URL. Each status counts
+        as an answer, except those of a broken gateway (502, 504). Raises FetchError."""
 
     def ask(
         self,
@@ -94,13 +94,14 @@ class Fetcher(Protocol):
         headers: Mapping[str, str] | None = None,
         wait: float = 0.0,
     ) -> T | None:
-        """What ``read`` makes of the first mirror's answer (to GET) that it neither refuses, by a DocumentRefused or
-        FetchError, nor finds nothing new in, which it says by None. None where some had nothing new, and none more.
-        ``wait`` is for how many seconds the registry may keep the question.
+        """The result of ``read`` for the first answer to GET, of all mirrors in turn, that it accepts. It refuses an
+        answer by a DocumentRefused or FetchError, and returns None for one with nothing new: then the next mirror is
+        asked. None where at least one had nothing new, and no other was accepted. The registry may keep the question
+        for ``wait`` seconds.
 
-        Where all were refused it raises the error that tells most: that the root is not the pinned one, if the primary
-        shows it, any other DocumentRefused (``by_mirror`` where the primary gave no answer) rather than a FetchError,
-        and a 404 rather than another. What else ``read`` raises ends the search.
+        Where all answers were refused it raises the error that says most: that the primary's root is not the pinned
+        one; any other DocumentRefused (``by_mirror`` where the primary gave no answer); a 404; another FetchError. Any
+        other error that ``read`` raises ends the search.
         """
         return read(self.call("GET", path, headers=headers))
 
@@ -120,10 +121,9 @@ class HttpFetcher:
     """A Fetcher over HTTP with `requests`, one connection pool a process.
 
     ``urls`` are the primary and its mirrors: reading calls try them in turn, writing calls go to the primary.
-    ``ca_file`` holds the certificates (PEM) to check https with, in the place of those that `requests` trusts; ``ca``
-    is such PEM itself, and counts before the file. With ``elsewhere`` no connection may lead to this machine, as for a
-    URL that a stranger named (see `TimedAdapter`).
-    ``clock`` counts the seconds for which a URL that hung rests.
+    ``ca_file`` holds the certificates (PEM) to check https with, in place of those that `requests` trusts; ``ca`` is
+    the PEM itself, and takes precedence over the file. With ``elsewhere`` no connection may lead to this machine, as
+    for a URL that a stranger named (see `TimedAdapter`). ``clock`` counts the seconds for which a URL that hung rests.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class HttpFetcher:
         """See Fetcher."""
         for connection in list(self._kept):
             with suppress(OSError):
-                socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS would not be done with from here
+                socket.shutdown(connection, SHUT_RDWR)  # of the plain socket: TLS must not be ended from this thread
 
     def reconnect(self) -> None:
         """See Fetcher. Calls that are under way keep their connections until they end."""
@@ -315,8 +315,7 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _tells(error: FetchError | DocumentRefused, of_primary: bool) -> int:
-    """How much a failure says: that this is another registry, that an answer is refused, that something is not there,
-    or only that it could not be had."""
+    """How much a failure says: 3 for another registry, 2 for a refused answer, 1 for 404, 0 for any other."""
     if isinstance(error, DocumentRefused):
         return 3 if of_primary and error.code == "document_wrong_root" else 2
     return 1 if error.http_status == 404 else 0

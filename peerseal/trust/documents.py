@@ -1,7 +1,7 @@
 """Signed documents of one registry, from its mirrors in turn, believed only after every check.
 
-From a pinned root key down: the root signs which keys sign for the registry and its ledger; those sign the documents
-and the checkpoint in each. An answer that fails a check is one mirror's: the next is asked.
+Trust starts with a pinned root key. The root signs which keys sign for the registry and its ledger; those sign the
+documents and the checkpoint in each. When an answer fails a check, the next mirror is asked.
 """
 
 import logging
@@ -132,15 +132,16 @@ class DocumentReader:
 
     # ---- the root's document
 
-    @property
-    def root(self) -> RegistryKeys | None:
-        """The root's document as far as it is known, expired or not."""
-        return self._root
+    def known_registry_keys(self) -> RegistryKeys | None:
+        """The root's document, where memory has it and it has not expired."""
+        root = self._root
+        return root if root is not None and self._clock() < root.expires_at else None
 
     def registry_keys(self) -> RegistryKeys:
         """The root's document. Raises TrustUnavailable."""
-        root = self._root or self._recall_root()
-        return root if root is not None and self._clock() < root.expires_at else self.load_registry_keys()
+        if self._root is None:
+            self._recall_newer_root(at_once=False)
+        return self.known_registry_keys() or self.load_registry_keys()
 
     def registry_keys_due_in(self) -> float:
         """Seconds until the root's document is to be fetched again; 0 or less where it is to be now."""
@@ -162,16 +163,16 @@ class DocumentReader:
 
     def _load_registry_keys(self, at_once: bool) -> RegistryKeys:
         with self.copies.locked(_ROOT_COPY):
-            now, root = self._clock(), self._root
+            now, known = self._clock(), self.known_registry_keys()
             if now < self._root_cooldown_until and not at_once:
-                if root is not None and now < root.expires_at:
-                    return root
-                raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
-            if self._recall_newer_root(at_once):
-                root = self._root
-                if root is not None and now < root.expires_at:
-                    return root
-            self._root_cooldown_until = now + (1.0 if root is None else self._limits.cooldown)
+                if known is not None:
+                    return known
+                raise TrustUnavailable(
+                    "the registry's keys: the last fetch failed, and the next is due soon", retry_after=1
+                )
+            if self._recall_newer_root(at_once) and (known := self.known_registry_keys()) is not None:
+                return known
+            self._root_cooldown_until = now + (1.0 if self._root is None else self._limits.cooldown)
             try:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
@@ -184,14 +185,9 @@ class DocumentReader:
                 self.copies.saw(_ROOT_COPY, found[0].version)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
-            if root is not None and now < root.expires_at:
-                return root
+            if known is not None:
+                return known
             raise TrustUnavailable("the registry's keys have expired", retry_after=1)
-
-    def _recall_root(self) -> RegistryKeys | None:
-        """The root's document as it was last fetched on this host, perhaps before a restart."""
-        self._recall_newer_root(at_once=False)
-        return self._root
 
     def _recall_newer_root(self, at_once: bool) -> bool:
         """Whether there is a copy that another process has fetched since, or one from before a restart, and it is
@@ -223,14 +219,16 @@ class DocumentReader:
         found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
             if found.version < self.copies.seen(_ROOT_COPY):
-                raise DocumentRefused("document_rolled_back", "older registry keys than this host has seen")
+                raise DocumentRefused(
+                    "document_rolled_back", f"version {found.version}, this host has seen a newer one"
+                )
             return found
         if found.root.thumbprint != root.root.thumbprint:
-            raise DocumentRefused("document_wrong_root", "another root key than seen before")
+            raise DocumentRefused("document_wrong_root", f"{found.root.thumbprint} instead of {root.root.thumbprint}")
         if found.subject != root.subject:
             raise DocumentRefused("document_wrong_subject", f"the registry of {found.subject}, not of {root.subject}")
         if found.version < root.version:
-            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
+            raise DocumentRefused("document_rolled_back", f"version {found.version} after {root.version}")
         return found if (found.version, found.expires_at) > (root.version, root.expires_at) else None
 
     def _take_over(self, found: RegistryKeys) -> RegistryKeys:
@@ -322,9 +320,9 @@ class DocumentReader:
     def copy(
         self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
     ) -> CachedDocument[D] | None:
-        """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
-        (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
-        within the offline limit; else None. It makes no call, except for the root's document where there is no copy."""
+        """The document about ``subject`` that a process of this host has fetched after ``newer_than`` (seconds since
+        the epoch). None where there is none, or it fails a check, is older than what this host has seen, or was signed
+        before the offline limit. It makes no call, except for the root's document where there is no copy."""
         if self.copies.fetched_at(name) <= newer_than:
             return None
         copy = self.copies.read(name)
@@ -385,7 +383,7 @@ class DocumentReader:
         return document, checkpoint
 
     def _renew_lock(self) -> None:
-        """In a forked child; what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._lock = threading.Lock()
         self.fetches, self.failed = Counter(), Counter()
 

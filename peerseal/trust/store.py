@@ -1,16 +1,15 @@
 """The trust store: other services' keys, fetched from the registry, checked, cached and kept fresh.
 
-From a pinned root key down: the root signs which keys sign for the registry; those sign each service's JWK Set. A
-verifier asks for a key by kid; the answer mostly comes from memory. A kid that is not there costs one fetch, made by
-one thread while the others of the same service wait, and then none for a cooldown. In the background one thread a
-process follows the registry's list of changes and renews what it names. A fetch that fails takes nothing away; what
-ends belief in a document is its own signed time (`offline_limit`) and nothing else.
+Trust starts with a pinned root key. The root signs which keys sign for the registry, and those sign each service's JWK
+Set. A verifier asks for a key by kid, and memory mostly has the answer. A kid that is not there costs one fetch, made
+by one thread while the others of the same service wait, and then none for a cooldown. In each process one background
+thread follows the registry's list of changes and renews what the list names. A fetch that fails takes nothing away:
+belief in a document ends with its own signed time (`offline_limit`) and nothing else.
 
-The processes of a host that have a cache folder in common fetch each document once, through copies on disk, from which
-a cold start goes on as well: `peerseal.trust.disk.document_cache`, `peerseal.trust.disk.shared_changes`. A copy, or
-what this process knew before it was suspended, decides a request only after one question to the registry:
-`peerseal.trust.confirmation`. How a document is fetched and checked is told in `peerseal.trust.documents` and
-`peerseal.trust.seen_ledger`.
+Processes of a host that share a cache folder fetch each document once. Copies on disk, which a cold start uses as well,
+are in `peerseal.trust.disk`. A copy, or what this process knew before it was suspended, decides a request only after
+one question to the registry (`peerseal.trust.confirmation`). `peerseal.trust.documents` and
+`peerseal.trust.seen_ledger` fetch and check documents.
 """
 
 import hashlib
@@ -96,7 +95,7 @@ class TrustStore:
         in_each_child(self._forget_counts)
 
     def _forget_counts(self) -> None:
-        """In a forked child: what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._hits = self._misses = 0
 
     @property
@@ -112,8 +111,8 @@ class TrustStore:
     def domain(self) -> str:
         """The registry's trust domain. Raises TrustUnavailable while the registry was never reached."""
         notice_fork()
-        root = self.reader.root
-        if root is None or self._clock() >= root.expires_at:
+        root = self.reader.known_registry_keys()
+        if root is None:
             with waiting(self._limits.patience):
                 root = self.reader.registry_keys()
         return root.subject
@@ -155,7 +154,7 @@ class TrustStore:
         with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
-                raise UnknownKey("a key of another trust domain")
+                raise UnknownKey(f"{owner} is not of the trust domain {self.domain}")
             return self._registry_key(kid) if owner == registry_id(self.domain) else self._statements.ask(kid, owner)
 
     def settings(self) -> DomainSettings:
@@ -175,8 +174,8 @@ class TrustStore:
         where the thread may wait. This never waits and makes no call, so an event loop may ask.
         """
         self._begin()
-        root, keys = self.reader.root, dict[str, TrustedKey]()
-        if root is None or self._clock() >= root.expires_at:
+        root, keys = self.reader.known_registry_keys(), dict[str, TrustedKey]()
+        if root is None:
             return None
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
             found = self._held.get(each)
@@ -197,12 +196,12 @@ class TrustStore:
     def _settings_in_memory(self) -> DomainSettings | None:
         """The domain's settings, where memory holds them and they are believed now."""
         for item in list(self._domain.items.values()):
-            if self._domain.is_believed(item) and item.known is not None:
+            if self._clock() < item.good_until and self._awake.lasts(item.period) and item.known is not None:
                 return item.known.value
         return None
 
     def deadline(self) -> Deadline:
-        """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
+        """See RemoteKeySource. ``TrustLimits.patience`` is the bound; a question outside of a deadline has its own."""
         return Deadline(self._limits.patience)
 
     def _begin(self) -> None:
@@ -266,10 +265,9 @@ class TrustStore:
         that."""
         if start:
             self._begin()
-        now, root = self._clock(), self.reader.root
+        now, ready = self._clock(), self.reader.known_registry_keys() is not None
         services = {name: ServiceStatus.of(item, now) for name, item in list(self._keys.items.items()) if item.known}
-        ready, fetches = root is not None and now < root.expires_at, dict(self.reader.fetches)
-        failed = dict(self.reader.failed)
+        fetches, failed = dict(self.reader.fetches), dict(self.reader.failed)
         return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
 
     def _registry_key(self, kid: str) -> TrustedKey:
@@ -280,7 +278,7 @@ class TrustStore:
             for key in root().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
-        raise UnknownKey("the root names no such key")
+        raise UnknownKey(f"the root does not name {kid}")
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:

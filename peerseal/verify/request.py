@@ -8,7 +8,7 @@ The steps, in this order (docs/protocol.md), and the functions that do them:
      4  alg equals the key's; signature                      TokenReader.check_signature
      5  iss and sub equal the kid's owner                    check_parties
      6  aud                                                  check_parties
-     7  times, lifetime cap, the key's window                Verifier._check_times
+     7  times, lifetime cap, the key's window                check_times, check_window
      8  binding: method, target, headers; content            check_binding, check_content
      9  transaction token, if any                            bound_transaction
     10  policy: may this caller use this scope here          Verifier._admit, Verifier.check
@@ -40,7 +40,7 @@ from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_LIFETIME_CAP, REQUEST_TYP, check_request_claims
 from peerseal.runtime.options import check_callable, check_number
-from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
+from peerseal.trust.beliefs import KeySource, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.context import Transaction
 from peerseal.verify.received import RequestHeaders, by_lower_name, content_of, text_of, value_of
@@ -134,6 +134,7 @@ class Verifier:
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
         check_callable("replay.claim", getattr(self._replay, "claim", None))
         self._leeway = leeway
+        self._claim_leeway = max(leeway, LEEWAY)
         self._max_lifetime = min(max_lifetime, REQUEST_LIFETIME_CAP)
         self._clock = clock
         self._in_domain: tuple[str, AllowedCallers] | None = None
@@ -210,20 +211,22 @@ class Verifier:
             key = source.key(signer.kid)
             self._reader.check_signature(unverified, key.public)  # 4
             check_parties(claims["iss"], key.service_id, claims["aud"], audience, subject=claims["sub"])  # 5, 6
-            now = self._check_times(claims, key)  # 7
+            now, issued_at, leeway = self._clock(), claims["iat"], self._leeway
+            check_times(issued_at, claims["nbf"], claims["exp"], now=now, leeway=leeway, cap=self._max_lifetime)  # 7
+            check_window(issued_at, key, leeway)
             headers = by_lower_name(headers, claims["headers"])
             check_binding(claims, method, target, headers)  # 8
             if body is not read_later:
                 check_content(claims["content_digest"], body)
             transaction = None
             if "tth" in claims or value_of(headers, TRANSACTION_HEADER) is not None:
-                transaction = bound_transaction(source, claims, headers, now=now, leeway=self._leeway)  # 9
+                transaction = bound_transaction(source, claims, headers, now=now, leeway=leeway)  # 9
                 scopes &= transaction.scopes
         if scope is not None and plain_text(scope) not in scopes:  # 10
             raise InsufficientScope(_refusal(signer.caller, scope, audience, transaction))
         peer = Peer(signer.service, signer.caller, key.kid, scopes, MappingProxyType(claims), transaction)
-        until = claims["exp"] + max(self._leeway, LEEWAY)
-        return CheckedRequest(peer, claims["jti"], until, claims["content_digest"] if body is read_later else None)
+        unread = claims["content_digest"] if body is read_later else None
+        return CheckedRequest(peer, claims["jti"], claims["exp"] + self._claim_leeway, unread)
 
     def claim(self, checked: CheckedRequest) -> Peer:
         """Step 11: accept the request, which is possible once. Raises Replayed, Expired for a request that was checked
@@ -257,13 +260,6 @@ class Verifier:
         domain = source.domain
         self._in_domain = qualify(self._audience_name, domain), AllowedCallers.of(self._allow, domain)
         return self._in_domain
-
-    def _check_times(self, claims: Mapping[str, Any], key: TrustedKey) -> float:
-        """Step 7, for the time that it returns. Raises NotYetValid, Expired or LifetimeTooLong."""
-        now, issued_at, leeway = self._clock(), claims["iat"], self._leeway
-        check_times(issued_at, claims["nbf"], claims["exp"], now=now, leeway=leeway, cap=self._max_lifetime)
-        check_window(issued_at, key, leeway)
-        return now
 
 
 def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: Mapping[str, str]) -> None:

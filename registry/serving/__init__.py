@@ -1,1 +1,1 @@
-"""What stands around the application: gunicorn's settings, worker, connections and stop."""
+"""How gunicorn serves the application: its settings, a worker class, connections, and a stop without failed calls."""

@@ -1,4 +1,4 @@
-"""Requests as they come in over a connection, each read in bounded time and size before anything serves it."""
+"""Reads the requests of a connection. Each is read completely, in bounded time and size, before a thread serves it."""
 
 import asyncio
 import io
@@ -13,13 +13,13 @@ from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, NoMoreData 
 from registry.serving import gunicorn_conf
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request line with all headers. gunicorn limits their number and the length of each."""
+"""Bytes of the request line and all headers. gunicorn limits the number of headers and the length of each."""
 MAX_BODY = 64 * 1024 + 1
-"""Bytes of a body that are read: one more than `registry.settings.Limits.body`, so that a longer one is refused."""
+"""Bytes of a body that are read: one more than `registry.settings.Limits.body`, so that longer bodies are refused."""
 MAX_BUFFER = 2 * MAX_BODY
-"""Bytes of a body with the sizes of its chunks and its trailers."""
+"""Bytes of a body with its chunk sizes and trailers."""
 PIECE = 16 * 1024
-"""Bytes that are taken from a connection at once; twice as many are read ahead."""
+"""Bytes read from a connection at once; asyncio reads twice as many ahead."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -28,7 +28,8 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Incoming:
-    """The requests of one connection, as gunicorn parses them. ``client`` is the address of the other side."""
+    """The requests of one connection, as gunicorn parses them. ``client`` is the client's address, and ``ends`` tells
+    that no further request can follow the last one."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cfg: Any, client: Any) -> None:
         self._reader = reader
@@ -39,14 +40,14 @@ class Incoming:
         self.ends = False
 
     async def begin(self) -> bool:
-        """Wait for the first byte of the next request; False where the client ends the connection instead."""
+        """Waits for the first byte of the next request; False where the client closes the connection instead."""
         return bool(self._buffer) or await self._more()
 
     async def read(self) -> Any:
-        """The next request, once all of it is here; ``ends`` is set where no other request can follow it.
+        """The next request, when all of it has arrived.
 
-        Raises TimeoutError where it takes too long, gunicorn's NoMoreData, an OSError, where the client ends the
-        connection before, and gunicorn's ParseException where it is none.
+        Raises TimeoutError where that takes too long, gunicorn's NoMoreData (an OSError) where the client closes the
+        connection first, and gunicorn's ParseException for anything that is no valid request.
         """
         async with asyncio.timeout(gunicorn_conf.REQUEST_DEADLINE):
             pieces = [await self._head()]
@@ -63,24 +64,24 @@ class Incoming:
         return self._take(await self._until(_END_OF_HEAD, 0, MAX_HEAD) + len(_END_OF_HEAD))
 
     async def _body(self, request: Any) -> bytes:
-        """The body as it was sent, or the beginning of one that is too long."""
+        """The body as sent, or its beginning where it is too long."""
         reader = request.body.reader
         chunked = isinstance(reader, ChunkedReader)
         length = MAX_BODY if chunked else reader.length
         self.ends = chunked or length > MAX_BODY or "close" in _values(request, "CONNECTION")
         if chunked:
             return await self._chunks(request)
-        if length > MAX_BODY:  # the application refuses it by its length, or does not want it
+        if length > MAX_BODY:  # the application refuses it by its length, or ignores it
             return b""
         if length > len(self._buffer):
-            await self._let_it_come(request)
+            await self._continue(request)
         while length > len(self._buffer):
             await self._needs_more()
         return self._take(length)
 
     async def _chunks(self, request: Any) -> bytes:
-        """The chunks as they were sent, or the beginning of too many of them. gunicorn reads them again, strictly."""
-        await self._let_it_come(request)
+        """The chunks as sent, or their beginning where they are too many. gunicorn parses them again, strictly."""
+        await self._continue(request)
         at, content, line_ends = 0, 0, 0
         size: int | None = 1
         while size and content < MAX_BODY:
@@ -96,15 +97,15 @@ class Incoming:
             await self._until(_END_OF_HEAD, line_ends)  # the trailers
         return self._take(len(self._buffer))
 
-    async def _let_it_come(self, request: Any) -> None:
-        """Some clients send a body when they are told that it is welcome (RFC 9110 section 10.1.1)."""
+    async def _continue(self, request: Any) -> None:
+        """Sends 100 Continue to a client that waits for it before it sends the body (RFC 9110 section 10.1.1)."""
         if "100-continue" in _values(request, "EXPECT") and request.version >= (1, 1):
             self._writer.write(_CONTINUE)
             await self._writer.drain()
 
     async def _until(self, end: bytes, begin: int, most: int = MAX_BUFFER) -> int:
-        """Where the next ``end`` behind ``begin`` is, once it is here. Raises gunicorn's InvalidHeader where a line has
-        another end, as the awaited one would never come."""
+        """The position of the next ``end`` after ``begin``, when it has arrived. Raises gunicorn's InvalidHeader for a
+        line that ends in a bare LF, since ``end`` would never arrive."""
         looked = begin
         while (found := self._buffer.find(end, max(begin, looked - len(end)))) < 0:
             if _BARE_LF.search(self._buffer, looked):
@@ -138,20 +139,20 @@ def _values(request: Any, name: str) -> list[str]:
 
 
 def _joined(request: Any) -> bytes:
-    """What is in the chunks. Raises ParseException, here and not while the application reads."""
+    """The data in the chunks. It raises ParseException here, and not while the application reads."""
     try:
         return bytes(request.body.read(MAX_BODY))
-    except OSError as error:  # gunicorn's error for bad chunks is one, in some of its releases
+    except OSError as error:  # in some releases gunicorn's error for bad chunks is an OSError
         raise InvalidHeader("TRANSFER-ENCODING") from error
 
 
 def _chunk_size(line: bytes) -> int | None:
-    """The bytes of the chunk that such a line begins; None where it begins none."""
+    """The size that this line declares for its chunk; None where the line is no chunk header."""
     match = _CHUNK_SIZE.match(line)
     return None if match is None else int(match[1], 16)
 
 
 def _source(pieces: list[bytes]) -> Iterator[bytes]:
-    """What gunicorn's parser reads from: the pieces, and then the end."""
+    """The input of gunicorn's parser: the pieces, and then the end of the stream."""
     while True:
         yield pieces.pop(0) if pieces else b""

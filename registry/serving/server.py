@@ -12,7 +12,7 @@ from registry.settings import Settings
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn, told what to do by `registry.gunicorn_conf` and further values."""
+    """gunicorn with the settings of `registry.gunicorn_conf` and ``options``."""
 
     def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
         self._settings = settings
@@ -31,12 +31,12 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 def run(settings: Settings, bind: str, workers: int) -> None:
-    """Serves until told to stop. The application is made before the fork, so that a wrong setting ends the start."""
+    """Serves until a signal stops it. The application is made before the fork: a wrong setting fails the start."""
     log_to_stderr()
     options = {
         "bind": bind,
         "workers": workers,
         "preload_app": True,
-        "when_ready": lambda master: DRAIN.before_stop_of(master, settings.drain_seconds),
+        "when_ready": lambda master: DRAIN.delay_stop_of(master, settings.drain_seconds),
     }
     Server(settings, options).run()

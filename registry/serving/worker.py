@@ -1,8 +1,8 @@
 """gunicorn's worker for the registry: one event loop holds the connections, a few threads run the application.
 
-A client that sends or reads slowly, a kept connection, and a call that waits for a change hold memory, and no thread. A
-thread gets a request once all of it is here, and the loop sends the answer. gunicorn starts the worker, parses requests
-and writes answers.
+A slow client, an idle connection and a call that waits for a change occupy memory, but no thread. A thread gets a
+request when all of it has arrived, and the loop sends the answer. gunicorn starts the worker, parses requests and
+formats answers.
 """
 
 import asyncio
@@ -26,68 +26,68 @@ from gunicorn.workers import base  # type: ignore[import-untyped]
 from registry.serving import gunicorn_conf
 from registry.serving.connection import LINGER, Connection
 from registry.serving.incoming import Incoming
-from registry.web.awaited import Awaited
+from registry.web.delayed_answer import DelayedBody
 from registry.web.wire import EXTENSION
 
-AT_ONCE = 4
-"""Answers to calls that waited that are made before the loop sent the first of them. Thousands may be due at once, and
-what comes in meanwhile would stand behind all of them."""
+UNSENT_ANSWERS = 4
+"""Answers to calls that waited that are made before the loop has sent the first of them. Thousands may be due at once,
+and new requests would queue after all of them."""
 FOR_READS = 2
-"""Threads that serve no call which writes: while writes wait for a database, what is in memory is read."""
-STARTED_WITHIN = 5
-"""Seconds for which a thread waits until all have started, so that each call of the start needs a thread of its own."""
+"""Threads that serve no writing calls: while writes wait for a database, memory answers reads."""
+START_TIMEOUT = 5
+"""Seconds for which each new thread waits for the others, so that all are really started."""
 ALIVE_PATH = "/healthz"
-"""What the loop answers by itself: it needs no thread, and no database."""
-ONE_VALUE = ("protocol", "http_protocols", "http2_cleartext", "proxy_protocol")
-"""gunicorn's settings of which a worker serves the default only: HTTP/1.1, from clients and from proxies."""
+"""The loop itself answers this path: it needs no thread and no database."""
+DEFAULT_ONLY = ("protocol", "http_protocols", "http2_cleartext", "proxy_protocol")
+"""gunicorn's settings for which the worker supports the default only: HTTP/1.1, from clients and from proxies."""
 
 _OTHER_DESCRIPTORS = 256
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
-class Answer:
-    """The bytes of an answer, where gunicorn expects a socket to write to."""
+class AnswerBuffer:
+    """Collects the bytes of an answer in place of the socket that gunicorn writes to."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
 
     def sendall(self, piece: bytes) -> None:
-        """Keeps it for the loop to send."""
+        """Keeps the piece until the loop sends it."""
         self.pieces.append(bytes(piece))
 
     def send(self, _piece: bytes) -> None:
-        """gunicorn's "100 Continue", which `registry.serving.incoming` has sent in time."""
+        """Drops gunicorn's "100 Continue", which `registry.serving.incoming` has already sent."""
 
     def gettimeout(self) -> float:
-        """As of a socket that never blocks."""
+        """0, as for a socket that never blocks."""
         return 0.0
 
 
 class Exchange:
-    """A request, and what gunicorn makes of its answer."""
+    """A request, and its answer as gunicorn formats it."""
 
     def __init__(self, request: Any, cfg: Any, client: Any, server: Any) -> None:
         self.began = datetime.now()
         self.request = request
         self.client = client
-        self.answer = Answer()
+        self.answer = AnswerBuffer()
         self.response, self.environ = wsgi.create(request, self.answer, client, server, cfg)
         self.environ["wsgi.multithread"] = True
         self.failed = False
 
 
 class Worker(base.Worker):  # type: ignore[misc]
-    """The class that `registry.gunicorn_conf` names. ``--threads`` is how many calls are served at once,
-    ``--worker-connections`` how many connections are open beside those whose call waits for a change."""
+    """The class that `registry.gunicorn_conf` names. ``--threads`` is the number of calls that are served at once,
+    ``--worker-connections`` the number of open connections, without those whose call waits for a change."""
 
     alive: bool
 
     @classmethod
     def check_config(cls, cfg: Any, _log: Any) -> None:
-        """Called by gunicorn at its start. Raises RuntimeError, which gunicorn shows, for settings that a worker cannot
-        serve with."""
+        """gunicorn calls this at its start, and shows the RuntimeError that it raises for settings that the worker does
+        not support."""
         known = Config()
-        for name in filter(known.settings.__contains__, ONE_VALUE):
+        for name in filter(known.settings.__contains__, DEFAULT_ONLY):
             if (value := getattr(cfg, name)) != (served := getattr(known, name)):
                 raise RuntimeError(f"{name}={value!r}: the registry's worker serves with {served!r} only")
         for name in ("threads", "worker_connections"):
@@ -101,11 +101,11 @@ class Worker(base.Worker):  # type: ignore[misc]
                 raise RuntimeError(f"{files}: no TLS with these: {error}") from error
 
     def init_process(self) -> None:
-        """See gunicorn's Worker. The threads are started here: where a limit does not allow them, the start fails."""
+        """See gunicorn's Worker. It starts the threads, so that the start fails where a limit does not allow them."""
         self._threads = ThreadPoolExecutor(self.cfg.threads, "call")
         all_run = threading.Barrier(self.cfg.threads)
         for _ in range(self.cfg.threads):
-            self._threads.submit(all_run.wait, STARTED_WITHIN)
+            self._threads.submit(all_run.wait, START_TIMEOUT)
         super().init_process()
 
     def run(self) -> None:
@@ -114,38 +114,38 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     async def _serve(self) -> None:
         self._prepare()
-        self._look_for_room()
+        self._update_accepting()
         while self.alive and self.ppid == os.getppid():
-            await self._beat()
+            await self._heartbeat()
         self.alive = False
-        self._look_for_room()
+        self._update_accepting()
         await self._end()
 
     def _prepare(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._due: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._turns = threading.Semaphore(AT_ONCE)
+        self._turns = threading.Semaphore(UNSENT_ANSWERS)
         self._writing = asyncio.Semaphore(max(1, self.cfg.threads - FOR_READS))
         threading.Thread(target=self._answer_due, name="answers", daemon=True).start()
         self._tls = sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._connections: set[asyncio.Task[None]] = set()
-        self._between_requests: set[asyncio.Timeout] = set()
+        self._idle: set[asyncio.Timeout] = set()
         self._signalled = asyncio.Event()
-        self._accepts = self._rests = False
+        self._accepting = self._paused = False
         self._loop.add_reader(self.PIPE[0], self._signal)
-        self._waiting = self.wsgi.extensions[EXTENSION].changes.waiting
-        self._held_apart = 0
+        self._waiting_calls = self.wsgi.extensions[EXTENSION].changes.waiting
+        self._waiting_connections = 0
         room = connections_allowed(self.cfg.worker_connections + gunicorn_conf.WAITING_CALLS)
-        self._most = min(self.cfg.worker_connections, room // 2)
-        self._waiting.server_holds(room - self._most)
+        self._max_connections = min(self.cfg.worker_connections, room // 2)
+        self._waiting_calls.server_holds(room - self._max_connections)
 
     def _signal(self) -> None:
         with suppress(BlockingIOError):
             os.read(self.PIPE[0], 4096)
         self._signalled.set()
 
-    async def _beat(self) -> None:
-        """Tell the master once a second that this process lives."""
+    async def _heartbeat(self) -> None:
+        """Tells the master that this process runs, once a second."""
         self.notify()
         with suppress(TimeoutError):
             async with asyncio.timeout(1):
@@ -153,9 +153,9 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._signalled.clear()
 
     async def _end(self) -> None:
-        """Answer the calls that wait, and let the others end."""
-        self._waiting.end()
-        for between in self._between_requests:
+        """Answers the waiting calls, and lets the other connections finish."""
+        self._waiting_calls.end()
+        for between in self._idle:
             if not between.expired():
                 between.reschedule(self._loop.time() + LINGER)
         ends = self._loop.time() + self.cfg.graceful_timeout
@@ -168,40 +168,41 @@ class Worker(base.Worker):  # type: ignore[misc]
     # connections
 
     def _accept(self, listener: Any) -> None:
-        """Take one connection; others have their turn, however many come at once."""
+        """Accepts one connection per turn of the loop, so that other connections proceed."""
         try:
             accepted, client = listener.sock.accept()
-        except OSError as error:  # another worker was faster, or the client went away
+        except OSError as error:  # another worker accepted it, or the client closed it
             self.log.debug("accept: %s", error)
             if error.errno in _NO_DESCRIPTOR:
-                self._rest()
+                self._pause_accepting()
             return
         accepted.setblocking(False)
         task = asyncio.create_task(self._connected(accepted, client))
         self._connections.add(task)
         task.add_done_callback(self._ended)
-        self._look_for_room()
+        self._update_accepting()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
-        self._look_for_room()
+        self._update_accepting()
 
-    def _rest(self) -> None:
-        """Take no connection for a second: without a descriptor for it, it would be offered again and again."""
-        self._rests = True
-        self._loop.call_later(1, self._go_on)
-        self._look_for_room()
+    def _pause_accepting(self) -> None:
+        """Accepts nothing for a second: without a free descriptor the loop would try the same connection for ever."""
+        self._paused = True
+        self._loop.call_later(1, self._resume_accepting)
+        self._update_accepting()
 
-    def _go_on(self) -> None:
-        self._rests = False
-        self._look_for_room()
+    def _resume_accepting(self) -> None:
+        self._paused = False
+        self._update_accepting()
 
-    def _look_for_room(self) -> None:
-        """Take connections while there is room. The next ones wait in the kernel's queue, or go to another worker."""
-        room = self.alive and not self._rests and len(self._connections) - self._held_apart < self._most
-        if room == self._accepts:
+    def _update_accepting(self) -> None:
+        """Accepts connections while there is room. Others wait in the kernel's queue, or for another worker."""
+        counted = len(self._connections) - self._waiting_connections
+        room = self.alive and not self._paused and counted < self._max_connections
+        if room == self._accepting:
             return
-        self._accepts = room
+        self._accepting = room
         for listener in self.sockets:
             if room:
                 self._loop.add_reader(listener.sock, self._accept, listener)
@@ -209,14 +210,14 @@ class Worker(base.Worker):  # type: ignore[misc]
                 self._loop.remove_reader(listener.sock)
 
     async def _connected(self, accepted: Any, client: Any) -> None:
-        named = client if isinstance(client, (tuple, str)) else ""  # a Unix socket's name may be any bytes
+        address = client if isinstance(client, (tuple, str)) else ""  # a Unix socket's name may be any bytes
         try:
-            connection = await Connection.accepted(accepted, named, self._tls)
-        except OSError as error:  # no TLS
+            connection = await Connection.accepted(accepted, address, self._tls)
+        except OSError as error:  # the TLS handshake failed
             self.log.debug("handshake: %s", error)
             return
         try:
-            await self._exchanges(connection)
+            await self._serve_requests(connection)
         except OSError as error:  # among them TimeoutError, and gunicorn's NoMoreData
             self.log.debug("connection cut off: %r", error)
         except Exception:
@@ -224,44 +225,44 @@ class Worker(base.Worker):  # type: ignore[misc]
         finally:
             connection.abort()
 
-    async def _exchanges(self, connection: Connection) -> None:
-        """Serve one request after the other."""
+    async def _serve_requests(self, connection: Connection) -> None:
+        """Serves the requests of a connection one after the other."""
         incoming = Incoming(connection.reader, connection.writer, self.cfg, connection.client)
-        kept, within = True, gunicorn_conf.SOCKET_TIMEOUT
+        kept, timeout = True, gunicorn_conf.SOCKET_TIMEOUT
         while kept:
-            if not await self._begins(incoming, within):
+            if not await self._request_begins(incoming, timeout):
                 return
-            answer, kept = await self._answered(incoming, connection)
-            within = self.cfg.keepalive
+            answer, kept = await self._next_answer(incoming, connection)
+            timeout = self.cfg.keepalive
             await connection.send(answer)
         await connection.linger()
 
-    async def _begins(self, incoming: Incoming, within: float) -> bool:
+    async def _request_begins(self, incoming: Incoming, timeout: float) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout(within if self.alive else LINGER) as deadline:
-                self._between_requests.add(deadline)
+            async with asyncio.timeout(timeout if self.alive else LINGER) as deadline:
+                self._idle.add(deadline)
                 try:
                     return await incoming.begin()
                 finally:
-                    self._between_requests.discard(deadline)
+                    self._idle.discard(deadline)
         return False
 
-    async def _answered(self, incoming: Incoming, connection: Connection) -> tuple[list[bytes], bool]:
-        """The answer to the next request, and whether another request may follow."""
+    async def _next_answer(self, incoming: Incoming, connection: Connection) -> tuple[list[bytes], bool]:
+        """The answer to the next request, and whether another request may follow it."""
         client, server = connection.client, connection.server
         try:
             request = await incoming.read()
             self.cfg.pre_request(self, request)
             exchange = Exchange(request, self.cfg, client, server)
         except ParseException as error:
-            refusal = Answer()
+            refusal = AnswerBuffer()
             self.handle_error(None, refusal, client, error)
             return refusal.pieces, False
         self._count()
         if incoming.ends or not self.alive or not self.cfg.keepalive:
             exchange.response.force_close()
         await self._serve_one(exchange, connection)
-        if not exchange.failed:  # else gunicorn has written it down
+        if not exchange.failed:  # else gunicorn has logged it
             self.log.access(exchange.response, request, exchange.environ, datetime.now() - exchange.began)
         self.cfg.post_request(self, request, exchange.environ, exchange.response)
         return exchange.answer.pieces, not exchange.response.should_close()
@@ -279,31 +280,31 @@ class Worker(base.Worker):  # type: ignore[misc]
         if exchange.environ["PATH_INFO"] == ALIVE_PATH:
             self._call(exchange)
             return
-        awaited = await self._called(exchange)
-        if awaited is not None:
-            self._held_apart += 1
-            self._look_for_room()
+        delayed = await self._call_in_thread(exchange)
+        if delayed is not None:
+            self._waiting_connections += 1
+            self._update_accepting()
             try:
-                connection.when_over(awaited.place.give_up)  # a client that went away frees its place
-                await self._wait(awaited, exchange)
+                connection.on_end(delayed.call.give_up)  # the client closed the connection
+                await self._wait(delayed, exchange)
             finally:
-                connection.when_over(None)
-                self._held_apart -= 1
-                awaited.close()
+                connection.on_end(None)
+                self._waiting_connections -= 1
+                delayed.close()
 
-    async def _called(self, exchange: Exchange) -> Awaited | None:
-        """Run the application by a thread."""
+    async def _call_in_thread(self, exchange: Exchange) -> DelayedBody | None:
+        """Runs the application in a thread."""
         if exchange.request.method in ("GET", "HEAD"):
             return await self._loop.run_in_executor(self._threads, self._call, exchange)
         async with self._writing:
             return await self._loop.run_in_executor(self._threads, self._call, exchange)
 
-    async def _wait(self, awaited: Awaited, exchange: Exchange) -> None:
-        """Have it answered once it was told of a change, or its time is up; by no thread until then."""
+    async def _wait(self, delayed: DelayedBody, exchange: Exchange) -> None:
+        """Has the call answered after a change, or when its time is up. It occupies no thread until then."""
         answered: asyncio.Future[None] = self._loop.create_future()
 
         def answer() -> None:
-            self._contained(exchange, lambda: iter(awaited))
+            self._run_application(exchange, lambda: iter(delayed))
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(made)
 
@@ -312,26 +313,26 @@ class Worker(base.Worker):  # type: ignore[misc]
             if not answered.done():
                 answered.set_result(None)
 
-        awaited.place.when_told(lambda: self._due.put(answer))
-        end = self._loop.call_later(awaited.seconds, awaited.place.give_up)
+        delayed.call.when_told(lambda: self._due.put(answer))
+        end = self._loop.call_later(delayed.seconds, delayed.call.give_up)
         await answered
         end.cancel()
 
     def _answer_due(self) -> None:
-        """Run by a thread of its own: those that told would stand still for as long as it takes to answer all."""
+        """Runs in a thread of its own: the thread that reports changes must not wait until all calls are answered."""
         while True:
             answer = self._due.get()
             self._turns.acquire()
             answer()
 
-    def _call(self, exchange: Exchange) -> Awaited | None:
-        """Run the application: its answer is written, or comes later."""
-        return self._contained(exchange, lambda: self.wsgi(exchange.environ, exchange.response.start_response))
+    def _call(self, exchange: Exchange) -> DelayedBody | None:
+        """Runs the application. The answer is in the exchange, or a delayed one is returned."""
+        return self._run_application(exchange, lambda: self.wsgi(exchange.environ, exchange.response.start_response))
 
-    def _contained(self, exchange: Exchange, make: Callable[[], Any]) -> Awaited | None:
+    def _run_application(self, exchange: Exchange, make: Callable[[], Any]) -> DelayedBody | None:
         try:
             body = make()
-            if isinstance(body, Awaited):
+            if isinstance(body, DelayedBody):
                 return body
             try:
                 for piece in body:
@@ -349,8 +350,8 @@ class Worker(base.Worker):  # type: ignore[misc]
 
 
 def connections_allowed(wanted: int) -> int:
-    """How many connections the process has descriptors for, with as many allowed as that takes, and some for files and
-    the database: half of them where there are few."""
+    """The number of connections, up to ``wanted``, for which the process has descriptors. It raises the process's limit
+    where it can. Some descriptors, half of them where there are few, are left for files and the database."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_DESCRIPTORS
     if soft < needed:

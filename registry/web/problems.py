@@ -1,8 +1,4 @@
-"""The one table from errors to answers: ``application/problem+json`` (RFC 9457).
-
-An answer holds the status, its phrase, the stable code and the request's id; nothing that the asker sent, and nothing
-that the error says to the log.
-"""
+"""Answers every error with a problem document (RFC 9457), which also has the request's id in the log."""
 
 import logging
 import uuid
@@ -31,8 +27,8 @@ _HTTP_CODES = {
 }
 
 
-def register(app: Flask) -> None:
-    """Has the application answer every error here."""
+def answer_errors(app: Flask) -> None:
+    """Has the application answer all errors with the functions of this module."""
     app.register_error_handler(PeersealError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
@@ -68,8 +64,7 @@ def _response(found: Problem, request_id: str) -> Response:
 
 
 def log_refusal(status: int, code: str, detail: str, unverified_token: str) -> str:
-    """Counts and logs a refusal, and gives the request's id. Of the token that came, if one did, the log has the kid
-    that it claims, and no more."""
+    """Counts and logs a refusal, and returns the request's id. Of the caller's token the log contains only the kid."""
     count_refusal(code)
     request_id = uuid.uuid4().hex
     level = logging.WARNING if status >= 500 else logging.INFO

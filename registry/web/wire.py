@@ -1,4 +1,4 @@
-"""What came over the wire, read strictly, and what goes back."""
+"""Reads requests strictly, and makes answers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,8 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from peerseal.errors import MalformedToken, MissingToken
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.numbers import MAX_DIGITS, natural
+from peerseal.protocol.encoding import MAX_DIGITS, canonical_json, natural, strict_json_object
 from peerseal.protocol.tokens import bearer as tokens
 from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target
@@ -30,17 +29,17 @@ if TYPE_CHECKING:
 EXTENSION = "peerseal-registry"
 
 NO_TRANSFORM = "no-transform"
-"""For proxies that would encode answers and so make their ETags weak (RFC 9111 section 5.2.2.6); not all obey."""
+"""Tells proxies not to encode answers, which makes their ETags weak (RFC 9111 section 5.2.2.6). Not all obey."""
 WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
-_ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # read in one way only: two for each of many tags would never end
+_ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # one way to match it: with two, many tags would take for ever
 _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
-_CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy adds that encodes an answer
-_LONGEST_TAGS = 4096  # characters of a header that are looked at
+_CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy that encodes answers adds
+_LONGEST_TAGS = 4096  # characters of a header that are read
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
-_SECURITY = (  # nobody is to guess at, run or frame what stands in an answer
+_SECURITY = (  # no browser may guess the type of an answer, run it or frame it
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 )
@@ -59,7 +58,7 @@ class TokenIdConverter(BaseConverter):
 
 
 class UnsupportedMedia(BadRequest):
-    """A body of another kind. Answered with 415."""
+    """A body of another media type. Answered with 415."""
 
     status = 415
 
@@ -70,7 +69,7 @@ def registry() -> Registry:
 
 
 def location(endpoint: str, **values: Any) -> str:
-    """The path of what was made, as the caller sees it: a proxy may have stripped its beginning."""
+    """The path of a new resource as the caller sees it: with the prefix that a proxy in front strips."""
     return registry().settings.external_prefix + url_for(endpoint, **values)
 
 
@@ -85,18 +84,18 @@ def bearer_token() -> str | None:
     try:
         return tokens.bearer_token(header)
     except MissingToken as error:
-        raise MalformedToken("the Authorization header holds other than one bearer token") from error
+        raise MalformedToken("the Authorization header holds something else than one bearer token") from error
 
 
 def calling_service(unverified_token: str) -> Peer:
-    """The service that signed this very request. Raises TokenError, Forbidden or TrustUnavailable."""
+    """The service that signed this request. Raises TokenError, Forbidden or TrustUnavailable."""
     target = wsgi_target(request.environ, registry().settings.external_prefix)
     headers = {name.lower(): value for name, value in request.headers.items()}
     return registry().callers.verify(unverified_token, method=request.method, target=target, body=body, headers=headers)
 
 
 def operator(needs: Role) -> Operator:
-    """The operator who asks. Raises MissingToken, MalformedToken, OperatorRefused or RoleRefused."""
+    """The operator who calls. Raises MissingToken, MalformedToken, OperatorRefused or RoleRefused."""
     token = bearer_token()
     if token is None:
         raise MissingToken("an operator's token is needed")
@@ -104,16 +103,16 @@ def operator(needs: Role) -> Operator:
 
 
 def body() -> bytes:
-    """The body's bytes, all of them. Raises BadRequest where some are missing, RequestEntityTooLarge.
+    """The complete body. Raises BadRequest where a part is missing, RequestEntityTooLarge where it is too long.
 
-    Flask cuts a chunked body off at its limit without a word, and passes one whose sender went away as if it were
-    whole. So its limit is one byte more than ours, and the length is compared.
+    Flask truncates a chunked body at its limit without an error, and accepts a body whose sender disconnected. So
+    Flask's limit is one byte more than ours, and the length is compared.
     """
     content, announced = request.get_data(), request.content_length
     if len(content) > registry().settings.limits.body:
         raise RequestEntityTooLarge
     if announced is not None and len(content) != announced:
-        raise BadRequest("malformed_body", "the body is shorter than announced")
+        raise BadRequest("malformed_body", f"the body has {len(content)} bytes; its Content-Length is {announced}")
     return content
 
 
@@ -136,9 +135,9 @@ def member(members: Mapping[str, Any], name: str, kind: type, default: Any = Non
 
 
 def only(members: Mapping[str, Any], *names: str) -> None:
-    """Refuses members that nobody knows. Raises BadRequest."""
+    """Raises BadRequest for members with other names."""
     if not members.keys() <= set(names):
-        raise BadRequest("malformed_body", "unknown members")
+        raise BadRequest("malformed_body", f"unknown members; expected are {', '.join(names)}")
 
 
 def number(name: str, default: int = 0) -> int:
@@ -155,7 +154,7 @@ def number(name: str, default: int = 0) -> int:
 def parameter(name: str) -> str | None:
     """A query parameter, given once at most, without control characters. Raises BadRequest."""
     if not request.environ.get("QUERY_STRING"):
-        return None  # most requests have none, and parsing nothing takes longer than answering from memory
+        return None  # most requests have none, and parsing it takes longer than answering from memory
     values = request.args.getlist(name)
     if len(values) > 1:
         raise BadRequest("invalid_parameter", f"{name} is given twice")
@@ -165,19 +164,19 @@ def parameter(name: str) -> str | None:
 
 
 class Published(Response):
-    """An answer that has all its headers, as they go out. They are not its own: nobody adds one."""
+    """An answer with all its headers. It shares them with other answers, so they must not be changed."""
 
     default_mimetype = None
 
     def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
-        """See Response, which copies them, and corrects what it finds: a tenth of a warm answer."""
+        """See Response, which copies and completes the headers: a tenth of the time of a warm answer."""
         return self.headers
 
 
 def published(rendered: PublicAnswer, cache_control: str | None = None) -> Response:
-    """An answer that caches may keep, or 304 where the asker has it (RFC 9110 section 13.1.2).
+    """An answer that caches may keep, or 304 where the caller has it (RFC 9110 section 13.1.2).
 
-    The headers are made once for each answer: to set them took longer than everything else about a warm one.
+    The headers of each answer are made once: setting them took longer than the rest of a warm answer.
     """
     if cache_control is None:
         limits = registry().settings.limits
@@ -186,35 +185,35 @@ def published(rendered: PublicAnswer, cache_control: str | None = None) -> Respo
     known = environ.get("HTTP_IF_NONE_MATCH")
     if known is not None and (known == rendered.etag or _names(known, rendered.etag)):
         note(environ, 304)
-        return Published(status=304, headers=_settled(rendered.etag, cache_control))
+        return Published(status=304, headers=_headers(rendered.etag, cache_control))
     note(environ, 200)
-    headers = _settled(rendered.etag, cache_control, rendered.content_type, len(rendered.body))
+    headers = _headers(rendered.etag, cache_control, rendered.content_type, len(rendered.body))
     return Published([rendered.body], headers=headers)
 
 
 def _names(if_none_match: str, etag: str) -> bool:
-    """Whether the header names these bytes, weakly (RFC 9110 section 13.1.2), or as a proxy names its coded copy."""
+    """Whether the header names this ETag, also as a weak one (RFC 9110 section 13.1.2) or as a proxy changed it."""
     return if_none_match.strip() == "*" or etag[1:-1] in entity_tags(if_none_match)
 
 
 def entity_tags(header: str) -> set[str]:
-    """The opaque tags in If-Match or If-None-Match, of weak ones too, and without the suffix of a proxy that encodes
-    answers: nginx makes ``"N"`` weak, Apache makes it ``"N-gzip"``, and either sends it back. A header that is no list
-    of tags names none."""
+    """The opaque tags in If-Match or If-None-Match. Weak tags count, and the suffix of a proxy that encodes answers is
+    removed: nginx makes ``"N"`` weak, Apache makes it ``"N-gzip"``, and clients send that back. A header that is no
+    list of tags names none."""
     if len(header) > _LONGEST_TAGS or not _ENTITY_TAGS.fullmatch(header):
         return set()
     return {_CODED.sub("", match[1]) for match in re.finditer(_ENTITY_TAG, header)}
 
 
 @lru_cache(4096)
-def _settled(etag: str, cache_control: str, content_type: str | None = None, length: int = 0) -> Headers:
+def _headers(etag: str, cache_control: str, content_type: str | None = None, length: int = 0) -> Headers:
     headers = [*_SECURITY, ("ETag", etag), ("Cache-Control", f"{cache_control}, {NO_TRANSFORM}")]
     content = [] if content_type is None else [("Content-Type", content_type), ("Content-Length", str(length))]
     return Headers([*headers, *content])
 
 
 def private_json(value: Any, status: int = 200) -> Response:
-    """An answer for this asker only."""
+    """An answer for this caller only."""
     response = Response(canonical_json(value), status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -246,14 +245,14 @@ def admitted_key(admitted: Admitted) -> Response:
 
 
 def no_content() -> Response:
-    """204: done, nothing to say."""
+    """204."""
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
 
 
 def after_request(response: Response) -> Response:
-    """Gives every answer the headers that all have, and notes down what `published` did not."""
+    """Adds the headers that all answers have, and counts the answers that `published` did not count."""
     if not isinstance(response, Published):
         response.headers.update(_SECURITY)
         response.headers.setdefault("Cache-Control", "no-store")

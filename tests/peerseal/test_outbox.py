@@ -233,7 +233,7 @@ def test_a_topic_that_is_away_holds_up_no_other(engine: Engine, box: Letterbox) 
 # ---- events that the broker refuses
 
 
-def test_a_refused_event_is_put_aside_and_those_behind_it_go_on(engine: Engine, box: Letterbox) -> None:
+def test_a_refused_event_is_put_aside_and_later_ones_go_on(engine: Engine, box: Letterbox) -> None:
     box.refuses = lambda letter: letter.payload == b"poison"
     clock = Clock(1000.0)
     (number,) = add(engine, "poison", key=b"one")

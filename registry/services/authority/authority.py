@@ -170,7 +170,7 @@ class AuthoritySource:
         if now > known.keys.expires_at - RENEW_BEFORE and now > self._warned_at + WARN_EVERY:
             self._warned_at = now
             days = (known.keys.expires_at - now) / 86400
-            log.warning("the root-signed document ends in %.0f days: run init where the root key is", days)
+            log.warning("the root-signed document expires in %.0f days: run init where the root key is", days)
 
     def _load(self, jws: str | None, now: float) -> Authority:
         if jws is None:

@@ -12,8 +12,8 @@ from registry.domain.errors import BadRequest, NotFound
 from registry.services.authority.authority import Authority
 from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
 from registry.services.documents.publish import registry_jwks
-from registry.web.awaited import Later, told
 from registry.web.client_address import calling_account
+from registry.web.delayed_answer import DelayedAnswer, ended_wait
 from registry.web.wire import number, parameter, private_json, published, registry
 
 wellknown_blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")
@@ -68,14 +68,14 @@ def key_statement(service: str, thumbprint: str) -> Response:
 def changes() -> Response:
     """Which services changed after entry ``since``. With ``?wait=S`` the answer comes at the first change, or after S
     seconds, where the server has room for calls that wait."""
-    feed, waited = registry().changes, told(request.environ)
+    feed, waited = registry().changes, ended_wait(request.environ)
     if waited is not None:
         return published(feed.answer_to(waited), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")
-    place = feed.wait(since, calling_account()) if wait and request.is_multithread else None
-    return published(feed.since(since), "no-cache") if place is None else Later(place, wait)
+    call = feed.wait(since, calling_account()) if wait and request.is_multithread else None
+    return published(feed.since(since), "no-cache") if call is None else DelayedAnswer(call, wait)
 
 
 @histories_blueprint.get("/history")

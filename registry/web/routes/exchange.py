@@ -1,5 +1,5 @@
-"""``POST /oauth2/token``: the token exchange and client credentials, with OAuth's answers instead of problem documents
-(RFC 6749)."""
+"""``POST /oauth2/token``: the token exchange and client credentials. Its errors are OAuth's (RFC 6749 section 5.2), not
+problem documents."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -53,28 +53,32 @@ def _granted(form: Mapping[str, str], settings: DomainSettings) -> Response:
         access = AccessWanted.read(form)
         _check_authorization()
         return _answer(registry().access_tokens.issue(access, settings.access_tokens))
-    raise ExchangeRefused("unsupported_grant_type", "a grant that is not known here, or that no operator turned on")
+    raise ExchangeRefused("unsupported_grant_type", "the grant is unknown, or no operator turned it on")
 
 
 def _check_authorization() -> None:
     if "Authorization" in request.headers:  # RFC 6749 section 2.3
-        raise ExchangeRefused("invalid_request", "a client that proves itself in two ways")
+        raise ExchangeRefused(
+            "invalid_request", "the client proves itself in two ways: an Authorization header and a client assertion"
+        )
 
 
 def _answer(issued: Issued, **members: str) -> Response:
-    said = {"token_type": "Bearer", "expires_in": issued.expires_in, "scope": issued.scope}
-    return private_json({"access_token": issued.token, **said, **members})
+    shared = {"access_token": issued.token, "token_type": "Bearer"}
+    return private_json({**shared, "expires_in": issued.expires_in, "scope": issued.scope, **members})
 
 
 def _form() -> bytes:
     if request.mimetype != _FORM or request.headers.get("Content-Encoding"):
-        raise ExchangeRefused("invalid_request", "not a form")
+        raise ExchangeRefused(
+            "invalid_request", f"the body is {request.mimetype or 'of no type'}; expected is {_FORM}, not encoded"
+        )
     return body()
 
 
 def _refused(refusal: ExchangeRefused, unverified: str) -> Response:
-    """The code and its meaning, and nothing of the request."""
-    members = {"error": refusal.code, "error_description": _SAID[refusal.code]}
+    """The code and its meaning. It quotes nothing of the request."""
+    members = {"error": refusal.code, "error_description": _DESCRIPTIONS[refusal.code]}
     answer = private_json(members, refusal.status)
     answer.headers["X-Request-Id"] = log_refusal(refusal.status, refusal.code, str(refusal), unverified)
     if refusal.status == HTTPStatus.UNAUTHORIZED:
@@ -82,7 +86,7 @@ def _refused(refusal: ExchangeRefused, unverified: str) -> Response:
     return answer
 
 
-_SAID = {
+_DESCRIPTIONS = {
     "invalid_request": "A parameter is missing, given twice, or not of its form.",
     "invalid_client": "The client assertion does not prove a service of this domain.",
     "invalid_grant": "The subject token is not good.",

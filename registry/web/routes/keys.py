@@ -33,7 +33,7 @@ blueprint = Blueprint("keys", __name__, url_prefix="/v1/services/<service>/keys"
 
 @blueprint.post("")
 def register(service: str) -> Response:
-    """Registers the key that proves itself in the body. The answer is the key statement, fresh from the entry."""
+    """Registers the key whose proof of possession is in the body. The answer is the key statement."""
     body = json_body()
     only(body, "proof", "join", "oidc")
     right, proof = _right(service, body), member(body, "proof", str)
@@ -57,7 +57,7 @@ def read(service: str, thumbprint: str) -> Response:
 
 @blueprint.delete("/<thumbprint:thumbprint>")
 def end(service: str, thumbprint: str) -> Response:
-    """Ends a key: an operator any, a service's key only itself."""
+    """Ends a key: an operator may end any, a service's key only itself."""
     token = bearer_token()
     if token is None:
         raise MissingToken("neither an operator nor the key itself")
@@ -65,12 +65,12 @@ def end(service: str, thumbprint: str) -> Response:
     if is_operator_token(token):
         registry().ending.end(service, thumbprint, reason, operator(Role.OPERATOR).by)
     else:
-        registry().ending.end(service, thumbprint, reason, _the_very_key(token, service, thumbprint), token)
+        registry().ending.end(service, thumbprint, reason, _caller_itself(token, service, thumbprint), token)
     return no_content()
 
 
 def _right(service: str, body: dict[str, Any]) -> Right | None:
-    """What the request says to have a right by. One thing at most: which one counted would be a guess."""
+    """The right that the request claims: one at most, so that it is clear which one counts."""
     token, join, oidc = bearer_token(), body.get("join"), body.get("oidc")
     if sum(right is not None for right in (token, join, oidc)) > 1:
         raise BadRequest("malformed_body", "more than one of a voucher, a join token and a platform's token")
@@ -88,8 +88,8 @@ def _right(service: str, body: dict[str, Any]) -> Right | None:
     return FirstCome() if registry().settings.dev else None
 
 
-def _the_very_key(token: str, service: str, thumbprint: str) -> dict[str, str]:
-    """How an entry names the calling key, which must be the one in the path."""
+def _caller_itself(token: str, service: str, thumbprint: str) -> dict[str, str]:
+    """The calling key, as an entry names it. It must be the key in the path."""
     peer = calling_service(token)
     kid = f"{service_id(registry().authority.current().domain, service)}/{thumbprint}"
     check_ends_itself(peer.kid, kid)

@@ -1,4 +1,4 @@
-"""Policies and the domain's settings: signed for everybody, and as operators write them."""
+"""Policies and the domain's settings: signed for all callers, and as operators write them."""
 
 import re
 from typing import Any
@@ -27,15 +27,15 @@ blueprint = Blueprint("policies", __name__, url_prefix="/v1")
 
 RESTRICTED = "private, no-store"
 UNKNOWN_SERVICE = "no key of this service was ever registered; is that the service's name?"
-"""A policy may be there before its service, and it may be for a misspelt name."""
+"""A policy may exist before its service. It may also be for a misspelt name."""
 _LAST = 10**18 - 1
 _ENTRY = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @blueprint.get("/services/<service>/policy.jwt")
 def policy_document(service: str) -> Response:
-    """Who may call the service, signed; with ``?seq=M`` as of entry M or later. A restricted policy is told to the
-    service, those that it names, and operators."""
+    """Who may call the service, signed; with ``?seq=M`` as of entry M or later. Only the service, the services that it
+    names, and operators may read a restricted policy."""
     rendered = registry().documents.policy(service, number("seq"))
     if rendered.readers is None:
         return published(rendered)
@@ -53,13 +53,12 @@ def domain_document() -> Response:
 def policy(service: str) -> Response:
     """The policy as `set_policy` takes it, with the ETag that a change has to name."""
     _operator(Role.VIEWER)
-    found = registry().policies.policy(service)
-    return _answer(found)
+    return _answer(registry().policies.policy(service))
 
 
 @blueprint.put("/services/<service>/policy")
 def set_policy(service: str) -> Response:
-    """Says who may call the service."""
+    """Sets who may call the service."""
     by = _operator(Role.OPERATOR).by
     seen, body = _seen(), _body()
     done = registry().policies.set_policy(service, body, seen, by)
@@ -71,8 +70,7 @@ def set_policy(service: str) -> Response:
 def domain() -> Response:
     """The domain's settings as `set_domain` takes them, with the ETag that a change has to name."""
     _operator(Role.VIEWER)
-    found = registry().policies.domain()
-    return _answer(found)
+    return _answer(registry().policies.domain())
 
 
 @blueprint.put("/domain")
@@ -80,13 +78,12 @@ def set_domain() -> Response:
     """Replaces the domain's settings."""
     by = _operator(Role.ADMIN).by
     seen, body = _seen(), _body()
-    done = registry().policies.set_domain(body, seen, by)
-    return _answer(done)
+    return _answer(registry().policies.set_domain(body, seen, by))
 
 
 def _operator(needs: Role) -> Operator:
-    """The operator who asks. A service that proves itself is refused all the same: who may call it is none of its
-    keys' business, or a thief of one could decide it. Raises as `registry.web.wire.operator`, and CallerNotAllowed."""
+    """The operator who calls. A service's token is refused with CallerNotAllowed, even for its own policy: a thief of
+    one key could otherwise change it. Raises also as `registry.web.wire.operator`."""
     token = bearer_token()
     if token is not None and not is_operator_token(token) and token.count(".") == 2:
         raise CallerNotAllowed(f"{calling_service(token).id} is no operator")
@@ -106,8 +103,8 @@ def _check_reader(readers: frozenset[str]) -> None:
 
 
 def _seen() -> frozenset[int]:
-    """The entries that If-Match names. ``*`` names none: it would replace whatever is there, unseen. Raises
-    PreconditionRequired."""
+    """The entries that If-Match names. ``*`` names none, because it would replace a setting that the operator has not
+    seen. Raises PreconditionRequired."""
     named = request.headers.get("If-Match")
     if not named:
         raise PreconditionRequired("If-Match has to name the ETag of what is to be replaced")
@@ -115,10 +112,10 @@ def _seen() -> frozenset[int]:
 
 
 def _body() -> dict[str, Any]:
-    """As it was answered, or without its ``entry`` and ``warning``: If-Match says what is to be replaced."""
+    """The body without the members ``entry`` and ``warning`` of an answer: If-Match names the replaced entry."""
     members = json_body()
     if type(members.pop("warning", "")) is not str:
-        raise BadRequest("malformed_body", "member warning is no text")
+        raise BadRequest("malformed_body", "member warning is not a string")
     entry = members.pop("entry", 0)
     if type(entry) is not int or not 0 <= entry <= _LAST:
         raise BadRequest("malformed_body", "member entry is not the number of an entry")

@@ -1,7 +1,6 @@
 """Enrolment: what the registry is told, and what is made of its answers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,11 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import registry_id, service_id
 from peerseal.protocol.tokens.proof import sign_proof
-from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.testing import Answer, MemoryRegistry
 from tests.support.keys import signing_key
 
 KEYS = "/v1/services/client/keys"
 DOMAIN = "test.internal"
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(DOMAIN, clock=Clock(1_800_000_000.0)) as registry:
-        yield registry
 
 
 @pytest.fixture
@@ -155,14 +148,14 @@ class TestAnswers:
             enrolment.join(pair, token)
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\xff", b"a.b.c", b"{}"])
-    def test_an_acceptance_that_nobody_signed_is_not_believed(
+    def test_an_unsigned_acceptance_is_not_believed(
         self, registry: MemoryRegistry, enrolment: Enrolment, pair: KeyPair, token: JoinToken, body: bytes
     ) -> None:
         registry.answers[KEYS] = Answer(201, body)
         with pytest.raises(DocumentRefused):
             enrolment.join(pair, token)
 
-    def test_a_statement_about_a_key_that_nobody_knows_is_none(self, enrolment: Enrolment, pair: KeyPair) -> None:
+    def test_an_unknown_key_has_no_statement(self, enrolment: Enrolment, pair: KeyPair) -> None:
         assert enrolment.statement(held(pair)) is None
 
     @pytest.mark.parametrize("status", [204, 302, 400, 401, 403, 410, 500, 503])

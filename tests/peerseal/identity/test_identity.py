@@ -40,17 +40,6 @@ SCHEDULE = RotationSchedule(every=1000.0, lead=10.0, overlap=20.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
-
-
-@pytest.fixture
 def live() -> Iterator[MemoryRegistry]:
     """A registry that goes by the time of day, for tests of several processes."""
     with MemoryRegistry() as registry:
@@ -185,7 +174,7 @@ class TestStart:
         callee.verify(sign(again), method="GET", target="/")
 
     @pytest.mark.parametrize("status", [200, 403, 404, 500])
-    def test_nor_does_an_answer_of_somebody_else_than_the_registry_matter(
+    def test_an_answer_of_another_server_than_the_registry_is_ignored(
         self, registry: MemoryRegistry, folder: Path, status: int
     ) -> None:
         """A captive portal, a proxy whose upstream is gone: what they say is unsigned, and destroys no key."""
@@ -385,7 +374,7 @@ class TestDeathInBetween:
         assert states(registry) == {first: ACTIVE, second: ACTIVE}
         assert private_keys(folder) == {kid.rpartition("/")[2] for kid in (first, second)}
 
-    def test_a_killed_process_leaves_no_lock_behind(self, live: MemoryRegistry, folder: Path) -> None:
+    def test_a_killed_process_leaves_no_lock(self, live: MemoryRegistry, folder: Path) -> None:
         live.identity("client", **key_dir(folder))
         reader, writer = os.pipe()
 
@@ -487,7 +476,7 @@ class TestRotation:
         assert len({worker.credentials.key_id for worker in workers}) == 1
         assert workers[0].credentials.key_id in states(registry)
 
-    def test_a_service_that_slept_past_the_end_of_its_key_joins_anew(
+    def test_a_service_that_slept_past_the_end_of_its_key_joins_again(
         self, registry: MemoryRegistry, clock: Clock
     ) -> None:
         client = registry.identity("client", join_token=registry.join_token("client", uses=2, ttl=1e9))

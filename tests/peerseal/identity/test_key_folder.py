@@ -231,7 +231,7 @@ class TestHolders:
         assert child.result()
 
     @pytest.mark.usefixtures("quiet_collector")
-    def test_a_forked_child_that_took_none_holds_up_nobody(self, path: Path) -> None:
+    def test_a_forked_child_without_a_share_delays_no_other_process(self, path: Path) -> None:
         folder = KeyFolder(path)
         folder.hold()
         go, tell = os.pipe()

@@ -46,11 +46,6 @@ class PlatformRegistry(MemoryRegistry):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
 def registry(clock: Clock) -> Iterator[PlatformRegistry]:
     with PlatformRegistry(clock) as registry:
         registry.endpoints.good = frozenset(["first.token.text"])
@@ -95,7 +90,7 @@ def test_the_next_key_is_vouched_for_and_no_token_is_shown(registry: PlatformReg
     assert sent(registry) == [{"proof", "oidc"}, {"proof"}]
 
 
-def test_a_host_that_slept_past_its_last_keys_end_joins_anew_with_the_newest_token(
+def test_a_host_that_slept_past_its_last_keys_end_joins_again_with_the_newest_token(
     registry: PlatformRegistry, clock: Clock, token_file: Path
 ) -> None:
     client = identity(registry, token_file.read_text)

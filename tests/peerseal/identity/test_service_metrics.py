@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,8 @@ def one(text: str, name: str, **labels: str) -> float:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        registry.set_domain(minters=["client"])
-        yield registry
-
-
-@pytest.fixture
 def client(registry: MemoryRegistry) -> Identity:
+    registry.set_domain(minters=["client"])
     return registry.identity("client")
 
 
@@ -144,7 +132,7 @@ def test_a_service_without_a_key_tells_the_rest(registry: MemoryRegistry) -> Non
     assert "peerseal_key_age_seconds" not in read(text)
 
 
-def test_asking_for_metrics_calls_nobody(registry: MemoryRegistry) -> None:
+def test_collecting_metrics_makes_no_call(registry: MemoryRegistry) -> None:
     identity = Identity("callee", registry="http://127.0.0.1:1", fetcher=registry)
     registry.calls.clear()
     for _ in range(3):

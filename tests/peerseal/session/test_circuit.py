@@ -307,12 +307,12 @@ class TestTheBulkhead:
         assert "2 run, 1 wait" in str(raised.value)
         assert circuit.status().refused == 1
 
-    def test_one_that_waited_in_vain_leaves_nothing_behind(self, circuit: Circuit, full: ExitStack) -> None:
+    def test_a_call_that_waited_in_vain_leaves_nothing(self, circuit: Circuit, full: ExitStack) -> None:
         with pytest.raises(TooManyCalls), circuit.place(CallLimits(max_running=2, longest_wait=0.01)):
             pytest.fail("a place too many")
         assert (circuit.status().waiting, circuit.status().running) == (0, 2)
 
-    def test_nobody_waits_for_longer_than_the_call_may_take(self, circuit: Circuit, full: ExitStack) -> None:
+    def test_no_call_waits_for_longer_than_its_deadline(self, circuit: Circuit, full: ExitStack) -> None:
         with no_longer_than(0.01), pytest.raises(TooManyCalls), circuit.place(FEW):
             pytest.fail("a place too many")
 

@@ -14,15 +14,10 @@ from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child
 from tests.support.certificates import Authority
 from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, misbehaving
-from tests.support.wire import NOW, Keys, Service
+from tests.support.wire import Service
 
 DEADLINE = 0.25
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture(scope="module")
-def caller() -> Service:
-    return Service("caller", Keys(), now=NOW)
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +157,7 @@ def test_a_kept_connection_is_used_again_with_the_deadline_of_each_call(caller: 
     assert server.asked == 1, "one connection for all"
 
 
-def test_whoever_may_wait_less_waits_less(caller: Service) -> None:
+def test_a_caller_with_a_shorter_deadline_waits_less(caller: Service) -> None:
     with misbehaving(HEAD) as server:
         began = time.monotonic()
         with pytest.raises(requests.ReadTimeout), no_longer_than(0.1):

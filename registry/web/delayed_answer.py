@@ -1,0 +1,60 @@
+"""Answers that are made later, for calls that wait for a change."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app
+
+from registry.services.documents.waiting import WaitingCall
+from registry.web.metrics import WAITING
+from registry.web.wire import Published
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_WAITED = "peerseal.waited"  # in a WSGI environment: the wait of a call that runs for the second time
+
+
+class DelayedAnswer(Published):
+    """Runs the application again with the same request when the wait of ``call`` has ended: after ``seconds`` at most.
+    `ended_wait` returns the call then."""
+
+    def __init__(self, call: WaitingCall, seconds: float) -> None:
+        super().__init__()
+        self._call = call
+        self._seconds = seconds
+        self._application = current_app.wsgi_app
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """See Response."""
+        environ[_WAITED] = self._call
+        return DelayedBody(self._call, self._seconds, lambda: self._application(environ, start_response))
+
+
+class DelayedBody:
+    """The body of a delayed answer. Iterating over it blocks the thread until the wait has ended. A server that keeps
+    its threads free, such as `registry.serving.worker`, iterates after that."""
+
+    def __init__(self, call: WaitingCall, seconds: float, run_again: Callable[[], Iterable[bytes]]) -> None:
+        self.call = call
+        self.seconds = seconds
+        self._run_again = run_again
+        self._body: Iterable[bytes] = ()
+        WAITING.inc()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.call.wait(self.seconds)
+        self._body = self._run_again()
+        return iter(self._body)
+
+    def close(self) -> None:
+        """Ends the wait, if it has not ended, without an answer."""
+        self.call.leave()
+        WAITING.dec()
+        if hasattr(self._body, "close"):
+            self._body.close()
+
+
+def ended_wait(environ: "WSGIEnvironment") -> WaitingCall | None:
+    """The wait of a call that runs again after it; None where the call runs for the first time."""
+    return cast(WaitingCall | None, environ.get(_WAITED))
