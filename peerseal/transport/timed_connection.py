@@ -23,8 +23,8 @@ from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.hosts import is_loopback_host, leads_elsewhere
-from peerseal.protocol.numbers import natural
 from peerseal.runtime.limits import LONGEST_TIMEOUT
 from peerseal.transport.deadline import time_left
 

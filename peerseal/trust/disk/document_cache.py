@@ -19,7 +19,7 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.documents.frame import MAX_DOCUMENT
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.runtime.files import Folder, NameLock, cache_folder
 from peerseal.transport.deadline import time_left
 
