@@ -11,7 +11,9 @@ from registry.services.authority.ledger_watch import LedgerWatch
 from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
-from registry.web import limiting, metrics, problems
+from registry.web.limiting import limit_refusals
+from registry.web.metrics import DATABASE, WORKERS, timed
+from registry.web.problems import answer_errors
 from registry.web.routes import BLUEPRINTS
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
 
@@ -42,9 +44,9 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     app.after_request(after_request)
-    limiting.limit_refusals(app, settings)
-    problems.register(app)
-    metrics.WORKERS.share_in(settings.home)
-    metrics.DATABASE.read_from(lambda: connection_counts(registry.store.engine))
-    app.wsgi_app = metrics.timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    limit_refusals(app, settings)
+    answer_errors(app)
+    WORKERS.share_in(settings.home)
+    DATABASE.read_from(lambda: connection_counts(registry.store.engine))
+    app.wsgi_app = timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app

@@ -62,7 +62,7 @@ class MirrorHealth:
         if trouble is None or trouble.rests_until == 0.0 or getattr(_of_this_thread, "asks_all", False):
             return
         if now < trouble.rests_until:
-            raise FetchError(f"{url} hung a moment ago, and is not asked for {trouble.rests_until - now:.1f} s")
+            raise FetchError(f"{url} did not answer in time, and is not asked for {trouble.rests_until - now:.1f} s")
         self._trouble[url] = _Trouble(trouble.failures, trouble.since, now + self._limits.shortest_rest)
 
     def worked(self, url: str) -> None:

@@ -167,7 +167,9 @@ class DocumentReader:
             if now < self._root_cooldown_until and not at_once:
                 if known is not None:
                     return known
-                raise TrustUnavailable("the registry's keys could not be fetched a moment ago", retry_after=1)
+                raise TrustUnavailable(
+                    "the registry's keys: the last fetch failed, and the next is due soon", retry_after=1
+                )
             if self._recall_newer_root(at_once) and (known := self.known_registry_keys()) is not None:
                 return known
             self._root_cooldown_until = now + (1.0 if self._root is None else self._limits.cooldown)
@@ -217,14 +219,16 @@ class DocumentReader:
         found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
             if found.version < self.copies.seen(_ROOT_COPY):
-                raise DocumentRefused("document_rolled_back", "older registry keys than this host has seen")
+                raise DocumentRefused(
+                    "document_rolled_back", f"version {found.version}, this host has seen a newer one"
+                )
             return found
         if found.root.thumbprint != root.root.thumbprint:
-            raise DocumentRefused("document_wrong_root", "another root key than seen before")
+            raise DocumentRefused("document_wrong_root", f"{found.root.thumbprint} instead of {root.root.thumbprint}")
         if found.subject != root.subject:
             raise DocumentRefused("document_wrong_subject", f"the registry of {found.subject}, not of {root.subject}")
         if found.version < root.version:
-            raise DocumentRefused("document_rolled_back", "older registry keys than seen before")
+            raise DocumentRefused("document_rolled_back", f"version {found.version} after {root.version}")
         return found if (found.version, found.expires_at) > (root.version, root.expires_at) else None
 
     def _take_over(self, found: RegistryKeys) -> RegistryKeys:
@@ -316,9 +320,9 @@ class DocumentReader:
     def copy(
         self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
     ) -> CachedDocument[D] | None:
-        """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
-        (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
-        within the offline limit; else None. It makes no call, except for the root's document where there is no copy."""
+        """The document about ``subject`` that a process of this host has fetched after ``newer_than`` (seconds since
+        the epoch). None where there is none, or it fails a check, is older than what this host has seen, or was signed
+        before the offline limit. It makes no call, except for the root's document where there is no copy."""
         if self.copies.fetched_at(name) <= newer_than:
             return None
         copy = self.copies.read(name)
@@ -379,7 +383,7 @@ class DocumentReader:
         return document, checkpoint
 
     def _renew_lock(self) -> None:
-        """In a forked child; what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._lock = threading.Lock()
         self.fetches, self.failed = Counter(), Counter()
 

@@ -40,8 +40,9 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
         Raises UnknownKey, RevokedKey or TrustUnavailable.
         """
         service_id = split_kid(kid)[0]
-        if split_service_id(service_id)[0] != self._reader.registry_keys().subject:
-            raise UnknownKey("a key of another trust domain")
+        domain = self._reader.registry_keys().subject
+        if split_service_id(service_id)[0] != domain:
+            raise UnknownKey(f"{service_id} is not of the trust domain {domain}")
         return self._ask(self.item(service_id), kid)
 
     def item(self, service_id: str) -> Item[KnownService]:
@@ -51,7 +52,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
             if len(self.items) >= self._limits.max_services:
                 self._forget_strangers()
             if len(self.items) >= self._limits.max_services:
-                raise TrustUnavailable("more services than this store may remember")
+                raise TrustUnavailable(f"no room for {service_id}: {self._limits.max_services} services are remembered")
             item = self.items.setdefault(service_id, self._new_item(service_id))
         return item
 
@@ -73,7 +74,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
 
     def _find(self, known: KnownService, name: str) -> TrustedKey | None:
         if name in known.revoked:
-            raise RevokedKey("the key was revoked")
+            raise RevokedKey(f"{name} was revoked")
         return known.keys.get(name)
 
     def _lists(self, known: KnownService, name: str) -> bool:
@@ -83,7 +84,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
     def _budget(self, item: Item[KnownService]) -> Iterator[None]:
         """Known services have their own cooldowns, and are not held up by what strangers use."""
         if item.known is None and not self._strangers.take():
-            raise TrustUnavailable("too many services asked for that nobody knows", retry_after=1)
+            raise TrustUnavailable(f"too many unknown services: {item.subject} is not fetched now", retry_after=1)
         if item.known is None or not self.is_believed(item):
             yield
         elif self._doubtful.acquire(blocking=False):
@@ -92,7 +93,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
             finally:
                 self._doubtful.release()
         else:
-            raise TrustUnavailable("enough is being fetched for unknown kids", retry_after=1)
+            raise TrustUnavailable(f"too many unknown kids: {item.subject} is not fetched now", retry_after=1)
 
     def _index(self, item: Item[KnownService], known: KnownService | None) -> None:
         """New keys go in before old ones go out."""

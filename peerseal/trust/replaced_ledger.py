@@ -211,7 +211,7 @@ def statements_in(body: bytes) -> list[str]:
     try:
         return decode_statements(body)
     except MalformedToken as error:
-        raise DocumentRefused("document_malformed", f"statements about a new history: {error}") from error
+        raise DocumentRefused("document_malformed", f"the root's statements: {error}") from error
 
 
 def _capped(document: JwkSetDocument, until: Mapping[str, int]) -> JwkSetDocument:

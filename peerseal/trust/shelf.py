@@ -213,7 +213,7 @@ class Shelf(ABC, Generic[D, B, A]):
         """
         now = self._clock()
         if now < item.cooldown_until:
-            raise TrustUnavailable("fetched a moment ago", retry_after=int(item.cooldown_until - now) + 1)
+            raise self._fetched_lately(item, item.cooldown_until - now)
         with self._budget(item):
             item.cooldown_until = now + self._limits.cooldown
             try:
@@ -306,7 +306,7 @@ class Shelf(ABC, Generic[D, B, A]):
         return not item.pending and self._is_in_ledger(item)
 
     def _is_in_ledger(self, item: Item[B]) -> bool:
-        """Whether what is known is of the ledger that counts, and not of one that the root gave up."""
+        """Whether the belief is from the present ledger, and not from one that the root gave up."""
         return item.known is not None and not self._reader.is_of_lost_ledger(item.generation)
 
     # ---- documents
@@ -338,11 +338,14 @@ class Shelf(ABC, Generic[D, B, A]):
                     copies.missed(item.file, asked_at)
 
     def _check_not_missed(self, item: Item[B]) -> None:
-        """Passes where no process of the host has asked the registry in vain for a name in that document a moment ago.
-        A renewal a moment ago is no such thing: a key that was registered since is looked for. Raises
-        TrustUnavailable."""
+        """Passes where no process of the host has asked the registry in vain for a name in that document within the
+        cooldown. Renewals do not count: a key that was registered since is looked for. Raises TrustUnavailable."""
         if 0 <= self._clock() - self._reader.copies.missed_at(item.file) < self._limits.cooldown:
-            raise TrustUnavailable("fetched a moment ago", retry_after=int(self._limits.cooldown) + 1)
+            raise self._fetched_lately(item, self._limits.cooldown)
+
+    def _fetched_lately(self, item: Item[B], wait: float) -> TrustUnavailable:
+        detail = f"the {self.what} of {item.subject}: fetched less than {self._limits.cooldown:g} s ago"
+        return TrustUnavailable(detail, retry_after=int(wait) + 1)
 
     def _take_copy(self, item: Item[B]) -> bool:
         """Believe a copy that another process has fetched since, or one before a restart. False where there is none."""

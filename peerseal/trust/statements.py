@@ -132,7 +132,7 @@ class StatementShelf:
         if self._absent.has(kid, now):
             raise UnknownKey(f"the registry does not know {kid}")
         if not self._strangers.has_token():
-            raise TrustUnavailable("too many keys asked for that the registry does not know", retry_after=1)
+            raise TrustUnavailable(f"too many unknown keys: {kid} is not fetched now", retry_after=1)
         generation = self._reader.generation
         try:
             question = self._question(kid)

@@ -95,7 +95,7 @@ class TrustStore:
         in_each_child(self._forget_counts)
 
     def _forget_counts(self) -> None:
-        """In a forked child: what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._hits = self._misses = 0
 
     @property
@@ -154,7 +154,7 @@ class TrustStore:
         with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
-                raise UnknownKey("a key of another trust domain")
+                raise UnknownKey(f"{owner} is not of the trust domain {self.domain}")
             return self._registry_key(kid) if owner == registry_id(self.domain) else self._statements.ask(kid, owner)
 
     def settings(self) -> DomainSettings:
@@ -201,7 +201,7 @@ class TrustStore:
         return None
 
     def deadline(self) -> Deadline:
-        """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
+        """See RemoteKeySource. ``TrustLimits.patience`` is the bound; a question outside of a deadline has its own."""
         return Deadline(self._limits.patience)
 
     def _begin(self) -> None:
@@ -278,7 +278,7 @@ class TrustStore:
             for key in root().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
-        raise UnknownKey("the root names no such key")
+        raise UnknownKey(f"the root does not name {kid}")
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:

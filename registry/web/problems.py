@@ -27,7 +27,7 @@ _HTTP_CODES = {
 }
 
 
-def register(app: Flask) -> None:
+def answer_errors(app: Flask) -> None:
     """Has the application answer all errors with the functions of this module."""
     app.register_error_handler(PeersealError, _refused)
     app.register_error_handler(HTTPException, _http_error)
