@@ -4,9 +4,9 @@ A socket's timeout, and so that of `requests`, starts again with every byte: a p
 by one, resets it for ever. Here each read and write asks how long its thread may still wait, be it for a head, a
 proxy's answer or a body. Where nothing limits the thread, the timeout of `requests` is all there is.
 
-This module alone uses what urllib3 and http.client do not document: `HTTPConnection._new_conn`, because no public
-method runs between the connection and the TLS handshake, where a wrong address must be refused before anything is sent;
-and the buffered reader ``fp`` of a response, because nothing else sees each read of a head.
+This module alone uses two undocumented parts of urllib3 and http.client. `HTTPConnection._new_conn`: no public method
+runs between the connection and the TLS handshake, where a wrong address must be refused before anything is sent. The
+buffered reader ``fp`` of a response: nothing else sees each read of a head.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The newest state of the registry's ledger that a trust store has seen: each signed document is checked against it.
 
-A document is believed only as part of one history: the keys in it are in the ledger, and its ledger continues the
+A document is believed only as part of one history. The keys in it are in the ledger, and its ledger continues the
 newest one that this store has seen, before a restart too, or is continued by it. So a client that sees two histories,
 or a rewritten one, finds the registry out.
 """
@@ -120,8 +120,8 @@ class SeenLedger:
                 self._add_agreed(found)
 
     def adopt(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
-        """Adopt another ledger, where the root says that the one that was seen is lost for good: once the registry has
-        proven that its ledger begins with the declared head, and that head with what both ledgers have in common.
+        """Adopt another ledger, where the root says that the one that was seen is lost for good. The registry first
+        proves that its ledger begins with the declared head, and that head with what both ledgers have in common.
         ``before`` is called when that is proven. False where no statement is about what was seen.
 
         Raises DocumentRefused where the registry has a third ledger, or FetchError.

@@ -95,7 +95,7 @@ class TrustStore:
         in_each_child(self._forget_counts)
 
     def _forget_counts(self) -> None:
-        """In a forked child: what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._hits = self._misses = 0
 
     @property

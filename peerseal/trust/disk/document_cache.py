@@ -3,8 +3,8 @@
 A cold start uses them when the registry is down, and of many workers one fetches for all. The folder needs no trust:
 each reader checks a copy like an answer of the registry. The file's time is when the document was fetched, which says
 only when it is to be fetched again; its own signed time says how long it is believed. Users who could write there
-could bring back an older copy, with an older note of what was seen, and make it believed until its signed time is over:
-so the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up leave no file:
+could bring back an older copy, with an older note of what was seen, and make it believed until its signed time is over.
+So the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up leave no file:
 all locks are in one.
 """
 

@@ -109,7 +109,7 @@ class FileReplayGuard:
 
     def _open(self, number: int) -> "_Log":
         """The log of that window, made where it is missing. A log is marked as over before it is removed, so the mark
-        is read after the log was opened: a process that was stopped meanwhile, or whose clock stepped back, makes none
+        is read after the log was opened. A process that was stopped meanwhile, or whose clock stepped back, makes none
         anew."""
         if not 0 <= number < 1 << 40:
             raise ValueError("the token expires at no time of day")
