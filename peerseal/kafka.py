@@ -345,11 +345,9 @@ def _configuring() -> Iterator[None]:
     token is missing (`oauthbearer`)."""
     try:
         yield
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:
+    except (KafkaException, TypeError, ValueError) as error:
+        if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:
             raise BrokerUnavailable(f"no access token to log in with: {error}") from error
-        raise ConfigurationError(f"librdkafka does not take these settings: {error}") from error
-    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"librdkafka does not take these settings: {error}") from error
 
 

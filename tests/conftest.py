@@ -13,6 +13,7 @@ from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.rabbitmq import RabbitMQ, need_rabbitmq
 from tests.support.stack import Stack
+from tests.support.wire import NOW, Keys, RawServer, Service, raw_server
 
 WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
 ON_ONE_DATABASE = tuple(
@@ -113,6 +114,19 @@ def registry(clock: Clock) -> Iterator[MemoryRegistry]:
     """A registry in memory, by that clock."""
     with MemoryRegistry(clock=clock) as registry:
         yield registry
+
+
+@pytest.fixture(scope="module")
+def caller() -> Service:
+    """A service that signs requests."""
+    return Service("caller", Keys(), now=NOW)
+
+
+@pytest.fixture
+def server() -> Iterator[RawServer]:
+    """A server that shows the bytes that it receives."""
+    with raw_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -362,7 +362,7 @@ class Relay:
     def _note_refusal(self, connection: Connection, event: Waiting, refusal: Exception) -> None:
         attempts, said = event.failures + 1, printable(refusal)
         if attempts >= self._limits.attempts:
-            self._rows.put_aside(connection, event.number, refusal, now=self._clock())
+            self._rows.note_refusal(connection, event.number, refusal, put_aside_at=self._clock())
             log.error("event %d on %s is put aside, refused %d times: %s", event.number, event.topic, attempts, said)
         else:
             pause = self._limits.pause_after(attempts)

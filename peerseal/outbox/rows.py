@@ -130,17 +130,10 @@ class Rows:
         """Delete events that the broker has confirmed."""
         connection.execute(sa.delete(self.table).where(self.table.c.number.in_(list(numbers))))
 
-    def note_refusal(self, connection: sa.Connection, number: int, error: Exception, *, not_before: float) -> None:
-        """Note a refusal; the event is sent again after ``not_before``."""
-        self._note(connection, number, error, not_before=not_before)
-
-    def put_aside(self, connection: sa.Connection, number: int, error: Exception, *, now: float) -> None:
-        """Note the last refusal."""
-        self._note(connection, number, error, put_aside_at=now)
-
-    def _note(self, connection: sa.Connection, number: int, error: Exception, **columns: float) -> None:
+    def note_refusal(self, connection: sa.Connection, number: int, error: Exception, **until: float) -> None:
+        """Note a refusal, and ``not_before``, the time of the next attempt, or ``put_aside_at`` after the last one."""
         said = {"code": code_of(error), "detail": printable(error)[:_LONGEST_DETAIL]}
-        noted = {**said, **columns, "failures": self.table.c.failures + 1}
+        noted = {**said, **until, "failures": self.table.c.failures + 1}
         connection.execute(sa.update(self.table).where(self.table.c.number == number).values(noted))
 
     def retry(self, connection: sa.Connection, numbers: Iterable[int]) -> int:

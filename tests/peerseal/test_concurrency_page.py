@@ -22,16 +22,10 @@ from peerseal.testing import MemoryRegistry
 from peerseal.transport.deadline import no_longer_than, time_left
 from tests.support.misbehaving import misbehaving
 from tests.support.waiting import until
-from tests.support.wire import NOW, Answer, Keys, RawServer, Service, raw_server
+from tests.support.wire import NOW, Answer, Keys, RawServer, Service
 
 PAGE = (Path(__file__).parents[2] / "docs/explanation/concurrency.md").read_text()
 [OPTIONS, BULKHEAD, POOL] = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with raw_server() as server:
-        yield server
 
 
 @pytest.fixture

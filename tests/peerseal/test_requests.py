@@ -22,20 +22,9 @@ from peerseal.requests import MAX_BUFFER, RETRIES, TIMEOUT, PeerSession
 from peerseal.runtime.limits import CallLimits
 from peerseal.session.origin import Origin
 from peerseal.session.problem import MAX_PROBLEM
-from tests.support.wire import DOMAIN, NOW, RESET, Answer, Keys, RawServer, Seen, Service, raw_server
+from tests.support.wire import DOMAIN, RESET, Answer, RawServer, Seen, Service, raw_server
 
 SessionFor = Callable[..., PeerSession]
-
-
-@pytest.fixture(scope="module")
-def caller() -> Service:
-    return Service("caller", Keys(), now=NOW)
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with raw_server() as server:
-        yield server
 
 
 @pytest.fixture

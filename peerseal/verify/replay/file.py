@@ -1,8 +1,8 @@
 """The replay guard of a host: append-only logs in a folder, one for each window of 30 seconds in which tokens expire.
 
-A claim appends a record to the log of its token's window, then reads the log up to that record. The kernel puts appends
-in one order (``O_APPEND``), so one record of a token is the first, and each process sees for itself whether that is its
-own. No process holds a lock that another one waits for. docs/adr/0020-replay-guard-is-a-log.md gives the reasons.
+A claim appends a record to the log of its token's window and reads the log up to that record. The kernel orders appends
+(``O_APPEND``), so each process sees whether its own record of the token is the first. No process waits for the lock of
+another one. docs/adr/0020-replay-guard-is-a-log.md gives the reasons.
 """
 
 import hashlib
@@ -29,40 +29,38 @@ log = logging.getLogger("peerseal.replay")
 
 _DIGEST = 16
 _RECORD = struct.Struct(f"{_DIGEST}s16x")
-"""The token's digest, and 16 random bytes that tell this claim from every other one of the same token."""
+"""The token's digest, and 16 random bytes that identify the claim."""
 _LENGTH = _RECORD.size
 _CHUNK = 1 << 20
-"""Bytes to read at once, at most."""
+"""The most bytes of one read."""
 _CUT = "its log was cut: tokens that expire within the same 30 seconds are refused"
 
 
 class FileReplayGuard:
-    """Shared by all workers of one host, through logs in a folder that outlive restarts.
-
-    It survives the death of any process, not a loss of power: the tokens have then expired before the host is back.
-    """
+    """Shared by all workers of one host through logs in a folder, also across restarts. A power failure may lose
+    claims, whose tokens have expired before the host is back."""
 
     WINDOW = 30
-    """Seconds of expiry that share a log: ``<path>.<number>``, where the number is ``until // WINDOW``."""
+    """Seconds of expiry of one log, ``<path>.<number>``: the number is ``until // WINDOW``."""
     PURGE_EVERY = 30
-    """Seconds after which the folder is checked again and logs of the past are removed."""
+    """Seconds between two checks of the folder, which also remove old logs."""
     BUSY_TIMEOUT = 2.0
-    """Seconds for which a thread waits for the others of this process, which may wait for the disk."""
+    """Seconds for which a thread waits for the other threads of this process, which may wait for the disk."""
     MOST_OPEN = 64
-    """Logs that a process holds open. The one that was opened first is closed for a further one."""
+    """Logs that a process holds open; it closes the oldest one for another one."""
 
     def __init__(
         self, path: str | os.PathLike[str], *, limit: int = 1_000_000, clock: Callable[[], float] = time.time
     ) -> None:
-        """``path`` is how the names of the logs begin, in a folder that must exist and that only this user can change.
-        The logs are made on first use, mode 0600. A window takes ``limit`` claims, of 32 bytes each, and no more."""
+        """``path`` is the prefix of the logs' names, in an existing folder that only this user can change. The logs are
+        created on first use, mode 0600. A window takes at most ``limit`` claims, of 32 bytes each."""
         check_path("path", path)
         check_whole("limit", limit, at_least=1)
         check_callable("clock", clock)
         path = Path(path).absolute()
-        name = path.name.removesuffix(".sqlite3")  # a guard of the release before was named so
+        name = path.name.removesuffix(".sqlite3")  # the name of a guard of the release before
         if not name:
-            raise ConfigurationError(f"path={path}: expected how the names of the logs begin, such as FOLDER/replay")
+            raise ConfigurationError(f"path={path}: expected the prefix of the logs' names, such as FOLDER/replay")
         self._path = path.with_name(name)
         self._folder = Folder(path.parent, access=Access.READABLE, mode=None)
         self._earlier = ClaimsInSqlite(self._folder, f"{self._path.name}.sqlite3")
@@ -104,21 +102,21 @@ class FileReplayGuard:
             self._tidied_at = -math.inf
 
     def _renew_lock(self) -> None:
-        """All else in a forked child is good as it is: sets that may be behind, and files that are read by place."""
+        """A forked child keeps all else: it reads the files from the place that its sets have reached."""
         self._lock = threading.Lock()
 
     def _open(self, number: int) -> "_Log":
-        """The log of that window, made where it is missing. A log is marked as over before it is removed, so the mark
-        is read after the log was opened. A process that was stopped meanwhile, or whose clock stepped back, makes none
-        anew."""
+        """The log of that window, created where it is missing. A log is marked as over before its removal, and the mark
+        is read after the log was opened. So a process that was stopped meanwhile, or whose clock was set back, does not
+        create a removed log again."""
         if not 0 <= number < 1 << 40:
-            raise ValueError("the token expires at no time of day")
+            raise ValueError(f"the token's window is {number}, expected 0 to {(1 << 40) - 1}")
         while len(self._logs) >= self.MOST_OPEN:
             del self._logs[next(iter(self._logs))]
         opened = _Log(self._folder.open(self._name(number), os.O_CREAT | os.O_RDWR | os.O_APPEND))
         if self._is_over(number):
             ended = (number + 1) * self.WINDOW
-            raise OSError(f"it forgot what expired before {ended}: the token, or this host's clock, is behind")
+            raise OSError(f"it dropped the tokens that expired before {ended}; is this host's clock wrong?")
         if not opened.is_there():
             raise OSError("its log was removed a moment ago")
         removed = self._logs.get(number)
@@ -132,8 +130,8 @@ class FileReplayGuard:
 
     @property
     def _over(self) -> str:
-        """The file with one byte for each window, at the place of its number: 1 where its log was removed. It is
-        sparse: its size is that of the newest number, and what it takes on the disk is 4 KiB for 34 hours."""
+        """The file with one byte for each window, at the offset of its number: 1 where its log was removed. It is
+        sparse, and takes 4 KiB on the disk for 34 hours."""
         return f"{self._path.name}.over"
 
     def _is_over(self, number: int) -> bool:
@@ -146,8 +144,6 @@ class FileReplayGuard:
         finally:
             over.close()
 
-    # ---- every 30 seconds
-
     def _tidy(self, now: float) -> None:
         self._check_folder()
         self._earlier.look(now)
@@ -155,7 +151,7 @@ class FileReplayGuard:
         self._tidied_at = now
 
     def _check_folder(self) -> None:
-        self._folder.check(self._path.name)  # nothing is read from it: a path that names a folder or link is a mistake
+        self._folder.check(self._path.name)  # refuses a path that names a folder or a link
         if not self._folder.is_in_place():
             raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
         kind = network_file_system(self._folder.stat(".").st_dev)
@@ -166,8 +162,7 @@ class FileReplayGuard:
             )
 
     def _remove_before(self, first: int) -> None:
-        """Forget the windows before that one and remove their logs. One whose removal fails is tried again the next
-        time."""
+        """Drop the windows before that one and their logs. A removal that fails is tried again next time."""
         for number in [number for number in self._logs if number < first]:
             del self._logs[number]
         of_a_log = re.compile(re.escape(self._path.name) + r"\.([0-9]{1,15})")
@@ -182,7 +177,7 @@ class FileReplayGuard:
                     log.warning("a log of the replay guard stays after its time: %s", error)
 
     def _remove(self, name: str, number: int) -> None:
-        """A log of one byte takes no claim any more, and its room is free: on a full disk the next step may need it."""
+        """A log of one byte takes no more claims, and frees space that the next step needs on a full disk."""
         past = _Log(self._folder.open(name, os.O_RDWR))
         os.ftruncate(past.fd, 1)
         over = Opened(self._folder.open(self._over, os.O_CREAT | os.O_RDWR))
@@ -195,20 +190,20 @@ class FileReplayGuard:
 
 
 class _Log(Opened):
-    """The log of one window, held open, and what this process has read of it. Closed when nothing refers to it."""
+    """The open log of one window, and the tokens that this process has read from it. It is closed with its object."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self.seen: set[bytes] = set()
         self._size = 0
         self._read = 0, b""
-        """Up to which place, and the record before it: another one there tells of a log that was cut and grew again."""
+        """The offset read so far, and the record before it: another record there shows that the log was cut."""
 
     def __del__(self) -> None:
         self.close()
 
     def is_there(self) -> bool:
-        """Whether it is still open, under its name. Asked before each claim."""
+        """Whether the log is open and was not removed. Asked before each claim."""
         try:
             found = self.stat()
         except OSError:
@@ -233,14 +228,14 @@ class _Log(Opened):
             self._read_up_to(mine)
         won = token not in self.seen
         self.seen.add(token)
-        self._read = self._read[0] + _LENGTH, mine  # in this order: a child forked in between reads it once more
+        self._read = self._read[0] + _LENGTH, mine  # last: a child forked before this reads the record again
         return won
 
     def _read_up_to(self, mine: bytes) -> None:
-        """Take in the records before that one."""
+        """Read the records before that one."""
         while True:
             read_to, _ = self._read
-            unread = max(self._size - read_to, 0)  # when it was looked at: more may have come since
+            unread = max(self._size - read_to, 0)  # other processes may have added more since
             data = os.pread(self.fd, min(unread + 4 * _LENGTH, _CHUNK), read_to)
             place = data.find(mine)
             before = data[: place if place >= 0 else len(data) - len(data) % _LENGTH]

@@ -1,7 +1,7 @@
 """Replay guards: each token is accepted once.
 
-A guard is asked last (step 11), so only tokens whose signature was checked are ever recorded: strangers cannot fill
-it. It keeps (``iss``, ``jti``) until the token can no longer be accepted, and then forgets.
+A guard is asked last (step 11), so it only records tokens that passed all other checks: no one else can fill it. It
+keeps (``iss``, ``jti``) until the token can no longer be accepted.
 """
 
 import time
@@ -19,19 +19,18 @@ class ReplayGuard(Protocol):
     """Remembers which tokens were accepted."""
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
-        """True for the first claim of this (issuer, jti), False for any other until the time ``until`` (seconds since
-        the epoch) has passed. One atomic insert. Raises TrustUnavailable where the guard cannot say.
+        """True for the first claim of this (issuer, jti), False for each other one before the time ``until`` (seconds
+        since the epoch). One atomic insert. Raises TrustUnavailable where the guard cannot answer.
 
-        ``until`` must depend on the token alone: each worker that is given the same token must give the same time, or
-        it may be looked for where it was not kept.
+        ``until`` must depend on the token alone: the guard looks for a token by it.
         """
 
 
 class MemoryReplayGuard:
-    """For one process. Other workers, other hosts and the process after a restart know nothing of it.
+    """For one process, until it ends: other workers and hosts accept the same tokens.
 
-    Bounded by time: what has expired is dropped within ``PURGE_EVERY`` seconds. Where ``limit`` unexpired tokens are
-    held, further ones are refused rather than old ones forgotten.
+    Expired tokens are dropped within ``PURGE_EVERY`` seconds. While ``limit`` other tokens are held, further ones are
+    refused.
     """
 
     PURGE_EVERY = 30

@@ -1,15 +1,14 @@
-"""The replay guard of a fleet: the hosts of a service ask one Redis which tokens were accepted.
+"""The replay guard of a fleet: the hosts of a service share one Redis.
 
-A claim is one command, ``SET key 1 NX PX …``, which Redis does as a whole: the first to come is told so, and nobody
-else is. What could still let a token in twice, and what is done about it:
+A claim is one atomic command, ``SET key 1 NX PX …``, which succeeds for the first claim only. Three faults could still
+accept a token twice:
 
-- *A lost reply.* Nobody knows then whether Redis did the command. Sent again it would be answered "known" to the very
-  caller who was first, or, by a Redis that has restarted, "new" to a second one. So no command is ever sent again, and
-  a claim without a reply is refused (503). Its token may be used up; the caller signs another.
-- *Eviction.* A Redis that makes room by dropping keys forgets tokens that are still good. Its ``maxmemory-policy`` must
-  be ``noeviction``: when it is full, it refuses, and so do we.
-- *Clocks.* The time to live goes as a duration: a moment (``EXAT``) that lies in the past for a Redis whose clock is
-  ahead would be taken for a success and remembered by nobody. ``CLOCK_SPREAD`` covers hosts whose clocks differ.
+- *A lost reply.* It is unknown whether Redis executed the command. A second try would fail for the first claimant, or
+  succeed for two after a restart of Redis. So no command is sent twice, and a claim without a reply is refused (503).
+- *Eviction.* A Redis that evicts keys loses tokens that are still good. Its ``maxmemory-policy`` must be
+  ``noeviction``: a full Redis refuses claims.
+- *Clocks.* The time to live is a duration: a time (``EXAT``) in the past of a Redis whose clock is fast would succeed
+  and store nothing. ``CLOCK_SPREAD`` covers hosts whose clocks differ.
 """
 
 import hashlib
@@ -38,31 +37,29 @@ _SAFE_POLICY = "noeviction"
 
 
 class RedisReplayGuard:
-    """For the hosts that use one Redis. Its keys are digests below ``peerseal:replay:<audience>:``, so that several
-    services may share it.
+    """For the hosts that use one Redis. Its keys are digests with the prefix ``peerseal:replay:<audience>:``, so that
+    several services may share it.
 
-    ``url`` is as redis-py reads it: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with its options; only attempts
-    are never more than one. ``audience`` is the name of the service that accepts the tokens.
+    ``url`` is one of redis-py, with its options: ``redis://``, ``rediss://`` (TLS) or ``unix://``; commands are never
+    retried. ``audience`` is the name of the service that accepts the tokens.
 
-    While Redis cannot be asked, nothing is accepted (TrustUnavailable, 503), unless ``unsafe_fallback`` is a guard that
-    decides meanwhile: what it does not know, such as a token that another host accepted, is then accepted again. It is
-    asked before every claim, so that it knows what was accepted here. With ``assume_noeviction`` a Redis that tells its
-    policy to nobody is believed to have the right one. Raises ConfigurationError where the library is missing or the
-    URL is none.
+    While Redis cannot be asked, no token is accepted (TrustUnavailable, 503). With an ``unsafe_fallback`` that guard
+    decides meanwhile, and accepts again what only other hosts accepted; it is asked before each claim, so that it knows
+    the tokens of this host. ``assume_noeviction`` is for a Redis that does not tell its policy. Raises
+    ConfigurationError for a missing library or an invalid URL.
     """
 
     CONNECT_TIMEOUT = 0.5
-    """Seconds to a connection: a Redis that is further away than that would be too slow for every request."""
+    """Seconds for a connection: a Redis that needs longer is too slow for each request."""
     ANSWER_TIMEOUT = 0.5
-    """Seconds for a reply, which takes well under a millisecond; then the answer is 503. A Redis that hangs costs a
-    request both at the most."""
+    """Seconds for a reply, which normally takes less than a millisecond; then the answer is 503."""
     COOLDOWN = 1.0
-    """Seconds for which a Redis that gave no reply in time is not asked: or every thread of a worker stood waiting."""
+    """Seconds for which a Redis that did not reply in time is not asked, so that not all threads of a worker wait."""
     CHECK_EVERY = 60.0
-    """Seconds after which its eviction policy is looked at again; somebody may have changed it."""
+    """Seconds after which the eviction policy is read again, which an operator may have changed."""
     CLOCK_SPREAD = 120.0
-    """Seconds that a token is kept beyond its end: a host whose clock is that far behind would still accept it. One
-    that is 30 s behind a caller, or 90 s ahead, refuses all its tokens, so hosts that work are no further apart."""
+    """Seconds for which a token is kept after its end, for hosts with slow clocks. A host whose clock is 30 s slower or
+    90 s faster than a caller's refuses all its tokens, so the clocks of working hosts are no further apart."""
     WARN_EVERY = 10.0
     """Seconds between two warnings that the fallback decides."""
 
@@ -118,7 +115,7 @@ class RedisReplayGuard:
         self._client.connection_pool.disconnect()
 
     def _after_error(self, error: "RedisError", now: float) -> bool:
-        """A Redis that is down is an outage. One that is full or does not know us is not: then nothing is accepted."""
+        """A Redis that is down is an outage. One that is full or refuses the credentials is not."""
         from redis import exceptions as redis
 
         if isinstance(error, redis.TimeoutError):
@@ -128,7 +125,7 @@ class RedisReplayGuard:
         return self._without_redis(str(error), outage=down and not stranger, cause=error)
 
     def _without_redis(self, why: str, *, outage: bool, cause: Exception | None = None) -> bool:
-        """What a claim is answered that the fallback, if there is one, has let pass."""
+        """The answer to a claim that is new to the fallback, if there is one."""
         if self._fallback is None or not outage:
             raise TrustUnavailable(f"the replay guard's Redis cannot be used: {why}", retry_after=1) from cause
         now = self._clock()
@@ -148,7 +145,7 @@ class RedisReplayGuard:
         self._checked_at = now
 
     def _eviction_policy(self) -> str | None:
-        """As INFO says it, which many a managed Redis allows where it forbids CONFIG; None where it says nothing."""
+        """From INFO, which managed Redis servers often allow, or CONFIG; None where neither tells."""
         from redis import ResponseError
 
         client: Any = self._client
@@ -157,13 +154,13 @@ class RedisReplayGuard:
             (client.config_get, "maxmemory-policy", "maxmemory-policy"),
         )
         for ask, what, name in ways:
-            with suppress(ResponseError):  # a command that we may not use, or that is not there
+            with suppress(ResponseError):  # a command that is forbidden or missing
                 if policy := ask(what).get(name):
                     return str(policy)
         return None
 
     def _after_fork(self) -> None:
-        """Connections must not cross a fork: two processes would read each other's answers."""
+        """Two processes on one connection would read each other's replies."""
         self._client = self._new_client()
 
     def _new_client(self) -> "Redis":
@@ -179,16 +176,16 @@ class RedisReplayGuard:
             )
             client.set_retry(Retry(NoBackoff(), 0))  # after the URL, whose own options would win
             pool = client.connection_pool
-            pool.connection_class(**pool.connection_kwargs)  # connects to nobody, and knows what it cannot take
+            pool.connection_class(**pool.connection_kwargs)  # makes no connection; raises for invalid options
             _check_place(pool.connection_kwargs)
         except (ValueError, TypeError, AttributeError, redis.RedisError):
-            message = "the replay guard's URL is none that redis-py takes; it looks like redis://host:6379/0"
-            raise ConfigurationError(message) from None  # the cause may quote it, and with it a password
+            message = "redis-py refuses the replay guard's URL; expected one such as redis://host:6379/0"
+            raise ConfigurationError(message) from None  # the cause may quote the URL with its password
         return client
 
 
 def _check_place(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for a host that cannot be, and for a timeout that no socket takes."""
+    """Raises ValueError for an impossible host, and for a timeout that no socket takes."""
     if "host" in options and not can_be_reached(options["host"], options.get("port")):
         raise ValueError("no host")
     for name in ("socket_timeout", "socket_connect_timeout"):

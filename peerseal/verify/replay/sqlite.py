@@ -1,8 +1,8 @@
-"""Claims in the SQLite file of the release before, for as long as workers of that release write to it.
+"""Claims in the SQLite file of the release before, while workers of that release still write to it.
 
-A service is reloaded worker by worker. Until the last worker of the release before has ended, a token must be new in
-its file as well. The file is removed ten minutes after the last token in it that such a worker accepted has expired;
-there is nothing to do by hand. This module can go, with the two calls of it, in the release after the next one.
+A service is reloaded worker by worker: until the last old worker has ended, a token must be new in its file too. The
+file is removed ten minutes after the last token that an old worker accepted has expired. This module and its two calls
+can be removed in the release after the next one.
 """
 
 import threading
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class ClaimsInSqlite:
-    """The table ``seen (token, until)``. The claims of this release have an ``until`` that is no whole number, which
-    tells them from those of the release before; its workers delete both alike.
+    """The table ``seen (token, until)``. Claims of this release have a fractional ``until``, those of old workers a
+    whole one; old workers delete both.
 
-    A connection is opened for each claim, so that no fork falls into one that is open.
+    Each claim opens its own connection, and a fork waits until it is closed.
     """
 
     BUSY_TIMEOUT = 2.0
     """Seconds to wait for another process's insert."""
     QUIET = 600
-    """Seconds for which a worker of the release before may have nothing to do, and still be there."""
+    """Seconds for which an old worker may be idle."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
@@ -37,8 +37,7 @@ class ClaimsInSqlite:
         around_each_fork(self._before_fork, self._after_in_parent, self._after_in_child)
 
     def look(self, now: float) -> None:
-        """Find out whether the file is there and in use, and remove one that is not. Raises OSError or
-        ConfigurationError."""
+        """Look whether the file exists and is in use; remove one that is not. Raises OSError or ConfigurationError."""
         self._in_use = self._is_there()
         if not self._in_use:
             return
@@ -50,7 +49,7 @@ class ClaimsInSqlite:
                 self._folder.remove(file)
 
     def claim(self, token: bytes, until: float) -> bool:
-        """Whether the token is new in the file, or there is none. Raises OSError or ConfigurationError."""
+        """Whether the token is new in the file. Raises OSError or ConfigurationError."""
         if not self._in_use or not self._is_there():
             return True
         with self._opened() as connection:

@@ -14,15 +14,10 @@ from peerseal.transport.deadline import no_longer_than
 from tests.peerseal.served import Child
 from tests.support.certificates import Authority
 from tests.support.misbehaving import FAR_TOO_LONG, IN_TIME, Behaviour, misbehaving
-from tests.support.wire import NOW, Keys, Service
+from tests.support.wire import Service
 
 DEADLINE = 0.25
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-@pytest.fixture(scope="module")
-def caller() -> Service:
-    return Service("caller", Keys(), now=NOW)
 
 
 @pytest.fixture(autouse=True)

@@ -18,22 +18,11 @@ from peerseal.session.origin import Origin
 from peerseal.testing import Clock, MemoryRegistry
 from tests.support.misbehaving import Behaviour, hangs, misbehaving, refused
 from tests.support.waiting import until
-from tests.support.wire import NOW, RESET, Answer, Keys, RawServer, Service, raw_server
+from tests.support.wire import RESET, Answer, RawServer, Service, raw_server
 
 SessionFor = Callable[..., PeerSession]
 LIMITS = CallLimits(failures=3, open_time=2.0, jitter=0.0)
 BUSY = Answer(503, {"Retry-After": "5"})
-
-
-@pytest.fixture(scope="module")
-def caller() -> Service:
-    return Service("caller", Keys(), now=NOW)
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with raw_server() as server:
-        yield server
 
 
 @pytest.fixture

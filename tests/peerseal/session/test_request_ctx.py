@@ -18,22 +18,11 @@ from peerseal.protocol.tokens.request import MAX_CTX
 from peerseal.requests import PeerSession
 from peerseal.testing import MemoryRegistry
 from tests.support.asgi import Callee
-from tests.support.wire import NOW, RESET, Answer, Keys, RawServer, Service, raw_server
+from tests.support.wire import RESET, Answer, RawServer, Service, raw_server
 
 CTX = {"purpose": "support", "tags": ["a", 1, None]}
 TOO_LONG = {"note": "x" * MAX_CTX}
 NESTED: dict[str, Any] = functools.reduce(lambda inner, _: {"a": inner}, range(MAX_NESTING), {})
-
-
-@pytest.fixture
-def server() -> Iterator[RawServer]:
-    with raw_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def caller() -> Service:
-    return Service("caller", Keys(), now=NOW)
 
 
 @pytest.fixture
