@@ -64,7 +64,7 @@ class ChangesFollower:
         process woke.
 
         The ``first`` question of a period reaches the registry if any does. It takes a new connection, since those from
-        before the break may be dead, and asks URLs that rest, since the break itself may have made a call fail.
+        before the break may be dead. It also asks URLs that rest, since the break itself may have made a call fail.
         """
         if self._shared is None:
             return self._ask_now(since, first).changes

@@ -201,7 +201,7 @@ class TrustStore:
         return None
 
     def deadline(self) -> Deadline:
-        """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
+        """See RemoteKeySource. ``TrustLimits.patience`` is the bound; a question outside of a deadline has its own."""
         return Deadline(self._limits.patience)
 
     def _begin(self) -> None:

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.documents.history_statement import Head
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import canonical_json, natural, strict_json_object
 from peerseal.protocol.tokens.claims import claim, time_claim
 from peerseal.runtime.files import Access, Folder
 
