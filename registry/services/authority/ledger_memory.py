@@ -61,7 +61,7 @@ class Remembered:
         before = tuple(Head.from_json(one) for one in claim(members, "before", list))
         note = members.get("checkpoint")
         if note is not None and type(note) is not str:
-            raise MalformedToken("the checkpoint is no text")
+            raise MalformedToken(f"the checkpoint is {type(note).__name__}, it must be text")
         return cls(head.size, head, note, time_claim(members, "seen_at"), before, time_claim(members, "declared_at"))
 
 
