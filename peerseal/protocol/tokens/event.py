@@ -90,7 +90,7 @@ def check_event_claims(claims: dict[str, Any]) -> None:
     try:
         iss, sub, aud, scope, event_id, transaction_id, rctx, iat, exp, jti = _always(claims)
     except KeyError as error:
-        raise MalformedToken("a claim is missing") from error
+        raise MalformedToken(f"claim {error} is missing") from error
     if "act" in claims:
         _check_actor(claims)
     elif len(claims) != len(_ALWAYS) + len(_BINDING):

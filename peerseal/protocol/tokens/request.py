@@ -97,7 +97,7 @@ def check_request_claims(claims: dict[str, Any]) -> None:
     try:
         iss, sub, aud, jti, method, target, content, iat, nbf, exp, headers = _request_values(claims)
     except KeyError as error:
-        raise MalformedToken("a claim is missing") from error
+        raise MalformedToken(f"claim {error} is missing") from error
     if len(claims) != len(_REQUEST_MEMBERS):
         _check_optional_claims(claims)
     if not (
