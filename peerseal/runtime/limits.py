@@ -63,7 +63,7 @@ class TrustLimits(_Limits):
     """Seconds for which a document is believed after its last signed confirmation. It bounds how long a mirror, or a
     lost connection, can hide a revocation."""
     patience: float = 3.0
-    """Seconds that a slow registry can add to one verification, in total: it waits when a kid, or the callee's own
+    """Seconds that a slow registry can add to one verification, in total. It waits when a kid, or the callee's own
     policy, is not in memory, or is known only from before a start or a pause."""
     wait: float = 15.0
     """Seconds for which the registry may hold a request for changes while there are none. 0: it is asked every
