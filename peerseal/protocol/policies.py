@@ -196,7 +196,7 @@ Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
-    users' tokens, and who may exchange these for event tokens at the registry: no service, where ``exchange`` is empty.
+    users' tokens, and in ``exchange`` the programs that may exchange these for event tokens.
     ``derived_scopes`` says which scopes events may have that their users' tokens do not have; ``access_tokens``, by the
     name of a resource server, which services get access tokens for it."""
 
