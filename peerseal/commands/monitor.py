@@ -101,12 +101,12 @@ def _monitor(arguments: argparse.Namespace) -> Monitor:
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
     """Gives the kids that the owner names, read at each look: keys rotate."""
     folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
-    listed, said = arguments.known_file, frozenset(arguments.known)
+    listed, named = arguments.known_file, frozenset(arguments.known)
     if listed is not None and not listed.is_fifo():  # what was read of a pipe is gone
-        _kids_listed_in(listed)  # what is wrong with it is said now, whether the registry answers or not
+        _kids_listed_in(listed)  # report a mistake in it now, even if the registry does not answer
 
     def own_keys() -> frozenset[str]:
-        kids = said
+        kids = named
         if folder:
             kids |= kids_in(Path(folder), arguments.service)
         if listed is not None:

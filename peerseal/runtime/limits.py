@@ -137,7 +137,7 @@ class IssuerLimits(_Limits):
     large keys has 300 KiB."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, or a negative one."""
+        """Raises ConfigurationError for anything but a number of 0 or more."""
         _Limits.__post_init__(self)
         check_whole("IssuerLimits.introspections", self.introspections, at_least=1)
 
@@ -154,7 +154,7 @@ class RotationSchedule(_Limits):
     """An old key is retired that long after its successor began to sign: what it signed has expired by then."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no length of time."""
+        """Raises ConfigurationError for anything but a length of time."""
         _Limits.__post_init__(self)
         if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
             raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")
@@ -193,7 +193,7 @@ class CallLimits(_Limits):
     """Seconds for which they wait."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, a negative one, or no room for any call."""
+        """Raises ConfigurationError for anything but a number of 0 or more, and where no call could run."""
         _Limits.__post_init__(self)
         check_whole("CallLimits.failures", self.failures)
         check_whole("CallLimits.max_running", self.max_running, at_least=1)

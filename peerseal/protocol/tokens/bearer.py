@@ -16,7 +16,7 @@ def bearer_token(header: object) -> str:
     """The token in the header's value, not verified. The scheme may stand in any case.
 
     Raises MissingToken where there is no header, or one of another scheme. Raises MalformedToken for two values, which
-    servers join with a comma, and for what is no token.
+    servers join with a comma, and for an invalid token.
     """
     value = (plain_text(header) or "").strip(BLANKS)
     match = _BEARER.fullmatch(value)
@@ -28,4 +28,4 @@ def bearer_token(header: object) -> str:
         raise MalformedToken("two values of the token's header, or a comma in one")
     if value.partition(" ")[0].lower() != "bearer":
         raise MissingToken("another scheme than Bearer")
-    raise MalformedToken("no token as RFC 6750 section 2.1 has it follows the scheme Bearer")
+    raise MalformedToken("an invalid token follows the scheme Bearer (RFC 6750 section 2.1)")

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import KeysView, Mapping
+from collections.abc import Container, KeysView, Mapping
 from typing import Any, TypeVar
 
 from peerseal.errors import (
@@ -44,7 +44,7 @@ def time_claim(claims: Mapping[str, Any], name: str) -> int:
     """A time as a JSON integer between the epoch and the year 9999. Raises MalformedToken."""
     value = claim(claims, name, int)
     if not 0 <= value <= LATEST_TIME:
-        raise MalformedToken(f"claim {name} is {value}, expected a time of 0 to {LATEST_TIME}")
+        raise MalformedToken(f"claim {name} is not a time of 0 to {LATEST_TIME}")
     return value
 
 
@@ -54,6 +54,15 @@ def number_claim(claims: Mapping[str, Any], name: str) -> int:
     if not 0 <= value < 10**MAX_DIGITS:
         raise MalformedToken(f"claim {name} is no natural number of at most {MAX_DIGITS} digits")
     return value
+
+
+def wrong_type(claims: Mapping[str, Any], times: Container[str], objects: Container[str]) -> MalformedToken:
+    """The error that names the first claim of the wrong type: times are integers, and all but ``objects`` are texts."""
+    for name, value in claims.items():
+        kind = int if name in times else dict if name in objects else str
+        if type(value) is not kind:
+            return MalformedToken(f"claim {text_like(name)} is {kind_of(value)}, expected {kind.__name__}")
+    return MalformedToken("a claim is of the wrong type")
 
 
 def exactly(claims: Mapping[str, Any], members: frozenset[str], optional: frozenset[str] = frozenset()) -> None:
