@@ -318,7 +318,7 @@ MALFORMED: Mapping[str, tuple[Any, str]] = {
     "a URI with a fragment": ({"kafka": {**BROKER, "audience": KAFKA + "#a"}}, "not an absolute URI"),
     "a URI with a newline": ({"kafka": {**BROKER, "audience": KAFKA + "\n"}}, "not an absolute URI"),
     "no service": ({"kafka": {**BROKER, "services": []}}, "services is empty, expected one service id"),
-    "a service twice": ({"kafka": {**BROKER, "services": ["legacy", LEGACY]}}, "services is not a list of different service ids"),
+    "a service twice": ({"kafka": {**BROKER, "services": ["legacy", LEGACY]}}, "not a list of different service ids"),
     "anyone": ({"kafka": {**BROKER, "services": ["*"]}}, ""),
     "a service elsewhere": ({"kafka": {**BROKER, "services": ["other.internal/a"]}}, "another trust domain"),
     "no scope": ({"kafka": {**BROKER, "scopes": []}}, "scopes has 0 members"),
