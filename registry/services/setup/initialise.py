@@ -136,7 +136,7 @@ def _check_root(settings: Settings, known: RegistryKeys) -> None:
     pin = keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase).public.thumbprint
     if pin != known.root.thumbprint:
         raise ConfigurationError(
-            f"the root key in {settings.root_key_file} has the pin {pin}, not {known.root.thumbprint}"
+            f"the root key in {settings.root_key_file} has the pin {pin}, clients have pinned {known.root.thumbprint}"
         )
 
 
