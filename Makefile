@@ -81,13 +81,14 @@ browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver
 coverage: $(STAMP) ## the tests of `make test`, with the lines and branches that none of them reaches
 	$(BIN)/pytest -n $(WORKERS) -m "$(NOT_ALONE)" --cov --cov-report=term-missing:skip-covered
 
-lint: $(STAMP) ## ruff, mypy --strict, the import contracts, spelling, and code that nothing uses
+lint: $(STAMP) ## ruff, mypy --strict, the import contracts, spelling, code that nothing uses, and prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/vulture
+	@$(BIN)/python -m tools.prose $(PROSE)
 
 prose: $(STAMP) ## docstrings, comments and pages in plain English: words, nouns, the length of sentences
 	@$(BIN)/python -m tools.prose $(PROSE)

@@ -32,7 +32,7 @@ from peerseal.errors import (
     Replayed,
     WrongBinding,
 )
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user

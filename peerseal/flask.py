@@ -9,12 +9,12 @@
     def profile(id):
         return {"caller": current_peer.service}
 
-One check runs as soon as Flask has routed the request: before receivers of the signal ``request_started``, URL value
-preprocessors and ``before_request`` functions of the application and its blueprints, before a body is parsed, and
-before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public` marks is open. Earlier
-than the check run WSGI middleware, the conversion of path parameters (``to_python`` of URL converters) and the opening
-of the session (docs/reference/servers.md), which must not tell a stranger anything. The view, teardown functions and
-streams run for the request's transaction; between requests the thread has none.
+One check runs as soon as Flask has routed the request. It runs before receivers of the signal ``request_started``,
+URL value preprocessors and ``before_request`` functions of the application and its blueprints. It also runs before a
+body is parsed, and before a 404, a 405 or a redirect to another spelling of the path. Only what `PeerAuth.public`
+marks is open. Earlier than the check run WSGI middleware, the conversion of path parameters (``to_python`` of URL
+converters) and the opening of the session (docs/reference/servers.md), which must not tell a stranger anything. The
+view, teardown functions and streams run for the request's transaction; between requests the thread has none.
 """
 
 import functools

@@ -8,7 +8,7 @@ from io import BytesIO, RawIOBase
 from typing import IO, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.bearer import bearer_token as bearer_token
 from peerseal.verify.context import REQUEST_ID, current_trace, within

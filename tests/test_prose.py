@@ -61,6 +61,11 @@ def test_where_a_sentence_ends(tmp_path: Path, end: str) -> None:
     assert found_in(tmp_path, f"{half}{end}{half}") == []
 
 
+def test_a_number_at_the_end_of_a_sentence_begins_no_list(tmp_path: Path) -> None:
+    half = "word " * (LONGEST - 1)
+    assert found_in(tmp_path, f"{half}8. {half}") == []
+
+
 def test_docstrings_and_comments_are_read_and_code_is_not(tmp_path: Path) -> None:
     source = '''"""Signed anew."""
 anew = "anew"

@@ -46,7 +46,7 @@ _PERMITTED = re.compile(
 
 _CODE = re.compile(r"``.+?``|`[^`]*`|\[([^\]]*)\]\([^)]*\)|https?://\S+|\"[^\"]*\"", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?;])[)\"*]*\s+")
-_BLOCK = re.compile(r"\s*(?:[-*+] |\d+\. |#+ |> )")
+_BLOCK = re.compile(r"^\s*(?:[-*+] |\d+\. |#+ |> )")
 
 
 class Paragraph(NamedTuple):

@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _look_after_keys(identity)
         assertion = identity.sign_assertion()
-        said = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
+        answer = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
         if arguments.as_json:
-            say_json(said)
+            say_json(answer)
         else:
             say(assertion)
     finally:

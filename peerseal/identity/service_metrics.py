@@ -21,7 +21,7 @@ from typing import Any, Final
 from peerseal.errors import PeersealError, TrustUnavailable
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.runtime.files import Folder
-from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.forks import in_each_child, notice_fork, process_runs
 from peerseal.runtime.metrics import Metric, Source, Tally, merged
 from peerseal.runtime.options import check_callable
 from peerseal.session.circuit import CircuitStatus
@@ -208,10 +208,4 @@ def _runs(name: str) -> bool:
     """Whether the worker of that file still runs. This process may have its process id now."""
     found = _WORKER.search(name)
     pid = int(found[1]) if found else 0
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
+    return pid != os.getpid() and process_runs(pid)

@@ -1,4 +1,4 @@
-"""Strict encodings: canonical base64url, JSON without surprises, digests as RFC 9530 writes them.
+"""Strict encodings: canonical base64url, JSON without surprises, natural numbers, digests as RFC 9530 writes them.
 
 python-jose and ``json`` read leniently: they accept padding, foreign characters, trailing bits, repeated members and
 ``NaN``. Two texts that decode to the same token would be two identities for one thing, so all input passes here first.
@@ -9,11 +9,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from json.scanner import make_scanner
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 
+MAX_DIGITS: Final = 18
+"""Digits of the longest number: with these it fits into 64 bits."""
 MAX_NESTING = 32
 """Levels of arrays and objects in a JSON text, at most. No token or document needs a quarter of it. The interpreter can
 read some hundred levels, but not write or print them."""
@@ -132,6 +134,15 @@ def strict_json_object(data: bytes | str) -> dict[str, Any]:
 def canonical_json(value: Any) -> bytes:
     """One spelling per value: sorted members, no white space, UTF-8. Raises ValueError for values that JSON lacks."""
     return _canonical.encode(value).encode("utf-8")
+
+
+def natural(text: str, digits: int = MAX_DIGITS) -> int | None:
+    """The natural number in the text, in ASCII digits without leading zeros, ``digits`` at most; None for any other
+    text. `int` takes white space, signs, underscores and the digits of every script, raises ValueError for more than
+    4,300 digits, and gives numbers that no clock, file or database can hold."""
+    if not (len(text) <= digits and text.isascii() and text.isdigit()):
+        return None
+    return None if len(text) > 1 and text.startswith("0") else int(text)
 
 
 def digest_header(data: bytes) -> str:

@@ -31,7 +31,7 @@ def is_loopback_host(host: str | None) -> bool:
 
 
 def can_be_reached(host: str | None, port: int | None) -> bool:
-    """Whether a machine can have that host and port (None: the scheme's): an address, an IPv6 one with or without
+    """Whether a machine can have that host and port (None: the scheme's). It is an address, an IPv6 one with or without
     brackets and a zone, or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores."""
     text = (host or "").removeprefix("[").removesuffix("]")
     if ":" in text:

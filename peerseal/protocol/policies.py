@@ -177,18 +177,16 @@ class AccessGrant:
         if type(value) is not dict:
             raise MalformedToken("expected an object with audience, services and scopes")
         exactly(value, frozenset(("audience", "services", "scopes")), frozenset(("lifetime",)))
-        services, scopes = claim(value, "services", list), scopes_from(value["scopes"])
-        if not services or any(type(one) is not str for one in services) or len(set(services)) != len(services):
-            raise MalformedToken("services are not a list of different names, with one at least")
-        for service in services:
-            split_service_id(service)
+        services, scopes = _service_ids(value, "services"), scopes_from(value["scopes"])
+        if not services:
+            raise MalformedToken("services is empty, expected one service id at least")
         if not 0 < len(scopes) <= MAX_ACCESS_SCOPES:
             raise MalformedToken(f"scopes has {len(scopes)} members, expected 1 to {MAX_ACCESS_SCOPES}")
         lifetime = claim({"lifetime": ACCESS_LIFETIME, **value}, "lifetime", int)
         if lifetime not in ACCESS_LIFETIMES:
             first, last = ACCESS_LIFETIMES[0], ACCESS_LIFETIMES[-1]
             raise MalformedToken(f"lifetime is {lifetime}, expected {first} to {last} seconds")
-        return cls(check_resource(value["audience"]), frozenset(services), scopes, lifetime)
+        return cls(check_resource(value["audience"]), services, scopes, lifetime)
 
 
 Exchange = Mapping[str, Mapping[str, frozenset[str]]]
@@ -198,7 +196,7 @@ Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
-    users' tokens, and who may exchange these for event tokens at the registry: no service, where ``exchange`` is empty.
+    users' tokens, and in ``exchange`` the programs that may exchange these for event tokens.
     ``derived_scopes`` says which scopes events may have that their users' tokens do not have; ``access_tokens``, by the
     name of a resource server, which services get access tokens for it."""
 
@@ -233,11 +231,7 @@ class DomainSettings:
         if type(value) is not dict:
             raise MalformedToken("the domain's settings are not an object")
         exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange", "derived_scopes", "access_tokens")))
-        minters = claim(value, "minters", list)
-        if any(type(minter) is not str for minter in minters) or len(set(minters)) != len(minters):
-            raise MalformedToken("minters are not a list of different names")
-        for minter in minters:
-            split_service_id(minter)
+        minters = _service_ids(value, "minters")
         issuers = _each("issuers", claim(value, "issuers", list), UserIssuer.from_json)
         if len({issuer.issuer for issuer in issuers}) != len(issuers):
             raise MalformedToken("an issuer stands twice")
@@ -245,12 +239,22 @@ class DomainSettings:
         derived = claim({"derived_scopes": [], **value}, "derived_scopes", list)
         derivations = _derivations_from(derived, {*minters, *exchange})
         grants = _access_grants_from(claim({"access_tokens": {}, **value}, "access_tokens", dict))
-        return cls(frozenset(minters), issuers, exchange, derivations, grants)
+        return cls(minters, issuers, exchange, derivations, grants)
 
     def sources(self, minter: str, scope: str) -> frozenset[str]:
         """The scopes of a user's token from which an event of the service with id ``minter`` may derive ``scope``."""
         named = (one for one in self.derived_scopes if one.minter == minter and scope in one.yields)
         return frozenset(derivation.source for derivation in named)
+
+
+def _service_ids(value: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Different service ids, which the member lists. Raises MalformedToken or InvalidName."""
+    ids = claim(value, name, list)
+    if any(type(one) is not str for one in ids) or len(set(ids)) != len(ids):
+        raise MalformedToken(f"{name} is not a list of different service ids")
+    for one in ids:
+        split_service_id(one)
+    return frozenset(ids)
 
 
 def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ...]:

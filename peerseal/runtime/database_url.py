@@ -99,7 +99,7 @@ def _host(text: str) -> tuple[str, str]:
     """The host, decoded and without brackets, and its port, which may be empty. Raises ConfigurationError."""
     match = _HOST.fullmatch(text)
     if match is None or (match[2] and not _is_port(match[2])):
-        raise ConfigurationError("the database URL names a host or a port that is none; is a password quoted as %XX?")
+        raise ConfigurationError("the database URL names an invalid host or port; is a password quoted as %XX?")
     return unquote(match[1].removeprefix("[").removesuffix("]")), match[2] or ""
 
 
@@ -133,7 +133,7 @@ def _query(text: str) -> list[tuple[str, str]]:
         raise ConfigurationError(f"the database URL names {twice[0][:40]!r} more than once")
     for name, value in pairs:
         if name == "port" and not all(not port or _is_port(port) for port in value.split(",")):
-            raise ConfigurationError("the database URL names a port that is none")
+            raise ConfigurationError("the database URL names an invalid port")
     return pairs
 
 

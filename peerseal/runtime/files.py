@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.locks import Opened, within
+from peerseal.runtime.locks import Opened, succeeds_within
 from peerseal.runtime.trusted_path import MOST_LINKS, Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
 
 DRAFT: Final = ".new-"
@@ -371,7 +371,7 @@ class NameLock:
     def lock(self, *, wait: float = 0.0) -> bool:
         """Take it. False where another process or thread still holds it after ``wait`` seconds. Raises OSError or
         ConfigurationError."""
-        return within(wait, self._lock_now)
+        return succeeds_within(wait, self._lock_now)
 
     def _lock_now(self) -> bool:
         try:

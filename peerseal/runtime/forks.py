@@ -41,6 +41,17 @@ def notice_fork() -> None:
         _run_late()
 
 
+def process_runs(pid: int) -> bool:
+    """Whether a process with this id runs on this host, as far as this process may know."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
 def warn_without_threads() -> None:
     """Log a warning if the server, uWSGI, runs Python's threads only while a request runs."""
     uwsgi = sys.modules.get("uwsgi")

@@ -3,7 +3,7 @@
 import math
 import threading
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.options import check_number, check_whole
@@ -20,19 +20,23 @@ _MOST: Final = {
 }
 
 
-def _check_numbers(limits: Any) -> None:
-    """Every value but nested limits is a number within its bounds, 0 or more. Raises ConfigurationError, which names
-    the value."""
-    for each in fields(limits):
-        if each.name != "fetch":
-            least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
-            check_number(
-                f"{type(limits).__name__}.{each.name}", getattr(limits, each.name), at_least=least, at_most=most
-            )
+class _Limits:
+    """The base of all limits: every value but nested limits is a number within its bounds, 0 or more."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError, which names the value."""
+        limits = cast(Any, self)
+        for each in fields(limits):
+            if each.name != "fetch":
+                name, value = f"{type(self).__name__}.{each.name}", getattr(limits, each.name)
+                least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
+                check_number(name, value, at_least=least, at_most=most)
 
 
 @dataclass(frozen=True, slots=True)
-class FetchLimits:
+class FetchLimits(_Limits):
     """Limits of one call to the registry."""
 
     connect_timeout: float = 2.0
@@ -50,20 +54,16 @@ class FetchLimits:
     longest_rest: float = 10.0
     """Seconds for which it rests, at most: a recovered URL is used again that soon."""
 
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, or a negative one."""
-        _check_numbers(self)
-
 
 @dataclass(frozen=True, slots=True)
-class TrustLimits:
+class TrustLimits(_Limits):
     """Limits of the trust store."""
 
     offline_limit: float = 3600.0
     """Seconds for which a document is believed after its last signed confirmation. It bounds how long a mirror, or a
     lost connection, can hide a revocation."""
     patience: float = 3.0
-    """Seconds that a slow registry can add to one verification, in total: it waits when a kid, or the callee's own
+    """Seconds that a slow registry can add to one verification, in total. It waits when a kid, or the callee's own
     policy, is not in memory, or is known only from before a start or a pause."""
     wait: float = 15.0
     """Seconds for which the registry may hold a request for changes while there are none. 0: it is asked every
@@ -99,13 +99,9 @@ class TrustLimits:
     max_statements: int = 10_000
     """Statements about single keys remembered at most: events' keys, past ones too."""
 
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, or a negative one."""
-        _check_numbers(self)
-
 
 @dataclass(frozen=True, slots=True)
-class IssuerLimits:
+class IssuerLimits(_Limits):
     """Limits of calls to a foreign issuer, for its keys and about its opaque tokens."""
 
     refresh_interval: float = 300.0
@@ -141,13 +137,13 @@ class IssuerLimits:
     large keys has 300 KiB."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, or a negative one."""
-        _check_numbers(self)
+        """Raises ConfigurationError for anything but a number of 0 or more."""
+        _Limits.__post_init__(self)
         check_whole("IssuerLimits.introspections", self.introspections, at_least=1)
 
 
 @dataclass(frozen=True, slots=True)
-class RotationSchedule:
+class RotationSchedule(_Limits):
     """When a service's keys are replaced, in seconds."""
 
     every: float = 24 * 3600.0
@@ -158,14 +154,14 @@ class RotationSchedule:
     """An old key is retired that long after its successor began to sign: what it signed has expired by then."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no length of time."""
-        _check_numbers(self)
+        """Raises ConfigurationError for anything but a length of time."""
+        _Limits.__post_init__(self)
         if not (0 < self.every < math.inf and 0 <= self.lead < math.inf and 0 <= self.overlap < math.inf):
             raise ConfigurationError("a rotation schedule is in seconds: every > 0, lead and overlap >= 0")
 
 
 @dataclass(frozen=True, slots=True)
-class CallLimits:
+class CallLimits(_Limits):
     """Limits of a session's calls to another service. The defaults suit an edge, where a person waits for the
     answer."""
 
@@ -197,8 +193,8 @@ class CallLimits:
     """Seconds for which they wait."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigurationError for what is no number, a negative one, or no room for any call."""
-        _check_numbers(self)
+        """Raises ConfigurationError for anything but a number of 0 or more, and where no call could run."""
+        _Limits.__post_init__(self)
         check_whole("CallLimits.failures", self.failures)
         check_whole("CallLimits.max_running", self.max_running, at_least=1)
         check_whole("CallLimits.max_waiting", self.max_waiting)

@@ -49,7 +49,7 @@ class Opened:
         if wait == math.inf:
             fcntl.flock(self.fd, fcntl.LOCK_EX)
             return True
-        return within(wait, self._lock_now)
+        return succeeds_within(wait, self._lock_now)
 
     def _lock_now(self) -> bool:
         try:
@@ -67,7 +67,7 @@ class Opened:
         self.close()
 
 
-def within(wait: float, attempt: Callable[[], bool]) -> bool:
+def succeeds_within(wait: float, attempt: Callable[[], bool]) -> bool:
     """Whether the attempt to take a lock succeeds, again and again for ``wait`` seconds."""
     deadline = time.monotonic() + wait
     while not attempt():

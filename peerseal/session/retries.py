@@ -17,7 +17,7 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS
 
 MAX_RETRY_AFTER: Final = 30.0

@@ -10,11 +10,10 @@ from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingTok
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
-from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
+from peerseal.protocol.encoding import canonical_json, digest_header, natural, strict_json_object
 from peerseal.protocol.join import join_mac_matches
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, encode_proof
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id, split_kid
-from peerseal.protocol.numbers import natural
 from peerseal.protocol.tokens.claims import claim
 from peerseal.protocol.tokens.proof import Proof
 from peerseal.transport.fetch import Answer

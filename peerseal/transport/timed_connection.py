@@ -4,9 +4,9 @@ A socket's timeout, and so that of `requests`, starts again with every byte: a p
 by one, resets it for ever. Here each read and write asks how long its thread may still wait, be it for a head, a
 proxy's answer or a body. Where nothing limits the thread, the timeout of `requests` is all there is.
 
-This module alone uses what urllib3 and http.client do not document: `HTTPConnection._new_conn`, because no public
-method runs between the connection and the TLS handshake, where a wrong address must be refused before anything is sent;
-and the buffered reader ``fp`` of a response, because nothing else sees each read of a head.
+This module alone uses two things that urllib3 and http.client do not document. It overrides `HTTPConnection._new_conn`,
+because no public method runs between the connection and the TLS handshake, and a wrong address must be refused before
+anything is sent. It replaces the buffered reader ``fp`` of a response, because nothing else sees each read of a head.
 """
 
 import math
@@ -23,8 +23,8 @@ from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.hosts import is_loopback_host, leads_elsewhere
-from peerseal.protocol.numbers import natural
 from peerseal.runtime.limits import LONGEST_TIMEOUT
 from peerseal.transport.deadline import time_left
 

@@ -55,31 +55,34 @@ class KeySource(Protocol):
         """The trust domain whose services' keys these are. Raises TrustUnavailable while it is not known."""
 
     def key(self, kid: str) -> TrustedKey:
-        """The key with that kid, of whose well-formedness the caller made sure.
+        """The key with that kid, which the caller has checked to be well-formed.
 
-        Raises UnknownKey, RevokedKey, or TrustUnavailable where it cannot be had now.
+        Raises UnknownKey, RevokedKey, or TrustUnavailable where the answer cannot be fetched now.
         """
 
     def recorded_key(self, kid: str) -> TrustedKey:
-        """As `key`, for a past key as well: good for what was signed while it was active, however long ago."""
+        """As `key`, and for past keys too: good for what was signed while the key was active, however long ago."""
 
     def settings(self) -> DomainSettings:
-        """What holds for the whole domain: who may mint, whose users are believed. Raises TrustUnavailable."""
+        """The settings of the whole domain: who may mint, whose users are believed. Raises TrustUnavailable."""
 
     def policy(self, service_id: str) -> CallPolicy | None:
-        """Who may call the service with that id, as operators laid it down; None where they left it to the service's
-        code. The same object as long as it says the same. Raises TrustUnavailable where it cannot be had now."""
+        """The operators' policy of who may call the service with that id; None where they left that to the service's
+        code. The same object as long as it says the same. Raises TrustUnavailable where it cannot be fetched now."""
 
 
-class BoundedKeySource(KeySource, Protocol):
-    """A KeySource that may have to wait for its answers, and bounds that."""
+class RemoteKeySource(KeySource, Protocol):
+    """A KeySource that may have to wait for its answers. Verifiers use each of these methods if a source has it."""
 
     def deadline(self) -> AbstractContextManager[object]:
-        """Around the questions of one verification: within it they wait for so long at most, all together."""
+        """Entered around the questions of one verification: it bounds the time that they wait, all together."""
+
+    def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> KeySource | None:
+        """What memory holds for one verification, as a source that never waits; None where memory cannot answer all."""
 
 
-def deadline_of(keys: KeySource) -> Callable[[], AbstractContextManager[object]]:
-    """What makes the deadline of one verification: the source's own, or none where it has no such bound."""
+def deadline_of(keys: KeySource | RemoteKeySource) -> Callable[[], AbstractContextManager[object]]:
+    """What makes the deadline of one verification: the source's method, or one that sets no bound."""
     deadline: Callable[[], AbstractContextManager[object]] = getattr(keys, "deadline", nullcontext)
     return deadline
 
@@ -122,12 +125,12 @@ class Recalled:
 
 
 class Dated:
-    """What a belief about one service owes to its signed times, be it keys or a policy. Its subclasses are frozen
-    dataclasses that hold these members.
+    """The signed times of a belief about one service, be it keys or a policy. Its subclasses are frozen dataclasses
+    with these members.
 
     ``seq`` is the entry that last changed the subject. ``confirmed_at`` is the newest signed time at which the belief
-    was still the truth; ``covered`` the ledger entry up to which it is known to be. All come from signed documents
-    only, never from a clock of ours, so that neither a mirror nor a restart makes an old document young.
+    was still true; ``covered`` is the ledger entry up to which it is known to be true. All come from signed documents
+    only, never from a local clock, so neither a mirror nor a restart makes an old document young.
     """
 
     __slots__ = ()
@@ -143,7 +146,7 @@ class Dated:
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
 
     def followed_by(self, new: Self) -> Self:
-        """The belief after ``new``, which may tell nothing new: then the younger of both times holds."""
+        """The belief after ``new``. Where that says nothing new, the younger of both times counts."""
         if new.seq > self.seq:
             return new
         return self._dated(

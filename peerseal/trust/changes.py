@@ -63,8 +63,8 @@ class ChangesFollower:
         """As `ask`; or the list that another process of the host received, if it asked the same, or more, after this
         process woke.
 
-        The ``first`` question of a period reaches the registry if any does: it takes a new connection, since those from
-        before the break may be dead, and asks URLs that rest, since the break itself may have made a call fail.
+        The ``first`` question of a period reaches the registry if any does. It takes a new connection, since those from
+        before the break may be dead. It also asks URLs that rest, since the break itself may have made a call fail.
         """
         if self._shared is None:
             return self._ask_now(since, first).changes

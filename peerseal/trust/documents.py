@@ -320,9 +320,9 @@ class DocumentReader:
     def copy(
         self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
     ) -> CachedDocument[D] | None:
-        """The document of that kind about ``subject`` that a process of this host has fetched after ``newer_than``
-        (seconds since the epoch), if it passes all checks, is no older than what this host has seen, and was signed
-        within the offline limit; else None. It makes no call, except for the root's document where there is no copy."""
+        """The document about ``subject`` that a process of this host has fetched after ``newer_than`` (seconds since
+        the epoch). None where there is none, or it fails a check, is older than what this host has seen, or was signed
+        before the offline limit. It makes no call, except for the root's document where there is no copy."""
         if self.copies.fetched_at(name) <= newer_than:
             return None
         copy = self.copies.read(name)
@@ -383,7 +383,7 @@ class DocumentReader:
         return document, checkpoint
 
     def _renew_lock(self) -> None:
-        """In a forked child; what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._lock = threading.Lock()
         self.fetches, self.failed = Counter(), Counter()
 

@@ -1,6 +1,6 @@
 """The newest state of the registry's ledger that a trust store has seen: each signed document is checked against it.
 
-A document is believed only as part of one history: the keys in it are in the ledger, and its ledger continues the
+A document is believed only as part of one history. The keys in it are in the ledger, and its ledger continues the
 newest one that this store has seen, before a restart too, or is continued by it. So a client that sees two histories,
 or a rewritten one, finds the registry out.
 """
@@ -17,7 +17,7 @@ from peerseal.protocol.documents.history_statement import Head, HistoryStatement
 from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.encoding import natural, strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
     CHECKPOINT_PATH,
     MAX_NOTE_BYTES,
@@ -28,7 +28,6 @@ from peerseal.protocol.ledger.checkpoint import (
 )
 from peerseal.protocol.ledger.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.names import split_service_id
-from peerseal.protocol.numbers import natural
 from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
@@ -120,9 +119,9 @@ class SeenLedger:
                 self._add_agreed(found)
 
     def adopt(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
-        """Adopt another ledger, where the root says that the one that was seen is lost for good: once the registry has
-        proven that its ledger begins with the declared head, and that head with what both ledgers have in common.
-        ``before`` is called when that is proven. False where no statement is about what was seen.
+        """Adopt another ledger, where the root says that the one that was seen is lost for good. Before that the
+        registry must prove that its ledger begins with the declared head, and that head with the common part of both
+        ledgers; then ``before`` is called. False where no statement is about the ledger that was seen.
 
         Raises DocumentRefused where the registry has a third ledger, or FetchError.
         """

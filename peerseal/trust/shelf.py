@@ -306,7 +306,7 @@ class Shelf(ABC, Generic[D, B, A]):
         return not item.pending and self._is_in_ledger(item)
 
     def _is_in_ledger(self, item: Item[B]) -> bool:
-        """Whether what is known is of the ledger that counts, and not of one that the root gave up."""
+        """Whether the belief is from the present ledger, and not from one that the root gave up."""
         return item.known is not None and not self._reader.is_of_lost_ledger(item.generation)
 
     # ---- documents

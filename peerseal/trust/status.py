@@ -32,8 +32,8 @@ class ServiceStatus:
 class TrustStatus:
     """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
     ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
-    memory had, ``misses`` those that it had not, ``fetches`` the documents that were fetched from the registry, by
-    kind, and ``failed`` those among them that could not be fetched, or were refused."""
+    memory had, and ``misses`` the others. ``fetches`` counts the documents fetched from the registry, by kind, and
+    ``failed`` those among them that could not be fetched, or were refused."""
 
     ready: bool
     leads: bool

@@ -95,7 +95,7 @@ class TrustStore:
         in_each_child(self._forget_counts)
 
     def _forget_counts(self) -> None:
-        """In a forked child: what is counted is of one process."""
+        """In a forked child: the counts are of one process."""
         self._hits = self._misses = 0
 
     @property
@@ -201,7 +201,7 @@ class TrustStore:
         return None
 
     def deadline(self) -> Deadline:
-        """See BoundedKeySource: ``TrustLimits.patience`` is the bound. A question outside of one has it alone."""
+        """See RemoteKeySource. ``TrustLimits.patience`` is the bound; a question outside of a deadline has its own."""
         return Deadline(self._limits.patience)
 
     def _begin(self) -> None:

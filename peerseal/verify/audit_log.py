@@ -2,7 +2,7 @@
 
 A record names the caller, the action and the user by ids only: no token, no body, no query, and the route's pattern
 instead of the path. The audit never changes an answer: the failure of a hook or a log is logged and counted, and the
-call goes on, so that an attacker who can break a log cannot stop a service.
+call goes on: an attacker who can break a log cannot stop a service.
 """
 
 import json

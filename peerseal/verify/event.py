@@ -240,7 +240,10 @@ def message_token(headers: MessageHeaders) -> str:
         raise MissingToken("no token")
     if len(values) > 1:
         raise MalformedToken("two tokens")
-    return bearer_token(_text(values[0]))
+    text = _text(values[0])
+    if not text.isascii():
+        raise MalformedToken("a token that is not ASCII")
+    return bearer_token(text)
 
 
 def _hash(payload: object) -> str:

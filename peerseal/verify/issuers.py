@@ -1,6 +1,6 @@
 """Issuers of foreign tokens: their keys, which are fetched, cached and renewed, and tokens checked with them.
 
-Until its key is known, a token is unverified text, so it must cause few calls to an issuer: an unknown kid causes at
+Until its key is known, a token is unverified text, so it must cause few calls to an issuer. An unknown kid causes at
 most one fetch in a cooldown, which begins before the fetch, and one thread fetches while no other waits. A key set is
 renewed from time to time; where that fails, the old one is believed until the offline limit. Two errors differ:
 `UnknownKey`, the issuer has no such key, and `TrustUnavailable`, the issuer cannot be asked now.

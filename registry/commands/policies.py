@@ -104,7 +104,7 @@ def explain_policy(
     domain = client.trust_domain()
     callee, caller = qualify(callee, domain), qualify(caller, domain)
     if split_service_id(callee)[0] != domain:
-        raise BadRequest("foreign_service", f"{callee} is not of trust domain {domain}")
+        raise BadRequest("foreign_service", f"{callee} is of another trust domain, expected {domain}")
     found = client.setting(split_service_id(callee)[1])
     policy = None if found["setting"]["allow"] is None else CallPolicy.from_json(found["setting"])
     why = explain(policy, found["entry"], caller, callee, scope)

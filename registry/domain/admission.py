@@ -52,7 +52,7 @@ class Attested:
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """The right of an applicant whom an operator approved. ``by`` is how entries name the operator, ``thumbprint`` is
+    """The right of an applicant that an operator approved. ``by`` names the operator as entries do, ``thumbprint`` is
     the applicant's."""
 
     by: Mapping[str, str]
@@ -85,9 +85,9 @@ def already_registered(known: KeyRecord, service: str, now: float) -> KeyRecord:
 def check_voucher(voucher: KeyRecord | None, service: str, now: float) -> None:
     """Accepts an active key of the same service. Raises RevokedKey or CallerNotAllowed."""
     if voucher is None or voucher.service != service:
-        raise CallerNotAllowed("only a key of the service itself can vouch for its next one")
+        raise CallerNotAllowed(f"only a key of {service} can vouch for its next key")
     state = voucher.state(now)
     if state is KeyState.REVOKED:
-        raise RevokedKey("the vouching key is revoked")
+        raise RevokedKey(f"the vouching key {voucher.thumbprint} is revoked")
     if state is KeyState.RETIRED:
-        raise CallerNotAllowed("the vouching key is retired")
+        raise CallerNotAllowed(f"the vouching key {voucher.thumbprint} is retired")

@@ -25,90 +25,62 @@ PeersealError
 from peerseal.errors import CodedError, Forbidden, KeyRefused, PeersealError, TokenError
 
 
-class KeyTaken(KeyRefused):
+class KeyTaken(KeyRefused, status=409):
     """A sound key that cannot be registered for this service, or no longer. Answered with 409."""
 
-    status = 409
 
-
-class BadRequest(CodedError):
+class BadRequest(CodedError, status=400):
     """A request that cannot be understood. Answered with 400."""
 
-    status = 400
 
-
-class NotFound(CodedError):
+class NotFound(CodedError, status=404):
     """There is nothing with that name. Answered with 404."""
 
-    status = 404
 
-
-class JoinRefused(TokenError):
+class JoinRefused(TokenError, code="join_refused", challenge="Bearer"):
     """The join token does not admit this key. The answer is the same for every reason, so a stranger learns nothing."""
 
-    code = "join_refused"
-    challenge = "Bearer"
 
-
-class OidcRefused(TokenError):
+class OidcRefused(TokenError, code="oidc_refused", challenge="Bearer"):
     """The platform's token does not admit this key. The answer is the same for every reason; the detail quotes neither
     the token nor its subject."""
 
-    code = "oidc_refused"
-    challenge = "Bearer"
 
-
-class OperatorRefused(TokenError):
+class OperatorRefused(TokenError, code="operator_refused"):
     """The operator token is unknown, expired or revoked."""
 
-    code = "operator_refused"
 
-
-class RoleRefused(Forbidden):
+class RoleRefused(Forbidden, code="role_insufficient"):
     """The operator's role does not allow this."""
 
-    code = "role_insufficient"
 
-
-class PreconditionRequired(PeersealError):
+class PreconditionRequired(PeersealError, code="precondition_required", status=428):
     """A request that replaces something must name the version in If-Match (RFC 6585 section 3)."""
 
-    code = "precondition_required"
-    status = 428
 
-
-class PreconditionFailed(PeersealError):
+class PreconditionFailed(PeersealError, code="precondition_failed", status=412):
     """The version that was to be replaced is no longer current."""
 
-    code = "precondition_failed"
-    status = 412
 
-
-class Unavailable(PeersealError):
+class Unavailable(PeersealError, status=503):
     """The request cannot be answered now. ``retry_after`` is in seconds."""
 
-    status = 503
     retry_after: int = 1
 
 
-class Lagging(Unavailable):
+class Lagging(Unavailable, code="behind"):
     """The requested entry is not in this database (yet)."""
 
-    code = "behind"
 
-
-class TooManyApplicants(Unavailable):
+class TooManyApplicants(Unavailable, code="too_many_applicants", status=429):
     """The number of applicants has reached its limit. Answered with 429."""
 
-    code = "too_many_applicants"
-    status = 429
     retry_after = 60
 
 
-class LedgerContradicted(Unavailable):
+class LedgerContradicted(Unavailable, code="ledger_contradicted"):
     """A row of the database differs from the entries: it was altered. Nothing is signed."""
 
-    code = "ledger_contradicted"
     retry_after = 60
 
 
@@ -116,35 +88,28 @@ class LedgerForked(LedgerContradicted):
     """The database has another ledger than the one that this host has signed, or that its witnesses have seen."""
 
 
-class LedgerUnconfirmed(Unavailable):
+class LedgerUnconfirmed(Unavailable, code="ledger_unconfirmed"):
     """This host remembers no ledger, and none of REGISTRY_CHECKPOINT_URLS has answered."""
 
-    code = "ledger_unconfirmed"
     retry_after = 5
 
 
-class StorageUnavailable(Unavailable):
+class StorageUnavailable(Unavailable, code="storage_unavailable"):
     """The database does not answer, or refuses the connection."""
 
-    code = "storage_unavailable"
     retry_after = 5
 
 
-class StorageReadOnly(StorageUnavailable):
+class StorageReadOnly(StorageUnavailable, code="storage_read_only"):
     """The database server accepts no writes: it is a standby, or read-only."""
 
-    code = "storage_read_only"
 
-
-class StorageNotDurable(StorageUnavailable):
+class StorageNotDurable(StorageUnavailable, code="storage_not_durable"):
     """The database server could lose acknowledged writes. The detail names the setting and the remedy."""
 
-    code = "storage_not_durable"
     retry_after = 30
 
 
-class SchemaRefused(PeersealError):
+class SchemaRefused(PeersealError, code="schema_refused"):
     """This version cannot work with the database's schema, or refuses to change it. The detail names the command that
     helps."""
-
-    code = "schema_refused"

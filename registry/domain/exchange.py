@@ -123,7 +123,7 @@ def read_form(body: bytes) -> dict[str, str]:
         raise ExchangeRefused("invalid_request", "the body is not application/x-www-form-urlencoded") from error
     form = dict(pairs)
     if len(form) != len(pairs):
-        raise ExchangeRefused("invalid_request", "a parameter is given twice")
+        raise ExchangeRefused("invalid_request", "a parameter is given more than once")
     return {name: value for name, value in form.items() if value}
 
 

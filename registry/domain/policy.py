@@ -35,7 +35,7 @@ def policy_from(body: Mapping[str, Any], domain: str) -> CallPolicy | None:
         for who, scopes in claim(body, "allow", dict).items():
             name = who if who == ANYONE else _own(who, domain)
             if name in allow:
-                raise BadRequest("malformed_body", f"{name} stands twice")
+                raise BadRequest("malformed_body", f"the caller {name} is given twice")
             allow[name] = scopes
         return CallPolicy.from_json({**body, "allow": allow})
     except (MalformedToken, InvalidName) as error:
@@ -52,7 +52,7 @@ def settings_from(body: Mapping[str, Any], domain: str) -> DomainSettings:
             granted = claim(body, "exchange", dict)
             members["exchange"] = {_own(client, domain): granted[client] for client in granted}
             if len(members["exchange"]) != len(granted):
-                raise BadRequest("malformed_body", "a client of the exchange stands twice")
+                raise BadRequest("malformed_body", "a client of the exchange is given twice")
         if "derived_scopes" in body:
             members["derived_scopes"] = [_of_own(one, domain) for one in claim(body, "derived_scopes", list)]
         if "access_tokens" in body:
@@ -105,7 +105,7 @@ def _own(name: Any, domain: str) -> str:
         raise MalformedToken(f"a service name is {type(name).__name__}, it must be text")
     qualified = qualify(name, domain)
     if split_service_id(qualified)[0] != domain:
-        raise BadRequest("foreign_service", f"{qualified} is not of trust domain {domain}")
+        raise BadRequest("foreign_service", f"{qualified} is of another trust domain, expected {domain}")
     return qualified
 
 
@@ -167,7 +167,7 @@ def explain(policy: CallPolicy | None, entry: int, caller: str, callee: str, sco
 
 
 def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
-    """What the domain's settings allow, one plain sentence each; ``entry`` set them, 0 where none did."""
+    """The domain's settings in sentences; ``entry`` set them, 0 where none did."""
     said = [f"entry {entry} laid down these settings" if entry else "no settings were laid down: nothing is allowed"]
     said += [f"{minter} may mint transaction tokens" for minter in sorted(settings.minters)] or ["no service may mint"]
     for issuer in settings.issuers:
@@ -210,7 +210,8 @@ def _access_sentences(settings: DomainSettings) -> Iterator[str]:
 
 
 def _derivation_sentences(derivation: Derivation, settings: DomainSettings) -> Iterator[str]:
-    """Who signs the events: the minter itself, or the registry in exchange, as far as the client is granted."""
+    """The signers of a derived scope's events: the minter itself, or the registry by exchange within the client's
+    grants."""
     minter, yields = derivation.minter, ", ".join(sorted(derivation.yields))
     from_users = f"a user's token with {derivation.source} yields an event of {minter}"
     if minter in settings.minters:

@@ -90,7 +90,7 @@ def rebuild(entries: Iterable[Entry]) -> PublicState:
 def apply(state: PublicState, entry: Entry) -> None:
     """Applies one more entry. Raises as `rebuild` does."""
     if entry.seq != state.size + 1:
-        raise ValueError(f"entry {entry.seq} follows entry {state.size}")
+        raise ValueError(f"entry {entry.seq} follows entry {state.size}, expected {state.size + 1}")
     _RULES[entry.type](state, entry)
     _join_token_used(state, entry)
     state.size = entry.seq

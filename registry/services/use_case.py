@@ -1,4 +1,4 @@
-"""What the use cases of one process share."""
+"""The common base of the use cases."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

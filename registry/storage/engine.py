@@ -91,7 +91,7 @@ def _known_to_libpq(url: URL) -> URL:
         url = url.difference_update_query(["password"]).set(password=password)
     timeout = url.query.get("connect_timeout", "0")
     if not isinstance(timeout, str) or whole_number(timeout) is None:
-        raise ConfigurationError("the database URL's connect_timeout must be a whole number of seconds")
+        raise ConfigurationError(f"the database URL: connect_timeout={timeout!s:.20} must be a whole number of seconds")
     try:
         make_conninfo("", **dict.fromkeys(url.query, ""))
     except psycopg.ProgrammingError as error:

@@ -78,7 +78,7 @@ def newest_revision() -> str:
     """The revision that this version of the code needs."""
     revision = _scripts().get_current_head()
     if revision is None:
-        raise RuntimeError("the migrations are not installed")
+        raise RuntimeError(f"there are no migrations in {scripts()}")
     return revision
 
 

@@ -16,6 +16,7 @@ from limits.strategies import FixedWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
 from peerseal.errors import ConfigurationError
+from peerseal.runtime.backoff import backoff
 from registry.services.bounded_cache import BoundedCache
 from registry.settings import Settings
 from registry.web.client_address import Accounts, calling_account
@@ -49,7 +50,7 @@ class RefusalLimit:
         self._own = FixedWindowRateLimiter(MemoryStorage())
         self._clock = clock
         self._refused_until: BoundedCache[str, float] = BoundedCache(REMEMBERED)
-        self._pause = 0
+        self._failures = 0
         self._asks_again_at = 0.0
 
     def add(self, account: str) -> None:
@@ -66,13 +67,13 @@ class RefusalLimit:
     def _ask(self, question: Callable[[FixedWindowRateLimiter], bool]) -> bool:
         """The answer from the storage, or from memory while the storage does not answer."""
         if self._clock() >= self._asks_again_at:
-            self._asks_again_at = self._clock() + self._pause  # one thread asks; the others do not wait for it
+            self._asks_again_at = self._clock() + self._pause()  # one thread asks; the others do not wait for it
             try:
                 answer = question(self._shared)
             except Exception as error:  # each kind of storage has its own errors, and a counter must not fail a call
                 self._shared_failed(error)
             else:
-                self._pause, self._asks_again_at = 0, 0.0
+                self._failures, self._asks_again_at = 0, 0.0
                 return answer
         try:
             return question(self._own)
@@ -81,13 +82,16 @@ class RefusalLimit:
             return True
 
     def _shared_failed(self, error: Exception) -> None:
-        if not self._pause:  # without the error's text, which may quote the URL and its password
+        if not self._failures:  # without the error's text, which may quote the URL and its password
             log.warning(
                 "REGISTRY_RATE_LIMIT_STORAGE does not answer (%s): this process counts refusals in memory meanwhile",
                 type(error).__name__,
             )
-        self._pause = min(2 * self._pause or 1, LONGEST_PAUSE)
-        self._asks_again_at = self._clock() + self._pause
+        self._failures += 1
+        self._asks_again_at = self._clock() + self._pause()
+
+    def _pause(self) -> float:
+        return backoff(self._failures, first=1, longest=LONGEST_PAUSE) if self._failures else 0.0
 
 
 def limit_refusals(app: Flask, settings: Settings) -> None:

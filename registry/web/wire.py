@@ -11,8 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
 from peerseal.errors import MalformedToken, MissingToken
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.numbers import MAX_DIGITS, natural
+from peerseal.protocol.encoding import MAX_DIGITS, canonical_json, natural, strict_json_object
 from peerseal.protocol.tokens import bearer as tokens
 from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target

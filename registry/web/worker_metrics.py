@@ -19,6 +19,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from peerseal.runtime.forks import process_runs
+
 log = logging.getLogger(__name__)
 
 FOLDER = "counts"
@@ -147,10 +149,4 @@ def _runs(name: str) -> bool:
     host, _, pid = name.rpartition("-")
     if host != socket.gethostname() or not pid.isdigit():
         return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    return process_runs(int(pid))

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from demo.processes import ROOT
-from tests.support.terminals import checkout, on_free_ports, run, typed
+from tests.support.terminals import Terminal, checkout, on_free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PAGE = (ROOT / "docs/tutorial/two-services.md").read_text()
 STEPS = re.findall(r"^```(sh|python|output)(?: ([^\n]+))?\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-READY = {"registry": "Listening at", "billing": "Running on http"}
+SERVERS = ("Listening at", "Running on http")
+"""What the two servers of the page print once they answer."""
 
 
 def value(text: str) -> object:
@@ -34,25 +35,26 @@ def looks_like(shown: str, printed: str) -> bool:
         return re.fullmatch(pattern, printed.strip()) is not None
 
 
-def test_the_page_has_servers_programs_and_outputs() -> None:
+def test_the_page_has_terminals_programs_and_outputs() -> None:
     kinds = [kind for kind, _, _ in STEPS]
     assert (kinds.count("python"), kinds.count("output")) == (2, 9)
-    assert [name.split()[1] for kind, name, _ in STEPS if kind == "sh" and name] == list(READY)
+    assert sum("until Ctrl-C" in name for _, name, _ in STEPS) == len(SERVERS)
+    assert {name.split()[0] for kind, name, _ in STEPS if kind == "sh"} == {"first", "second", "third"}
 
 
 def test_each_step_does_what_the_page_says(tmp_path: Path) -> None:
-    folder, printed = checkout(tmp_path), ""
+    folder, printed, starting = checkout(tmp_path), "", iter(SERVERS)
     texts = on_free_ports([text for _, _, text in STEPS], ("8080", "8081"))
-    with ExitStack() as servers:
+    with ExitStack() as stack:
+        terminals = {name: stack.enter_context(Terminal(name, folder)) for name in ("first", "second", "third")}
         for (kind, name, _), text in zip(STEPS, texts, strict=True):
             if kind == "python":
                 (folder / "tutorial" / name).write_text(text)
             elif kind == "output":
                 assert looks_like(text, printed), f"{text}\n--- printed ---\n{printed}"
-            elif name:
-                name = name.removeprefix("server ")
-                servers.enter_context(typed(name, text, folder)).wait_until_prints(READY[name])
+            elif name.endswith("until Ctrl-C"):
+                terminal = terminals[name.split()[0]]
+                terminal.type(text)
+                terminal.wait_until_prints(next(starting))
             else:
-                ended = run(f"set -e\n{text}", folder)
-                assert ended.returncode == 0, ended.stderr
-                printed = ended.stdout
+                printed = terminals[name.split()[0]].run(text)

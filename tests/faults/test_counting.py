@@ -43,7 +43,13 @@ def answers_as_ever(registry: Driver) -> None:
 
 
 def removed(folder: Path) -> None:
-    shutil.rmtree(folder)
+    """A timer of the registry may write a file into it meanwhile."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(is_gone)
 
 
 def a_file_in_its_place(folder: Path) -> None:

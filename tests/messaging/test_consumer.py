@@ -228,8 +228,8 @@ class Down:
 
 
 def test_a_refusal_that_cannot_be_put_aside_is_tried_again(world: World) -> None:
-    consumer = world.consumer()
-    letters = consumer._dead_letters = Down(consumer._dead_letters)
+    letters = Down(world.ends.outlet())
+    consumer = world.consumer(dead_letters=letters)
     world.send(b"{}", {})
     world.publish("e-2")
     thread = threading.Thread(target=consumer.run, args=(lambda _: None,), kwargs={"wait": 0.05})

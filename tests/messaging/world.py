@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, create_engin
 
 from peerseal import Event, EventVerifier, Identity
 from peerseal.inbox import first_time, inbox_table
-from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, EventConsumer, EventPublisher, Message
+from peerseal.messaging import CODE_HEADER, ORIGIN_HEADER, EventConsumer, EventPublisher, Message, Outlet
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.tokens.event import EVENT_TYP
@@ -84,13 +84,14 @@ class World:
 
     # ---- who receives
 
-    def consumer(self, **options: Any) -> EventConsumer:
+    def consumer(self, *, dead_letters: Outlet | None = None, **options: Any) -> EventConsumer:
         """One more member of the group; the caller closes it, by `EventConsumer.run` or ``close``."""
         verifier = EventVerifier(
             self.invoicing.trust, audience=AUDIENCE, allow={"client": {SCOPE}}, max_age=timedelta(days=7)
         )
         inlet = self.ends.inlet(self.group, self.topic)
-        return EventConsumer(self.invoicing, verifier, inlet, self.ends.outlet(), **{"pauses": QUICK, **options})
+        outlet = dead_letters or self.ends.outlet()
+        return EventConsumer(self.invoicing, verifier, inlet, outlet, **{"pauses": QUICK, **options})
 
     def running(self, handle: Handle, **options: Any) -> "Running":
         """A consumer at work in a thread until the end of the test, or until it is stopped."""

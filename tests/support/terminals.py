@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from demo.processes import BIN, ROOT, Process, environment, free_port
 from tests.support.brokers import eventually
 
+_END = "the-block-has-ended"
 HEEDS_CTRL_C = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
 """What a shell starts in the background ignores Ctrl-C, and so do all that it starts."""
 
@@ -39,6 +41,56 @@ def run(block: str, folder: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
     )
+
+
+class Terminal:
+    """A shell in ``folder`` that keeps its variables and its folder from block to block, until the context ends."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._log = folder / f"{name}.log"
+        with self._log.open("ab") as errors:
+            self._shell = subprocess.Popen(
+                ["bash"],
+                cwd=folder,
+                env=environment({}),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self._shell.pid, signal.SIGTERM)
+        self._shell.communicate(timeout=60)
+
+    def type(self, block: str) -> None:
+        """Types the block, and does not wait for its end."""
+        assert self._shell.stdin
+        self._shell.stdin.write(block)
+        self._shell.stdin.flush()
+
+    def run(self, block: str) -> str:
+        """What the block prints on standard output. Raises AssertionError if the shell ends within it."""
+        assert self._shell.stdout
+        self.type(f"{block}\necho; echo {_END}\n")  # the block's last line may have no end
+        printed = ""
+        while not printed.endswith(f"\n{_END}\n"):
+            line = self._shell.stdout.readline()
+            assert line, f"the shell has ended: {self.errors()}"
+            printed += line
+        return printed.removesuffix(f"\n{_END}\n")
+
+    def wait_until_prints(self, text: str) -> None:
+        """Waits until the text is on standard error. Raises AssertionError if it does not come."""
+        eventually(lambda: text in self.errors(), f"{text} is printed")
+
+    def errors(self) -> str:
+        """What was printed on standard error."""
+        return self._log.read_text()
 
 
 def checkout(folder: Path) -> Path:

@@ -146,7 +146,7 @@ def signed_histories(
     refused: Callable[[DocumentRefused], object] = lambda _: None,
 ) -> dict[str, HistoryStatement]:
     """The statements that this root key signed for this domain, by their compact JWS. The others are skipped: a
-    registry's host may be in the hands of an attacker, who can append any. ``refused`` is told why, for the log."""
+    registry's host may be in the hands of an attacker, who can append any. ``refused`` gets the reason, for the log."""
     found: dict[str, HistoryStatement] = {}
     for jws in statements:
         try:

@@ -57,10 +57,10 @@ _MEMBERS: Mapping[str, tuple[type, ...]] = {
 class Entry:
     """One change.
 
-    ``seq`` counts from 1 without gaps (the entry's index in the tree is ``seq - 1``), ``time`` is in seconds since the
-    epoch, ``service`` a short name, ``by`` what the change rests on (``{"join_token": id}``, ``{"kid": vouching kid}``,
-    ``{"oidc": issuer, "subject": hash}``, ``{"operator": id}``, ``{"self": kid}``), ``evidence`` the digest of the
-    proof of that (`evidence_digest`), ``data`` the rest of the change."""
+    ``seq`` counts from 1 without gaps; the entry's index in the tree is ``seq - 1``. ``time`` is in seconds since the
+    epoch, ``service`` a short name. ``by`` is what the change rests on: ``{"join_token": id}``, ``{"kid": vouching
+    kid}``, ``{"oidc": issuer, "subject": hash}``, ``{"operator": id}`` or ``{"self": kid}``. ``evidence`` is the digest
+    of the proof of that (`evidence_digest`), ``data`` the rest of the change."""
 
     seq: int
     time: int

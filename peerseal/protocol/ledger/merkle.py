@@ -1,14 +1,13 @@
 """The ledger's tree: RFC 6962 section 2.1 hashing, and RFC 9162 section 2.1 proofs. Pure functions over hashes.
 
 A tree of n leaves has one root hash. An inclusion proof leads from one leaf to the root, a consistency proof from the
-root of an earlier tree to the root of a later one: a client that
-checks both cannot be shown two histories. Leaves are
-counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over the leaves from
+root of an earlier tree to the root of a later one. A client that checks both cannot be shown two histories. Leaves
+are counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over the leaves from
 ``number * 2**level`` on.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -145,20 +144,13 @@ def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
     """Passes where the leaf hash stands at that index of the tree with that root (RFC 9162 section 2.1.3.2). Raises
     DocumentRefused with ``document_not_in_ledger``."""
     _check_shape(proof)
-    number, last, found = index, size - 1, leaf
-    if not 0 <= index < size:
-        raise _not_included()
-    for part in proof:
-        if last == 0:
-            raise _not_included()
-        if number & 1 or number == last:
-            found = node_hash(part, found)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            found = node_hash(found, part)
-        number, last = number >> 1, last >> 1
-    if last != 0 or found != root:
+    found = leaf
+    try:
+        for part, is_left in _climb(index, size - 1, proof):
+            found = node_hash(part, found) if is_left else node_hash(found, part)
+    except ValueError as error:
+        raise _not_included() from error
+    if found != root:
         raise _not_included()
 
 
@@ -170,27 +162,38 @@ def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proo
         if proof or (old == new and old_root != new_root):
             raise _inconsistent()
         return
-    if not 0 < old < new:
-        raise _inconsistent()
     parts = list(proof) if old & (old - 1) else [old_root, *proof]
-    if not parts:
+    if not 0 < old < new or not parts:
         raise _inconsistent()
     number, last = old - 1, new - 1
     while number & 1:
         number, last = number >> 1, last >> 1
     first = second = parts[0]
-    for part in parts[1:]:
-        if last == 0:
-            raise _inconsistent()
-        if number & 1 or number == last:
-            first, second = node_hash(part, first), node_hash(part, second)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            second = node_hash(second, part)
-        number, last = number >> 1, last >> 1
-    if last != 0 or first != old_root or second != new_root:
+    try:
+        for part, is_left in _climb(number, last, parts[1:]):
+            first = node_hash(part, first) if is_left else first
+            second = node_hash(part, second) if is_left else node_hash(second, part)
+    except ValueError as error:
+        raise _inconsistent() from error
+    if first != old_root or second != new_root:
         raise _inconsistent()
+
+
+def _climb(number: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """From the node ``number`` of a level whose last node is ``last`` up to the root: each hash of the proof, and
+    whether it is the left one of its pair. Raises ValueError for a proof of the wrong length."""
+    if not 0 <= number <= last:
+        raise ValueError("no such node")
+    for part in proof:
+        if last == 0:
+            raise ValueError("the proof is too long")
+        is_left = bool(number & 1) or number == last
+        yield part, is_left
+        while is_left and number and not number & 1:  # levels at which the last node has no partner
+            number, last = number >> 1, last >> 1
+        number, last = number >> 1, last >> 1
+    if last != 0:
+        raise ValueError("the proof is too short")
 
 
 def _split(size: int) -> int:

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import KeysView, Mapping
+from collections.abc import Container, KeysView, Mapping
 from typing import Any, TypeVar
 
 from peerseal.errors import (
@@ -15,13 +15,14 @@ from peerseal.errors import (
     WrongIssuer,
     WrongType,
 )
-from peerseal.protocol.encoding import b64url
+from peerseal.protocol.encoding import MAX_DIGITS, b64url
 from peerseal.protocol.jose import ALGORITHMS, Header
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.numbers import MAX_DIGITS
 from peerseal.protocol.plain import is_object, kind_of, plain_text, text_like
 
 T = TypeVar("T")
+
+_SHOWN = 5  # unknown claims in a message
 
 LATEST_TIME = 253_402_300_799
 """The end of the year 9999, in seconds since the epoch: no honest time is later."""
@@ -35,7 +36,7 @@ def claim(claims: Mapping[str, Any], name: str, kind: type[T]) -> T:
     """The claim of exactly that JSON type (True is no integer). Raises MalformedToken."""
     value = claims.get(name) if is_object(claims) else None
     if type(value) is not kind:
-        raise MalformedToken(f"claim {name} is missing or of the wrong type")
+        raise MalformedToken(f"claim {name} is {kind_of(value)}, expected {kind.__name__}")
     return value
 
 
@@ -43,7 +44,7 @@ def time_claim(claims: Mapping[str, Any], name: str) -> int:
     """A time as a JSON integer between the epoch and the year 9999. Raises MalformedToken."""
     value = claim(claims, name, int)
     if not 0 <= value <= LATEST_TIME:
-        raise MalformedToken(f"claim {name} is no time")
+        raise MalformedToken(f"claim {name} is not a time of 0 to {LATEST_TIME}")
     return value
 
 
@@ -55,18 +56,30 @@ def number_claim(claims: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def wrong_type(claims: Mapping[str, Any], times: Container[str], objects: Container[str]) -> MalformedToken:
+    """The error that names the first claim of the wrong type: times are integers, and all but ``objects`` are texts."""
+    for name, value in claims.items():
+        kind = int if name in times else dict if name in objects else str
+        if type(value) is not kind:
+            return MalformedToken(f"claim {text_like(name)} is {kind_of(value)}, expected {kind.__name__}")
+    return MalformedToken("a claim is of the wrong type")
+
+
 def exactly(claims: Mapping[str, Any], members: frozenset[str], optional: frozenset[str] = frozenset()) -> None:
     """Refuses missing and unknown claims: a claim that this version does not check must not pass as if it did.
     Raises MalformedToken."""
     names = _names(claims)
     if not members <= names <= members | optional:
-        raise MalformedToken("claims are missing or unknown")
+        missing, unknown = sorted(members - names), list(names - members - optional)[:_SHOWN]
+        shown = ", ".join(map(text_like, unknown))
+        raise MalformedToken(f"missing claims: {', '.join(missing) or 'none'}; unknown claims: {shown or 'none'}")
 
 
 def at_least(claims: Mapping[str, Any], members: frozenset[str] | set[str]) -> None:
     """Refuses missing claims, and lets unknown ones be. Raises MalformedToken."""
-    if not _names(claims) >= members:
-        raise MalformedToken("claims are missing")
+    missing = members - _names(claims)
+    if missing:
+        raise MalformedToken(f"claims are missing: {', '.join(sorted(missing))}")
 
 
 def _names(claims: Mapping[str, Any]) -> KeysView[str]:
@@ -84,7 +97,7 @@ def check_jti(jti: str) -> str:
     """The jti itself if it is 128 bits in canonical base64url. Raises MalformedToken."""
     text = plain_text(jti)
     if text is None or not _JTI.fullmatch(text):
-        raise MalformedToken("jti is not 128 bits")
+        raise MalformedToken(f"jti is {text_like(jti)}, expected 128 bits in base64url")
     return text
 
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.names import split_service_id
-from peerseal.protocol.plain import kind_of
+from peerseal.protocol.plain import kind_of, text_like
 from peerseal.protocol.policies import AUDIENCE, SCOPE
-from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly
-from peerseal.protocol.tokens.transaction import ID, check_user, facts_claim
+from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type
+from peerseal.protocol.tokens.transaction import ID, MAX_ID, check_user, facts_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600
@@ -90,11 +90,11 @@ def check_event_claims(claims: dict[str, Any]) -> None:
     try:
         iss, sub, aud, scope, event_id, transaction_id, rctx, iat, exp, jti = _always(claims)
     except KeyError as error:
-        raise MalformedToken("a claim is missing") from error
+        raise MalformedToken(f"claim {error} is missing") from error
     if "act" in claims:
         _check_actor(claims)
     elif len(claims) != len(_ALWAYS) + len(_BINDING):
-        raise MalformedToken("claims are missing or unknown")
+        raise MalformedToken("topic or event_payload_hash is missing, or a claim is unknown")
     else:
         _check_bound(claims.get("topic"), claims.get("event_payload_hash"))
     if not (
@@ -102,20 +102,20 @@ def check_event_claims(claims: dict[str, Any]) -> None:
         and (type(iss) is type(sub) is type(aud) is type(scope) is str)
         and (type(event_id) is type(transaction_id) is type(jti) is str)
     ):
-        raise MalformedToken("a claim is of the wrong type")
+        raise wrong_type(claims, ("iat", "exp"), ("rctx", "act"))
     if not (0 <= iat <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
-        raise MalformedToken("a claim is no time")
+        raise MalformedToken(f"iat or exp is not a time of 0 to {LATEST_TIME}")
     if not (AUDIENCE.fullmatch(aud) and SCOPE.fullmatch(scope)):
-        raise MalformedToken("aud or scope is none")
+        raise MalformedToken(f"aud is {text_like(aud)}, scope {text_like(scope)}: expected visible ASCII; no / in aud")
     if not (ID.fullmatch(event_id) and ID.fullmatch(transaction_id)):
-        raise MalformedToken("an id that is none")
+        raise MalformedToken(f"event_id or transaction_id is not 1 to {MAX_ID} visible ASCII characters")
     check_user(sub)
     check_jti(jti)
 
 
 def _check_bound(topic: Any, hashed: Any) -> None:
     if not (type(topic) is type(hashed) is str and TOPIC.fullmatch(topic) and PAYLOAD_HASH.fullmatch(hashed)):
-        raise MalformedToken("topic or event_payload_hash is none")
+        raise MalformedToken("topic is not a Kafka topic, or event_payload_hash not a lower-case hex SHA-256")
 
 
 def _check_actor(claims: Mapping[str, Any]) -> None:
@@ -126,7 +126,7 @@ def _check_actor(claims: Mapping[str, Any]) -> None:
     try:
         split_service_id(claim(actor, "sub", str))
     except InvalidName as error:
-        raise MalformedToken("the actor is no service") from error
+        raise MalformedToken(f"act: {error}") from error
 
 
 def payload_hash(payload: bytes) -> str:

@@ -118,7 +118,7 @@ def parse_signed(body: bytes) -> UnverifiedToken:
 def signed_answer(
     unverified: UnverifiedToken, key: PublicKey, *, issuer: str, readers: Set[str], now: float
 ) -> dict[str, Any]:
-    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now: an
+    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now. An
     answer does not name the token that it is about, so an old one must not stand in for a new one. Raises
     DocumentRefused."""
     try:

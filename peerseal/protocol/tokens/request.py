@@ -11,7 +11,7 @@ from typing import Any, Final
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.plain import kind_of
-from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly
+from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type
 
 REQUEST_TYP: Final = "peerseal-request+jwt"
 
@@ -28,6 +28,7 @@ _REQUEST_MEMBERS = (
     *("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"),
     *("iat", "nbf", "exp", "headers"),
 )
+_TIMES = ("iat", "nbf", "exp")
 _request_values = itemgetter(*_REQUEST_MEMBERS)
 _REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
 
@@ -77,8 +78,9 @@ class RequestToken:
 
 
 def plain_ctx(ctx: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``ctx``, as a verifier will read it. Raises ValueError where it is no mapping or longer than MAX_CTX,
-    MalformedToken where it is nested deeper than any verifier reads, and what json raises for what is no JSON."""
+    """A copy of ``ctx``, as a verifier will read it. Raises ValueError where it is no mapping or longer than
+    MAX_CTX, MalformedToken where it is nested deeper than any verifier reads, and the errors of json for values that
+    JSON lacks."""
     if not isinstance(ctx, Mapping):
         raise ValueError(f"ctx is a mapping, and this is {kind_of(ctx)}")
     text = canonical_json(dict(ctx))
@@ -97,7 +99,7 @@ def check_request_claims(claims: dict[str, Any]) -> None:
     try:
         iss, sub, aud, jti, method, target, content, iat, nbf, exp, headers = _request_values(claims)
     except KeyError as error:
-        raise MalformedToken("a claim is missing") from error
+        raise MalformedToken(f"claim {error} is missing") from error
     if len(claims) != len(_REQUEST_MEMBERS):
         _check_optional_claims(claims)
     if not (
@@ -105,13 +107,13 @@ def check_request_claims(claims: dict[str, Any]) -> None:
         and (type(iss) is type(sub) is type(aud) is type(jti) is str)
         and (type(method) is type(target) is type(content) is str)
     ):
-        raise MalformedToken("a claim is of the wrong type")
+        raise wrong_type(claims, _TIMES, ("headers", "ctx"))
     if not (0 <= iat <= LATEST_TIME and 0 <= nbf <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
-        raise MalformedToken("a claim is no time")
+        raise MalformedToken(f"iat, nbf or exp is not a time of 0 to {LATEST_TIME}")
     check_jti(jti)
     for name, value in headers.items():
         if not (type(value) is type(name) is str and name == name.lower()):
-            raise MalformedToken("claim headers holds other than lower-case names with strings")
+            raise MalformedToken("claim headers must map lower-case names to strings")
 
 
 def _check_optional_claims(claims: dict[str, Any]) -> None:

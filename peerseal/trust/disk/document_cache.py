@@ -2,9 +2,9 @@
 
 A cold start uses them when the registry is down, and of many workers one fetches for all. The folder needs no trust:
 each reader checks a copy like an answer of the registry. The file's time is when the document was fetched, which says
-only when it is to be fetched again; its own signed time says how long it is believed. Users who could write there
-could bring back an older copy, with an older note of what was seen, and make it believed until its signed time is over:
-so the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up leave no file:
+only when it is to be fetched again; its own signed time says how long it is believed. A user who could write there
+could put back an older copy, and an older note of what was seen, and so have it believed until its signed time is over.
+So the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up leave no file:
 all locks are in one.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.documents.frame import MAX_DOCUMENT
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import natural
 from peerseal.runtime.files import Folder, NameLock, cache_folder
 from peerseal.transport.deadline import time_left
 

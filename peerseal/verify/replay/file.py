@@ -107,8 +107,8 @@ class FileReplayGuard:
 
     def _open(self, number: int) -> "_Log":
         """The log of that window, created where it is missing. A log is marked as over before its removal, and the mark
-        is read after the log was opened, so that a process that was stopped meanwhile, or whose clock was set back,
-        does not create a removed log again."""
+        is read after the log was opened. So a process that was stopped meanwhile, or whose clock was set back, does not
+        create a removed log again."""
         if not 0 <= number < 1 << 40:
             raise ValueError(f"the token's window is {number}, expected 0 to {(1 << 40) - 1}")
         while len(self._logs) >= self.MOST_OPEN:

@@ -1,1 +1,1 @@
-"""Who calls the registry, what each may do, and the tokens that it issues."""
+"""Callers and operators of the registry, their rights, and the tokens that it issues to them."""

@@ -42,9 +42,9 @@ class DatabaseKeys:
         except StorageUnavailable as error:
             raise TrustUnavailable(str(error), error.retry_after) from error
         if record is None or service_id(self.domain, record.service) != owner:
-            raise UnknownKey("no such key of that service")
+            raise UnknownKey(f"{owner} has no key {thumbprint}")
         if record.revoked_at is not None:
-            raise RevokedKey("the key is revoked")
+            raise RevokedKey(f"the key {kid} is revoked")
         return TrustedKey(kid, owner, record.public, record.active_from, record.active_until)
 
     def recorded_key(self, kid: str) -> TrustedKey:
@@ -86,7 +86,7 @@ class Clients:
             check_times(*times, now=now, leeway=LEEWAY, cap=ASSERTION_LIFETIME_CAP)
             check_window(asserted.issued_at, key, LEEWAY)
             if now >= key.active_until:
-                raise ClientRefused("the key is retired")
+                raise ClientRefused(f"the key {asserted.kid} is retired")
             if client_id is not None and qualify(client_id, self._keys.domain) != asserted.client:
                 raise ClientRefused(f"client_id names another service than the assertion of {asserted.client}")
         except (TokenError, InvalidName) as error:

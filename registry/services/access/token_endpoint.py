@@ -41,10 +41,13 @@ class AccessTokens(UseCase):
         service = self._clients.proven(wanted.assertion, wanted.client_id)
         grant = next((one for one in grants.values() if one.audience == wanted.resource), None)
         if grant is None or service not in grant.services:
-            raise ExchangeRefused("invalid_target", f"{service} has no grant for that resource")
+            raise ExchangeRefused("invalid_target", f"{service} has no grant for {wanted.resource}")
         scopes = grant.scopes if wanted.scopes is None else wanted.scopes
         if not scopes <= grant.scopes:
-            raise ExchangeRefused("invalid_scope", f"wider than the grant of {service}")
+            raise ExchangeRefused(
+                "invalid_scope",
+                f"{scope_text(scopes)} is wider than the grant of {service}: {scope_text(grant.scopes)}",
+            )
         authority, now = self._authority.current(), self._now()
         token = AccessClaims(authority.id, service, grant.audience, scopes, now, now + grant.lifetime, new_jti())
         jws = authority.sign_token(ACCESS_TYP, canonical_json(token.claims()))
@@ -80,14 +83,16 @@ class TokenExchange(UseCase):
         client = self._clients.proven(wanted.assertion, wanted.client_id)
         scopes = grants.get(client, {}).get(wanted.audience)
         if scopes is None:
-            raise ExchangeRefused("invalid_target", f"{client} has no grant for that audience")
+            raise ExchangeRefused("invalid_target", f"{client} has no grant for {wanted.audience}")
         try:
             user = self._users.verify(wanted.subject_token)
         except TokenError as error:
             raise ExchangeRefused("invalid_grant", f"subject_token: {error.code}: {error}") from error
         context = self._context(wanted.scope, client, user) if wanted.scope in scopes else None
         if context is None:
-            raise ExchangeRefused("invalid_scope", f"wider than the grant of {client} or the user's token")
+            raise ExchangeRefused(
+                "invalid_scope", f"{wanted.scope} is wider than the grant of {client} or the user's token"
+            )
         issued = self._issue(wanted, client, user, context)
         hashed = hashlib.sha256(user.name.encode()).hexdigest()
         source = f" derived_from={context[DERIVED_FROM]}" if DERIVED_FROM in context else ""
@@ -124,5 +129,7 @@ class TokenExchange(UseCase):
         except MalformedToken as error:  # the form was checked; a user's token may hold what no consumer reads
             raise ExchangeRefused("invalid_grant", f"the user's claims fit no event token: {error}") from error
         if len(jws) > jose.MAX_TOKEN:
-            raise ExchangeRefused("invalid_grant", f"with the user's claims it exceeds {jose.MAX_TOKEN} characters")
+            raise ExchangeRefused(
+                "invalid_grant", f"with the user's claims it has {len(jws)} characters, at most {jose.MAX_TOKEN}"
+            )
         return Issued(jws, lifetime, wanted.scope)

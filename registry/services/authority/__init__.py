@@ -1,1 +1,1 @@
-"""In whose name the registry signs, and whether its ledger is the one it was."""
+"""The signing authority of the registry, and the protection of its ledger against a second history."""

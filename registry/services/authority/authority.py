@@ -174,18 +174,20 @@ class AuthoritySource:
 
     def _load(self, jws: str | None, now: float) -> Authority:
         if jws is None:
-            raise NotInitialised("no registry keys document: run peerseal-registry init")
+            raise NotInitialised("the database has no registry keys document: run peerseal-registry init")
         try:
             keys = read_registry_keys(jws, pin=None, now=now)  # from our own database; clients check it by their pin
         except DocumentRefused as error:
             raise NotInitialised(f"the registry keys document is invalid: {error}") from error
         signing_key, ledger_key = self._read_keys()
         if signing_key.public not in keys.signing_keys:
-            raise NotInitialised("the root-signed document does not name this node's signing key")
+            raise NotInitialised(f"the root-signed document does not name the key in {self._settings.signing_key_file}")
         if ledger_jwk(ledger_key.public_key()) not in keys.ledger_keys:
-            raise NotInitialised("the root-signed document does not name this node's ledger key")
+            raise NotInitialised(f"the root-signed document does not name the key in {self._settings.ledger_key_file}")
         if self._settings.trust_domain not in (None, keys.subject):
-            raise ConfigurationError(f"the database belongs to {keys.subject}, not to {self._settings.trust_domain}")
+            raise ConfigurationError(
+                f"the database is of {keys.subject}, and REGISTRY_TRUST_DOMAIN={self._settings.trust_domain}"
+            )
         return Authority(keys, jws, signing_key, ledger_key)
 
     def _state_of_files(self) -> object:

@@ -64,7 +64,7 @@ class Known:
 
     @classmethod
     def of(cls, remembered: Remembered) -> "Known":
-        """From the file."""
+        """The head in the file."""
         root = None if remembered.head is None else remembered.head.root
         return cls(remembered.size, root, None, remembered.seen_at, remembered.declared_at)
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.documents.history_statement import Head
-from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.numbers import natural
+from peerseal.protocol.encoding import canonical_json, natural, strict_json_object
 from peerseal.protocol.tokens.claims import claim, time_claim
 from peerseal.runtime.files import Access, Folder
 
@@ -62,7 +61,7 @@ class Remembered:
         before = tuple(Head.from_json(one) for one in claim(members, "before", list))
         note = members.get("checkpoint")
         if note is not None and type(note) is not str:
-            raise MalformedToken("the checkpoint is no text")
+            raise MalformedToken(f"the checkpoint is {type(note).__name__}, it must be text")
         return cls(head.size, head, note, time_claim(members, "seen_at"), before, time_claim(members, "declared_at"))
 
 

@@ -1,1 +1,1 @@
-"""What everyone may read: signed documents, changes, and the ledger."""
+"""The public answers: signed documents, changes, and the ledger."""

@@ -60,12 +60,12 @@ class WaitingCall:
         callback()
 
     def give_up(self) -> None:
-        """Ends a wait that goes on, without a list."""
+        """Ends the wait without a list, if it has not ended."""
         if self._calls.take_out(self):
             self.tell(None)
 
     def leave(self) -> None:
-        """Ends a wait that goes on, and calls nothing."""
+        """Ends the wait without the callback, if it has not ended."""
         if not self._ended:
             self._calls.take_out(self)
 
@@ -159,7 +159,7 @@ class WaitingCalls:
             self._waker.wake()
 
     def end(self) -> None:
-        """Answers all calls now and lets no more wait: the process is about to end."""
+        """Answers all calls now, and accepts no more: the process is about to end."""
         if not self._over:
             self._over = True
             self._waker.wake()

@@ -47,7 +47,7 @@ class PlatformRule:
     def parse(cls, members: Any, folder: Path) -> Self:
         """Reads one element of the file, which is in ``folder``. Raises ConfigurationError that names the fault."""
         if type(members) is not dict or not members.keys() <= _MEMBERS:
-            raise ConfigurationError(f"is not an object of {', '.join(sorted(_MEMBERS))} only")
+            raise ConfigurationError(f"is not an object with only the members {', '.join(sorted(_MEMBERS))}")
         for name in ("issuer", *_OPTIONAL & members.keys()):
             if type(members.get(name)) is not str or not members[name]:
                 raise ConfigurationError(f"{name} is missing, empty or not a text")
@@ -171,7 +171,7 @@ def _checked_file(members: Mapping[str, str], folder: Path, name: str, read: Cal
     path = folder / members[name]
     try:
         if not read(path):
-            raise ConfigurationError(f"{name} {path} holds no key that can be used")
+            raise ConfigurationError(f"{name} {path} holds no usable key")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigurationError(f"{name} {str(path)!r} cannot be read: {why}") from error

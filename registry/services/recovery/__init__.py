@@ -1,1 +1,1 @@
-"""What is done after a loss: verify, restore, repair, declare a new history."""
+"""Recovery from a loss: verify and restore a database, or declare a new history."""

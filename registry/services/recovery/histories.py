@@ -113,7 +113,7 @@ class HistoryDeclarations:
     def _keys(self, connection: Connection) -> RegistryKeys:
         newest = documents.newest(connection)
         if newest is None:
-            raise ConfigurationError("no registry keys document: run peerseal-registry init")
+            raise ConfigurationError("the database has no registry keys document: run peerseal-registry init")
         return read_registry_keys(newest, pin=None, now=self._clock())
 
     def _read(self, jws: str, keys: RegistryKeys) -> HistoryStatement:

@@ -22,7 +22,7 @@ from registry.services.recovery.replay import PAGE, Replay, Tree
 from registry.services.recovery.verify import claimed_size
 
 LIMITS: Final = FetchLimits(total_timeout=60.0, max_bytes=32 * 1024 * 1024)
-"""Of one call to a mirror: no caller waits for it, and a bundle of the longest entries has 16 MiB."""
+"""Limits of one call to a mirror: no caller waits for it, and a bundle of the longest entries has 16 MiB."""
 
 _DOCUMENTS: Final = (REGISTRY_CREATED, REGISTRY_KEYS_ISSUED)
 
@@ -78,7 +78,9 @@ def read_copy(
             progress(reader.replayed.tree.edge.size)
     checkpoint, edge = _signed(source, note, reader.replayed), reader.replayed.tree.edge
     if edge.root != checkpoint.root:
-        raise RestoreRefused("copy_altered", f"{source.name}: its entries do not lead to its checkpoint")
+        raise RestoreRefused(
+            "copy_altered", f"{source.name}: its entries do not lead to the root hash in its checkpoint"
+        )
     if reader.trouble is not None:
         raise RestoreRefused("copy_unreadable", f"{source.name}: {reader.trouble}")
     return PublicCopy(source.name, note, checkpoint, reader.replayed, tuple(reader.found))

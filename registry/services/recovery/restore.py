@@ -213,7 +213,7 @@ def _forked_at(
         edge = frontier_at(size, TileCache().reader(connection))
     copy = read_copy(source, copy.note, size, (), progress)
     if size == 0 or copy.replayed.tree.roots[size] != edge.root:
-        raise RestoreRefused("copy_forked", f"{copy.source} has nothing in common with the database")
+        raise RestoreRefused("copy_forked", f"{copy.source} has no entry in common with the database")
     return edge, copy
 
 

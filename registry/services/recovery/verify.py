@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from peerseal.errors import DocumentRefused
+from peerseal.protocol.encoding import natural
 from peerseal.protocol.ledger.checkpoint import read_checkpoint
-from peerseal.protocol.numbers import natural
 from registry.domain.differences import Difference
 from registry.services.recovery.compare import Retention, compare
 from registry.services.recovery.replay import Replay, replay

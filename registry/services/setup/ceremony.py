@@ -124,7 +124,7 @@ class Ceremony:
         with self._store.read() as connection:
             newest = documents.newest(connection)
         if newest is None:
-            raise ConfigurationError("no registry keys document: run peerseal-registry init")
+            raise ConfigurationError("the database has no registry keys document: run peerseal-registry init")
         return newest
 
 
@@ -144,7 +144,9 @@ def signed(request: bytes, root_key_file: Path, passphrase: KeyPassphrase = NO_P
         raise ConfigurationError(f"the request cannot be read: {error}") from error
     root = keyfiles.read_key_pair(root_key_file, "root key", passphrase)
     if root.public != document.root:
-        raise ConfigurationError("the root key is not the one that clients have pinned")
+        raise ConfigurationError(
+            f"{root_key_file} has the pin {root.public.thumbprint}, clients have pinned {document.root.thumbprint}"
+        )
     return sign_document(document, root)
 
 

@@ -133,8 +133,11 @@ def _check_root(settings: Settings, known: RegistryKeys) -> None:
             "the database was initialised with other signing or ledger keys or URLs than this node's: "
             f"{_COPY}, or bring the root key to have these signed"
         )
-    if keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase).public != known.root:
-        raise ConfigurationError("the root key is not the one that clients have pinned")
+    pin = keyfiles.read_key_pair(settings.root_key_file, "root key", settings.key_passphrase).public.thumbprint
+    if pin != known.root.thumbprint:
+        raise ConfigurationError(
+            f"the root key in {settings.root_key_file} has the pin {pin}, clients have pinned {known.root.thumbprint}"
+        )
 
 
 def _make_files(settings: Settings, fresh: bool) -> list[str]:

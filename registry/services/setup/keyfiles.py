@@ -54,7 +54,7 @@ def read_key_pair(path: Path, what: str, passphrase: KeyPassphrase = NO_PASSPHRA
     except KeyRefused as error:
         raise ConfigurationError(f"{what}: {path} holds no private key") from error
     if key.public.alg != "ES256":
-        raise ConfigurationError(f"{what}: {path}: the registry signs with P-256 keys")
+        raise ConfigurationError(f"{what}: {path} holds a key for {key.public.alg}, it must be a P-256 key (ES256)")
     return key
 
 
@@ -113,5 +113,5 @@ class Sealer:
         sealed under another name."""
         prefix, content = name.encode("utf-8") + b"\0", self._fernet.decrypt(sealed)
         if not content.startswith(prefix):
-            raise ValueError("a sealed secret under another name")
+            raise ValueError(f"the secret was not sealed under the name {name}")
         return content[len(prefix) :]

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from peerseal.errors import MalformedToken
-from peerseal.protocol.numbers import MAX_DIGITS, natural
+from peerseal.protocol.encoding import MAX_DIGITS, natural
 from peerseal.protocol.tokens.claims import number_claim
 
 ODD = ["", "-1", "+1", " 1", "1 ", "1\n", "1_0", "0x10", "1e3", "1.0", "00", "01", "١٢", "²", "½", "１", "inf", "nan"]

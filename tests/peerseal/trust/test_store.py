@@ -742,6 +742,50 @@ class TestBackground:
             assert slow.result().kid == kid
 
 
+class TestDeadline:
+    """How long each call to the registry may take at most; two are made for a key, and then one for a policy."""
+
+    SECONDS = 0.1
+    """What a call takes."""
+
+    @pytest.fixture
+    def left(self) -> list[float]:
+        return []
+
+    @pytest.fixture
+    def slow(self, registry: MemoryRegistry, left: list[float]) -> TrustStore:
+        """A store whose registry takes its time, and that notes in ``left`` how much there is for each call."""
+
+        def take_time(path: str) -> None:
+            left.append(deadline.time_left())
+            time.sleep(self.SECONDS)
+
+        return registry.trust_store(limits=QUIET, fetcher=Between(registry, take_time))
+
+    def test_questions_within_one_deadline_share_its_time(self, slow: TrustStore, left: list[float], kid: str) -> None:
+        with slow.deadline():
+            slow.key(kid)
+            slow.policy("test.internal/client")
+        assert len(left) == 3
+        assert left[2] <= QUIET.patience - 2 * self.SECONDS
+
+    def test_questions_outside_of_one_have_its_time_each(self, slow: TrustStore, left: list[float], kid: str) -> None:
+        slow.key(kid)
+        slow.policy("test.internal/client")
+        assert len(left) == 3
+        assert left[1] <= QUIET.patience - self.SECONDS
+        assert QUIET.patience - 2 * self.SECONDS < left[2] <= QUIET.patience
+
+    def test_once_its_time_is_over_memory_answers_and_no_call_has_any(
+        self, slow: TrustStore, left: list[float], kid: str
+    ) -> None:
+        slow.key(kid)
+        with deadline.Deadline(0.0), slow.deadline():
+            assert slow.key(kid).kid == kid
+            slow.policy("test.internal/client")
+        assert left[2:] == [0.0]
+
+
 def test_an_answer_that_is_no_text_is_a_failed_fetch(registry: MemoryRegistry, trust: TrustStore, kid: str) -> None:
     registry.answers[JWK_SET_PATH] = Answer(200, b"\xff\xfe")
     with pytest.raises(TrustUnavailable) as caught:

@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from peerseal.errors import PeersealError
 from peerseal.protocol.documents.history_statement import MAX_STATEMENTS
+from peerseal.protocol.encoding import MAX_DIGITS
 from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
-from peerseal.protocol.numbers import MAX_DIGITS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import ID, PAYLOAD_HASH, TOPIC
