@@ -10,13 +10,11 @@ import click
 
 from peerseal.errors import FetchError, PeersealError
 from peerseal.runtime.terminal import ended_quietly, say
-from registry.commands.history import history
-from registry.commands.keys import approve, keys, reject, revoke, services
+from registry.commands.keys import approve, join_token, keys, operator_token, reject, revoke, services
 from registry.commands.node import audit, init, migrate, remember, roles, serve, status, tidy
 from registry.commands.policies import domain, policy
 from registry.commands.recovery import restore, verify
-from registry.commands.root import root
-from registry.commands.tokens import join_token, operator_token
+from registry.commands.root import history, root
 from registry.domain.errors import LedgerContradicted, Unavailable
 
 UNREACHABLE = 3

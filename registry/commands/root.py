@@ -1,25 +1,49 @@
-"""``peerseal-registry root``: new keys for the registry, signed by the root, which may be offline."""
+"""``peerseal-registry root`` and ``history``: documents that the root signs, which may be offline.
+
+``root`` names new keys for the registry. ``history`` declares ledger entries lost for good. Both have the same steps:
+request, sign, publish.
+"""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
+from peerseal.identity.key_passphrase import KeyPassphrase
+from peerseal.protocol.documents.history_statement import HistoryStatement
 from peerseal.runtime.terminal import say
 from registry.commands.common import (
     NEW_FILE,
     OLD_FILE,
+    checkpoints_option,
     json_option,
     read_file,
+    read_notes,
     show,
     the_confirmed_registry,
     the_settings,
+    the_store,
 )
+from registry.services.authority.ledger_memory import LedgerMemory
+from registry.services.recovery import histories
+from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 
-_LARGEST = 8 * 1024 * 1024
-"""Bytes of a request for the root, and of the signed document."""
+_LARGEST_DOCUMENT = 8 * 1024 * 1024
+"""Bytes of a request for a document, and of the signed document."""
+_LARGEST_STATEMENT = 64 * 1024
+"""Bytes of a request for a statement, and of the signed statement."""
 _WHAT = click.Choice([rolled.value for rolled in Rolled])
+
+_kept = checkpoints_option("A kept checkpoint, such as a client's, from before the loss or of lost entries.")
+_request_file = click.argument("request_file", type=OLD_FILE)
+_root_key = click.option("--root-key", type=NEW_FILE, required=True, help="The root key's file.")
+
+
+def _out(content: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``--out``, the file for the content."""
+    return click.option("--out", type=NEW_FILE, required=True, help=f"File for the {content}.")
 
 
 @click.group()
@@ -56,7 +80,7 @@ def drop(as_json: bool) -> None:
 @root.command()
 @click.argument("what", type=_WHAT, nargs=-1)
 @click.option("--drop-past", is_flag=True, help="Make the previous keys invalid.")
-@click.option("--out", type=NEW_FILE, required=True, help="File for the request.")
+@_out("request")
 @json_option
 def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) -> None:
     """Writes the next document to a file, for the root to sign. WHAT names the keys to replace; without WHAT the
@@ -66,14 +90,13 @@ def request(what: tuple[str, ...], drop_past: bool, out: Path, as_json: bool) ->
 
 
 @root.command()
-@click.argument("request_file", type=OLD_FILE)
-@click.option("--root-key", type=NEW_FILE, required=True, help="The root key's file.")
-@click.option("--out", type=NEW_FILE, required=True, help="File for the document.")
+@_request_file
+@_root_key
+@_out("document")
 @json_option
 def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
     """Signs a request. Needs no database and no network."""
-    jws = signed(read_file(request_file, _LARGEST), root_key, the_settings().key_passphrase)
-    out.write_text(jws, encoding="ascii")
+    _sign(signed, read_file(request_file, _LARGEST_DOCUMENT), root_key, out)
     show({"document": str(out)}, as_json, f"signed document: {out}")
 
 
@@ -82,7 +105,7 @@ def sign(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
 @json_option
 def publish(document_file: Path, as_json: bool) -> None:
     """Puts a signed document into force, and after some seconds the new keys that it names."""
-    _publish(read_file(document_file, _LARGEST).decode("ascii", "replace").strip(), as_json)
+    _publish(_read_jws(document_file, _LARGEST_DOCUMENT), as_json)
 
 
 def _at_once(what: tuple[str, ...], drop_past: bool, as_json: bool) -> None:
@@ -105,3 +128,82 @@ def _publish(jws: str, as_json: bool) -> None:
 
 def _ceremony() -> Ceremony:
     return Ceremony(the_settings(), the_confirmed_registry().store)
+
+
+@click.group()
+def history() -> None:
+    """The root's statement that entries are lost for good, and from where the ledger goes on.
+
+    This is the last resort: first look for the lost entries, and bring them back with `restore`. Clients that saw them
+    continue by themselves when they read the statement; keys, policies and revocations in those entries are gone.
+
+    With the root key on this host, run `declare`. With the root key offline, run `request` on this host, `sign` on the
+    machine with the root key, and `publish` on this host.
+    """
+
+
+@history.command("declare")
+@_kept
+@json_option
+def declare_history(kept: tuple[Path, ...], as_json: bool) -> None:
+    """Declares the entries lost that this host remembers and the database does not have."""
+    settings = the_settings()
+    request = histories.written(_requested_statement(kept))
+    _publish_statements([histories.signed(request, settings.root_key_file, settings.key_passphrase)], as_json)
+
+
+@history.command("request")
+@_kept
+@_out("request")
+@json_option
+def request_history(kept: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Writes the statement to a file, for the root to sign."""
+    statement = _requested_statement(kept)
+    out.write_bytes(histories.written(statement))
+    members = {"request": str(out), **_statement_members(statement)}
+    show(members, as_json, f"request for the root: {out}\n{_told(statement)}")
+
+
+@history.command("sign")
+@_request_file
+@_root_key
+@_out("statement")
+@json_option
+def sign_history(request_file: Path, root_key: Path, out: Path, as_json: bool) -> None:
+    """Signs a request. Needs no database and no network."""
+    _sign(histories.signed, read_file(request_file, _LARGEST_STATEMENT), root_key, out)
+    show({"statement": str(out)}, as_json, f"signed statement: {out}")
+
+
+@history.command("publish")
+@click.argument("files", type=OLD_FILE, nargs=-1, required=True)
+@json_option
+def publish_history(files: tuple[Path, ...], as_json: bool) -> None:
+    """Writes signed statements into the ledger, oldest first: nodes and clients go on from there."""
+    _publish_statements([_read_jws(file, _LARGEST_STATEMENT) for file in files], as_json)
+
+
+def _requested_statement(kept: Sequence[Path]) -> HistoryStatement:
+    return HistoryDeclarations(the_store()).requested(LedgerMemory(the_settings().home).read(), read_notes(kept))
+
+
+def _publish_statements(statements: Sequence[str], as_json: bool) -> None:
+    done = HistoryDeclarations(the_store()).publish(statements)
+    say("nodes sign again within seconds; clients go on by themselves", error=True)
+    show({"statements": [_statement_members(one) for one in done]}, as_json, "\n".join(_told(one) for one in done))
+
+
+def _statement_members(statement: HistoryStatement) -> dict[str, object]:
+    return {name: getattr(statement, name).to_json() for name in ("common", "lost", "new")}
+
+
+def _told(statement: HistoryStatement) -> str:
+    return f"lost for good: {statement.lost}; back to {statement.common}; goes on from {statement.new}"
+
+
+def _sign(by: Callable[[bytes, Path, KeyPassphrase], str], request: bytes, root_key: Path, out: Path) -> None:
+    out.write_text(by(request, root_key, the_settings().key_passphrase), encoding="ascii")
+
+
+def _read_jws(file: Path, largest: int) -> str:
+    return read_file(file, largest).decode("ascii", "replace").strip()

@@ -11,7 +11,7 @@ PeersealError
 ├── RoleRefused                403: role_insufficient
 ├── PreconditionRequired       428: precondition_required; If-Match is missing
 ├── PreconditionFailed         412: precondition_failed; it was changed meanwhile
-├── Lagging                    503: behind; the requested entry is not in this database (yet)
+├── Lagging                    503: the requested entry is not in this database (yet)
 ├── TooManyApplicants          429: too_many_applicants
 ├── LedgerContradicted         503: ledger_contradicted; the database differs from its own ledger
 │   └── LedgerForked           the same code; its ledger is not the one that this host has seen

@@ -117,7 +117,7 @@ def _forget_connections(dispose: "weakref.WeakMethod[Callable[..., None]]") -> N
 
 def _postgresql(url: URL, waits: DatabaseTimeouts) -> Engine:
     """Options in the URL's query override the values here. A session has no state, neither settings nor prepared
-    statements, unless it is known to be the connection's own: behind a pooler the next transaction may run in another
+    statements, unless it is known to be the connection's own: with a pooler the next transaction may run in another
     session."""
     connecting = {
         "connect_timeout": waits.connect // 1000,

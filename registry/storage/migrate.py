@@ -128,7 +128,7 @@ def _one_at_a_time(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def _postgresql_lock(engine: Engine) -> Iterator[None]:
     """Holds an advisory lock in a transaction on a separate connection: migrations have their own transactions, and
-    behind a pooler the session may change between two of them."""
+    with a pooler the session may change between two of them."""
     deadline, holding = time.monotonic() + LOCK_WAIT, engine.execution_options(**{TIMEOUTS: _HOLDING})
     while True:
         with holding.begin() as connection:

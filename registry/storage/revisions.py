@@ -162,7 +162,7 @@ class SqliteRevisions:
 
 
 class _PostgresConnection(OwnConnection):
-    """Its statements are not prepared: behind a pooler the next one may run on another connection."""
+    """Its statements are not prepared: with a pooler the next one may run on another connection."""
 
     driver: WatchedConnection
 

@@ -1,4 +1,4 @@
-"""The address that a call comes from, also behind proxies, and the account that the call counts for.
+"""The address that a call comes from, also through proxies, and the account that the call counts for.
 
 ``REGISTRY_PROXIES`` is the number of proxies that add to ``X-Forwarded-For``. The address stands in that place from the
 right; the client may have written everything to the left of it, quotation marks too. The header ``Forwarded`` (RFC

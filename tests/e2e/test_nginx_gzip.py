@@ -1,4 +1,4 @@
-"""A registry behind a real nginx that compresses its answers, and so makes their ETags weak."""
+"""A registry whose real nginx compresses its answers, and so makes their ETags weak."""
 
 import json
 import subprocess

@@ -35,7 +35,7 @@ OPERATORS_ONLY = [
 
 @dataclass(frozen=True)
 class Served:
-    """A registry behind nginx, at ``url``; ``inside`` is where gunicorn itself listens."""
+    """A registry with nginx in front, at ``url``; ``inside`` is where gunicorn itself listens."""
 
     url: str
     inside: str

@@ -1,26 +1,44 @@
 """What every caller may read: the registry's keys, the services' keys and statements, changes, and the ledger.
 
-The ledger has the paths of C2SP tlog-tiles below ``/ledger``.
+The ledger has the paths of C2SP tlog-tiles below ``/ledger``. For load balancers, orchestrators and Prometheus: what
+this node can answer, and what all workers have counted.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 
 from flask import Blueprint, Response, request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH
-from registry.domain.errors import BadRequest, NotFound
+from registry.domain.errors import BadRequest, NotFound, StorageUnavailable
 from registry.services.authority.authority import Authority
 from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
 from registry.services.documents.publish import registry_jwks
+from registry.services.registry import Registry
+from registry.storage.queries import ledger
 from registry.web.client_address import calling_account
 from registry.web.delayed_answer import DelayedAnswer, ended_wait
+from registry.web.metrics import WORKERS, answered
 from registry.web.wire import number, parameter, private_json, published, registry
 
 wellknown_blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")
 documents_blueprint = Blueprint("documents", __name__, url_prefix="/v1")
 histories_blueprint = Blueprint("histories", __name__, url_prefix="/v1")
 ledger_blueprint = Blueprint("ledger", __name__, url_prefix="/ledger")
-BLUEPRINTS = (wellknown_blueprint, documents_blueprint, histories_blueprint, ledger_blueprint)
+health_blueprint = Blueprint("health", __name__)
+metrics_blueprint = Blueprint("metrics", __name__)
+BLUEPRINTS = (
+    wellknown_blueprint,
+    documents_blueprint,
+    histories_blueprint,
+    ledger_blueprint,
+    health_blueprint,
+    metrics_blueprint,
+)
 
 FOR_EVER = "public, max-age=31536000, immutable"
 _LEVELS = frozenset("01234567")
@@ -131,3 +149,48 @@ def _number_and_width(path: str) -> tuple[int, int]:
     if width > TILE_WIDTH or (match[3] and width == TILE_WIDTH):
         raise NotFound("tile_not_found")
     return found, width
+
+
+@health_blueprint.get("/healthz")
+def healthz() -> Response:
+    """This process answers. It does not ask the database: a restart would not repair that."""
+    return private_json({"status": "ok"})
+
+
+@health_blueprint.get("/readyz")
+def readyz() -> Response:
+    """Whether this node can answer calls that read; with ``?for=write`` whether it can answer all calls."""
+    purpose = parameter("for")
+    if purpose not in (None, "write"):
+        raise BadRequest("invalid_parameter", "for is other than write")
+    found = registry().readiness()
+    ready = found.can_write if purpose == "write" else found.can_read
+    members = {"ready": ready, "can_read": found.can_read, "can_write": found.can_write}
+    return private_json({**members, **found.reading, **found.writing}, 200 if ready else 503)
+
+
+@metrics_blueprint.get("/metrics")
+def metrics() -> Response:
+    """The counts of all workers. Not for the public: the proxy in front does not pass this path on."""
+    answered.count()
+    told = CollectorRegistry()
+    told.register(WORKERS)
+    told.register(_Ledger(registry()))
+    return Response(generate_latest(told), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Ledger(Collector):
+    """The size of the ledger, read at each scrape and left out while the database is down, and whether the ledger
+    forked."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """See Collector."""
+        with suppress(StorageUnavailable), self._registry.store.look() as connection:
+            size = ledger.head(connection)
+            self._registry.watch.passes(connection)
+            yield GaugeMetricFamily("registry_ledger_size", "Entries in the ledger.", size)
+        forked = self._registry.fork_guard.fork is not None
+        yield GaugeMetricFamily("registry_ledger_forked", "1: another ledger than the one that was seen.", forked)
