@@ -273,7 +273,7 @@ def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: 
     bound: Mapping[str, str] = claims["headers"]
     if headers is bound:
         return
-    for name in (*ALWAYS_BOUND, *bound):
+    for name in {*ALWAYS_BOUND, *bound}:
         if value_of(headers, name) != value_of(bound, name):
             raise WrongBinding(f"token is signed for another value of the header {name}")
 
