@@ -261,11 +261,13 @@ class ClaimsInSqlite:
     """Claims in the SQLite file of the release before, while workers of that release still write to it.
 
     A service is reloaded worker by worker: until the last old worker has ended, a token must be new in its file too.
-    The file is removed ten minutes after the last token that an old worker accepted has expired. This class and its two
-    calls can be removed in the release after the next one.
+    The file is removed ten minutes after the last token that an old worker accepted has expired. This class can be
+    removed in the release after the next one.
 
     The table is ``seen (token, until)``. Claims of this release have a fractional ``until``, those of old workers a
-    whole one; old workers delete both. Each claim opens its own connection, and a fork waits until it is closed.
+    whole one; old workers delete both.
+
+    Each claim opens its own connection, and a fork waits until it is closed.
     """
 
     BUSY_TIMEOUT = 2.0
