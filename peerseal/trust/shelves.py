@@ -129,7 +129,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
 
 @dataclass(frozen=True, slots=True)
 class KnownSetting(Dated, Generic[V]):
-    """What is believed that operators laid down for one subject, and the times of `Dated`."""
+    """What is believed of an operator's setting for one subject, and the times of `Dated`."""
 
     value: V
     seq: int
