@@ -19,6 +19,19 @@ from registry.web.metrics import BUCKETS, RequestSeconds
 from tests.registry.driver import Driver
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn
 
+ENDPOINTS = set(
+    """
+    applicants.approve applicants.waiting described.docs described.openapi documents.changes documents.key_statement
+    documents.plain_key_set documents.signed_key_set exchange.token health.healthz health.readyz histories.history
+    keys.end keys.listed keys.read keys.register ledger.checkpoint ledger.entries ledger.proof ledger.tile
+    metrics.metrics operator_tokens.create operator_tokens.listed operator_tokens.revoke operators.audit
+    operators.create_join_token operators.join_tokens operators.services operators.withdraw_join_token
+    policies.domain policies.domain_document policies.policy policies.policy_document policies.set_domain
+    policies.set_policy wellknown.jwks wellknown.registry_keys
+    """.split()
+)
+"""The values of the label ``endpoint``, and of the log's field."""
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -61,6 +74,10 @@ def test_requests_refusals_admissions_and_the_ledger_are_counted(registry: Drive
     assert grown(before, after, "registry_admissions_total", way="join_token") == 1
     assert grown(before, after, "registry_admissions_total", way="voucher") == 1
     assert after["registry_ledger_size", frozenset()] == registry.key_set("billing").head
+
+
+def test_dashboards_find_each_endpoint_under_its_name(registry: Driver) -> None:
+    assert {rule.endpoint for rule in registry.app.url_map.iter_rules()} == ENDPOINTS
 
 
 def test_no_name_comes_from_a_caller_and_no_secret_is_told(registry: Driver) -> None:
