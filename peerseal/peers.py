@@ -49,7 +49,7 @@ MOVED = {
     "replay": "verify.replay.guards",
     "replay_log": "verify.replay.file",
     "replay_redis": "verify.replay.redis",
-    "replay_sqlite": "verify.replay.sqlite",
+    "replay_sqlite": "verify.replay.file",
     "request_ctx": "session.request_ctx",
     "retries": "session.retries",
     "rotation": "identity.rotation",

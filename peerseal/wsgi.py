@@ -9,22 +9,11 @@ from typing import IO, Any, Final
 
 from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.protocol.encoding import natural
-from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
+from peerseal.protocol.tokens.bearer import BLANKS
+from peerseal.protocol.tokens.bearer import bearer_token as bearer_token
 from peerseal.verify.context import REQUEST_ID, current_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
-
-__all__ = [
-    "MAX_BODY",
-    "REQUEST_ID_KEY",
-    "EnvironHeaders",
-    "PiecesWithin",
-    "bearer_token",
-    "environ_key",
-    "read_body",
-    "within_request",
-    "wsgi_target",
-]
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of the longest body that is read by default."""

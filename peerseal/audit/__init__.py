@@ -1,1 +1,1 @@
-"""Whether the registry is honest: its ledger read from outside, monitored and mirrored."""
+"""Whether the registry is honest: `ledger_reader` reads its ledger, `monitor` reports, `mirror` stores a copy."""

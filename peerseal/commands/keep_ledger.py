@@ -6,18 +6,20 @@ ledger contradicts the mirror, or cannot be believed.
 """
 
 import argparse
-import os
 import threading
 from pathlib import Path
 
 from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
-from peerseal.commands.monitor import LEDGER_INCONSISTENT, seconds, until_interrupted
+from peerseal.commands.registry_options import (
+    LEDGER_INCONSISTENT,
+    add_registry_options,
+    registry_of,
+    seconds,
+    until_interrupted,
+)
 from peerseal.errors import DocumentRefused, FetchError
-from peerseal.identity.environment import settings_of
-from peerseal.runtime.options import check_pin, check_pinned
 from peerseal.runtime.terminal import say, say_json
-from peerseal.transport.fetch import HttpFetcher, check_urls
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,19 +36,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--once", action="store_true", help="update once and exit")
     parser.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object for each update")
-    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
-    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
+    add_registry_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
-    settings = settings_of(os.environ)
-    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
-    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
-    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin)
-    check_pinned(pin, loopback_only=fetcher.loopback_only)
-    mirror, reader = LedgerMirror(arguments.folder), LedgerReader(fetcher, pin)
+    mirror, reader = LedgerMirror(arguments.folder), LedgerReader(*registry_of(arguments))
     ended = threading.Event() if arguments.once else until_interrupted()
     while True:
         try:

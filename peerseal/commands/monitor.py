@@ -5,28 +5,29 @@ the ledger contradicts the one that was seen before."""
 
 import argparse
 import os
-import signal
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.registry_options import (
+    LEDGER_INCONSISTENT,
+    add_registry_options,
+    registry_of,
+    seconds,
+    until_interrupted,
+)
 from peerseal.commands.webhook import Webhook
 from peerseal.errors import ConfigurationError
 from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
-from peerseal.runtime.options import check_pin, check_pinned
-from peerseal.runtime.settings import duration, read_bytes
+from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import on_terminal, say, say_json
-from peerseal.transport.fetch import HttpFetcher, check_urls
 
 ALERTS_RAISED = 1
 REGISTRY_UNREACHABLE = 3
-LEDGER_INCONSISTENT = 4
 _LARGEST_LIST = 1024 * 1024
 """Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
 
@@ -54,8 +55,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--grace", type=seconds, default=GRACE, metavar="SECONDS", help="time without an answer before an alert [60]"
     )
     parser.add_argument("--once", action="store_true", help="look once and exit")
-    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
-    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
+    add_registry_options(parser)
     parser.add_argument("--json", action="store_true", dest="as_json", help="JSON lines, on a terminal too")
     parser.set_defaults(run=run)
 
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
     monitor = _monitor(arguments)
     webhook = Webhook(arguments.webhook) if arguments.webhook else None
-    ended, code = until_interrupted(), 0
+    ended, exit_code = until_interrupted(), 0
     while not ended.is_set():
         alerts = monitor.look()
         for alert in alerts:
@@ -74,28 +74,24 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.state is not None:
             save_state(arguments.state, monitor.state)
         kinds = {alert.kind for alert in alerts if alert.level == ALERT}
-        code = ALERTS_RAISED if kinds else code
+        exit_code = ALERTS_RAISED if kinds else exit_code
         if INCONSISTENT in kinds:
             return LEDGER_INCONSISTENT
         if arguments.once:
-            return REGISTRY_UNREACHABLE if UNREACHABLE in kinds else code
+            return REGISTRY_UNREACHABLE if UNREACHABLE in kinds else exit_code
         ended.wait(arguments.interval)
-    return code
+    return exit_code
 
 
 def _monitor(arguments: argparse.Namespace) -> Monitor:
-    service, settings = check_service(arguments.service), settings_of(os.environ)
-    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
-    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
+    service = check_service(arguments.service)
     state = None if arguments.state is None else load_state(arguments.state, service)
     state = state or MonitorState(service)
-    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or state.pin
-    check_pinned(pin, loopback_only=fetcher.loopback_only)
+    fetcher, pin = registry_of(arguments, state.pin)
     for kid in arguments.known:
         split_kid(kid)
-    watched = replace(state, pin=pin)
     grace = 0.0 if arguments.once else arguments.grace
-    return Monitor(fetcher, watched, own_keys=_own_keys(arguments), grace=grace)
+    return Monitor(fetcher, replace(state, pin=pin), own_keys=_own_keys(arguments), grace=grace)
 
 
 def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
@@ -130,19 +126,6 @@ def listed_kids(text: str) -> frozenset[str]:
     return frozenset(kid for kid in kids if kid and split_kid(kid))
 
 
-def until_interrupted() -> threading.Event:
-    """An event that SIGINT and SIGTERM set, so that the current look is finished first."""
-    ended = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    if threading.current_thread() is threading.main_thread():
-        for interrupt in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(interrupt, end)
-    return ended
-
-
 def _show(alert: Alert, *, as_json: bool) -> None:
     if as_json:
         say_json(alert.to_json())
@@ -150,13 +133,3 @@ def _show(alert: Alert, *, as_json: bool) -> None:
     at = datetime.fromtimestamp(alert.at, UTC)
     about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}"
     say(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
-
-
-def seconds(text: str) -> float:
-    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError."""
-    seconds = duration(text)
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise ValueError(
-            f"{text!r} is not a duration in seconds, such as 90 or 10m"
-        )  # argparse turns it into its own message
-    return seconds

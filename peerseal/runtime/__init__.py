@@ -1,1 +1,1 @@
-"""What any process needs, whatever it does with keys: files, settings."""
+"""What any process needs, with or without keys: files and locks, forks, limits, settings, metrics, output."""

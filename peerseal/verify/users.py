@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from peerseal.errors import ConfigurationError, MalformedToken, TrustUnavailable, WrongIssuer
 from peerseal.protocol.hosts import can_be_asked
@@ -27,8 +27,6 @@ from peerseal.runtime.options import check_callable, check_is, check_path
 from peerseal.trust.beliefs import KeySource
 from peerseal.verify.introspection import Introspection, IntrospectionClient
 from peerseal.verify.issuers import OidcIssuer
-
-V = TypeVar("V")
 
 _NO_FILES: Mapping[str, str | os.PathLike[str]] = MappingProxyType({})
 
@@ -84,13 +82,12 @@ class UserVerifier:
             check_path("ca_file", ca_file)
         self._trust = trust
         self._clients = _by_issuer(introspection)
-        self._introspections: dict[UserIssuer, Introspection] = {}
         self._jwks_files = jwks_files
         self._ca_file = ca_file
         self._check_key = check_key
-        self._limits = limits
+        self._limits = limits or IssuerLimits()
         self._clock = clock
-        self._issuers: dict[UserIssuer, OidcIssuer] = {}
+        self._issuers: dict[UserIssuer, _Issuer] = {}
         self._renew_lock()
         in_each_child(self._renew_lock)
 
@@ -105,81 +102,90 @@ class UserVerifier:
         unverified = UnverifiedToken.parse(token)
         if issuer not in (None, unverified.issuer):
             raise WrongIssuer(f"expected a token of {issuer}, this one has iss {unverified.issuer}")
-        issuers = self._trust.settings().issuers
-        named = _named(unverified.issuer, issuers)
-        verified = self._issuer(named, issuers).verify(unverified, audience=named.audience)
-        if not named.introspect_jwts:
+        found = self._issuer(unverified.issuer)
+        verified = found.keys.verify(unverified, audience=found.settings.audience)
+        if not found.settings.introspect_jwts:
             return _user(verified, verified.expires_at)
-        active = self._introspection(named, issuers).verify(token)
+        active = found.ask(token)
         if active.subject != verified.subject:
-            raise TrustUnavailable(f"{named.issuer} answers about the token of another user than the token's own")
+            raise TrustUnavailable(f"{verified.issuer} answers about the token of another user than the token's own")
         return _user(active, min(verified.expires_at, active.expires_at or verified.expires_at))
 
     def forget(self, token: str) -> None:
         """Ask the issuers about this token again when it comes next, such as after a logout or a revocation. Other
         processes still use their cached answers for ``IssuerLimits.introspection_ttl``."""
-        for introspection in list(self._introspections.values()):
-            introspection.forget(token)
+        for issuer in list(self._issuers.values()):
+            if issuer.introspection is not None:
+                issuer.introspection.forget(token)
 
     def _opaque(self, token: str, issuer: str | None) -> User:
-        issuers = self._trust.settings().issuers
         if issuer is None:
+            issuers = self._trust.settings().issuers
             askable = [one.issuer for one in issuers if one.introspection_url and one.issuer in self._clients]
             if len(askable) != 1:
                 raise WrongIssuer(
                     f"an opaque token, and {len(askable)} issuers to ask about it: expected one, or issuer="
                 )
             issuer = askable[0]
-        active = self._introspection(_named(issuer, issuers), issuers).verify(token)
+        active = self._issuer(issuer).ask(token)
         return _user(active, active.expires_at or 0)
 
-    def _introspection(self, named: UserIssuer, issuers: tuple[UserIssuer, ...]) -> Introspection:
-        """The introspection of the issuer, made once for each setting. Raises WrongIssuer, or TrustUnavailable where
-        this service has no credentials."""
-        if named.introspection_url is None:
-            raise WrongIssuer(f"the domain's settings name no introspection_url of {named.issuer}")
-        client = self._clients.get(named.issuer)
-        if client is None:
-            raise TrustUnavailable(
-                f"no credentials at {named.issuer}: set PEERSEAL_INTROSPECTION_ISSUER and …_CLIENT_ID"
-            )
-        keys = self._issuer(named, issuers)
-        with self._lock:
-            found = self._introspections.get(named)
-            if found is None:
-                found = Introspection(
-                    named,
-                    client,
-                    keys.key,
-                    ca_file=self._ca_file,
-                    limits=self._limits or IssuerLimits(),
-                    clock=self._clock,
-                )
-                self._introspections = {**_kept(self._introspections, issuers), named: found}
-            return found
-
-    def _issuer(self, named: UserIssuer, issuers: tuple[UserIssuer, ...]) -> OidcIssuer:
-        """The issuer with its keys, made once for each setting."""
+    def _issuer(self, name: str) -> "_Issuer":
+        """The issuer of that name in the domain's settings, made once for each setting. Raises WrongIssuer or
+        TrustUnavailable."""
+        issuers = self._trust.settings().issuers
+        named = next((one for one in issuers if one.issuer == name), None)
+        if named is None:
+            raise WrongIssuer(f"the domain's settings name no issuer {text_like(name)} of users' tokens")
         with self._lock:
             found = self._issuers.get(named)
             if found is None:
-                _check_can_be_asked(named)
-                found = OidcIssuer.configured(
-                    named.issuer,
-                    jwks_url=named.jwks_url,
-                    jwks_file=self._jwks_files.get(named.issuer),
-                    ca_file=self._ca_file,
-                    jwks=named.jwks,
-                    ca=named.ca,
-                    check_key=self._check_key,
-                    limits=self._limits,
-                    clock=self._clock,
-                )
-                self._issuers = {**_kept(self._issuers, issuers), named: found}
+                found = self._made(named)
+                in_force = {one: self._issuers[one] for one in issuers if one in self._issuers}
+                self._issuers = in_force | {named: found}
             return found
+
+    def _made(self, named: UserIssuer) -> "_Issuer":
+        for url in filter(None, (named.issuer, named.jwks_url, named.introspection_url)):
+            if not can_be_asked(url):  # an older registry accepted such settings
+                raise TrustUnavailable(f"the domain's settings name {text_like(url)}, which is no URL of a server")
+        ca_file, limits, clock = self._ca_file, self._limits, self._clock
+        keys = OidcIssuer.configured(
+            named.issuer,
+            jwks_url=named.jwks_url,
+            jwks_file=self._jwks_files.get(named.issuer),
+            ca_file=ca_file,
+            jwks=named.jwks,
+            ca=named.ca,
+            check_key=self._check_key,
+            limits=limits,
+            clock=clock,
+        )
+        client, introspection = self._clients.get(named.issuer), None
+        if client is not None and named.introspection_url is not None:
+            introspection = Introspection(named, client, keys.key, ca_file=ca_file, limits=limits, clock=clock)
+        return _Issuer(named, keys, introspection)
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    """An issuer in the domain's settings; ``introspection`` is None where this service has no credentials for it."""
+
+    settings: UserIssuer
+    keys: OidcIssuer
+    introspection: Introspection | None
+
+    def ask(self, token: str) -> ActiveToken:
+        """The issuer's answer about the token. Raises TokenError or TrustUnavailable."""
+        name = self.settings.issuer
+        if self.settings.introspection_url is None:
+            raise WrongIssuer(f"the domain's settings name no introspection_url of {name}")
+        if self.introspection is None:
+            raise TrustUnavailable(f"no credentials at {name}: set PEERSEAL_INTROSPECTION_ISSUER and …_CLIENT_ID")
+        return self.introspection.verify(token)
 
 
 def _by_issuer(
@@ -194,25 +200,6 @@ def _by_issuer(
     if len({client.issuer for client in several}) != len(several):
         raise ConfigurationError("introspection: two IntrospectionClients for one issuer")
     return {client.issuer: client for client in several}
-
-
-def _check_can_be_asked(named: UserIssuer) -> None:
-    """Raises TrustUnavailable for a URL that no server has: an older registry accepted such settings."""
-    for url in filter(None, (named.issuer, named.jwks_url, named.introspection_url)):
-        if not can_be_asked(url):
-            raise TrustUnavailable(f"the domain's settings name {text_like(url)}, which is no URL of a server")
-
-
-def _named(issuer: str, issuers: tuple[UserIssuer, ...]) -> UserIssuer:
-    found = next((one for one in issuers if one.issuer == issuer), None)
-    if found is None:
-        raise WrongIssuer(f"the domain's settings name no issuer {text_like(issuer)} of users' tokens")
-    return found
-
-
-def _kept(made: Mapping[UserIssuer, V], issuers: tuple[UserIssuer, ...]) -> dict[UserIssuer, V]:
-    """Those of settings that are still in force."""
-    return {issuer: made[issuer] for issuer in issuers if issuer in made}
 
 
 def _user(proven: VerifiedClaims | ActiveToken, expires_at: int) -> User:

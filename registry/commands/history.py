@@ -28,11 +28,13 @@ _kept = checkpoints_option("A kept checkpoint, such as a client's, from before t
 
 @click.group()
 def history() -> None:
-    """A statement of the root that entries are lost for good, and where the ledger goes on.
+    """The root's statement that entries are lost for good, and from where the ledger goes on.
 
-    The last resort: first look for the lost entries, and bring them back with `restore`. Clients that saw them go on by
-    themselves when they read the statement; keys, policies and revocations in those entries are gone. With the root key
-    at hand `declare` does it all. With the root key offline: `request` here, `sign` there, `publish` here.
+    This is the last resort: first look for the lost entries, and bring them back with `restore`. Clients that saw them
+    continue by themselves when they read the statement; keys, policies and revocations in those entries are gone.
+
+    With the root key on this host, run `declare`. With the root key offline, run `request` on this host, `sign` on the
+    machine with the root key, and `publish` on this host.
     """
 
 

@@ -75,7 +75,7 @@ def _show_verified(found: verifying.Verified) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
 def restore(places: tuple[str, ...], kept: tuple[Path, ...], drop_branch: bool, dry_run: bool, as_json: bool) -> None:
-    """Completes a database that came back from a backup from public copies of the ledger.
+    """Adds the entries of public copies of the ledger to a database that came back from a backup.
 
     Run it before any node starts on the database: a registry that went on from the backup would contradict what clients
     have seen. Entries are written byte for byte; revoked keys stay revoked, spent join tokens spent. Data that no copy

@@ -26,8 +26,8 @@ _WHAT = click.Choice([rolled.value for rolled in Rolled])
 def root() -> None:
     """New signing and ledger keys, and the removal of stolen ones.
 
-    With the root key at hand `roll` and `drop` do it all. With the root key offline: `request` here, `sign` there,
-    `publish` here.
+    With the root key on this host, run `roll` or `drop`. With the root key offline, run `request` on this host, `sign`
+    on the machine with the root key, and `publish` on this host.
     """
 
 

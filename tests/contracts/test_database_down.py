@@ -119,7 +119,7 @@ def test_a_database_that_falls_silent_is_waited_for_once(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         engine = create_engine(f"postgresql://x@127.0.0.1:{port}/x", DatabaseTimeouts(connect=1000))
-        monkeypatch.setattr(registry.registry.authority, "_store", Store(engine))
+        monkeypatch.setattr(registry.registry.store, "look", Store(engine).look)
         clock.forward(1000)
         for _ in range(3):
             assert registry.client.get("/.well-known/peerseal-registry").data == before

@@ -202,6 +202,17 @@ def test_every_entry_that_a_registry_writes_is_as_the_tables_say(registry: Drive
         assert tuple(sorted(entry.by)) in by, entry.by
 
 
+def test_the_answers_that_hold_a_proof_have_the_members_on_the_page(registry: Driver) -> None:
+    key = ec_key("proof")
+    registry.joined(key, "billing")
+    kid = registry.statement("billing", key).kid
+    inclusion, consistency = (
+        set(re.findall(r'"(\w+)"', row)) for row in re.findall(r"^\| `\?.*` \| `(\{.*?\})`", section("Ledger"), re.M)
+    )
+    assert json.loads(registry.got(f"/ledger/proof?kid={kid}")).keys() == inclusion
+    assert json.loads(registry.got("/ledger/proof?from=1&to=2")).keys() == consistency
+
+
 def by_rows(table: str) -> list[str]:
     return re.findall(r"^\| `(\{.*?\})` \|", table, re.MULTILINE)
 

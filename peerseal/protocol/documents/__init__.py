@@ -1,1 +1,1 @@
-"""Documents that the registry signs, and the keys that they name."""
+"""The documents that a registry signs. `frame` has what all share; each other module has one kind."""

@@ -1,1 +1,1 @@
-"""The ledger: its tree, its signed checkpoints, its entries, and the evidence for each."""
+"""The ledger: its entries, the tree over them, the signed checkpoints, and the evidence of each entry."""
