@@ -30,7 +30,7 @@ MOVED = {
     "keep": "audit.mirror",
     "keeper": "identity.rotation",
     "keyfolder": "identity.key_folder",
-    "keysets": "trust.key_sets",
+    "keysets": "trust.shelves",
     "ledger": "trust.seen_ledger",
     "limits": "runtime.limits",
     "metrics": "runtime.metrics",
@@ -45,7 +45,7 @@ MOVED = {
     "problem": "session.problem",
     "reader": "trust.documents",
     "received": "verify.received",
-    "remembered": "trust.disk.checkpoint_file",
+    "remembered": "trust.seen_ledger",
     "replay": "verify.replay.guards",
     "replay_log": "verify.replay.file",
     "replay_redis": "verify.replay.redis",
@@ -56,7 +56,7 @@ MOVED = {
     "rounds": "trust.background",
     "service_metrics": "identity.service_metrics",
     "session_options": "session.options",
-    "settings": "trust.policies",
+    "settings": "trust.shelves",
     "shared_counts": "identity.service_metrics",
     "signing": "identity.signing",
     "signing_adapter": "session.signing_adapter",
@@ -70,7 +70,7 @@ MOVED = {
     "users": "verify.users",
     "verify": "verify.request",
     "watched": "audit.monitor_state",
-    "webhook": "commands.webhook",
+    "webhook": "commands.ledger",
 }
 """Names below this one, and where below `peerseal` each module is now."""
 

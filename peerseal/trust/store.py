@@ -38,9 +38,8 @@ from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
-from peerseal.trust.key_sets import KeyShelf
-from peerseal.trust.policies import DomainShelf, PolicyShelf
 from peerseal.trust.shelf import Environment
+from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf
 from peerseal.trust.statements import StatementShelf
 from peerseal.trust.status import ServiceStatus, TrustStatus
 

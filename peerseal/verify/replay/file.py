@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
-from peerseal.runtime.file_systems import network_file_system
 from peerseal.runtime.files import Access, Folder
 from peerseal.runtime.forks import around_each_fork, in_each_child, notice_fork
 from peerseal.runtime.locks import Opened
@@ -38,6 +37,12 @@ _LENGTH = _RECORD.size
 _CHUNK = 1 << 20
 """The most bytes of one read."""
 _CUT = "its log was cut: tokens that expire within the same 30 seconds are refused"
+_MOUNTS = Path("/proc/self/mountinfo")
+_NETWORK: Final = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|orangefs|pvfs2|smb[23]|smbfs"
+    r"|fuse\.(beegfs|ceph|cephfs|gcsfuse|glusterfs|juicefs|mfs|moosefs|rclone|s3fs|sshfs)"
+)
+"""Kinds that several hosts can mount at once. There, appends of two hosts may overwrite each other."""
 
 
 class FileReplayGuard:
@@ -326,3 +331,24 @@ class ClaimsInSqlite:
 
     def _after_in_child(self) -> None:
         self._lock = threading.Lock()
+
+
+def network_file_system(device: int) -> str | None:
+    """The kind of the network file system with that device number (``st_dev``). None for a local one, and where the
+    system does not tell."""
+    try:
+        mounts = _MOUNTS.read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    kind = file_system_kind(mounts, device)
+    return kind if kind is not None and _NETWORK.fullmatch(kind) else None
+
+
+def file_system_kind(mounts: str, device: int) -> str | None:
+    """The kind of the file system with that device number, in the text of a ``mountinfo`` (see proc(5)), if listed."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split(" ")[2:3] == [wanted]:
+            return source.split(" ")[0]
+    return None
