@@ -46,7 +46,8 @@ from peerseal.verify.audit_log import Accepted
 from peerseal.verify.context import Transaction, carrying, current_request_id, current_transaction, propagate
 from peerseal.verify.event import Event, EventVerifier
 from peerseal.verify.introspection import IntrospectionClient
-from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.verify.replay.file import FileReplayGuard
+from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
 from peerseal.verify.replay.redis import RedisReplayGuard
 from peerseal.verify.request import Peer, Verifier
 from peerseal.verify.users import User, UserVerifier

@@ -114,7 +114,7 @@ class PeerAuth:
         if kind == "lifespan":
             return await self._app(scope, receive, send)
         if kind not in ("http", "websocket"):
-            raise RuntimeError(f"a connection of the kind {kind!r}: nobody knows who calls")
+            raise RuntimeError(f"a connection of the kind {kind!r}: expected http, websocket or lifespan")
         call = _Call(_headers(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
         with _outside(), serving(call.headers.get(REQUEST_ID)):

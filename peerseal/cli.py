@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from peerseal.commands import assertion, keep_ledger, monitor
+from peerseal.commands.assertion import add_assertion
+from peerseal.commands.ledger import add_keep_ledger, add_monitor
 from peerseal.errors import ConfigurationError, FetchError, InvalidName, PeersealError, TrustUnavailable
 from peerseal.runtime.terminal import LineFormatter, ended_quietly, say
 
@@ -19,9 +20,9 @@ USAGE = 2
 UNREACHABLE = 3
 
 COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
-    assertion.add_to,
-    keep_ledger.add_to,
-    monitor.add_to,
+    add_assertion,
+    add_keep_ledger,
+    add_monitor,
 )
 
 

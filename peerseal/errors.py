@@ -79,6 +79,7 @@ class PeersealError(Exception):
         cls, *, code: str | None = None, status: int | None = None, challenge: str | None = None
     ) -> None:
         """Sets what the class statement names; the rest comes from the base class."""
+        super().__init_subclass__()
         cls.code, cls.status, cls.challenge = code or cls.code, status or cls.status, challenge or cls.challenge
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from peerseal.errors import ConfigurationError
-from peerseal.identity import environment
+from peerseal.identity.environment import settings_of
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.protocol.names import check_trust_domain
 from peerseal.protocol.tokens.event import EVENT_LIFETIME, EVENT_LIFETIME_CAP
@@ -172,7 +172,7 @@ class Settings:
     def from_environ(cls, environ: Mapping[str, str], **changes: object) -> Self:
         """From the variables in `KNOWN`, as docs/reference/settings.md has them. Raises ConfigurationError."""
         warn_of_unknown(environ, "REGISTRY_", KNOWN)
-        read = environment.settings_of(environ)
+        read = settings_of(environ)
         home = (read.path("REGISTRY_HOME") or Path(DEFAULT_HOME)).absolute()
 
         def file(what: str, default: str) -> Path:

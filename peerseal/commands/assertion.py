@@ -9,8 +9,8 @@ import argparse
 import logging
 import os
 
-import peerseal
 from peerseal.errors import ConfigurationError, PeersealError
+from peerseal.identity.identity import Identity
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.settings import SettingsReader
 from peerseal.runtime.terminal import say, say_json
@@ -21,7 +21,7 @@ PATIENCE = 10.0
 log = logging.getLogger(__name__)
 
 
-def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_assertion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the command."""
     parser = commands.add_parser(
         "assertion",
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     TrustUnavailable."""
     if SettingsReader(os.environ).path("PEERSEAL_KEY_DIR") is None:
         raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
-    identity = peerseal.Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
+    identity = Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
     try:
         _look_after_keys(identity)
         assertion = identity.sign_assertion()
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _look_after_keys(identity: peerseal.Identity) -> None:
+def _look_after_keys(identity: Identity) -> None:
     """Replaces the key where that is due. The current key stays valid where that fails."""
     try:
         identity.look_after_keys()

@@ -51,7 +51,8 @@ from peerseal.trust.store import TrustStore
 from peerseal.verify.audit_log import AuditLog
 from peerseal.verify.context import Transaction, note_minted
 from peerseal.verify.event import Event
-from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard, ReplayGuard
+from peerseal.verify.replay.file import FileReplayGuard
+from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
 from peerseal.verify.replay.redis import RedisReplayGuard
 from peerseal.verify.target import check_external_prefix
 from peerseal.verify.users import User

@@ -26,8 +26,6 @@ def sqlalchemy_url(text: str) -> str:
     scheme, separator, rest = text.strip().partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         raise ConfigurationError("the database URL must read postgresql://user@host:port/name or sqlite:///FILE")
-    if "\0" in unquote(rest):
-        raise ConfigurationError("the database URL holds a NUL character")
     if scheme.lower() in _SQLITE:
         if "?" in rest:
             raise ConfigurationError("the database URL has options, of which SQLite takes none here")

@@ -18,6 +18,8 @@ _MOST: Final = {
     **dict.fromkeys(("cooldown", "introspection_ttl", "introspection_rest"), threading.TIMEOUT_MAX),
     **dict.fromkeys(("open_time", "jitter", "longest_open"), threading.TIMEOUT_MAX),
 }
+_WHOLE: Final = {"introspections": 1, "failures": 0, "max_running": 1, "max_waiting": 0}
+"""The least value of each limit that must be a whole number."""
 
 
 class _Limits:
@@ -33,6 +35,8 @@ class _Limits:
                 name, value = f"{type(self).__name__}.{each.name}", getattr(limits, each.name)
                 least, most = _LEAST.get(each.name, 0.0), _MOST.get(each.name, math.inf)
                 check_number(name, value, at_least=least, at_most=most)
+                if each.name in _WHOLE:
+                    check_whole(name, value, at_least=_WHOLE[each.name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +140,6 @@ class IssuerLimits(_Limits):
     """Of one call. Discovery and keys together take less than a newcomer waits for its answer (5 s); a set of 100
     large keys has 300 KiB."""
 
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError for anything but a number of 0 or more."""
-        _Limits.__post_init__(self)
-        check_whole("IssuerLimits.introspections", self.introspections, at_least=1)
-
 
 @dataclass(frozen=True, slots=True)
 class RotationSchedule(_Limits):
@@ -191,10 +190,3 @@ class CallLimits(_Limits):
     """Calls that wait for one of these to end, at most."""
     longest_wait: float = 0.5
     """Seconds for which they wait."""
-
-    def __post_init__(self) -> None:
-        """Raises ConfigurationError for anything but a number of 0 or more, and where no call could run."""
-        _Limits.__post_init__(self)
-        check_whole("CallLimits.failures", self.failures)
-        check_whole("CallLimits.max_running", self.max_running, at_least=1)
-        check_whole("CallLimits.max_waiting", self.max_waiting)

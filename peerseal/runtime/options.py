@@ -54,7 +54,7 @@ def check_unicode(name: str, value: object) -> None:
     """A text that can be encoded as UTF-8. The error does not show it: it may be a secret."""
     text = plain_text(value)
     if not text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ConfigurationError(f"{name}: expected a non-empty text that can be encoded as UTF-8")
+        raise ConfigurationError(f"{name}: expected a text that is not empty and can be encoded as UTF-8")
 
 
 def check_path(name: str, value: object) -> None:

@@ -13,26 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from peerseal.errors import printable
-
-__all__ = [
-    "INTERRUPTED",
-    "PIPE_CLOSED",
-    "LineFormatter",
-    "ended_quietly",
-    "log_to_stderr",
-    "on_terminal",
-    "printable",
-    "say",
-    "say_json",
-]
+from peerseal.errors import printable as printable
 
 PIPE_CLOSED = 141
 """The exit code where the reader of the output is gone: 128 and SIGPIPE, as shells show it."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C: 128 and SIGINT."""
-
-
 FAILED = 1
 """The exit code where the operating system refuses something, such as to write to a full disk."""
 

@@ -31,6 +31,12 @@ class TokenBucket:
             self._tokens -= allowed
             return allowed
 
+    def spend(self) -> None:
+        """Count one event that has happened, allowed or not: after too many the budget is in debt."""
+        with self._lock:
+            self._fill()
+            self._tokens -= 1
+
     def _fill(self) -> float:
         now = self._clock()
         self._tokens = min(self._most, self._tokens + max(0.0, now - self._filled_at) * self._rate)

@@ -13,9 +13,8 @@ registry lives in one process; a forked child works on a copy.
 """
 
 from peerseal.testing.calls import Call
-from peerseal.testing.clock import Clock
 from peerseal.testing.ledger import MemoryLedger
-from peerseal.testing.registry import MemoryRegistry
+from peerseal.testing.registry import Clock, MemoryRegistry
 from peerseal.transport.fetch import Answer
 
 __all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry"]

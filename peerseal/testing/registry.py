@@ -1,4 +1,4 @@
-"""A registry in memory: keys, policies and settings, and the documents that it signs."""
+"""A registry in memory: keys, policies and settings, and the documents that it signs; and a clock that tests set."""
 
 import threading
 import time
@@ -385,3 +385,21 @@ class MemoryRegistry(Fetcher):
 
     def _renew_lock(self) -> None:
         self._lock = threading.RLock()
+
+
+class Clock:
+    """A clock that stands still until it is set, for every parameter ``clock``.
+
+    ``now`` is in seconds since the epoch; it begins with the time of day.
+    """
+
+    def __init__(self, now: float | None = None) -> None:
+        self.now = time.time() if now is None else now
+
+    def __call__(self) -> float:
+        """The time of the clock."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move it forward."""
+        self.now += seconds

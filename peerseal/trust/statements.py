@@ -140,7 +140,7 @@ class StatementShelf:
         except (FetchError, DocumentRefused) as error:
             if getattr(error, "http_status", None) != 404:
                 raise TrustUnavailable(f"the statement about {kid}: {error}", retry_after=1) from error
-            self._strangers.take()
+            self._strangers.spend()
             with self._lock:
                 self._absent.add(kid, now)
             raise UnknownKey(f"the registry does not know {kid}") from error

@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from peerseal.errors import ConfigurationError, UnknownKey
+from peerseal.errors import ConfigurationError, PeersealError, UnknownKey
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
+from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
@@ -37,9 +38,8 @@ from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
-from peerseal.trust.key_sets import KeyShelf
-from peerseal.trust.policies import DomainShelf, PolicyShelf
 from peerseal.trust.shelf import Environment
+from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf
 from peerseal.trust.statements import StatementShelf
 from peerseal.trust.status import ServiceStatus, TrustStatus
 
@@ -214,7 +214,12 @@ class TrustStore:
         """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""
         notice_fork()
         for service_id in services:
-            self._keys.fetch_now(self._keys.item(service_id))
+            try:
+                item = self._keys.item(service_id)
+            except PeersealError as error:
+                log.warning("cannot watch %s: %s", text_like(service_id), error)
+            else:
+                self._keys.fetch_now(item)
 
     def refresh(self) -> None:
         """One round of what the background thread does: follow the changes, renew what is due.

@@ -87,18 +87,18 @@ class CheckedRequest(NamedTuple):
     """A request that passed steps 1 to 10, and what step 11 claims: (``peer.id``, ``jti``), until ``until`` (seconds
     since the epoch). It is not accepted yet: the same request may have been accepted before.
 
-    ``content_digest`` is None, unless the content is still to be checked (`read_later`).
+    ``has_content`` is False while the content is not checked (`read_later`).
     """
 
     peer: Peer
     jti: str
     until: float
-    content_digest: str | None = None
+    has_content: bool
 
     def with_content(self, content: bytes) -> Self:
         """The same with its content checked. Raises WrongBinding."""
         check_content(self.peer.claims["content_digest"], content)
-        return self._replace(content_digest=None)
+        return self._replace(has_content=True)
 
 
 class Verifier:
@@ -225,14 +225,13 @@ class Verifier:
         if scope is not None and plain_text(scope) not in scopes:  # 10
             raise InsufficientScope(_refusal(signer.caller, scope, audience, transaction))
         peer = Peer(signer.service, signer.caller, key.kid, scopes, MappingProxyType(claims), transaction)
-        unread = claims["content_digest"] if body is read_later else None
-        return CheckedRequest(peer, claims["jti"], claims["exp"] + self._claim_leeway, unread)
+        return CheckedRequest(peer, claims["jti"], claims["exp"] + self._claim_leeway, body is not read_later)
 
     def claim(self, checked: CheckedRequest) -> Peer:
         """Step 11: accept the request, which is possible once. Raises Replayed, Expired for a request that was checked
         so long ago that the guard may have forgotten it, or TrustUnavailable where the guard cannot be asked."""
-        peer, jti, until, unread = checked
-        if unread is not None:
+        peer, jti, until, has_content = checked
+        if not has_content:
             raise ValueError("the content of the request was not checked: call with_content before")
         if self._clock() >= until:
             raise Expired("the token expired between its check and its claim")
@@ -273,7 +272,7 @@ def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: 
     bound: Mapping[str, str] = claims["headers"]
     if headers is bound:
         return
-    for name in (*ALWAYS_BOUND, *bound):
+    for name in {*ALWAYS_BOUND, *bound}:
         if value_of(headers, name) != value_of(bound, name):
             raise WrongBinding(f"token is signed for another value of the header {name}")
 

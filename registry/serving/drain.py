@@ -5,6 +5,7 @@ meanwhile is replaced, and a reload, which replaces workers too, leaves the node
 """
 
 import mmap
+import os
 import signal
 import threading
 from types import FrameType
@@ -36,7 +37,8 @@ class Drain:
             raise TypeError(f"SIGTERM has no handler of gunicorn's, but {stop!r}")
 
         def drain_or_stop(signum: int, frame: FrameType | None) -> None:
-            if self.began or not seconds or master.reexec_pid or master.master_pid:
+            in_worker = os.getpid() != master.pid  # which has this handler until it sets its own
+            if in_worker or self.began or not seconds or master.reexec_pid or master.master_pid:
                 stop(signum, frame)
                 return
             shared[0] = 1

@@ -12,7 +12,7 @@ from werkzeug.routing import BaseConverter
 
 from peerseal.errors import MalformedToken, MissingToken
 from peerseal.protocol.encoding import MAX_DIGITS, canonical_json, natural, strict_json_object
-from peerseal.protocol.tokens import bearer as tokens
+from peerseal.protocol.tokens.bearer import bearer_token as one_bearer_token
 from peerseal.verify.request import Peer
 from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
@@ -82,7 +82,7 @@ def bearer_token() -> str | None:
     if header is None:
         return None
     try:
-        return tokens.bearer_token(header)
+        return one_bearer_token(header)
     except MissingToken as error:
         raise MalformedToken("the Authorization header holds something else than one bearer token") from error
 

@@ -238,6 +238,17 @@ def test_a_copy_that_lacks_what_this_host_has_seen_is_not_gone_on_from(
     assert Backup(registry.store) == backup
 
 
+def test_the_refusal_of_a_copy_that_is_shorter_than_the_database_names_the_size_of_the_copy(
+    registry: Driver, tmp_path: Path
+) -> None:
+    copy = keep(registry, tmp_path / "copy")
+    copied = len(entries_of(registry.store))
+    registry.joined(key(), "client")
+    reached = len(entries_of(registry.store)) + 1
+    with pytest.raises(RestoreRefused, match=f"has {copied} entries, and the ledger had {reached}"):
+        restored(registry, copy, reached=reached)
+
+
 def test_a_restore_with_nothing_to_do_forgets_no_call_either(registry: Driver, tmp_path: Path) -> None:
     mine = registry.joined(key(), "billing")
     accepted = registry.signed(mine, "billing", "GET", RESTRICTED)

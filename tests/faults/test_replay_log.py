@@ -18,9 +18,9 @@ import pytest
 
 from peerseal import FileReplayGuard
 from peerseal.errors import TrustUnavailable
-from peerseal.runtime import file_systems
-from peerseal.runtime.file_systems import file_system_kind, network_file_system
 from peerseal.testing import Clock
+from peerseal.verify.replay import file as replay_file
+from peerseal.verify.replay.file import file_system_kind, network_file_system
 from tests.peerseal.served import Child
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")
@@ -325,7 +325,7 @@ class TestFiles:
         device = tmp_path.stat().st_dev
         mounts = tmp_path / "mountinfo"
         mounts.write_text(f"29 1 {os.major(device)}:{os.minor(device)} / / rw - nfs4 server:/export rw\n")
-        monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
+        monkeypatch.setattr(replay_file, "_MOUNTS", mounts)
         said = refusal(guard, "jti")
         assert "nfs4" in said
         assert "PEERSEAL_REPLAY_URL" in said
@@ -347,8 +347,8 @@ class TestFiles:
     def test_kinds_that_several_hosts_mount(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mounts = tmp_path / "mountinfo"
         mounts.write_text(f"1 0 8:1 / / rw - {kind} x rw\n1 0 8:2 / / rw - {kind}x x rw\n2 0 8:3 / / rw - tmpfs x rw\n")
-        monkeypatch.setattr(file_systems, "_MOUNTS", mounts)
+        monkeypatch.setattr(replay_file, "_MOUNTS", mounts)
         assert network_file_system(os.makedev(8, 1)) == kind
         assert [network_file_system(os.makedev(8, minor)) for minor in (2, 3, 4)] == [None, None, None]
-        monkeypatch.setattr(file_systems, "_MOUNTS", tmp_path / "missing")
+        monkeypatch.setattr(replay_file, "_MOUNTS", tmp_path / "missing")
         assert network_file_system(os.makedev(8, 1)) is None

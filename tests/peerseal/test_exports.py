@@ -112,3 +112,17 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     for name, value in vars(errors).items():
         if isinstance(value, type) and issubclass(value, errors.PeersealError) and name != "CodedError":
             assert name in drawn
+
+
+def test_an_error_of_an_application_may_derive_from_other_classes_too() -> None:
+    derived: list[type] = []
+
+    class Registered:
+        def __init_subclass__(cls) -> None:
+            derived.append(cls)
+
+    class NotToday(errors.Forbidden, Registered):
+        code = "not_today"
+
+    assert derived == [NotToday]
+    assert (NotToday.code, NotToday.status) == ("not_today", errors.Forbidden.status)

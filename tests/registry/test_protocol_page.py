@@ -25,8 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from peerseal.protocol.documents import changes, domain, history_statement, key_set, policy, registry_keys, statement
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.tokens.access_token import AccessClaims
-from peerseal.protocol.tokens.assertion import assertion_claims
+from peerseal.protocol.tokens.assertion import AccessClaims, assertion_claims
 from peerseal.protocol.tokens.event import EventToken
 from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.protocol.tokens.request import RequestToken

@@ -1,11 +1,14 @@
-"""Client assertions (RFC 7523, OpenID Connect Core section 9: private_key_jwt): how a program without the SDK proves to
-the registry's token endpoint which service it is.
+"""The tokens of the registry's token endpoint: it takes client assertions, and issues access tokens.
 
-Any JWT library can make them, so unknown claims are ignored. The rest is as strict as in our own tokens: a compact JWS
-in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid names.
+By a client assertion (RFC 7523, OpenID Connect Core section 9: private_key_jwt) a program without the SDK proves which
+service it is. Any JWT library can make one, so unknown claims are ignored. The rest is as strict as in our own tokens:
+a compact JWS in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid names.
+
+Access tokens (RFC 9068) are for resource servers outside of Peerseal, such as a broker. Any JWT library verifies one
+with the registry's ``/.well-known/jwks.json``. Nothing in Peerseal accepts one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -20,6 +23,8 @@ CLIENT_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-
 """The ``client_assertion_type`` of a form that holds an assertion (RFC 7523 section 2.2)."""
 ASSERTION_LIFETIME: Final = 60
 ASSERTION_LIFETIME_CAP: Final = 300
+
+ACCESS_TYP: Final = "at+jwt"
 
 _TYPES: Final = (ASSERTION_TYP, "JWT")
 
@@ -84,3 +89,35 @@ def _audience(claims: Mapping[str, Any]) -> str:
     if type(value) is not str:
         raise MalformedToken("aud is not one audience")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class AccessClaims:
+    """The claims of an access token. ``issuer`` is the registry's service id, ``service`` the id of the service that it
+    is issued to, ``audience`` the resource server's URI. Times are seconds since the epoch."""
+
+    issuer: str
+    service: str
+    audience: str
+    scopes: frozenset[str]
+    issued_at: int
+    expires_at: int
+    jti: str
+
+    def claims(self) -> dict[str, Any]:
+        """The payload (RFC 9068 section 2.2)."""
+        return {
+            "iss": self.issuer,
+            "sub": self.service,
+            "client_id": self.service,
+            "aud": self.audience,
+            "scope": scope_text(self.scopes),
+            "iat": self.issued_at,
+            "exp": self.expires_at,
+            "jti": self.jti,
+        }
+
+
+def scope_text(scopes: Iterable[str]) -> str:
+    """Several scopes as one text (RFC 6749 section 3.3), in one spelling."""
+    return " ".join(sorted(scopes))

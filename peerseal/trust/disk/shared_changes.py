@@ -73,13 +73,14 @@ class SharedChanges:
             return True
         try:
             lock = Opened(self._copies.made().open(_LOCK, os.O_CREAT | os.O_RDWR))
-            if not lock.lock(wait=0.0):
-                lock.close()
-                return False
+            try:
+                self._lock = lock if lock.lock(wait=0.0) else None
+            finally:
+                if self._lock is None:
+                    lock.close()
         except (OSError, ConfigurationError):
-            return True  # without a folder each process asks
-        self._lock = lock
-        return True
+            return True  # without a folder, or without locks in it, each process asks
+        return self._lock is not None
 
     def resign(self) -> None:
         """Let another process ask."""

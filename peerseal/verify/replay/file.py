@@ -13,17 +13,20 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
-from peerseal.runtime.file_systems import network_file_system
 from peerseal.runtime.files import Access, Folder
-from peerseal.runtime.forks import in_each_child, notice_fork
+from peerseal.runtime.forks import around_each_fork, in_each_child, notice_fork
 from peerseal.runtime.locks import Opened
 from peerseal.runtime.options import check_callable, check_path, check_whole
-from peerseal.verify.replay.sqlite import ClaimsInSqlite
+
+if TYPE_CHECKING:
+    import sqlite3
 
 log = logging.getLogger("peerseal.replay")
 
@@ -34,6 +37,12 @@ _LENGTH = _RECORD.size
 _CHUNK = 1 << 20
 """The most bytes of one read."""
 _CUT = "its log was cut: tokens that expire within the same 30 seconds are refused"
+_MOUNTS = Path("/proc/self/mountinfo")
+_NETWORK: Final = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|orangefs|pvfs2|smb[23]|smbfs"
+    r"|fuse\.(beegfs|ceph|cephfs|gcsfuse|glusterfs|juicefs|mfs|moosefs|rclone|s3fs|sshfs)"
+)
+"""Kinds that several hosts can mount at once. There, appends of two hosts may overwrite each other."""
 
 
 class FileReplayGuard:
@@ -246,3 +255,100 @@ class _Log(Opened):
                 self._read = read_to + len(before), before[-_LENGTH:]
             if place >= 0:
                 return
+
+
+class ClaimsInSqlite:
+    """Claims in the SQLite file of the release before, while workers of that release still write to it.
+
+    A service is reloaded worker by worker: until the last old worker has ended, a token must be new in its file too.
+    The file is removed ten minutes after the last token that an old worker accepted has expired. This class can be
+    removed in the release after the next one.
+
+    The table is ``seen (token, until)``. Claims of this release have a fractional ``until``, those of old workers a
+    whole one; old workers delete both.
+
+    Each claim opens its own connection, and a fork waits until it is closed.
+    """
+
+    BUSY_TIMEOUT = 2.0
+    """Seconds to wait for another process's insert."""
+    QUIET = 600
+    """Seconds for which an old worker may be idle."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder = folder
+        self._files = [name, f"{name}-wal", f"{name}-shm"]
+        self._in_use = False
+        self._after_in_child()
+        around_each_fork(self._before_fork, self._after_in_parent, self._after_in_child)
+
+    def look(self, now: float) -> None:
+        """Look whether the file exists and is in use; remove one that is not. Raises OSError or ConfigurationError."""
+        self._in_use = self._is_there()
+        if not self._in_use:
+            return
+        with self._opened() as connection:
+            query = "SELECT 1 FROM seen WHERE typeof(until) = 'integer' AND until >= ? LIMIT 1"
+            self._in_use = connection.execute(query, (int(now) - self.QUIET,)).fetchone() is not None
+        if not self._in_use:
+            for file in self._files:
+                self._folder.remove(file)
+
+    def claim(self, token: bytes, until: float) -> bool:
+        """Whether the token is new in the file. Raises OSError or ConfigurationError."""
+        if not self._in_use or not self._is_there():
+            return True
+        with self._opened() as connection:
+            inserted = connection.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1.5))
+            return inserted.rowcount == 1
+
+    def _is_there(self) -> bool:
+        there = [self._folder.check(file) for file in self._files]
+        return there[0]
+
+    @contextmanager
+    def _opened(self) -> "Iterator[sqlite3.Connection]":
+        import sqlite3  # only where there is such a file
+
+        if not self._folder.is_in_place():  # SQLite opens files by their path
+            raise OSError(f"another folder lies at {self._folder.path} now: restart this service")
+        uri = f"{(self._folder.path / self._files[0]).as_uri()}?mode=rw"
+        try:
+            with (
+                self._lock,
+                closing(sqlite3.connect(uri, uri=True, timeout=self.BUSY_TIMEOUT, isolation_level=None)) as connection,
+            ):
+                connection.execute("PRAGMA synchronous = OFF")
+                yield connection
+        except sqlite3.Error as error:
+            raise OSError(f"{self._files[0]}, of the release before: {error}") from error
+
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+
+    def _after_in_parent(self) -> None:
+        self._lock.release()
+
+    def _after_in_child(self) -> None:
+        self._lock = threading.Lock()
+
+
+def network_file_system(device: int) -> str | None:
+    """The kind of the network file system with that device number (``st_dev``). None for a local one, and where the
+    system does not tell."""
+    try:
+        mounts = _MOUNTS.read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    kind = file_system_kind(mounts, device)
+    return kind if kind is not None and _NETWORK.fullmatch(kind) else None
+
+
+def file_system_kind(mounts: str, device: int) -> str | None:
+    """The kind of the file system with that device number, in the text of a ``mountinfo`` (see proc(5)), if listed."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split(" ")[2:3] == [wanted]:
+            return source.split(" ")[0]
+    return None

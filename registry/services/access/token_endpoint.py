@@ -14,7 +14,7 @@ from peerseal.errors import MalformedToken, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.policies import DERIVED_FROM, AccessGrant, DomainSettings, Exchange
-from peerseal.protocol.tokens.access_token import ACCESS_TYP, AccessClaims, scope_text
+from peerseal.protocol.tokens.assertion import ACCESS_TYP, AccessClaims, scope_text
 from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
 from peerseal.verify.derivation import derived_context

@@ -129,8 +129,9 @@ def restore(
     """
     plan = _plan(store, sources, kept or {}, drop_branch, progress)
     copy, before = plan.copy, plan.before
-    if (size := max(copy.checkpoint.size, before.size)) < reached:
-        raise RestoreRefused("copy_too_old", f"{copy.source} has {size} entries, and the ledger had {reached}")
+    if max(copy.checkpoint.size, before.size) < reached:
+        short = f"{copy.checkpoint.size} entries, and the ledger had {reached}"
+        raise RestoreRefused("copy_too_old", f"{copy.source} has {short}")
     if copy.checkpoint.size <= before.size:
         until = None if dry_run else _close_guard(store, int(clock()))
         return Restored(copy.source, before.size, before.size, before.size, before.root, dry_run, closed_until=until)

@@ -145,7 +145,8 @@ def signed(request: bytes, root_key_file: Path, passphrase: KeyPassphrase = NO_P
     root = keyfiles.read_key_pair(root_key_file, "root key", passphrase)
     if root.public != document.root:
         raise ConfigurationError(
-            f"{root_key_file} has the pin {root.public.thumbprint}, clients have pinned {document.root.thumbprint}"
+            f"{root_key_file} has the pin {root.public.thumbprint}, not the one that clients have pinned:"
+            f" {document.root.thumbprint}"
         )
     return sign_document(document, root)
 

@@ -76,7 +76,7 @@ def create_join_token() -> Response:
     return created(members, "operators.withdraw_join_token", token_id=made.record.id)
 
 
-@operators_blueprint.get("/join-tokens")
+@operators_blueprint.get("/join-tokens", endpoint="join_tokens")
 def list_join_tokens() -> Response:
     """A page of the join tokens, past ones too, without their secrets."""
     operator(Role.VIEWER)

@@ -19,7 +19,7 @@ from peerseal import cli
 from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.monitor import GRACE, Alert, Monitor
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
-from peerseal.commands.webhook import PAUSES, Webhook
+from peerseal.commands.ledger import PAUSES, Webhook
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys

@@ -1,6 +1,7 @@
 """Documents on disk, shared by the processes of a host."""
 
 import errno
+import fcntl
 import math
 import os
 import stat
@@ -146,6 +147,20 @@ class TestNews:
         assert not SharedChanges(another(tmp_path)).lead()
         mine.resign()
         assert SharedChanges(another(tmp_path)).lead()
+
+    def test_a_folder_without_locks_costs_no_descriptor_at_each_attempt(
+        self, folder: CopyFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_locks(*_: object) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        mine = SharedChanges(folder)
+        mine.lead()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            assert mine.lead(), "each process asks for itself"
+        assert len(os.listdir("/proc/self/fd")) == before
 
     def test_the_others_hear_each_list_once_in_its_order(self, folder: CopyFolder, tmp_path: Path) -> None:
         mine, other, never = SharedChanges(folder), SharedChanges(another(tmp_path)), threading.Event()

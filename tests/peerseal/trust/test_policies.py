@@ -19,7 +19,7 @@ from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.policies import CallPolicy
 from peerseal.testing import Answer, Clock, MemoryRegistry
-from peerseal.trust.policies import KnownSetting
+from peerseal.trust.shelves import KnownSetting
 from peerseal.verify.request import Peer
 
 CALLEE = "test.internal/callee"

@@ -25,7 +25,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import Checkpoint, encode_proof, sign_checkpoint
 from peerseal.protocol.names import make_kid
 from peerseal.testing import Answer, Clock, MemoryLedger, MemoryRegistry
-from peerseal.trust.disk import checkpoint_file
+from peerseal.trust import seen_ledger
 from tests.peerseal.served import in_children, served
 
 ROOT = "GET /.well-known/peerseal-registry"
@@ -533,7 +533,7 @@ class TestRestart:
     def test_a_process_that_hangs_with_the_lock_holds_up_nobody_for_long(
         self, registry: MemoryRegistry, started: Start, cache: Path, kid: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(checkpoint_file, "_PATIENCE", 0.05)
+        monkeypatch.setattr(seen_ledger, "_LOCK_WAIT", 0.05)
         started().key(kid)
         other = registry.identity("other").credentials.key_id
         (lock,) = cache.glob("*.lock")

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -26,8 +26,8 @@ from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport import deadline
-from peerseal.transport.fetch import Fetcher
 from tests.peerseal.served import Child
+from tests.support.between import Between
 
 ROOT = "GET /.well-known/peerseal-registry"
 CHANGES = "GET /v1/changes"
@@ -54,21 +54,6 @@ def refusal(trust: TrustStore, kid: str) -> str:
         trust.key(kid)
     assert isinstance(caught.value.__cause__, DocumentRefused)
     return caught.value.__cause__.code
-
-
-class Between(Fetcher):
-    """A fetcher that does something of the test's before each call that it passes on."""
-
-    def __init__(self, registry: MemoryRegistry, before: Callable[[str], None]) -> None:
-        self._registry = registry
-        self._before = before
-
-    def target(self, path: str) -> str:
-        return path
-
-    def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        self._before(path)
-        return self._registry.call(method, path, body=body, headers=headers)
 
 
 class TestFetching:
@@ -138,6 +123,21 @@ class TestFetching:
         trust.watch(["test.internal/broken", "test.internal/client"])
         registry.down = True
         assert trust.key(kid).kid == kid
+
+    @pytest.mark.parametrize("wrong", ["client", "", "a/b/c", None])
+    def test_watching_goes_on_after_an_invalid_name(
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str, wrong: str
+    ) -> None:
+        trust.watch([wrong, "test.internal/client"])
+        registry.down = True
+        assert trust.key(kid).kid == kid
+
+    def test_watching_more_services_than_there_is_room_for_is_no_failure(self, registry: MemoryRegistry) -> None:
+        kids = {name: registry.identity(name).credentials.key_id for name in ("one", "two")}
+        trust = registry.trust_store(limits=replace(QUIET, max_services=1))
+        trust.watch(["test.internal/one", "test.internal/two"])
+        registry.down = True
+        assert trust.key(kids["one"]).kid == kids["one"]
 
     def test_a_key_of_another_domain_is_unknown_and_nobody_is_asked(
         self, registry: MemoryRegistry, trust: TrustStore, kid: str

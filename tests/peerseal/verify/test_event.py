@@ -1,6 +1,10 @@
 """Events over the trust store: signed by identities, believed by keys on record, through rotations and a year."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +32,7 @@ from peerseal.errors import (
     UnsignableRequest,
 )
 from peerseal.testing import Clock, MemoryRegistry
+from tests.support.between import Between
 
 QUIET = TrustLimits(poll_interval=3600.0, wait=0.0)
 """The background thread sleeps through the test, which calls ``refresh`` itself."""
@@ -239,6 +244,35 @@ def test_made_up_kids_cost_a_bounded_number_of_calls_and_known_keys_none_of_it(
     with pytest.raises(UnknownKey):
         trust.recorded_key(f"test.internal/client/{0:042d}A")
     assert statements(registry) == asked
+
+
+def test_made_up_kids_that_come_together_are_all_counted(registry: MemoryRegistry, clock: Clock) -> None:
+    """Of strangers that ask at once each finds the last call of the budget left. The budget is in debt after that."""
+    together = threading.Barrier(5)
+
+    def meet(path: str) -> None:
+        if "/keys/" in path:
+            with suppress(threading.BrokenBarrierError):
+                together.wait(1)
+
+    limits = replace(QUIET, stranger_fetches=1.0, stranger_rate=1.0)
+    trust = registry.trust_store(limits=limits, fetcher=Between(registry, meet))
+    assert trust.domain == "test.internal"
+
+    strangers = (f"test.internal/stranger-{number}" for number in range(100))
+    of_each_lock = list({hash(stranger) % 64: stranger for stranger in strangers}.values())
+
+    def ask(stranger: str) -> str:
+        with pytest.raises((UnknownKey, TrustUnavailable)) as refused:
+            trust.recorded_key(f"{stranger}/{'A' * 43}")
+        return refused.value.code
+
+    with ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(ask, of_each_lock[:5])) == ["unknown_key"] * 5
+    clock.advance(2)
+    assert ask(of_each_lock[5]) == "trust_unavailable", "five calls were made, and three seconds allow three"
+    clock.advance(4)
+    assert ask(of_each_lock[6]) == "unknown_key"
 
 
 def test_the_statement_of_another_key_is_no_answer(

@@ -13,7 +13,7 @@ import pytest
 from peerseal import FileReplayGuard
 from peerseal.errors import TrustUnavailable
 from peerseal.testing import Clock
-from peerseal.verify.replay.sqlite import ClaimsInSqlite
+from peerseal.verify.replay.file import ClaimsInSqlite
 from tests.peerseal.served import Child
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")

@@ -21,6 +21,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.e2e
 
 TARGET = "registry.wsgi:app"
+CONFIG = "python:registry.gunicorn_conf"
 LONG = 300
 """Seconds of draining that no test waits for."""
 
@@ -32,7 +33,7 @@ class Nodes:
         self._stack, self._target = stack, target
         stack.operate("init", "--trust-domain", stack.domain)
 
-    def start(self, drain: float) -> Server:
+    def start(self, drain: float, config: str = CONFIG) -> Server:
         port, log = free_port(), self._stack.log("node")
         settings = self._stack.registry_settings | {"REGISTRY_DRAIN_SECONDS": str(drain)}
         if self._target == "serve":
@@ -40,7 +41,6 @@ class Nodes:
             url = f"http://{LOOPBACK}:{port}"
             node = Server("node", [sys.executable, "-c", serve], url=url, log=log, settings=settings)
         else:
-            config = "python:registry.gunicorn_conf"
             node = gunicorn("node", self._target, port=port, log=log, settings=settings, config=config)
         return self._stack.keep(node).wait_until_answers(f"{node.url}/readyz")
 
@@ -101,6 +101,17 @@ def test_a_second_signal_ends_the_drain(nodes: Nodes, second: signal.Signals) ->
     server = nodes.start(LONG)
     begin_to_drain(server)
     os.kill(server.pid, second)
+    ends(server)
+
+
+def test_a_worker_that_is_told_to_stop_while_it_starts_leaves_the_node_ready(nodes: Nodes, tmp_path: Path) -> None:
+    """A second reload can stop a worker that still has the handlers of the master."""
+    config = tmp_path / "conf.py"
+    stop = "def post_fork(server, worker):\n    os.kill(worker.pid, signal.SIGTERM)\n"
+    config.write_text(f"import os\nimport signal\nfrom registry.gunicorn_conf import *\n{stop}")
+    server = nodes.start(LONG, str(config))
+    assert {status_of(f"{server.url}/readyz") for _ in range(10)} == {200}
+    os.kill(server.pid, signal.SIGQUIT)
     ends(server)
 
 

@@ -19,6 +19,23 @@ from registry.web.metrics import BUCKETS, RequestSeconds
 from tests.registry.driver import Driver
 from tests.support.processes import LOOPBACK, Server, free_port, gunicorn
 
+ENDPOINTS = {
+    "applicants": "approve waiting",
+    "described": "docs openapi",
+    "documents": "changes key_statement plain_key_set signed_key_set",
+    "exchange": "token",
+    "health": "healthz readyz",
+    "histories": "history",
+    "keys": "end listed read register",
+    "ledger": "checkpoint entries proof tile",
+    "metrics": "metrics",
+    "operator_tokens": "create listed revoke",
+    "operators": "audit create_join_token join_tokens services withdraw_join_token",
+    "policies": "domain domain_document policy policy_document set_domain set_policy",
+    "wellknown": "jwks registry_keys",
+}
+"""The values of the label ``endpoint``, and of the log's field."""
+
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -61,6 +78,11 @@ def test_requests_refusals_admissions_and_the_ledger_are_counted(registry: Drive
     assert grown(before, after, "registry_admissions_total", way="join_token") == 1
     assert grown(before, after, "registry_admissions_total", way="voucher") == 1
     assert after["registry_ledger_size", frozenset()] == registry.key_set("billing").head
+
+
+def test_dashboards_find_each_endpoint_under_its_name(registry: Driver) -> None:
+    names = {f"{group}.{name}" for group, names in ENDPOINTS.items() for name in names.split()}
+    assert {rule.endpoint for rule in registry.app.url_map.iter_rules()} == names
 
 
 def test_no_name_comes_from_a_caller_and_no_secret_is_told(registry: Driver) -> None:
