@@ -24,8 +24,6 @@ from registry.commands.common import (
 )
 from registry.commands.operator_client import AUDIT
 from registry.services.housekeeping import Housekeeping
-from registry.services.recovery.ledger_status import ledger_status
-from registry.services.recovery.ledger_status import remember as remember_ledger
 from registry.services.setup.initialise import Initialised, initialise
 from registry.settings import Settings
 from registry.storage.engine import OPERATOR_TIMEOUTS, create_engine
@@ -149,7 +147,7 @@ def audit(after: int, url: str | None, as_json: bool) -> None:
 def status(context: click.Context, as_json: bool) -> None:
     """Compares the database's ledger with the one that this host and REGISTRY_CHECKPOINT_URLS have seen, and says what
     to do if they differ. Ends with 0 if nodes sign, and with 1 if they do not."""
-    found = ledger_status(the_registry())
+    found = the_registry().watch.status()
     seen = "nothing" if found.remembered is None else str(found.remembered)
     lines = [f"ledger: {found.state}", f"database: {found.database}", f"remembered: {seen}"]
     show(found.to_json(), as_json, "\n".join([*lines, *filter(None, [found.detail]), *found.remedy]))
@@ -164,7 +162,7 @@ def remember(as_json: bool) -> None:
     For a host that remembers no ledger and has no other node or copy to ask, and for one that remembers a branch which
     was dropped. First compare the head with a kept checkpoint: the host never contradicts what it remembers here.
     """
-    head = remember_ledger(the_registry())
+    head = the_registry().watch.replace_memory()
     show(head.to_json(), as_json, f"remembered: {head}")
 
 

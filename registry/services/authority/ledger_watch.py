@@ -7,16 +7,19 @@ the start, soon after a new connection to the database, and every ten seconds; n
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from peerseal.audit.ledger_reader import MAX_BUNDLE_BYTES, entry_bodies
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
+from peerseal.protocol.documents.history_statement import Head
 from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, MAX_NOTE_BYTES, read_checkpoint
+from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import HttpFetcher, content, no_larger_than
 from registry.domain.errors import Lagging, LedgerContradicted, LedgerUnconfirmed
@@ -37,6 +40,47 @@ ASK_AGAIN: Final = 1.0
 LIMITS: Final = FetchLimits(connect_timeout=1.0, read_timeout=2.0, total_timeout=3.0, max_bytes=MAX_BUNDLE_BYTES)
 """Limits of one question."""
 ANSWERED: Final = "answered"
+
+FORKED = (
+    "The database has lost or replaced entries that were signed: it was promoted from a replica that lagged behind, or "
+    "restored. No node signs or writes.",
+    "1. Find the lost entries: the former primary, a folder of peerseal keep-ledger, a mirror. Stop every node, then: "
+    "peerseal-registry restore --from COPY (with --drop-branch where nodes of an earlier release went on writing).",
+    "2. Only where no copy has them: peerseal-registry history declare, where the root key is. Clients go on by "
+    "themselves; what the lost entries said is gone.",
+)
+BEHIND = (
+    "This node is connected to a standby. It signs when that has caught up.",
+    "Name all hosts in REGISTRY_DATABASE_URL, with target_session_attrs=read-write. A standby that is promoted before "
+    "it has caught up has lost entries: the state is forked then.",
+)
+UNCONFIRMED = (
+    "This host does not know which ledger was seen.",
+    "Start one of those, or compare the head above with a kept checkpoint, and then run: peerseal-registry remember",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """``remembered`` is the newest head that this host has seen, if any. ``detail`` is the reason for a state that is
+    not sound, ``remedy`` the steps to take."""
+
+    state: Literal["sound", "forked", "behind", "unconfirmed"]
+    database: Head
+    remembered: Head | None
+    detail: str = ""
+    remedy: Sequence[str] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether nodes sign."""
+        return self.state == "sound"
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"state", "database", "remembered", "detail", "remedy"}``."""
+        remembered = None if self.remembered is None else self.remembered.to_json()
+        told = {"state": self.state, "database": self.database.to_json(), "remembered": remembered}
+        return {**told, "detail": self.detail, "remedy": list(self.remedy)}
 
 
 class LedgerWatch:
@@ -89,6 +133,38 @@ class LedgerWatch:
             self._tell(url, self._asked(url, fetcher))
         if ANSWERED in self._answers.values():
             self._guard.asked()
+
+    # ---- for operators
+
+    def status(self) -> LedgerStatus:
+        """Compares the database with this host's memory and with the witnesses, and names the remedy. Raises
+        StorageUnavailable, ConfigurationError."""
+        edge, known = self._unguarded(), self._guard.known
+        database, remembered = Head(edge.size, edge.root), None if known is None else known.head
+        self.ask()
+        try:
+            self.look()
+        except Lagging as error:
+            return LedgerStatus("behind", database, remembered, str(error), BEHIND)
+        except LedgerUnconfirmed as error:
+            return LedgerStatus("unconfirmed", database, remembered, str(error), UNCONFIRMED)
+        except LedgerContradicted as error:
+            return LedgerStatus("forked", database, remembered, str(error), FORKED)
+        return LedgerStatus("sound", database, remembered)
+
+    def replace_memory(self) -> Head:
+        """Replaces this host's memory by the database's ledger. Raises StorageUnavailable, and ConfigurationError where
+        the file cannot be written."""
+        edge = self._unguarded()
+        self._guard.believe(edge, self._authority.in_force().checkpoint(edge))
+        return Head(edge.size, edge.root)
+
+    def _unguarded(self) -> Frontier:
+        """The database's edge, whatever ledger was seen."""
+        with Store(self._store.engine).look() as connection:
+            return ledger.frontier(connection)
+
+    # ---- the witnesses
 
     def _asked(self, url: str, fetcher: HttpFetcher) -> str:
         """The result, for the log."""
