@@ -100,7 +100,8 @@ def limit_refusals(app: Flask, settings: Settings) -> None:
     limit = RefusalLimit(_storage(settings.rate_limit_storage), settings.limits.refusals_per_minute)
 
     def refuse() -> None:
-        if request.method in WRITING and request.endpoint and limit.exceeded(calling_account()):
+        if request.method in WRITING and request.endpoint and limit.exceeded(account := calling_account()):
+            log.info("more than %d refusals per minute: account=%s", settings.limits.refusals_per_minute, account)
             raise TooManyRequests(retry_after=WINDOW)
 
     def count(response: Response) -> Response:

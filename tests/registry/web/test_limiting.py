@@ -61,6 +61,15 @@ def test_an_address_that_is_refused_too_often_has_to_wait(node: Node) -> None:
     assert refused(registry, "192.0.2.2").status_code == 400, "others do not"
 
 
+def test_the_log_names_the_address_that_has_to_wait(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    registry = node()
+    with caplog.at_level(logging.INFO):
+        statuses(registry, LIMIT)
+        assert "192.0.2.1" not in caplog.text
+        refused(registry)
+    assert f"more than {LIMIT} refusals per minute: account=192.0.2.1" in caplog.messages
+
+
 def test_all_refused_writes_of_an_address_count_together(node: Node) -> None:
     registry = node()
     environ = {"REMOTE_ADDR": "192.0.2.1"}
