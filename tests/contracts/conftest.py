@@ -21,7 +21,7 @@ def clock() -> Clock:
 
 @pytest.fixture(params=["sqlite", "postgres", "pgbouncer"])
 def registry_database(request: pytest.FixtureRequest) -> str:
-    """As everywhere, and behind a pooler too."""
+    """As everywhere, and through a pooler too."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 

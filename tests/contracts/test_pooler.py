@@ -1,4 +1,4 @@
-"""PostgreSQL behind a PgBouncer in transaction mode, where each transaction may run on another connection."""
+"""PostgreSQL with a PgBouncer in transaction mode, where each transaction may run on another connection."""
 
 import logging
 import os

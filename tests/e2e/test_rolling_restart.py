@@ -1,4 +1,4 @@
-"""Two nodes behind a balancer that asks /readyz are restarted one after the other under load: no call fails."""
+"""Two nodes of a balancer that asks /readyz are restarted one after the other under load: no call fails."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The registry as an operator lays it out: two nodes on the cluster's database, behind haproxy.
+"""The registry as an operator lays it out: two nodes on the cluster's database, with haproxy in front.
 
 Each node has a home of its own with copies of the keys, and serves as ``peerseal_app``. haproxy is configured as in
 deploy/haproxy-registry.cfg.
