@@ -1,10 +1,9 @@
 """What this process believes about many subjects, each from one signed document: fetched, cached, confirmed, renewed.
 
-A shelf holds the documents of one kind, such as the key sets of services; what differs between kinds is in `key_sets`
-and `policies`. Of all threads that need a document one fetches it while the others wait, and then there is a cooldown.
-A fetch that fails takes nothing away; what ends belief in a document is its own signed time
-(`TrustLimits.offline_limit`) and nothing else. What another process of the host has fetched lately is taken from its
-copy on disk.
+A shelf holds the documents of one kind, such as the key sets of services; `peerseal.trust.shelves` says what differs
+between kinds. One thread fetches a document while the other threads that need it wait, and then there is a cooldown. A
+fetch that fails takes nothing away; what ends belief in a document is its own signed time (`TrustLimits.offline_limit`)
+and nothing else. A document that another process of the host has fetched lately is taken from its copy on disk.
 """
 
 import logging
