@@ -13,6 +13,21 @@ TOKEN_ID = re.compile("[A-Za-z0-9_-]{1,32}")
 """The shape of a join token's id."""
 
 
+class JoinTokenUses:
+    """The use that is left of a join token. Its subclasses are frozen dataclasses with these members."""
+
+    __slots__ = ()
+
+    expires_at: int
+    uses: int
+    used: int
+    withdrawn: bool
+
+    def good(self, now: float) -> bool:
+        """Whether it admits a key at that time."""
+        return not self.withdrawn and now < self.expires_at and self.used < self.uses
+
+
 @dataclass(frozen=True, slots=True)
 class Vouched:
     """The right of a rotation: a current key of the same service vouches for the new key by its request token.

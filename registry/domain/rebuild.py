@@ -15,12 +15,13 @@ from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.names import REGISTRY, split_kid
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from registry.domain import lifecycle
+from registry.domain.admission import JoinTokenUses
 from registry.domain.keys import KeyRecord
 from registry.domain.policy import RESTRICTED
 
 
 @dataclass(frozen=True, slots=True)
-class JoinTokenState:
+class JoinTokenState(JoinTokenUses):
     """The public part of a join token."""
 
     service: str
@@ -29,10 +30,6 @@ class JoinTokenState:
     uses: int
     used: int = 0
     withdrawn: bool = False
-
-    def good(self, now: float) -> bool:
-        """Whether it admits a key at that time."""
-        return not self.withdrawn and now < self.expires_at and self.used < self.uses
 
 
 @dataclass(frozen=True, slots=True)

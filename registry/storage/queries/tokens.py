@@ -5,13 +5,14 @@ from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Table, bindparam, delete, insert, select, update
 
+from registry.domain.admission import JoinTokenUses
 from registry.storage.batched_writes import Write
 from registry.storage.queries.keys import joined_count_of
 from registry.storage.tables import join_tokens, operator_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class JoinTokenRecord:
+class JoinTokenRecord(JoinTokenUses):
     """The row of a join token, of which ``used`` of ``uses`` are spent."""
 
     id: str
@@ -22,10 +23,6 @@ class JoinTokenRecord:
     uses: int
     used: int = 0
     withdrawn: bool = False
-
-    def good(self, now: float) -> bool:
-        """Whether it admits a key at that time."""
-        return not self.withdrawn and now < self.expires_at and self.used < self.uses
 
 
 @dataclass(frozen=True, slots=True)
