@@ -10,6 +10,8 @@ import requests
 from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
+from peerseal.protocol.problem_document import MEDIA_TYPE
+
 MAX_PROBLEM: Final = 4096
 """Bytes of an answer that are read: a problem document of a callee has about a hundred."""
 
@@ -20,7 +22,7 @@ def problem_code(response: requests.Response) -> str | None:
     The body can be read or streamed afterwards from its beginning. Raises requests.ConnectionError if no body comes.
     """
     content_type = response.headers.get("Content-Type", "").partition(";")[0]
-    if content_type.strip().lower() != "application/problem+json":
+    if content_type.strip().lower() != MEDIA_TYPE:
         return None
     try:
         document = json.loads(_beginning(response).read(MAX_PROBLEM, decode_content=True))

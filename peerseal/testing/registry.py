@@ -37,6 +37,7 @@ from peerseal.protocol.names import (
     split_service_id,
 )
 from peerseal.protocol.policies import ANYONE, CallPolicy, Derivation, DomainSettings, UserIssuer
+from peerseal.protocol.problem_document import MEDIA_TYPE, problem
 from peerseal.runtime.forks import in_each_child
 from peerseal.testing.calls import Call, Endpoints, NotFound
 from peerseal.testing.ledger import MemoryLedger
@@ -253,8 +254,8 @@ class MemoryRegistry(Fetcher):
             try:
                 return self.answers.get(plain) or self.endpoints.answer(call, plain)
             except PeersealError as error:
-                problem = {"status": error.status, "code": error.code, "detail": str(error)}
-                return Answer(error.status, canonical_json(problem), {"content-type": "application/problem+json"})
+                refusal = problem(error.status, error.code, detail=str(error))
+                return Answer(refusal.status, refusal.body, {"content-type": MEDIA_TYPE})
 
     # ---- documents
 
