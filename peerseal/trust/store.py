@@ -146,7 +146,7 @@ class TrustStore:
         self._begin()
         kid = name_text(kid)
         current = self._held.get(kid)
-        if current is not None and self._clock() < current[1].good_until and self._awake.lasts(current[1].period):
+        if current is not None and self._keys.is_believed(current[1]):
             return current[0]
         found = self._statements.known(kid)
         if found is not None:
@@ -196,7 +196,7 @@ class TrustStore:
     def _settings_in_memory(self) -> DomainSettings | None:
         """The domain's settings, where memory holds them and they are believed now."""
         for item in list(self._domain.items.values()):
-            if self._clock() < item.good_until and self._awake.lasts(item.period) and item.known is not None:
+            if item.known is not None and self._domain.is_believed(item):
                 return item.known.value
         return None
 
