@@ -1,5 +1,6 @@
 """A fetcher for tests that hold up, count or change calls to a registry in memory."""
 
+import threading
 from collections.abc import Callable, Mapping
 
 from peerseal.testing import Answer, MemoryRegistry
@@ -19,3 +20,25 @@ class Between(Fetcher):
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         self._before(path)
         return self._registry.call(method, path, body=body, headers=headers)
+
+
+class Gate:
+    """Holds up each call to ``path`` until `open`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open, self._reached = threading.Event(), threading.Event()
+
+    def hold(self, path: str) -> None:
+        """For `Between`, before each call."""
+        if path == self._path:
+            self._reached.set()
+            assert self._open.wait(10)
+
+    def wait_until_reached(self) -> None:
+        """Wait for the first call that is held up."""
+        assert self._reached.wait(10)
+
+    def open(self) -> None:
+        """Let all calls pass from now on."""
+        self._open.set()

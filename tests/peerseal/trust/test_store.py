@@ -27,7 +27,7 @@ from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport import deadline
 from tests.peerseal.served import Child
-from tests.support.between import Between
+from tests.support.between import Between, Gate
 
 ROOT = "GET /.well-known/peerseal-registry"
 CHANGES = "GET /v1/changes"
@@ -69,18 +69,12 @@ class TestFetching:
         assert registry.calls == {ROOT: 1, JWK_SET: 1}
 
     def test_twenty_threads_that_ask_at_once_make_one_fetch(self, registry: MemoryRegistry, kid: str) -> None:
-        gate, fetching = threading.Event(), threading.Event()
-
-        def hold(path: str) -> None:
-            if path == JWK_SET_PATH:
-                fetching.set()
-                assert gate.wait(10)
-
-        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, hold))
+        gate = Gate(JWK_SET_PATH)
+        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, gate.hold))
         with ThreadPoolExecutor(20) as pool:
             asked = [pool.submit(trust.key, kid) for _ in range(20)]
-            assert fetching.wait(10)
-            gate.set()
+            gate.wait_until_reached()
+            gate.open()
             assert {found.result().kid for found in asked} == {kid}
         assert registry.calls == {ROOT: 1, JWK_SET: 1}
 
@@ -95,20 +89,14 @@ class TestFetching:
 
     def test_one_service_that_hangs_does_not_keep_another_waiting(self, registry: MemoryRegistry, kid: str) -> None:
         other = registry.identity("other").credentials.key_id
-        gate, fetching = threading.Event(), threading.Event()
-
-        def hold(path: str) -> None:
-            if path == JWK_SET_PATH:
-                fetching.set()
-                assert gate.wait(10)
-
-        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, hold))
+        gate = Gate(JWK_SET_PATH)
+        trust = registry.trust_store(limits=QUIET, fetcher=Between(registry, gate.hold))
         with ThreadPoolExecutor(1) as pool:
             slow = pool.submit(trust.key, kid)
-            assert fetching.wait(10)
+            gate.wait_until_reached()
             assert trust.key(other).kid == other
             assert not slow.done()
-            gate.set()
+            gate.open()
             assert slow.result().kid == kid
 
     def test_watching_fetches_before_the_first_call(
