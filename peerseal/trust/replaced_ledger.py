@@ -3,7 +3,7 @@
 A registry may lose ledger entries for good that this client has seen. The client then refuses every answer until a
 statement of the root key, which is pinned, says which entries were lost and where the ledger goes on
 (`peerseal.protocol.documents.history_statement`). Then the client drops what it believed and fetches it again. A key
-that it knew as revoked stays revoked, and one that ended stays ended: that entry may be among the lost ones.
+that it knew as revoked stays revoked, and one that ended stays ended: the entry that says so may be lost.
 """
 
 import logging
