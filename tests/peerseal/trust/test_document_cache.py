@@ -67,7 +67,7 @@ class TestFolder:
         for seq in (7, 9, 8):
             folder.write_seen("keys-a.jwt", seq)
         folder.write_seen("keys-b.jwt", 2)
-        assert [another(tmp_path).seen(name) for name in ("keys-a.jwt", "keys-b.jwt")] == [9, 2]
+        assert [another(tmp_path).read_seen(name) for name in ("keys-a.jwt", "keys-b.jwt")] == [9, 2]
 
     @pytest.mark.parametrize("spoilt", ["", "-9", "9.0", "nine", "\0", "9" * 100, "٩"])
     def test_a_spoilt_memory_counts_as_none(self, folder: CopyFolder, tmp_path: Path, spoilt: str) -> None:
