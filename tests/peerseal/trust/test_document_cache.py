@@ -92,7 +92,7 @@ class TestFolder:
         fresh.write("keys-c.jwt", "a.b.c", NOW)
         assert fresh.read("keys-a.jwt") is None
         assert fresh.read("keys-b.jwt") is not None
-        assert fresh.seen("keys-a.jwt") == 3, "which is younger"
+        assert fresh.read_seen("keys-a.jwt") == 3, "which is younger"
 
     def test_one_process_at_a_time_fetches_a_document(self, folder: CopyFolder, tmp_path: Path) -> None:
         with folder.locked("keys-a.jwt"):
