@@ -22,8 +22,8 @@ _of_this_thread = _OfThisThread()
 
 @contextmanager
 def no_longer_than(seconds: float) -> Iterator[None]:
-    """Within it this thread's calls and locks end in time: mirrors in turn, a proof that a document needs, another
-    thread that fetches the same. Nested limits can only be shorter."""
+    """In the block, all calls and locks of this thread end within ``seconds``: mirrors in turn, a proof that a document
+    needs, the wait for a thread that fetches the same. Nested limits can only be shorter."""
     before = _of_this_thread.until
     _of_this_thread.until = min(before, time.monotonic() + seconds)
     try:
@@ -33,7 +33,7 @@ def no_longer_than(seconds: float) -> Iterator[None]:
 
 
 class Deadline:
-    """Within it this thread waits for ``seconds`` at most, over all its waits (`waiting`) together.
+    """In the block, this thread waits for ``seconds`` at most, over all its waits (`waiting`) together.
 
     Only waits use up the budget, so a slow request body takes nothing of it. A nested deadline can only be shorter, and
     uses the budget of the outer one too. Use each once.

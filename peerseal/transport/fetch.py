@@ -1,4 +1,4 @@
-"""The one network seam: every call to a registry is made here, and raises FetchError and nothing else.
+"""Calls to a registry: every one is made in this module, and raises FetchError and nothing else.
 
 A call has timeouts for connecting, reading and in total, and a limit on the bytes of its answer. It reads no netrc
 file, and follows no redirect: an answer from another place is not the one that was asked for. Proxies come from the
@@ -46,8 +46,8 @@ _of_this_thread = threading.local()
 
 @contextmanager
 def no_larger_than(size: int) -> Iterator[None]:
-    """Within it this thread reads no more than ``size`` bytes of an answer: each kind of document has its own limit.
-    Nested limits can only be smaller."""
+    """In the block, this thread reads no more than ``size`` bytes of an answer: each kind of document has its own
+    limit. Nested limits can only be smaller."""
     before = getattr(_of_this_thread, "max_bytes", math.inf)
     _of_this_thread.max_bytes = min(before, size)
     try:
@@ -99,7 +99,7 @@ class Fetcher(Protocol):
         asked. None where at least one had nothing new, and no other was accepted. The registry may keep the question
         for ``wait`` seconds.
 
-        Where all answers were refused it raises the error that says most: that the primary's root is not the pinned
+        Where all answers were refused it raises the most important error: that the primary's root is not the pinned
         one; any other DocumentRefused (``by_mirror`` where the primary gave no answer); a 404; another FetchError. Any
         other error that ``read`` raises ends the search.
         """
@@ -206,8 +206,8 @@ class HttpFetcher:
         wait: float = 0.0,
     ) -> T | None:
         """See Fetcher. What is wrong with one of several mirrors is logged."""
-        told: FetchError | DocumentRefused | None = None
-        tells = 0
+        failure: FetchError | DocumentRefused | None = None
+        importance = 0
         nothing_new = primary_refused = False
         for url in self._health.in_order():
             try:
@@ -217,17 +217,17 @@ class HttpFetcher:
                     log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
                 of_primary = url == self._urls[0]
                 primary_refused |= of_primary and isinstance(error, DocumentRefused)
-                if _tells(error, of_primary) >= tells:
-                    told, tells = error, _tells(error, of_primary)
+                if _importance(error, of_primary) >= importance:
+                    failure, importance = error, _importance(error, of_primary)
                 continue
             if found is not None:
                 return found
             nothing_new = True
-        if told is None or nothing_new:
+        if failure is None or nothing_new:
             return None
-        if isinstance(told, DocumentRefused):
-            told.by_mirror = not primary_refused
-        raise told
+        if isinstance(failure, DocumentRefused):
+            failure.by_mirror = not primary_refused
+        raise failure
 
     def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
         """A reading call, whose outcome is remembered of the URL. Raises FetchError."""
@@ -314,8 +314,8 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _tells(error: FetchError | DocumentRefused, of_primary: bool) -> int:
-    """How much a failure says: 3 for another registry, 2 for a refused answer, 1 for 404, 0 for any other."""
+def _importance(error: FetchError | DocumentRefused, of_primary: bool) -> int:
+    """The importance of a failure: 3 for another registry, 2 for a refused answer, 1 for 404, 0 for any other."""
     if isinstance(error, DocumentRefused):
         return 3 if of_primary and error.code == "document_wrong_root" else 2
     return 1 if error.http_status == 404 else 0

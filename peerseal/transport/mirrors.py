@@ -16,7 +16,7 @@ _of_this_thread = threading.local()
 
 @contextmanager
 def asking_resting_urls() -> Iterator[None]:
-    """Within it the calls of this thread reach URLs that rest, too."""
+    """In the block, the calls of this thread also go to URLs that rest after a slow failure (see `MirrorHealth`)."""
     _of_this_thread.asks_all = True
     try:
         yield
@@ -38,8 +38,8 @@ class MirrorHealth:
 
     A URL that failed is asked after those that did not, until it works again. Where a failure took long, the registry
     hangs rather than refuses, and would hold up each call: then the URL rests, for longer each time, and calls fail at
-    once. The first call after the rest finds out whether the URL works. It does not rest where it answered other calls
-    meanwhile: then the trouble is with one document.
+    once. The first call after the rest finds out whether the URL works. A URL does not rest if it answered another
+    call in that time: then the trouble is with one document.
     """
 
     def __init__(self, urls: Sequence[str], limits: FetchLimits, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""Tells whether this process ran without a break: what it knew before a start, a fork or a pause may be out of date.
+"""Detects breaks, in which this process did not run: what it knew before a break, a start or a fork may be out of date.
 
 A stopped process, a frozen container and a suspended machine do not notice that time passes. So a thread notes the time
 several times in each poll (`peerseal.trust.background.BackgroundThread`), and a note that is older than a poll means
@@ -21,13 +21,13 @@ _SHORTEST_BREAK = 0.5
 
 
 def uptime() -> float:
-    """Seconds since the machine started, those included in which it was suspended."""
+    """Seconds since the machine started, including the time for which it was suspended."""
     return time.clock_gettime(_BOOT_CLOCK)
 
 
 class AwakePeriods:
     """The periods in which this process runs without a break, numbered from 1. ``began_at`` (by ``uptime``) is when the
-    current one began; ``slept`` is for how many seconds, as far as known, the break before it lasted. Safe to use from
+    current one began; ``slept`` is the length of the break before it in seconds, as far as known. Safe to use from
     threads. A forked child begins a period of its own.
     """
 
@@ -41,12 +41,12 @@ class AwakePeriods:
         self._lock = threading.Lock()
         in_each_child(self._begin_in_child)
 
-    def lasts(self, period: int) -> bool:
+    def is_current(self, period: int) -> bool:
         """Whether that period is the current one. It takes no lock, since each request calls it."""
         return self.uptime() < self._until and period == self._number
 
     def current(self) -> int:
-        """The number of the current period, noted now."""
+        """Note the time, and return the number of the current period."""
         with self._lock:
             now = self.uptime()
             if now >= self._until:
@@ -54,15 +54,15 @@ class AwakePeriods:
             self._until = now + self.longest_break
             return self._number
 
-    def of(self, asked_at: float) -> int:
-        """The number of the current period where that uptime lies in it, else NEVER."""
+    def period_at(self, asked_at: float) -> int:
+        """The number of the current period if that uptime lies in it, else NEVER."""
         number = self.current()
         return number if asked_at >= self.began_at else NEVER
 
     def _begin(self, now: float) -> None:
         self.slept = now - self._until + self.longest_break
         self.began_at = now
-        self._number += 1  # before `_until` is moved on: `lasts` reads that first
+        self._number += 1  # before `_until` changes: `is_current` reads `_until` first
 
     def _begin_in_child(self) -> None:
         self._lock = threading.Lock()

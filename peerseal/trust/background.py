@@ -1,8 +1,8 @@
 """The background thread of a trust store: follows the registry's changes, and renews what is due.
 
-There is one such thread in each process, and it works in rounds. A round asks the registry what changed, and the
-registry keeps the question until something did. So rounds follow each other at once where the registry answers in its
-own time, and are spaced where it answers too soon to have kept the question, or not at all.
+There is one such thread in each process, and it works in rounds. A round asks the registry what changed, by a long
+poll: the registry answers when something changed, or after a time. After a long poll the next round begins at once.
+Where the registry answers too soon for a long poll, or does not answer, there is a pause before the next round.
 """
 
 import logging
@@ -19,13 +19,13 @@ from peerseal.runtime.forks import BackgroundWork, in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import ChangesFollower, ReceivedChanges
-from peerseal.trust.shelf import Environment, Shelf
+from peerseal.trust.shelf import Shelf, ShelfParts
 from peerseal.trust.statements import StatementShelf
 
 log = logging.getLogger("peerseal.trust")
 
 _JITTER = 0.3
-"""The part of a pause that chance may take away: the workers of a fleet do not ask in step."""
+"""The random part of a pause, so that the workers of a fleet do not ask at the same time."""
 
 
 class RoundResult(Enum):
@@ -40,7 +40,7 @@ class BackgroundThread:
     """Runs ``work`` again and again from `start` on, in this process and in each forked child that starts it.
 
     ``work`` gets an event that is set when it is to end; ``interrupt`` ends its wait. A second thread notes in
-    ``awake`` that the process runs. ``idle`` says that this process has no thread for it and may have one: a plain
+    ``awake`` that the process runs. ``idle`` says that this process has no thread yet and may start one: a plain
     member, since each request looks at it.
     """
 
@@ -72,7 +72,7 @@ class BackgroundThread:
                 self.idle = False
                 self._stopping = threading.Event()
                 self._thread = self._started(self._run, "peerseal-trust")
-                self._started(self._stay_awake, "peerseal-awake")
+                self._started(self._note_time, "peerseal-awake")
 
     def _started(self, run: Callable[[threading.Event], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=run, args=(self._stopping,), name=name, daemon=True)
@@ -95,15 +95,15 @@ class BackgroundThread:
             began = time.monotonic()
             try:
                 result = self._work(stopping)
-            except Exception:  # the thread must not die of a surprise: without it revocations go unseen
+            except Exception:  # the thread must survive any error: without it revocations go unseen
                 log.exception("a round of the trust store failed")
                 result = RoundResult.NO_ANSWER
             silent = silent + 1 if result is RoundResult.NO_ANSWER else 0
             pause = self._pause(result, silent, time.monotonic() - began)
 
-    def _stay_awake(self, stopping: threading.Event) -> None:
-        """Note the time, and after a break that was longer than the registry keeps a question, ask it again: the
-        connection may lead nowhere by now."""
+    def _note_time(self, stopping: threading.Event) -> None:
+        """Note the time. After a break that was longer than a long poll, interrupt the work: its connection may be
+        dead, and the next round takes another one."""
         period = self._awake.current()
         while not stopping.wait(self._awake.longest_break / self._NOTES):
             before, period = period, self._awake.current()
@@ -129,23 +129,23 @@ class BackgroundThread:
         self.idle = not self._stopped
 
 
-class Upkeep:
+class Renewal:
     """Follows the changes, and renews what is due of the documents on the shelves ``renewed``; statements are confirmed
-    or forgotten. No fork of this process falls into what is done while ``working`` is held."""
+    or forgotten. A fork of this process waits for a while until ``working`` is free, which is held during the work."""
 
     def __init__(
         self,
-        environment: Environment,
+        parts: ShelfParts,
         changes: ChangesFollower,
         renewed: Sequence[Shelf[Any, Any, Any]],
         statements: StatementShelf,
         working: BackgroundWork,
     ) -> None:
-        self._reader = environment.reader
-        self._confirmation = environment.confirmation
-        self._awake = environment.awake
-        self._limits = environment.limits
-        self._clock = environment.clock
+        self._reader = parts.reader
+        self._confirmation = parts.confirmation
+        self._awake = parts.awake
+        self._limits = parts.limits
+        self._clock = parts.clock
         self._changes = changes
         self._renewed = renewed
         self._shelves: Sequence[Shelf[Any, Any, Any] | StatementShelf] = (*renewed, statements)
@@ -154,13 +154,12 @@ class Upkeep:
         in_each_child(self._after_fork)
 
     def refresh(self) -> None:
-        """One round without waiting. Raises nothing of PeersealError: a failure is logged, and holds up nothing
-        else."""
+        """One round without waiting. Raises no PeersealError: a failure is logged, and holds up nothing else."""
         self._look_at_root()
         try:
             since = self.followed()
             if since is not None:
-                self._take_note(self._changes.ask(since))
+                self._apply_changes(self._changes.ask(since))
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
         for shelf in self._renewed:
@@ -180,8 +179,8 @@ class Upkeep:
         return result
 
     def followed(self) -> int | None:
-        """The entry up to which everything is known; None where nothing is followed. What waits for its renewal does
-        not hold back the entry from which the rest is asked for."""
+        """The entry up to which every belief is true; None where there is no belief to follow. Beliefs that wait for a
+        fetch are left out."""
         return min((entry for shelf in self._shelves for entry in shelf.followed()), default=None)
 
     def _retry(self) -> None:
@@ -204,7 +203,7 @@ class Upkeep:
             lists = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
             with self._working:
                 for received in lists:
-                    self._take_note(received)
+                    self._apply_changes(received)
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
             return RoundResult.NO_ANSWER
@@ -214,9 +213,9 @@ class Upkeep:
     def _due_at(self, *, failing: bool) -> float:
         return min(shelf.due_at(failing=failing) for shelf in self._renewed)
 
-    def _take_note(self, received: ReceivedChanges) -> None:
+    def _apply_changes(self, received: ReceivedChanges) -> None:
         """Confirm what did not change, and mark what did."""
-        changes, period = received.changes, self._awake.of(received.asked_at)
+        changes, period = received.changes, self._awake.period_at(received.asked_at)
         self._reader.note(changes)
         self._confirmation.note(changes, period)
         for shelf in self._shelves:

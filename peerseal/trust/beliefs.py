@@ -1,14 +1,14 @@
 """What is believed of services' keys: pure values, apart from all fetching.
 
 `KeySource` is what a verifier asks; the trust store answers from registry documents, the registry itself from its
-database. `KnownService` is what the trust store believes of one service, and how a newer document or a list of
-changes alters that belief.
+database. A belief is what a checked document says about one subject, and until which entry and time it is confirmed.
+`KnownService` is the belief about one service's keys, and how a newer document or a list of changes alters it.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
@@ -18,6 +18,9 @@ from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings
+
+REVOKED_FOR_GOOD: Final = 0
+"""The end (seconds since the epoch) of a revoked key: it is not valid at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def check_window(issued_at: int, key: TrustedKey, leeway: int) -> None:
 
 
 class KeySource(Protocol):
-    """Where a verifier finds keys."""
+    """The source of the keys, policies and settings that a verifier uses."""
 
     @property
     def domain(self) -> str:
@@ -68,7 +71,8 @@ class KeySource(Protocol):
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """The operators' policy of who may call the service with that id; None where they left that to the service's
-        code. The same object as long as it says the same. Raises TrustUnavailable where it cannot be fetched now."""
+        code. Returns the identical object while the policy is unchanged. Raises TrustUnavailable where it cannot be
+        fetched now."""
 
 
 class RemoteKeySource(KeySource, Protocol):
@@ -129,7 +133,7 @@ class Dated:
     with these members.
 
     ``seq`` is the entry that last changed the subject. ``confirmed_at`` is the newest signed time at which the belief
-    was still true; ``covered`` is the ledger entry up to which it is known to be true. All come from signed documents
+    was still true; ``covered`` is the ledger entry up to which the belief is true. All come from signed documents
     only, never from a local clock, so neither a mirror nor a restart makes an old document young.
     """
 
@@ -145,8 +149,8 @@ class Dated:
         if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
 
-    def followed_by(self, new: Self) -> Self:
-        """The belief after ``new``. Where that says nothing new, the younger of both times counts."""
+    def merged_with(self, new: Self) -> Self:
+        """The belief after ``new``. If ``new`` has no higher ``seq``, the later of both times is kept."""
         if new.seq > self.seq:
             return new
         return self._dated(
@@ -159,7 +163,7 @@ class Dated:
     def confirmed(self, service_id: str, changes: Changes) -> Self | None:
         """After a list of changes: the belief confirmed, or None where the document must be fetched again."""
         if self.covered > changes.seq:
-            return self  # asked for before the newest document came
+            return self  # the list is older than this belief
         changed = service_id in changes.services and self.covered < changes.seq
         if changes.reset or changed or changes.since > self.covered:
             return None
@@ -188,19 +192,19 @@ class KnownService(Dated):
         return cls(keys, revoked, document.seq, document.head, document.issued_at, document.expires_at)
 
     def lists(self, kid: str) -> bool:
-        """Whether it says of the key that it is good, or that it was revoked."""
+        """Whether the kid is among the keys or the revoked keys."""
         return kid in self.keys or kid in self.revoked
 
     def updated(self, document: JwkSetDocument) -> Self:
         """After another document. Raises DocumentRefused for one that is older than what was seen before, and for one
         that brings a revoked key back, whatever its signer says.
 
-        A document of the same state may well be older than this belief (a cache on the way): then it tells nothing new.
+        A cache may deliver an older document of the same ``seq``, which changes nothing.
         """
         self.check_not_older(document)
         revived = next((key.kid for key in document.keys if key.kid in self.revoked), None)
         if revived is not None:
             raise DocumentRefused("document_revived_key", f"{revived} was revoked before")
         new = type(self).of(document)
-        new = replace(new, revoked=self.revoked | new.revoked)  # listed no longer, it still is no key
-        return self.followed_by(new)
+        new = replace(new, revoked=self.revoked | new.revoked)  # revoked stays revoked, listed or not
+        return self.merged_with(new)

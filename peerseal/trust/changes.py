@@ -20,15 +20,14 @@ log = logging.getLogger("peerseal.trust")
 
 @dataclass(frozen=True, slots=True)
 class ReceivedChanges:
-    """A list of changes that passed all checks, and as it was signed. ``asked_at`` is the uptime at which a process of
-    this host asked for it."""
+    """A list of changes that passed all checks, and as it was signed."""
 
     changes: Changes
     signed: SignedChanges
 
     @property
     def asked_at(self) -> float:
-        """See above."""
+        """The uptime at which a process of this host asked for the list."""
         return self.signed.asked_at
 
 
@@ -59,17 +58,17 @@ class ChangesFollower:
         """The list of changes after that entry, as of now. Raises FetchError, DocumentRefused or TrustUnavailable."""
         return self._ask(since, 0.0, nullcontext())
 
-    def ask_since_waking(self, since: int, *, first: bool) -> Changes:
-        """As `ask`; or the list that another process of the host received, if it asked the same, or more, after this
-        process woke.
+    def ask_after_break(self, since: int, *, first: bool) -> Changes:
+        """As `ask`; or the list that another process of the host received, if it asked with the same or a lower
+        ``since``, after this process woke.
 
-        The ``first`` question of a period reaches the registry if any does. It takes a new connection, since those from
-        before the break may be dead. It also asks URLs that rest, since the break itself may have made a call fail.
+        The ``first`` question of a period must not fail because of the break. So it takes a new connection, since those
+        from before may be dead, and also goes to URLs that rest, since the break itself may have made a call fail.
         """
         if self._shared is None:
             return self._ask_now(since, first).changes
         with self._shared.answering():
-            found = self._answer_since_waking(since)
+            found = self._answer_after_break(since)
             if found is None:
                 received = self._ask_now(since, first)
                 self._shared.write_answer(received.signed, self._clock())
@@ -83,8 +82,8 @@ class ChangesFollower:
         written = self._shared.wait_for_new(seconds, self._limits, stopping)
         received = list[ReceivedChanges]()
         for signed in written or ():
-            with self._working, suppress(DocumentRefused):  # an old one has expired
-                changes = self._reader.read(Changes, signed.jws, self._domain, kept=True)
+            with self._working, suppress(DocumentRefused):  # an old list may have expired
+                changes = self._reader.read(Changes, signed.jws, self._domain, from_disk=True)
                 received.append(ReceivedChanges(changes, signed))
         if written is None or (written and min((one.changes.since for one in received), default=math.inf) > since):
             return [self._ask(since, 0.0, self._working)]  # the file begins after the entry that is known here
@@ -110,14 +109,14 @@ class ChangesFollower:
         with asking_resting_urls() if first else nullcontext():
             return self._ask(since, 0.0, nullcontext())
 
-    def _answer_since_waking(self, since: int) -> Changes | None:
+    def _answer_after_break(self, since: int) -> Changes | None:
         """The list that another process of the host received, where it serves."""
         awake = self._awake
         jws = self._shared.answer(awake.began_at, awake.uptime()) if self._shared is not None else None
         if jws is None:
             return None
         try:
-            changes = self._reader.read(Changes, jws, self._domain, at_least=self._reader.seen(), kept=True)
+            changes = self._reader.read(Changes, jws, self._domain, at_least=self._reader.seen(), from_disk=True)
         except (DocumentRefused, FetchError):
             return None
         return changes if changes.since <= since else None
@@ -135,8 +134,8 @@ class ChangesFollower:
         question = Question(Changes, path, self._domain, check=check, wait=wait, within=within)
         try:
             fetched = self._reader.fetch_whole(question)
-        except (DocumentRefused, FetchError) as error:  # the path names an entry of the old history: no second attempt
-            self._reader.follows_new_ledger_after(error)
+        except (DocumentRefused, FetchError) as error:  # no retry: `since` is an entry of the old history
+            self._reader.adopt_new_ledger_after(error)
             raise
         signed = SignedChanges(fetched.jws, asked_at)
         if self._shared is not None and self._shared.leads:

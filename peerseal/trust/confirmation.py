@@ -1,4 +1,4 @@
-"""Has the registry confirm what this process believes from before: a copy on disk, or memory from before a break.
+"""Asks the registry to confirm what this process knew before: a copy on disk, or memory from before a break.
 
 Such a belief decides a request only after the registry was asked what changed since the process started, was forked or
 woke (`AwakePeriods`). One answer serves all beliefs of the process, and of the processes of its host that woke before
@@ -35,12 +35,12 @@ _NOT_FROM_A_REGISTRY = ("document_malformed", "document_wrong_type")
 
 @dataclass(slots=True)
 class _Answers:
-    """What the registry answered in one period. ``newest`` is the ledger entry up to which it said what changed, None
-    before its first answer; ``changes`` is its last list. ``failed_at`` (by uptime) is when a question failed last;
-    ``refusal`` says why, where the registry answered and the answer was refused."""
+    """What the registry answered in one period. ``newest_entry`` is the ledger entry up to which it said what changed,
+    None before its first answer; ``changes`` is its last list. ``failed_at`` (by uptime) is when a question failed
+    last; ``refusal`` says why, where the registry answered and the answer was refused."""
 
     period: int
-    newest: int | None = None
+    newest_entry: int | None = None
     changes: Changes | None = None
     failed_at: float = -math.inf
     refusal: DocumentRefused | None = None
@@ -49,13 +49,14 @@ class _Answers:
         """Keep a list of the registry's."""
         if self.changes is None or changes.seq > self.changes.seq or changes.since < self.changes.since:
             self.changes = changes
-        self.newest = max(self.newest or 0, changes.seq)
+        self.newest_entry = max(self.newest_entry or 0, changes.seq)
         self.failed_at, self.refusal = -math.inf, None
 
 
 class Confirmation:
-    """Asks for each period once, and again only for a belief about which the answer says nothing. ``followed`` gives
-    the entry up to which all that is held is known. Safe to use from threads, and before and after a fork."""
+    """Asks the registry once in each period what changed, and again only for a belief about which the answer says
+    nothing. ``followed`` returns the entry up to which every belief that is held is true. Safe to use from threads, and
+    before and after a fork."""
 
     def __init__(
         self,
@@ -76,8 +77,8 @@ class Confirmation:
         in_each_child(self._renew_lock)
 
     def confirmed(self, belief: B, subject: str) -> B | None:
-        """The belief about ``subject`` (a service id) after what the registry said in this period: None where it says
-        that it changed. Unaltered where the registry cannot be reached.
+        """The belief about ``subject`` (a service id), confirmed by what the registry said in this period; None if it
+        says that the subject changed. The belief is unaltered where the registry cannot be reached.
 
         Raises TrustUnavailable where the registry answers, and the answer is refused.
         """
@@ -85,20 +86,20 @@ class Confirmation:
         return belief if changes is None else belief.confirmed(subject, changes)
 
     def on_new_ledger(self) -> None:
-        """See LedgerFollower: the answers were about a lost ledger. The thread that calls this may hold the lock."""
+        """See LedgerCache: the answers were about a lost ledger. The thread that calls this may hold the lock."""
         self._answers = _Answers(NEVER)
 
     def endings(self) -> Mapping[str, int]:
-        """See LedgerFollower: no keys are here."""
+        """See LedgerCache. There are no keys in this cache."""
         return {}
 
     def note(self, changes: Changes, period: int) -> None:
-        """Take note of a list that the background thread received, asked for in that period: it serves like one that is
-        asked for here, and copies must cover as much from now on."""
+        """Take note of a list that the background thread received, asked for in that period. It is used like a list
+        that `confirmed` asked for, and copies must cover as many entries from now on."""
         with self._lock:
             if period not in (NEVER, self._answers.period):
                 self._answers = _Answers(period)
-            if period != NEVER or self._answers.newest is not None:
+            if period != NEVER or self._answers.newest_entry is not None:
                 self._answers.take(changes)
 
     def _changes_after(self, covered: int) -> Changes | None:
@@ -118,10 +119,10 @@ class Confirmation:
         if first:
             self._answers = _Answers(period)
         answers, changes = self._answers, self._answers.changes
-        if answers.newest is not None:
-            if covered >= answers.newest:
+        if answers.newest_entry is not None:
+            if covered >= answers.newest_entry:
                 return None
-            if changes is not None and changes.since <= covered and changes.seq >= answers.newest:
+            if changes is not None and changes.since <= covered and changes.seq >= answers.newest_entry:
                 return changes
         if self._awake.uptime() - answers.failed_at < self._limits.poll_interval:
             if answers.refusal is not None:
@@ -135,7 +136,7 @@ class Confirmation:
         self._asking_since = self._awake.uptime()
         try:
             with no_longer_than(_PART_OF_PATIENCE * self._limits.patience):
-                changes = self._follower.ask_since_waking(since, first=first)
+                changes = self._follower.ask_after_break(since, first=first)
         except (FetchError, DocumentRefused) as error:
             self._remember_failure(answers, error)
             return None
@@ -148,7 +149,7 @@ class Confirmation:
     def _remember_failure(self, answers: _Answers, error: FetchError | DocumentRefused) -> None:
         """Raises TrustUnavailable unless the error says that the registry cannot be reached. A mirror's refused answer
         does not count as the registry's while the primary cannot be asked."""
-        log.warning("the registry does not confirm what is known from before: %s", error)
+        log.warning("the registry did not confirm cached documents: %s", error)
         answers.failed_at = self._awake.uptime()
         answers.refusal = None
         if isinstance(error, DocumentRefused) and not (error.by_mirror or error.code in _NOT_FROM_A_REGISTRY):
@@ -161,6 +162,6 @@ class Confirmation:
 
 
 def _unavailable(error: DocumentRefused) -> TrustUnavailable:
-    unavailable = TrustUnavailable(f"the registry does not confirm what is known from before: {error}", retry_after=1)
+    unavailable = TrustUnavailable(f"the registry did not confirm cached documents: {error}", retry_after=1)
     unavailable.__cause__ = error
     return unavailable

@@ -1,4 +1,4 @@
-"""Signed documents of one registry, from its mirrors in turn, believed only after every check.
+"""Signed documents of one registry, from its mirrors in turn, used only if all checks pass.
 
 Trust starts with a pinned root key. The root signs which keys sign for the registry and its ledger; those sign the
 documents and the checkpoint in each. When an answer fails a check, the next mirror is asked.
@@ -62,8 +62,8 @@ class Question(Generic[D]):
 
     It must cover ``covers`` entries of the ledger, and all that were seen. ``etag`` is that of the document that is
     held already. ``headers`` gives the headers of a call to a path. ``check`` is one more check, which raises
-    DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is entered when it has
-    answered.
+    DocumentRefused. The registry may keep the question for ``wait`` seconds; ``within`` is a context for the checks,
+    which is entered when the registry has answered.
     """
 
     kind: type[D]
@@ -91,7 +91,7 @@ class DocumentReader:
     checkpoint, ``copies`` the documents. Safe to use from threads, and before and after a fork.
 
     ``fetches`` counts the calls made for documents, by kind, and ``failed`` those that failed. ``generation`` rises
-    when the root drops a key that had signed documents, or replaces the ledger that they belong to. ``outdated`` says
+    when the root drops a signing key, or declares another ledger. ``outdated`` says
     that the root's document is known to have changed.
     """
 
@@ -128,11 +128,11 @@ class DocumentReader:
         )
         self._ledger_begins = 0
         self._lock = threading.Lock()
-        in_each_child(self._renew_lock)
+        in_each_child(self._after_fork)
 
     # ---- the root's document
 
-    def known_registry_keys(self) -> RegistryKeys | None:
+    def registry_keys_in_memory(self) -> RegistryKeys | None:
         """The root's document, where memory has it and it has not expired."""
         root = self._root
         return root if root is not None and self._clock() < root.expires_at else None
@@ -140,15 +140,15 @@ class DocumentReader:
     def registry_keys(self) -> RegistryKeys:
         """The root's document. Raises TrustUnavailable."""
         if self._root is None:
-            self._recall_newer_root(at_once=False)
-        return self.known_registry_keys() or self.load_registry_keys()
+            self._take_newer_copy_of_root(at_once=False)
+        return self.registry_keys_in_memory() or self.load_registry_keys()
 
     def registry_keys_due_in(self) -> float:
         """Seconds until the root's document is to be fetched again; 0 or less where it is to be now."""
         return 0.0 if self.outdated else self._root_loaded_at + self._limits.refresh_interval - self._clock()
 
     def load_registry_keys(self, *, at_once: bool = False) -> RegistryKeys:
-        """Fetch the root's document, at most once a cooldown unless ``at_once``. Raises TrustUnavailable."""
+        """Fetch the root's document: no second time in a cooldown, unless ``at_once``. Raises TrustUnavailable."""
         with held_in_time(self._lock, "the registry's keys"):
             return self._load_registry_keys(at_once)
 
@@ -163,14 +163,14 @@ class DocumentReader:
 
     def _load_registry_keys(self, at_once: bool) -> RegistryKeys:
         with self.copies.locked(_ROOT_COPY):
-            now, known = self._clock(), self.known_registry_keys()
+            now, known = self._clock(), self.registry_keys_in_memory()
             if now < self._root_cooldown_until and not at_once:
                 if known is not None:
                     return known
                 raise TrustUnavailable(
                     "the registry's keys: the last fetch failed, and the next is due soon", retry_after=1
                 )
-            if self._recall_newer_root(at_once) and (known := self.known_registry_keys()) is not None:
+            if self._take_newer_copy_of_root(at_once) and (known := self.registry_keys_in_memory()) is not None:
                 return known
             self._root_cooldown_until = now + (1.0 if self._root is None else self._limits.cooldown)
             try:
@@ -182,16 +182,16 @@ class DocumentReader:
             self.outdated = False
             if found is not None:
                 self.copies.write(_ROOT_COPY, found[1], now)
-                self.copies.saw(_ROOT_COPY, found[0].version)
+                self.copies.write_seen(_ROOT_COPY, found[0].version)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
             if known is not None:
                 return known
             raise TrustUnavailable("the registry's keys have expired", retry_after=1)
 
-    def _recall_newer_root(self, at_once: bool) -> bool:
-        """Whether there is a copy that another process has fetched since, or one from before a restart, and it is
-        taken over."""
+    def _take_newer_copy_of_root(self, at_once: bool) -> bool:
+        """Take over a copy that another process has fetched since, or one from before a restart; return whether there
+        was one."""
         fetched_at = self.copies.fetched_at(_ROOT_COPY)
         if at_once or self.outdated or fetched_at <= self._root_loaded_at:
             return False
@@ -218,7 +218,7 @@ class DocumentReader:
     def _newer_root(self, jws: str) -> RegistryKeys | None:
         found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
-            if found.version < self.copies.seen(_ROOT_COPY):
+            if found.version < self.copies.read_seen(_ROOT_COPY):
                 raise DocumentRefused(
                     "document_rolled_back", f"version {found.version}, this host has seen a newer one"
                 )
@@ -252,19 +252,20 @@ class DocumentReader:
         try:
             return fetch()
         except (DocumentRefused, FetchError) as error:
-            if not self.follows_new_ledger_after(error):
+            if not self.adopt_new_ledger_after(error):
                 raise
         return fetch()
 
-    def follows_new_ledger_after(self, error: DocumentRefused | FetchError) -> bool:
-        """Whether the root declared another ledger, which explains the error: then that ledger counts from now on."""
+    def adopt_new_ledger_after(self, error: DocumentRefused | FetchError) -> bool:
+        """Adopt another ledger, if the root declared one and this explains the error; return whether it did. Then
+        ``generation`` rises, and the caches are told to fetch again."""
         root = self._root
-        if root is None or not self.replaced_ledgers.found_after(error, root):
+        if root is None or not self.replaced_ledgers.adopt_after(error, root):
             return False
         self.generation += 1
         self._ledger_begins = self.generation
-        for follower in self.replaced_ledgers.followers:
-            follower.on_new_ledger()
+        for cache in self.replaced_ledgers.caches:
+            cache.on_new_ledger()
         return True
 
     # ---- documents that its keys sign
@@ -275,16 +276,16 @@ class DocumentReader:
         return self._ledger.size(self.registry_keys())
 
     def fetch(self, question: Question[D]) -> Fetched[D] | None:
-        """The document of the first mirror whose answer passes every check; None where the one that is held is still
-        the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
+        """The document of the first mirror whose answer passes every check; None for a 304: the document that is held
+        is the newest. Raises FetchError (with ``http_status`` 404 where there is no such document), DocumentRefused or
         TrustUnavailable."""
         covers = max(question.covers, self.seen())
-        path = question.path if question.kind is Changes else covering(question.path, covers)
+        path = question.path if question.kind is Changes else path_covering(question.path, covers)
         headers = {} if question.headers is None else dict(question.headers(path))
         if question.etag is not None:
             headers["If-None-Match"] = question.etag
 
-        def read(answer: Answer) -> tuple[Fetched[D] | None]:
+        def read(answer: Answer) -> tuple[Fetched[D] | None]:  # a tuple: for None, `ask` tries the next mirror
             with question.within:
                 if answer.status == 304 and question.etag is not None:
                     return (None,)
@@ -329,9 +330,10 @@ class DocumentReader:
         if copy is None:
             return None
         try:
-            document = self.read(kind, copy.jws, subject, at_least=at_least, kept=True)
-            if document.seq < self.copies.seen(name):
-                raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {self.copies.seen(name)}")
+            document = self.read(kind, copy.jws, subject, at_least=at_least, from_disk=True)
+            seen = self.copies.read_seen(name)
+            if document.seq < seen:
+                raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
             check_age(document, self._limits.offline_limit, self._clock())
         except (DocumentRefused, FetchError) as error:
             log.info("the copy %s is passed over (%s): %s", name, error.code, error)
@@ -341,12 +343,14 @@ class DocumentReader:
     def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
         """Keep a copy of the document for the other processes of the host, and for those after a restart."""
         self.copies.write(name, jws, fetched_at)
-        self.copies.saw(name, document.seq)
+        self.copies.write_seen(name, document.seq)
 
-    def read(self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, kept: bool = False) -> D:
+    def read(
+        self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
+    ) -> D:
         """A document that the registry signed, about ``subject`` where one is given, covering ``at_least`` entries of
-        the ledger, and with its place in it. The root's document is fetched again where the signer is unknown. ``kept``
-        says that it is a copy of this host, whose place in history was checked when it was fetched.
+        the ledger, and with its place in it. The root's document is fetched again where the signer is unknown.
+        ``from_disk`` says that it is a copy of this host, whose place in history was checked when it was fetched.
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
@@ -364,8 +368,8 @@ class DocumentReader:
             raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
         if isinstance(document, JwkSetDocument | KeyStatement):
             check_admissions(document, checkpoint)
-        if kept:
-            self._ledger.recognise(checkpoint, document.checkpoint, root)
+        if from_disk:
+            self._ledger.accept_copy(checkpoint, document.checkpoint, root)
         else:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
@@ -382,8 +386,8 @@ class DocumentReader:
             raise DocumentRefused("document_malformed", "the checkpoint is not of the entries that it covers")
         return document, checkpoint
 
-    def _renew_lock(self) -> None:
-        """In a forked child: the counts are of one process."""
+    def _after_fork(self) -> None:
+        """In a forked child: a new lock, and counts of its own."""
         self._lock = threading.Lock()
         self.fetches, self.failed = Counter(), Counter()
 
@@ -394,7 +398,7 @@ def check_age(document: Document, max_age: float, now: float) -> None:
         raise DocumentRefused("document_stale", f"signed {now - document.issued_at:.0f} s ago")
 
 
-def covering(path: str, entries: int) -> str:
+def path_covering(path: str, entries: int) -> str:
     """The path of a document that covers so many entries. Their number is in the URL, so that no cache on the way
     answers with an older document."""
     if not entries:

@@ -3,7 +3,7 @@
 A registry may lose ledger entries for good that this client has seen. The client then refuses every answer until a
 statement of the root key, which is pinned, says which entries were lost and where the ledger goes on
 (`peerseal.protocol.documents.history_statement`). Then the client drops what it believed and fetches it again. A key
-that it knew as revoked or ended stays so: the entry that ended the key may be among the lost ones.
+that it knew as revoked stays revoked, and one that ended stays ended: the entry that says so may be lost.
 """
 
 import logging
@@ -26,20 +26,19 @@ from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
+from peerseal.trust.beliefs import REVOKED_FOR_GOOD
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.seen_ledger import SeenLedger
 
 log = logging.getLogger("peerseal.trust")
 
 PATH: Final = "/v1/history"
-REVOKED_FOR_GOOD: Final = 0
-"""Until when a revoked key was good: never."""
 _COPY: Final = "endings"
 _MOST: Final = 50_000
 """Keys whose end is remembered; the oldest are forgotten."""
 
 
-class LedgerFollower(Protocol):
+class LedgerCache(Protocol):
     """A cache of documents that belong to the ledger."""
 
     def on_new_ledger(self) -> None:
@@ -53,7 +52,7 @@ class LedgerFollower(Protocol):
 class ReplacedLedgers:
     """Adopts another ledger in place of the one that was seen (``ledger``), where the root says so.
 
-    It asks for the root's statements at most once in ``pause`` seconds. ``followers`` and ``copies`` hold documents of
+    It asks for the root's statements at most once in ``pause`` seconds. ``caches`` and ``copies`` hold documents of
     the ledger; ``read_copy`` reads the copy of a key set. Safe to use from threads.
     """
 
@@ -67,7 +66,7 @@ class ReplacedLedgers:
         clock: Callable[[], float],
         pause: float,
     ) -> None:
-        self.followers: tuple[LedgerFollower, ...] = ()
+        self.caches: tuple[LedgerCache, ...] = ()
         self.endings = KeyEndings(copies)
         self._fetcher = fetcher
         self._ledger = ledger
@@ -79,25 +78,26 @@ class ReplacedLedgers:
         self._renew_lock()
         in_each_child(self._renew_lock)
 
-    def found_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> bool:
-        """Whether the root replaced the ledger that was seen, which explains the error. If so, the copies on disk are
-        removed, and the ends of keys are kept."""
+    def adopt_after(self, error: DocumentRefused | FetchError, root: RegistryKeys) -> bool:
+        """Adopt another ledger, if the root declared one and this explains the error; return whether it did. Then the
+        copies on disk are removed, and the ends of keys are kept."""
         statements = self._statements_after(error, root)
         try:
-            return bool(statements) and self._ledger.adopt(statements, root, self._give_up)
+            return bool(statements) and self._ledger.adopt(statements, root, self._drop_lost_ledger)
         except (DocumentRefused, FetchError) as failure:
             log.warning("the registry does not show the ledger that the root declared (%s): %s", failure.code, failure)
             return False
 
-    def _give_up(self) -> None:
-        """Called before the new head is written down: a process that is killed in between does this again."""
+    def _drop_lost_ledger(self) -> None:
+        """Keep the ends of keys, and remove the copies. Called before the new head is written down: a process that is
+        killed in between does this again."""
         self._keep_endings()
         self._copies.clear()
 
     def _keep_endings(self) -> None:
         """Remember the keys that ended, as the caches of this process and the copies on disk know them."""
         ended: dict[str, int] = {}
-        for known in (self._copied_endings(), *(follower.endings() for follower in self.followers)):
+        for known in (self._copied_endings(), *(cache.endings() for cache in self.caches)):
             for kid, until in known.items():
                 ended[kid] = min(until, ended.get(kid, until))
         now = self._clock()
@@ -119,7 +119,7 @@ class ReplacedLedgers:
             return []
         try:
             now = self._clock()
-            if not abs(now - self._asked_at) >= self._pause:
+            if abs(now - self._asked_at) < self._pause:  # a clock that was set back must not stop the questions
                 return []
             self._asked_at = now
             return self._read(self._fetched(), root)
@@ -156,8 +156,9 @@ def _tells_of_another(error: DocumentRefused | FetchError) -> bool:
 
 
 class KeyEndings:
-    """Until when (seconds since the epoch) the keys were good that a lost ledger had ended, by kid; 0 for a key that it
-    had revoked. The processes of a host share them through its folder of copies, and a restart keeps them."""
+    """The ends (seconds since the epoch) of the keys that had ended in a lost ledger, by kid; `REVOKED_FOR_GOOD` for a
+    key that was revoked in it. The processes of a host share them through its folder of copies, and restarts keep
+    them."""
 
     def __init__(self, copies: CopyFolder) -> None:
         self._copies = copies
@@ -175,7 +176,7 @@ class KeyEndings:
             self._copies.write(_COPY, canonical_json(self._until).decode("ascii"), 0.0)
 
     def applied(self, document: Any) -> Any:
-        """The document, in which no key is good for longer than it was."""
+        """The document, in which each key ends no later than the end that is remembered for it."""
         until = self._known()
         if not until:
             return document

@@ -1,8 +1,8 @@
 """The newest state of the registry's ledger that a trust store has seen: each signed document is checked against it.
 
-A document is believed only as part of one history. The keys in it are in the ledger, and its ledger continues the
-newest one that this store has seen, before a restart too, or is continued by it. So a client that sees two histories,
-or a rewritten one, finds the registry out.
+A document is believed only as part of one history. The keys in it are in the ledger, and its ledger must extend the
+newest one that this store has seen, before a restart too, or be extended by it. So a client detects a registry that
+shows it two histories, or a rewritten one.
 """
 
 import logging
@@ -41,7 +41,7 @@ _LOCK_WAIT = 0.5
 """Seconds to wait for another process. It needs microseconds; one that was stopped must not hold up others."""
 
 
-Offered = tuple[int, Proof | None]
+OfferedProof = tuple[int, Proof | None]
 """The size of an earlier tree, and the proof that a later one begins with it."""
 
 
@@ -55,7 +55,7 @@ class _Seen:
 
     @property
     def head(self) -> Head:
-        """What it heads."""
+        """The size and root hash of the ledger at this checkpoint."""
         return Head(self.checkpoint.size, self.checkpoint.root)
 
 
@@ -63,8 +63,8 @@ class SeenLedger:
     """The history that one store has seen. In ``cache_dir`` the newest checkpoint outlives the process. Safe to use
     from threads: none waits for a proof that another one fetches.
 
-    Where the root declared another head, from which the history went on, the name of that head is kept with it: size,
-    root, and the time from which on everything counts as seen.
+    After a history statement the new head is stored with the checkpoint, as text: its size, its root hash, and the time
+    from which on everything counts as seen.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SeenLedger:
             self._recall(root)
         return self._newest.checkpoint.size if self._newest else 0
 
-    def follow(self, found: Checkpoint, note: str, root: RegistryKeys, offered: Offered | None = None) -> None:
+    def follow(self, found: Checkpoint, note: str, root: RegistryKeys, offered: OfferedProof | None = None) -> None:
         """Accept a checkpoint, whose signature was checked, as part of the one history; as the newest if it is larger.
         A proof that came along spares a call, where it is the one that is needed.
 
@@ -97,17 +97,18 @@ class SeenLedger:
         if self._agreed.get(found.size) == found.root:
             self._take_newer_signature(found, note, root)
             return
-        self._recall(root)  # what other processes saw meanwhile: of two histories, another process may know the other
-        if self._agree(_Seen(found, note, self._seen_now()), offered) and not self._remember(root):
-            self._recall(root)  # another process has written one meanwhile: ours replaces it once the two are compared
+        self._recall(root)  # another process may have seen another history meanwhile
+        if self._compare(_Seen(found, note, self._seen_now()), offered) and not self._remember(root):
+            self._recall(root)  # another process has written one meanwhile: compare the two, then write ours
             self._remember(root)
 
     def _seen_now(self) -> float:
         """The time now, and never earlier than that of a head that the root declared: what follows such a head counts
         as seen after it. Other heads do not count: the clock may have been ahead when they were seen."""
-        return max(self._clock(), float(natural(self._history.rpartition("-")[2]) or 0))
+        declared_at = self._history.rpartition("-")[2]  # `adopt` writes size-root-time
+        return max(self._clock(), float(natural(declared_at) or 0))
 
-    def recognise(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
+    def accept_copy(self, found: Checkpoint, note: str, root: RegistryKeys) -> None:
         """Accept the checkpoint of a copy on disk as part of the one history: it was compared before it was written,
         and no proof is fetched for it again. Raises as `follow` does."""
         if self._agreed.get(found.size) == found.root:
@@ -182,8 +183,8 @@ class SeenLedger:
                 log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
                 self._newest, self._agreed = None, {}
 
-    def _agree(self, found: _Seen, offered: Offered | None = None) -> bool:
-        """Prove that it is of the same history, and say whether it is the newest now. Raises as `follow` does."""
+    def _compare(self, found: _Seen, offered: OfferedProof | None = None) -> bool:
+        """Prove that it is of the same history, and return whether it is the newest now. Raises as `follow` does."""
         while True:
             newest = self._newest
             if newest is not None:
@@ -247,13 +248,13 @@ class SeenLedger:
         new = kept is not None and self._agreed.get(kept.checkpoint.size) != kept.checkpoint.root
         if kept is not None and self._newest is None:
             self._history = self._history_on_file
-        if kept is not None and new and not self._continued_by(kept) and self._agree(kept):
+        if kept is not None and new and not self._continued_by(kept) and self._compare(kept):
             self._on_file = kept
         self._recalled = True
 
     def _continued_by(self, kept: _Seen) -> bool:
         """Continue with the checkpoint on disk where all that this process has seen was there before: the process that
-        replaced it has compared the two (`_is_passed`), so that of many workers one fetches the proof."""
+        replaced it has compared the two (`_may_replace`), so that of many workers one fetches the proof."""
         with self._lock:
             newest = self._newest
             if newest is None or newest is not self._on_file or kept.checkpoint.size <= newest.checkpoint.size:
@@ -266,7 +267,7 @@ class SeenLedger:
 
     def _on_disk(self, root: RegistryKeys) -> _Seen | None:
         """The checkpoint in the file. One that does not verify counts as none: a ledger key may have been dropped
-        since, and a user who could spoil the file could remove it as well."""
+        since, and a user who can damage the file can also remove it."""
         file = self._file(root)
         if file is None:
             return None
@@ -284,15 +285,15 @@ class SeenLedger:
         return _Seen(checkpoint, note, seen_at)
 
     def _remember(self, root: RegistryKeys) -> bool:
-        """Put the newest checkpoint on disk, unless a larger one is there. A failing disk stops no check. False where
-        one that is not larger stays, since it was not compared yet."""
+        """Put the newest checkpoint on disk, unless a larger one is there. An error of the disk is not fatal. False
+        if the checkpoint on disk must be compared first."""
         file, newest = self._file(root), self._newest
         if file is None or newest is None:
             return True
         try:
             with file.locked():
                 kept = self._on_disk(root)
-                passed = kept is None or self._is_passed(kept.checkpoint, newest.checkpoint)
+                passed = kept is None or self._may_replace(kept.checkpoint, newest.checkpoint)
                 if passed:
                     file.replace(newest.note, newest.seen_at, self._history)
                     self._on_file = newest
@@ -304,7 +305,7 @@ class SeenLedger:
             self._memory_works = False
             return True
 
-    def _is_passed(self, kept: Checkpoint, newest: Checkpoint) -> bool:
+    def _may_replace(self, kept: Checkpoint, newest: Checkpoint) -> bool:
         """Whether ``newest`` may replace the checkpoint on disk. One that was not compared yet stays: another process
         has just seen it, and the next process that reads it compares."""
         return kept.size <= newest.size and self._agreed.get(kept.size) == kept.root
@@ -340,7 +341,7 @@ class CheckpointFile:
 
     def read(self) -> tuple[str | None, float, str]:
         """The note, not verified, when it was seen (seconds since the epoch), and the name of the declared head; None
-        for the note where there is none. Bytes that are no text become signs that no note has."""
+        for the note where there is none. Invalid UTF-8 becomes U+FFFD, so that the note is refused."""
         try:
             note, seen_at = self._folder.read_dated(self._name, MAX_NOTE_BYTES + 1)
         except FileNotFoundError:
@@ -370,8 +371,9 @@ class CheckpointFile:
 
 
 def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkpoint) -> None:
-    """Every key in it was admitted by the very entry that it repeats, is in the ledger that ``checkpoint`` heads, and
-    ends no later than it was admitted for; only a retirement or a revocation, both entries, ends one earlier.
+    """The entry that admitted a key, which the document repeats for each key, matches the key and is in the ledger of
+    ``checkpoint``. No key ends later than it was admitted for. A key ends earlier only by a retirement or a revocation,
+    which are entries too.
 
     Raises DocumentRefused. It checks no signature.
     """

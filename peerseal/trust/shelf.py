@@ -1,9 +1,9 @@
 """What this process believes about many subjects, each from one signed document: fetched, cached, confirmed, renewed.
 
-A shelf holds the documents of one kind, such as the key sets of services; `peerseal.trust.shelves` says what differs
-between kinds. One thread fetches a document while the other threads that need it wait, and then there is a cooldown. A
-fetch that fails takes nothing away; what ends belief in a document is its own signed time (`TrustLimits.offline_limit`)
-and nothing else. A document that another process of the host has fetched lately is taken from its copy on disk.
+A shelf holds the documents of one kind, such as the key sets of services; what differs between kinds is in `shelves`.
+One thread fetches a document while the other threads that need it wait, and then there is a cooldown. A fetch that
+fails takes nothing away: a document is believed for `TrustLimits.offline_limit` after its last signed confirmation, or
+until it expires. A document that another process of the host has fetched lately is taken from its copy on disk.
 """
 
 import logging
@@ -37,7 +37,7 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class ShelfParts:
     """What all shelves of a trust store use."""
 
     reader: DocumentReader
@@ -55,18 +55,18 @@ class AbsentNames:
         self._until: dict[str, float] = {}
 
     def has(self, name: str, now: float) -> bool:
-        """Whether the registry said so, not too long ago."""
+        """Whether the registry did not know the name less than ``ttl`` seconds ago."""
         return now < self._until.get(name, 0.0)
 
     def add(self, name: str, now: float) -> None:
-        """The registry says so now."""
-        until = self._until  # another thread may put an empty one in its place
+        """Remember that the registry does not know the name."""
+        until = self._until  # a reference: `clear` in another thread replaces the dict
         while len(until) >= self._most:
             del until[next(iter(until))]
         until[name] = now + self._ttl
 
     def discard(self, names: Iterable[str]) -> None:
-        """These are there after all."""
+        """Forget these names: the registry knows them now."""
         for name in names:
             self._until.pop(name, None)
 
@@ -76,14 +76,14 @@ class AbsentNames:
 
 
 @dataclass(slots=True)
-class Item(Generic[B]):
+class CachedSubject(Generic[B]):
     """What a shelf holds about one subject, a service id. The document is at ``path``, its copy on disk in ``file``.
-    ``lock`` is held by the one thread that fetches.
+    ``lock`` is held by the one thread that fetches. ``known`` is believed until ``good_until``, in its ``period``.
+    ``failures`` counts the renewals that failed in a row; ``retry_at`` is when the next is due. The other numbers::
 
-    ``known`` is believed until ``good_until``, and in the ``period`` (of `AwakePeriods`) in which the registry
-    confirmed it. ``generation`` is the reader's when the document was read: where it has risen since, a key that the
-    root dropped may have signed the document. ``pending`` is the ledger entry that the next document must cover, 0
-    where none is awaited. ``failures`` counts the renewals that failed in a row; ``retry_at`` is when the next is due.
+        period         of `AwakePeriods`, in which the registry confirmed ``known``; rises after each break
+        generation     of the reader, when it read the document; rises when the root drops a key that may have signed it
+        awaited_entry  the ledger entry that the next document must cover; 0 where none is awaited
     """
 
     subject: str
@@ -99,7 +99,7 @@ class Item(Generic[B]):
     fetched_at: float = 0.0
     renew_at: float = 0.0
     cooldown_until: float = 0.0
-    pending: int = 0
+    awaited_entry: int = 0
     failures: int = 0
     retry_at: float = 0.0
 
@@ -110,7 +110,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     document: type[D]
     """The kind of document."""
-    what: ClassVar[str]
+    label: ClassVar[str]
     """What a document holds, in messages."""
     path: ClassVar[str]
     """Of the document, below the registry's URL; ``{}`` stands for the subject's short name."""
@@ -119,13 +119,13 @@ class Shelf(ABC, Generic[D, B, A]):
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
 
-    def __init__(self, environment: Environment) -> None:
-        self.items: dict[str, Item[B]] = {}
-        self._reader = environment.reader
-        self._confirmation = environment.confirmation
-        self._awake = environment.awake
-        self._limits = environment.limits
-        self._clock = environment.clock
+    def __init__(self, parts: ShelfParts) -> None:
+        self.items: dict[str, CachedSubject[B]] = {}
+        self._reader = parts.reader
+        self._confirmation = parts.confirmation
+        self._awake = parts.awake
+        self._limits = parts.limits
+        self._clock = parts.clock
         in_each_child(self.renew_locks)
 
     # ---- what differs between kinds
@@ -137,7 +137,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     @abstractmethod
     def _find(self, known: B, name: str) -> A | None:
-        """What the belief says about the name; None for nothing. Raises the error that stands for an answer."""
+        """What the belief says about the name; None for nothing. Raises RevokedKey for a revoked key."""
 
     def _lists(self, known: B, name: str) -> bool:
         """Whether the belief says anything about the name."""
@@ -147,36 +147,36 @@ class Shelf(ABC, Generic[D, B, A]):
         """The subject that the document names."""
         return subject
 
-    def _fetch(self, item: Item[B], question: Question[D]) -> Fetched[D] | None:
+    def _fetch(self, item: CachedSubject[B], question: Question[D]) -> Fetched[D] | None:
         """See `DocumentReader.fetch`."""
         return self._reader.fetch(question)
 
-    def _budget(self, item: Item[B]) -> AbstractContextManager[object]:
+    def _budget(self, item: CachedSubject[B]) -> AbstractContextManager[object]:
         """Entered for a fetch on behalf of a question. Raises TrustUnavailable where it is not allowed now."""
         return nullcontext()
 
     # ---- questions
 
-    def is_believed(self, item: Item[B]) -> bool:
-        """Whether what is known decides now."""
-        return self._clock() < item.good_until and self._awake.lasts(item.period)
+    def is_believed(self, item: CachedSubject[B]) -> bool:
+        """Whether the belief may be used now: it is not too old, and was confirmed in this period."""
+        return self._clock() < item.good_until and self._awake.is_current(item.period)
 
-    def _ask(self, item: Item[B], name: str) -> A:
+    def _ask(self, item: CachedSubject[B], name: str) -> A:
         """The answer, which memory did not have: looked for again, and fetched once where that may help. Raises
-        TrustUnavailable, or the error that stands for an answer."""
-        with held_in_time(item.lock, f"the {self.what} of {item.subject}"):
-            answer = self._answer(item, name)  # what another thread has just fetched
-            if answer is None and self._confirm_from_before(item):
-                answer = self._answer(item, name)
+        TrustUnavailable, UnknownKey or RevokedKey."""
+        with held_in_time(item.lock, f"the {self.label} of {item.subject}"):
+            answer = self._look_up(item, name)  # what another thread has just fetched
+            if answer is None and self._confirm_after_break(item):
+                answer = self._look_up(item, name)
             if answer is None:
                 self._fetch_for(item, name)
-                answer = self._answer(item, name)
+                answer = self._look_up(item, name)
         if answer is None:
-            raise TrustUnavailable(f"nothing confirmed the {self.what} of {item.subject} within the offline limit")
+            raise TrustUnavailable(f"the {self.label} of {item.subject}: not confirmed within the offline limit")
         return answer
 
-    def _answer(self, item: Item[B], name: str) -> A | None:
-        """What is known of the name now; None where a fetch is needed to say."""
+    def _look_up(self, item: CachedSubject[B], name: str) -> A | None:
+        """What memory says about the name; None where a fetch is needed."""
         if item.known is not None and self.is_believed(item):
             found = self._find(item.known, name)
             if found is not None:
@@ -185,30 +185,30 @@ class Shelf(ABC, Generic[D, B, A]):
             raise UnknownKey(f"the registry does not know {name}")
         return None
 
-    def _confirm_from_before(self, item: Item[B]) -> bool:
-        """Have the registry confirm a copy on disk, or what was known before a break. False where it does not: then the
-        document must be fetched."""
+    def _confirm_after_break(self, item: CachedSubject[B]) -> bool:
+        """Ask the registry to confirm a copy on disk, or what was known before a break. False where it does not: then
+        the document must be fetched."""
         if item.known is None:
             return self._take_copy(item)
         period = self._awake.current()
-        if item.pending or item.period == period:
+        if item.awaited_entry or item.period == period:
             return False
         confirmed = self._confirmed(item, item.known)
         if confirmed is not None and item.generation == self._reader.generation:
             self._believe(item, confirmed, period)
         return confirmed is not None
 
-    def _confirmed(self, item: Item[B], known: B) -> B | None:
-        """What the registry leaves of a belief from before; None where it says that it changed, or where a key was
-        dropped meanwhile, which may have signed the document."""
+    def _confirmed(self, item: CachedSubject[B], known: B) -> B | None:
+        """The belief after the registry confirmed it; None if the registry says that it changed, or if a key that may
+        have signed the document was dropped meanwhile."""
         generation = self._reader.generation
         confirmed = self._confirmation.confirmed(known, item.subject)
         return confirmed if generation == self._reader.generation else None
 
-    def _fetch_for(self, item: Item[B], name: str) -> None:
+    def _fetch_for(self, item: CachedSubject[B], name: str) -> None:
         """One fetch on behalf of a question, its cooldown started before it. Raises TrustUnavailable.
 
-        A fetch that finds the name ends the cooldown: there are no more such fetches than there are names.
+        A fetch that finds the name ends the cooldown. Invented names cannot use this: only existing names end it.
         """
         now = self._clock()
         if now < item.cooldown_until:
@@ -218,7 +218,7 @@ class Shelf(ABC, Generic[D, B, A]):
             try:
                 self._load(item, name)
             except (FetchError, DocumentRefused) as error:
-                detail = f"the {self.what} of {item.subject}: {error}"
+                detail = f"the {self.label} of {item.subject}: {error}"
                 raise TrustUnavailable(detail, retry_after=int(self._limits.cooldown) + 1) from error
         if item.known is not None and now >= item.good_until:
             return  # too old to say anything about the name
@@ -229,7 +229,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     # ---- the background
 
-    def fetch_now(self, item: Item[B]) -> None:
+    def fetch_now(self, item: CachedSubject[B]) -> None:
         """Fetch the document, asked for or not; after the second failure in a row, with growing pauses between the
         attempts. A failure is logged only."""
         with item.lock:
@@ -237,14 +237,14 @@ class Shelf(ABC, Generic[D, B, A]):
                 self._load(item)
                 item.failures = 0
             except PeersealError as error:
-                log.warning("cannot renew the %s of %s: %s", self.what, item.subject, error)
+                log.warning("cannot renew the %s of %s: %s", self.label, item.subject, error)
                 item.failures += 1
         pause = backoff(item.failures, first=2.0, longest=self._limits.longest_pause)
         item.retry_at = self._clock() + pause if item.failures > 1 else 0.0
 
     def renew_due(self, *, failing: bool | None = None) -> None:
-        """Fetch what changed, or was not fetched for long: of those whose last renewal failed, or of the others, or of
-        all. Those that failed come last. Raises nothing of PeersealError."""
+        """Fetch each document that changed, or was not fetched for long. ``failing`` is True for those whose last
+        renewal failed, False for the others, None for all. Those that failed come last. Raises no PeersealError."""
         due = [item for item in self._all() if self._due_at(item) <= self._clock()]
         for item in sorted(due, key=lambda item: item.failures):
             if failing is None or bool(item.failures) is failing:
@@ -255,14 +255,14 @@ class Shelf(ABC, Generic[D, B, A]):
         failed, or of the others."""
         return min((self._due_at(item) for item in self._all() if bool(item.failures) is failing), default=math.inf)
 
-    def _due_at(self, item: Item[B]) -> float:
+    def _due_at(self, item: CachedSubject[B]) -> float:
         if item.known is None:
             return math.inf
-        wanted = bool(item.pending) or item.generation != self._reader.generation
+        wanted = bool(item.awaited_entry) or item.generation != self._reader.generation
         return item.retry_at if wanted else max(item.retry_at, item.renew_at)
 
     def followed(self) -> list[int]:
-        """Up to which entries what is held is known to be the truth; without what is to be fetched anyway."""
+        """For each belief that a list of changes can confirm: the ledger entry up to which it is true."""
         return [item.known.covered for item in self._all() if item.known is not None and self._is_followed(item)]
 
     def confirm(self, changes: Changes, period: int) -> None:
@@ -274,22 +274,22 @@ class Shelf(ABC, Generic[D, B, A]):
                 finally:
                     item.lock.release()
 
-    def _confirm(self, item: Item[B], changes: Changes, period: int) -> None:
+    def _confirm(self, item: CachedSubject[B], changes: Changes, period: int) -> None:
         confirmed = item.known.confirmed(item.subject, changes) if item.known is not None else None
         if confirmed is None:
-            item.pending, item.retry_at = changes.seq, 0.0  # what failed before is fetched now: there is something new
+            item.awaited_entry, item.retry_at = changes.seq, 0.0  # retry at once: there is something new
         else:
             current = item.generation == self._reader.generation
             self._believe(item, confirmed, max(item.period, period) if current else item.period)
 
     def on_new_ledger(self) -> None:
-        """See LedgerFollower."""
+        """See LedgerCache."""
         for item in self._all():
-            item.pending, item.retry_at, item.failures, item.cooldown_until = 0, 0.0, 0, 0.0
+            item.awaited_entry, item.retry_at, item.failures, item.cooldown_until = 0, 0.0, 0, 0.0
             item.absent.clear()
 
     def endings(self) -> Mapping[str, int]:
-        """See LedgerFollower: no keys are here."""
+        """See LedgerCache. There are no keys in this cache."""
         return {}
 
     def renew_locks(self) -> None:
@@ -297,24 +297,24 @@ class Shelf(ABC, Generic[D, B, A]):
         for item in self._all():
             item.lock = threading.Lock()
 
-    def _all(self) -> list[Item[B]]:
+    def _all(self) -> list[CachedSubject[B]]:
         return list(self.items.values())
 
-    def _is_followed(self, item: Item[B]) -> bool:
+    def _is_followed(self, item: CachedSubject[B]) -> bool:
         """Whether lists of changes can confirm it: nothing is to be fetched for it anyway."""
-        return not item.pending and self._is_in_ledger(item)
+        return not item.awaited_entry and self._is_in_ledger(item)
 
-    def _is_in_ledger(self, item: Item[B]) -> bool:
+    def _is_in_ledger(self, item: CachedSubject[B]) -> bool:
         """Whether the belief is from the present ledger, and not from one that the root gave up."""
         return item.known is not None and not self._reader.is_of_lost_ledger(item.generation)
 
     # ---- documents
 
-    def _new_item(self, subject: str) -> Item[B]:
+    def _new_item(self, subject: str) -> CachedSubject[B]:
         name, absent = split_service_id(subject)[1], AbsentNames(self._limits.max_negative, self._limits.negative_ttl)
-        return Item(subject, self.path.format(name), self.file.format(name), absent)
+        return CachedSubject(subject, self.path.format(name), self.file.format(name), absent)
 
-    def _load(self, item: Item[B], name: str | None = None) -> None:
+    def _load(self, item: CachedSubject[B], name: str | None = None) -> None:
         """Fetch the document, with ``item.lock`` held; or take what another process of the host has fetched meanwhile,
         where that is young enough, and lists the ``name`` that is looked for.
 
@@ -323,7 +323,7 @@ class Shelf(ABC, Generic[D, B, A]):
         copies = self._reader.copies
         with copies.locked(item.file):
             copied = self._take_copy(item)
-            if name is not None and item.known is not None and self._awake.lasts(item.period):
+            if name is not None and item.known is not None and self._awake.is_current(item.period):
                 if copied and self._lists(item.known, name):
                     return
                 self._check_not_missed(item)
@@ -334,54 +334,55 @@ class Shelf(ABC, Generic[D, B, A]):
                 self._reader.retrying_on_new_ledger(lambda: self._fetch_once(item))
             finally:
                 if name is not None and item.known is not None and not self._lists(item.known, name):
-                    copies.missed(item.file, asked_at)
+                    copies.write_missed(item.file, asked_at)
 
-    def _check_not_missed(self, item: Item[B]) -> None:
+    def _check_not_missed(self, item: CachedSubject[B]) -> None:
         """Passes where no process of the host has asked the registry in vain for a name in that document within the
         cooldown. Renewals do not count: a key that was registered since is looked for. Raises TrustUnavailable."""
-        if 0 <= self._clock() - self._reader.copies.missed_at(item.file) < self._limits.cooldown:
+        if 0 <= self._clock() - self._reader.copies.read_missed(item.file) < self._limits.cooldown:
             raise self._fetched_lately(item, self._limits.cooldown)
 
-    def _fetched_lately(self, item: Item[B], wait: float) -> TrustUnavailable:
-        detail = f"the {self.what} of {item.subject}: fetched less than {self._limits.cooldown:g} s ago"
+    def _fetched_lately(self, item: CachedSubject[B], wait: float) -> TrustUnavailable:
+        detail = f"the {self.label} of {item.subject}: fetched less than {self._limits.cooldown:g} s ago"
         return TrustUnavailable(detail, retry_after=int(wait) + 1)
 
-    def _take_copy(self, item: Item[B]) -> bool:
-        """Believe a copy that another process has fetched since, or one before a restart. False where there is none."""
+    def _take_copy(self, item: CachedSubject[B]) -> bool:
+        """Believe a copy that another process has fetched since, or one from before a restart. False without one."""
         if item.known is not None and item.generation != self._reader.generation:
             return False
         period, subject = self._awake.current(), self._document_subject(item.subject)
-        copy = self._reader.copy(self.document, item.file, subject, newer_than=item.fetched_at, at_least=item.pending)
+        after, least = item.fetched_at, item.awaited_entry
+        copy = self._reader.copy(self.document, item.file, subject, newer_than=after, at_least=least)
         if copy is None:
             return False
         try:
             known = self._belief(copy.document, item.known)
         except DocumentRefused as error:
-            log.warning("the copy of the %s of %s is refused (%s): %s", self.what, item.subject, error.code, error)
+            log.warning("the copy of the %s of %s is refused (%s): %s", self.label, item.subject, error.code, error)
             return False
         confirmed = self._confirmed(item, known)
         if confirmed is None:
             return False
-        self._take(item, confirmed, self._reader.generation, period)
+        self._store(item, confirmed, self._reader.generation, period)
         self._note_fetch(item, copy.fetched_at)
         return True
 
-    def _note_fetch(self, item: Item[B], at: float) -> None:
+    def _note_fetch(self, item: CachedSubject[B], at: float) -> None:
         early = self._limits.refresh_interval * self._limits.jitter * random()  # noqa: S311
         item.fetched_at, item.renew_at = at, at + self._limits.refresh_interval - early
 
-    def _fetch_once(self, item: Item[B]) -> None:
+    def _fetch_once(self, item: CachedSubject[B]) -> None:
         now, period, reader = self._clock(), self._awake.current(), self._reader
         self._note_fetch(item, now)
         if not self._is_in_ledger(item):
-            item.pending = 0
-        covers, generation, beliefs = max(item.pending, reader.seen()), reader.generation, list[B]()
+            item.awaited_entry = 0
+        covers, generation, beliefs = max(item.awaited_entry, reader.seen()), reader.generation, list[B]()
         try:
             fetched = self._fetch(item, self._question(item, covers, period, beliefs))
         except DocumentRefused:
             if not beliefs:
                 raise
-            self._take(item, beliefs[0], generation, period)  # each was too old: the changes may yet confirm it
+            self._store(item, beliefs[0], generation, period)  # all were too old, but the changes may confirm the first
         except FetchError as error:
             if error.http_status != 404 or not self.may_be_absent or self._is_in_ledger(item):
                 raise
@@ -389,16 +390,17 @@ class Shelf(ABC, Generic[D, B, A]):
         else:
             if fetched is not None:
                 reader.keep(item.file, fetched.document, fetched.jws, now)
-                self._take(item, beliefs[-1], generation, period, fetched.etag)
+                self._store(item, beliefs[-1], generation, period, fetched.etag)
             elif item.known is not None:
-                reader.copies.confirm(item.file, now)  # no newer signed time, but the changes confirm what is known
-                self._take(item, item.known, generation, period, item.etag)
+                reader.copies.confirm(item.file, now)  # a 304: the document is the newest
+                self._store(item, item.known, generation, period, item.etag)
 
-    def _question(self, item: Item[B], covers: int, period: int, beliefs: list[B]) -> Question[D]:
+    def _question(self, item: CachedSubject[B], covers: int, period: int, beliefs: list[B]) -> Question[D]:
         """For the document; each that passes all checks but the one of its age is added to ``beliefs``."""
-        doubted = item.generation != self._reader.generation  # what a dropped key may have signed is no measure
-        unconfirmed = item.period != period  # and what says that it is still the newest is not signed
-        whole = item.pending or doubted or unconfirmed or self._ends_soon(item) or self._reader.copies.lacks(item.file)
+        doubted = item.generation != self._reader.generation  # a dropped key may have signed ``known``: no comparison
+        unconfirmed = item.period != period  # a 304 is not signed: after a break ask for the whole document
+        wanted = self._ends_soon(item) or self._reader.copies.wants_copy(item.file)
+        whole = item.awaited_entry or doubted or unconfirmed or wanted
 
         def check(document: D) -> None:
             beliefs.append(self._belief(document, None if doubted else item.known))
@@ -407,35 +409,35 @@ class Shelf(ABC, Generic[D, B, A]):
         subject, etag = self._document_subject(item.subject), None if whole else item.etag
         return Question(self.document, item.path, subject, covers, etag, check=check)
 
-    def _ends_soon(self, item: Item[B]) -> bool:
-        """Whether only a new document will do: the one held is not believed any more, or will not be for as long as a
-        registry that goes down now must be borne."""
+    def _ends_soon(self, item: CachedSubject[B]) -> bool:
+        """Whether a 304 is not enough: the document that is held is too old, or expires within the offline limit, and
+        could not outlast an outage of the registry."""
         now, known = self._clock(), item.known
         return known is None or now >= item.good_until or now + self._limits.offline_limit >= known.expires_at
 
-    def _take(self, item: Item[B], known: B, generation: int, period: int, etag: str | None = None) -> None:
+    def _store(self, item: CachedSubject[B], known: B, generation: int, period: int, etag: str | None = None) -> None:
         item.generation, item.etag = generation, etag
         self._believe(item, known, period)
 
-    def _believe(self, item: Item[B], known: B, period: int) -> None:
+    def _believe(self, item: CachedSubject[B], known: B, period: int) -> None:
         """Take over what is known now, confirmed in that period, with ``item.lock`` held.
 
         Raises TrustUnavailable for an item that was removed before its lock was taken, where there is another one by
         now: lists of changes do not reach the old one.
         """
         if self.items.setdefault(item.subject, item) is not item:
-            raise TrustUnavailable(f"another thread asks for the {self.what} of {item.subject}", retry_after=1)
-        self._index(item, known)
+            raise TrustUnavailable(f"another thread asks for the {self.label} of {item.subject}", retry_after=1)
+        self._update_lookup(item, known)
         item.known = known
-        if known.covered >= item.pending:
-            item.pending = 0
+        if known.covered >= item.awaited_entry:
+            item.awaited_entry = 0
         item.good_until = min(known.confirmed_at + self._limits.offline_limit, float(known.expires_at))
         item.period = period
 
-    def _index(self, item: Item[B], known: B | None) -> None:
-        """Called before ``known`` takes the place of ``item.known``."""
+    def _update_lookup(self, item: CachedSubject[B], known: B | None) -> None:
+        """Update look-up tables; called before ``known`` replaces ``item.known``."""
 
-    def _forget(self, item: Item[B]) -> None:
+    def _forget(self, item: CachedSubject[B]) -> None:
         """The subject is not in the ledger, or not any more: its registration is among what was lost."""
-        self._index(item, None)
+        self._update_lookup(item, None)
         item.known, item.good_until, item.etag = None, 0.0, None

@@ -1,11 +1,11 @@
 """The trust store's shelves: the key sets of services, their policies, and the domain's settings.
 
-Where the whole domain may call, anyone can make kids up. So a fetch for an unknown kid of a known service, and one for
-an unknown service, have budgets, and what the registry does not know is remembered for a while.
+Where the whole domain may call, any caller can send invented kids. So a fetch for an unknown kid of a known service,
+and one for an unknown service, have budgets, and names that the registry does not know are remembered for a while.
 
-What operators set is as fresh as keys are, by signed times only: good for the offline limit after it was signed, or
-after a list of changes that does not name its subject. With nothing to believe there is no answer: a policy that cannot
-be had may be one that denies.
+Policies and settings follow the same age rules as keys, by signed times only. Each is good for the offline limit after
+it was signed, or after a list of changes that does not name its subject. If no valid policy is known, the call is
+refused: the missing policy may be one that denies it.
 """
 
 import threading
@@ -21,10 +21,9 @@ from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.runtime.token_bucket import TokenBucket
-from peerseal.trust.beliefs import Dated, KnownService, TrustedKey
+from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, TrustedKey
 from peerseal.trust.documents import Fetched, Question
-from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
-from peerseal.trust.shelf import Environment, Item, Shelf
+from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
 
 V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)
@@ -35,17 +34,17 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
     which says until when it is believed."""
 
     document = JwkSetDocument
-    what = "keys"
+    label = "keys"
     path = "/v1/services/{}/jwks.jwt"
     file = "keys-{}.jwt"
     may_be_absent = True
 
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        limits = environment.limits
-        self.held: dict[str, tuple[TrustedKey, Item[KnownService]]] = {}
-        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, environment.clock)
-        self._doubtful = threading.Semaphore(limits.doubtful_fetches)
+    def __init__(self, parts: ShelfParts) -> None:
+        super().__init__(parts)
+        limits = parts.limits
+        self.held: dict[str, tuple[TrustedKey, CachedSubject[KnownService]]] = {}
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
+        self._unknown_kid_fetches = threading.Semaphore(limits.doubtful_fetches)
 
     def ask(self, kid: str) -> TrustedKey:
         """The key with that kid, which memory did not have: looked for again, and fetched once where that may help.
@@ -58,7 +57,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
             raise UnknownKey(f"{service_id} is not of the trust domain {domain}")
         return self._ask(self.item(service_id), kid)
 
-    def item(self, service_id: str) -> Item[KnownService]:
+    def item(self, service_id: str) -> CachedSubject[KnownService]:
         """What is held about that service. Raises TrustUnavailable where there is no room for one more."""
         item = self.items.get(service_id)
         if item is None:
@@ -70,7 +69,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
         return item
 
     def endings(self) -> Mapping[str, int]:
-        """See LedgerFollower."""
+        """See LedgerCache."""
         ends: dict[str, int] = {}
         for known in filter(None, (item.known for item in self._all())):
             ends |= {kid: key.active_until for kid, key in known.keys.items()}
@@ -80,7 +79,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
     def renew_locks(self) -> None:
         """See Shelf."""
         super().renew_locks()
-        self._doubtful = threading.Semaphore(self._limits.doubtful_fetches)
+        self._unknown_kid_fetches = threading.Semaphore(self._limits.doubtful_fetches)
 
     def _belief(self, document: JwkSetDocument, known: KnownService | None) -> KnownService:
         return KnownService.of(document) if known is None else known.updated(document)
@@ -94,22 +93,22 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
         return known.lists(name)
 
     @contextmanager
-    def _budget(self, item: Item[KnownService]) -> Iterator[None]:
-        """Known services have their own cooldowns, and are not held up by what strangers use."""
+    def _budget(self, item: CachedSubject[KnownService]) -> Iterator[None]:
+        """Fetches for unknown services do not delay those for known services, which have their own cooldowns."""
         if item.known is None and not self._strangers.take():
             raise TrustUnavailable(f"too many unknown services: {item.subject} is not fetched now", retry_after=1)
         if item.known is None or not self.is_believed(item):
             yield
-        elif self._doubtful.acquire(blocking=False):
+        elif self._unknown_kid_fetches.acquire(blocking=False):
             try:
                 yield
             finally:
-                self._doubtful.release()
+                self._unknown_kid_fetches.release()
         else:
             raise TrustUnavailable(f"too many unknown kids: {item.subject} is not fetched now", retry_after=1)
 
-    def _index(self, item: Item[KnownService], known: KnownService | None) -> None:
-        """New keys go in before old ones go out."""
+    def _update_lookup(self, item: CachedSubject[KnownService], known: KnownService | None) -> None:
+        """Add new keys before old ones are removed, so that a reader without a lock always finds a valid key."""
         before, after = item.known.keys if item.known else {}, known.keys if known else {}
         item.absent.discard(after)
         self.held.update({kid: (key, item) for kid, key in after.items()})
@@ -145,9 +144,10 @@ class KnownSetting(Dated, Generic[V]):
     def updated(self, document: PolicyDocument | DomainDocument, value: V) -> "KnownSetting[V]":
         """After another document. Raises DocumentRefused for one that is older than what was seen before.
 
-        A value that says the same stays the same object: else a verifier would put together again what it has."""
+        A value that says the same stays the same object: a verifier compares objects to see whether its cache is valid.
+        """
         self.check_not_older(document)
-        return self.followed_by(type(self).of(document, self.value if value == self.value else value))
+        return self.merged_with(type(self).of(document, self.value if value == self.value else value))
 
 
 class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
@@ -171,23 +171,23 @@ class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
 
 
 class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
-    """The policies of the services that verifiers of this process stand for: mostly one. ``sign_reading`` returns
-    a request token for a GET of a target at the registry: restricted policies are asked for with it."""
+    """The policies of the services that this process runs as, usually one. ``sign_reading`` returns a request token
+    for a GET of a target at the registry: restricted policies are asked for with it."""
 
     document = PolicyDocument
-    what = "policy"
+    label = "policy"
     path = "/v1/services/{}/policy.jwt"
     file = "policy-{}.jwt"
 
-    def __init__(self, environment: Environment, sign_reading: Callable[[str], str] | None = None) -> None:
-        super().__init__(environment)
+    def __init__(self, parts: ShelfParts, sign_reading: Callable[[str], str] | None = None) -> None:
+        super().__init__(parts)
         self._sign_reading = sign_reading
 
     def _value(self, document: PolicyDocument) -> CallPolicy | None:
         return document.policy
 
     def _fetch(
-        self, item: Item[KnownSetting[CallPolicy | None]], question: Question[PolicyDocument]
+        self, item: CachedSubject[KnownSetting[CallPolicy | None]], question: Question[PolicyDocument]
     ) -> Fetched[PolicyDocument] | None:
         """Most policies are public, and come from caches; a restricted one is asked for with a token."""
         held = item.known.value if item.known is not None else None
@@ -208,7 +208,7 @@ class DomainShelf(SettingShelf[DomainDocument, DomainSettings]):
     """The domain's settings, by the id of its registry."""
 
     document = DomainDocument
-    what = "settings"
+    label = "settings"
     path = "/v1/domain.jwt"
     file = "domain.jwt"
 

@@ -1,4 +1,4 @@
-"""Keys on record, past ones too: the registry's key statements, as one process believes them.
+"""Key statements in memory, about active and past keys, as one process believes them.
 
 An event is verified against the key as it stood when the event was signed, a year ago perhaps, and never after that key
 was revoked. So a statement is believed as long as lists of changes confirm that its service did not change, within the
@@ -19,19 +19,18 @@ from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.transport.deadline import held_in_time
-from peerseal.trust.beliefs import Dated, TrustedKey
+from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, TrustedKey
 from peerseal.trust.documents import Question, check_age
-from peerseal.trust.replaced_ledger import REVOKED_FOR_GOOD
-from peerseal.trust.shelf import AbsentNames, Environment
+from peerseal.trust.shelf import AbsentNames, ShelfParts
 
 _LOCKS = 64
-"""Fetches at once, at most: one for each group of services that share a lock."""
+"""Simultaneous fetches, at most: one for each group of services that share a lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownStatement(Dated):
-    """What is believed of one key, None where it was revoked, and the times of `Dated`. ``generation`` and ``period``
-    are those of `peerseal.trust.shelf.Item`."""
+    """What is believed of one key: ``key``, which is None if it was revoked, and the times of `Dated`. ``generation``
+    and ``period`` are those of `peerseal.trust.shelf.CachedSubject`."""
 
     key: TrustedKey | None
     service_id: str
@@ -53,43 +52,43 @@ class KnownStatement(Dated):
 class StatementShelf:
     """Statements by kid; the oldest is forgotten first. Safe to use from threads."""
 
-    def __init__(self, environment: Environment) -> None:
-        limits = self._limits = environment.limits
-        self._reader = environment.reader
-        self._confirmation = environment.confirmation
-        self._awake = environment.awake
-        self._clock = environment.clock
+    def __init__(self, parts: ShelfParts) -> None:
+        limits = self._limits = parts.limits
+        self._reader = parts.reader
+        self._confirmation = parts.confirmation
+        self._awake = parts.awake
+        self._clock = parts.clock
         self._held: OrderedDict[str, KnownStatement] = OrderedDict()
         self._absent = AbsentNames(limits.max_negative, limits.negative_ttl)
-        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, environment.clock)
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
         self.renew_locks()
         in_each_child(self.renew_locks)
 
     def known(self, kid: str) -> TrustedKey | None:
         """The key, if memory alone can say. Raises RevokedKey."""
         held = self._in_time(kid)
-        return _key_of(held) if held is not None and self._awake.lasts(held.period) else None
+        return _key_of(held) if held is not None and self._awake.is_current(held.period) else None
 
     def ask(self, kid: str, service_id: str) -> TrustedKey:
         """The key, fetched where memory cannot say; one thread fetches while others of the same service wait. Raises
         UnknownKey, RevokedKey or TrustUnavailable."""
         with held_in_time(self._locks[hash(service_id) % _LOCKS], f"the statement about {kid}"):
-            found = self.known(kid) or self._confirmed_from_before(kid)
+            found = self.known(kid) or self._confirmed_after_break(kid)
             return self._fetched(kid) if found is None else found
 
     def followed(self) -> list[int]:
-        """Up to which entries what is held is known to be the truth."""
+        """For each statement that is held: the ledger entry up to which it is true."""
         with self._lock:
             return [held.covered for held in self._held.values()]
 
     def on_new_ledger(self) -> None:
-        """See LedgerFollower."""
+        """See LedgerCache."""
         with self._lock:
             self._held.clear()
             self._absent.clear()
 
     def endings(self) -> Mapping[str, int]:
-        """See LedgerFollower."""
+        """See LedgerCache."""
         with self._lock:
             held = list(self._held.items())
         return {kid: REVOKED_FOR_GOOD if one.key is None else one.key.active_until for kid, one in held}
@@ -116,7 +115,7 @@ class StatementShelf:
             return None
         return held if now < min(held.confirmed_at + self._limits.offline_limit, held.expires_at) else None
 
-    def _confirmed_from_before(self, kid: str) -> TrustedKey | None:
+    def _confirmed_after_break(self, kid: str) -> TrustedKey | None:
         """The key, if the registry confirms what was known before a break. Raises RevokedKey or TrustUnavailable."""
         period, held = self._awake.current(), self._in_time(kid)
         if held is None:

@@ -8,7 +8,7 @@ from peerseal.runtime.metrics import MOST, Metric, counted, metrics
 
 if TYPE_CHECKING:
     from peerseal.trust.beliefs import KnownService
-    from peerseal.trust.shelf import Item
+    from peerseal.trust.shelf import CachedSubject
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ServiceStatus:
     failures: int
 
     @classmethod
-    def of(cls, item: "Item[KnownService]", now: float) -> Self:
+    def of(cls, item: "CachedSubject[KnownService]", now: float) -> Self:
         """As of that time."""
         keys, confirmed_at = (len(item.known.keys), item.known.confirmed_at) if item.known else (0, 0)
         return cls(keys, now - confirmed_at, item.good_until - now, item.failures)
@@ -44,7 +44,7 @@ class TrustStatus:
     failed: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """The status as a JSON object."""
         return asdict(self)
 
     def metrics(self) -> str:
@@ -58,11 +58,12 @@ class TrustStatus:
     def _collected(self) -> Iterator[Metric]:
         yield _gauge("ready", "1 where the registry's keys are known.", int(self.ready))
         yield _gauge("leads", "1 where this process asks what changed.", int(self.leads))
-        yield Metric("peerseal_trust_hits_total", "counter", "Keys that memory had.", (({}, self.hits),))
-        yield Metric("peerseal_trust_misses_total", "counter", "Keys that memory had not.", (({}, self.misses),))
+        yield Metric("peerseal_trust_hits_total", "counter", "Keys that were in memory.", (({}, self.hits),))
+        yield Metric("peerseal_trust_misses_total", "counter", "Keys that were not in memory.", (({}, self.misses),))
         fetches, failed = dict(sorted(self.fetches.items())), dict(sorted(self.failed.items()))
         yield counted("peerseal_trust_fetches_total", "Documents asked of the registry.", "document", fetches)
-        yield counted("peerseal_trust_fetch_failures_total", "Those that could not be had.", "document", failed)
+        failures = "Documents that could not be fetched, or were refused."
+        yield counted("peerseal_trust_fetch_failures_total", failures, "document", failed)
         services = sorted(self.services.items())[:MOST]
         for name, (metric, help) in _OF_SERVICES.items():
             samples = tuple(({"service": service}, getattr(status, name)) for service, status in services)

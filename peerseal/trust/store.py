@@ -1,15 +1,15 @@
 """The trust store: other services' keys, fetched from the registry, checked, cached and kept fresh.
 
 Trust starts with a pinned root key. The root signs which keys sign for the registry, and those sign each service's JWK
-Set. A verifier asks for a key by kid, and memory mostly has the answer. A kid that is not there costs one fetch, made
-by one thread while the others of the same service wait, and then none for a cooldown. In each process one background
-thread follows the registry's list of changes and renews what the list names. A fetch that fails takes nothing away:
-belief in a document ends with its own signed time (`offline_limit`) and nothing else.
+Set. A verifier asks for a key by kid, and the key is usually in memory. An unknown kid causes one fetch; other threads
+that ask for keys of the same service wait for it. Then there is no fetch for a cooldown. In each process one background
+thread follows the registry's list of changes and renews what the list names. A fetch that fails takes nothing away: a
+document is used until `offline_limit` after its last signed confirmation, or until it expires.
 
 Processes of a host that share a cache folder fetch each document once. Copies on disk, which a cold start uses as well,
-are in `peerseal.trust.disk`. A copy, or what this process knew before it was suspended, decides a request only after
-one question to the registry (`peerseal.trust.confirmation`). `peerseal.trust.documents` and
-`peerseal.trust.seen_ledger` fetch and check documents.
+are in `peerseal.trust.disk`. Before a copy is used, or knowledge from before a suspension, the registry is asked once
+what changed (`peerseal.trust.confirmation`). `peerseal.trust.documents` and `peerseal.trust.seen_ledger` fetch and
+check documents.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ from peerseal.runtime.options import check_callable, check_is, check_path, check
 from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
-from peerseal.trust.background import BackgroundThread, Upkeep
+from peerseal.trust.background import BackgroundThread, Renewal
 from peerseal.trust.beliefs import Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
-from peerseal.trust.shelf import Environment
+from peerseal.trust.shelf import ShelfParts
 from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf
 from peerseal.trust.statements import StatementShelf
 from peerseal.trust.status import ServiceStatus, TrustStatus
@@ -47,15 +47,16 @@ log = logging.getLogger("peerseal.trust")
 
 
 class TrustStore:
-    """A `KeySource` over a registry.
+    """Answers a verifier's look-ups of keys, policies and settings (a `KeySource`) from a registry's documents.
 
     ``registry`` is its URL, or several (the primary and its mirrors), as a sequence or joined by commas. ``pin`` is the
     RFC 7638 thumbprint of the registry's root key; it may be left out only where every URL is on loopback.
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
     which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
-    at the registry: the store asks for restricted policies with it. Nothing is fetched before the first question.
-    ``uptime`` gives the seconds since the machine started, those of a suspension included. Safe to use from threads,
-    and before and after a fork. ``reader`` fetches and checks the documents.
+    at the registry: the store asks for restricted policies with it. Nothing is fetched before the first look-up.
+    ``uptime`` gives the seconds since the machine started, including the time for which it was suspended. ``reader``
+    fetches and checks the documents. Safe to use from threads, and before and after a fork, which each
+    look-up notices first.
     """
 
     def __init__(
@@ -82,25 +83,25 @@ class TrustStore:
         self._awake, working = AwakePeriods(self._limits, uptime), BackgroundWork()
         shared = None if folder is None else SharedChanges(copies)
         self._changes = ChangesFollower(reader, shared, self._awake, self._limits, clock, working)
-        confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._upkeep.followed())
-        environment = Environment(reader, confirmation, self._awake, self._limits, clock)
-        self._keys, self._policies = KeyShelf(environment), PolicyShelf(environment, sign_reading)
-        self._domain, self._statements = DomainShelf(environment), StatementShelf(environment)
-        self._held = self._keys.held
-        shelves = self._domain, self._policies, self._keys
-        reader.replaced_ledgers.followers = *shelves, self._statements, confirmation
-        self._upkeep = Upkeep(environment, self._changes, shelves, self._statements, working)
-        self._thread = BackgroundThread(self._upkeep.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
-        self._forget_counts()
-        in_each_child(self._forget_counts)
+        # A lambda, since confirmation and renewal need each other.
+        confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._renewal.followed())
+        parts = ShelfParts(reader, confirmation, self._awake, self._limits, clock)
+        self._key_shelf, self._policy_shelf = KeyShelf(parts), PolicyShelf(parts, sign_reading)
+        self._domain_shelf, self._statement_shelf = DomainShelf(parts), StatementShelf(parts)
+        shelves = self._domain_shelf, self._policy_shelf, self._key_shelf
+        reader.replaced_ledgers.caches = *shelves, self._statement_shelf, confirmation
+        self._renewal = Renewal(parts, self._changes, shelves, self._statement_shelf, working)
+        self._thread = BackgroundThread(self._renewal.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
+        self._reset_counts()
+        in_each_child(self._reset_counts)
 
-    def _forget_counts(self) -> None:
-        """In a forked child: the counts are of one process."""
+    def _reset_counts(self) -> None:
+        """At the start, and in a forked child: the counts are of one process."""
         self._hits = self._misses = 0
 
     @property
     def fetcher(self) -> Fetcher:
-        """What calls the registry."""
+        """The HTTP client for the registry."""
         return self.reader.fetcher
 
     @fetcher.setter
@@ -109,9 +110,9 @@ class TrustStore:
 
     @property
     def domain(self) -> str:
-        """The registry's trust domain. Raises TrustUnavailable while the registry was never reached."""
+        """The registry's trust domain. Raises TrustUnavailable until the registry was reached once."""
         notice_fork()
-        root = self.reader.known_registry_keys()
+        root = self.reader.registry_keys_in_memory()
         if root is None:
             with waiting(self._limits.patience):
                 root = self.reader.registry_keys()
@@ -121,41 +122,43 @@ class TrustStore:
         """See KeySource."""
         self._begin()
         kid = kid if type(kid) is str else name_text(kid)
-        found = self._held.get(kid)
-        if found is not None and self._clock() < found[1].good_until and self._awake.lasts(found[1].period):
-            self._hits += 1  # without a lock: a count of so many may miss one
+        found = self._key_shelf.held.get(kid)
+        if found is not None and self._clock() < found[1].good_until and self._awake.is_current(found[1].period):
+            self._hits += 1  # without a lock: the counter need not be exact
             return found[0]
         with waiting(self._limits.patience):
             self._misses += 1
-            return self._keys.ask(kid)
+            return self._key_shelf.ask(kid)
 
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
         self._begin()
         service_id = name_text(service_id)
-        item = self._policies.items.get(service_id)
-        if item is not None and self._clock() < item.good_until and self._awake.lasts(item.period) and item.known:
+        item = self._policy_shelf.items.get(service_id)
+        if item is not None and self._policy_shelf.is_believed(item) and item.known:
             return item.known.value
         with waiting(self._limits.patience):
             if split_service_id(service_id)[0] != self.domain:
                 return None  # of another trust domain, about which this registry says nothing
-            return self._policies.ask(service_id)
+            return self._policy_shelf.ask(service_id)
 
     def recorded_key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
         kid = name_text(kid)
         current = self._held.get(kid)
-        if current is not None and self._keys.is_believed(current[1]):
+        if current is not None and self._key_shelf.is_believed(current[1]):
             return current[0]
-        found = self._statements.known(kid)
+        found = self._statement_shelf.known(kid)
         if found is not None:
             return found
         with waiting(self._limits.patience):
             owner = split_kid(kid)[0]
             if split_service_id(owner)[0] != self.domain:
                 raise UnknownKey(f"{owner} is not of the trust domain {self.domain}")
-            return self._registry_key(kid) if owner == registry_id(self.domain) else self._statements.ask(kid, owner)
+            if owner == registry_id(self.domain):
+                return self._registry_key(kid)
+            return self._statement_shelf.ask(kid, owner)
 
     def settings(self) -> DomainSettings:
         """See KeySource."""
@@ -164,29 +167,29 @@ class TrustStore:
         if settings is not None:
             return settings
         with waiting(self._limits.patience):
-            return self._domain.ask(registry_id(self.domain))
+            return self._domain_shelf.ask(registry_id(self.domain))
 
     def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> Recalled | None:
         """What memory holds now for one verification: the policy of ``audience`` (a service id) and the key ``kid``;
         for a transaction token also the key ``recorded_kid`` of its signer, and the domain's settings.
 
-        None where memory cannot answer all of that, or its answer is that a key is not good: then ask the store itself,
-        where the thread may wait. This never waits and makes no call, so an event loop may ask.
+        None if memory lacks one of them, or a key is not good: then call `key` and the other methods in a thread that
+        may wait. This method never waits and makes no call, so an event loop may use it.
         """
         self._begin()
-        root, keys = self.reader.known_registry_keys(), dict[str, TrustedKey]()
+        root, keys = self.reader.registry_keys_in_memory(), dict[str, TrustedKey]()
         if root is None:
             return None
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
-            found = self._held.get(each)
-            if found is None or not self._keys.is_believed(found[1]):
+            found = self._key_shelf.held.get(each)
+            if found is None or not self._key_shelf.is_believed(found[1]):
                 return None
             keys[each] = found[0]
         settings = self._settings_in_memory()
         if recorded_kid is not None and settings is None:
             return None
-        item, policy = self._policies.items.get(audience), None
-        if item is not None and self._policies.is_believed(item) and item.known is not None:
+        item, policy = self._policy_shelf.items.get(audience), None
+        if item is not None and self._policy_shelf.is_believed(item) and item.known is not None:
             policy = item.known.value
         elif split_service_id(audience)[0] == root.subject:
             return None
@@ -195,8 +198,8 @@ class TrustStore:
 
     def _settings_in_memory(self) -> DomainSettings | None:
         """The domain's settings, where memory holds them and they are believed now."""
-        for item in list(self._domain.items.values()):
-            if item.known is not None and self._domain.is_believed(item):
+        for item in list(self._domain_shelf.items.values()):
+            if item.known is not None and self._domain_shelf.is_believed(item):
                 return item.known.value
         return None
 
@@ -205,29 +208,29 @@ class TrustStore:
         return Deadline(self._limits.patience)
 
     def _begin(self) -> None:
-        """What each question to this store does first: have the background thread in this process."""
+        """Called first in each look-up: start the background thread, if this process has none."""
         notice_fork()
         if self._thread.idle:
             self._thread.start()
 
     def watch(self, services: Iterable[str]) -> None:
-        """Fetch these services' (by id) keys now, rather than at their first call. Failures are logged only."""
+        """Fetch the keys of these services (ids) now, rather than at their first call. Failures are logged only."""
         notice_fork()
         for service_id in services:
             try:
-                item = self._keys.item(service_id)
+                item = self._key_shelf.item(service_id)
             except PeersealError as error:
                 log.warning("cannot watch %s: %s", text_like(service_id), error)
             else:
-                self._keys.fetch_now(item)
+                self._key_shelf.fetch_now(item)
 
     def refresh(self) -> None:
         """One round of what the background thread does: follow the changes, renew what is due.
 
-        Raises nothing of PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
+        Raises no PeersealError: a failure is logged, takes nothing away, and holds up nothing else.
         """
         notice_fork()
-        self._upkeep.refresh()
+        self._renewal.refresh()
 
     def stop(self) -> None:
         """End the background thread of this process, for good."""
@@ -249,11 +252,12 @@ class TrustStore:
         max_age: float | None = None,
     ) -> D:
         """The document of that kind about ``subject``, fetched now from the first mirror whose answer passes every
-        check: signature, time, subject, its place in the ledger and the ledger's in history.
+        check: signature, time, subject, its place in the ledger, and that this ledger continues the one seen before.
 
-        ``headers`` gives those of the call for the path as it is asked for, which says how much of the ledger the
-        answer must cover. ``max_age`` is in seconds since the document was signed. Nothing is cached. Raises FetchError
-        (with ``http_status`` 404 where there is no such document), DocumentRefused or TrustUnavailable.
+        ``headers`` is called with the final path, which says how much of the ledger the answer must cover (``?seq=``),
+        and returns the headers of the call. ``max_age`` is in seconds since the document was signed. Nothing is cached.
+        The fetch is repeated once if the root declared another ledger. Raises FetchError (with ``http_status`` 404
+        where there is no such document), DocumentRefused or TrustUnavailable.
         """
         notice_fork()
 
@@ -265,29 +269,29 @@ class TrustStore:
         return self.reader.retrying_on_new_ledger(lambda: self.reader.fetch_whole(question)).document
 
     def status(self, *, start: bool = True) -> TrustStatus:
-        """How this process's store does now: for readiness checks, and for metrics. Makes no call itself; but it starts
-        the background thread, which fetches the registry's keys where they are not known yet, if it may ``start``
-        that."""
+        """The state of this process's store, for readiness checks and for metrics. Makes no call itself; with ``start``
+        it starts the background thread, which fetches the registry's keys where they are not known yet."""
         if start:
             self._begin()
-        now, ready = self._clock(), self.reader.known_registry_keys() is not None
-        services = {name: ServiceStatus.of(item, now) for name, item in list(self._keys.items.items()) if item.known}
+        now, ready = self._clock(), self.reader.registry_keys_in_memory() is not None
+        items = list(self._key_shelf.items.items())
+        services = {name: ServiceStatus.of(item, now) for name, item in items if item.known}
         fetches, failed = dict(self.reader.fetches), dict(self.reader.failed)
         return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
         Raises UnknownKey or TrustUnavailable."""
-        self.settings()  # held from now on, so that the changes are followed, which tell when the root drops a key
-        for root in (self.reader.registry_keys, self.reader.load_registry_keys):
-            for key in root().signing_keys:
+        self.settings()  # holds them, so that the store follows the changes, which say when the root drops a key
+        for load in (self.reader.registry_keys, self.reader.load_registry_keys):
+            for key in load().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
         raise UnknownKey(f"the root does not name {kid}")
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
-    """One registry's: by its root key, or, where that is believed on first use, by its URLs."""
+    """The folder name for one registry: from its pin, or from its URLs if there is no pin."""
     if pin is None:
         urls = registry if isinstance(registry, str) else ",".join(registry)
         return f"documents-{hashlib.sha256(urls.encode()).hexdigest()[:32]}"

@@ -4,8 +4,8 @@ A cold start uses them when the registry is down, and of many workers one fetche
 each reader checks a copy like an answer of the registry. The file's time is when the document was fetched, which says
 only when it is to be fetched again; its own signed time says how long it is believed. A user who could write there
 could put back an older copy, and an older note of what was seen, and so have it believed until its signed time is over.
-So the folder is one that others cannot change (`peerseal.runtime.files`). Names that strangers make up leave no file:
-all locks are in one.
+So the folder is one that others cannot change (`peerseal.runtime.files`). All locks are in one file, so that invented
+names create no files.
 """
 
 import logging
@@ -45,7 +45,7 @@ class Copy:
 class CopyFolder:
     """The folder for one registry's documents: a subfolder ``name`` of ``parent``, made on first use.
 
-    But for `made` no method raises: trouble with a disk is logged once, and then there are no copies.
+    Only `made` raises: the other methods log trouble with a disk once, and then there are no copies.
     """
 
     FORGET_AFTER = 2 * 24 * 3600.0
@@ -72,8 +72,8 @@ class CopyFolder:
             return self._folder.stat(name).st_mtime
         return 0.0
 
-    def lacks(self, name: str) -> bool:
-        """Whether a copy under that name is wanted, and not there."""
+    def wants_copy(self, name: str) -> bool:
+        """Whether there is a folder for copies, and no copy under that name."""
         return self.fetched_at(name) == 0.0
 
     def write(self, name: str, jws: str, fetched_at: float) -> None:
@@ -107,20 +107,20 @@ class CopyFolder:
         with suppress(OSError, ConfigurationError):
             self._folder.date(name, fetched_at)
 
-    def seen(self, name: str) -> int:
+    def read_seen(self, name: str) -> int:
         """The highest ``seq`` of the document under that name that this host has seen; 0 where that is not known."""
         copy = self.read(name + _SEEN)
         return natural(copy.jws) or 0 if copy else 0
 
-    def saw(self, name: str, seq: int) -> None:
+    def write_seen(self, name: str, seq: int) -> None:
         """Remember the ``seq`` of the newest document, so that no older copy takes its place. With the name locked."""
-        self.write(name + _SEEN, str(max(seq, self.seen(name))), time.time())
+        self.write(name + _SEEN, str(max(seq, self.read_seen(name))), time.time())
 
-    def missed(self, name: str, at: float) -> None:
+    def write_missed(self, name: str, at: float) -> None:
         """The registry was asked then for a key that the document does not have."""
         self.write(name + _MISSED, "", at)
 
-    def missed_at(self, name: str) -> float:
+    def read_missed(self, name: str) -> float:
         """When a process of the host last asked for such a key in vain; 0.0 where none did."""
         return self.fetched_at(name + _MISSED)
 
@@ -131,7 +131,7 @@ class CopyFolder:
         lock, alone = None, False
         with self._complaining():
             lock = NameLock(self.made(), name)
-            alone = lock.lock(wait=min(self.PATIENCE, time_left() / 2))  # and the rest is for fetching
+            alone = lock.lock(wait=min(self.PATIENCE, time_left() / 2))  # half of the time is left for the fetch
         try:
             yield alone
         finally:
@@ -178,7 +178,7 @@ class NoCopies(CopyFolder):
         """See CopyFolder."""
         return 0.0
 
-    def lacks(self, name: str) -> bool:
+    def wants_copy(self, name: str) -> bool:
         """See CopyFolder."""
         return False
 
@@ -195,7 +195,7 @@ class NoCopies(CopyFolder):
     def confirm(self, name: str, fetched_at: float) -> None:
         """See CopyFolder."""
 
-    def saw(self, name: str, seq: int) -> None:
+    def write_seen(self, name: str, seq: int) -> None:
         """See CopyFolder."""
 
     @contextmanager

@@ -41,13 +41,13 @@ class TestFolder:
     def test_where_nothing_was_written_there_is_nothing(self, folder: CopyFolder) -> None:
         assert folder.read("keys-a.jwt") is None
         assert folder.fetched_at("keys-a.jwt") == 0.0
-        assert folder.seen("keys-a.jwt") == 0
+        assert folder.read_seen("keys-a.jwt") == 0
 
     def test_all_of_it_is_for_its_owner_only(self, folder: CopyFolder, tmp_path: Path) -> None:
         before = os.umask(0)
         try:
             folder.write("keys-a.jwt", "a.b.c", NOW)
-            folder.saw("keys-a.jwt", 3)
+            folder.write_seen("keys-a.jwt", 3)
             with folder.locked("keys-a.jwt"):
                 pass
         finally:
@@ -65,17 +65,17 @@ class TestFolder:
 
     def test_the_highest_seq_seen_is_remembered_and_never_falls(self, folder: CopyFolder, tmp_path: Path) -> None:
         for seq in (7, 9, 8):
-            folder.saw("keys-a.jwt", seq)
-        folder.saw("keys-b.jwt", 2)
-        assert [another(tmp_path).seen(name) for name in ("keys-a.jwt", "keys-b.jwt")] == [9, 2]
+            folder.write_seen("keys-a.jwt", seq)
+        folder.write_seen("keys-b.jwt", 2)
+        assert [another(tmp_path).read_seen(name) for name in ("keys-a.jwt", "keys-b.jwt")] == [9, 2]
 
     @pytest.mark.parametrize("spoilt", ["", "-9", "9.0", "nine", "\0", "9" * 100, "٩"])
     def test_a_spoilt_memory_counts_as_none(self, folder: CopyFolder, tmp_path: Path, spoilt: str) -> None:
-        folder.saw("keys-a.jwt", 9)
+        folder.write_seen("keys-a.jwt", 9)
         (tmp_path / "cache" / "documents-pin" / "keys-a.jwt.seen").write_text(spoilt)
-        assert folder.seen("keys-a.jwt") == 0
-        folder.saw("keys-a.jwt", 9)
-        assert folder.seen("keys-a.jwt") == 9
+        assert folder.read_seen("keys-a.jwt") == 0
+        folder.write_seen("keys-a.jwt", 9)
+        assert folder.read_seen("keys-a.jwt") == 9
 
     def test_bytes_of_any_sort_are_read_as_a_text_that_nobody_signed(self, folder: CopyFolder, tmp_path: Path) -> None:
         folder.write("keys-a.jwt", "a.b.c", NOW)
@@ -86,13 +86,13 @@ class TestFolder:
 
     def test_files_that_nobody_renewed_for_long_go(self, folder: CopyFolder, tmp_path: Path) -> None:
         folder.write("keys-a.jwt", "a.b.c", NOW - 10 * 365 * 24 * 3600)
-        folder.saw("keys-a.jwt", 3)
+        folder.write_seen("keys-a.jwt", 3)
         folder.write("keys-b.jwt", "a.b.c", NOW + 10 * 365 * 24 * 3600)
         fresh = another(tmp_path)
         fresh.write("keys-c.jwt", "a.b.c", NOW)
         assert fresh.read("keys-a.jwt") is None
         assert fresh.read("keys-b.jwt") is not None
-        assert fresh.seen("keys-a.jwt") == 3, "which is younger"
+        assert fresh.read_seen("keys-a.jwt") == 3, "which is younger"
 
     def test_one_process_at_a_time_fetches_a_document(self, folder: CopyFolder, tmp_path: Path) -> None:
         with folder.locked("keys-a.jwt"):
@@ -111,7 +111,7 @@ class TestFolder:
         monkeypatch.setattr(os, "replace", full)
         for _ in range(3):
             folder.write("keys-a.jwt", "a.b.c", NOW)
-            folder.saw("keys-a.jwt", 3)
+            folder.write_seen("keys-a.jwt", 3)
         assert caplog.text.count("no copies of documents can be kept") == 1
 
     def test_a_folder_of_ours_that_others_may_change_is_tightened(
