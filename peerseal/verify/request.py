@@ -4,14 +4,14 @@ The steps, in this order (docs/protocol.md), and the functions that do them:
 
      1  size and strict syntax                               TokenReader.read
      2  header: typ, allowed alg, kid shape; claims' shape   TokenReader.read, check_request_claims
-     3  the caller may call here at all; then its key        Verifier._allowed_scopes, KeySource.key
+     3  the caller may call here at all; then key by kid     Verifier._allowed_scopes, KeySource.key
      4  alg equals the key's; signature                      TokenReader.check_signature
      5  iss and sub equal the kid's owner                    check_parties
      6  aud                                                  check_parties
      7  times, lifetime cap, the key's window                check_times, check_window
      8  binding: method, target, headers; content            check_binding, check_content
      9  transaction token, if any                            bound_transaction
-    10  the route's scope is one of the caller's             Verifier.check
+    10  scope is the caller's, and the transaction's if any  Verifier.check
     11  replay: one atomic insert of (iss, jti)              Verifier.claim
 
 `Verifier.verify` does them all. Its parts are public: `Verifier.read` is steps 1 and 2, `Verifier.check` is steps 3 to
