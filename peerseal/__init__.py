@@ -1,7 +1,7 @@
-"""Peerseal: services sign their requests with keys of their own, and verify the requests of others.
+"""Peerseal: services sign requests with their own keys, and verify requests of other services.
 
-A registry publishes the public keys. There is no token server and no shared secret. A service registers its first key
-with a join token, and then signs each request; the callee verifies the signature with the key from the registry::
+A registry publishes the public keys. A service registers its first key with a join token, a secret for that one use.
+Then it signs each request; the callee verifies the signature with the key from the registry::
 
     from peerseal import Identity
     from peerseal.flask import PeerAuth, current_peer
@@ -17,18 +17,19 @@ with a join token, and then signs each request; the callee verifies the signatur
 ========================================== =============================================================================
 `Identity`                                 a service: its keys, and all that it signs
 `TrustStore`                               the keys, policies and settings of the domain, fetched from the registry
-`Verifier` → `Peer`                        verifies a request; `AsyncVerifier` is in `peerseal.asynchronous`
-`EventVerifier` → `Event`                  verifies an event of a broker
-`UserVerifier` → `User`                    verifies the token of a user, of OpenID Connect or introspection
+`Verifier`                                 verifies a request, returns a `Peer`; see `peerseal.asynchronous`, too
+`EventVerifier`                            verifies an event of a broker, returns an `Event`
+`UserVerifier`                             verifies a user's token, returns a `User`: OpenID Connect or introspection
 `Transaction` `carrying` `propagate`       a user's work over several services; see `current_transaction`
 `ReplayGuard` and its implementations      accepts each token once
 `TrustLimits` `CallLimits`                 time limits and sizes, each with its unit
 `RotationSchedule`                         when keys are replaced
 ========================================== =============================================================================
 
-The adapters are loaded on first use: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`, `peerseal.asynchronous`,
-`peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.outbox`, `peerseal.prometheus`. To read the code, begin with
-`peerseal/protocol/` and then read `peerseal/verify/request.py`.
+These modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
+`peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`, `peerseal.prometheus`. Tables and
+tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`, `peerseal.testing`. To read the code, begin with
+`peerseal/protocol/`, then read `peerseal/trust/beliefs.py`, then `peerseal/verify/request.py`.
 """
 
 from importlib import import_module
@@ -84,7 +85,7 @@ __all__ = [
     "propagate",
 ]
 
-_ADAPTERS = (
+_OPTIONAL_MODULES = (
     "asgi",
     "asynchronous",
     "flask",
@@ -101,7 +102,7 @@ _ADAPTERS = (
 
 
 def __getattr__(name: str) -> Any:
-    """Load an adapter on first use, so that ``import peerseal`` loads no framework."""
-    if name in _ADAPTERS:
+    """Load an optional module on first use, so that ``import peerseal`` loads no framework."""
+    if name in _OPTIONAL_MODULES:
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")

@@ -37,7 +37,7 @@ from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user
 from peerseal.verify.context import REQUEST_ID, carrying, serving, within
-from peerseal.verify.request import Peer, read_later
+from peerseal.verify.request import BODY_LATER, Peer
 from peerseal.verify.target import routed_target
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class PeerAuth:
         if await body.read(min(_READ_FIRST, limit)):
             peer = await self._verifier.verify(token, **(request | {"body": body.content}))
         else:
-            checked = await self._verifier.check(token, **(request | {"body": read_later}))
+            checked = await self._verifier.check(token, **(request | {"body": BODY_LATER}))
             with self._reading_for(token):
                 if not await body.read(limit):
                     raise too_large

@@ -13,15 +13,15 @@ from typing import Required, TypedDict, Unpack
 
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.verify.replay.guards import MemoryReplayGuard
-from peerseal.verify.request import CheckedRequest, Peer, Verifier
+from peerseal.verify.request import BodyLater, CheckedRequest, Peer, Verifier
 
 
 class Request(TypedDict, total=False):
-    """The arguments of `Verifier.verify` that describe the request."""
+    """The arguments of `Verifier.check` that describe the request."""
 
     method: Required[str]
     target: Required[str]
-    body: bytes | Callable[[], bytes]
+    body: bytes | Callable[[], bytes] | BodyLater
     headers: Mapping[str, str]
     scope: str | None
 

@@ -1,4 +1,7 @@
-"""Enrolment: the calls that register, look up and retire a key, and what their answers mean (docs/protocol.md)."""
+"""Enrolment: the calls that register, look up and retire a key, and what their answers mean (docs/protocol.md).
+
+A service joins by the enrolment of its first key. The registry answers an enrolment by the admission of the key.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -198,7 +201,7 @@ def _code_of(answer: Answer) -> str:
     return code if isinstance(code, str) else "refused"
 
 
-def admission(
+def admission_token(
     join_token: str | None,
     oidc_token: str | Callable[[], str] | None,
     registry: str | Sequence[str],

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from peerseal.errors import TrustUnavailable, UnsignableRequest
 from peerseal.identity.access_tokens import AccessToken, AccessTokens
-from peerseal.identity.enrolment import PlatformToken, admission
+from peerseal.identity.enrolment import PlatformToken, admission_token
 from peerseal.identity.environment import (
     absent_join_token,
     announce,
@@ -124,7 +124,7 @@ class Identity:
         self.clock, self._registry = clock, registry
         self._replay_url, self._unsafe_replay_fallback = replay_url, unsafe_replay_fallback
         self.retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
-        first = admission(join_token, oidc_token, registry, fetcher)
+        first = admission_token(join_token, oidc_token, registry, fetcher)
         self._open_folders(key_dir, key_passphrase, cache_dir)
         self._pin = one_pin(pin, first, self._keys.folder)
         self._connect(first, alg, rotation or RotationSchedule(), limits, fetcher)

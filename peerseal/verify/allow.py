@@ -12,8 +12,8 @@ from peerseal.protocol.policies import ANYONE, CallPolicy, check_scope
 
 @dataclass(frozen=True, slots=True)
 class AllowedCallers:
-    """The services that may call, by service id, each with its scopes; ``anyone`` has those of any other service of the
-    trust domain, None where no other one may call."""
+    """The services that may call, by service id, each with its scopes. ``anyone`` holds the scopes of every other
+    service of the trust domain; None if no other service may call."""
 
     callers: Mapping[str, frozenset[str]]
     anyone: frozenset[str] | None
@@ -26,9 +26,9 @@ class AllowedCallers:
         anyone = callers.pop(ANYONE, None)
         return cls({qualify(caller, domain): scopes for caller, scopes in callers.items()}, anyone, domain)
 
-    def restricted_by(self, policy: CallPolicy) -> Self:
-        """What these and the registry's policy both allow. In the policy ``"*"`` stands for services of the registry's
-        own trust domain only; a caller of another domain must be named."""
+    def narrowed_by(self, policy: CallPolicy) -> Self:
+        """The callers and scopes that both this and the registry's policy allow. In the policy ``"*"`` stands for
+        services of the registry's own trust domain only; a caller of another domain must be named."""
         anyone = policy.allow.get(ANYONE)
         callers = {}
         for caller in {*self.callers, *policy.allow} - {ANYONE}:
@@ -53,7 +53,8 @@ def read_allow(allow: object) -> dict[str, frozenset[str]]:
     at the start and not at the first call.
 
     Raises ConfigurationError for scopes given as one string and for an invalid scope, such as the empty text of an
-    unset variable: adapters rely on it that no caller has the empty scope. Raises InvalidName for an invalid name.
+    unset variable: adapters rely on the fact that no caller has the empty scope. Raises InvalidName for an invalid
+    name.
     """
     if not isinstance(allow, Mapping):
         raise ConfigurationError(f"allow maps callers to their scopes; it is of type {kind_of(allow)}")

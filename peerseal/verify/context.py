@@ -30,11 +30,11 @@ Carry = Callable[[], str]
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A proven chain of calls for one user. Only verification and minting make one.
+    """One piece of work for one user, as its transaction token proves it. Only verification and minting make one.
 
     ``user`` is the user's name at the issuer in ``authentication``; ``scopes`` is all that any service may do in this
     transaction; ``facts`` must not change on the way. ``minter`` and ``workload`` are service ids. ``expires_at`` is
-    the end of its token in seconds since the epoch, None where a token is minted for each need.
+    the end of its token in seconds since the epoch, None where a new token is minted for each call.
     """
 
     id: str
@@ -141,7 +141,7 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-class propagate(Executor):  # noqa: N801 - it reads as what it does: propagate(pool).submit(…)
+class propagate(Executor):  # noqa: N801 - used like a function: propagate(pool).submit(…)
     """The executor; each piece of work runs for the transaction and within the request of the code that submits it.
 
     Shutting this down shuts the given executor down.

@@ -4,15 +4,15 @@ The steps are those of a request (`peerseal.verify.request`), with these differe
 
      1  size and strict syntax                                TokenReader.read
      2  header: typ, allowed alg, kid shape; claims' shape    TokenReader.read, check_event_claims
-     3  key by kid, present or past, asked only for           EventVerifier._publisher, KeySource.recorded_key
-        publishers that may send to this audience
+     3  the publisher may send to this audience; then the     EventVerifier._publisher, KeySource.recorded_key
+        key by kid, present or past
      4  alg equals the key's; signature                       TokenReader.check_signature
      5  iss is the kid's owner                                check_parties
      6  aud                                                   check_parties
      7  times, lifetime cap, greatest age, the key's window   EventVerifier._check_times, check_times, check_window
      8  binding: topic, payload, event, transaction           EventVerifier._check_binding
-    10  policy: may this publisher use this scope here, and   EventVerifier._check_scope, derivation_fault
-        derive it, if it says so
+    10  the scope is one of the publisher's; where it is      EventVerifier._check_scope, derivation_fault
+        derived, the settings grant it
 
 There is no step 11: brokers deliver again, and consumers count an event once by (``iss``, ``event_id``).
 """
@@ -46,7 +46,7 @@ from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline
 from peerseal.verify.allow import AllowedCallers, read_allow
 from peerseal.verify.audit_log import AuditLog
 from peerseal.verify.derivation import derivation_fault
-from peerseal.verify.token_reader import Signer, TokenReader
+from peerseal.verify.token_reader import ClaimedSigner, TokenReader
 
 HEADER = "authorization"
 
@@ -124,7 +124,7 @@ class EventVerifier:
         self._leeway = leeway
         self._unbound = unsafe_unbound_payload
         self._clock = clock
-        self._in_domain: tuple[AllowedCallers, str] | None = None
+        self._resolved: tuple[AllowedCallers, str] | None = None
         self._reader = TokenReader(EVENT_TYP, check_event_claims)
         self._audit: AuditLog | None = AuditLog(audit, clock=clock)
 
@@ -166,20 +166,22 @@ class EventVerifier:
         other._audit = None
         return other
 
-    def _publisher(self, signer: Signer, claims: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+    def _publisher(self, signer: ClaimedSigner, claims: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
         """The publisher's id and the scopes that it may send. A token with an actor is the registry's, in exchange for
         a user's token: its publisher is the actor, and ``allow`` must name the registry. Raises MalformedToken,
         CallerNotAllowed or TrustUnavailable."""
-        allowed, registry = self._in_domain or self._enter_domain()
-        if ("act" in claims) != (signer.caller == registry):
-            raise MalformedToken(f"token is signed by {signer.caller}; tokens with an actor are signed by {registry}")
-        publisher: str = claims["act"]["sub"] if "act" in claims else signer.caller
+        allowed, registry = self._resolved or self._resolve_names()
+        if ("act" in claims) != (signer.service_id == registry):
+            raise MalformedToken(
+                f"token is signed by {signer.service_id}; tokens with an actor are signed by {registry}"
+            )
+        publisher: str = claims["act"]["sub"] if "act" in claims else signer.service_id
         scopes = allowed.scopes(publisher)
-        if scopes is not None and signer.caller == registry:
+        if scopes is not None and signer.service_id == registry:
             by_exchange = allowed.callers.get(registry)
             scopes = None if by_exchange is None else scopes & by_exchange
         if scopes is None:
-            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.caller}")
+            raise CallerNotAllowed(f"{publisher} may not publish to {self._audience} by {signer.service_id}")
         return publisher, scopes
 
     def _check_times(self, claims: Mapping[str, Any], key: TrustedKey) -> None:
@@ -221,11 +223,11 @@ class EventVerifier:
         if fault is not None:
             raise InsufficientScope(fault)
 
-    def _enter_domain(self) -> tuple[AllowedCallers, str]:
+    def _resolve_names(self) -> tuple[AllowedCallers, str]:
         """The allowed publishers and the registry's id, which need the trust domain. Raises TrustUnavailable."""
         domain = self._trust.domain
-        self._in_domain = AllowedCallers.of(self._allow, domain), registry_id(domain)
-        return self._in_domain
+        self._resolved = AllowedCallers.of(self._allow, domain), registry_id(domain)
+        return self._resolved
 
 
 def message_token(headers: MessageHeaders) -> str:
@@ -261,10 +263,10 @@ def _text(value: object) -> str:
     return (octets or b"").decode("latin-1") if text is None else text
 
 
-def _event(claims: dict[str, Any], signer: Signer, publisher: str, payload: bytes, topic: str) -> Event:
+def _event(claims: dict[str, Any], signer: ClaimedSigner, publisher: str, payload: bytes, topic: str) -> Event:
     return Event(
         publisher,
-        signer.service if publisher == signer.caller else split_service_id(publisher)[1],
+        signer.service if publisher == signer.service_id else split_service_id(publisher)[1],
         signer.kid,
         claims["sub"],
         claims["scope"],

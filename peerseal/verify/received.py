@@ -1,7 +1,7 @@
 """The parts of a request that a verifier is given, checked for their types.
 
-Adapters give texts and bytes. An application that calls a verifier itself may give values of any type: a request that
-is described by another type is not the one that was signed, and the error names the type.
+Adapters give texts and bytes. An application that calls a verifier itself may give values of any type. A value of
+another type cannot equal the signed one, so it is refused, and the error names its type.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ def text_of(value: object, name: str) -> str:
 
 def content_of(body: bytes | Callable[[], bytes]) -> bytes:
     """The body's bytes; a function is called to read them. Raises WrongBinding for any other type (a text is not bytes
-    before it is encoded, and None may be a body that was not read), and what the function raises."""
+    before it is encoded, and None may mean that the body was not read), and what the function raises."""
     content = plain_bytes(body)
     if content is None and callable(body):
         content = plain_bytes(body := body())
@@ -36,8 +36,9 @@ def content_of(body: bytes | Callable[[], bytes]) -> bytes:
 
 
 def by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers by lower-case names: ``bound`` itself where they are equal to it. A `RequestHeaders` is returned as
-    it is. Raises WrongBinding for anything but a mapping of texts to texts, and for two values of one name."""
+    """The headers by lower-case names. Returns ``bound`` itself if the headers equal it, so that the caller can compare
+    by ``is``. A `RequestHeaders` is returned as it is. Raises WrongBinding for anything but a mapping of texts to
+    texts, and for two values of one name."""
     if type(headers) is not dict and isinstance(headers, RequestHeaders):
         return headers
     try:

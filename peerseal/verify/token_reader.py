@@ -15,19 +15,19 @@ _MAX_HEADER = 700  # characters: a header with the longest possible names, witho
 
 
 @dataclass(frozen=True, slots=True)
-class Signer:
-    """What a token's header claims: the key that signed, and the service (id and short name) that owns the key."""
+class ClaimedSigner:
+    """The unproven claims of a token's header: the key that signed, and its owner's service id and short name."""
 
     alg: str
     kid: str
-    caller: str
+    service_id: str
     service: str
 
 
-class UnverifiedPeerToken(NamedTuple):
+class UnverifiedServiceToken(NamedTuple):
     """A token with the right syntax (steps 1 and 2). Its claims are not proven."""
 
-    signer: Signer
+    signer: ClaimedSigner
     claims: dict[str, Any]
     signing_input: bytes
     signature: bytes
@@ -44,18 +44,18 @@ class TokenReader:
     def __init__(self, typ: str, check_claims: Callable[[dict[str, Any]], None]) -> None:
         self._typ = typ
         self._check_claims = check_claims
-        self._signers: dict[bytes, Signer] = {}
+        self._signers: dict[bytes, ClaimedSigner] = {}
 
-    def read(self, token: str) -> UnverifiedPeerToken:
+    def read(self, token: str) -> UnverifiedServiceToken:
         """Steps 1 and 2. Raises MissingToken, MalformedToken or WrongType."""
         header_segment, payload_segment, signature_segment, signing_input = jose.split(token)
         claims = strict_json_object(b64url_decode(payload_segment))
         signature = b64url_decode(signature_segment)
         signer = self._signers.get(header_segment) or self._read_header(header_segment)
         self._check_claims(claims)
-        return UnverifiedPeerToken(signer, claims, signing_input, signature, header_segment)
+        return UnverifiedServiceToken(signer, claims, signing_input, signature, header_segment)
 
-    def check_signature(self, unverified: UnverifiedPeerToken, key: PublicKey) -> None:
+    def check_signature(self, unverified: UnverifiedServiceToken, key: PublicKey) -> None:
         """Step 4. Raises BadSignature."""
         signer, _, signing_input, signature, header_segment = unverified
         key.check_signature(signer.alg, signing_input, signature)
@@ -69,7 +69,7 @@ class TokenReader:
         """How many headers are cached."""
         return len(self._signers)
 
-    def _read_header(self, segment: bytes) -> Signer:
+    def _read_header(self, segment: bytes) -> ClaimedSigner:
         header = jose.parse_header(segment)
-        caller = owner_in(header, self._typ)
-        return Signer(header.alg, header.kid, caller, split_service_id(caller)[1])
+        owner = owner_in(header, self._typ)
+        return ClaimedSigner(header.alg, header.kid, owner, split_service_id(owner)[1])

@@ -29,14 +29,18 @@ def bound_transaction(
     trust: KeySource, claims: Mapping[str, object], headers: Mapping[str, str], *, now: float, leeway: int
 ) -> Transaction:
     """Step 9: the transaction of a request whose token has these ``claims``. Raises BadTransactionToken, also for a
-    transaction token that the request token does not bind and for a bound one that did not come, or TrustUnavailable.
-    """
+    transaction token that the request token does not bind, and if the request token binds a transaction token that
+    is missing. Raises TrustUnavailable, too."""
     token, bound = value_of(headers, TRANSACTION_HEADER), claims.get("tth")
     if token is None or bound is None:
-        raise BadTransactionToken("the request's token binds none" if bound is None else "the bound one did not come")
+        raise BadTransactionToken(
+            "the request token binds no transaction token, but one was sent"
+            if bound is None
+            else "the request token binds a transaction token, but none was sent"
+        )
     try:
         if transaction_hash(token) != bound:
-            raise BadTransactionToken("the request's token binds another transaction token")
+            raise BadTransactionToken("the request token binds another transaction token")
         return read_transaction(trust, token, now=now, leeway=leeway)
     except BadTransactionToken:
         raise
@@ -56,7 +60,8 @@ def transaction_kid(headers: Mapping[str, str]) -> str | None:
 
 def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:
     """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer must be a minter. A
-    derived scope must be one that the domain's settings grant to the publisher of the event (``req_wl``).
+    derived scope must be one that the domain's settings grant to the publisher of the event (``req_wl``), see
+    `derivation_fault`.
 
     Raises TokenError, InvalidName or TrustUnavailable.
     """

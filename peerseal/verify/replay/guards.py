@@ -1,7 +1,7 @@
 """Replay guards: each token is accepted once.
 
 A guard is asked last (step 11), so it only records tokens that passed all other checks: no one else can fill it. It
-keeps (``iss``, ``jti``) until the token can no longer be accepted.
+keeps (``iss``, ``jti``) until the token can no longer be accepted. To claim a token is to record it as accepted.
 """
 
 import time

@@ -116,7 +116,7 @@ def test_what_is_allowed_is_what_both_allow(
     theirs = CallPolicy({full: frozenset(laid_down[name]) for full, name in named.items()})
     caller = f"{DOMAIN}/{who}"
     allowed, by_code, by_registry = (
-        ours.restricted_by(theirs).scopes(caller),
+        ours.narrowed_by(theirs).scopes(caller),
         ours.scopes(caller),
         theirs.scopes(caller),
     )
@@ -128,8 +128,8 @@ def test_what_is_allowed_is_what_both_allow(
 
 def test_the_registry_s_anyone_is_nobody_of_another_domain() -> None:
     ours = AllowedCallers.of({"other.internal/client": {"read"}}, DOMAIN)
-    assert ours.restricted_by(CallPolicy({"*": frozenset(("read",))})).scopes("other.internal/client") is None
+    assert ours.narrowed_by(CallPolicy({"*": frozenset(("read",))})).scopes("other.internal/client") is None
 
 
 def test_an_empty_policy_of_the_registry_lets_nobody_in() -> None:
-    assert AllowedCallers.of({"*": {"read"}}, DOMAIN).restricted_by(CallPolicy({})).scopes(f"{DOMAIN}/client") is None
+    assert AllowedCallers.of({"*": {"read"}}, DOMAIN).narrowed_by(CallPolicy({})).scopes(f"{DOMAIN}/client") is None

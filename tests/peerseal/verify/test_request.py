@@ -18,7 +18,7 @@ from peerseal.errors import (
 from peerseal.protocol.encoding import b64url, digest_header
 from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
-from peerseal.verify.request import Peer, RequestHeaders, Verifier, read_later
+from peerseal.verify.request import BODY_LATER, Peer, RequestHeaders, Verifier
 from tests.attacks.forge import (
     BODY,
     CALLEE,
@@ -192,7 +192,7 @@ def test_a_check_records_nothing_and_a_claim_accepts_once(callee: Callee) -> Non
 
 def test_reading_asks_for_no_key(callee: Callee) -> None:
     unverified = callee.verifier.read(honest_token(KEY, owner=OTHER))
-    assert (unverified.signer.caller, callee.keys.asked) == (OTHER, [])
+    assert (unverified.signer.service_id, callee.keys.asked) == (OTHER, [])
 
 
 def test_what_was_checked_is_not_claimed_once_the_guard_may_forget_it(callee: Callee) -> None:
@@ -215,7 +215,7 @@ def test_a_check_asks_the_source_that_it_is_given(callee: Callee) -> None:
 
 def test_a_body_that_is_read_later_is_checked_before_the_claim(callee: Callee) -> None:
     unverified = callee.verifier.read(honest_token(KEY))
-    request = {**REQUEST, "body": read_later}
+    request = {**REQUEST, "body": BODY_LATER}
     for code, change in (("wrong_binding", {"target": "/"}), ("insufficient_scope", {"scope": "admin"})):
         with pytest.raises(PeersealError) as refused:
             callee.verifier.check(unverified, **{**request, **change})
