@@ -392,8 +392,8 @@ def test_calls_that_wait_are_counted_by_the_same_address(node: Node) -> None:
         assert calling_account() == one
     with registry.app.test_request_context(headers={"X-Forwarded-For": "203.0.113.8:2"}):
         other = calling_account()
-    place = waiting.add(0, one)
-    assert place is not None
-    assert waiting.add(0, one) is None
-    assert waiting.add(0, other) is not None
+    newest = registry.changes(0).seq
+    assert waiting.add(newest, one) is not None
+    assert waiting.add(newest, one) is None
+    assert waiting.add(newest, other) is not None
     waiting.end()
