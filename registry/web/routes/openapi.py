@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from flask import Blueprint, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.datastructures import Headers
 
 from peerseal.protocol.encoding import canonical_json
@@ -63,6 +64,8 @@ def document(prefix: str = "") -> Json:
     del found["x-shared"]  # the YAML anchors
     found["info"]["version"] = _version()
     found["servers"] = [{"url": prefix or "/"}]
+    metrics = found["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    metrics[CONTENT_TYPE_LATEST] = metrics.pop("text/plain")  # its version depends on prometheus_client's
     return found
 
 
