@@ -164,7 +164,7 @@ def protocol_parsers() -> list[Parser]:
         text(names.split_kid, KID),
         text(join.JoinToken.parse, join.JoinToken.generate("A" * 43).encode()),
         octets(jose.parse_header, request.partition(".")[0].encode()),
-        text(jose.split, request),
+        text(jose.split_segments, request),
         text(jose.parse, request),
         members(keys.PublicKey.from_jwk, jwk),
         octets(keys.PublicKey.from_spki, public.spki),

@@ -25,9 +25,9 @@ from peerseal.protocol.ledger.checkpoint import (
     ledger_public_key,
     levels_of,
     sign_checkpoint,
+    signed_note_key,
     tile_path,
     tile_root,
-    verifier_key,
     verify_checkpoint,
 )
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash, node_hash, root_hash
@@ -58,7 +58,7 @@ class TestNotes:
         signature = b64encode(key_id + KEY.sign(text.encode())).decode()
         assert f"{text}\n\N{EM DASH} acme.internal {signature}\n" == NOTE
         typed = b64encode(b"\x01" + public).decode()
-        assert verifier_key(ORIGIN, JWK) == f"{ORIGIN}+{key_id.hex()}+{typed}"
+        assert signed_note_key(ORIGIN, JWK) == f"{ORIGIN}+{key_id.hex()}+{typed}"
 
     def test_signatures_of_witnesses_are_passed_over(self) -> None:
         witness = NOTE.splitlines()[-1].replace(ORIGIN, "witness.example")

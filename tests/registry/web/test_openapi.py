@@ -15,7 +15,7 @@ from peerseal.protocol.encoding import MAX_DIGITS
 from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
-from peerseal.protocol.tokens.event import ID, PAYLOAD_HASH, TOPIC
+from peerseal.protocol.tokens.event import ID_PATTERN, PAYLOAD_HASH, TOPIC
 from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
 from registry.domain.exchange import CLIENT_CREDENTIALS, GRANT, JWT
