@@ -263,7 +263,7 @@ def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ..
             expected = "expected a service of minters or a client of exchange"
             raise MalformedToken(f"derived_scopes[{number}]: minter is {derivation.minter}, {expected}")
     if len({(derivation.minter, derivation.source) for derivation in derivations}) != len(derivations):
-        raise MalformedToken("derived_scopes: two members have the same minter and from, expected one with all of to")
+        raise MalformedToken("derived_scopes: two members have the same minter and from; put all scopes into one")
     sources = {derivation.source for derivation in derivations}
     chained = sources & {scope for derivation in derivations for scope in derivation.yields}
     if chained:

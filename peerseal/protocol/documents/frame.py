@@ -173,7 +173,7 @@ class UnverifiedDocument(Generic[D]):
         signer = signers.get(self.kid)
         if signer is None or signer.alg != self.alg:
             raise DocumentRefused(
-                "document_unknown_signer", f"a {self.kind.TYP} by an unknown key, {text_like(self.kid)}"
+                "document_unknown_signer", f"a {self.kind.TYP} signed by an unknown key, {text_like(self.kid)}"
             )
         with errors_as_document_refused():
             signer.check_signature(self.alg, self.signing_input, self.signature)

@@ -110,7 +110,9 @@ def parse_checkpoint(note: str) -> Checkpoint:
     ``document_bad_checkpoint``."""
     note = plain_text(note) or ""
     if len(note) > MAX_NOTE:
-        raise DocumentRefused("document_bad_checkpoint", f"{len(note)} characters, expected {MAX_NOTE} at most")
+        raise DocumentRefused(
+            "document_bad_checkpoint", f"a note of {len(note)} characters, expected {MAX_NOTE} at most"
+        )
     text, blank, lines = note.partition("\n\n")
     body = _BODY.fullmatch(f"{text}\n")
     try:
@@ -126,7 +128,9 @@ def _signatures_of(lines: str, name: str) -> dict[bytes, list[bytes]]:
     found: dict[bytes, list[bytes]] = {}
     each = lines[:-1].split("\n")
     if len(each) > MAX_SIGNATURES:
-        raise DocumentRefused("document_bad_checkpoint", f"{len(each)} signatures, expected {MAX_SIGNATURES} at most")
+        raise DocumentRefused(
+            "document_bad_checkpoint", f"{len(each)} signature lines, expected {MAX_SIGNATURES} at most"
+        )
     for line in each:
         match = _SIGNATURE.fullmatch(line)
         if match is None:

@@ -124,7 +124,7 @@ def consistency_proof(old: int, new: int, node: NodeReader) -> Proof:
     """The proof that the tree of size ``new`` begins with the one of size ``old`` (RFC 9162 section 2.1.4.1).
     Raises ValueError."""
     if not 0 < old <= new:
-        raise ValueError(f"the old size is {old}, expected 1 to {new}")
+        raise ValueError(f"no tree of size {new} begins with one of size {old}, expected 1 to {new}")
     proof: list[bytes] = []
     begin, end = 0, new
     while old != end:
