@@ -88,7 +88,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 _REASONS: dict[type, str] = {
-    StopIteration: "a value is missing",
+    StopIteration: "no value where one is expected",
     RecursionError: "nested too deeply",
     UnicodeDecodeError: "not UTF-8",
     UnicodeEncodeError: "half a surrogate pair",

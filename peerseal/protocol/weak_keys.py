@@ -19,7 +19,7 @@ _FERMAT_ROUNDS: Final = 100
 
 # Nemec et al., "The Return of Coppersmith's Attack" (CCS 2017): primes k * M + 65537^a mod M. M contains all primes up
 # to 167 whatever the key's size, so such a modulus is a power of 65537 modulo those primes' product, where 65537 has
-# _ROCA_ORDER.
+# the order _ROCA_ORDER.
 _ROCA_LARGEST_PRIME: Final = 167
 _ROCA_GENERATOR: Final = 65537
 _ROCA_PRIME_POWERS: Final = (16, 81, 25, 7, 11, 13, 17, 23, 29, 37, 41, 53, 83)
@@ -27,7 +27,7 @@ _ROCA_ORDER: Final = math.prod(_ROCA_PRIME_POWERS)
 
 
 def check_not_weak(key: PublicKey) -> None:
-    """Takes half a millisecond for 2048 bits. Raises KeyRefused for a known weakness, with
+    """Refuses a key with a known weakness, in half a millisecond for 2048 bits. Raises KeyRefused with
     ``key_small_factor``, ``key_close_primes`` or ``key_roca``.
 
     A P-256 key has no such weakness: the curve is fixed, and the reader of the key checked that the point is on it.

@@ -2,7 +2,7 @@
 request token with which a service retired its own key (docs/protocol.md).
 
 The tokens were used when the entry was written, and have expired. These functions check who
-signed them, and for what, but not their times.
+signed them, and for what, but not whether they are still valid.
 """
 
 from collections.abc import Mapping

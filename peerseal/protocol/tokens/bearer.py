@@ -32,7 +32,7 @@ def bearer_token(header: object) -> str:
 
 
 def _is_token(text: str) -> bool:
-    """Whether it has the characters of a token. A regular expression would take 10 µs on
-    each request."""
+    """Whether it has the characters of a token. A regular expression would take 10 µs on each
+    request."""
     characters = text.rstrip("=")
     return bool(characters) and characters.isascii() and not characters.encode("ascii").translate(None, _CHARACTERS)

@@ -1,4 +1,4 @@
-"""Proofs of possession: the sender holds the private key, and names the service for it (docs/protocol.md)."""
+"""Proofs of possession: the sender shows that it holds a key, and names its service (docs/protocol.md)."""
 
 from dataclasses import dataclass, field
 from typing import Final, Self
