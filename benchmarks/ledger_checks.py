@@ -14,7 +14,7 @@ from benchmarks.many_services import DOMAIN, ManyServices, shaped_like_a_key
 from benchmarks.timing import Contender, each, interleaved
 from peerseal import TrustLimits
 from peerseal.protocol.documents.frame import read_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import DocumentReader
@@ -57,7 +57,7 @@ def _documents(registry: ManyServices) -> list[str]:
 
 def _alone(registry: ManyServices) -> Contender[str]:
     signers = {make_kid(registry_id(DOMAIN), registry.signing.public.thumbprint): registry.signing.public}
-    return each(lambda jws: read_document(JwkSetDocument, jws, signers, now=time.time(), domain=DOMAIN))
+    return each(lambda jws: read_document(KeySetDocument, jws, signers, now=time.time(), domain=DOMAIN))
 
 
 def _same(registry: ManyServices) -> Contender[str]:
@@ -75,4 +75,4 @@ def _same(registry: ManyServices) -> Contender[str]:
 def _reading(registry: ManyServices) -> Callable[[str], object]:
     limits = TrustLimits()
     reader = DocumentReader(registry, pin=None, limits=limits, clock=time.time, cache_dir=None, copies=NoCopies())
-    return lambda jws: reader.read(JwkSetDocument, jws)
+    return lambda jws: reader.read(KeySetDocument, jws)

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from peerseal.protocol.documents.frame import sign_document
-from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, ListedKey
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import b64url, canonical_json
@@ -74,7 +74,7 @@ class ManyServices(Fetcher):
         """The signed set, as of now."""
         subject, size = service_id(DOMAIN, service), len(self.ledger.entries)
         keys = tuple(self._signed(subject, key) for key in self._keys[service])
-        document = JwkSetDocument(**self._frame(subject), **self._place(size), keys=keys)
+        document = KeySetDocument(**self._frame(subject), **self._place(size), keys=keys)
         return sign_document(document, self.signing)
 
     def _no_policy(self, service: str) -> str:
@@ -88,10 +88,10 @@ class ManyServices(Fetcher):
     def _place(self, seq: int) -> dict[str, Any]:
         return {"seq": seq, "head": len(self.ledger.entries), "checkpoint": self._checkpoint}
 
-    def _signed(self, subject: str, key: _Key) -> SignedKey:
+    def _signed(self, subject: str, key: _Key) -> ListedKey:
         kid, admission = make_kid(subject, key.public.thumbprint), key.admission
         proof = self.ledger.inclusion(admission.index)
-        return SignedKey(kid, key.public, ACTIVE, admission.expires_at, admission, proof)
+        return ListedKey(kid, key.public, ACTIVE, admission.expires_at, admission, proof)
 
     def _admitted(self, service: str, public: PublicKey) -> _Key:
         """A new key, and what the ledger says of it."""

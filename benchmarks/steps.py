@@ -60,7 +60,7 @@ class _Taken:
 
     @classmethod
     def apart(cls, token: str) -> "_Taken":
-        _, payload_segment, signature_segment, signing_input = jose.split(token)
+        _, payload_segment, signature_segment, signing_input = jose.split_segments(token)
         payload, signature = b64url_decode(payload_segment), b64url_decode(signature_segment)
         claims = strict_json_object(payload)
         return cls(token, payload_segment, payload, claims, signature_segment, signature, signing_input)
@@ -108,7 +108,7 @@ def _steps(caller: Identity) -> dict[str, Callable[[_Taken], object]]:
 
     scopes = policy.scopes(owner) or frozenset()
     return {
-        "1 three segments": lambda taken: jose.split(taken.token),
+        "1 three segments": lambda taken: jose.split_segments(taken.token),
         "1 base64url of the payload": lambda taken: b64url_decode(taken.payload_segment),
         "1 strict JSON": lambda taken: strict_json_object(taken.payload),
         "1 base64url of the signature": lambda taken: b64url_decode(taken.signature_segment),

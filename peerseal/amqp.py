@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from peerseal.errors import ConfigurationError, MessageTooLarge
 from peerseal.messaging import DEAD_LETTERS, Headers
-from peerseal.protocol.hosts import can_be_reached, has_one_host
+from peerseal.protocol.hosts import has_one_host, is_valid_host
 from peerseal.runtime.extras import missing
 
 try:
@@ -211,7 +211,7 @@ class Connection:
 def _checked(url: str) -> str:
     try:
         parts = urlsplit(url)
-        reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc.rpartition("@")[2])
+        reachable = is_valid_host(parts.hostname, parts.port) and has_one_host(parts.netloc.rpartition("@")[2])
     except ValueError:
         raise ConfigurationError("the broker's URL cannot be read") from None  # the cause may show a password
     if parts.scheme not in ("amqp", "amqps") or not reachable or parts.query or parts.fragment:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from peerseal.errors import BrokerUnavailable, ConfigurationError, MessageNotTaken, MessageTooLarge, PeersealError
 from peerseal.identity.identity import Identity
 from peerseal.messaging import EventConsumer, EventPublisher, Headers, Inlet, Message, Outlet
-from peerseal.protocol.hosts import can_be_asked
+from peerseal.protocol.hosts import is_usable_url
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_texts
 from peerseal.verify.event import EventVerifier
@@ -334,7 +334,7 @@ def _unavailable(error: KafkaError) -> BrokerUnavailable:
 def _servers(url: str) -> str:
     parts = urlsplit(url)
     servers = [f"kafka://{server}" for server in parts.netloc.split(",") if server]
-    if not servers or parts.path.strip("/") or parts.query or not all(map(can_be_asked, servers)):
+    if not servers or parts.path.strip("/") or parts.query or not all(map(is_usable_url, servers)):
         raise ConfigurationError("the broker's URL is not kafka://host:port,host:port; the rest is settings")
     return parts.netloc
 

@@ -23,7 +23,7 @@ from peerseal.errors import (
 )
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
-from peerseal.protocol.policies import check_scope
+from peerseal.protocol.names import check_scope
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.metrics import Metric, counted

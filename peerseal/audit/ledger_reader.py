@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, MalformedToken
-from peerseal.protocol.documents.history_statement import MAX_HISTORY_BYTES, Excused, Head, excused_by, signed_histories
+from peerseal.protocol.documents.history_statement import (
+    MAX_HISTORY_BYTES,
+    Continuation,
+    Head,
+    excused_by,
+    signed_histories,
+)
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.checkpoint import (
@@ -21,8 +27,8 @@ from peerseal.protocol.ledger.checkpoint import (
     Checkpoint,
     decode_bundle,
     decode_proof,
-    read_checkpoint,
     tile_path,
+    verify_checkpoint,
 )
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, leaf_hash
@@ -93,7 +99,7 @@ class LedgerReader:
             raise FetchError(f"the ledger has {edge.size} entries, and the root declared {max(ahead)}")
         return LedgerUpdate(edge, tuple(found), note)
 
-    def excused(self, seen: Frontier, seen_at: float) -> Excused | None:
+    def excused(self, seen: Frontier, seen_at: float) -> Continuation | None:
         """Where a reader goes on that saw this edge at that time (seconds since the epoch), if the root declared the
         edge lost. None where the root did not, or where its statements cannot be fetched."""
         try:
@@ -123,7 +129,7 @@ class LedgerReader:
 
         def read(body: bytes) -> tuple[Checkpoint, str]:
             note = body.decode("utf-8", "replace")
-            return read_checkpoint(note, keys.subject, keys.ledger_keys), note
+            return verify_checkpoint(note, keys.subject, keys.ledger_keys), note
 
         try:
             return self._fetch(CHECKPOINT_PATH, MAX_NOTE_BYTES, read)

@@ -14,8 +14,8 @@ from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.ledger.checkpoint import (
     CHECKPOINT_PATH,
     TILE_WIDTH,
-    claimed_checkpoint,
     encode_bundle,
+    parse_checkpoint,
     tile_path,
 )
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash
@@ -76,7 +76,7 @@ class LedgerMirror:
             note = self._get(CHECKPOINT_PATH)
         except FetchError:
             return Frontier()
-        kept, edge = claimed_checkpoint(note.decode("utf-8", "replace")), Frontier()
+        kept, edge = parse_checkpoint(note.decode("utf-8", "replace")), Frontier()
         for body in entry_bodies(self._get, 0, kept.size):
             edge = edge.appended(leaf_hash(body))
         if edge.root != kept.root:

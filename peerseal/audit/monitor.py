@@ -12,7 +12,7 @@ from typing import Any, Final
 from peerseal.audit.ledger_reader import LedgerReader, LedgerUpdate
 from peerseal.audit.monitor_state import MonitorState
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
-from peerseal.protocol.documents.history_statement import Excused, Head
+from peerseal.protocol.documents.history_statement import Continuation, Head
 from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.entries import (
@@ -27,7 +27,7 @@ from peerseal.protocol.ledger.entries import (
     Entry,
     evidence_digest,
 )
-from peerseal.protocol.ledger.evidence import PROOF, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.ledger.evidence import PROOF, VOUCH, past_proof, past_request, read_evidence, vouches_for
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.protocol.names import registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import claim
@@ -149,7 +149,7 @@ class Monitor:
         read_to = replace(state, edge=update.edge, domain=domain, pin=self._reader.pin, seen_at=seen_at)
         return alerts, replace(read_to, known=known, revoked=revoked)
 
-    def _after_loss(self, error: DocumentRefused) -> tuple[LedgerUpdate, Excused]:
+    def _after_loss(self, error: DocumentRefused) -> tuple[LedgerUpdate, Continuation]:
         """The ledger from its first entry on, with the entries that are new here, where the root declared that it goes
         on from another head. Raises the error where the root declared nothing."""
         inconsistent, state = error.code == "document_inconsistent", self.state
@@ -162,7 +162,7 @@ class Monitor:
         )
         return new, excused
 
-    def _loss_alerts(self, excused: Excused | None) -> list[Alert]:
+    def _loss_alerts(self, excused: Continuation | None) -> list[Alert]:
         if excused is None:
             return []
         lost = Head(self.state.edge.size, self.state.edge.root)
@@ -227,7 +227,7 @@ class Monitor:
         key = PublicKey.from_jwk(claim(dict(self._record(voucher)), "jwk", dict))
         if (service_id(domain, self.state.service), key.thumbprint) != split_kid(voucher):
             raise DocumentRefused("document_malformed", "not the key that vouched")
-        claims = spent_request(members[VOUCH], key=key, kid=voucher, registry=registry, method="POST")
+        claims = past_request(members[VOUCH], key=key, kid=voucher, registry=registry, method="POST")
         if not vouches_for(claims, members[PROOF]):
             raise DocumentRefused("document_malformed", "the voucher is for another body")
 

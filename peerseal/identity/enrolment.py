@@ -27,7 +27,7 @@ from peerseal.protocol.encoding import canonical_json, strict_json_object
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id
-from peerseal.protocol.tokens.oidc import MAX_TOKEN
+from peerseal.protocol.tokens.oidc import MAX_FOREIGN_TOKEN
 from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.runtime.settings import read_text
 from peerseal.session.problem import MAX_PROBLEM
@@ -66,8 +66,8 @@ class PlatformToken:
     def text(self) -> str:
         """The newest token, without blanks around it. Raises ConfigurationError, which does not contain the token."""
         token = self.get().strip()
-        if not token or not token.isascii() or len(token) > MAX_TOKEN:
-            raise ConfigurationError(f"the platform's token is no ASCII text of 1 to {MAX_TOKEN} characters")
+        if not token or not token.isascii() or len(token) > MAX_FOREIGN_TOKEN:
+            raise ConfigurationError(f"the platform's token is no ASCII text of 1 to {MAX_FOREIGN_TOKEN} characters")
         return token
 
 

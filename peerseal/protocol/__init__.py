@@ -2,11 +2,15 @@
 
 Read in this order:
 
-1. `names`, `encoding`, `keys`, `jose`: what everything is made of
-2. `tokens.claims` (the checks that all tokens share), `tokens.request`; the other tokens follow the same shape
-3. `ledger.entries`, `ledger.merkle`, `ledger.checkpoint`: what the registry records, and how that is proven
-4. `documents.frame` (what all signed documents share), `documents.key_set`; the other documents follow the same shape
-5. `policies`, `join`
+1. `plain`, `names`, `encoding`, `jose`, `keys`, `weak_keys`, `hosts`: the basic values
+2. `tokens.claims` (the checks that all tokens share) and `tokens.bearer`; `tokens.request`, `tokens.transaction` and
+   `tokens.event`; `tokens.proof` and `tokens.assertion`; foreign issuers' tokens: `tokens.oidc`, `tokens.introspection`
+3. `issuer_trust`, `policies`, `join`: what operators set and hand over
+4. `ledger.merkle`, `ledger.entries`, `ledger.checkpoint`, `ledger.evidence`: what the registry records, and its proofs
+5. `documents.frame` (what all signed documents share), `documents.key_set`; each other kind of document is like it
+6. `problem_document`: the answer to a refused request
+
+A module imports only modules of its own step and of earlier ones.
 
 docs/protocol.md describes the same for readers who do not read Python.
 """

@@ -1,7 +1,7 @@
 """Strict encodings: canonical base64url, JSON without surprises, natural numbers, digests as RFC 9530 writes them.
 
 python-jose and ``json`` read leniently: they accept padding, foreign characters, trailing bits, repeated members and
-``NaN``. Two texts that decode to the same token would be two identities for one thing, so all input passes here first.
+``NaN``. If two texts decoded to one token, the replay guard would take them for two, so all input is read here first.
 """
 
 import binascii
@@ -17,13 +17,13 @@ from peerseal.protocol.plain import kind_of, plain_bytes, plain_text
 MAX_DIGITS: Final = 18
 """Digits of the longest number: with these it fits into 64 bits."""
 MAX_NESTING = 32
-"""Levels of arrays and objects in a JSON text, at most. No token or document needs a quarter of it. The interpreter can
+"""Levels of arrays and objects in a JSON text, at most. Tokens and documents need fewer than 8. The interpreter can
 read some hundred levels, but not write or print them."""
 
 _PLUS, _SLASH, _EQUALS = b"+/="  # of plain base64 only
 _PLAIN_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
-_PADDING = (b"", b"!", b"==", b"=")
-# The last character of a group of two carries 2 bits, of a group of three 4 bits; the rest must be zero.
+_PADDING = (b"", b"!", b"==", b"=")  # no text has 4n + 1 characters: the decoder refuses the "!"
+# The last of 2 characters carries only 2 bits, the last of 3 only 4 bits. Its other bits must be zero.
 _LAST_OF = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
 
 
@@ -41,14 +41,14 @@ def b64url_decode(text: str | bytes) -> bytes:
             raise MalformedToken("base64url with trailing bits")
         if _PLUS in encoded or _SLASH in encoded or _EQUALS in encoded:
             raise MalformedToken("plain base64, or padding")
-        plain = encoded.replace(b"-", b"+").replace(b"_", b"/")  # quicker than a table: there are few of them
+        plain = encoded.replace(b"-", b"+").replace(b"_", b"/")  # faster than a table: - and _ are rare
         return binascii.a2b_base64(plain + _PADDING[tail], strict_mode=True)
     except ValueError as error:
         raise MalformedToken("not unpadded base64url") from error
 
 
 def _octets(value: object, encoding: str) -> bytes:
-    """The bytes of a text or of bytes. Raises MalformedToken, or ValueError for a text that has none."""
+    """The bytes of a text or of bytes. Raises MalformedToken, or ValueError for a text that cannot be encoded."""
     text = plain_text(value)
     octets = plain_bytes(value) if text is None else text.encode(encoding)
     if octets is None:
@@ -56,7 +56,7 @@ def _octets(value: object, encoding: str) -> bytes:
     return octets
 
 
-def _characters(value: object) -> str:
+def _text_from(value: object) -> str:
     """The text itself, or the text of bytes in UTF-8. Raises MalformedToken or ValueError."""
     text = plain_text(value)
     return _octets(value, "utf-8").decode("utf-8") if text is None else text
@@ -65,11 +65,11 @@ def _characters(value: object) -> str:
 def _members_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a member stands twice")
+        raise ValueError("a member is repeated")
     return members
 
 
-def _no_such_number(text: str) -> float:
+def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
@@ -81,39 +81,40 @@ def _finite(text: str) -> float:
 
 
 _JSON_SPACE = " \t\r\n"  # RFC 8259 section 2; str.strip alone would take more
-_decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_no_such_number, parse_float=_finite)
-# What `decode` calls between two regular expressions for white space.
+_decoder = json.JSONDecoder(object_pairs_hook=_members_once, parse_constant=_refuse_constant, parse_float=_finite)
+# The scanner of `decode`, without its regular expressions for white space.
 _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(cast(Any, _decoder))
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def strict_json(data: bytes | str) -> Any:
-    """The value of the JSON text (RFC 8259). Raises MalformedToken for repeated members at any level, NaN and
-    infinities, numbers out of range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels."""
-    try:
-        text = (data.decode("utf-8") if type(data) is bytes else _characters(data)).strip(_JSON_SPACE)
-        value, end = _scan(text, 0)
-        if end != len(text):
-            raise ValueError("something follows the value")
-        if "[" in text or text.count("{") > MAX_NESTING:
-            _check_nesting(value)
-        if "\\" in text or type(data) is not bytes:  # both can bring in half a surrogate pair, which cannot be written
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError, StopIteration) as error:
-        raise MalformedToken(f"not strict JSON: {_WRONG.get(type(error), type(error).__name__)}") from error
-    return value
-
-
-_WRONG: dict[type, str] = {
-    StopIteration: "no value where one must stand",
+_REASONS: dict[type, str] = {
+    StopIteration: "no value where one is expected",
     RecursionError: "nested too deeply",
     UnicodeDecodeError: "not UTF-8",
     UnicodeEncodeError: "half a surrogate pair",
 }
 
 
+def strict_json(data: bytes | str) -> Any:
+    """The value of the JSON text (RFC 8259). Raises MalformedToken for repeated members at any level, NaN and
+    infinities, numbers out of range, invalid UTF-8, unpaired surrogates and more than MAX_NESTING levels."""
+    try:
+        text = (data.decode("utf-8") if type(data) is bytes else _text_from(data)).strip(_JSON_SPACE)
+        value, end = _scan(text, 0)
+        if end != len(text):
+            raise ValueError("something follows the value")
+        if "[" in text or text.count("{") > MAX_NESTING:
+            _check_nesting(value)
+        # An escape, or input of type str, may hold half a surrogate pair, which UTF-8 cannot encode.
+        if "\\" in text or type(data) is not bytes:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError, StopIteration) as error:
+        raise MalformedToken(f"not strict JSON: {_REASONS.get(type(error), type(error).__name__)}") from error
+    return value
+
+
 def _check_nesting(value: Any) -> None:
-    """Level by level, without recursion."""
+    """Goes level by level, without recursion. Raises ValueError for more than MAX_NESTING levels."""
     level: list[Any] = [[value]]
     for _ in range(MAX_NESTING + 1):
         children = (child for node in level for child in (node.values() if type(node) is dict else node))

@@ -1,6 +1,8 @@
 """Whether a host in a URL, or the address of a connection, is this machine or another one.
 
-This module looks up no names: the address of a name is known once a connection is made.
+`is_loopback_host` decides what is trusted as loopback, `is_this_machine` what is not sent through a proxy, and
+`may_be_other_machine` to which hosts a foreign issuer may send a request. This module looks up no names: the address of
+a name is known once a connection is made.
 """
 
 import re
@@ -13,7 +15,7 @@ _LOCALHOST = re.compile(r"(?:[a-z0-9_-]+\.)*localhost\.?", re.IGNORECASE | re.AS
 _VISIBLE = re.compile(r"[!-\[\]-~]+")  # ASCII without a backslash
 _LABEL = re.compile(
     r"(?:[A-Za-z0-9_-]|[^\x00-\x7f\ud800-\udfff]){1,63}"
-)  # RFC 1035 section 2.3.4; others than ASCII are IDNs
+)  # RFC 1035 section 2.3.4; characters outside of ASCII belong to IDNs
 _AUTHORITY = re.compile(r"(?:\[[^\[\]@]*:[^\[\]@]*\]|[^\[\]@:]+)(?::[0-9]*)?")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 section 2.1
 
@@ -30,21 +32,22 @@ def is_loopback_host(host: str | None) -> bool:
     return bool(_LOCALHOST.fullmatch(host)) if address is None else address.is_loopback
 
 
-def can_be_reached(host: str | None, port: int | None) -> bool:
-    """Whether a machine can have that host and port (None: the scheme's). It is an address, an IPv6 one with or without
-    brackets and a zone, or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores."""
+def is_valid_host(host: str | None, port: int | None) -> bool:
+    """Whether the host and the port have the right syntax. The host is an address (IPv6 with or without brackets and a
+    zone), or a name, whose labels have 1 to 63 letters, digits, hyphens or underscores. A port of None means the
+    default port of the scheme."""
     text = (host or "").removeprefix("[").removesuffix("]")
     if ":" in text:
         return port != 0 and _address(text.partition("%")[0]) is not None
     return port != 0 and all(map(_LABEL.fullmatch, text.removesuffix(".").split(".")))
 
 
-def can_be_asked(url: str) -> bool:
-    """Whether a machine can answer at the URL, and all parsers of URLs read the same host in it."""
+def is_usable_url(url: str) -> bool:
+    """Whether the URL has a host and a port of the right syntax, and all parsers read the same host in it."""
     try:
         parts = urlsplit(url)
-        reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc)
-        return reachable and _VISIBLE.fullmatch(url) is not None
+        valid = is_valid_host(parts.hostname, parts.port) and has_one_host(parts.netloc)
+        return valid and _VISIBLE.fullmatch(url) is not None
     except ValueError:
         return False
 
@@ -57,16 +60,16 @@ def has_one_host(authority: str) -> bool:
 
 def is_this_machine(host: str) -> bool:
     """Whether the host is loopback or unspecified in any spelling that resolvers accept, so that data stays on this
-    machine. No proxy may see it. Such a spelling is still not trusted as loopback."""
+    machine. Do not send such data through a proxy. A host such as ``127.1`` is still not trusted as loopback."""
     if is_loopback_host(host):
         return True
     address = _address(host) or _address_in_old_spelling(host)
     return address is not None and (address.is_loopback or address.is_unspecified)
 
 
-def leads_elsewhere(host: str) -> bool:
-    """Whether the host, a name or an address in any spelling that resolvers accept, can be another machine: it is not
-    loopback, unspecified, link-local, multicast or reserved. Private addresses are other machines."""
+def may_be_other_machine(host: str) -> bool:
+    """Whether the host, a name or an address in any spelling that resolvers accept, can be another machine:
+    True for every address but loopback, unspecified, link-local, multicast and reserved ones."""
     if is_loopback_host(host):
         return False
     address = _address(host) or _address_in_old_spelling(host)

@@ -1,5 +1,5 @@
-"""An issuer's keys and certificates in the domain's settings: the keys need no fetch, and the certificates check the
-issuer's https. Operators paste both, so a refusal names the mistake. The stored form has one spelling."""
+"""An issuer's keys and certificates in the domain's settings. Keys that operators set are not fetched; CA certificates
+are for https to the issuer. Operators paste both, so a refusal names the mistake. The stored form is canonical."""
 
 from typing import Any, Final
 
@@ -20,9 +20,9 @@ MAX_CERTIFICATES: Final = 10
 """Certificates of an issuer in the settings, at most."""
 
 
-def given_jwks(value: Any) -> str:
-    """The JWK Set (RFC 7517 section 5) as canonical JSON: public signature keys, each with a kid of its own, by kid and
-    with the members that are needed. Raises MalformedToken that names member, value and expectation."""
+def canonical_jwks(value: Any) -> str:
+    """The JWK Set (RFC 7517 section 5) as canonical JSON: public signature keys with different kids,
+    sorted by kid, with only the needed members. Raises MalformedToken that names member, value and expectation."""
     if type(value) is not dict or value.keys() != {"keys"} or type(value["keys"]) is not list:
         raise MalformedToken('jwks: expected {"keys": [JWK…]} and no other member')
     jwks = value["keys"]
@@ -31,9 +31,9 @@ def given_jwks(value: Any) -> str:
     found: dict[str, PublicKey] = {}
     for number, jwk in enumerate(jwks):
         try:
-            kid, key = _given_key(jwk)
+            kid, key = _signature_key(jwk)
             if kid in found:
-                raise MalformedToken(f"kid {text_like(kid)} stands there twice")
+                raise MalformedToken(f"kid {text_like(kid)} is in the set twice")
             if any(key.thumbprint == other.thumbprint for other in found.values()):
                 raise MalformedToken(f"kid {text_like(kid)} is the same key as another one, expected different keys")
         except (KeyRefused, MalformedToken) as error:
@@ -43,13 +43,13 @@ def given_jwks(value: Any) -> str:
     return canonical_json({"keys": keys}).decode("utf-8")
 
 
-def given_keys(jwks: str) -> dict[str, PublicKey]:
-    """The keys by kid of a set that `given_jwks` made."""
+def keys_from_jwks(jwks: str) -> dict[str, PublicKey]:
+    """The keys of such a set, by kid."""
     return read_key_set(jwks.encode("utf-8"), lambda _: None)
 
 
-def given_ca(value: Any) -> str:
-    """The certificates as PEM, one after the other, and nothing else. Raises MalformedToken as `given_jwks` does."""
+def canonical_ca(value: Any) -> str:
+    """The certificates as PEM, one after the other, and nothing else. Raises as `canonical_jwks` does."""
     if type(value) is not str or len(value) > MAX_CA:
         size = f"{len(value)} characters" if type(value) is str else f"of the type {kind_of(value)}"
         raise MalformedToken(f"ca is {size}, expected a text of {MAX_CA} characters at most")
@@ -64,7 +64,7 @@ def given_ca(value: Any) -> str:
     return "".join(certificate.public_bytes(Encoding.PEM).decode("ascii") for certificate in certificates)
 
 
-def _given_key(jwk: Any) -> tuple[str, PublicKey]:
+def _signature_key(jwk: Any) -> tuple[str, PublicKey]:
     """Raises KeyRefused or MalformedToken."""
     if type(jwk) is not dict:
         raise MalformedToken(f"a JWK is an object, and this is {kind_of(jwk)}")

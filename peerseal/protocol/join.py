@@ -1,7 +1,7 @@
 """Join tokens: ``psj1.<id>.<secret>.<root pin>`` (docs/protocol.md).
 
-The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so a
-reader of the registration can use neither for another key. The pin lets the newcomer check the registry.
+The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so
+the registration lets no reader register another key. With the pin, the service that joins checks the registry.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class JoinToken:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From its text form, without surrounding white space. Raises ConfigurationError, which never quotes it."""
+        """Reads the text form and strips white space. Raises ConfigurationError, which never contains the token."""
         plain = plain_text(text)
         if plain is None:
             raise ConfigurationError(f"a join token is text, not {kind_of(text)}")
@@ -70,5 +70,5 @@ def join_mac(mac_key: bytes, proof: str) -> str:
 
 
 def join_mac_matches(mac_key: bytes, proof: str, mac: str) -> bool:
-    """Whether ``mac`` is the one over ``proof``, in constant time."""
+    """Whether ``mac`` is the MAC of ``proof``, compared in constant time."""
     return hmac.compare_digest(join_mac(mac_key, proof).encode("ascii"), mac.encode("utf-8"))

@@ -1,8 +1,8 @@
-"""The one adapter over python-jose: ready ``Key`` objects that sign and verify bytes, and strict compact JWS.
+"""The only module that uses python-jose: its ``Key`` objects sign and verify bytes. Also: strict compact JWS.
 
 Nothing else of python-jose is used. Its ``jwt`` and ``jws`` modules read base64 leniently, accept ``algorithms=None``,
-pass unknown ``crit``, try every key of a set, and do not compare the header's ``alg`` with a ready key's; its parsing
-of a PEM costs 30 ms a signature. So a key is parsed once into a ``Key`` with one algorithm, the caller chooses the key
+pass unknown ``crit``, try every key of a set, and do not compare the header's ``alg`` with the key's; its parsing of
+a PEM costs 30 ms a signature. So a key is parsed once into a ``Key`` with one algorithm, the caller chooses the key
 by kid, and this module checks the syntax (RFC 7515 section 5.2) first."""
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ class UnverifiedJws(NamedTuple):
 def verifier(
     public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, alg: Algorithm
 ) -> Callable[[bytes, bytes], bool]:
-    """A function ``(message, signature) -> bool`` on a ready Key; it never raises."""
+    """A function ``(message, signature) -> bool`` on a parsed ``Key`` of python-jose; it never raises."""
     key = jwk.construct(cast(Any, public_key), alg)
     if isinstance(public_key, rsa.RSAPublicKey):
         return _rsa_verifier(cast(Any, key).prepared_key)
@@ -68,8 +68,8 @@ def verifier(
 
 
 def _rsa_verifier(prepared_key: rsa.RSAPublicKey) -> Callable[[bytes, bytes], bool]:
-    """What the Key's own ``verify`` does with its prepared key. The Key also checks three times that the key is public,
-    and makes a new padding and hash each time, which costs a thirtieth of a whole verification."""
+    """As ``Key.verify`` of python-jose, which also checks three times that the key is public, and makes a new padding
+    and hash each time: about 3 % of a verification."""
     padding, algorithm = PKCS1v15(), SHA256()
 
     def verify(message: bytes, signature: bytes) -> bool:
@@ -83,12 +83,12 @@ def _rsa_verifier(prepared_key: rsa.RSAPublicKey) -> Callable[[bytes, bytes], bo
 
 
 def signer(private_key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, alg: Algorithm) -> Callable[[bytes], bytes]:
-    """A function ``(message) -> signature`` on a ready Key."""
+    """A function ``(message) -> signature`` on a parsed ``Key`` of python-jose."""
     return cast("Callable[[bytes], bytes]", jwk.construct(cast(Any, private_key), alg).sign)
 
 
 def encode_header(header: Header) -> str:
-    """The first segment of all tokens with this header. Encode it once per key and kind."""
+    """The encoded header: the first segment of a token. Encode it once per key and kind."""
     return b64url(canonical_json(header._asdict()))
 
 
@@ -107,13 +107,13 @@ def parse_header(segment: bytes) -> Header:
     return Header(**members)
 
 
-def split(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, bytes]:
-    """The three segments, undecoded, and the signing input, which is the first two. Raises MalformedToken for another
-    number of them, a longer token, or one that is not ASCII text, and MissingToken for None."""
+def split_segments(token: str, *, limit: int = MAX_TOKEN) -> tuple[bytes, bytes, bytes, bytes]:
+    """Header, payload and signature, still encoded, and the signing input (header and payload). Raises MalformedToken
+    unless the token is ASCII text of three segments and ``limit`` characters at most, and MissingToken for None."""
     if type(token) is not str:
         token = _token_text(token)
     if len(token) > limit:
-        raise MalformedToken("longer than a token may be")
+        raise MalformedToken(f"a token of {len(token)} characters, expected {limit} at most")
     try:
         encoded = token.encode("ascii")
     except UnicodeEncodeError as error:
@@ -137,5 +137,5 @@ def _token_text(token: object) -> str:
 
 def parse(token: str, *, limit: int = MAX_TOKEN) -> UnverifiedJws:
     """Syntax of a whole token: size, three canonical segments, a strict header. Raises MalformedToken."""
-    header, payload, signature, signing_input = split(token, limit=limit)
+    header, payload, signature, signing_input = split_segments(token, limit=limit)
     return UnverifiedJws(parse_header(header), b64url_decode(payload), signing_input, b64url_decode(signature))

@@ -1,8 +1,7 @@
 """Key pairs, JSON Web Keys, thumbprints, kids and public credentials (docs/protocol.md).
 
-Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. The registry looks for weaknesses
-in keys of the right shape (ROCA, close primes…) in `registry.domain.key_quality`; `peerseal.protocol.weak_keys` does so
-for the keys of foreign issuers."""
+Services use RSA of 2048 to 8192 bits with e = 65537 for RS256, or EC P-256 for ES256. `peerseal.protocol.weak_keys`
+looks for weaknesses (ROCA, close primes…) in keys of the right shape."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json
 from peerseal.protocol.jose import Algorithm
 from peerseal.protocol.names import make_kid
-from peerseal.protocol.plain import is_object, kind_of, plain_bytes, text_like
+from peerseal.protocol.plain import is_json_object, kind_of, plain_bytes, text_like
 
 RSA_BITS = range(2048, 8193)
 RSA_EXPONENT = 65537
@@ -36,7 +35,7 @@ class PublicKey:
     """The public half of a service's or the registry's key, its algorithm pinned.
 
     ``jwk`` holds the required members only (RFC 7638 section 3.2), ``thumbprint`` is their SHA-256 in base64url,
-    ``spki`` the X.509 SubjectPublicKeyInfo in DER. ``verify(message, signature)`` answers True or False.
+    ``spki`` the X.509 SubjectPublicKeyInfo in DER.
     """
 
     alg: Algorithm
@@ -55,14 +54,15 @@ class PublicKey:
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, Any], alg: str | None = None) -> Self:
-        """From a JWK (RFC 7517), read strictly: no private members, canonical integers, ``alg`` (the argument and the
-        member, where given) the one of the type. Other public members are ignored. Raises KeyRefused."""
-        if not is_object(jwk):
+        """From a JWK (RFC 7517), read strictly: it has no private members, and its integers are canonical. ``alg``, in
+        the argument and in the JWK, must be the algorithm of this type of key. Other public members are ignored. Raises
+        KeyRefused."""
+        if not is_json_object(jwk):
             raise KeyRefused("key_malformed", f"a JWK is an object, and this is {kind_of(jwk)}")
         if PRIVATE_MEMBERS & jwk.keys():
             raise KeyRefused("key_private_members", "a public JWK must not hold private members")
         public = cls.of(_crypto_of(jwk))
-        if any(name not in (None, public.alg) for name in (alg, jwk.get("alg"))):
+        if any(given not in (None, public.alg) for given in (alg, jwk.get("alg"))):
             raise KeyRefused("key_alg_mismatch", f"this type of key is for {public.alg}")
         return public
 
@@ -76,7 +76,7 @@ class PublicKey:
         return cls.of(cast("PublicCryptoKey", key))
 
     def check_signature(self, alg: str, message: bytes, signature: bytes) -> None:
-        """Passes a signature by this key, made with the ``alg`` that is pinned to it. Raises BadSignature."""
+        """Raises BadSignature unless this key, with its own ``alg``, made the signature."""
         if alg != self.alg:
             raise BadSignature(f"alg is {text_like(alg)}, and the key is for {self.alg}")
         if not self.verify(message, signature):
@@ -151,7 +151,7 @@ class PublicCredentials:
         return cls(make_kid(owner, key.thumbprint), b64url(key.spki))
 
     def to_json(self) -> dict[str, str]:
-        """``{"keyId": …, "publicKey": …}``."""
+        """The JSON members under which a service publishes them."""
         return {"keyId": self.key_id, "publicKey": self.public_key}
 
 
@@ -184,7 +184,7 @@ def _crypto_of(jwk: Mapping[str, Any]) -> PublicCryptoKey:
     kind, curve = jwk.get("kty"), jwk.get("crv")
     if kind == "RSA":
         n, e = _number(jwk, "n"), _number(jwk, "e")
-        _check_rsa(n, e)  # before the library sees it: it has refusals of its own, without our codes
+        _check_rsa(n, e)  # first, since the library raises errors without our codes
         return rsa.RSAPublicNumbers(e, n).public_key()
     if kind == "EC" and curve == "P-256":
         x, y = (_number(jwk, name, _P256_COORDINATE) for name in ("x", "y"))
@@ -196,7 +196,8 @@ def _crypto_of(jwk: Mapping[str, Any]) -> PublicCryptoKey:
 
 
 def _number(jwk: Mapping[str, Any], name: str, size: int | None = None) -> int:
-    """A Base64urlUInt (RFC 7518 section 2): no leading zero bytes, or exactly ``size`` bytes for a coordinate."""
+    """A Base64urlUInt (RFC 7518 section 2): without ``size`` no leading zero byte, with it (a coordinate) exactly
+    that many bytes."""
     value = jwk.get(name)
     try:
         data = b64url_decode(value) if type(value) is str else b""

@@ -1,12 +1,13 @@
-"""Trust domains, services, service ids and key ids (docs/protocol.md).
+"""Trust domains, services, service ids, key ids, scopes and audiences (docs/protocol.md).
 
 A service id is ``<trust domain>/<service>``; a kid is ``<service id>/<RFC 7638 thumbprint>``. A kid names its owner
-and is computed from the key, so a reader can check both.
+and is computed from the key, so a reader can check that it fits the owner and the key.
 """
 
 import re
+from typing import Any, Final
 
-from peerseal.errors import InvalidName
+from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.plain import plain_text, text_like
 
 REGISTRY = "registry"
@@ -25,14 +26,23 @@ _SERVICE_LENGTH = 100
 _THUMBPRINT_LENGTH = 43
 _KID_LENGTH = _DOMAIN_LENGTH + _SERVICE_LENGTH + _THUMBPRINT_LENGTH + 2
 
+MAX_SCOPE: Final = 100
+"""Characters of a scope (RFC 6749 section 3.3 sets no limit)."""
+MAX_AUDIENCE: Final = 200
+"""Characters of an audience of consumers."""
+SCOPE: Final = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{MAX_SCOPE}}}")
+"""One scope: visible ASCII without quotes and backslashes."""
+AUDIENCE: Final = re.compile(rf"[\x21\x23-\x2e\x30-\x5b\x5d-\x7e]{{1,{MAX_AUDIENCE}}}")
+"""An audience of consumers: visible ASCII without quotes, backslashes and slashes."""
+
 
 def check_thumbprint(text: str) -> str:
-    """The text itself if it is an RFC 7638 SHA-256 thumbprint as a kid has it, else InvalidName."""
+    """The text itself if it is a SHA-256 thumbprint (RFC 7638) in base64url, else InvalidName."""
     return _match(_WHOLE_THUMBPRINT, text, _THUMBPRINT_LENGTH, "a thumbprint")[0]
 
 
-def name_text(name: object) -> str:
-    """A name as exactly ``str``, for look-ups. Raises InvalidName for anything but text."""
+def exact_name(name: object) -> str:
+    """The name as exactly ``str``, no subclass, for look-ups. Raises InvalidName for anything but text."""
     text = plain_text(name)
     if text is None:
         raise InvalidName(f"not a name: {text_like(name)}")
@@ -69,18 +79,17 @@ def split_service_id(name: str) -> tuple[str, str]:
 
 
 def qualify(name: str, domain: str) -> str:
-    """The service id of a short name or an id, as code and configuration have them. Raises InvalidName."""
-    text = name_text(name)
+    """The service id of a service that code or configuration names by short name or by id. Raises InvalidName."""
+    text = exact_name(name)
     if "/" in text:
         split_service_id(text)
         return text
     return service_id(domain, text)
 
 
-def check_peer_name(name: str) -> str:
-    """The name itself if it is a short name or a service id, as code and configuration have them. Raises
-    InvalidName."""
-    text = name_text(name)
+def check_name_or_id(name: str) -> str:
+    """The name itself if it is a short name or a service id: what `qualify` takes. Raises InvalidName."""
+    text = exact_name(name)
     if "/" in text:
         split_service_id(text)
         return text
@@ -105,10 +114,25 @@ def split_kid(kid: str) -> tuple[str, str]:
     return owner, thumbprint
 
 
-def _match(pattern: re.Pattern[str], value: object, longest: int, what: str) -> re.Match[str]:
+def check_scope(scope: Any) -> str:
+    """The scope itself if it is one token (RFC 6749 section 3.3). Raises MalformedToken."""
+    if type(scope) is not str or not SCOPE.fullmatch(scope):
+        raise MalformedToken(f"not a scope: {text_like(scope)}")
+    return scope
+
+
+def check_audience(audience: Any) -> str:
+    """The audience itself if it may name the consumers of events: visible ASCII without a slash, which would make it a
+    service id (docs/protocol.md). Raises MalformedToken."""
+    if type(audience) is not str or not AUDIENCE.fullmatch(audience):
+        raise MalformedToken("not an audience of consumers")
+    return audience
+
+
+def _match(pattern: re.Pattern[str], value: object, max_length: int, expected: str) -> re.Match[str]:
     """The match of the whole text. Raises InvalidName, which names what was expected."""
     text = plain_text(value)
-    match = pattern.fullmatch(text) if text is not None and len(text) <= longest else None
+    match = pattern.fullmatch(text) if text is not None and len(text) <= max_length else None
     if match is None:
-        raise InvalidName(f"not {what}: {text_like(value)}")
+        raise InvalidName(f"not {expected}: {text_like(value)}")
     return match

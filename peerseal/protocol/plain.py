@@ -1,4 +1,4 @@
-"""Plain values from input of any type.
+"""Plain values: exact ``str`` and ``bytes`` from input of any type.
 
 Input is mostly text or bytes, but may be anything: None where a header is missing, a number from a broker's table, a
 subclass with other methods. Readers take the plain value, or raise their own error.
@@ -26,8 +26,8 @@ def plain_bytes(value: object) -> bytes | None:
         return None
 
 
-def is_object(value: object) -> bool:
-    """Whether that is a mapping as readers of JSON make them."""
+def is_json_object(value: object) -> bool:
+    """Whether the value is a dict, or a read-only view of one."""
     return type(value) is dict or type(value) is MappingProxyType
 
 

@@ -1,4 +1,4 @@
-"""Policies and the domain's settings, which operators set, strictly read (docs/protocol.md)."""
+"""Call policies and domain settings, as operators set them, read strictly (docs/protocol.md)."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,23 +10,15 @@ from urllib.parse import urlsplit
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.encoding import strict_json
 from peerseal.protocol.hosts import is_loopback_host
-from peerseal.protocol.issuer_trust import given_ca, given_jwks
-from peerseal.protocol.names import split_service_id
+from peerseal.protocol.issuer_trust import canonical_ca, canonical_jwks
+from peerseal.protocol.names import check_audience, check_scope, split_service_id
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.tokens.claims import claim, exactly
 
 T = TypeVar("T")
 
 ANYONE: Final = "*"
-"""Stands for any service of the own trust domain."""
-MAX_SCOPE: Final = 100
-"""Characters of a scope (RFC 6749 section 3.3 sets no limit)."""
-MAX_AUDIENCE: Final = 200
-"""Characters of an audience of consumers."""
-SCOPE: Final = re.compile(rf"[\x21\x23-\x5b\x5d-\x7e]{{1,{MAX_SCOPE}}}")
-"""One scope token: visible ASCII without quotes and backslashes."""
-AUDIENCE: Final = re.compile(rf"[\x21\x23-\x2e\x30-\x5b\x5d-\x7e]{{1,{MAX_AUDIENCE}}}")
-"""An audience of consumers: the same, without a slash."""
+"""Any service of the registry's trust domain."""
 _INTROSPECTION_FLAGS: Final = ("introspection_signed", "introspect_jwts")
 _INTROSPECTION: Final = ("introspection_url", *_INTROSPECTION_FLAGS)
 MAX_DERIVATIONS: Final = 50
@@ -36,20 +28,20 @@ MAX_DERIVED: Final = 20
 ACCESS_LIFETIME: Final = 300
 """Seconds that an access token for a foreign resource server lives, where its grant says nothing else."""
 ACCESS_LIFETIMES: Final = range(10, 3601)
-"""Seconds that it may live: it cannot be revoked before its end."""
+"""Seconds that an access token may live. It cannot be revoked."""
 MAX_ACCESS_SCOPES: Final = 20
 """Scopes of one resource server, at most."""
 _RESOURCE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _RESOURCE: Final = re.compile(r"[a-z][a-z0-9+.-]{1,30}://[A-Za-z0-9\[][!$&-;=?-Z\[\]_a-z~%]{0,160}")
 DERIVED_FROM: Final = "derived_from"
-"""The member of ``rctx`` that names the user's scope from which the one scope of the token was derived."""
+"""The member of ``rctx`` with the user's scope from which the event's scope was derived."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallPolicy:
-    """Who may call one service, by service id or ``"*"``, each with its scopes.
+    """The policy of one service: which callers, by service id or ``"*"``, may call it, each with its scopes.
 
-    A ``restricted`` policy is told only to the service itself and to those that it names.
+    Only operators, the service and the callers in ``allow`` may read a ``restricted`` policy.
     """
 
     allow: Mapping[str, frozenset[str]]
@@ -61,7 +53,7 @@ class CallPolicy:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises MalformedToken or InvalidName."""
+        """Reads the JSON. Raises MalformedToken or InvalidName."""
         if type(value) is not dict:
             raise MalformedToken("a policy is not an object")
         exactly(value, frozenset(("allow",)), frozenset(("restricted",)))
@@ -73,7 +65,7 @@ class CallPolicy:
         return cls(allow, claim({"restricted": False, **value}, "restricted", bool))
 
     def scopes(self, caller: str) -> frozenset[str] | None:
-        """The scopes of the service with id ``caller``, of the own domain; None where it may not call at all."""
+        """The scopes of the service with id ``caller``, of the same domain; None where it may not call at all."""
         return self.allow.get(caller, self.allow.get(ANYONE))
 
 
@@ -81,8 +73,8 @@ class CallPolicy:
 class UserIssuer:
     """An OIDC issuer whose tokens prove users at the edge. ``jwks_url`` is found by discovery where it is None.
 
-    ``jwks`` holds the issuer's keys as `given_jwks` writes them: then none are fetched. ``ca`` holds the certificates
-    (PEM) with which the issuer's https is checked, in the place of the public authorities.
+    ``jwks`` holds the issuer's keys as `canonical_jwks` writes them: then none are fetched. ``ca`` holds the
+    certificates (PEM) with which the issuer's https is checked, in the place of the public authorities.
 
     At ``introspection_url`` the issuer says what its opaque tokens mean (RFC 7662). With ``introspection_signed`` only
     signed answers (RFC 9701) are believed; with ``introspect_jwts`` the issuer is asked about its JWTs, too.
@@ -106,13 +98,13 @@ class UserIssuer:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises MalformedToken."""
+        """Reads the JSON. Raises MalformedToken."""
         if type(value) is not dict:
             raise MalformedToken("an issuer is not an object")
         exactly(value, frozenset(("issuer", "audience")), frozenset(("jwks_url", "jwks", "ca", *_INTROSPECTION)))
         jwks_url, introspection_url = value.get("jwks_url"), value.get("introspection_url")
-        jwks = given_jwks(value["jwks"]) if "jwks" in value else None
-        ca = given_ca(value["ca"]) if "ca" in value else None
+        jwks = canonical_jwks(value["jwks"]) if "jwks" in value else None
+        ca = canonical_ca(value["ca"]) if "ca" in value else None
         if jwks is not None and jwks_url is not None:
             raise MalformedToken("jwks and jwks_url are both set, expected one of them")
         issuer, audience = claim(value, "issuer", str), claim(value, "audience", str)
@@ -120,17 +112,17 @@ class UserIssuer:
             if url is not None:
                 check_url_in_settings(url)
         if not 0 < len(audience) <= 300:
-            raise MalformedToken("an audience of no length, or too long")
+            raise MalformedToken(f"audience has {len(audience)} characters, expected 1 to 300")
         flags = {name: claim({name: False, **value}, name, bool) for name in _INTROSPECTION_FLAGS}
         if any(flags.values()) and introspection_url is None:
-            raise MalformedToken("an issuer without introspection_url that is to be asked about tokens")
+            raise MalformedToken(f"{' or '.join(_INTROSPECTION_FLAGS)} is set, expected introspection_url, too")
         return cls(issuer, audience, jwks_url, jwks=jwks, ca=ca, introspection_url=introspection_url, **flags)
 
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """An event of the service with id ``minter`` may have one of the scopes ``yields`` where its user's token has the
-    scope ``source`` instead."""
+    """An event of the service with id ``minter`` may have a scope of ``yields`` if the user's token has the scope
+    ``source``."""
 
     minter: str
     source: str
@@ -142,7 +134,7 @@ class Derivation:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises MalformedToken or InvalidName."""
+        """Reads the JSON. Raises MalformedToken or InvalidName."""
         if type(value) is not dict or value.keys() != {"minter", "from", "to"}:
             raise MalformedToken("expected an object with exactly the members minter, from and to")
         minter = claim(value, "minter", str)
@@ -173,7 +165,7 @@ class AccessGrant:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises MalformedToken or InvalidName."""
+        """Reads the JSON. Raises MalformedToken or InvalidName."""
         if type(value) is not dict:
             raise MalformedToken("expected an object with audience, services and scopes")
         exactly(value, frozenset(("audience", "services", "scopes")), frozenset(("lifetime",)))
@@ -190,15 +182,15 @@ class AccessGrant:
 
 
 Exchange = Mapping[str, Mapping[str, frozenset[str]]]
-"""By service id: for which consumers' audience it may have which scopes of event tokens from the registry."""
+"""``{service id: {audience: scopes}}``: the event tokens that a service may get from the registry."""
 
 
 @dataclass(frozen=True, slots=True)
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
-    users' tokens, and in ``exchange`` the programs that may exchange these for event tokens.
-    ``derived_scopes`` says which scopes events may have that their users' tokens do not have; ``access_tokens``, by the
-    name of a resource server, which services get access tokens for it."""
+    users' tokens, and in ``exchange`` the services that may exchange users' tokens for event tokens.
+    ``derived_scopes`` holds scopes that an event may have although its user's token does not; ``access_tokens``, by the
+    name of a resource server, the services that get access tokens for it."""
 
     minters: frozenset[str] = frozenset()
     issuers: tuple[UserIssuer, ...] = field(default=())
@@ -227,14 +219,14 @@ class DomainSettings:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Raises MalformedToken or InvalidName."""
+        """Reads the JSON. Raises MalformedToken or InvalidName."""
         if type(value) is not dict:
             raise MalformedToken("the domain's settings are not an object")
         exactly(value, frozenset(("minters", "issuers")), frozenset(("exchange", "derived_scopes", "access_tokens")))
         minters = _service_ids(value, "minters")
         issuers = _each("issuers", claim(value, "issuers", list), UserIssuer.from_json)
         if len({issuer.issuer for issuer in issuers}) != len(issuers):
-            raise MalformedToken("an issuer stands twice")
+            raise MalformedToken("issuers: two members have the same issuer")
         exchange = _exchange_from(claim({"exchange": {}, **value}, "exchange", dict))
         derived = claim({"derived_scopes": [], **value}, "derived_scopes", list)
         derivations = _derivations_from(derived, {*minters, *exchange})
@@ -243,12 +235,15 @@ class DomainSettings:
 
     def sources(self, minter: str, scope: str) -> frozenset[str]:
         """The scopes of a user's token from which an event of the service with id ``minter`` may derive ``scope``."""
-        named = (one for one in self.derived_scopes if one.minter == minter and scope in one.yields)
-        return frozenset(derivation.source for derivation in named)
+        return frozenset(
+            derivation.source
+            for derivation in self.derived_scopes
+            if derivation.minter == minter and scope in derivation.yields
+        )
 
 
 def _service_ids(value: Mapping[str, Any], name: str) -> frozenset[str]:
-    """Different service ids, which the member lists. Raises MalformedToken or InvalidName."""
+    """The service ids in the list ``name``, none repeated. Raises MalformedToken or InvalidName."""
     ids = claim(value, name, list)
     if any(type(one) is not str for one in ids) or len(set(ids)) != len(ids):
         raise MalformedToken(f"{name} is not a list of different service ids")
@@ -258,8 +253,8 @@ def _service_ids(value: Mapping[str, Any], name: str) -> frozenset[str]:
 
 
 def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ...]:
-    """``known`` are the ids of minters and of clients of the exchange. No scope is derived from a derived one, in the
-    whole domain: else the work on an event could lead to an event of another purpose."""
+    """``known`` are the ids of minters and of clients of the exchange. In the whole domain, a derived scope
+    must not be the source of another one: else the work on an event could lead to an event of another purpose."""
     if len(value) > MAX_DERIVATIONS:
         raise MalformedToken(f"derived_scopes has {len(value)} members, expected {MAX_DERIVATIONS} at most")
     derivations = _each("derived_scopes", value, Derivation.from_json)
@@ -268,7 +263,7 @@ def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ..
             expected = "expected a service of minters or a client of exchange"
             raise MalformedToken(f"derived_scopes[{number}]: minter is {derivation.minter}, {expected}")
     if len({(derivation.minter, derivation.source) for derivation in derivations}) != len(derivations):
-        raise MalformedToken("derived_scopes has two members with one minter and from, expected one with all of to")
+        raise MalformedToken("derived_scopes: two members have the same minter and from; put all scopes into one")
     sources = {derivation.source for derivation in derivations}
     chained = sources & {scope for derivation in derivations for scope in derivation.yields}
     if chained:
@@ -277,7 +272,7 @@ def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ..
 
 
 def _each(name: str, values: Iterable[Any], read: Callable[[Any], T]) -> tuple[T, ...]:
-    """What ``read`` makes of each member of a list, whose name and place a refusal says."""
+    """What ``read`` makes of each member of the list ``name``. An error names the list and the position."""
     found = []
     for number, value in enumerate(values):
         try:
@@ -292,7 +287,7 @@ def _exchange_from(value: Mapping[str, Any]) -> Exchange:
     for client, granted in value.items():
         split_service_id(client)
         if type(granted) is not dict or not granted:
-            raise MalformedToken("what a client may exchange is not an object with an audience")
+            raise MalformedToken(f"exchange.{client}: expected {{audience: [scope…]}}, one audience at least")
         exchange[client] = MappingProxyType(
             {check_audience(audience): scopes_from(scopes) for audience, scopes in granted.items()}
         )
@@ -316,33 +311,18 @@ def _access_grants_from(value: Mapping[str, Any]) -> Mapping[str, AccessGrant]:
 
 def check_resource(resource: Any) -> str:
     """The resource itself if it may name a foreign resource server in an access token: an absolute URI without a
-    fragment (RFC 8707). So it is no service id and no trust domain, which have no colon, and no audience of events,
-    which has no slash. Raises MalformedToken."""
+    fragment (RFC 8707). A URI has a colon and slashes, so it is never a service id, a trust domain or an audience of
+    events. Raises MalformedToken."""
     if type(resource) is not str or not _RESOURCE.fullmatch(resource):
         raise MalformedToken(f"not an absolute URI such as https://kafka.example.com: {text_like(resource)}")
     return resource
 
 
-def check_audience(audience: Any) -> str:
-    """The audience itself if it may name the consumers of events: visible ASCII without a slash, which would make it a
-    service id (docs/protocol.md). Raises MalformedToken."""
-    if type(audience) is not str or not AUDIENCE.fullmatch(audience):
-        raise MalformedToken("not an audience of consumers")
-    return audience
-
-
 def scopes_from(scopes: Any) -> frozenset[str]:
-    """A set of scopes, from a list in which none stands twice. Raises MalformedToken."""
+    """A set of scopes, from a list in which none is repeated. Raises MalformedToken."""
     if type(scopes) is not list or len(set(scopes := [check_scope(scope) for scope in scopes])) != len(scopes):
         raise MalformedToken("scopes are not a list of different texts")
     return frozenset(scopes)
-
-
-def check_scope(scope: Any) -> str:
-    """The scope itself if it is one token (RFC 6749 section 3.3). Raises MalformedToken."""
-    if type(scope) is not str or not SCOPE.fullmatch(scope):
-        raise MalformedToken(f"not a scope: {text_like(scope)}")
-    return scope
 
 
 def check_url_in_settings(url: Any) -> None:

@@ -1,6 +1,7 @@
 """Problem documents (RFC 9457): how a refused request is answered, whatever the framework.
 
-The answer names the stable code. It quotes nothing of the request, and nothing that the error says to the log.
+The answer names the stable code. It quotes nothing of the request, and no detail of the error: that is for the log
+only.
 """
 
 from http import HTTPStatus

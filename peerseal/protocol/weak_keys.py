@@ -1,9 +1,9 @@
 """Weak RSA keys of the right shape, found with whole numbers alone: for the keys of foreign issuers.
 
 The registry checks services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Every service
-meets issuers' keys, and `badkeys` depends on two libraries with C code; a check that depended on what is installed
-could be off unnoticed. So this module looks for the three weaknesses that real devices and libraries produced, by their
-authors' published methods, and the tests compare each with `badkeys`.
+meets issuers' keys, and `badkeys` depends on two libraries with C code; a missing library would silently switch the
+check off. So this module looks for the three weaknesses that real devices and libraries produced, by their authors'
+published methods, and the tests compare each with `badkeys`.
 """
 
 import math
@@ -18,7 +18,8 @@ _LARGEST_SMALL_PRIME: Final = 65537
 _FERMAT_ROUNDS: Final = 100
 
 # Nemec et al., "The Return of Coppersmith's Attack" (CCS 2017): primes k * M + 65537^a mod M. M contains all primes up
-# to 167 whatever the key's size, so such a modulus is a power of 65537 modulo their product. That has this order there.
+# to 167 whatever the key's size, so such a modulus is a power of 65537 modulo those primes' product, where 65537 has
+# the order _ROCA_ORDER.
 _ROCA_LARGEST_PRIME: Final = 167
 _ROCA_GENERATOR: Final = 65537
 _ROCA_PRIME_POWERS: Final = (16, 81, 25, 7, 11, 13, 17, 23, 29, 37, 41, 53, 83)
@@ -26,7 +27,7 @@ _ROCA_ORDER: Final = math.prod(_ROCA_PRIME_POWERS)
 
 
 def check_not_weak(key: PublicKey) -> None:
-    """Passes a key without a known weakness, in half a millisecond for 2048 bits. Raises KeyRefused with
+    """Refuses a key with a known weakness, in half a millisecond for 2048 bits. Raises KeyRefused with
     ``key_small_factor``, ``key_close_primes`` or ``key_roca``.
 
     A P-256 key has no such weakness: the curve is fixed, and the reader of the key checked that the point is on it.
@@ -52,8 +53,8 @@ def _has_close_primes(modulus: int) -> bool:
 
 
 def _is_of_roca_form(modulus: int) -> bool:
-    """Whether it is a power of the generator, which is so where it is one in each subgroup of prime power order (Pohlig
-    and Hellman)."""
+    """Whether the modulus is a power of the generator. That holds if it holds in each subgroup of prime power order
+    (Pohlig and Hellman)."""
     product = _product_of_primes(_ROCA_LARGEST_PRIME)
     if pow(modulus, _ROCA_ORDER, product) != 1:
         return False
@@ -66,7 +67,7 @@ def _is_of_roca_form(modulus: int) -> bool:
 
 @cache
 def _product_of_primes(largest: int) -> int:
-    """Of all primes up to that one."""
+    """The product of all primes up to ``largest``."""
     sieve = bytearray([1]) * (largest + 1)
     for number in range(2, math.isqrt(largest) + 1):
         if sieve[number]:

@@ -67,8 +67,8 @@ class TrustLimits(_Limits):
     """Seconds for which a document is believed after its last signed confirmation. It bounds how long a mirror, or a
     lost connection, can hide a revocation."""
     patience: float = 3.0
-    """Seconds that a slow registry can add to one verification, in total. It waits when a kid, or the callee's own
-    policy, is not in memory, or is known only from before a start or a pause."""
+    """Seconds that a slow registry can add to one verification, in total. A verification waits only if a kid, or the
+    callee's own policy, is not in memory, or is known only from before a start or a pause."""
     wait: float = 15.0
     """Seconds for which the registry may hold a request for changes while there are none. 0: it is asked every
     ``poll_interval`` instead."""
@@ -84,14 +84,14 @@ class TrustLimits(_Limits):
     jitter: float = 0.1
     """The part of ``refresh_interval`` by which a renewal may come sooner, so that a fleet does not ask in step."""
     cooldown: float = 5.0
-    """Seconds after a fetch for an unknown key in which no other such fetch is made for the same service."""
+    """Seconds in which a service's unknown kids cause no second fetch."""
     doubtful_fetches: int = 2
     """Fetches at once, at most, for unknown kids of services that are known: the list of changes names
     their new keys, so most unknown kids are invented, and must not occupy a server's threads."""
     negative_ttl: float = 30.0
     """Seconds for which the answer that a key is not registered is remembered."""
     stranger_fetches: float = 100.0
-    """Fetches for unknown services at once, at most: a fleet's start, or invented names."""
+    """Fetches for unknown services at once, at most: enough for a fleet's start, not for floods of names."""
     stranger_rate: float = 20.0
     """Such fetches a second after that."""
     longest_pause: float = 60.0
@@ -174,7 +174,7 @@ class CallLimits(_Limits):
     """Seconds after which an attempt counts as a failure, although its answer came."""
     failures: int = 5
     """Failures, one after another, that open the circuit of an origin. More than the attempts of one call, so that one
-    bad request does not open it. 0: these calls neither open the circuit nor heed it."""
+    bad request does not open it. 0: these calls do not open the circuit, and are made even if it is open."""
     window: float = 30.0
     """Seconds within which these failures happen; earlier ones are forgotten."""
     open_time: float = 1.0

@@ -6,7 +6,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from peerseal.errors import ConfigurationError, UnsignableRequest
-from peerseal.protocol.hosts import can_be_reached
+from peerseal.protocol.hosts import is_valid_host
 from peerseal.protocol.plain import plain_text
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -29,7 +29,7 @@ class Origin:
             parsed = parse_url(text or "")
         except LocationParseError:
             raise ConfigurationError(_NO_BASE_URL) from None  # the cause shows the URL
-        if parsed.scheme not in _PORTS or not can_be_reached(parsed.host, parsed.port) or "\\" in (text or ""):
+        if parsed.scheme not in _PORTS or not is_valid_host(parsed.host, parsed.port) or "\\" in (text or ""):
             raise ConfigurationError(_NO_BASE_URL)
         if parsed.auth or parsed.query or parsed.fragment:
             raise ConfigurationError(_NO_BASE_URL)

@@ -8,7 +8,7 @@ from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
 from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
-from peerseal.protocol.names import check_peer_name
+from peerseal.protocol.names import check_name_or_id
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.request import ALWAYS_BOUND
 from peerseal.runtime.forks import in_each_child, notice_fork
@@ -73,7 +73,7 @@ class SigningAdapter(TimedAdapter):
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
         self._signer = signer
-        self._audience = check_peer_name(audience)
+        self._audience = check_name_or_id(audience)
         self._origin = origin
         self._policy = options.retry_policy
         self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *(name.lower() for name in options.bind_headers))

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from peerseal.errors import CallerNotAllowed, CodedError, KeyRefused, MissingToken
 from peerseal.protocol.documents.frame import sign_document
-from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument
+from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH
 from peerseal.protocol.encoding import canonical_json, digest_header, natural, strict_json_object
 from peerseal.protocol.join import join_mac_matches
@@ -89,7 +89,7 @@ class Endpoints:
         found = _POLICY.fullmatch(path)
         return None if found is None else self._policy(call, found[1])
 
-    def _conditional(self, call: Call, document: JwkSetDocument) -> Answer:
+    def _conditional(self, call: Call, document: KeySetDocument) -> Answer:
         """RFC 9110 section 13.1.2. The tag covers all members that a new signature does not change."""
         keys = tuple(replace(key, proof=()) for key in document.keys)
         timeless = replace(document, issued_at=0, expires_at=0, head=0, checkpoint="", keys=keys)

@@ -16,7 +16,7 @@ from peerseal.identity.identity import Identity
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import DOCUMENT_LIFETIME, Document, sign_document
-from peerseal.protocol.documents.key_set import ACTIVE, RETIRED, REVOKED, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import ACTIVE, RETIRED, REVOKED, KeySetDocument, ListedKey
 from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys
@@ -263,7 +263,7 @@ class MemoryRegistry(Fetcher):
         """Any document, signed by this registry."""
         return sign_document(document, self.signing_key)
 
-    def jwk_set(self, service: str) -> JwkSetDocument:
+    def jwk_set(self, service: str) -> KeySetDocument:
         """The keys of a service, as of now."""
         now = self.clock()
         held = [key for key in self.keys.values() if key.service == service]
@@ -271,7 +271,7 @@ class MemoryRegistry(Fetcher):
             raise NotFound("service_not_found", service)
         good = [key for key in held if key.revoked_at is None and key.active_until > now - LISTED_AFTER_RETIREMENT]
         revoked = [key for key in held if key.revoked_at is not None and key.admission.expires_at > now]
-        return JwkSetDocument(
+        return KeySetDocument(
             **self._frame(service_id(self.domain, service)),
             **self._place(service),
             keys=tuple(self._signed_key(key) for key in good),
@@ -368,10 +368,10 @@ class MemoryRegistry(Fetcher):
             return REVOKED
         return ACTIVE if key.active_until > self.clock() else RETIRED
 
-    def _signed_key(self, key: RegisteredKey) -> SignedKey:
+    def _signed_key(self, key: RegisteredKey) -> ListedKey:
         proof = self.ledger.inclusion(key.admission.index)
         state = self.state(key)
-        return SignedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
+        return ListedKey(self._kid(key), key.public, state, key.active_until, key.admission, proof)
 
     def _frame(self, subject: str, lifetime: int = DOCUMENT_LIFETIME) -> dict[str, Any]:
         now = int(self.clock())

@@ -13,7 +13,7 @@ from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
-from peerseal.protocol.hosts import is_this_machine, leads_elsewhere
+from peerseal.protocol.hosts import is_this_machine, may_be_other_machine
 from peerseal.transport.timed_connection import with_timed_connections
 
 
@@ -64,7 +64,7 @@ class TimedAdapter(HTTPAdapter):
         host = _host(request)
         if "%" in host and ":" not in host:  # http.client asserts that it is the zone of an IPv6 address
             raise requests.exceptions.InvalidURL("a name of a host holds a percent sign", request=request)
-        if self._elsewhere and not leads_elsewhere(host):
+        if self._elsewhere and not may_be_other_machine(host):
             raise requests.exceptions.InvalidURL(f"{host} is this machine", request=request)
         if is_this_machine(host) and select_proxy(str(request.url), proxies):
             proxies, request = None, request.copy()

@@ -23,7 +23,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from peerseal.errors import AnswerTooLarge, AnswerTooSlow, ConfigurationError, DocumentRefused, FetchError
-from peerseal.protocol.hosts import can_be_reached, has_one_host, is_loopback_host
+from peerseal.protocol.hosts import has_one_host, is_loopback_host, is_valid_host
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.deadline import no_longer_than, time_left
@@ -356,7 +356,7 @@ def check_urls(text: str) -> str:
 def _base_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        reachable = can_be_reached(parts.hostname, parts.port) and has_one_host(parts.netloc)
+        reachable = is_valid_host(parts.hostname, parts.port) and has_one_host(parts.netloc)
     except ValueError as error:
         raise ConfigurationError("a URL that cannot be read") from error
     if _ODD.search(url):  # by which one parser sees another host than the next

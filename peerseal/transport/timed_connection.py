@@ -24,7 +24,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
 from peerseal.protocol.encoding import natural
-from peerseal.protocol.hosts import is_loopback_host, leads_elsewhere
+from peerseal.protocol.hosts import is_loopback_host, may_be_other_machine
 from peerseal.runtime.limits import LONGEST_TIMEOUT
 from peerseal.transport.deadline import time_left
 
@@ -184,5 +184,5 @@ def _check_address(connection: HTTPConnection, made: socket.socket, elsewhere: b
         raise NewConnectionError(connection, f"the connection broke: {error}") from error
     if here and not is_loopback_host(address):
         raise WrongAddress(connection, f"{connection.host} leads to {address}, which is not on loopback")
-    if elsewhere and (address == own or not leads_elsewhere(address)):
+    if elsewhere and (address == own or not may_be_other_machine(address)):
         raise WrongAddress(connection, f"{connection.host} leads to {address}, and may not lead to this machine")

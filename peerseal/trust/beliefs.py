@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, Self, cast
 from peerseal.errors import DocumentRefused, Expired, NotYetValid, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.key_set import JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicKey
@@ -36,7 +36,7 @@ class TrustedKey:
     active_until: int
 
     @classmethod
-    def of(cls, key: SignedKey | KeyStatement, service_id: str) -> Self:
+    def of(cls, key: ListedKey | KeyStatement, service_id: str) -> Self:
         """From a key in a document that was checked."""
         return cls(key.kid, service_id, key.public, key.active_from, key.active_until)
 
@@ -144,7 +144,7 @@ class Dated:
     confirmed_at: int
     expires_at: int
 
-    def check_not_older(self, document: JwkSetDocument | PolicyDocument | DomainDocument) -> None:
+    def check_not_older(self, document: KeySetDocument | PolicyDocument | DomainDocument) -> None:
         """Passes a document that is not older than what was seen before. Raises DocumentRefused."""
         if document.seq < self.seq or (document.seq > self.seq and document.head < self.covered):
             raise DocumentRefused("document_rolled_back", f"seq {document.seq} after {self.seq}")
@@ -185,7 +185,7 @@ class KnownService(Dated):
     expires_at: int
 
     @classmethod
-    def of(cls, document: JwkSetDocument) -> Self:
+    def of(cls, document: KeySetDocument) -> Self:
         """From the first document about the service."""
         revoked = frozenset(key.kid for key in document.revoked)
         keys = {key.kid: TrustedKey.of(key, document.subject) for key in document.keys if key.kid not in revoked}
@@ -195,7 +195,7 @@ class KnownService(Dated):
         """Whether the kid is among the keys or the revoked keys."""
         return kid in self.keys or kid in self.revoked
 
-    def updated(self, document: JwkSetDocument) -> Self:
+    def updated(self, document: KeySetDocument) -> Self:
         """After another document. Raises DocumentRefused for one that is older than what was seen before, and for one
         that brings a revoked key back, whatever its signer says.
 

@@ -17,11 +17,11 @@ from peerseal.errors import AnswerTooLarge, DocumentRefused, FetchError, Peersea
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_PATH, RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.ledger.checkpoint import Checkpoint, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import Checkpoint, verify_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
@@ -33,14 +33,14 @@ from peerseal.trust.seen_ledger import SeenLedger, check_admissions
 
 log = logging.getLogger("peerseal.trust")
 
-D = TypeVar("D", bound=JwkSetDocument | KeyStatement | Changes | PolicyDocument | DomainDocument)
+D = TypeVar("D", bound=KeySetDocument | KeyStatement | Changes | PolicyDocument | DomainDocument)
 """The kinds of document that carry a checkpoint of the ledger."""
 
 T = TypeVar("T")
 
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
-    JwkSetDocument: "key_set",
+    KeySetDocument: "key_set",
     KeyStatement: "key_statement",
     Changes: "changes",
     PolicyDocument: "policy",
@@ -122,7 +122,7 @@ class DocumentReader:
             lambda: self.fetcher,
             self._ledger,
             copies,
-            lambda jws: self._read_with(self.registry_keys(), JwkSetDocument, jws)[0],
+            lambda jws: self._read_with(self.registry_keys(), KeySetDocument, jws)[0],
             clock=clock,
             pause=limits.cooldown,
         )
@@ -366,7 +366,7 @@ class DocumentReader:
             raise DocumentRefused("document_wrong_subject", f"{document.subject} instead of {subject}")
         if checkpoint.size < at_least:
             raise DocumentRefused("document_rolled_back", f"covers {checkpoint.size} entries of {at_least}")
-        if isinstance(document, JwkSetDocument | KeyStatement):
+        if isinstance(document, KeySetDocument | KeyStatement):
             check_admissions(document, checkpoint)
         if from_disk:
             self._ledger.accept_copy(checkpoint, document.checkpoint, root)
@@ -380,7 +380,7 @@ class DocumentReader:
         """The document and the checkpoint in it, both signed by keys that the root names. Raises DocumentRefused."""
         signers = {make_kid(root.issuer, key.thumbprint): key for key in root.signing_keys}
         document = read_document(kind, jws, signers, now=self._clock(), domain=root.subject)
-        checkpoint = read_checkpoint(document.checkpoint, root.subject, root.ledger_keys)
+        checkpoint = verify_checkpoint(document.checkpoint, root.subject, root.ledger_keys)
         head = document.seq if isinstance(document, Changes) else document.head
         if checkpoint.size != head or document.seq > head:
             raise DocumentRefused("document_malformed", "the checkpoint is not of the entries that it covers")

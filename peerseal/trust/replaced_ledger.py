@@ -20,7 +20,7 @@ from peerseal.protocol.documents.history_statement import (
     decode_statements,
     signed_histories,
 )
-from peerseal.protocol.documents.key_set import REVOKED, JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.key_set import REVOKED, KeySetDocument, ListedKey, RevokedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, strict_json_object
@@ -61,7 +61,7 @@ class ReplacedLedgers:
         fetcher: Callable[[], Fetcher],
         ledger: SeenLedger,
         copies: CopyFolder,
-        read_copy: Callable[[str], JwkSetDocument],
+        read_copy: Callable[[str], KeySetDocument],
         *,
         clock: Callable[[], float],
         pause: float,
@@ -180,7 +180,7 @@ class KeyEndings:
         until = self._known()
         if not until:
             return document
-        if isinstance(document, JwkSetDocument):
+        if isinstance(document, KeySetDocument):
             return _capped(document, until)
         if isinstance(document, KeyStatement) and document.kid in until:
             end = until[document.kid]
@@ -215,8 +215,8 @@ def statements_in(body: bytes) -> list[str]:
         raise DocumentRefused("document_malformed", f"the root's statements: {error}") from error
 
 
-def _capped(document: JwkSetDocument, until: Mapping[str, int]) -> JwkSetDocument:
-    keys, revoked = list[SignedKey](), list(document.revoked)
+def _capped(document: KeySetDocument, until: Mapping[str, int]) -> KeySetDocument:
+    keys, revoked = list[ListedKey](), list(document.revoked)
     for key in document.keys:
         end = until.get(key.kid, key.active_until)
         if end == REVOKED_FOR_GOOD:

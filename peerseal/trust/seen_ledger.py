@@ -15,7 +15,7 @@ from pathlib import Path
 
 from peerseal.errors import AnswerTooLarge, ConfigurationError, DocumentRefused, MalformedToken
 from peerseal.protocol.documents.history_statement import Head, HistoryStatement, excused_by
-from peerseal.protocol.documents.key_set import ACTIVE, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, ListedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import natural, strict_json_object
@@ -25,7 +25,7 @@ from peerseal.protocol.ledger.checkpoint import (
     MAX_PROOF_BYTES,
     Checkpoint,
     decode_proof,
-    read_checkpoint,
+    verify_checkpoint,
 )
 from peerseal.protocol.ledger.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.names import split_service_id
@@ -155,7 +155,7 @@ class SeenLedger:
     def _current(self, root: RegistryKeys) -> tuple[Checkpoint, str]:
         def read(answer: Answer) -> tuple[Checkpoint, str]:
             note = content(answer).decode("utf-8", "replace")
-            return read_checkpoint(note, root.subject, root.ledger_keys), note
+            return verify_checkpoint(note, root.subject, root.ledger_keys), note
 
         with no_larger_than(MAX_NOTE_BYTES):
             found = self._fetcher().ask(CHECKPOINT_PATH, read)
@@ -370,7 +370,7 @@ class CheckpointFile:
         self._folder.write(self._name, note.encode("utf-8"), modified_at=seen_at)
 
 
-def check_admissions(document: JwkSetDocument | KeyStatement, checkpoint: Checkpoint) -> None:
+def check_admissions(document: KeySetDocument | KeyStatement, checkpoint: Checkpoint) -> None:
     """The entry that admitted a key, which the document repeats for each key, matches the key and is in the ledger of
     ``checkpoint``. No key ends later than it was admitted for. A key ends earlier only by a retirement or a revocation,
     which are entries too.
@@ -407,8 +407,8 @@ def read_proof(answer: Answer, old: int, new: int) -> tuple[bytes, ...]:
     return proof
 
 
-def _keys_of(document: JwkSetDocument | KeyStatement) -> Iterable[SignedKey | KeyStatement]:
-    return document.keys if isinstance(document, JwkSetDocument) else (document,)
+def _keys_of(document: KeySetDocument | KeyStatement) -> Iterable[ListedKey | KeyStatement]:
+    return document.keys if isinstance(document, KeySetDocument) else (document,)
 
 
 def _verified(note: str, root: RegistryKeys) -> Checkpoint | None:
@@ -417,6 +417,6 @@ def _verified(note: str, root: RegistryKeys) -> Checkpoint | None:
 
 def _signed_by(note: str, root: RegistryKeys, jwks: Iterable[Mapping[str, str]]) -> Checkpoint | None:
     try:
-        return read_checkpoint(note, root.subject, jwks)
+        return verify_checkpoint(note, root.subject, jwks)
     except DocumentRefused:
         return None

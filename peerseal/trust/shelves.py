@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from peerseal.errors import FetchError, RevokedKey, TrustUnavailable, UnknownKey
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
@@ -29,11 +29,11 @@ V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)
 
 
-class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
+class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     """The key sets of the services that were asked about. ``held`` maps each kid to its key and the item of its owner,
     which says until when it is believed."""
 
-    document = JwkSetDocument
+    document = KeySetDocument
     label = "keys"
     path = "/v1/services/{}/jwks.jwt"
     file = "keys-{}.jwt"
@@ -81,7 +81,7 @@ class KeyShelf(Shelf[JwkSetDocument, KnownService, TrustedKey]):
         super().renew_locks()
         self._unknown_kid_fetches = threading.Semaphore(self._limits.doubtful_fetches)
 
-    def _belief(self, document: JwkSetDocument, known: KnownService | None) -> KnownService:
+    def _belief(self, document: KeySetDocument, known: KnownService | None) -> KnownService:
         return KnownService.of(document) if known is None else known.updated(document)
 
     def _find(self, known: KnownService, name: str) -> TrustedKey | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from peerseal.errors import ConfigurationError, PeersealError, UnknownKey
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.names import make_kid, name_text, registry_id, split_kid, split_service_id
+from peerseal.protocol.names import exact_name, make_kid, registry_id, split_kid, split_service_id
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
@@ -121,7 +121,7 @@ class TrustStore:
     def key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
-        kid = kid if type(kid) is str else name_text(kid)
+        kid = kid if type(kid) is str else exact_name(kid)
         found = self._key_shelf.held.get(kid)
         if found is not None and self._clock() < found[1].good_until and self._awake.is_current(found[1].period):
             self._hits += 1  # without a lock: the counter need not be exact
@@ -133,7 +133,7 @@ class TrustStore:
     def policy(self, service_id: str) -> CallPolicy | None:
         """See KeySource."""
         self._begin()
-        service_id = name_text(service_id)
+        service_id = exact_name(service_id)
         item = self._policy_shelf.items.get(service_id)
         if item is not None and self._policy_shelf.is_believed(item) and item.known:
             return item.known.value
@@ -145,7 +145,7 @@ class TrustStore:
     def recorded_key(self, kid: str) -> TrustedKey:
         """See KeySource."""
         self._begin()
-        kid = name_text(kid)
+        kid = exact_name(kid)
         current = self._held.get(kid)
         if current is not None and self._key_shelf.is_believed(current[1]):
             return current[0]

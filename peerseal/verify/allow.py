@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from peerseal.errors import ConfigurationError, MalformedToken
-from peerseal.protocol.names import check_peer_name, qualify
+from peerseal.protocol.names import check_name_or_id, check_scope, qualify
 from peerseal.protocol.plain import kind_of
-from peerseal.protocol.policies import ANYONE, CallPolicy, check_scope
+from peerseal.protocol.policies import ANYONE, CallPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def read_allow(allow: object) -> dict[str, frozenset[str]]:
 def _caller(name: object) -> str:
     if not isinstance(name, str):
         raise ConfigurationError(f"a caller in allow is of type {kind_of(name)}; expected a service's name")
-    return name if name == ANYONE else check_peer_name(name)
+    return name if name == ANYONE else check_name_or_id(name)
 
 
 def _scopes(caller: object, scopes: object) -> Iterator[str]:

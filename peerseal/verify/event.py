@@ -35,9 +35,8 @@ from peerseal.errors import (
     WrongTopic,
     WrongTransaction,
 )
-from peerseal.protocol.names import registry_id, split_service_id
+from peerseal.protocol.names import check_audience, registry_id, split_service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
-from peerseal.protocol.policies import check_audience
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
 from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash

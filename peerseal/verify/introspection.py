@@ -42,8 +42,8 @@ from peerseal.protocol.tokens.introspection import (
     ActiveToken,
     check_opaque,
     parse_signed,
-    plain_answer,
     signed_answer,
+    unsigned_answer,
 )
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import IssuerLimits
@@ -294,7 +294,7 @@ class Introspection:
         elif named.introspection_signed:
             raise DocumentRefused("document_wrong_type", f"expected {SIGNED_CONTENT}, as introspection_signed says")
         else:
-            members = plain_answer(answer.body)
+            members = unsigned_answer(answer.body)
         audience = None if self._client.unsafe_any_audience else named.audience
         active = ActiveToken.read(members, issuer=named.issuer, audience=audience, now=self._clock())
         others = {name: value for name, value in active.claims.items() if value != token}  # ``jti`` may be the token
@@ -356,7 +356,7 @@ def _without_traceback(error: BaseException) -> TrustUnavailable:
 def _is_invalid_client(body: bytes) -> bool:
     """Whether a 400 is about the client (RFC 6749 section 5.2): so some issuers answer to an assertion."""
     try:
-        return plain_answer(body).get("error") == "invalid_client"
+        return unsigned_answer(body).get("error") == "invalid_client"
     except DocumentRefused:
         return False
 

@@ -25,7 +25,7 @@ from peerseal.errors import (
     UnknownKey,
     WrongIssuer,
 )
-from peerseal.protocol.hosts import leads_elsewhere
+from peerseal.protocol.hosts import may_be_other_machine
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
@@ -233,7 +233,7 @@ def check_jwks_uri(jwks_uri: str, issuer: str) -> str:
     """The URI itself, which the issuer may name in its discovery document: as `check_issuer_url`, and not on this
     machine where the issuer is remote. Raises ConfigurationError."""
     check_issuer_url(jwks_uri, "jwks_uri")
-    if not is_loopback(issuer) and not leads_elsewhere(urlsplit(jwks_uri).hostname or ""):
+    if not is_loopback(issuer) and not may_be_other_machine(urlsplit(jwks_uri).hostname or ""):
         raise ConfigurationError(f"jwks_uri of a remote issuer is on this machine: {jwks_uri}")
     return jwks_uri
 

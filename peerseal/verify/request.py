@@ -37,7 +37,7 @@ from peerseal.errors import (
     WrongBinding,
 )
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header
-from peerseal.protocol.names import check_peer_name, qualify
+from peerseal.protocol.names import check_name_or_id, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
@@ -138,7 +138,7 @@ class Verifier:
         self._deadline = deadline_of(trust)
         # Only a RemoteKeySource has it.
         self._recall: Callable[..., KeySource | None] | None = getattr(trust, "recall", None)
-        self._audience_name = check_peer_name(audience)
+        self._audience_name = check_name_or_id(audience)
         self._allow = read_allow(allow)
         self._replay = MemoryReplayGuard(clock=clock) if replay is None else replay
         check_callable("replay.claim", getattr(self._replay, "claim", None))

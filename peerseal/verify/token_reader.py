@@ -48,7 +48,7 @@ class TokenReader:
 
     def read(self, token: str) -> UnverifiedServiceToken:
         """Steps 1 and 2. Raises MissingToken, MalformedToken or WrongType."""
-        header_segment, payload_segment, signature_segment, signing_input = jose.split(token)
+        header_segment, payload_segment, signature_segment, signing_input = jose.split_segments(token)
         claims = strict_json_object(b64url_decode(payload_segment))
         signature = b64url_decode(signature_segment)
         signer = self._signers.get(header_segment) or self._read_header(header_segment)

@@ -13,10 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from peerseal.errors import ConfigurationError, MalformedToken, TrustUnavailable, WrongIssuer
-from peerseal.protocol.hosts import can_be_asked
+from peerseal.protocol.hosts import is_usable_url
 from peerseal.protocol.keys import PublicKey
+from peerseal.protocol.names import check_scope
 from peerseal.protocol.plain import plain_text, text_like
-from peerseal.protocol.policies import UserIssuer, check_scope
+from peerseal.protocol.policies import UserIssuer
 from peerseal.protocol.tokens.introspection import ActiveToken, is_jwt_shaped
 from peerseal.protocol.tokens.oidc import UnverifiedToken, VerifiedClaims
 from peerseal.protocol.tokens.transaction import check_user
@@ -147,7 +148,7 @@ class UserVerifier:
 
     def _made(self, named: UserIssuer) -> "_Issuer":
         for url in filter(None, (named.issuer, named.jwks_url, named.introspection_url)):
-            if not can_be_asked(url):  # an older registry accepted such settings
+            if not is_usable_url(url):  # an older registry accepted such settings
                 raise TrustUnavailable(f"the domain's settings name {text_like(url)}, which is no URL of a server")
         ca_file, limits, clock = self._ca_file, self._limits, self._clock
         keys = OidcIssuer.configured(

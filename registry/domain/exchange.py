@@ -8,10 +8,11 @@ from typing import Final, Self
 from urllib.parse import parse_qsl
 
 from peerseal.errors import CodedError, MalformedToken
-from peerseal.protocol.policies import check_audience, check_resource, check_scope, scopes_from
+from peerseal.protocol.names import check_audience, check_scope
+from peerseal.protocol.policies import check_resource, scopes_from
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
 from peerseal.protocol.tokens.event import PAYLOAD_HASH, TOPIC
-from peerseal.protocol.tokens.transaction import ID
+from peerseal.protocol.tokens.transaction import ID_PATTERN
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
@@ -72,8 +73,8 @@ class ExchangeWanted:
             subject_token=needed(form, "subject_token"),
             scope=_scope(form),
             audience=_audience(form),
-            transaction_id=_shaped(form, "transaction_id", ID),
-            event_id=_shaped(form, "event_id", ID),
+            transaction_id=_shaped(form, "transaction_id", ID_PATTERN),
+            event_id=_shaped(form, "event_id", ID_PATTERN),
             topic=_shaped(form, "topic", TOPIC) if "topic" in form else None,
             payload_hash=_shaped(form, "event_payload_hash", PAYLOAD_HASH) if "event_payload_hash" in form else None,
         )

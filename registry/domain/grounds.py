@@ -12,7 +12,7 @@ from peerseal.protocol.documents.history_statement import read_history
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
-from peerseal.protocol.ledger.evidence import PROOF, TOKEN, VOUCH, past_proof, read_evidence, spent_request, vouches_for
+from peerseal.protocol.ledger.evidence import PROOF, TOKEN, VOUCH, past_proof, past_request, read_evidence, vouches_for
 from peerseal.protocol.names import make_kid, registry_id, service_id, split_kid
 from peerseal.protocol.tokens.claims import LEEWAY
 from peerseal.protocol.tokens.proof import PROOF_LIFETIME
@@ -207,7 +207,7 @@ class Grounds:
     def _spent(self, token: str, key: KeyRecord, entry: Entry, method: str) -> Mapping[str, Any]:
         kid = make_kid(service_id(self._domain(), key.service), key.thumbprint)
         registry = registry_id(self._domain())
-        claims = spent_request(token, key=key.public, kid=kid, registry=registry, method=method)
+        claims = past_request(token, key=key.public, kid=kid, registry=registry, method=method)
         _check_time("evidence", claims["iat"], entry.time, REQUEST_LIFETIME_CAP)
         return claims
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from peerseal.errors import InvalidName, KeyRefused, MalformedToken
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json, strict_json_object
-from peerseal.protocol.hosts import can_be_asked
-from peerseal.protocol.issuer_trust import given_keys
+from peerseal.protocol.hosts import is_usable_url
+from peerseal.protocol.issuer_trust import keys_from_jwks
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.protocol.names import qualify, split_service_id
 from peerseal.protocol.plain import text_like
@@ -84,14 +84,14 @@ def _check_urls(settings: DomainSettings) -> None:
     """Raises MalformedToken for an issuer's URL that is no server's: services would refuse each of its tokens."""
     for number, issuer in enumerate(settings.issuers):
         for url in filter(None, (issuer.issuer, issuer.jwks_url, issuer.introspection_url)):
-            if not can_be_asked(url):
+            if not is_usable_url(url):
                 raise MalformedToken(f"issuers[{number}]: {text_like(url)} is no URL of a server")
 
 
 def _check_given_keys(settings: DomainSettings) -> None:
     """Raises MalformedToken for a weak key: issuers' keys are checked as services' keys are."""
     for number, issuer in enumerate(settings.issuers):
-        for kid, key in ({} if issuer.jwks is None else given_keys(issuer.jwks)).items():
+        for kid, key in ({} if issuer.jwks is None else keys_from_jwks(issuer.jwks)).items():
             try:
                 check_quality(key)
             except KeyRefused as error:
@@ -185,7 +185,7 @@ def explain_domain(settings: DomainSettings, entry: int) -> list[str]:
 def _issuer_sentences(issuer: UserIssuer) -> Iterator[str]:
     keys = "its keys are found by discovery" if issuer.jwks_url is None else f"its keys are at {issuer.jwks_url}"
     if issuer.jwks is not None:
-        kids = ", ".join(given_keys(issuer.jwks))
+        kids = ", ".join(keys_from_jwks(issuer.jwks))
         keys = f"its keys are in these settings (kid {kids})"
     checked = "" if issuer.ca is None else ", and its https is checked with the certificates in these settings"
     yield f"users' tokens of {issuer.issuer} for audience {issuer.audience} are believed: {keys}{checked}"

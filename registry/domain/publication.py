@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peerseal.protocol.documents.key_set import JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey, RevokedKey
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.keys import PublicCredentials
 from peerseal.protocol.ledger.entries import Admission
@@ -48,7 +48,7 @@ class ProvenKey:
     proof: Proof
 
 
-def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
+def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> KeySetDocument:
     """The signed set: active and recently retired keys in full, revoked ones by kid."""
     signed, revoked = [], []
     for key in keys:
@@ -59,8 +59,8 @@ def key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> JwkSetDocument:
             revoked.append(RevokedKey(kid, record.revoked_at, record.revoked_seq - 1))
         else:
             said = state.value, record.active_until, key.admission, key.proof
-            signed.append(SignedKey(kid, record.public, *said))
-    return JwkSetDocument(**frame.members(), keys=tuple(signed), revoked=tuple(revoked))
+            signed.append(ListedKey(kid, record.public, *said))
+    return KeySetDocument(**frame.members(), keys=tuple(signed), revoked=tuple(revoked))
 
 
 def plain_key_set(frame: AnswerFrame, keys: Iterable[ProvenKey]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from peerseal.errors import DocumentRefused, TokenError
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.documents.frame import read_document, sign_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid, registry_id
@@ -124,7 +124,7 @@ def a_changes_document(key: KeyPair) -> str:
 
 def a_jwk_set(key: KeyPair) -> str:
     frame: dict[str, Any] = {"issuer": registry_id(DOMAIN), "issued_at": NOW, "expires_at": NOW + 3600}
-    return sign_document(JwkSetDocument(**frame, subject=CALLER, seq=1, head=1, checkpoint="", keys=()), key)
+    return sign_document(KeySetDocument(**frame, subject=CALLER, seq=1, head=1, checkpoint="", keys=()), key)
 
 
 def test_proof_of_possession_as_request_token(callee: Callee, key: KeyPair) -> None:
@@ -152,14 +152,14 @@ def test_request_token_and_proof_as_signed_document(key: KeyPair) -> None:
     signers = {header(key)["kid"]: key.public}
     for token in (honest_token(key), sign_proof(key, issuer=CALLER, audience=registry_id(DOMAIN), now=NOW)):
         with pytest.raises(DocumentRefused) as caught:
-            read_document(JwkSetDocument, token, signers, now=NOW, domain=DOMAIN)
+            read_document(KeySetDocument, token, signers, now=NOW, domain=DOMAIN)
         assert caught.value.code == "document_wrong_type"
 
 
 def test_one_signed_document_as_another() -> None:
     key = ec_key("registry")
     signers = {make_kid(registry_id(DOMAIN), key.public.thumbprint): key.public}
-    for kind, document in ((JwkSetDocument, a_changes_document(key)), (Changes, a_jwk_set(key))):
+    for kind, document in ((KeySetDocument, a_changes_document(key)), (Changes, a_jwk_set(key))):
         with pytest.raises(DocumentRefused) as caught:
             read_document(kind, document, signers, now=NOW, domain=DOMAIN)  # type: ignore[type-var]
         assert caught.value.code == "document_wrong_type"
@@ -168,7 +168,7 @@ def test_one_signed_document_as_another() -> None:
 def test_a_service_cannot_sign_the_registrys_documents(key: KeyPair) -> None:
     signers = {make_kid(registry_id(DOMAIN), ec_key("registry").public.thumbprint): ec_key("registry").public}
     with pytest.raises(DocumentRefused) as caught:
-        read_document(JwkSetDocument, a_jwk_set(key), signers, now=NOW, domain=DOMAIN)
+        read_document(KeySetDocument, a_jwk_set(key), signers, now=NOW, domain=DOMAIN)
     assert caught.value.code == "document_unknown_signer"
 
 

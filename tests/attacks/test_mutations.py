@@ -14,7 +14,7 @@ import pytest
 from peerseal.errors import PeersealError
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.frame import Document, read_document, sign_document
-from peerseal.protocol.documents.key_set import JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import b64url, b64url_decode
@@ -110,10 +110,10 @@ def documents(key: KeyPair) -> list[Document]:
     frame: dict[str, Any] = {"issuer": registry_id(DOMAIN), "issued_at": NOW, "expires_at": NOW + 3600}
     place: dict[str, Any] = {"seq": 2, "head": 3, "checkpoint": "a note"}
     admission = Admission(1, NOW, NOW + 60, {"join_token": "x"}, "A" * 43)
-    signed = SignedKey(kid_of(CALLER, key), key.public, "active", NOW + 60, admission, (b"a" * 32,))
+    signed = ListedKey(kid_of(CALLER, key), key.public, "active", NOW + 60, admission, (b"a" * 32,))
     ledger_key = {"kty": "OKP", "crv": "Ed25519", "x": "A" * 43}
     return [
-        JwkSetDocument(**frame, **place, subject=CALLER, keys=(signed,)),
+        KeySetDocument(**frame, **place, subject=CALLER, keys=(signed,)),
         KeyStatement(
             **frame,
             **place,
@@ -148,7 +148,7 @@ def only_our_errors(job: Callable[[], Any]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", [JwkSetDocument, KeyStatement, Changes, RegistryKeys])
+@pytest.mark.parametrize("kind", [KeySetDocument, KeyStatement, Changes, RegistryKeys])
 def test_mutated_documents(kind: type[Any]) -> None:
     """By a mirror, which has no key, and by a registry gone mad, which has."""
     key, random = ec_key("registry"), Random(SEED)

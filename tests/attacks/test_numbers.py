@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 from peerseal.commands.ledger import seconds
 from peerseal.errors import ContentTooLarge, DocumentRefused, FetchError, MalformedToken
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.ledger.checkpoint import claimed_checkpoint
+from peerseal.protocol.ledger.checkpoint import parse_checkpoint
 from peerseal.protocol.ledger.entries import Entry
 from peerseal.requests import MAX_RETRY_AFTER, PeerSession
 from peerseal.runtime.limits import CallLimits
@@ -157,7 +157,7 @@ def test_whatever_an_answer_says_about_waiting(session: PeerSession, server: Raw
 @pytest.mark.parametrize("size", [LONG, "9" * 19, "-1", "01", "1_0", "١", "+1", " 1"])
 def test_the_size_in_a_checkpoint(size: str) -> None:
     with pytest.raises(DocumentRefused):
-        claimed_checkpoint(f"acme.internal\n{size}\n{'A' * 43}=\n\n— x AAAA\n")
+        parse_checkpoint(f"acme.internal\n{size}\n{'A' * 43}=\n\n— x AAAA\n")
 
 
 @pytest.mark.parametrize("member", ["seq", "time"])

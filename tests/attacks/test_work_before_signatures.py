@@ -14,13 +14,14 @@ from peerseal.protocol import jose
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import Document, read_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger.checkpoint import MAX_PROOF, decode_proof, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import decode_proof, verify_checkpoint
+from peerseal.protocol.ledger.merkle import MAX_PROOF
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.testing import Answer, MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher, no_larger_than
@@ -29,7 +30,7 @@ from tests.support.patient import PatientRegistry, served
 DOMAIN = "test.internal"
 REGISTRY = registry_id(DOMAIN)
 ROOT, SIGNER, STRANGER = (KeyPair.generate("ES256") for _ in range(3))
-KINDS: list[type[Document]] = [JwkSetDocument, KeyStatement, Changes, PolicyDocument, DomainDocument]
+KINDS: list[type[Document]] = [KeySetDocument, KeyStatement, Changes, PolicyDocument, DomainDocument]
 NOW = 1_800_000_000.0
 
 
@@ -83,10 +84,10 @@ class TestThePayloadIsNotParsed:
     def test_a_large_forgery_costs_about_as_much_as_a_small_one(self) -> None:
         """In time of the processor, that is: the larger one is fifty times as long, and hashed once."""
         keys = [{**STRANGER.public.jwk, "kid": "x", "state": "active"}] * 100
-        small = forged(JwkSetDocument, canonical_json({"keys": keys}), SIGNER)
-        large = forged(JwkSetDocument, canonical_json({"keys": keys * 50}), SIGNER)
+        small = forged(KeySetDocument, canonical_json({"keys": keys}), SIGNER)
+        large = forged(KeySetDocument, canonical_json({"keys": keys * 50}), SIGNER)
         seconds = [
-            min(_processor_time(lambda jws=jws: code_of(JwkSetDocument, jws)) for _ in range(5))
+            min(_processor_time(lambda jws=jws: code_of(KeySetDocument, jws)) for _ in range(5))
             for jws in (small, large)
         ]
         assert seconds[1] < 20 * max(seconds[0], 0.0005)
@@ -111,19 +112,19 @@ class TestSizes:
             assert code_of(kind, longer) == "document_malformed"
 
     def test_of_a_header_and_of_a_signature(self) -> None:
-        head, payload, signature = forged(JwkSetDocument, b"{}", SIGNER).split(".")
+        head, payload, signature = forged(KeySetDocument, b"{}", SIGNER).split(".")
         long_header = b64url(b'{"alg":"ES256","kid":"' + b"a" * 100_000 + b'","typ":"jwk-set+jwt"}')
-        assert code_of(JwkSetDocument, f"{long_header}.{payload}.{signature}") == "document_malformed"
-        assert code_of(JwkSetDocument, f"{head}.{payload}.{'A' * 100_000}") == "document_malformed"
+        assert code_of(KeySetDocument, f"{long_header}.{payload}.{signature}") == "document_malformed"
+        assert code_of(KeySetDocument, f"{head}.{payload}.{'A' * 100_000}") == "document_malformed"
 
     def test_of_a_checkpoint_and_its_signature_lines(self) -> None:
         with MemoryRegistry(DOMAIN) as registry:
             note, jwks = registry.ledger.checkpoint(), [registry.ledger.jwk]
             witness = "— witness.test " + "A" * 100 + "\n"
-            assert read_checkpoint(note + witness * 40, DOMAIN, jwks).size == 1
+            assert verify_checkpoint(note + witness * 40, DOMAIN, jwks).size == 1
             for long in (note + witness * 70, note + "— w AAAA\n" * 10_000, "x" * 10_000_000, note + "\n" * 10_000_000):
                 with pytest.raises(DocumentRefused) as caught:
-                    read_checkpoint(long, DOMAIN, jwks)
+                    verify_checkpoint(long, DOMAIN, jwks)
                 assert caught.value.code == "document_bad_checkpoint"
 
     def test_of_a_proof(self) -> None:

@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.encoding import canonical_json
-from peerseal.protocol.issuer_trust import given_keys
+from peerseal.protocol.issuer_trust import keys_from_jwks
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.policies import CallPolicy, DomainSettings, UserIssuer
 from registry.domain.errors import BadRequest
@@ -149,7 +149,7 @@ def test_derived_scopes_keys_and_certificates_are_laid_down_signed_entered_and_r
     assert jsonschema_rs.is_valid(document()["components"]["schemas"]["Domain"], done.get_json())
     settings = signed_domain(registry).settings
     assert settings.sources(f"{DOMAIN}/edge", "trigger_invoicing") == {"orders:write"}
-    assert [*given_keys(settings.issuers[0].jwks or "")] == [keys["keys"][0]["kid"]]
+    assert [*keys_from_jwks(settings.issuers[0].jwks or "")] == [keys["keys"][0]["kid"]]
     assert entries_of(registry.store)[-1].data == {"settings": settings.to_json()}
     assert rebuild(entries_of(registry.store)) == tables_of(registry.store)
     assert verify(registry.store, registry.settings.limits, clock=registry.clock).whole

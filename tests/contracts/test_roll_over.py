@@ -6,10 +6,10 @@ import pytest
 
 from peerseal.errors import ConfigurationError, DocumentRefused
 from peerseal.protocol.documents.frame import read_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger.checkpoint import read_checkpoint
+from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from registry.services.setup.ceremony import SETTLED_AFTER, Ceremony, NotSettled, Rolled, signed, written
 from tests.registry.driver import DOMAIN, Clock, Driver
@@ -40,7 +40,7 @@ def signer_of(registry: Driver, jws: str, keys: RegistryKeys) -> int:
     for number, key in enumerate(keys.signing_keys):
         signers = {make_kid(registry_id(DOMAIN), key.thumbprint): key}
         try:
-            read_document(JwkSetDocument, jws, signers, now=registry.clock(), domain=DOMAIN)
+            read_document(KeySetDocument, jws, signers, now=registry.clock(), domain=DOMAIN)
         except DocumentRefused:
             continue
         return number
@@ -96,9 +96,9 @@ def test_a_new_ledger_key_signs_checkpoints_of_the_same_ledger(
     assert document.past_ledger_keys == (old,)
     clock.forward(registry.settings.limits.registry_keys_cached)
     note = registry.client.get("/ledger/checkpoint").text
-    assert read_checkpoint(note, DOMAIN, [document.ledger_key]).size == document.version + 1  # the operator's entry
+    assert verify_checkpoint(note, DOMAIN, [document.ledger_key]).size == document.version + 1  # the operator's entry
     with pytest.raises(DocumentRefused, match="document_unknown_signer"):
-        read_checkpoint(note, DOMAIN, [old])
+        verify_checkpoint(note, DOMAIN, [old])
 
 
 def test_a_node_with_the_key_before_goes_on_while_it_is_named(

@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import Connection, text
 
 from peerseal.protocol.documents.frame import sign_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
@@ -154,7 +154,7 @@ def test_a_database_of_the_first_schema_goes_on_as_a_ledger(registry_database: s
     upgraded = Driver(registry_database, home, clock)
     try:
         assert not verify(upgraded.store, settings.limits, clock=clock).differences
-        published = upgraded.read(JwkSetDocument, upgraded.got("/v1/services/billing/jwks.jwt"))
+        published = upgraded.read(KeySetDocument, upgraded.got("/v1/services/billing/jwks.jwt"))
         assert {key.public.thumbprint for key in published.keys} == {key.public.thumbprint for key in held}
         assert upgraded.rotate(held[0], KeyPair.generate("ES256"), "billing").status_code == 201
         assert not verify(upgraded.store, settings.limits, clock=clock).differences

@@ -12,7 +12,7 @@ from demo.processes import Server, free_port, gunicorn
 from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
-from peerseal.protocol.ledger.checkpoint import Checkpoint, decode_proof, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import Checkpoint, decode_proof, verify_checkpoint
 from peerseal.protocol.ledger.merkle import check_consistency
 from peerseal.protocol.names import registry_id, service_id
 from peerseal.protocol.tokens.proof import sign_proof
@@ -49,7 +49,7 @@ class Watcher:
                 return
             answer = requests.get(f"{node.url}/ledger/checkpoint", timeout=10)
             answer.encoding = "utf-8"
-            self.seen.append(read_checkpoint(answer.text, keys.subject, keys.ledger_keys))
+            self.seen.append(verify_checkpoint(answer.text, keys.subject, keys.ledger_keys))
 
     def check_all(self) -> None:
         """Each checkpoint extends the one before."""

@@ -12,7 +12,7 @@ import pytest
 import peerseal
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, TrustUnavailable
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.runtime.limits import FetchLimits
 from peerseal.testing import MemoryRegistry
@@ -187,7 +187,7 @@ def test_with_no_other_mirror_it_is_refused_by_its_code(
     assert trust.domain == DOMAIN
     lie(mirror)
     with pytest.raises((DocumentRefused, FetchError)) as caught:
-        trust.document(JwkSetDocument, SET, OWNER)
+        trust.document(KeySetDocument, SET, OWNER)
     assert caught.value.code == code
     with pytest.raises(TrustUnavailable):
         trust.key(mirror.kid)
@@ -223,10 +223,10 @@ def test_old_changes_are_refused_and_the_next_mirror_has_the_new_ones(
 ) -> None:
     trust = mirror.store()
     trust.key(mirror.kid)
-    since = trust.document(JwkSetDocument, SET, OWNER).head
+    since = trust.document(KeySetDocument, SET, OWNER).head
     mirror.serves(mirror.honest(f"/v1/changes?since={since}"), "/v1/changes")
     newcomer = peerseal.Identity.from_env(mirror.stack.service_settings(CLIENT, host="yet-another")).start()
-    trust.document(JwkSetDocument, f"/v1/services/{OTHER}/jwks.jwt", f"{DOMAIN}/{OTHER}")  # shows the ledger's size
+    trust.document(KeySetDocument, f"/v1/services/{OTHER}/jwks.jwt", f"{DOMAIN}/{OTHER}")  # shows the ledger's size
     trust.refresh()
     assert trust.key(newcomer.credentials.key_id)
     assert "document_rolled_back" in passed_over(mirror, caplog, "/v1/changes")
@@ -249,7 +249,7 @@ def test_neither_the_roots_document_nor_a_proof_is_believed_for_where_it_comes_f
     trust = mirror.store()
     trust.key(mirror.kid)
     newcomer = peerseal.Identity.from_env(mirror.stack.service_settings(OTHER, host="a-third")).start()
-    trust.document(JwkSetDocument, f"/v1/services/{OTHER}/jwks.jwt", f"{DOMAIN}/{OTHER}")
+    trust.document(KeySetDocument, f"/v1/services/{OTHER}/jwks.jwt", f"{DOMAIN}/{OTHER}")
     assert passed_over(mirror, caplog, path) == {code}
     newcomer.stop()
     trust.stop()

@@ -118,7 +118,7 @@ def a_document(kind: type[Any]) -> str:
     with MemoryRegistry(forge.DOMAIN, clock=lambda: NOW) as registry:
         registry.identity("client-service")
         path = {
-            key_set.JwkSetDocument: "/v1/services/client-service/jwks.jwt",
+            key_set.KeySetDocument: "/v1/services/client-service/jwks.jwt",
             changes.Changes: "/v1/changes?since=0",
             policy.PolicyDocument: "/v1/services/client-service/policy.jwt",
             domain.DomainDocument: "/v1/domain.jwt",
@@ -158,13 +158,13 @@ def protocol_parsers() -> list[Parser]:
         octets(encoding.strict_json_object, b'{"a": [1, 2.5, "x"]}'),
         text(names.check_trust_domain, forge.DOMAIN),
         text(names.check_service, "billing.invoices"),
-        text(names.check_peer_name, forge.CALLER),
+        text(names.check_name_or_id, forge.CALLER),
         text(names.check_thumbprint, KEY.public.thumbprint),
         text(names.split_service_id, forge.CALLER),
         text(names.split_kid, KID),
         text(join.JoinToken.parse, join.JoinToken.generate("A" * 43).encode()),
         octets(jose.parse_header, request.partition(".")[0].encode()),
-        text(jose.split, request),
+        text(jose.split_segments, request),
         text(jose.parse, request),
         members(keys.PublicKey.from_jwk, jwk),
         octets(keys.PublicKey.from_spki, public.spki),
@@ -188,10 +188,10 @@ def protocol_parsers() -> list[Parser]:
         octets(evidence.read_evidence, encoding.canonical_json({"proof": proof})),
         of("peerseal.protocol.ledger.evidence.past_proof", Parser("", past_proof, proof, signed(KEY))),
         of(
-            "peerseal.protocol.ledger.evidence.spent_request",
+            "peerseal.protocol.ledger.evidence.past_request",
             Parser(
                 "",
-                lambda token: evidence.spent_request(
+                lambda token: evidence.past_request(
                     token, key=public, kid=KID, registry=REGISTRY_ID, method=forge.METHOD
                 ),
                 request,
@@ -200,16 +200,16 @@ def protocol_parsers() -> list[Parser]:
         ),
         members(checkpoint.ledger_public_key, ledger_jwk),
         of(
-            "peerseal.protocol.ledger.checkpoint.read_checkpoint",
-            text(lambda given: checkpoint.read_checkpoint(given, forge.DOMAIN, [ledger_jwk]), note),
+            "peerseal.protocol.ledger.checkpoint.verify_checkpoint",
+            text(lambda given: checkpoint.verify_checkpoint(given, forge.DOMAIN, [ledger_jwk]), note),
         ),
-        text(checkpoint.claimed_checkpoint, note),
+        text(checkpoint.parse_checkpoint, note),
         octets(checkpoint.decode_bundle, checkpoint.encode_bundle([b"one", b"two"])),
         value(checkpoint.decode_proof, checkpoint.encode_proof((b"a" * 32, b"b" * 32))),
         text(oidc.UnverifiedToken.parse, user_token()),
         octets(oidc.read_key_set, encoding.canonical_json(jwks)),
         text(introspection.check_opaque, "opaque-token"),
-        octets(introspection.plain_answer, encoding.canonical_json(INTROSPECTED)),
+        octets(introspection.unsigned_answer, encoding.canonical_json(INTROSPECTED)),
         octets(introspection.parse_signed, signed_answer().encode()),
         of(
             "peerseal.protocol.tokens.introspection.signed_answer",
@@ -227,17 +227,17 @@ def protocol_parsers() -> list[Parser]:
         value(policies.UserIssuer.from_json, {"issuer": "https://i", "audience": "edge", "jwks_url": "https://i/k"}),
         value(policies.DomainSettings.from_json, {"minters": [forge.CALLER], "issuers": [], "exchange": {}}),
         value(policies.Derivation.from_json, {"minter": forge.CALLER, "from": "a", "to": ["b"]}),
-        value(issuer_trust.given_jwks, jwks),
-        value(issuer_trust.given_ca, "-----BEGIN CERTIFICATE-----"),
+        value(issuer_trust.canonical_jwks, jwks),
+        value(issuer_trust.canonical_ca, "-----BEGIN CERTIFICATE-----"),
         value(
             policies.AccessGrant.from_json,
             {"audience": "https://kafka", "services": [forge.CALLER], "scopes": ["a"], "lifetime": 300},
         ),
         value(policies.check_resource, "https://kafka"),
         value(policies.check_url_in_settings, "https://issuer.example/i"),
-        value(policies.check_audience, "jobs.example.com"),
+        value(names.check_audience, "jobs.example.com"),
         value(policies.scopes_from, ["a", "b"]),
-        value(policies.check_scope, "orders:write"),
+        value(names.check_scope, "orders:write"),
         text(check_external_prefix, "/api"),
         of(
             "peerseal.verify.target.routed_target",
@@ -282,7 +282,7 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
     """Documents as a mirror spoils them, and what a signed one says, as a registry gone bad says it."""
     parsers: list[Parser] = []
     kinds = (
-        key_set.JwkSetDocument,
+        key_set.KeySetDocument,
         changes.Changes,
         policy.PolicyDocument,
         domain.DomainDocument,
@@ -305,12 +305,12 @@ def document_parsers(signing: dict[str, keys.PublicKey]) -> list[Parser]:
         ),
         payload(registry_keys.RegistryKeys, payload_of(keys_jws)),
     ]
-    listed = payload_of(a_document(key_set.JwkSetDocument))["keys"][0]
+    listed = payload_of(a_document(key_set.KeySetDocument))["keys"][0]
     owner = names.split_kid(listed["kid"])[0]
     parsers += [
         of(
-            "peerseal.protocol.documents.key_set.SignedKey.from_json",
-            value(lambda jwk: key_set.SignedKey.from_json(jwk, owner), listed),
+            "peerseal.protocol.documents.key_set.ListedKey.from_json",
+            value(lambda jwk: key_set.ListedKey.from_json(jwk, owner), listed),
         ),
         of(
             "peerseal.protocol.documents.key_set.RevokedKey.from_json",

@@ -100,7 +100,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
         stack.keep(registry).wait_until_answers(f"{stack.registry_url}/healthz")
         jws = requests.get(f"{stack.registry_url}/.well-known/peerseal-registry", timeout=30).text
         jwk = read_registry_keys(jws, pin=node.pin, now=node.clock()).ledger_key
-        yield Judged(stack.registry_url, node, tlog.verifier_key(DOMAIN, jwk))
+        yield Judged(stack.registry_url, node, tlog.signed_note_key(DOMAIN, jwk))
         node.close()
 
 

@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from peerseal.protocol import jose
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.frame import Frame, read_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.documents.registry_keys import read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json, digest_header, strict_json_object
@@ -176,8 +176,8 @@ class Driver:
         signers = {make_kid(registry_id(DOMAIN), key.thumbprint): key for key in signing}
         return read_document(kind, jws, signers, now=self.clock(), domain=DOMAIN)
 
-    def key_set(self, service: str, query: str = "") -> JwkSetDocument:
-        return self.read(JwkSetDocument, self.got(f"/v1/services/{service}/jwks.jwt{query}"))
+    def key_set(self, service: str, query: str = "") -> KeySetDocument:
+        return self.read(KeySetDocument, self.got(f"/v1/services/{service}/jwks.jwt{query}"))
 
     def statement(self, service: str, key: KeyPair) -> KeyStatement:
         return self.read(KeyStatement, self.got(f"/v1/services/{service}/keys/{key.public.thumbprint}.jwt"))

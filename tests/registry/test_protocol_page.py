@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from peerseal.protocol.documents import changes, domain, history_statement, key_set, policy, registry_keys, statement
 from peerseal.protocol.ledger import entries
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.tokens.assertion import AccessClaims, assertion_claims
+from peerseal.protocol.tokens.assertion import AccessTokenClaims, assertion_claims
 from peerseal.protocol.tokens.event import EventToken
 from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.protocol.tokens.request import RequestToken
@@ -62,7 +62,7 @@ IN_PLACE = members(PLACE)
 def test_each_kind_of_document_stands_with_its_type_its_size_and_its_lifetime() -> None:
     kinds: dict[Any, str] = {
         registry_keys.RegistryKeys: "365 days",
-        key_set.JwkSetDocument: "24 h",
+        key_set.KeySetDocument: "24 h",
         statement.KeyStatement: "24 h",
         changes.Changes: "60 s",
         policy.PolicyDocument: "24 h",
@@ -143,7 +143,7 @@ def payload(jws: str) -> dict[str, Any]:
 REQUEST = RequestToken(CALLER, CALLER, 1, 1, 2, "A" * 22, "GET", "t", "c", tth="A" * 43, ctx={})
 EVENT = EventToken(CALLER, "u", "a", "s", "e", "t", "topic", "0" * 64, 1, 2, "A" * 22, actor=CALLER)
 TRANSACTION = TransactionToken(CALLER, "acme.internal", "u", "t", frozenset(), CALLER, 1, 2)
-ACCESS = AccessClaims("acme.internal/registry", CALLER, "kafka://b", frozenset("s"), 1, 2, "j")
+ACCESS = AccessTokenClaims("acme.internal/registry", CALLER, "kafka://b", frozenset("s"), 1, 2, "j")
 PROOF = sign_proof(ec_key("page"), issuer=CALLER, audience="acme.internal/registry", now=1)
 
 

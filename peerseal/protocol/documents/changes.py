@@ -16,12 +16,13 @@ CHANGES_LIFETIME = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes(Frame):
-    """Which services (ids) changed after entry ``since``, up to entry ``seq``, the newest. The subject is the domain.
+    """Which services (ids) changed after entry ``since``, up to entry ``seq``, the newest (the head). The subject is
+    the domain.
 
-    The registry's own id stands for its keys and the domain's settings. ``reset`` says: too many to list, or a
-    ``since`` of another history; fetch everything again. ``checkpoint`` is the signed head of the ledger at size
-    ``seq``. ``proof`` shows that the ledger begins with the one of size ``since``, so that a client which saw that size
-    needs no further call.
+    If the registry's own id is in the list, its keys or the domain's settings changed. ``reset`` is true if there are
+    too many changes to list, or if ``since`` is of another ledger: then fetch everything again. ``checkpoint`` is the
+    signed head of the ledger at size ``seq``. ``proof`` shows that the ledger begins with the one of size ``since``, so
+    that a client which saw that size needs no further call.
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"
@@ -34,14 +35,14 @@ class Changes(Frame):
     proof: Proof | None = field(default=None, repr=False)
 
     def members(self) -> dict[str, Any]:
-        """See Frame."""
+        """The claims that only changes have."""
         proof = {} if self.proof is None else {"proof": encode_proof(self.proof)}
         place = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
         return {**place, **proof, "services": list(self.services), "reset": self.reset}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """See Frame."""
+        """The fields that only changes have."""
         services = claim(claims, "services", list)
         for name in services:
             if type(name) is not str:

@@ -21,12 +21,12 @@ class DomainDocument(LedgerFrame):
     settings: DomainSettings
 
     def members(self) -> dict[str, Any]:
-        """See Frame."""
-        return {**self.place(), **self.settings.to_json()}
+        """The claims that only the domain document has."""
+        return {**self.ledger_claims(), **self.settings.to_json()}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """See Frame."""
+        """The fields that only the domain document has."""
         at_least(claims, {"minters", "issuers"})
         settings = DomainSettings.from_json({name: claims[name] for name in _MEMBERS if name in claims})
-        return {**cls.read_place(claims), "settings": settings}
+        return {**cls.read_ledger_claims(claims), "settings": settings}

@@ -4,14 +4,14 @@ Every document is a compact JWS with its own ``typ`` and its own greatest size. 
 `read_document` reads one, in these steps:
 
 1. `UnverifiedDocument.parse`: size, three segments, the members of the header, ``typ``
-2. `UnverifiedDocument.signed_by`: the signer by its kid, its ``alg``, the signature; then strict JSON and the members
-3. `read_document`: ``iss``, and that the document is in force
+2. `UnverifiedDocument.verify_signature`: the signer by its kid, its ``alg``, the signature; then the strict payload
+3. `read_document`: ``iss``, and that the document is valid now
 
-The signature is checked before the payload is parsed. The caller (`peerseal.trust.beliefs`) checks the subject that it
-asked for, and that it has seen nothing newer. All times are seconds since the epoch.
+The signature is checked before the payload is parsed. `peerseal.trust.documents`
+checks the subject, `peerseal.trust.beliefs` that nothing newer was seen. All times are seconds since the epoch.
 
 Unlike a token, a document may hold members that this version does not know: the registry that signs it may be newer
-than its clients, and what they do not know they do not need.
+than its clients, which ignore members that they do not know.
 """
 
 import math
@@ -36,17 +36,18 @@ from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
 from peerseal.protocol.names import make_kid, registry_id
+from peerseal.protocol.plain import text_like
 from peerseal.protocol.tokens.claims import LEEWAY, check_times, claim, number_claim, time_claim
 
 MAX_DOCUMENT = 8 * 1024 * 1024
-"""Characters of the longest kind of signed document: a JWK Set of some 4,000 keys with their inclusion proofs."""
+"""Characters of the longest kind of signed document: a key set of about 4,000 keys with their inclusion proofs."""
 _MAX_HEADER = 1024
 """Characters of a document's first segment: the longest kid, with its names, takes 650."""
 _MAX_SIGNATURE = 2048
 """Characters of a document's last segment: an RSA key of 8192 bits takes 1,366."""
 
 DOCUMENT_LIFETIME = 24 * 3600
-"""Seconds for which a document is in force, where its kind has no lifetime of its own."""
+"""Seconds for which a document is valid, where its kind has no lifetime of its own."""
 
 _CODES: Mapping[type[PeersealError], str] = {
     WrongType: "document_wrong_type",
@@ -64,11 +65,11 @@ class Document(Protocol):
 
     @property
     def issuer(self) -> str:
-        """``iss``: the registry's service id."""
+        """The registry's service id (``iss``)."""
 
     @property
     def issued_at(self) -> int:
-        """``iat``."""
+        """When it was signed (``iat``)."""
 
     def claims(self) -> dict[str, Any]:
         """The payload."""
@@ -80,8 +81,8 @@ class Document(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """The base of the documents: who says it (``iss``, the registry's service id), of what (``sub``, a service id or
-    the trust domain), and when (``iat``, ``exp``). A kind adds its own `members`."""
+    """The base of the documents: issuer (``iss``, the registry's service id), subject (``sub``, a service id or the
+    trust domain) and times (``iat``, ``exp``). A kind adds its own `members`."""
 
     TYP: ClassVar[str]
     MAX_SIZE: ClassVar[int]
@@ -96,7 +97,7 @@ class Frame:
         return {**frame, **self.members()}
 
     def members(self) -> dict[str, Any]:
-        """The claims of this kind."""
+        """The claims that only this kind of document has."""
         raise NotImplementedError
 
     @classmethod
@@ -112,26 +113,26 @@ class Frame:
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of this kind. Raises MalformedToken, KeyRefused or InvalidName."""
+        """The fields that only this kind of document has. Raises MalformedToken, KeyRefused or InvalidName."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerFrame(Frame):
     """A document about something that the ledger records. ``seq`` is the last entry that changed the subject (the first
-    entry has seq 1, and 0 means none), ``head`` the number of entries at the time of signing: entries between the two
+    entry has seq 1, and 0 means none), ``head`` the number of entries at the time of signing: entries after ``seq``
     changed other subjects. ``checkpoint`` is the signed head of the ledger at that size."""
 
     seq: int
     head: int
     checkpoint: str = field(repr=False)
 
-    def place(self) -> dict[str, Any]:
+    def ledger_claims(self) -> dict[str, Any]:
         """The claims about the ledger."""
         return {"seq": self.seq, "head": self.head, "checkpoint": self.checkpoint}
 
     @staticmethod
-    def read_place(claims: Mapping[str, Any]) -> dict[str, Any]:
+    def read_ledger_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
         """The fields about the ledger. Raises MalformedToken."""
         place = {name: number_claim(claims, name) for name in ("seq", "head")}
         return {**place, "checkpoint": claim(claims, "checkpoint", str)}
@@ -142,7 +143,7 @@ D = TypeVar("D", bound=Document)
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedDocument(Generic[D]):
-    """A document of which only the header was parsed. The other segments are as they came."""
+    """A document of which only the header was read. The payload is not parsed, and the signature is not checked."""
 
     kind: type[D]
     kid: str
@@ -154,8 +155,8 @@ class UnverifiedDocument(Generic[D]):
     @classmethod
     def parse(cls, kind: type[D], jws: str) -> "UnverifiedDocument[D]":
         """Step 1. Raises DocumentRefused."""
-        with refused_as_document():
-            header_segment, payload, signature, signing_input = jose.split(jws, limit=kind.MAX_SIZE)
+        with errors_as_document_refused():
+            header_segment, payload, signature, signing_input = jose.split_segments(jws, limit=kind.MAX_SIZE)
             if len(header_segment) > _MAX_HEADER or len(signature) > _MAX_SIGNATURE:
                 raise MalformedToken("the header or the signature is longer than any may be")
             header, decoded = jose.parse_header(header_segment), b64url_decode(signature)
@@ -167,18 +168,20 @@ class UnverifiedDocument(Generic[D]):
         """The payload, strictly read. Raises MalformedToken."""
         return strict_json_object(b64url_decode(self.encoded_payload))
 
-    def signed_by(self, signers: Mapping[str, PublicKey]) -> D:
+    def verify_signature(self, signers: Mapping[str, PublicKey]) -> D:
         """Step 2: the document, signed by one of these keys (by kid). Raises DocumentRefused."""
         signer = signers.get(self.kid)
         if signer is None or signer.alg != self.alg:
-            raise DocumentRefused("document_unknown_signer", f"a {self.kind.TYP} by a key that the root does not name")
-        with refused_as_document():
+            raise DocumentRefused(
+                "document_unknown_signer", f"a {self.kind.TYP} signed by an unknown key, {text_like(self.kid)}"
+            )
+        with errors_as_document_refused():
             signer.check_signature(self.alg, self.signing_input, self.signature)
             return self.kind.from_claims(self.payload())
 
 
 @contextmanager
-def refused_as_document() -> Iterator[None]:
+def errors_as_document_refused() -> Iterator[None]:
     """Inside this block an error about a token, a key or a name becomes a DocumentRefused."""
     try:
         yield
@@ -197,19 +200,19 @@ F = TypeVar("F", bound=Frame)
 
 
 def read_document(kind: type[F], jws: str, signers: Mapping[str, PublicKey], *, now: float, domain: str) -> F:
-    """A document of that kind, signed by one of ``signers`` (by kid) for the registry of ``domain``, and in force.
+    """A document of that kind, signed by one of ``signers`` (by kid) for the registry of ``domain``, and valid now.
 
     Raises DocumentRefused. It does not check the subject.
     """
-    document = UnverifiedDocument.parse(kind, jws).signed_by(signers)
+    document = UnverifiedDocument.parse(kind, jws).verify_signature(signers)
     check_issued(document, registry_id(domain), now)
     return document
 
 
 def check_issued(document: Frame, issuer: str, now: float) -> None:
-    """Step 3: the document is of that issuer, and in force. Raises DocumentRefused."""
+    """Step 3: the document is of that issuer, and valid now. Raises DocumentRefused."""
     if document.issuer != issuer:
         raise DocumentRefused("document_wrong_issuer", f"a document of {document.issuer}, not of {issuer}")
     begin, end = document.issued_at, document.expires_at
-    with refused_as_document():
+    with errors_as_document_refused():
         check_times(begin, begin, end, now=now, leeway=LEEWAY, cap=math.inf)

@@ -1,9 +1,9 @@
-"""The history statement: the root declares that a ledger lost entries for good and goes on from another head.
+"""The history statement: the root declares that a ledger lost entries for good and continues from another head.
 
-A database fail-over may lose entries that clients have seen. Where no copy has them, the ledger that goes on
+A database fail-over may lose entries that clients have seen. Where no copy has them, the ledger that continues
 contradicts what those clients remember, and they refuse it. One statement, signed by the root key and no other, says
-which entries were lost and where the ledger goes on (docs/protocol.md). `excused_by` decides whether a client that
-remembers a head may go on from the new one."""
+which entries were lost and where the ledger continues (docs/protocol.md). `excused_by` decides whether a client that
+remembers a head may continue from the new one. A statement does not expire, so it has no `Frame`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from peerseal.errors import DocumentRefused, MalformedToken
 from peerseal.protocol.documents.frame import UnverifiedDocument, sign_document
 from peerseal.protocol.encoding import b64url, b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.keys import KeyPair, PublicKey
-from peerseal.protocol.ledger.merkle import HASH
+from peerseal.protocol.ledger.merkle import HASH_SIZE
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.protocol.tokens.claims import LEEWAY, claim, number_claim, time_claim
 
 HISTORY_TYP: Final = "peerseal-history+jwt"
-MAX_STATEMENT: Final = 4 * 1024
+MAX_HISTORY_STATEMENT: Final = 4 * 1024
 """Characters of one statement: names of 350 characters, three heads and a signature."""
 MAX_STATEMENTS: Final = 64
 """Statements of one registry that a client reads, oldest first."""
-MAX_HISTORY_BYTES: Final = MAX_STATEMENTS * (MAX_STATEMENT + 4) + 1024
+MAX_HISTORY_BYTES: Final = MAX_STATEMENTS * (MAX_HISTORY_STATEMENT + 4) + 1024
 """Bytes of an answer that holds them all."""
 
 
@@ -39,9 +39,9 @@ class Head:
 
     @classmethod
     def from_json(cls, members: Any) -> "Head":
-        """Read it. Raises MalformedToken."""
+        """Reads what `to_json` writes. Raises MalformedToken."""
         root = b64url_decode(claim(members, "root", str))
-        if len(root) != HASH:
+        if len(root) != HASH_SIZE:
             raise MalformedToken("a root hash has 32 bytes")
         return cls(number_claim(members, "size"), root)
 
@@ -52,11 +52,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class HistoryStatement:
-    """The ledger of ``domain`` had the head ``lost``; what came after ``common`` is gone, and the ledger goes on from
-    ``new``, which begins with ``common``. ``issued_at`` is in seconds since the epoch."""
+    """The ledger of ``domain`` had the head ``lost``; the entries after ``common`` are lost, and the ledger continues
+    from ``new``, which begins with ``common``. ``issued_at`` is in seconds since the epoch."""
 
     TYP: ClassVar[str] = HISTORY_TYP
-    MAX_SIZE: ClassVar[int] = MAX_STATEMENT
+    MAX_SIZE: ClassVar[int] = MAX_HISTORY_STATEMENT
     domain: str
     issued_at: int
     common: Head
@@ -65,7 +65,7 @@ class HistoryStatement:
 
     @property
     def issuer(self) -> str:
-        """``iss``."""
+        """The registry's service id (``iss``)."""
         return registry_id(self.domain)
 
     def claims(self) -> dict[str, Any]:
@@ -82,42 +82,42 @@ class HistoryStatement:
         heads = [Head.from_json(claim(claims, name, dict)) for name in ("common", "lost", "new")]
         common, lost, new = heads
         if not (0 < common.size < lost.size and common.size <= new.size):
-            raise MalformedToken("by its sizes nothing was lost: 0 < common < lost and common <= new must hold")
+            raise MalformedToken("the sizes show no loss: 0 < common < lost and common <= new must hold")
         if (new.size, new.root) == (lost.size, lost.root) or (new.size == common.size and new.root != common.root):
-            raise MalformedToken("by its heads nothing was lost: new equals lost, or contradicts common")
+            raise MalformedToken("the heads show no loss: new equals lost, or contradicts common")
         return cls(domain, time_claim(claims, "iat"), common, lost, new)
 
-    def covers(self, head: Head, seen_at: float) -> bool:
+    def excuses(self, head: Head, seen_at: float) -> bool:
         """Whether a client that saw that head at that time has seen lost entries: the head is after ``common`` and not
-        after ``lost``, and was seen before this statement was issued. Later the registry shows the new history only, so
-        an old statement cannot be used against a head of the new history."""
+        after ``lost``, and was seen before this statement was issued. After that every head belongs to the new
+        history, which this statement must not excuse."""
         between = self.common.size < head.size <= self.lost.size
         seen_before = seen_at <= self.issued_at + LEEWAY
         return between and seen_before and (head.size < self.lost.size or head == self.lost)
 
 
 @dataclass(frozen=True, slots=True)
-class Excused:
-    """Where a client that saw lost entries goes on: the ledger must begin with ``new``, and ``new`` with ``common``,
-    the part that all statements on the way left in place. Later heads count as seen at ``seen_at`` or later, so that no
-    earlier statement covers them."""
+class Continuation:
+    """The head from which a client that saw lost entries continues: the ledger must begin with ``new``, and ``new``
+    with ``common``, the entries that no statement declares lost. Later heads count as seen at ``seen_at`` or later, so
+    that no earlier statement excuses them."""
 
     common: Head
     new: Head
     seen_at: int
 
 
-def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: float) -> Excused | None:
-    """Where a client that saw that head at that time goes on, by one statement or several, oldest first: the new
-    history may have been lost as well. None where no statement covers that head."""
-    found: Excused | None = None
+def excused_by(statements: Iterable[HistoryStatement], head: Head, seen_at: float) -> Continuation | None:
+    """The head from which a client continues that saw ``head`` at ``seen_at``; None where no statement excuses that
+    head. Several statements count, oldest first, since the new history may be lost as well."""
+    found: Continuation | None = None
     for statement in sorted(statements, key=lambda statement: statement.issued_at):
-        if statement.covers(head, seen_at):
+        if statement.excuses(head, seen_at):
             head, seen_at = statement.new, statement.issued_at
             common = (
                 statement.common if found is None else min(found.common, statement.common, key=lambda one: one.size)
             )
-            found = Excused(common, statement.new, statement.issued_at + LEEWAY + 1)
+            found = Continuation(common, statement.new, statement.issued_at + LEEWAY + 1)
     return found
 
 
@@ -129,7 +129,7 @@ def sign_history(statement: HistoryStatement, root: KeyPair) -> str:
 def read_history(jws: str, root: PublicKey, *, domain: str, now: float) -> HistoryStatement:
     """The statement that this root key signed for this domain. Raises DocumentRefused."""
     signers = {make_kid(registry_id(domain), root.thumbprint): root}
-    statement = UnverifiedDocument.parse(HistoryStatement, jws).signed_by(signers)
+    statement = UnverifiedDocument.parse(HistoryStatement, jws).verify_signature(signers)
     if statement.domain != domain:
         raise DocumentRefused("document_wrong_subject", f"a {HISTORY_TYP} of {statement.domain}, not of {domain}")
     if statement.issued_at > now + LEEWAY:
@@ -146,7 +146,8 @@ def signed_histories(
     refused: Callable[[DocumentRefused], object] = lambda _: None,
 ) -> dict[str, HistoryStatement]:
     """The statements that this root key signed for this domain, by their compact JWS. The others are skipped: a
-    registry's host may be in the hands of an attacker, who can append any. ``refused`` gets the reason, for the log."""
+    registry's host may be in the hands of an attacker, who can append false ones. ``refused`` gets the reason, for the
+    log."""
     found: dict[str, HistoryStatement] = {}
     for jws in statements:
         try:

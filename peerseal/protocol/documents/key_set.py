@@ -19,10 +19,10 @@ REVOKED: Final = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
-class SignedKey:
-    """A key in a signed JWK Set: good for tokens whose ``iat`` lies between ``active_from`` and ``active_until``.
+class ListedKey:
+    """A key in a key set: valid for tokens whose ``iat`` lies between ``active_from`` and ``active_until``.
 
-    ``state`` is active, or retired for a while after, for requests that are still under way. ``admission`` is the
+    ``state`` is active, or retired: listed for a while, so that requests under way still verify. ``admission`` is the
     ledger entry that admitted the key, and ``proof`` leads from that entry to the document's checkpoint.
     """
 
@@ -39,7 +39,7 @@ class SignedKey:
         return self.admission.active_from
 
     def to_json(self) -> dict[str, Any]:
-        """A JWK (RFC 7517) with members of ours, which its section 4 allows."""
+        """A JWK with extra members (RFC 7517 section 4)."""
         ours = {"kid": self.kid, "state": self.state, "active_until": self.active_until}
         return {
             **self.public.jwk,
@@ -63,7 +63,7 @@ class SignedKey:
 
 @dataclass(frozen=True, slots=True)
 class RevokedKey:
-    """A key that was revoked, listed until it would have expired, so that a peer can say why it refuses."""
+    """A key that was revoked, listed until it would have expired, so that a callee can say why it refuses."""
 
     kid: str
     revoked_at: int
@@ -92,7 +92,7 @@ def admission_json(admission: Admission, proof: Proof) -> dict[str, Any]:
 
 
 def admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
-    """Read them. Raises MalformedToken."""
+    """Reads the members that `admission_json` writes. Raises MalformedToken."""
     at_least(members, {"evidence", "proof"})
     window = time_claim(members, "active_from"), time_claim(members, "expires_at")
     by, evidence = claim(members, "by", dict), members["evidence"]
@@ -102,23 +102,23 @@ def admission_from(members: Mapping[str, Any]) -> tuple[Admission, Proof]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JwkSetDocument(LedgerFrame):
+class KeySetDocument(LedgerFrame):
     """The registry's signed answer about the current keys of a service, which is the subject."""
 
     TYP: ClassVar[str] = "jwk-set+jwt"
     MAX_SIZE: ClassVar[int] = MAX_DOCUMENT
-    keys: tuple[SignedKey, ...]
+    keys: tuple[ListedKey, ...]
     revoked: tuple[RevokedKey, ...] = ()
 
     def members(self) -> dict[str, Any]:
-        """A JWK Set (RFC 7517 section 5) in the frame of OpenID Federation's signed JWK Set."""
+        """A JWK Set (RFC 7517 section 5) in the format of OpenID Federation's signed JWK Set."""
         keys = [key.to_json() for key in self.keys]
-        return {**self.place(), "keys": keys, "revoked": [key.to_json() for key in self.revoked]}
+        return {**self.ledger_claims(), "keys": keys, "revoked": [key.to_json() for key in self.revoked]}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """See Frame."""
+        """The fields that only the key set has."""
         owner = claim(claims, "sub", str)
-        keys = tuple(SignedKey.from_json(key, owner) for key in claim(claims, "keys", list))
+        keys = tuple(ListedKey.from_json(key, owner) for key in claim(claims, "keys", list))
         revoked = tuple(RevokedKey.from_json(key, owner) for key in claim(claims, "revoked", list))
-        return {**cls.read_place(claims), "keys": keys, "revoked": revoked}
+        return {**cls.read_ledger_claims(claims), "keys": keys, "revoked": revoked}

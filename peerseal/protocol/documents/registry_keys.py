@@ -1,11 +1,11 @@
-"""The root's document: which keys sign for a registry (docs/protocol.md)."""
+"""The registry keys document: which keys sign for a registry (docs/protocol.md)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from peerseal.errors import DocumentRefused, InvalidName, MalformedToken
-from peerseal.protocol.documents.frame import Frame, UnverifiedDocument, check_issued, refused_as_document
+from peerseal.protocol.documents.frame import Frame, UnverifiedDocument, check_issued, errors_as_document_refused
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.ledger.checkpoint import ledger_public_key
 from peerseal.protocol.names import make_kid, registry_id, split_kid, split_service_id
@@ -20,7 +20,7 @@ class RegistryKeys(Frame):
     """The root-signed, versioned document: which keys sign for the registry of the domain, which is the subject.
 
     ``root`` is the key that signs it, and that clients pin by thumbprint; ``ledger_key`` is the Ed25519 JWK (RFC 8037)
-    that signs checkpoints, and ``past_ledger_keys`` are those that still may, while one follows another.
+    that signs checkpoints, and ``past_ledger_keys`` are older ones whose signatures are still accepted during a change.
     """
 
     TYP: ClassVar[str] = "peerseal-registry+jwt"
@@ -38,7 +38,7 @@ class RegistryKeys(Frame):
         return (self.ledger_key, *self.past_ledger_keys)
 
     def members(self) -> dict[str, Any]:
-        """See Frame."""
+        """The claims that only the registry keys document has."""
         return {
             "version": self.version,
             "root": dict(self.root.jwk),
@@ -52,7 +52,7 @@ class RegistryKeys(Frame):
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """See Frame."""
+        """The fields that only the registry keys document has."""
         at_least(claims, {"version", "root", "signing_keys", "ledger_key", "urls"})
         jwks, urls, ledger_key = (claims[name] for name in ("signing_keys", "urls", "ledger_key"))
         past = claims.get("past_ledger_keys", [])
@@ -71,13 +71,13 @@ class RegistryKeys(Frame):
 
 
 def read_registry_keys(jws: str, *, pin: str | None, now: float) -> RegistryKeys:
-    """The root's document, believed because its root key has the thumbprint ``pin``. With no pin any root key is
+    """The registry keys document, believed because its root key has the thumbprint ``pin``. With no pin any root key is
     believed (first use, on loopback only). Raises DocumentRefused.
 
-    The root key stands in the payload and nowhere else, so the payload is read before the signature is checked.
+    The root key is only in the payload, so the payload is read before the signature is checked.
     """
     unverified = UnverifiedDocument.parse(RegistryKeys, jws)
-    with refused_as_document():
+    with errors_as_document_refused():
         root = PublicKey.from_jwk(claim(unverified.payload(), "root", dict))
     if pin is not None and root.thumbprint != pin:
         raise DocumentRefused("document_wrong_root", f"the root key is {root.thumbprint}, the pinned one is {pin}")
@@ -86,12 +86,12 @@ def read_registry_keys(jws: str, *, pin: str | None, now: float) -> RegistryKeys
         domain = split_service_id(issuer)[0]
     except InvalidName as error:
         raise DocumentRefused("document_wrong_issuer", str(error)) from error
-    document = unverified.signed_by({unverified.kid: root} if thumbprint == root.thumbprint else {})
+    document = unverified.verify_signature({unverified.kid: root} if thumbprint == root.thumbprint else {})
     if issuer != registry_id(domain):
         raise DocumentRefused("document_wrong_issuer", f"{issuer} is not a registry")
     check_issued(document, issuer, now)
     if document.subject != domain:
-        raise DocumentRefused("document_wrong_subject", f"the registry of {domain} speaks of {document.subject}")
+        raise DocumentRefused("document_wrong_subject", f"sub is {document.subject}, expected {domain}")
     return document
 
 

@@ -17,7 +17,7 @@ from peerseal.protocol.tokens.claims import at_least, claim, time_claim
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyStatement(LedgerFrame):
     """The registry's signed answer about one key, past or present. The subject is the service that owns it;
-    ``admission`` and ``proof`` are those of `SignedKey`."""
+    ``admission`` and ``proof`` are those of `ListedKey`."""
 
     TYP: ClassVar[str] = "peerseal-key+jwt"
     MAX_SIZE: ClassVar[int] = 64 * 1024
@@ -35,14 +35,14 @@ class KeyStatement(LedgerFrame):
         return self.admission.active_from
 
     def members(self) -> dict[str, Any]:
-        """See Frame."""
+        """The claims that only the key statement has."""
         ours = {name: getattr(self, name) for name in ("kid", "state", "active_until", "revoked_at")}
         key = {"jwk": dict(self.public.jwk), "alg": self.public.alg}
-        return {**self.place(), **ours, **admission_json(self.admission, self.proof), **key}
+        return {**self.ledger_claims(), **ours, **admission_json(self.admission, self.proof), **key}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """See Frame."""
+        """The fields that only the key statement has."""
         at_least(claims, {"revoked_at"})
         public = PublicKey.from_jwk(claim(claims, "jwk", dict), claim(claims, "alg", str))
         kid, state, owner = (claim(claims, name, str) for name in ("kid", "state", "sub"))
@@ -50,7 +50,14 @@ class KeyStatement(LedgerFrame):
             raise MalformedToken("the key's kid or state is wrong")
         revoked_at = time_claim(claims, "revoked_at") if state == REVOKED else None
         if claims["revoked_at"] != revoked_at:
-            raise MalformedToken("a time of revocation for a key that is not revoked")
-        ours = {"kid": kid, "public": public, "state": state, "active_until": time_claim(claims, "active_until")}
+            raise MalformedToken("revoked_at is set, but the key is not revoked")
+        active_until = time_claim(claims, "active_until")
+        ours: dict[str, Any] = {"kid": kid, "public": public, "state": state, "active_until": active_until}
         admission, proof = admission_from(claims)
-        return {**cls.read_place(claims), **ours, "revoked_at": revoked_at, "admission": admission, "proof": proof}
+        return {
+            **cls.read_ledger_claims(claims),
+            **ours,
+            "revoked_at": revoked_at,
+            "admission": admission,
+            "proof": proof,
+        }

@@ -1,8 +1,8 @@
-"""Checkpoints, tiles and entry bundles: the ledger as C2SP tlog-checkpoint, signed-note and tlog-tiles write it.
+"""Checkpoints, tiles and entry bundles, in the formats of https://c2sp.org: tlog-checkpoint, signed-note, tlog-tiles.
 
 A checkpoint is the ledger's signed tree head: a note of three lines (origin, size, root hash), a blank line, and a
-signature line for each key. The origin and the key's name are the trust domain. Tiles hold 256 hashes of one level in
-steps of 8 levels; an entry bundle holds 256 entries, each after its length in two bytes.
+signature line for each key. The origin and the key's name are the trust domain. A tile holds 256 hashes of one level;
+only every eighth level has tiles. An entry bundle holds 256 entries, each after its length in two bytes.
 """
 
 import binascii
@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from peerseal.errors import DocumentRefused, MalformedToken
 from peerseal.protocol.encoding import b64url, b64url_decode
-from peerseal.protocol.ledger.merkle import HASH, Proof, node_hash
-from peerseal.protocol.plain import is_object, kind_of, plain_bytes, plain_text
+from peerseal.protocol.ledger.merkle import HASH_SIZE, MAX_PROOF, Proof, node_hash
+from peerseal.protocol.plain import is_json_object, kind_of, plain_bytes, plain_text
 
 CHECKPOINT_PATH: Final = "/ledger/checkpoint"
 TILE_HEIGHT: Final = 8
@@ -31,8 +31,6 @@ MAX_NOTE_BYTES: Final = 4 * MAX_NOTE
 """Bytes of a checkpoint, at most: UTF-8 has up to four for a character."""
 MAX_SIGNATURES: Final = 64
 """Signature lines of a checkpoint, at most: the ledger's, and those of witnesses."""
-MAX_PROOF: Final = 128
-"""Hashes of a proof that is read: a consistency proof has two for each of up to 64 levels."""
 MAX_PROOF_BYTES: Final = 16 * 1024
 """Bytes of an answer that holds a proof only."""
 
@@ -61,7 +59,11 @@ def ledger_jwk(key: Ed25519PublicKey) -> dict[str, str]:
 
 def ledger_public_key(jwk: Mapping[str, str]) -> Ed25519PublicKey:
     """The key in a JWK. Raises MalformedToken."""
-    if not is_object(jwk) or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519") or type(jwk.get("x")) is not str:
+    if (
+        not is_json_object(jwk)
+        or (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519")
+        or type(jwk.get("x")) is not str
+    ):
         raise MalformedToken("not an Ed25519 key")
     try:
         return Ed25519PublicKey.from_public_bytes(b64url_decode(jwk["x"]))
@@ -69,7 +71,7 @@ def ledger_public_key(jwk: Mapping[str, str]) -> Ed25519PublicKey:
         raise MalformedToken("not an Ed25519 key") from error
 
 
-def verifier_key(origin: str, jwk: Mapping[str, str]) -> str:
+def signed_note_key(origin: str, jwk: Mapping[str, str]) -> str:
     """The key in the text form of signed-note (``name+hash+key``), for other programs. Raises MalformedToken."""
     public = ledger_public_key(jwk).public_bytes_raw()
     return f"{origin}+{_key_id(origin, public).hex()}+{b64encode(_ED25519 + public).decode('ascii')}"
@@ -83,14 +85,14 @@ def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
     return f"{text}\n— {checkpoint.origin} {signature}\n"
 
 
-def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -> Checkpoint:
+def verify_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -> Checkpoint:
     """The checkpoint of ``origin``, signed by one of its ledger keys. It ignores signatures under other names
     (witnesses).
 
-    Raises DocumentRefused: ``document_bad_checkpoint``, or ``document_unknown_signer`` where no key of these signed.
+    Raises DocumentRefused: ``document_bad_checkpoint``, or ``document_unknown_signer`` where none of the keys signed.
     """
     note = plain_text(note) or ""
-    claimed = claimed_checkpoint(note)
+    claimed = parse_checkpoint(note)
     if claimed.origin != origin:
         raise DocumentRefused("document_bad_checkpoint", "the checkpoint of another ledger")
     text, _, lines = note.partition("\n\n")
@@ -103,12 +105,14 @@ def read_checkpoint(note: str, origin: str, jwks: Iterable[Mapping[str, str]]) -
     raise DocumentRefused("document_unknown_signer", "no key that the root names signed the checkpoint")
 
 
-def claimed_checkpoint(note: str) -> Checkpoint:
+def parse_checkpoint(note: str) -> Checkpoint:
     """The checkpoint that a note claims, without a check of its signatures. Raises DocumentRefused with
     ``document_bad_checkpoint``."""
     note = plain_text(note) or ""
     if len(note) > MAX_NOTE:
-        raise DocumentRefused("document_bad_checkpoint", f"a note of {len(note)} characters, not of {MAX_NOTE} at most")
+        raise DocumentRefused(
+            "document_bad_checkpoint", f"a note of {len(note)} characters, expected {MAX_NOTE} at most"
+        )
     text, blank, lines = note.partition("\n\n")
     body = _BODY.fullmatch(f"{text}\n")
     try:
@@ -124,7 +128,9 @@ def _signatures_of(lines: str, name: str) -> dict[bytes, list[bytes]]:
     found: dict[bytes, list[bytes]] = {}
     each = lines[:-1].split("\n")
     if len(each) > MAX_SIGNATURES:
-        raise DocumentRefused("document_bad_checkpoint", f"{len(each)} signature lines, not {MAX_SIGNATURES} at most")
+        raise DocumentRefused(
+            "document_bad_checkpoint", f"{len(each)} signature lines, expected {MAX_SIGNATURES} at most"
+        )
     for line in each:
         match = _SIGNATURE.fullmatch(line)
         if match is None:
@@ -160,8 +166,8 @@ def tile_path(level: int | str, number: int, width: int = TILE_WIDTH) -> str:
 
 
 def levels_of(tile: bytes) -> list[list[bytes]]:
-    """All hashes within a tile that may not be full: its own, and level by level those above complete pairs."""
-    row = [tile[at : at + HASH] for at in range(0, len(tile), HASH)]
+    """The hashes of a tile, full or partial, and of each level above them that has complete pairs."""
+    row = [tile[at : at + HASH_SIZE] for at in range(0, len(tile), HASH_SIZE)]
     levels = [row]
     while len(row) > 1:
         row = [node_hash(left, right) for left, right in zip(row[::2], row[1::2], strict=False)]
@@ -205,6 +211,6 @@ def decode_proof(values: object) -> Proof:
     if type(values) is not list or len(values) > MAX_PROOF or any(type(value) is not str for value in values):
         raise MalformedToken("not a proof")
     proof = tuple(b64url_decode(value) for value in values)
-    if any(len(part) != HASH for part in proof):
+    if any(len(part) != HASH_SIZE for part in proof):
         raise MalformedToken("not a proof")
     return proof

@@ -1,9 +1,9 @@
 """Entries of the ledger: every change of the registry's state, one entry each, in one canonical spelling
 (docs/protocol.md).
 
-The entries alone rebuild the public state. They hold no data about persons: operators and join tokens appear by id.
-They hold no tokens either: the registry stores the evidence of a change (a proof of possession, a voucher's request
-token) elsewhere, and the entry commits to it by digest."""
+The public state can be rebuilt from the entries alone. They hold no data about persons: operators and join tokens
+appear by id. They hold no tokens either: the registry stores the evidence of a change (a proof of possession, a
+voucher's request token) elsewhere, and the entry commits to it by digest."""
 
 import hashlib
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from peerseal.protocol.plain import kind_of, plain_bytes
 from peerseal.protocol.tokens.claims import number_claim, time_claim
 
 MAX_ENTRY = 64 * 1024 - 1
-"""The longest entry, in bytes: a bundle says its length in two."""
+"""The longest entry, in bytes: an entry bundle stores the length in two bytes."""
 
 REGISTRY_CREATED: Final = "registry_created"
 REGISTRY_KEYS_ISSUED: Final = "registry_keys_issued"
@@ -37,7 +37,7 @@ REGISTRY_RESTORED: Final = "registry_restored"
 """The registry's database was lost and restored. ``data`` is ``{"first", "last"}``: the entries from
 ``first`` to ``last`` came back from public copies, and their evidence is lost."""
 HISTORY_DECLARED: Final = "history_declared"
-"""Entries were lost for good, and the root declares where the ledger goes on. ``data`` is ``{"statement"}``: the
+"""Entries were lost for good, and the root declares where the ledger continues. ``data`` is ``{"statement"}``: the
 compact JWS of a `peerseal.protocol.documents.history_statement.HistoryStatement`."""
 
 _OPTIONAL = (str, NoneType)
@@ -58,9 +58,9 @@ class Entry:
     """One change.
 
     ``seq`` counts from 1 without gaps; the entry's index in the tree is ``seq - 1``. ``time`` is in seconds since the
-    epoch, ``service`` a short name. ``by`` is what the change rests on: ``{"join_token": id}``, ``{"kid": vouching
+    epoch, ``service`` a short name. ``by`` is what allowed the change: ``{"join_token": id}``, ``{"kid": vouching
     kid}``, ``{"oidc": issuer, "subject": hash}``, ``{"operator": id}`` or ``{"self": kid}``. ``evidence`` is the digest
-    of the proof of that (`evidence_digest`), ``data`` the rest of the change."""
+    of the tokens that prove it (`evidence_digest`), ``data`` the rest of the change."""
 
     seq: int
     time: int
@@ -82,7 +82,7 @@ class Entry:
         return leaf_hash(self.encode())
 
     def encode(self) -> bytes:
-        """The canonical bytes, which are the leaf. Raises ValueError where they exceed MAX_ENTRY."""
+        """The canonical bytes, whose hash is the leaf. Raises ValueError where they exceed MAX_ENTRY."""
         body = canonical_json({name: getattr(self, name) for name in _MEMBERS})
         if len(body) > MAX_ENTRY:
             raise ValueError("a ledger entry is too long")
@@ -90,7 +90,7 @@ class Entry:
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Read the bytes. Raises MalformedToken for bytes that no entry encodes to."""
+        """Reads the bytes. Raises MalformedToken unless they are the canonical form of an entry."""
         octets = plain_bytes(body)
         if octets is None:
             raise MalformedToken(f"a ledger entry is bytes, and this is {kind_of(body)}")
@@ -108,11 +108,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the entry that admitted a key says beyond the key itself. A signed document repeats it, so that its reader
-    can write the entry down and look for it in the ledger.
+    """The members of a ``key_admitted`` entry except the key. Documents repeat them, so that a reader can rebuild the
+    entry and check its inclusion.
 
-    ``index`` is the entry's, ``active_from`` and ``expires_at`` are the key's window as admitted, in seconds since the
-    epoch; ``by`` and ``evidence`` are those of `Entry`.
+    ``index`` is the index of that entry, ``active_from`` and ``expires_at`` are the key's window as admitted, in
+    seconds since the epoch; ``by`` and ``evidence`` are those of `Entry`.
     """
 
     index: int
@@ -130,12 +130,12 @@ class Admission:
             "active_from": self.active_from,
             "expires_at": self.expires_at,
         }
-        seq, time = self.index + 1, self.active_from
+        seq, time = self.index + 1, self.active_from  # a key is active from its admission
         return Entry(seq, time, KEY_ADMITTED, service, kid, self.by, self.evidence, data)
 
     @classmethod
     def of(cls, entry: Entry) -> Self:
-        """From the entry."""
+        """The admission in a ``key_admitted`` entry."""
         return cls(entry.index, entry.data["active_from"], entry.data["expires_at"], entry.by, entry.evidence)
 
 

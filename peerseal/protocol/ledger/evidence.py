@@ -1,7 +1,8 @@
-"""The evidence of an entry, checked long after: a proof of possession, a voucher's request token, the token with which
-a key ended itself (docs/protocol.md).
+"""The evidence of an entry, checked long after: a proof of possession, a voucher's request token, the
+request token with which a service retired its own key (docs/protocol.md).
 
-The tokens were used when the entry was written, and have expired. The checks here are who signed them, and for what.
+The tokens were used when the entry was written, and have expired. These functions check who
+signed them, and for what, but not whether they are still valid.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ TOKEN: Final = "token"
 
 
 def read_evidence(evidence: bytes) -> dict[str, str]:
-    """``{"proof", "vouch"?}`` of an admission, ``{"token"}`` of a key that ended itself. Raises MalformedToken."""
+    """``{"proof", "vouch"?}`` of an admission, ``{"token"}`` of a key's retirement or revocation by itself. Raises
+    MalformedToken."""
     members = strict_json_object(evidence)
     if members.keys() not in ({PROOF}, {PROOF, VOUCH}, {TOKEN}) or any(
         type(one) is not str for one in members.values()
@@ -32,7 +34,8 @@ def read_evidence(evidence: bytes) -> dict[str, str]:
 
 
 def past_proof(jws: str, *, kid: str, registry: str) -> Proof:
-    """The proof of possession of the key ``kid`` for the registry with that service id, checked as of its own ``iat``.
+    """The proof of possession of the key ``kid`` for the registry with that service id, checked at the
+    time in its own ``iat``, since it has expired.
 
     Raises TokenError or KeyRefused.
     """
@@ -44,7 +47,7 @@ def past_proof(jws: str, *, kid: str, registry: str) -> Proof:
     return proof
 
 
-def spent_request(token: str, *, key: PublicKey, kid: str, registry: str, method: str) -> Mapping[str, Any]:
+def past_request(token: str, *, key: PublicKey, kid: str, registry: str, method: str) -> Mapping[str, Any]:
     """The claims of a request token that the key ``kid`` signed for a call of that method to the registry.
 
     Raises TokenError.

@@ -1,9 +1,9 @@
 """The ledger's tree: RFC 6962 section 2.1 hashing, and RFC 9162 section 2.1 proofs. Pure functions over hashes.
 
 A tree of n leaves has one root hash. An inclusion proof leads from one leaf to the root, a consistency proof from the
-root of an earlier tree to the root of a later one. A client that checks both cannot be shown two histories. Leaves
-are counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over the leaves from
-``number * 2**level`` on.
+root of an earlier tree to the root of a later one. A client that checks inclusion and consistency proofs detects a
+second history. Leaves are counted from 0; a node at ``level`` and ``number`` is the root of the complete subtree over
+the leaves from ``number * 2**level`` on.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from typing import Final, Self
 
 from peerseal.errors import DocumentRefused
 
-HASH: Final = 32
+HASH_SIZE: Final = 32
 """Bytes of a hash."""
 MAX_PROOF: Final = 64
-"""Hashes of a proof, at most: no tree has 2**64 leaves."""
+"""Hashes of a proof, at most: one for each level, and one more for consistency. No tree has 2**63 leaves."""
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 
 NodeReader = Callable[[int, int], bytes]
@@ -43,7 +43,7 @@ class Frontier:
     hashes: Proof = ()
 
     def appended(self, leaf: bytes) -> "Frontier":
-        """With one more leaf hash."""
+        """The frontier with this leaf hash appended."""
         hashes, size = [*self.hashes, leaf], self.size
         while size & 1:  # two complete subtrees of one size become one
             right = hashes.pop()
@@ -63,7 +63,7 @@ class Frontier:
 
     @property
     def proof_of_next(self) -> Proof:
-        """The inclusion proof of the leaf that comes next, in the tree that ends with it."""
+        """The inclusion proof that the next appended leaf has, in the tree that ends with that leaf."""
         return self.hashes[::-1]
 
     def encode(self) -> bytes:
@@ -73,16 +73,16 @@ class Frontier:
     @classmethod
     def decode(cls, size: int, data: bytes) -> Self:
         """Read the result of `encode`. Raises ValueError where the bytes are no frontier of a tree of that size."""
-        if len(data) != HASH * size.bit_count():
+        if len(data) != HASH_SIZE * size.bit_count():
             raise ValueError("not the frontier of a tree of that size")
-        return cls(size, tuple(data[at : at + HASH] for at in range(0, len(data), HASH)))
+        return cls(size, tuple(data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)))
 
 
 def frontier_at(size: int, node: NodeReader) -> Frontier:
     """The right edge that the tree had at that size."""
     hashes, begin = [], 0
     for level in reversed(range(size.bit_length())):
-        if size >> level & 1:
+        if (size >> level) & 1:
             hashes.append(node(level, begin >> level))
             begin += 1 << level
     return Frontier(size, tuple(hashes))
@@ -124,7 +124,7 @@ def consistency_proof(old: int, new: int, node: NodeReader) -> Proof:
     """The proof that the tree of size ``new`` begins with the one of size ``old`` (RFC 9162 section 2.1.4.1).
     Raises ValueError."""
     if not 0 < old <= new:
-        raise ValueError("no tree of the one size begins with one of the other")
+        raise ValueError(f"no tree of size {new} begins with one of size {old}, expected 1 to {new}")
     proof: list[bytes] = []
     begin, end = 0, new
     while old != end:
@@ -141,12 +141,12 @@ def consistency_proof(old: int, new: int, node: NodeReader) -> Proof:
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
-    """Passes where the leaf hash stands at that index of the tree with that root (RFC 9162 section 2.1.3.2). Raises
-    DocumentRefused with ``document_not_in_ledger``."""
+    """Raises DocumentRefused with ``document_not_in_ledger`` unless the leaf hash is at ``index`` in the tree with this
+    root (RFC 9162 section 2.1.3.2)."""
     _check_shape(proof)
     found = leaf
     try:
-        for part, is_left in _climb(index, size - 1, proof):
+        for part, is_left in _steps_to_root(index, size - 1, proof):
             found = node_hash(part, found) if is_left else node_hash(found, part)
     except ValueError as error:
         raise _not_included() from error
@@ -155,8 +155,8 @@ def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
 
 
 def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> None:
-    """Passes where the tree of size ``new`` begins with the one of size ``old`` (RFC 9162 section 2.1.4.2). Raises
-    DocumentRefused with ``document_inconsistent``."""
+    """Raises DocumentRefused with ``document_inconsistent`` unless the tree of size ``new`` begins with the one of size
+    ``old`` (RFC 9162 section 2.1.4.2)."""
     _check_shape(proof)
     if old in (0, new):
         if proof or (old == new and old_root != new_root):
@@ -170,7 +170,7 @@ def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proo
         number, last = number >> 1, last >> 1
     first = second = parts[0]
     try:
-        for part, is_left in _climb(number, last, parts[1:]):
+        for part, is_left in _steps_to_root(number, last, parts[1:]):
             first = node_hash(part, first) if is_left else first
             second = node_hash(part, second) if is_left else node_hash(second, part)
     except ValueError as error:
@@ -179,7 +179,7 @@ def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proo
         raise _inconsistent()
 
 
-def _climb(number: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+def _steps_to_root(number: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
     """From the node ``number`` of a level whose last node is ``last`` up to the root: each hash of the proof, and
     whether it is the left one of its pair. Raises ValueError for a proof of the wrong length."""
     if not 0 <= number <= last:
@@ -198,11 +198,11 @@ def _climb(number: int, last: int, proof: Sequence[bytes]) -> Iterator[tuple[byt
 
 def _split(size: int) -> int:
     """The largest power of two below ``size``."""
-    return 1 << (size - 1).bit_length() - 1
+    return 1 << ((size - 1).bit_length() - 1)
 
 
 def _check_shape(proof: Sequence[bytes]) -> None:
-    if len(proof) > MAX_PROOF or any(len(part) != HASH for part in proof):
+    if len(proof) > MAX_PROOF or any(len(part) != HASH_SIZE for part in proof):
         raise DocumentRefused("document_malformed", "not a proof")
 
 

@@ -1,11 +1,12 @@
 """The tokens of the registry's token endpoint: it takes client assertions, and issues access tokens.
 
-By a client assertion (RFC 7523, OpenID Connect Core section 9: private_key_jwt) a program without the SDK proves which
-service it is. Any JWT library can make one, so unknown claims are ignored. The rest is as strict as in our own tokens:
-a compact JWS in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid names.
+A program without the SDK proves which service it is with a client assertion (RFC 7523, OpenID Connect Core section 9:
+private_key_jwt). Any JWT library can make one, so unknown claims are ignored. The rest is as strict as in our own
+tokens: a compact JWS in canonical spelling, its header exactly ``alg``, ``kid`` and ``typ``, by a key that the kid
+names.
 
 Access tokens (RFC 9068) are for resource servers outside of Peerseal, such as a broker. Any JWT library verifies one
-with the registry's ``/.well-known/jwks.json``. Nothing in Peerseal accepts one.
+with the registry's ``/.well-known/jwks.json``. No part of Peerseal accepts an access token.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from peerseal.errors import MalformedToken, WrongIssuer
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.tokens.claims import claim, new_jti, owner_in, time_claim
-from peerseal.protocol.tokens.transaction import ID
+from peerseal.protocol.tokens.transaction import ID_PATTERN
 
 ASSERTION_TYP: Final = "client-authentication+jwt"
 CLIENT_ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -53,7 +54,7 @@ class ClientAssertion:
         if claim(claims, "iss", str) != client or claim(claims, "sub", str) != client:
             raise WrongIssuer("iss or sub is not the owner of the key")
         jti, issued_at = claim(claims, "jti", str), time_claim(claims, "iat")
-        if not ID.fullmatch(jti):
+        if not ID_PATTERN.fullmatch(jti):
             raise MalformedToken("jti is empty, too long, or not visible ASCII")
         return cls(
             client=client,
@@ -92,9 +93,9 @@ def _audience(claims: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class AccessClaims:
-    """The claims of an access token. ``issuer`` is the registry's service id, ``service`` the id of the service that it
-    is issued to, ``audience`` the resource server's URI. Times are seconds since the epoch."""
+class AccessTokenClaims:
+    """The claims of an access token. ``issuer`` is the registry's service id, ``service`` the id of the service that
+    receives it, ``audience`` the resource server's URI. Times are seconds since the epoch."""
 
     issuer: str
     service: str

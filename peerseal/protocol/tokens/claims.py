@@ -18,7 +18,7 @@ from peerseal.errors import (
 from peerseal.protocol.encoding import MAX_DIGITS, b64url
 from peerseal.protocol.jose import ALGORITHMS, Header
 from peerseal.protocol.names import split_kid
-from peerseal.protocol.plain import is_object, kind_of, plain_text, text_like
+from peerseal.protocol.plain import is_json_object, kind_of, plain_text, text_like
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ _JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")  # 128 bits in canonical base64url
 
 
 def claim(claims: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    """The claim of exactly that JSON type (True is no integer). Raises MalformedToken."""
-    value = claims.get(name) if is_object(claims) else None
+    """The claim ``name``, which must be exactly of the type ``kind`` (True is no integer). Raises MalformedToken."""
+    value = claims.get(name) if is_json_object(claims) else None
     if type(value) is not kind:
         raise MalformedToken(f"claim {name} is {kind_of(value)}, expected {kind.__name__}")
     return value
@@ -56,7 +56,7 @@ def number_claim(claims: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def wrong_type(claims: Mapping[str, Any], times: Container[str], objects: Container[str]) -> MalformedToken:
+def wrong_type_error(claims: Mapping[str, Any], times: Container[str], objects: Container[str]) -> MalformedToken:
     """The error that names the first claim of the wrong type: times are integers, and all but ``objects`` are texts."""
     for name, value in claims.items():
         kind = int if name in times else dict if name in objects else str
@@ -66,7 +66,7 @@ def wrong_type(claims: Mapping[str, Any], times: Container[str], objects: Contai
 
 
 def exactly(claims: Mapping[str, Any], members: frozenset[str], optional: frozenset[str] = frozenset()) -> None:
-    """Refuses missing and unknown claims: a claim that this version does not check must not pass as if it did.
+    """Refuses missing and unknown claims: an unchecked claim must not look as if it was checked.
     Raises MalformedToken."""
     names = _names(claims)
     if not members <= names <= members | optional:
@@ -83,7 +83,7 @@ def at_least(claims: Mapping[str, Any], members: frozenset[str] | set[str]) -> N
 
 
 def _names(claims: Mapping[str, Any]) -> KeysView[str]:
-    if not is_object(claims):
+    if not is_json_object(claims):
         raise MalformedToken(f"not a JSON object: {kind_of(claims)}")
     return claims.keys()
 
@@ -102,8 +102,8 @@ def check_jti(jti: str) -> str:
 
 
 def owner_in(header: Header, *types: str) -> str:
-    """Step 2 for a header: the service that owns the kid, if ``typ`` is one of ``types`` and ``alg`` one that services
-    use. Raises WrongType or MalformedToken."""
+    """Step 2 of verification (`peerseal.verify.request`) for a header: the service that owns the kid, if ``typ`` is one
+    of ``types`` and ``alg`` one that services use. Raises WrongType or MalformedToken."""
     if header.typ not in types:
         raise WrongType(f"token is of typ {text_like(header.typ)}, expected {' or '.join(types)}")
     if header.alg not in ALGORITHMS:
@@ -115,8 +115,9 @@ def owner_in(header: Header, *types: str) -> str:
 
 
 def check_parties(issuer: str, owner: str, audience: str, expected: str, *, subject: str | None = None) -> None:
-    """Steps 5 and 6 for any token: ``iss`` (and ``sub`` of a token without a user) is the owner of the key that signed,
-    and ``aud`` is whom the token reached. Raises WrongIssuer or WrongAudience."""
+    """Steps 5 and 6 of verification (`peerseal.verify.request`): ``iss`` (and ``sub`` of a token without a user) is the
+    owner of the key that signed, and ``aud`` is the service that received the token. Raises WrongIssuer or
+    WrongAudience."""
     if issuer != owner or (subject is not None and subject != owner):
         raise WrongIssuer(f"iss is {text_like(issuer)}, sub {text_like(subject)}, the key belongs to {owner}")
     if audience != expected:
@@ -124,15 +125,17 @@ def check_parties(issuer: str, owner: str, audience: str, expected: str, *, subj
 
 
 def check_times(issued_at: int, not_before: int, expires_at: int, *, now: float, leeway: float, cap: float) -> None:
-    """Step 7 for any token: not yet, no longer, or for too long. Raises NotYetValid, Expired or LifetimeTooLong.
+    """Step 7 of verification (`peerseal.verify.request`). Raises NotYetValid, Expired or LifetimeTooLong.
 
-    A token is good while ``max(iat, nbf) - leeway <= now < exp + leeway``.
+    A token is valid while ``max(iat, nbf) - leeway <= now < exp + leeway``.
     """
     if expires_at <= issued_at:
-        raise Expired("ends before it begins")
+        raise Expired("exp is not after iat")
     if expires_at - issued_at > cap:
         raise LifetimeTooLong(f"lives {expires_at - issued_at} s, {cap} s at most")
-    if issued_at > now + leeway or not_before > now + leeway:
+    if issued_at > now + leeway:
         raise NotYetValid(f"issued {issued_at - now:.0f} s in the future; is a clock wrong?")
+    if not_before > now + leeway:
+        raise NotYetValid(f"valid only in {not_before - now:.0f} s; is a clock wrong?")
     if now >= expires_at + leeway:
         raise Expired(f"expired {now - expires_at:.0f} s ago; is a clock wrong?")

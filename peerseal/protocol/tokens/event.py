@@ -1,6 +1,6 @@
 """Event tokens (docs/protocol.md): who published an event, for which user and transaction, and what it said.
 
-An event token lives long and is good for one purpose: its one ``scope``, one ``audience`` of consumers, one topic, one
+An event token lives long and is valid for one purpose: its one ``scope``, one ``audience`` of consumers, one topic, one
 payload. `check_event_claims` checks the shape of the claims; `peerseal.verify.event` checks their values.
 """
 
@@ -12,11 +12,10 @@ from operator import itemgetter
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, MalformedToken
-from peerseal.protocol.names import split_service_id
+from peerseal.protocol.names import AUDIENCE, SCOPE, split_service_id
 from peerseal.protocol.plain import kind_of, text_like
-from peerseal.protocol.policies import AUDIENCE, SCOPE
-from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type
-from peerseal.protocol.tokens.transaction import ID, MAX_ID, check_user, facts_claim
+from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type_error
+from peerseal.protocol.tokens.transaction import ID_PATTERN, MAX_ID, check_user, small_object_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600
@@ -36,10 +35,10 @@ _EXCHANGED = frozenset((*_ALWAYS, "act"))
 class EventToken:
     """The claims of an event token. ``issuer`` is the publisher's service id, ``user`` the user's name, or the
     publisher's id where the event has no user; ``payload_hash`` the lower-case hex SHA-256 of the payload's bytes;
-    ``authentication`` (``rctx``) how the user was authenticated.
+    ``authentication`` (the claim ``rctx``) how the user was authenticated.
 
     Where the registry issued it in exchange for a user's token, ``actor`` is the id of the service that asked, and
-    ``topic`` and ``payload_hash`` may be None: then the token binds neither. Times are seconds since the epoch.
+    ``topic`` and ``payload_hash`` may be None: then the token does not bind them. Times are seconds since the epoch.
     """
 
     issuer: str
@@ -57,7 +56,7 @@ class EventToken:
     actor: str | None = None
 
     def claims(self) -> dict[str, Any]:
-        """The payload. Raises MalformedToken for what no verifier would read."""
+        """The payload. Raises MalformedToken for claims that a verifier refuses."""
         claims: dict[str, Any] = {
             "iss": self.issuer,
             "sub": self.user,
@@ -74,13 +73,13 @@ class EventToken:
         claims |= {name: value for name, value in optional.items() if value is not None}
         if self.actor is not None:
             claims["act"] = {"sub": self.actor}
-        facts_claim(claims, "rctx")
+        small_object_claim(claims, "rctx")
         check_event_claims(claims)
         return claims
 
 
 def check_event_claims(claims: dict[str, Any]) -> None:
-    """Step 1 for an event token's payload: every claim there, none unknown, each of its type. Only a token with an
+    """Step 2 for an event token's payload: no claim missing or unknown, each of its type. Only a token with an
     actor (RFC 8693 section 4.1) may lack the topic or the payload's hash. Raises MalformedToken.
 
     It checks in place and builds nothing: it runs on every event.
@@ -102,24 +101,26 @@ def check_event_claims(claims: dict[str, Any]) -> None:
         and (type(iss) is type(sub) is type(aud) is type(scope) is str)
         and (type(event_id) is type(transaction_id) is type(jti) is str)
     ):
-        raise wrong_type(claims, ("iat", "exp"), ("rctx", "act"))
+        raise wrong_type_error(claims, ("iat", "exp"), ("rctx", "act"))
     if not (0 <= iat <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
         raise MalformedToken(f"iat or exp is not a time of 0 to {LATEST_TIME}")
     if not (AUDIENCE.fullmatch(aud) and SCOPE.fullmatch(scope)):
         raise MalformedToken(f"aud is {text_like(aud)}, scope {text_like(scope)}: expected visible ASCII; no / in aud")
-    if not (ID.fullmatch(event_id) and ID.fullmatch(transaction_id)):
+    if not (ID_PATTERN.fullmatch(event_id) and ID_PATTERN.fullmatch(transaction_id)):
         raise MalformedToken(f"event_id or transaction_id is not 1 to {MAX_ID} visible ASCII characters")
     check_user(sub)
     check_jti(jti)
 
 
-def _check_bound(topic: Any, hashed: Any) -> None:
-    if not (type(topic) is type(hashed) is str and TOPIC.fullmatch(topic) and PAYLOAD_HASH.fullmatch(hashed)):
+def _check_bound(topic: Any, payload_digest: Any) -> None:
+    texts = type(topic) is type(payload_digest) is str
+    if not (texts and TOPIC.fullmatch(topic) and PAYLOAD_HASH.fullmatch(payload_digest)):
         raise MalformedToken("topic is not a Kafka topic, or event_payload_hash not a lower-case hex SHA-256")
 
 
 def _check_actor(claims: Mapping[str, Any]) -> None:
     exactly(claims, _EXCHANGED, frozenset(_BINDING))
+    # Each is checked only if it is present: the other values pass.
     _check_bound(claims.get("topic", "any"), claims.get("event_payload_hash", "0" * 64))
     actor = claim(claims, "act", dict)
     exactly(actor, frozenset(("sub",)))

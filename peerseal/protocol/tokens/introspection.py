@@ -3,7 +3,7 @@
 An opaque token has no readable content, so a client asks its issuer over a confidential connection. The steps:
 
 1. `check_opaque`: the token is visible ASCII of a bounded length
-2. `plain_answer`, or `signed_answer`: strict JSON; if signed, ``typ``, ``alg``, signature, ``iss``, ``aud``, ``iat``
+2. `unsigned_answer`, or `signed_answer`: strict JSON; if signed, ``typ``, ``alg``, signature, ``iss``, ``aud``, ``iat``
 3. `ActiveToken.read`: the members' types, ``active``, ``iss``, ``aud``, ``exp``, ``nbf``, ``iat``, ``sub``
 
 An answer that breaks these rules is the issuer's fault and raises DocumentRefused. A token that the issuer refuses
@@ -31,16 +31,16 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.plain import plain_bytes, plain_text
 from peerseal.protocol.tokens.claims import LEEWAY, claim, time_claim
-from peerseal.protocol.tokens.oidc import MAX_SUBJECT, MAX_TOKEN, UnverifiedToken, audiences_of
+from peerseal.protocol.tokens.oidc import MAX_FOREIGN_TOKEN, MAX_SUBJECT, UnverifiedToken, audiences_of
 
 SIGNED_TYP: Final = "token-introspection+jwt"
 SIGNED_CONTENT: Final = f"application/{SIGNED_TYP}"
-MAX_ANSWER: Final = MAX_TOKEN
+MAX_ANSWER: Final = 16 * 1024
 """Bytes of an answer, at most: it says as much as a JWT of the same user would."""
 
 _KINDS: Final = ("token_type", "token_use", "typ")
-"""Members in which issuers say what kind of token it is: RFC 7662 is about refresh tokens, too."""
-_OPAQUE = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
+"""Members in which issuers say what kind of token it is: RFC 7662 allows questions about refresh tokens, too."""
+_OPAQUE = re.compile(rf"[\x21-\x7e]{{1,{MAX_FOREIGN_TOKEN}}}")
 
 
 def is_jwt_shaped(token: str) -> bool:
@@ -53,7 +53,7 @@ def check_opaque(token: str) -> str:
     """The token itself if an issuer may be asked about it. Raises MalformedToken."""
     text = plain_text(token)
     if text is None or not _OPAQUE.fullmatch(text):
-        raise MalformedToken(f"a token is 1 to {MAX_TOKEN} visible ASCII characters")
+        raise MalformedToken(f"a token is 1 to {MAX_FOREIGN_TOKEN} visible ASCII characters")
     return text
 
 
@@ -80,7 +80,7 @@ class ActiveToken:
             audiences = audiences_of(answer) if "aud" in answer else []
             times = {name: time_claim(answer, name) for name in ("iat", "nbf", "exp") if name in answer}
         except MalformedToken as error:
-            raise DocumentRefused("document_malformed", f"no answer of RFC 7662 section 2.2: {error}") from error
+            raise DocumentRefused("document_malformed", f"not an answer as in RFC 7662 section 2.2: {error}") from error
         if not active:
             raise Expired("the issuer says that the token is not active: it has ended, was revoked, or never existed")
         if any("refresh" in str(answer.get(name)).lower() for name in _KINDS):
@@ -92,19 +92,19 @@ class ActiveToken:
         if "exp" in times and now >= times["exp"] + LEEWAY:
             raise Expired(f"expired {now - times['exp']:.0f} s ago; is a clock wrong?")
         if max(times.get("iat", 0), times.get("nbf", 0)) > now + LEEWAY:
-            raise NotYetValid("issued in the future; is a clock wrong?")
+            raise NotYetValid("iat or nbf is in the future; is a clock wrong?")
         subject = answer.get("sub")
         if type(subject) is not str or not 0 < len(subject) <= MAX_SUBJECT:
             raise MalformedToken(f"the issuer names no user: sub must be 1 to {MAX_SUBJECT} characters")
         return cls(issuer, subject, times.get("exp"), MappingProxyType(dict(answer)))
 
 
-def plain_answer(body: bytes) -> dict[str, Any]:
+def unsigned_answer(body: bytes) -> dict[str, Any]:
     """Step 2 for a JSON answer. Raises DocumentRefused."""
     try:
         return strict_json_object(body)
     except MalformedToken as error:
-        raise DocumentRefused("document_malformed", f"no answer to introspection: {error}") from error
+        raise DocumentRefused("document_malformed", f"not an answer to introspection: {error}") from error
 
 
 def parse_signed(body: bytes) -> UnverifiedToken:
@@ -112,15 +112,14 @@ def parse_signed(body: bytes) -> UnverifiedToken:
     try:
         return UnverifiedToken.parse((plain_bytes(body) or b"").decode("ascii"), types=(SIGNED_TYP,))
     except (TokenError, UnicodeDecodeError) as error:
-        raise DocumentRefused("document_malformed", f"no signed answer to introspection: {error}") from error
+        raise DocumentRefused("document_malformed", f"not a signed answer to introspection: {error}") from error
 
 
 def signed_answer(
     unverified: UnverifiedToken, key: PublicKey, *, issuer: str, readers: Set[str], now: float
 ) -> dict[str, Any]:
-    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now. An
-    answer does not name the token that it is about, so an old one must not stand in for a new one. Raises
-    DocumentRefused."""
+    """Step 2 for a signed answer, second half: signed by the issuer's ``key`` for one of ``readers``, just now. The
+    answer does not name its token, so only a fresh answer is accepted. Raises DocumentRefused."""
     try:
         claims = unverified.signed_claims(key, issuer=issuer, audiences=readers)
         issued_at, answer = time_claim(claims, "iat"), claim(claims, "token_introspection", dict)

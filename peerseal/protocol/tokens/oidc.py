@@ -1,8 +1,8 @@
 """Tokens of foreign issuers: a platform's (Kubernetes, a CI system) or, at the edge, a user's (OpenID Connect Core).
 
 Other programs make them, so less is fixed than in our own tokens: unknown claims are ignored, and ``typ`` may be
-missing. The rest is as strict: a signed compact JWS in canonical spelling, RS256 or ES256 only, by the one key of the
-issuer's set that the kid names, for the expected audience, within integer times. The steps:
+missing. The rest is as strict: a compact JWS in canonical spelling, RS256 or ES256 only, signed by the key that the
+kid names in the issuer's set, for the expected audience, within integer times. The steps:
 
 1. `UnverifiedToken.parse`: size, three segments, strict JSON, the header's members, ``alg`` and ``typ``
 2. the issuer that was configured under exactly that ``iss``, and its key by kid: `peerseal.verify.issuers`
@@ -32,12 +32,12 @@ from peerseal.protocol.plain import plain_bytes
 from peerseal.protocol.tokens.claims import LEEWAY, check_times, claim, time_claim
 from peerseal.protocol.weak_keys import check_not_weak
 
-MAX_TOKEN = 16 * 1024
-"""Characters of a foreign token, at most: Kubernetes' have some 1,200, GitHub's 2,000, those of users with many groups
-several thousand."""
+MAX_FOREIGN_TOKEN = 16 * 1024
+"""Characters of a foreign token, at most: a token of Kubernetes has about 1,200, one of GitHub 2,000, one of a user
+with many groups several thousand."""
 LIFETIME_CAP = 24 * 3600
-"""Seconds that a foreign token may live: platforms issue them for minutes to a day. A longer life only helps
-thieves."""
+"""Seconds that a foreign token may live: platforms issue them for minutes to a day. A longer lifetime
+helps only someone who stole the token."""
 MAX_SUBJECT = 512
 """Characters of ``sub``, at most (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
 MAX_KID = 256
@@ -51,7 +51,7 @@ MAX_DISCOVERY = 64 * 1024
 """Bytes of a discovery document, at most: those of large providers have 5 KiB."""
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""A parser may ignore it at the beginning of a JSON text (RFC 8259 section 8.1); some editors write it."""
+"""Some editors write it before a JSON text, and a parser may ignore it there (RFC 8259 section 8.1)."""
 _HEADER_REQUIRED: Final = frozenset(("alg", "kid"))
 _HEADER_OPTIONAL: Final = frozenset(("typ", "x5t"))
 _TYPES: Final = (None, "JWT", "at+jwt")
@@ -74,7 +74,7 @@ class VerifiedClaims:
     made_by: InitVar[object]
 
     def __post_init__(self, made_by: object) -> None:
-        """Raises TypeError for claims that come from elsewhere."""
+        """Raises TypeError unless `UnverifiedToken.verified` makes the object."""
         if made_by is not _VERIFICATION:
             raise TypeError("verified claims are made by verification only")
 
@@ -94,7 +94,7 @@ class UnverifiedToken:
     @classmethod
     def parse(cls, text: str, *, types: Collection[str | None] = _TYPES) -> Self:
         """Step 1; ``types`` are the values of ``typ`` that are accepted. Raises MalformedToken or WrongType."""
-        header_segment, payload, signature, signing_input = jose.split(text, limit=MAX_TOKEN)
+        header_segment, payload, signature, signing_input = jose.split_segments(text, limit=MAX_FOREIGN_TOKEN)
         header = _parse_header(header_segment, types)
         claims = strict_json_object(b64url_decode(payload))
         issuer = claim(claims, "iss", str)
@@ -129,9 +129,9 @@ class UnverifiedToken:
         return self._claims
 
 
-_PRIVATE_HALF = PRIVATE_MEMBERS - {"k"}  # which is a secret key's, and half of none
+_PRIVATE_HALF = PRIVATE_MEMBERS - {"k"}  # `k` is a symmetric key, which has no public half
 _LONGEST_NUMBER = 4096
-"""Characters of a key's number that are looked at: an RSA key of 16,384 bits has 2,731."""
+"""Characters of a key's number, at most; longer ones are ignored. An RSA key of 16,384 bits has 2,731."""
 _URL_ALPHABET = str.maketrans("+/", "-_")
 
 
@@ -139,27 +139,27 @@ def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not
     """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5). ``check_key`` raises KeyRefused for a weak key.
 
     An issuer may publish more than is accepted here. The result leaves out: a key without a kid; a key for another use
-    or algorithm, of another type, weak or malformed; a key whose private members stand in any entry; then every kid
-    that names two different keys. The same key may stand there twice. Raises DocumentRefused."""
+    or algorithm, of another type, weak or malformed; a key whose private half is in any entry of the set; then every
+    kid that names two different keys. The set may repeat a key. Raises DocumentRefused."""
     try:
         jwks = claim(strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK)), "keys", list)
     except MalformedToken as error:
         raise DocumentRefused("document_malformed", f"no JWK Set: {error}") from error
     if len(jwks) > MAX_KEYS:
         raise DocumentRefused("document_malformed", f"a JWK Set of more than {MAX_KEYS} keys")
-    members = [_said(jwk) for jwk in jwks if type(jwk) is dict]
-    published = {number for jwk in members if _PRIVATE_HALF & jwk.keys() for number in _public_numbers(jwk)}
+    members = [_without_null_private_members(jwk) for jwk in jwks if type(jwk) is dict]
+    leaked = {number for jwk in members if _PRIVATE_HALF & jwk.keys() for number in _public_numbers(jwk)}
     found: dict[str, dict[str, PublicKey]] = {}
     for jwk in members:
-        key = _usable(jwk, check_key)
-        if key is not None and published.isdisjoint(_public_numbers(key.jwk)):
+        key = _accepted_key(jwk, check_key)
+        if key is not None and leaked.isdisjoint(_public_numbers(key.jwk)):
             found.setdefault(jwk["kid"], {})[key.thumbprint] = key
     return {kid: next(iter(keys.values())) for kid, keys in found.items() if len(keys) == 1}
 
 
 def read_discovery(body: bytes, *, issuer: str) -> str:
     """Where an issuer's JWK Set is, from its discovery document (OpenID Connect Discovery 1.0 section 3): the
-    ``jwks_uri`` as it stands there. Raises DocumentRefused, also for the document of another issuer (section 4.3)."""
+    ``jwks_uri`` unchanged. Raises DocumentRefused, also for the document of another issuer (section 4.3)."""
     try:
         document = strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK))
         named, jwks_uri = claim(document, "issuer", str), claim(document, "jwks_uri", str)
@@ -170,21 +170,22 @@ def read_discovery(body: bytes, *, issuer: str) -> str:
     return jwks_uri
 
 
-def _said(jwk: Mapping[str, Any]) -> dict[str, Any]:
-    """Without private members that are null: some libraries write them for a public key."""
+def _without_null_private_members(jwk: Mapping[str, Any]) -> dict[str, Any]:
+    """The JWK without private members that are null: some libraries write them for a public key."""
     return {name: value for name, value in jwk.items() if value is not None or name not in PRIVATE_MEMBERS}
 
 
 def _public_numbers(jwk: Mapping[str, Any]) -> set[int]:
-    """The modulus or the point of a key, for any algorithm, use and spelling: everyone can sign with a key whose
-    private members stand in the set, even in an entry that is otherwise unused."""
+    """The numbers that identify a key, whatever its algorithm and use: modulus, or x of its point. With them
+    `read_key_set` finds the keys whose private half is in the set: everyone can sign with those."""
     given = {name: _lenient_number(jwk.get(name)) for name in ("n", "x", "p", "q")}
+    # Private p and q give the modulus, too.
     numbers = {given["n"], given["x"], given["p"] * given["q"]}
     return numbers - {0}
 
 
 def _lenient_number(text: object) -> int:
-    """As careless programs spell it, in either alphabet, padded, or with leading zeros; 0 for anything else."""
+    """A base64 number in either alphabet, padded or not, with or without leading zeros; 0 for anything else."""
     if type(text) is not str or len(text) > _LONGEST_NUMBER:
         return 0
     try:
@@ -194,7 +195,7 @@ def _lenient_number(text: object) -> int:
         return 0
 
 
-def _usable(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]) -> PublicKey | None:
+def _accepted_key(jwk: Mapping[str, Any], check_key: Callable[[PublicKey], None]) -> PublicKey | None:
     operations = jwk.get("key_ops", ["verify"])
     if jwk.get("use", "sig") != "sig" or type(operations) is not list or "verify" not in operations:
         return None

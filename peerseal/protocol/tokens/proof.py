@@ -1,4 +1,4 @@
-"""Proofs of possession: a new key says for which service it is to be registered (docs/protocol.md)."""
+"""Proofs of possession: the sender shows that it holds a key, and names its service (docs/protocol.md)."""
 
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -39,7 +39,7 @@ class Proof:
 
     @classmethod
     def read(cls, jws: str, *, issuer: str, audience: str, now: float, leeway: int = LEEWAY) -> Self:
-        """Check a proof made for the service ``issuer`` at the registry ``audience`` (both service ids).
+        """Verifies a proof made for the service ``issuer`` at the registry ``audience`` (both service ids).
 
         The key that signs is the one in the payload; the header's kid must name it. Raises TokenError, or KeyRefused
         for a key of a kind that is not accepted.

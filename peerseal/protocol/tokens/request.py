@@ -11,7 +11,7 @@ from typing import Any, Final
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
 from peerseal.protocol.plain import kind_of
-from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type
+from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type_error
 
 REQUEST_TYP: Final = "peerseal-request+jwt"
 
@@ -19,14 +19,23 @@ REQUEST_LIFETIME = 60
 REQUEST_LIFETIME_CAP = 300
 
 MAX_CTX = 1024
-"""Bytes of the application's own ``ctx``, as canonical JSON."""
+"""Bytes of ``ctx``, the application's data, as canonical JSON."""
 
 ALWAYS_BOUND = ("content-type", "content-encoding")
 """Headers that a request token always binds where the request has them: they say how the body is read."""
 
 _REQUEST_MEMBERS = (
-    *("iss", "sub", "aud", "jti", "method", "target_digest", "content_digest"),
-    *("iat", "nbf", "exp", "headers"),
+    "iss",
+    "sub",
+    "aud",
+    "jti",
+    "method",
+    "target_digest",
+    "content_digest",
+    "iat",
+    "nbf",
+    "exp",
+    "headers",
 )
 _TIMES = ("iat", "nbf", "exp")
 _request_values = itemgetter(*_REQUEST_MEMBERS)
@@ -38,8 +47,8 @@ class RequestToken:
     """The claims of a request token: who calls whom, and for exactly which request.
 
     ``issuer`` and ``audience`` are service ids; ``target_digest`` and ``content_digest`` are ``sha-256=:…:`` of the
-    origin-form request-target and of the body's bytes; ``headers`` maps lower-case names to values; ``tth`` stands
-    there only where a transaction token goes along; ``ctx`` is the application's own.
+    origin-form request-target and of the body's bytes; ``headers`` maps lower-case names to values; ``tth`` is set
+    only if the request has a transaction token; ``ctx`` is data of the caller's application.
     """
 
     issuer: str
@@ -78,7 +87,7 @@ class RequestToken:
 
 
 def plain_ctx(ctx: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``ctx``, as a verifier will read it. Raises ValueError where it is no mapping or longer than
+    """A plain copy of ``ctx``, as a verifier reads it. Raises ValueError where it is no mapping or longer than
     MAX_CTX, MalformedToken where it is nested deeper than any verifier reads, and the errors of json for values that
     JSON lacks."""
     if not isinstance(ctx, Mapping):
@@ -86,11 +95,11 @@ def plain_ctx(ctx: Mapping[str, Any]) -> dict[str, Any]:
     text = canonical_json(dict(ctx))
     if len(text) > MAX_CTX:
         raise ValueError(f"ctx is longer than {MAX_CTX} bytes")
-    return strict_json_object(text)  # what we would refuse is not signed
+    return strict_json_object(text)  # do not sign what a verifier would refuse
 
 
 def check_request_claims(claims: dict[str, Any]) -> None:
-    """Step 1 for a request token's payload: every claim there, none unknown, each of its type. Raises MalformedToken.
+    """Step 2 for a request token's payload: no claim missing or unknown, each of its type. Raises MalformedToken.
 
     It checks in place and builds nothing: it runs on every request.
     """
@@ -107,7 +116,7 @@ def check_request_claims(claims: dict[str, Any]) -> None:
         and (type(iss) is type(sub) is type(aud) is type(jti) is str)
         and (type(method) is type(target) is type(content) is str)
     ):
-        raise wrong_type(claims, _TIMES, ("headers", "ctx"))
+        raise wrong_type_error(claims, _TIMES, ("headers", "ctx"))
     if not (0 <= iat <= LATEST_TIME and 0 <= nbf <= LATEST_TIME and 0 <= exp <= LATEST_TIME):
         raise MalformedToken(f"iat, nbf or exp is not a time of 0 to {LATEST_TIME}")
     check_jti(jti)

@@ -1,8 +1,8 @@
 """Transaction tokens (docs/protocol.md, draft-ietf-oauth-transaction-tokens): for which user a chain of calls is made.
 
-The edge service that authenticated the user mints one a transaction; it travels unchanged, and each hop's request token
-binds it by `transaction_hash`. `TransactionToken.read` checks the shape of the claims; `peerseal.verify.transaction`
-checks their values."""
+The edge service that authenticated the user mints one token for each transaction. The token is sent on unchanged, and
+each request token binds it by `transaction_hash`. `TransactionToken.read` checks the shape of the claims;
+`peerseal.verify.transaction` checks their values."""
 
 import hashlib
 import re
@@ -12,8 +12,8 @@ from typing import Any, Final, Self
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url, canonical_json, strict_json_object
+from peerseal.protocol.names import check_scope
 from peerseal.protocol.plain import plain_text
-from peerseal.protocol.policies import check_scope
 from peerseal.protocol.tokens.claims import claim, exactly, time_claim
 
 TRANSACTION_TYP: Final = "txntoken+jwt"
@@ -23,8 +23,8 @@ MAX_FACTS: Final = 1024
 """Bytes of ``tctx`` and of ``rctx``, as canonical JSON."""
 MAX_ID: Final = 200
 """Characters of a transaction's or event's id."""
-ID: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID}}}")
-"""Such an id: visible ASCII."""
+ID_PATTERN: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_ID}}}")
+"""The pattern of a transaction's or event's id: visible ASCII."""
 MAX_USER: Final = 512
 """Characters of the user's name (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
 
@@ -52,7 +52,7 @@ class TransactionToken:
     authentication: Mapping[str, Any] = field(default_factory=dict)
 
     def claims(self) -> dict[str, Any]:
-        """The payload. Raises MalformedToken for what no verifier would read."""
+        """The payload. Raises MalformedToken for claims that a verifier refuses."""
         claims = {
             "iss": self.issuer,
             "aud": self.audience,
@@ -65,7 +65,7 @@ class TransactionToken:
             "iat": self.issued_at,
             "exp": self.expires_at,
         }
-        type(self).read(canonical_json(claims))
+        type(self).read(canonical_json(claims))  # refuses what a verifier would refuse
         return claims
 
     @classmethod
@@ -82,17 +82,17 @@ class TransactionToken:
             workload=claim(claims, "req_wl", str),
             issued_at=time_claim(claims, "iat"),
             expires_at=time_claim(claims, "exp"),
-            facts=facts_claim(claims, "tctx"),
-            authentication=facts_claim(claims, "rctx"),
+            facts=small_object_claim(claims, "tctx"),
+            authentication=small_object_claim(claims, "rctx"),
         )
 
 
 def transaction_hash(token: str) -> str:
-    """``tth``: what a request token says about the transaction token of the same request, base64url of its SHA-256.
+    """The SHA-256 of a transaction token in base64url; the request token of the same request has it as ``tth``.
     Raises MalformedToken for a text that is no token."""
     text = plain_text(token)
     if text is None or not text.isascii():
-        raise MalformedToken("a transaction token is not ASCII")
+        raise MalformedToken("the transaction token has characters outside of ASCII")
     return b64url(hashlib.sha256(text.encode("ascii")).digest())
 
 
@@ -106,14 +106,14 @@ def check_user(name: str) -> str:
 
 
 def id_claim(claims: Mapping[str, Any], name: str) -> str:
-    """An id: visible ASCII, so that it can stand in logs and headers as it is. Raises MalformedToken."""
+    """An id: visible ASCII, so that logs and headers can hold it unchanged. Raises MalformedToken."""
     text = claim(claims, name, str)
-    if not ID.fullmatch(text):
+    if not ID_PATTERN.fullmatch(text):
         raise MalformedToken(f"claim {name} is empty, longer than {MAX_ID} characters, or not visible ASCII")
     return text
 
 
-def facts_claim(claims: Mapping[str, Any], name: str) -> dict[str, Any]:
+def small_object_claim(claims: Mapping[str, Any], name: str) -> dict[str, Any]:
     """An object of MAX_FACTS bytes at most. Raises MalformedToken."""
     facts = claim(claims, name, dict)
     if len(canonical_json(facts)) > MAX_FACTS:
@@ -125,5 +125,5 @@ def _scopes(text: str) -> frozenset[str]:
     """Space-delimited scopes (RFC 6749 section 3.3), perhaps none; each once, in any order."""
     scopes = [check_scope(scope) for scope in text.split(" ")] if text else []
     if len(set(scopes)) != len(scopes):
-        raise MalformedToken("a scope stands twice")
+        raise MalformedToken("a scope is repeated")
     return frozenset(scopes)

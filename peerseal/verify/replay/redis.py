@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from peerseal.errors import ConfigurationError, TrustUnavailable
 from peerseal.protocol.encoding import b64url
-from peerseal.protocol.hosts import can_be_reached
-from peerseal.protocol.names import check_peer_name
+from peerseal.protocol.hosts import is_valid_host
+from peerseal.protocol.names import check_name_or_id
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import LONGEST_TIMEOUT
 from peerseal.runtime.options import check_callable, check_flag, check_is
@@ -78,7 +78,7 @@ class RedisReplayGuard:
         check_callable("clock", clock)
         if unsafe_fallback is not None:
             check_callable("unsafe_fallback.claim", getattr(unsafe_fallback, "claim", None))
-        audience = check_peer_name(audience)
+        audience = check_name_or_id(audience)
         self._url = url
         self._prefix = f"peerseal:replay:{audience}:"
         self._fallback = unsafe_fallback
@@ -186,7 +186,7 @@ class RedisReplayGuard:
 
 def _check_place(options: Mapping[str, Any]) -> None:
     """Raises ValueError for an impossible host, and for a timeout that no socket takes."""
-    if "host" in options and not can_be_reached(options["host"], options.get("port")):
+    if "host" in options and not is_valid_host(options["host"], options.get("port")):
         raise ValueError("no host")
     for name in ("socket_timeout", "socket_connect_timeout"):
         if options[name] is not None and not 0 < options[name] <= LONGEST_TIMEOUT:

@@ -14,7 +14,7 @@ from peerseal.errors import MalformedToken, TokenError
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.policies import DERIVED_FROM, AccessGrant, DomainSettings, Exchange
-from peerseal.protocol.tokens.assertion import ACCESS_TYP, AccessClaims, scope_text
+from peerseal.protocol.tokens.assertion import ACCESS_TYP, AccessTokenClaims, scope_text
 from peerseal.protocol.tokens.claims import new_jti
 from peerseal.protocol.tokens.event import EVENT_TYP, EventToken
 from peerseal.verify.derivation import derived_context
@@ -49,7 +49,7 @@ class AccessTokens(UseCase):
                 f"{scope_text(scopes)} is wider than the grant of {service}: {scope_text(grant.scopes)}",
             )
         authority, now = self._authority.current(), self._now()
-        token = AccessClaims(authority.id, service, grant.audience, scopes, now, now + grant.lifetime, new_jti())
+        token = AccessTokenClaims(authority.id, service, grant.audience, scopes, now, now + grant.lifetime, new_jti())
         jws = authority.sign_token(ACCESS_TYP, canonical_json(token.claims()))
         fields = service, token.audience, scope_text(scopes), grant.lifetime, token.jti
         log.info("issued access token client=%s audience=%s scope=%s lifetime=%d jti=%s", *fields)

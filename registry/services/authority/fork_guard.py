@@ -20,7 +20,7 @@ from typing import Final, NoReturn, Self
 from sqlalchemy import Connection
 
 from peerseal.errors import ConfigurationError, DocumentRefused
-from peerseal.protocol.documents.history_statement import Excused, Head, excused_by
+from peerseal.protocol.documents.history_statement import Continuation, Head, excused_by
 from peerseal.protocol.ledger.checkpoint import Checkpoint
 from peerseal.protocol.ledger.merkle import Frontier, check_consistency, consistency_proof
 from registry.domain.errors import (
@@ -302,7 +302,7 @@ class ForkGuard:
         self._fork = fork
         raise LedgerForked(str(fork))
 
-    def _statement(self, connection: Connection, head: Head, seen_at: float) -> Excused | None:
+    def _statement(self, connection: Connection, head: Head, seen_at: float) -> Continuation | None:
         return excused_by(statements(connection, self._clock()).values(), head, seen_at)
 
     def _take_over(self, known: Known | None, newer: Known) -> bool:

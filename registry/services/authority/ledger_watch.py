@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from peerseal.audit.ledger_reader import MAX_BUNDLE_BYTES, entry_bodies
 from peerseal.errors import DocumentRefused, FetchError, PeersealError
 from peerseal.protocol.documents.history_statement import Head
-from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, MAX_NOTE_BYTES, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, MAX_NOTE_BYTES, verify_checkpoint
 from peerseal.protocol.ledger.merkle import Frontier
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.fetch import HttpFetcher, content, no_larger_than
@@ -172,7 +172,7 @@ class LedgerWatch:
             with no_larger_than(MAX_NOTE_BYTES):
                 note = content(fetcher.call("GET", CHECKPOINT_PATH)).decode("utf-8", "replace")
             keys = self._authority.in_force().keys
-            checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
+            checkpoint = verify_checkpoint(note, keys.subject, keys.ledger_keys)
             self._guard.saw(url, checkpoint, note, lambda begin, end: entry_bodies(partial(_get, fetcher), begin, end))
         except (FetchError, DocumentRefused) as error:
             return f"{error.code}: {error}"

@@ -46,7 +46,7 @@ def given_up(connection: Connection, head: Head, entries: Entries, now: float) -
     Raises FetchError where the entries cannot be fetched, and DocumentRefused where they do not lead to that head.
     """
     found = statements(connection, now)
-    about = [one for one in found.values() if one.covers(head, 0)]
+    about = [one for one in found.values() if one.excuses(head, 0)]
     told: Collection[str] = ()
     if about and all(one.lost != head for one in about):
         common = min((one.common for one in about), key=lambda one: one.size)

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, claimed_checkpoint, encode_bundle, encode_proof
-from peerseal.protocol.ledger.merkle import HASH, Proof, consistency_proof, inclusion_proof
+from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, encode_bundle, encode_proof, parse_checkpoint
+from peerseal.protocol.ledger.merkle import HASH_SIZE, Proof, consistency_proof, inclusion_proof
 from peerseal.protocol.names import service_id, split_kid
 from registry.domain.errors import BadRequest, Lagging, LedgerContradicted, LedgerForked, NotFound
 from registry.services.authority.authority import Authority, AuthoritySource
@@ -56,7 +56,7 @@ class LedgerView:
             note = self._remembered()
             if note is None:
                 raise
-        size, now = claimed_checkpoint(note).size, int(self._clock())
+        size, now = parse_checkpoint(note).size, int(self._clock())
         return PublicAnswer.of(note.encode("utf-8"), NOTE, size, size, now, now)
 
     def _signed(self) -> PublicAnswer:
@@ -73,8 +73,8 @@ class LedgerView:
         """A tile of the tree, cut to ``width`` hashes. Raises NotFound where the tree does not reach that far."""
         with self._store.look() as connection:
             _check_reached(connection, (number * TILE_WIDTH + width) << (TILE_HEIGHT * level))
-            tile = ledger.tile(connection, level, number)[: width * HASH]
-        if len(tile) != width * HASH:
+            tile = ledger.tile(connection, level, number)[: width * HASH_SIZE]
+        if len(tile) != width * HASH_SIZE:
             raise NotFound("tile_not_found")
         return self._lasting(tile)
 

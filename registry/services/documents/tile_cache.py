@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from peerseal.protocol.documents.history_statement import Head
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, levels_of
-from peerseal.protocol.ledger.merkle import HASH, Frontier, NodeReader, root_hash
+from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, NodeReader, root_hash
 from registry.domain.errors import LedgerContradicted
 from registry.services.bounded_cache import BoundedCache
 from registry.storage.queries import ledger
@@ -32,7 +32,7 @@ class TileCache:
             if levels is None:
                 tile = ledger.tile(connection, *name)
                 levels = read[name] = levels_of(tile)
-                if len(tile) == TILE_WIDTH * HASH:
+                if len(tile) == TILE_WIDTH * HASH_SIZE:
                     self._kept.put(name, levels)
             try:
                 return levels[above][number % (TILE_WIDTH >> above)]

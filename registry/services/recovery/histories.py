@@ -26,7 +26,7 @@ from peerseal.protocol.documents.history_statement import (
 )
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.encoding import canonical_json, strict_json_object
-from peerseal.protocol.ledger.checkpoint import read_checkpoint
+from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED
 from peerseal.protocol.ledger.merkle import Frontier
 from registry.services.access.operators import LOCAL
@@ -144,7 +144,7 @@ def _heads_of(remembered: Remembered | None) -> Sequence[Head]:
 
 
 def _head_of(note: str, keys: RegistryKeys) -> Head:
-    checkpoint = read_checkpoint(note, keys.subject, keys.ledger_keys)
+    checkpoint = verify_checkpoint(note, keys.subject, keys.ledger_keys)
     return Head(checkpoint.size, checkpoint.root)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from peerseal.audit.ledger_reader import entry_bodies
 from peerseal.audit.mirror import read_mirrored
 from peerseal.errors import CodedError, DocumentRefused, FetchError, PeersealError
-from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, Checkpoint, read_checkpoint
+from peerseal.protocol.ledger.checkpoint import CHECKPOINT_PATH, Checkpoint, verify_checkpoint
 from peerseal.protocol.ledger.entries import REGISTRY_CREATED, REGISTRY_KEYS_ISSUED, Entry
 from peerseal.protocol.ledger.merkle import leaf_hash
 from peerseal.runtime.limits import FetchLimits
@@ -130,6 +130,6 @@ def _signed(source: Source, note: str, replayed: Replay) -> Checkpoint:
     documents = replayed.grounds.documents
     jwks = documents[max(documents)].ledger_keys if documents else ()
     try:
-        return read_checkpoint(note, replayed.grounds.domain or "", jwks)
+        return verify_checkpoint(note, replayed.grounds.domain or "", jwks)
     except DocumentRefused as error:
         raise RestoreRefused("copy_not_signed", f"{source.name}: {error}") from error

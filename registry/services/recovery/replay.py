@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 from peerseal.errors import PeersealError
 from peerseal.protocol.ledger.checkpoint import TILE_WIDTH, tile_root
 from peerseal.protocol.ledger.entries import Entry
-from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
+from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, leaf_hash
 from registry.domain.differences import Difference
 from registry.domain.grounds import Grounds
 from registry.domain.rebuild import PublicState, apply
@@ -47,7 +47,7 @@ class Tree:
                 self._pending.append(bytearray())
             row = self._pending[level]
             row += hashed
-            if len(row) < TILE_WIDTH * HASH:
+            if len(row) < TILE_WIDTH * HASH_SIZE:
                 return
             number = self.complete[level] = self.complete.get(level, 0) + 1
             tile = bytes(row)

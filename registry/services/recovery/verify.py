@@ -12,7 +12,7 @@ from typing import Any
 
 from peerseal.errors import DocumentRefused
 from peerseal.protocol.encoding import natural
-from peerseal.protocol.ledger.checkpoint import read_checkpoint
+from peerseal.protocol.ledger.checkpoint import verify_checkpoint
 from registry.domain.differences import Difference
 from registry.services.recovery.compare import Retention, compare
 from registry.services.recovery.replay import Replay, replay
@@ -83,7 +83,7 @@ def check_kept(name: str, note: str, replayed: Replay) -> Sequence[Difference]:
     place = "checkpoint", name
     jwks = [jwk for document in replayed.grounds.documents.values() for jwk in document.ledger_keys]
     try:
-        checkpoint = read_checkpoint(note, replayed.grounds.domain or "", jwks)
+        checkpoint = verify_checkpoint(note, replayed.grounds.domain or "", jwks)
     except DocumentRefused as error:
         return [
             Difference(*place, "signature", error.code, "signed by a ledger key that the root of this ledger named")

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, Update, bindparam, delete, exist
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, tile_root
 from peerseal.protocol.ledger.entries import Entry, evidence_digest
-from peerseal.protocol.ledger.merkle import HASH, Frontier, leaf_hash
+from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, leaf_hash
 from registry.domain.errors import LedgerContradicted
 from registry.storage.batched_writes import Write, write_batch
 from registry.storage.engine import POSTGRESQL
@@ -290,7 +290,7 @@ def complete_tiles(connection: Connection, edge_before: Frontier, edge_after: Fr
         before, after = before // TILE_WIDTH, after // TILE_WIDTH
         for number in range(before, after):
             hashes = b"".join(_hashes_of(connection, level, number))
-            if len(hashes) != TILE_WIDTH * HASH:
+            if len(hashes) != TILE_WIDTH * HASH_SIZE:
                 raise ValueError("entries or tiles are missing")
             row = {"level": level, "number": number, "hashes": hashes, "root": tile_root(hashes)}
             connection.execute(_ADD_TILE, row)

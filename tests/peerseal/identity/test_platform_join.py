@@ -11,7 +11,7 @@ from peerseal import Identity, RotationSchedule
 from peerseal.errors import ConfigurationError, EnrolmentRefused, TokenError
 from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.environment import options_in
-from peerseal.protocol.tokens.oidc import MAX_TOKEN
+from peerseal.protocol.tokens.oidc import MAX_FOREIGN_TOKEN
 from peerseal.protocol.tokens.proof import Proof
 from peerseal.testing import Call, Clock, MemoryRegistry
 from peerseal.testing.calls import Endpoints
@@ -136,7 +136,7 @@ def test_from_the_environment_the_file_is_read_at_each_join(
         newcomer.text()
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "sécret", "secret" * MAX_TOKEN])
+@pytest.mark.parametrize("text", ["", "  \n", "sécret", "secret" * MAX_FOREIGN_TOKEN])
 def test_a_token_that_is_none_is_a_mistake_and_is_not_quoted(registry: PlatformRegistry, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         identity(registry, lambda: text)

@@ -24,11 +24,11 @@ from peerseal.protocol.ledger.checkpoint import (
     ledger_jwk,
     ledger_public_key,
     levels_of,
-    read_checkpoint,
     sign_checkpoint,
+    signed_note_key,
     tile_path,
     tile_root,
-    verifier_key,
+    verify_checkpoint,
 )
 from peerseal.protocol.ledger.merkle import Frontier, leaf_hash, node_hash, root_hash
 
@@ -41,7 +41,7 @@ NOTE = sign_checkpoint(HEAD, KEY)
 
 def code_of(note: str, origin: str = ORIGIN, jwks: Any = (JWK,)) -> str:
     with pytest.raises(DocumentRefused) as caught:
-        read_checkpoint(note, origin, jwks)
+        verify_checkpoint(note, origin, jwks)
     return caught.value.code
 
 
@@ -49,7 +49,7 @@ class TestNotes:
     def test_a_checkpoint_comes_back_from_its_note(self) -> None:
         for size in (0, 1, 10**17):
             head = Checkpoint(ORIGIN, size, HEAD.root)
-            assert read_checkpoint(sign_checkpoint(head, KEY), ORIGIN, [OTHER_JWK, JWK]) == head
+            assert verify_checkpoint(sign_checkpoint(head, KEY), ORIGIN, [OTHER_JWK, JWK]) == head
 
     def test_a_note_is_written_as_signed_note_and_tlog_checkpoint_say(self) -> None:
         text = f"acme.internal\n42\n{b64encode(HEAD.root).decode()}\n"
@@ -58,18 +58,18 @@ class TestNotes:
         signature = b64encode(key_id + KEY.sign(text.encode())).decode()
         assert f"{text}\n\N{EM DASH} acme.internal {signature}\n" == NOTE
         typed = b64encode(b"\x01" + public).decode()
-        assert verifier_key(ORIGIN, JWK) == f"{ORIGIN}+{key_id.hex()}+{typed}"
+        assert signed_note_key(ORIGIN, JWK) == f"{ORIGIN}+{key_id.hex()}+{typed}"
 
     def test_signatures_of_witnesses_are_passed_over(self) -> None:
         witness = NOTE.splitlines()[-1].replace(ORIGIN, "witness.example")
-        assert read_checkpoint(f"{NOTE}{witness}\n", ORIGIN, [JWK]) == HEAD
+        assert verify_checkpoint(f"{NOTE}{witness}\n", ORIGIN, [JWK]) == HEAD
         head, _, line = NOTE.rpartition(f"\n{NOTE.splitlines()[-1]}")
-        assert read_checkpoint(f"{head}\n{witness}\n{NOTE.splitlines()[-1]}\n{line.strip()}", ORIGIN, [JWK]) == HEAD
+        assert verify_checkpoint(f"{head}\n{witness}\n{NOTE.splitlines()[-1]}\n{line.strip()}", ORIGIN, [JWK]) == HEAD
 
     def test_both_keys_may_sign_while_one_follows_another(self) -> None:
         second = sign_checkpoint(HEAD, OTHER).splitlines()[-1]
         for jwks in ([JWK], [OTHER_JWK], [JWK, OTHER_JWK]):
-            assert read_checkpoint(f"{NOTE}{second}\n", ORIGIN, jwks) == HEAD
+            assert verify_checkpoint(f"{NOTE}{second}\n", ORIGIN, jwks) == HEAD
 
     def test_a_key_that_the_root_does_not_name_is_an_unknown_signer(self) -> None:
         assert code_of(NOTE, jwks=[OTHER_JWK]) == "document_unknown_signer"
@@ -117,7 +117,7 @@ class TestNotes:
     def test_nothing_that_is_read_raises_outside_our_tree(self, text: str) -> None:
         for note in (text, f"{ORIGIN}\n{text}", NOTE + text, NOTE.partition("\n\n")[0] + "\n\n" + text):
             with contextlib.suppress(DocumentRefused):
-                read_checkpoint(note, ORIGIN, [JWK])
+                verify_checkpoint(note, ORIGIN, [JWK])
 
     @pytest.mark.parametrize(
         "jwk",

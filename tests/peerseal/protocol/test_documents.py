@@ -11,7 +11,7 @@ from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.frame import MAX_DOCUMENT, Document, read_document, sign_document
-from peerseal.protocol.documents.key_set import JwkSetDocument, RevokedKey, SignedKey
+from peerseal.protocol.documents.key_set import KeySetDocument, ListedKey, RevokedKey
 from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
 from peerseal.protocol.documents.statement import KeyStatement
@@ -31,8 +31,8 @@ SIGNERS = {make_kid(REGISTRY, SIGNER.public.thumbprint): SIGNER.public}
 NOTE = "a checkpoint, which is for the reader to check"
 JOINED = Admission(1, NOW, NOW + 600, {"join_token": "x"}, "A" * 43)
 PROOF = (b"a" * 32, b"b" * 32)
-KEY = SignedKey(kid_of(CALLER, rsa_key("caller")), rsa_key("caller").public, "active", NOW + 600, JOINED, PROOF)
-OLD = SignedKey(
+KEY = ListedKey(kid_of(CALLER, rsa_key("caller")), rsa_key("caller").public, "active", NOW + 600, JOINED, PROOF)
+OLD = ListedKey(
     kid_of(CALLER, ec_key("caller")),
     ec_key("caller").public,
     "retired",
@@ -44,7 +44,7 @@ GONE = RevokedKey(f"{CALLER}/{'A' * 43}", NOW, 3)
 FRAME: dict[str, Any] = {"issuer": REGISTRY, "subject": CALLER, "issued_at": NOW, "expires_at": NOW + 60}
 PLACE: dict[str, Any] = {"seq": 3, "head": 4, "checkpoint": NOTE}
 OF_DOMAIN = {**FRAME, "subject": DOMAIN}
-JWK_SET = JwkSetDocument(**FRAME | {"expires_at": NOW + 3600}, **PLACE, keys=(KEY, OLD), revoked=(GONE,))
+JWK_SET = KeySetDocument(**FRAME | {"expires_at": NOW + 3600}, **PLACE, keys=(KEY, OLD), revoked=(GONE,))
 STATEMENT = KeyStatement(
     **FRAME,
     **PLACE,
@@ -88,19 +88,19 @@ names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?(\.[a-z0-9]{1,5})?", fu
 
 
 @st.composite
-def jwk_sets(draw: st.DrawFn) -> JwkSetDocument:
+def jwk_sets(draw: st.DrawFn) -> KeySetDocument:
     owner = f"{DOMAIN}/{draw(names)}"
 
-    def signed(public: PublicKey) -> SignedKey:
+    def signed(public: PublicKey) -> ListedKey:
         state, kid = draw(st.sampled_from(["active", "retired"])), make_kid(owner, public.thumbprint)
-        return SignedKey(kid, public, state, draw(times), draw(admissions), draw(proofs))
+        return ListedKey(kid, public, state, draw(times), draw(admissions), draw(proofs))
 
     keys = tuple(signed(public) for public in draw(st.lists(publics, max_size=3, unique_by=lambda key: key.thumbprint)))
     revoked = tuple(
         RevokedKey(f"{owner}/{'A' * 43}", draw(times), draw(counts)) for _ in range(draw(st.integers(0, 2)))
     )
     place = {"seq": draw(counts), "head": draw(counts), "checkpoint": draw(st.text("note\n"))}
-    return JwkSetDocument(**drawn_frame(draw, owner), **place, keys=keys, revoked=revoked)
+    return KeySetDocument(**drawn_frame(draw, owner), **place, keys=keys, revoked=revoked)
 
 
 def drawn_frame(draw: st.DrawFn, owner: str) -> dict[str, Any]:
@@ -232,15 +232,15 @@ def test_members_of_a_newer_registry_are_let_be(document: Document) -> None:
     ],
 )
 def test_a_key_in_a_jwk_set_is_what_its_kid_says(changes: dict[str, Any]) -> None:
-    assert code_of(JwkSetDocument, signed(JWK_SET, keys=[{**KEY.to_json(), **changes}])) == "document_malformed"
+    assert code_of(KeySetDocument, signed(JWK_SET, keys=[{**KEY.to_json(), **changes}])) == "document_malformed"
 
 
 def test_a_jwk_set_speaks_of_one_service_only() -> None:
-    assert code_of(JwkSetDocument, signed(JWK_SET, sub=OTHER)) == "document_malformed"
+    assert code_of(KeySetDocument, signed(JWK_SET, sub=OTHER)) == "document_malformed"
     other = RevokedKey(f"{OTHER}/{'A' * 43}", NOW, 3).to_json()
-    assert code_of(JwkSetDocument, signed(JWK_SET, revoked=[other])) == "document_malformed"
+    assert code_of(KeySetDocument, signed(JWK_SET, revoked=[other])) == "document_malformed"
     for lists in ({"keys": [1]}, {"keys": [None]}, {"revoked": ["a"]}, {"revoked": [{}]}, {"keys": {}}):
-        assert code_of(JwkSetDocument, signed(JWK_SET, **lists)) == "document_malformed"
+        assert code_of(KeySetDocument, signed(JWK_SET, **lists)) == "document_malformed"
 
 
 def test_a_statement_tells_a_time_of_revocation_exactly_for_revoked_keys() -> None:
@@ -325,4 +325,4 @@ def test_the_roots_document_is_read_strictly(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("jws", ["", "a", "a.b", "a.b.c", "..", "é", "A" * (MAX_DOCUMENT + 1)])
 def test_texts_that_are_no_documents(jws: str) -> None:
-    assert root_code_of(jws) == code_of(JwkSetDocument, jws) == "document_malformed"
+    assert root_code_of(jws) == code_of(KeySetDocument, jws) == "document_malformed"

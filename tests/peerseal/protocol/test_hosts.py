@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerseal.protocol.hosts import can_be_asked, can_be_reached, is_loopback_host, leads_elsewhere
+from peerseal.protocol.hosts import is_loopback_host, is_usable_url, is_valid_host, may_be_other_machine
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from peerseal.protocol.hosts import can_be_asked, can_be_reached, is_loopback_ho
 )
 def test_loopback(host: str) -> None:
     assert is_loopback_host(host)
-    assert not leads_elsewhere(host)
+    assert not may_be_other_machine(host)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_every_address_of_127_is_loopback_in_ipv6_too(address: object) -> None:
     )
 )
 def test_private_addresses_are_other_machines(address: object) -> None:
-    assert leads_elsewhere(str(address))
+    assert may_be_other_machine(str(address))
     assert not is_loopback_host(str(address))
 
 
 @given(st.text(max_size=40) | st.from_regex(r"\[?[0-9a-fx:.%]{1,40}\]?", fullmatch=True))
 def test_no_text_raises_anything(host: str) -> None:
-    assert not (is_loopback_host(host) and leads_elsewhere(host))
+    assert not (is_loopback_host(host) and may_be_other_machine(host))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_no_text_raises_anything(host: str) -> None:
     ],
 )
 def test_a_url_at_which_a_server_can_be_asked(url: str) -> None:
-    assert can_be_asked(url)
+    assert is_usable_url(url)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_a_url_at_which_a_server_can_be_asked(url: str) -> None:
     ],
 )
 def test_a_url_at_which_none_can(url: str) -> None:
-    assert not can_be_asked(url)
+    assert not is_usable_url(url)
 
 
 @given(st.text(max_size=40) | st.from_regex(r"https?://[\[\]:@a.%0-9]{1,20}", fullmatch=True))
 def test_no_url_raises_anything(url: str) -> None:
-    assert can_be_asked(url) in (True, False)
-    assert can_be_reached(url, None) in (True, False)
+    assert is_usable_url(url) in (True, False)
+    assert is_valid_host(url, None) in (True, False)

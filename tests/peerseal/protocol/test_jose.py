@@ -103,12 +103,12 @@ def test_a_token_has_three_segments_and_a_limit() -> None:
     head = adapter.encode_header(HEADER)
     for text in ("", head, f"{head}.", f"{head}.AA", f"{head}.AA.AA.AA", f"{head}.AA.AA."):
         with pytest.raises(MalformedToken):
-            adapter.split(text)
+            adapter.split_segments(text)
     longest = f"{head}.AA.{'A' * (adapter.MAX_TOKEN - len(head) - 4)}"
-    assert adapter.split(longest)[3] == f"{head}.AA".encode()
+    assert adapter.split_segments(longest)[3] == f"{head}.AA".encode()
     for text in (f"{longest}A", longest):
         with pytest.raises(MalformedToken):
-            adapter.split(text, limit=len(longest) - (text == longest))
+            adapter.split_segments(text, limit=len(longest) - (text == longest))
 
 
 def test_verifying_never_raises() -> None:

@@ -34,10 +34,10 @@ from peerseal.protocol.encoding import b64url, b64url_decode
 from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.tokens.oidc import (
     LIFETIME_CAP,
+    MAX_FOREIGN_TOKEN,
     MAX_KEYS,
     MAX_KID,
     MAX_SUBJECT,
-    MAX_TOKEN,
     UnverifiedToken,
     VerifiedClaims,
     read_discovery,
@@ -280,8 +280,8 @@ def test_a_token_as_long_as_agreed_is_taken_and_a_longer_one_is_not(issuer: Issu
     def padded(size: int) -> str:
         return good(issuer, pad="x" * size)
 
-    room = MAX_TOKEN - len(padded(0))
-    longest = next(token for size in range(room * 3 // 4 + 4, 0, -1) if len(token := padded(size)) <= MAX_TOKEN)
+    room = MAX_FOREIGN_TOKEN - len(padded(0))
+    longest = next(token for size in range(room * 3 // 4 + 4, 0, -1) if len(token := padded(size)) <= MAX_FOREIGN_TOKEN)
     assert verified(issuer, longest)
     with pytest.raises(MalformedToken):
         verified(issuer, padded(room))

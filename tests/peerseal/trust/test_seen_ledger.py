@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import DocumentRefused, FetchError, PeersealError, RevokedKey, TrustUnavailable
-from peerseal.protocol.documents.key_set import RETIRED, JwkSetDocument, SignedKey
+from peerseal.protocol.documents.key_set import RETIRED, KeySetDocument, ListedKey
 from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.encoding import canonical_json
@@ -50,7 +50,7 @@ def code_of(job: Callable[[], object]) -> str:
     return error.code
 
 
-def served_set(registry: MemoryRegistry, document: JwkSetDocument) -> None:
+def served_set(registry: MemoryRegistry, document: KeySetDocument) -> None:
     """The registry answers with this set about the client from now on."""
     registry.answers[CLIENT] = Answer(200, registry.sign(document).encode())
 
@@ -87,11 +87,11 @@ class TestKeysInTheLedger:
         assert registry.calls == {ROOT: 1, f"GET {CLIENT}": 1}
 
     @staticmethod
-    def another_key(key: SignedKey) -> SignedKey:
+    def another_key(key: ListedKey) -> ListedKey:
         public = KeyPair.generate("ES256").public
         return replace(key, public=public, kid=make_kid("test.internal/client", public.thumbprint))
 
-    ALTERED: Mapping[str, Callable[[SignedKey], SignedKey]] = {
+    ALTERED: Mapping[str, Callable[[ListedKey], ListedKey]] = {
         "another key": another_key,
         "another index": lambda key: replace(key, admission=replace(key.admission, index=0)),
         "an index past the end": lambda key: replace(key, admission=replace(key.admission, index=99)),
@@ -113,7 +113,7 @@ class TestKeysInTheLedger:
 
     @pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
     def test_a_key_that_the_ledger_does_not_hold_like_that_is_refused(
-        self, registry: MemoryRegistry, trust: TrustStore, kid: str, alter: Callable[[SignedKey], SignedKey]
+        self, registry: MemoryRegistry, trust: TrustStore, kid: str, alter: Callable[[ListedKey], ListedKey]
     ) -> None:
         document = registry.jwk_set("client")
         served_set(registry, replace(document, keys=(alter(document.keys[0]),)))
@@ -730,7 +730,7 @@ class TestAnyDocument:
         assert trust.document(KeyStatement, path, OWNER, headers=headers).kid == kid
         assert asked == [f"{path}?seq=2"] == [registry.log[-1].headers["x-asked"]]
         assert code_of(lambda: trust.document(KeyStatement, path, "test.internal/other")) == "document_wrong_subject"
-        assert code_of(lambda: trust.document(JwkSetDocument, path, OWNER)) == "document_wrong_type"
+        assert code_of(lambda: trust.document(KeySetDocument, path, OWNER)) == "document_wrong_type"
         with pytest.raises(FetchError) as caught:
             trust.document(KeyStatement, path_of(unknown()), OWNER)
         assert caught.value.http_status == 404

@@ -21,7 +21,7 @@ from peerseal.errors import (
 )
 from peerseal.identity.enrolment import Enrolment
 from peerseal.protocol.documents.frame import sign_document
-from peerseal.protocol.documents.key_set import JwkSetDocument
+from peerseal.protocol.documents.key_set import KeySetDocument
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
@@ -441,49 +441,49 @@ class TestFreshness:
             registry.trust_store(limits=QUIET).key(kid)
 
 
-def other_subject(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def other_subject(registry: MemoryRegistry, document: KeySetDocument) -> str:
     registry.identity("other")
     return registry.sign(registry.jwk_set("other"))
 
 
-def bad_signature(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def bad_signature(registry: MemoryRegistry, document: KeySetDocument) -> str:
     head, payload, _ = registry.sign(document).split(".")
     return f"{head}.{payload}.{registry.sign(replace(document, head=99)).split('.')[2]}"
 
 
-def other_signer(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def other_signer(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return sign_document(document, KeyPair.generate("ES256"))
 
 
-def expired(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def expired(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return registry.sign(replace(document, expires_at=int(registry.clock()) - 30))
 
 
-def from_the_future(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def from_the_future(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return registry.sign(replace(document, issued_at=int(registry.clock()) + 31))
 
 
-def rolled_back(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def rolled_back(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return registry.sign(replace(document, seq=document.seq - 1))
 
 
-def other_issuer(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def other_issuer(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return MemoryRegistry.sign(registry, replace(document, issuer="other.internal/registry"))
 
 
-def other_kind(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def other_kind(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return registry.sign(registry.changes(0))
 
 
-def cut_short(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def cut_short(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return registry.sign(document)[:-200]
 
 
-def no_jws(registry: MemoryRegistry, document: JwkSetDocument) -> str:
+def no_jws(registry: MemoryRegistry, document: KeySetDocument) -> str:
     return "<html>Welcome to the hotel's network</html>"
 
 
-Tamper = Callable[[MemoryRegistry, JwkSetDocument], str]
+Tamper = Callable[[MemoryRegistry, KeySetDocument], str]
 REFUSED = [
     (other_subject, "document_wrong_subject"),
     (bad_signature, "document_bad_signature"),

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from peerseal import UserVerifier
 from peerseal.errors import MalformedToken, TrustUnavailable, UnknownKey
-from peerseal.protocol.issuer_trust import MAX_CA, given_ca, given_jwks, given_keys
+from peerseal.protocol.issuer_trust import MAX_CA, canonical_ca, canonical_jwks, keys_from_jwks
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.policies import UserIssuer
 from peerseal.testing import Clock, MemoryRegistry
@@ -27,13 +27,13 @@ HONEST = public_jwk(EC, "one")
 
 
 def test_a_set_has_one_spelling_with_the_members_that_are_needed() -> None:
-    text = given_jwks({"keys": [public_jwk(RSA, "two", x5t="abc"), {**HONEST, "key_ops": ["verify"]}]})
+    text = canonical_jwks({"keys": [public_jwk(RSA, "two", x5t="abc"), {**HONEST, "key_ops": ["verify"]}]})
     assert [(jwk["kid"], sorted(jwk)) for jwk in json.loads(text)["keys"]] == [
         ("one", ["alg", "crv", "kid", "kty", "use", "x", "y"]),
         ("two", ["alg", "e", "kid", "kty", "n", "use"]),
     ]
-    assert given_jwks(json.loads(text)) == text
-    assert [(kid, key.alg) for kid, key in given_keys(text).items()] == [("one", "ES256"), ("two", "RS256")]
+    assert canonical_jwks(json.loads(text)) == text
+    assert [(kid, key.alg) for kid, key in keys_from_jwks(text).items()] == [("one", "ES256"), ("two", "RS256")]
 
 
 def secret_of(key: rsa.RSAPrivateKey) -> str:
@@ -62,7 +62,7 @@ WRONG_JWKS: Mapping[str, tuple[Any, str]] = {
         "kid 'one' has another use or key_ops, expected a key for",
     ),
     "for signing": ({"keys": [{**HONEST, "key_ops": ["sign"]}]}, "kid 'one' has another use or key_ops"),
-    "a kid twice": ({"keys": [HONEST, public_jwk(RSA, "one")]}, "jwks.keys[1]: kid 'one' stands there twice"),
+    "a kid twice": ({"keys": [HONEST, public_jwk(RSA, "one")]}, "jwks.keys[1]: kid 'one' is in the set twice"),
     "a key twice": (
         {"keys": [HONEST, public_jwk(EC, "two")]},
         "jwks.keys[1]: kid 'two' is the same key as another one",
@@ -86,15 +86,15 @@ WRONG_JWKS: Mapping[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("value", "says"), WRONG_JWKS.values(), ids=WRONG_JWKS)
 def test_what_is_no_set_of_public_keys_is_refused_by_name_and_without_its_secrets(value: Any, says: str) -> None:
     with pytest.raises(MalformedToken) as refused:
-        given_jwks(value)
+        canonical_jwks(value)
     assert says in str(refused.value)
     assert SECRET[:8] not in str(refused.value)
 
 
 def test_certificates_have_one_spelling(tmp_path: Path) -> None:
     one, two = (Authority.make(tmp_path, name).file.read_text() for name in ("one", "two"))
-    assert given_ca(f"# our authority\n{one}\r\n\n{two}") == one + two
-    assert given_ca(one + two) == one + two
+    assert canonical_ca(f"# our authority\n{one}\r\n\n{two}") == one + two
+    assert canonical_ca(one + two) == one + two
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_certificates_have_one_spelling(tmp_path: Path) -> None:
 )
 def test_what_is_no_certificate_is_refused_by_name(tmp_path: Path, make: Callable[[str], Any], says: str) -> None:
     with pytest.raises(MalformedToken) as refused:
-        given_ca(make(Authority.make(tmp_path, "one").file.read_text()))
+        canonical_ca(make(Authority.make(tmp_path, "one").file.read_text()))
     assert says in str(refused.value)
 
 
@@ -147,7 +147,7 @@ def registry(clock: Clock) -> Iterator[MemoryRegistry]:
 def test_keys_in_the_settings_are_fetched_from_nowhere(registry: MemoryRegistry, clock: Clock, alg: str) -> None:
     issuer = Issuer(NAMED, alg=alg)
     trust = registry.trust_store()
-    registry.set_domain(issuers=[UserIssuer(NAMED, "edge", jwks=given_jwks(issuer.jwks))])
+    registry.set_domain(issuers=[UserIssuer(NAMED, "edge", jwks=canonical_jwks(issuer.jwks))])
     users = UserVerifier(trust, clock=clock)
     assert users.verify(issuer.token("ada", "edge", now=clock())).name == "ada"
     old = issuer.token("ada", "edge", now=clock(), exp=int(clock()) + 7200)
@@ -155,7 +155,7 @@ def test_keys_in_the_settings_are_fetched_from_nowhere(registry: MemoryRegistry,
     for _ in range(3):
         with pytest.raises(UnknownKey):
             users.verify(issuer.token("ada", "edge", now=clock()))
-    registry.set_domain(issuers=[UserIssuer(NAMED, "edge", jwks=given_jwks(issuer.jwks))])
+    registry.set_domain(issuers=[UserIssuer(NAMED, "edge", jwks=canonical_jwks(issuer.jwks))])
     trust.refresh()
     assert users.verify(issuer.token("ada", "edge", now=clock())).name == "ada", "an operator laid down the new key"
     with pytest.raises(UnknownKey):
@@ -165,7 +165,7 @@ def test_keys_in_the_settings_are_fetched_from_nowhere(registry: MemoryRegistry,
 def test_a_file_at_the_edge_counts_before_the_settings(registry: MemoryRegistry, clock: Clock, tmp_path: Path) -> None:
     issuer, other = Issuer(NAMED), Issuer(NAMED)
     (tmp_path / "jwks.json").write_text(json.dumps(issuer.jwks))
-    registry.set_domain(issuers=[UserIssuer(NAMED, "edge", jwks=given_jwks(other.jwks))])
+    registry.set_domain(issuers=[UserIssuer(NAMED, "edge", jwks=canonical_jwks(other.jwks))])
     users = UserVerifier(registry.trust_store(), jwks_files={NAMED: tmp_path / "jwks.json"}, clock=clock)
     assert users.verify(issuer.token("ada", "edge", now=clock())).name == "ada"
 
@@ -179,7 +179,7 @@ def test_an_issuers_https_is_checked_with_its_certificates_in_the_settings_and_n
         right, url = (tmp_path / "ca.pem").read_text(), issuer.url + JWKS if by_url else None
 
         def verified(ca: str | None, **options: Any) -> str:
-            registry.set_domain(issuers=[UserIssuer(issuer.url, "edge", url, ca=ca and given_ca(ca))])
+            registry.set_domain(issuers=[UserIssuer(issuer.url, "edge", url, ca=ca and canonical_ca(ca))])
             users = UserVerifier(registry.trust_store(), clock=clock, **options)
             return users.verify(issuer.token("ada", "edge", now=clock())).name
 

@@ -15,7 +15,7 @@ from peerseal.protocol.encoding import MAX_DIGITS
 from peerseal.protocol.issuer_trust import MAX_CA, MAX_GIVEN_KEYS
 from peerseal.protocol.policies import ACCESS_LIFETIMES, MAX_ACCESS_SCOPES, MAX_DERIVATIONS, MAX_DERIVED
 from peerseal.protocol.tokens.assertion import CLIENT_ASSERTION_TYPE
-from peerseal.protocol.tokens.event import ID, PAYLOAD_HASH, TOPIC
+from peerseal.protocol.tokens.event import ID_PATTERN, PAYLOAD_HASH, TOPIC
 from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
 from registry.domain.exchange import CLIENT_CREDENTIALS, GRANT, JWT
@@ -130,7 +130,7 @@ def test_the_query_parameters_have_the_limits_of_the_code() -> None:
 def test_event_ids_have_the_shape_that_the_code_checks() -> None:
     shape = re.compile(schema(f"{ASKED}/event_id/pattern"))
     for text in ("a", "!" * 200, "~", "a" * 201, "", "a b", "é"):
-        assert bool(shape.fullmatch(text)) == bool(ID.fullmatch(text)), text
+        assert bool(shape.fullmatch(text)) == bool(ID_PATTERN.fullmatch(text)), text
 
 
 def error_classes(root: type[PeersealError]) -> Iterator[type[PeersealError]]:
