@@ -146,7 +146,7 @@ class TrustStore:
         """See KeySource."""
         self._begin()
         kid = exact_name(kid)
-        current = self._held.get(kid)
+        current = self._key_shelf.held.get(kid)
         if current is not None and self._key_shelf.is_believed(current[1]):
             return current[0]
         found = self._statement_shelf.known(kid)
