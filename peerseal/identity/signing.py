@@ -16,7 +16,7 @@ from peerseal.errors import CallerNotAllowed, Expired, InsufficientScope, Messag
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol import jose
-from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header
+from peerseal.protocol.encoding import DIGEST_OF_NOTHING, canonical_json, digest_header, target_digest
 from peerseal.protocol.names import qualify, registry_id, service_id
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.policies import DERIVED_FROM
@@ -73,7 +73,7 @@ def request_token(
         expires_at=issued_at + REQUEST_LIFETIME,
         jti=new_jti(),
         method=verb,
-        target_digest=digest_header(target.encode("ascii")),
+        target_digest=target_digest(target),
         content_digest=digest_header(content) if content else DIGEST_OF_NOTHING,
         headers=bound,
         tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),

@@ -39,7 +39,13 @@ from peerseal.protocol.names import check_audience, registry_id, split_service_i
 from peerseal.protocol.plain import kind_of, plain_bytes, plain_text, text_like
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
-from peerseal.protocol.tokens.event import EVENT_LIFETIME_CAP, EVENT_TYP, check_event_claims, payload_hash
+from peerseal.protocol.tokens.event import (
+    EVENT_LIFETIME_CAP,
+    EVENT_TYP,
+    check_event_claims,
+    payload_hash,
+    usual_event_claims,
+)
 from peerseal.runtime.options import check_callable, check_flag, check_is, check_number
 from peerseal.trust.beliefs import KeySource, TrustedKey, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
@@ -124,7 +130,7 @@ class EventVerifier:
         self._unbound = unsafe_unbound_payload
         self._clock = clock
         self._resolved: tuple[AllowedCallers, str] | None = None
-        self._reader = TokenReader(EVENT_TYP, check_event_claims)
+        self._reader = TokenReader(EVENT_TYP, check_event_claims, usual_event_claims)
         self._audit: AuditLog | None = AuditLog(audit, clock=clock)
 
     def verify(

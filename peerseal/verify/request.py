@@ -36,12 +36,18 @@ from peerseal.errors import (
     Replayed,
     WrongBinding,
 )
-from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header
+from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header, target_digest
 from peerseal.protocol.names import check_name_or_id, qualify
 from peerseal.protocol.plain import kind_of, plain_text
 from peerseal.protocol.policies import CallPolicy
 from peerseal.protocol.tokens.claims import LEEWAY, check_parties, check_times
-from peerseal.protocol.tokens.request import ALWAYS_BOUND, REQUEST_LIFETIME_CAP, REQUEST_TYP, check_request_claims
+from peerseal.protocol.tokens.request import (
+    ALWAYS_BOUND,
+    REQUEST_LIFETIME_CAP,
+    REQUEST_TYP,
+    check_request_claims,
+    usual_request_claims,
+)
 from peerseal.runtime.options import check_callable, check_number
 from peerseal.trust.beliefs import KeySource, check_window, deadline_of
 from peerseal.verify.allow import AllowedCallers, read_allow
@@ -148,7 +154,7 @@ class Verifier:
         self._clock = clock
         self._resolved: tuple[str, AllowedCallers] | None = None
         self._by_policy: tuple[CallPolicy, AllowedCallers] | None = None
-        self._reader = TokenReader(REQUEST_TYP, check_request_claims)
+        self._reader = TokenReader(REQUEST_TYP, check_request_claims, usual_request_claims)
 
     @property
     def trust(self) -> KeySource:
@@ -277,7 +283,7 @@ def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: 
         method, target = text_of(method, "the method"), text_of(target, "the target")
     if claims["method"] != method:
         raise WrongBinding(f"token is signed for method {claims['method']}, this request is {method}")
-    if not target.isascii() or claims["target_digest"] != digest_header(target.encode("ascii")):
+    if not target.isascii() or claims["target_digest"] != target_digest(target):
         raise WrongBinding("token is signed for another target")
     signed: Mapping[str, str] = claims["headers"]
     if headers is signed:  # what `by_lower_name` returns for equal headers

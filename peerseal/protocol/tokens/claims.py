@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Container, KeysView, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from peerseal.errors import (
     Expired,
@@ -30,6 +30,18 @@ LEEWAY = 30
 """Seconds by which two honest clocks may differ."""
 
 _JTI = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")  # 128 bits in canonical base64url
+
+_PLAIN = r"[ !#-\[\]-~]*"  # printable ASCII, which canonical JSON writes without an escape
+_MEMBER = re.compile(f'"({_PLAIN})":"({_PLAIN})"')
+
+TEXT: Final = f'"({_PLAIN})"'
+"""For `canonical_object`: a text of printable ASCII without quotation mark and backslash."""
+TEXTS: Final = rf'\{{((?:"{_PLAIN}":"{_PLAIN}"(?:,(?=")|(?=\}})))*)\}}'
+"""For `canonical_object`: an object whose values are such texts. `texts` reads the group."""
+JTI: Final = f'"({_JTI.pattern})"'
+"""For `canonical_object`: a ``jti`` that `check_jti` accepts."""
+SECONDS: Final = "(0|[1-9][0-9]{0,10})"
+"""For `canonical_object`: a time before the year 5138, so before `LATEST_TIME`."""
 
 
 def claim(claims: Mapping[str, Any], name: str, kind: type[T]) -> T:
@@ -99,6 +111,22 @@ def check_jti(jti: str) -> str:
     if text is None or not _JTI.fullmatch(text):
         raise MalformedToken(f"jti is {text_like(jti)}, expected 128 bits in base64url")
     return text
+
+
+def canonical_object(members: Mapping[str, str]) -> re.Pattern[str]:
+    """Matches a JSON object with exactly these members in the spelling of `canonical_json`; each value is a pattern
+    with one group. A payload that matches has no repeated member, no unknown one, and no value of another type."""
+    each = (f'"{name}":{members[name]}' for name in sorted(members))
+    return re.compile(rf"\{{{','.join(each)}\}}")
+
+
+def texts(members: str) -> dict[str, str] | None:
+    """The object in the group of `TEXTS`; None where a name is repeated."""
+    if not members:
+        return {}
+    pairs = _MEMBER.findall(members)
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else None
 
 
 def owner_in(header: Header, *types: str) -> str:

@@ -14,8 +14,20 @@ from typing import Any, Final
 from peerseal.errors import InvalidName, MalformedToken
 from peerseal.protocol.names import AUDIENCE, SCOPE, split_service_id
 from peerseal.protocol.plain import kind_of, text_like
-from peerseal.protocol.tokens.claims import LATEST_TIME, check_jti, claim, exactly, wrong_type_error
-from peerseal.protocol.tokens.transaction import ID_PATTERN, MAX_ID, check_user, small_object_claim
+from peerseal.protocol.tokens.claims import (
+    JTI,
+    LATEST_TIME,
+    SECONDS,
+    TEXT,
+    TEXTS,
+    canonical_object,
+    check_jti,
+    claim,
+    exactly,
+    texts,
+    wrong_type_error,
+)
+from peerseal.protocol.tokens.transaction import ID_PATTERN, MAX_ID, MAX_USER, check_user, small_object_claim
 
 EVENT_TYP: Final = "peerseal-event+jwt"
 EVENT_LIFETIME: Final = 7 * 24 * 3600
@@ -27,7 +39,24 @@ PAYLOAD_HASH: Final = re.compile(r"[0-9a-f]{64}")
 """The lower-case hex SHA-256 of a payload."""
 _ALWAYS = ("iss", "sub", "aud", "scope", "event_id", "transaction_id", "rctx", "iat", "exp", "jti")
 _BINDING = ("topic", "event_payload_hash")
+_ID = rf'"([!#-\[\]-~]{{1,{MAX_ID}}})"'
 _always = itemgetter(*_ALWAYS)
+_USUAL = canonical_object(
+    {
+        "aud": f'"({AUDIENCE.pattern})"',
+        "event_id": _ID,
+        "event_payload_hash": f'"({PAYLOAD_HASH.pattern})"',
+        "exp": SECONDS,
+        "iat": SECONDS,
+        "iss": TEXT,
+        "jti": JTI,
+        "rctx": TEXTS,
+        "scope": f'"({SCOPE.pattern})"',
+        "sub": rf'"([ !#-\[\]-~]{{1,{MAX_USER}}})"',
+        "topic": f'"({TOPIC.pattern})"',
+        "transaction_id": _ID,
+    }
+)
 _EXCHANGED = frozenset((*_ALWAYS, "act"))
 
 
@@ -110,6 +139,35 @@ def check_event_claims(claims: dict[str, Any]) -> None:
         raise MalformedToken(f"event_id or transaction_id is not 1 to {MAX_ID} visible ASCII characters")
     check_user(sub)
     check_jti(jti)
+
+
+def usual_event_claims(payload: bytes) -> dict[str, Any] | None:
+    """The claims of a payload as our own signers write it, without an actor: canonical JSON, ASCII without escapes.
+    None for any other payload.
+
+    It gives what `strict_json_object` and `check_event_claims` give together, in less than half of their time.
+    """
+    found = _USUAL.fullmatch(str(payload, "latin-1"))
+    if found is None:
+        return None
+    aud, event_id, digest, exp, iat, iss, jti, rctx, scope, sub, topic, transaction_id = found.groups()
+    authentication = texts(rctx)
+    if authentication is None:
+        return None
+    return {
+        "aud": aud,
+        "event_id": event_id,
+        "event_payload_hash": digest,
+        "exp": int(exp),
+        "iat": int(iat),
+        "iss": iss,
+        "jti": jti,
+        "rctx": authentication,
+        "scope": scope,
+        "sub": sub,
+        "topic": topic,
+        "transaction_id": transaction_id,
+    }
 
 
 def _check_bound(topic: Any, payload_digest: Any) -> None:
