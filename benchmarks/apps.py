@@ -18,7 +18,7 @@ SCOPE = "profiles:read"
 def open_route() -> Flask:
     """One small route, open to all callers."""
     app = Flask(__name__)
-    app.add_url_rule("/profiles/<id>", "profile", _profile)
+    app.add_url_rule("/profiles/<id>", "profile", profile)
     app.add_url_rule("/ready", "ready", _ready)
     return app
 
@@ -29,7 +29,7 @@ def protected_route(shared: bool) -> Flask:
     identity = peerseal.Identity.from_env().start()
     guard = identity.replay_guard() if shared else peerseal.MemoryReplayGuard()
     auth = peerseal.flask.PeerAuth(app, identity, allow={"client-service": {SCOPE}}, replay=guard)
-    app.view_functions["profile"] = auth.require(scope=SCOPE)(_profile)
+    app.view_functions["profile"] = auth.require(scope=SCOPE)(profile)
     auth.public(_ready)
     return app
 
@@ -41,7 +41,7 @@ def flooded_route(callers: Sequence[str]) -> Flask:
     asked = identity.trust.fetcher = CountedFetcher([SettingsReader(os.environ).required("PEERSEAL_REGISTRY_URL")])
     allow, guard = {caller: {SCOPE} for caller in callers}, peerseal.MemoryReplayGuard()
     auth = peerseal.flask.PeerAuth(app, identity.start(), allow=allow, replay=guard)
-    app.view_functions["profile"] = auth.require(scope=SCOPE)(_profile)
+    app.view_functions["profile"] = auth.require(scope=SCOPE)(profile)
     auth.public(_ready)
     app.add_url_rule("/asked", "asked", auth.public(lambda: asked.times))
     return app
@@ -62,7 +62,7 @@ def constant(file: str) -> Flask:
     return app
 
 
-def _profile(id: str) -> dict[str, str]:
+def profile(id: str) -> dict[str, str]:
     return {"id": id, "name": "Ada Lovelace", "city": "London"}
 
 
