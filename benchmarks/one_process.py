@@ -9,9 +9,9 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gunicorn.config import Config
-from gunicorn.http import RequestParser
-from gunicorn.http.wsgi import create
+from gunicorn.config import Config  # type: ignore[import-untyped]
+from gunicorn.http import RequestParser  # type: ignore[import-untyped]
+from gunicorn.http.wsgi import create  # type: ignore[import-untyped]
 
 from benchmarks.timing import Contender
 

@@ -43,12 +43,13 @@ from peerseal.refusals import (
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
-from peerseal.verify.context import begin, carrying, current_transaction, serving
+from peerseal.verify.context import begin, carrying, current_transaction, enter_request, leave_request
 from peerseal.verify.request import Peer
 from peerseal.wsgi import (
     REQUEST_ID_KEY,
     EnvironHeaders,
     PiecesWithin,
+    WholeBody,
     environ_key,
     read_body,
     within_request,
@@ -58,6 +59,7 @@ from peerseal.wsgi import (
 try:
     from flask import Flask, Request, Response, current_app, request
     from werkzeug.local import LocalProxy
+    from werkzeug.wsgi import ClosingIterator
 except ModuleNotFoundError as error:
     raise missing(error, "flask") from error
 
@@ -70,6 +72,7 @@ _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"
 _PEER: Final = "peerseal.peer"
 _SERVED: Final = "peerseal.served"
+_WHOLE: Final = "peerseal.whole"
 _BEFORE: Final = "peerseal.before"
 _CHECKED: Final = "_peerseal_checked"  # of a request object and not its environ, which a view may copy
 
@@ -181,13 +184,12 @@ class _FlaskGate(Gate):
         self._views = app.view_functions
         self._header_key = environ_key(self.header)
 
-    def check(self) -> Response | None:
+    def check(self, current: Request) -> Response | None:
         """Done before the rest of a request: the refusal, or None.
 
         It answers itself instead of raising: the error handlers of blueprints come before the application's, and one
         for ``Exception`` would turn the refusal into another answer.
         """
-        current = _current_request()
         environ = current.environ
         environ.pop(_PEER, None)
         if environ.get(_SERVED) != id(environ):
@@ -234,10 +236,8 @@ class _FlaskGate(Gate):
 def _install(app: Flask, gate: _FlaskGate) -> None:
     """Install the check before all else of a request, and what keeps the user of streams after all else."""
     _check_first(app, gate)
-    app.after_request(_keep_user)
+    _keep_users(app)
     app.teardown_request(_end_transaction)
-    last = app.after_request_funcs[None]
-    last.insert(0, last.pop())  # after a request they run from the last to the first
     for refusal in REFUSALS:
         app.register_error_handler(refusal, gate.refuse)
     app.wsgi_app = _without_transaction(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
@@ -251,16 +251,18 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
 
     @functools.wraps(dispatch)
     def checked_dispatch(*context: Any) -> Response:
-        refused = gate.check()
+        current = _current_request()
+        refused = gate.check(current)
         if refused is not None:
             return cast("Callable[..., Response]", finalize)(*context, refused)
-        setattr(_current_request(), _CHECKED, True)
+        vars(current)[_CHECKED] = True
         return dispatch(*context)
 
     @functools.wraps(preprocess)
     def checked_preprocess(*context: Any) -> Any:
-        checked = vars(_current_request()).pop(_CHECKED, False)  # for one round: a second one needs its own token
-        refused = None if checked else gate.check()
+        current = _current_request()
+        checked = vars(current).pop(_CHECKED, False)  # for one round: a second one needs its own token
+        refused = None if checked else gate.check(current)
         return preprocess(*context) if refused is None else refused
 
     app.full_dispatch_request = checked_dispatch  # type: ignore[method-assign]
@@ -273,14 +275,44 @@ def _current_request() -> Request:
     return current
 
 
+def _keep_users(app: Flask) -> None:
+    """Put `_keep_user` after ``finalize_request``, which makes each response and runs ``after_request`` functions."""
+    finalize = app.finalize_request
+
+    @functools.wraps(finalize)
+    def keeping_finalize(*arguments: Any, **options: Any) -> Response:
+        response = finalize(*arguments, **options)
+        _keep_user(response, _current_request().environ)
+        return response
+
+    app.finalize_request = keeping_finalize  # type: ignore[method-assign]
+
+
+def _keep_user(response: Response, environ: "WSGIEnvironment") -> None:
+    """A streamed body is made after the request, and for its transaction too: further calls of the stream are limited
+    to the user's scopes."""
+    environ[_WHOLE] = not response.is_streamed
+    if environ[_WHOLE] or response.direct_passthrough:
+        return
+    peer: Peer | None = environ.get(_PEER)
+    if peer is not None and peer.transaction is not None:
+        response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
+
+
 def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
     """Each call of the application begins within its request and without a transaction. Afterwards the transaction
     before is current again, since a view may call the application too."""
 
     def serve_in_request(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         environ[_SERVED] = id(environ)  # a view may push a copy, which is not served
-        with carrying(None), serving(environ.get(REQUEST_ID_KEY)):
-            return within_request(serve(environ, start_response), environ)
+        before = enter_request(environ.get(REQUEST_ID_KEY))
+        try:
+            body = serve(environ, start_response)
+            # Middleware between may have made another body.
+            whole = environ.pop(_WHOLE, False) and type(body) is ClosingIterator
+            return WholeBody(body) if whole else within_request(body, environ)
+        finally:
+            leave_request(before)
 
     return serve_in_request
 
@@ -288,17 +320,9 @@ def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
 def _end_transaction(_: BaseException | None) -> None:
     """For a request whose context an application pushed, and which was checked. A context that was left open ends while
     another request is served, whose transaction stays."""
-    if _BEFORE in request.environ:
-        begin(request.environ.pop(_BEFORE))
-
-
-def _keep_user(response: Response) -> Response:
-    """The last ``after_request`` function: a streamed body is made after the request, and for its transaction too:
-    further calls of the stream are limited to the user's scopes."""
-    peer: Peer | None = request.environ.get(_PEER)
-    if peer is not None and peer.transaction is not None and response.is_streamed and not response.direct_passthrough:
-        response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
-    return response
+    environ = _current_request().environ
+    if _BEFORE in environ:
+        begin(environ.pop(_BEFORE))
 
 
 def _set_mark(view: Any, need: Need) -> None:
@@ -335,7 +359,7 @@ def _method_of(view_class: type, method: str) -> object:
 
 def _need_scope(scope: str, transaction: bool) -> None:
     """The check in the wrapper of a marked view."""
-    peer: Peer | None = request.environ.get(_PEER)
+    peer: Peer | None = _current_request().environ.get(_PEER)
     error = lacking(peer, scope, transaction)
     if error is None:
         return
@@ -347,7 +371,7 @@ def _need_scope(scope: str, transaction: bool) -> None:
 
 
 def _find_peer() -> Peer:
-    peer: Peer | None = request.environ.get(_PEER)
+    peer: Peer | None = _current_request().environ.get(_PEER)
     if peer is None:
         raise RuntimeError("no verified caller: the route is public, or the check reports only")
     return peer

@@ -21,6 +21,7 @@ MAX_BODY = 16 * 1024 * 1024
 REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
 """The key of the request id in an environ."""
 
+_HTTP_1 = ("HTTP/1.1", "HTTP/1.0")  # where a request without the two headers of a body has none
 _PIECE = 1024 * 1024  # bytes read at once
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
@@ -89,6 +90,8 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     without that header there is no body. Raises ContentTooLarge, with the stream as before, or ContentUnreadable.
     """
     declared = environ.get("CONTENT_LENGTH") or ""
+    if not declared and "HTTP_TRANSFER_ENCODING" not in environ and environ.get("SERVER_PROTOCOL") in _HTTP_1:
+        return _with_body(environ, b"")  # RFC 9112 section 6.3
     length = _length(declared)
     if length > limit:
         raise ContentTooLarge(f"the body is longer than {limit} bytes")
@@ -102,6 +105,11 @@ def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
     if len(body) > limit:
         environ["wsgi.input"] = _Rejoined(body, stream)
         raise ContentTooLarge(f"the body is longer than {limit} bytes")
+    return _with_body(environ, body)
+
+
+def _with_body(environ: dict[str, Any], body: bytes) -> bytes:
+    """The body, which the application will read."""
     environ["wsgi.input"] = BytesIO(body)
     environ["wsgi.input_terminated"] = True
     return body
@@ -145,6 +153,24 @@ def within_request(body: Iterable[bytes], environ: Mapping[str, Any]) -> Iterabl
     trace, file_wrapper = current_trace(), environ.get("wsgi.file_wrapper")
     is_file = isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
     return PiecesWithin(body, partial(within, trace)) if isinstance(body, Iterator) and not is_file else body
+
+
+class WholeBody:
+    """A body that is made already, so that only its `close` runs within the request."""
+
+    __slots__ = ("_body", "_trace")
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        self._trace = current_trace()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """Close the body (PEP 3333)."""
+        with within(self._trace):
+            getattr(self._body, "close", lambda: None)()
 
 
 class PiecesWithin(Iterator[Any]):

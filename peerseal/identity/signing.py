@@ -79,7 +79,7 @@ def request_token(
         tth=None if transaction is None else _checked(lambda: transaction_hash(transaction)),
         ctx=ctx,
     )
-    return _compact(key, REQUEST_TYP, token.claims)
+    return _compact(key, REQUEST_TYP, token.payload)
 
 
 def assertion(key: StoredKey, *, audience: str | None = None, client_id: str | None = None, now: float) -> str:
@@ -88,7 +88,7 @@ def assertion(key: StoredKey, *, audience: str | None = None, client_id: str | N
     asked = plain_text(registry_id(key.domain) if audience is None else audience)
     if not client or not asked:
         raise UnsignableRequest("an assertion needs a client_id and an audience: texts that are not empty")
-    return _compact(key, ASSERTION_TYP, lambda: assertion_claims(client, asked, int(now)))
+    return _compact(key, ASSERTION_TYP, lambda: canonical_json(assertion_claims(client, asked, int(now))))
 
 
 def whole_seconds(lifetime: object, at_most: int) -> int:
@@ -197,7 +197,7 @@ class Minter:
             authentication=self._event_context(current, scope) if current else {},
         )
         request_id = current_request_id()
-        headers = {"authorization": f"Bearer {_compact(key, EVENT_TYP, token.claims)}"}
+        headers = {"authorization": f"Bearer {_compact(key, EVENT_TYP, lambda: canonical_json(token.claims()))}"}
         return headers | ({REQUEST_ID: request_id} if request_id else {})
 
     def _event_context(self, current: Transaction, scope: str) -> Mapping[str, Any]:
@@ -247,7 +247,7 @@ class Minter:
         )
 
     def _signed(self, token: TransactionToken) -> str:
-        return _compact(self._keys.current(), TRANSACTION_TYP, token.claims)
+        return _compact(self._keys.current(), TRANSACTION_TYP, lambda: canonical_json(token.claims()))
 
     def _issuer(self) -> str:
         return service_id(self._trust.domain, self._keys.service)
@@ -287,9 +287,9 @@ class _Renewed:
             return self._token
 
 
-def _compact(key: StoredKey, typ: str, claims: Callable[[], Mapping[str, Any]]) -> str:
+def _compact(key: StoredKey, typ: str, payload: Callable[[], bytes]) -> str:
     header = _header(key.pair.public.alg, key.kid, typ)
-    token = jose.compact(header, _checked(lambda: canonical_json(claims())), key.pair.sign)
+    token = jose.compact(header, _checked(payload), key.pair.sign)
     if len(token) > jose.MAX_TOKEN:
         raise UnsignableRequest(f"the token would be longer than {jose.MAX_TOKEN} characters: {len(token)}")
     return token

@@ -5,6 +5,7 @@ and is computed from the key, so a reader can check that it fits the owner and t
 """
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from peerseal.errors import InvalidName, MalformedToken
@@ -80,11 +81,15 @@ def split_service_id(name: str) -> tuple[str, str]:
 
 def qualify(name: str, domain: str) -> str:
     """The service id of a service that code or configuration names by short name or by id. Raises InvalidName."""
-    text = exact_name(name)
-    if "/" in text:
-        split_service_id(text)
-        return text
-    return service_id(domain, text)
+    return _qualified(exact_name(name), exact_name(domain))
+
+
+@lru_cache(maxsize=1024)
+def _qualified(name: str, domain: str) -> str:
+    if "/" in name:
+        split_service_id(name)
+        return name
+    return service_id(domain, name)
 
 
 def check_name_or_id(name: str) -> str:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar, Token, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
@@ -74,13 +74,16 @@ def carrying(transaction: Transaction | None) -> Iterator[Transaction | None]:
 
 class RequestTrace:
     """One request or message: its ``id``, and ``minted``, the id of the last transaction that was minted in it. The
-    threads and tasks of the request share it."""
+    threads and tasks of the request share it. An ``id`` that is not given is made when it is asked for."""
 
-    __slots__ = ("id", "minted")
-
-    def __init__(self, id: str) -> None:
-        self.id = id
+    def __init__(self, id: str | None = None) -> None:
+        self._ids: dict[str, str] = {} if id is None else {"id": id}
         self.minted: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The same for all threads and tasks of the request."""
+        return self._ids.get("id") or self._ids.setdefault("id", new_request_id())
 
 
 _trace: ContextVar[RequestTrace | None] = ContextVar("peerseal_request", default=None)
@@ -105,13 +108,32 @@ def log_context() -> tuple[str | None, str | None]:
 def serving(given: str | None = None) -> Iterator[str]:
     """Run a block within the request with the id ``given``, if that id is valid; else within the current request, or a
     new one. Gives the id."""
-    trace = _trace.get()
-    if type(given) is str and _REQUEST_ID.fullmatch(given):
-        trace = RequestTrace(given)
-    elif trace is None:
-        trace = RequestTrace(new_request_id())
+    trace = _trace_of(given)
     with within(trace):
         yield trace.id
+
+
+def _trace_of(given: str | None) -> RequestTrace:
+    if type(given) is str and _REQUEST_ID.fullmatch(given):
+        return RequestTrace(given)
+    return _trace.get() or RequestTrace()
+
+
+Before = tuple[Token[Transaction | None], Token[RequestTrace | None]]
+"""What was current before a request."""
+
+
+def enter_request(given: str | None = None) -> Before:
+    """As ``with carrying(None), serving(given)``, in less time: for an adapter that each request passes through. The
+    adapter calls `leave_request` with the result in a ``finally``."""
+    return _current.set(None), _trace.set(_trace_of(given))
+
+
+def leave_request(before: Before) -> None:
+    """End the request: what was current before `enter_request` is current again."""
+    transaction, trace = before
+    _current.reset(transaction)
+    _trace.reset(trace)
 
 
 @contextmanager

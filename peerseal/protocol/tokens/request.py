@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
@@ -50,6 +50,11 @@ _REQUEST_MEMBERS = (
     "headers",
 )
 _TIMES = ("iat", "nbf", "exp")
+_TEMPLATE = (
+    '{"aud":"%s","content_digest":"%s","exp":%d,"headers":{},"iat":%d,"iss":"%s","jti":"%s","method":"%s","nbf":%d,'
+    '"sub":"%s","target_digest":"%s"}'
+)
+_QUOTATION_MARKS = _TEMPLATE.count('"')
 _request_values = itemgetter(*_REQUEST_MEMBERS)
 _REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
 
@@ -70,8 +75,7 @@ _USUAL = canonical_object(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestToken:
+class RequestToken(NamedTuple):
     """The claims of a request token: who calls whom, and for exactly which request.
 
     ``issuer`` and ``audience`` are service ids; ``target_digest`` and ``content_digest`` are ``sha-256=:…:`` of the
@@ -88,7 +92,7 @@ class RequestToken:
     method: str
     target_digest: str
     content_digest: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     tth: str | None = None
     ctx: Mapping[str, Any] | None = None
 
@@ -112,6 +116,29 @@ class RequestToken:
         if self.ctx is not None:
             claims["ctx"] = plain_ctx(self.ctx)
         return claims
+
+    def payload(self) -> bytes:
+        """The claims in canonical JSON. Raises as `claims`, and ValueError for values that JSON lacks.
+
+        Most tokens are written by a template, in a fifth of the time; their texts are ASCII without escapes.
+        """
+        if self.ctx is None and self.tth is None and not self.headers:
+            text = _TEMPLATE % (
+                self.audience,
+                self.content_digest,
+                self.expires_at,
+                self.issued_at,
+                self.issuer,
+                self.jti,
+                self.method,
+                self.not_before,
+                self.issuer,
+                self.target_digest,
+            )
+            # As many quotation marks as the template has: no text holds one.
+            if text.isascii() and text.isprintable() and "\\" not in text and text.count('"') == _QUOTATION_MARKS:
+                return text.encode("ascii")
+        return canonical_json(self.claims())
 
 
 def plain_ctx(ctx: Mapping[str, Any]) -> dict[str, Any]:

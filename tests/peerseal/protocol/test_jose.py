@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jose import jwk
 
 import peerseal
 from peerseal.errors import MalformedToken
@@ -39,6 +40,14 @@ def test_what_is_signed_verifies_and_nothing_else(
 def test_signature_sizes_are_those_of_rfc_7518() -> None:
     assert len(rsa_key("caller").sign(b"")) == 256
     assert {len(ec_key("caller").sign(bytes([n]))) for n in range(64)} == {64}, "never DER, never shortened"
+
+
+def test_es256_signatures_are_those_of_python_jose() -> None:
+    for pair in (ec_key("caller"), KeyPair.generate("ES256")):
+        theirs = jwk.construct(pair.public.crypto, "ES256")
+        for number in range(2_000):  # some halves begin with a zero byte, and some with a high bit
+            message = number.to_bytes(2, "big")
+            assert theirs.verify(message, pair.sign(message))
 
 
 def test_cryptography_is_the_back_end() -> None:

@@ -50,6 +50,24 @@ request_tokens = st.builds(
 # ---- request tokens
 
 
+plain = st.text(st.characters(min_codepoint=0x1F, max_codepoint=0x80), max_size=8)
+plain_request_tokens = st.builds(
+    RequestToken,
+    *[plain] * 2,
+    *[times] * 3,
+    *[plain] * 4,
+    headers=st.just({}) | st.dictionaries(plain, plain, max_size=2),
+    tth=st.none() | plain,
+    ctx=st.none(),
+)
+
+
+@given(request_tokens | plain_request_tokens)
+@without_deadline
+def test_the_payload_of_every_request_token_is_its_claims_in_canonical_json(token: RequestToken) -> None:
+    assert token.payload() == canonical_json(token.claims())
+
+
 @given(request_tokens)
 @without_deadline
 def test_the_claims_of_every_request_token_are_of_the_right_shape(token: RequestToken) -> None:
