@@ -26,32 +26,34 @@ Then it signs each request; the callee verifies the signature with the key from 
 `RotationSchedule`                         when keys are replaced
 ========================================== =============================================================================
 
-These modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
+All is loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
 `peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`, `peerseal.prometheus`. Tables and
 tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`, `peerseal.testing`. To read the code, begin with
 `peerseal/protocol/`, then read `peerseal/trust/beliefs.py`, then `peerseal/verify/request.py`.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peerseal import errors
 from peerseal.errors import PeersealError
-from peerseal.identity.access_tokens import AccessToken
-from peerseal.identity.identity import Identity
-from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
-from peerseal.runtime.metrics import Metric, metrics
-from peerseal.session.circuit import CircuitState, CircuitStatus
-from peerseal.trust.store import TrustStore
-from peerseal.verify.audit_log import Accepted
-from peerseal.verify.context import Transaction, carrying, current_request_id, current_transaction, propagate
-from peerseal.verify.event import Event, EventVerifier
-from peerseal.verify.introspection import IntrospectionClient
-from peerseal.verify.replay.file import FileReplayGuard
-from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
-from peerseal.verify.replay.redis import RedisReplayGuard
-from peerseal.verify.request import Peer, Verifier
-from peerseal.verify.users import User, UserVerifier
+
+if TYPE_CHECKING:  # the same as `_MODULES`, for type checkers
+    from peerseal.identity.access_tokens import AccessToken
+    from peerseal.identity.identity import Identity
+    from peerseal.runtime.limits import CallLimits, RotationSchedule, TrustLimits
+    from peerseal.runtime.metrics import Metric, metrics
+    from peerseal.session.circuit import CircuitState, CircuitStatus
+    from peerseal.trust.store import TrustStore
+    from peerseal.verify.audit_log import Accepted
+    from peerseal.verify.context import Transaction, carrying, current_request_id, current_transaction, propagate
+    from peerseal.verify.event import Event, EventVerifier
+    from peerseal.verify.introspection import IntrospectionClient
+    from peerseal.verify.replay.file import FileReplayGuard
+    from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
+    from peerseal.verify.replay.redis import RedisReplayGuard
+    from peerseal.verify.request import Peer, Verifier
+    from peerseal.verify.users import User, UserVerifier
 
 __all__ = [
     "Accepted",
@@ -85,6 +87,37 @@ __all__ = [
     "propagate",
 ]
 
+_MODULES = {
+    "AccessToken": "peerseal.identity.access_tokens",
+    "Identity": "peerseal.identity.identity",
+    "CallLimits": "peerseal.runtime.limits",
+    "RotationSchedule": "peerseal.runtime.limits",
+    "TrustLimits": "peerseal.runtime.limits",
+    "Metric": "peerseal.runtime.metrics",
+    "metrics": "peerseal.runtime.metrics",
+    "CircuitState": "peerseal.session.circuit",
+    "CircuitStatus": "peerseal.session.circuit",
+    "TrustStore": "peerseal.trust.store",
+    "Accepted": "peerseal.verify.audit_log",
+    "Transaction": "peerseal.verify.context",
+    "carrying": "peerseal.verify.context",
+    "current_request_id": "peerseal.verify.context",
+    "current_transaction": "peerseal.verify.context",
+    "propagate": "peerseal.verify.context",
+    "Event": "peerseal.verify.event",
+    "EventVerifier": "peerseal.verify.event",
+    "IntrospectionClient": "peerseal.verify.introspection",
+    "FileReplayGuard": "peerseal.verify.replay.file",
+    "MemoryReplayGuard": "peerseal.verify.replay.guards",
+    "ReplayGuard": "peerseal.verify.replay.guards",
+    "RedisReplayGuard": "peerseal.verify.replay.redis",
+    "Peer": "peerseal.verify.request",
+    "Verifier": "peerseal.verify.request",
+    "User": "peerseal.verify.users",
+    "UserVerifier": "peerseal.verify.users",
+}
+"""Where each public name is, by PEP 562: what a program does not use is not loaded."""
+
 _OPTIONAL_MODULES = (
     "asgi",
     "asynchronous",
@@ -102,7 +135,14 @@ _OPTIONAL_MODULES = (
 
 
 def __getattr__(name: str) -> Any:
-    """Load an optional module on first use, so that ``import peerseal`` loads no framework."""
+    """Load a name, or an optional module, on first use, so that ``import peerseal`` loads no framework and no key."""
+    if name in _MODULES:
+        found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return found
     if name in _OPTIONAL_MODULES:
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

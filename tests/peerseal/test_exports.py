@@ -49,8 +49,9 @@ def in_a_fresh_process(program: str) -> list[str]:
 
 
 def test_exports_are_exactly_what_all_says() -> None:
-    public = {name for name, value in vars(peerseal).items() if name[0] != "_" and not isinstance(value, ModuleType)}
-    own = {name for name in public if getattr(vars(peerseal)[name], "__module__", "").startswith("peerseal")}
+    values = {name: getattr(peerseal, name) for name in dir(peerseal)}
+    public = {name for name, value in values.items() if name[0] != "_" and not isinstance(value, ModuleType)}
+    own = {name for name in public if getattr(values[name], "__module__", "").startswith("peerseal")}
     assert own | {"errors"} == set(peerseal.__all__)
     assert sorted(peerseal.__all__) == peerseal.__all__
 
@@ -68,6 +69,11 @@ def test_the_names_that_the_specification_fixes_are_there() -> None:
 def test_importing_it_loads_no_framework_and_no_database() -> None:
     program = "import sys, json, peerseal; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     assert not set(HEAVY) & set(in_a_fresh_process(program))
+
+
+def test_importing_it_loads_neither_requests_nor_jose_nor_cryptography() -> None:
+    program = "import sys, json, peerseal; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    assert not {"requests", "urllib3", "jose", "cryptography"} & set(in_a_fresh_process(program))
 
 
 def test_importing_it_starts_no_thread_and_touches_no_network_or_file() -> None:
