@@ -84,7 +84,7 @@ def test_a_draft_of_another_worker_is_not_counted(
     registry: Driver, counts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = []
-    monkeypatch.setattr(os, "replace", lambda draft, _file: kept.append(Path(draft)))
+    monkeypatch.setattr(os, "replace", lambda draft, _file, **_: kept.append(counts / draft))
     metrics.answered.count()
     assert kept
     assert not set(kept) & set(counts.glob("*.json"))
