@@ -7,6 +7,7 @@ metrics of that file. No file is mapped into memory, because on a full disk its 
 """
 
 import json
+import logging
 import os
 import re
 import secrets
@@ -14,11 +15,16 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import starmap
 from typing import Final, NamedTuple
 
 from peerseal.errors import PeersealError
 from peerseal.runtime.files import Folder
 from peerseal.runtime.forks import in_each_child, notice_fork, process_runs
+from peerseal.runtime.metrics import Metric, Source, Tally, merged
+from peerseal.runtime.options import check_callable
+
+log = logging.getLogger("peerseal.metrics")
 
 _LARGEST: Final = 1 << 20
 """Bytes of one file: a hundred sets of labels of each metric are far less."""
@@ -148,6 +154,56 @@ class WorkerFiles:
         self._works = False
 
 
+class WorkerCounters:
+    """The counters of the workers of this server, in ``folder``. Gauges are not added up: each is of one process."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._files = WorkerFiles(folder, _complain)
+
+    def publish(self, own: Iterable[Metric]) -> None:
+        """Write the counters of this process for the other workers. Raises nothing."""
+        counters = (metric for metric in merged(own) if metric.kind == "counter")
+        self._files.publish({Family(each.name, each.kind, each.help): _numbers(each) for each in counters})
+
+    def total(self, own: Iterable[Metric]) -> list[Metric]:
+        """The given metrics, plus the counters of all other workers, including those that have ended."""
+        return merged([*own, *starmap(_counter, self._files.of_others().items())])
+
+
+class ServiceMetrics:
+    """The metrics of all sources that were added. With a ``folder``, counters are those of all workers."""
+
+    def __init__(self, folder: Folder | None) -> None:
+        self._sources: list[Source] = []
+        self._workers = None if folder is None else WorkerCounters(folder)
+        self._failures = Tally("peerseal_metrics_failures_total", "Sources of metrics that failed.")
+
+    def add(self, source: Source) -> None:
+        """Add a source. Raises ConfigurationError if it is no function."""
+        check_callable("a source of metrics", source)
+        self._sources.append(source)
+
+    def collect(self) -> list[Metric]:
+        """The metrics as of now. A source that fails is logged and counted; the others are still reported."""
+        own = self._own()
+        return own if self._workers is None else self._workers.total(own)
+
+    def publish(self) -> None:
+        """Write the counters of this process for the other workers. Raises nothing."""
+        if self._workers is not None:
+            self._workers.publish(self._own())
+
+    def _own(self) -> list[Metric]:
+        found: list[Metric] = []
+        for source in list(self._sources):
+            try:
+                found.extend(source())
+            except Exception:
+                self._failures.add()
+                log.warning("a source of metrics failed: %r", source, exc_info=True)
+        return [*found, self._failures.metric()]
+
+
 def _lasting(families: Families) -> Families:
     return {family: numbers for family, numbers in families.items() if family.kind != "gauge"}
 
@@ -176,3 +232,16 @@ def _runs(name: str) -> bool:
     found = _WORKER.search(name)
     pid = int(found[1]) if found else 0
     return pid != os.getpid() and process_runs(pid)
+
+
+def _numbers(metric: Metric) -> Numbers:
+    return {(metric.name, tuple(labels.items())): number for labels, number in metric.samples}
+
+
+def _counter(family: Family, numbers: Numbers) -> Metric:
+    samples = ((dict(labels), number) for (_, labels), number in numbers.items())
+    return Metric(family.name, "counter", family.help, tuple(samples))
+
+
+def _complain(error: Exception) -> None:
+    log.warning("the counters of the workers cannot be added up: %s", error)
