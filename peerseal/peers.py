@@ -70,7 +70,7 @@ MOVED = {
     "users": "verify.users",
     "verify": "verify.request",
     "watched": "audit.monitor_state",
-    "webhook": "commands.ledger",
+    "webhook": "audit.monitor",
 }
 """Names below this one, and where below `peerseal` each module is now."""
 
