@@ -36,7 +36,8 @@ class WorkerMetrics(Collector):
 
     def share_in(self, home: Path | None) -> None:
         """Publishes from now on in the registry's home, which must exist; nowhere if it is None."""
-        self._home, self._files = home, {}
+        if home != self._home:  # else this process has a file there
+            self._home, self._files = home, {}
 
     def publish(self) -> None:
         """Writes this worker's metrics for the others."""
