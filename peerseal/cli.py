@@ -7,9 +7,9 @@ each key's life (a week) needs no second join token. ``peerseal monitor SERVICE`
 ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger,
 for the day on which the registry's database is lost.
 
-Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code: 0
-done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error; 2 wrong usage;
-3 the registry cannot be reached (with --once); 4 the ledger contradicts what was seen before, or cannot be believed;
+Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
+Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
+2 wrong usage; 3 the registry cannot be reached; 4 the ledger contradicts what was seen before, or cannot be believed;
 130 after Ctrl-C; 141 when the reader of the output is gone.
 """
 
