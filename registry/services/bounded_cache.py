@@ -33,3 +33,7 @@ class BoundedCache(Generic[K, V]):
         """Drops all values."""
         with self._writing:
             self._kept = {}
+
+    def __len__(self) -> int:
+        """The number of values."""
+        return len(self._kept)
