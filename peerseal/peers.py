@@ -60,7 +60,7 @@ MOVED = {
     "shared_counts": "identity.service_metrics",
     "signing": "identity.signing",
     "signing_adapter": "session.signing_adapter",
-    "statements": "trust.statements",
+    "statements": "trust.shelves",
     "status": "trust.status",
     "target": "verify.target",
     "timed": "transport.deadline_adapter",

@@ -49,14 +49,6 @@ _NAMES: Mapping[type, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class CachedDocument(Generic[D]):
-    """A document from a copy, and when it was fetched (seconds since the epoch)."""
-
-    document: D
-    fetched_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class Question(Generic[D]):
     """One question to the registry: for the document of that ``kind`` about ``subject``, at that ``path``.
 
@@ -79,11 +71,13 @@ class Question(Generic[D]):
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Generic[D]):
-    """A document as the registry sent it, the ``jws`` that signs it, and its ETag."""
+    """A document as the registry sent it, the ``jws`` that signs it, its ETag, and the generation of the reader that
+    read it."""
 
     document: D
     jws: str = field(repr=False)
     etag: str | None
+    generation: int
 
 
 class DocumentReader:
@@ -181,8 +175,7 @@ class DocumentReader:
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
             if found is not None:
-                self.copies.write(_ROOT_COPY, found[1], now)
-                self.copies.write_seen(_ROOT_COPY, found[0].version)
+                self.copies.keep(_ROOT_COPY, found[1], found[0].version, now)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
             if known is not None:
@@ -290,10 +283,10 @@ class DocumentReader:
                 if answer.status == 304 and question.etag is not None:
                     return (None,)
                 jws = text_of(answer, question.kind)
-                document = self.read(question.kind, jws, question.subject, at_least=covers)
+                document, generation = self.checked(question.kind, jws, question.subject, at_least=covers)
                 if question.check is not None:
                     question.check(document)
-                return (Fetched(document, jws, entity_tag(answer)),)
+                return (Fetched(document, jws, entity_tag(answer), generation),)
 
         with self.counting(_NAMES[question.kind]), no_larger_than(question.kind.MAX_SIZE):
             found = self.fetcher.ask(path, read, headers=headers, wait=question.wait)
@@ -318,33 +311,6 @@ class DocumentReader:
             self.failed[what] += getattr(error, "http_status", None) != 404
             raise
 
-    def copy(
-        self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
-    ) -> CachedDocument[D] | None:
-        """The document about ``subject`` that a process of this host has fetched after ``newer_than`` (seconds since
-        the epoch). None where there is none, or it fails a check, is older than what this host has seen, or was signed
-        before the offline limit. It makes no call, except for the root's document where there is no copy."""
-        if self.copies.fetched_at(name) <= newer_than:
-            return None
-        copy = self.copies.read(name)
-        if copy is None:
-            return None
-        try:
-            document = self.read(kind, copy.jws, subject, at_least=at_least, from_disk=True)
-            seen = self.copies.read_seen(name)
-            if document.seq < seen:
-                raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
-            check_age(document, self._limits.offline_limit, self._clock())
-        except (DocumentRefused, FetchError) as error:
-            log.info("the copy %s is passed over (%s): %s", name, error.code, error)
-            return None
-        return CachedDocument(document, copy.fetched_at)
-
-    def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
-        """Keep a copy of the document for the other processes of the host, and for those after a restart."""
-        self.copies.write(name, jws, fetched_at)
-        self.copies.write_seen(name, document.seq)
-
     def read(
         self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
     ) -> D:
@@ -354,13 +320,22 @@ class DocumentReader:
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
+        return self.checked(kind, jws, subject, at_least=at_least, from_disk=from_disk)[0]
+
+    def checked(
+        self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
+    ) -> tuple[D, int]:
+        """As `read`, with the ``generation`` in which the document was read."""
+        generation = self.generation  # before the root is: it may change meanwhile, and drop the signer
         root = self.registry_keys()
         try:
             document, checkpoint = self._read_with(root, kind, jws)
         except DocumentRefused as error:
             if error.code != "document_unknown_signer":
                 raise
-            root = self.load_registry_keys()
+            self.load_registry_keys()
+            generation = self.generation
+            root = self.registry_keys()
             document, checkpoint = self._read_with(root, kind, jws)
         if subject is not None and document.subject != subject:
             raise DocumentRefused("document_wrong_subject", f"{document.subject} instead of {subject}")
@@ -374,7 +349,7 @@ class DocumentReader:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
         believed: D = self.replaced_ledgers.endings.applied(document)
-        return believed
+        return believed, generation
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:
         """The document and the checkpoint in it, both signed by keys that the root names. Raises DocumentRefused."""

@@ -39,8 +39,7 @@ from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
 from peerseal.trust.shelf import ShelfParts
-from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf
-from peerseal.trust.statements import StatementShelf
+from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf, StatementShelf
 from peerseal.trust.status import ServiceStatus, TrustStatus
 
 log = logging.getLogger("peerseal.trust")
@@ -85,12 +84,12 @@ class TrustStore:
         self._changes = ChangesFollower(reader, shared, self._awake, self._limits, clock, working)
         # A lambda, since confirmation and renewal need each other.
         confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._renewal.followed())
-        parts = ShelfParts(reader, confirmation, self._awake, self._limits, clock)
+        parts = ShelfParts(reader, copies, confirmation, self._awake, self._limits, clock)
         self._key_shelf, self._policy_shelf = KeyShelf(parts), PolicyShelf(parts, sign_reading)
         self._domain_shelf, self._statement_shelf = DomainShelf(parts), StatementShelf(parts)
-        shelves = self._domain_shelf, self._policy_shelf, self._key_shelf
-        reader.replaced_ledgers.caches = *shelves, self._statement_shelf, confirmation
-        self._renewal = Renewal(parts, self._changes, shelves, self._statement_shelf, working)
+        shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
+        reader.replaced_ledgers.caches = *shelves, confirmation
+        self._renewal = Renewal(parts, self._changes, shelves, working)
         self._thread = BackgroundThread(self._renewal.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
         self._reset_counts()
         in_each_child(self._reset_counts)
@@ -149,7 +148,7 @@ class TrustStore:
         current = self._key_shelf.held.get(kid)
         if current is not None and self._key_shelf.is_believed(current[1]):
             return current[0]
-        found = self._statement_shelf.known(kid)
+        found = self._statement_shelf.in_memory(kid)
         if found is not None:
             return found
         with waiting(self._limits.patience):
@@ -158,7 +157,7 @@ class TrustStore:
                 raise UnknownKey(f"{owner} is not of the trust domain {self.domain}")
             if owner == registry_id(self.domain):
                 return self._registry_key(kid)
-            return self._statement_shelf.ask(kid, owner)
+            return self._statement_shelf.ask(kid)
 
     def settings(self) -> DomainSettings:
         """See KeySource."""
