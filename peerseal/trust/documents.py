@@ -26,7 +26,7 @@ from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import held_in_time
-from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
+from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than, offers
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.replaced_ledger import ReplacedLedgers
 from peerseal.trust.seen_ledger import SeenLedger, check_admissions
@@ -278,21 +278,22 @@ class DocumentReader:
         if question.etag is not None:
             headers["If-None-Match"] = question.etag
 
-        def read(answer: Answer) -> tuple[Fetched[D] | None]:  # a tuple: for None, `ask` tries the next mirror
-            with question.within:
-                if answer.status == 304 and question.etag is not None:
-                    return (None,)
-                jws = text_of(answer, question.kind)
-                document, generation = self.checked(question.kind, jws, question.subject, at_least=covers)
-                if question.check is not None:
-                    question.check(document)
-                return (Fetched(document, jws, entity_tag(answer), generation),)
+        with self.counting(_NAMES[question.kind]):
+            most, wait = question.kind.MAX_SIZE, question.wait
+            for offer in offers(self.fetcher, path, most=most, headers=headers, wait=wait):
+                with offer as answer, question.within:
+                    if answer.status == 304 and question.etag is not None:
+                        return None
+                    return self._fetched(question, answer, covers)
+        raise AssertionError("unreachable: where each answer is refused, `offers` raises")
 
-        with self.counting(_NAMES[question.kind]), no_larger_than(question.kind.MAX_SIZE):
-            found = self.fetcher.ask(path, read, headers=headers, wait=question.wait)
-        if found is None:
-            raise AssertionError("unreachable: each answer that is read gives a tuple")
-        return found[0]
+    def _fetched(self, question: Question[D], answer: Answer, covers: int) -> Fetched[D]:
+        """The document in an answer, after all checks. Raises DocumentRefused, FetchError or TrustUnavailable."""
+        jws = text_of(answer, question.kind)
+        document, generation = self.checked(question.kind, jws, question.subject, at_least=covers)
+        if question.check is not None:
+            question.check(document)
+        return Fetched(document, jws, entity_tag(answer), generation)
 
     def fetch_whole(self, question: Question[D]) -> Fetched[D]:
         """As `fetch`, for a question without an ETag: each answer has a document."""
