@@ -61,7 +61,7 @@ MOVED = {
     "signing": "identity.signing",
     "signing_adapter": "session.signing_adapter",
     "statements": "trust.shelves",
-    "status": "trust.status",
+    "status": "trust.store",
     "target": "verify.target",
     "timed": "transport.deadline_adapter",
     "transactions": "verify.transaction",

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.documents.key_set import REVOKED, KeySetDocument
@@ -61,11 +61,12 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
 
         Raises UnknownKey, RevokedKey or TrustUnavailable.
         """
-        service_id = split_kid(kid)[0]
-        domain = self._reader.registry_keys().subject
-        if split_service_id(service_id)[0] != domain:
-            raise UnknownKey(f"{service_id} is not of the trust domain {domain}")
-        return self._ask(self.item(service_id), kid)
+        return self._ask(self.item(split_kid(kid)[0]), kid)
+
+    def in_memory(self, name: str) -> TrustedKey | None:
+        """See Shelf. The ``name`` is a kid."""
+        found = self.held.get(name)
+        return found[0] if found is not None and self.is_believed(found[1]) else None
 
     def item(self, service_id: str) -> CachedSubject[KnownService]:
         """What is held about that service. Raises TrustUnavailable where there is no room for one more."""
@@ -212,12 +213,17 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
 
 
 class DomainShelf(SettingShelf[DomainDocument, DomainSettings]):
-    """The domain's settings, by the id of its registry."""
+    """The domain's settings, by the id of its registry: there is one item."""
 
     document = DomainDocument
     label = "settings"
     path = "/v1/domain.jwt"
     file = "domain.jwt"
+
+    def settings_in_memory(self) -> DomainSettings | None:
+        """The settings, where memory has them and they are believed now."""
+        found = [self.in_memory(subject) for subject in list(self.items)]
+        return found[0].value if found and found[0] is not None else None
 
     def _document_subject(self, item: CachedSubject[KnownSetting[DomainSettings]]) -> str:
         return split_service_id(item.service)[0]
