@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from random import random
@@ -20,6 +20,7 @@ from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUna
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.names import split_service_id
 from peerseal.runtime.backoff import backoff
+from peerseal.runtime.bounded import AbsentNames
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import held_if_free, held_in_time
@@ -47,34 +48,6 @@ class ShelfParts:
     awake: AwakePeriods
     limits: TrustLimits
     clock: Callable[[], float]
-
-
-class AbsentNames:
-    """Names that the registry does not know, each for ``ttl`` seconds. Of more than ``most`` the oldest is dropped."""
-
-    def __init__(self, most: int, ttl: float) -> None:
-        self._most, self._ttl = max(most, 1), ttl
-        self._until: dict[str, float] = {}
-
-    def has(self, name: str, now: float) -> bool:
-        """Whether the registry did not know the name less than ``ttl`` seconds ago."""
-        return now < self._until.get(name, 0.0)
-
-    def add(self, name: str, now: float) -> None:
-        """Remember that the registry does not know the name."""
-        until = self._until  # a reference: `clear` in another thread replaces the dict
-        while len(until) >= self._most:
-            del until[next(iter(until))]
-        until[name] = now + self._ttl
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Forget these names: the registry knows them now."""
-        for name in names:
-            self._until.pop(name, None)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._until = {}
 
 
 @dataclass(slots=True)

@@ -28,12 +28,13 @@ from peerseal.protocol.documents.policy import PolicyDocument
 from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.runtime.bounded import AbsentNames
 from peerseal.runtime.token_bucket import TokenBucket
 from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, TrustedKey
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import Fetched, Question
-from peerseal.trust.shelf import AbsentNames, CachedSubject, Shelf, ShelfParts
+from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
 
 V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)
