@@ -138,9 +138,8 @@ class Shelf(ABC, Generic[D, B, A]):
     def in_memory(self, name: str) -> A | None:
         """The answer, where memory alone can give it now. Raises as `_find`."""
         item = self.items.get(name)
-        if item is None or item.known is None or not self.is_believed(item):
-            return None
-        return self._find(item.known, name)
+        known = item.known if item is not None and self.is_believed(item) else None  # no lock: `known` is read once
+        return None if known is None else self._find(known, name)
 
     def is_believed(self, item: CachedSubject[B]) -> bool:
         """Whether the belief may be used now: it is not too old, and was confirmed in this period."""
@@ -331,7 +330,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _take_copy(self, item: CachedSubject[B]) -> bool:
         """Believe a copy that another process has fetched since, or one from before a restart. False without one."""
-        doubted = item.known is not None and item.generation != self._reader.generation
+        doubted = item.known is not None and self._undoubted(item) is None
         if doubted or self._copies.fetched_at(item.file) <= item.fetched_at:
             return False
         period, copy = self._awake.current(), self._copies.read(item.file)
@@ -339,7 +338,7 @@ class Shelf(ABC, Generic[D, B, A]):
             return False
         try:
             document, generation = self._read_copy(item, copy.jws)
-            known = self._belief(document, item.known, item.subject)
+            known = self._belief(document, self._undoubted(item), item.subject)
         except (DocumentRefused, FetchError) as error:
             log.info("the copy %s is passed over (%s): %s", item.file, error.code, error)
             return False
@@ -390,17 +389,20 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _question(self, item: CachedSubject[B], period: int, beliefs: list[B]) -> Question[D]:
         """For the document; each that passes all checks but the one of its age is added to ``beliefs``."""
-        doubted = item.generation != self._reader.generation  # a dropped key may have signed ``known``: no comparison
         unconfirmed = item.period != period  # a 304 is not signed: after a break ask for the whole document
         wanted = self._ends_soon(item) or self._copies.wants_copy(item.file)
-        whole = item.awaited_entry or doubted or unconfirmed or wanted
+        whole = item.awaited_entry or self._undoubted(item) is None or unconfirmed or wanted
 
         def check(document: D) -> None:
-            beliefs.append(self._belief(document, None if doubted else item.known, item.subject))
+            beliefs.append(self._belief(document, self._undoubted(item), item.subject))
             check_age(document, self._limits.offline_limit, self._clock())
 
         subject, etag = self._document_subject(item), None if whole else item.etag
         return Question(self.document, item.path, subject, item.awaited_entry, etag, check=check)
+
+    def _undoubted(self, item: CachedSubject[B]) -> B | None:
+        """What is known, for a comparison; None where a key that was dropped since may have signed it."""
+        return item.known if item.generation == self._reader.generation else None
 
     def _ends_soon(self, item: CachedSubject[B]) -> bool:
         """Whether a 304 is not enough: the document that is held is too old, or expires within the offline limit, and
@@ -409,8 +411,8 @@ class Shelf(ABC, Generic[D, B, A]):
         return known is None or now >= item.good_until or now + self._limits.offline_limit >= known.expires_at
 
     def _store(self, item: CachedSubject[B], known: B, generation: int, period: int, etag: str | None = None) -> None:
-        item.generation, item.etag = generation, etag
         self._believe(item, known, period)
+        item.generation, item.etag = generation, etag  # last: look-ups take no lock
 
     def _believe(self, item: CachedSubject[B], known: B, period: int) -> None:
         """Take over what is known now, confirmed in that period, with ``item.lock`` held.

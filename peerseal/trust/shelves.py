@@ -289,8 +289,9 @@ class StatementShelf(Shelf[KeyStatement, KnownStatement, TrustedKey]):
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache."""
-        known = {item.subject: item.known.key for item in self._all() if item.known is not None}
-        return {kid: REVOKED_FOR_GOOD if key is None else key.active_until for kid, key in known.items()}
+        held = [(item.subject, item.known) for item in self._all()]
+        keys = {kid: known.key for kid, known in held if known is not None}
+        return {kid: REVOKED_FOR_GOOD if key is None else key.active_until for kid, key in keys.items()}
 
     def renew_locks(self) -> None:
         """See Shelf."""
