@@ -338,7 +338,8 @@ class Offer:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, DocumentRefused | FetchError):
             self.refusal = error
-        return self.refusal is not None
+            return True
+        return False
 
 
 def offers(
@@ -347,9 +348,10 @@ def offers(
     """The answers to GET of all mirrors of a fetcher, one by one, of ``most`` bytes each: the next mirror is asked
     where an answer was refused. After the last it raises as `Fetcher.ask`. No call is under way while an answer is
     checked, so the checks may make calls of their own."""
-    if isinstance(fetcher, HttpFetcher) and type(fetcher).ask is HttpFetcher.ask:
+    ask = getattr(fetcher.ask, "__func__", None)
+    if isinstance(fetcher, HttpFetcher) and ask is HttpFetcher.ask:
         each = fetcher.offers(path, headers=headers, wait=wait)
-    elif type(fetcher).ask is Fetcher.ask:
+    elif ask is Fetcher.ask:
         each = _only_offer(fetcher, path, headers)
     else:
         each = _offers_by_asking(fetcher, path, headers, wait)
