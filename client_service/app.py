@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 import peerseal
 import peerseal.logs
-from client_service import approvals, credentials, health, login, orders, resource, routes
+from client_service import about, approvals, login, orders, resource, routes
 from client_service.problems import handle_errors
 from client_service.settings import Settings
 from client_service.storage import OUTBOX, open_database
@@ -42,8 +42,7 @@ def build_app(identity: peerseal.Identity, settings: Settings) -> Flask:
     outbox = app.extensions["outbox"] = started_outbox(database, identity, settings)
     session = identity.session("resource-service", settings.resource_url, limits=resource.LIMITS)
     app.register_blueprint(routes.blueprint(app, identity))
-    app.register_blueprint(credentials.blueprint(identity, settings.operator_secret))
-    app.register_blueprint(health.blueprint(identity, outbox))
+    app.register_blueprint(about.blueprint(identity, settings.operator_secret, outbox))
     app.register_blueprint(login.blueprint(settings.login_url, settings.login_ca_file))
     app.register_blueprint(resource.blueprint(users, session))
     placed = orders.Orders(identity, database, outbox, settings.events_audience)

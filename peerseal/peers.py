@@ -54,14 +54,14 @@ MOVED = {
     "retries": "session.retries",
     "rotation": "identity.rotation",
     "rounds": "trust.background",
-    "service_metrics": "identity.service_metrics",
+    "service_metrics": "runtime.worker_counters",
     "session_options": "session.options",
     "settings": "trust.shelves",
-    "shared_counts": "identity.service_metrics",
+    "shared_counts": "runtime.worker_counters",
     "signing": "identity.signing",
     "signing_adapter": "session.signing_adapter",
-    "statements": "trust.statements",
-    "status": "trust.status",
+    "statements": "trust.shelves",
+    "status": "trust.store",
     "target": "verify.target",
     "timed": "transport.deadline_adapter",
     "transactions": "verify.transaction",
@@ -70,7 +70,7 @@ MOVED = {
     "users": "verify.users",
     "verify": "verify.request",
     "watched": "audit.monitor_state",
-    "webhook": "commands.ledger",
+    "webhook": "audit.monitor",
 }
 """Names below this one, and where below `peerseal` each module is now."""
 

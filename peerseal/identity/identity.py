@@ -32,7 +32,6 @@ from peerseal.identity.environment import (
 from peerseal.identity.key_folder import KeyFolder
 from peerseal.identity.key_passphrase import KeyPassphrase
 from peerseal.identity.rotation import KeyRotation, RotationThread
-from peerseal.identity.service_metrics import ServiceMetrics, circuit_metrics, key_metrics
 from peerseal.identity.signing import Minter, assertion, request_token, scope_set, whole_seconds
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.join import JoinToken
@@ -45,6 +44,7 @@ from peerseal.runtime.files import cache_folder
 from peerseal.runtime.forks import in_each_child, notice_fork, warn_without_threads
 from peerseal.runtime.limits import RotationSchedule, TrustLimits
 from peerseal.runtime.metrics import Metric, Source, metrics
+from peerseal.runtime.worker_counters import ServiceMetrics
 from peerseal.session.circuit import Circuits, CircuitStatus
 from peerseal.transport.fetch import Fetcher
 from peerseal.trust.store import TrustStore
@@ -175,8 +175,8 @@ class Identity:
         """Add the sources of metrics."""
         self._audit = audit
         self.add_metrics(lambda: self.trust.status(start=False).collect())
-        self.add_metrics(lambda: key_metrics(self._keys))
-        self.add_metrics(lambda: circuit_metrics(self.circuits()))
+        self.add_metrics(self._keys.collect)
+        self.add_metrics(self._circuits.collect)
         self.add_metrics(audit.collect)
 
     @classmethod

@@ -1,12 +1,14 @@
 """The keys that one process signs with: the keys of the key folder, kept in memory."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from peerseal.errors import ConfigurationError, PeersealError, TrustUnavailable
 from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.runtime.forks import notice_fork
+from peerseal.runtime.metrics import Metric, gauge
 
 log = logging.getLogger("peerseal.identity")
 
@@ -38,6 +40,15 @@ class SigningKeys:
         if key is None:
             raise TrustUnavailable("this service has no registered key; was it started?")
         return key
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of the key that signs now; none if there is no key."""
+        with suppress(TrustUnavailable):
+            key, now = self.current(), self.clock()
+            age, rest = now - (key.registered_at or now), key.expires_at - now
+            yield gauge("peerseal_identity_info", "The service that this is.", 1, {"service": key.owner})
+            yield gauge("peerseal_key_age_seconds", "Since the signing key was registered.", age)
+            yield gauge("peerseal_key_good_for_seconds", "Until the signing key ends.", rest)
 
     def _reload_if_possible(self) -> None:
         """A folder that cannot be read does not stop signing: the keys in memory stay in use."""

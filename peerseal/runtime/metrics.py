@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 from peerseal.errors import ConfigurationError
@@ -78,6 +79,11 @@ def merged(found: Iterable[Metric]) -> list[Metric]:
 
 def _samples(numbers: Mapping[tuple[tuple[str, str], ...], float]) -> Iterator[Sample]:
     return ((dict(pairs), number) for pairs, number in numbers.items())
+
+
+def gauge(name: str, help: str, value: float, labels: Mapping[str, str] = MappingProxyType({})) -> Metric:
+    """A gauge with one sample."""
+    return Metric(name, "gauge", help, ((labels, value),))
 
 
 def counted(name: str, help: str, label: str, counts: Mapping[str, int]) -> Metric:

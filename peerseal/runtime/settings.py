@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, PeersealError
+from peerseal.runtime.trusted_path import warn_once
 
 log = logging.getLogger("peerseal.settings")
 
@@ -31,7 +32,6 @@ _INJECTED = re.compile(
     r"[A-Z0-9_]+_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)?)"
 )
 """What Kubernetes sets in every container for each Service, such as ``PEERSEAL_REGISTRY_PORT=tcp://10.0.0.1:80``."""
-_warned: set[str] = set()
 
 
 class SettingsReader:
@@ -195,11 +195,11 @@ def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str
     """Log, once a process, each variable with that prefix that nothing reads, with the nearest name that is known."""
     names = sorted(known)
     for name in sorted(environ):
-        if not name.startswith(prefix) or name in names or name in _warned or _is_injected(name, environ[name]):
+        if not name.startswith(prefix) or name in names or _is_injected(name, environ[name]):
             continue
-        _warned.add(name)
         near = difflib.get_close_matches(name, names, 1, 0.7)
-        log.warning("%s is no setting, and is ignored%s", _printable(name), f"; is {near[0]} meant?" if near else "")
+        meant = f"; is {near[0]} meant?" if near else ""
+        warn_once(f"{_printable(name)} is no setting, and is ignored{meant}", log)
 
 
 def _is_injected(name: str, value: str) -> bool:

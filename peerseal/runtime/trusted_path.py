@@ -223,6 +223,6 @@ def remedy(uid: int) -> str:
 
 
 @lru_cache(256)
-def warn_once(message: str) -> None:
-    """Log each message once: several parts of a process open the same folder."""
-    log.warning("%s", message)
+def warn_once(message: str, to: logging.Logger = log) -> None:
+    """Log each message once: several parts of a process open the same folder, or read the same variable."""
+    to.warning("%s", message)

@@ -20,6 +20,7 @@ from typing import Final
 from peerseal.errors import CircuitOpen, TooManyCalls
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import CallLimits
+from peerseal.runtime.metrics import Metric, gauge
 from peerseal.transport.deadline import time_left
 
 log = logging.getLogger("peerseal.circuit")
@@ -277,6 +278,18 @@ class Circuits:
         with self._lock:
             known = list(self._known.values())
         return tuple(sorted((circuit.status() for circuit in known), key=lambda status: status.origin))
+
+    def collect(self) -> Iterator[Metric]:
+        """The state and the counts of each circuit as metrics."""
+        for circuit in self.status():
+            origin = {"origin": circuit.origin}
+            state = {**origin, "state": circuit.state}
+            yield gauge("peerseal_circuit_state", "1 for the state that the circuit is in.", 1, state)
+            yield gauge("peerseal_circuit_failures", "The last failures in a row.", circuit.failures, origin)
+            yield gauge("peerseal_circuit_opened", "How often the circuit opened.", circuit.opened, origin)
+            yield gauge("peerseal_circuit_refused", "Calls that were not made.", circuit.refused, origin)
+            yield gauge("peerseal_circuit_waiting", "Calls that wait for a place.", circuit.waiting, origin)
+            yield gauge("peerseal_circuit_running", "Calls that run.", circuit.running, origin)
 
     def _start_closed(self) -> None:
         """A forked child does not run the calls of its parent."""

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -45,6 +46,8 @@ from peerseal.transport.fetch import Answer, Fetcher
 from peerseal.trust.beliefs import TrustedKey
 from peerseal.trust.store import TrustStore
 
+P = ParamSpec("P")
+
 LISTED_AFTER_RETIREMENT = 960
 """Seconds for which a retired key stays in the JWK Set: the longest life of a transaction token, and leeway."""
 
@@ -71,12 +74,26 @@ class IssuedToken:
     expires_at: float
 
 
+def _changes(
+    method: Callable[Concatenate["MemoryRegistry", P], None],
+) -> Callable[Concatenate["MemoryRegistry", P], None]:
+    """A method that changes the registry: no call is answered in the middle of the change."""
+
+    @wraps(method)
+    def change(registry: "MemoryRegistry", /, *args: P.args, **options: P.kwargs) -> None:
+        with registry._lock:
+            method(registry, *args, **options)
+
+    return change
+
+
 class MemoryRegistry(Fetcher):
     """A registry of the trust domain ``domain``. It is the `Fetcher` of its identities and trust stores, and a
     `KeySource`.
 
     ``down`` makes every call fail. ``answers`` maps a path (without its query) to the Answer that replaces the real
     one. ``calls`` counts calls by method and path, such as ``"GET /v1/changes"``; ``log`` holds all of them.
+    Safe to use from threads.
     """
 
     def __init__(
@@ -147,6 +164,7 @@ class MemoryRegistry(Fetcher):
         self._opened.callback(store.stop)
         return store
 
+    @_changes
     def roll_signing_key(self, *, keep_old: bool = False) -> None:
         """Sign with a new key from now on. The next version of the root's document names only that key, or with
         ``keep_old`` the earlier keys as well."""
@@ -154,6 +172,7 @@ class MemoryRegistry(Fetcher):
         self.signing_key = KeyPair.generate("ES256")
         self._issue_registry_keys()
 
+    @_changes
     def roll_ledger_key(self, *, keep_old: bool = True) -> None:
         """Sign checkpoints with a new key from now on. The next version of the root's document names that key, and with
         ``keep_old`` the earlier keys as well."""
@@ -161,11 +180,13 @@ class MemoryRegistry(Fetcher):
         self.ledger.key = Ed25519PrivateKey.generate()
         self._issue_registry_keys()
 
+    @_changes
     def drop_past_keys(self) -> None:
         """Issue the next version of the root's document with only the keys in use."""
         self.past_signing_keys, self.past_ledger_keys = (), ()
         self._issue_registry_keys()
 
+    @_changes
     def retire(self, kid: str) -> None:
         """Retire a key as of now."""
         key = self.found(kid)
@@ -173,6 +194,7 @@ class MemoryRegistry(Fetcher):
             key.active_until = int(self.clock())
             self._append(entries.KEY_RETIRED, key.service, kid)
 
+    @_changes
     def revoke(self, kid: str) -> None:
         """Revoke a key and all keys that it vouched for."""
         key = self.found(kid)
@@ -181,6 +203,7 @@ class MemoryRegistry(Fetcher):
         for admitted in [self._kid(other) for other in self.keys.values() if other.admission.by.get("kid") == kid]:
             self.revoke(admitted)
 
+    @_changes
     def set_policy(self, service: str, allow: Mapping[str, Iterable[str]] | None, *, restricted: bool = False) -> None:
         """Set the callers of a service, by short name, id or ``"*"``, each with its scopes; None removes the policy."""
         policy = None
@@ -191,6 +214,7 @@ class MemoryRegistry(Fetcher):
         self._append(entries.POLICY_SET, service, data={"policy": said})
         self._policies[service] = policy
 
+    @_changes
     def set_domain(
         self,
         *,

@@ -88,3 +88,14 @@ def held_in_time(lock: threading.Lock, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def held_if_free(lock: threading.Lock) -> Iterator[bool]:
+    """Hold the lock if no thread holds it now; the block gets whether it does."""
+    held = lock.acquire(blocking=False)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from socket import SHUT_RDWR, socket
@@ -28,7 +28,7 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
-from peerseal.transport.mirrors import MirrorHealth
+from peerseal.transport.mirrors import Failures, MirrorHealth
 from peerseal.transport.timed_connection import WrongAddress, noting_connections
 
 log = logging.getLogger("peerseal.fetch")
@@ -205,29 +205,37 @@ class HttpFetcher:
         headers: Mapping[str, str] | None = None,
         wait: float = 0.0,
     ) -> T | None:
-        """See Fetcher. What is wrong with one of several mirrors is logged."""
-        failure: FetchError | DocumentRefused | None = None
-        importance = 0
-        nothing_new = primary_refused = False
+        """See Fetcher."""
+        nothing_new = False
+        try:
+            for offer in self.offers(path, headers=headers, wait=wait):
+                with offer as answer:
+                    found = read(answer)
+                    if found is not None:
+                        return found
+                    nothing_new = True
+        except (FetchError, DocumentRefused):
+            if not nothing_new:
+                raise
+        return None
+
+    def offers(self, path: str, *, headers: Mapping[str, str] | None = None, wait: float = 0.0) -> Iterator["Offer"]:
+        """The answers to GET of all mirrors, as `offers` gives them. What is wrong with one of several mirrors is
+        logged."""
+        failures = Failures()
         for url in self._health.in_order():
             try:
-                found = read(self._get(url, path, headers, wait))
-            except (FetchError, DocumentRefused) as error:
+                offer = Offer(self._get(url, path, headers, wait))
+            except FetchError as error:
+                failure: FetchError | DocumentRefused | None = error
+            else:
+                yield offer
+                failure = offer.refusal
+            if failure is not None:
                 if len(self._urls) > 1:
-                    log.warning("%s%s is passed over (%s): %s", url, path, error.code, error)
-                of_primary = url == self._urls[0]
-                primary_refused |= of_primary and isinstance(error, DocumentRefused)
-                if _importance(error, of_primary) >= importance:
-                    failure, importance = error, _importance(error, of_primary)
-                continue
-            if found is not None:
-                return found
-            nothing_new = True
-        if failure is None or nothing_new:
-            return None
-        if isinstance(failure, DocumentRefused):
-            failure.by_mirror = not primary_refused
-        raise failure
+                    log.warning("%s%s is passed over (%s): %s", url, path, failure.code, failure)
+                failures.add(failure, of_primary=url == self._urls[0])
+        failures.raise_most_important()
 
     def _get(self, url: str, path: str, headers: Mapping[str, str] | None, wait: float = 0.0) -> Answer:
         """A reading call, whose outcome is remembered of the URL. Raises FetchError."""
@@ -314,11 +322,75 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _importance(error: FetchError | DocumentRefused, of_primary: bool) -> int:
-    """The importance of a failure: 3 for another registry, 2 for a refused answer, 1 for 404, 0 for any other."""
-    if isinstance(error, DocumentRefused):
-        return 3 if of_primary and error.code == "document_wrong_root" else 2
-    return 1 if error.http_status == 404 else 0
+class Offer:
+    """One answer of the registry, as a context for its checks: a DocumentRefused or FetchError in the block refuses the
+    answer, and is kept as the ``refusal``."""
+
+    __slots__ = ("_answer", "refusal")
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.refusal: DocumentRefused | FetchError | None = None
+
+    def __enter__(self) -> Answer:
+        return self._answer
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, DocumentRefused | FetchError):
+            self.refusal = error
+            return True
+        return False
+
+
+def offers(
+    fetcher: Fetcher, path: str, *, most: int, headers: Mapping[str, str] | None = None, wait: float = 0.0
+) -> Iterator[Offer]:
+    """The answers to GET of all mirrors of a fetcher, one by one, of ``most`` bytes each: the next mirror is asked
+    where an answer was refused. After the last it raises as `Fetcher.ask`. No call is under way while an answer is
+    checked, so the checks may make calls of their own."""
+    ask = getattr(fetcher.ask, "__func__", None)
+    if isinstance(fetcher, HttpFetcher) and ask is HttpFetcher.ask:
+        each = fetcher.offers(path, headers=headers, wait=wait)
+    elif ask is Fetcher.ask:
+        each = _only_offer(fetcher, path, headers)
+    else:
+        each = _offers_by_asking(fetcher, path, headers, wait)
+    while True:
+        with no_larger_than(most):
+            offer = next(each, None)
+        if offer is None:
+            return
+        yield offer
+
+
+def _only_offer(fetcher: Fetcher, path: str, headers: Mapping[str, str] | None) -> Iterator[Offer]:
+    offer = Offer(fetcher.call("GET", path, headers=headers))
+    yield offer
+    if offer.refusal is not None:
+        raise offer.refusal
+
+
+def _offers_by_asking(fetcher: Fetcher, path: str, headers: Mapping[str, str] | None, wait: float) -> Iterator[Offer]:
+    """Of a fetcher that has an `ask` of its own. It is asked again for each further answer, and the answers before that
+    are refused as they were."""
+    refusals = list[DocumentRefused | FetchError]()
+    while (offer := fetcher.ask(path, _read_after(refusals), headers=headers, wait=wait)) is not None:
+        yield offer
+        if offer.refusal is None:
+            return
+        refusals.append(offer.refusal)
+
+
+def _read_after(refusals: Iterable[DocumentRefused | FetchError]) -> Callable[[Answer], Offer]:
+    before = iter(refusals)
+
+    def read(answer: Answer) -> Offer:
+        refusal = next(before, None)
+        if refusal is not None:
+            raise refusal
+        return Offer(answer)
+
+    return read
 
 
 def _is_slow(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Which of a registry's URLs failed lately: they are asked last, and not at all for a while where asking took long."""
+"""Which of a registry's URLs failed: lately, so that they are asked last or not at all for a while; or one question."""
 
 import math
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from peerseal.errors import FetchError
+from peerseal.errors import DocumentRefused, FetchError
 from peerseal.runtime.backoff import backoff
 from peerseal.runtime.limits import FetchLimits
 
@@ -78,3 +78,33 @@ class MirrorHealth:
         hangs = seconds >= self._limits.slow and self._worked_at.get(url, -math.inf) < now - seconds
         rests_until = now + rest if hangs else 0.0
         self._trouble[url] = _Trouble(failures, now, rests_until)
+
+
+class Failures:
+    """What went wrong with the mirrors of one question."""
+
+    def __init__(self) -> None:
+        self._worst: FetchError | DocumentRefused | None = None
+        self._importance = 0
+        self._primary_refused = False
+
+    def add(self, error: FetchError | DocumentRefused, *, of_primary: bool) -> None:
+        """Note the failure of one mirror, or the refusal of its answer."""
+        importance = _importance(error, of_primary)
+        self._primary_refused |= of_primary and isinstance(error, DocumentRefused)
+        if importance >= self._importance:
+            self._worst, self._importance = error, importance
+
+    def raise_most_important(self) -> None:
+        """Passes where there was no failure."""
+        if isinstance(self._worst, DocumentRefused):
+            self._worst.by_mirror = not self._primary_refused
+        if self._worst is not None:
+            raise self._worst
+
+
+def _importance(error: FetchError | DocumentRefused, of_primary: bool) -> int:
+    """The importance of a failure: 3 for another registry, 2 for a refused answer, 1 for 404, 0 for any other."""
+    if isinstance(error, DocumentRefused):
+        return 3 if of_primary and error.code == "document_wrong_root" else 2
+    return 1 if error.http_status == 404 else 0

@@ -1,9 +1,9 @@
 """Whose keys this process believes: fetched from the registry, checked, cached and renewed.
 
 Read in this order: `store`, which answers verifiers; `beliefs`, the pure values; `shelf`, the cache of one kind of
-document, with `shelves` and `statements`; `documents`, which fetches and checks them against `seen_ledger`, with
-`replaced_ledger` and the copies in `disk`; `changes` and `background`, which renew them; `awake` and `confirmation`,
-for restarts and suspensions; `status`, for readiness checks and metrics.
+document, with `shelves`; `documents`, which fetches and checks them against `seen_ledger`, with `replaced_ledger` and
+the copies in `disk`; `changes` and `background`, which renew them; `awake` and `confirmation`, for restarts and
+suspensions.
 
 `TrustStore` makes these parts; an arrow leads to a part that is called::
 

@@ -20,7 +20,6 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import ChangesFollower, ReceivedChanges
 from peerseal.trust.shelf import Shelf, ShelfParts
-from peerseal.trust.statements import StatementShelf
 
 log = logging.getLogger("peerseal.trust")
 
@@ -130,15 +129,14 @@ class BackgroundThread:
 
 
 class Renewal:
-    """Follows the changes, and renews what is due of the documents on the shelves ``renewed``; statements are confirmed
-    or forgotten. A fork of this process waits for a while until ``working`` is free, which is held during the work."""
+    """Follows the changes, and renews what is due of the documents on the shelves. A fork of this process waits for a
+    while until ``working`` is free, which is held during the work."""
 
     def __init__(
         self,
         parts: ShelfParts,
         changes: ChangesFollower,
-        renewed: Sequence[Shelf[Any, Any, Any]],
-        statements: StatementShelf,
+        shelves: Sequence[Shelf[Any, Any, Any]],
         working: BackgroundWork,
     ) -> None:
         self._reader = parts.reader
@@ -147,8 +145,7 @@ class Renewal:
         self._limits = parts.limits
         self._clock = parts.clock
         self._changes = changes
-        self._renewed = renewed
-        self._shelves: Sequence[Shelf[Any, Any, Any] | StatementShelf] = (*renewed, statements)
+        self._shelves = shelves
         self._working, self._retry_working = working, BackgroundWork()
         self._retrying = threading.Thread()  # not started: none is alive
         in_each_child(self._after_fork)
@@ -162,7 +159,7 @@ class Renewal:
                 self._apply_changes(self._changes.ask(since))
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
-        for shelf in self._renewed:
+        for shelf in self._shelves:
             shelf.renew_due()
 
     def round(self, stopping: threading.Event) -> RoundResult:
@@ -171,7 +168,7 @@ class Renewal:
             self._look_at_root()
         result = self._wait_for_changes(stopping)
         with self._working:
-            for shelf in self._renewed:
+            for shelf in self._shelves:
                 shelf.renew_due(failing=False)
         if not self._retrying.is_alive() and self._due_at(failing=True) <= self._clock():
             self._retrying = threading.Thread(target=self._retry, name="peerseal-trust-retry", daemon=True)
@@ -187,7 +184,7 @@ class Renewal:
         """Renew what could not be renewed before, in a thread of its own: it may hang again, and must not hold up the
         others."""
         with self._retry_working:
-            for shelf in self._renewed:
+            for shelf in self._shelves:
                 shelf.renew_due(failing=True)
 
     def _wait_for_changes(self, stopping: threading.Event) -> RoundResult:
@@ -211,7 +208,7 @@ class Renewal:
         return RoundResult.CHANGED if changed else RoundResult.UNCHANGED
 
     def _due_at(self, *, failing: bool) -> float:
-        return min(shelf.due_at(failing=failing) for shelf in self._renewed)
+        return min(shelf.due_at(failing=failing) for shelf in self._shelves)
 
     def _apply_changes(self, received: ReceivedChanges) -> None:
         """Confirm what did not change, and mark what did."""

@@ -26,7 +26,7 @@ from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
 from peerseal.transport.deadline import held_in_time
-from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than
+from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than, offers
 from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.replaced_ledger import ReplacedLedgers
 from peerseal.trust.seen_ledger import SeenLedger, check_admissions
@@ -46,14 +46,6 @@ _NAMES: Mapping[type, str] = {
     PolicyDocument: "policy",
     DomainDocument: "domain",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class CachedDocument(Generic[D]):
-    """A document from a copy, and when it was fetched (seconds since the epoch)."""
-
-    document: D
-    fetched_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +71,13 @@ class Question(Generic[D]):
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Generic[D]):
-    """A document as the registry sent it, the ``jws`` that signs it, and its ETag."""
+    """A document as the registry sent it, the ``jws`` that signs it, its ETag, and the generation of the reader that
+    read it."""
 
     document: D
     jws: str = field(repr=False)
     etag: str | None
+    generation: int
 
 
 class DocumentReader:
@@ -181,8 +175,7 @@ class DocumentReader:
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
             if found is not None:
-                self.copies.write(_ROOT_COPY, found[1], now)
-                self.copies.write_seen(_ROOT_COPY, found[0].version)
+                self.copies.keep(_ROOT_COPY, found[1], found[0].version, now)
                 return self._take_over(found[0])
             self.copies.confirm(_ROOT_COPY, now)
             if known is not None:
@@ -285,21 +278,22 @@ class DocumentReader:
         if question.etag is not None:
             headers["If-None-Match"] = question.etag
 
-        def read(answer: Answer) -> tuple[Fetched[D] | None]:  # a tuple: for None, `ask` tries the next mirror
-            with question.within:
-                if answer.status == 304 and question.etag is not None:
-                    return (None,)
-                jws = text_of(answer, question.kind)
-                document = self.read(question.kind, jws, question.subject, at_least=covers)
-                if question.check is not None:
-                    question.check(document)
-                return (Fetched(document, jws, entity_tag(answer)),)
+        with self.counting(_NAMES[question.kind]):
+            most, wait = question.kind.MAX_SIZE, question.wait
+            for offer in offers(self.fetcher, path, most=most, headers=headers, wait=wait):
+                with offer as answer, question.within:
+                    if answer.status == 304 and question.etag is not None:
+                        return None
+                    return self._fetched(question, answer, covers)
+        raise AssertionError("unreachable: where each answer is refused, `offers` raises")
 
-        with self.counting(_NAMES[question.kind]), no_larger_than(question.kind.MAX_SIZE):
-            found = self.fetcher.ask(path, read, headers=headers, wait=question.wait)
-        if found is None:
-            raise AssertionError("unreachable: each answer that is read gives a tuple")
-        return found[0]
+    def _fetched(self, question: Question[D], answer: Answer, covers: int) -> Fetched[D]:
+        """The document in an answer, after all checks. Raises DocumentRefused, FetchError or TrustUnavailable."""
+        jws = text_of(answer, question.kind)
+        document, generation = self.checked(question.kind, jws, question.subject, at_least=covers)
+        if question.check is not None:
+            question.check(document)
+        return Fetched(document, jws, entity_tag(answer), generation)
 
     def fetch_whole(self, question: Question[D]) -> Fetched[D]:
         """As `fetch`, for a question without an ETag: each answer has a document."""
@@ -318,33 +312,6 @@ class DocumentReader:
             self.failed[what] += getattr(error, "http_status", None) != 404
             raise
 
-    def copy(
-        self, kind: type[D], name: str, subject: str, *, newer_than: float, at_least: int = 0
-    ) -> CachedDocument[D] | None:
-        """The document about ``subject`` that a process of this host has fetched after ``newer_than`` (seconds since
-        the epoch). None where there is none, or it fails a check, is older than what this host has seen, or was signed
-        before the offline limit. It makes no call, except for the root's document where there is no copy."""
-        if self.copies.fetched_at(name) <= newer_than:
-            return None
-        copy = self.copies.read(name)
-        if copy is None:
-            return None
-        try:
-            document = self.read(kind, copy.jws, subject, at_least=at_least, from_disk=True)
-            seen = self.copies.read_seen(name)
-            if document.seq < seen:
-                raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
-            check_age(document, self._limits.offline_limit, self._clock())
-        except (DocumentRefused, FetchError) as error:
-            log.info("the copy %s is passed over (%s): %s", name, error.code, error)
-            return None
-        return CachedDocument(document, copy.fetched_at)
-
-    def keep(self, name: str, document: D, jws: str, fetched_at: float) -> None:
-        """Keep a copy of the document for the other processes of the host, and for those after a restart."""
-        self.copies.write(name, jws, fetched_at)
-        self.copies.write_seen(name, document.seq)
-
     def read(
         self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
     ) -> D:
@@ -354,13 +321,22 @@ class DocumentReader:
 
         Raises DocumentRefused, FetchError (no proof of consistency can be had) or TrustUnavailable.
         """
+        return self.checked(kind, jws, subject, at_least=at_least, from_disk=from_disk)[0]
+
+    def checked(
+        self, kind: type[D], jws: str, subject: str | None = None, *, at_least: int = 0, from_disk: bool = False
+    ) -> tuple[D, int]:
+        """As `read`, with the ``generation`` in which the document was read."""
+        generation = self.generation  # before the root is: it may change meanwhile, and drop the signer
         root = self.registry_keys()
         try:
             document, checkpoint = self._read_with(root, kind, jws)
         except DocumentRefused as error:
             if error.code != "document_unknown_signer":
                 raise
-            root = self.load_registry_keys()
+            self.load_registry_keys()
+            generation = self.generation
+            root = self.registry_keys()
             document, checkpoint = self._read_with(root, kind, jws)
         if subject is not None and document.subject != subject:
             raise DocumentRefused("document_wrong_subject", f"{document.subject} instead of {subject}")
@@ -374,7 +350,7 @@ class DocumentReader:
             offered = (document.since, document.proof) if isinstance(document, Changes) else None
             self._ledger.follow(checkpoint, document.checkpoint, root, offered)
         believed: D = self.replaced_ledgers.endings.applied(document)
-        return believed
+        return believed, generation
 
     def _read_with(self, root: RegistryKeys, kind: type[D], jws: str) -> tuple[D, Checkpoint]:
         """The document and the checkpoint in it, both signed by keys that the root names. Raises DocumentRefused."""

@@ -29,6 +29,7 @@ from peerseal.protocol.ledger.checkpoint import (
 )
 from peerseal.protocol.ledger.merkle import Proof, check_consistency, check_inclusion
 from peerseal.protocol.names import split_service_id
+from peerseal.runtime.bounded import BoundedDict
 from peerseal.runtime.files import Folder, cache_folder
 from peerseal.runtime.forks import in_each_child
 from peerseal.transport.fetch import Answer, Fetcher, content, no_larger_than
@@ -75,7 +76,7 @@ class SeenLedger:
         self._history = self._history_on_file = ""
         self._folder = None if cache_dir is None else cache_folder(cache_dir)
         self._newest: _Seen | None = None
-        self._agreed: dict[int, bytes] = {}
+        self._agreed = BoundedDict[int, bytes](_AGREED)
         self._on_file: _Seen | None = None
         self._recalled = False
         self._memory_works = True
@@ -119,7 +120,7 @@ class SeenLedger:
             self.follow(found, note, root)
         else:
             with self._lock:
-                self._add_agreed(found)
+                self._agreed[found.size] = found.root
 
     def adopt(self, statements: Iterable[HistoryStatement], root: RegistryKeys, before: Callable[[], None]) -> bool:
         """Adopt another ledger, where the root says that the one that was seen is lost for good. Before that the
@@ -145,7 +146,7 @@ class SeenLedger:
             if self._newest is not newest:
                 return False
             self._newest = _Seen(found, note, max(self._clock(), float(excused.seen_at)))
-            self._agreed = {new.size: new.root, found.size: found.root}
+            self._agreed = BoundedDict(_AGREED, {new.size: new.root, found.size: found.root})
             self._history = history
         lost = f"{newest.checkpoint.size} entries, root {newest.checkpoint.root.hex()}"
         log.warning("the root gave up the ledger that was seen (%s); it goes on from %s", lost, excused.new)
@@ -181,7 +182,7 @@ class SeenLedger:
         with self._lock:
             if self._newest is not None and _verified(self._newest.note, root) is None:
                 log.warning("the newest checkpoint was signed by a ledger key that was dropped: it is forgotten")
-                self._newest, self._agreed = None, {}
+                self._newest, self._agreed = None, BoundedDict(_AGREED)
 
     def _compare(self, found: _Seen, offered: OfferedProof | None = None) -> bool:
         """Prove that it is of the same history, and return whether it is the newest now. Raises as `follow` does."""
@@ -194,16 +195,11 @@ class SeenLedger:
             with self._lock:
                 if self._newest is not newest:
                     continue  # another thread replaced it meanwhile: the proof must be against the newest
-                self._add_agreed(found.checkpoint)
+                self._agreed[found.checkpoint.size] = found.checkpoint.root
                 if newest is None or found.checkpoint.size > newest.checkpoint.size:
                     self._newest = found
                     return True
                 return False
-
-    def _add_agreed(self, checkpoint: Checkpoint) -> None:
-        while len(self._agreed) >= _AGREED:
-            del self._agreed[next(iter(self._agreed))]
-        self._agreed[checkpoint.size] = checkpoint.root
 
     def _prove(self, old: Checkpoint, new: Checkpoint, offered: Proof | None) -> None:
         """Passes where ``new`` continues ``old``: by the proof that came along, or one that is fetched. Raises
@@ -261,7 +257,7 @@ class SeenLedger:
                 return False
             if self._history != self._history_on_file:
                 return False  # another ledger was adopted: this process has to check that itself
-            self._add_agreed(kept.checkpoint)
+            self._agreed[kept.checkpoint.size] = kept.checkpoint.root
             self._newest = self._on_file = kept
             return True
 

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from random import random
@@ -20,12 +20,14 @@ from peerseal.errors import DocumentRefused, FetchError, PeersealError, TrustUna
 from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.names import split_service_id
 from peerseal.runtime.backoff import backoff
+from peerseal.runtime.bounded import AbsentNames
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
-from peerseal.transport.deadline import held_in_time
+from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.awake import NEVER, AwakePeriods
 from peerseal.trust.beliefs import Dated
 from peerseal.trust.confirmation import Confirmation
+from peerseal.trust.disk.document_cache import CopyFolder
 from peerseal.trust.documents import D, DocumentReader, Fetched, Question, check_age
 
 log = logging.getLogger("peerseal.trust")
@@ -41,45 +43,19 @@ class ShelfParts:
     """What all shelves of a trust store use."""
 
     reader: DocumentReader
+    copies: CopyFolder
     confirmation: Confirmation
     awake: AwakePeriods
     limits: TrustLimits
     clock: Callable[[], float]
 
 
-class AbsentNames:
-    """Names that the registry does not know, each for ``ttl`` seconds. Of more than ``most`` the oldest is dropped."""
-
-    def __init__(self, most: int, ttl: float) -> None:
-        self._most, self._ttl = max(most, 1), ttl
-        self._until: dict[str, float] = {}
-
-    def has(self, name: str, now: float) -> bool:
-        """Whether the registry did not know the name less than ``ttl`` seconds ago."""
-        return now < self._until.get(name, 0.0)
-
-    def add(self, name: str, now: float) -> None:
-        """Remember that the registry does not know the name."""
-        until = self._until  # a reference: `clear` in another thread replaces the dict
-        while len(until) >= self._most:
-            del until[next(iter(until))]
-        until[name] = now + self._ttl
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Forget these names: the registry knows them now."""
-        for name in names:
-            self._until.pop(name, None)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._until = {}
-
-
 @dataclass(slots=True)
 class CachedSubject(Generic[B]):
-    """What a shelf holds about one subject, a service id. The document is at ``path``, its copy on disk in ``file``.
-    ``lock`` is held by the one thread that fetches. ``known`` is believed until ``good_until``, in its ``period``.
-    ``failures`` counts the renewals that failed in a row; ``retry_at`` is when the next is due. The other numbers::
+    """What a shelf holds about one subject: a service by its id, or a key by its kid. Lists of changes name the
+    ``service``. The document is at ``path``, its copy on disk in ``file``. ``lock`` is held by the one thread that
+    fetches. ``known`` is believed until ``good_until``, in its ``period``. ``failures`` counts the renewals that failed
+    in a row; ``retry_at`` is when the next is due. The other numbers::
 
         period         of `AwakePeriods`, in which the registry confirmed ``known``; rises after each break
         generation     of the reader, when it read the document; rises when the root drops a key that may have signed it
@@ -87,6 +63,7 @@ class CachedSubject(Generic[B]):
     """
 
     subject: str
+    service: str
     path: str
     file: str
     absent: AbsentNames
@@ -114,7 +91,7 @@ class Shelf(ABC, Generic[D, B, A]):
     """What a document holds, in messages."""
     path: ClassVar[str]
     """Of the document, below the registry's URL; ``{}`` stands for the subject's short name."""
-    file: ClassVar[str]
+    file: ClassVar[str] = ""
     """The name of its copy on disk, with the same ``{}``."""
     may_be_absent: ClassVar[bool] = False
     """Whether 404 says that there is no such subject; else it is a failure."""
@@ -122,6 +99,7 @@ class Shelf(ABC, Generic[D, B, A]):
     def __init__(self, parts: ShelfParts) -> None:
         self.items: dict[str, CachedSubject[B]] = {}
         self._reader = parts.reader
+        self._copies = parts.copies
         self._confirmation = parts.confirmation
         self._awake = parts.awake
         self._limits = parts.limits
@@ -131,9 +109,9 @@ class Shelf(ABC, Generic[D, B, A]):
     # ---- what differs between kinds
 
     @abstractmethod
-    def _belief(self, document: D, known: B | None) -> B:
-        """What is believed after the document, where ``known`` was believed before. Raises DocumentRefused for one
-        that contradicts that, or is older."""
+    def _belief(self, document: D, known: B | None, subject: str) -> B:
+        """What is believed of the subject after the document, where ``known`` was believed before. Raises
+        DocumentRefused for a document that contradicts that, or is older."""
 
     @abstractmethod
     def _find(self, known: B, name: str) -> A | None:
@@ -143,9 +121,9 @@ class Shelf(ABC, Generic[D, B, A]):
         """Whether the belief says anything about the name."""
         return True
 
-    def _document_subject(self, subject: str) -> str:
+    def _document_subject(self, item: CachedSubject[B]) -> str:
         """The subject that the document names."""
-        return subject
+        return item.service
 
     def _fetch(self, item: CachedSubject[B], question: Question[D]) -> Fetched[D] | None:
         """See `DocumentReader.fetch`."""
@@ -156,6 +134,12 @@ class Shelf(ABC, Generic[D, B, A]):
         return nullcontext()
 
     # ---- questions
+
+    def in_memory(self, name: str) -> A | None:
+        """The answer, where memory alone can give it now. Raises as `_find`."""
+        item = self.items.get(name)
+        known = item.known if item is not None and self.is_believed(item) else None  # no lock: `known` is read once
+        return None if known is None else self._find(known, name)
 
     def is_believed(self, item: CachedSubject[B]) -> bool:
         """Whether the belief may be used now: it is not too old, and was confirmed in this period."""
@@ -202,7 +186,7 @@ class Shelf(ABC, Generic[D, B, A]):
         """The belief after the registry confirmed it; None if the registry says that it changed, or if a key that may
         have signed the document was dropped meanwhile."""
         generation = self._reader.generation
-        confirmed = self._confirmation.confirmed(known, item.subject)
+        confirmed = self._confirmation.confirmed(known, item.service)
         return confirmed if generation == self._reader.generation else None
 
     def _fetch_for(self, item: CachedSubject[B], name: str) -> None:
@@ -268,14 +252,12 @@ class Shelf(ABC, Generic[D, B, A]):
     def confirm(self, changes: Changes, period: int) -> None:
         """Take note of what did not change, and mark what did, by a list that was asked for in that period."""
         for item in self._all():
-            if self._is_followed(item) and item.lock.acquire(blocking=False):  # else the next round asks again
-                try:
+            with held_if_free(item.lock) as held:
+                if held and self._is_followed(item):  # else the next round asks again
                     self._confirm(item, changes, period)
-                finally:
-                    item.lock.release()
 
     def _confirm(self, item: CachedSubject[B], changes: Changes, period: int) -> None:
-        confirmed = item.known.confirmed(item.subject, changes) if item.known is not None else None
+        confirmed = item.known.confirmed(item.service, changes) if item.known is not None else None
         if confirmed is None:
             item.awaited_entry, item.retry_at = changes.seq, 0.0  # retry at once: there is something new
         else:
@@ -302,7 +284,8 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _is_followed(self, item: CachedSubject[B]) -> bool:
         """Whether lists of changes can confirm it: nothing is to be fetched for it anyway."""
-        return not item.awaited_entry and self._is_in_ledger(item)
+        kept = self.items.get(item.subject) is item
+        return kept and not item.awaited_entry and self._is_in_ledger(item)
 
     def _is_in_ledger(self, item: CachedSubject[B]) -> bool:
         """Whether the belief is from the present ledger, and not from one that the root gave up."""
@@ -312,7 +295,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _new_item(self, subject: str) -> CachedSubject[B]:
         name, absent = split_service_id(subject)[1], AbsentNames(self._limits.max_negative, self._limits.negative_ttl)
-        return CachedSubject(subject, self.path.format(name), self.file.format(name), absent)
+        return CachedSubject(subject, subject, self.path.format(name), self.file.format(name), absent)
 
     def _load(self, item: CachedSubject[B], name: str | None = None) -> None:
         """Fetch the document, with ``item.lock`` held; or take what another process of the host has fetched meanwhile,
@@ -320,8 +303,7 @@ class Shelf(ABC, Generic[D, B, A]):
 
         Raises FetchError, DocumentRefused or TrustUnavailable.
         """
-        copies = self._reader.copies
-        with copies.locked(item.file):
+        with self._copies.locked(item.file):
             copied = self._take_copy(item)
             if name is not None and item.known is not None and self._awake.is_current(item.period):
                 if copied and self._lists(item.known, name):
@@ -334,12 +316,12 @@ class Shelf(ABC, Generic[D, B, A]):
                 self._reader.retrying_on_new_ledger(lambda: self._fetch_once(item))
             finally:
                 if name is not None and item.known is not None and not self._lists(item.known, name):
-                    copies.write_missed(item.file, asked_at)
+                    self._copies.write_missed(item.file, asked_at)
 
     def _check_not_missed(self, item: CachedSubject[B]) -> None:
         """Passes where no process of the host has asked the registry in vain for a name in that document within the
         cooldown. Renewals do not count: a key that was registered since is looked for. Raises TrustUnavailable."""
-        if 0 <= self._clock() - self._reader.copies.read_missed(item.file) < self._limits.cooldown:
+        if 0 <= self._clock() - self._copies.read_missed(item.file) < self._limits.cooldown:
             raise self._fetched_lately(item, self._limits.cooldown)
 
     def _fetched_lately(self, item: CachedSubject[B], wait: float) -> TrustUnavailable:
@@ -348,37 +330,47 @@ class Shelf(ABC, Generic[D, B, A]):
 
     def _take_copy(self, item: CachedSubject[B]) -> bool:
         """Believe a copy that another process has fetched since, or one from before a restart. False without one."""
-        if item.known is not None and item.generation != self._reader.generation:
+        doubted = item.known is not None and self._undoubted(item) is None
+        if doubted or self._copies.fetched_at(item.file) <= item.fetched_at:
             return False
-        period, subject = self._awake.current(), self._document_subject(item.subject)
-        after, least = item.fetched_at, item.awaited_entry
-        copy = self._reader.copy(self.document, item.file, subject, newer_than=after, at_least=least)
+        period, copy = self._awake.current(), self._copies.read(item.file)
         if copy is None:
             return False
         try:
-            known = self._belief(copy.document, item.known)
-        except DocumentRefused as error:
-            log.warning("the copy of the %s of %s is refused (%s): %s", self.label, item.subject, error.code, error)
+            document, generation = self._read_copy(item, copy.jws)
+            known = self._belief(document, self._undoubted(item), item.subject)
+        except (DocumentRefused, FetchError) as error:
+            log.info("the copy %s is passed over (%s): %s", item.file, error.code, error)
             return False
         confirmed = self._confirmed(item, known)
         if confirmed is None:
             return False
-        self._store(item, confirmed, self._reader.generation, period)
+        self._store(item, confirmed, generation, period)
         self._note_fetch(item, copy.fetched_at)
         return True
+
+    def _read_copy(self, item: CachedSubject[B], jws: str) -> tuple[D, int]:
+        """The document in a copy on disk, and the generation in which it was read. Raises DocumentRefused, also for
+        one that is older than what this host has seen, or was signed before the offline limit."""
+        subject, covered = self._document_subject(item), item.awaited_entry
+        document, generation = self._reader.checked(self.document, jws, subject, at_least=covered, from_disk=True)
+        seen = self._copies.read_seen(item.file)
+        if document.seq < seen:
+            raise DocumentRefused("document_rolled_back", f"seq {document.seq}, seen was {seen}")
+        check_age(document, self._limits.offline_limit, self._clock())
+        return document, generation
 
     def _note_fetch(self, item: CachedSubject[B], at: float) -> None:
         early = self._limits.refresh_interval * self._limits.jitter * random()  # noqa: S311
         item.fetched_at, item.renew_at = at, at + self._limits.refresh_interval - early
 
     def _fetch_once(self, item: CachedSubject[B]) -> None:
-        now, period, reader = self._clock(), self._awake.current(), self._reader
+        now, period, generation, beliefs = self._clock(), self._awake.current(), self._reader.generation, list[B]()
         self._note_fetch(item, now)
         if not self._is_in_ledger(item):
             item.awaited_entry = 0
-        covers, generation, beliefs = max(item.awaited_entry, reader.seen()), reader.generation, list[B]()
         try:
-            fetched = self._fetch(item, self._question(item, covers, period, beliefs))
+            fetched = self._fetch(item, self._question(item, period, beliefs))
         except DocumentRefused:
             if not beliefs:
                 raise
@@ -389,25 +381,28 @@ class Shelf(ABC, Generic[D, B, A]):
             self._forget(item)
         else:
             if fetched is not None:
-                reader.keep(item.file, fetched.document, fetched.jws, now)
-                self._store(item, beliefs[-1], generation, period, fetched.etag)
+                self._copies.keep(item.file, fetched.jws, fetched.document.seq, now)
+                self._store(item, beliefs[-1], fetched.generation, period, fetched.etag)
             elif item.known is not None:
-                reader.copies.confirm(item.file, now)  # a 304: the document is the newest
+                self._copies.confirm(item.file, now)  # a 304: the document is the newest
                 self._store(item, item.known, generation, period, item.etag)
 
-    def _question(self, item: CachedSubject[B], covers: int, period: int, beliefs: list[B]) -> Question[D]:
+    def _question(self, item: CachedSubject[B], period: int, beliefs: list[B]) -> Question[D]:
         """For the document; each that passes all checks but the one of its age is added to ``beliefs``."""
-        doubted = item.generation != self._reader.generation  # a dropped key may have signed ``known``: no comparison
         unconfirmed = item.period != period  # a 304 is not signed: after a break ask for the whole document
-        wanted = self._ends_soon(item) or self._reader.copies.wants_copy(item.file)
-        whole = item.awaited_entry or doubted or unconfirmed or wanted
+        wanted = self._ends_soon(item) or self._copies.wants_copy(item.file)
+        whole = item.awaited_entry or self._undoubted(item) is None or unconfirmed or wanted
 
         def check(document: D) -> None:
-            beliefs.append(self._belief(document, None if doubted else item.known))
+            beliefs.append(self._belief(document, self._undoubted(item), item.subject))
             check_age(document, self._limits.offline_limit, self._clock())
 
-        subject, etag = self._document_subject(item.subject), None if whole else item.etag
-        return Question(self.document, item.path, subject, covers, etag, check=check)
+        subject, etag = self._document_subject(item), None if whole else item.etag
+        return Question(self.document, item.path, subject, item.awaited_entry, etag, check=check)
+
+    def _undoubted(self, item: CachedSubject[B]) -> B | None:
+        """What is known, for a comparison; None where a key that was dropped since may have signed it."""
+        return item.known if item.generation == self._reader.generation else None
 
     def _ends_soon(self, item: CachedSubject[B]) -> bool:
         """Whether a 304 is not enough: the document that is held is too old, or expires within the offline limit, and
@@ -416,8 +411,8 @@ class Shelf(ABC, Generic[D, B, A]):
         return known is None or now >= item.good_until or now + self._limits.offline_limit >= known.expires_at
 
     def _store(self, item: CachedSubject[B], known: B, generation: int, period: int, etag: str | None = None) -> None:
-        item.generation, item.etag = generation, etag
         self._believe(item, known, period)
+        item.generation, item.etag = generation, etag  # last: look-ups take no lock
 
     def _believe(self, item: CachedSubject[B], known: B, period: int) -> None:
         """Take over what is known now, confirmed in that period, with ``item.lock`` held.

@@ -1,4 +1,4 @@
-"""The trust store's shelves: the key sets of services, their policies, and the domain's settings.
+"""The trust store's shelves: services' key sets and policies, the domain's settings, and statements about single keys.
 
 Where the whole domain may call, any caller can send invented kids. So a fetch for an unknown kid of a known service,
 and one for an unknown service, have budgets, and names that the registry does not know are remembered for a while.
@@ -6,22 +6,33 @@ and one for an unknown service, have budgets, and names that the registry does n
 Policies and settings follow the same age rules as keys, by signed times only. Each is good for the offline limit after
 it was signed, or after a list of changes that does not name its subject. If no valid policy is known, the call is
 refused: the missing policy may be one that denies it.
+
+An event is verified against the key as it stood when the event was signed, a year ago perhaps, and never after that key
+was revoked. So statements, about active and past keys, follow the same age rules too. But none is renewed in the
+background, since a service has hundreds of past keys: one that changed, or is too old, is fetched when the next event
+needs it.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from peerseal.errors import FetchError, RevokedKey, TrustUnavailable, UnknownKey
+from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
+from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.domain import DomainDocument
-from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import REVOKED, KeySetDocument
 from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.statement import KeyStatement
 from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.policies import CallPolicy, DomainSettings
+from peerseal.runtime.bounded import AbsentNames
 from peerseal.runtime.token_bucket import TokenBucket
+from peerseal.transport.deadline import held_if_free, held_in_time
 from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, TrustedKey
+from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import Fetched, Question
 from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
 
@@ -51,11 +62,12 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
 
         Raises UnknownKey, RevokedKey or TrustUnavailable.
         """
-        service_id = split_kid(kid)[0]
-        domain = self._reader.registry_keys().subject
-        if split_service_id(service_id)[0] != domain:
-            raise UnknownKey(f"{service_id} is not of the trust domain {domain}")
-        return self._ask(self.item(service_id), kid)
+        return self._ask(self.item(split_kid(kid)[0]), kid)
+
+    def in_memory(self, name: str) -> TrustedKey | None:
+        """See Shelf. The ``name`` is a kid."""
+        found = self.held.get(name)
+        return found[0] if found is not None and self.is_believed(found[1]) else None
 
     def item(self, service_id: str) -> CachedSubject[KnownService]:
         """What is held about that service. Raises TrustUnavailable where there is no room for one more."""
@@ -81,7 +93,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         super().renew_locks()
         self._unknown_kid_fetches = threading.Semaphore(self._limits.doubtful_fetches)
 
-    def _belief(self, document: KeySetDocument, known: KnownService | None) -> KnownService:
+    def _belief(self, document: KeySetDocument, known: KnownService | None, subject: str) -> KnownService:
         return KnownService.of(document) if known is None else known.updated(document)
 
     def _find(self, known: KnownService, name: str) -> TrustedKey | None:
@@ -118,12 +130,9 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
     def _forget_strangers(self) -> None:
         """Make room: remove names that are not registered."""
         for item in self._all():
-            if item.known is None and item.lock.acquire(blocking=False):  # not being fetched now
-                try:
-                    if item.known is None:
-                        self.items.pop(item.subject, None)
-                finally:
-                    item.lock.release()
+            with held_if_free(item.lock) as held:  # not being fetched now
+                if held and item.known is None:
+                    self.items.pop(item.subject, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +171,7 @@ class SettingShelf(Shelf[S, KnownSetting[V], KnownSetting[V]]):
     def _value(self, document: S) -> V:
         raise NotImplementedError
 
-    def _belief(self, document: S, known: KnownSetting[V] | None) -> KnownSetting[V]:
+    def _belief(self, document: S, known: KnownSetting[V] | None, subject: str) -> KnownSetting[V]:
         value = self._value(document)
         return KnownSetting.of(document, value) if known is None else known.updated(document, value)
 
@@ -205,15 +214,135 @@ class PolicyShelf(SettingShelf[PolicyDocument, CallPolicy | None]):
 
 
 class DomainShelf(SettingShelf[DomainDocument, DomainSettings]):
-    """The domain's settings, by the id of its registry."""
+    """The domain's settings, by the id of its registry: there is one item."""
 
     document = DomainDocument
     label = "settings"
     path = "/v1/domain.jwt"
     file = "domain.jwt"
 
-    def _document_subject(self, subject: str) -> str:
-        return split_service_id(subject)[0]
+    def settings_in_memory(self) -> DomainSettings | None:
+        """The settings, where memory has them and they are believed now."""
+        found = [self.in_memory(subject) for subject in list(self.items)]
+        return found[0].value if found and found[0] is not None else None
+
+    def _document_subject(self, item: CachedSubject[KnownSetting[DomainSettings]]) -> str:
+        return split_service_id(item.service)[0]
 
     def _value(self, document: DomainDocument) -> DomainSettings:
         return document.settings
+
+
+@dataclass(frozen=True, slots=True)
+class KnownStatement(Dated):
+    """What is believed of one key: ``key``, which is None if it was revoked, and the times of `Dated`."""
+
+    key: TrustedKey | None
+    seq: int
+    covered: int
+    confirmed_at: int
+    expires_at: int
+
+    @classmethod
+    def of(cls, document: KeyStatement) -> "KnownStatement":
+        """From a statement that was checked."""
+        key = None if document.state == REVOKED else TrustedKey.of(document, document.subject)
+        return cls(key, document.seq, document.head, document.issued_at, document.expires_at)
+
+
+class StatementShelf(Shelf[KeyStatement, KnownStatement, TrustedKey]):
+    """Statements by kid, in memory only; the oldest is forgotten first.
+
+    A question about a kid that is not registered leaves no item. Services are in groups, by the hash of their id: a
+    group has one thread that fetches, and remembers the kids that the registry does not know.
+    """
+
+    document = KeyStatement
+    label = "statement"
+    path = "/v1/services/{}/keys/{}.jwt"
+    may_be_absent = True
+
+    _GROUPS = 64
+
+    def __init__(self, parts: ShelfParts) -> None:
+        limits = parts.limits
+        # The budget is limit enough: what could not be fetched may be asked for again at once.
+        super().__init__(replace(parts, copies=NoCopies(), limits=replace(limits, cooldown=0.0)))
+        self._absent = [AbsentNames(limits.max_negative, limits.negative_ttl) for _ in range(self._GROUPS)]
+        self._fetching = [threading.Lock() for _ in range(self._GROUPS)]
+        self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
+
+    def ask(self, kid: str) -> TrustedKey:
+        """The key, fetched where memory cannot say. Raises UnknownKey, RevokedKey or TrustUnavailable."""
+        with held_in_time(self._fetching[self._group(split_kid(kid)[0])], f"the statement about {kid}"):
+            return self._ask(self.items.get(kid) or self._new_item(kid), kid)
+
+    def is_believed(self, item: CachedSubject[KnownStatement]) -> bool:
+        """See Shelf. A statement that a dropped key may have signed is not believed: none is renewed."""
+        return item.generation == self._reader.generation and super().is_believed(item)
+
+    def on_new_ledger(self) -> None:
+        """See LedgerCache."""
+        self.items.clear()
+        for absent in self._absent:
+            absent.clear()
+
+    def endings(self) -> Mapping[str, int]:
+        """See LedgerCache."""
+        held = [(item.subject, item.known) for item in self._all()]
+        keys = {kid: known.key for kid, known in held if known is not None}
+        return {kid: REVOKED_FOR_GOOD if key is None else key.active_until for kid, key in keys.items()}
+
+    def renew_locks(self) -> None:
+        """See Shelf."""
+        super().renew_locks()
+        self._fetching = [threading.Lock() for _ in range(self._GROUPS)]
+
+    def _group(self, service_id: str) -> int:
+        return hash(service_id) % self._GROUPS
+
+    def _new_item(self, subject: str) -> CachedSubject[KnownStatement]:
+        owner, thumbprint = split_kid(subject)
+        path = self.path.format(split_service_id(owner)[1], thumbprint)
+        return CachedSubject(subject, owner, path, self.file, self._absent[self._group(owner)])
+
+    def _belief(self, document: KeyStatement, known: KnownStatement | None, subject: str) -> KnownStatement:
+        if document.kid != subject:
+            raise DocumentRefused("document_wrong_subject", f"a statement about {document.kid} instead of {subject}")
+        return KnownStatement.of(document)
+
+    def _find(self, known: KnownStatement, name: str) -> TrustedKey:
+        if known.key is None:
+            raise RevokedKey(f"{name} was revoked")
+        return known.key
+
+    @contextmanager
+    def _budget(self, item: CachedSubject[KnownStatement]) -> Iterator[None]:
+        """Only kids that the registry does not know are counted."""
+        if not self._strangers.has_token():
+            raise TrustUnavailable(f"too many unknown keys: {item.subject} is not fetched now", retry_after=1)
+        yield
+        if item.known is None:
+            self._strangers.spend()
+
+    def _due_at(self, item: CachedSubject[KnownStatement]) -> float:
+        return math.inf
+
+    def _confirm(self, item: CachedSubject[KnownStatement], changes: Changes, period: int) -> None:
+        super()._confirm(item, changes, period)
+        if item.awaited_entry:  # its service changed
+            self._forget(item)
+
+    def _update_lookup(self, item: CachedSubject[KnownStatement], known: KnownStatement | None) -> None:
+        if known is None:
+            self.items.pop(item.subject, None)
+        elif len(self.items) > self._limits.max_statements:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        for item in self._all():
+            if len(self.items) <= self._limits.max_statements:
+                return
+            with held_if_free(item.lock) as held:
+                if held:
+                    self.items.pop(item.subject, None)

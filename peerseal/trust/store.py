@@ -16,8 +16,10 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Final, Self
 
 from peerseal.errors import ConfigurationError, PeersealError, UnknownKey
 from peerseal.protocol.documents.statement import KeyStatement
@@ -27,21 +29,20 @@ from peerseal.protocol.policies import CallPolicy, DomainSettings
 from peerseal.protocol.tokens.claims import LATEST_TIME
 from peerseal.runtime.forks import BackgroundWork, in_each_child, notice_fork
 from peerseal.runtime.limits import TrustLimits
+from peerseal.runtime.metrics import MOST, Metric, counted, metrics
 from peerseal.runtime.options import check_callable, check_is, check_path, check_pin, check_text_or_texts
 from peerseal.transport.deadline import Deadline, waiting
 from peerseal.transport.fetch import Fetcher, HttpFetcher
 from peerseal.trust.awake import AwakePeriods, uptime
 from peerseal.trust.background import BackgroundThread, Renewal
-from peerseal.trust.beliefs import Recalled, TrustedKey
+from peerseal.trust.beliefs import KnownService, Recalled, TrustedKey
 from peerseal.trust.changes import ChangesFollower
 from peerseal.trust.confirmation import Confirmation
 from peerseal.trust.disk.document_cache import CopyFolder, NoCopies
 from peerseal.trust.disk.shared_changes import SharedChanges
 from peerseal.trust.documents import D, DocumentReader, Question, check_age
-from peerseal.trust.shelf import ShelfParts
-from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf
-from peerseal.trust.statements import StatementShelf
-from peerseal.trust.status import ServiceStatus, TrustStatus
+from peerseal.trust.shelf import CachedSubject, ShelfParts
+from peerseal.trust.shelves import DomainShelf, KeyShelf, PolicyShelf, StatementShelf
 
 log = logging.getLogger("peerseal.trust")
 
@@ -72,41 +73,76 @@ class TrustStore:
         uptime: Callable[[], float] = uptime,
     ) -> None:
         _check_options(registry, pin, limits, clock, cache_dir, uptime)
-        self._limits = limits or TrustLimits()
+        limits = self._limits = limits or TrustLimits()
         self._clock = clock
+        # what fetches and checks documents
         folder = None if cache_dir is None else Path(cache_dir)
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
-        self.reader = reader = DocumentReader(
-            fetcher, pin=pin, limits=self._limits, clock=clock, cache_dir=folder, copies=copies
-        )
-        self._awake, working = AwakePeriods(self._limits, uptime), BackgroundWork()
+        self.reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=folder, copies=copies)
+        # what follows the changes, and confirms by them what was known before a break (a lambda: they need each other)
+        self._awake, working = AwakePeriods(limits, uptime), BackgroundWork()
         shared = None if folder is None else SharedChanges(copies)
-        self._changes = ChangesFollower(reader, shared, self._awake, self._limits, clock, working)
-        # A lambda, since confirmation and renewal need each other.
-        confirmation = Confirmation(self._changes, reader, self._awake, self._limits, lambda: self._renewal.followed())
-        parts = ShelfParts(reader, confirmation, self._awake, self._limits, clock)
+        self._changes = ChangesFollower(self.reader, shared, self._awake, limits, clock, working)
+        confirmation = Confirmation(self._changes, self.reader, self._awake, limits, lambda: self._renewal.followed())
+        # what is believed, and the thread that renews it
+        parts = ShelfParts(self.reader, copies, confirmation, self._awake, limits, clock)
         self._key_shelf, self._policy_shelf = KeyShelf(parts), PolicyShelf(parts, sign_reading)
         self._domain_shelf, self._statement_shelf = DomainShelf(parts), StatementShelf(parts)
-        shelves = self._domain_shelf, self._policy_shelf, self._key_shelf
-        reader.replaced_ledgers.caches = *shelves, self._statement_shelf, confirmation
-        self._renewal = Renewal(parts, self._changes, shelves, self._statement_shelf, working)
-        self._thread = BackgroundThread(self._renewal.round, lambda: self.fetcher.hang_up(), self._limits, self._awake)
+        shelves = self._domain_shelf, self._policy_shelf, self._key_shelf, self._statement_shelf
+        self.reader.replaced_ledgers.caches = *shelves, confirmation
+        self._renewal = Renewal(parts, self._changes, shelves, working)
+        self._thread = BackgroundThread(self._renewal.round, lambda: self.fetcher.hang_up(), limits, self._awake)
         self._reset_counts()
         in_each_child(self._reset_counts)
 
-    def _reset_counts(self) -> None:
-        """At the start, and in a forked child: the counts are of one process."""
-        self._hits = self._misses = 0
+    # ---- look-ups, as a KeySource
 
-    @property
-    def fetcher(self) -> Fetcher:
-        """The HTTP client for the registry."""
-        return self.reader.fetcher
+    def key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        self._begin()
+        kid = kid if type(kid) is str else exact_name(kid)
+        found = self._key_shelf.in_memory(kid)
+        if found is not None:
+            self._hits += 1  # without a lock: the counter need not be exact
+            return found
+        with waiting(self._limits.patience):
+            self._misses += 1
+            self._check_domain(split_kid(kid)[0])
+            return self._key_shelf.ask(kid)
 
-    @fetcher.setter
-    def fetcher(self, fetcher: Fetcher) -> None:
-        self.reader.fetcher = fetcher
+    def policy(self, service_id: str) -> CallPolicy | None:
+        """See KeySource."""
+        self._begin()
+        service_id = exact_name(service_id)
+        found = self._policy_shelf.in_memory(service_id)
+        if found is not None:
+            return found.value
+        with waiting(self._limits.patience):
+            if split_service_id(service_id)[0] != self.domain:
+                return None  # of another trust domain, about which this registry says nothing
+            return self._policy_shelf.ask(service_id)
+
+    def settings(self) -> DomainSettings:
+        """See KeySource."""
+        self._begin()
+        found = self._domain_shelf.settings_in_memory()
+        if found is not None:
+            return found
+        with waiting(self._limits.patience):
+            return self._domain_shelf.ask(registry_id(self.domain))
+
+    def recorded_key(self, kid: str) -> TrustedKey:
+        """See KeySource."""
+        self._begin()
+        kid = exact_name(kid)
+        found = self._key_shelf.in_memory(kid) or self._statement_shelf.in_memory(kid)
+        if found is not None:
+            return found
+        with waiting(self._limits.patience):
+            owner = split_kid(kid)[0]
+            self._check_domain(owner)
+            return self._registry_key(kid) if owner == registry_id(self.domain) else self._statement_shelf.ask(kid)
 
     @property
     def domain(self) -> str:
@@ -118,57 +154,6 @@ class TrustStore:
                 root = self.reader.registry_keys()
         return root.subject
 
-    def key(self, kid: str) -> TrustedKey:
-        """See KeySource."""
-        self._begin()
-        kid = kid if type(kid) is str else exact_name(kid)
-        found = self._key_shelf.held.get(kid)
-        if found is not None and self._clock() < found[1].good_until and self._awake.is_current(found[1].period):
-            self._hits += 1  # without a lock: the counter need not be exact
-            return found[0]
-        with waiting(self._limits.patience):
-            self._misses += 1
-            return self._key_shelf.ask(kid)
-
-    def policy(self, service_id: str) -> CallPolicy | None:
-        """See KeySource."""
-        self._begin()
-        service_id = exact_name(service_id)
-        item = self._policy_shelf.items.get(service_id)
-        if item is not None and self._policy_shelf.is_believed(item) and item.known:
-            return item.known.value
-        with waiting(self._limits.patience):
-            if split_service_id(service_id)[0] != self.domain:
-                return None  # of another trust domain, about which this registry says nothing
-            return self._policy_shelf.ask(service_id)
-
-    def recorded_key(self, kid: str) -> TrustedKey:
-        """See KeySource."""
-        self._begin()
-        kid = exact_name(kid)
-        current = self._key_shelf.held.get(kid)
-        if current is not None and self._key_shelf.is_believed(current[1]):
-            return current[0]
-        found = self._statement_shelf.known(kid)
-        if found is not None:
-            return found
-        with waiting(self._limits.patience):
-            owner = split_kid(kid)[0]
-            if split_service_id(owner)[0] != self.domain:
-                raise UnknownKey(f"{owner} is not of the trust domain {self.domain}")
-            if owner == registry_id(self.domain):
-                return self._registry_key(kid)
-            return self._statement_shelf.ask(kid, owner)
-
-    def settings(self) -> DomainSettings:
-        """See KeySource."""
-        self._begin()
-        settings = self._settings_in_memory()
-        if settings is not None:
-            return settings
-        with waiting(self._limits.patience):
-            return self._domain_shelf.ask(registry_id(self.domain))
-
     def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> Recalled | None:
         """What memory holds now for one verification: the policy of ``audience`` (a service id) and the key ``kid``;
         for a transaction token also the key ``recorded_kid`` of its signer, and the domain's settings.
@@ -177,41 +162,26 @@ class TrustStore:
         may wait. This method never waits and makes no call, so an event loop may use it.
         """
         self._begin()
-        root, keys = self.reader.registry_keys_in_memory(), dict[str, TrustedKey]()
-        if root is None:
+        root, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.settings_in_memory()
+        if root is None or (recorded_kid is not None and settings is None):
             return None
+        keys = dict[str, TrustedKey]()
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
-            found = self._key_shelf.held.get(each)
-            if found is None or not self._key_shelf.is_believed(found[1]):
+            key = self._key_shelf.in_memory(each)
+            if key is None:
                 return None
-            keys[each] = found[0]
-        settings = self._settings_in_memory()
-        if recorded_kid is not None and settings is None:
-            return None
-        item, policy = self._policy_shelf.items.get(audience), None
-        if item is not None and self._policy_shelf.is_believed(item) and item.known is not None:
-            policy = item.known.value
-        elif split_service_id(audience)[0] == root.subject:
+            keys[each] = key
+        policy = self._policy_shelf.in_memory(audience)
+        if policy is None and split_service_id(audience)[0] == root.subject:
             return None
         self._hits += 1
-        return Recalled(root.subject, audience, policy, keys, settings)
-
-    def _settings_in_memory(self) -> DomainSettings | None:
-        """The domain's settings, where memory holds them and they are believed now."""
-        for item in list(self._domain_shelf.items.values()):
-            if item.known is not None and self._domain_shelf.is_believed(item):
-                return item.known.value
-        return None
+        return Recalled(root.subject, audience, None if policy is None else policy.value, keys, settings)
 
     def deadline(self) -> Deadline:
         """See RemoteKeySource. ``TrustLimits.patience`` is the bound; a question outside of a deadline has its own."""
         return Deadline(self._limits.patience)
 
-    def _begin(self) -> None:
-        """Called first in each look-up: start the background thread, if this process has none."""
-        notice_fork()
-        if self._thread.idle:
-            self._thread.start()
+    # ---- keeping what is known up to date
 
     def watch(self, services: Iterable[str]) -> None:
         """Fetch the keys of these services (ids) now, rather than at their first call. Failures are logged only."""
@@ -238,9 +208,7 @@ class TrustStore:
         self._thread.stop()
         self._changes.stop()
 
-    def read_statement(self, jws: str) -> KeyStatement:
-        """A key statement that this registry signed. Raises DocumentRefused, FetchError or TrustUnavailable."""
-        return self.reader.read(KeyStatement, jws)
+    # ---- single documents, and the state of the store
 
     def document(
         self,
@@ -268,7 +236,11 @@ class TrustStore:
         question = Question(kind, path, subject, headers=headers, check=check)
         return self.reader.retrying_on_new_ledger(lambda: self.reader.fetch_whole(question)).document
 
-    def status(self, *, start: bool = True) -> TrustStatus:
+    def read_statement(self, jws: str) -> KeyStatement:
+        """A key statement that this registry signed. Raises DocumentRefused, FetchError or TrustUnavailable."""
+        return self.reader.read(KeyStatement, jws)
+
+    def status(self, *, start: bool = True) -> "TrustStatus":
         """The state of this process's store, for readiness checks and for metrics. Makes no call itself; with ``start``
         it starts the background thread, which fetches the registry's keys where they are not known yet."""
         if start:
@@ -279,6 +251,28 @@ class TrustStore:
         fetches, failed = dict(self.reader.fetches), dict(self.reader.failed)
         return TrustStatus(ready, self._changes.leads, self._hits, self._misses, fetches, services, failed)
 
+    @property
+    def fetcher(self) -> Fetcher:
+        """The HTTP client for the registry."""
+        return self.reader.fetcher
+
+    @fetcher.setter
+    def fetcher(self, fetcher: Fetcher) -> None:
+        self.reader.fetcher = fetcher
+
+    # ---- parts of the above
+
+    def _begin(self) -> None:
+        """Called first in each look-up: start the background thread, if this process has none."""
+        notice_fork()
+        if self._thread.idle:
+            self._thread.start()
+
+    def _check_domain(self, service_id: str) -> None:
+        """Passes a service of this registry's trust domain. Raises UnknownKey or TrustUnavailable."""
+        if split_service_id(service_id)[0] != self.domain:
+            raise UnknownKey(f"{service_id} is not of the trust domain {self.domain}")
+
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
         Raises UnknownKey or TrustUnavailable."""
@@ -288,6 +282,10 @@ class TrustStore:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
                     return TrustedKey(kid, registry_id(self.domain), key, 0, LATEST_TIME)
         raise UnknownKey(f"the root does not name {kid}")
+
+    def _reset_counts(self) -> None:
+        """At the start, and in a forked child: the counts are of one process."""
+        self._hits = self._misses = 0
 
 
 def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
@@ -318,3 +316,74 @@ def _http_fetcher(registry: str | Sequence[str], pin: str | None) -> HttpFetcher
     if pin is None and not fetcher.loopback_only:
         raise ConfigurationError("a registry that is not on loopback needs a pin: its root key's thumbprint")
     return fetcher
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """What is held about one service: how many ``keys``, how many seconds ago they were confirmed (``age``), for how
+    many more seconds they are believed (``good_for``), and how many renewals in a row failed."""
+
+    keys: int
+    age: float
+    good_for: float
+    failures: int
+
+    @classmethod
+    def of(cls, item: CachedSubject[KnownService], now: float) -> Self:
+        """As of that time."""
+        keys, confirmed_at = (len(item.known.keys), item.known.confirmed_at) if item.known else (0, 0)
+        return cls(keys, now - confirmed_at, item.good_until - now, item.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustStatus:
+    """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
+    ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
+    memory had, and ``misses`` the others. ``fetches`` counts the documents fetched from the registry, by kind, and
+    ``failed`` those among them that could not be fetched, or were refused."""
+
+    ready: bool
+    leads: bool
+    hits: int
+    misses: int
+    fetches: Mapping[str, int]
+    services: Mapping[str, ServiceStatus] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The status as a JSON object."""
+        return asdict(self)
+
+    def metrics(self) -> str:
+        """The same in Prometheus' text format (version 0.0.4)."""
+        return metrics(self.collect)
+
+    def collect(self) -> list[Metric]:
+        """The same as metrics; of the first hundred services, by name."""
+        return list(self._collected())
+
+    def _collected(self) -> Iterator[Metric]:
+        yield _gauge("ready", "1 where the registry's keys are known.", int(self.ready))
+        yield _gauge("leads", "1 where this process asks what changed.", int(self.leads))
+        yield Metric("peerseal_trust_hits_total", "counter", "Keys that were in memory.", (({}, self.hits),))
+        yield Metric("peerseal_trust_misses_total", "counter", "Keys that were not in memory.", (({}, self.misses),))
+        fetches, failed = dict(sorted(self.fetches.items())), dict(sorted(self.failed.items()))
+        yield counted("peerseal_trust_fetches_total", "Documents asked of the registry.", "document", fetches)
+        failures = "Documents that could not be fetched, or were refused."
+        yield counted("peerseal_trust_fetch_failures_total", failures, "document", failed)
+        services = sorted(self.services.items())[:MOST]
+        for name, (metric, help) in _OF_SERVICES.items():
+            samples = tuple(({"service": service}, getattr(status, name)) for service, status in services)
+            yield Metric(f"peerseal_trust_{metric}", "gauge", help, samples)
+
+
+_OF_SERVICES: Final = {
+    "keys": ("keys", "Keys that are held of a service."),
+    "age": ("age_seconds", "Since the keys of a service were confirmed."),
+    "good_for": ("good_for_seconds", "For how long the keys of a service are believed."),
+    "failures": ("renewal_failures", "Renewals of a service's keys that failed in a row."),
+}
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return Metric(f"peerseal_trust_{name}", "gauge", help, (({}, value),))

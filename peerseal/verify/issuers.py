@@ -30,10 +30,10 @@ from peerseal.protocol.keys import PublicKey
 from peerseal.protocol.plain import text_like
 from peerseal.protocol.tokens.oidc import MAX_DISCOVERY, UnverifiedToken, VerifiedClaims, read_discovery, read_key_set
 from peerseal.protocol.weak_keys import check_not_weak
+from peerseal.runtime.bounded import AbsentNames
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits, IssuerLimits
 from peerseal.transport.fetch import HttpFetcher, is_confidential, is_loopback, no_larger_than
-from peerseal.trust.shelf import AbsentNames
 
 log = logging.getLogger("peerseal.oidc")
 

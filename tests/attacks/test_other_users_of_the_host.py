@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +59,6 @@ def held(pair: KeyPair, *, registered_at: float | None = NOW) -> StoredKey:
 
 def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=Clock(NOW)) as registry:
-        yield registry
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from peerseal import Identity
-from peerseal.commands.ledger import Webhook
+from peerseal.audit.monitor import Webhook
 from peerseal.errors import ConfigurationError, FetchError, PeersealError
 from peerseal.protocol.tokens.oidc import UnverifiedToken
 from peerseal.requests import PeerSession

@@ -15,9 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from demo.processes import ROOT, environment
-from peerseal.cli import COMMANDS
+from peerseal.cli import COMMANDS, listed_kids
 from peerseal.cli import main as peerseal_main
-from peerseal.commands.ledger import listed_kids
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, printable, say, say_json
 from registry.app import create_app

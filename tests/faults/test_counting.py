@@ -80,11 +80,24 @@ def test_a_home_that_was_removed_is_not_made_again(registry: Driver, counts: Pat
     assert not (tmp_path / "home").exists()
 
 
+def refusals() -> dict[str, float]:
+    metrics.answered.count()
+    found = [metric for metric in metrics.WORKERS.collect() if metric.name == "registry_refusals"]
+    return {sample.labels["code"]: sample.value for metric in found for sample in metric.samples}
+
+
+@pytest.mark.usefixtures("counts")
+def test_a_process_that_makes_its_application_again_counts_nothing_twice(tmp_path: Path) -> None:
+    before = refusals()
+    metrics.WORKERS.share_in(tmp_path / "home")
+    assert refusals() == before
+
+
 def test_a_draft_of_another_worker_is_not_counted(
     registry: Driver, counts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = []
-    monkeypatch.setattr(os, "replace", lambda draft, _file: kept.append(Path(draft)))
+    monkeypatch.setattr(os, "replace", lambda draft, _file, **_: kept.append(counts / draft))
     metrics.answered.count()
     assert kept
     assert not set(kept) & set(counts.glob("*.json"))

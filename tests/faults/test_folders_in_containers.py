@@ -5,7 +5,7 @@ import encodings.ascii  # noqa: F401 - another user may not be able to read wher
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from peerseal import Identity
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.errors import ConfigurationError
-from peerseal.testing import Clock, MemoryRegistry
+from peerseal.testing import MemoryRegistry
 from registry.domain.errors import LedgerUnconfirmed
 from registry.services.authority.ledger_memory import LedgerMemory
 from registry.services.setup.initialise import initialise
@@ -51,12 +51,6 @@ def complaint(job: Callable[[], object]) -> str:
     except (ConfigurationError, LedgerUnconfirmed) as error:
         return str(error)
     raise AssertionError("it was accepted")
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=Clock(NOW)) as registry:
-        yield registry
 
 
 @pytest.fixture

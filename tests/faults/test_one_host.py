@@ -193,7 +193,7 @@ class TestForks:
         assert all_say(workers, "key", kid) == ["good"] * 2
         registry.revoke(kid)
         reaches_all(workers, kid, within=SOON)
-        until(lambda: kid not in trust._key_shelf.held, SOON)
+        until(lambda: trust.status(start=False).services[kid.rpartition("/")[0]].keys == 0, SOON)
         assert all_say(workers, "leads") == [False, False]
         assert trust.status().leads
 

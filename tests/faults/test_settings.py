@@ -18,8 +18,8 @@ from peerseal.errors import ConfigurationError
 from peerseal.identity.enrolment import PlatformToken
 from peerseal.identity.environment import KNOWN, options_in, settings_of
 from peerseal.protocol.join import JoinToken
-from peerseal.runtime import settings as reader
 from peerseal.runtime.settings import SettingsReader
+from peerseal.runtime.trusted_path import warn_once
 from registry.app import create_app
 from registry.services.keys.platforms import read_rules
 from registry.settings import KNOWN as KNOWN_OF_REGISTRY
@@ -41,8 +41,8 @@ def options(**changes: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_warned", set())
+def nothing_warned_of() -> None:
+    warn_once.cache_clear()
 
 
 # ---- booleans

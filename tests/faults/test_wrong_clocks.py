@@ -1,7 +1,6 @@
 """Clocks that are wrong: 25 s do not matter, 40 s are refused, and the log says that it is the clock."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 from flask import Flask
@@ -14,18 +13,6 @@ from peerseal.testing import Clock, MemoryRegistry
 NOW = 1_800_000_000.0
 BORNE, TOO_MUCH = 25, 40
 """Seconds; the leeway is 30."""
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """The registry's, which is right."""
-    return Clock(NOW)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 def answer(caller: Identity, callee: Identity) -> tuple[int, str | None]:

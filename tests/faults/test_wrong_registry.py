@@ -18,7 +18,7 @@ from peerseal.protocol.documents.registry_keys import RegistryKeys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.checkpoint import encode_bundle, tile_path
 from peerseal.runtime.limits import FetchLimits
-from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.testing import Answer, MemoryRegistry
 from peerseal.transport.fetch import HttpFetcher
 from tests.support.misbehaving import refused
 from tests.support.patient import PatientRegistry, served
@@ -38,12 +38,6 @@ NO_PINS = [
     "sha256:" + "A" * 36,
     "é" * 43,
 ]
-
-
-@pytest.fixture
-def registry() -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=Clock(1_800_000_000.0)) as registry:
-        yield registry
 
 
 def other_pin() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,32 @@ def test_what_came_from_a_registry_is_stopped_with_it(tmp_path: Path, monkeypatc
         (folder,) = tmp_path.iterdir()
     assert not folder.exists()
     assert [key.state for key in registry.jwk_set("client").keys] == ["retired"]
+
+
+def test_no_call_is_answered_in_the_middle_of_a_change() -> None:
+    began, goes_on, events = threading.Event(), threading.Event(), []
+
+    def clock() -> float:
+        if threading.current_thread() is changing:
+            began.set()
+            goes_on.wait(10)
+        return 1_000_000.0
+
+    def change() -> None:
+        registry.set_policy("billing", {"shop": ["read"]})
+        events.append("changed")
+
+    def call() -> None:
+        registry.call("GET", "/v1/services/billing/policy.jwt")
+        events.append("answered")
+
+    changing, calling = threading.Thread(target=change), threading.Thread(target=call)
+    with MemoryRegistry(clock=clock) as registry:
+        changing.start()
+        began.wait(10)
+        calling.start()
+        calling.join(0.1)
+        goes_on.set()
+        changing.join()
+        calling.join()
+    assert events == ["changed", "answered"]

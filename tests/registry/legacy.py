@@ -1,12 +1,14 @@
 """A program with nothing but a JWT library, which exchanges users' tokens at a registry in this process."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import jsonschema_rs
 import jwt
+import pytest
 from werkzeug.test import TestResponse
 
 from peerseal.protocol import jose
@@ -148,3 +150,23 @@ def assert_refused(answer: TestResponse, error: str, case: str) -> None:
     assert ("WWW-Authenticate" in answer.headers) == (answer.status_code == 401), case
     assert answer.headers["Cache-Control"] == "no-store", case
     assert jsonschema_rs.is_valid(document()["components"]["schemas"]["OAuthError"], answer.get_json()), case
+
+
+def assert_all_refused(
+    client: Client,
+    cases: Mapping[str, tuple[str, Callable[[Client], Any]]],
+    secrets: Sequence[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each form of the cases is refused with its error, and logged; no answer has one of the ``secrets``."""
+    forms = {name: form(client) for name, (_, form) in cases.items()}
+    caplog.set_level(logging.DEBUG)
+    answers = {name: client.post(form) for name, form in forms.items()}
+    assert {name: answer.get_json()["error"] for name, answer in answers.items()} == {
+        name: error for name, (error, _) in cases.items()
+    }
+    for name, answer in answers.items():
+        assert_refused(answer, cases[name][0], name)
+        assert f"request_id={answer.headers['X-Request-Id']}" in caplog.text, name
+        assert not any(secret in answer.text for secret in secrets), name
+    assert "eyJ" not in caplog.text, "no token, nor a part of one"

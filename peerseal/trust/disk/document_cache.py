@@ -87,6 +87,12 @@ class CopyFolder:
                     self._folder.remove(name)
                 raise
 
+    def keep(self, name: str, jws: str, seq: int, fetched_at: float) -> None:
+        """Keep a document that was fetched then, for the other processes of the host and for those after a restart; and
+        remember its ``seq``."""
+        self.write(name, jws, fetched_at)
+        self.write_seen(name, seq)
+
     def names(self, prefix: str) -> list[str]:
         """The documents whose names begin like that."""
         found: list[str] = []

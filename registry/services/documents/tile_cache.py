@@ -2,9 +2,17 @@
 
 from sqlalchemy import Connection
 
+from peerseal.errors import DocumentRefused
 from peerseal.protocol.documents.history_statement import Head
 from peerseal.protocol.ledger.checkpoint import TILE_HEIGHT, TILE_WIDTH, levels_of
-from peerseal.protocol.ledger.merkle import HASH_SIZE, Frontier, NodeReader, root_hash
+from peerseal.protocol.ledger.merkle import (
+    HASH_SIZE,
+    Frontier,
+    NodeReader,
+    check_consistency,
+    consistency_proof,
+    root_hash,
+)
 from registry.domain.errors import LedgerContradicted
 from registry.services.bounded_cache import BoundedCache
 from registry.storage.queries import ledger
@@ -23,17 +31,17 @@ class TileCache:
 
     def reader(self, connection: Connection) -> NodeReader:
         """A function that reads nodes of the tree as the connection's transaction sees it."""
-        read: dict[tuple[int, int], Levels] = {}
+        kept, read = self._kept, dict[tuple[int, int], Levels]()
 
         def node(level: int, number: int) -> bytes:
             above = level % TILE_HEIGHT
             name = level // TILE_HEIGHT, (number << above) // TILE_WIDTH
-            levels = self._kept.get(name) or read.get(name)
+            levels = kept.get(name) or read.get(name)
             if levels is None:
                 tile = ledger.tile(connection, *name)
                 levels = read[name] = levels_of(tile)
                 if len(tile) == TILE_WIDTH * HASH_SIZE:
-                    self._kept.put(name, levels)
+                    kept.put(name, levels)
             try:
                 return levels[above][number % (TILE_WIDTH >> above)]
             except IndexError as error:
@@ -51,3 +59,16 @@ class TileCache:
     def has_head(self, connection: Connection, edge: Frontier, head: Head) -> bool:
         """Whether the tree with that edge has the head: it held at that size. Raises LedgerContradicted."""
         return 0 < head.size <= edge.size and self.root_at(connection, head.size) == head.root
+
+    def continues(self, connection: Connection, old: Head, edge: Frontier) -> bool:
+        """Whether the tree with that edge extends the one with the head, by a consistency proof (RFC 9162). Raises
+        LedgerContradicted where rows are missing."""
+        try:
+            proof = consistency_proof(old.size, edge.size, self.reader(connection))
+            check_consistency(old.size, old.root, edge.size, edge.root, proof)
+        except ValueError as error:
+            raise LedgerContradicted(str(error)) from error
+        except DocumentRefused:
+            self._kept = BoundedCache(_TILES_KEPT)  # it may have complete tiles of the other ledger
+            return False
+        return True

@@ -17,9 +17,8 @@ from sqlalchemy import select, update
 
 from peerseal import cli
 from peerseal.audit.ledger_reader import LedgerReader
-from peerseal.audit.monitor import GRACE, Alert, Monitor
+from peerseal.audit.monitor import GRACE, PAUSES, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
-from peerseal.commands.ledger import PAUSES, Webhook
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.registry_keys import REGISTRY_KEYS_LIFETIME, RegistryKeys

@@ -14,6 +14,7 @@ from peerseal.identity.key_folder import KeyFolder, StoredKey, StoredKeys
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import make_kid
 from tests.peerseal.served import Child, in_children
+from tests.support.waiting import until
 
 PAIRS = [KeyPair.generate("ES256") for _ in range(3)]
 
@@ -160,10 +161,13 @@ class TestWithoutAPath:
         folder.save(of(held(0)))
 
         def read() -> bool:
-            folder._pairs.clear()
-            return folder.load() == of(held(0))
+            """Whether it reads the key that its parent saves after the fork."""
+            until(lambda: folder.load() == of(held(1)))
+            return True
 
-        assert Child(read).result()
+        child = Child(read)
+        folder.save(of(held(1)))
+        assert child.result()
         folder.discard()
 
     def test_it_is_removed_at_the_end_and_a_named_one_is_not(self, path: Path) -> None:

@@ -23,11 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from peerseal import CallLimits, Identity, Metric, TrustLimits, User, metrics
 from peerseal.errors import ConfigurationError, MessageRefused
 from peerseal.flask import PeerAuth
-from peerseal.identity.service_metrics import WorkerCounters
 from peerseal.messaging import EventConsumer
 from peerseal.prometheus import PeersealCollector
 from peerseal.runtime.files import Folder
 from peerseal.runtime.metrics import MOST, Tally
+from peerseal.runtime.worker_counters import WorkerCounters
 from peerseal.testing import Clock, MemoryRegistry
 from tests.peerseal.verify.test_audit_log import Messages, event_headers, verifier_of
 from tests.support.asgi import Callee, signed
@@ -290,7 +290,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from peerseal.runtime.metrics import Metric
-from peerseal.identity.service_metrics import WorkerCounters
+from peerseal.runtime.worker_counters import WorkerCounters
 from peerseal.runtime.files import Folder
 
 shared = WorkerCounters(Folder(sys.argv[1]))

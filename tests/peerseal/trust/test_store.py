@@ -22,6 +22,7 @@ from peerseal.errors import (
 from peerseal.identity.enrolment import Enrolment
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.key_set import RevokedKey as ListedRevokedKey
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
 from peerseal.testing import Answer, Clock, MemoryRegistry
@@ -635,6 +636,20 @@ class TestRoot:
         registry.answers[JWK_SET_PATH] = Answer(200, forged)
         clock.advance(QUIET.cooldown)
         assert refusal(trust, unknown()) == "document_unknown_signer"
+
+    def test_nothing_is_compared_with_what_a_dropped_key_signed_also_where_the_same_fetch_tells_of_the_drop(
+        self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+    ) -> None:
+        honest = registry.jwk_set("client")
+        forged = replace(honest, keys=(), revoked=(ListedRevokedKey(kid, int(clock()), 1),))
+        registry.answers[JWK_SET_PATH] = Answer(200, registry.sign(forged).encode())
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+        del registry.answers[JWK_SET_PATH]
+        clock.advance(QUIET.cooldown)
+        registry.roll_signing_key()
+        other = registry.identity("client").credentials.key_id
+        assert [trust.key(each).kid for each in (other, kid)] == [other, kid]
 
     def test_an_older_version_of_the_root_document_is_refused(
         self, registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str

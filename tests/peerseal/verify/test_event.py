@@ -300,6 +300,32 @@ def test_a_statement_by_a_signing_key_that_the_root_dropped_is_asked_for_anew(
     assert statements(registry) == 2
 
 
+def test_a_statement_by_a_signing_key_that_was_new_is_asked_for_once(
+    registry: MemoryRegistry, client: Identity, consumer: Consumer, trust: TrustStore, clock: Clock
+) -> None:
+    assert trust.domain == "test.internal"
+    registry.roll_signing_key()
+    clock.advance(QUIET.cooldown)
+    for number in range(3):
+        consumer.consume(signed(client, f"e-{number}"))
+    assert statements(registry) == 1
+
+
+def test_of_too_many_statements_the_oldest_is_forgotten(
+    registry: MemoryRegistry, client: Identity, clock: Clock
+) -> None:
+    trust = registry.trust_store(limits=replace(QUIET, max_statements=2))
+    kids = [client.credentials.key_id]
+    for _ in range(2):
+        rotate(client, clock)
+        kids.append(client.credentials.key_id)
+    for kid in (*kids, kids[2], kids[1]):
+        assert trust.recorded_key(kid).kid == kid
+    assert statements(registry) == 3
+    assert trust.recorded_key(kids[0]).kid == kids[0]
+    assert statements(registry) == 4
+
+
 def test_a_service_of_another_domain_is_unknown(trust: TrustStore) -> None:
     with pytest.raises(UnknownKey):
         trust.recorded_key("other.internal/client/" + "A" * 43)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +130,6 @@ def test_an_issuer_has_keys_in_the_settings_or_at_a_url() -> None:
 
 
 # ---- at the edge
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(1_800_000_000.0)
-
-
-@pytest.fixture
-def registry(clock: Clock) -> Iterator[MemoryRegistry]:
-    with MemoryRegistry(clock=clock) as registry:
-        yield registry
 
 
 @pytest.mark.parametrize("alg", ["RS256", "ES256"])
