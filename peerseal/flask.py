@@ -234,10 +234,9 @@ class _FlaskGate(Gate):
 
 
 def _install(app: Flask, gate: _FlaskGate) -> None:
-    """Install the check before all else of a request, and what keeps the user of streams after all else."""
+    """Install the check before all else of a request, and the end of its transaction after all else."""
     _check_first(app, gate)
-    _keep_users(app)
-    app.teardown_request(_end_transaction)
+    _end_transactions(app)
     for refusal in REFUSALS:
         app.register_error_handler(refusal, gate.refuse)
     app.wsgi_app = _without_transaction(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
@@ -248,6 +247,7 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
     which an application may call itself for a context that it pushed. Flask passes no argument, or in later releases
     the context."""
     dispatch, preprocess, finalize = app.full_dispatch_request, app.preprocess_request, app.finalize_request
+    handle = app.handle_exception
 
     @functools.wraps(dispatch)
     def checked_dispatch(*context: Any) -> Response:
@@ -256,7 +256,7 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
         if refused is not None:
             return cast("Callable[..., Response]", finalize)(*context, refused)
         vars(current)[_CHECKED] = True
-        return dispatch(*context)
+        return _keep_user(dispatch(*context), current.environ)
 
     @functools.wraps(preprocess)
     def checked_preprocess(*context: Any) -> Any:
@@ -265,7 +265,12 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
         refused = None if checked else gate.check(current)
         return preprocess(*context) if refused is None else refused
 
+    @functools.wraps(handle)
+    def keeping_handle(*arguments: Any) -> Response:
+        return _keep_user(handle(*arguments), _current_request().environ)
+
     app.full_dispatch_request = checked_dispatch  # type: ignore[method-assign]
+    app.handle_exception = keeping_handle  # type: ignore[assignment, method-assign]
     app.preprocess_request = checked_preprocess  # type: ignore[method-assign]
 
 
@@ -275,28 +280,15 @@ def _current_request() -> Request:
     return current
 
 
-def _keep_users(app: Flask) -> None:
-    """Put `_keep_user` after ``finalize_request``, which makes each response and runs ``after_request`` functions."""
-    finalize = app.finalize_request
-
-    @functools.wraps(finalize)
-    def keeping_finalize(*arguments: Any, **options: Any) -> Response:
-        response = finalize(*arguments, **options)
-        _keep_user(response, _current_request().environ)
-        return response
-
-    app.finalize_request = keeping_finalize  # type: ignore[method-assign]
-
-
-def _keep_user(response: Response, environ: "WSGIEnvironment") -> None:
+def _keep_user(response: Response, environ: "WSGIEnvironment") -> Response:
     """A streamed body is made after the request, and for its transaction too: further calls of the stream are limited
-    to the user's scopes."""
+    to the user's scopes. All ``after_request`` functions have seen the response."""
     environ[_WHOLE] = not response.is_streamed
-    if environ[_WHOLE] or response.direct_passthrough:
-        return
-    peer: Peer | None = environ.get(_PEER)
-    if peer is not None and peer.transaction is not None:
-        response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
+    if response.is_streamed and not response.direct_passthrough:
+        peer: Peer | None = environ.get(_PEER)
+        if peer is not None and peer.transaction is not None:
+            response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
+    return response
 
 
 def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
@@ -317,12 +309,21 @@ def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
     return serve_in_request
 
 
-def _end_transaction(_: BaseException | None) -> None:
-    """For a request whose context an application pushed, and which was checked. A context that was left open ends while
-    another request is served, whose transaction stays."""
-    environ = _current_request().environ
-    if _BEFORE in environ:
-        begin(environ.pop(_BEFORE))
+def _end_transactions(app: Flask) -> None:
+    """For a request whose context an application pushed, and which was checked: its transaction ends with the context.
+    A context that was left open ends while another request is served, whose transaction stays."""
+    tear_down = app.do_teardown_request
+
+    @functools.wraps(tear_down)
+    def ending_tear_down(*arguments: Any) -> None:
+        environ = _current_request().environ
+        try:
+            tear_down(*arguments)
+        finally:
+            if _BEFORE in environ:
+                begin(environ.pop(_BEFORE))
+
+    app.do_teardown_request = ending_tear_down  # type: ignore[assignment, method-assign]
 
 
 def _set_mark(view: Any, need: Need) -> None:

@@ -57,27 +57,22 @@ class EnvironHeaders(RequestHeaders):
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._environ = environ
 
-    def _look_up(self, name: str) -> str | None:
-        key = environ_key(name)
-        value: str | None = self._environ.get(key)
-        if value is None or (value == "" and key in _CGI_HEADERS):
-            return None
-        return value.strip(BLANKS)  # some servers leave the blanks of RFC 9110 section 5.5
-
     def get(self, name: str, default: Any = None) -> Any:
         """As `Mapping.get`, without a KeyError: most requests lack most headers."""
-        value = self._look_up(name)
-        return default if value is None else value
+        value = self._environ.get(environ_key(name))
+        if value is None or (value == "" and environ_key(name) in _CGI_HEADERS):
+            return default
+        return value.strip(BLANKS)  # some servers leave the blanks of RFC 9110 section 5.5
 
     def __getitem__(self, name: str) -> str:
-        value = self._look_up(name)
+        value: str | None = self.get(name)
         if value is None:
             raise KeyError(name)
         return value
 
     def __iter__(self) -> Iterator[str]:
         names = (key.removeprefix("HTTP_") for key in self._environ if key.startswith(("HTTP_", "CONTENT_")))
-        return (name.replace("_", "-").lower() for name in names if self._look_up(name) is not None)
+        return (name.replace("_", "-").lower() for name in names if self.get(name) is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -16,12 +16,15 @@ def plain_text(value: object) -> str | None:
     return str.__str__(value) if issubclass(type(value), str) else None
 
 
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+
+
 def plain_bytes(value: object) -> bytes | None:
     """The content of bytes, a bytearray or a memoryview, as exactly ``bytes``. None for anything else."""
     if type(value) is bytes:
         return value
     try:
-        return bytes(memoryview(value)) if issubclass(type(value), bytes | bytearray | memoryview) else None  # type: ignore[arg-type]
+        return bytes(memoryview(value)) if issubclass(type(value), _BYTES_LIKE) else None  # type: ignore[arg-type]
     except ValueError:  # a memoryview that was released
         return None
 

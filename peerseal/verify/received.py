@@ -27,11 +27,10 @@ def text_of(value: object, name: str) -> str:
 def content_of(body: bytes | Callable[[], bytes]) -> bytes:
     """The body's bytes; a function is called to read them. Raises WrongBinding for any other type (a text is not bytes
     before it is encoded, and None may mean that the body was not read), and what the function raises."""
-    content = plain_bytes(body)
-    if content is None and callable(body):
-        content = plain_bytes(body := body())
+    given = body() if callable(body) else body
+    content = plain_bytes(given)
     if content is None:
-        raise WrongBinding(f"the body is of type {kind_of(body)}, expected bytes")
+        raise WrongBinding(f"the body is of type {kind_of(given)}, expected bytes")
     return content
 
 
@@ -39,7 +38,7 @@ def by_lower_name(headers: Mapping[str, str], bound: Mapping[str, str]) -> Mappi
     """The headers by lower-case names. Returns ``bound`` itself if the headers equal it, so that the caller can compare
     by ``is``. A `RequestHeaders` is returned as it is. Raises WrongBinding for anything but a mapping of texts to
     texts, and for two values of one name."""
-    if type(headers) is not dict and isinstance(headers, RequestHeaders):
+    if RequestHeaders in type(headers).__mro__:  # faster than isinstance, which asks an abstract base class
         return headers
     try:
         for name, value in headers.items():
