@@ -68,6 +68,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "kafka": lambda shared: kafka.measure(shared.caller, shared.folder / "kafka"),
     "signing": lambda shared: signing.measure(shared.caller, shared.caller_es256),
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
+    "asgi-route": lambda shared: protected_route.measure_asgi(shared.stack, shared.caller),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),
     "key-sets-postgresql": on_postgresql,
     "registrations": lambda shared: registrations.measure(shared.folder / "reg-sqlite", "SQLite", 100),

@@ -192,6 +192,13 @@ def gunicorn(
     return Server(name, command, url=f"http://{LOOPBACK}:{port}", log=log, settings=settings)
 
 
+def uvicorn(name: str, factory: str, *, port: int, log: Path, settings: Mapping[str, str]) -> Server:
+    """What ``factory`` (``module:function``) makes, served by one process of uvicorn on the loopback interface."""
+    command = [sys.executable, "-m", "uvicorn", "--factory", factory, "--host", LOOPBACK, "--port", str(port)]
+    command += ["--no-access-log", "--log-level", "warning"]
+    return Server(name, command, url=f"http://{LOOPBACK}:{port}", log=log, settings=settings)
+
+
 def status_of(url: str, timeout: float = 5) -> int | None:
     """The status of a plain GET, without any proxy; None where nothing answers."""
     parts = urlsplit(url)
