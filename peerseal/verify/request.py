@@ -2,17 +2,17 @@
 
 The steps, in this order (docs/protocol.md), and the functions that do them:
 
-     1  size and strict syntax                                             TokenReader.read
-     2  header: typ, allowed alg, kid shape; claims' shape                 TokenReader.read, check_request_claims
-     3  the caller is allowed to call; then its key is looked up by kid    Verifier._allowed_scopes, KeySource.key
-     4  alg equals the key's; signature                                    TokenReader.check_signature
-     5  iss and sub equal the kid's owner                                  check_parties
-     6  aud                                                                check_parties
-     7  times, lifetime cap, the key's window                              check_times, check_window
-     8  binding: method, target, headers; content                          check_binding, check_content
-     9  transaction token, if any                                          bound_transaction
-    10  scope is the caller's, and the transaction's if any                Verifier.check
-    11  replay: one atomic insert of (iss, jti)                            Verifier.claim
+     1  size and strict syntax                                  TokenReader.read
+     2  header: typ, allowed alg, kid shape; claims' shape      TokenReader.read, check_request_claims
+     3  the caller is allowed to call; its key is found by kid  Verifier._allowed_scopes, KeySource.key
+     4  alg equals the key's; signature                         TokenReader.check_signature
+     5  iss and sub equal the kid's owner                       check_parties
+     6  aud                                                     check_parties
+     7  times, lifetime cap, the key's window                   check_times, check_window
+     8  binding: method, target, headers; content               check_binding, check_content
+     9  transaction token, if any                               bound_transaction
+    10  scope is the caller's, and the transaction's if any     Verifier.check
+    11  replay: one atomic insert of (iss, jti)                 Verifier.claim
 
 `Verifier.verify` does them all. Its parts are public: `Verifier.read` is steps 1 and 2, `Verifier.check` is steps 3 to
 10 without a side effect, `Verifier.claim` is step 11. Each part raises the error of the step that fails. Step 3 checks
