@@ -1,7 +1,8 @@
 """Peerseal: services sign requests with their own keys, and verify requests of other services.
 
-A registry publishes the public keys. A service registers its first key with a join token, a secret for that one use.
-Then it signs each request; the callee verifies the signature with the key from the registry::
+A registry publishes the public keys. A service registers its first key with a join token, a secret that an operator
+creates for this service. It admits one key, or as many as the operator says. Then the service signs each request; the
+callee verifies the signature with the key from the registry::
 
     from peerseal import Identity
     from peerseal.flask import PeerAuth, current_peer
@@ -26,9 +27,9 @@ Then it signs each request; the callee verifies the signature with the key from 
 `RotationSchedule`                         when keys are replaced
 ========================================== =============================================================================
 
-All is loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
-`peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`, `peerseal.prometheus`. Tables and
-tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`, `peerseal.testing`. To read the code, begin with
+All names and modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
+`peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`, `peerseal.prometheus`. Database
+tables and tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`, `peerseal.testing`. To read the code, begin with
 `peerseal/protocol/`, then read `peerseal/trust/beliefs.py`, then `peerseal/verify/request.py`.
 """
 

@@ -210,4 +210,6 @@ def _decoded(body: bytes, seq: int) -> Entry:
 
 
 def _inconsistent(detail: str) -> DocumentRefused:
-    return DocumentRefused("document_inconsistent", f"the ledger was rewritten, or another one is shown: {detail}")
+    return DocumentRefused(
+        "document_inconsistent", f"the ledger was rewritten, or the server shows a different one: {detail}"
+    )

@@ -1,7 +1,8 @@
 """Strict encodings: canonical base64url, JSON without surprises, natural numbers, digests as RFC 9530 writes them.
 
 python-jose and ``json`` read leniently: they accept padding, foreign characters, trailing bits, repeated members and
-``NaN``. If two texts decoded to one token, the replay guard would take them for two, so all input is read here first.
+``NaN``. Then one token could be written in several ways, which logs and caches by text take for several tokens, and two
+parsers could read different values in one text. So all input is read here first.
 """
 
 import hashlib
@@ -20,11 +21,12 @@ MAX_DIGITS: Final = 18
 """Digits of the longest number: with these it fits into 64 bits."""
 MAX_NESTING = 32
 """Levels of arrays and objects in a JSON text, at most. Tokens and documents need fewer than 8. The interpreter can
-read some hundred levels, but not write or print them."""
+read several hundred levels, but not write or print them."""
 
 _PLUS, _SLASH, _EQUALS = b"+/="  # of plain base64 only
 _URLSAFE = b"-_"
-_PADDING = (b"", b"!", b"==", b"=")  # no text has 4n + 1 characters: the decoder refuses the "!"
+# A length of 4n + 1 is invalid: `_LAST_OF` has no character for it, and the decoder would refuse the "!".
+_PADDING = (b"", b"!", b"==", b"=")
 _SHORT = 256  # characters of the longest target whose digest is cached
 # The last of 2 characters carries only 2 bits, the last of 3 only 4 bits. Its other bits must be zero.
 _LAST_OF = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")

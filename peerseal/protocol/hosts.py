@@ -1,8 +1,8 @@
 """Whether a host in a URL, or the address of a connection, is this machine or another one.
 
 `is_loopback_host` decides what is trusted as loopback, `is_this_machine` what is not sent through a proxy, and
-`may_be_other_machine` to which hosts a foreign issuer may send a request. This module looks up no names: the address of
-a name is known once a connection is made.
+`may_be_other_machine` to which hosts a foreign issuer's URLs may make us send a request. This module looks up no
+names: the address of a name is known once a connection is made.
 """
 
 import re
@@ -83,7 +83,7 @@ def _stays_here(address: Address) -> bool:
 
 
 def _address(host: str) -> Address | None:
-    """The address, IPv4 where IPv6 maps it; None for a name."""
+    """The address; an IPv4-mapped address is returned as IPv4. None for a name."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -93,8 +93,12 @@ def _address(host: str) -> Address | None:
 
 
 def inner_address(address: Address) -> Address:
-    """The IPv4 address in an IPv6 address that is mapped, translated by NAT64 (as hosts with IPv6 only see all IPv4
-    clients), or the 6to4 address of a router. Any other address as it is."""
+    """The IPv4 address inside an IPv6 address of one of these kinds; any other address as it is.
+
+    - IPv4-mapped
+    - translated by NAT64, as hosts with IPv6 only see all IPv4 clients
+    - 6to4, the address of a router
+    """
     if not isinstance(address, IPv6Address):
         return address
     translated = IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None

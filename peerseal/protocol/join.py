@@ -1,7 +1,8 @@
 """Join tokens: ``psj1.<id>.<secret>.<root pin>`` (docs/protocol.md).
 
 The secret never crosses the wire. Its holder sends the id and an HMAC over the proof of possession, so
-the registration lets no reader register another key. With the pin, the service that joins checks the registry.
+someone who reads the registration cannot register a different key. With the pin, the service that joins checks the
+registry.
 """
 
 import hashlib

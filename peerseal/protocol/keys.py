@@ -196,8 +196,8 @@ def _crypto_of(jwk: Mapping[str, Any]) -> PublicCryptoKey:
 
 
 def _number(jwk: Mapping[str, Any], name: str, size: int | None = None) -> int:
-    """A Base64urlUInt (RFC 7518 section 2): without ``size`` no leading zero byte, with it (a coordinate) exactly
-    that many bytes."""
+    """A Base64urlUInt (RFC 7518 section 2). If ``size`` is given (a coordinate), the value has exactly that many
+    bytes; otherwise it has no leading zero byte."""
     value = jwk.get(name)
     try:
         data = b64url_decode(value) if type(value) is str else b""

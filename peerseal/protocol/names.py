@@ -80,7 +80,7 @@ def split_service_id(name: str) -> tuple[str, str]:
 
 
 def qualify(name: str, domain: str) -> str:
-    """The service id of a service that code or configuration names by short name or by id. Raises InvalidName."""
+    """The service id for a name that may be short or already an id. Raises InvalidName."""
     return _qualified(exact_name(name), exact_name(domain))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 
 def plain_text(value: object) -> str | None:
-    """The text as exactly ``str``; of a subclass (an enumeration's member, marked-up text) the characters that it
-    holds. None for anything else."""
+    """The text as a plain ``str``. For a subclass of str (such as an enumeration's member or marked-up text), its
+    characters as a plain ``str``. None for anything else."""
     if type(value) is str:
         return value
     return str.__str__(value) if issubclass(type(value), str) else None

@@ -189,8 +189,8 @@ Exchange = Mapping[str, Mapping[str, frozenset[str]]]
 class DomainSettings:
     """What holds for the whole trust domain: the services (by id) that may mint transaction tokens, the issuers of
     users' tokens, and in ``exchange`` the services that may exchange users' tokens for event tokens.
-    ``derived_scopes`` holds scopes that an event may have although its user's token does not; ``access_tokens``, by the
-    name of a resource server, the services that get access tokens for it."""
+    ``derived_scopes`` holds scopes that an event may have although its user's token does not. ``access_tokens`` maps
+    each resource server's name to the services that get access tokens for it."""
 
     minters: frozenset[str] = frozenset()
     issuers: tuple[UserIssuer, ...] = field(default=())
@@ -254,7 +254,7 @@ def _service_ids(value: Mapping[str, Any], name: str) -> frozenset[str]:
 
 def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ...]:
     """``known`` are the ids of minters and of clients of the exchange. In the whole domain, a derived scope
-    must not be the source of another one: else the work on an event could lead to an event of another purpose."""
+    must not be the source of another one: otherwise one event could cause another with rights the user never gave."""
     if len(value) > MAX_DERIVATIONS:
         raise MalformedToken(f"derived_scopes has {len(value)} members, expected {MAX_DERIVATIONS} at most")
     derivations = _each("derived_scopes", value, Derivation.from_json)
@@ -267,7 +267,9 @@ def _derivations_from(value: list[Any], known: set[str]) -> tuple[Derivation, ..
     sources = {derivation.source for derivation in derivations}
     chained = sources & {scope for derivation in derivations for scope in derivation.yields}
     if chained:
-        raise MalformedToken(f"derived_scopes: {min(chained)} is in from and in to, expected no chain of derivations")
+        raise MalformedToken(
+            f"derived_scopes: {min(chained)} is derived (to) and a source (from); chains are not allowed"
+        )
     return tuple(sorted(derivations, key=lambda derivation: (derivation.minter, derivation.source)))
 
 
@@ -326,7 +328,7 @@ def scopes_from(scopes: Any) -> frozenset[str]:
 
 
 def check_url_in_settings(url: Any) -> None:
-    """An issuer is asked over https, or on this machine. Raises MalformedToken."""
+    """Checks that the URL is https, or http on loopback, and has a host and a path only. Raises MalformedToken."""
     try:
         parts = urlsplit(url) if type(url) is str and len(url) <= 500 else None
     except ValueError:

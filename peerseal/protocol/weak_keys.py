@@ -1,4 +1,4 @@
-"""Weak RSA keys of the right shape, found with whole numbers alone: for the keys of foreign issuers.
+"""Weak RSA keys of the right shape, found by integer arithmetic, without other libraries: for foreign issuers' keys.
 
 The registry checks services' keys with `badkeys` before it admits them (`registry.domain.key_quality`). Every service
 meets issuers' keys, and `badkeys` depends on two libraries with C code; a missing library would silently switch the
@@ -36,9 +36,9 @@ def check_not_weak(key: PublicKey) -> None:
         return
     modulus = int.from_bytes(b64url_decode(key.jwk["n"]), "big")
     if math.gcd(modulus, _product_of_primes(_LARGEST_SMALL_PRIME) % modulus) != 1:
-        raise KeyRefused("key_small_factor", f"the modulus has a factor of {_LARGEST_SMALL_PRIME} at most")
+        raise KeyRefused("key_small_factor", f"the modulus has a prime factor not larger than {_LARGEST_SMALL_PRIME}")
     if _has_close_primes(modulus):
-        raise KeyRefused("key_close_primes", f"Fermat's method takes {_FERMAT_ROUNDS} rounds at most")
+        raise KeyRefused("key_close_primes", "the two primes are too close (Fermat's method)")
     if _is_of_roca_form(modulus):
         raise KeyRefused("key_roca", "made by a library whose keys can be computed (CVE-2017-15361)")
 

@@ -1,15 +1,16 @@
 """The trust store: other services' keys, fetched from the registry, checked, cached and kept fresh.
 
-Trust starts with a pinned root key. The root signs which keys sign for the registry, and those sign each service's JWK
-Set. A verifier asks for a key by kid, and the key is usually in memory. An unknown kid causes one fetch; other threads
-that ask for keys of the same service wait for it. Then there is no fetch for a cooldown. In each process one background
-thread follows the registry's list of changes and renews what the list names. A fetch that fails takes nothing away: a
-document is used until `offline_limit` after its last signed confirmation, or until it expires.
+Trust starts with a pinned root key. The root signs the list of the registry's signing keys, and those sign each
+service's JWK Set. A verifier asks for a key by kid, and the key is usually in memory. An unknown kid causes one fetch;
+other threads that ask for keys of the same service wait for it. After that, a cooldown passes before the next fetch. In
+each process one background thread follows the registry's list of changes and renews what the list names. A fetch that
+fails takes nothing away: a document is used until `offline_limit` after its last signed confirmation, or until it
+expires.
 
 Processes of a host that share a cache folder fetch each document once. Copies on disk, which a cold start uses as well,
-are in `peerseal.trust.disk`. Before a copy is used, or knowledge from before a suspension, the registry is asked once
-what changed (`peerseal.trust.confirmation`). `peerseal.trust.documents` and `peerseal.trust.seen_ledger` fetch and
-check documents.
+are in `peerseal.trust.disk`. Before the store uses a copy, or anything learned before the machine was suspended, it
+asks the registry once what changed (`peerseal.trust.confirmation`). `peerseal.trust.documents` and
+`peerseal.trust.seen_ledger` fetch and check documents.
 """
 
 import hashlib
@@ -55,9 +56,9 @@ class TrustStore:
     ``cache_dir`` is a folder in which the documents and the newest checkpoint of the ledger outlive this process, and
     which it shares with the other processes of its host. ``sign_reading`` returns a request token for a GET of a target
     at the registry: the store asks for restricted policies with it. Nothing is fetched before the first look-up.
-    ``uptime`` gives the seconds since the machine started, including the time for which it was suspended. ``reader``
-    fetches and checks the documents. Safe to use from threads, and before and after a fork, which each
-    look-up notices first.
+    ``uptime`` gives the seconds since the machine started, including the time for which it was suspended. The
+    attribute ``reader`` fetches and checks the documents. Safe to use from threads, and before and after a fork: each
+    look-up first checks whether the process was forked.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class TrustStore:
         copies = NoCopies() if folder is None else CopyFolder(folder, _folder_name(registry, pin))
         fetcher = _http_fetcher(registry, pin) if fetcher is None else fetcher
         self.reader = DocumentReader(fetcher, pin=pin, limits=limits, clock=clock, cache_dir=folder, copies=copies)
-        # what follows the changes, and confirms by them what was known before a break (a lambda: they need each other)
+        # these follow the changes, and confirm older knowledge by them; the lambda breaks their circular dependency
         self._awake, working = AwakePeriods(limits, uptime), BackgroundWork()
         shared = None if folder is None else SharedChanges(copies)
         self._changes = ChangesFollower(self.reader, shared, self._awake, limits, clock, working)
@@ -148,11 +149,11 @@ class TrustStore:
     def domain(self) -> str:
         """The registry's trust domain. Raises TrustUnavailable until the registry was reached once."""
         notice_fork()
-        root = self.reader.registry_keys_in_memory()
-        if root is None:
+        registry_keys = self.reader.registry_keys_in_memory()
+        if registry_keys is None:
             with waiting(self._limits.patience):
-                root = self.reader.registry_keys()
-        return root.subject
+                registry_keys = self.reader.registry_keys()
+        return registry_keys.subject
 
     def recall(self, kid: str, audience: str, *, recorded_kid: str | None = None) -> Recalled | None:
         """What memory holds now for one verification: the policy of ``audience`` (a service id) and the key ``kid``;
@@ -162,8 +163,8 @@ class TrustStore:
         may wait. This method never waits and makes no call, so an event loop may use it.
         """
         self._begin()
-        root, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.settings_in_memory()
-        if root is None or (recorded_kid is not None and settings is None):
+        registry_keys, settings = self.reader.registry_keys_in_memory(), self._domain_shelf.settings_in_memory()
+        if registry_keys is None or (recorded_kid is not None and settings is None):
             return None
         keys = dict[str, TrustedKey]()
         for each in (kid,) if recorded_kid is None else (kid, recorded_kid):
@@ -172,13 +173,15 @@ class TrustStore:
                 return None
             keys[each] = key
         policy = self._policy_shelf.in_memory(audience)
-        if policy is None and split_service_id(audience)[0] == root.subject:
+        if policy is None and split_service_id(audience)[0] == registry_keys.subject:
             return None
         self._hits += 1
-        return Recalled(root.subject, audience, None if policy is None else policy.value, keys, settings)
+        value = None if policy is None else policy.value
+        return Recalled(registry_keys.subject, audience, value, keys, settings)
 
     def deadline(self) -> Deadline:
-        """See RemoteKeySource. ``TrustLimits.patience`` is the bound; a question outside of a deadline has its own."""
+        """See RemoteKeySource. ``TrustLimits.patience`` is the limit. A look-up outside of such a block gets a limit of
+        the same length for itself."""
         return Deadline(self._limits.patience)
 
     # ---- keeping what is known up to date
@@ -222,8 +225,8 @@ class TrustStore:
         """The document of that kind about ``subject``, fetched now from the first mirror whose answer passes every
         check: signature, time, subject, its place in the ledger, and that this ledger continues the one seen before.
 
-        ``headers`` is called with the final path, which says how much of the ledger the answer must cover (``?seq=``),
-        and returns the headers of the call. ``max_age`` is in seconds since the document was signed. Nothing is cached.
+        ``headers`` is a function from the final path to the request's headers. The path says how much of the ledger the
+        answer must cover (``?seq=``). ``max_age`` is in seconds since the document was signed. Nothing is cached.
         The fetch is repeated once if the root declared another ledger. Raises FetchError (with ``http_status`` 404
         where there is no such document), DocumentRefused or TrustUnavailable.
         """
@@ -269,14 +272,14 @@ class TrustStore:
             self._thread.start()
 
     def _check_domain(self, service_id: str) -> None:
-        """Passes a service of this registry's trust domain. Raises UnknownKey or TrustUnavailable."""
+        """Does nothing if the service is in this registry's trust domain. Raises UnknownKey or TrustUnavailable."""
         if split_service_id(service_id)[0] != self.domain:
             raise UnknownKey(f"{service_id} is not of the trust domain {self.domain}")
 
     def _registry_key(self, kid: str) -> TrustedKey:
         """One of the registry's signing keys, which the root names: for tokens that the registry issues in exchange.
         Raises UnknownKey or TrustUnavailable."""
-        self.settings()  # holds them, so that the store follows the changes, which say when the root drops a key
+        self.settings()  # caching them makes the store follow the changes, and so learn when the root removes a key
         for load in (self.reader.registry_keys, self.reader.load_registry_keys):
             for key in load().signing_keys:
                 if make_kid(registry_id(self.domain), key.thumbprint) == kid:
@@ -284,7 +287,7 @@ class TrustStore:
         raise UnknownKey(f"the root does not name {kid}")
 
     def _reset_counts(self) -> None:
-        """At the start, and in a forked child: the counts are of one process."""
+        """Called at the start and in each forked child, since each process counts for itself."""
         self._hits = self._misses = 0
 
 
@@ -299,7 +302,7 @@ def _folder_name(registry: str | Sequence[str], pin: str | None) -> str:
 def _check_options(
     registry: object, pin: object, limits: object, clock: object, cache_dir: object, uptime: object
 ) -> None:
-    """Raises ConfigurationError for what a trust store cannot be made of."""
+    """Raises ConfigurationError for invalid options."""
     check_text_or_texts("registry", registry)
     if pin is not None:
         check_pin(pin)
@@ -337,10 +340,10 @@ class ServiceStatus:
 
 @dataclass(frozen=True, slots=True)
 class TrustStatus:
-    """One process's trust store. ``ready`` says that the registry's keys are known, so that callers can be verified;
-    ``leads`` that it asks the registry what changed, for itself or for its whole host. ``hits`` counts the keys that
-    memory had, and ``misses`` the others. ``fetches`` counts the documents fetched from the registry, by kind, and
-    ``failed`` those among them that could not be fetched, or were refused."""
+    """One process's trust store. ``ready`` is true if the registry's keys are known, so that callers can be verified.
+    ``leads`` is true if this process, not another one on the host, asks the registry for changes. ``hits`` counts the
+    keys that memory had, and ``misses`` the others. ``fetches`` counts the attempts to fetch a document from the
+    registry, by kind, and ``failed`` the attempts that failed, except for 404, which is an answer."""
 
     ready: bool
     leads: bool
@@ -359,7 +362,7 @@ class TrustStatus:
         return metrics(self.collect)
 
     def collect(self) -> list[Metric]:
-        """The same as metrics; of the first hundred services, by name."""
+        """The same as Metric objects. Only the first 100 services in alphabetical order are included."""
         return list(self._collected())
 
     def _collected(self) -> Iterator[Metric]:
@@ -379,8 +382,8 @@ class TrustStatus:
 
 _OF_SERVICES: Final = {
     "keys": ("keys", "Keys that are held of a service."),
-    "age": ("age_seconds", "Since the keys of a service were confirmed."),
-    "good_for": ("good_for_seconds", "For how long the keys of a service are believed."),
+    "age": ("age_seconds", "Seconds since the keys of a service were confirmed."),
+    "good_for": ("good_for_seconds", "Seconds for which the keys of a service are still believed."),
     "failures": ("renewal_failures", "Renewals of a service's keys that failed in a row."),
 }
 

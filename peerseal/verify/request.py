@@ -2,25 +2,25 @@
 
 The steps, in this order (docs/protocol.md), and the functions that do them:
 
-     1  size and strict syntax                               TokenReader.read
-     2  header: typ, allowed alg, kid shape; claims' shape   TokenReader.read, check_request_claims
-     3  the caller may call here at all; then key by kid     Verifier._allowed_scopes, KeySource.key
-     4  alg equals the key's; signature                      TokenReader.check_signature
-     5  iss and sub equal the kid's owner                    check_parties
-     6  aud                                                  check_parties
-     7  times, lifetime cap, the key's window                check_times, check_window
-     8  binding: method, target, headers; content            check_binding, check_content
-     9  transaction token, if any                            bound_transaction
-    10  scope is the caller's, and the transaction's if any  Verifier.check
-    11  replay: one atomic insert of (iss, jti)              Verifier.claim
+     1  size and strict syntax                                  TokenReader.read
+     2  header: typ, allowed alg, kid shape; claims' shape      TokenReader.read, check_request_claims
+     3  the caller is allowed to call; its key is found by kid  Verifier._allowed_scopes, KeySource.key
+     4  alg equals the key's; signature                         TokenReader.check_signature
+     5  iss and sub equal the kid's owner                       check_parties
+     6  aud                                                     check_parties
+     7  times, lifetime cap, the key's window                   check_times, check_window
+     8  binding: method, target, headers; content               check_binding, check_content
+     9  transaction token, if any                               bound_transaction
+    10  scope is the caller's, and the transaction's if any     Verifier.check
+    11  replay: one atomic insert of (iss, jti)                 Verifier.claim
 
 `Verifier.verify` does them all. Its parts are public: `Verifier.read` is steps 1 and 2, `Verifier.check` is steps 3 to
 10 without a side effect, `Verifier.claim` is step 11. Each part raises the error of the step that fails. Step 3 checks
 the caller first and then fetches its key; step 8 reads the body; only step 11 records anything.
 
 A caller must be allowed by the service's code and by the registry's policy for the service, if there is one. Step 3
-reads both, and the scopes that both give are the caller's in step 10. The registry is not asked about callers that the
-code does not allow. Keys and policies come from a `KeySource` (`peerseal.trust.beliefs`).
+reads both. Step 10 uses the scopes that are in both. The registry is not asked about callers that the code does not
+allow. Keys and policies come from a `KeySource` (`peerseal.trust.beliefs`).
 """
 
 import time
@@ -98,8 +98,9 @@ adapter that reads a long body only after all other checks."""
 
 
 class CheckedRequest(NamedTuple):
-    """A request that passed steps 1 to 10, and what step 11 records: (``peer.id``, ``jti``), until ``until`` (seconds
-    since the epoch). It is not accepted yet: the same request may have been accepted before.
+    """A request that passed steps 1 to 10 (with `BODY_LATER` all but the check of the content). It is not accepted yet:
+    the same request may have been accepted before. Step 11 stores (``peer.id``, ``jti``) up to the time ``until``
+    (seconds since the epoch).
 
     ``content_checked`` is False after a check with `BODY_LATER`.
     """
@@ -121,8 +122,9 @@ class Verifier:
     ``audience`` and the names in ``allow`` are short names or service ids; ``allow`` maps each caller, or ``"*"``, to
     its scopes; a caller that it does not name may not call. Raises ConfigurationError or InvalidName for an invalid
     ``allow``. Where the registry holds a policy for the audience (`KeySource.policy`), only what both allow is allowed.
-    ``leeway`` and ``max_lifetime`` are in seconds. Verifiers that share a guard must have the same ``leeway`` if it is
-    above 30 s. Without ``replay`` the guard is a `MemoryReplayGuard`, which other processes do not share.
+    ``leeway`` and ``max_lifetime`` are in seconds. If verifiers share a guard, and any of them has a leeway above
+    30 s, all must have that leeway. Without ``replay`` the guard is a `MemoryReplayGuard`, which other processes do not
+    share.
     """
 
     def __init__(
@@ -168,7 +170,7 @@ class Verifier:
 
     @property
     def cached_headers(self) -> int:
-        """How many token headers are cached, of tokens with a good signature only."""
+        """How many token headers are cached; only those of tokens with a valid signature are."""
         return len(self._reader)
 
     def verify(
@@ -249,7 +251,7 @@ class Verifier:
         if not content_checked:
             raise ValueError("the content of the request was not checked: call with_content before")
         if self._clock() >= until:
-            raise Expired("the token expired between its check and its claim")
+            raise Expired("the token expired after its check, before it was accepted")
         if not self._replay.claim(peer.id, jti, until):
             raise Replayed(f"{peer.id} sent the token with jti {jti} before")
         return peer
@@ -271,7 +273,8 @@ class Verifier:
         return audience, scopes
 
     def _resolve_names(self, source: KeySource) -> tuple[str, AllowedCallers]:
-        """The audience's service id and the allowed callers, which need the trust domain. Raises TrustUnavailable."""
+        """The audience's service id and the allowed callers. To compute both, the trust domain must be known. Raises
+        TrustUnavailable."""
         domain = source.domain
         self._resolved = qualify(self._audience_name, domain), AllowedCallers.of(self._allow, domain)
         return self._resolved
@@ -294,14 +297,16 @@ def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: 
 
 
 def check_content(digest: str, body: bytes | Callable[[], bytes]) -> None:
-    """Step 8, the content. Raises WrongBinding, and what a function ``body`` raises."""
+    """Step 8, the content. Raises WrongBinding, and any error that the function ``body`` raises."""
     content = body if type(body) is bytes else content_of(body)
     if digest != (digest_header(content) if content else DIGEST_OF_NOTHING):
         raise WrongBinding(f"token is signed for another body; this body has {len(content)} bytes")
 
 
 def _refusal(caller: str, scope: object, audience: str, transaction: Transaction | None) -> str:
-    """The detail for the log. Adapters pass the empty scope for a path that is not in their ``needs``."""
+    """The detail for the log. Adapters pass the empty scope for an ambiguous path, and one not in their ``needs``."""
     text = plain_text(scope)
-    shown = f"a scope of type {kind_of(scope)}" if text is None else text or "a path without an entry in needs="
+    if text == "":
+        return f"{caller} called a path of {audience} that has no entry in needs=, or is ambiguous"
+    shown = f"a scope of type {kind_of(scope)}" if text is None else text
     return f"{caller} may not use {shown} at {audience}{' in this transaction' if transaction else ''}"

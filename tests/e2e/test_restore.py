@@ -211,5 +211,5 @@ def test_a_copy_is_not_replaced_by_another_history(tmp_path: Path) -> None:
         for more in (1, 261, 1):
             grown(more)
             answer = keep(url, copy)
-            assert (answer.returncode, "another one is shown" in answer.stderr) == (4, True)
+            assert (answer.returncode, "the server shows a different one" in answer.stderr) == (4, True)
             assert {path: (copy / path).read_bytes() for path in files} == kept

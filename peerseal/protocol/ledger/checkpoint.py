@@ -166,7 +166,7 @@ def tile_path(level: int | str, number: int, width: int = TILE_WIDTH) -> str:
 
 
 def levels_of(tile: bytes) -> list[list[bytes]]:
-    """The hashes of a tile, full or partial, and of each level above them that has complete pairs."""
+    """The hashes of a tile, full or partial, then each row of parents that can be computed from them."""
     row = [tile[at : at + HASH_SIZE] for at in range(0, len(tile), HASH_SIZE)]
     levels = [row]
     while len(row) > 1:

@@ -23,8 +23,8 @@ TOKEN: Final = "token"
 
 
 def read_evidence(evidence: bytes) -> dict[str, str]:
-    """``{"proof", "vouch"?}`` of an admission, ``{"token"}`` of a key's retirement or revocation by itself. Raises
-    MalformedToken."""
+    """``{"proof", "vouch"?}`` when a key is admitted, ``{"token"}`` when a service's key retires or revokes itself.
+    Raises MalformedToken."""
     members = strict_json_object(evidence)
     if members.keys() not in ({PROOF}, {PROOF, VOUCH}, {TOKEN}) or any(
         type(one) is not str for one in members.values()

@@ -63,7 +63,7 @@ class Frontier:
 
     @property
     def proof_of_next(self) -> Proof:
-        """The inclusion proof that the next appended leaf has, in the tree that ends with that leaf."""
+        """The inclusion proof of the next leaf, valid once it is appended."""
         return self.hashes[::-1]
 
     def encode(self) -> bytes:
@@ -211,4 +211,5 @@ def _not_included() -> DocumentRefused:
 
 
 def _inconsistent() -> DocumentRefused:
-    return DocumentRefused("document_inconsistent", "the ledger was rewritten, or another one is shown")
+    detail = "the proof is malformed, the ledger was rewritten, or the server shows a different one"
+    return DocumentRefused("document_inconsistent", detail)

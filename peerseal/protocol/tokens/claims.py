@@ -160,10 +160,10 @@ def check_times(issued_at: int, not_before: int, expires_at: int, *, now: float,
     if expires_at <= issued_at:
         raise Expired("exp is not after iat")
     if expires_at - issued_at > cap:
-        raise LifetimeTooLong(f"lives {expires_at - issued_at} s, {cap} s at most")
+        raise LifetimeTooLong(f"its lifetime is {expires_at - issued_at} s, the limit is {cap} s")
     if issued_at > now + leeway:
         raise NotYetValid(f"issued {issued_at - now:.0f} s in the future; is a clock wrong?")
     if not_before > now + leeway:
-        raise NotYetValid(f"valid only in {not_before - now:.0f} s; is a clock wrong?")
+        raise NotYetValid(f"becomes valid in {not_before - now:.0f} s; is a clock wrong?")
     if now >= expires_at + leeway:
         raise Expired(f"expired {now - expires_at:.0f} s ago; is a clock wrong?")

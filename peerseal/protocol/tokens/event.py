@@ -1,7 +1,8 @@
 """Event tokens (docs/protocol.md): who published an event, for which user and transaction, and what it said.
 
 An event token lives long and is valid for one purpose: its one ``scope``, one ``audience`` of consumers, one topic, one
-payload. `check_event_claims` checks the shape of the claims; `peerseal.verify.event` checks their values.
+payload (an exchanged token may leave topic and payload open). `check_event_claims` checks the shape of the claims;
+`peerseal.verify.event` checks their values.
 """
 
 import hashlib
@@ -178,7 +179,7 @@ def _check_bound(topic: Any, payload_digest: Any) -> None:
 
 def _check_actor(claims: Mapping[str, Any]) -> None:
     exactly(claims, _EXCHANGED, frozenset(_BINDING))
-    # Each is checked only if it is present: the other values pass.
+    # An absent claim gets a default that always passes.
     _check_bound(claims.get("topic", "any"), claims.get("event_payload_hash", "0" * 64))
     actor = claim(claims, "act", dict)
     exactly(actor, frozenset(("sub",)))

@@ -36,10 +36,11 @@ from peerseal.protocol.tokens.oidc import MAX_FOREIGN_TOKEN, MAX_SUBJECT, Unveri
 SIGNED_TYP: Final = "token-introspection+jwt"
 SIGNED_CONTENT: Final = f"application/{SIGNED_TYP}"
 MAX_ANSWER: Final = 16 * 1024
-"""Bytes of an answer, at most: it says as much as a JWT of the same user would."""
+"""Bytes of an answer, at most: the same limit as for a JWT, which holds the same data."""
 
 _KINDS: Final = ("token_type", "token_use", "typ")
-"""Members in which issuers say what kind of token it is: RFC 7662 allows questions about refresh tokens, too."""
+"""Members in which issuers say what kind of token it is, so a refresh token can be detected and refused: RFC 7662
+allows questions about refresh tokens, too."""
 _OPAQUE = re.compile(rf"[\x21-\x7e]{{1,{MAX_FOREIGN_TOKEN}}}")
 
 

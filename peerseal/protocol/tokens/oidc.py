@@ -2,7 +2,7 @@
 
 Other programs make them, so less is fixed than in our own tokens: unknown claims are ignored, and ``typ`` may be
 missing. The rest is as strict: a compact JWS in canonical spelling, RS256 or ES256 only, signed by the key that the
-kid names in the issuer's set, for the expected audience, within integer times. The steps:
+kid names in the issuer's set. It is for the expected audience and valid now, with times as integers. The steps:
 
 1. `UnverifiedToken.parse`: size, three segments, strict JSON, the header's members, ``alg`` and ``typ``
 2. the issuer that was configured under exactly that ``iss``, and its key by kid: `peerseal.verify.issuers`
@@ -41,7 +41,7 @@ helps only someone who stole the token."""
 MAX_SUBJECT = 512
 """Characters of ``sub``, at most (OpenID Connect Core section 2 has 255; a CI system's may be longer)."""
 MAX_KID = 256
-"""Characters of a foreign kid, at most: unknown kids are remembered for a while."""
+"""Characters of a foreign kid, at most: limited, because unknown kids are kept in memory for a while."""
 MAX_AUDIENCES = 20
 """Members of an ``aud`` that is a list, at most."""
 MAX_KEYS = 100
@@ -138,9 +138,15 @@ _URL_ALPHABET = str.maketrans("+/", "-_")
 def read_key_set(body: bytes, check_key: Callable[[PublicKey], None] = check_not_weak) -> dict[str, PublicKey]:
     """An issuer's keys by kid, from its JWK Set (RFC 7517 section 5). ``check_key`` raises KeyRefused for a weak key.
 
-    An issuer may publish more than is accepted here. The result leaves out: a key without a kid; a key for another use
-    or algorithm, of another type, weak or malformed; a key whose private half is in any entry of the set; then every
-    kid that names two different keys. The set may repeat a key. Raises DocumentRefused."""
+    An issuer may publish more than is accepted here, and may repeat a key. The result leaves out:
+
+    - a key without a kid
+    - a key for another use or algorithm, of another type, weak or malformed
+    - a key whose private half is in any entry of the set
+    - after that, every kid that names two different keys
+
+    Raises DocumentRefused.
+    """
     try:
         jwks = claim(strict_json_object((plain_bytes(body) or b"").removeprefix(BYTE_ORDER_MARK)), "keys", list)
     except MalformedToken as error:
@@ -216,7 +222,7 @@ def _parse_header(segment: bytes, types: Collection[str | None]) -> dict[str, st
     unused."""
     header = strict_json_object(b64url_decode(segment))
     if not _HEADER_REQUIRED <= header.keys() <= _HEADER_REQUIRED | _HEADER_OPTIONAL:
-        raise MalformedToken("the header lacks alg or kid, or holds other members than typ and x5t")
+        raise MalformedToken("the header needs alg and kid, and may have only typ and x5t besides")
     if not all(type(value) is str for value in header.values()):
         raise MalformedToken("a member of the header is no string")
     if header["alg"] not in jose.ALGORITHMS:

@@ -34,7 +34,8 @@ MAX_CTX = 1024
 """Bytes of ``ctx``, the application's data, as canonical JSON."""
 
 ALWAYS_BOUND = ("content-type", "content-encoding")
-"""Headers that a request token always binds where the request has them: they say how the body is read."""
+"""Headers that a request token always binds where the request has them, and whose absence it binds too: they say how
+the body is read."""
 
 _REQUEST_MEMBERS = (
     "iss",
@@ -144,7 +145,7 @@ class RequestToken(NamedTuple):
 def plain_ctx(ctx: Mapping[str, Any]) -> dict[str, Any]:
     """A plain copy of ``ctx``, as a verifier reads it. Raises ValueError where it is no mapping or longer than
     MAX_CTX, MalformedToken where it is nested deeper than any verifier reads, and the errors of json for values that
-    JSON lacks."""
+    JSON cannot express."""
     if not isinstance(ctx, Mapping):
         raise ValueError(f"ctx is a mapping, and this is {kind_of(ctx)}")
     text = canonical_json(dict(ctx))

@@ -35,9 +35,9 @@ _MEMBERS = frozenset(("iss", "aud", "sub", "txn", "scope", "tctx", "rctx", "req_
 class TransactionToken:
     """The claims of a transaction token. ``issuer`` is the minting service's id, ``audience`` the trust domain.
 
-    ``facts`` (``tctx``) must not change on the way, such as an order's id; ``authentication`` (``rctx``) says how the
-    user was authenticated: issuer and ``jti`` of the user's token; ``workload`` (``req_wl``) is the service that asked
-    for the transaction. Times are seconds since the epoch.
+    ``facts`` (``tctx``) are data, such as an order's id, that must not change on the way; ``authentication`` (``rctx``)
+    says how the user was authenticated: issuer and ``jti`` of the user's token; ``workload`` (``req_wl``) is the
+    service that asked for the transaction. Times are seconds since the epoch.
     """
 
     issuer: str
@@ -92,7 +92,7 @@ def transaction_hash(token: str) -> str:
     Raises MalformedToken for a text that is no token."""
     text = plain_text(token)
     if text is None or not text.isascii():
-        raise MalformedToken("the transaction token has characters outside of ASCII")
+        raise MalformedToken("the transaction token is not a text, or not ASCII")
     return b64url(hashlib.sha256(text.encode("ascii")).digest())
 
 

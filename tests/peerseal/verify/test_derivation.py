@@ -144,8 +144,11 @@ def test_a_client_of_the_exchange_may_have_a_derivation() -> None:
         ([{**HONEST, "to": [f"s{n}" for n in range(21)]}], "to has 21 scopes, expected 1 to 20"),
         ([{**HONEST, "to": ["a", "a"]}], "derived_scopes[0]: scopes are not a list of different texts"),
         ([HONEST, {**HONEST, "to": ["c"]}], "two members have the same minter and from"),
-        ([{**HONEST, "to": ["orders:write"]}], "orders:write is in from and in to, expected no chain of derivations"),
-        ([HONEST, {**HONEST, "from": "a", "to": ["c"]}], "a is in from and in to, expected no chain"),
+        (
+            [{**HONEST, "to": ["orders:write"]}],
+            "orders:write is derived (to) and a source (from); chains are not allowed",
+        ),
+        ([HONEST, {**HONEST, "from": "a", "to": ["c"]}], "a is derived (to) and a source (from); chains"),
         ([{**HONEST, "from": f"s{n}"} for n in range(51)], "51 members, expected 50 at most"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
