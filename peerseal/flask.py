@@ -205,7 +205,8 @@ class _FlaskGate(Gate):
                 return self.refuse(error)
             self.report(error)
         else:
-            begin(peer.transaction)
+            if peer.transaction is not None:
+                begin(peer.transaction)
             self.audit.call(peer, scope=need.scope, method=environ["REQUEST_METHOD"], route=lambda: _pattern(current))
         return None
 
@@ -283,8 +284,9 @@ def _current_request() -> Request:
 def _keep_user(response: Response, environ: "WSGIEnvironment") -> Response:
     """A streamed body is made after the request, and for its transaction too: further calls of the stream are limited
     to the user's scopes. All ``after_request`` functions have seen the response."""
-    environ[_WHOLE] = not response.is_streamed
-    if response.is_streamed and not response.direct_passthrough:
+    streamed = response.is_streamed
+    environ[_WHOLE] = not streamed
+    if streamed and not response.direct_passthrough:
         peer: Peer | None = environ.get(_PEER)
         if peer is not None and peer.transaction is not None:
             response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))

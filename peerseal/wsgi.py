@@ -11,7 +11,7 @@ from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS
 from peerseal.protocol.tokens.bearer import bearer_token as bearer_token
-from peerseal.verify.context import REQUEST_ID, current_trace, within
+from peerseal.verify.context import REQUEST_ID, current_trace, reset_trace, set_trace, within
 from peerseal.verify.request import RequestHeaders
 from peerseal.verify.target import routed_target
 
@@ -22,6 +22,7 @@ REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
 """The key of the request id in an environ."""
 
 _HTTP_1 = ("HTTP/1.1", "HTTP/1.0")  # where a request without the two headers of a body has none
+_SHORT = 256  # characters of the longest target that is cached: services get the same targets again and again
 _PIECE = 1024 * 1024  # bytes read at once
 _CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
 
@@ -39,7 +40,11 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
     raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if raw_uri is None:
         raise WrongBinding("the server does not tell the raw request-target: neither RAW_URI nor REQUEST_URI is there")
-    return routed_target(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
+    routed = _routed_target_of_short if len(raw_uri) <= _SHORT else routed_target
+    return routed(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
+
+
+_routed_target_of_short = lru_cache(maxsize=2048)(routed_target)
 
 
 @lru_cache(maxsize=256)
@@ -151,7 +156,7 @@ def within_request(body: Iterable[bytes], environ: Mapping[str, Any]) -> Iterabl
 
 
 class WholeBody:
-    """A body that is made already, so that only its `close` runs within the request."""
+    """A body that is made already: only its `close` runs within the request."""
 
     __slots__ = ("_body", "_trace")
 
@@ -164,8 +169,11 @@ class WholeBody:
 
     def close(self) -> None:
         """Close the body (PEP 3333)."""
-        with within(self._trace):
+        before = set_trace(self._trace)
+        try:
             getattr(self._body, "close", lambda: None)()
+        finally:
+            reset_trace(before)
 
 
 class PiecesWithin(Iterator[Any]):

@@ -117,8 +117,8 @@ class AuditLog:
     def call(self, peer: "Peer", *, scope: str | None, method: str, route: Callable[[], str | None]) -> None:
         """A call was accepted for that scope. ``route`` gives the pattern of its route, if any."""
         self._calls.add(peer.id, scope or "")
-        if not self._records:
-            return
+        if self._on_verified is None and not (self._enabled and _lines.isEnabledFor(logging.INFO)):
+            return  # `_note` would find nothing to do; this runs on each request
 
         def record() -> Accepted:
             jti, audience = peer.claims["jti"], peer.claims["aud"]
@@ -130,7 +130,7 @@ class AuditLog:
     def event(self, event: "Event") -> None:
         """An event was accepted."""
         self._events.add(event.issuer, event.scope)
-        if not self._records:
+        if self._on_verified is None and not (self._enabled and _lines.isEnabledFor(logging.INFO)):
             return
 
         def record() -> Accepted:
@@ -164,17 +164,9 @@ class AuditLog:
         now, request_id = self._clock(), current_request_id()
         return Accepted(kind, now, caller, kid, jti, audience, scope, **members, request_id=request_id)
 
-    @property
-    def _writes(self) -> bool:
-        return self._enabled and _lines.isEnabledFor(logging.INFO)
-
-    @property
-    def _records(self) -> bool:
-        """Whether anything asks for a record: a line, or the hook."""
-        return self._on_verified is not None or self._writes
-
     def _note(self, record: Callable[[], Accepted]) -> None:
-        written, hook = self._writes, self._on_verified
+        written = self._enabled and _lines.isEnabledFor(logging.INFO)
+        hook = self._on_verified
         if not written and hook is None:
             return
         accepted = self._attempt("record", record)

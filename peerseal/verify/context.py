@@ -129,6 +129,11 @@ def enter_request(given: str | None = None) -> Before:
     return _current.set(None), _trace.set(_trace_of(given))
 
 
+set_trace: Final = _trace.set
+"""As ``with within(trace)``, in less time: `reset_trace` takes the result, in a ``finally``."""
+reset_trace: Final = _trace.reset
+
+
 def leave_request(before: Before) -> None:
     """End the request: what was current before `enter_request` is current again."""
     transaction, trace = before
@@ -136,22 +141,14 @@ def leave_request(before: Before) -> None:
     _trace.reset(trace)
 
 
-class within:  # noqa: N801 - used like a function: with within(trace)
-    """Run a block within that request, or within none. Afterwards the one before is current again.
-
-    A class, since each request needs it: a generator takes four times as long.
-    """
-
-    __slots__ = ("_before", "_trace")
-
-    def __init__(self, trace: RequestTrace | None) -> None:
-        self._trace = trace
-
-    def __enter__(self) -> None:
-        self._before = _trace.set(self._trace)
-
-    def __exit__(self, *_: object) -> None:
-        _trace.reset(self._before)
+@contextmanager
+def within(trace: RequestTrace | None) -> Iterator[None]:
+    """Run a block within that request, or within none. Afterwards the one before is current again."""
+    token = _trace.set(trace)
+    try:
+        yield
+    finally:
+        _trace.reset(token)
 
 
 def current_trace() -> RequestTrace | None:

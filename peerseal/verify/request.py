@@ -291,7 +291,7 @@ def check_binding(claims: Mapping[str, Any], method: str, target: str, headers: 
     signed: Mapping[str, str] = claims["headers"]
     if headers is signed:  # what `by_lower_name` returns for equal headers
         return
-    for name in {*ALWAYS_BOUND, *signed}:
+    for name in {*ALWAYS_BOUND, *signed} if signed else ALWAYS_BOUND:
         if value_of(headers, name) != value_of(signed, name):
             raise WrongBinding(f"token is signed for another value of the header {name}")
 
