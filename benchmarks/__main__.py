@@ -27,6 +27,7 @@ from benchmarks import (
     registrations,
     report,
     revocation,
+    route_cost,
     signing,
     verification,
 )
@@ -68,6 +69,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "kafka": lambda shared: kafka.measure(shared.caller, shared.folder / "kafka"),
     "signing": lambda shared: signing.measure(shared.caller, shared.caller_es256),
     "protected-route": lambda shared: protected_route.measure(shared.stack, shared.caller),
+    "route-cost": lambda shared: route_cost.measure(shared.stack, shared.caller, shared.folder / "route-cost"),
     "asgi-route": lambda shared: protected_route.measure_asgi(shared.stack, shared.caller),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),
     "key-sets-postgresql": on_postgresql,

@@ -1,5 +1,5 @@
 """Requests through gunicorn's own parser, an application and gunicorn's response, in this process and without a socket
-of the network: what a worker does for a request, without the load beside it.
+of the network: what a worker does for a request, without a load.
 
 One request at a time over a socket pair, with each contender in turn. So the time that a protection adds can be told to
 a few microseconds, while requests per second of whole servers vary by a twentieth from start to start.
