@@ -48,7 +48,7 @@ def on_postgresql(shared: World) -> Iterator[Figure]:
 def registrations_on_postgresql(shared: World) -> Iterator[Figure]:
     """Registrations on PostgreSQL, on whose cores everything runs."""
     with running_postgres() as server:
-        yield from registrations.measure(shared.folder / "reg-pg", "PostgreSQL", 500, server.new_database())
+        yield from registrations.measure(shared.folder / "reg-pg", "PostgreSQL", 650, server.new_database())
 
 
 def revocation_on_postgresql(shared: World) -> Iterator[Figure]:
@@ -73,7 +73,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Figure]]] = {
     "asgi-route": lambda shared: protected_route.measure_asgi(shared.stack, shared.caller),
     "key-sets": lambda shared: key_sets.measure(shared.folder / "sqlite", "SQLite"),
     "key-sets-postgresql": on_postgresql,
-    "registrations": lambda shared: registrations.measure(shared.folder / "reg-sqlite", "SQLite", 100),
+    "registrations": lambda shared: registrations.measure(shared.folder / "reg-sqlite", "SQLite", 600),
     "registrations-postgresql": registrations_on_postgresql,
     "revocation": revocation_on_postgresql,
     "new-key": lambda shared: new_key.measure(shared.stack),

@@ -43,11 +43,11 @@ def measure(caller: peerseal.Identity, folder: Path) -> Iterator[Figure]:
         against = f"{to}: {timings.micros(to):.1f} µs"
         return Figure(name, timings.micros(name), "µs", against, timings.ratio(name, to), goal)
 
-    yield figure(_FULL, _RAW, Goal("≤", 1.8))
+    yield figure(_FULL, _RAW, Goal("≤", 1.55))
     for peer in peers:
         against = f"{peer}'s bare decode: {timings.micros(peer):.1f} µs"
         yield Figure(_FULL, timings.micros(_FULL), "µs", against, timings.ratio(_FULL, peer), Goal("<", 1.0))
-    yield figure(_FILE, _RAW)
+    yield figure(_FILE, _RAW, Goal("≤", 1.8))
 
 
 def public_key(caller: peerseal.Identity) -> PublicKey:
