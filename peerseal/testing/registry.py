@@ -340,6 +340,7 @@ class MemoryRegistry(Fetcher):
             checkpoint=self.ledger.checkpoint(),
             services=tuple(names),
             reset=since > head,
+            revoked=tuple(self._kid(key) for key in self.keys.values() if key.revoked_seq > since),
             proof=proof,
         )
 

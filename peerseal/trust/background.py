@@ -20,6 +20,7 @@ from peerseal.runtime.limits import TrustLimits
 from peerseal.trust.awake import AwakePeriods
 from peerseal.trust.changes import ChangesFollower, ReceivedChanges
 from peerseal.trust.shelf import Shelf, ShelfParts
+from peerseal.trust.shelves import SPREAD
 
 log = logging.getLogger("peerseal.trust")
 
@@ -160,7 +161,7 @@ class Renewal:
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
         for shelf in self._shelves:
-            shelf.renew_due()
+            shelf.renew_due(ahead=SPREAD)
 
     def round(self, stopping: threading.Event) -> RoundResult:
         """One round of the background thread. It ends early where ``stopping`` is set."""
@@ -197,7 +198,9 @@ class Renewal:
             due_at = min(due_at, self._due_at(failing=True))
         due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
         try:
-            lists = self._changes.wait(since, min(self._limits.wait, max(0.0, due_in)), stopping)
+            # What is due within a second can wait for the end of the shortest long poll.
+            seconds = min(self._limits.wait, max(1.0, due_in)) if due_in > 0 else 0.0
+            lists = self._changes.wait(since, seconds, stopping)
             with self._working:
                 for received in lists:
                     self._apply_changes(received)

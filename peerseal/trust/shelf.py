@@ -226,10 +226,13 @@ class Shelf(ABC, Generic[D, B, A]):
         pause = backoff(item.failures, first=2.0, longest=self._limits.longest_pause)
         item.retry_at = self._clock() + pause if item.failures > 1 else 0.0
 
-    def renew_due(self, *, failing: bool | None = None) -> None:
-        """Fetch each document that changed, or was not fetched for long. ``failing`` is True for those whose last
-        renewal failed, False for the others, None for all. Those that failed come last. Raises no PeersealError."""
-        due = [item for item in self._all() if self._due_at(item) <= self._clock()]
+    def renew_due(self, *, failing: bool | None = None, ahead: float = 0.0) -> None:
+        """Fetch each document that changed, or was not fetched for long, or is due within ``ahead`` seconds.
+
+        ``failing`` is True for those whose last renewal failed, False for the others, None for all. Those that failed
+        come last. Raises no PeersealError.
+        """
+        due = [item for item in self._all() if self._due_at(item) <= self._clock() + ahead]
         for item in sorted(due, key=lambda item: item.failures):
             if failing is None or bool(item.failures) is failing:
                 self.fetch_now(item)
@@ -259,10 +262,14 @@ class Shelf(ABC, Generic[D, B, A]):
     def _confirm(self, item: CachedSubject[B], changes: Changes, period: int) -> None:
         confirmed = item.known.confirmed(item.service, changes) if item.known is not None else None
         if confirmed is None:
-            item.awaited_entry, item.retry_at = changes.seq, 0.0  # retry at once: there is something new
+            item.awaited_entry, item.retry_at = changes.seq, self._retry_at(item, changes)
         else:
             current = item.generation == self._reader.generation
             self._believe(item, confirmed, max(item.period, period) if current else item.period)
+
+    def _retry_at(self, item: CachedSubject[B], changes: Changes) -> float:
+        """When to fetch the document of a subject that the list says has changed: at once."""
+        return 0.0
 
     def on_new_ledger(self) -> None:
         """See LedgerCache."""

@@ -18,7 +18,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from itertools import groupby
+from random import random
+from typing import Final, Generic, TypeVar
 
 from peerseal.errors import DocumentRefused, FetchError, RevokedKey, TrustUnavailable
 from peerseal.protocol.documents.changes import Changes
@@ -35,6 +37,9 @@ from peerseal.trust.beliefs import REVOKED_FOR_GOOD, Dated, KnownService, Truste
 from peerseal.trust.disk.document_cache import NoCopies
 from peerseal.trust.documents import Fetched, Question
 from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
+
+SPREAD: Final = 1.0
+"""Seconds over which the clients of a registry fetch a key set of which the changes have said what was revoked."""
 
 V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)
@@ -82,6 +87,29 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
                 raise TrustUnavailable(f"no room for {service_id}: {self._limits.max_services} services are remembered")
             item = self.items.setdefault(service_id, self._new_item(service_id))
         return item
+
+    def confirm(self, changes: Changes, period: int) -> None:
+        """See Shelf. Before that, the keys that the list calls revoked are refused: this only takes trust away."""
+        for service_id, kids in groupby(sorted(changes.revoked), key=lambda kid: split_kid(kid)[0]):
+            item = self.items.get(service_id)
+            if item is not None:
+                with held_if_free(item.lock) as held:
+                    if held:  # else the next round asks again
+                        self._refuse(item, frozenset(kids), changes.seq)
+        super().confirm(changes, period)
+
+    def _refuse(self, item: CachedSubject[KnownService], kids: frozenset[str], seq: int) -> None:
+        """Refuse keys that were revoked up to that entry."""
+        known = item.known
+        if known is not None and known.covered < seq and self._is_in_ledger(item) and kids & known.keys.keys():
+            self._believe(item, known.without(kids), item.period)
+
+    def _retry_at(self, item: CachedSubject[KnownService], changes: Changes) -> float:
+        """See Shelf. Where the list says what was revoked, the document is fetched within `SPREAD` seconds, at a random
+        time, so that not all clients fetch it at once. A question about a new key does not wait for that."""
+        if any(split_kid(kid)[0] == item.subject for kid in changes.revoked):
+            return self._clock() + SPREAD * random()  # noqa: S311 - no secret
+        return super()._retry_at(item, changes)
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache."""

@@ -139,6 +139,19 @@ def test_revocation_takes_every_descendant_with_it_one_entry_each(registry: Driv
     assert len(entries_of(registry.store)) == size + 3
 
 
+def test_the_changes_name_the_revoked_keys_of_the_services_that_changed(registry: Driver) -> None:
+    root, child, other = registry.joined(key(), "billing"), key(), registry.joined(key(), "shop")
+    registry.rotate(root, child, "billing")
+    registry.operator_ends(other, "shop")
+    size = len(entries_of(registry.store))
+    assert registry.changes(size).revoked == ()
+    assert registry.operator_ends(root, "billing").status_code == 204
+    changes = registry.changes(size)
+    assert changes.services == (f"{DOMAIN}/billing",)
+    assert set(changes.revoked) == {f"{DOMAIN}/billing/{each.public.thumbprint}" for each in (root, child)}
+    assert set(registry.changes(0).revoked) == {*changes.revoked, f"{DOMAIN}/shop/{other.public.thumbprint}"}
+
+
 def test_a_revoked_key_never_comes_back_and_vouches_for_nothing(registry: Driver) -> None:
     mine = registry.joined(key(), "billing")
     assert registry.end(mine, "billing", "compromised").status_code == 204

@@ -8,7 +8,7 @@ from peerseal.errors import MalformedToken
 from peerseal.protocol.documents.frame import Frame
 from peerseal.protocol.ledger.checkpoint import decode_proof, encode_proof
 from peerseal.protocol.ledger.merkle import Proof
-from peerseal.protocol.names import split_service_id
+from peerseal.protocol.names import split_kid, split_service_id
 from peerseal.protocol.tokens.claims import claim, number_claim
 
 CHANGES_LIFETIME = 60
@@ -21,8 +21,10 @@ class Changes(Frame):
 
     If the registry's own id is in the list, its keys or the domain's settings changed. ``reset`` is true if there are
     too many changes to list, or if ``since`` is of another ledger: then fetch everything again. ``checkpoint`` is the
-    signed head of the ledger at size ``seq``. ``proof`` shows that the ledger begins with the one of size ``since``, so
-    that a client which saw that size needs no further call.
+    signed head of the ledger at size ``seq``. ``revoked`` has the kids that entries after ``since`` revoked, the newest
+    ones where they are very many: a client that trusts these keys refuses them before it fetches anything. ``proof``
+    shows that the ledger begins with the one of size ``since``, so that a client which saw that size needs no further
+    call.
     """
 
     TYP: ClassVar[str] = "peerseal-changes+jwt"
@@ -32,26 +34,42 @@ class Changes(Frame):
     checkpoint: str = field(repr=False)
     services: tuple[str, ...]
     reset: bool = False
+    revoked: tuple[str, ...] = ()
     proof: Proof | None = field(default=None, repr=False)
 
     def members(self) -> dict[str, Any]:
         """The claims that only changes have."""
         proof = {} if self.proof is None else {"proof": encode_proof(self.proof)}
         place = {"since": self.since, "seq": self.seq, "checkpoint": self.checkpoint}
-        return {**place, **proof, "services": list(self.services), "reset": self.reset}
+        lists = {"services": list(self.services), "revoked": list(self.revoked)}
+        return {**place, **proof, **lists, "reset": self.reset}
 
     @classmethod
     def read_members(cls, claims: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that only changes have."""
-        services = claim(claims, "services", list)
-        for name in services:
-            if type(name) is not str:
-                raise MalformedToken("a service that is not a string")
-            split_service_id(name)
+        # A registry of a release before 0.3 lists no revoked kids.
+        revoked = _texts(claims, "revoked") if "revoked" in claims else ()
+        for kid in revoked:
+            split_kid(kid)
         return {
             **{name: number_claim(claims, name) for name in ("since", "seq")},
             "checkpoint": claim(claims, "checkpoint", str),
-            "services": tuple(services),
+            "services": _service_ids(claims),
+            "revoked": revoked,
             "reset": claim(claims, "reset", bool),
             "proof": decode_proof(claims["proof"]) if "proof" in claims else None,
         }
+
+
+def _service_ids(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    services = _texts(claims, "services")
+    for name in services:
+        split_service_id(name)
+    return services
+
+
+def _texts(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = claim(claims, name, list)
+    if not all(type(value) is str for value in values):
+        raise MalformedToken(f"claim {name} has a value that is not a string")
+    return tuple(values)

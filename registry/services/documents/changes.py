@@ -1,12 +1,13 @@
 """The signed answer to "what changed since?" (docs/protocol.md)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.ledger.merkle import Frontier, Proof
-from peerseal.protocol.names import service_id
+from peerseal.protocol.names import make_kid, service_id
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
@@ -15,10 +16,18 @@ from registry.services.documents.waiting import WaitingCall, WaitingCalls
 from registry.services.group_commit import GroupCommit
 from registry.services.use_case import Node, UseCase
 from registry.storage.notifications import commit_listener
-from registry.storage.queries import ledger, services
+from registry.storage.queries import keys, ledger, services
 
 _KEPT = 256
 """Lists in memory. Clients that are up to date all ask for the same one."""
+
+
+class _Read(NamedTuple):
+    """What a list is made of: names of changed services, revoked keys (service and thumbprint), a proof."""
+
+    names: Sequence[str]
+    revoked: Sequence[tuple[str, str]]
+    proof: Proof | None
 
 
 class ChangesFeed(UseCase):
@@ -87,13 +96,15 @@ class ChangesFeed(UseCase):
             for seq in set(seqs):
                 kept = self._young(seq)
                 if kept is None or kept.head != edge.size:
-                    names, proof = self._names(connection, seq, edge.size), self._proof(connection, seq, edge.size)
-                    kept = self._signed(seq, edge, names, proof, authority, issued_at)
+                    kept = self._signed(seq, edge, self._read(connection, seq, edge.size), authority, issued_at)
                 made[seq] = kept
         return [made[seq] for seq in seqs]
 
-    def _names(self, connection: Connection, seq: int, newest: int) -> Sequence[str]:
-        return services.changed_since(connection, seq, self._limits.changes_listed + 1) if seq < newest else []
+    def _read(self, connection: Connection, seq: int, newest: int) -> _Read:
+        proof, most = self._proof(connection, seq, newest), self._limits.changes_listed
+        names = services.changed_since(connection, seq, most + 1) if seq < newest else []
+        revoked = keys.revoked_since(connection, seq, most) if 0 < len(names) <= most else []
+        return _Read(names, revoked, proof)
 
     def _proof(self, connection: Connection, seq: int, newest: int) -> Proof | None:
         """The proof that the ledger extends the one that the caller has seen; else hundreds would ask for it singly."""
@@ -103,17 +114,16 @@ class ChangesFeed(UseCase):
         self,
         seq: int,
         edge: Frontier,
-        names: Sequence[str],
-        proof: Proof | None,
+        read: _Read,
         authority: Authority,
         issued_at: int,
     ) -> PublicAnswer:
-        reset = seq > edge.size or len(names) > self._limits.changes_listed
-        ids = () if reset else tuple(service_id(authority.domain, name) for name in names)
+        reset, domain = seq > edge.size or len(read.names) > self._limits.changes_listed, authority.domain
+        ids = () if reset else tuple(service_id(domain, name) for name in read.names)
         expires_at = issued_at + CHANGES_LIFETIME
         changes = Changes(
             issuer=authority.id,
-            subject=authority.domain,
+            subject=domain,
             issued_at=issued_at,
             expires_at=expires_at,
             since=seq,
@@ -121,7 +131,8 @@ class ChangesFeed(UseCase):
             checkpoint=authority.checkpoint(edge),
             services=ids,
             reset=reset,
-            proof=proof,
+            revoked=tuple(make_kid(service_id(domain, name), thumbprint) for name, thumbprint in read.revoked),
+            proof=read.proof,
         )
         body = authority.sign(changes).encode("ascii")
         return self._cache.put(seq, PublicAnswer.of(body, JWT, edge.size, edge.size, issued_at, expires_at))

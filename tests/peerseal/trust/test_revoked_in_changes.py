@@ -1,0 +1,102 @@
+"""The list of changes names revoked keys: they are refused before their key sets are fetched."""
+
+from dataclasses import replace
+
+import pytest
+
+from peerseal import TrustLimits, TrustStore
+from peerseal.errors import InvalidName, MalformedToken, RevokedKey
+from peerseal.protocol.documents.changes import Changes
+from peerseal.testing import Answer, Clock, MemoryRegistry
+
+JWK_SET = "GET /v1/services/client/jwks.jwt"
+JWK_SET_PATH = "/v1/services/client/jwks.jwt"
+QUIET = TrustLimits(poll_interval=3600.0, refresh_interval=10 * 24 * 3600.0)
+
+
+@pytest.fixture
+def trust(registry: MemoryRegistry) -> TrustStore:
+    return registry.trust_store(limits=QUIET)
+
+
+def test_a_revoked_key_is_refused_while_its_key_set_cannot_be_fetched(
+    registry: MemoryRegistry, trust: TrustStore, kid: str
+) -> None:
+    trust.key(kid)
+    registry.revoke(kid)
+    registry.answers[JWK_SET_PATH] = Answer(503, b"")
+    trust.refresh()
+    with pytest.raises(RevokedKey):
+        trust.key(kid)
+
+
+def test_the_other_keys_of_the_service_stay_good(registry: MemoryRegistry, trust: TrustStore) -> None:
+    one, other = registry.identity("client"), registry.identity("client")
+    for each in (one, other):
+        trust.key(each.credentials.key_id)
+    registry.revoke(one.credentials.key_id)
+    registry.answers[JWK_SET_PATH] = Answer(503, b"")
+    trust.refresh()
+    assert trust.key(other.credentials.key_id).kid == other.credentials.key_id
+    with pytest.raises(RevokedKey):
+        trust.key(one.credentials.key_id)
+
+
+def test_a_mirror_with_an_old_key_set_does_not_bring_the_key_back(
+    registry: MemoryRegistry, trust: TrustStore, clock: Clock, kid: str
+) -> None:
+    trust.key(kid)
+    old = registry.call("GET", JWK_SET_PATH)
+    registry.revoke(kid)
+    registry.answers[JWK_SET_PATH] = old
+    for _ in range(3):
+        trust.refresh()
+        clock.advance(10)
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+
+def test_a_second_revocation_is_in_force_while_the_first_still_waits_for_its_key_set(
+    registry: MemoryRegistry, trust: TrustStore
+) -> None:
+    one, other = registry.identity("client").credentials.key_id, registry.identity("client").credentials.key_id
+    registry.identity("other")
+    for each in (one, other):
+        trust.key(each)
+    trust.watch([f"{registry.domain}/other"])
+    registry.answers[JWK_SET_PATH] = Answer(503, b"")
+    for kid in (one, other):
+        registry.revoke(kid)
+        trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+
+def test_a_list_that_is_older_than_the_key_set_revokes_nothing(
+    registry: MemoryRegistry, trust: TrustStore, kid: str
+) -> None:
+    """Such a list contradicts the registry's own key set. Only a list that is newer takes trust away."""
+    list_before = registry.changes(1)
+    registry.identity("other")
+    trust.key(kid)
+    forged = replace(list_before, revoked=(kid,))
+    registry.answers["/v1/changes"] = Answer(200, registry.sign(forged).encode())
+    trust.refresh()
+    assert trust.key(kid).kid == kid
+
+
+def test_a_registry_of_the_release_before_lists_no_revoked_keys_and_is_followed(
+    registry: MemoryRegistry, trust: TrustStore, kid: str
+) -> None:
+    trust.key(kid)
+    registry.revoke(kid)
+    claims = registry.changes(2).claims()
+    assert claims.pop("revoked") == [kid]
+    assert Changes.from_claims(claims).revoked == ()
+
+
+@pytest.mark.parametrize("revoked", [None, "kid", {}, [7], ["no kid"], [None]])
+def test_a_list_with_revoked_keys_of_another_shape_is_refused(registry: MemoryRegistry, revoked: object) -> None:
+    claims = registry.changes(1).claims() | {"revoked": revoked}
+    with pytest.raises((MalformedToken, InvalidName)):
+        Changes.from_claims(claims)
