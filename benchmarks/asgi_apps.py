@@ -18,6 +18,7 @@ import peerseal
 from benchmarks.apps import SCOPE
 from benchmarks.raw import raw_verify_once
 from peerseal.asgi import PUBLIC, App, Need, PeerAuth
+from peerseal.runtime.settings import SettingsReader
 
 
 async def profile(request: Request) -> JSONResponse:
@@ -57,8 +58,9 @@ class _Bearer(AuthenticationBackend):
     """A backend of Starlette's AuthenticationMiddleware with PyJWT's PyJWKClient."""
 
     def __init__(self) -> None:
-        self._keys = PyJWKClient(os.environ["BENCH_KEYS_URL"], cache_keys=True)
-        self._audience = os.environ["BENCH_AUDIENCE"]
+        settings = SettingsReader(os.environ)
+        self._keys = PyJWKClient(settings.required("BENCH_KEYS_URL"), cache_keys=True)
+        self._audience = settings.required("BENCH_AUDIENCE")
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, SimpleUser] | None:
         scheme, _, token = conn.headers.get("Authorization", "").partition(" ")

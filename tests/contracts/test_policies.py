@@ -412,7 +412,7 @@ WEAK = PublicKey.of(rsa.RSAPublicNumbers(65537, with_close_primes()).public_key(
         ({"derived_scopes": [DERIVED]}, f"derived_scopes[0]: minter is {DOMAIN}/edge, expected a service of minters"),
         (
             {"minters": ["edge"], "derived_scopes": [DERIVED, {**DERIVED, "from": "b", "to": ["c"]}]},
-            "b is in from and in to",
+            "b is derived (to) and a source (from)",
         ),
         (
             {"minters": ["edge"], "derived_scopes": [{**DERIVED, "to": []}]},
