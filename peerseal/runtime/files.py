@@ -29,7 +29,17 @@ from typing import Final, Self
 
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.locks import Opened, succeeds_within
-from peerseal.runtime.trusted_path import MOST_LINKS, Held, Label, Walk, is_sticky, is_trusted, remedy, state, warn_once
+from peerseal.runtime.trusted_path import (
+    MOST_LINKS,
+    Label,
+    OpenFolder,
+    Walk,
+    is_sticky,
+    is_trusted,
+    remedy,
+    state,
+    warn_once,
+)
 
 DRAFT: Final = ".new-"
 """The beginning of the name of a file that is being written; a process that died may have left one."""
@@ -79,7 +89,7 @@ class Folder:
         self._shareable = shareable
         self._mode = mode
         self._parent = parent
-        self._current: Held | None = None
+        self._current: OpenFolder | None = None
 
     def inner(self, name: str) -> "Folder":
         """The folder of that name in this one; private, unless this one is made for all to read."""
@@ -261,7 +271,7 @@ class Folder:
 
     # ---- how it is opened
 
-    def _hold(self, *, create: bool = False) -> Held:
+    def _hold(self, *, create: bool = False) -> OpenFolder:
         """The folder's descriptor. It is opened again, with all checks, after the folder was deleted or the process
         closed descriptors that it did not know."""
         held = self._current
@@ -269,7 +279,7 @@ class Folder:
             held = self._current = self._opened(create)
         return held
 
-    def _opened(self, create: bool) -> Held:
+    def _opened(self, create: bool) -> OpenFolder:
         walk = Walk(self._label, self._mode if create else None, self._access is Access.COMMON and os.geteuid() == 0)
         if self._parent is not None:
             parent = self._parent._hold(create=create)
@@ -284,7 +294,7 @@ class Folder:
             held = walk.held(held.fd, f"peerseal-{os.geteuid()}", held.path)
         return self._secured(held)
 
-    def _secured(self, held: Held) -> "Held":
+    def _secured(self, held: OpenFolder) -> "OpenFolder":
         """The folder, if it is this user's alone or can be made so."""
         found, me = held.stat(), os.geteuid()
         if self._access is Access.COMMON:
@@ -309,7 +319,7 @@ class Folder:
                 )
         return held
 
-    def _wide(self, held: Held, name: str, found: os.stat_result, links: int = 1) -> int | None:
+    def _wide(self, held: OpenFolder, name: str, found: os.stat_result, links: int = 1) -> int | None:
         """The tighter mode that a file needs, or None. Raises ConfigurationError for another user's file, and for one
         that every user may change and this user cannot tighten."""
         path, me, common = held.path / name, os.geteuid(), self._access is Access.COMMON
@@ -340,7 +350,7 @@ class Folder:
                 raise
 
     @contextmanager
-    def _reporting(self, held: Held, name: str | None = None, *, writing: bool = False) -> Iterator[None]:
+    def _reporting(self, held: OpenFolder, name: str | None = None, *, writing: bool = False) -> Iterator[None]:
         """Adds the folder or file to the system's error. FileNotFoundError and FileExistsError are for the caller."""
         try:
             yield

@@ -55,7 +55,7 @@ class Label:
         return self.refused(path, f"not {what} by uid {me} {state(found)}: {remedy(me)}")
 
 
-class Held(Opened):
+class OpenFolder(Opened):
     """An open folder and its path. It is closed with the last reference to it, so that no thread uses a number that now
     belongs to another file."""
 
@@ -81,34 +81,36 @@ class Walk:
         self._lenient = lenient
         self._links = 0
 
-    def to(self, path: Path) -> Held:
+    def to(self, path: Path) -> OpenFolder:
         """The folder at that path, as a place to go on from. It need not be readable."""
-        here = Held(os.open(path.anchor, _ON_THE_WAY), Path(path.anchor))
+        here = OpenFolder(os.open(path.anchor, _ON_THE_WAY), Path(path.anchor))
         ahead = list(path.parts[:0:-1])
         self._check(here)
         while ahead:
             name = ahead.pop()
             try:
                 inner = self._enter(here.fd, name, here.path, _ON_THE_WAY)
-                here = Held(inner, here.path.parent if name == ".." else here.path / name)  # no link is in that path
+                here = OpenFolder(
+                    inner, here.path.parent if name == ".." else here.path / name
+                )  # no link is in that path
             except NotADirectoryError:
                 target = self._target(here, name)
                 if target.is_absolute():
-                    here = Held(os.open(target.anchor, _ON_THE_WAY), Path(target.anchor))
+                    here = OpenFolder(os.open(target.anchor, _ON_THE_WAY), Path(target.anchor))
                 ahead.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
             else:
                 self._check(here)
         return here
 
-    def whole(self, path: Path) -> Held:
+    def whole(self, path: Path) -> OpenFolder:
         """The folder at that path, links followed, to work in."""
         here = self.to(path)
-        return Held(self._enter(here.fd, ".", here.path, _HELD), here.path)
+        return OpenFolder(self._enter(here.fd, ".", here.path, _HELD), here.path)
 
-    def held(self, parent: int, name: str, above: Path) -> Held:
+    def held(self, parent: int, name: str, above: Path) -> OpenFolder:
         """The folder of that name, which is no link, to work in."""
         try:
-            return Held(self._enter(parent, name, above, _HELD), above / name)
+            return OpenFolder(self._enter(parent, name, above, _HELD), above / name)
         except NotADirectoryError as error:
             raise self._no_folder(parent, name, above) from error
 
@@ -141,7 +143,7 @@ class Walk:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
             raise
 
-    def _target(self, here: Held, name: str) -> Path:
+    def _target(self, here: OpenFolder, name: str) -> Path:
         """The target of a link on the way."""
         try:
             found = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
@@ -160,7 +162,7 @@ class Walk:
         what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "a file"
         return self._label.refused(above / name, f"{what}, not a folder {state(found)}: name the folder itself")
 
-    def _check(self, here: Held) -> None:
+    def _check(self, here: OpenFolder) -> None:
         found, me = here.stat(), os.geteuid()
         if not is_trusted(found.st_uid) and not self._lenient:
             problem = f"belongs to neither root nor uid {me} {state(found)}, and its owner may replace what lies in it"
@@ -171,12 +173,12 @@ class Walk:
                 "find nothing there; give this service a volume or folder of its own, or set the sticky bit (chmod +t)"
             )
 
-    def _made_sticky(self, here: Held, found: os.stat_result) -> bool:
+    def _made_sticky(self, here: OpenFolder, found: os.stat_result) -> bool:
         """Set the sticky bit on the folder that the setting names, if it is this user's: then only owners rename files
         in it. Its mode stays the same otherwise, since services of several users may share it."""
         if here.path != self._label.named or found.st_uid != os.geteuid():
             return False
-        named = Held(os.open(".", _HELD, dir_fd=here.fd), here.path)
+        named = OpenFolder(os.open(".", _HELD, dir_fd=here.fd), here.path)
         with suppress(OSError):
             os.fchmod(named.fd, stat.S_IMODE(found.st_mode) | stat.S_ISVTX)
         if is_sticky(named.stat()):
