@@ -92,7 +92,7 @@ class Walk:
                 inner = self._enter(here.fd, name, here.path, _ON_THE_WAY)
                 here = OpenFolder(
                     inner, here.path.parent if name == ".." else here.path / name
-                )  # no link is in that path
+                )  # without links
             except NotADirectoryError:
                 target = self._target(here, name)
                 if target.is_absolute():
