@@ -90,9 +90,7 @@ class Walk:
             name = ahead.pop()
             try:
                 inner = self._enter(here.fd, name, here.path, _ON_THE_WAY)
-                here = OpenFolder(
-                    inner, here.path.parent if name == ".." else here.path / name
-                )  # without links
+                here = OpenFolder(inner, here.path.parent if name == ".." else here.path / name)  # free of links
             except NotADirectoryError:
                 target = self._target(here, name)
                 if target.is_absolute():
