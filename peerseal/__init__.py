@@ -134,6 +134,8 @@ _OPTIONAL_MODULES = (
     "testing",
 )
 
+_PACKAGES = ("identity", "protocol", "runtime", "session", "transport", "trust", "verify")
+
 
 def __getattr__(name: str) -> Any:
     """Load a name, or an optional module, on first use, so that ``import peerseal`` loads no framework and no key."""
@@ -141,6 +143,10 @@ def __getattr__(name: str) -> Any:
         found = globals()[name] = getattr(import_module(_MODULES[name]), name)
         return found
     if name in _OPTIONAL_MODULES:
+        return import_module(f"peerseal.{name}")
+    if name in _PACKAGES:  # with all that is in them, as if the names above were imported
+        for module in set(_MODULES.values()):
+            import_module(module)
         return import_module(f"peerseal.{name}")
     raise AttributeError(f"module 'peerseal' has no attribute {name!r}")
 

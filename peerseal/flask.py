@@ -59,7 +59,6 @@ from peerseal.wsgi import (
 try:
     from flask import Flask, Request, Response, current_app, request
     from werkzeug.local import LocalProxy
-    from werkzeug.wsgi import ClosingIterator
 except ModuleNotFoundError as error:
     raise missing(error, "flask") from error
 
@@ -237,10 +236,13 @@ class _FlaskGate(Gate):
 def _install(app: Flask, gate: _FlaskGate) -> None:
     """Install the check before all else of a request, and the end of its transaction after all else."""
     _check_first(app, gate)
+    _keep_users(app)
     _end_transactions(app)
     for refusal in REFUSALS:
         app.register_error_handler(refusal, gate.refuse)
-    app.wsgi_app = _without_transaction(app.wsgi_app)  # type: ignore[assignment] # as Flask has middleware put in
+    inner = app.wsgi_app
+    plain = getattr(inner, "__func__", None) is Flask.wsgi_app  # no middleware, which may make another body
+    app.wsgi_app = _without_transaction(inner, plain)  # type: ignore[assignment] # as Flask has middleware put in
 
 
 def _check_first(app: Flask, gate: _FlaskGate) -> None:
@@ -248,7 +250,6 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
     which an application may call itself for a context that it pushed. Flask passes no argument, or in later releases
     the context."""
     dispatch, preprocess, finalize = app.full_dispatch_request, app.preprocess_request, app.finalize_request
-    handle = app.handle_exception
 
     @functools.wraps(dispatch)
     def checked_dispatch(*context: Any) -> Response:
@@ -257,7 +258,7 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
         if refused is not None:
             return cast("Callable[..., Response]", finalize)(*context, refused)
         vars(current)[_CHECKED] = True
-        return _keep_user(dispatch(*context), current.environ)
+        return dispatch(*context)
 
     @functools.wraps(preprocess)
     def checked_preprocess(*context: Any) -> Any:
@@ -266,12 +267,7 @@ def _check_first(app: Flask, gate: _FlaskGate) -> None:
         refused = None if checked else gate.check(current)
         return preprocess(*context) if refused is None else refused
 
-    @functools.wraps(handle)
-    def keeping_handle(*arguments: Any) -> Response:
-        return _keep_user(handle(*arguments), _current_request().environ)
-
     app.full_dispatch_request = checked_dispatch  # type: ignore[method-assign]
-    app.handle_exception = keeping_handle  # type: ignore[assignment, method-assign]
     app.preprocess_request = checked_preprocess  # type: ignore[method-assign]
 
 
@@ -281,19 +277,30 @@ def _current_request() -> Request:
     return current
 
 
+def _keep_users(app: Flask) -> None:
+    """Put `_keep_user` after ``process_response``, which runs the ``after_request`` functions. Applications may call it
+    themselves for a context that they pushed."""
+    process = app.process_response
+
+    @functools.wraps(process)
+    def keeping_process(*arguments: Any) -> Response:
+        return _keep_user(process(*arguments), _current_request().environ)
+
+    app.process_response = keeping_process  # type: ignore[assignment, method-assign]
+
+
 def _keep_user(response: Response, environ: "WSGIEnvironment") -> Response:
     """A streamed body is made after the request, and for its transaction too: further calls of the stream are limited
     to the user's scopes. All ``after_request`` functions have seen the response."""
-    streamed = response.is_streamed
-    environ[_WHOLE] = not streamed
-    if streamed and not response.direct_passthrough:
+    environ[_WHOLE] = response.is_sequence
+    if response.is_streamed and not response.direct_passthrough:
         peer: Peer | None = environ.get(_PEER)
         if peer is not None and peer.transaction is not None:
             response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
     return response
 
 
-def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
+def _without_transaction(serve: "WSGIApplication", plain: bool) -> "WSGIApplication":
     """Each call of the application begins within its request and without a transaction. Afterwards the transaction
     before is current again, since a view may call the application too."""
 
@@ -302,8 +309,7 @@ def _without_transaction(serve: "WSGIApplication") -> "WSGIApplication":
         before = enter_request(environ.get(REQUEST_ID_KEY))
         try:
             body = serve(environ, start_response)
-            # Middleware between may have made another body.
-            whole = environ.pop(_WHOLE, False) and type(body) is ClosingIterator
+            whole = environ.pop(_WHOLE, False) and plain
             return WholeBody(body) if whole else within_request(body, environ)
         finally:
             leave_request(before)

@@ -40,8 +40,10 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
     raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
     if raw_uri is None:
         raise WrongBinding("the server does not tell the raw request-target: neither RAW_URI nor REQUEST_URI is there")
-    routed = _routed_target_of_short if len(raw_uri) <= _SHORT else routed_target
-    return routed(raw_uri, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""), external_prefix)
+    script_name, path_info = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
+    exact = type(raw_uri) is type(script_name) is type(path_info) is str
+    routed = _routed_target_of_short if exact and len(raw_uri) <= _SHORT else routed_target
+    return routed(raw_uri, script_name, path_info, external_prefix)
 
 
 _routed_target_of_short = lru_cache(maxsize=2048)(routed_target)

@@ -160,11 +160,12 @@ DIGEST_OF_NOTHING = digest_header(b"")
 
 
 def target_digest(target: str) -> str:
-    """`digest_header` of a request-target. Raises UnicodeEncodeError for one that is not ASCII.
+    """`digest_header` of a request-target. Raises ValueError for one that is not ASCII.
 
     Services call the same targets again and again, so the digests of short ones are cached.
     """
-    return _digest_of_short(target) if len(target) <= _SHORT else digest_header(target.encode("ascii"))
+    short = type(target) is str and len(target) <= _SHORT
+    return _digest_of_short(target) if short else digest_header(_octets(target, "ascii"))
 
 
 @lru_cache(maxsize=2048)

@@ -81,14 +81,18 @@ def split_service_id(name: str) -> tuple[str, str]:
 
 def qualify(name: str, domain: str) -> str:
     """The service id for a name that may be short or already an id. Raises InvalidName."""
-    return _qualified(exact_name(name), exact_name(domain))
+    text = exact_name(name)
+    return _checked_id(text) if "/" in text else _id_in(exact_name(domain), text)
 
 
 @lru_cache(maxsize=1024)
-def _qualified(name: str, domain: str) -> str:
-    if "/" in name:
-        split_service_id(name)
-        return name
+def _checked_id(name: str) -> str:
+    split_service_id(name)
+    return name
+
+
+@lru_cache(maxsize=1024)
+def _id_in(domain: str, name: str) -> str:
     return service_id(domain, name)
 
 

@@ -5,7 +5,7 @@ database. A belief is what a checked document says about one subject, and until 
 `KnownService` is the belief about one service's keys, and how a newer document or a list of changes alters it.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, Self, cast
@@ -194,11 +194,6 @@ class KnownService(Dated):
     def lists(self, kid: str) -> bool:
         """Whether the kid is among the keys or the revoked keys."""
         return kid in self.keys or kid in self.revoked
-
-    def without(self, kids: Collection[str]) -> Self:
-        """After these of its keys were revoked."""
-        keys = {kid: key for kid, key in self.keys.items() if kid not in kids}
-        return replace(self, keys=keys, revoked=self.revoked | frozenset(kids))
 
     def updated(self, document: KeySetDocument) -> Self:
         """After another document. Raises DocumentRefused for one that is older than what was seen before, and for one

@@ -249,12 +249,20 @@ class Shelf(ABC, Generic[D, B, A]):
         return item.retry_at if wanted else max(item.retry_at, item.renew_at)
 
     def followed(self) -> list[int]:
-        """For each belief that a list of changes can confirm: the ledger entry up to which it is true."""
-        return [item.known.covered for item in self._all() if item.known is not None and self._is_followed(item)]
+        """For each belief from the present ledger: the entry up to which it is true, or which its next document must
+        cover."""
+        held = [(item, item.known) for item in self._all() if self.items.get(item.subject) is item]
+        return [
+            item.awaited_entry or known.covered
+            for item, known in held
+            if known is not None and self._is_in_ledger(item)
+        ]
 
     def confirm(self, changes: Changes, period: int) -> None:
         """Take note of what did not change, and mark what did, by a list that was asked for in that period."""
         for item in self._all():
+            if item.awaited_entry:  # all of the list is known now, and the document must cover it too
+                item.awaited_entry = max(item.awaited_entry, changes.seq)
             with held_if_free(item.lock) as held:
                 if held and self._is_followed(item):  # else the next round asks again
                     self._confirm(item, changes, period)
@@ -262,14 +270,10 @@ class Shelf(ABC, Generic[D, B, A]):
     def _confirm(self, item: CachedSubject[B], changes: Changes, period: int) -> None:
         confirmed = item.known.confirmed(item.service, changes) if item.known is not None else None
         if confirmed is None:
-            item.awaited_entry, item.retry_at = changes.seq, self._retry_at(item, changes)
+            item.awaited_entry, item.retry_at = changes.seq, 0.0  # retry at once: there is something new
         else:
             current = item.generation == self._reader.generation
             self._believe(item, confirmed, max(item.period, period) if current else item.period)
-
-    def _retry_at(self, item: CachedSubject[B], changes: Changes) -> float:
-        """When to fetch the document of a subject that the list says has changed: at once."""
-        return 0.0
 
     def on_new_ledger(self) -> None:
         """See LedgerCache."""

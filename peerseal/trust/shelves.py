@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
 from random import random
 from typing import Final, Generic, TypeVar
 
@@ -59,6 +58,8 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         super().__init__(parts)
         limits = parts.limits
         self.held: dict[str, tuple[TrustedKey, CachedSubject[KnownService]]] = {}
+        self._revoked = set[str]()
+        """Kids that a list of changes called revoked, before or after their key set did."""
         self._strangers = TokenBucket(limits.stranger_fetches, limits.stranger_rate, parts.clock)
         self._unknown_kid_fetches = threading.Semaphore(limits.doubtful_fetches)
 
@@ -89,27 +90,27 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         return item
 
     def confirm(self, changes: Changes, period: int) -> None:
-        """See Shelf. Before that, the keys that the list calls revoked are refused: this only takes trust away."""
-        for service_id, kids in groupby(sorted(changes.revoked), key=lambda kid: split_kid(kid)[0]):
-            item = self.items.get(service_id)
-            if item is not None:
-                with held_if_free(item.lock) as held:
-                    if held:  # else the next round asks again
-                        self._refuse(item, frozenset(kids), changes.seq)
+        """See Shelf. Before that, the keys that the list calls revoked are refused: this only takes trust away.
+
+        Their key sets are then fetched within `SPREAD` seconds, at random times, so that not all clients fetch at once.
+        """
+        hit = [item for kid in changes.revoked if (item := self._refuse(kid, changes.seq)) is not None]
         super().confirm(changes, period)
+        for item in hit:
+            item.retry_at = item.retry_at or self._clock() + SPREAD * random()  # noqa: S311 - no secret
 
-    def _refuse(self, item: CachedSubject[KnownService], kids: frozenset[str], seq: int) -> None:
-        """Refuse keys that were revoked up to that entry."""
-        known = item.known
-        if known is not None and known.covered < seq and self._is_in_ledger(item) and kids & known.keys.keys():
-            self._believe(item, known.without(kids), item.period)
-
-    def _retry_at(self, item: CachedSubject[KnownService], changes: Changes) -> float:
-        """See Shelf. Where the list says what was revoked, the document is fetched within `SPREAD` seconds, at a random
-        time, so that not all clients fetch it at once. A question about a new key does not wait for that."""
-        if any(split_kid(kid)[0] == item.subject for kid in changes.revoked):
-            return self._clock() + SPREAD * random()  # noqa: S311 - no secret
-        return super()._retry_at(item, changes)
+    def _refuse(self, kid: str, seq: int) -> CachedSubject[KnownService] | None:
+        """Refuse a key that was revoked up to that entry. Returns the item of its service, or None where the key is not
+        held. It takes no lock, since a fetch may hold it for long: `_update_lookup` reads ``_revoked`` last."""
+        item = self.items.get(split_kid(kid)[0])
+        known = None if item is None else item.known
+        if item is None or known is None or kid not in known.keys or known.covered >= seq:
+            return None
+        if not self._is_in_ledger(item):
+            return None
+        self._revoked.add(kid)
+        self.held.pop(kid, None)
+        return item
 
     def endings(self) -> Mapping[str, int]:
         """See LedgerCache."""
@@ -117,7 +118,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         for known in filter(None, (item.known for item in self._all())):
             ends |= {kid: key.active_until for kid, key in known.keys.items()}
             ends |= dict.fromkeys(known.revoked, REVOKED_FOR_GOOD)
-        return ends
+        return ends | dict.fromkeys(tuple(self._revoked), REVOKED_FOR_GOOD)
 
     def renew_locks(self) -> None:
         """See Shelf."""
@@ -128,7 +129,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         return KnownService.of(document) if known is None else known.updated(document)
 
     def _find(self, known: KnownService, name: str) -> TrustedKey | None:
-        if name in known.revoked:
+        if name in known.revoked or name in self._revoked:
             raise RevokedKey(f"{name} was revoked")
         return known.keys.get(name)
 
@@ -155,7 +156,7 @@ class KeyShelf(Shelf[KeySetDocument, KnownService, TrustedKey]):
         before, after = item.known.keys if item.known else {}, known.keys if known else {}
         item.absent.discard(after)
         self.held.update({kid: (key, item) for kid, key in after.items()})
-        for kid in before.keys() - after.keys():
+        for kid in (before.keys() - after.keys()) | (after.keys() & self._revoked):
             self.held.pop(kid, None)
 
     def _forget_strangers(self) -> None:

@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from operator import itemgetter
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import b64url_decode, canonical_json, strict_json_object
@@ -55,6 +55,7 @@ _TEMPLATE = (
     '{"aud":"%s","content_digest":"%s","exp":%d,"headers":{},"iat":%d,"iss":"%s","jti":"%s","method":"%s","nbf":%d,'
     '"sub":"%s","target_digest":"%s"}'
 )
+_TYPES = (str, str, int, int, str, str, str, int, str, str)  # of its values
 _QUOTATION_MARKS = _TEMPLATE.count('"')
 _request_values = itemgetter(*_REQUEST_MEMBERS)
 _REQUEST_OPTIONAL = frozenset(("tth", "ctx"))
@@ -76,7 +77,8 @@ _USUAL = canonical_object(
 )
 
 
-class RequestToken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RequestToken:
     """The claims of a request token: who calls whom, and for exactly which request.
 
     ``issuer`` and ``audience`` are service ids; ``target_digest`` and ``content_digest`` are ``sha-256=:…:`` of the
@@ -93,7 +95,7 @@ class RequestToken(NamedTuple):
     method: str
     target_digest: str
     content_digest: str
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: Mapping[str, str] = field(default_factory=dict)
     tth: str | None = None
     ctx: Mapping[str, Any] | None = None
 
@@ -123,19 +125,21 @@ class RequestToken(NamedTuple):
 
         Most tokens are written by a template, in a fifth of the time; their texts are ASCII without escapes.
         """
-        if self.ctx is None and self.tth is None and not self.headers:
-            text = _TEMPLATE % (
-                self.audience,
-                self.content_digest,
-                self.expires_at,
-                self.issued_at,
-                self.issuer,
-                self.jti,
-                self.method,
-                self.not_before,
-                self.issuer,
-                self.target_digest,
-            )
+        values = (
+            self.audience,
+            self.content_digest,
+            self.expires_at,
+            self.issued_at,
+            self.issuer,
+            self.jti,
+            self.method,
+            self.not_before,
+            self.issuer,
+            self.target_digest,
+        )
+        usual = self.ctx is None and self.tth is None and type(self.headers) is dict and not self.headers
+        if usual and tuple(map(type, values)) == _TYPES:
+            text = _TEMPLATE % values
             # As many quotation marks as the template has: no text holds one.
             if text.isascii() and text.isprintable() and "\\" not in text and text.count('"') == _QUOTATION_MARKS:
                 return text.encode("ascii")

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.ledger.merkle import Frontier, Proof
-from peerseal.protocol.names import make_kid, service_id
+from peerseal.protocol.names import service_id
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
@@ -16,17 +16,21 @@ from registry.services.documents.waiting import WaitingCall, WaitingCalls
 from registry.services.group_commit import GroupCommit
 from registry.services.use_case import Node, UseCase
 from registry.storage.notifications import commit_listener
-from registry.storage.queries import keys, ledger, services
+from registry.storage.queries import ledger, services
 
 _KEPT = 256
 """Lists in memory. Clients that are up to date all ask for the same one."""
+_MOST_REVOKED = 1_000
+"""Kids in a list, at most: with a thousand services they fit into the size of a list."""
+_LOOKED_BACK = 10_000
+"""Entries that are searched for revocations. A client that is further back fetches the key sets that changed."""
 
 
 class _Read(NamedTuple):
-    """What a list is made of: names of changed services, revoked keys (service and thumbprint), a proof."""
+    """What a list is made of: names of changed services, kids of revoked keys, a proof."""
 
     names: Sequence[str]
-    revoked: Sequence[tuple[str, str]]
+    revoked: Sequence[str]
     proof: Proof | None
 
 
@@ -103,7 +107,8 @@ class ChangesFeed(UseCase):
     def _read(self, connection: Connection, seq: int, newest: int) -> _Read:
         proof, most = self._proof(connection, seq, newest), self._limits.changes_listed
         names = services.changed_since(connection, seq, most + 1) if seq < newest else []
-        revoked = keys.revoked_since(connection, seq, most) if 0 < len(names) <= most else []
+        near = 0 < len(names) <= most and newest - seq <= _LOOKED_BACK
+        revoked = ledger.revoked_after(connection, seq, _MOST_REVOKED) if near else []
         return _Read(names, revoked, proof)
 
     def _proof(self, connection: Connection, seq: int, newest: int) -> Proof | None:
@@ -131,7 +136,7 @@ class ChangesFeed(UseCase):
             checkpoint=authority.checkpoint(edge),
             services=ids,
             reset=reset,
-            revoked=tuple(make_kid(service_id(domain, name), thumbprint) for name, thumbprint in read.revoked),
+            revoked=tuple(read.revoked),
             proof=read.proof,
         )
         body = authority.sign(changes).encode("ascii")

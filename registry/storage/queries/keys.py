@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, ScalarSelect, bindparam, 
 from peerseal.protocol.encoding import canonical_json
 from registry.domain.keys import KeyRecord
 from registry.storage.batched_writes import Write
-from registry.storage.tables import keys, services
+from registry.storage.tables import keys
 
 _RECORD = (
     keys.c.thumbprint,
@@ -63,14 +63,6 @@ def listed(connection: Connection, service: str, retired_after: int, now: int) -
     end; oldest first."""
     found = connection.execute(_LISTED, {"of": service, "retired_after": retired_after, "now": now})
     return [_record(row) for row in found]
-
-
-def revoked_since(connection: Connection, seq: int, limit: int) -> list[tuple[str, str]]:
-    """Service and thumbprint of the keys that an entry after ``seq`` revoked, the newest ones first."""
-    changed = select(services.c.name).where(services.c.seq > seq)
-    found = select(keys.c.service, keys.c.thumbprint).where(keys.c.service.in_(changed), keys.c.revoked_seq > seq)
-    rows = connection.execute(found.order_by(keys.c.revoked_seq.desc()).limit(limit))
-    return [(service, thumbprint) for service, thumbprint in rows]
 
 
 def page(connection: Connection, service: str, after: int, limit: int) -> list[KeyRecord]:

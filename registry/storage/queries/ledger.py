@@ -23,6 +23,12 @@ _RAISE = update(ledger_head).values(size=bindparam("head_size"), frontier=bindpa
 _INSERT = insert(entries)
 _INSERT_ONE = _INSERT.values({column: bindparam(f"entry_{column.name}") for column in entries.c})
 _ADD_TILE = insert(tiles)
+_REVOKED = (
+    select(entries.c.kid)
+    .where(entries.c.seq > bindparam("after"), entries.c.type == "key_revoked")
+    .order_by(entries.c.seq.desc())
+    .limit(bindparam("most"))
+)
 _LEAVES = (
     select(entries.c.leaf)
     .where(entries.c.seq > bindparam("after"), entries.c.seq <= bindparam("to"))
@@ -247,6 +253,11 @@ def read_some(connection: Connection, seqs: Sequence[int]) -> list[Entry]:
 def endings(connection: Connection, service: str) -> list[Entry]:
     """The entries that retired or revoked keys of a service, in order."""
     return [Entry.decode(body) for body in connection.execute(_ENDED, {"of": service}).scalars()]
+
+
+def revoked_after(connection: Connection, seq: int, limit: int) -> Sequence[str]:
+    """The kids that entries after ``seq`` revoked, the newest first. It looks at each of these entries."""
+    return [kid for kid in connection.execute(_REVOKED, {"after": seq, "most": limit}).scalars() if kid is not None]
 
 
 def leaves(connection: Connection, after: int, to: int) -> Sequence[bytes]:
