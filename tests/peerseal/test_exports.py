@@ -93,6 +93,11 @@ def test_an_adapter_is_there_on_first_use(name: str) -> None:
     assert getattr(peerseal, name) is importlib.import_module(f"peerseal.{name}")
 
 
+def test_packages_are_there_without_an_import_of_their_own() -> None:
+    program = "import json, peerseal; print(json.dumps([peerseal.verify.request.__name__, peerseal.trust.__name__]))"
+    assert in_a_fresh_process(program) == ["peerseal.verify.request", "peerseal.trust"]
+
+
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = peerseal.nonsense

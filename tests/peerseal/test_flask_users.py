@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
 import peerseal
-from peerseal import Identity, Transaction, User, Verifier, carrying, current_transaction
+from peerseal import Identity, Transaction, User, Verifier, carrying, current_request_id, current_transaction
 from peerseal.flask import PeerAuth
 from peerseal.testing import MemoryRegistry
 
@@ -305,6 +305,45 @@ def test_a_body_that_an_after_request_function_puts_in_is_for_the_user_too(calle
 
     callee.view("/x")(lambda: "")
     assert callee.text("/x") == "adaada"
+
+
+@pytest.mark.parametrize("finish", ["finalize_request", "process_response"])
+def test_a_stream_of_a_context_that_the_application_pushed_is_for_its_user(callee: Callee, finish: str) -> None:
+    callee.view("/x")(lambda: Response(callee.onward() for _ in range(1)))
+    with callee.app.request_context(callee.environ("/x")):
+        assert callee.app.preprocess_request() is None
+        response = callee.app.make_response(callee.app.dispatch_request())
+        response = getattr(callee.app, finish)(response)
+    assert list(response.response) == ["insufficient_scope"]
+    assert user() is None
+
+
+def test_the_stream_of_an_error_handler_is_for_the_user_too(callee: Callee) -> None:
+    @callee.app.errorhandler(ZeroDivisionError)
+    def handle(_: ZeroDivisionError) -> Response:
+        return Response(callee.onward() for _ in range(1))
+
+    callee.view("/x")(lambda: str(1 // 0))
+    assert callee.text("/x") == "insufficient_scope"
+
+
+def test_pieces_that_a_body_with_a_length_makes_late_are_made_within_the_request(callee: Callee) -> None:
+    class Lazy:
+        def __len__(self) -> int:
+            return 1
+
+        def __iter__(self) -> Iterator[str]:
+            yield current_request_id() or "none"
+
+    callee.view("/x")(lambda: _with_body(Lazy()))
+    environ = callee.environ("/x") | {"HTTP_X_REQUEST_ID": "r-7"}
+    assert b"".join(callee.app(environ, lambda *_: None)) == b"r-7"  # type: ignore[arg-type]
+
+
+def _with_body(body: Any) -> Response:
+    response = Response()
+    response.response = body
+    return response
 
 
 def test_files_and_what_is_no_stream_are_left_alone(callee: Callee) -> None:

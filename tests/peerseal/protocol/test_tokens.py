@@ -68,6 +68,12 @@ def test_the_payload_of_every_request_token_is_its_claims_in_canonical_json(toke
     assert token.payload() == canonical_json(token.claims())
 
 
+@pytest.mark.parametrize("value", [True, 1.9, None, 7, "a"])
+def test_a_value_of_another_type_is_written_as_json_writes_it(value: Any) -> None:
+    token = RequestToken(value, "b", value, 1, 2, "j", "GET", "t", "c")
+    assert token.payload() == canonical_json(token.claims())
+
+
 @given(request_tokens)
 @without_deadline
 def test_the_claims_of_every_request_token_are_of_the_right_shape(token: RequestToken) -> None:

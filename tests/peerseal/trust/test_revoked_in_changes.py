@@ -1,5 +1,8 @@
 """The list of changes names revoked keys: they are refused before their key sets are fetched."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -8,6 +11,7 @@ from peerseal import TrustLimits, TrustStore
 from peerseal.errors import InvalidName, MalformedToken, RevokedKey
 from peerseal.protocol.documents.changes import Changes
 from peerseal.testing import Answer, Clock, MemoryRegistry
+from tests.support.between import Between, Gate
 
 JWK_SET = "GET /v1/services/client/jwks.jwt"
 JWK_SET_PATH = "/v1/services/client/jwks.jwt"
@@ -68,6 +72,35 @@ def test_a_second_revocation_is_in_force_while_the_first_still_waits_for_its_key
     for kid in (one, other):
         registry.revoke(kid)
         trust.refresh()
+        with pytest.raises(RevokedKey):
+            trust.key(kid)
+
+
+def test_a_revocation_is_in_force_while_a_fetch_of_the_key_set_hangs(registry: MemoryRegistry) -> None:
+    gate, hung = Gate(JWK_SET_PATH), threading.Event()
+    fetcher = Between(registry, lambda path: gate.hold(path.partition("?")[0]) if hung.is_set() else None)
+    trust = registry.trust_store(limits=QUIET, fetcher=fetcher)
+    kids = [registry.identity("client").credentials.key_id for _ in range(2)]
+    callee = f"{registry.domain}/callee"
+    registry.set_policy("callee", {"client": ["read"]})
+    trust.policy(callee)
+    for kid in kids:
+        trust.key(kid)
+    hung.set()
+    with ThreadPoolExecutor(2) as pool:
+        registry.revoke(kids[0])
+        first = pool.submit(trust.refresh)  # applies the changes, and then hangs
+        gate.wait_until_reached()
+        registry.revoke(kids[1])
+        second = pool.submit(trust.refresh)
+        until = time.monotonic() + 10
+        while trust.recall(kids[1], callee) is not None:
+            assert time.monotonic() < until, "the second revocation is not in force"
+            time.sleep(0.01)
+        gate.open()
+        first.result()
+        second.result()
+    for kid in kids:
         with pytest.raises(RevokedKey):
             trust.key(kid)
 
