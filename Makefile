@@ -4,6 +4,8 @@ VENV ?= .venv
 WORKERS ?= 2
 # Many of these tests wait, so one more than the cores keeps both busy.
 THOROUGH_WORKERS ?= 3
+# `make oldest` and `make pooler` run these files and folders only, where some are named.
+TESTS ?=
 
 # With this set, each process of a test run or demo compiles every module again, which doubles the time of its start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,7 +54,7 @@ oldest: ## the quick tests of each interface with the oldest releases that setup
 	>$(VENV)-oldest/bounds.txt
 	@VIRTUAL_ENV="$(CURDIR)/$(VENV)-oldest" $(VENV)-oldest/bin/uv pip install --quiet --resolution lowest-direct \
 	--constraint $(VENV)-oldest/bounds.txt --editable '.[dev]' --editable $(REGISTRY)
-	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults
+	$(VENV)-oldest/bin/pytest -n $(WORKERS) -m "$(QUICK)" -k "not postgres" --ignore=tests/attacks --ignore=tests/faults $(TESTS)
 
 thorough: $(STAMP) ## what takes long: real processes on PostgreSQL, keys rolled over under load
 	$(BIN)/pytest -n $(THOROUGH_WORKERS) -m "thorough and not brokers and not pooler and not compose and not dist"
@@ -73,7 +75,7 @@ ha: $(STAMP) ## a database that fails over under two nodes and ten peers; what e
 	$(BIN)/pytest -m ha -s
 
 pooler: $(STAMP) ## the storage and all that stands on it through a real PgBouncer in transaction mode (needs pgbouncer)
-	$(BIN)/pytest -n $(WORKERS) -m pooler
+	$(BIN)/pytest -n $(WORKERS) -m pooler $(TESTS)
 
 browser: $(STAMP) ## a login in a real Chromium (needs chromium and chromedriver)
 	$(BIN)/pytest -m browser
