@@ -25,24 +25,28 @@ def open_route() -> Flask:
 
 def protected_route(shared: bool) -> Flask:
     """The same route, protected, for the service that the environment names; its workers may share a replay guard."""
-    app = open_route()
     identity = peerseal.Identity.from_env().start()
     guard = identity.replay_guard() if shared else peerseal.MemoryReplayGuard()
-    auth = peerseal.flask.PeerAuth(app, identity, allow={"client-service": {SCOPE}}, replay=guard)
+    return protected_by(identity, guard, ["client-service"])[0]
+
+
+def protected_by(
+    identity: peerseal.Identity, guard: peerseal.ReplayGuard, callers: Sequence[str]
+) -> tuple[Flask, peerseal.flask.PeerAuth]:
+    """The same route, protected by that guard and open to these callers, and what protects it."""
+    app = open_route()
+    auth = peerseal.flask.PeerAuth(app, identity, allow={caller: {SCOPE} for caller in callers}, replay=guard)
     app.view_functions["profile"] = auth.require(scope=SCOPE)(profile)
     auth.public(_ready)
-    return app
+    return app, auth
 
 
 def flooded_route(callers: Sequence[str]) -> Flask:
     """The protected route for these callers, and a route that lists the trust store's questions to the registry, with
     their times (`time.monotonic`)."""
-    app, identity = open_route(), peerseal.Identity.from_env()
+    identity = peerseal.Identity.from_env()
     asked = identity.trust.fetcher = CountedFetcher([SettingsReader(os.environ).required("PEERSEAL_REGISTRY_URL")])
-    allow, guard = {caller: {SCOPE} for caller in callers}, peerseal.MemoryReplayGuard()
-    auth = peerseal.flask.PeerAuth(app, identity.start(), allow=allow, replay=guard)
-    app.view_functions["profile"] = auth.require(scope=SCOPE)(profile)
-    auth.public(_ready)
+    app, auth = protected_by(identity.start(), peerseal.MemoryReplayGuard(), callers)
     app.add_url_rule("/asked", "asked", auth.public(lambda: asked.times))
     return app
 
@@ -63,6 +67,7 @@ def constant(file: str) -> Flask:
 
 
 def profile(id: str) -> dict[str, str]:
+    """A small answer."""
     return {"id": id, "name": "Ada Lovelace", "city": "London"}
 
 

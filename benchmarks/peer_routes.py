@@ -47,7 +47,7 @@ def authlib_route(keys_url: str, audience: str) -> Flask:
         """Decodes the token with the key of its kid."""
 
         def authenticate_token(self, token_string: str) -> Claims:
-            """The claims, of which the signature is good."""
+            """Verify the signature and return the claims."""
             return Claims(decoder.decode(token_string, keys, claims_options=claims_options))
 
         def validate_token(self, token: Claims, scopes: object, request: object, **_: Any) -> None:

@@ -46,7 +46,7 @@ class _Turn:
 
 def measure(stack: Stack, caller: peerseal.Identity) -> Iterator[Figure]:
     """The figures of the Flask route. ``caller`` signs with RS256; the callees join the ``stack``'s registry."""
-    keys = f"'{stack.registry_url}/v1/services/{CLIENT}/jwks.json', '{caller.domain}/{RESOURCE}'"
+    keys = ", ".join(map(repr, keys_and_audience(stack, caller)))
     contenders = {
         _SHARED: ("benchmarks.apps:protected_route(True)", stack.service_settings(RESOURCE, host="one")),
         _MEMORY: ("benchmarks.apps:protected_route(False)", stack.service_settings(RESOURCE, host="another")),
@@ -60,10 +60,7 @@ def measure(stack: Stack, caller: peerseal.Identity) -> Iterator[Figure]:
 def measure_asgi(stack: Stack, caller: peerseal.Identity) -> Iterator[Figure]:
     """The figures of the ASGI route."""
     peer = "PyJWT + PyJWKClient"
-    keys = {
-        "BENCH_KEYS_URL": f"{stack.registry_url}/v1/services/{CLIENT}/jwks.json",
-        "BENCH_AUDIENCE": f"{caller.domain}/{RESOURCE}",
-    }
+    keys = dict(zip(("BENCH_KEYS_URL", "BENCH_AUDIENCE"), keys_and_audience(stack, caller), strict=True))
     contenders = {
         _SHARED: ("benchmarks.asgi_apps:protected_route", stack.service_settings(RESOURCE, host="three")),
         _RAW: ("benchmarks.asgi_apps:route_with_raw_verify", {}),
@@ -71,6 +68,11 @@ def measure_asgi(stack: Stack, caller: peerseal.Identity) -> Iterator[Figure]:
         peer: ("benchmarks.asgi_apps:pyjwt_route", keys),
     }
     yield from _figures("ASGI route", stack, caller, contenders, partial(_uvicorn, stack), (peer,))
+
+
+def keys_and_audience(stack: Stack, caller: peerseal.Identity) -> tuple[str, str]:
+    """What the other libraries need: the URL of the caller's JWK Set, and the callee's id."""
+    return f"{stack.registry_url}/v1/services/{CLIENT}/jwks.json", f"{caller.domain}/{RESOURCE}"
 
 
 def _figures(
@@ -121,7 +123,7 @@ def _uvicorn(stack: Stack, name: str, port: int, target: str, settings: Mapping[
 
 def _round(caller: peerseal.Identity, servers: Mapping[str, Server], number: int) -> dict[str, _Turn]:
     """One window each. Each round begins with another one."""
-    requests = [_with_token(caller) for _ in range(REQUESTS)]
+    requests = [with_token(caller) for _ in range(REQUESTS)]
     order = list(servers)
     turn = number % len(order)
     return {name: _turn(servers[name], requests) for name in order[turn:] + order[:turn]}
@@ -133,6 +135,7 @@ def _turn(server: Server, requests: list[bytes]) -> _Turn:
     return _Turn(window, 1e6 * (processor_seconds(server.pid) - before) / len(requests))
 
 
-def _with_token(caller: peerseal.Identity) -> bytes:
+def with_token(caller: peerseal.Identity) -> bytes:
+    """A GET of the route with a new request token."""
     token = caller.sign_request(RESOURCE, method="GET", target=PATH)
     return get(PATH, f"Authorization: Bearer {token}")

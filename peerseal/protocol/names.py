@@ -91,9 +91,7 @@ def _checked_id(name: str) -> str:
     return name
 
 
-@lru_cache(maxsize=1024)
-def _id_in(domain: str, name: str) -> str:
-    return service_id(domain, name)
+_id_in = lru_cache(maxsize=1024)(service_id)
 
 
 def check_name_or_id(name: str) -> str:

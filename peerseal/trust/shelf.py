@@ -251,7 +251,7 @@ class Shelf(ABC, Generic[D, B, A]):
     def followed(self) -> list[int]:
         """For each belief from the present ledger: the entry up to which it is true, or which its next document must
         cover."""
-        held = [(item, item.known) for item in self._all() if self.items.get(item.subject) is item]
+        held = [(item, item.known) for item in self._all()]
         return [
             item.awaited_entry or known.covered
             for item, known in held

@@ -38,7 +38,8 @@ from peerseal.trust.documents import Fetched, Question
 from peerseal.trust.shelf import CachedSubject, Shelf, ShelfParts
 
 SPREAD: Final = 1.0
-"""Seconds over which the clients of a registry fetch a key set of which the changes have said what was revoked."""
+"""After a list of changes has named revoked keys, each client fetches their key set at a random time within these
+seconds."""
 
 V = TypeVar("V")
 S = TypeVar("S", bound=PolicyDocument | DomainDocument)

@@ -117,8 +117,6 @@ class AuditLog:
     def call(self, peer: "Peer", *, scope: str | None, method: str, route: Callable[[], str | None]) -> None:
         """A call was accepted for that scope. ``route`` gives the pattern of its route, if any."""
         self._calls.add(peer.id, scope or "")
-        if self._on_verified is None and not (self._enabled and _lines.isEnabledFor(logging.INFO)):
-            return  # `_note` would find nothing to do; this runs on each request
 
         def record() -> Accepted:
             jti, audience = peer.claims["jti"], peer.claims["aud"]
@@ -130,8 +128,6 @@ class AuditLog:
     def event(self, event: "Event") -> None:
         """An event was accepted."""
         self._events.add(event.issuer, event.scope)
-        if self._on_verified is None and not (self._enabled and _lines.isEnabledFor(logging.INFO)):
-            return
 
         def record() -> Accepted:
             jti, audience = event.claims["jti"], event.claims["aud"]
