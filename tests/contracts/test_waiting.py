@@ -27,8 +27,8 @@ from tests.support.postgres import running_postgres
 from tests.support.waiters import ask, waiters
 from tests.support.waiting import until
 
-SOON = 1.0
-"""Seconds within which word of a change comes."""
+SOON = 10.0
+"""Seconds within which word of a change comes, on a busy machine as well; a call waits for 20."""
 
 
 def told(registry: Driver, call: "Future[TestResponse]", within: float = SOON) -> Changes:
@@ -51,7 +51,7 @@ def follows(registry: Driver) -> bool:
 
 
 @pytest.mark.parametrize("registry_database", ["sqlite", "postgres"], indirect=True)  # no word through a pooler
-def test_a_change_on_another_node_is_told_within_a_second(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_on_another_node_is_told_without_looking_for_it(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifications, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
     other = registry.node()
     for service in ("billing", "shipping", "billing"):
@@ -157,7 +157,7 @@ def test_changes_that_come_one_upon_the_other_are_told_together(
         again = [pool.submit(ask, registry, seq) for _ in range(10)]
         for _ in range(10):
             other.join_token("billing")
-        assert {told(registry, call, 1 + SOON).seq for call in again} == {seq + 10}
+        assert {told(registry, call).seq for call in again} == {seq + 10}
     assert [(one.since, one.seq) for one in signed if isinstance(one, Changes)] == [
         (0, seq - 1),
         (seq - 1, seq),
@@ -233,7 +233,7 @@ def test_a_database_that_fails_during_waits_delays_no_call(
         )
     began = time.monotonic()
     assert ask(registry, head).status_code == 503, "and who comes again is told so at once"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 # on PostgreSQL
@@ -282,7 +282,7 @@ def test_without_a_listener_the_head_is_read_at_intervals(node: Driver, monkeypa
         admit = change(tells, "billing")
         with waiters(node, 2) as calls:
             admit()
-            assert all(told(node, call, 1 + SOON).services for call in calls)
+            assert all(told(node, call).services for call in calls)
     other.close()
     node.close()
 
@@ -295,7 +295,7 @@ def test_without_notifications_the_head_is_read_at_intervals(node: Driver, postg
     admit = change(other, "billing")
     with waiters(node, 2) as calls:
         admit()
-        assert all(told(node, call, 1 + SOON).services for call in calls)
+        assert all(told(node, call).services for call in calls)
     other.close()
     node.close()
 

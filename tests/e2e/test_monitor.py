@@ -27,8 +27,8 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.e2e
 
 SERVICE = "billing"
-WITHIN = 2.0
-"""Seconds from a registration's answer to the line that reports it."""
+WITHIN = 10.0
+"""Seconds from a registration's answer to the line that reports it, on a busy machine; a monitor that polled needs 20."""
 
 
 def identity(stack: Stack, folder: Path, **options: Any) -> peerseal.Identity:

@@ -121,7 +121,7 @@ def test_more_peers_wait_than_calls_are_served_at_once_and_all_are_told(on_sqlit
     with served(on_sqlite, preload=preload) as (server, node), peers(server, count) as some:
         assert at_a_time(4, 40, lambda: get(f"{server.url}/readyz")[0]) == {200: 40}
         node.join_tokens.create("billing", 600, 1, BY)
-        assert_told(some.answers(within=2), count)
+        assert_told(some.answers(within=10), count)
 
 
 @pytest.mark.e2e
@@ -130,7 +130,7 @@ def test_a_worker_that_is_told_to_stop_answers_all_who_wait(on_sqlite: Stack) ->
         began = time.monotonic()
         server.stop()
         assert time.monotonic() - began < 8
-        assert len(some.answers(within=1)) == 30
+        assert len(some.answers(within=10)) == 30
 
 
 @pytest.mark.e2e
@@ -145,7 +145,7 @@ def test_500_peers_wait_at_one_worker_and_others_are_served_meanwhile(stack: Sta
                 assert at_a_time(8, 400, lambda: get(f"{server.url}/.well-known/peerseal-registry")[0]) == {200: 400}
                 assert time.monotonic() - began < 10
                 node.join_tokens.create(f"billing{round_}", 600, 1, BY)
-                assert_told(some.answers(within=5), 500)
+                assert_told(some.answers(within=15), 500)
 
 
 @pytest.mark.e2e
@@ -155,11 +155,11 @@ def test_a_client_that_goes_away_while_it_waits_leaves_its_place_at_once(on_sqli
         for _ in range(3):
             with peers(server, 20):
                 began = time.monotonic()
-                assert len(Peers(server, 5, f"/v1/changes?since={head_of(server)}&wait=20").answers(2)) == 5
-                assert time.monotonic() - began < 2, "there are too many, so these are answered at once"
+                assert len(Peers(server, 5, f"/v1/changes?since={head_of(server)}&wait=20").answers(10)) == 5
+                assert time.monotonic() - began < 10, "there are too many, so these are answered at once"
         with peers(server, 20) as some:
             node.join_tokens.create("billing", 600, 1, BY)
-            assert_told(some.answers(within=2), 20)
+            assert_told(some.answers(within=10), 20)
 
 
 @pytest.mark.e2e
