@@ -15,6 +15,7 @@ from registry.web.limiting import limit_refusals
 from registry.web.metrics import DATABASE, WORKERS, timed
 from registry.web.problems import answer_errors
 from registry.web.routes import BLUEPRINTS
+from registry.web.warm_answers import WarmAnswers
 from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
 
 
@@ -48,5 +49,5 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     answer_errors(app)
     WORKERS.share_in(settings.home)
     DATABASE.read_from(lambda: connection_counts(registry.store.engine))
-    app.wsgi_app = timed(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    app.wsgi_app = timed(WarmAnswers(app.wsgi_app, registry))  # type: ignore[assignment, method-assign]
     return app

@@ -15,7 +15,7 @@ from tests.support.rabbitmq import RabbitMQ, need_rabbitmq
 from tests.support.stack import Stack
 from tests.support.wire import NOW, Keys, RawServer, Service, raw_server
 
-WITH_PROCESSES = ("tests/e2e/", "tests/faults/")
+WITH_PROCESSES = ("tests/e2e/", "tests/examples/", "tests/faults/")
 ON_ONE_DATABASE = tuple(
     f"tests/{name}.py"
     for name in (
@@ -101,6 +101,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thorough)
         if "pgbouncer" in item.name or "pgbouncer" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.pooler)
+
+
+def pytest_collection_finish() -> None:
+    """What ten thousand collected tests consist of never becomes garbage: the collector need not look at it again and
+    again, which took seconds each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

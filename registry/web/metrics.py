@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from flask import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -185,11 +184,10 @@ def timed(application: "WSGIApplication") -> "WSGIApplication":
     return begun
 
 
-def note(environ: "WSGIEnvironment", status: int) -> None:
-    """Notes that the request with this environment is answered."""
+def note(environ: "WSGIEnvironment", endpoint: str | None, status: int) -> None:
+    """Notes that the request with this environment, for that endpoint, is answered."""
     with errors.contained():
-        request: Request = environ["werkzeug.request"]
-        answered.note(request.endpoint, status, time.perf_counter() - environ[_BEGAN])
+        answered.note(endpoint, status, time.perf_counter() - environ[_BEGAN])
 
 
 def count_admission(admitted_by: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from registry.services.access.operators import Operator, Role
 from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
+from registry.settings import Limits
 from registry.web.metrics import count_admission, note
 
 if TYPE_CHECKING:
@@ -174,21 +175,29 @@ class Published(Response):
 
 
 def published(rendered: PublicAnswer, cache_control: str | None = None) -> Response:
-    """An answer that caches may keep, or 304 where the caller has it (RFC 9110 section 13.1.2).
+    """An answer that caches may keep, or 304 where the caller has it."""
+    status, headers, body = public_response(
+        rendered, request.environ, cache_control or public_cache_control(registry().settings.limits)
+    )
+    note(request.environ, request.endpoint, status)
+    return Published(body, status, headers)
 
-    The headers of each answer are made once: setting them took longer than the rest of a warm answer.
-    """
-    if cache_control is None:
-        limits = registry().settings.limits
-        cache_control = f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
-    environ = request.environ
+
+def public_cache_control(limits: Limits) -> str:
+    """The Cache-Control of documents that everyone may read."""
+    return f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
+
+
+def public_response(
+    answer: PublicAnswer, environ: "WSGIEnvironment", cache_control: str
+) -> tuple[int, Headers, list[bytes]]:
+    """Status, headers and body of an answer: 200, or 304 where the caller has it (RFC 9110 section 13.1.2). The headers
+    are shared with other answers, so they must not be changed: making them took longer than the rest of a warm
+    answer."""
     known = environ.get("HTTP_IF_NONE_MATCH")
-    if known is not None and (known == rendered.etag or _names(known, rendered.etag)):
-        note(environ, 304)
-        return Published(status=304, headers=_headers(rendered.etag, cache_control))
-    note(environ, 200)
-    headers = _headers(rendered.etag, cache_control, rendered.content_type, len(rendered.body))
-    return Published([rendered.body], headers=headers)
+    if known is not None and (known == answer.etag or _names(known, answer.etag)):
+        return 304, _headers(answer.etag, cache_control), []
+    return 200, _headers(answer.etag, cache_control, answer.content_type, len(answer.body)), [answer.body]
 
 
 def _names(if_none_match: str, etag: str) -> bool:
@@ -258,5 +267,5 @@ def after_request(response: Response) -> Response:
         response.headers.setdefault("Cache-Control", "no-store")
         if request.method in WRITING and response.status_code < 300:
             registry().housekeeping.now_and_then()
-        note(request.environ, response.status_code)
+        note(request.environ, request.endpoint, response.status_code)
     return response

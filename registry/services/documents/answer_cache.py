@@ -4,8 +4,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
+from peerseal.errors import PeersealError
 from peerseal.protocol.encoding import b64url
 from peerseal.protocol.names import check_service
 from registry.domain.errors import Lagging, LedgerForked, NotFound, StorageUnavailable
@@ -52,6 +53,10 @@ class PublicAnswer:
         return cls(body, content_type, etag, seq, head, issued_at, expires_at, readers)
 
 
+class _NotKept(PeersealError):
+    """The answer would have to be made."""
+
+
 class AnswerCache(Generic[A]):
     """Keeps answers by a tuple of names, of which the second is the service that the answer is about.
 
@@ -94,6 +99,15 @@ class AnswerCache(Generic[A]):
                 return kept
             raise
 
+    def kept(self, name: A, at_least: int) -> PublicAnswer | None:
+        """The answer that `answer` would take from memory; None where it would make one, or raise."""
+        if self._cache.get(name) is None:
+            return None
+        try:
+            return self.answer(name, at_least, _make_none, of_unknown=True)
+        except PeersealError:
+            return None
+
     def _answer(self, name: A, at_least: int, make: Callable[[A, int], PublicAnswer], of_unknown: bool) -> PublicAnswer:
         self._authority.require_sound()
         kept, now = self._cache.get(name), self._clock()
@@ -115,3 +129,7 @@ class AnswerCache(Generic[A]):
         ):
             return kept
         return self._cache.put(name, make(name, int(now)))
+
+
+def _make_none(name: object, now: int) -> NoReturn:
+    raise _NotKept(f"no answer about {name} is kept at {now}")

@@ -40,6 +40,11 @@ class _Documents(UseCase):
         self._ledger = node.ledger
         self._answers: AnswerCache[AnswerName] = AnswerCache(node.revisions, node.authority, node.limits, node.clock)
 
+    def kept(self, name: AnswerName, at_least: int = 0) -> PublicAnswer | None:
+        """The answer with that name, if it is in memory and in force, and everyone may read it."""
+        kept = self._answers.kept(name, at_least)
+        return None if kept is None or kept.readers is not None else kept
+
     @staticmethod
     def _frame(authority: Authority, service: str, now: int, seq: int, edge: Frontier) -> AnswerFrame:
         position = seq, edge.size, authority.checkpoint(edge)
