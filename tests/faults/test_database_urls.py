@@ -255,7 +255,7 @@ def test_what_is_no_address_is_a_usage_error(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0"])
 def test_an_address_of_this_host_is_served_on(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[str] = []
-    monkeypatch.setattr("registry.serving.server.run", lambda _settings, bind, _workers: bound.append(bind))
+    monkeypatch.setattr("registry.commands.node.run_gunicorn", lambda _settings, bind, _workers: bound.append(bind))
     CliRunner().invoke(main, ["serve", "--host", host], env={"REGISTRY_HOME": str(tmp_path)}, catch_exceptions=False)
     assert bound == [f"{host}:8080"]
 

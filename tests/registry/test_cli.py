@@ -122,7 +122,7 @@ def test_the_laptop_mode_needs_no_init(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str | None
 ) -> None:
     served: list[Settings] = []
-    monkeypatch.setattr("registry.serving.server.run", lambda settings, *_: served.append(settings))
+    monkeypatch.setattr("registry.commands.node.run_gunicorn", lambda settings, *_: served.append(settings))
     environ = {} if configured is None else {"REGISTRY_TRUST_DOMAIN": configured}
     for settings in (environ, {}):  # and again, when there is a registry
         assert run("serve", "--dev", **settings).exit_code == 0
