@@ -17,9 +17,8 @@ from registry.services.documents.publish import Publisher, SettingDocuments
 from registry.services.housekeeping import Housekeeping
 from registry.services.keys.admit import Applicants, KeyAdmission
 from registry.services.keys.end_keys import KeyEnding
-from registry.services.keys.join_tokens import JoinTokens
-from registry.services.keys.platforms import Platforms, read_rules
 from registry.services.keys.records import Audit, Records
+from registry.services.keys.rights import JoinTokens, Platforms, read_rules
 from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.keyfiles import Sealer, read
