@@ -9,7 +9,7 @@ import click
 import pytest
 
 from peerseal import cli
-from registry.cli import main as registry_commands
+from registry.__main__ import main as registry_commands
 from registry.web.routes.openapi import document
 from tests.test_docs import ROOT, TESTS
 

@@ -19,8 +19,8 @@ from peerseal.cli import COMMANDS, listed_kids
 from peerseal.cli import main as peerseal_main
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, printable, say, say_json
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.settings import Settings
 from tests.registry.driver import Driver
 

@@ -14,8 +14,8 @@ from werkzeug.serving import make_server
 
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.services.setup.keyfiles import new_root_key
 from registry.settings import Settings
 from tests.registry.driver import DOMAIN, Driver, entries_of
