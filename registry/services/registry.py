@@ -16,8 +16,7 @@ from registry.services.documents.policies import Policies
 from registry.services.documents.publish import Publisher, SettingDocuments
 from registry.services.housekeeping import Housekeeping
 from registry.services.keys.admit import Applicants, KeyAdmission
-from registry.services.keys.end_keys import KeyEnding
-from registry.services.keys.records import Audit, Records
+from registry.services.keys.records import Audit, KeyEnding, Records
 from registry.services.keys.rights import JoinTokens, Platforms, read_rules
 from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations

@@ -199,7 +199,7 @@ class KeyAdmission(UseCase):
 
 
 class Applicants(UseCase):
-    """Stores applicants, lists them, and admits those that an operator approves. `registry.services.keys.end_keys`
+    """Stores applicants, lists them, and admits those that an operator approves. `registry.services.keys.records`
     rejects them."""
 
     def __init__(self, node: Node, admission: KeyAdmission) -> None:
