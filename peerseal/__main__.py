@@ -1,7 +1,350 @@
-"""``python -m peerseal``."""
+"""``peerseal``, also as ``python -m peerseal``: the commands for the owner of a service.
 
+``peerseal assertion`` proves to the registry's token endpoint which service asks, for programs without the SDK. The
+service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
+stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a call in
+each key's life (a week) needs no second join token. ``peerseal monitor SERVICE`` reports changes in the registry's
+ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger,
+for the day on which the registry's database is lost.
+
+Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
+Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
+2 wrong usage; 3 the registry cannot be reached; 4 the ledger contradicts what was seen before, or cannot be believed;
+130 after Ctrl-C; 141 when the reader of the output is gone.
+"""
+
+import argparse
+import logging
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
 
-from peerseal.cli import main
+from peerseal.audit.ledger_reader import LedgerReader
+from peerseal.audit.mirror import LedgerMirror
+from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
+from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.errors import (
+    ConfigurationError,
+    DocumentRefused,
+    FetchError,
+    InvalidName,
+    PeersealError,
+    TrustUnavailable,
+)
+from peerseal.identity.environment import settings_of
+from peerseal.identity.identity import Identity
+from peerseal.protocol.names import check_service, split_kid
+from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
+from peerseal.runtime.options import check_pin, check_pinned
+from peerseal.runtime.settings import SettingsReader, duration, read_bytes
+from peerseal.runtime.terminal import LineFormatter, ended_quietly, on_terminal, say, say_json
+from peerseal.transport.fetch import HttpFetcher, check_urls
 
-sys.exit(main())
+ALERTS_RAISED = 1
+USAGE = 2
+REGISTRY_UNREACHABLE = 3
+LEDGER_INCONSISTENT = 4
+"""The exit code where the ledger contradicts what was seen before."""
+PATIENCE = 10.0
+"""Seconds for the attempt of a first registration; the next call continues with the same key."""
+_LARGEST_LIST = 1024 * 1024
+"""Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
+
+log = logging.getLogger("peerseal.cli")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code. Raises SystemExit for arguments that argparse cannot read (2), and as
+    `peerseal.runtime.terminal.ended_quietly`."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(LineFormatter())
+    with ended_quietly():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="peerseal", description="Tools for the owner of a service that uses Peerseal."
+    )
+    parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    parsed = parser.parse_args(_with_pin_joined(sys.argv[1:] if arguments is None else arguments))
+    try:
+        return int(parsed.run(parsed))
+    except (ConfigurationError, InvalidName) as error:
+        return _failed(error, USAGE)
+    except (FetchError, TrustUnavailable) as error:
+        return _failed(error, REGISTRY_UNREACHABLE)
+    except PeersealError as error:
+        return _failed(error, 1)
+
+
+def _with_pin_joined(arguments: Sequence[str]) -> list[str]:
+    """``--pin VALUE`` as ``--pin=VALUE``: a thumbprint may begin with a dash, and argparse takes such a value for an
+    option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--pin":
+            joined[-1] = f"--pin={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _failed(error: PeersealError, code: int) -> int:
+    say(f"Error: {error}", error=True)
+    return code
+
+
+# ---- peerseal assertion
+
+
+def add_assertion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "assertion",
+        help="print a client assertion for the registry's token endpoint",
+        description="Prints a fresh client assertion (RFC 7523) of the service in PEERSEAL_SERVICE, good once.",
+        epilog="Needs PEERSEAL_SERVICE, PEERSEAL_REGISTRY_URL, PEERSEAL_KEY_DIR, and a join token for the first key.",
+    )
+    parser.add_argument(
+        "--json", action="store_true", dest="as_json", help="as JSON, with the service's id and the lifetime"
+    )
+    parser.set_defaults(run=_print_assertion)
+
+
+def _print_assertion(arguments: argparse.Namespace) -> int:
+    """Prints the assertion. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or
+    TrustUnavailable."""
+    if SettingsReader(os.environ).path("PEERSEAL_KEY_DIR") is None:
+        raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
+    identity = Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
+    try:
+        _look_after_keys(identity)
+        assertion = identity.sign_assertion()
+        answer = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
+        if arguments.as_json:
+            say_json(answer)
+        else:
+            say(assertion)
+    finally:
+        identity.stop()
+    return 0
+
+
+def _look_after_keys(identity: Identity) -> None:
+    """Replaces the key where that is due. The current key stays valid where that fails."""
+    try:
+        identity.look_after_keys()
+    except PeersealError as error:
+        log.warning("the next key of %s is not registered yet: %s", identity.service, error)
+
+
+# ---- peerseal monitor
+
+
+def add_monitor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "monitor",
+        help="report keys that the owner did not register",
+        description="Reads the registry's ledger and reports changes to SERVICE that its owner did not make.",
+        epilog="Exit codes: 0 nothing to report, 1 alerts raised, 3 registry not reached, 4 ledger inconsistent.",
+    )
+    parser.add_argument("service", metavar="SERVICE")
+    parser.add_argument("--known", action="append", default=[], metavar="KID", help="a key of the owner; repeatable")
+    parser.add_argument(
+        "--known-file", type=Path, metavar="FILE", help="a file of such kids, one a line, read at each look"
+    )
+    parser.add_argument("--key-dir", type=Path, metavar="DIR", help="key folder of the service [PEERSEAL_KEY_DIR]")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="file for the progress, so that a restart continues there"
+    )
+    parser.add_argument("--webhook", metavar="URL", help="URL that gets each report by POST, as JSON")
+    parser.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="time between two looks [1]")
+    parser.add_argument(
+        "--grace", type=seconds, default=GRACE, metavar="SECONDS", help="time without an answer before an alert [60]"
+    )
+    parser.add_argument("--once", action="store_true", help="look once and exit")
+    _add_registry_options(parser)
+    parser.add_argument("--json", action="store_true", dest="as_json", help="JSON lines, on a terminal too")
+    parser.set_defaults(run=_monitor_ledger)
+
+
+def _monitor_ledger(arguments: argparse.Namespace) -> int:
+    """Looks until it is interrupted, or once. Raises ConfigurationError or InvalidName."""
+    monitor = _monitor(arguments)
+    webhook = Webhook(arguments.webhook) if arguments.webhook else None
+    ended, exit_code = _until_interrupted(), 0
+    while not ended.is_set():
+        alerts = monitor.look()
+        for alert in alerts:
+            _show_alert(alert, as_json=arguments.as_json or not on_terminal())
+            if webhook is not None:
+                webhook.post(alert.to_json())
+        if arguments.state is not None:
+            save_state(arguments.state, monitor.state)
+        kinds = {alert.kind for alert in alerts if alert.level == ALERT}
+        exit_code = ALERTS_RAISED if kinds else exit_code
+        if INCONSISTENT in kinds:
+            return LEDGER_INCONSISTENT
+        if arguments.once:
+            return REGISTRY_UNREACHABLE if UNREACHABLE in kinds else exit_code
+        ended.wait(arguments.interval)
+    return exit_code
+
+
+def _monitor(arguments: argparse.Namespace) -> Monitor:
+    service = check_service(arguments.service)
+    state = None if arguments.state is None else load_state(arguments.state, service)
+    state = state or MonitorState(service)
+    fetcher, pin = _registry_of(arguments, state.pin)
+    for kid in arguments.known:
+        split_kid(kid)
+    grace = 0.0 if arguments.once else arguments.grace
+    return Monitor(fetcher, replace(state, pin=pin), own_keys=_own_keys(arguments), grace=grace)
+
+
+def _own_keys(arguments: argparse.Namespace) -> Callable[[], frozenset[str]]:
+    """Gives the kids that the owner names, read at each look: keys rotate."""
+    folder = arguments.key_dir or settings_of(os.environ).path("PEERSEAL_KEY_DIR")
+    listed, named = arguments.known_file, frozenset(arguments.known)
+    if listed is not None and not listed.is_fifo():  # what was read of a pipe is gone
+        _kids_listed_in(listed)  # report a mistake in it now, even if the registry does not answer
+
+    def own_keys() -> frozenset[str]:
+        kids = named
+        if folder:
+            kids |= kids_in(Path(folder), arguments.service)
+        if listed is not None:
+            kids |= _kids_listed_in(listed)
+        return kids
+
+    return own_keys
+
+
+def _kids_listed_in(file: Path) -> frozenset[str]:
+    try:
+        return listed_kids(read_bytes(file, str(file), _LARGEST_LIST).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file}: not UTF-8 text") from error
+
+
+def listed_kids(text: str) -> frozenset[str]:
+    """The kids in a file, one a line; what follows a ``#`` is a comment. Raises InvalidName for anything but a
+    kid: ignoring it would raise an alert for the owner's key."""
+    kids = (line.partition("#")[0].strip().strip("\"'") for line in text.splitlines())
+    return frozenset(kid for kid in kids if kid and split_kid(kid))
+
+
+def _show_alert(alert: Alert, *, as_json: bool) -> None:
+    if as_json:
+        say_json(alert.to_json())
+        return
+    at = datetime.fromtimestamp(alert.at, UTC)
+    about = "" if alert.entry is None else f" entry {alert.entry.seq} {alert.entry.kid or ''}"
+    say(f"{at:%Y-%m-%dT%H:%M:%SZ} {alert.level.upper()} {alert.kind}{about}: {alert.detail}")
+
+
+# ---- peerseal keep-ledger
+
+
+def add_keep_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "keep-ledger",
+        help="keep a verified mirror of the registry's public ledger",
+        description="Keeps the registry's public ledger in FOLDER, from which a lost registry can be restored.",
+        epilog="Exit codes: 0 up to date, 3 registry not reached, 4 the ledger contradicts the mirror.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--interval", type=seconds, default=60.0, metavar="SECONDS", help="time between two updates [60]"
+    )
+    parser.add_argument("--once", action="store_true", help="update once and exit")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object for each update")
+    _add_registry_options(parser)
+    parser.set_defaults(run=_keep_ledger)
+
+
+def _keep_ledger(arguments: argparse.Namespace) -> int:
+    """Updates the mirror until it is interrupted, or once. Raises ConfigurationError, and with --once FetchError."""
+    mirror, reader = LedgerMirror(arguments.folder), LedgerReader(*_registry_of(arguments))
+    ended = threading.Event() if arguments.once else _until_interrupted()
+    while True:
+        try:
+            entries = mirror.update(reader)
+            if arguments.as_json:
+                say_json({"entries": entries, "folder": str(arguments.folder)})
+            else:
+                say(f"{entries} entries")
+        except (DocumentRefused, FetchError) as error:
+            if isinstance(error, DocumentRefused) and not error.by_mirror:
+                say(f"Error: {error}; {arguments.folder} is unchanged", error=True)
+                return LEDGER_INCONSISTENT
+            if arguments.once:
+                raise FetchError(f"the registry is not reached: {error}") from error
+            say(f"not reached: {error}", error=True)
+        if arguments.once or ended.wait(arguments.interval):
+            return 0
+
+
+# ---- shared by the commands that read the ledger
+
+
+def _add_registry_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--registry`` and ``--pin``."""
+    parser.add_argument("--registry", metavar="URL", help="[PEERSEAL_REGISTRY_URL]")
+    parser.add_argument("--pin", help="thumbprint of the registry's root key [PEERSEAL_REGISTRY_PIN]")
+
+
+def _registry_of(arguments: argparse.Namespace, known_pin: str | None = None) -> tuple[HttpFetcher, str | None]:
+    """The registry to read, and the pin of its root key; ``known_pin`` is used where neither an option nor a variable
+    names one. Raises ConfigurationError."""
+    settings = settings_of(os.environ)
+    urls = arguments.registry or settings.checked("PEERSEAL_REGISTRY_URL", check_urls) or ""
+    fetcher = HttpFetcher([url.strip() for url in urls.split(",") if url.strip()])
+    pin = arguments.pin or settings.checked("PEERSEAL_REGISTRY_PIN", check_pin) or known_pin
+    check_pinned(pin, loopback_only=fetcher.loopback_only)
+    return fetcher, pin
+
+
+def _until_interrupted() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, so that the current look is finished first."""
+    ended = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    if threading.current_thread() is threading.main_thread():
+        for interrupt in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(interrupt, end)
+    return ended
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError, which argparse reports."""
+    value = duration(text)
+    if not 0 < value <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{text!r}: expected a duration such as 90 or 10m")
+    return value
+
+
+COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
+    add_assertion,
+    add_keep_ledger,
+    add_monitor,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,8 +8,8 @@ from importlib import import_module
 import click
 import pytest
 
-from peerseal import cli
-from registry.cli import main as registry_commands
+from peerseal import __main__ as cli
+from registry.__main__ import main as registry_commands
 from registry.web.routes.openapi import document
 from tests.test_docs import ROOT, TESTS
 

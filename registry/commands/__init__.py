@@ -1,1 +1,1 @@
-"""The operators' commands, one group a module; `registry.cli` puts them together."""
+"""The operators' commands, one group a module; `registry.__main__` puts them together."""

@@ -6,7 +6,7 @@ import click
 from registry.commands.common import WholeNumber, duration, json_option, operator_client, show, show_rows, url_option
 from registry.commands.operator_client import APPLICANTS, JOIN_TOKENS, OPERATOR_TOKENS, SERVICES, keys_of
 from registry.services.access.operators import Role
-from registry.services.keys.end_keys import Reason
+from registry.services.keys.records import Reason
 
 
 @click.command()

@@ -5,6 +5,7 @@ import socket
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,8 +80,6 @@ def _initialise(settings: Settings, trust_domain: str | None, default_domain: st
 )
 def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
     """Runs the registry under gunicorn."""
-    from registry.serving.server import run
-
     if dev and host is not None:
         raise click.UsageError("--dev listens on loopback only; leave --host away")
     address = _listening(LOOPBACK if host is None else host)
@@ -91,7 +90,42 @@ def serve(host: str | None, port: int, workers: int, dev: bool) -> None:
         click.secho(warning, fg="red", err=True)
         done = _initialise(settings, None, default_domain=DEV_DOMAIN)
         say(f"trust domain: {done.domain}, in {settings.home}", error=True)
-    run(settings, f"{address}:{port}", workers)
+    run_gunicorn(settings, f"{address}:{port}", workers)
+
+
+def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
+    """Serves until a signal stops it. The application is made before the fork: a wrong setting fails the start.
+
+    Flask and gunicorn are imported here: all other commands start without them, in less time.
+    """
+    from flask import Flask
+    from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
+
+    from registry.app import create_app, log_to_stderr, watching
+    from registry.serving import gunicorn_conf
+    from registry.serving.drain import DRAIN
+
+    class Server(BaseApplication):  # type: ignore[misc]
+        """gunicorn with the settings of `registry.gunicorn_conf` and ``options``."""
+
+        def load_config(self) -> None:
+            """See BaseApplication."""
+            for name, value in {**vars(gunicorn_conf), **options}.items():
+                if name in self.cfg.settings:
+                    self.cfg.set(name, value)
+
+        def load(self) -> Flask:
+            """See BaseApplication."""
+            return watching(create_app(settings))
+
+    log_to_stderr()
+    options: dict[str, Any] = {
+        "bind": bind,
+        "workers": workers,
+        "preload_app": True,
+        "when_ready": lambda master: DRAIN.delay_stop_of(master, settings.drain_seconds),
+    }
+    Server().run()
 
 
 @click.command()

@@ -15,7 +15,7 @@ from peerseal.transport.fetch import Answer, HttpFetcher, is_confidential
 from registry.domain.errors import NotFound
 from registry.services.access.operators import LOCAL, Role
 from registry.services.documents.policies import Setting, setting_members
-from registry.services.keys.end_keys import Reason
+from registry.services.keys.records import Reason
 from registry.services.registry import Registry
 from registry.storage.queries.tokens import public_members
 

@@ -36,7 +36,7 @@ class Vouched:
     The owner of the service reads it with the key's record. Another reader has no use for it: its audience is this
     registry, whose replay guard recorded it before the entry and refuses it from then on. It is bound to that one body,
     and expires within minutes. The same holds for the token with which a key ends itself
-    (`registry.services.keys.end_keys`).
+    (`registry.services.keys.records`).
     """
 
     thumbprint: str

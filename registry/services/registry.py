@@ -15,12 +15,9 @@ from registry.services.documents.ledger import LedgerView
 from registry.services.documents.policies import Policies
 from registry.services.documents.publish import Publisher, SettingDocuments
 from registry.services.housekeeping import Housekeeping
-from registry.services.keys.admit import KeyAdmission
-from registry.services.keys.applicants import Applicants
-from registry.services.keys.end_keys import KeyEnding
-from registry.services.keys.join_tokens import JoinTokens
-from registry.services.keys.platforms import Platforms, read_rules
-from registry.services.keys.records import Audit, Records
+from registry.services.keys.admit import Applicants, KeyAdmission
+from registry.services.keys.records import Audit, KeyEnding, Records
+from registry.services.keys.rights import JoinTokens, Platforms, read_rules
 from registry.services.readiness import Readiness, basic_checks
 from registry.services.recovery.histories import HistoryDeclarations
 from registry.services.setup.keyfiles import Sealer, read

@@ -1,6 +1,6 @@
 """How gunicorn serves a registry: ``gunicorn --config python:registry.gunicorn_conf registry.wsgi:app``.
 
-The names in lower case are gunicorn's settings. `registry.serving.server` reads them from here as well.
+The names in lower case are gunicorn's settings. ``peerseal-registry serve`` reads them from here as well.
 """
 
 import os

@@ -132,7 +132,7 @@ class PostgresListener:
             message = "the database is behind a pooler: changes are looked for every %g s; set REGISTRY_LISTEN_URL"
             log.info(message, LOOK_AFTER)
         except (StorageUnavailable, psycopg.Error):
-            pass  # `registry.services.documents.waiting` logs it when it cannot read the head either
+            pass  # `registry.services.documents.changes` logs it when it cannot read the head either
 
     def _connected(self) -> OwnConnection:
         """A connection that listens. Raises StorageUnavailable or psycopg.Error; _Pooled for a pooler's connection."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 
-from registry.services.documents.waiting import WaitingCall
+from registry.services.documents.changes import WaitingCall
 from registry.web.metrics import WAITING
 from registry.web.wire import Published
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from urllib3.exceptions import HTTPError
 
-from peerseal.cli import seconds
+from peerseal.__main__ import seconds
 from peerseal.errors import ContentTooLarge, DocumentRefused, FetchError, MalformedToken
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.ledger.checkpoint import parse_checkpoint

@@ -269,7 +269,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One worker of eight threads that loses patience sooner than in use."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     settings = {"REGISTRY_HOME": str(folder / "home")}
-    serve = f"{SETTINGS}; from registry.cli import main; main('serve --dev --workers 1 --port {port}'.split())"
+    serve = f"{SETTINGS}; from registry.__main__ import main; main('serve --dev --workers 1 --port {port}'.split())"
     url = f"http://{LOOPBACK}:{port}"
     with Server("registry", [sys.executable, "-c", serve], url=url, log=folder / "log", settings=settings) as laptop:
         yield laptop.wait_until_answers(f"{url}/readyz")

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from demo.processes import ROOT, environment
-from peerseal.cli import COMMANDS, listed_kids
-from peerseal.cli import main as peerseal_main
+from peerseal.__main__ import COMMANDS, listed_kids
+from peerseal.__main__ import main as peerseal_main
 from peerseal.protocol.keys import KeyPair
 from peerseal.runtime.terminal import INTERRUPTED, PIPE_CLOSED, printable, say, say_json
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.settings import Settings
 from tests.registry.driver import Driver
 
@@ -138,7 +138,8 @@ def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            f"from peerseal import cli; import signal, sys, time; {_SLEEPER}; sys.exit(cli.main(['sleep']))",
+            "from peerseal import __main__ as cli; import signal, sys, time; "
+            f"{_SLEEPER}; sys.exit(cli.main(['sleep']))",
         ],
         cwd=ROOT,
         env=environment({}),
@@ -324,7 +325,7 @@ def test_known_kids_may_come_through_a_pipe(capsys: pytest.CaptureFixture[str]) 
 def test_keep_ledger_makes_its_folder(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copies" / "of" / "ours"
     ended = run(
-        f"from peerseal.cli import main; import sys; sys.exit(main(['keep-ledger', {str(folder)!r}, '--once',"
+        f"from peerseal.__main__ import main; import sys; sys.exit(main(['keep-ledger', {str(folder)!r}, '--once',"
         " '--registry', 'http://127.0.0.1:9']))"
     )
     assert ended.returncode == 3, ended.stderr

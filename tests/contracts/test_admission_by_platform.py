@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from peerseal.protocol.keys import KeyPair
 from registry.domain.rebuild import rebuild
-from registry.services.keys.platforms import subject_hash
+from registry.services.keys.rights import subject_hash
 from registry.settings import Limits
 from tests.registry.driver import DOMAIN, Clock, Driver, entries_of, evidence_of, tables_of
 from tests.support.issuer import JWKS, Issuer, running_issuer

@@ -17,7 +17,7 @@ import requests
 from click.testing import CliRunner
 from sqlalchemy import make_url, text
 
-from registry.cli import main
+from registry.__main__ import main
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, connection_counts, create_engine
 from registry.storage.migrate import migrate

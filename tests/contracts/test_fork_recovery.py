@@ -21,7 +21,7 @@ from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.ledger.entries import HISTORY_DECLARED, REGISTRY_RESTORED
 from peerseal.protocol.names import make_kid, service_id
-from registry.cli import main
+from registry.__main__ import main
 from registry.domain.errors import LedgerForked
 from registry.services.authority.ledger_memory import FILE, LedgerMemory
 from registry.services.recovery.histories import HistoryDeclarations, HistoryRefused

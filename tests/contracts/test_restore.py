@@ -28,7 +28,7 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, sign_checkpoint
 from peerseal.protocol.ledger.entries import JOIN_TOKEN_CREATED, REGISTRY_RESTORED
 from peerseal.protocol.names import make_kid, service_id
 from peerseal.protocol.tokens.claims import new_jti
-from registry.cli import main
+from registry.__main__ import main
 from registry.domain.errors import LedgerContradicted
 from registry.domain.rebuild import PublicState
 from registry.services.access.operators import Role

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from sqlalchemy import text
 
 from demo.processes import environment
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.domain.errors import SchemaRefused
 from registry.storage.engine import WRITES, create_engine
 from registry.storage.migrate import migrate, migrate_down, scripts

@@ -14,8 +14,8 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.documents.changes import Changes
 from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
-from registry.services.documents import waiting as waiting_module
-from registry.services.documents.waiting import WaitingCalls
+from registry.services.documents import changes as changes_module
+from registry.services.documents.changes import WaitingCalls
 from registry.settings import Limits
 from registry.storage import notifications
 from registry.storage.migrate import migrate
@@ -51,7 +51,9 @@ def follows(registry: Driver) -> bool:
 
 
 @pytest.mark.parametrize("registry_database", ["sqlite", "postgres"], indirect=True)  # no word through a pooler
-def test_a_change_on_another_node_is_told_without_looking_for_it(registry: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_on_another_node_is_told_without_looking_for_it(
+    registry: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(notifications, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
     other = registry.node()
     for service in ("billing", "shipping", "billing"):
@@ -147,7 +149,7 @@ def test_changes_that_come_one_upon_the_other_are_told_together(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that was told asks again: each change would be one more call of each peer."""
-    monkeypatch.setattr(waiting_module, "PAUSE", 0.1)
+    monkeypatch.setattr(changes_module, "PAUSE", 0.1)
     other, signed, sign = registry.node(), [], Authority.sign
     monkeypatch.setattr(Authority, "sign", lambda own, document: signed.append(document) or sign(own, document))
     with waiters(registry, 10) as calls:
@@ -202,7 +204,7 @@ def test_at_the_end_of_the_process_all_calls_are_answered_and_none_waits(registr
 def test_the_ledger_is_followed_only_around_the_time_of_a_wait(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_module, "LINGER", 0.01)
+    monkeypatch.setattr(changes_module, "LINGER", 0.01)
     registry.changes(0)
     assert not follows(registry)
     for _ in range(2):

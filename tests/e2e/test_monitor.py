@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 
 SERVICE = "billing"
 WITHIN = 10.0
-"""Seconds from a registration's answer to the line that reports it, on a busy machine; a monitor that polled needs 20."""
+"""Seconds from a registration's answer to the line that reports it, on a busy machine; a polling one needs 20."""
 
 
 def identity(stack: Stack, folder: Path, **options: Any) -> peerseal.Identity:

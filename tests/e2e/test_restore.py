@@ -21,7 +21,7 @@ from peerseal.errors import EnrolmentRefused, RevokedKey
 from peerseal.protocol.tokens.claims import new_jti
 from registry.commands.operator_client import LocalOperatorClient
 from registry.services.authority.ledger_memory import FILE
-from registry.services.keys.end_keys import Reason
+from registry.services.keys.records import Reason
 from registry.services.recovery.verify import verify
 from registry.services.registry import Registry
 from registry.settings import Limits, Settings

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from client_service.storage import open_database as open_orders
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.database_url import sqlalchemy_url
-from registry.cli import main
+from registry.__main__ import main
 from registry.services.registry import store_of
 from registry.settings import Settings
 from registry.storage.engine import create_engine
@@ -255,7 +255,7 @@ def test_what_is_no_address_is_a_usage_error(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0"])
 def test_an_address_of_this_host_is_served_on(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[str] = []
-    monkeypatch.setattr("registry.serving.server.run", lambda _settings, bind, _workers: bound.append(bind))
+    monkeypatch.setattr("registry.commands.node.run_gunicorn", lambda _settings, bind, _workers: bound.append(bind))
     CliRunner().invoke(main, ["serve", "--host", host], env={"REGISTRY_HOME": str(tmp_path)}, catch_exceptions=False)
     assert bound == [f"{host}:8080"]
 
@@ -273,7 +273,7 @@ def test_what_is_no_port_is_a_usage_error(number: str, tmp_path: Path) -> None:
 def test_the_registry_serves_on_an_ipv6_address(host: str, tmp_path: Path) -> None:
     port, settings = free_port(), {"REGISTRY_HOME": str(tmp_path / "home")}
     CliRunner().invoke(main, ["init", "--trust-domain", "acme.internal"], env=settings, catch_exceptions=False)
-    serve = f"from registry.cli import main; main(['serve', '--host', '{host}', '--port', '{port}'])"
+    serve = f"from registry.__main__ import main; main(['serve', '--host', '{host}', '--port', '{port}'])"
     url = f"http://[::1]:{port}"
     with Server("registry", [sys.executable, "-c", serve], url=url, log=tmp_path / "log", settings=settings) as server:
         server.wait_until_answers(f"{url}/readyz")

@@ -12,7 +12,7 @@ import pytest
 
 from demo.processes import free_port, gunicorn
 from peerseal import Identity, RotationSchedule, Verifier
-from peerseal.cli import main
+from peerseal.__main__ import main
 from peerseal.errors import ConfigurationError, KeyRefused
 from peerseal.identity.environment import options_in
 from peerseal.protocol.documents.key_set import ACTIVE

@@ -21,7 +21,7 @@ from peerseal.protocol.join import JoinToken
 from peerseal.runtime.settings import SettingsReader
 from peerseal.runtime.trusted_path import warn_once
 from registry.app import create_app
-from registry.services.keys.platforms import read_rules
+from registry.services.keys.rights import read_rules
 from registry.settings import KNOWN as KNOWN_OF_REGISTRY
 from registry.settings import Settings
 from resource_service.settings import ConsumerSettings

@@ -34,7 +34,7 @@ from peerseal.rabbitmq import declare
 from peerseal.runtime.limits import CallLimits, FetchLimits, IssuerLimits, RotationSchedule, TrustLimits
 from peerseal.runtime.options import check_pin
 from peerseal.testing import MemoryRegistry
-from registry.cli import main
+from registry.__main__ import main
 from registry.domain.errors import OperatorRefused
 from registry.services.access.operators import Role, check_operator_token
 from tests.registry.driver import Driver

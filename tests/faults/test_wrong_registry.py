@@ -11,7 +11,7 @@ from threading import Timer
 import pytest
 
 from peerseal import Identity, TrustLimits, TrustStore
-from peerseal.cli import main
+from peerseal.__main__ import main
 from peerseal.errors import ConfigurationError, DocumentRefused, FetchError, PeersealError
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.registry_keys import RegistryKeys

@@ -14,8 +14,8 @@ from werkzeug.serving import make_server
 
 from peerseal.protocol.join import JoinToken
 from peerseal.protocol.keys import KeyPair
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.services.setup.keyfiles import new_root_key
 from registry.settings import Settings
 from tests.registry.driver import DOMAIN, Driver, entries_of
@@ -122,7 +122,7 @@ def test_the_laptop_mode_needs_no_init(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str | None
 ) -> None:
     served: list[Settings] = []
-    monkeypatch.setattr("registry.serving.server.run", lambda settings, *_: served.append(settings))
+    monkeypatch.setattr("registry.commands.node.run_gunicorn", lambda settings, *_: served.append(settings))
     environ = {} if configured is None else {"REGISTRY_TRUST_DOMAIN": configured}
     for settings in (environ, {}):  # and again, when there is a registry
         assert run("serve", "--dev", **settings).exit_code == 0

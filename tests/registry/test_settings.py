@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from peerseal.errors import ConfigurationError
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.settings import KNOWN, Settings
 from registry.storage.engine import database_url
 

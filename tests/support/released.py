@@ -85,7 +85,7 @@ class Release:
 
     def operate(self, *arguments: str) -> str:
         """What its ``peerseal-registry ARGUMENTS`` prints."""
-        program = f"{AS_RELEASED}; from registry.cli import main; main()"
+        program = f"{AS_RELEASED}; from registry.__main__ import main; main()"
         command = [sys.executable, "-c", program, *arguments]
         env = environment(self._stack.registry_settings)
         return subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, encoding="utf-8").stdout

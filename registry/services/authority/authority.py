@@ -127,7 +127,7 @@ class AuthoritySource:
         try:
             with self._store.look() as connection:
                 ledger.frontier(connection)  # which the guard checks
-                jws = documents.newest(connection)
+                jws = documents.registry_keys(connection)
         except StorageUnavailable:
             if self._known is None:
                 raise
@@ -148,7 +148,7 @@ class AuthoritySource:
             return known
         try:
             with self._store.look() as connection:
-                jws = documents.newest(connection)
+                jws = documents.registry_keys(connection)
         except StorageUnavailable:
             if known is None:
                 raise

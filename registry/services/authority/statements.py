@@ -23,7 +23,7 @@ Entries = Callable[[int, int], Iterable[bytes]]
 def statements(connection: Connection, now: float) -> Mapping[str, HistoryStatement]:
     """The statements that the root in force signed, by their compact JWS, oldest first. The root's own document must be
     valid; the statements of others are skipped."""
-    jws, appended = documents.newest(connection), ledger.histories(connection)
+    jws, appended = documents.registry_keys(connection), ledger.histories(connection)
     if jws is None or not appended:
         return {}
     try:

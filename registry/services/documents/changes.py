@@ -1,10 +1,28 @@
-"""The signed answer to "what changed since?" (docs/protocol.md)."""
+"""The signed answer to "what changed since?" (docs/protocol.md), and the calls that wait for one.
 
-from collections.abc import Sequence
+The public classes come first. `ChangesFeed` makes the lists of changes, and `WaitingCall` is a call that waits for one.
+`WaitingCalls` holds the waiting calls of this process, thousands of them, and the one thread that wakes them.
+
+A waiting call holds no database connection and no lock. The first waiting call starts the thread that follows the
+ledger, in the process that serves the call; the thread ends some time after the last call. It makes each list once and
+gives it to all calls that wait for it.
+
+Calls wait only where the server has room for them, as `registry.serving.worker` or the operator declares.
+
+The first change is reported at once. A pause follows, about as long as the answers take: each woken caller asks again.
+Without the pause a series of changes would have hundreds of peers ask for each of them, and starve other requests.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from peerseal.errors import PeersealError
 from peerseal.protocol.documents.changes import CHANGES_LIFETIME, Changes
 from peerseal.protocol.ledger.merkle import Frontier, Proof
 from peerseal.protocol.names import service_id
@@ -12,26 +30,25 @@ from registry.domain.errors import StorageUnavailable
 from registry.services.authority.authority import Authority
 from registry.services.bounded_cache import BoundedCache
 from registry.services.documents.answer_cache import JWT, PublicAnswer
-from registry.services.documents.waiting import WaitingCall, WaitingCalls
 from registry.services.group_commit import GroupCommit
 from registry.services.use_case import Node, UseCase
-from registry.storage.notifications import commit_listener
+from registry.settings import Limits
+from registry.storage.notifications import CommitListener, Waker, commit_listener
 from registry.storage.queries import ledger, services
 
+log = logging.getLogger(__name__)
+
+LINGER = 30
+"""Seconds for which the thread stays without a waiting call: answered callers ask again."""
+PAUSE, LONGEST_PAUSE = 0.002, 1.0
+"""Seconds of pause for each woken call, and in all: 500 answers a second, or one round for the thousands of calls that
+a process holds."""
 _KEPT = 256
 """Lists in memory. Clients that are up to date all ask for the same one."""
 _MOST_REVOKED = 1_000
 """Kids in a list, at most: with a thousand services they fit into the size of a list."""
 _LOOKED_BACK = 10_000
 """Entries that are searched for revocations. A client that is further back fetches the key sets that changed."""
-
-
-class _Read(NamedTuple):
-    """What a list is made of: names of changed services, kids of revoked keys, a proof."""
-
-    names: Sequence[str]
-    revoked: Sequence[str]
-    proof: Proof | None
 
 
 class ChangesFeed(UseCase):
@@ -56,14 +73,14 @@ class ChangesFeed(UseCase):
             return kept
         return self._making.do(seq)
 
-    def wait(self, seq: int, address: str) -> WaitingCall | None:
+    def wait(self, seq: int, address: str) -> "WaitingCall | None":
         """A call that waits for the first change after an entry. None where it is answered at once: the ledger has
         changed, or too many calls wait, from that address or in all. Raises StorageUnavailable."""
         if not self.waiting.pausing and self._revisions.head() != seq:
             return None
         return self.waiting.add(seq, address)
 
-    def answer_to(self, call: WaitingCall) -> PublicAnswer:
+    def answer_to(self, call: "WaitingCall") -> PublicAnswer:
         """The answer to a call whose wait has ended: its list, or that nothing changed. Raises StorageUnavailable."""
         return self._unchanged(call.since) if call.answer is None else call.answer
 
@@ -104,7 +121,7 @@ class ChangesFeed(UseCase):
                 made[seq] = kept
         return [made[seq] for seq in seqs]
 
-    def _read(self, connection: Connection, seq: int, newest: int) -> _Read:
+    def _read(self, connection: Connection, seq: int, newest: int) -> "_Read":
         proof, most = self._proof(connection, seq, newest), self._limits.changes_listed
         names = services.changed_since(connection, seq, most + 1) if seq < newest else []
         near = 0 < len(names) <= most and newest - seq <= _LOOKED_BACK
@@ -119,7 +136,7 @@ class ChangesFeed(UseCase):
         self,
         seq: int,
         edge: Frontier,
-        read: _Read,
+        read: "_Read",
         authority: Authority,
         issued_at: int,
     ) -> PublicAnswer:
@@ -141,3 +158,217 @@ class ChangesFeed(UseCase):
         )
         body = authority.sign(changes).encode("ascii")
         return self._cache.put(seq, PublicAnswer.of(body, JWT, edge.size, edge.size, issued_at, expires_at))
+
+
+class WaitingCall:
+    """A call that waits until a change is reported, the time is up, or the client leaves. ``answer`` is the list of
+    changes, None where the wait ended without one."""
+
+    def __init__(self, calls: "WaitingCalls", since: int, address: str) -> None:
+        self.since = since
+        self.address = address
+        self.answer: PublicAnswer | None = None
+        self._calls = calls
+        self._changing = threading.Lock()
+        self._ended = False
+        self._callback: Callable[[], object] = lambda: None
+
+    def when_told(self, callback: Callable[[], object]) -> None:
+        """Has ``callback`` called when the wait ends, in the thread that ends it; at once if it has ended."""
+        with self._changing:
+            self._callback = callback
+            ended = self._ended
+        if ended:
+            callback()
+
+    def tell(self, answer: PublicAnswer | None) -> None:
+        """Ends the wait of a call that `WaitingCalls.take_out` has removed."""
+        with self._changing:
+            self.answer, self._ended = answer, True
+            callback = self._callback
+        callback()
+
+    def give_up(self) -> None:
+        """Ends the wait without a list, if it has not ended."""
+        if self._calls.take_out(self):
+            self.tell(None)
+
+    def leave(self) -> None:
+        """Ends the wait without the callback, if it has not ended."""
+        if not self._ended:
+            self._calls.take_out(self)
+
+    def wait(self, seconds: float) -> None:
+        """Blocks this thread until the wait ends: after ``seconds`` at most."""
+        told = threading.Event()
+        self.when_told(told.set)
+        if not told.wait(seconds):
+            self.give_up()
+            told.wait()
+
+
+class WaitingCalls:
+    """The waiting calls of this process.
+
+    ``head`` returns the number of entries, ``make`` the list of changes after an entry; both may raise
+    StorageUnavailable. ``listener`` makes the `CommitListener` of the thread. ``blind`` is True while the thread
+    cannot read the head.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[], int],
+        make: Callable[[int], PublicAnswer],
+        listener: Callable[[], CommitListener],
+        limits: Limits,
+    ) -> None:
+        self._head = head
+        self._make = make
+        self._new_listener = listener
+        self._limits = limits
+        self._most = limits.waiting_calls or 0
+        self._changing = threading.Lock()
+        self._calls: dict[WaitingCall, None] = {}  # in the order of their arrival
+        self._of_address: Counter[str] = Counter()
+        self._seen = 0
+        self._pause_ends = 0.0
+        self._over = False
+        self.blind = False
+        self._thread: threading.Thread | None = None
+        self._listener, self._waker = listener(), Waker()
+
+    def __len__(self) -> int:
+        """The number of waiting calls."""
+        return len(self._calls)
+
+    @property
+    def followed(self) -> bool:
+        """Whether a thread of this process follows the ledger."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def pausing(self) -> bool:
+        """Whether many calls were woken a moment ago. A call that arrives now waits for the end of the pause without a
+        look at the ledger."""
+        return time.monotonic() < self._pause_ends
+
+    def server_holds(self, calls: int) -> None:
+        """Lets so many calls wait: the server has room for them. The operator's limit may be lower."""
+        allowed = self._limits.waiting_calls
+        self._most = calls if allowed is None else min(calls, allowed)
+
+    def add(self, since: int, address: str) -> WaitingCall | None:
+        """A call from that address for which ``since`` is the newest entry, or which comes during a pause. None where
+        there is no room, the ledger has changed meanwhile, or the process is about to end."""
+        with self._changing:
+            full = len(self._calls) >= self._most or self._of_address[address] >= self._limits.waiting_calls_of_address
+            if self._over or full or (self._seen > since and not self.pausing) or not self._start():
+                return None
+            call = WaitingCall(self, since, address)
+            self._calls[call] = None
+            self._of_address[address] += 1
+            if len(self._calls) == 1:
+                self._waker.wake()  # the thread sleeps while no call waits
+            return call
+
+    def take_out(self, *calls: WaitingCall) -> list[WaitingCall]:
+        """Removes calls, and returns those that were still waiting."""
+        with self._changing:
+            removed = [call for call in calls if call in self._calls]
+            for call in removed:
+                del self._calls[call]
+                others = self._of_address.pop(call.address) - 1
+                if others:
+                    self._of_address[call.address] = others
+            return removed
+
+    def committed(self) -> None:
+        """This process has committed a transaction."""
+        if self._calls and not self._listener.listening:
+            self._waker.wake()
+
+    def end(self) -> None:
+        """Answers all calls now, and accepts no more: the process is about to end."""
+        if not self._over:
+            self._over = True
+            self._waker.wake()
+
+    def _start(self) -> bool:
+        """Starts the thread unless it runs. False where the process may have no more threads."""
+        if not self.followed:  # not started, ended, or lost in a fork
+            self._listener, self._waker = self._new_listener(), Waker()
+            used = self._listener, self._waker
+            self._thread = threading.Thread(target=self._follow, args=used, name="changes", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                log.warning("calls do not wait for changes: no thread can be started: %s", error)
+                self._thread = None
+        return self._thread is not None
+
+    def _follow(self, listener: CommitListener, waker: Waker) -> None:
+        try:
+            while self._stays(waker):
+                listener.listen()
+                self._look()
+                listener.sleep(waker)
+                self._pause(waker)
+        except Exception:
+            log.exception("the thread that follows the ledger failed; the next waiting call starts another")
+        finally:
+            listener.close()
+
+    def _stays(self, waker: Waker) -> bool:
+        """Waits for a call, and returns whether one waits."""
+        if not self._calls:
+            waker.sleep(LINGER)
+        with self._changing:
+            if not self._calls:
+                self._thread, self._seen = None, 0
+            return bool(self._calls)
+
+    def _pause(self, waker: Waker) -> None:
+        while not self._over and (left := self._pause_ends - time.monotonic()) > 0:
+            waker.sleep(left)
+
+    def _look(self) -> None:
+        """Reads the head, and wakes the calls for which it has changed."""
+        try:
+            answers = self._answers()
+        except StorageUnavailable as error:
+            if not self.blind:
+                log.warning("waiting calls do not learn of changes: %s", error)
+            self.blind = True
+            return
+        self.blind = False
+        self._pause_ends = time.monotonic() + min(PAUSE * len(answers), LONGEST_PAUSE)
+        for call in self.take_out(*answers):
+            call.tell(answers[call])
+
+    def _answers(self) -> dict[WaitingCall, PublicAnswer | None]:
+        """The answers to the calls that are due. Raises StorageUnavailable."""
+        if self._over:
+            with self._changing:
+                return dict.fromkeys(self._calls)
+        head = self._head()
+        with self._changing:
+            self._seen = head
+            due = [call for call in self._calls if call.since != head]
+        made = {since: self._made(since) for since in {call.since for call in due}}
+        return {call: made[call.since] for call in due}
+
+    def _made(self, since: int) -> PublicAnswer | None:
+        try:
+            return self._make(since)
+        except StorageUnavailable:
+            raise
+        except PeersealError:
+            return None  # each of these calls asks by itself, and is answered with the error
+
+
+class _Read(NamedTuple):
+    """What a list is made of: names of changed services, kids of revoked keys, a proof."""
+
+    names: Sequence[str]
+    revoked: Sequence[str]
+    proof: Proof | None

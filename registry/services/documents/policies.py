@@ -16,9 +16,9 @@ from registry.domain.admission import check_registrable
 from registry.domain.errors import BadRequest, LedgerContradicted, PreconditionFailed
 from registry.domain.policy import policy_from, policy_in, said_of, settings_from, text_of
 from registry.services.use_case import UseCase
-from registry.storage.queries import audit, policies, services
+from registry.storage.queries import audit, documents, services
+from registry.storage.queries.documents import SettingEntry, SettingRow
 from registry.storage.queries.ledger import Change
-from registry.storage.queries.policies import SettingEntry, SettingRow
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,14 @@ class Policies(UseCase):
             self._check_size(text_of(value))
         with self._store.write(service or REGISTRY) as connection:
             with _reading(service):
-                before = _seq_of(policies.newest(connection, service))
+                before = _seq_of(documents.newest_setting_entry(connection, service))
             if before not in seen:
                 raise PreconditionFailed(f"entry {before} set the current value, the request names {sorted(seen)}")
-            if policies.row(connection, service) == _row(before, value):
+            if documents.setting(connection, service) == _row(before, value):
                 return before
             seq = audit.append_act(connection, self._now(), change, service or domain).entry.seq
             services.changed(connection, service or REGISTRY, seq)
-            policies.put(connection, service, _row(seq, value))
+            documents.put_setting(connection, service, _row(seq, value))
         what = "domain set" if service is None else f"policy set service={service}"
         log.info("%s seq=%d by=%s", what, seq, dict(change.by))
         return 0 if value is None else seq
@@ -124,10 +124,10 @@ def read_settings(connection: Connection) -> Read[DomainSettings]:
 
 def _read(connection: Connection, service: str | None, value_of: Callable[[SettingEntry], S | None]) -> Read[S | None]:
     with _reading(service):
-        found = policies.newest(connection, service)
+        found = documents.newest_setting_entry(connection, service)
         value = None if found is None else value_of(found)
         seq = _seq_of(found)
-    if policies.row(connection, service) != _row(seq, value):
+    if documents.setting(connection, service) != _row(seq, value):
         raise LedgerContradicted(f"the row of {_named(service)} differs from its newest entry in the ledger")
     return Read(Setting(seq, value), found and found.entry)
 

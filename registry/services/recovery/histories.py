@@ -111,7 +111,7 @@ class HistoryDeclarations:
         return list(read.values())
 
     def _keys(self, connection: Connection) -> RegistryKeys:
-        newest = documents.newest(connection)
+        newest = documents.registry_keys(connection)
         if newest is None:
             raise ConfigurationError("the database has no registry keys document: run peerseal-registry init")
         return read_registry_keys(newest, pin=None, now=self._clock())

@@ -122,7 +122,7 @@ class Ceremony:
 
     def _newest(self) -> str:
         with self._store.read() as connection:
-            newest = documents.newest(connection)
+            newest = documents.registry_keys(connection)
         if newest is None:
             raise ConfigurationError("the database has no registry keys document: run peerseal-registry init")
         return newest

@@ -87,7 +87,7 @@ def _documented(
     issued one at the same time."""
     with store.read() as connection:
         ledger.frontier(connection)  # the guard checks it
-        known_jws = documents.newest(connection)
+        known_jws = documents.registry_keys(connection)
     known = None if known_jws is None else decode_document(known_jws)
     domain = _settled_domain(domain or settings.trust_domain, known, default_domain)
     if known is not None:
@@ -194,10 +194,10 @@ def issue(store: Store, document: RegistryKeys, jws: str, *, replaces: str | Non
     data = {"version": document.version, "root": document.root.thumbprint, "domain": document.subject, "document": jws}
     with store.write() as connection:
         seq = append(connection, document.issued_at, Change(kind, by=LOCAL, data=data)).entry.seq
-        if documents.newest(connection) != replaces:
+        if documents.registry_keys(connection) != replaces:
             connection.rollback()
             return False
-        documents.add(connection, document.version, jws)
+        documents.add_registry_keys(connection, document.version, jws)
         services.changed(connection, REGISTRY, seq)
         audit.record(connection, document.issued_at, LOCAL, kind, document.subject, seq)
     return True

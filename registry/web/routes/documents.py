@@ -20,8 +20,8 @@ from registry.services.documents.answer_cache import JWK_SET, JWT, PublicAnswer
 from registry.services.documents.publish import registry_jwks
 from registry.services.registry import Registry
 from registry.storage.queries import ledger
-from registry.web.client_address import calling_account
 from registry.web.delayed_answer import DelayedAnswer, ended_wait
+from registry.web.limiting import calling_account
 from registry.web.metrics import WORKERS, answered
 from registry.web.wire import number, parameter, private_json, published, registry
 

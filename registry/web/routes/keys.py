@@ -29,7 +29,7 @@ from registry.domain.exchange import (
 from registry.domain.keys import Applicant
 from registry.domain.lifecycle import check_ends_itself
 from registry.services.access.operators import Role, is_operator_token
-from registry.services.keys.end_keys import Reason
+from registry.services.keys.records import Reason
 from registry.web.problems import log_refusal
 from registry.web.routes.operators import pending
 from registry.web.wire import (

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from peerseal import cli
+from peerseal import __main__ as cli
 from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.monitor import GRACE, PAUSES, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from peerseal.protocol.documents.registry_keys import RegistryKeys, read_registry_keys
+from registry.__main__ import main
 from registry.app import create_app
-from registry.cli import main
 from registry.services.setup.ceremony import Ceremony
 from registry.settings import Settings
 from registry.storage.engine import create_engine

@@ -14,7 +14,7 @@ from peerseal.errors import ConfigurationError
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.keys import KeyPair
-from registry.services.keys.platforms import read_rules, subject_hash
+from registry.services.keys.rights import read_rules, subject_hash
 from tests.registry.driver import DOMAIN, Clock, Driver
 from tests.support.issuer import DISCOVERY, ENDLESS, JWKS, Issuer, public_jwk, running_issuer
 from tests.support.waiting import until

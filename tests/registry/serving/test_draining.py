@@ -37,7 +37,7 @@ class Nodes:
         port, log = free_port(), self._stack.log("node")
         settings = self._stack.registry_settings | {"REGISTRY_DRAIN_SECONDS": str(drain)}
         if self._target == "serve":
-            serve = f"from registry.cli import main; main('serve --port {port}'.split())"
+            serve = f"from registry.__main__ import main; main('serve --port {port}'.split())"
             url = f"http://{LOOPBACK}:{port}"
             node = Server("node", [sys.executable, "-c", serve], url=url, log=log, settings=settings)
         else:

@@ -23,7 +23,7 @@ HALVES = (
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """One worker of eight threads, in a folder that was empty."""
     port, log, settings = free_port(), tmp_path / "log", {"REGISTRY_HOME": str(tmp_path / "home")}
-    serve = f"{PATIENCE}; from registry.cli import main; main('serve --dev --workers 1 --port {port}'.split())"
+    serve = f"{PATIENCE}; from registry.__main__ import main; main('serve --dev --workers 1 --port {port}'.split())"
     command, url = [sys.executable, "-c", serve], f"http://{LOOPBACK}:{port}"
     with Server("registry", command, url=url, log=log, settings=settings) as laptop:
         laptop.wait_until_answers(f"{url}/readyz")

@@ -15,8 +15,7 @@ from demo.processes import Process, free_port
 from peerseal.errors import ConfigurationError
 from registry.app import create_app
 from registry.settings import Limits
-from registry.web.client_address import UNREADABLE_ACCOUNTS, calling_account
-from registry.web.limiting import WINDOW, RefusalLimit
+from registry.web.limiting import UNREADABLE_ACCOUNTS, WINDOW, RefusalLimit, calling_account
 from tests.registry.driver import Clock, Driver, settings_at
 from tests.support.keys import key
 from tests.support.redis import redis_server

@@ -127,7 +127,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         folder.mkdir()
     dev = request.param == "serve --dev"
     port, log, settings = free_port(), tmp_path / "log", {"REGISTRY_HOME": str(tmp_path / "home")}
-    serve = f"from registry.cli import main; main('serve --dev --workers 3 --port {port}'.split())"
+    serve = f"from registry.__main__ import main; main('serve --dev --workers 3 --port {port}'.split())"
     command, url = [sys.executable, "-c", serve], f"http://{LOOPBACK}:{port}"
     own_folder = {"TMPDIR": str(folders[0 if dev else 1])}
     with Server("registry", command, url=url, log=log, settings=settings | own_folder) as laptop:

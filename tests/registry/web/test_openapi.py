@@ -20,7 +20,7 @@ from registry.domain import errors
 from registry.domain.admission import TOKEN_ID
 from registry.domain.exchange import CLIENT_CREDENTIALS, GRANT, JWT
 from registry.services.access.operators import Role
-from registry.services.keys.end_keys import Reason
+from registry.services.keys.records import Reason
 from registry.settings import Limits
 from registry.web.routes.openapi import document
 from tests.registry.driver import Driver
