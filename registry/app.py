@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from flask import Flask
+from flask import Flask, Response, request
 
 from peerseal.runtime import terminal
 from registry.services.authority.ledger_watch import LedgerWatch
@@ -12,11 +12,11 @@ from registry.services.registry import Registry
 from registry.settings import Settings
 from registry.storage.engine import connection_counts
 from registry.web.limiting import limit_refusals
-from registry.web.metrics import DATABASE, WORKERS, timed
+from registry.web.metrics import DATABASE, WORKERS, note, timed
 from registry.web.problems import answer_errors
+from registry.web.published import SECURITY, Published, WarmAnswers
 from registry.web.routes import BLUEPRINTS
-from registry.web.warm_answers import WarmAnswers
-from registry.web.wire import EXTENSION, ThumbprintConverter, TokenIdConverter, after_request
+from registry.web.wire import EXTENSION, WRITING, ThumbprintConverter, TokenIdConverter, registry
 
 
 def log_to_stderr() -> None:
@@ -39,15 +39,26 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
     """
     app = Flask("registry", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.limits.body + 1  # see `registry.web.wire.body`
-    app.extensions[EXTENSION] = registry = Registry(settings, clock)
+    app.extensions[EXTENSION] = use_cases = Registry(settings, clock)
     app.url_map.merge_slashes = False  # routes match the path that was signed
     app.url_map.converters.update(thumbprint=ThumbprintConverter, token_id=TokenIdConverter)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
-    app.after_request(after_request)
+    app.after_request(_complete)
     limit_refusals(app, settings)
     answer_errors(app)
     WORKERS.share_in(settings.home)
-    DATABASE.read_from(lambda: connection_counts(registry.store.engine))
-    app.wsgi_app = timed(WarmAnswers(app.wsgi_app, registry))  # type: ignore[assignment, method-assign]
+    DATABASE.read_from(lambda: connection_counts(use_cases.store.engine))
+    app.wsgi_app = timed(WarmAnswers(app.wsgi_app, use_cases))  # type: ignore[assignment, method-assign]
     return app
+
+
+def _complete(response: Response) -> Response:
+    """Adds the headers that all answers have, and counts those that `published` did not count."""
+    if not isinstance(response, Published):
+        response.headers.update(SECURITY)
+        response.headers.setdefault("Cache-Control", "no-store")
+        if request.method in WRITING and response.status_code < 300:
+            registry().housekeeping.now_and_then()
+        note(request.environ, request.endpoint, response.status_code)
+    return response

@@ -7,7 +7,7 @@ from flask import current_app
 
 from registry.services.documents.changes import WaitingCall
 from registry.web.metrics import WAITING
-from registry.web.wire import Published
+from registry.web.published import Published
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

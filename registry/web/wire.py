@@ -2,11 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Response, current_app, request, url_for
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
@@ -18,32 +16,20 @@ from peerseal.wsgi import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
 from registry.services.access.operators import Operator, Role
-from registry.services.documents.answer_cache import PublicAnswer
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
-from registry.settings import Limits
-from registry.web.metrics import count_admission, note
+from registry.web.metrics import count_admission
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    pass
 
 EXTENSION = "peerseal-registry"
 
-NO_TRANSFORM = "no-transform"
-"""Tells proxies not to encode answers, which makes their ETags weak (RFC 9111 section 5.2.2.6). Not all obey."""
 WRITING = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 """The methods of calls that may change something."""
 
-_ENTITY_TAG = r'(?:W/)?"([\x21\x23-\x7e]*)"'  # one way to match it: with two, many tags would take for ever
-_ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  # RFC 9110 sections 8.8.3 and 5.6.1
-_CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy that encodes answers adds
-_LONGEST_TAGS = 4096  # characters of a header that are read
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # PostgreSQL takes no NUL in a text
 _JSON = re.compile(r"application/json(?: *; *charset=\"?utf-8\"?)?", re.IGNORECASE)
-_SECURITY = (  # no browser may guess the type of an answer, run it or frame it
-    ("X-Content-Type-Options", "nosniff"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-)
 
 
 class ThumbprintConverter(BaseConverter):
@@ -164,63 +150,6 @@ def parameter(name: str) -> str | None:
     return values[0] if values else None
 
 
-class Published(Response):
-    """An answer with all its headers. It shares them with other answers, so they must not be changed."""
-
-    default_mimetype = None
-
-    def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
-        """See Response, which copies and completes the headers: a tenth of the time of a warm answer."""
-        return self.headers
-
-
-def published(rendered: PublicAnswer, cache_control: str | None = None) -> Response:
-    """An answer that caches may keep, or 304 where the caller has it."""
-    status, headers, body = public_response(
-        rendered, request.environ, cache_control or public_cache_control(registry().settings.limits)
-    )
-    note(request.environ, request.endpoint, status)
-    return Published(body, status, headers)
-
-
-def public_cache_control(limits: Limits) -> str:
-    """The Cache-Control of documents that everyone may read."""
-    return f"public, max-age={limits.max_age}, stale-if-error={limits.stale_if_error}"
-
-
-def public_response(
-    answer: PublicAnswer, environ: "WSGIEnvironment", cache_control: str
-) -> tuple[int, Headers, list[bytes]]:
-    """Status, headers and body of an answer: 200, or 304 where the caller has it (RFC 9110 section 13.1.2). The headers
-    are shared with other answers, so they must not be changed: making them took longer than the rest of a warm
-    answer."""
-    known = environ.get("HTTP_IF_NONE_MATCH")
-    if known is not None and (known == answer.etag or _names(known, answer.etag)):
-        return 304, _headers(answer.etag, cache_control), []
-    return 200, _headers(answer.etag, cache_control, answer.content_type, len(answer.body)), [answer.body]
-
-
-def _names(if_none_match: str, etag: str) -> bool:
-    """Whether the header names this ETag, also as a weak one (RFC 9110 section 13.1.2) or as a proxy changed it."""
-    return if_none_match.strip() == "*" or etag[1:-1] in entity_tags(if_none_match)
-
-
-def entity_tags(header: str) -> set[str]:
-    """The opaque tags in If-Match or If-None-Match. Weak tags count, and the suffix of a proxy that encodes answers is
-    removed: nginx makes ``"N"`` weak, Apache makes it ``"N-gzip"``, and clients send that back. A header that is no
-    list of tags names none."""
-    if len(header) > _LONGEST_TAGS or not _ENTITY_TAGS.fullmatch(header):
-        return set()
-    return {_CODED.sub("", match[1]) for match in re.finditer(_ENTITY_TAG, header)}
-
-
-@lru_cache(4096)
-def _headers(etag: str, cache_control: str, content_type: str | None = None, length: int = 0) -> Headers:
-    headers = [*_SECURITY, ("ETag", etag), ("Cache-Control", f"{cache_control}, {NO_TRANSFORM}")]
-    content = [] if content_type is None else [("Content-Type", content_type), ("Content-Length", str(length))]
-    return Headers([*headers, *content])
-
-
 def private_json(value: Any, status: int = 200) -> Response:
     """An answer for this caller only."""
     response = Response(canonical_json(value), status, content_type="application/json")
@@ -257,15 +186,4 @@ def no_content() -> Response:
     """204."""
     response = Response(status=204)
     del response.headers["Content-Type"]
-    return response
-
-
-def after_request(response: Response) -> Response:
-    """Adds the headers that all answers have, and counts the answers that `published` did not count."""
-    if not isinstance(response, Published):
-        response.headers.update(_SECURITY)
-        response.headers.setdefault("Cache-Control", "no-store")
-        if request.method in WRITING and response.status_code < 300:
-            registry().housekeeping.now_and_then()
-        note(request.environ, request.endpoint, response.status_code)
     return response

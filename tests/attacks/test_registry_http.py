@@ -165,7 +165,7 @@ def test_sql_and_odd_characters_in_headers(registry: Driver) -> None:
 
 
 READS_ETAGS = (
-    "import sys; from registry.web.wire import entity_tags; print([len(entity_tags(a)) for a in sys.argv[1:]])"
+    "import sys; from registry.web.published import entity_tags; print([len(entity_tags(a)) for a in sys.argv[1:]])"
 )
 
 

@@ -23,7 +23,8 @@ from registry.storage.queries import ledger
 from registry.web.delayed_answer import DelayedAnswer, ended_wait
 from registry.web.limiting import calling_account
 from registry.web.metrics import WORKERS, answered
-from registry.web.wire import number, parameter, private_json, published, registry
+from registry.web.published import published
+from registry.web.wire import number, parameter, private_json, registry
 
 wellknown_blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")
 documents_blueprint = Blueprint("documents", __name__, url_prefix="/v1")

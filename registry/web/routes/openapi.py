@@ -19,7 +19,8 @@ from werkzeug.datastructures import Headers
 
 from peerseal.protocol.encoding import canonical_json
 from registry.services.documents.answer_cache import PublicAnswer
-from registry.web.wire import published, registry
+from registry.web.published import published
+from registry.web.wire import registry
 
 Json = dict[str, Any]
 

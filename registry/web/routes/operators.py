@@ -15,13 +15,12 @@ from registry.domain.keys import Applicant
 from registry.services.access.operators import Operator, Role, is_operator_token
 from registry.services.documents.policies import Setting, setting_members
 from registry.storage.queries.tokens import public_members
+from registry.web.published import NO_TRANSFORM, entity_tags, published
 from registry.web.wire import (
-    NO_TRANSFORM,
     admitted_key,
     bearer_token,
     calling_service,
     created,
-    entity_tags,
     json_body,
     member,
     no_content,
@@ -30,7 +29,6 @@ from registry.web.wire import (
     operator,
     page,
     private_json,
-    published,
     registry,
 )
 
