@@ -178,7 +178,7 @@ def test_a_relay_outlives_its_connections(postgres: Postgres, postgres_url: str,
     create_tables(engine, metadata)
     with relayed(engine, box):
         for number in range(3):
-            postgres.cut_connections()
+            postgres.cut_connections(postgres_url)
             engine.dispose()
             add(engine, f"{number}")
             eventually(lambda: len(box.letters()) > number, "it is sent over a new connection")  # noqa: B023

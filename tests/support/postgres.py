@@ -46,9 +46,11 @@ class Postgres:
         """Where it listens."""
         return Path(self._socket) / ".s.PGSQL.5432"
 
-    def cut_connections(self) -> None:
-        """End every connection to every database, as a fail-over does."""
-        self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
+    def cut_connections(self, database: str) -> None:
+        """End every connection to the database with that URL, as a fail-over does. Other test processes use the server
+        at the same time."""
+        name = make_url(database).database
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
 
     def stop(self) -> None:
         """Stop the server itself. Only for one of a test's own."""

@@ -14,6 +14,9 @@ from demo.processes import BIN, ROOT, Process, environment, free_port
 from tests.support.brokers import eventually
 
 _END = "the-block-has-ended"
+_CTRL_C_WITHIN = 60.0
+"""Seconds. gunicorn's threaded worker may lock itself out when the terminal's SIGINT and its master's SIGQUIT come at
+once; the master kills it after half of that time."""
 HEEDS_CTRL_C = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
 """What a shell starts in the background ignores Ctrl-C, and so do all that it starts."""
 
@@ -27,7 +30,7 @@ def typed(name: str, block: str, folder: Path) -> Iterator[Process]:
         yield process
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        eventually(lambda: not process.running, f"{name} ends at Ctrl-C")
+        eventually(lambda: not process.running, f"{name} ends at Ctrl-C", within=_CTRL_C_WITHIN)
 
 
 def run(block: str, folder: Path) -> subprocess.CompletedProcess[str]:
