@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from peerseal import TrustLimits, TrustStore
 from peerseal.errors import RevokedKey
 
-LOOK = 0.005
+LOOK = 0.02
 """Seconds between two looks, and the greatest error of a measured time."""
 _PATIENCE = 60.0  # seconds until a peer that did not refuse is given up
 

@@ -4,17 +4,29 @@ A URL on loopback is never proxied and leads to this machine or nowhere. A URL t
 elsewhere. `peerseal.transport.timed_connection` has the connections.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
-from urllib3 import PoolManager
+from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from peerseal.protocol.hosts import is_this_machine, may_be_other_machine
 from peerseal.transport.timed_connection import with_timed_connections
+
+_ANY_PATH = "/-"
+
+
+class Route(NamedTuple):
+    """The way to a server: the pool of its connections, what a request line has before a path, and the headers that
+    `requests` adds to each request."""
+
+    pool: HTTPConnectionPool
+    before_path: str
+    headers: Mapping[str, str]
 
 
 class TimedAdapter(HTTPAdapter):
@@ -61,6 +73,27 @@ class TimedAdapter(HTTPAdapter):
         proxies: dict[str, str] | None = None,
     ) -> requests.Response:
         """See HTTPAdapter. A proxy is not used for a URL on loopback."""
+        request, proxies = self._checked(request, proxies)
+        return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+
+    def route(self, base: str, ca_file: str | None) -> Route:
+        """The way to the server with that base URL: by the proxies and with the certificates that the environment
+        names. Raises RequestException, or OSError where the certificates cannot be read."""
+        with requests.Session() as session:
+            session.auth = _no_auth
+            request = session.prepare_request(requests.Request("GET", base + _ANY_PATH))
+            settings = session.merge_environment_settings(str(request.url), {}, stream=True, verify=ca_file, cert=None)
+        verify, cert = settings["verify"], settings["cert"]
+        request, proxies = self._checked(request, settings["proxies"])
+        pool = self.get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
+        self.cert_verify(pool, str(request.url), verify, cert)
+        headers = {name: str(value) for name, value in request.headers.items()}
+        return Route(pool, self.request_url(request, proxies).removesuffix(_ANY_PATH), headers)
+
+    def _checked(
+        self, request: requests.PreparedRequest, proxies: dict[str, str] | None
+    ) -> tuple[requests.PreparedRequest, dict[str, str] | None]:
+        """The request and its proxies: none for a URL on loopback. Raises InvalidURL."""
         host = _host(request)
         if "%" in host and ":" not in host:  # http.client asserts that it is the zone of an IPv6 address
             raise requests.exceptions.InvalidURL("a name of a host holds a percent sign", request=request)
@@ -69,7 +102,7 @@ class TimedAdapter(HTTPAdapter):
         if is_this_machine(host) and select_proxy(str(request.url), proxies):
             proxies, request = None, request.copy()
             request.headers.pop("Proxy-Authorization", None)  # a redirect brings it along
-        return super().send(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+        return request, proxies
 
 
 def _host(request: requests.PreparedRequest) -> str:
@@ -78,3 +111,8 @@ def _host(request: requests.PreparedRequest) -> str:
         return parse_url(str(request.url)).host or ""
     except HTTPError:
         return ""
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps `requests` from looking into a netrc file, whose password would replace our token."""
+    return request
