@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
-from flask import current_app
+from flask import current_app, request
 
 from registry.services.documents.changes import WaitingCall
 from registry.web.metrics import WAITING
-from registry.web.published import Published
+from registry.web.published import Published, answered_with
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -16,35 +16,43 @@ _WAITED = "peerseal.waited"  # in a WSGI environment: the wait of a call that ru
 
 
 class DelayedAnswer(Published):
-    """Runs the application again with the same request when the wait of ``call`` has ended: after ``seconds`` at most.
-    `ended_wait` returns the call then."""
+    """Answers with what the wait of ``call`` ends with: after ``seconds`` at most. Where it ends without a list, the
+    application runs again with the same request, and `ended_wait` returns the call then."""
 
     def __init__(self, call: WaitingCall, seconds: float) -> None:
         super().__init__()
         self._call = call
         self._seconds = seconds
+        self._endpoint = request.endpoint
         self._application = current_app.wsgi_app
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """See Response."""
-        environ[_WAITED] = self._call
-        return DelayedBody(self._call, self._seconds, lambda: self._application(environ, start_response))
+
+        def answered() -> Iterable[bytes]:
+            told = self._call.answer
+            if told is not None:  # hundreds are told at once: Flask would take most of the time
+                return answered_with(told, environ, start_response, self._endpoint, "no-cache")
+            environ[_WAITED] = self._call
+            return self._application(environ, start_response)
+
+        return DelayedBody(self._call, self._seconds, answered)
 
 
 class DelayedBody:
     """The body of a delayed answer. Iterating over it blocks the thread until the wait has ended. A server that keeps
     its threads free, such as `registry.serving.worker`, iterates after that."""
 
-    def __init__(self, call: WaitingCall, seconds: float, run_again: Callable[[], Iterable[bytes]]) -> None:
+    def __init__(self, call: WaitingCall, seconds: float, answered: Callable[[], Iterable[bytes]]) -> None:
         self.call = call
         self.seconds = seconds
-        self._run_again = run_again
+        self._answered = answered
         self._body: Iterable[bytes] = ()
         WAITING.inc()
 
     def __iter__(self) -> Iterator[bytes]:
         self.call.wait(self.seconds)
-        self._body = self._run_again()
+        self._body = self._answered()
         return iter(self._body)
 
     def close(self) -> None:

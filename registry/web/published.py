@@ -104,6 +104,20 @@ def _headers(etag: str, cache_control: str, content_type: str | None = None, len
     return Headers([*headers, *content])
 
 
+def answered_with(
+    answer: PublicAnswer,
+    environ: "WSGIEnvironment",
+    start_response: "StartResponse",
+    endpoint: str | None,
+    cache_control: str,
+) -> Iterable[bytes]:
+    """The body of that answer, without Flask: it is noted as one of ``endpoint``."""
+    status, headers, body = public_response(answer, environ, cache_control)
+    note(environ, endpoint, status)
+    start_response(_STATUS_LINES[status], headers.to_wsgi_list())
+    return body
+
+
 class WarmAnswers:
     """A WSGI application: answers from memory where it can, and otherwise has ``application`` answer."""
 
@@ -119,10 +133,7 @@ class WarmAnswers:
         answer = None if name is None else self._kept(name, environ)
         if name is None or answer is None:
             return self._application(environ, start_response)
-        status, headers, body = public_response(answer, environ, self._cache_control)
-        note(environ, _ENDPOINTS[name[0]], status)
-        start_response(_STATUS_LINES[status], headers.to_wsgi_list())
-        return body
+        return answered_with(answer, environ, start_response, _ENDPOINTS[name[0]], self._cache_control)
 
     def _kept(self, name: AnswerName, environ: "WSGIEnvironment") -> PublicAnswer | None:
         query = _QUERY.fullmatch(environ.get("QUERY_STRING", ""))
