@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from peerseal.asgi_routes import PathNeeds, Scope
-from peerseal.asynchronous import AsyncVerifier, Request
+from peerseal.asynchronous import AsyncVerifier
 from peerseal.errors import (
     ContentTooLarge,
     ContentUnreadable,
@@ -36,8 +36,15 @@ from peerseal.protocol.encoding import natural
 from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user
-from peerseal.verify.context import REQUEST_ID, carrying, serving, within
-from peerseal.verify.request import BODY_LATER, Peer
+from peerseal.verify.context import (
+    REQUEST_ID,
+    enter_none,
+    enter_request,
+    leave_request,
+    reset_transaction,
+    set_transaction,
+)
+from peerseal.verify.request import BODY_LATER, Peer, RequestHeaders
 from peerseal.verify.target import routed_target
 
 if TYPE_CHECKING:
@@ -117,15 +124,19 @@ class PeerAuth:
             raise RuntimeError(f"a connection of the kind {kind!r}: expected http, websocket or lifespan")
         call = _Call(_headers(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
-        with _outside(), serving(call.headers.get(REQUEST_ID)):
+        outer, before = _calls.set(None), enter_request(call.headers.get(REQUEST_ID))
+        try:
             return await serve(self._needs.need(scope), call, scope, receive)
+        finally:
+            leave_request(before)
+            _calls.reset(outer)
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = _Body(receive)
         try:
             if not need.public:
                 await self._admit(need, call, scope, body)
-            with call.within():
+            with call:
                 if call.peer is not None:
                     pattern = partial(self._needs.pattern, scope)
                     self._gate.audit.call(call.peer, scope=need.scope, method=scope["method"], route=pattern)
@@ -164,12 +175,18 @@ class PeerAuth:
         declared = natural(headers.get("content-length", "0").lstrip("0") or "0")
         if declared is None or declared > limit:
             raise too_large
-        request: Request = {"method": scope["method"], "target": _target(scope, self._gate.external_prefix)}
-        request |= {"headers": headers, "scope": need.scope}
-        if await body.read(min(_READ_FIRST, limit)):
-            peer = await self._verifier.verify(token, **(request | {"body": body.content}))
+        whole = await body.read(min(_READ_FIRST, limit))
+        checked = await self._verifier.check(
+            token,
+            method=scope["method"],
+            target=_target(scope, self._gate.external_prefix),
+            body=body.content if whole else BODY_LATER,
+            headers=headers,
+            scope=need.scope,
+        )
+        if whole:
+            peer = await self._verifier.claim(checked)
         else:
-            checked = await self._verifier.check(token, **(request | {"body": BODY_LATER}))
             with self._reading_for(token):
                 if not await body.read(limit):
                     raise too_large
@@ -207,22 +224,21 @@ class _Call:
         self.began = False
         self._gate = gate
 
-    @contextmanager
-    def within(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """The block knows this call, and works for its transaction."""
-        current = _calls.set(self)
-        try:
-            with carrying(self.peer.transaction if self.peer else None):
-                yield
-        finally:
-            _calls.reset(current)
+        self._before = _calls.set(self), set_transaction(self.peer.transaction if self.peer else None)
+
+    def __exit__(self, *_: object) -> None:
+        call, transaction = self._before
+        reset_transaction(transaction)
+        _calls.reset(call)
 
     async def send(self, event: Event) -> None:
         """The application's ``send``. What it would answer once a handler has refused is not sent: frameworks make a
         500 of errors that they do not know."""
         if self.refused is None or self.began:
             self.began = True
-            with _outside():
+            with _Outside():
                 await self.send_on(event)
 
     def require(self, scope: str, transaction: bool) -> None:
@@ -257,16 +273,18 @@ class _Call:
 _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
 
 
-@contextmanager
-def _outside() -> Iterator[None]:
-    """Run a block outside of any call, request and transaction. Servers run in it: within ``send`` and ``receive`` they
-    may start the next request of the connection, which would inherit the context variables."""
-    current = _calls.set(None)
-    try:
-        with carrying(None), within(None):
-            yield
-    finally:
-        _calls.reset(current)
+class _Outside:
+    """A block outside of any call, request and transaction. Servers run in it: within ``send`` and ``receive`` they may
+    start the next request of the connection, which would inherit the context variables."""
+
+    __slots__ = ("_before", "_call")
+
+    def __enter__(self) -> None:
+        self._call, self._before = _calls.set(None), enter_none()
+
+    def __exit__(self, *_: object) -> None:
+        leave_request(self._before)
+        _calls.reset(self._call)
 
 
 class _Body:
@@ -281,7 +299,7 @@ class _Body:
     @property
     def content(self) -> bytes:
         """What was read."""
-        return b"".join(self._pieces)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     async def read(self, limit: int) -> bool:
         """Read on until the body ends, or is longer than ``limit`` bytes: whether it ended. Raises ContentUnreadable
@@ -298,16 +316,19 @@ class _Body:
     async def again(self) -> Event:
         """The application's ``receive``: what was read, in one piece, then whatever else comes."""
         if self._given or not self._pieces:
-            with _outside():
+            with _Outside():
                 return await self._receive()
         self._given = True
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    """The headers by lower-case name. Several values of one name are joined with commas: a header that is checked may
-    not have two."""
-    found: dict[str, str] = {}
+class _Headers(dict[str, str], RequestHeaders):
+    """The headers of a request by lower-case name, each without the blanks around it."""
+
+
+def _headers(scope: Scope) -> _Headers:
+    """The headers. Several values of one name are joined with commas: a header that is checked may not have two."""
+    found = _Headers()
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip(BLANKS)
         found[name] = f"{found[name]},{value}" if name in found else value

@@ -6,13 +6,16 @@ whose key is known.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Required, TypedDict, Unpack
+from weakref import WeakKeyDictionary
 
 from peerseal.runtime.forks import in_each_child, notice_fork
-from peerseal.verify.replay.guards import MemoryReplayGuard
+from peerseal.verify.replay.guards import FileReplayGuard, MemoryReplayGuard
 from peerseal.verify.request import BodyLater, CheckedRequest, Peer, Verifier
 
 
@@ -24,6 +27,96 @@ class Request(TypedDict, total=False):
     body: bytes | Callable[[], bytes] | BodyLater
     headers: Mapping[str, str]
     scope: str | None
+
+
+class _Claim:
+    """A request that is about to be accepted, and the future of its outcome."""
+
+    __slots__ = ("checked", "error", "future", "peer")
+
+    def __init__(self, checked: CheckedRequest, future: "asyncio.Future[Peer]") -> None:
+        self.checked = checked
+        self.future = future
+        self.peer: Peer | None = None
+        self.error: BaseException | None = None
+
+    def make(self, claim: Callable[[CheckedRequest], Peer]) -> None:
+        """Asks the guard, in a thread."""
+        try:
+            self.peer = claim(self.checked)
+        except BaseException as error:
+            self.error = error
+
+    def tell(self) -> None:
+        """Gives the outcome to who awaits it, in the loop."""
+        if self.future.done():  # who awaited it was cancelled
+            return
+        if self.peer is not None:
+            self.future.set_result(self.peer)
+        elif self.error is not None:
+            self.future.set_exception(self.error)
+
+
+class _ClaimsOfLoop:
+    """The claims of one event loop at a guard that answers within microseconds. One turn of a thread makes all that
+    wait: a turn for each takes several times as long as the claim. A claim that hangs, as on a disk that does not
+    answer, holds up those behind it for `PATIENCE` seconds; then each gets a thread of its own."""
+
+    PATIENCE = 0.2
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, claim: Callable[[CheckedRequest], Peer], pool: ThreadPoolExecutor
+    ) -> None:
+        self._loop = loop
+        self._claim = claim
+        self._pool = pool
+        self._waiting = deque[_Claim]()
+        self._made = deque[_Claim]()
+        self._turn_runs = self._loop_is_told = False
+
+    async def claim(self, checked: CheckedRequest) -> Peer:
+        """See `Verifier.claim`."""
+        one = _Claim(checked, self._loop.create_future())
+        self._waiting.append(one)
+        if not self._turn_runs:
+            self._turn_runs = True
+            self._pool.submit(self._turn)
+        rescue = self._loop.call_later(self.PATIENCE, self._rescue, one)
+        try:
+            return await one.future
+        finally:
+            rescue.cancel()
+
+    def _turn(self) -> None:
+        """In a thread: make all claims that wait."""
+        self._make_waiting()
+        self._turn_runs = False
+        self._make_waiting()  # those that came before that line, when this turn still ran
+
+    def _make_waiting(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._make(self._waiting.popleft())
+
+    def _make(self, one: _Claim) -> None:
+        one.make(self._claim)
+        self._made.append(one)
+        if not self._loop_is_told:
+            self._loop_is_told = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        """In the loop: give out what was made."""
+        self._loop_is_told = False
+        while self._made:
+            self._made.popleft().tell()
+
+    def _rescue(self, one: _Claim) -> None:
+        """In the loop: the claim has waited for too long behind another."""
+        with suppress(ValueError):  # it is being made
+            self._waiting.remove(one)
+            self._pool.submit(self._make, one)
 
 
 class AsyncVerifier:
@@ -40,6 +133,7 @@ class AsyncVerifier:
     def _renew_threads(self) -> None:
         """A forked child has none of its parent's threads, and a pool would wait for them for ever."""
         self._waiting = ThreadPoolExecutor(self.WAITING, thread_name_prefix="peerseal-verify")
+        self._claims: WeakKeyDictionary[asyncio.AbstractEventLoop, _ClaimsOfLoop] = WeakKeyDictionary()
 
     async def verify(self, token: str, **request: Unpack[Request]) -> Peer:
         """See `Verifier.verify`; a function ``body`` must not wait."""
@@ -50,13 +144,22 @@ class AsyncVerifier:
         notice_fork()
         unverified = self._verifier.read(token)
         source = self._verifier.recall(unverified, request.get("headers", {}))
-        check = partial(self._verifier.check, unverified, source=source, **request)
         if source is not None:
-            return check()
+            return self._verifier.check(unverified, source=source, **request)
+        check = partial(self._verifier.check, unverified, **request)
         return await asyncio.get_running_loop().run_in_executor(self._waiting, check)
 
     async def claim(self, checked: CheckedRequest) -> Peer:
         """See `Verifier.claim`."""
-        if isinstance(self._verifier.replay, MemoryReplayGuard):
+        guard = self._verifier.replay
+        if isinstance(guard, MemoryReplayGuard):
             return self._verifier.claim(checked)
+        if isinstance(guard, FileReplayGuard):
+            return await self._claims_of(asyncio.get_running_loop()).claim(checked)
         return await asyncio.to_thread(self._verifier.claim, checked)
+
+    def _claims_of(self, loop: asyncio.AbstractEventLoop) -> _ClaimsOfLoop:
+        claims = self._claims.get(loop)
+        if claims is None:
+            claims = self._claims[loop] = _ClaimsOfLoop(loop, self._verifier.claim, self._waiting)
+        return claims

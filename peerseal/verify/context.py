@@ -129,6 +129,15 @@ def enter_request(given: str | None = None) -> Before:
     return _current.set(None), _trace.set(_trace_of(given))
 
 
+def enter_none() -> Before:
+    """As ``with carrying(None), within(None)``, in less time; `leave_request` takes the result."""
+    return _current.set(None), _trace.set(None)
+
+
+set_transaction: Final = _current.set
+"""As ``with carrying(transaction)``, in less time: `reset_transaction` takes the result, in a ``finally``."""
+reset_transaction: Final = _current.reset
+
 set_trace: Final = _trace.set
 """As ``with within(trace)``, in less time: `reset_trace` takes the result, in a ``finally``."""
 reset_trace: Final = _trace.reset

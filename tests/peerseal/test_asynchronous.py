@@ -2,7 +2,10 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -126,6 +129,86 @@ def test_a_guard_that_asks_a_file_is_asked_on_another_thread(callee: Make, clien
         assert [type(answer) for answer in answers].count(Peer) == 1
         assert [type(answer) for answer in answers].count(Replayed) == 19
         assert THREAD() not in guard.threads
+
+    asyncio.run(program())
+
+
+class Held(FileReplayGuard):
+    """A guard in a file that notes its threads, and hangs at the next claim while it is told to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.threads: list[int] = []
+        self.goes_on, self.hangs = threading.Event(), False
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        self.threads.append(THREAD())
+        if self.hangs:
+            self.hangs = False
+            assert self.goes_on.wait(10)
+        return super().claim(issuer, jti, until)
+
+
+def test_claims_that_wait_together_are_made_in_one_turn_of_another_thread(
+    callee: Make, client: Identity, tmp_path: Path
+) -> None:
+    guard = Held(tmp_path / "replay")
+
+    async def program() -> None:
+        verifier = callee(replay=guard)
+        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+        tokens = [client.sign_request("callee", method="GET", target="/a") for _ in range(50)]
+        answers = await asyncio.gather(*(called(verifier, one) for one in tokens * 2), return_exceptions=True)
+        assert Counter(map(type, answers)) == {Peer: 50, Replayed: 50}
+        assert THREAD() not in guard.threads
+        assert len(set(guard.threads)) <= 2, "and not one for each"
+
+    for _ in range(2):  # each time with a loop of its own
+        asyncio.run(program())
+
+
+def test_a_claim_that_hangs_holds_up_neither_the_loop_nor_those_behind_it_for_long(
+    callee: Make, client: Identity, tmp_path: Path
+) -> None:
+    guard = Held(tmp_path / "replay")
+
+    async def program() -> None:
+        verifier = callee(replay=guard)
+        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+        guard.hangs = True
+        hanging = asyncio.create_task(called(verifier, client.sign_request("callee", method="GET", target="/a")))
+        while guard.hangs:
+            await asyncio.sleep(0)
+        tokens = [client.sign_request("callee", method="GET", target="/a") for _ in range(20)]
+        answers = await asyncio.wait_for(asyncio.gather(*(called(verifier, one) for one in tokens)), 8)
+        assert len(answers) == 20
+        assert not hanging.done()
+        guard.goes_on.set()
+        assert (await hanging).service == "client"
+
+    asyncio.run(program())
+
+
+def test_a_caller_who_no_longer_waits_for_a_claim_disturbs_no_other(
+    callee: Make, client: Identity, tmp_path: Path
+) -> None:
+    guard = Held(tmp_path / "replay")
+
+    async def program() -> None:
+        verifier = callee(replay=guard)
+        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+        guard.hangs = True
+        token = client.sign_request("callee", method="GET", target="/a")
+        gone = asyncio.create_task(called(verifier, token))
+        while guard.hangs:
+            await asyncio.sleep(0)
+        gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+        guard.goes_on.set()
+        assert (await called(verifier, client.sign_request("callee", method="GET", target="/a"))).service == "client"
+        with pytest.raises(Replayed):  # it was accepted, though nobody was told
+            await called(verifier, token)
 
     asyncio.run(program())
 
