@@ -57,10 +57,10 @@ class _Claim:
             self.future.set_exception(self.error)
 
 
-class _ClaimsOfLoop:
+class ClaimTurns:
     """The claims of one event loop at a guard that answers within microseconds. One turn of a thread makes all that
     wait: a turn for each takes several times as long as the claim. A claim that hangs, as on a disk that does not
-    answer, holds up those behind it for `PATIENCE` seconds; then each gets a thread of its own."""
+    answer, holds up the claims that wait for `PATIENCE` seconds; then each gets a thread of its own."""
 
     PATIENCE = 0.2
 
@@ -113,7 +113,7 @@ class _ClaimsOfLoop:
             self._made.popleft().tell()
 
     def _rescue(self, one: _Claim) -> None:
-        """In the loop: the claim has waited for too long behind another."""
+        """In the loop: the claim has waited for too long for another."""
         with suppress(ValueError):  # it is being made
             self._waiting.remove(one)
             self._pool.submit(self._make, one)
@@ -133,7 +133,7 @@ class AsyncVerifier:
     def _renew_threads(self) -> None:
         """A forked child has none of its parent's threads, and a pool would wait for them for ever."""
         self._waiting = ThreadPoolExecutor(self.WAITING, thread_name_prefix="peerseal-verify")
-        self._claims: WeakKeyDictionary[asyncio.AbstractEventLoop, _ClaimsOfLoop] = WeakKeyDictionary()
+        self._claims: WeakKeyDictionary[asyncio.AbstractEventLoop, ClaimTurns] = WeakKeyDictionary()
 
     async def verify(self, token: str, **request: Unpack[Request]) -> Peer:
         """See `Verifier.verify`; a function ``body`` must not wait."""
@@ -158,8 +158,8 @@ class AsyncVerifier:
             return await self._claims_of(asyncio.get_running_loop()).claim(checked)
         return await asyncio.to_thread(self._verifier.claim, checked)
 
-    def _claims_of(self, loop: asyncio.AbstractEventLoop) -> _ClaimsOfLoop:
+    def _claims_of(self, loop: asyncio.AbstractEventLoop) -> ClaimTurns:
         claims = self._claims.get(loop)
         if claims is None:
-            claims = self._claims[loop] = _ClaimsOfLoop(loop, self._verifier.claim, self._waiting)
+            claims = self._claims[loop] = ClaimTurns(loop, self._verifier.claim, self._waiting)
         return claims
