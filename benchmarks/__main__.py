@@ -91,14 +91,16 @@ def main() -> None:
     names = _names()
     logging.disable(logging.WARNING)
     figures: list[Figure] = []
-    with world() as shared:
-        for name in names:
-            started = time.monotonic()
-            figures += GROUPS[name](shared)
-            print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    if len(names) == len(GROUPS):
-        report.write(figures)
-    print(report.table(figures))
+    try:
+        with world() as shared:
+            for name in names:
+                started = time.monotonic()
+                figures += GROUPS[name](shared)
+                print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        if len(names) == len(GROUPS):
+            report.write(figures)
+    finally:  # what was measured before an error, too
+        print(report.table(figures))
 
 
 def _names() -> list[str]:

@@ -7,6 +7,7 @@ from secrets import randbits
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from peerseal.protocol.documents.changes import Changes
 from peerseal.protocol.documents.frame import sign_document
 from peerseal.protocol.documents.key_set import ACTIVE, KeySetDocument, ListedKey
 from peerseal.protocol.documents.policy import PolicyDocument
@@ -39,7 +40,7 @@ class ManyServices(Fetcher):
         self._checkpoint = self.ledger.checkpoint()
 
     def call(self, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-        """The registry keys document, a consistency proof, a service's key set, or an absent policy."""
+        """The registry keys document, a consistency proof, a service's key set, an absent policy, or no changes."""
         parts = urlsplit(path)
         *_, service, name = parts.path.split("/")
         answer: dict[str, Callable[[], str]] = {
@@ -47,6 +48,7 @@ class ManyServices(Fetcher):
             "proof": lambda: self._proof(parse_qs(parts.query)),
             "jwks.jwt": lambda: self.key_set(service),
             "policy.jwt": lambda: self._no_policy(service),
+            "changes": lambda: self._no_changes(int(parse_qs(parts.query)["since"][0])),
         }
         return Answer(200, answer[name]().encode("ascii"))
 
@@ -80,6 +82,16 @@ class ManyServices(Fetcher):
     def _no_policy(self, service: str) -> str:
         frame = self._frame(service_id(DOMAIN, service)) | self._place(0)
         return sign_document(PolicyDocument(**frame, policy=None), self.signing)
+
+    def _no_changes(self, since: int) -> str:
+        """A store asks where it was kept from running for longer than a poll."""
+        size = len(self.ledger.entries)
+        return sign_document(
+            Changes(
+                **self._frame(DOMAIN), since=since, seq=size, checkpoint=self._checkpoint, services=(), reset=False
+            ),
+            self.signing,
+        )
 
     def _frame(self, subject: str) -> dict[str, Any]:
         times = {"issued_at": self._now, "expires_at": self._now + 3600}
