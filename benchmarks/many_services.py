@@ -84,7 +84,7 @@ class ManyServices(Fetcher):
         return sign_document(PolicyDocument(**frame, policy=None), self.signing)
 
     def _no_changes(self, since: int) -> str:
-        """A store asks where it was kept from running for longer than a poll."""
+        """No change since that entry: for a store that asks because it did not run for longer than a poll."""
         size = len(self.ledger.entries)
         return sign_document(
             Changes(

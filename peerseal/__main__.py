@@ -57,7 +57,7 @@ PATIENCE = 10.0
 _LARGEST_LIST = 1024 * 1024
 """Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
 
-log = logging.getLogger("peerseal.cli")
+log = logging.getLogger("peerseal.cli")  # public, and older than this module; `__name__` would be `__main__`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,7 +38,7 @@ from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user
 from peerseal.verify.context import (
     REQUEST_ID,
-    enter_none,
+    enter_outside,
     enter_request,
     leave_request,
     reset_transaction,
@@ -154,8 +154,9 @@ class PeerAuth:
             error = InsufficientScope("WebSockets are refused unless their path is public")
             if not self._gate.report_only:
                 call.refuse(error)
-                await receive()
-                return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
+                with _Outside():
+                    await receive()
+                    return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
             call.report(error)
         return await self._app(scope, receive, call.send_on)
 
@@ -266,8 +267,9 @@ class _Call:
         problem = problem_of(error)
         headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
         headers.append((b"content-length", str(len(problem.body)).encode()))
-        await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await self.send_on({"type": "http.response.body", "body": problem.body})
+        with _Outside():
+            await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
+            await self.send_on({"type": "http.response.body", "body": problem.body})
 
 
 _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
@@ -280,7 +282,7 @@ class _Outside:
     __slots__ = ("_before", "_call")
 
     def __enter__(self) -> None:
-        self._call, self._before = _calls.set(None), enter_none()
+        self._call, self._before = _calls.set(None), enter_outside()
 
     def __exit__(self, *_: object) -> None:
         leave_request(self._before)
@@ -305,7 +307,8 @@ class _Body:
         """Read on until the body ends, or is longer than ``limit`` bytes: whether it ended. Raises ContentUnreadable
         where it broke off."""
         while not self._whole and self._size <= limit:
-            event = await self._receive()
+            with _Outside():
+                event = await self._receive()
             if event["type"] != "http.request":
                 raise ContentUnreadable("the body broke off")
             self._pieces.append(event.get("body", b""))

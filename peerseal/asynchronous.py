@@ -48,26 +48,28 @@ class _Claim:
             self.error = error
 
     def tell(self) -> None:
-        """Gives the outcome to who awaits it, in the loop."""
-        if self.future.done():  # who awaited it was cancelled
+        """Sets the future's outcome, in the loop."""
+        if self.future.done():  # the caller was cancelled
             return
         if self.peer is not None:
             self.future.set_result(self.peer)
-        elif self.error is not None:
-            self.future.set_exception(self.error)
+        else:
+            error = RuntimeError("the claim ended early") if isinstance(self.error, StopIteration) else self.error
+            self.future.set_exception(error or RuntimeError("the claim has no outcome"))
 
 
 class ClaimTurns:
-    """The claims of one event loop at a guard that answers within microseconds. One turn of a thread makes all that
-    wait: a turn for each takes several times as long as the claim. A claim that hangs, as on a disk that does not
-    answer, holds up the claims that wait for `PATIENCE` seconds; then each gets a thread of its own."""
+    """Makes the claims of one event loop at a guard that answers within microseconds. One turn of a thread makes all
+    waiting claims, because a turn for each takes several times as long as a claim. A claim that hangs, as on a disk
+    that does not answer, delays the claims that wait by `LONGEST_WAIT` seconds.
 
-    PATIENCE = 0.2
+    It refers to no loop, so that it ends with its loop (`AsyncVerifier`).
+    """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, claim: Callable[[CheckedRequest], Peer], pool: ThreadPoolExecutor
-    ) -> None:
-        self._loop = loop
+    LONGEST_WAIT = 0.2
+    """Seconds for which a claim waits for others; then a thread of the pool makes it by itself."""
+
+    def __init__(self, claim: Callable[[CheckedRequest], Peer], pool: ThreadPoolExecutor) -> None:
         self._claim = claim
         self._pool = pool
         self._waiting = deque[_Claim]()
@@ -76,16 +78,26 @@ class ClaimTurns:
 
     async def claim(self, checked: CheckedRequest) -> Peer:
         """See `Verifier.claim`."""
-        one = _Claim(checked, self._loop.create_future())
+        loop = asyncio.get_running_loop()
+        one = _Claim(checked, loop.create_future())
         self._waiting.append(one)
         if not self._turn_runs:
-            self._turn_runs = True
-            self._pool.submit(self._turn)
-        rescue = self._loop.call_later(self.PATIENCE, self._rescue, one)
+            self._begin_turn(one)
+        alone = loop.call_later(self.LONGEST_WAIT, self._make_alone, one)
         try:
             return await one.future
         finally:
-            rescue.cancel()
+            alone.cancel()
+
+    def _begin_turn(self, one: _Claim) -> None:
+        self._turn_runs = True
+        try:
+            self._pool.submit(self._turn)
+        except BaseException:  # the process may have no more threads, or it ends
+            self._turn_runs = False
+            with suppress(ValueError):
+                self._waiting.remove(one)
+            raise
 
     def _turn(self) -> None:
         """In a thread: make all claims that wait."""
@@ -104,7 +116,7 @@ class ClaimTurns:
         if not self._loop_is_told:
             self._loop_is_told = True
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._tell)
+                one.future.get_loop().call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         """In the loop: give out what was made."""
@@ -112,11 +124,17 @@ class ClaimTurns:
         while self._made:
             self._made.popleft().tell()
 
-    def _rescue(self, one: _Claim) -> None:
-        """In the loop: the claim has waited for too long for another."""
-        with suppress(ValueError):  # it is being made
+    def _make_alone(self, one: _Claim) -> None:
+        """In the loop: the claim has waited for too long."""
+        try:
             self._waiting.remove(one)
+        except ValueError:
+            return  # it is being made
+        try:
             self._pool.submit(self._make, one)
+        except RuntimeError as error:
+            one.error = error
+            one.tell()
 
 
 class AsyncVerifier:
@@ -124,6 +142,8 @@ class AsyncVerifier:
 
     WAITING = 8
     """Threads for verifications that wait for the registry; further ones queue."""
+    CLAIMING = 8
+    """Threads for claims at a guard in a file. One is enough, unless claims hang."""
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
@@ -133,6 +153,7 @@ class AsyncVerifier:
     def _renew_threads(self) -> None:
         """A forked child has none of its parent's threads, and a pool would wait for them for ever."""
         self._waiting = ThreadPoolExecutor(self.WAITING, thread_name_prefix="peerseal-verify")
+        self._claiming = ThreadPoolExecutor(self.CLAIMING, thread_name_prefix="peerseal-claim")
         self._claims: WeakKeyDictionary[asyncio.AbstractEventLoop, ClaimTurns] = WeakKeyDictionary()
 
     async def verify(self, token: str, **request: Unpack[Request]) -> Peer:
@@ -161,5 +182,5 @@ class AsyncVerifier:
     def _claims_of(self, loop: asyncio.AbstractEventLoop) -> ClaimTurns:
         claims = self._claims.get(loop)
         if claims is None:
-            claims = self._claims[loop] = ClaimTurns(loop, self._verifier.claim, self._waiting)
+            claims = self._claims[loop] = ClaimTurns(self._verifier.claim, self._claiming)
         return claims

@@ -21,7 +21,7 @@ try:
     from registry.commands.recovery import restore, verify
     from registry.commands.root import history, root
     from registry.domain.errors import LedgerContradicted, Unavailable
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as error:  # before `main` exists: its decorators are click's
     sys.exit(f"Error: {missing(error, 'registry')}")
 
 UNREACHABLE = 3

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
@@ -18,6 +19,9 @@ from registry.web.published import SECURITY, Published, WarmAnswers
 from registry.web.routes import BLUEPRINTS
 from registry.web.wire import EXTENSION, WRITING, ThumbprintConverter, TokenIdConverter, registry
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 
 def log_to_stderr() -> None:
     """Logs to stderr: admissions and refusals, one line each, without any token or secret."""
@@ -27,7 +31,13 @@ def log_to_stderr() -> None:
 def watching(app: Flask) -> Flask:
     """The application for a server: each process watches the ledger from its first request on."""
     watch: LedgerWatch = app.extensions[EXTENSION].watch
-    app.before_request(watch.start)
+    application = app.wsgi_app
+
+    def watched(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        watch.start()
+        return application(environ, start_response)
+
+    app.wsgi_app = watched  # type: ignore[method-assign]
     return app
 
 
@@ -54,7 +64,8 @@ def create_app(settings: Settings, clock: Callable[[], float] = time.time) -> Fl
 
 
 def _complete(response: Response) -> Response:
-    """Adds the headers that all answers have, and counts those that `published` did not count."""
+    """Completes an answer other than `Published`: adds the headers of every answer, and notes the request for the
+    metrics. A `Published` has both."""
     if not isinstance(response, Published):
         response.headers.update(SECURITY)
         response.headers.setdefault("Cache-Control", "no-store")

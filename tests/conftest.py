@@ -104,8 +104,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What ten thousand collected tests consist of never becomes garbage: the collector need not look at it again and
-    again, which took seconds each time."""
+    """Exempts the collected tests from garbage collection: they live until the end, and each full collection took
+    seconds to look at them."""
     gc.collect()
     gc.freeze()
 

@@ -18,6 +18,7 @@ from peerseal.protocol.hosts import is_this_machine, may_be_other_machine
 from peerseal.transport.timed_connection import with_timed_connections
 
 _ANY_PATH = "/-"
+"""A path to ask `requests` about: the route is the same for every path."""
 
 
 class Route(NamedTuple):
@@ -31,7 +32,7 @@ class Route(NamedTuple):
 
 class TimedAdapter(HTTPAdapter):
     """An HTTPAdapter whose calls end when the thread's time is over (`no_longer_than`), also where a server falls
-    silent: `requests` raises ReadTimeout for a head, and ConnectionError for a body, ours or the answer's.
+    silent. By `send`, `requests` raises ReadTimeout for a head, and ConnectionError for a body, ours or the answer's.
 
     With ``elsewhere`` no connection of its own leads to this machine, by whatever name: to loopback, a link-local,
     unspecified or multicast address, or an address of one of the machine's own interfaces. The address is checked once

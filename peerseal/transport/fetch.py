@@ -19,7 +19,6 @@ from socket import SHUT_RDWR, socket
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-import requests
 from requests.adapters import DEFAULT_POOLSIZE
 from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import HTTPError, ReadTimeoutError
@@ -40,6 +39,7 @@ T = TypeVar("T")
 _CHUNK = 64 * 1024
 _LEAST_TIMEOUT = 0.001  # of urllib3, which takes no 0
 _ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
+_ODD_VALUE = re.compile(r"[\r\n\0]|^[ \t]")
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,200}"')
 _NO_ANSWER = frozenset((502, 504, *range(300, 400))) - {304}
 
@@ -171,7 +171,7 @@ class HttpFetcher:
     def reconnect(self) -> None:
         """See Fetcher. Calls that are under way keep their connections until they end."""
         with self._lock:
-            self._adapter = None
+            self._adapter, self._routes = None, {}
 
     @property
     def confidential(self) -> bool:
@@ -181,7 +181,7 @@ class HttpFetcher:
     def close(self) -> None:
         """Close the connections of this process that no call uses. Those of a parent are left alone."""
         with self._lock:
-            adapter, self._adapter = self._adapter, None
+            adapter, self._adapter, self._routes = self._adapter, None, {}
         if adapter is not None and self._pid == os.getpid():
             adapter.close()
 
@@ -272,8 +272,8 @@ class HttpFetcher:
                 closing(self._send(method, base, path, body, headers, wait)) as response,
             ):
                 content, given = self._read(response), response.headers
-                names = {name.lower(): given[name] for name in given}
-        except (requests.RequestException, HTTPError, OSError, ValueError, OverflowError) as error:
+                names = {name.lower(): given[name] for name in given}  # `items` would give several values singly
+        except (HTTPError, OSError, ValueError, OverflowError) as error:
             kind = AnswerTooSlow if _is_slow(error) else FetchError
             raise kind(f"{method} {url}: {_what_failed(error)}") from error
         if response.status in _NO_ANSWER:
@@ -283,20 +283,20 @@ class HttpFetcher:
     def _send(
         self, method: str, base: str, path: str, body: bytes, headers: Mapping[str, str] | None, wait: float
     ) -> BaseHTTPResponse:
-        """The answer, of which the body is still to be read. `requests` finds the way once; its own calls take three
-        times as long as those of urllib3, which hundreds of watching peers make at the same moment."""
+        """The answer, with its body unread. `requests` only finds the route, because a call by `requests` takes three
+        times as long, and hundreds of watching peers may call at once."""
         limits, left, route = self._limits, max(time_left(), _LEAST_TIMEOUT), self._route(base)
         return route.pool.urlopen(
             method,
             route.before_path + path,
             body=None if method == "GET" else body,
-            headers={**route.headers, **(headers or {})},
+            headers=_headers_of(route, headers or {}),
             redirect=False,
             retries=False,
-            assert_same_host=False,
+            assert_same_host=False,  # through a proxy the target is a whole URL
             preload_content=False,
             decode_content=False,
-            timeout=Timeout(min(limits.connect_timeout, left), min(limits.read_timeout + wait, left)),
+            timeout=Timeout(connect=min(limits.connect_timeout, left), read=min(limits.read_timeout + wait, left)),
         )
 
     def _read(self, response: BaseHTTPResponse) -> bytes:
@@ -310,11 +310,13 @@ class HttpFetcher:
         return b"".join(parts)
 
     def _route(self, base: str) -> Route:
-        """The way to a URL, over connections of this process: they must not cross a fork. Raises RequestException or
-        OSError."""
+        """The way to a URL, over connections of this process: they must not cross a fork. Raises
+        OSError, of which every error of `requests` is one."""
         with self._lock:
             if self._adapter is None or self._pid != os.getpid():
-                pools = max(DEFAULT_POOLSIZE, len(self._urls))
+                pools = max(
+                    DEFAULT_POOLSIZE, len(self._urls)
+                )  # beyond that, pools are closed, and a route keeps its pool
                 self._adapter = TimedAdapter(elsewhere=self._elsewhere, ca=self._ca, pool_connections=pools)
                 self._routes, self._pid = {}, os.getpid()
             adapter, known = self._adapter, self._routes
@@ -397,6 +399,16 @@ def _read_after(refusals: Iterable[DocumentRefused | FetchError]) -> Callable[[A
         return Offer(answer)
 
     return read
+
+
+def _headers_of(route: Route, given: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a request: a given one replaces the usual one of that name. Raises ValueError for a value that is
+    no single line."""
+    for name, value in given.items():
+        if _ODD_VALUE.search(value):
+            raise ValueError(f"the header {name} cannot be sent")
+    names = {name.lower() for name in given}
+    return {name: value for name, value in route.headers.items() if name.lower() not in names} | dict(given)
 
 
 def _is_slow(error: BaseException) -> bool:

@@ -1,8 +1,8 @@
 """Connections of urllib3 whose reads and writes end in time (`peerseal.transport.deadline`).
 
-A socket's timeout, and so that of `requests`, starts again with every byte: a peer that drips bytes, or takes them one
+A socket's timeout, and so that of urllib3, starts again with every byte: a peer that drips bytes, or takes them one
 by one, resets it for ever. Here each read and write asks how long its thread may still wait, be it for a head, a
-proxy's answer or a body. Where nothing limits the thread, the timeout of `requests` is all there is.
+proxy's answer or a body. Where nothing limits the thread, only urllib3's timeout holds.
 
 This module alone uses two things that urllib3 and http.client do not document. It overrides `HTTPConnection._new_conn`,
 because no public method runs between the connection and the TLS handshake, and a wrong address must be refused before

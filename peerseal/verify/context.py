@@ -129,7 +129,7 @@ def enter_request(given: str | None = None) -> Before:
     return _current.set(None), _trace.set(_trace_of(given))
 
 
-def enter_none() -> Before:
+def enter_outside() -> Before:
     """As ``with carrying(None), within(None)``, in less time; `leave_request` takes the result."""
     return _current.set(None), _trace.set(None)
 
@@ -144,7 +144,7 @@ reset_trace: Final = _trace.reset
 
 
 def leave_request(before: Before) -> None:
-    """End the request: what was current before `enter_request` is current again."""
+    """End the request: what was current before `enter_request` or `enter_outside` is current again."""
     transaction, trace = before
     _current.reset(transaction)
     _trace.reset(trace)

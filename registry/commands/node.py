@@ -105,8 +105,15 @@ def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
     from registry.serving import gunicorn_conf
     from registry.serving.drain import DRAIN
 
+    options: dict[str, Any] = {
+        "bind": bind,
+        "workers": workers,
+        "preload_app": True,
+        "when_ready": lambda master: DRAIN.delay_stop_of(master, settings.drain_seconds),
+    }
+
     class Server(BaseApplication):  # type: ignore[misc]
-        """gunicorn with the settings of `registry.gunicorn_conf` and ``options``."""
+        """gunicorn with the settings of `registry.serving.gunicorn_conf` and ``options``."""
 
         def load_config(self) -> None:
             """See BaseApplication."""
@@ -119,12 +126,6 @@ def run_gunicorn(settings: Settings, bind: str, workers: int) -> None:
             return watching(create_app(settings))
 
     log_to_stderr()
-    options: dict[str, Any] = {
-        "bind": bind,
-        "workers": workers,
-        "preload_app": True,
-        "when_ready": lambda master: DRAIN.delay_stop_of(master, settings.drain_seconds),
-    }
     Server().run()
 
 

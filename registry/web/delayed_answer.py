@@ -16,8 +16,8 @@ _WAITED = "peerseal.waited"  # in a WSGI environment: the wait of a call that ru
 
 
 class DelayedAnswer(Published):
-    """Answers with what the wait of ``call`` ends with: after ``seconds`` at most. Where it ends without a list, the
-    application runs again with the same request, and `ended_wait` returns the call then."""
+    """Waits for ``call``, ``seconds`` at most, and answers with its list of changes. Where there is none, the
+    application runs again with the same request, and `ended_wait` returns the call."""
 
     def __init__(self, call: WaitingCall, seconds: float) -> None:
         super().__init__()

@@ -43,9 +43,9 @@ REFUSED_REMEMBERED = 10_000
 """Accounts refused within the last minute that a process remembers."""
 SCOPE = "global"
 """Part of the counter's name in the storage: one counter for all calls of an account."""
-TEXTS_REMEMBERED = 10_000
+_TEXTS_REMEMBERED = 10_000
 """Texts whose address a process remembers."""
-LONGEST = 100
+_LONGEST_ADDRESS = 100
 """Characters of a text that are read: an address with zone, port and quotation marks has fewer."""
 UNREADABLE_ACCOUNTS = 256
 """Accounts of one proxy for clients whose address cannot be read. A flooder whose text stays the same blocks few other
@@ -176,12 +176,12 @@ class Accounts:
         Where the header names fewer clients than there are proxies, the call did not pass all of them, and counts for
         its peer. A call whose address cannot be read counts for one of UNREADABLE_ACCOUNTS of its peer.
         """
-        own = network_of(peer[:LONGEST]) or "unknown"  # the peer of a Unix socket has no address
+        own = _network_of(peer[:_LONGEST_ADDRESS]) or "unknown"  # the peer of a Unix socket has no address
         members = [member for member in map(str.strip, forwarded_for.split(",")) if member]  # RFC 9110 section 5.6.1
         if not self._proxies or len(members) < self._proxies:
             return own
-        text = members[-self._proxies][:LONGEST]
-        return network_of(text) or self._unreadable(text, own)
+        text = members[-self._proxies][:_LONGEST_ADDRESS]
+        return _network_of(text) or self._unreadable(text, own)
 
     def _unreadable(self, text: str, own: str) -> str:
         """Also for ``unknown``, and for names that a proxy invents, perhaps a new one for each call (RFC 7239 section
@@ -203,11 +203,11 @@ def calling_account() -> str:
     return accounts.of(request.remote_addr or "", request.environ.get("HTTP_X_FORWARDED_FOR", ""))
 
 
-@lru_cache(TEXTS_REMEMBERED)
-def network_of(text: str) -> str | None:
+@lru_cache(_TEXTS_REMEMBERED)
+def _network_of(text: str) -> str | None:
     """An IPv4 address, also one that an IPv6 address translates, or the network of an IPv6 address; None where the text
     is no address."""
-    address = address_in(text)
+    address = _address_in(text)
     if address is None:
         return None
     address = inner_address(address)
@@ -216,7 +216,7 @@ def network_of(text: str) -> str | None:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
-def address_in(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address_in(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address in a text as proxies write it: alone, with a port, in brackets, in quotation marks, with a zone
     (X-Forwarded-For, and a node of RFC 7239 section 6). None for any other text."""
     text = text.strip().strip('"').strip()

@@ -178,7 +178,7 @@ def timed(application: "WSGIApplication") -> "WSGIApplication":
     """The application, which records in the WSGI environment when each request came in."""
 
     def begun(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        environ.setdefault(_BEGAN, time.perf_counter())  # a call that waited runs twice
+        environ.setdefault(_BEGAN, time.perf_counter())  # a call whose wait ended without a list runs twice
         return application(environ, start_response)
 
     return begun

@@ -36,7 +36,7 @@ _ENTITY_TAGS = re.compile(rf"[ \t,]*(?:{_ENTITY_TAG}[ \t]*(?:,[ \t,]*|\Z))+")  #
 _CODED = re.compile(r"(?<![-;:+])[-;:+]{1,2}(?:gzip|br|zstd|deflate)\Z")  # what a proxy that encodes answers adds
 _LONGEST_TAGS = 4096  # characters of a header that are read
 _PATH = re.compile(r"/v1/(?:services/([^/]+)/(?:(jwks\.jwt|jwks\.json|policy\.jwt)|keys/([^/]+)\.jwt)|domain\.jwt)")
-_QUERY = re.compile(r"(?:seq=([0-9]{1,15}))?")
+_QUERY = re.compile(r"(?:seq=(0|[1-9][0-9]{0,14}))?")
 _STATUS_LINES = {200: "200 OK", 304: "304 NOT MODIFIED"}
 _ENDPOINTS = {
     "jwks.jwt": "documents.signed_key_set",
@@ -53,7 +53,7 @@ class Published(Response):
     default_mimetype = None
 
     def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
-        """See Response, which copies and completes the headers: a tenth of the time of a warm answer."""
+        """See Response, which copies and completes the headers. That took a tenth of the time of an answer."""
         return self.headers
 
 
@@ -78,12 +78,12 @@ def public_response(
     are shared with other answers, so they must not be changed: making them took longer than the rest of a warm
     answer."""
     known = environ.get("HTTP_IF_NONE_MATCH")
-    if known is not None and (known == answer.etag or _names(known, answer.etag)):
+    if known is not None and (known == answer.etag or _is_known(known, answer.etag)):
         return 304, _headers(answer.etag, cache_control), []
     return 200, _headers(answer.etag, cache_control, answer.content_type, len(answer.body)), [answer.body]
 
 
-def _names(if_none_match: str, etag: str) -> bool:
+def _is_known(if_none_match: str, etag: str) -> bool:
     """Whether the header names this ETag, also as a weak one (RFC 9110 section 13.1.2) or as a proxy changed it."""
     return if_none_match.strip() == "*" or etag[1:-1] in entity_tags(if_none_match)
 
@@ -111,7 +111,8 @@ def answered_with(
     endpoint: str | None,
     cache_control: str,
 ) -> Iterable[bytes]:
-    """The body of that answer, without Flask: it is noted as one of ``endpoint``."""
+    """Answers without Flask: starts the response, returns the body, and notes the request for the metrics of
+    ``endpoint``."""
     status, headers, body = public_response(answer, environ, cache_control)
     note(environ, endpoint, status)
     start_response(_STATUS_LINES[status], headers.to_wsgi_list())
@@ -121,11 +122,11 @@ def answered_with(
 class WarmAnswers:
     """A WSGI application: answers from memory where it can, and otherwise has ``application`` answer."""
 
-    def __init__(self, application: "WSGIApplication", registry: Registry) -> None:
+    def __init__(self, application: "WSGIApplication", use_cases: Registry) -> None:
         self._application = application
-        self._of_service = registry.publisher
-        self._of_settings = registry.documents
-        self._cache_control = public_cache_control(registry.settings.limits)
+        self._publisher = use_cases.publisher
+        self._setting_documents = use_cases.documents
+        self._cache_control = public_cache_control(use_cases.settings.limits)
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """See PEP 3333."""
@@ -139,14 +140,17 @@ class WarmAnswers:
         query = _QUERY.fullmatch(environ.get("QUERY_STRING", ""))
         if query is None:
             return None
-        documents = self._of_settings if name[0] in ("policy.jwt", "domain.jwt") else self._of_service
-        return documents.kept(name, int(query[1] or 0))
+        documents = self._setting_documents if name[0] in ("policy.jwt", "domain.jwt") else self._publisher
+        try:
+            return documents.kept(name, int(query[1] or 0))
+        except Exception:  # Flask answers with the error, as a problem document
+            return None
 
 
 def _asked_for(environ: "WSGIEnvironment") -> AnswerName | None:
     """The name of the document that the request is a plain GET of."""
     found = _PATH.fullmatch(environ.get("PATH_INFO", ""))
-    if found is None or environ["REQUEST_METHOD"] != "GET":
+    if found is None or environ["REQUEST_METHOD"] != "GET" or "HTTP_UPGRADE" in environ:
         return None
     service, kind, thumbprint = found.groups()
     if service is None:

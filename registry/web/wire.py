@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flask import Response, current_app, request, url_for
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -19,9 +19,6 @@ from registry.services.access.operators import Operator, Role
 from registry.services.keys.admit import Admitted
 from registry.services.registry import Registry
 from registry.web.metrics import count_admission
-
-if TYPE_CHECKING:
-    pass
 
 EXTENSION = "peerseal-registry"
 

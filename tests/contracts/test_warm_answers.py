@@ -10,6 +10,7 @@ from werkzeug.test import TestResponse
 from peerseal.protocol.documents.domain import DomainDocument
 from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.keys import KeyPair
+from registry.services.documents.answer_cache import AnswerCache
 from registry.web import metrics
 from tests.registry.driver import JSON, Clock, Driver, fail_revisions, outcome
 from tests.support.keys import key
@@ -71,6 +72,7 @@ def test_an_answer_from_memory_is_the_one_that_flask_gives(registry: Driver, bil
         assert warm.status_code == status
 
 
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_from_memory_is_counted(registry: Driver, billing: KeyPair, kind: str) -> None:
     def counted() -> dict[tuple[str, str], float]:
@@ -91,13 +93,17 @@ def test_an_answer_from_memory_is_counted(registry: Driver, billing: KeyPair, ki
     assert counted()[endpoint] == before[endpoint] + 1
 
 
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
 def test_any_other_request_goes_to_flask(registry: Driver, billing: KeyPair) -> None:
     registry.got(SET)
     for method, path in [
         ("HEAD", SET),
         ("OPTIONS", SET),
         ("POST", SET),
-        *(("GET", f"{SET}?{query}") for query in ("seq=1&seq=1", "seq=", "seq=-1", "seq=%31", "seq=1000000", "seq=1 ")),
+        *(
+            ("GET", f"{SET}?{query}")
+            for query in ("seq=1&seq=1", "seq=", "seq=-1", "seq=%31", "seq=01", "seq=1000000", "seq=1 ")
+        ),
         *(("GET", path) for path in (f"{SET}/", f"/{SET}", f"{SET}%0A")),
         *(("GET", f"/v1/services/{name}/jwks.jwt") for name in ("shipping", "BILLING", "registry", "billing%2F")),
     ]:
@@ -106,6 +112,7 @@ def test_any_other_request_goes_to_flask(registry: Driver, billing: KeyPair) -> 
         assert len(paths) == 1, (method, path)
 
 
+@pytest.mark.parametrize("registry_database", ["sqlite"], indirect=True)
 def test_a_seq_that_memory_covers_is_answered_from_memory(registry: Driver, billing: KeyPair) -> None:
     seq = registry.key_set("billing").seq
     with flask_serves(registry) as paths:
@@ -152,6 +159,17 @@ def test_an_answer_that_is_due_to_be_signed_again_is(registry: Driver, billing: 
     before = registry.got(SET)
     clock.forward(registry.settings.limits.resign_after)
     assert registry.got(SET) != before
+
+
+def test_an_unexpected_error_is_answered_as_a_problem(
+    registry: Driver, billing: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    registry.got(SET)
+    monkeypatch.setattr(AnswerCache, "answer", broken)
+    assert outcome(registry.client.get(SET)) == (500, "internal_error")
 
 
 def test_with_the_database_down_memory_answers_until_the_answer_expires(

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.e2e
 
 SERVICE = "billing"
 WITHIN = 10.0
-"""Seconds from a registration's answer to the line that reports it, on a busy machine; a polling one needs 20."""
+"""Seconds from a registration's answer to the line that reports it. The monitor looks once a second; a busy machine
+takes longer."""
 
 
 def identity(stack: Stack, folder: Path, **options: Any) -> peerseal.Identity:
@@ -107,7 +108,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.server_close()
 
 
-def test_a_key_registered_behind_the_owners_back_is_reported_within_two_seconds(stack: Stack, tmp_path: Path) -> None:
+def test_a_key_registered_behind_the_owners_back_is_reported(stack: Stack, tmp_path: Path) -> None:
     stack.start_registry()
     owner, state = identity(stack, tmp_path / "keys"), tmp_path / "state"
     with webhook() as (url, posted):

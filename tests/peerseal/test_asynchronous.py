@@ -1,12 +1,15 @@
 """Verification in an asyncio program: what memory knows is verified in the loop, what must be fetched elsewhere."""
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 
@@ -95,8 +98,11 @@ def test_the_first_call_is_fetched_for_on_another_thread_and_the_second_is_not(
     asyncio.run(program())
 
 
-def test_a_registry_that_hangs_holds_up_nobody_whose_key_is_known(registry: MemoryRegistry, client: Identity) -> None:
-    stranger, hanging = registry.identity("stranger"), threading.Event()
+def test_a_registry_that_hangs_holds_up_nobody_whose_key_is_known(
+    registry: MemoryRegistry, client: Identity, tmp_path: Path
+) -> None:
+    strangers = [registry.identity(f"stranger{number}") for number in range(AsyncVerifier.WAITING)]
+    hanging = threading.Event()
     answered = registry.call
 
     def call(method: str, path: str, **options: Any) -> Any:
@@ -105,16 +111,20 @@ def test_a_registry_that_hangs_holds_up_nobody_whose_key_is_known(registry: Memo
         return answered(method, path, **options)
 
     async def program() -> None:
-        verifier = AsyncVerifier(Verifier(registry.trust_store(limits=QUIET), audience="callee", allow={"*": {"read"}}))
+        guard, trust = FileReplayGuard(tmp_path / "replay"), registry.trust_store(limits=QUIET)
+        verifier = AsyncVerifier(Verifier(trust, audience="callee", allow={"*": {"read"}}, replay=guard))
         await called(verifier, client.sign_request("callee", method="GET", target="/a"))
         registry.call = call  # type: ignore[method-assign]
-        waiting = asyncio.create_task(called(verifier, stranger.sign_request("callee", method="GET", target="/a")))
+        waiting = [
+            asyncio.create_task(called(verifier, one.sign_request("callee", method="GET", target="/a")))
+            for one in strangers
+        ]
         for _ in range(20):
             await called(verifier, client.sign_request("callee", method="GET", target="/a"))
             await asyncio.sleep(0)
-        assert not waiting.done()
+        assert not any(one.done() for one in waiting)
         hanging.set()
-        assert (await waiting).service == "stranger"
+        assert {peer.service for peer in await asyncio.gather(*waiting)} == {one.service for one in strangers}
 
     asyncio.run(program())
 
@@ -134,12 +144,21 @@ def test_a_guard_that_asks_a_file_is_asked_on_another_thread(callee: Make, clien
 
 
 class Held(FileReplayGuard):
-    """A guard in a file that notes its threads, and hangs at the next claim while it is told to."""
+    """A guard in a file that notes its threads, and whose next claim hangs after `hang`, until ``goes_on``."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.threads: list[int] = []
         self.goes_on, self.hangs = threading.Event(), False
+
+    def hang(self) -> None:
+        self.goes_on.clear()
+        self.threads, self.hangs = [], True
+
+    async def hanging(self) -> None:
+        async with asyncio.timeout(8):
+            while self.hangs:
+                await asyncio.sleep(0)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
         self.threads.append(THREAD())
@@ -149,28 +168,62 @@ class Held(FileReplayGuard):
         return super().claim(issuer, jti, until)
 
 
-def test_claims_that_wait_together_are_made_in_one_turn_of_another_thread(
+def test_claims_that_wait_together_are_made_by_two_threads_at_most(
     callee: Make, client: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guard = Held(tmp_path / "replay")
-    monkeypatch.setattr(ClaimTurns, "PATIENCE", 60)
+    verifier = callee(replay=guard)
+    monkeypatch.setattr(ClaimTurns, "LONGEST_WAIT", 60)
 
     async def program() -> None:
-        verifier = callee(replay=guard)
         await called(verifier, client.sign_request("callee", method="GET", target="/a"))
         tokens = [client.sign_request("callee", method="GET", target="/a") for _ in range(50)]
-        guard.threads, guard.hangs = [], True
+        guard.hang()
         calls = [asyncio.create_task(called(verifier, one)) for one in tokens * 2]
-        while guard.hangs:  # the first claim is being made, and all others wait
-            await asyncio.sleep(0)
+        await guard.hanging()  # the first claim is being made, and all others wait
         guard.goes_on.set()
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert Counter(map(type, answers)) == {Peer: 50, Replayed: 50}
         assert len(set(guard.threads)) <= 2, "a turn that is about to end may make some"
         assert THREAD() not in guard.threads
 
-    for _ in range(2):  # each time with a loop of its own
+    for _ in range(2):  # each time in another loop
         asyncio.run(program())
+
+
+def test_a_process_that_may_have_no_more_threads_refuses_claims_and_recovers(
+    callee: Make, client: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def program() -> None:
+        verifier = callee(replay=FileReplayGuard(tmp_path / "replay"))
+        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+        with monkeypatch.context() as limited:
+
+            def refuse(*_: object) -> None:
+                raise RuntimeError("can't start new thread")
+
+            limited.setattr(ThreadPoolExecutor, "submit", refuse)
+            for _ in range(3):
+                token = client.sign_request("callee", method="GET", target="/a")
+                with pytest.raises(RuntimeError):
+                    await asyncio.wait_for(called(verifier, token), 8)
+        assert (await called(verifier, token)).service == "client", "it was never claimed"
+
+    asyncio.run(program())
+
+
+def test_an_ended_loop_is_forgotten(callee: Make, client: Identity, tmp_path: Path) -> None:
+    verifier = callee(replay=FileReplayGuard(tmp_path / "replay"))
+    loops = WeakSet[asyncio.AbstractEventLoop]()
+
+    async def program() -> None:
+        loops.add(asyncio.get_running_loop())
+        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
+
+    for _ in range(3):
+        asyncio.run(program())
+    gc.collect()
+    assert len(loops) == 0
 
 
 def test_a_claim_that_hangs_holds_up_neither_the_loop_nor_those_behind_it_for_long(
@@ -181,10 +234,9 @@ def test_a_claim_that_hangs_holds_up_neither_the_loop_nor_those_behind_it_for_lo
     async def program() -> None:
         verifier = callee(replay=guard)
         await called(verifier, client.sign_request("callee", method="GET", target="/a"))
-        guard.hangs = True
+        guard.hang()
         hanging = asyncio.create_task(called(verifier, client.sign_request("callee", method="GET", target="/a")))
-        while guard.hangs:
-            await asyncio.sleep(0)
+        await guard.hanging()
         tokens = [client.sign_request("callee", method="GET", target="/a") for _ in range(20)]
         answers = await asyncio.wait_for(asyncio.gather(*(called(verifier, one) for one in tokens)), 8)
         assert len(answers) == 20
@@ -203,11 +255,10 @@ def test_a_caller_who_no_longer_waits_for_a_claim_disturbs_no_other(
     async def program() -> None:
         verifier = callee(replay=guard)
         await called(verifier, client.sign_request("callee", method="GET", target="/a"))
-        guard.hangs = True
+        guard.hang()
         token = client.sign_request("callee", method="GET", target="/a")
         gone = asyncio.create_task(called(verifier, token))
-        while guard.hangs:
-            await asyncio.sleep(0)
+        await guard.hanging()
         gone.cancel()
         with suppress(asyncio.CancelledError):
             await gone

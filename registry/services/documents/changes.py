@@ -80,10 +80,6 @@ class ChangesFeed(UseCase):
             return None
         return self.waiting.add(seq, address)
 
-    def answer_to(self, call: "WaitingCall") -> PublicAnswer:
-        """The answer to a call whose wait has ended: its list, or that nothing changed. Raises StorageUnavailable."""
-        return self._unchanged(call.since) if call.answer is None else call.answer
-
     def _young(self, seq: int) -> PublicAnswer | None:
         """The list in memory, unless it is too old."""
         kept = self._cache.get(seq)
@@ -91,7 +87,7 @@ class ChangesFeed(UseCase):
             return kept
         return None
 
-    def _unchanged(self, seq: int) -> PublicAnswer:
+    def unchanged(self, seq: int) -> PublicAnswer:
         """The list at the end of a wait without a change. Hundreds of waits may end at once, so a list in memory is
         used without a look at the ledger: the thread that follows the ledger has seen no change. With the database
         down an older list is used: its signed time shows its age, and the next call is refused at once."""

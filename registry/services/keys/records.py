@@ -1,5 +1,5 @@
-"""Keys after their admission: unsigned records of keys and services, page by page, and the end of a key. A key is
-retired when it is no longer used, and revoked when it may be in other hands. `Audit` reads the operators' audit trail.
+"""Reads the unsigned records of keys and services, page by page, and ends keys. A key is retired when it is no longer
+used, and revoked when someone else may have it. `Audit` reads the operators' audit trail.
 """
 
 import logging
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from peerseal.errors import MalformedToken
 from peerseal.protocol.encoding import strict_json_object
 from peerseal.protocol.ledger.entries import KEY_RETIRED, KEY_REVOKED, Entry
-from peerseal.protocol.names import check_service, make_kid, service_id, split_kid
+from peerseal.protocol.names import check_service, make_kid, service_id
 from registry.domain import lifecycle
 from registry.domain.errors import NotFound
 from registry.domain.keys import KeyRecord
@@ -145,7 +145,7 @@ class KeyEnding(UseCase):
         with self._store.write(service) as connection:
             record = keys.find(connection, thumbprint)
             if record is None or record.service != service or reason is Reason.REJECTED:
-                self._reject(connection, service, make_kid(owner, thumbprint), grounds)
+                self._reject(connection, service, owner, thumbprint, grounds)
                 return []
             if reason is Reason.RETIRED:
                 ended = self._retire(connection, owner, record, grounds)
@@ -155,9 +155,10 @@ class KeyEnding(UseCase):
             log.info("key ended kid=%s reason=%s by=%s", make_kid(owner, key.thumbprint), reason.value, dict(by))
         return ended
 
-    def _reject(self, connection: Connection, service: str, kid: str, grounds: _Grounds) -> None:
-        if not grounds.of_operator or not applicants.remove(connection, service, split_kid(kid)[1]):
+    def _reject(self, connection: Connection, service: str, owner: str, thumbprint: str, grounds: _Grounds) -> None:
+        if not grounds.of_operator or not applicants.remove(connection, service, thumbprint):
             raise NotFound("key_not_found")
+        kid = make_kid(owner, thumbprint)
         audit.record(connection, grounds.now, grounds.by, audit.APPLICANT_REJECTED, kid)
         log.info("applicant rejected kid=%s by=%s", kid, dict(grounds.by))
 

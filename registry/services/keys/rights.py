@@ -1,9 +1,9 @@
-"""Rights: what lets a key register under a service's name, a join token of an operator or a platform's OIDC token.
+"""The rights by which a key registers under a service's name: an operator's join token, or a platform's OIDC token.
 
 `JoinTokens` makes, checks and spends join tokens: with one an operator admits a service's first key.
 
-`Platforms` verifies the tokens of trusted issuers, and knows which of their subjects is which service. The rules are in
-a file of the operator (``REGISTRY_OIDC_FILE``), which is read once, at the start::
+`Platforms` verifies the tokens of trusted issuers, and maps their subjects to services. The rules are in a file of the
+operator (``REGISTRY_OIDC_FILE``), which is read once, at the start::
 
     [{"issuer": "https://token.ci.example", "services": {"repo:acme/billing:ref:refs/heads/main": "billing"}}]
 
@@ -80,7 +80,7 @@ class _Opened:
 
 
 class JoinTokens(UseCase):
-    """Makes, checks and withdraws join tokens."""
+    """Makes, checks, spends and withdraws join tokens."""
 
     def __init__(self, node: Node, sealer: Sealer) -> None:
         super().__init__(node)

@@ -89,7 +89,7 @@ def changes() -> Response:
     seconds, where the server has room for calls that wait."""
     feed, waited = registry().changes, ended_wait(request.environ)
     if waited is not None:
-        return published(feed.answer_to(waited), "no-cache")
+        return published(feed.unchanged(waited.since), "no-cache")
     limits, since, wait = registry().settings.limits, number("since"), number("wait")
     if wait > limits.wait:
         raise BadRequest("invalid_parameter", f"wait is longer than {limits.wait} seconds")

@@ -1,7 +1,10 @@
 """The network seam on real sockets: what goes out, what comes back. Its faults are in tests/faults."""
 
 import os
+import socket
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,69 @@ def test_a_netrc_file_does_not_replace_our_token(tmp_path: Path, monkeypatch: py
         HttpFetcher([server.url]).call("GET", "/", headers={"Authorization": "Bearer ours"})
         HttpFetcher([server.url]).call("GET", "/")
     assert [seen.authorization for seen in server.seen] == ["Bearer ours", None]
+
+
+@pytest.mark.parametrize(("wait", "answers_after"), [(0.0, 0.6), (5.0, 1.5)])
+def test_an_answer_may_take_longer_than_a_connection(wait: float, answers_after: float) -> None:
+    limits = FetchLimits(connect_timeout=0.3, read_timeout=1.0)
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            time.sleep(answers_after)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        fetcher = HttpFetcher([f"http://127.0.0.1:{listener.getsockname()[1]}"], limits)
+        assert fetcher.ask("/", lambda found: found.body, wait=wait) == b"ok"
+        thread.join()
+
+
+def test_a_given_header_replaces_the_usual_one() -> None:
+    with raw_server() as server:
+        HttpFetcher([server.url]).call("GET", "/", headers={"accept": "application/jwt", "User-agent": "mine"})
+    (seen,) = server.seen
+    assert (seen.headers["accept"], seen.headers["user-agent"]) == (["application/jwt"], ["mine"])
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-B: c", "a\r\n b", "a\nb", "a\0b", " a", "\ta"])
+def test_a_header_of_several_lines_is_not_sent(value: str) -> None:
+    with raw_server() as server:
+        with pytest.raises(FetchError):
+            HttpFetcher([server.url]).call("GET", "/", headers={"X-A": value})
+        assert server.seen == []
+
+
+def test_the_environment_is_read_at_the_first_call_and_after_a_suspension(monkeypatch: pytest.MonkeyPatch) -> None:
+    with raw_server() as proxy:
+        monkeypatch.setenv("NO_PROXY", "*")
+        fetcher = HttpFetcher(["http://registry.invalid"], FetchLimits(connect_timeout=0.2, read_timeout=1.0))
+        for changed in (False, True):
+            if changed:
+                fetcher.reconnect()
+            with suppress(FetchError):
+                fetcher.call("GET", "/")
+            assert len(proxy.seen) == changed
+            monkeypatch.delenv("NO_PROXY", raising=False)
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+
+
+def test_a_fetcher_that_is_closed_has_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fetcher = HttpFetcher([f"http://127.0.0.1:{listener.getsockname()[1]}"])
+        thread = threading.Thread(target=fetcher.call, args=("GET", "/"))
+        thread.start()
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            thread.join()
+            connection.settimeout(5)
+            fetcher.close()
+            assert connection.recv(1) == b""
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
