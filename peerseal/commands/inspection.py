@@ -93,7 +93,7 @@ def _print_inspected(arguments: argparse.Namespace) -> int:
     if arguments.as_json:
         say_json(found.to_json(), indent=2)
     else:
-        say(*_lines(found, time.time()))
+        say(*lines_of(found, time.time()))
     return 0
 
 
@@ -150,7 +150,8 @@ def _bytes(segment: str, name: str) -> bytes:
         raise ConfigurationError(f"the {name} is not base64url: {error}") from error
 
 
-def _lines(found: Inspected, now: float) -> Iterator[str]:
+def lines_of(found: Inspected, now: float) -> Iterator[str]:
+    """What the command prints at the time ``now`` (seconds since the epoch), for a terminal of 80 columns."""
     yield f"{found.kind}, NOT VERIFIED"
     for title, members in (("header", found.header), ("claims", found.claims)):
         if members:

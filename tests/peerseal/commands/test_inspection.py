@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 
 from peerseal import Verifier
 from peerseal.__main__ import main
-from peerseal.commands.inspection import KINDS, OTHER, in_words, inspect
+from peerseal.commands.inspection import KINDS, OTHER, in_words, inspect, lines_of
 from peerseal.commands.signing import target_of
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken
 from peerseal.testing import MemoryRegistry
+
+CALLER = "acme.internal/client-service"
 
 
 @pytest.fixture
@@ -51,6 +54,30 @@ def test_json_holds_all_and_says_that_it_is_unverified(
         "peerseal-request+jwt",
     )
     assert shown["claims"]["iss"] == f"{registry.domain}/client"
+
+
+def test_the_page_shows_what_the_command_prints() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text()
+    [shown] = re.findall(r"```console\n\$ peerseal inspect [^\n]*\n(.*?)```", page, re.DOTALL)
+    header = {
+        "alg": "RS256",
+        "kid": f"{CALLER}/NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
+        "typ": "peerseal-request+jwt",
+    }
+    claims = {
+        "iss": CALLER,
+        "sub": CALLER,
+        "aud": "acme.internal/resource-service",
+        "iat": 1795953752,
+        "nbf": 1795953752,
+        "exp": 1795953812,
+        "jti": "8WSLDl2pPLXNZ8tVqKvvNw",
+        "method": "GET",
+        "target_digest": "sha-256=:qL0pXkvXGbsvRQ4F0S6oT4nqaRnPnVCuJvY8uJmY9Zc=:",
+        "content_digest": "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+        "headers": {},
+    }
+    assert "".join(f"{line}\n" for line in lines_of(inspect(jws(header, claims)), 1795953755)) == shown
 
 
 @pytest.mark.parametrize("given", ["-", "@"])
