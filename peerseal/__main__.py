@@ -3,9 +3,10 @@
 ``peerseal assertion`` proves to the registry's token endpoint which service asks, for programs without the SDK. The
 service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
 stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a call in
-each key's life (a week) needs no second join token. ``peerseal monitor SERVICE`` reports changes in the registry's
-ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger,
-for the day on which the registry's database is lost.
+each key's life (a week) needs no second join token. ``peerseal sign`` does the same, and prints the header of one
+request. ``peerseal inspect`` decodes a token or document, and verifies nothing. ``peerseal monitor SERVICE`` reports
+changes in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified
+mirror of the ledger, for the day on which the registry's database is lost.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
@@ -30,6 +31,9 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.inspection import add_inspect
+from peerseal.commands.own_identity import own_identity
+from peerseal.commands.signing import add_sign
 from peerseal.errors import (
     ConfigurationError,
     DocumentRefused,
@@ -39,11 +43,10 @@ from peerseal.errors import (
     TrustUnavailable,
 )
 from peerseal.identity.environment import settings_of
-from peerseal.identity.identity import Identity
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.options import check_pin, check_pinned
-from peerseal.runtime.settings import SettingsReader, duration, read_bytes
+from peerseal.runtime.settings import duration, read_bytes
 from peerseal.runtime.terminal import LineFormatter, ended_quietly, on_terminal, say, say_json
 from peerseal.transport.fetch import HttpFetcher, check_urls
 
@@ -52,12 +55,8 @@ USAGE = 2
 REGISTRY_UNREACHABLE = 3
 LEDGER_INCONSISTENT = 4
 """The exit code where the ledger contradicts what was seen before."""
-PATIENCE = 10.0
-"""Seconds for the attempt of a first registration; the next call continues with the same key."""
 _LARGEST_LIST = 1024 * 1024
 """Bytes of a file of kids: 1,500 of the longest have 500 KiB."""
-
-log = logging.getLogger("peerseal.cli")  # public, and older than this module; `__name__` would be `__main__`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,30 +122,15 @@ def add_assertion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _print_assertion(arguments: argparse.Namespace) -> int:
-    """Prints the assertion. Raises ConfigurationError, EnrolmentRefused, EnrolmentPending, FetchError or
-    TrustUnavailable."""
-    if SettingsReader(os.environ).path("PEERSEAL_KEY_DIR") is None:
-        raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
-    identity = Identity.from_env({**os.environ, "PEERSEAL_RETIRE_AT_EXIT": "0"}).start(timeout=PATIENCE)
-    try:
-        _look_after_keys(identity)
+    """Prints the assertion. Raises as `own_identity` does."""
+    with own_identity() as identity:
         assertion = identity.sign_assertion()
         answer = {"client_assertion": assertion, "client_id": identity.id, "expires_in": ASSERTION_LIFETIME}
         if arguments.as_json:
             say_json(answer)
         else:
             say(assertion)
-    finally:
-        identity.stop()
     return 0
-
-
-def _look_after_keys(identity: Identity) -> None:
-    """Replaces the key where that is due. The current key stays valid where that fails."""
-    try:
-        identity.look_after_keys()
-    except PeersealError as error:
-        log.warning("the next key of %s is not registered yet: %s", identity.service, error)
 
 
 # ---- peerseal monitor
@@ -341,8 +325,10 @@ def seconds(text: str) -> float:
 
 COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
     add_assertion,
+    add_inspect,
     add_keep_ledger,
     add_monitor,
+    add_sign,
 )
 
 

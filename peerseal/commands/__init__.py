@@ -1,0 +1,1 @@
+"""The commands of ``peerseal`` (`peerseal.__main__`)."""

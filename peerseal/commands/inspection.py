@@ -1,0 +1,188 @@
+"""``peerseal inspect``: what a token or a document says. Nothing is verified, and no key is needed."""
+
+import argparse
+import json
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from peerseal.errors import ConfigurationError, MalformedToken
+from peerseal.protocol.documents.changes import Changes
+from peerseal.protocol.documents.domain import DomainDocument
+from peerseal.protocol.documents.frame import MAX_DOCUMENT
+from peerseal.protocol.documents.history_statement import HISTORY_TYP
+from peerseal.protocol.documents.key_set import KeySetDocument
+from peerseal.protocol.documents.policy import PolicyDocument
+from peerseal.protocol.documents.registry_keys import RegistryKeys
+from peerseal.protocol.documents.statement import KeyStatement
+from peerseal.protocol.encoding import b64url_decode, strict_json_object
+from peerseal.protocol.join import JoinToken
+from peerseal.protocol.tokens.assertion import ACCESS_TYP, ASSERTION_TYP
+from peerseal.protocol.tokens.event import EVENT_TYP
+from peerseal.protocol.tokens.introspection import SIGNED_TYP
+from peerseal.protocol.tokens.proof import PROOF_TYP
+from peerseal.protocol.tokens.request import REQUEST_TYP
+from peerseal.protocol.tokens.transaction import TRANSACTION_TYP
+from peerseal.runtime.settings import read_bytes
+from peerseal.runtime.terminal import say, say_json
+
+KINDS: Mapping[str, str] = {
+    REQUEST_TYP: "request token",
+    EVENT_TYP: "event token",
+    TRANSACTION_TYP: "transaction token",
+    PROOF_TYP: "proof of possession",
+    ASSERTION_TYP: "client assertion",
+    ACCESS_TYP: "access token",
+    SIGNED_TYP: "signed introspection",
+    KeySetDocument.TYP: "signed JWK Set",
+    KeyStatement.TYP: "key statement",
+    PolicyDocument.TYP: "policy document",
+    DomainDocument.TYP: "domain document",
+    RegistryKeys.TYP: "registry keys document",
+    Changes.TYP: "list of changes",
+    HISTORY_TYP: "history statement",
+}
+"""What each ``typ`` is called."""
+OTHER = "JWS of another kind"
+JOIN_TOKEN = "join token"
+
+_TIMES = frozenset(("iat", "nbf", "exp", "auth_time", "active_from", "expires_at", "created_at", "time"))
+_WIDTH = 80
+_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_EARLIEST, _LATEST = 0, 253_402_300_799  # 1970-01-01 and 9999-12-31, which `datetime` can show
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What a token or document says, unverified. ``header`` is empty for what is no JWS."""
+
+    kind: str
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"kind", "verified": false, "header", "claims"}``."""
+        return {"kind": self.kind, "verified": False, "header": dict(self.header), "claims": dict(self.claims)}
+
+
+def add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = commands.add_parser(
+        "inspect",
+        help="decode a token or a signed document, without verifying it",
+        description="Prints what a token or a signed document says. Nothing is verified.",
+        epilog="examples:\n  peerseal inspect eyJhbGciOiJSUzI1NiIs...\n"
+        "  curl -s http://registry:8080/v1/services/billing/jwks.jwt | peerseal inspect --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "token", nargs="?", default="-", metavar="TOKEN", help="the token, @FILE, or - for standard input [-]"
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
+    parser.set_defaults(run=_print_inspected)
+
+
+def _print_inspected(arguments: argparse.Namespace) -> int:
+    """Prints what was given. Raises ConfigurationError for what cannot be read."""
+    found = inspect(_given(arguments.token))
+    if arguments.as_json:
+        say_json(found.to_json(), indent=2)
+    else:
+        say(*lines_of(found, time.time()))
+    return 0
+
+
+def _given(argument: str) -> str:
+    """The text of the argument, a file or standard input. Raises ConfigurationError or OSError."""
+    if argument == "-":
+        data = sys.stdin.buffer.read(MAX_DOCUMENT + 1)
+    elif argument.startswith("@"):
+        data = read_bytes(Path(argument[1:]), argument[1:], MAX_DOCUMENT)
+    else:
+        return argument
+    if len(data) > MAX_DOCUMENT:
+        raise ConfigurationError(f"standard input holds more than {MAX_DOCUMENT} bytes: expected one token or document")
+    try:
+        return data.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError("tokens and documents are ASCII text") from error
+
+
+def inspect(text: str) -> Inspected:
+    """What a compact JWS or a join token says. An ``Authorization`` header and ``Bearer`` in front are passed over.
+
+    Raises ConfigurationError, which names the part that cannot be read, and never quotes a secret.
+    """
+    token = text.strip()
+    for prefix in ("authorization:", "bearer "):
+        if token[: len(prefix)].lower() == prefix:
+            token = token[len(prefix) :].strip()
+    if token.startswith("psj1."):
+        join = JoinToken.parse(token)
+        return Inspected(JOIN_TOKEN, {}, {"id": join.id, "pin": join.pin})
+    segments = token.split(".")
+    if len(segments) != 3:
+        raise ConfigurationError(
+            f"this has {len(segments)} segments: a token or document has three, with dots in between (RFC 7515)"
+        )
+    header, claims = _object(segments[0], "header"), _object(segments[1], "payload")
+    _bytes(segments[2], "signature")
+    typ = header.get("typ")
+    return Inspected(KINDS.get(typ, OTHER) if isinstance(typ, str) else OTHER, header, claims)
+
+
+def _object(segment: str, name: str) -> dict[str, Any]:
+    try:
+        return strict_json_object(_bytes(segment, name))
+    except MalformedToken as error:
+        raise ConfigurationError(f"the {name} is no JSON object: {error}") from error
+
+
+def _bytes(segment: str, name: str) -> bytes:
+    try:
+        return b64url_decode(segment)
+    except MalformedToken as error:
+        raise ConfigurationError(f"the {name} is not base64url: {error}") from error
+
+
+def lines_of(found: Inspected, now: float) -> Iterator[str]:
+    """What the command prints at the time ``now`` (seconds since the epoch), for a terminal of 80 columns."""
+    yield f"{found.kind}, NOT VERIFIED"
+    for title, members in (("header", found.header), ("claims", found.claims)):
+        if members:
+            yield title
+            width = max(map(len, members))
+            for name, value in sorted(members.items()):
+                yield from _wrapped(f"  {name:{width}}  ", _shown(name, value, now))
+
+
+def _wrapped(start: str, text: str) -> Iterator[str]:
+    """The text after ``start``, continued below itself where the line is full."""
+    for part in text.split("\n"):
+        yield from textwrap.wrap(part, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start)) or [start]
+        start = " " * len(start)
+
+
+def _shown(name: str, value: object, now: float) -> str:
+    if isinstance(value, str):
+        return value
+    if name in _TIMES and isinstance(value, int | float) and _EARLIEST <= value <= _LATEST:
+        at = datetime.fromtimestamp(value, UTC)
+        return f"{value}  {at:%Y-%m-%d %H:%M:%S}Z, {in_words(value - now)}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def in_words(seconds: float) -> str:
+    """A distance in time from now: ``in 57 seconds``, ``3 minutes ago``, ``now``. It is rounded down to one unit."""
+    distance = abs(int(seconds))
+    for size, unit in _UNITS:
+        count = distance // size
+        if count:
+            words = f"{count} {unit}{'' if count == 1 else 's'}"
+            return f"in {words}" if seconds > 0 else f"{words} ago"
+    return "now"
