@@ -31,9 +31,8 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
-from peerseal.commands.inspection import add_inspect
 from peerseal.commands.own_identity import own_identity
-from peerseal.commands.signing import add_sign
+from peerseal.commands.tokens import add_inspect, add_sign
 from peerseal.errors import (
     ConfigurationError,
     DocumentRefused,

@@ -21,8 +21,7 @@ from registry.__main__ import main
 from registry.domain.errors import StorageUnavailable
 from registry.storage.engine import DatabaseTimeouts, connection_counts, create_engine
 from registry.storage.migrate import migrate
-from registry.storage.notifications import Waker, commit_listener
-from registry.storage.revisions import revisions
+from registry.storage.revisions import Waker, commit_listener, revisions
 from registry.storage.unit import Store
 from tests.registry.driver import Driver
 from tests.support.forwarding import forwarded

@@ -16,7 +16,7 @@ from registry.app import create_app
 from registry.storage.connections import PREPARE_AFTER
 from registry.storage.engine import create_engine
 from registry.storage.migrate import SCHEMA_REVISION, current_revision, migrate
-from registry.storage.notifications import commit_listener
+from registry.storage.revisions import commit_listener
 from registry.storage.unit import Store
 from tests.registry.driver import Driver, settings_at
 from tests.support.keys import key

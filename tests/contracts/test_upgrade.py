@@ -22,7 +22,7 @@ from registry.services.recovery.verify import verify
 from registry.services.setup import keyfiles
 from registry.settings import Settings
 from registry.storage import migrate as migrating
-from registry.storage import notifications
+from registry.storage import revisions as revisions_module
 from registry.storage.engine import WRITES, create_engine
 from registry.storage.schema import RELEASED_REVISION
 from tests.registry.driver import DOMAIN, Clock, Driver, settings_at
@@ -133,7 +133,7 @@ def _registry_keys(settings: Settings, now: int) -> RegistryKeys:
 def test_a_database_of_the_release_before_tells_of_changes_from_now_on(
     registry_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifications, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
+    monkeypatch.setattr(revisions_module, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
     migrated(registry_database, "0002")
     upgraded = Driver(registry_database, tmp_path / "home")
     assert migrating.newest_revision() == migrating.SCHEMA_REVISION

@@ -17,10 +17,9 @@ from registry.services.authority.authority import Authority
 from registry.services.documents import changes as changes_module
 from registry.services.documents.changes import WaitingCalls
 from registry.settings import Limits
-from registry.storage import notifications
+from registry.storage import revisions as revisions_module
 from registry.storage.migrate import migrate
-from registry.storage.notifications import CHANNEL, commit_listener
-from registry.storage.revisions import revisions
+from registry.storage.revisions import CHANNEL, commit_listener, revisions
 from tests.registry.driver import BY, DOMAIN, Clock, Driver, fail_revisions
 from tests.support.keys import key
 from tests.support.postgres import running_postgres
@@ -54,7 +53,7 @@ def follows(registry: Driver) -> bool:
 def test_a_change_on_another_node_is_told_without_looking_for_it(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifications, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
+    monkeypatch.setattr(revisions_module, "LOOK_AFTER", 60)  # so that PostgreSQL has to say so
     other = registry.node()
     for service in ("billing", "shipping", "billing"):
         admit = change(other, service)
@@ -67,8 +66,8 @@ def test_a_change_on_another_node_is_told_without_looking_for_it(
 def test_a_change_of_the_same_process_is_told_without_looking_for_it(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifications, "SQLITE_LOOK_AFTER", 60)
-    monkeypatch.setattr(notifications, "LOOK_AFTER", 60)
+    monkeypatch.setattr(revisions_module, "SQLITE_LOOK_AFTER", 60)
+    monkeypatch.setattr(revisions_module, "LOOK_AFTER", 60)
     admit = change(registry, "billing")
     with waiters(registry, 2) as calls:
         admit()
@@ -278,7 +277,7 @@ def test_without_a_listener_the_head_is_read_at_intervals(node: Driver, monkeypa
     def refused(_: object) -> None:
         raise StorageUnavailable("no LISTEN through this pooler")
 
-    monkeypatch.setattr(notifications, "OwnConnection", refused)
+    monkeypatch.setattr(revisions_module, "OwnConnection", refused)
     other = node.node()
     for tells in (other, node):
         admit = change(tells, "billing")

@@ -19,7 +19,7 @@ from registry.services.registry import store_of
 from registry.settings import Settings
 from registry.storage.engine import create_engine
 from registry.storage.migrate import migrate
-from registry.storage.notifications import commit_listener
+from registry.storage.revisions import commit_listener
 from resource_service.database import open_database as open_invoices
 from tests.support.forwarding import forwarded
 from tests.support.processes import Server, free_port

@@ -33,8 +33,8 @@ from registry.services.documents.answer_cache import JWT, PublicAnswer
 from registry.services.group_commit import GroupCommit
 from registry.services.use_case import Node, UseCase
 from registry.settings import Limits
-from registry.storage.notifications import CommitListener, Waker, commit_listener
 from registry.storage.queries import ledger, services
+from registry.storage.revisions import CommitListener, Waker, commit_listener
 
 log = logging.getLogger(__name__)
 

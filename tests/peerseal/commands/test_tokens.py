@@ -10,8 +10,7 @@ import pytest
 
 from peerseal import Verifier
 from peerseal.__main__ import main
-from peerseal.commands.inspection import KINDS, OTHER, in_words, inspect, lines_of
-from peerseal.commands.signing import target_of
+from peerseal.commands.tokens import KINDS, OTHER, in_words, inspect, lines_of, target_of
 from peerseal.errors import ConfigurationError
 from peerseal.protocol.encoding import b64url, canonical_json
 from peerseal.protocol.join import JoinToken
@@ -200,7 +199,7 @@ def test_a_signed_header_is_accepted_once(
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr("peerseal.commands.signing.own_identity", Own)
+    monkeypatch.setattr("peerseal.commands.tokens.own_identity", Own)
     arguments = [
         "sign",
         "callee",
