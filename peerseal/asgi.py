@@ -158,7 +158,16 @@ class PeerAuth:
                     await receive()
                     return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
             call.report(error)
-        return await self._app(scope, receive, call.send_on)
+
+        async def received() -> Event:
+            with _Outside():
+                return await receive()
+
+        async def sent(event: Event) -> None:
+            with _Outside():
+                await call.send_on(event)
+
+        return await self._app(scope, received, sent)
 
     async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "_Body") -> None:
         """Verify the caller. Raises the refusal, unless refusals are reported only."""

@@ -10,6 +10,7 @@ from peerseal import Identity, User, carrying, current_transaction
 from peerseal.asgi import PUBLIC, Need, PeerAuth, current_peer
 from peerseal.errors import ConfigurationError
 from peerseal.testing import MemoryRegistry
+from peerseal.verify.context import current_request_id
 from tests.support.asgi import Answer, Callee, signed
 
 BIG = b"x" * 200_000
@@ -325,6 +326,34 @@ def test_websockets_are_refused_unless_public(registry: MemoryRegistry, callee: 
     reporting = Callee(registry, report_only=True)
     open_websocket(reporting, "/x")
     assert (reporting.seen, reporting.auth.refusals) == ([{"type": "websocket"}], {"insufficient_scope": 1})
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("path", ["/mine", "/healthz"])
+def test_the_server_runs_in_no_request_while_it_takes_or_gives_a_message(
+    registry: MemoryRegistry, kind: str, path: str
+) -> None:
+    """It may start the next request of the connection there, as uvicorn does."""
+    of_server, of_application = list[str | None](), list[str | None]()
+
+    async def application(_scope: Any, receive: Any, send: Any) -> None:
+        of_application.append(current_request_id())
+        await receive()
+        await send({"type": f"{kind}.response.start", "status": 200, "headers": []})
+
+    async def receive() -> dict[str, Any]:
+        of_server.append(current_request_id())
+        return {"type": "http.request"}
+
+    async def send(_: Any) -> None:
+        of_server.append(current_request_id())
+
+    headers = [(b"x-request-id", b"of-this-request")]
+    scope = {"type": kind, "method": "GET", "path": path, "raw_path": path.encode(), "headers": headers}
+    asyncio.run(Callee(registry, application).auth(scope, receive, send))
+    assert len(of_server) >= 2
+    assert set(of_server) == {None}
+    assert of_application == (["of-this-request"] if path == "/healthz" else [])
 
 
 def test_the_applications_life_goes_on(callee: Callee) -> None:
