@@ -274,6 +274,7 @@ class HttpFetcher:
                 content, given = self._read(response), response.headers
                 names = {name.lower(): given[name] for name in given}  # `items` would give several values singly
         except (HTTPError, OSError, ValueError, OverflowError) as error:
+            self._routes.pop(base, None)  # the environment may name other certificates or another proxy by now
             kind = AnswerTooSlow if _is_slow(error) else FetchError
             raise kind(f"{method} {url}: {_what_failed(error)}") from error
         if response.status in _NO_ANSWER:

@@ -32,8 +32,11 @@ KILLED_EVERY = 5.0
 """Seconds for which the registry is up."""
 LONGEST_OUTAGE = 8.0
 """Seconds from a kill until it answers again, at most: else the lead would not be long enough."""
-FETCHED = 3.0
-"""Seconds in which a host has fetched what it heard of, while all services rotate."""
+FETCHED = 11.0
+"""Seconds in which a host has fetched what it heard of, while all services rotate. A fetch that failed three times, as
+kills may have it, is tried again after up to eight seconds."""
+STALL = 3.0
+"""Seconds for which the machine may stand still."""
 LEAD = LONGEST_OUTAGE + 1.2 * TrustLimits().longest_poll_pause + FETCHED
 EVERY, OVERLAP = 3.0, 5.0
 WARM = 75
@@ -116,7 +119,7 @@ def test_no_good_call_is_refused_and_no_bad_one_accepted_whatever_befalls_the_re
     print({**report, "rss": report["rss"][::10], "outages": sorted(registry.outages)[-3:]})
 
     assert report["accepted"] == {}, "no bad call, however busy the machine is"
-    if max(registry.outages) >= LONGEST_OUTAGE or report["longest_stall"] >= FETCHED:
+    if max(registry.outages) >= LONGEST_OUTAGE or report["longest_stall"] >= STALL:
         pytest.skip("the machine stood still for longer than is assumed of good calls here")
     assert len(registry.outages) > SECONDS / (KILLED_EVERY + LONGEST_OUTAGE)
     assert report["keys"] > SECONDS / EVERY / 3, "keys rotated all the time"

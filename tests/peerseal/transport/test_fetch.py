@@ -78,18 +78,20 @@ def test_a_header_of_several_lines_is_not_sent(value: str) -> None:
         assert server.seen == []
 
 
-def test_the_environment_is_read_at_the_first_call_and_after_a_suspension(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_read_again_after_a_failure_and_after_a_suspension(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = FetchLimits(connect_timeout=0.2, read_timeout=1.0)
     with raw_server() as proxy:
-        monkeypatch.setenv("NO_PROXY", "*")
-        fetcher = HttpFetcher(["http://registry.invalid"], FetchLimits(connect_timeout=0.2, read_timeout=1.0))
-        for changed in (False, True):
-            if changed:
-                fetcher.reconnect()
+        fetcher = HttpFetcher(["http://192.0.2.1"], limits)  # of RFC 5737: no host has it
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        for no_proxy, through_proxy in (("*", 0), ("", 1), ("*", 2)):  # it failed, and worked, before the change
+            monkeypatch.setenv("NO_PROXY", no_proxy)
             with suppress(FetchError):
                 fetcher.call("GET", "/")
-            assert len(proxy.seen) == changed
-            monkeypatch.delenv("NO_PROXY", raising=False)
-            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            assert len(proxy.seen) == through_proxy
+        fetcher.reconnect()
+        with pytest.raises(FetchError):
+            fetcher.call("GET", "/")
+        assert len(proxy.seen) == 2
 
 
 def test_a_fetcher_that_is_closed_has_no_connection() -> None:
