@@ -230,10 +230,10 @@ class Shelf(ABC, Generic[D, B, A]):
         """Fetch each document that changed, or was not fetched for long, or is due within ``ahead`` seconds.
 
         ``failing`` is True for those whose last renewal failed, False for the others, None for all. Those that failed
-        come last. Raises no PeersealError.
+        come last, and of the others first what was fetched longest ago: none starves. Raises no PeersealError.
         """
         due = [item for item in self._all() if self._due_at(item) <= self._clock() + ahead]
-        for item in sorted(due, key=lambda item: item.failures):
+        for item in sorted(due, key=lambda item: (item.failures, item.fetched_at)):
             if failing is None or bool(item.failures) is failing:
                 self.fetch_now(item)
 
