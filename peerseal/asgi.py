@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMappi
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from peerseal.asgi_routes import PathNeeds, Scope
 from peerseal.asynchronous import AsyncVerifier
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
 
 __all__ = ["ANY_ALLOWED", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -122,6 +125,7 @@ class PeerAuth:
             return await self._app(scope, receive, send)
         if kind not in ("http", "websocket"):
             raise RuntimeError(f"a connection of the kind {kind!r}: expected http, websocket or lifespan")
+        receive, send = _outside(receive), _outside(send)
         call = _Call(_headers(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
         outer, before = _calls.set(None), enter_request(call.headers.get(REQUEST_ID))
@@ -154,20 +158,10 @@ class PeerAuth:
             error = InsufficientScope("WebSockets are refused unless their path is public")
             if not self._gate.report_only:
                 call.refuse(error)
-                with _Outside():
-                    await receive()
-                    return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
+                await receive()
+                return await call.send_on({"type": "websocket.close", "code": _POLICY_VIOLATION})
             call.report(error)
-
-        async def received() -> Event:
-            with _Outside():
-                return await receive()
-
-        async def sent(event: Event) -> None:
-            with _Outside():
-                await call.send_on(event)
-
-        return await self._app(scope, received, sent)
+        return await self._app(scope, receive, call.send_on)
 
     async def _admit(self, need: Need, call: "_Call", scope: Scope, body: "_Body") -> None:
         """Verify the caller. Raises the refusal, unless refusals are reported only."""
@@ -248,8 +242,7 @@ class _Call:
         500 of errors that they do not know."""
         if self.refused is None or self.began:
             self.began = True
-            with _Outside():
-                await self.send_on(event)
+            await self.send_on(event)
 
     def require(self, scope: str, transaction: bool) -> None:
         """See `require_scope`."""
@@ -276,26 +269,26 @@ class _Call:
         problem = problem_of(error)
         headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
         headers.append((b"content-length", str(len(problem.body)).encode()))
-        with _Outside():
-            await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
-            await self.send_on({"type": "http.response.body", "body": problem.body})
+        await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await self.send_on({"type": "http.response.body", "body": problem.body})
 
 
 _calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
 
 
-class _Outside:
-    """A block outside of any call, request and transaction. Servers run in it: within ``send`` and ``receive`` they may
+def _outside(step: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """A server's ``receive`` or ``send``, which runs outside of any call, request and transaction: there the server may
     start the next request of the connection, which would inherit the context variables."""
 
-    __slots__ = ("_before", "_call")
+    async def run(*arguments: P.args, **options: P.kwargs) -> R:
+        call, before = _calls.set(None), enter_outside()
+        try:
+            return await step(*arguments, **options)
+        finally:
+            leave_request(before)
+            _calls.reset(call)
 
-    def __enter__(self) -> None:
-        self._call, self._before = _calls.set(None), enter_outside()
-
-    def __exit__(self, *_: object) -> None:
-        leave_request(self._before)
-        _calls.reset(self._call)
+    return run
 
 
 class _Body:
@@ -316,8 +309,7 @@ class _Body:
         """Read on until the body ends, or is longer than ``limit`` bytes: whether it ended. Raises ContentUnreadable
         where it broke off."""
         while not self._whole and self._size <= limit:
-            with _Outside():
-                event = await self._receive()
+            event = await self._receive()
             if event["type"] != "http.request":
                 raise ContentUnreadable("the body broke off")
             self._pieces.append(event.get("body", b""))
@@ -328,8 +320,7 @@ class _Body:
     async def again(self) -> Event:
         """The application's ``receive``: what was read, in one piece, then whatever else comes."""
         if self._given or not self._pieces:
-            with _Outside():
-                return await self._receive()
+            return await self._receive()
         self._given = True
         return {"type": "http.request", "body": self.content, "more_body": not self._whole}
 

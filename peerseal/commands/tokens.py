@@ -104,16 +104,11 @@ def _print_inspected(arguments: argparse.Namespace) -> int:
 
 def _given(argument: str) -> str:
     """The text of the argument, a file or standard input. Raises ConfigurationError or OSError."""
-    if argument == "-":
-        data = sys.stdin.buffer.read(MAX_DOCUMENT + 1)
-    elif argument.startswith("@"):
-        data = read_bytes(Path(argument[1:]), argument[1:], MAX_DOCUMENT)
-    else:
+    source = "@-" if argument == "-" else argument
+    if not source.startswith("@"):
         return argument
-    if len(data) > MAX_DOCUMENT:
-        raise ConfigurationError(f"standard input holds more than {MAX_DOCUMENT} bytes: expected one token or document")
     try:
-        return data.decode("ascii")
+        return _content(source[1:], MAX_DOCUMENT).decode("ascii")
     except UnicodeDecodeError as error:
         raise ConfigurationError("tokens and documents are ASCII text") from error
 
@@ -258,9 +253,14 @@ def target_of(url: str) -> str:
 
 def _body(data: str) -> bytes:
     """The bytes of the body. Raises ConfigurationError."""
-    if data == "@-":
-        content = sys.stdin.buffer.read(MAX_BODY + 1)
-        if len(content) > MAX_BODY:
-            raise ConfigurationError(f"standard input holds more than {MAX_BODY} bytes")
-        return content
-    return read_bytes(Path(data[1:]), data[1:], MAX_BODY) if data.startswith("@") else data.encode()
+    return _content(data[1:], MAX_BODY) if data.startswith("@") else data.encode()
+
+
+def _content(file: str, largest: int) -> bytes:
+    """The bytes of a file, or of standard input for ``-``. Raises ConfigurationError for more than ``largest``."""
+    if file != "-":
+        return read_bytes(Path(file), file, largest)
+    content = sys.stdin.buffer.read(largest + 1)
+    if len(content) > largest:
+        raise ConfigurationError(f"standard input holds more than {largest} bytes")
+    return content

@@ -312,12 +312,10 @@ class HttpFetcher:
 
     def _route(self, base: str) -> Route:
         """The way to a URL, over connections of this process: they must not cross a fork. Raises
-        OSError, of which every error of `requests` is one."""
+        OSError; the errors of `requests` are OSErrors."""
         with self._lock:
             if self._adapter is None or self._pid != os.getpid():
-                pools = max(
-                    DEFAULT_POOLSIZE, len(self._urls)
-                )  # beyond that, pools are closed, and a route keeps its pool
+                pools = max(DEFAULT_POOLSIZE, len(self._urls))  # a pool beyond that would be closed under its route
                 self._adapter = TimedAdapter(elsewhere=self._elsewhere, ca=self._ca, pool_connections=pools)
                 self._routes, self._pid = {}, os.getpid()
             adapter, known = self._adapter, self._routes

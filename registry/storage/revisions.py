@@ -340,7 +340,7 @@ class PostgresListener:
             self._attempts = 0
         except _Pooled:
             self._again_at = math.inf
-            message = "the database is behind a pooler: changes are looked for every %g s; set REGISTRY_LISTEN_URL"
+            message = "the database is behind a pooler: this node reads the ledger every %g s; set REGISTRY_LISTEN_URL"
             log.info(message, LOOK_AFTER)
         except (StorageUnavailable, psycopg.Error):
             pass  # `registry.services.documents.changes` logs it when it cannot read the head either
