@@ -21,6 +21,7 @@ from peerseal.trust.beliefs import TrustedKey
 from peerseal.verify.replay.guards import MemoryReplayGuard, ReplayGuard
 from tests.attacks.forge import BODY, CALLER, HEADERS, METHOD, NOW, TARGET, Keys, honest_token, rsa_key
 from tests.peerseal.served import Child
+from tests.support.waiting import until
 
 QUIET = TrustLimits(poll_interval=3600)
 THREAD = threading.get_ident
@@ -194,9 +195,11 @@ def test_claims_that_wait_together_are_made_by_two_threads_at_most(
 def test_a_process_that_may_have_no_more_threads_refuses_claims_and_recovers(
     callee: Make, client: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    verifier = callee(replay=FileReplayGuard(tmp_path / "replay"))
+    # In a loop of its own: a turn of this loop's that has not ended yet would make the claims below.
+    asyncio.run(called(verifier, client.sign_request("callee", method="GET", target="/a")))
+
     async def program() -> None:
-        verifier = callee(replay=FileReplayGuard(tmp_path / "replay"))
-        await called(verifier, client.sign_request("callee", method="GET", target="/a"))
         with monkeypatch.context() as limited:
 
             def refuse(*_: object) -> None:
@@ -222,8 +225,12 @@ def test_an_ended_loop_is_forgotten(callee: Make, client: Identity, tmp_path: Pa
 
     for _ in range(3):
         asyncio.run(program())
-    gc.collect()
-    assert len(loops) == 0
+
+    def forgotten() -> bool:
+        gc.collect()
+        return not loops
+
+    until(forgotten, what="the end of the last turn, which refers to its loop,")
 
 
 def test_a_claim_that_hangs_holds_up_neither_the_loop_nor_those_behind_it_for_long(
