@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,9 @@ BIN = Path(sys.executable).parent
 
 LOOPBACK = "127.0.0.1"
 
+RESERVED = 64
+"""Ports that are kept for servers which are about to start (`free_port`)."""
+
 _OURS = (
     "PEERSEAL_",
     "REGISTRY_",
@@ -39,6 +43,7 @@ _OURS = (
     "IDP_",
 )
 _POLL = 0.05  # seconds
+_reservations = deque[socket.socket]()
 
 
 class ProcessFailed(RuntimeError):
@@ -46,13 +51,23 @@ class ProcessFailed(RuntimeError):
 
 
 def free_port(preferred: int = 0) -> int:
-    """A TCP port of the loopback interface that was free a moment ago: ``preferred``, or any."""
-    with socket.socket() as listener:
-        try:
-            listener.bind((LOOPBACK, preferred))
-        except OSError:
-            return free_port()
-        return int(listener.getsockname()[1])
+    """A TCP port of the loopback interface on which nothing listens: ``preferred``, or any.
+
+    On Linux it stays reserved until this process has asked for `RESERVED` others: neither an outgoing connection nor
+    another search gets it, and a server that sets SO_REUSEADDR, as servers do, can bind it.
+    """
+    reservation = socket.socket()
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reservation.bind((LOOPBACK, preferred))
+    except OSError:
+        reservation.close()
+        return free_port()
+    port = int(reservation.getsockname()[1])
+    _reservations.append(reservation)
+    while len(_reservations) > (RESERVED if sys.platform == "linux" else 0):
+        _reservations.popleft().close()
+    return port
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
