@@ -1,7 +1,7 @@
 """Verification in an asyncio program: nothing waits on the event loop's thread.
 
 What memory can answer is verified in the loop, which takes some forty microseconds. Where a key or a policy must be
-fetched, or the replay guard asks a file or a server, a thread does that part. So a registry that hangs delays no caller
+fetched, or the replay guard asks a disk or a server, a thread does that part. So a registry that hangs delays no caller
 whose key is known.
 """
 
@@ -173,7 +173,7 @@ class AsyncVerifier:
     async def claim(self, checked: CheckedRequest) -> Peer:
         """See `Verifier.claim`."""
         guard = self._verifier.replay
-        if isinstance(guard, MemoryReplayGuard):
+        if isinstance(guard, MemoryReplayGuard) or (isinstance(guard, FileReplayGuard) and guard.in_memory):
             return self._verifier.claim(checked)
         if isinstance(guard, FileReplayGuard):
             return await self._claims_of(asyncio.get_running_loop()).claim(checked)

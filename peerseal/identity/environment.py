@@ -31,7 +31,8 @@ log = logging.getLogger("peerseal.identity")
 _SECRETS = ("JOIN_TOKEN", "KEY_PASSPHRASE", "REPLAY_URL", "INTROSPECTION_SECRET", "OPERATOR_TOKEN")
 KNOWN = (
     *("PEERSEAL_SERVICE", "PEERSEAL_REGISTRY_URL", "PEERSEAL_REGISTRY_PIN", "PEERSEAL_OIDC_TOKEN_FILE"),
-    *("PEERSEAL_KEY_DIR", "PEERSEAL_CACHE_DIR", "PEERSEAL_EXTERNAL_PREFIX", "PEERSEAL_REPLAY_UNSAFE_FALLBACK"),
+    *("PEERSEAL_KEY_DIR", "PEERSEAL_CACHE_DIR", "PEERSEAL_EXTERNAL_PREFIX"),
+    *("PEERSEAL_REPLAY_DIR", "PEERSEAL_REPLAY_UNSAFE_FALLBACK"),
     *("PEERSEAL_ROTATE_EVERY", "PEERSEAL_ROTATE_LEAD", "PEERSEAL_ROTATE_OVERLAP", "PEERSEAL_RETIRE_AT_EXIT"),
     *("PEERSEAL_AUDIT", "PEERSEAL_INTROSPECTION_ISSUER", "PEERSEAL_INTROSPECTION_CLIENT_ID"),
     *(f"PEERSEAL_{name}{suffix}" for name in _SECRETS for suffix in ("", "_FILE")),
@@ -53,6 +54,7 @@ def options_in(environ: Mapping[str, str]) -> dict[str, Any]:
         "key_passphrase": settings.secret("PEERSEAL_KEY_PASSPHRASE"),
         "cache_dir": settings.path("PEERSEAL_CACHE_DIR"),
         "external_prefix": settings.checked("PEERSEAL_EXTERNAL_PREFIX", check_external_prefix) or "",
+        "replay_dir": settings.path("PEERSEAL_REPLAY_DIR"),
         "replay_url": _replay_url_in(settings),
         "unsafe_replay_fallback": settings.flag("PEERSEAL_REPLAY_UNSAFE_FALLBACK", False),
         "rotation": _rotation_in(settings),

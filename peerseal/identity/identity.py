@@ -79,6 +79,8 @@ class Identity:
     ``cache_dir``               folder with the replay guard of the host and the newest checkpoint of the ledger;
                                 ``key_dir`` by default
     ``external_prefix``         path that a proxy in front of this service removes
+    ``replay_dir``              folder with the replay guard of the host; ``cache_dir`` by default. On a tmpfs, a claim
+                                takes no turn of a thread in an asyncio program.
     ``replay_url``              Redis through which several hosts share one replay guard
     ``unsafe_replay_fallback``  while that Redis is down, each host uses its own guard. By default nothing is accepted.
     ``alg``                     algorithm of new keys
@@ -107,6 +109,7 @@ class Identity:
         key_passphrase: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         external_prefix: str = "",
+        replay_dir: str | os.PathLike[str] | None = None,
         replay_url: str | None = None,
         unsafe_replay_fallback: bool = False,
         alg: str = "RS256",
@@ -118,7 +121,7 @@ class Identity:
         fetcher: Fetcher | None = None,
     ) -> None:
         check_switches(unsafe_replay_fallback=unsafe_replay_fallback, retire_at_exit=retire_at_exit)
-        check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_url=replay_url)
+        check_places(registry, key_dir=key_dir, cache_dir=cache_dir, replay_dir=replay_dir, replay_url=replay_url)
         check_parts(alg, rotation, limits, clock, oidc_token)
         self.service, self.external_prefix = check_service(service), check_external_prefix(external_prefix)
         self.clock, self._registry = clock, registry
@@ -126,6 +129,10 @@ class Identity:
         self.retire_at_exit = key_dir is None if retire_at_exit is None else retire_at_exit
         first = admission_token(join_token, oidc_token, registry, fetcher)
         self._open_folders(key_dir, key_passphrase, cache_dir)
+        if replay_dir is None:
+            self._replay_folder = self._cache_folder
+        else:
+            self._replay_folder = cache_folder(Path(replay_dir), "PEERSEAL_REPLAY_DIR")
         self._pin = one_pin(pin, first, self._keys.folder)
         self._connect(first, alg, rotation or RotationSchedule(), limits, fetcher)
         self._report(AuditLog(audit, clock=clock))
@@ -185,9 +192,9 @@ class Identity:
 
         Required are ``PEERSEAL_SERVICE`` and ``PEERSEAL_REGISTRY_URL``. The others are ``PEERSEAL_`` and the name of
         the option: ``REGISTRY_PIN``, ``JOIN_TOKEN`` [``_FILE``], ``OIDC_TOKEN_FILE``, ``KEY_DIR``, ``KEY_PASSPHRASE``
-        [``_FILE``], ``CACHE_DIR``, ``EXTERNAL_PREFIX``, ``REPLAY_URL`` [``_FILE``], ``REPLAY_UNSAFE_FALLBACK``,
-        ``RETIRE_AT_EXIT``, ``AUDIT``; and ``ROTATE_EVERY``, ``ROTATE_LEAD``, ``ROTATE_OVERLAP`` in seconds or such as
-        ``24h``. Raises ConfigurationError, which names the variable.
+        [``_FILE``], ``CACHE_DIR``, ``EXTERNAL_PREFIX``, ``REPLAY_DIR``, ``REPLAY_URL`` [``_FILE``],
+        ``REPLAY_UNSAFE_FALLBACK``, ``RETIRE_AT_EXIT``, ``AUDIT``; and ``ROTATE_EVERY``, ``ROTATE_LEAD``,
+        ``ROTATE_OVERLAP`` in seconds or such as ``24h``. Raises ConfigurationError, which names the variable.
         """
         env = os.environ if environ is None else environ
         identity = cls(**options_in(env))
@@ -411,9 +418,9 @@ class Identity:
         return self._circuits.status()
 
     def replay_guard(self) -> ReplayGuard:
-        """The replay guard for this service's verifier: in Redis with ``replay_url``, else in the cache or key folder,
-        shared by the workers of this host, else, with a warning, in the memory of this process. Raises
-        ConfigurationError for a wrong URL or a missing library."""
+        """The replay guard for this service's verifier: in Redis with ``replay_url``, else in ``replay_dir``, the cache
+        or the key folder, shared by the workers of this host. Without a folder it is in the memory of this process, and
+        a warning is logged. Raises ConfigurationError for a wrong URL or a missing library."""
         if self._replay_url is None:
             return self._host_guard()
         fallback = self._host_guard() if self._unsafe_replay_fallback else None
@@ -422,10 +429,10 @@ class Identity:
         return guard
 
     def _host_guard(self) -> ReplayGuard:
-        if self._cache_folder is None:
+        if self._replay_folder is None:
             log.warning("no PEERSEAL_CACHE_DIR: every worker of %s accepts a token once", self.service)
             return MemoryReplayGuard(clock=self.clock)
-        guard = FileReplayGuard(self._cache_folder.path / f"replay-{self.service}", clock=self.clock)
+        guard = FileReplayGuard(self._replay_folder.path / f"replay-{self.service}", clock=self.clock)
         self._guards.append(guard)
         return guard
 

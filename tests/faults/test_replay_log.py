@@ -20,7 +20,7 @@ from peerseal import FileReplayGuard
 from peerseal.errors import TrustUnavailable
 from peerseal.testing import Clock
 from peerseal.verify.replay import file as replay_file
-from peerseal.verify.replay.file import file_system_kind, network_file_system
+from peerseal.verify.replay.file import file_system, file_system_kind, is_network
 from tests.peerseal.served import Child
 
 pytestmark = pytest.mark.usefixtures("quiet_collector")
@@ -328,6 +328,7 @@ class TestFiles:
         monkeypatch.setattr(replay_file, "_MOUNTS", mounts)
         said = refusal(guard, "jti")
         assert "nfs4" in said
+        assert "PEERSEAL_REPLAY_DIR" in said
         assert "PEERSEAL_REPLAY_URL" in said
         assert not log_of(path, UNTIL).exists()
         monkeypatch.undo()
@@ -348,7 +349,8 @@ class TestFiles:
         mounts = tmp_path / "mountinfo"
         mounts.write_text(f"1 0 8:1 / / rw - {kind} x rw\n1 0 8:2 / / rw - {kind}x x rw\n2 0 8:3 / / rw - tmpfs x rw\n")
         monkeypatch.setattr(replay_file, "_MOUNTS", mounts)
-        assert network_file_system(os.makedev(8, 1)) == kind
-        assert [network_file_system(os.makedev(8, minor)) for minor in (2, 3, 4)] == [None, None, None]
+        kinds = [file_system(os.makedev(8, minor)) for minor in (1, 2, 3, 4)]
+        assert kinds == [kind, f"{kind}x", "tmpfs", None]
+        assert [is_network(known) for known in kinds if known] == [True, False, False]
         monkeypatch.setattr(replay_file, "_MOUNTS", tmp_path / "missing")
-        assert network_file_system(os.makedev(8, 1)) is None
+        assert file_system(os.makedev(8, 1)) is None

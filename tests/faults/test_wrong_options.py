@@ -264,6 +264,7 @@ def test_a_mistake_in_an_event_verifier_is_an_error_at_the_start(keys: Keys, opt
         {"cache_dir": b"folder"},
         {"external_prefix": None},
         {"external_prefix": "api"},
+        {"replay_dir": 7},
         {"replay_url": 7},
         {"clock": 7},
     ],

@@ -2,12 +2,14 @@
 
 import asyncio
 import gc
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -25,6 +27,8 @@ from tests.support.waiting import until
 
 QUIET = TrustLimits(poll_interval=3600)
 THREAD = threading.get_ident
+IN_MEMORY = Path("/dev/shm")
+"""A tmpfs, on Linux."""
 
 
 class Noting(ReplayGuard):
@@ -144,12 +148,23 @@ def test_a_guard_that_asks_a_file_is_asked_on_another_thread(callee: Make, clien
     asyncio.run(program())
 
 
-class Held(FileReplayGuard):
-    """A guard in a file that notes its threads, and whose next claim hangs after `hang`, until ``goes_on``."""
+class Threads(FileReplayGuard):
+    """A guard in a file that notes its threads."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.threads: list[int] = []
+
+    def claim(self, issuer: str, jti: str, until: float) -> bool:
+        self.threads.append(THREAD())
+        return super().claim(issuer, jti, until)
+
+
+class Held(Threads):
+    """Such a guard on a disk, wherever its folder is. Its next claim hangs after `hang`, until ``goes_on``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.goes_on, self.hangs = threading.Event(), False
 
     def hang(self) -> None:
@@ -162,11 +177,12 @@ class Held(FileReplayGuard):
                 await asyncio.sleep(0)
 
     def claim(self, issuer: str, jti: str, until: float) -> bool:
-        self.threads.append(THREAD())
         if self.hangs:
             self.hangs = False
             assert self.goes_on.wait(10)
-        return super().claim(issuer, jti, until)
+        won = super().claim(issuer, jti, until)
+        self.in_memory = False
+        return won
 
 
 def test_claims_that_wait_together_are_made_by_two_threads_at_most(
@@ -213,6 +229,25 @@ def test_a_process_that_may_have_no_more_threads_refuses_claims_and_recovers(
         assert (await called(verifier, token)).service == "client", "it was never claimed"
 
     asyncio.run(program())
+
+
+@pytest.mark.skipif(not os.access(IN_MEMORY, os.W_OK), reason="there is no tmpfs")
+def test_a_guard_in_a_tmpfs_is_asked_in_the_loop(callee: Make, client: Identity) -> None:
+    with TemporaryDirectory(dir=IN_MEMORY) as folder:
+        guard = Threads(Path(folder) / "replay")
+
+        async def program() -> None:
+            verifier, other = callee(replay=guard), callee(replay=FileReplayGuard(Path(folder) / "replay"))
+            for _ in range(3):
+                token = client.sign_request("callee", method="GET", target="/a")
+                assert (await called(verifier, token)).service == "client"
+                with pytest.raises(Replayed):
+                    await called(other, token)
+
+        asyncio.run(program())
+        first, *others = guard.threads
+        assert first != THREAD(), "it is not known yet where the folder is"
+        assert set(others) == {THREAD()}
 
 
 def test_an_ended_loop_is_forgotten(callee: Make, client: Identity, tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ _NETWORK: Final = re.compile(
     r"9p|afs|beegfs|ceph|cifs|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|orangefs|pvfs2|smb[23]|smbfs"
     r"|fuse\.(beegfs|ceph|cephfs|gcsfuse|glusterfs|juicefs|mfs|moosefs|rclone|s3fs|sshfs)"
 )
-"""Kinds that several hosts can mount at once. There, appends of two hosts may overwrite each other."""
+"""There, appends of two hosts may overwrite each other."""
+_IN_MEMORY: Final = ("tmpfs", "ramfs")
 
 
 class FileReplayGuard:
@@ -77,6 +78,9 @@ class FileReplayGuard:
         self._clock = clock
         self._logs: dict[int, _Log] = {}
         self._tidied_at = -math.inf
+        self.in_memory = False
+        """Whether a claim waits for no disk: the folder is on a tmpfs, and no file of an earlier release is in use. It
+        is found out by the first claim."""
         self._renew_lock()
         in_each_child(self._renew_lock)
 
@@ -154,21 +158,25 @@ class FileReplayGuard:
             over.close()
 
     def _tidy(self, now: float) -> None:
-        self._check_folder()
+        kind = self._check_folder()
         self._earlier.look(now)
+        self.in_memory = kind in _IN_MEMORY and not self._earlier.in_use
         self._remove_before(int(now) // self.WINDOW - 1)
         self._tidied_at = now
 
-    def _check_folder(self) -> None:
+    def _check_folder(self) -> str | None:
+        """The kind of its file system, if the system tells. Raises OSError or ConfigurationError for a folder that
+        cannot be used."""
         self._folder.check(self._path.name)  # refuses a path that names a folder or a link
         if not self._folder.is_in_place():
             raise OSError(f"another folder lies at {self._path.parent} now: restart this service")
-        kind = network_file_system(self._folder.stat(".").st_dev)
-        if kind is not None:
+        kind = file_system(self._folder.stat(".").st_dev)
+        if kind is not None and is_network(kind):
             raise OSError(
-                f"{self._path.parent} is on a network file system ({kind}): name a local folder, or share the guard"
-                " through Redis (PEERSEAL_REPLAY_URL)"
+                f"{self._path.parent} is on a network file system ({kind}): name a local folder"
+                " (PEERSEAL_REPLAY_DIR), or share the guard through Redis (PEERSEAL_REPLAY_URL)"
             )
+        return kind
 
     def _remove_before(self, first: int) -> None:
         """Drop the windows before that one and their logs. A removal that fails is tried again next time."""
@@ -278,25 +286,26 @@ class ClaimsInSqlite:
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         self._files = [name, f"{name}-wal", f"{name}-shm"]
-        self._in_use = False
+        self.in_use = False
+        """Whether claims are also made in the file, as of the last `look`."""
         self._after_in_child()
         around_each_fork(self._before_fork, self._after_in_parent, self._after_in_child)
 
     def look(self, now: float) -> None:
         """Look whether the file exists and is in use; remove one that is not. Raises OSError or ConfigurationError."""
-        self._in_use = self._is_there()
-        if not self._in_use:
+        self.in_use = self._is_there()
+        if not self.in_use:
             return
         with self._opened() as connection:
             query = "SELECT 1 FROM seen WHERE typeof(until) = 'integer' AND until >= ? LIMIT 1"
-            self._in_use = connection.execute(query, (int(now) - self.QUIET,)).fetchone() is not None
-        if not self._in_use:
+            self.in_use = connection.execute(query, (int(now) - self.QUIET,)).fetchone() is not None
+        if not self.in_use:
             for file in self._files:
                 self._folder.remove(file)
 
     def claim(self, token: bytes, until: float) -> bool:
         """Whether the token is new in the file. Raises OSError or ConfigurationError."""
-        if not self._in_use or not self._is_there():
+        if not self.in_use or not self._is_there():
             return True
         with self._opened() as connection:
             inserted = connection.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (token, int(until) + 1.5))
@@ -333,15 +342,17 @@ class ClaimsInSqlite:
         self._lock = threading.Lock()
 
 
-def network_file_system(device: int) -> str | None:
-    """The kind of the network file system with that device number (``st_dev``). None for a local one, and where the
-    system does not tell."""
+def file_system(device: int) -> str | None:
+    """The kind of the file system with that device number (``st_dev``). None where the system does not tell."""
     try:
-        mounts = _MOUNTS.read_text("utf-8", errors="replace")
+        return file_system_kind(_MOUNTS.read_text("utf-8", errors="replace"), device)
     except OSError:
         return None
-    kind = file_system_kind(mounts, device)
-    return kind if kind is not None and _NETWORK.fullmatch(kind) else None
+
+
+def is_network(kind: str) -> bool:
+    """Whether several hosts can mount a file system of that kind at once."""
+    return _NETWORK.fullmatch(kind) is not None
 
 
 def file_system_kind(mounts: str, device: int) -> str | None:

@@ -775,6 +775,13 @@ class TestFromEnvironment:
         assert one.claim("issuer", "jti", time.time() + 60)
         assert other.claim("issuer", "jti", time.time() + 60)
 
+    def test_replay_dir_is_the_folder_of_the_replay_guard_alone(self, from_env: FromEnv, tmp_path: Path) -> None:
+        folders = {name: str(tmp_path / name) for name in ("cache_dir", "replay_dir")}
+        assert from_env(**folders).replay_guard().claim("issuer", "jti", time.time() + 60)
+        assert not list((tmp_path / "cache_dir").glob("replay-*"))
+        assert not from_env(replay_dir=folders["replay_dir"]).replay_guard().claim("issuer", "jti", time.time() + 60)
+        assert from_env(cache_dir=folders["cache_dir"]).replay_guard().claim("issuer", "jti", time.time() + 60)
+
     def test_external_prefix(self, from_env: FromEnv) -> None:
         assert from_env(external_prefix="/api").external_prefix == "/api"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -152,3 +153,17 @@ def test_a_worker_that_stops_in_its_insert_is_waited_for_so_long(
         guard.claim("issuer", "second", UNTIL)
     stopped.kill()
     assert guard.claim("issuer", "third", UNTIL)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no tmpfs")
+def test_a_guard_in_a_tmpfs_may_wait_as_long_as_the_file_is_in_use(clock: Clock) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        guard = FileReplayGuard(Path(folder) / "replay", clock=clock)
+        worker = WorkerBefore(Path(folder) / "replay.sqlite3")
+        with closing(worker.connection):
+            assert worker.claim("issuer", "last", UNTIL)
+            assert guard.claim("issuer", "jti", UNTIL)
+            assert not guard.in_memory
+        clock.advance(90 + ClaimsInSqlite.QUIET + 30)
+        assert guard.claim("issuer", "after", clock() + 60)
+        assert guard.in_memory
