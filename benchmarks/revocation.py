@@ -31,6 +31,7 @@ PUSHED, POLLED = 5, 2  # rounds, a key each
 SERVICE = "revoked-service"
 
 _PUSH, _POLL = TrustLimits(), TrustLimits(wait=0)
+_SETTLE = 1.5  # seconds: within one, each peer fetches the key set of the round before
 _MARGIN = 0.5  # seconds: the spread of the polls, two fetches, and 200 peers on these cores
 
 
@@ -76,7 +77,7 @@ def _round(operator: Operator, peers: Sequence[Connection], kid: str) -> _Round:
     for peer in peers:
         peer.send(kid)
     _await_all(peers)
-    time.sleep(0.5 + 0.5 * random.random())  # noqa: S311 - all wait again, or ask out of step with this
+    time.sleep(_SETTLE + random.random())  # noqa: S311 - all wait again, or ask out of step with this
     sent = time.monotonic()
     operator.revoke(kid)
     answers = [peer.recv() for peer in peers]

@@ -147,8 +147,8 @@ class Renewal:
         self._clock = parts.clock
         self._changes = changes
         self._shelves = shelves
-        self._working, self._retry_working = working, BackgroundWork()
-        self._retrying = threading.Thread()  # not started: none is alive
+        self._working, self._retry_working, self._spread_working = working, BackgroundWork(), BackgroundWork()
+        self._retrying = self._spreading = threading.Thread()  # not started: none is alive
         in_each_child(self._after_fork)
 
     def refresh(self) -> None:
@@ -169,8 +169,7 @@ class Renewal:
             self._look_at_root()
         result = self._wait_for_changes(stopping)
         with self._working:
-            for shelf in self._shelves:
-                shelf.renew_due(failing=False)
+            self._renew_due()
         if not self._retrying.is_alive() and self._due_at(failing=True) <= self._clock():
             self._retrying = threading.Thread(target=self._retry, name="peerseal-trust-retry", daemon=True)
             self._retrying.start()
@@ -188,12 +187,34 @@ class Renewal:
             for shelf in self._shelves:
                 shelf.renew_due(failing=True)
 
+    def _renew_due(self) -> None:
+        for shelf in self._shelves:
+            shelf.renew_due(failing=False)
+
+    def _start_spread(self, stopping: threading.Event) -> None:
+        now = self._clock()
+        if now < self._due_at(failing=False) <= now + SPREAD and not self._spreading.is_alive():
+            self._spreading = threading.Thread(
+                target=self._renew_soon, args=(stopping,), name="peerseal-trust-spread", daemon=True
+            )
+            self._spreading.start()
+
+    def _renew_soon(self, stopping: threading.Event) -> None:
+        """Renew what is due within `SPREAD` seconds, at its time, in a thread of its own: the question for further
+        changes is waiting meanwhile."""
+        while not stopping.is_set():
+            due_in = self._due_at(failing=False) - self._clock()
+            if due_in > SPREAD or stopping.wait(max(due_in, self._limits.look_interval)):
+                return
+            with self._spread_working:
+                self._renew_due()
+
     def _wait_for_changes(self, stopping: threading.Event) -> RoundResult:
         """Wait for changes, though not longer than until something is to be renewed anyway."""
         since = self.followed()
         if since is None:
             return RoundResult.UNCHANGED
-        due_at = self._due_at(failing=False)
+        due_at = self._due_at(failing=False, after=self._clock() + SPREAD if self._spreading.is_alive() else -math.inf)
         if not self._retrying.is_alive():
             due_at = min(due_at, self._due_at(failing=True))
         due_in = min(self._reader.registry_keys_due_in(), due_at - self._clock())
@@ -204,14 +225,15 @@ class Renewal:
             with self._working:
                 for received in lists:
                     self._apply_changes(received)
+            self._start_spread(stopping)
         except PeersealError as error:
             log.warning("cannot follow the registry's changes: %s", error)
             return RoundResult.NO_ANSWER
         changed = any(received.changes.seq > since for received in lists)
         return RoundResult.CHANGED if changed else RoundResult.UNCHANGED
 
-    def _due_at(self, *, failing: bool) -> float:
-        return min(shelf.due_at(failing=failing) for shelf in self._shelves)
+    def _due_at(self, *, failing: bool, after: float = -math.inf) -> float:
+        return min(shelf.due_at(failing=failing, after=after) for shelf in self._shelves)
 
     def _apply_changes(self, received: ReceivedChanges) -> None:
         """Confirm what did not change, and mark what did."""
@@ -229,4 +251,4 @@ class Renewal:
                 log.warning("cannot renew the registry's keys: %s", error)
 
     def _after_fork(self) -> None:
-        self._retrying = threading.Thread()
+        self._retrying = self._spreading = threading.Thread()

@@ -237,10 +237,11 @@ class Shelf(ABC, Generic[D, B, A]):
             if failing is None or bool(item.failures) is failing:
                 self.fetch_now(item)
 
-    def due_at(self, *, failing: bool) -> float:
-        """When the next document is to be fetched again, in seconds since the epoch: of those whose last renewal
-        failed, or of the others."""
-        return min((self._due_at(item) for item in self._all() if bool(item.failures) is failing), default=math.inf)
+    def due_at(self, *, failing: bool, after: float = -math.inf) -> float:
+        """The first time ``after`` that one at which a document is to be fetched again, in seconds since the epoch: of
+        those whose last renewal failed, or of the others."""
+        times = (self._due_at(item) for item in self._all() if bool(item.failures) is failing)
+        return min((time for time in times if time > after), default=math.inf)
 
     def _due_at(self, item: CachedSubject[B]) -> float:
         if item.known is None:

@@ -148,7 +148,8 @@ def test_changes_that_come_one_upon_the_other_are_told_together(
     registry: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that was told asks again: each change would be one more call of each peer."""
-    monkeypatch.setattr(changes_module, "PAUSE", 0.1)
+    monkeypatch.setattr(changes_module, "PAUSE", 0.5)  # for each of ten answers
+    monkeypatch.setattr(changes_module, "LONGEST_PAUSE", 5.0)  # ten commits take less, on a busy machine too
     other, signed, sign = registry.node(), [], Authority.sign
     monkeypatch.setattr(Authority, "sign", lambda own, document: signed.append(document) or sign(own, document))
     with waiters(registry, 10) as calls:

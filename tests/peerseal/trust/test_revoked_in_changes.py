@@ -12,6 +12,8 @@ from peerseal.errors import InvalidName, MalformedToken, RevokedKey
 from peerseal.protocol.documents.changes import Changes
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from tests.support.between import Between, Gate
+from tests.support.patient import PatientRegistry, served
+from tests.support.waiting import until
 
 JWK_SET = "GET /v1/services/client/jwks.jwt"
 JWK_SET_PATH = "/v1/services/client/jwks.jwt"
@@ -133,3 +135,23 @@ def test_a_list_with_revoked_keys_of_another_shape_is_refused(registry: MemoryRe
     claims = registry.changes(1).claims() | {"revoked": revoked}
     with pytest.raises((MalformedToken, InvalidName)):
         Changes.from_claims(claims)
+
+
+def test_while_a_key_set_waits_for_its_fetch_further_changes_are_waited_for_as_long_as_ever() -> None:
+    """A shorter wait would end at all peers at the same time, and all would fetch together."""
+    with PatientRegistry() as registry, served(registry) as url:
+        one, other = (registry.identity("client").credentials.key_id for _ in range(2))
+        trust = TrustStore(url, pin=registry.pin, limits=TrustLimits(poll_interval=0.01))
+        try:
+            trust.key(one)
+            until(lambda: registry.asking == 1)
+            asked, fetched = len(registry.log), registry.calls[JWK_SET]
+            registry.revoke(one)
+            until(lambda: registry.calls[JWK_SET] > fetched)
+            registry.revoke(other)
+            until(lambda: trust.recall(other, f"{registry.domain}/callee") is None)
+            until(lambda: registry.calls[JWK_SET] > fetched + 1)
+        finally:
+            trust.stop()
+        questions = [call.path for call in registry.log[asked:] if call.path.startswith("/v1/changes")]
+    assert [path.partition("wait=")[2] for path in questions[:2]] == ["15", "15"]
