@@ -4,9 +4,10 @@
 service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
 stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a call in
 each key's life (a week) needs no second join token. ``peerseal sign`` does the same, and prints the header of one
-request. ``peerseal inspect`` decodes a token or document, and verifies nothing. ``peerseal monitor SERVICE`` reports
-changes in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified
-mirror of the ledger, for the day on which the registry's database is lost.
+request. ``peerseal inspect`` decodes a token or document, and verifies nothing; ``peerseal verify`` shows each step of
+verifying it. ``peerseal monitor SERVICE`` reports changes in the registry's ledger that the service's owner did not
+make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger, for the day on which the registry's
+database is lost.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
@@ -33,6 +34,7 @@ from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Aler
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
 from peerseal.commands.own_identity import own_identity
 from peerseal.commands.tokens import add_inspect, add_sign
+from peerseal.commands.verification import add_verify
 from peerseal.errors import (
     ConfigurationError,
     DocumentRefused,
@@ -328,6 +330,7 @@ COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"]
     add_keep_ledger,
     add_monitor,
     add_sign,
+    add_verify,
 )
 
 

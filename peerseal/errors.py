@@ -50,7 +50,7 @@ that refuses. It may quote unverified input, with control characters escaped so 
 sent to the other side.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 def printable(text: object) -> str:
@@ -67,20 +67,33 @@ class PeersealError(Exception):
     """The root of the tree. ``code`` is the stable name, ``status`` the HTTP status it maps to.
 
     ``challenge`` is the value of WWW-Authenticate in that answer (RFC 6750 section 3), ``retry_after`` the seconds in
-    its Retry-After; None where the answer has no such header.
+    its Retry-After; None where the answer has no such header. ``step`` is the number of the step of verification that
+    refuses (docs/protocol.md): of a class, the first one that raises it; None for errors that no step raises.
     """
 
     code: str = "error"
     status: ClassVar[int] = 500
     challenge: ClassVar[str | None] = None
     retry_after: int | None = None
+    step: int | None = None
 
     def __init_subclass__(
-        cls, *, code: str | None = None, status: int | None = None, challenge: str | None = None
+        cls,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        challenge: str | None = None,
+        step: int | None = None,
     ) -> None:
         """Sets what the class statement names; the rest comes from the base class."""
         super().__init_subclass__()
         cls.code, cls.status, cls.challenge = code or cls.code, status or cls.status, challenge or cls.challenge
+        cls.step = step or cls.step
+
+    def at_step(self, step: int) -> Self:
+        """The error itself, raised by that step and not by the one of its class."""
+        self.step = step
+        return self
 
     def __str__(self) -> str:
         """The detail, as one line."""
@@ -91,75 +104,75 @@ class TokenError(PeersealError, status=401, challenge='Bearer error="invalid_tok
     """The token does not prove the caller. Answered with 401."""
 
 
-class MissingToken(TokenError, code="missing_token", challenge="Bearer"):
+class MissingToken(TokenError, code="missing_token", step=1, challenge="Bearer"):
     """No token came with the request."""
 
 
-class MalformedToken(TokenError, code="malformed_token"):
+class MalformedToken(TokenError, code="malformed_token", step=1):
     """The token breaks the strict syntax of docs/protocol.md: encoding, JSON, members or their types."""
 
 
-class WrongType(TokenError, code="wrong_type"):
+class WrongType(TokenError, code="wrong_type", step=2):
     """A token of another kind: its ``typ`` is not the one that this place accepts (RFC 8725 section 3.11)."""
 
 
-class UnknownKey(TokenError, code="unknown_key"):
+class UnknownKey(TokenError, code="unknown_key", step=3):
     """The key that the token names is not registered."""
 
 
-class RevokedKey(TokenError, code="revoked_key"):
+class RevokedKey(TokenError, code="revoked_key", step=3):
     """The key that the token names was revoked. Every token that it ever signed is refused."""
 
 
-class BadSignature(TokenError, code="bad_signature"):
+class BadSignature(TokenError, code="bad_signature", step=4):
     """The signature does not verify, or ``alg`` is not the one pinned to the key."""
 
 
-class WrongIssuer(TokenError, code="wrong_issuer"):
+class WrongIssuer(TokenError, code="wrong_issuer", step=5):
     """``iss`` (or ``sub``) is not the owner of the key that signed."""
 
 
-class WrongAudience(TokenError, code="wrong_audience"):
+class WrongAudience(TokenError, code="wrong_audience", step=6):
     """The token is for another audience."""
 
 
-class Expired(TokenError, code="expired"):
+class Expired(TokenError, code="expired", step=7):
     """The token's ``exp`` has passed, or its ``iat`` is after the end of the key's active window."""
 
 
-class NotYetValid(TokenError, code="not_yet_valid"):
+class NotYetValid(TokenError, code="not_yet_valid", step=7):
     """The token's ``nbf`` or ``iat`` is in the future, or before its key was active."""
 
 
-class LifetimeTooLong(TokenError, code="lifetime_too_long"):
+class LifetimeTooLong(TokenError, code="lifetime_too_long", step=7):
     """The time from ``iat`` to ``exp`` is longer than this kind of token may live."""
 
 
-class WrongBinding(TokenError, code="wrong_binding"):
+class WrongBinding(TokenError, code="wrong_binding", step=8):
     """Method, target, body or a bound header is not the one that was signed."""
 
 
-class Replayed(TokenError, code="replayed"):
+class Replayed(TokenError, code="replayed", step=11):
     """This token was accepted before."""
 
 
-class BadTransactionToken(TokenError, code="bad_transaction_token"):
+class BadTransactionToken(TokenError, code="bad_transaction_token", step=9):
     """The transaction token is missing, invalid, or not the one that the request token binds."""
 
 
-class WrongEvent(TokenError, code="wrong_event"):
+class WrongEvent(TokenError, code="wrong_event", step=8):
     """The event token is for another event than the message names."""
 
 
-class WrongTransaction(TokenError, code="wrong_transaction"):
+class WrongTransaction(TokenError, code="wrong_transaction", step=8):
     """The event token is for another transaction than the message names."""
 
 
-class WrongTopic(TokenError, code="wrong_topic"):
+class WrongTopic(TokenError, code="wrong_topic", step=8):
     """The event was published on another topic than the one from which it was read."""
 
 
-class WrongPayload(TokenError, code="wrong_payload"):
+class WrongPayload(TokenError, code="wrong_payload", step=8):
     """The payload is not the one that was signed."""
 
 
@@ -167,15 +180,15 @@ class Forbidden(PeersealError, status=403, challenge='Bearer error="insufficient
     """The caller may not do this. Answered with 403."""
 
 
-class CallerNotAllowed(Forbidden, code="caller_not_allowed"):
+class CallerNotAllowed(Forbidden, code="caller_not_allowed", step=3):
     """This service may not call here at all."""
 
 
-class InsufficientScope(Forbidden, code="insufficient_scope"):
+class InsufficientScope(Forbidden, code="insufficient_scope", step=10):
     """This service may call here, but not with the scope that the route needs."""
 
 
-class TrustUnavailable(PeersealError, code="trust_unavailable", status=503):
+class TrustUnavailable(PeersealError, code="trust_unavailable", status=503, step=3):
     """The key is not available now: registry unreachable, offline limit passed, or fetch in cooldown.
 
     ``retry_after`` is in seconds.

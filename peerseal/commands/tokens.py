@@ -94,7 +94,7 @@ def add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _print_inspected(arguments: argparse.Namespace) -> int:
     """Prints what was given. Raises ConfigurationError for what cannot be read."""
-    found = inspect(_given(arguments.token))
+    found = inspect(given_text(arguments.token))
     if arguments.as_json:
         say_json(found.to_json(), indent=2)
     else:
@@ -102,13 +102,13 @@ def _print_inspected(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _given(argument: str) -> str:
+def given_text(argument: str) -> str:
     """The text of the argument, a file or standard input. Raises ConfigurationError or OSError."""
     source = "@-" if argument == "-" else argument
     if not source.startswith("@"):
         return argument
     try:
-        return _content(source[1:], MAX_DOCUMENT).decode("ascii")
+        return given_content(source[1:], MAX_DOCUMENT).decode("ascii")
     except UnicodeDecodeError as error:
         raise ConfigurationError("tokens and documents are ASCII text") from error
 
@@ -118,10 +118,7 @@ def inspect(text: str) -> Inspected:
 
     Raises ConfigurationError, which names the part that cannot be read, and never quotes a secret.
     """
-    token = text.strip()
-    for prefix in ("authorization:", "bearer "):
-        if token[: len(prefix)].lower() == prefix:
-            token = token[len(prefix) :].strip()
+    token = bare_token(text)
     if token.startswith("psj1."):
         join = JoinToken.parse(token)
         return Inspected(JOIN_TOKEN, {}, {"id": join.id, "pin": join.pin})
@@ -134,6 +131,15 @@ def inspect(text: str) -> Inspected:
     _bytes(segments[2], "signature")
     typ = header.get("typ")
     return Inspected(KINDS.get(typ, OTHER) if isinstance(typ, str) else OTHER, header, claims)
+
+
+def bare_token(text: str) -> str:
+    """The token without blanks around it, and without ``Authorization:`` and ``Bearer`` in front."""
+    token = text.strip()
+    for prefix in ("authorization:", "bearer "):
+        if token[: len(prefix)].lower() == prefix:
+            token = token[len(prefix) :].strip()
+    return token
 
 
 def _object(segment: str, name: str) -> dict[str, Any]:
@@ -158,14 +164,18 @@ def lines_of(found: Inspected, now: float) -> Iterator[str]:
             yield title
             width = max(map(len, members))
             for name, value in sorted(members.items()):
-                yield from _wrapped(f"  {name:{width}}  ", _shown(name, value, now))
+                yield from wrapped(f"  {name:{width}}  ", _shown(name, value, now))
 
 
-def _wrapped(start: str, text: str) -> Iterator[str]:
-    """The text after ``start``, continued below itself where the line is full."""
+def wrapped(start: str, text: str) -> Iterator[str]:
+    """The text after ``start`` in lines of 80 columns, continued below itself where a line is full."""
     for part in text.split("\n"):
-        yield from textwrap.wrap(part, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start)) or [start]
-        start = " " * len(start)
+        below = " " * len(start)
+        # a name is easier to copy where it is not divided at a hyphen
+        yield from textwrap.wrap(
+            part, _WIDTH, initial_indent=start, subsequent_indent=below, break_on_hyphens=False
+        ) or [start]
+        start = below
 
 
 def _shown(name: str, value: object, now: float) -> str:
@@ -219,7 +229,7 @@ def add_sign(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _print_header(arguments: argparse.Namespace) -> int:
     """Prints the header. Raises as `own_identity` does, and ConfigurationError or UnsignableRequest for a request that
     cannot be signed."""
-    target, body = target_of(arguments.url), _body(arguments.data)
+    target, body = target_of(arguments.url), given_body(arguments.data)
     headers = {} if arguments.content_type is None else {"content-type": arguments.content_type}
     with own_identity() as identity:
         token = identity.sign_request(
@@ -251,12 +261,13 @@ def target_of(url: str) -> str:
     return target
 
 
-def _body(data: str) -> bytes:
-    """The bytes of the body. Raises ConfigurationError."""
-    return _content(data[1:], MAX_BODY) if data.startswith("@") else data.encode()
+def given_body(data: str) -> bytes:
+    """The bytes of a body: of the text as the shell gave it, of ``@FILE``, or of standard input for ``@-``. Raises
+    ConfigurationError."""
+    return given_content(data[1:], MAX_BODY) if data.startswith("@") else data.encode("utf-8", "surrogateescape")
 
 
-def _content(file: str, largest: int) -> bytes:
+def given_content(file: str, largest: int) -> bytes:
     """The bytes of a file, or of standard input for ``-``. Raises ConfigurationError for more than ``largest``."""
     if file != "-":
         return read_bytes(Path(file), file, largest)

@@ -122,7 +122,7 @@ def parse_header(segment: bytes) -> Header:
     or ``jwk``: to ignore them would be wrong (RFC 8725 section 3.10)."""
     members = strict_json_object(b64url_decode(segment))
     if members.keys() != _HEADER_MEMBERS or not all(type(value) is str for value in members.values()):
-        raise MalformedToken("the header must hold exactly alg, kid and typ, all texts")
+        raise MalformedToken("the header must hold exactly alg, kid and typ, all texts").at_step(2)
     return Header(**members)
 
 

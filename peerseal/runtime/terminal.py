@@ -40,6 +40,15 @@ def say_json(value: Any, *, indent: int | None = None) -> None:
     say(*json.dumps(value, indent=indent).replace("\x7f", "\\u007f").split("\n"))
 
 
+def takes(text: str) -> bool:
+    """Whether the encoding of standard output has all these characters."""
+    try:
+        text.encode((sys.stdout and sys.stdout.encoding) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def on_terminal() -> bool:
     """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()

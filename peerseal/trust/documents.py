@@ -192,7 +192,7 @@ class DocumentReader:
         if copy is None:
             return False
         try:
-            found = self._newer_root(copy.jws)
+            found = self.newer_root(copy.jws)
         except DocumentRefused as error:
             log.warning("the copy of the registry's keys is refused (%s): %s", error.code, error)
             return False
@@ -205,10 +205,12 @@ class DocumentReader:
         """The root's document in an answer, and as it was signed. None for the one that is held: then the next mirror
         is asked, since a mirror that hides a newer one must not keep a dropped key alive."""
         jws = text_of(answer, RegistryKeys)
-        found = self._newer_root(jws)
+        found = self.newer_root(jws)
         return None if found is None else (found, jws)
 
-    def _newer_root(self, jws: str) -> RegistryKeys | None:
+    def newer_root(self, jws: str) -> RegistryKeys | None:
+        """The root's document, checked, if it is newer than the one in memory; None for that one. Raises
+        DocumentRefused."""
         found, root = read_registry_keys(jws, pin=self._pin, now=self._clock()), self._root
         if root is None:
             if found.version < self.copies.read_seen(_ROOT_COPY):

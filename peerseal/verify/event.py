@@ -30,6 +30,7 @@ from peerseal.errors import (
     InsufficientScope,
     MalformedToken,
     MissingToken,
+    TrustUnavailable,
     WrongEvent,
     WrongPayload,
     WrongTopic,
@@ -179,7 +180,7 @@ class EventVerifier:
         if ("act" in claims) != (signer.service_id == registry):
             raise MalformedToken(
                 f"token is signed by {signer.service_id}; tokens with an actor are signed by {registry}"
-            )
+            ).at_step(3)
         publisher: str = claims["act"]["sub"] if "act" in claims else signer.service_id
         scopes = allowed.scopes(publisher)
         if scopes is not None and signer.service_id == registry:
@@ -224,7 +225,11 @@ class EventVerifier:
         scope: str = claims["scope"]
         if scope not in scopes or (needed is not None and plain_text(needed) != scope):
             raise InsufficientScope(f"{publisher} may not send {scope} to {self._audience}")
-        fault = derivation_fault(self._trust, publisher, frozenset((scope,)), claims["rctx"])
+        try:
+            fault = derivation_fault(self._trust, publisher, frozenset((scope,)), claims["rctx"])
+        except TrustUnavailable as error:
+            error.at_step(10)
+            raise
         if fault is not None:
             raise InsufficientScope(fault)
 

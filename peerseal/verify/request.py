@@ -15,8 +15,9 @@ The steps, in this order (docs/protocol.md), and the functions that do them:
     11  replay: one atomic insert of (iss, jti)                 Verifier.claim
 
 `Verifier.verify` does them all. Its parts are public: `Verifier.read` is steps 1 and 2, `Verifier.check` is steps 3 to
-10 without a side effect, `Verifier.claim` is step 11. Each part raises the error of the step that fails. Step 3 checks
-the caller first and then fetches its key; step 8 reads the body; only step 11 records anything.
+10 without a side effect, `Verifier.claim` is step 11. Each part raises the error of the step that fails, which names
+the step (`PeersealError.step`). Step 3 checks the caller first and then fetches its key; step 8 reads the body; only
+step 11 records anything.
 
 A caller must be allowed by the service's code and by the registry's policy for the service, if there is one. Step 3
 reads both. Step 10 uses the scopes that are in both. The registry is not asked about callers that the code does not
@@ -34,6 +35,7 @@ from peerseal.errors import (
     Expired,
     InsufficientScope,
     Replayed,
+    TrustUnavailable,
     WrongBinding,
 )
 from peerseal.protocol.encoding import DIGEST_OF_NOTHING, digest_header, target_digest
@@ -251,8 +253,13 @@ class Verifier:
         if not content_checked:
             raise ValueError("the content of the request was not checked: call with_content before")
         if self._clock() >= until:
-            raise Expired("the token expired after its check, before it was accepted")
-        if not self._replay.claim(peer.id, jti, until):
+            raise Expired("the token expired after its check, before it was accepted").at_step(11)
+        try:
+            first = self._replay.claim(peer.id, jti, until)
+        except TrustUnavailable as error:
+            error.at_step(11)
+            raise
+        if not first:
             raise Replayed(f"{peer.id} sent the token with jti {jti} before")
         return peer
 

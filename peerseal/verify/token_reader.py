@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from peerseal.errors import MalformedToken
 from peerseal.protocol import jose
 from peerseal.protocol.encoding import b64url_decode, strict_json_object
 from peerseal.protocol.keys import PublicKey
@@ -63,7 +64,11 @@ class TokenReader:
         claims = strict_json_object(payload) if usual is None else usual
         signer = self._signers.get(header_segment) or self._read_header(header_segment)
         if usual is None:
-            self._check_claims(claims)
+            try:
+                self._check_claims(claims)
+            except MalformedToken as error:
+                error.at_step(2)
+                raise
         return UnverifiedServiceToken(signer, claims, signing_input, signature, header_segment)
 
     def check_signature(self, unverified: UnverifiedServiceToken, key: PublicKey) -> None:

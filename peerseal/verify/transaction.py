@@ -7,10 +7,9 @@ settings that cannot be had now are another error, TrustUnavailable.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from peerseal.errors import BadTransactionToken, InvalidName, TokenError
+from peerseal.errors import BadTransactionToken, MalformedToken, TokenError, TrustUnavailable
 from peerseal.protocol import jose
-from peerseal.protocol.names import split_kid
-from peerseal.protocol.tokens.claims import check_parties, check_times
+from peerseal.protocol.tokens.claims import check_parties, check_times, owner_in
 from peerseal.protocol.tokens.transaction import (
     TRANSACTION_LIFETIME_CAP,
     TRANSACTION_TYP,
@@ -42,9 +41,10 @@ def bound_transaction(
         if transaction_hash(token) != bound:
             raise BadTransactionToken("the request token binds another transaction token")
         return read_transaction(trust, token, now=now, leeway=leeway)
-    except BadTransactionToken:
+    except (BadTransactionToken, TrustUnavailable) as error:
+        error.at_step(9)
         raise
-    except (TokenError, InvalidName) as error:
+    except TokenError as error:
         raise BadTransactionToken(f"{error.code}: {error}") from error
 
 
@@ -59,30 +59,34 @@ def transaction_kid(headers: Mapping[str, str]) -> str | None:
 
 
 def read_transaction(trust: KeySource, token: str, *, now: float, leeway: int) -> Transaction:
-    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer must be a minter. A
-    derived scope must be one that the domain's settings grant to the publisher of the event (``req_wl``), see
+    """The transaction that a token proves: steps 1 to 7 as for a request token, and its signer must be a minter. Step
+    10: a derived scope must be one that the domain's settings grant to the publisher of the event (``req_wl``), see
     `derivation_fault`.
 
-    Raises TokenError, InvalidName or TrustUnavailable.
+    Raises TokenError or TrustUnavailable; ``step`` of the error is one of these.
     """
     unverified = jose.parse(token)  # 1, 2
-    alg, kid, typ = unverified.header
-    if typ != TRANSACTION_TYP:
-        raise BadTransactionToken(f"token is of typ {typ}, expected {TRANSACTION_TYP}")
-    claimed = TransactionToken.read(unverified.payload)
-    minter = split_kid(kid)[0]
-    if minter not in trust.settings().minters:
-        raise BadTransactionToken(f"{minter} is not among the domain's minters")
-    key = trust.key(kid)  # 3
-    key.public.check_signature(alg, unverified.signing_input, unverified.signature)  # 4
+    minter, claimed = owner_in(unverified.header, TRANSACTION_TYP), _claims_of(unverified)
+    if minter not in trust.settings().minters:  # 3
+        raise BadTransactionToken(f"{minter} is not among the domain's minters").at_step(3)
+    key = trust.key(unverified.header.kid)
+    key.public.check_signature(unverified.header.alg, unverified.signing_input, unverified.signature)  # 4
     check_parties(claimed.issuer, key.service_id, claimed.audience, trust.domain)  # 5, 6
     issued_at = claimed.issued_at
     check_times(issued_at, issued_at, claimed.expires_at, now=now, leeway=leeway, cap=TRANSACTION_LIFETIME_CAP)  # 7
     check_window(issued_at, key, leeway)
     fault = derivation_fault(trust, claimed.workload, claimed.scopes, claimed.authentication)
-    if fault is not None:
-        raise BadTransactionToken(fault)
+    if fault is not None:  # 10
+        raise BadTransactionToken(fault).at_step(10)
     return transaction_of(claimed, token)
+
+
+def _claims_of(unverified: jose.UnverifiedJws) -> TransactionToken:
+    try:
+        return TransactionToken.read(unverified.payload)
+    except MalformedToken as error:
+        error.at_step(2)
+        raise
 
 
 def transaction_of(verified: TransactionToken, token: str) -> Transaction:

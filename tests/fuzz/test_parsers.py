@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 
 from peerseal import Event, EventVerifier, Peer, User, UserVerifier
+from peerseal.commands.raw_request import RawRequest
+from peerseal.commands.step_report import MARKS
+from peerseal.commands.verification import verify_request as verify_raw
 from peerseal.errors import PeersealError
 from peerseal.protocol import encoding, issuer_trust, join, jose, keys, names, policies
 from peerseal.protocol.documents import (
@@ -407,6 +410,22 @@ def verify_user(token: Any) -> User:
     return UserVerifier(forge.Keys(), clock=lambda: NOW).verify(token)
 
 
+def verify_raw_request(raw: bytes) -> None:
+    """What ``peerseal verify --http`` does, and all that it may print."""
+    request = RawRequest.parse(raw)
+    found = verify_raw(forge.Callee().keys, request, audience=forge.CALLEE, scope="a", clock=lambda: NOW)
+    assert max(map(len, found.lines(MARKS))) <= 80
+    json.dumps(found.to_json())
+    if found.error is not None:
+        raise found.error
+
+
+def raw_request() -> bytes:
+    lines = f"{forge.METHOD} {forge.TARGET} HTTP/1.1", f"Authorization: Bearer {forge.honest_token(KEY)}"
+    more = "Content-Type: application/json", f"Content-Length: {len(forge.BODY)}"
+    return "\r\n".join((*lines, *more, "", "")).encode() + forge.BODY
+
+
 def public_functions() -> list[Parser]:
     """Those that an application calls with what a stranger sent: they answer for every type, as for every text."""
     bearer = f"Bearer {event_token()}"
@@ -424,6 +443,7 @@ def public_functions() -> list[Parser]:
         ),
         Parser("UserVerifier.verify", verify_user, None, arbitrary),
         Parser("UserVerifier.verify", verify_user, user_token(), signed(KEY)),
+        octets(verify_raw_request, raw_request()),
         Parser("JoinToken.parse", join.JoinToken.parse, None, arbitrary),
         Parser(
             "read_transaction",

@@ -135,11 +135,12 @@ def owner_in(header: Header, *types: str) -> str:
     if header.typ not in types:
         raise WrongType(f"token is of typ {text_like(header.typ)}, expected {' or '.join(types)}")
     if header.alg not in ALGORITHMS:
-        raise MalformedToken(f"token has alg {text_like(header.alg)}, expected one of {', '.join(ALGORITHMS)}")
+        wrong_alg = f"token has alg {text_like(header.alg)}, expected one of {', '.join(ALGORITHMS)}"
+        raise MalformedToken(wrong_alg).at_step(2)
     try:
         return split_kid(header.kid)[0]
     except InvalidName as error:
-        raise MalformedToken(f"token has an invalid kid: {error}") from error
+        raise MalformedToken(f"token has an invalid kid: {error}").at_step(2) from error
 
 
 def check_parties(issuer: str, owner: str, audience: str, expected: str, *, subject: str | None = None) -> None:
