@@ -117,10 +117,7 @@ class KeyRotation:
         notice_fork()
         with self._folder.locked():
             self._keys.reload()
-            newest = self._keys.stored.keys[-1] if self._keys.stored.keys else None
-            if newest is not None and newest.registered_at is not None and newest.signs_from > self._clock():
-                return newest
-            return self._publish_next()
+            return self._next_key() or self._publish_next()
 
     def is_due(self) -> bool:
         """Whether a key is to be published or retired now."""
@@ -178,6 +175,13 @@ class KeyRotation:
 
     def _signing_key(self) -> StoredKey | None:
         return self._keys.stored.signing(self._clock())
+
+    def _next_key(self) -> StoredKey | None:
+        """The newest key, if it is registered and another key signs in its lead. A first key is no next key."""
+        newest = self._keys.stored.keys[-1] if self._keys.stored.keys else None
+        if newest is None or newest.registered_at is None or newest == self._signing_key():
+            return None
+        return newest if newest.signs_from > self._clock() else None
 
     def _retire_at_exit(self) -> None:
         if self._keys.stored.keys:

@@ -15,6 +15,7 @@ import pytest
 
 from peerseal import Identity
 from peerseal.commands.identity import PENDING, Joined, Rotated
+from peerseal.errors import TrustUnavailable
 from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.testing import Answer
@@ -145,6 +146,15 @@ def test_a_next_key_that_does_not_sign_yet_is_not_replaced(joined: Host) -> None
     assert len(joined.registry.keys) == 2
 
 
+def test_a_first_key_that_was_admitted_unseen_is_replaced_in_its_lead(joined: Host) -> None:
+    """An operator approved it, or the answer was lost: the key has a lead, and signs all the same."""
+    make_candidate(joined)
+    joined.run("join")
+    shown = json.loads(joined.run("rotate", "--json")[1])
+    assert shown["old"]["kid"] != shown["new"]["kid"]
+    assert joined.registry.found(shown["new"]["kid"]).admission.by == {"kid": shown["old"]["kid"]}
+
+
 def test_a_host_without_a_key_cannot_rotate(host: Host) -> None:
     host.with_token()
     assert host.run("rotate") == (2, "")
@@ -183,6 +193,18 @@ def test_retirement_ends_the_keys_here_and_at_the_registry(joined: Host) -> None
     assert joined.stored().keys == ()
     assert list((joined.key_dir / "billing").glob("*.pem")) == []
     assert joined.run("retire") == (0, "This host has no keys.\n")
+
+
+def test_a_process_whose_keys_were_retired_can_sign_no_longer(joined: Host) -> None:
+    service = Identity.from_env().start()
+    try:
+        service.sign_assertion()
+        joined.run("retire", "--yes")
+        until(lambda: not service.is_ready(), what="the loss of the keys")
+        with pytest.raises(TrustUnavailable):
+            service.sign_assertion()
+    finally:
+        service.stop()
 
 
 def test_after_retirement_a_host_joins_with_a_new_token_only(joined: Host) -> None:
@@ -229,10 +251,15 @@ def test_a_key_that_the_registry_did_not_retire_stays(joined: Host) -> None:
 
 def test_a_candidate_that_the_registry_admitted_unseen_is_retired_too(joined: Host) -> None:
     [key] = joined.stored().keys
-    file = joined.key_dir / "billing/keys.json"
-    file.write_text(re.sub(r'"registered_at":[0-9.]+', '"registered_at":null', file.read_text()))
+    make_candidate(joined)
     assert joined.run("retire", "--yes", "--json") == (0, json.dumps({"retired": [key.kid]}) + "\n")
     assert list(joined.registered().values()) == [RETIRED]
+
+
+def make_candidate(host: Host) -> None:
+    """Leave the folder as a process leaves it that did not see the registry's answer."""
+    file = host.key_dir / "billing/keys.json"
+    file.write_text(re.sub(r'"registered_at":[0-9.]+', '"registered_at":null', file.read_text()))
 
 
 @contextmanager
