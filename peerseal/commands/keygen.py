@@ -26,14 +26,13 @@ def add_keygen(commands: Subcommands) -> None:
         " is encrypted with PEERSEAL_KEY_PASSPHRASE where that is set. peerseal join --key registers the key. A"
         " service needs no such file: it makes its keys by itself.",
         examples=("peerseal keygen billing.pem", "peerseal keygen billing.pem --alg ES256 --json"),
-        exit_codes="0 done, 1 the file cannot be written, 2 wrong usage, or the file exists",
+        exit_codes="0 done, 1 the disk refuses the file, 2 wrong usage, or the file exists",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="a new file; an existing one is never replaced")
     parser.add_argument("--alg", choices=sorted(ALGORITHMS, reverse=True), default="RS256", help="[RS256]")
     parser.add_argument(
         "--bits",
         type=int,
-        default=DEFAULT_RSA_BITS,
         metavar="BITS",
         help=f"size of an RSA key, {RSA_BITS[0]} to {RSA_BITS[-1]} [{DEFAULT_RSA_BITS}]",
     )
@@ -44,7 +43,9 @@ def _make_key(arguments: argparse.Namespace) -> int:
     file, passphrase = arguments.file, own_passphrase()
     if file.exists() or file.is_symlink():
         raise _exists(file)
-    pair = KeyPair.generate(arguments.alg, arguments.bits)
+    if arguments.bits is not None and arguments.alg != "RS256":
+        raise ConfigurationError(f"--bits is for RS256: a key for {arguments.alg} has one size")
+    pair = KeyPair.generate(arguments.alg, DEFAULT_RSA_BITS if arguments.bits is None else arguments.bits)
     folder = Folder(file.absolute().parent, access=Access.COMMON, mode=None)
     try:
         if not folder.write_new(file.name, pair.to_pem(passphrase.password)):

@@ -4,6 +4,7 @@ nothing, and says what is not known where the registry does not answer."""
 import argparse
 import os
 import stat
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class HostKey:
     def lines(self, now: float) -> Iterator[str]:
         """For a terminal, at the time ``now``."""
         yield f"  {self.stored.kid}"
-        waits = ": not registered, or waits for an operator" if self.use == CANDIDATE else ""
+        waits = ", not registered or not approved" if self.use == CANDIDATE else ""
         yield f"    {self.use}{waits}; at the registry: {self.state or 'not known'}"
         if self.use == NEXT:
             yield f"    signs {utc(self.stored.signs_from)}, {in_words(self.stored.signs_from - now)}"
@@ -139,8 +140,8 @@ class Host:
         for url in self.urls:
             yield f"registry  {url}"
         if self.answer.problem is not None:
-            yield f"          no answer: {self.answer.problem}"
-        yield f"pin       {self.pin or 'none: the root key is believed on first use'}"
+            yield from _row("problem", self.answer.problem)
+        yield f"pin       {self.pin or 'none'}"
         yield from self._lines_of_keys(now)
         for folder in self.folders:
             yield from folder.lines()
@@ -156,6 +157,12 @@ class Host:
                 yield from key.lines(now)
 
 
+def _row(name: str, text: str) -> list[str]:
+    """A row of the output, in several lines where it is long."""
+    start = f"{name:10}"
+    return textwrap.wrap(text, 80, initial_indent=start, subsequent_indent=" " * len(start), break_long_words=False)
+
+
 def add_whoami(commands: Subcommands) -> None:
     """Adds the command."""
     parser = add_command(
@@ -166,8 +173,7 @@ def add_whoami(commands: Subcommands) -> None:
         description="Shows the service of this host as its settings describe it: the keys in its key folder, with"
         " their states and ends, the registry and its pin, and the folders. Nothing is registered or changed.",
         examples=("peerseal whoami", "peerseal whoami --offline --json | jq -r .keys[].kid"),
-        exit_codes="0 shown, also where the registry does not answer, 1 a folder or key is refused, 2 wrong usage or"
-        " settings",
+        exit_codes="0 shown, also without the registry, 1 a key cannot be read, 2 wrong usage or settings",
     )
     parser.add_argument("--offline", action="store_true", help="do not ask the registry")
 

@@ -68,7 +68,12 @@ def test_a_missing_folder_is_named(file: Path, capsys: pytest.CaptureFixture[str
     assert not missing.parent.exists()
 
 
-@pytest.mark.parametrize("bits", ["1024", "8193", "-1"])
+def test_a_size_is_for_rsa_only(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keygen", str(file), "--alg", "ES256", "--bits", "4096"]) == 2
+    assert "--bits is for RS256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", ["0", "1024", "8193", "-1"])
 def test_a_size_that_no_registry_accepts_is_refused(file: Path, bits: str) -> None:
     assert main(["keygen", str(file), f"--bits={bits}"]) == 2
     assert not file.exists()

@@ -82,7 +82,9 @@ def test_a_candidate_has_no_end(host: Host) -> None:
     host.run("join")
     [key] = json.loads(host.run("whoami", "--json")[1])["keys"]
     assert (key["use"], key["state"], key["signs_from"], key["ends_at"]) == (CANDIDATE, UNKNOWN, None, None)
-    assert "candidate: not registered, or waits for an operator" in host.run("whoami")[1]
+    shown = host.run("whoami")[1]
+    assert "    candidate, not registered or not approved; at the registry: unknown\n" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_without_its_registry_the_host_shows_what_it_knows(host: Host) -> None:
@@ -90,8 +92,15 @@ def test_without_its_registry_the_host_shows_what_it_knows(host: Host) -> None:
     host.registry.down = True
     code, output = host.run("whoami")
     assert (code, f"service   {host.registry.domain}/billing\n" in output) == (0, True)
-    assert "          no answer: " in output
+    assert "problem   the registry's keys: " in output
     assert "    current; at the registry: not known\n" in output
+
+
+def test_a_registry_elsewhere_without_a_pin_is_not_asked(host: Host) -> None:
+    host.set(REGISTRY_URL="https://registry.invalid")
+    code, output = host.run("whoami")
+    assert (code, "needs a pin" in output) == (0, True)
+    assert "pin       none\n" in output
 
 
 def test_offline_it_asks_nothing(host: Host) -> None:
