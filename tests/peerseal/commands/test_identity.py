@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from werkzeug.serving import make_server
 
 from peerseal import Identity
 from peerseal.commands.identity import PENDING, Joined, Rotated
@@ -20,6 +21,7 @@ from peerseal.protocol.documents.key_set import ACTIVE, RETIRED
 from peerseal.protocol.join import JoinToken
 from peerseal.testing import Answer
 from tests.peerseal.commands.host import FIRST, KEYS, NOW, SECOND, Host, new_host, shown_on_the_page
+from tests.registry.driver import Driver
 from tests.support.waiting import until
 
 WAITS = Answer(202, b"{}", {"content-type": "application/json"})
@@ -87,6 +89,25 @@ def test_a_key_that_waits_for_an_operator_has_an_exit_code_of_its_own(host: Host
     assert code == PENDING
     assert json.loads(output) == {"id": key.owner, "kid": key.kid, "state": "pending", "new": True, "ends_at": None}
     assert "peerseal-registry approve" in host.run("join")[1]
+
+
+def test_the_approval_of_an_operator_completes_it(host: Host, sqlite_url: str, tmp_path: Path) -> None:
+    driver = Driver(sqlite_url, tmp_path / "home", applicants=True)
+    server = make_server("127.0.0.1", 0, driver.app, threaded=True)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        host.set(REGISTRY_URL=f"http://127.0.0.1:{server.server_port}")
+        code, output = host.run("join", "--json")
+        kid = json.loads(output)["kid"]
+        assert code == PENDING
+        path = f"/v1/services/billing/keys/{kid.rpartition('/')[2]}/approve"
+        assert driver.client.post(path, headers=driver.operator).status_code == 201
+        code, output = host.run("join", "--json")
+        assert (code, json.loads(output)["kid"], json.loads(output)["state"]) == (0, kid, "active")
+    finally:
+        server.shutdown()
+        server.server_close()
+        driver.close()
 
 
 @pytest.mark.thorough  # it waits for ten seconds for the operator
