@@ -9,10 +9,13 @@ verifying it. ``peerseal monitor SERVICE`` reports changes in the registry's led
 make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger, for the day on which the registry's
 database is lost.
 
+``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
+pair in a file, and ``peerseal completion`` a script for a shell.
+
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
 2 wrong usage; 3 the registry cannot be reached; 4 the ledger contradicts what was seen before, or cannot be believed;
-130 after Ctrl-C; 141 when the reader of the output is gone.
+5 the key waits for an operator; 130 after Ctrl-C; 141 when the reader of the output is gone.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -32,12 +36,18 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.completion import add_completion
+from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
+from peerseal.commands.keygen import add_keygen
 from peerseal.commands.own_identity import own_identity
 from peerseal.commands.tokens import add_inspect, add_sign
 from peerseal.commands.verification import add_verify
+from peerseal.commands.whoami import add_whoami
 from peerseal.errors import (
     ConfigurationError,
     DocumentRefused,
+    EnrolmentPending,
     FetchError,
     InvalidName,
     PeersealError,
@@ -47,8 +57,8 @@ from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.options import check_pin, check_pinned
-from peerseal.runtime.settings import duration, read_bytes
-from peerseal.runtime.terminal import LineFormatter, ended_quietly, on_terminal, say, say_json
+from peerseal.runtime.settings import read_bytes
+from peerseal.runtime.terminal import ended_quietly, log_to_stderr, on_terminal, say, say_json
 from peerseal.transport.fetch import HttpFetcher, check_urls
 
 ALERTS_RAISED = 1
@@ -63,29 +73,38 @@ _LARGEST_LIST = 1024 * 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code. Raises SystemExit for arguments that argparse cannot read (2), and as
     `peerseal.runtime.terminal.ended_quietly`."""
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(LineFormatter())
+    log_to_stderr(logging.WARNING, "%(message)s")
     with ended_quietly():
         return _run(arguments)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="peerseal", description="Tools for the owner of a service that uses Peerseal."
-    )
-    parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
-    parsed = parser.parse_args(_with_pin_joined(sys.argv[1:] if arguments is None else arguments))
+    parsed = _parser().parse_args(_with_pin_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
         return _failed(error, USAGE)
     except (FetchError, TrustUnavailable) as error:
         return _failed(error, REGISTRY_UNREACHABLE)
+    except EnrolmentPending as error:
+        return _failed(error, PENDING)
     except PeersealError as error:
         return _failed(error, 1)
+
+
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser of the program and of its commands."""
+    parser = kind(
+        prog="peerseal",
+        description="Tools for the owner of a service that uses Peerseal.",
+        epilog="examples:\n  peerseal whoami\n  peerseal COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"peerseal {version('peerseal')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    return parser
 
 
 def _with_pin_joined(arguments: Sequence[str]) -> list[str]:
@@ -108,18 +127,23 @@ def _failed(error: PeersealError, code: int) -> int:
 # ---- peerseal assertion
 
 
-def add_assertion(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_assertion(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    add_command(
+        commands,
         "assertion",
-        help="print a client assertion for the registry's token endpoint",
-        description="Prints a fresh client assertion (RFC 7523) of the service in PEERSEAL_SERVICE, good once.",
-        epilog="Needs PEERSEAL_SERVICE, PEERSEAL_REGISTRY_URL, PEERSEAL_KEY_DIR, and a join token for the first key.",
+        _print_assertion,
+        summary="print a client assertion for the registry's token endpoint",
+        description="Prints a fresh client assertion (RFC 7523) of the service in PEERSEAL_SERVICE, good once. Needs"
+        " PEERSEAL_REGISTRY_URL, PEERSEAL_KEY_DIR, and a join token for the first key.",
+        examples=(
+            "curl -d client_assertion=$(peerseal assertion) ...",
+            "peerseal assertion --json | jq -r .client_id",
+        ),
+        exit_codes=f"0 done, 1 the key is refused, 2 wrong usage or settings, 3 registry not reached, {PENDING} the key"
+        " waits for an operator",
+        as_json="as JSON, with the service's id and the lifetime",
     )
-    parser.add_argument(
-        "--json", action="store_true", dest="as_json", help="as JSON, with the service's id and the lifetime"
-    )
-    parser.set_defaults(run=_print_assertion)
 
 
 def _print_assertion(arguments: argparse.Namespace) -> int:
@@ -137,13 +161,21 @@ def _print_assertion(arguments: argparse.Namespace) -> int:
 # ---- peerseal monitor
 
 
-def add_monitor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_monitor(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "monitor",
-        help="report keys that the owner did not register",
+        _monitor_ledger,
+        summary="report keys that the owner did not register",
         description="Reads the registry's ledger and reports changes to SERVICE that its owner did not make.",
-        epilog="Exit codes: 0 nothing to report, 1 alerts raised, 3 registry not reached, 4 ledger inconsistent.",
+        examples=(
+            "peerseal monitor billing --key-dir /var/lib/peerseal --state monitor.json",
+            "peerseal monitor billing --known-file kids.txt --once --json",
+        ),
+        exit_codes="0 nothing to report, 1 alerts raised, 2 wrong usage or settings, 3 registry not reached, 4 ledger"
+        " inconsistent",
+        as_json="JSON lines, on a terminal too",
     )
     parser.add_argument("service", metavar="SERVICE")
     parser.add_argument("--known", action="append", default=[], metavar="KID", help="a key of the owner; repeatable")
@@ -161,8 +193,6 @@ def add_monitor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("--once", action="store_true", help="look once and exit")
     _add_registry_options(parser)
-    parser.add_argument("--json", action="store_true", dest="as_json", help="JSON lines, on a terminal too")
-    parser.set_defaults(run=_monitor_ledger)
 
 
 def _monitor_ledger(arguments: argparse.Namespace) -> int:
@@ -243,22 +273,28 @@ def _show_alert(alert: Alert, *, as_json: bool) -> None:
 # ---- peerseal keep-ledger
 
 
-def add_keep_ledger(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_keep_ledger(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "keep-ledger",
-        help="keep a verified mirror of the registry's public ledger",
+        _keep_ledger,
+        summary="keep a verified mirror of the registry's public ledger",
         description="Keeps the registry's public ledger in FOLDER, from which a lost registry can be restored.",
-        epilog="Exit codes: 0 up to date, 3 registry not reached, 4 the ledger contradicts the mirror.",
+        examples=(
+            "peerseal keep-ledger /var/lib/ledger --registry https://registry:8443",
+            "peerseal keep-ledger /var/lib/ledger --once --json",
+        ),
+        exit_codes="0 up to date, 2 wrong usage or settings, 3 registry not reached, 4 the ledger contradicts the"
+        " mirror",
+        as_json="print a JSON object for each update",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument(
         "--interval", type=seconds, default=60.0, metavar="SECONDS", help="time between two updates [60]"
     )
     parser.add_argument("--once", action="store_true", help="update once and exit")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object for each update")
     _add_registry_options(parser)
-    parser.set_defaults(run=_keep_ledger)
 
 
 def _keep_ledger(arguments: argparse.Namespace) -> int:
@@ -316,21 +352,19 @@ def _until_interrupted() -> threading.Event:
     return ended
 
 
-def seconds(text: str) -> float:
-    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError, which argparse reports."""
-    value = duration(text)
-    if not 0 < value <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{text!r}: expected a duration such as 90 or 10m")
-    return value
-
-
-COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
+COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_assertion,
+    partial(add_completion, build=_parser),
     add_inspect,
+    add_join,
     add_keep_ledger,
+    add_keygen,
     add_monitor,
+    add_retire,
+    add_rotate,
     add_sign,
     add_verify,
+    add_whoami,
 )
 
 

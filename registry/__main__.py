@@ -15,6 +15,7 @@ from peerseal.runtime.terminal import ended_quietly, say
 try:
     import click
 
+    from registry.commands.completion import completion
     from registry.commands.keys import approve, join_token, keys, operator_token, reject, revoke, services
     from registry.commands.node import audit, init, migrate, remember, roles, serve, status, tidy
     from registry.commands.policies import domain, policy
@@ -70,7 +71,7 @@ def main() -> None:
 for command in (
     *(init, serve, migrate, roles, tidy, audit, status, remember),
     *(services, keys, revoke, approve, reject, join_token, operator_token, policy, domain),
-    *(verify, restore, history, root),
+    *(verify, restore, history, root, completion),
 ):
     main.add_command(command)
 

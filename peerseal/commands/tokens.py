@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
 from peerseal.errors import ConfigurationError, MalformedToken
 from peerseal.protocol.documents.changes import Changes
@@ -75,21 +76,23 @@ class Inspected:
         return {"kind": self.kind, "verified": False, "header": dict(self.header), "claims": dict(self.claims)}
 
 
-def add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_inspect(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "inspect",
-        help="decode a token or a signed document, without verifying it",
+        _print_inspected,
+        summary="decode a token or a signed document, without verifying it",
         description="Prints what a token or a signed document says. Nothing is verified.",
-        epilog="examples:\n  peerseal inspect eyJhbGciOiJSUzI1NiIs...\n"
-        "  curl -s http://registry:8080/v1/services/billing/jwks.jwt | peerseal inspect --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "peerseal inspect eyJhbGciOiJSUzI1NiIs...",
+            "curl -s $REGISTRY/v1/services/billing/jwks.jwt | peerseal inspect --json",
+        ),
+        exit_codes="0 done, 2 not readable as a token or document",
     )
     parser.add_argument(
         "token", nargs="?", default="-", metavar="TOKEN", help="the token, @FILE, or - for standard input [-]"
     )
-    parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
-    parser.set_defaults(run=_print_inspected)
 
 
 def _print_inspected(arguments: argparse.Namespace) -> int:
@@ -182,9 +185,13 @@ def _shown(name: str, value: object, now: float) -> str:
     if isinstance(value, str):
         return value
     if name in _TIMES and isinstance(value, int | float) and _EARLIEST <= value <= _LATEST:
-        at = datetime.fromtimestamp(value, UTC)
-        return f"{value}  {at:%Y-%m-%d %H:%M:%S}Z, {in_words(value - now)}"
+        return f"{value}  {utc(value)}, {in_words(value - now)}"
     return json.dumps(value, ensure_ascii=False)
+
+
+def utc(seconds: float) -> str:
+    """A time, in seconds since the epoch, such as ``2026-11-29 12:03:32Z``."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def in_words(seconds: float) -> str:
@@ -204,16 +211,21 @@ _CHANGED_ON_THE_WAY = re.compile(r"[^?]*/\.{1,2}(?:[/?]|\Z)|.*?[^!-~]|.*#", re.D
 """What curl changes before it sends the target: dot segments, blanks and other characters, fragments."""
 
 
-def add_sign(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_sign(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "sign",
-        help="print the Authorization header of one request",
+        _print_header,
+        summary="print the Authorization header of one request",
         description="Prints the Authorization header with which AUDIENCE accepts one request, once, within a minute.",
-        epilog='examples:\n  curl -H "$(peerseal sign billing GET http://billing:8080/invoices/7)" '
-        "http://billing:8080/invoices/7\n"
-        "  peerseal sign billing POST http://billing:8080/invoices --data @new.json --type application/json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            'curl -H "$(peerseal sign billing GET http://billing:8080/a)" \\\n  http://billing:8080/a',
+            "peerseal sign billing POST http://billing:8080/invoices \\\n  --data @new.json --type application/json",
+        ),
+        exit_codes="0 done, 1 the key is refused, 2 wrong usage or settings, 3 registry not reached, 5 the key waits"
+        " for an operator",
+        as_json="as JSON, with the lifetime in seconds",
     )
     parser.add_argument("audience", metavar="AUDIENCE", help="the service that is called")
     parser.add_argument("method", metavar="METHOD")
@@ -222,8 +234,6 @@ def add_sign(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--data", default="", metavar="TEXT", help="the body: the text, @FILE, or @- for standard input"
     )
     parser.add_argument("--type", dest="content_type", metavar="TYPE", help="the Content-Type that is sent with it")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON, with the lifetime in seconds")
-    parser.set_defaults(run=_print_header)
 
 
 def _print_header(arguments: argparse.Namespace) -> int:

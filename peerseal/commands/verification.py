@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.raw_request import MAX_HEAD, RawRequest, headers_of
 from peerseal.commands.step_report import (
     ASCII_MARKS,
@@ -69,18 +70,21 @@ _DOCUMENTS = {*_IN_LEDGER, *_OF_DOMAIN}
 _NO_ALLOW: Final = "any service, no --allow"
 
 
-def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_verify(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "verify",
-        help="show each step of verifying a request, a token or a document",
-        description="Shows each step of verifying a request, an event, a transaction token or a\n"
-        "signed document. The token is not used up.",
-        epilog="exit codes: 0 all steps hold, 1 refused, 2 wrong usage, 3 registry not reached\n\n"
-        "examples:\n  peerseal verify --http request.txt --audience billing --scope invoices:read\n"
-        '  peerseal verify "$TOKEN" --audience billing --method GET \\\n'
-        "    --target /invoices/7 --allow shop=invoices:read",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _show_verification,
+        summary="show each step of verifying a request, a token or a document",
+        description="Shows each step of verifying a request, an event, a transaction token or a signed document. The"
+        " token is not used up.",
+        examples=(
+            "peerseal verify --http request.txt --audience billing --scope invoices:read",
+            'peerseal verify "$TOKEN" --audience billing --method GET \\\n'
+            "  --target /invoices/7 --allow shop=invoices:read",
+        ),
+        exit_codes="0 all steps hold, 1 refused, 2 wrong usage, 3 registry not reached",
     )
     parser.add_argument("token", nargs="?", metavar="TOKEN", help="the token, @FILE, or - for standard input")
     parser.add_argument("--http", metavar="FILE", help="the whole request (RFC 9112), or - for standard input")
@@ -100,8 +104,6 @@ def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     event.add_argument("--transaction-id", metavar="ID")
     document = parser.add_argument_group("a document")
     document.add_argument("--subject", metavar="SERVICE", help="the service that it must be about")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
-    parser.set_defaults(run=_show_verification)
 
 
 def _show_verification(arguments: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ from peerseal.identity.rotation import KeyRotation, RotationThread
 from peerseal.identity.signing import Minter, assertion, request_token, scope_set, whole_seconds
 from peerseal.identity.signing_keys import SigningKeys
 from peerseal.protocol.join import JoinToken
-from peerseal.protocol.keys import PublicCredentials
+from peerseal.protocol.keys import KeyPair, PublicCredentials
 from peerseal.protocol.names import REGISTRY, check_service, service_id
 from peerseal.protocol.plain import kind_of
 from peerseal.protocol.tokens.event import EVENT_LIFETIME
@@ -254,6 +254,18 @@ class Identity:
         thread does it. Raises EnrolmentRefused, FetchError or TrustUnavailable."""
         if self._rotation.is_due():
             self._rotation.work()
+
+    def take_key(self, pair: KeyPair) -> None:
+        """Make ``pair`` the first key of this host, which `start` registers: for a key that was made elsewhere.
+        Rotation replaces it as any key. A host that has this key already keeps it. Raises ConfigurationError if the
+        host has another key, and TrustUnavailable if the registry does not answer."""
+        self._rotation.take(pair)
+
+    def retire(self) -> tuple[str, ...]:
+        """Retire the keys of this host now, delete their private halves, and return their kids. What they signed stays
+        valid. The next `start` needs what admits a first key. Processes that use the keys can sign no longer. Raises
+        FetchError if the registry does not answer, or refuses: the keys that are not retired stay."""
+        return self._rotation.retire_all()
 
     # ---- who this is
 

@@ -147,6 +147,22 @@ class KeyFolder:
         finally:
             holders.unlock()
 
+    def in_use(self) -> bool:
+        """Whether a process uses or changes the keys now. A folder without keys is not made."""
+        try:
+            self._files.stat("holders")
+        except FileNotFoundError:
+            return False
+        with self.locked(wait=False) as locked:  # under the lock, so that a process that leaves sees no holder in this
+            return not locked or self._is_held()
+
+    def _is_held(self) -> bool:
+        holders = Opened(self._files.open("holders", os.O_CREAT | os.O_RDWR))
+        try:
+            return not holders.lock(wait=0.0)
+        finally:
+            holders.unlock()
+
     def _is_in_place(self, opened: Opened, name: str) -> bool:
         """Whether the open file still has that name. A cleaner may have removed it; others then lock a new file."""
         try:

@@ -117,10 +117,7 @@ class KeyRotation:
         notice_fork()
         with self._folder.locked():
             self._keys.reload()
-            newest = self._keys.stored.keys[-1] if self._keys.stored.keys else None
-            if newest is not None and newest.registered_at is not None and newest.signs_from > self._clock():
-                return newest
-            return self._publish_next()
+            return self._next_key() or self._publish_next()
 
     def is_due(self) -> bool:
         """Whether a key is to be published or retired now."""
@@ -139,6 +136,31 @@ class KeyRotation:
             if self._next_is_due():
                 self._publish_next()
 
+    def take(self, pair: KeyPair) -> None:
+        """Save ``pair`` as the key that `ensure_registered` registers. Does nothing if the folder has that key. Raises
+        ConfigurationError if it has another one, and TrustUnavailable if the trust domain is not known."""
+        notice_fork()
+        with self._folder.locked():
+            self._keys.reload()
+            held = self._keys.stored.keys
+            if any(key.thumbprint == pair.public.thumbprint for key in held):
+                return
+            if held:
+                raise ConfigurationError(f"{self._folder.path} has the key {held[-1].kid} already: rotate or retire it")
+            self._save_candidate(pair)
+
+    def retire_all(self) -> tuple[str, ...]:
+        """Retire all keys of the folder now, and delete them. Returns their kids. Raises FetchError if the registry
+        does not answer, or refuses; the keys that are not retired stay."""
+        notice_fork()
+        with self._folder.locked():
+            self._keys.reload()
+            keys = self._keys.stored.keys
+            for key in keys:  # a candidate, too: the registry may have admitted it, and its answer was lost
+                self._enrolment.retire(key.thumbprint, key)
+                self._keys.save(self._keys.stored.without(key.kid))
+        return tuple(key.kid for key in keys)
+
     def leave(self, *, retire: bool) -> None:
         """Stop using the keys. With ``retire`` the last process to leave retires them, if the registry answers."""
         with self._folder.locked():
@@ -146,7 +168,7 @@ class KeyRotation:
                 return
             if retire:
                 self._keys.reload()
-                self._retire_all()
+                self._retire_at_exit()
         self._folder.discard()
 
     # ---- steps, each with the folder locked
@@ -154,7 +176,14 @@ class KeyRotation:
     def _signing_key(self) -> StoredKey | None:
         return self._keys.stored.signing(self._clock())
 
-    def _retire_all(self) -> None:
+    def _next_key(self) -> StoredKey | None:
+        """The newest key, if it is registered and another key signs in its lead. A first key is no next key."""
+        newest = self._keys.stored.keys[-1] if self._keys.stored.keys else None
+        if newest is None or newest.registered_at is None or newest == self._signing_key():
+            return None
+        return newest if newest.signs_from > self._clock() else None
+
+    def _retire_at_exit(self) -> None:
         if self._keys.stored.keys:
             log.warning(
                 "the last process of %s retires its keys: the next start needs a new join token, or a platform's"
@@ -202,8 +231,10 @@ class KeyRotation:
         for key in self._keys.stored.keys:
             if key.registered_at is None:
                 return key
+        return self._save_candidate(KeyPair.generate(self._alg))
+
+    def _save_candidate(self, pair: KeyPair) -> StoredKey:
         domain = self._check_domain()
-        pair = KeyPair.generate(self._alg)
         candidate = StoredKey(make_kid(service_id(domain, self._service), pair.public.thumbprint), pair)
         pin = self._admission.pin if isinstance(self._admission, JoinToken) else self._keys.stored.pin
         self._keys.save(replace(self._keys.stored, domain=domain, pin=pin).having(candidate))

@@ -190,17 +190,21 @@ def test_every_command_of_a_registry_prints_json_and_helps(path: tuple[str, ...]
     assert path == ("serve",) or "--json" in shown.output
 
 
-def test_every_command_of_a_service_prints_json_and_helps() -> None:
+def test_every_command_of_a_service_prints_json_and_helps_with_two_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
+    monkeypatch.setenv("COLUMNS", "80")
     parser = argparse.ArgumentParser()
     added = parser.add_subparsers()
     for add in COMMANDS:
         add(added)
     assert len(added.choices) == len(COMMANDS)
     for name, command in added.choices.items():
-        assert "--json" in command.format_help(), name
+        shown = command.format_help()
+        assert "--json" in shown, name
         assert command.description, name
+        assert shown.partition("\nexamples:\n")[2].count(f"peerseal {name}") >= 2, name
+        assert max(map(len, shown.splitlines())) <= 80, name
 
 
 @pytest.mark.parametrize("module", ["peerseal", "registry"])

@@ -1,0 +1,50 @@
+"""How the commands of ``peerseal`` declare themselves: one form of help, with examples and exit codes."""
+
+import argparse
+import textwrap
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from peerseal.runtime.settings import duration
+
+Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What `argparse.ArgumentParser.add_subparsers` returns."""
+_WIDTH = 78
+
+
+def add_command(
+    commands: Subcommands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    summary: str,
+    description: str,
+    examples: Sequence[str],
+    exit_codes: str | None = None,
+    as_json: str = "as JSON",
+) -> argparse.ArgumentParser:
+    """Adds a command with ``--json`` (whose help is ``as_json``). ``summary`` is for the list of all commands;
+    ``run`` returns the exit code. An example may have several lines."""
+    shown = [line for example in examples for line in example.splitlines()]
+    epilog = "\n".join(("examples:", *(f"  {line}" for line in shown)))
+    if exit_codes is not None:
+        epilog += "\n\n" + textwrap.fill(f"exit codes: {exit_codes}", _WIDTH, subsequent_indent="  ")
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.fill(description, _WIDTH),
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", dest="as_json", help=as_json)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError, which argparse reports."""
+    value = duration(text)
+    if not 0 < value <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{text!r}: expected a duration such as 90 or 10m")
+    return value
