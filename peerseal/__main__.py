@@ -4,14 +4,17 @@
 service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
 stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a call in
 each key's life (a week) needs no second join token. ``peerseal sign`` does the same, and prints the header of one
-request. ``peerseal inspect`` decodes a token or document, and verifies nothing. ``peerseal monitor SERVICE`` reports
-changes in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified
-mirror of the ledger, for the day on which the registry's database is lost.
+request; ``peerseal call`` makes the request, and prints the answer. ``peerseal inspect`` decodes a token or document,
+and verifies nothing. ``peerseal monitor SERVICE`` reports changes in the registry's ledger that the service's owner did
+not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger, for the day on which the registry's
+database is lost.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
-2 wrong usage; 3 the registry cannot be reached; 4 the ledger contradicts what was seen before, or cannot be believed;
-130 after Ctrl-C; 141 when the reader of the output is gone.
+2 wrong usage; 3 the registry cannot be reached; 130 after Ctrl-C; 141 when the reader of the output is gone. They mean
+the same for every command. Other codes belong to single commands: 4 of ``monitor`` and ``keep-ledger``, the ledger
+contradicts what was seen before, or cannot be believed; 4 and 5 of ``call``, the answer has a status 4xx or 5xx, as for
+``http --check-status``.
 """
 
 import argparse
@@ -31,6 +34,8 @@ from peerseal.audit.ledger_reader import LedgerReader
 from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
+from peerseal.commands.arguments import seconds
+from peerseal.commands.call import add_call
 from peerseal.commands.own_identity import own_identity
 from peerseal.commands.tokens import add_inspect, add_sign
 from peerseal.errors import (
@@ -45,7 +50,7 @@ from peerseal.identity.environment import settings_of
 from peerseal.protocol.names import check_service, split_kid
 from peerseal.protocol.tokens.assertion import ASSERTION_LIFETIME
 from peerseal.runtime.options import check_pin, check_pinned
-from peerseal.runtime.settings import duration, read_bytes
+from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import LineFormatter, ended_quietly, on_terminal, say, say_json
 from peerseal.transport.fetch import HttpFetcher, check_urls
 
@@ -75,7 +80,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    parsed = parser.parse_args(_with_pin_joined(sys.argv[1:] if arguments is None else arguments))
+    parsed = _parsed(parser, _with_pin_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
@@ -84,6 +89,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _failed(error, REGISTRY_UNREACHABLE)
     except PeersealError as error:
         return _failed(error, 1)
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Items may stand after an option too, as HTTPie's: argparse would call them unrecognized."""
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and ("items" not in parsed or any(argument.startswith("-") for argument in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.items += rest
+    return parsed
 
 
 def _with_pin_joined(arguments: Sequence[str]) -> list[str]:
@@ -314,16 +329,9 @@ def _until_interrupted() -> threading.Event:
     return ended
 
 
-def seconds(text: str) -> float:
-    """An argument that is a time, in seconds or such as ``10m``. Raises ValueError, which argparse reports."""
-    value = duration(text)
-    if not 0 < value <= threading.TIMEOUT_MAX:
-        raise ValueError(f"{text!r}: expected a duration such as 90 or 10m")
-    return value
-
-
 COMMANDS: tuple[Callable[["argparse._SubParsersAction[argparse.ArgumentParser]"], None], ...] = (
     add_assertion,
+    add_call,
     add_inspect,
     add_keep_ledger,
     add_monitor,

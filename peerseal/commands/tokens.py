@@ -219,7 +219,7 @@ def add_sign(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _print_header(arguments: argparse.Namespace) -> int:
     """Prints the header. Raises as `own_identity` does, and ConfigurationError or UnsignableRequest for a request that
     cannot be signed."""
-    target, body = target_of(arguments.url), _body(arguments.data)
+    target, body = target_of(arguments.url), body_of(arguments.data)
     headers = {} if arguments.content_type is None else {"content-type": arguments.content_type}
     with own_identity() as identity:
         token = identity.sign_request(
@@ -251,8 +251,9 @@ def target_of(url: str) -> str:
     return target
 
 
-def _body(data: str) -> bytes:
-    """The bytes of the body. Raises ConfigurationError."""
+def body_of(data: str) -> bytes:
+    """The bytes of a body that is given as a text, ``@FILE``, or ``@-`` for standard input. Raises
+    ConfigurationError."""
     return _content(data[1:], MAX_BODY) if data.startswith("@") else data.encode()
 
 
