@@ -29,6 +29,7 @@ from peerseal.protocol.problem_document import MEDIA_TYPE
 from peerseal.runtime.terminal import on_terminal, say, say_json
 from peerseal.session.origin import origin_url
 from peerseal.session.retries import cause_of
+from peerseal.verify.context import REQUEST_ID, serving
 
 CLIENT_ERROR: Final = 4
 """The exit code for a status 4xx."""
@@ -101,26 +102,31 @@ def _call(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"{arguments.method!r} is no method: expected one such as GET")
     if arguments.ca is not None and not arguments.ca.is_file():
         raise ConfigurationError(f"--ca {arguments.ca}: no such file")
-    limits = {"timeout": arguments.timeout, "deadline": arguments.timeout, "retries": 0}
-    with own_identity() as identity, identity.session(arguments.audience, origin_url(url), **limits) as session:
+    with serving(None) as request_id:  # the callee logs it
         try:
-            answer = session.request(
-                arguments.method.upper(),
-                url,
-                params=content.query,
-                data=content.body,
-                headers=content.headers,
-                allow_redirects=arguments.follow,
-                verify=None if arguments.ca is None else str(arguments.ca),
-            )
+            answer = _answer(arguments, url, content)
         except requests.RequestException as error:
             say(f"Error: {origin_url(url)} gives no answer: {cause_of(error) or error}", error=True)
             return _NO_ANSWER
     if arguments.as_json:
         say_json(_as_json(answer), indent=2)
     else:
-        _print(answer, headers=arguments.headers)
+        _print(answer, request_id, headers=arguments.headers)
     return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.status_code // 100, 0)
+
+
+def _answer(arguments: argparse.Namespace, url: str, content: Content) -> requests.Response:
+    limits = {"timeout": arguments.timeout, "deadline": arguments.timeout, "retries": 0}
+    with own_identity() as identity, identity.session(arguments.audience, origin_url(url), **limits) as session:
+        return session.request(
+            arguments.method.upper(),
+            url,
+            params=content.query,
+            data=content.body,
+            headers=content.headers,
+            allow_redirects=arguments.follow,
+            verify=None if arguments.ca is None else str(arguments.ca),
+        )
 
 
 # ---- what is sent
@@ -199,13 +205,13 @@ def _as_json(answer: requests.Response) -> dict[str, Any]:
     return {**shown, "body": text if value is None else value[0]}
 
 
-def _print(answer: requests.Response, *, headers: bool) -> None:
+def _print(answer: requests.Response, request_id: str, *, headers: bool) -> None:
     """For people; where standard output is no terminal, the bytes of the body, as HTTPie does."""
     if headers or on_terminal():
         say(f"{_version(answer)} {answer.status_code} {answer.reason}")
     if headers:
         say(*(f"{name}: {value}" for name, value in answer.headers.items()), "")
-    refusal = _refusal(answer)
+    refusal = _refusal(answer, request_id)
     if refusal is not None:
         say(*refusal, error=True)
     if not on_terminal():
@@ -218,16 +224,17 @@ def _version(answer: requests.Response) -> str:
     return "HTTP/1.0" if answer.raw.version == 10 else "HTTP/1.1"
 
 
-def _refusal(answer: requests.Response) -> list[str] | None:
-    """The problem document (RFC 9457) of the answer in words; None for any other answer."""
+def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
+    """The problem document (RFC 9457) of the answer in words; None for any other answer. ``request_id`` was sent,
+    unless an item named another one."""
     value = _json(answer)
     if _media_type(answer) != MEDIA_TYPE or value is None or not isinstance(value[0], dict):
         return None
     title, detail, code = (value[0].get(name) for name in ("title", "detail", "code"))
     meaning = _MEANINGS.get(code) if isinstance(code, str) else None
-    request_id = answer.headers.get("X-Request-Id")
+    named = answer.headers.get(REQUEST_ID) or answer.request.headers.get(REQUEST_ID) or request_id
     lines = [f"Error: {code or answer.status_code}: {title or answer.reason}"]
-    for text in (detail, meaning, request_id and f"The callee's log names this request {request_id}."):
+    for text in (detail, meaning, f"The callee's log names this request {named}."):
         if text:
             lines += textwrap.wrap(str(text), _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return lines

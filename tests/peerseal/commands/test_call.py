@@ -111,6 +111,20 @@ def test_a_refusal_is_told_in_words(service: CalledService, terminal: pytest.Cap
     assert max(map(len, shown.err.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("items", "named"), [([], r"\w+"), (["x-request-id:mine"], "mine")])
+def test_the_words_name_the_request_id_that_was_sent(
+    service: CalledService, items: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = Answer(403, {"Content-Type": "application/problem+json"}, b'{"detail": "Not today."}')
+    with raw_server(problem) as callee:
+        assert main(["call", CALLEE, "GET", callee.url, *items]) == 4
+    (sent,) = callee.seen[0].headers["x-request-id"]
+    assert re.fullmatch(named, sent)
+    assert capsys.readouterr().err == (
+        f"Error: 403: As Scripted\n  Not today.\n  The callee's log names this request {sent}.\n"
+    )
+
+
 def test_a_refusal_into_a_pipe_is_the_problem_document_and_the_words(
     service: CalledService, capsys: pytest.CaptureFixture[str]
 ) -> None:
