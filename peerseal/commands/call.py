@@ -232,7 +232,8 @@ def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
         return None
     title, detail, code = (value[0].get(name) for name in ("title", "detail", "code"))
     meaning = _MEANINGS.get(code) if isinstance(code, str) else None
-    named = answer.headers.get(REQUEST_ID) or answer.request.headers.get(REQUEST_ID) or request_id
+    sent = answer.request.headers.get(REQUEST_ID)
+    named = answer.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
     lines = [f"Error: {code or answer.status_code}: {title or answer.reason}"]
     for text in (detail, meaning, f"The callee's log names this request {named}."):
         if text:
