@@ -43,8 +43,9 @@ class _Silent(WSGIRequestHandler):
 
 
 @contextmanager
-def called_service(folder: Path) -> Iterator[CalledService]:
-    """It serves as long as the context lasts. The caller's key is in its folder already."""
+def called_service(folder: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[CalledService]:
+    """It serves as long as the context lasts, over TLS with the files of a ``certificate`` and its key. The caller's
+    key is in its folder already."""
     with MemoryRegistry() as registry, served(registry) as registry_url:
         registry.identity(CALLER, key_dir=folder / "keys", retire_at_exit=False).stop()
         settings = {
@@ -56,10 +57,11 @@ def called_service(folder: Path) -> Iterator[CalledService]:
         (folder / "httpie").mkdir()
         (folder / "httpie/config.json").write_text(json.dumps({"disable_update_warnings": True}))
         service = CalledService("", registry, environment(settings))
-        server = make_server("127.0.0.1", 0, _app(registry.identity(CALLEE), service), True, request_handler=_Silent)
-        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        app = _app(registry.identity(CALLEE), service)
+        server = make_server("127.0.0.1", 0, app, True, request_handler=_Silent, ssl_context=certificate)
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         serving.start()
-        service.url = f"http://127.0.0.1:{server.server_port}"
+        service.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
         try:
             yield service
         finally:

@@ -11,6 +11,7 @@ from peerseal.__main__ import main
 from peerseal.commands.call import Content, content_of, url_of
 from peerseal.errors import ConfigurationError
 from tests.peerseal.called_service import CALLEE, CALLER, CalledService, called_service
+from tests.support.certificates import Authority
 from tests.support.wire import Answer, raw_server
 
 ROOT = Path(__file__).parents[3]
@@ -211,13 +212,25 @@ def test_a_service_that_does_not_answer_is_named(service: CalledService, capsys:
     assert "secret" not in shown
 
 
-def test_certificates_of_another_authority_are_refused(
-    service: CalledService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_https_is_checked_with_the_authority_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    empty = tmp_path / "ca.pem"
-    empty.write_text("no certificate\n")
-    arguments = ["call", CALLEE, "GET", f"https{service.url.removeprefix('http')}/orders", "--ca"]
-    assert main([*arguments, str(empty)]) == 1
+    authority, another = Authority.make(tmp_path, "authority"), Authority.make(tmp_path, "another")
+    with called_service(tmp_path, authority.issue("callee", server=True)) as service:
+        for name, value in service.environ.items():
+            monkeypatch.setenv(name, value)
+        arguments = ["call", CALLEE, "GET", f"{service.url}/orders", "--ca"]
+        assert main([*arguments, str(authority.file)]) == 0
+        assert json.loads(capsys.readouterr().out)["caller"] == CALLER
+        (tmp_path / "empty.pem").write_text("no certificate\n")
+        for file in (another.file, tmp_path / "empty.pem"):
+            assert main([*arguments, str(file)]) == 1
+            assert f"Error: {service.url} gives no answer: " in capsys.readouterr().err
+        assert service.targets == ["GET /orders"]
+
+
+def test_a_file_of_certificates_that_is_absent_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["call", CALLEE, "GET", "https://127.0.0.1:1/", "--ca"]
     assert main([*arguments, str(tmp_path / "absent.pem")]) == 2
     assert "absent.pem: no such file" in capsys.readouterr().err
 
