@@ -4,18 +4,20 @@
 service is the environment's, as for `peerseal.Identity.from_env`; its key is made and registered on first use, and
 stays registered: ``PEERSEAL_KEY_DIR`` says where. Each call also replaces the key where that is due, so that a call in
 each key's life (a week) needs no second join token. ``peerseal sign`` does the same, and prints the header of one
-request. ``peerseal inspect`` decodes a token or document, and verifies nothing; ``peerseal verify`` shows each step of
-verifying it. ``peerseal monitor SERVICE`` reports changes in the registry's ledger that the service's owner did not
-make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror of the ledger, for the day on which the registry's
-database is lost.
+request; ``peerseal call`` makes the request, and prints the answer. ``peerseal inspect`` decodes a token or document,
+and verifies nothing; ``peerseal verify`` shows each step of verifying it. ``peerseal monitor SERVICE`` reports changes
+in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror
+of the ledger, for the day on which the registry's database is lost.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
 pair in a file, and ``peerseal completion`` a script for a shell.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
-2 wrong usage; 3 the registry cannot be reached; 4 the ledger contradicts what was seen before, or cannot be believed;
-5 the key waits for an operator; 130 after Ctrl-C; 141 when the reader of the output is gone.
+2 wrong usage; 3 the registry cannot be reached; 130 after Ctrl-C; 141 when the reader of the output is gone. They mean
+the same for every command. Other codes belong to single commands: 4 of ``monitor`` and ``keep-ledger``, the ledger
+contradicts what was seen before, or cannot be believed; 4 and 5 of ``call``, the answer has a status 4xx or 5xx, as for
+``http --check-status``; 5 of the commands that register a key, the key waits for an operator.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from peerseal.audit.mirror import LedgerMirror
 from peerseal.audit.monitor import ALERT, GRACE, INCONSISTENT, UNREACHABLE, Alert, Monitor, Webhook
 from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save_state
 from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.call import add_call
 from peerseal.commands.completion import add_completion
 from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
 from peerseal.commands.keygen import add_keygen
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parsed = _parser().parse_args(_with_pin_joined(sys.argv[1:] if arguments is None else arguments))
+    parsed = _parsed(_parser(), _with_pin_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         return int(parsed.run(parsed))
     except (ConfigurationError, InvalidName) as error:
@@ -105,6 +108,16 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     for add in COMMANDS:
         add(commands)
     return parser
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Items may stand after an option too, as HTTPie's: argparse would call them unrecognized."""
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and ("items" not in parsed or any(argument.startswith("-") for argument in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.items += rest
+    return parsed
 
 
 def _with_pin_joined(arguments: Sequence[str]) -> list[str]:
@@ -354,6 +367,7 @@ def _until_interrupted() -> threading.Event:
 
 COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_assertion,
+    add_call,
     partial(add_completion, build=_parser),
     add_inspect,
     add_join,

@@ -11,7 +11,7 @@ The transport adapter signs each attempt: a token is valid once, for one method,
 
 import copy
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -24,6 +24,7 @@ from urllib3 import Retry
 
 from peerseal.errors import UnsignableRequest
 from peerseal.runtime.limits import CallLimits
+from peerseal.session.body import settle_body
 from peerseal.session.circuit import Circuits
 from peerseal.session.options import MAX_BUFFER as MAX_BUFFER
 from peerseal.session.options import SessionOptions
@@ -42,8 +43,6 @@ TIMEOUT: Final = (CallLimits().connect_timeout, CallLimits().read_timeout)
 
 DEADLINE: Final = CallLimits().deadline
 """Seconds for one call, by default."""
-
-_PIECE = 1 << 16  # bytes read at once
 
 
 class _Verb(Protocol):
@@ -159,7 +158,7 @@ class PeerSession(requests.Session):
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = self._options.default_timeout
         if self._origin.target(request.url or "") is not None:
-            self._settle_body(request)
+            settle_body(request, buffer=self._options.buffer, max_buffer=self._options.max_buffer)
         with no_longer_than(self._options.seconds_per_call):  # redirects call this again, within the same deadline
             try:
                 return super().send(request, **kwargs)
@@ -195,41 +194,6 @@ class PeerSession(requests.Session):
         found = getproxies().values() if self.trust_env else ()
         given = {scheme: proxy for scheme, proxy in (proxies or {}).items() if proxy not in found}
         return super().rebuild_proxies(prepared_request, given)
-
-    def _settle_body(self, request: requests.PreparedRequest) -> None:
-        """Read the body into memory, so that every attempt sends the bytes that were signed even if a file changes."""
-        body: Any = request.body
-        if body is None or isinstance(body, bytes):
-            return
-        if isinstance(body, str):
-            request.body = body.encode("utf-8")  # as urllib3 sends it, and requests counted it
-            return
-        content = bytes(body) if isinstance(body, bytearray | memoryview) else self._read(body, request._body_position)
-        request.body = content
-        request._body_position = None  # requests must not rewind bytes; it has no public way to say so
-        request.headers.pop("Transfer-Encoding", None)
-        request.headers["Content-Length"] = str(len(content))
-
-    def _read(self, body: Any, position: object) -> bytes:
-        """The rest of a file from the position at which the request was made, or a stream if ``buffer`` is set."""
-        if isinstance(position, int) and hasattr(body, "seek"):
-            body.seek(position)
-        elif not self._options.buffer:
-            raise UnsignableRequest("the body can be read only once: give bytes or a file, or set buffer=True")
-        content = bytearray()
-        for piece in _pieces(body):
-            content += piece.encode("utf-8") if isinstance(piece, str) else piece
-            if len(content) > self._options.max_buffer:
-                raise UnsignableRequest(f"the body is longer than max_buffer, {self._options.max_buffer} bytes")
-        return bytes(content)
-
-
-def _pieces(body: Any) -> Iterator[bytes | str]:
-    if not hasattr(body, "read"):
-        yield from body
-        return
-    while piece := body.read(_PIECE):
-        yield piece
 
 
 def _from_url(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -17,8 +17,13 @@ from resource_service.database import Invoices, open_database
 from resource_service.problems import handle_errors
 from resource_service.settings import case_service_url, database_url
 
-ALLOW = {"client-service": {"profiles:read", "invoices:read", "cases:read"}, "invoicing": {"trigger_invoicing"}}
-"""The callers and their scopes. Every other service is refused, even a registered one."""
+ALLOW = {
+    "client-service": {"profiles:read", "invoices:read", "cases:read"},
+    "invoicing": {"trigger_invoicing"},
+    "httpservice": {"profiles:read"},
+}
+"""The callers and their scopes. Every other service is refused, even a registered one. As ``httpservice`` people call
+from a terminal."""
 
 
 def create_app(environ: Mapping[str, str] = os.environ) -> Flask:

@@ -17,6 +17,7 @@ SDK = f"peerseal-{VERSION}"
 REGISTRY = f"peerseal_registry-{VERSION}"
 EXTRAS = {
     "peerseal.flask": "flask",
+    "peerseal.httpie": "httpie",
     "peerseal.inbox": "kafka",
     "peerseal.kafka": "kafka",
     "peerseal.outbox": "kafka",

@@ -21,13 +21,15 @@ def add_command(
     summary: str,
     description: str,
     examples: Sequence[str],
+    notes: str = "",
     exit_codes: str | None = None,
     as_json: str = "as JSON",
 ) -> argparse.ArgumentParser:
     """Adds a command with ``--json`` (whose help is ``as_json``). ``summary`` is for the list of all commands;
-    ``run`` returns the exit code. An example may have several lines."""
+    ``run`` returns the exit code. An example may have several lines. ``notes`` stand before the examples."""
     shown = [line for example in examples for line in example.splitlines()]
-    epilog = "\n".join(("examples:", *(f"  {line}" for line in shown)))
+    epilog = f"{notes}\n\n" if notes else ""
+    epilog += "\n".join(("examples:", *(f"  {line}" for line in shown)))
     if exit_codes is not None:
         epilog += "\n\n" + textwrap.fill(f"exit codes: {exit_codes}", _WIDTH, subsequent_indent="  ")
     parser = commands.add_parser(

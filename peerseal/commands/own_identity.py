@@ -24,22 +24,36 @@ log = logging.getLogger("peerseal.cli")  # public, and older than this module
 
 @contextmanager
 def own_identity(*, patience: float = PATIENCE, first_key: KeyPair | None = None) -> Iterator[Identity]:
+    """As `start_own_identity`; stopped at the end."""
+    identity = start_own_identity(patience=patience, first_key=first_key)
+    try:
+        yield identity
+    finally:
+        identity.stop()
+
+
+def start_own_identity(*, patience: float = PATIENCE, first_key: KeyPair | None = None) -> Identity:
     """The identity of the service in the environment, as for `peerseal.Identity.from_env`. Its key is made and
     registered on first use, stays registered, and is replaced where that is due. ``first_key`` is used in place of a
-    new one; ``patience`` is in seconds.
+    new one; ``patience`` is in seconds. It stops when the process ends.
 
     Raises ConfigurationError where a setting is missing, EnrolmentRefused, EnrolmentPending, FetchError or
     TrustUnavailable.
     """
+    _show_warnings_only()
     identity = unstarted_identity()
     if first_key is not None:
         identity.take_key(first_key)
     identity.start(timeout=patience)
-    try:
-        _look_after_keys(identity)
-        yield identity
-    finally:
-        identity.stop()
+    _look_after_keys(identity)
+    return identity
+
+
+def _show_warnings_only() -> None:
+    """Without a logging configuration, an identity announces itself by a warning, for the logs of a server. A command
+    is not one."""
+    if logging.lastResort is not None and not log.hasHandlers():
+        logging.getLogger("peerseal").addHandler(logging.lastResort)
 
 
 def unstarted_identity() -> Identity:
@@ -72,7 +86,9 @@ def signing_key(folder: KeyFolder) -> StoredKey:
 def _key_dir(settings: SettingsReader) -> Path:
     folder = settings.path("PEERSEAL_KEY_DIR")
     if folder is None:
-        raise ConfigurationError("PEERSEAL_KEY_DIR is not set: the key would be gone with this command")
+        raise ConfigurationError(
+            "PEERSEAL_KEY_DIR is not set: the key would be gone with this command; set it to a folder that stays"
+        )
     return folder
 
 

@@ -65,6 +65,18 @@ class Origin:
         return _path(parsed) + (f"?{parsed.query}" if parsed.query else "")
 
 
+def origin_url(url: str) -> str:
+    """The origin of a URL, such as ``http://billing:8080``. Raises ConfigurationError for a URL that has none; the
+    error does not show the URL."""
+    try:
+        parsed = parse_url(url)
+    except LocationParseError:
+        parsed = Url()
+    if parsed.netloc is None or parsed.scheme not in _PORTS:
+        raise ConfigurationError("this is no URL of a service: expected http(s)://host[:port]/path")
+    return Origin(f"{parsed.scheme}://{parsed.netloc}").url
+
+
 def _origin_key(parsed: Url) -> tuple[str | None, str | None, int | None]:
     return parsed.scheme, parsed.host, parsed.port or _PORTS.get(parsed.scheme or "")
 

@@ -1,7 +1,7 @@
 """The transport adapter of a session: asks the circuit, signs and sends each attempt."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, Protocol
 
 import requests
 from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
@@ -22,6 +22,9 @@ from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
 from peerseal.verify.context import REQUEST_ID, current_request_id, current_transaction
 from peerseal.verify.transaction import TRANSACTION_HEADER
+
+BOUND: Final = (*ALWAYS_BOUND, TRANSACTION_HEADER)
+"""The headers that are signed where a request has them, in lower case."""
 
 _TRANSACTION_HEADER = "Txn-Token"
 _OVERLOADED = (502, 503, 504)
@@ -76,7 +79,7 @@ class SigningAdapter(TimedAdapter):
         self._audience = check_name_or_id(audience)
         self._origin = origin
         self._policy = options.retry_policy
-        self._bound = (*ALWAYS_BOUND, TRANSACTION_HEADER, *(name.lower() for name in options.bind_headers))
+        self._bound = (*BOUND, *(name.lower() for name in options.bind_headers))
         self._header = options.header
         self._limits = options.limits
         self._sleep = options.sleep
@@ -178,32 +181,57 @@ class SigningAdapter(TimedAdapter):
         request_id = current_request_id()
         if request_id is not None:
             attempt.headers.setdefault(REQUEST_ID, request_id)
-        _check_characters(attempt.headers)
-        bound = self._bound_headers(attempt.headers)
-        token = self._signer.sign_request(
+        sign_attempt(
+            self._signer,
             self._audience,
-            method=str(request.method),
-            target=target,
-            body=_settled(request.body),
-            headers=bound,
+            attempt,
+            target,
+            bound=self._bound,
+            header=self._header,
             ctx=self._ctx.of(request),
         )
-        changed = {name: value for name, value in bound.items() if attempt.headers[name] != value}
-        attempt.headers.update(changed)  # some servers keep blanks around a value: send what was signed
-        attempt.headers[self._header] = f"Bearer {token}"
         return attempt
 
-    def _bound_headers(self, headers: Mapping[str, str | bytes]) -> dict[str, str]:
-        """The headers to sign as a server will read them (RFC 9110 section 5.5)."""
-        bound = {}
-        for name in self._bound:
-            value = headers.get(name)
-            if value is not None:
-                text = value.decode("latin-1") if isinstance(value, bytes) else value
-                bound[name] = text.strip(BLANKS)
-        if not bound.get("content-type"):
-            bound.pop("content-type", None)  # WSGI knows no empty one (PEP 3333)
-        return bound
+
+def sign_attempt(
+    signer: Signer,
+    audience: str,
+    attempt: requests.PreparedRequest,
+    target: str,
+    *,
+    bound: Collection[str] = BOUND,
+    header: str = "Authorization",
+    ctx: Mapping[str, Any] | None = None,
+) -> None:
+    """Put a token for this attempt into the header of that name.
+
+    ``target`` is what is sent (origin form), and the body is bytes or None. ``bound`` names the headers to sign, in
+    lower case; blanks around their values are removed. Raises UnsignableRequest, or as the signer does.
+    """
+    _check_characters(attempt.headers)
+    signed = _bound_headers(attempt.headers, bound)
+    token = signer.sign_request(
+        audience, method=str(attempt.method), target=target, body=_settled(attempt.body), headers=signed, ctx=ctx
+    )
+    changed = {name: value for name, value in signed.items() if _text(attempt.headers[name]) != value}
+    attempt.headers.update(changed)  # some servers keep blanks around a value: send what was signed
+    attempt.headers[header] = f"Bearer {token}"
+
+
+def _bound_headers(headers: Mapping[str, str | bytes], names: Collection[str]) -> dict[str, str]:
+    """The headers to sign as a server will read them (RFC 9110 section 5.5)."""
+    bound = {}
+    for name in names:
+        value = headers.get(name)
+        if value is not None:
+            bound[name] = _text(value).strip(BLANKS)
+    if not bound.get("content-type"):
+        bound.pop("content-type", None)  # WSGI knows no empty one (PEP 3333)
+    return bound
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stream: bool) -> requests.Response:

@@ -1,6 +1,7 @@
 """docker-compose.yml as it is written, and the settings that its first start lays down: what needs no engine."""
 
 import datetime
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from registry.domain.policy import settings_from
 from registry.serving.gunicorn_conf import graceful_timeout
 from registry.serving.worker import LINGER
 from registry.settings import DRAIN_SECONDS
+from resource_service.app import ALLOW
 
 FOR_PEOPLE = {"httpservice", "legacy-shop"}
 
@@ -78,6 +80,25 @@ def test_up_and_wait_takes_the_end_of_no_container_for_a_failure(services: dict[
 def mounting(services: dict[str, Any], volume: str) -> set[str]:
     """The services whose containers mount that volume."""
     return {name for name, one in services.items() if any(f"{volume}:" in mount for mount in one.get("volumes", ()))}
+
+
+def test_every_service_has_a_join_token_and_a_key_folder_of_its_own(services: dict[str, Any]) -> None:
+    joining = {name for name, one in services.items() if "PEERSEAL_SERVICE" in (one.get("environment") or {})}
+    named = re.search(r"for service in ([a-z -]+);", services["enroll"]["command"][-1])
+    assert named is not None
+    assert {services[name]["environment"]["PEERSEAL_SERVICE"] for name in joining} == joining == set(named[1].split())
+    assert all(f"/join/{name}" in (ROOT / "Dockerfile").read_text() for name in joining)
+    for name in joining:
+        (join,) = (
+            mount.removesuffix(":/join:ro") for mount in services[name]["volumes"] if mount.endswith(":/join:ro")
+        )
+        assert f"{join}:/join/{name}" in services["enroll"]["volumes"]
+        (keys,) = (mount.split(":")[0] for mount in services[name]["volumes"] if mount.endswith(":/var/lib/peerseal"))
+        assert (mounting(services, join), mounting(services, keys)) == ({name, "enroll"}, {name})
+
+
+def test_people_may_call_the_service_that_the_published_line_names(services: dict[str, Any]) -> None:
+    assert ALLOW[services["httpservice"]["environment"]["PEERSEAL_SERVICE"]] == {"profiles:read"}
 
 
 def test_the_engine_waits_until_the_registry_has_drained(services: dict[str, Any]) -> None:

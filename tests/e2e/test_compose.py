@@ -121,6 +121,12 @@ def typed(*lines: str, ends_with: int = 0) -> str:
     return run("docker", "exec", "httpservice", *shell, ends_with=ends_with)
 
 
+def typed_as_legacy_shop(compose: Compose, *lines: str) -> str:
+    """What the lines print, typed in a shell of the program without the SDK."""
+    shell = ("bash", "-eo", "pipefail", "-c", CONFIGURE_HTTPIE + "\n".join(lines))
+    return compose("run", "--rm", "-T", "legacy-shop", *shell)
+
+
 def invoices_of(compose: Compose, user: str, count: int) -> list[Any]:
     """The user's invoices, once there are so many."""
     token, deadline = as_user(compose, user), time.monotonic() + 60
@@ -143,6 +149,21 @@ def test_the_published_line_works_as_it_stands(compose: Compose, service: str) -
     assert re.search(rf'"keyId": "demo.internal/{service.removesuffix("service")}-service/[\w-]{{43}}"', text)
 
 
+@pytest.mark.parametrize("page", ["docker-compose.yml", "README.md", "docs/how-to/terminal.md"])
+def test_the_published_line_of_a_signed_call_works_as_it_stands(compose: Compose, page: str) -> None:
+    line = "http --auth-type=peerseal -a resource-service http://resource-service/profiles/1"
+    assert f"docker compose exec httpservice {line}\n" in (ROOT / page).read_text()
+    answer = json.loads(compose("exec", "-T", "httpservice", *line.split(), "--ignore-stdin", "--check-status", "-b"))
+    assert (answer["id"], answer["caller"]) == ("1", "httpservice")
+
+
+def test_people_make_a_signed_call_without_httpie_too(compose: Compose) -> None:
+    call = "peerseal call resource-service GET http://resource-service/profiles/1"
+    assert json.loads(compose("exec", "-T", "httpservice", *call.split()))["caller"] == "httpservice"
+    call = "peerseal call resource-service GET http://resource-service/profiles/9"
+    assert json.loads(compose("exec", "-T", "httpservice", *call.split(), ends_with=4))["code"] == "profile_not_found"
+
+
 def index(compose: Compose) -> Any:
     """What ``GET /`` says."""
     return ask(compose, "http://clientservice/")
@@ -159,7 +180,7 @@ def test_the_lines_of_the_index_work_as_they_stand(compose: Compose) -> None:
 
 def test_the_lines_of_the_token_exchange_work_as_they_stand(compose: Compose) -> None:
     shown = index(compose)
-    token = typed(shown["login"], *shown["exchange"], "echo $EVENT_TOKEN").split()[-1]
+    token = typed_as_legacy_shop(compose, shown["login"], *shown["exchange"], "echo $EVENT_TOKEN").split()[-1]
     claims = jwt.get_unverified_claims(token)
     assert (claims["iss"], claims["act"]) == ("demo.internal/registry", {"sub": "demo.internal/legacy-shop"})
     assert (claims["sub"], claims["scope"], claims["aud"]) == ("ada", "trigger_invoicing", "jobs.example.com")
@@ -168,8 +189,7 @@ def test_the_lines_of_the_token_exchange_work_as_they_stand(compose: Compose) ->
 def test_an_event_of_the_token_exchange_becomes_an_invoice(compose: Compose) -> None:
     shown = index(compose)
     publish = "python3 -m demo.publish /tmp/order.json $EVENT_TOKEN"
-    lines = "\n".join([shown["login"], *shown["exchange"], publish, "echo t-$ORDER"])
-    order = compose("run", "--rm", "-T", "legacy-shop", "bash", "-eo", "pipefail", "-c", lines).split()[-1]
+    order = typed_as_legacy_shop(compose, shown["login"], *shown["exchange"], publish, "echo t-$ORDER").split()[-1]
     eventually(
         lambda: (order, 500) in [(one["transactionID"], one["amount"]) for one in invoices_of(compose, "ada", 1)],
         "legacy-shop's order is invoiced to ada",
@@ -289,7 +309,7 @@ def works(compose: Compose) -> None:
     def ordered() -> bool:
         try:
             shown = index(compose)
-            typed(shown["login"], *shown["exchange"], ORDER)
+            typed_as_legacy_shop(compose, shown["login"], *shown["exchange"], ORDER)
         except AssertionError:
             return False
         return True

@@ -1,0 +1,283 @@
+"""``peerseal call`` makes one signed call, as a person would with HTTPie, and prints the answer."""
+
+import argparse
+import base64
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import requests
+
+from peerseal.commands.arguments import Subcommands, add_command, seconds
+from peerseal.commands.own_identity import own_identity
+from peerseal.commands.tokens import given_body
+from peerseal.errors import (
+    ConfigurationError,
+    ContentTooLarge,
+    ContentUnreadable,
+    Forbidden,
+    PeersealError,
+    TokenError,
+    TrustUnavailable,
+)
+from peerseal.protocol.problem_document import MEDIA_TYPE
+from peerseal.runtime.terminal import on_terminal, say, say_json
+from peerseal.session.origin import origin_url
+from peerseal.session.retries import cause_of
+from peerseal.verify.context import REQUEST_ID, serving
+
+CLIENT_ERROR: Final = 4
+"""The exit code for a status 4xx."""
+SERVER_ERROR: Final = 5
+"""The exit code for a status 5xx."""
+
+_NO_ANSWER = 1
+_WIDTH = 80
+_SEPARATOR = re.compile(r"(?<!\\)(?::=@?|==|=@?|:)")
+_ESCAPED = re.compile(r"\\([:=@])")
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_LOCAL = re.compile(r":(?=[0-9])")
+_REFUSALS: tuple[type[PeersealError], ...] = (
+    *TokenError.__subclasses__(),
+    *Forbidden.__subclasses__(),
+    *(TrustUnavailable, ContentTooLarge, ContentUnreadable),
+)
+_MEANINGS = {error.code: error.__doc__ for error in _REFUSALS}
+"""What the codes of a callee's verification mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the items of a call say. ``body`` is None where no item and no ``--raw`` gives one."""
+
+    headers: Mapping[str, str | None]
+    query: tuple[tuple[str, str], ...]
+    body: bytes | None
+
+
+def add_call(commands: Subcommands) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands,
+        "call",
+        _call,
+        summary="make one signed call, and print the answer",
+        description="Makes one call to AUDIENCE, signed by the service in PEERSEAL_SERVICE.",
+        notes="items, as HTTPie's; :=@FILE and =@FILE take the value from a file:\n"
+        "  name=text  name:=JSON   a member of the JSON object that is the body\n"
+        "  name==text              a parameter of the query\n"
+        "  Name:value              a header",
+        examples=(
+            "peerseal call billing GET http://billing:8080/invoices limit==10",
+            "peerseal call billing POST :8080/invoices customer=ada amount:=250",
+        ),
+        exit_codes="0 a status 2xx or 3xx, 4 a status 4xx, 5 a status 5xx; without an answer 1 an error, 2 wrong"
+        " usage, 3 the registry cannot be reached",
+        as_json="print {status, headers, body} as JSON",
+    )
+    parser.usage = "%(prog)s [OPTION...] AUDIENCE METHOD URL [ITEM...]"
+    parser.add_argument("audience", metavar="AUDIENCE", help="the service that is called")
+    parser.add_argument("method", metavar="METHOD")
+    parser.add_argument("url", metavar="URL", help="http:// may be left out; :8080/path is on this host")
+    parser.add_argument("items", nargs="*", metavar="ITEM", help="see below")
+    parser.add_argument(
+        "--raw", metavar="TEXT", help="the body: the text, @FILE, or @- for standard input; JSON unless a header says"
+    )
+    parser.add_argument("-v", "--headers", action="store_true", help="print the headers of the answer too")
+    parser.add_argument(
+        "--follow", action="store_true", help="follow redirects; only those within the service are signed"
+    )
+    parser.add_argument("--timeout", type=seconds, default=30.0, metavar="SECONDS", help="time for the call [30]")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates (PEM) to check https with")
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    """Makes the call and prints the answer. Raises as `own_identity` does, and ConfigurationError or
+    UnsignableRequest."""
+    url, content = url_of(arguments.url), content_of(arguments.items, arguments.raw)
+    if not _METHOD.fullmatch(arguments.method):
+        raise ConfigurationError(f"{arguments.method!r} is no method: expected one such as GET")
+    if arguments.ca is not None and not arguments.ca.is_file():
+        raise ConfigurationError(f"--ca {arguments.ca}: no such file")
+    with serving(None) as request_id:  # the callee logs it
+        try:
+            answer = _answer(arguments, url, content)
+        except requests.RequestException as error:
+            say(f"Error: {origin_url(url)} gives no answer: {cause_of(error) or error}", error=True)
+            return _NO_ANSWER
+    if arguments.as_json:
+        say_json(_as_json(answer), indent=2)
+    else:
+        _print(answer, request_id, headers=arguments.headers)
+    return {4: CLIENT_ERROR, 5: SERVER_ERROR}.get(answer.status_code // 100, 0)
+
+
+def _answer(arguments: argparse.Namespace, url: str, content: Content) -> requests.Response:
+    limits = {"timeout": arguments.timeout, "deadline": arguments.timeout, "retries": 0}
+    with own_identity() as identity, identity.session(arguments.audience, origin_url(url), **limits) as session:
+        return session.request(
+            arguments.method.upper(),
+            url,
+            params=content.query,
+            data=content.body,
+            headers=content.headers,
+            allow_redirects=arguments.follow,
+            verify=None if arguments.ca is None else str(arguments.ca),
+        )
+
+
+# ---- what is sent
+
+
+def url_of(text: str) -> str:
+    """The URL of HTTPie's short forms: ``:8080/path`` and ``:/path`` are on this host, and ``http://`` may be left
+    out."""
+    if text.startswith(":"):
+        return "http://localhost" + (text if _LOCAL.match(text) else text[1:])
+    return text if "://" in text else f"http://{text}"
+
+
+def content_of(items: Iterable[str], raw: str | None = None) -> Content:
+    """What the items and the option ``--raw`` say. Raises ConfigurationError, which names the item."""
+    headers: dict[str, str | None] = {}
+    data: dict[str, Any] = {}
+    query: list[tuple[str, str]] = []
+    for item in items:
+        name, separator, value = _parts(item)
+        if separator == "==":
+            query.append((name, value))
+            continue
+        known = headers if separator == ":" else data
+        if name in known:
+            raise ConfigurationError(f"{name} is given twice")
+        if separator == ":":
+            headers[name] = value.strip() or None  # as HTTPie: without a value, the header is not sent
+        else:
+            data[name] = _member(name, separator, value)
+    if data and raw is not None:
+        raise ConfigurationError("--raw and items both give a body: give one of them")
+    body = given_body(raw) if raw is not None else json.dumps(data).encode() if data else None
+    given = {name.lower() for name in headers}
+    if body is not None and "content-type" not in given:
+        headers["Content-Type"] = "application/json"
+    if body is not None and "accept" not in given:
+        headers["Accept"] = "application/json, */*;q=0.5"
+    return Content(headers, tuple(query), body)
+
+
+def _parts(item: str) -> tuple[str, str, str]:
+    """Name, separator and value. Raises ConfigurationError."""
+    found = _SEPARATOR.search(item)
+    if found is None or not found.start():
+        raise ConfigurationError(f"{item!r} is no item: expected name=text, name:=JSON, name==text or Header:value")
+    name, value = (_ESCAPED.sub(r"\1", part) for part in (item[: found.start()], item[found.end() :]))
+    return name, found[0], value
+
+
+def _member(name: str, separator: str, value: str) -> Any:
+    """The value of a member of the body. Raises ConfigurationError."""
+    if "[" in name:
+        raise ConfigurationError(f"{name}: nested names are HTTPie's; give the whole value, such as items:='[1]'")
+    try:
+        text = given_body(f"@{value}").decode() if separator.endswith("@") else value
+        return json.loads(text, parse_constant=_no_number) if ":" in separator else text
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{name}: {'not JSON' if ':' in separator else 'not UTF-8 text'}: {error}") from error
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number (RFC 8259 section 6)")
+
+
+# ---- what is printed
+
+
+def _as_json(answer: requests.Response) -> dict[str, Any]:
+    """The answer. A body that is neither JSON nor UTF-8 text is in ``body_base64``."""
+    shown: dict[str, Any] = {"status": answer.status_code, "headers": dict(answer.headers)}
+    text = _text(answer)
+    if text is None:
+        return {**shown, "body": None, "body_base64": base64.b64encode(answer.content).decode()}
+    value = _json(answer)
+    return {**shown, "body": text if value is None else value[0]}
+
+
+def _print(answer: requests.Response, request_id: str, *, headers: bool) -> None:
+    """For people; where standard output is no terminal, the bytes of the body, as HTTPie does."""
+    if headers or on_terminal():
+        say(f"{_version(answer)} {answer.status_code} {answer.reason}")
+    if headers:
+        say(*(f"{name}: {value}" for name, value in answer.headers.items()), "")
+    refusal = _refusal(answer, request_id)
+    if refusal is not None:
+        say(*refusal, error=True)
+    if not on_terminal():
+        _write(answer.content)
+    elif refusal is None:
+        say(*_lines(answer))
+
+
+def _version(answer: requests.Response) -> str:
+    return "HTTP/1.0" if answer.raw.version == 10 else "HTTP/1.1"
+
+
+def _refusal(answer: requests.Response, request_id: str) -> list[str] | None:
+    """The problem document (RFC 9457) of the answer in words; None for any other answer. ``request_id`` was sent,
+    unless an item named another one."""
+    value = _json(answer)
+    if _media_type(answer) != MEDIA_TYPE or value is None or not isinstance(value[0], dict):
+        return None
+    title, detail, code = (value[0].get(name) for name in ("title", "detail", "code"))
+    meaning = _MEANINGS.get(code) if isinstance(code, str) else None
+    sent = answer.request.headers.get(REQUEST_ID)
+    named = answer.headers.get(REQUEST_ID) or (sent if isinstance(sent, str) else request_id)
+    lines = [f"Error: {code or answer.status_code}: {title or answer.reason}"]
+    for text in (detail, meaning, f"The callee's log names this request {named}."):
+        if text:
+            lines += textwrap.wrap(str(text), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return lines
+
+
+def _lines(answer: requests.Response) -> Iterator[str]:
+    """The body for a terminal."""
+    value, text = _json(answer), _text(answer)
+    if value is not None:
+        yield from json.dumps(value[0], indent=2, ensure_ascii=False).split("\n")
+    elif text is None:
+        yield f"{len(answer.content)} bytes that are no text: redirect the output to a file"
+    else:
+        yield from text.expandtabs().splitlines()
+
+
+def _json(answer: requests.Response) -> tuple[Any] | None:
+    """The value of a body that is JSON, which may be null; None for any other body."""
+    if not _media_type(answer).endswith("json"):
+        return None
+    try:
+        return (json.loads(answer.content),)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text(answer: requests.Response) -> str | None:
+    try:
+        return answer.content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _media_type(answer: requests.Response) -> str:
+    return answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _write(content: bytes) -> None:
+    """Write the bytes as they are. Raises BrokenPipeError where the reader is gone."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
