@@ -32,30 +32,30 @@ class Request(TypedDict, total=False):
 class _Claim:
     """A request that is about to be accepted, and the future of its outcome."""
 
-    __slots__ = ("checked", "error", "future", "peer")
+    __slots__ = ("checked", "future", "outcome")
 
     def __init__(self, checked: CheckedRequest, future: "asyncio.Future[Peer]") -> None:
         self.checked = checked
         self.future = future
-        self.peer: Peer | None = None
-        self.error: BaseException | None = None
+        self.outcome: Peer | BaseException | None = None
 
     def make(self, claim: Callable[[CheckedRequest], Peer]) -> None:
         """Asks the guard, in a thread."""
         try:
-            self.peer = claim(self.checked)
+            self.outcome = claim(self.checked)
+        except StopIteration as error:  # a future takes none
+            self.outcome = RuntimeError(f"the claim ended early: {error!r}")
         except BaseException as error:
-            self.error = error
+            self.outcome = error
 
     def tell(self) -> None:
         """Sets the future's outcome, in the loop."""
         if self.future.done():  # the caller was cancelled
             return
-        if self.peer is not None:
-            self.future.set_result(self.peer)
+        if isinstance(self.outcome, Peer):
+            self.future.set_result(self.outcome)
         else:
-            error = RuntimeError("the claim ended early") if isinstance(self.error, StopIteration) else self.error
-            self.future.set_exception(error or RuntimeError("the claim has no outcome"))
+            self.future.set_exception(self.outcome or RuntimeError("the claim has no outcome"))
 
 
 class ClaimTurns:
@@ -133,7 +133,7 @@ class ClaimTurns:
         try:
             self._pool.submit(self._make, one)
         except RuntimeError as error:
-            one.error = error
+            one.outcome = error
             one.tell()
 
 
