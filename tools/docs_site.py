@@ -58,7 +58,19 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         text, target = link.groups()
         return text if ".md" in target else f"[{text}]({up}{_COPIED}/{target})"
 
-    return _OUTSIDE.sub(copied, _FENCE.sub(r'```\1 title="\2"', markdown))
+    return _OUTSIDE.sub(copied, _FENCE.sub(r'```\1 title="\2"', with_wide_items(markdown)))
+
+
+def with_wide_items(markdown: str) -> str:
+    """The page with blocks in list items indented by four, as MkDocs needs them. GitHub takes two or three."""
+    lines, fence = [], None
+    for line in markdown.splitlines():
+        indent = len(line) - len(line.lstrip(" "))
+        shift = 4 - (indent if fence is None else fence)
+        if line.lstrip(" ").startswith("```"):
+            fence = indent if fence is None else None
+        lines.append(" " * shift + line if shift in (1, 2) and line else line)
+    return "\n".join(lines)
 
 
 # ---- docstrings

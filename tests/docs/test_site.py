@@ -9,7 +9,7 @@ from mkdocs.config.base import load_config
 
 import peerseal
 from tests.docs.pages import ROOT
-from tools.docs_site import as_markdown, on_config
+from tools.docs_site import as_markdown, on_config, with_wide_items
 
 API = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/reference/api.md").read_text(), re.M)
 
@@ -57,3 +57,9 @@ def test_the_reference_has_every_public_name_and_module() -> None:
 )
 def test_docstrings_become_markdown(docstring: str, markdown: str) -> None:
     assert as_markdown(docstring) == markdown
+
+
+def test_blocks_in_list_items_are_indented_by_four() -> None:
+    page = "1. one\n   - two\n\n   ```sh\n   if a\n     b\n   ```\n\n```py\n  as it is\n```\n  more"
+    wide = "1. one\n    - two\n\n    ```sh\n    if a\n      b\n    ```\n\n```py\n  as it is\n```\n    more"
+    assert with_wide_items(page) == wide
