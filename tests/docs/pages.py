@@ -11,3 +11,10 @@ def named_blocks(page: str, language: str = "python") -> dict[str, str]:
     blocks = re.findall(rf"^```{language} ([\w./-]+)\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
     assert len({name for name, _ in blocks}) == len(blocks), "two blocks have one name"
     return dict(blocks)
+
+
+def block_with(page: str, words: str) -> str:
+    """The one Python block of the page that holds these words. A … in it is an ``...``."""
+    blocks: list[str] = re.findall(r"^```python[^\n]*\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    (found,) = [block for block in blocks if words in block]
+    return found.replace("…", "...")
