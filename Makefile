@@ -27,7 +27,7 @@ and not ha and not pooler
 QUICK := $(NOT_ALONE) and not e2e and not slow
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint prose format dist bench image compose-test .env clean
+.PHONY: help demo up login test quick oldest thorough fuzz judge kafka brokers pooler ha browser coverage lint prose format docs dist bench image compose-test .env clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,10 @@ dist: $(STAMP) ## peerseal and peerseal-registry into dist/: sdists, and wheels 
 	@# W004: Alembic's scripts have names that begin with a number. W009: the wheel has two top-level names.
 	$(BIN)/check-wheel-contents --ignore W004,W009 --package registry --package migrations dist/peerseal_registry-*.whl
 	$(BIN)/pytest -m dist
+
+docs: $(STAMP) ## the documentation site into build/site: warnings are errors, links and headings are checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "built build/site/index.html"
 
 bench: $(STAMP) ## the benchmarks beside other libraries, into benchmarks/results.json
 	@$(BIN)/python -m benchmarks

@@ -4,17 +4,40 @@
 
     with MemoryRegistry() as registry:
         app = create_app(registry.identity("resource-service"))  # your service, protected as ever
-        client = registry.identity("client-service")
-        token = client.sign_request("resource-service", method="GET", target="/profiles/1")
-        assert app.test_client().get("/profiles/1", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        client = sign_calls(app.test_client(), registry.identity("client-service"), "resource-service")
+        assert client.get("/profiles/1").status_code == 200
 
 Only the network is missing: keys, proofs, tokens and documents are made and checked by the code of production. The
-registry lives in one process; a forked child works on a copy.
+registry lives in one process; a forked child works on a copy. `peerseal.testing.pytest_plugin` has fixtures for pytest
+(docs/how-to/test-your-service.md).
 """
 
-from peerseal.testing.calls import Call
-from peerseal.testing.ledger import MemoryLedger
-from peerseal.testing.registry import Clock, MemoryRegistry
-from peerseal.transport.fetch import Answer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry"]
+if TYPE_CHECKING:  # the same as `_MODULES`, for type checkers
+    from peerseal.testing.calls import Call
+    from peerseal.testing.clients import SignedClient, sign_calls
+    from peerseal.testing.ledger import MemoryLedger
+    from peerseal.testing.registry import Clock, MemoryRegistry
+    from peerseal.transport.fetch import Answer
+
+__all__ = ["Answer", "Call", "Clock", "MemoryLedger", "MemoryRegistry", "SignedClient", "sign_calls"]
+
+_MODULES = {
+    "Answer": "peerseal.transport.fetch",
+    "Call": "peerseal.testing.calls",
+    "Clock": "peerseal.testing.registry",
+    "MemoryLedger": "peerseal.testing.ledger",
+    "MemoryRegistry": "peerseal.testing.registry",
+    "SignedClient": "peerseal.testing.clients",
+    "sign_calls": "peerseal.testing.clients",
+}
+"""Where each name is: pytest loads this package at its start, and most tests do not use it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'peerseal.testing' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return found

@@ -1,4 +1,7 @@
-"""docs/tutorial/two-services.md, from its first command to its last: each prints what the page shows."""
+"""docs/tutorial/two-services.md, from its first command to its last: each prints what the page shows.
+
+After `make dist` the page's own commands install the wheels, in a folder that knows no checkout.
+"""
 
 import ast
 import json
@@ -15,6 +18,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PAGE = (ROOT / "docs/tutorial/two-services.md").read_text()
 STEPS = re.findall(r"^```(sh|python|output)(?: ([^\n]+))?\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+INSTALLS = re.compile(r"^(?:python3 -m venv|pip install) .*\n", re.MULTILINE)
+PORTS = ("8080", "8081")
 SERVERS = ("Listening at", "Running on http")
 """What the two servers of the page print once they answer."""
 
@@ -42,14 +47,14 @@ def test_the_page_has_terminals_programs_and_outputs() -> None:
     assert {name.split()[0] for kind, name, _ in STEPS if kind == "sh"} == {"first", "second", "third"}
 
 
-def test_each_step_does_what_the_page_says(tmp_path: Path) -> None:
-    folder, printed, starting = checkout(tmp_path), "", iter(SERVERS)
-    texts = on_free_ports([text for _, _, text in STEPS], ("8080", "8081"))
+def follow(folder: Path, texts: list[str]) -> None:
+    """Types, in that folder, the blocks of the page as ``texts`` have them."""
+    printed, starting = "", iter(SERVERS)
     with ExitStack() as stack:
         terminals = {name: stack.enter_context(Terminal(name, folder)) for name in ("first", "second", "third")}
         for (kind, name, _), text in zip(STEPS, texts, strict=True):
             if kind == "python":
-                (folder / "tutorial" / name).write_text(text)
+                (folder / name).write_text(text)
             elif kind == "output":
                 assert looks_like(text, printed), f"{text}\n--- printed ---\n{printed}"
             elif name.endswith("until Ctrl-C"):
@@ -58,3 +63,18 @@ def test_each_step_does_what_the_page_says(tmp_path: Path) -> None:
                 terminal.wait_until_prints(next(starting))
             else:
                 printed = terminals[name.split()[0]].run(text)
+
+
+def test_each_step_does_what_the_page_says(tmp_path: Path) -> None:
+    texts = [INSTALLS.sub("", text) for _, _, text in STEPS]
+    follow(checkout(tmp_path), on_free_ports(texts, PORTS))
+
+
+@pytest.mark.dist
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_each_step_does_it_with_the_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(ROOT / "dist"))
+    follow(tmp_path, on_free_ports([text for _, _, text in STEPS], PORTS))
+    installed = {path.name for path in tmp_path.glob(".venv/lib/*/site-packages/peerseal*.dist-info")}
+    assert len(installed) == 2

@@ -19,6 +19,7 @@ A = TypeVar("A", bound=tuple[str, ...])
 
 JWT = "application/jwt"
 JWK_SET = "application/jwk-set+json"
+PEM = "application/x-pem-file"
 NOTE = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 

@@ -16,20 +16,20 @@ from peerseal.protocol.ledger.merkle import Frontier, check_inclusion
 from peerseal.protocol.names import REGISTRY, make_kid
 from registry.domain import publication
 from registry.domain.errors import LedgerContradicted, NotFound
-from registry.domain.keys import KeyRecord
+from registry.domain.keys import KeyRecord, KeyState
 from registry.domain.policy import readers_of
 from registry.domain.publication import AnswerFrame, ProvenKey
 from registry.domain.rebuild import keys_of
 from registry.services.authority.authority import Authority
-from registry.services.documents.answer_cache import JWK_SET, JWT, AnswerCache, PublicAnswer
+from registry.services.documents.answer_cache import JWK_SET, JWT, PEM, AnswerCache, PublicAnswer
 from registry.services.documents.policies import read_policy, read_settings
 from registry.services.use_case import Node, UseCase
 from registry.storage.queries import keys, ledger, services
 from registry.storage.queries.ledger import Appended
 
-Kind = Literal["jwks.jwt", "jwks.json", "statement", "policy.jwt", "domain.jwt"]
+Kind = Literal["jwks.jwt", "jwks.json", "statement", "pem", "policy.jwt", "domain.jwt"]
 AnswerName = tuple[Kind, str, str]
-"""The kind of an answer, the service, and for a key statement the thumbprint."""
+"""The kind of an answer, the service, and for an answer about one key its thumbprint."""
 
 
 class _Documents(UseCase):
@@ -52,7 +52,8 @@ class _Documents(UseCase):
 
 
 class Publisher(_Documents):
-    """Makes and keeps the answers about one service: its signed JWK Set, the plain one, its key statements."""
+    """Makes and keeps the answers about one service: its signed JWK Set, the plain one, its key statements,
+    and its active keys as PEM."""
 
     def signed_key_set(self, service: str, at_least: int = 0) -> PublicAnswer:
         """The signed JWK Set as of entry ``at_least`` or later.
@@ -69,6 +70,16 @@ class Publisher(_Documents):
     def statement(self, service: str, thumbprint: str, at_least: int = 0) -> PublicAnswer:
         """The key statement about one key. Raises as signed_key_set does, and NotFound for an unknown key."""
         return self._answers.answer(("statement", service, thumbprint), at_least, self._make_statement)
+
+    def active_key(self, domain: str, service: str, thumbprint: str) -> PublicAnswer:
+        """An active key as PEM (RFC 7468), for ASAP. Raises as signed_key_set does, and NotFound for any other key and
+        for another trust domain."""
+        if domain != self._authority.current().domain:
+            raise NotFound("key_not_found")
+        answer = self._answers.answer(("pem", service, thumbprint), 0, self._make_pem)
+        if answer.expires_at <= self._now():
+            raise NotFound("key_not_found")
+        return answer
 
     def new_statement(self, record: KeyRecord, appended: Appended) -> PublicAnswer:
         """The key statement about a key as of the entry that admitted it. It needs nothing but the appended entry."""
@@ -87,14 +98,27 @@ class Publisher(_Documents):
         return PublicAnswer.of(body, JWK_SET, frame.seq, frame.head, frame.issued_at, frame.expires_at)
 
     def _make_statement(self, name: AnswerName, now: int) -> PublicAnswer:
+        authority, frame, key = self._read_one(name, now)
+        return _answer(authority.sign(publication.statement(frame, key)), frame, frame.seq)
+
+    def _make_pem(self, name: AnswerName, now: int) -> PublicAnswer:
+        _, frame, key = self._read_one(name, now)
+        if key.record.state(now) is not KeyState.ACTIVE:
+            raise NotFound("key_not_found")
+        body, until = key.record.public.pem().encode("ascii"), min(frame.expires_at, key.record.active_until)
+        return PublicAnswer.of(body, PEM, frame.seq, frame.head, frame.issued_at, until)
+
+    def _read_one(self, name: AnswerName, now: int) -> tuple[Authority, AnswerFrame, ProvenKey]:
+        """The frame of an answer, and the one key that it is about. Raises NotFound."""
+
         def find(connection: Connection, service: str, _now: int) -> list[KeyRecord]:
             record = keys.find(connection, name[2])
             if record is None or record.service != service:
                 raise NotFound("key_not_found")
             return [record]
 
-        authority, frame, proven = self._read(name[1], now, find)
-        return _answer(authority.sign(publication.statement(frame, proven[0])), frame, frame.seq)
+        authority, frame, (key,) = self._read(name[1], now, find)
+        return authority, frame, key
 
     def _listed(self, connection: Connection, service: str, now: int) -> list[KeyRecord]:
         return keys.listed(connection, service, now - self._limits.retired_shown, now)

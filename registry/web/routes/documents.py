@@ -28,6 +28,7 @@ from registry.web.wire import number, parameter, private_json, registry
 
 wellknown_blueprint = Blueprint("wellknown", __name__, url_prefix="/.well-known")
 documents_blueprint = Blueprint("documents", __name__, url_prefix="/v1")
+asap_blueprint = Blueprint("asap", __name__, url_prefix="/asap")
 histories_blueprint = Blueprint("histories", __name__, url_prefix="/v1")
 ledger_blueprint = Blueprint("ledger", __name__, url_prefix="/ledger")
 health_blueprint = Blueprint("health", __name__)
@@ -35,6 +36,7 @@ metrics_blueprint = Blueprint("metrics", __name__)
 BLUEPRINTS = (
     wellknown_blueprint,
     documents_blueprint,
+    asap_blueprint,
     histories_blueprint,
     ledger_blueprint,
     health_blueprint,
@@ -81,6 +83,12 @@ def plain_key_set(service: str) -> Response:
 def key_statement(service: str, thumbprint: str) -> Response:
     """The key statement; with ``?seq=M`` as of entry M or later."""
     return published(registry().publisher.statement(service, thumbprint, number("seq")))
+
+
+@asap_blueprint.get("/<domain>/<service>/<thumbprint:thumbprint>")
+def active_key(domain: str, service: str, thumbprint: str) -> Response:
+    """An active key as PEM: the registry is a key repository of ASAP, in which a kid of Peerseal is the key's id."""
+    return published(registry().publisher.active_key(domain, service, thumbprint))
 
 
 @documents_blueprint.get("/changes")
