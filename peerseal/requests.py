@@ -33,8 +33,9 @@ from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
 from peerseal.session.retries import RETRIES as RETRIES
 from peerseal.session.retries import cause_of, is_silence
+from peerseal.session.signing import Signer
 from peerseal.session.signing_adapter import CircuitOpenError as CircuitOpenError
-from peerseal.session.signing_adapter import Signer, SigningAdapter
+from peerseal.session.signing_adapter import SigningAdapter
 from peerseal.session.signing_adapter import TooManyCallsError as TooManyCallsError
 from peerseal.transport.deadline import no_longer_than, time_left
 

@@ -1,7 +1,7 @@
 """Calls that fail fast: a circuit breaker and a bulkhead for each origin (docs/how-to/failing-fast.md).
 
-They use no HTTP library. A thread waits in `Circuit.place`; an event loop would await the future of `Circuit.ask`. All
-other methods return at once. Each process has its own circuits; a forked child begins with all circuits closed.
+They use no HTTP library. A thread waits in `Circuit.place`; an event loop awaits the future of `Circuit.ask`. All other
+methods return at once. Each process has its own circuits; a forked child begins with all circuits closed.
 """
 
 import logging
@@ -98,7 +98,7 @@ class Circuit:
             try:
                 asked.result(min(limits.longest_wait, time_left(), threading.TIMEOUT_MAX))
             except TimeoutError:
-                raise self._too_many(f"no place in {limits.longest_wait:g} s") from None
+                raise self.no_place(limits) from None
             yield
         finally:
             self.leave(asked)
@@ -109,6 +109,10 @@ class Circuit:
         asked: Future[None] = Future()
         self._queue(asked, limits)
         return asked
+
+    def no_place(self, limits: CallLimits) -> TooManyCalls:
+        """The error of a call that waited for a place in vain."""
+        return self._too_many(f"no place in {limits.longest_wait:g} s")
 
     def _queue(self, asked: Future[None], limits: CallLimits) -> None:
         with self._lock:

@@ -21,12 +21,24 @@ def problem_code(response: requests.Response) -> str | None:
 
     The body can be read or streamed afterwards from its beginning. Raises requests.ConnectionError if no body comes.
     """
-    content_type = response.headers.get("Content-Type", "").partition(";")[0]
-    if content_type.strip().lower() != MEDIA_TYPE:
+    if not is_problem(response.headers.get("Content-Type", "")):
         return None
     try:
-        document = json.loads(_beginning(response).read(MAX_PROBLEM, decode_content=True))
-    except (HTTPError, ValueError, RecursionError):  # too long, in an unknown encoding, or no JSON
+        return code_in(_beginning(response).read(MAX_PROBLEM, decode_content=True))
+    except HTTPError:  # in an unknown encoding
+        return None
+
+
+def is_problem(content_type: str) -> bool:
+    """Whether a Content-Type is that of problem documents."""
+    return content_type.partition(";")[0].strip().lower() == MEDIA_TYPE
+
+
+def code_in(body: bytes) -> str | None:
+    """The ``code`` of the problem document; None if there is none."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):  # too long, or no JSON
         return None
     code = document.get("code") if isinstance(document, dict) else None
     return code if isinstance(code, str) else None

@@ -34,8 +34,13 @@ class RequestCtx:
     def keep(self, request: object, given: Mapping[str, Any]) -> None:
         """Keep a copy of the ``ctx`` of a request: retries sign the same. Raises UnsignableRequest if it does not fit
         into a token."""
+        self._by_request[request] = self.merged(given)
+
+    def merged(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The default with the members of ``given`` added or replaced. Raises UnsignableRequest if it does not fit into
+        a token."""
         try:
-            self._by_request[request] = plain_ctx({**self._default, **plain_ctx(given)})
+            return plain_ctx({**self._default, **plain_ctx(given)})
         except Exception as error:
             raise UnsignableRequest(str(error)) from error
 

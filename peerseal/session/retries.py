@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 import requests
-from urllib3 import Retry
+from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -19,6 +19,8 @@ from urllib3.exceptions import (
 
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.tokens.bearer import BLANKS
+from peerseal.runtime.limits import CallLimits
+from peerseal.session.circuit import Attempt, Circuit
 
 MAX_RETRY_AFTER: Final = 30.0
 """Seconds of the longest ``Retry-After`` that a session waits for. A longer one ends the call with that answer."""
@@ -37,53 +39,79 @@ again for idempotent methods."""
 _LONG_NUMBER = re.compile(r"[0-9]{5}")
 
 
-def after_error(policy: Retry, request: requests.PreparedRequest, error: requests.RequestException) -> Retry:
-    """The policy for the next attempt after an attempt without an answer; raises the error if there is no next one.
+_OVERLOADED = (502, 503, 504)
 
-    A failed connect is safe to try again. After a broken connection the callee may have done its work, so the policy
-    requires an idempotent method. Other errors, such as those of certificates, would occur again.
+
+class Attempts:
+    """The attempts of one request: what an outcome means for the circuit, and whether another attempt follows.
+
+    The answers and errors are urllib3's, whose policy decides; adapters of other clients translate them.
     """
-    cause = cause_of(error)
-    if isinstance(cause, ProxyError):
-        cause = cause.original_error
-    if not isinstance(cause, ConnectTimeoutError | NewConnectionError | ReadTimeoutError | ProtocolError):
-        raise error
-    try:
-        return policy.increment(request.method, request.url, error=cause)
-    except HTTPError:
-        raise error from cause
+
+    def __init__(self, policy: Retry, circuit: Circuit, limits: CallLimits, method: str, url: str) -> None:
+        self._policy = policy
+        self._circuit = circuit
+        self._limits = limits
+        self._method = method
+        self._url = url
+
+    def after_error(self, cause: object) -> float | None:
+        """The pause before the next attempt after one without an answer; None if there is no next one.
+
+        A failed connect is safe to try again. After a broken connection the callee may have done its work, so the
+        policy requires an idempotent method. Other errors, such as those of certificates, would occur again.
+        """
+        if isinstance(cause, ProxyError):
+            cause = cause.original_error
+        if not isinstance(cause, ConnectTimeoutError | NewConnectionError | ReadTimeoutError | ProtocolError):
+            return None
+        try:
+            self._policy = self._policy.increment(self._method, self._url, error=cause)
+        except HTTPError:
+            return None
+        return self._policy.get_backoff_time()
+
+    def after_answer(self, attempt: Attempt, answer: BaseHTTPResponse) -> float | None:
+        """The pause before the next attempt; None if this answer ends the call. An answer of an overloaded callee is a
+        failure of the attempt."""
+        if answer.status in _OVERLOADED:
+            self._circuit.failed(attempt, f"HTTP {answer.status}", self._pause_asked_for(answer))
+        if not self._policy.is_retry(self._method, answer.status):
+            return None
+        try:
+            policy = self._policy.increment(self._method, self._url, response=answer)
+            asked = retry_after(policy, answer) if policy.respect_retry_after_header else None
+        except (MaxRetryError, InvalidHeader, OverflowError, ValueError):
+            return None
+        if asked is not None and asked > MAX_RETRY_AFTER:
+            return None
+        self._policy = policy
+        return asked or policy.get_backoff_time()
+
+    def may_go_on(self) -> bool:
+        """Whether the circuit allows one more attempt."""
+        return self._circuit.lets_through(self._limits)
+
+    def _pause_asked_for(self, answer: BaseHTTPResponse) -> float:
+        """The seconds for which an answer 503 asks all callers to wait; 0 if it does not, or in an unknown format."""
+        if answer.status != 503 or not self._policy.respect_retry_after_header:
+            return 0.0
+        try:
+            return retry_after(self._policy, answer) or 0.0
+        except (InvalidHeader, OverflowError, ValueError):
+            return 0.0
 
 
-def after_answer(
-    policy: Retry, request: requests.PreparedRequest, response: requests.Response
-) -> tuple[Retry, float] | None:
-    """The policy for the next attempt and the seconds to wait before it; None if this answer ends the call."""
-    if not policy.is_retry(str(request.method), response.status_code):
-        return None
-    try:
-        policy = policy.increment(request.method, request.url, response=response.raw)
-        asked = retry_after(policy, response) if policy.respect_retry_after_header else None
-    except (MaxRetryError, InvalidHeader, OverflowError, ValueError):
-        return None
-    if asked is not None and asked > MAX_RETRY_AFTER:
-        return None
-    return policy, asked or policy.get_backoff_time()
+def is_repeatable(policy: Retry, method: str) -> bool:
+    """Whether the method is idempotent, by the standard and by the application's policy."""
+    allowed = policy.allowed_methods
+    return method in Retry.DEFAULT_ALLOWED_METHODS and (not allowed or method in allowed)
 
 
-def pause_asked_for(policy: Retry, response: requests.Response) -> float:
-    """The seconds for which an answer 503 asks all callers to wait; 0 if it does not, or in an unknown format."""
-    if response.status_code != 503 or not policy.respect_retry_after_header:
-        return 0.0
-    try:
-        return retry_after(policy, response) or 0.0
-    except (InvalidHeader, OverflowError, ValueError):
-        return 0.0
-
-
-def retry_after(policy: Retry, response: requests.Response) -> float | None:
+def retry_after(policy: Retry, answer: BaseHTTPResponse) -> float | None:
     """The seconds in ``Retry-After`` (RFC 9110 section 10.2.3); None without the header. Raises ValueError,
     OverflowError or InvalidHeader for a value that is neither a number of seconds nor a date."""
-    text = response.headers.get("Retry-After", "").strip(BLANKS)
+    text = answer.headers.get("Retry-After", "").strip(BLANKS)
     if not text:
         return None
     if text.isdigit():
@@ -91,7 +119,7 @@ def retry_after(policy: Retry, response: requests.Response) -> float | None:
         return math.inf if seconds is None else seconds
     if _LONG_NUMBER.search(text):
         raise ValueError("Retry-After has a number that is no part of a date")
-    return policy.get_retry_after(response.raw)
+    return policy.get_retry_after(answer)
 
 
 def cause_of(error: requests.RequestException) -> object:

@@ -13,7 +13,8 @@ from peerseal.protocol.names import check_name_or_id
 from peerseal.session.body import settle_body
 from peerseal.session.options import MAX_BUFFER
 from peerseal.session.origin import Origin, origin_url
-from peerseal.session.signing_adapter import BOUND, Signer, sign_attempt
+from peerseal.session.signing import BOUND, AttemptSigner, Signer
+from peerseal.session.signing_adapter import sign_attempt
 from peerseal.verify.transaction import TRANSACTION_HEADER
 
 _AUTHORIZATION: Final = "Authorization"
@@ -43,7 +44,7 @@ class RequestSigner(AuthBase):
         settle_body(request, buffer=True, max_buffer=MAX_BUFFER)
         check_name_or_id(self._audience)
         self._origin = Origin(origin_url(request.url or ""))
-        self._signer = self._identify()
+        self._signer = AttemptSigner(self._identify(), self._audience)
         request.url = self.spelled(request.url or "")
         return self.signing(request)
 
@@ -71,7 +72,8 @@ class RequestSigner(AuthBase):
             raise UnsignableRequest("another origin redirects to this service: such a request is not signed")
         if attempt.url != self._origin.url + target:
             raise UnsignableRequest("clients and proxies change this path on the way: leave out --path-as-is")
-        sign_attempt(self._signer, self._audience, attempt, target)
+        attempt.headers.pop(_AUTHORIZATION, None)  # the last token, or a value of .netrc
+        sign_attempt(self._signer, attempt, target)
         self._token = attempt.headers[_AUTHORIZATION]
 
 

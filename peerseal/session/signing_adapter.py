@@ -1,51 +1,25 @@
 """The transport adapter of a session: asks the circuit, signs and sends each attempt."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import requests
 from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE
-from urllib3 import Retry
 
 from peerseal.errors import CallNotMade, CircuitOpen, Replayed, TooManyCalls, UnsignableRequest
-from peerseal.protocol.names import check_name_or_id
-from peerseal.protocol.tokens.bearer import BLANKS
-from peerseal.protocol.tokens.request import ALWAYS_BOUND
 from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
 from peerseal.session.problem import problem_code
 from peerseal.session.request_ctx import RequestCtx
-from peerseal.session.retries import after_answer, after_error, pause_asked_for
+from peerseal.session.retries import Attempts, cause_of, is_repeatable
+from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
 from peerseal.transport.deadline import time_left
 from peerseal.transport.deadline_adapter import TimedAdapter
-from peerseal.verify.context import REQUEST_ID, current_request_id, current_transaction
-from peerseal.verify.transaction import TRANSACTION_HEADER
 
-BOUND: Final = (*ALWAYS_BOUND, TRANSACTION_HEADER)
-"""The headers that are signed where a request has them, in lower case."""
-
-_TRANSACTION_HEADER = "Txn-Token"
-_OVERLOADED = (502, 503, 504)
 _NO_ANSWER = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _Send = Callable[[requests.PreparedRequest], requests.Response]
-
-
-class Signer(Protocol):
-    """The part of a `peerseal.Identity` that a session uses."""
-
-    def sign_request(
-        self,
-        audience: str,
-        *,
-        method: str,
-        target: str,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
-        ctx: Mapping[str, Any] | None = None,
-    ) -> str:
-        """A request token for one attempt."""
 
 
 class CircuitOpenError(CircuitOpen, requests.ConnectionError):
@@ -75,12 +49,9 @@ class SigningAdapter(TimedAdapter):
     ) -> None:
         super().__init__(max_retries=0)
         in_each_child(self._forget_connections)
-        self._signer = signer
-        self._audience = check_name_or_id(audience)
+        self._signer = AttemptSigner(signer, audience, options.bind_headers, options.header)
         self._origin = origin
         self._policy = options.retry_policy
-        self._bound = (*BOUND, *(name.lower() for name in options.bind_headers))
-        self._header = options.header
         self._limits = options.limits
         self._sleep = options.sleep
         self._circuits = circuits
@@ -104,8 +75,6 @@ class SigningAdapter(TimedAdapter):
         target = self._origin.target(request.url or "")
         if target is None:
             return send(_stripped(request))
-        if self._header in request.headers:
-            raise UnsignableRequest(f"the request has a value of its own for {self._header}, where the token goes")
         circuit = self._circuits.of(self._origin.name)
         try:
             with circuit.place(self._limits):
@@ -120,7 +89,7 @@ class SigningAdapter(TimedAdapter):
         self, send: _Send, request: requests.PreparedRequest, target: str, circuit: Circuit, stream: bool
     ) -> requests.Response:
         """The last answer or error, after as many attempts as the policy, the deadline and the circuit allow."""
-        policy = self._policy
+        attempts = Attempts(self._policy, circuit, self._limits, str(request.method), str(request.url))
         while True:
             with circuit.attempt(self._limits) as attempt:
                 try:
@@ -129,41 +98,32 @@ class SigningAdapter(TimedAdapter):
                     error.request = request  # without the token
                     if isinstance(error, _NO_ANSWER):
                         circuit.failed(attempt, type(error).__name__)
-                    policy = after_error(policy, request, error)
-                    if not self._goes_on(circuit, policy.get_backoff_time()):
+                    pause = attempts.after_error(cause_of(error))
+                    if pause is None or not self._goes_on(attempts, pause):
                         raise
                 else:
                     response.request = request
-                    if response.status_code in _OVERLOADED:
-                        asked = pause_asked_for(policy, response)
-                        circuit.failed(attempt, f"HTTP {response.status_code}", asked)
-                    again = after_answer(policy, request, response)
-                    if again is None or not self._goes_on(circuit, again[1]):
+                    pause = attempts.after_answer(attempt, response.raw)
+                    if pause is None or not self._goes_on(attempts, pause):
                         return _whole(response, circuit, attempt, stream)
-                    policy = again[0]
                     response.close()
 
-    def _goes_on(self, circuit: Circuit, pause: float) -> bool:
+    def _goes_on(self, attempts: Attempts, pause: float) -> bool:
         """Wait for the pause, if the deadline and the circuit allow one more attempt after it."""
-        if pause >= time_left() or not circuit.lets_through(self._limits):
+        if pause >= time_left() or not attempts.may_go_on():
             return False
         self._sleep(pause)
-        return circuit.lets_through(self._limits)
+        return attempts.may_go_on()
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
         """One attempt, and a second one with a new token if the callee refuses the first token as replayed."""
         response = send(self._signed(request, target))
-        if not self._may_repeat(str(request.method)) or response.status_code != Replayed.status:
+        if not is_repeatable(self._policy, str(request.method)) or response.status_code != Replayed.status:
             return response
         if problem_code(response) != Replayed.code:
             return response
         response.close()
         return send(self._signed(request, target))
-
-    def _may_repeat(self, method: str) -> bool:
-        """Whether the method is idempotent, by the standard and by the application's policy."""
-        allowed = self._policy.allowed_methods
-        return method in Retry.DEFAULT_ALLOWED_METHODS and (not allowed or method in allowed)
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """As HTTPAdapter's, which however drops the last ``;`` of a target to an HTTP proxy."""
@@ -175,63 +135,22 @@ class SigningAdapter(TimedAdapter):
         """The signed copy of the request, with the URL of this origin even if another parser reads another one."""
         attempt = request.copy()
         attempt.url = self._origin.url + target
-        transaction = current_transaction()
-        if transaction is not None and _TRANSACTION_HEADER not in attempt.headers:
-            attempt.headers[_TRANSACTION_HEADER] = transaction.carry()
-        request_id = current_request_id()
-        if request_id is not None:
-            attempt.headers.setdefault(REQUEST_ID, request_id)
-        sign_attempt(
-            self._signer,
-            self._audience,
-            attempt,
-            target,
-            bound=self._bound,
-            header=self._header,
-            ctx=self._ctx.of(request),
-        )
+        sign_attempt(self._signer, attempt, target, self._ctx.of(request))
         return attempt
 
 
 def sign_attempt(
-    signer: Signer,
-    audience: str,
-    attempt: requests.PreparedRequest,
-    target: str,
-    *,
-    bound: Collection[str] = BOUND,
-    header: str = "Authorization",
-    ctx: Mapping[str, Any] | None = None,
+    signer: AttemptSigner, attempt: requests.PreparedRequest, target: str, ctx: Mapping[str, Any] | None = None
 ) -> None:
-    """Put a token for this attempt into the header of that name.
+    """Put a token for this attempt into its headers, and what else it carries (`AttemptSigner.headers`).
 
-    ``target`` is what is sent (origin form), and the body is bytes or None. ``bound`` names the headers to sign, in
-    lower case; blanks around their values are removed. Raises UnsignableRequest, or as the signer does.
+    ``target`` is what is sent (origin form), and the body is bytes or None. Raises UnsignableRequest, or as the signer
+    does.
     """
-    _check_characters(attempt.headers)
-    signed = _bound_headers(attempt.headers, bound)
-    token = signer.sign_request(
-        audience, method=str(attempt.method), target=target, body=_settled(attempt.body), headers=signed, ctx=ctx
+    added = signer.headers(
+        attempt.headers, method=str(attempt.method), target=target, body=_settled(attempt.body), ctx=ctx
     )
-    changed = {name: value for name, value in signed.items() if _text(attempt.headers[name]) != value}
-    attempt.headers.update(changed)  # some servers keep blanks around a value: send what was signed
-    attempt.headers[header] = f"Bearer {token}"
-
-
-def _bound_headers(headers: Mapping[str, str | bytes], names: Collection[str]) -> dict[str, str]:
-    """The headers to sign as a server will read them (RFC 9110 section 5.5)."""
-    bound = {}
-    for name in names:
-        value = headers.get(name)
-        if value is not None:
-            bound[name] = _text(value).strip(BLANKS)
-    if not bound.get("content-type"):
-        bound.pop("content-type", None)  # WSGI knows no empty one (PEP 3333)
-    return bound
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
+    attempt.headers.update(added)
 
 
 def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stream: bool) -> requests.Response:
@@ -259,7 +178,7 @@ def _connecting_in_time(timeout: Any) -> Any:
 def _stripped(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """The copy that goes to another origin."""
     attempt = request.copy()
-    attempt.headers.pop(_TRANSACTION_HEADER, None)
+    attempt.headers.pop(TRANSACTION, None)
     return attempt
 
 
@@ -269,10 +188,3 @@ def _settled(body: Any) -> bytes:
     if not isinstance(body, bytes):
         raise UnsignableRequest(f"the body is {type(body).__name__}; expected bytes, as PeerSession reads it")
     return body
-
-
-def _check_characters(headers: Mapping[str, str | bytes]) -> None:
-    """Raises UnsignableRequest for a header that http.client cannot encode."""
-    for name, value in headers.items():
-        if not name.isascii() or (isinstance(value, str) and max(value, default="") > "\xff"):
-            raise UnsignableRequest(f"the header {name!r} cannot be sent: names are ASCII, values latin-1")
