@@ -28,9 +28,10 @@ callee verifies the signature with the key from the registry::
 ========================================== =============================================================================
 
 All names and modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
-`peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`, `peerseal.prometheus`. Database
-tables and tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`, `peerseal.testing`. To read the code, begin with
-`peerseal/protocol/`, then read `peerseal/trust/beliefs.py`, then `peerseal/verify/request.py`.
+`peerseal.httpx`, `peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`,
+`peerseal.prometheus`. Database tables and tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`,
+`peerseal.testing`. To read the code, begin with `peerseal/protocol/`, then read `peerseal/trust/beliefs.py`, then
+`peerseal/verify/request.py`.
 """
 
 from importlib import import_module
@@ -123,6 +124,7 @@ _OPTIONAL_MODULES = (
     "asgi",
     "asynchronous",
     "flask",
+    "httpx",
     "inbox",
     "kafka",
     "logs",

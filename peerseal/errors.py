@@ -286,7 +286,8 @@ class UnsignableRequest(PeersealError, code="unsignable_request"):
 class CallNotMade(PeersealError, code="call_not_made", status=503):
     """A call to another service was not started, to keep its threads free. ``retry_after`` is in seconds.
 
-    A `peerseal.requests.PeerSession` raises it as a requests.ConnectionError as well.
+    A `peerseal.requests.PeerSession` raises it as a requests.ConnectionError as well, a
+    `peerseal.httpx.AsyncPeerSession` as a httpx.ConnectError.
     """
 
     def __init__(self, detail: str, retry_after: int = 1) -> None:

@@ -58,6 +58,7 @@ from peerseal.verify.target import check_external_prefix
 from peerseal.verify.users import User
 
 if TYPE_CHECKING:
+    from peerseal.httpx import AsyncPeerSession
     from peerseal.requests import PeerSession
 
 log = logging.getLogger("peerseal.identity")
@@ -424,6 +425,13 @@ class Identity:
         from peerseal.requests import PeerSession  # loaded on first use, as every adapter
 
         return PeerSession(self, audience, base_url, **{"circuits": self._circuits, **options})
+
+    def async_session(self, audience: str, base_url: str, **options: Any) -> "AsyncPeerSession":
+        """An `httpx.AsyncClient` that signs every attempt of every request to ``base_url`` for ``audience``. See
+        `peerseal.httpx.AsyncPeerSession` for the options."""
+        from peerseal.httpx import AsyncPeerSession  # loaded on first use, as every adapter
+
+        return AsyncPeerSession(self, audience, base_url, **{"circuits": self._circuits, **options})
 
     def circuits(self) -> tuple[CircuitStatus, ...]:
         """The circuits of this process to other services, for all sessions of this identity."""
