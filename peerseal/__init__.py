@@ -27,11 +27,11 @@ callee verifies the signature with the key from the registry::
 `RotationSchedule`                         when keys are replaced
 ========================================== =============================================================================
 
-All names and modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.asgi`, `peerseal.requests`,
-`peerseal.httpx`, `peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`, `peerseal.messaging`,
-`peerseal.prometheus`. Database tables and tools: `peerseal.outbox`, `peerseal.inbox`, `peerseal.logs`,
-`peerseal.testing`. To read the code, begin with `peerseal/protocol/`, then read `peerseal/trust/beliefs.py`, then
-`peerseal/verify/request.py`.
+All names and modules are loaded on first use. Adapters: `peerseal.flask`, `peerseal.wsgi`, `peerseal.asgi`,
+`peerseal.requests`, `peerseal.httpx`, `peerseal.asynchronous`, `peerseal.kafka`, `peerseal.rabbitmq`,
+`peerseal.messaging`, `peerseal.prometheus`. Database tables and tools: `peerseal.outbox`, `peerseal.inbox`,
+`peerseal.logs`, `peerseal.testing`. To read the code, begin with `peerseal/protocol/`, then read
+`peerseal/trust/beliefs.py`, then `peerseal/verify/request.py`.
 """
 
 from importlib import import_module
@@ -134,6 +134,7 @@ _OPTIONAL_MODULES = (
     "rabbitmq",
     "requests",
     "testing",
+    "wsgi",
 )
 
 _PACKAGES = ("identity", "protocol", "runtime", "session", "transport", "trust", "verify")

@@ -17,25 +17,25 @@ request token binds one request, and not what follows it.
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
-from peerseal.asgi_routes import PathNeeds, Scope
+from peerseal.asgi_routes import AppNeeds, Scope
 from peerseal.asynchronous import AsyncVerifier
+from peerseal.checked_call import CheckedCall, calls, current_peer, require_scope
 from peerseal.errors import (
     ContentTooLarge,
     ContentUnreadable,
     InsufficientScope,
-    MissingToken,
     PeersealError,
     Replayed,
     WrongBinding,
 )
+from peerseal.path_needs import Needs
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
-from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking, lacking_user
+from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking_user
 from peerseal.verify.context import (
     REQUEST_ID,
     enter_outside,
@@ -66,35 +66,17 @@ caller without a good token cannot make a service hold megabytes."""
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
 
 
-def current_peer() -> Peer:
-    """The verified caller of the request that this code serves. Raises RuntimeError where there is none."""
-    call = _calls.get()
-    if call is None or call.peer is None:
-        raise RuntimeError("no verified caller: the path is public, or the check reports only")
-    return call.peer
-
-
-def require_scope(scope: str, *, transaction: bool = False) -> None:
-    """For a handler that learns late what the call needs: passes where the caller may use the scope.
-
-    What it raises (MissingToken, InsufficientScope, BadTransactionToken) becomes the answer, even where the application
-    catches it, unless the application has begun to answer. ``current_peer().scopes`` says what the caller may use.
-    """
-    call = _calls.get()
-    if call is None:
-        raise MissingToken("not within a request")
-    call.require(scope, transaction)
-
-
 class PeerAuth:
     """Closes ``app`` to all but the callers in ``allow``. It is an ASGI application itself.
 
-    ``needs`` maps paths to what they and all paths below them need; the longest path counts. Ambiguous paths (dot
-    segments, two slashes in a row, backslashes, control characters) are always refused. Or ``needs`` is a function of
-    method and path. In both cases the path is decoded, and below the server's ``root_path``, as frameworks route it; a
-    path that a framework reads as another one, by a ``root_path`` of its own, is always refused. ``external_prefix`` is
-    the path that a proxy in front strips, if the server's ``root_path`` does not say it; the identity's by default. The
-    other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first request.
+    ``needs`` maps paths to what they and all paths below them need; the longest path counts. A value is a `Need`, or a
+    mapping of methods to needs, in which a method that is missing is refused (HEAD needs what GET needs). Ambiguous
+    paths (dot segments, two slashes in a row, backslashes, control characters) are always refused. Or ``needs`` is a
+    function of method and path. In both cases the path is decoded, and below the server's ``root_path``, as frameworks
+    route it; a path that a framework reads as another one, by a ``root_path`` of its own, is always refused.
+    ``external_prefix`` is the path that a proxy in front strips, if the server's ``root_path`` does not say it; the
+    identity's by default. The other options are those of `peerseal.flask.PeerAuth`. Nothing is fetched before the first
+    request.
     """
 
     def __init__(
@@ -102,11 +84,11 @@ class PeerAuth:
         app: App,
         identity: "Identity | None" = None,
         *,
-        needs: Mapping[str, Need] | Callable[[str, str], Need] | None = None,
+        needs: Needs | None = None,
         **options: Unpack[PeerAuthOptions],
     ) -> None:
         self._app = app
-        self._needs = PathNeeds(app, needs)
+        self._needs = AppNeeds(app, needs)
         self._record = Record()
         self._gate = Gate(identity, self._record, **options)
         self._verifier = AsyncVerifier(self._gate.verifier)
@@ -128,12 +110,12 @@ class PeerAuth:
         receive, send = _outside(receive), _outside(send)
         call = _Call(_headers(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
-        outer, before = _calls.set(None), enter_request(call.headers.get(REQUEST_ID))
+        outer, before = calls.set(None), enter_request(call.headers.get(REQUEST_ID))
         try:
             return await serve(self._needs.need(scope), call, scope, receive)
         finally:
             leave_request(before)
-            _calls.reset(outer)
+            calls.reset(outer)
 
     async def _http(self, need: Need, call: "_Call", scope: Scope, receive: Receive) -> None:
         body = _Body(receive)
@@ -214,28 +196,22 @@ class PeerAuth:
             self._being_read.remove(signed)
 
 
-class _Call:
-    """One request or WebSocket: who called, and whether it was refused or answered.
-
-    Handlers find it in a context variable; threads of the request share it.
-    """
+class _Call(CheckedCall):
+    """One request or WebSocket."""
 
     def __init__(self, headers: Mapping[str, str], send: Send, gate: Gate) -> None:
+        super().__init__(gate, partial(headers.get, gate.header))
         self.headers = headers
         self.send_on = send
-        self.peer: Peer | None = None
-        self.refused: PeersealError | None = None
-        self.began = False
-        self._gate = gate
 
     def __enter__(self) -> None:
         """The block knows this call, and works for its transaction."""
-        self._before = _calls.set(self), set_transaction(self.peer.transaction if self.peer else None)
+        self._before = calls.set(self), set_transaction(self.peer.transaction if self.peer else None)
 
     def __exit__(self, *_: object) -> None:
         call, transaction = self._before
         reset_transaction(transaction)
-        _calls.reset(call)
+        calls.reset(call)
 
     async def send(self, event: Event) -> None:
         """The application's ``send``. What it would answer once a handler has refused is not sent: frameworks make a
@@ -243,26 +219,6 @@ class _Call:
         if self.refused is None or self.began:
             self.began = True
             await self.send_on(event)
-
-    def require(self, scope: str, transaction: bool) -> None:
-        """See `require_scope`."""
-        error = lacking(self.peer, scope, transaction)
-        if error is None:
-            return
-        if not self._gate.report_only:
-            self.refuse(error)
-            raise error
-        if self.peer is not None:  # where there is none, the check has reported it already
-            self.report(error)
-
-    def refuse(self, error: PeersealError) -> None:
-        """Refuse the call; log and count it."""
-        self.refused = error
-        self._gate.record.add(error, self.headers.get(self._gate.header))
-
-    def report(self, error: PeersealError) -> None:
-        """Log and count what would have been refused."""
-        self._gate.record.add(error, self.headers.get(self._gate.header), reported=True)
 
     async def answer(self, error: PeersealError) -> None:
         """Answer a refused request."""
@@ -273,20 +229,17 @@ class _Call:
         await self.send_on({"type": "http.response.body", "body": problem.body})
 
 
-_calls: ContextVar[_Call | None] = ContextVar("peerseal_call", default=None)
-
-
 def _outside(step: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     """A server's ``receive`` or ``send``, which runs outside of any call, request and transaction: there the server may
     start the next request of the connection, which would inherit the context variables."""
 
     async def run(*arguments: P.args, **options: P.kwargs) -> R:
-        call, before = _calls.set(None), enter_outside()
+        call, before = calls.set(None), enter_outside()
         try:
             return await step(*arguments, **options)
         finally:
             leave_request(before)
-            _calls.reset(call)
+            calls.reset(call)
 
     return run
 

@@ -5,33 +5,24 @@ paths are known.
 """
 
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
-from peerseal.errors import ConfigurationError
-from peerseal.refusals import ANY_ALLOWED, Need, check_need
-from peerseal.runtime.options import shortened
+from peerseal.path_needs import ALWAYS_REFUSED, Needs, PathNeeds, is_below
+from peerseal.refusals import Need
 
 log = logging.getLogger("peerseal")
 
 Scope = MutableMapping[str, Any]
 
-_AMBIGUOUS = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
-"""Paths that applications read in two ways: Starlette's pattern for ``/admin`` takes a newline after it."""
-_PATTERN = re.compile(r"[{}<>*?%#]")
-"""Characters of patterns, queries and escapes, which a path in ``needs`` would not stand for."""
-_ALWAYS_REFUSED: Final = Need("")  # no caller has the empty scope
 
-
-class PathNeeds:
+class AppNeeds:
     """The needs of the paths of ``app``; see `peerseal.asgi.PeerAuth`. Raises ConfigurationError."""
 
-    def __init__(self, app: Any, needs: Mapping[str, Need] | Callable[[str, str], Need] | None) -> None:
+    def __init__(self, app: Any, needs: Needs | None) -> None:
         self._app = app
-        self._function = needs if callable(needs) else None
-        self._by_path = [] if callable(needs) else _longest_first({"/": ANY_ALLOWED} if needs is None else needs)
+        self._needs = PathNeeds(needs)
 
     def need(self, scope: Scope) -> Need:
         """What the request needs. A path that a framework reads as another one than the path below the server's
@@ -39,51 +30,19 @@ class PathNeeds:
         path: str = scope["path"]
         below_root = _below_root(path, scope.get("root_path", ""))
         for place, root in self._own_roots:
-            if _is_below(below_root, place) and _below_root(path, root) != _below_root(below_root, place):
-                return _ALWAYS_REFUSED
-        if self._function is not None:
-            return self._checked(self._function, scope.get("method", "GET"), below_root)
-        if _AMBIGUOUS.search(below_root):
-            return _ALWAYS_REFUSED
-        return next((need for trunk, need in self._by_path if _is_below(below_root, trunk)), _ALWAYS_REFUSED)
+            if is_below(below_root, place) and _below_root(path, root) != _below_root(below_root, place):
+                return ALWAYS_REFUSED
+        return self._needs.need(scope.get("method", "GET"), below_root)
 
     def pattern(self, scope: Scope) -> str | None:
         """The pattern of the request's route; where the application does not tell, the path in ``needs``."""
         path = _below_root(scope["path"], scope.get("root_path", ""))
-        trunks = (trunk for trunk, _ in self._by_path if _is_below(path, trunk))
-        covering = (trunk if path == trunk else f"{trunk}/*" for trunk in trunks)
-        return _route_pattern(self._app, scope) or next(covering, None)
+        return _route_pattern(self._app, scope) or self._needs.covering(path)
 
     @cached_property
     def _own_roots(self) -> tuple[tuple[str, str], ...]:
         """Read at the first request, when all applications are mounted."""
         return tuple(_own_roots(self._app))
-
-    def _checked(self, function: Callable[[str, str], Need], method: str, path: str) -> Need:
-        try:
-            return check_need(function(method, path), f"what needs gives for {path!r}")
-        except ConfigurationError as error:
-            log.error("a call is refused: %s", error)
-            return _ALWAYS_REFUSED
-
-
-def _longest_first(needs: object) -> list[tuple[str, Need]]:
-    """The needs by path, without a slash at its end, the longest path first. Raises ConfigurationError, also for a path
-    that no request can have."""
-    if not isinstance(needs, Mapping):
-        raise ConfigurationError(f"needs is of type {type(needs).__name__}; expected a mapping of paths to needs")
-    by_path: dict[str, Need] = {}
-    for path, need in needs.items():
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise ConfigurationError(f"{shortened(path)} in needs is no path; paths begin with a slash")
-        if _PATTERN.search(path):
-            raise ConfigurationError(f"{path!r} in needs: paths are no patterns; for patterns give a function")
-        if _AMBIGUOUS.search(path) or path != path.strip():
-            raise ConfigurationError(f"{path!r} in needs: no request is served at such a path")
-        if path.rstrip("/") in by_path:
-            raise ConfigurationError(f"{path!r} in needs stands there twice, with and without a slash at its end")
-        by_path[path.rstrip("/")] = check_need(need, f"needs[{path!r}]")
-    return sorted(by_path.items(), key=lambda item: -len(item[0]))
 
 
 def _own_roots(app: Any, place: str = "") -> Iterator[tuple[str, str]]:
@@ -101,12 +60,7 @@ def _own_roots(app: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 def _below_root(path: str, root: str) -> str:
     """The path below the root path, which servers and frameworks leave in ``path``."""
-    return path.removeprefix(root) if _is_below(path, root) else path
-
-
-def _is_below(path: str, trunk: str) -> bool:
-    """Whether the path is that one, or below it."""
-    return path == trunk or path.startswith(f"{trunk}/")
+    return path.removeprefix(root) if is_below(path, root) else path
 
 
 def _route_pattern(app: Any, scope: Scope) -> str | None:

@@ -26,12 +26,10 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.protocol.problem_document import problem_of
-from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
     PUBLIC,
     REFUSALS,
-    Gate,
     Need,
     PeerAuthOptions,
     Record,
@@ -39,22 +37,13 @@ from peerseal.refusals import (
     check_needed_scope,
     check_options,
     lacking,
-    lacking_user,
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
 from peerseal.verify.context import begin, carrying, current_transaction, enter_request, leave_request
 from peerseal.verify.request import Peer
-from peerseal.wsgi import (
-    REQUEST_ID_KEY,
-    EnvironHeaders,
-    PiecesWithin,
-    WholeBody,
-    environ_key,
-    read_body,
-    within_request,
-    wsgi_target,
-)
+from peerseal.wsgi import PEER, WsgiGate
+from peerseal.wsgi_environ import REQUEST_ID_KEY, PiecesWithin, WholeBody, within_request
 
 try:
     from flask import Flask, Request, Response, current_app, request
@@ -69,7 +58,6 @@ if TYPE_CHECKING:
 
 _EXTENSION: Final = "peerseal"
 _MARK: Final = "__peerseal__"
-_PEER: Final = "peerseal.peer"
 _SERVED: Final = "peerseal.served"
 _WHOLE: Final = "peerseal.whole"
 _BEFORE: Final = "peerseal.before"
@@ -173,7 +161,7 @@ class PeerAuth:
         return self._record.counts
 
 
-class _FlaskGate(Gate):
+class _FlaskGate(WsgiGate):
     """The check before one Flask application."""
 
     def __init__(
@@ -181,7 +169,6 @@ class _FlaskGate(Gate):
     ) -> None:
         super().__init__(identity, record, **options)
         self._views = app.view_functions
-        self._header_key = environ_key(self.header)
 
     def check(self, current: Request) -> Response | None:
         """Done before the rest of a request: the refusal, or None.
@@ -190,47 +177,25 @@ class _FlaskGate(Gate):
         for ``Exception`` would turn the refusal into another answer.
         """
         environ = current.environ
-        environ.pop(_PEER, None)
+        environ.pop(PEER, None)
         if environ.get(_SERVED) != id(environ):
             environ.setdefault(_BEFORE, current_transaction())
         begin(None)
         need = _need_of_view(self._views, current)
         if need.public:
             return None
-        try:
-            peer = environ[_PEER] = self._verified(environ, need)
-        except REFUSALS as error:
-            if not self.report_only:
-                return self.refuse(error)
-            self.report(error)
-        else:
-            if peer.transaction is not None:
-                begin(peer.transaction)
-            self.audit.call(peer, scope=need.scope, method=environ["REQUEST_METHOD"], route=lambda: _pattern(current))
-        return None
-
-    def _verified(self, environ: "WSGIEnvironment", need: Need) -> Peer:
-        peer = self.verifier.verify(
-            bearer_token(environ.get(self._header_key)),
-            method=environ["REQUEST_METHOD"],
-            target=wsgi_target(environ, self.external_prefix),
-            body=functools.partial(read_body, environ, self.max_body),
-            headers=EnvironHeaders(environ),
-            scope=need.scope,
-        )
-        if need.transaction and (error := lacking_user(peer)):
-            raise error
-        return peer
+        refused = self.admit(environ, need, functools.partial(_pattern, current))
+        return None if refused is None else self.refuse(refused)
 
     def refuse(self, error: PeersealError) -> Response:
         """Log, count and answer. Also the error handler for refusals that views raise."""
-        self.record.add(error, request.environ.get(self._header_key))
+        self.record.add(error, self.authorization(request.environ))
         problem = problem_of(error)
         return Response(problem.body, problem.status, headers=problem.headers)
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self.record.add(error, request.environ.get(self._header_key), reported=True)
+        self.record.add(error, self.authorization(request.environ), reported=True)
 
 
 def _install(app: Flask, gate: _FlaskGate) -> None:
@@ -294,7 +259,7 @@ def _keep_user(response: Response, environ: "WSGIEnvironment") -> Response:
     to the user's scopes. All ``after_request`` functions have seen the response."""
     environ[_WHOLE] = response.is_sequence
     if response.is_streamed and not response.direct_passthrough:
-        peer: Peer | None = environ.get(_PEER)
+        peer: Peer | None = environ.get(PEER)
         if peer is not None and peer.transaction is not None:
             response.response = PiecesWithin(response.response, functools.partial(carrying, peer.transaction))
     return response
@@ -368,7 +333,7 @@ def _method_of(view_class: type, method: str) -> object:
 
 def _need_scope(scope: str, transaction: bool) -> None:
     """The check in the wrapper of a marked view."""
-    peer: Peer | None = _current_request().environ.get(_PEER)
+    peer: Peer | None = _current_request().environ.get(PEER)
     error = lacking(peer, scope, transaction)
     if error is None:
         return
@@ -380,7 +345,7 @@ def _need_scope(scope: str, transaction: bool) -> None:
 
 
 def _find_peer() -> Peer:
-    peer: Peer | None = _current_request().environ.get(_PEER)
+    peer: Peer | None = _current_request().environ.get(PEER)
     if peer is None:
         raise RuntimeError("no verified caller: the route is public, or the check reports only")
     return peer

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from peerseal.runtime.terminal import LineFormatter
 from peerseal.verify.context import current_request_id, log_context, serving
-from peerseal.wsgi import REQUEST_ID_KEY, within_request
+from peerseal.wsgi_environ import REQUEST_ID_KEY, within_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -33,7 +33,7 @@ from peerseal.verify.context import Transaction, current_request_id, new_request
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
 from peerseal.verify.target import check_external_prefix
-from peerseal.wsgi import MAX_BODY
+from peerseal.wsgi_environ import MAX_BODY
 
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity

@@ -1,197 +1,245 @@
-"""The parts of a request that a verifier needs, from a WSGI environ (PEP 3333), for adapters of WSGI frameworks."""
+"""WSGI: a whole application closed to all but proven, allowed callers: Django, Pyramid, Bottle, or a bare function.
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from functools import lru_cache, partial
-from io import BytesIO, RawIOBase
-from typing import IO, Any, Final
+::
 
-from peerseal.errors import ContentTooLarge, ContentUnreadable, WrongBinding
-from peerseal.protocol.encoding import natural
-from peerseal.protocol.tokens.bearer import BLANKS
-from peerseal.protocol.tokens.bearer import bearer_token as bearer_token
-from peerseal.verify.context import REQUEST_ID, current_trace, reset_trace, set_trace, within
-from peerseal.verify.request import RequestHeaders
-from peerseal.verify.target import routed_target
+    application = PeerAuth(
+        get_wsgi_application(),
+        identity,
+        allow={"client-service": {"profiles:read"}},
+        needs={"/profiles": Need("profiles:read"), "/healthz": PUBLIC},
+    )
 
-MAX_BODY = 16 * 1024 * 1024
-"""Bytes of the longest body that is read by default."""
+The check runs before the application sees any part of a request. With ``needs``, a path that it does not name is
+always refused; without it, each path is open to each allowed caller. `peerseal.flask` checks with the same gate, and
+reads the needs from the views.
+"""
 
-REQUEST_ID_KEY: Final = f"HTTP_{REQUEST_ID.upper().replace('-', '_')}"
-"""The key of the request id in an environ."""
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
-_HTTP_1 = ("HTTP/1.1", "HTTP/1.0")  # where a request without the two headers of a body has none
-_SHORT = 256  # characters of the longest target that is cached: services get the same targets again and again
-_PIECE = 1024 * 1024  # bytes read at once
-_CGI_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")  # without HTTP_; empty is as good as missing (PEP 3333)
+from peerseal.checked_call import CheckedCall, calls, current_peer, require_scope
+from peerseal.errors import PeersealError
+from peerseal.path_needs import Needs, PathNeeds
+from peerseal.protocol.problem_document import problem_of
+from peerseal.protocol.tokens.bearer import bearer_token
+from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking_user
+from peerseal.runtime.options import check_callable
+from peerseal.verify.context import begin, carrying, current_trace, current_transaction, enter_request, leave_request
+from peerseal.verify.context import within as within_trace
+from peerseal.verify.request import Peer
+from peerseal.wsgi_environ import MAX_BODY as MAX_BODY
+from peerseal.wsgi_environ import REQUEST_ID_KEY as REQUEST_ID_KEY
+from peerseal.wsgi_environ import EnvironHeaders as EnvironHeaders
+from peerseal.wsgi_environ import PiecesWithin as PiecesWithin
+from peerseal.wsgi_environ import WholeBody as WholeBody
+from peerseal.wsgi_environ import environ_key as environ_key
+from peerseal.wsgi_environ import is_file
+from peerseal.wsgi_environ import path_info as path_info
+from peerseal.wsgi_environ import read_body as read_body
+from peerseal.wsgi_environ import within_request as within_request
+from peerseal.wsgi_environ import wsgi_target as wsgi_target
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
-    """`peerseal.verify.target.routed_target` of a request.
+    from peerseal.identity.identity import Identity
 
-    Raises WrongBinding, also where the server does not tell the raw target (``RAW_URI`` or ``REQUEST_URI``), and for a
-    request header ``SCRIPT_NAME``, which gunicorn obeys from the hosts in ``forwarded_allow_ips``. The raw target then
-    still decodes to the routed path, but of another view than the caller meant: with ``/admin`` as script name,
-    ``/admin/x`` is the view of ``/x``.
-    """
-    if "HTTP_SCRIPT_NAME" in environ:
-        raise WrongBinding("a header shifts the routing")
-    raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-    if raw_uri is None:
-        raise WrongBinding("the server does not tell the raw request-target: neither RAW_URI nor REQUEST_URI is there")
-    script_name, path_info = environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")
-    exact = type(raw_uri) is type(script_name) is type(path_info) is str
-    routed = _routed_target_of_short if exact and len(raw_uri) <= _SHORT else routed_target
-    return routed(raw_uri, script_name, path_info, external_prefix)
+__all__ = ["ANY_ALLOWED", "PEER", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope"]
 
-
-_routed_target_of_short = lru_cache(maxsize=2048)(routed_target)
-
-
-@lru_cache(maxsize=256)
-def environ_key(name: str) -> str:
-    """Where an environ has the header of that name."""
-    key = name.upper().replace("-", "_")
-    return key if key in _CGI_HEADERS else f"HTTP_{key}"
+PEER: Final = "peerseal.peer"
+"""The key of the verified caller in an environ: a `peerseal.Peer`. It is missing where there is none."""
 
 
-class EnvironHeaders(RequestHeaders):
-    """A request's headers by lower-case name, each looked up in the environ when it is asked for."""
+class WsgiGate(Gate):
+    """The check of WSGI requests, which the adapters of all frameworks share."""
 
-    __slots__ = ("_environ",)
+    def __init__(self, identity: "Identity | None", record: Record, **options: Unpack[PeerAuthOptions]) -> None:
+        super().__init__(identity, record, **options)
+        self._header_key = environ_key(self.header)
 
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        self._environ = environ
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As `Mapping.get`, without a KeyError: most requests lack most headers."""
-        value = self._environ.get(environ_key(name))
-        if value is None or (value == "" and environ_key(name) in _CGI_HEADERS):
-            return default
-        return value.strip(BLANKS)  # some servers leave the blanks of RFC 9110 section 5.5
-
-    def __getitem__(self, name: str) -> str:
-        value: str | None = self.get(name)
-        if value is None:
-            raise KeyError(name)
+    def authorization(self, environ: "WSGIEnvironment") -> str | None:
+        """The header with the token."""
+        value: str | None = environ.get(self._header_key)
         return value
 
-    def __iter__(self) -> Iterator[str]:
-        names = (key.removeprefix("HTTP_") for key in self._environ if key.startswith(("HTTP_", "CONTENT_")))
-        return (name.replace("_", "-").lower() for name in names if self.get(name) is not None)
+    def admit(self, environ: "WSGIEnvironment", need: Need, route: Callable[[], str | None]) -> PeersealError | None:
+        """Verify the caller, who is in the environ afterwards, and begin the transaction. Gives the refusal, or None;
+        also None where refusals are reported only. ``route`` gives the pattern of the route for the audit."""
+        try:
+            peer = environ[PEER] = self._verified(environ, need)
+        except REFUSALS as error:
+            if not self.report_only:
+                return error
+            self.record.add(error, self.authorization(environ), reported=True)
+        else:
+            if peer.transaction is not None:
+                begin(peer.transaction)
+            self.audit.call(peer, scope=need.scope, method=environ["REQUEST_METHOD"], route=route)
+        return None
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    def _verified(self, environ: "WSGIEnvironment", need: Need) -> Peer:
+        peer = self.verifier.verify(
+            bearer_token(environ.get(self._header_key)),
+            method=environ["REQUEST_METHOD"],
+            target=wsgi_target(environ, self.external_prefix),
+            body=partial(read_body, environ, self.max_body),
+            headers=EnvironHeaders(environ),
+            scope=need.scope,
+        )
+        if need.transaction and (error := lacking_user(peer)):
+            raise error
+        return peer
 
 
-def read_body(environ: dict[str, Any], limit: int = MAX_BODY) -> bytes:
-    """The whole body, which the application can read again.
+class PeerAuth:
+    """Closes ``app`` to all but the callers in ``allow``. It is a WSGI application itself.
 
-    Where the server does not end the stream itself (``wsgi.input_terminated``), Content-Length is its length, and
-    without that header there is no body. Raises ContentTooLarge, with the stream as before, or ContentUnreadable.
+    ``needs`` maps paths to what they and all paths below them need; the longest path counts. A value is a `Need`, or a
+    mapping of methods to needs, in which a method that is missing is refused (HEAD needs what GET needs). Ambiguous
+    paths (dot segments, two slashes in a row, backslashes, control characters) are always refused. Or ``needs`` is a
+    function of method and path. In both cases the path is ``PATH_INFO``, decoded. The other options are those of
+    `peerseal.flask.PeerAuth`. Nothing is fetched before the first request.
+
+    The caller is `current_peer`, and ``environ["peerseal.peer"]``.
     """
-    declared = environ.get("CONTENT_LENGTH") or ""
-    if not declared and "HTTP_TRANSFER_ENCODING" not in environ and environ.get("SERVER_PROTOCOL") in _HTTP_1:
-        return _with_body(environ, b"")  # RFC 9112 section 6.3
-    length = _length(declared)
-    if length > limit:
-        raise ContentTooLarge(f"the body is longer than {limit} bytes")
-    if not environ.get("wsgi.input_terminated") and "HTTP_TRANSFER_ENCODING" in environ:
-        raise ContentUnreadable("this server does not tell where a chunked body ends: send it with Content-Length")
-    stream: IO[bytes] = environ["wsgi.input"]
-    try:
-        body = _read_up_to(stream, limit + 1 if environ.get("wsgi.input_terminated") else length)
-    except Exception as error:  # each server has its own error for a body that ends early or is not chunked
-        raise ContentUnreadable(f"the body could not be read: {type(error).__name__}") from error
-    if len(body) > limit:
-        environ["wsgi.input"] = _Rejoined(body, stream)
-        raise ContentTooLarge(f"the body is longer than {limit} bytes")
-    return _with_body(environ, body)
+
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        identity: "Identity | None" = None,
+        *,
+        needs: Needs | None = None,
+        **options: Unpack[PeerAuthOptions],
+    ) -> None:
+        check_callable("app", app)
+        self._app = app
+        self._needs = PathNeeds(needs)
+        self._record = Record()
+        self._gate = WsgiGate(identity, self._record, **options)
+
+    @property
+    def refusals(self) -> Counter[str]:
+        """How many calls were refused (or, with ``report_only``, would have been) in this process, by code: a copy."""
+        return self._record.counts
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """One request."""
+        environ.pop(PEER, None)
+        call = _Call(environ, start_response, self._gate)
+        outer, before = calls.set(call), enter_request(environ.get(REQUEST_ID_KEY))
+        try:
+            path = path_info(environ)
+            need = self._needs.need(environ["REQUEST_METHOD"], path)
+            if not need.public:
+                refused = self._gate.admit(environ, need, partial(self._needs.covering, path))
+                if refused is not None:
+                    call.refuse(refused)
+                    return call.answer(refused)
+                call.peer = environ.get(PEER)
+            return call.serve(self._app)
+        finally:
+            leave_request(before)
+            calls.reset(outer)
 
 
-def _with_body(environ: dict[str, Any], body: bytes) -> bytes:
-    """The body, which the application will read."""
-    environ["wsgi.input"] = BytesIO(body)
-    environ["wsgi.input_terminated"] = True
-    return body
+class _Call(CheckedCall):
+    """One request. The application's head is held until its first piece of a body, so that a handler can refuse."""
+
+    def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse", gate: WsgiGate) -> None:
+        super().__init__(gate, partial(gate.authorization, environ))
+        self._environ = environ
+        self._start_response = start_response
+        self._head: tuple[Any, ...] | None = None
+
+    def serve(self, app: "WSGIApplication") -> Iterable[bytes]:
+        """The application's answer; or the refusal, if a handler refused before the answer began. What the application
+        would answer then is not sent: frameworks make a 500 of errors that they do not know."""
+        try:
+            body = self._begun(app(self._environ, self._start))
+        except Exception as error:
+            if self.refused is None and isinstance(error, REFUSALS):
+                self.refuse(error)
+            if self.began or self.refused is None:
+                raise
+            return self.answer(self.refused)
+        if self.refused is not None and not self.began:
+            getattr(body, "close", lambda: None)()
+            return self.answer(self.refused)
+        self._send_head()
+        return body
+
+    def answer(self, error: PeersealError) -> Iterable[bytes]:
+        """The problem document of a refused request."""
+        problem = problem_of(error)
+        headers = [*problem.headers.items(), ("Content-Length", str(len(problem.body)))]
+        self._start_response(f"{problem.status} {HTTPStatus(problem.status).phrase}", headers)
+        return [problem.body]
+
+    def _begun(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """The body, whose pieces are made within this call: servers ask for them after the application has returned. A
+        list, and a file that the server sends itself, are returned as they are."""
+        if isinstance(body, list | tuple) or is_file(body, self._environ):
+            return body
+        pieces = PiecesWithin(body, self._within())
+        if self._head is not None:
+            return pieces
+        try:
+            return _Resumed(pieces)
+        except BaseException:
+            pieces.close()
+            raise
+
+    def _within(self) -> Callable[[], Any]:
+        trace, transaction = current_trace(), current_transaction()
+
+        @contextmanager
+        def within() -> Iterator[None]:
+            outer = calls.set(self)
+            try:
+                with within_trace(trace), carrying(transaction):
+                    yield
+            finally:
+                calls.reset(outer)
+
+        return within
+
+    def _start(self, *head: Any) -> Callable[[bytes], object]:
+        """The application's ``start_response``."""
+        if self.began:
+            return self._start_response(*head)
+        self._head = head
+        return self._write
+
+    def _write(self, data: bytes) -> object:
+        """What an imperative application writes (PEP 3333); nothing of it is sent once a handler has refused."""
+        if self.refused is not None and not self.began:
+            return None
+        if not self.began:
+            self._send_head()
+        return self._write_on(data)
+
+    def _send_head(self) -> None:
+        if self._head is not None and not self.began:
+            self.began = True
+            self._write_on = self._start_response(*self._head)
 
 
-def _length(declared: str) -> int:
-    """The number in Content-Length; ``sys.maxsize`` for too many digits, 0 for anything else."""
-    if not (declared.isascii() and declared.isdigit()):
-        return 0
-    length = natural(declared.lstrip("0") or "0")
-    return sys.maxsize if length is None else length
+class _Resumed(Iterator[bytes]):
+    """The pieces of a body whose first piece was made: some applications begin to answer only then."""
 
+    def __init__(self, pieces: PiecesWithin) -> None:
+        self._first: bytes | None = next(pieces, None)
+        self._pieces = pieces
 
-def _read_up_to(stream: IO[bytes], size: int) -> bytes:
-    pieces = []
-    while size and (piece := stream.read(min(size, _PIECE))):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
-
-
-class _Rejoined(RawIOBase):
-    """A stream of which a piece was read before."""
-
-    def __init__(self, piece: bytes, rest: IO[bytes]) -> None:
-        self._piece = BytesIO(piece)
-        self._rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._piece.read(len(buffer)) or self._rest.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def within_request(body: Iterable[bytes], environ: Mapping[str, Any]) -> Iterable[bytes]:
-    """An application's body, whose pieces are made within the current request: servers ask for them after the
-    application has returned. A list, and a file that the server sends itself, are returned as they are."""
-    trace, file_wrapper = current_trace(), environ.get("wsgi.file_wrapper")
-    is_file = isinstance(file_wrapper, type) and isinstance(body, file_wrapper)
-    return PiecesWithin(body, partial(within, trace)) if isinstance(body, Iterator) and not is_file else body
-
-
-class WholeBody:
-    """A body that is made already: only its `close` runs within the request."""
-
-    __slots__ = ("_body", "_trace")
-
-    def __init__(self, body: Iterable[bytes]) -> None:
-        self._body = body
-        self._trace = current_trace()
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        piece: bytes = next(self._pieces) if first is None else first
+        return piece
 
     def close(self) -> None:
         """Close the body (PEP 3333)."""
-        before = set_trace(self._trace)
-        try:
-            getattr(self._body, "close", lambda: None)()
-        finally:
-            reset_trace(before)
-
-
-class PiecesWithin(Iterator[Any]):
-    """The pieces of a body. Each is made in a context of ``enter``, and the thread is outside of it between them."""
-
-    def __init__(self, body: Iterable[Any], enter: Callable[[], AbstractContextManager[object]]) -> None:
-        self._body = body
-        self._pieces = iter(body)
-        self._enter = enter
-
-    def __next__(self) -> Any:
-        with self._enter():
-            return next(self._pieces)
-
-    def close(self) -> None:
-        """Close the body, even one that never began (PEP 3333)."""
-        with self._enter():
-            self._pieces = iter(())  # also ends an iterator of the body
-            getattr(self._body, "close", lambda: None)()
+        self._pieces.close()

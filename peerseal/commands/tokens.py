@@ -35,7 +35,7 @@ from peerseal.protocol.tokens.request import REQUEST_LIFETIME, REQUEST_TYP
 from peerseal.protocol.tokens.transaction import TRANSACTION_TYP
 from peerseal.runtime.settings import read_bytes
 from peerseal.runtime.terminal import say, say_json
-from peerseal.wsgi import MAX_BODY
+from peerseal.wsgi_environ import MAX_BODY
 
 KINDS: Mapping[str, str] = {
     REQUEST_TYP: "request token",

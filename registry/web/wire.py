@@ -12,7 +12,7 @@ from peerseal.errors import MalformedToken, MissingToken
 from peerseal.protocol.encoding import MAX_DIGITS, canonical_json, natural, strict_json_object
 from peerseal.protocol.tokens.bearer import bearer_token as one_bearer_token
 from peerseal.verify.request import Peer
-from peerseal.wsgi import wsgi_target
+from peerseal.wsgi_environ import wsgi_target
 from registry.domain.admission import TOKEN_ID
 from registry.domain.errors import BadRequest
 from registry.services.access.operators import Operator, Role

@@ -40,6 +40,7 @@ ADAPTERS = (
     "rabbitmq",
     "requests",
     "testing",
+    "wsgi",
 )
 
 
