@@ -35,7 +35,18 @@ from peerseal.path_needs import Needs
 from peerseal.protocol.encoding import natural
 from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
-from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking_user
+from peerseal.refusals import (
+    ANY_ALLOWED,
+    PUBLIC,
+    REFUSALS,
+    Gate,
+    Need,
+    PeerAuthOptions,
+    Record,
+    check_need,
+    check_needed_scope,
+    lacking_user,
+)
 from peerseal.verify.context import (
     REQUEST_ID,
     enter_outside,
@@ -50,7 +61,7 @@ from peerseal.verify.target import routed_target
 if TYPE_CHECKING:
     from peerseal.identity.identity import Identity
 
-__all__ = ["ANY_ALLOWED", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope"]
+__all__ = ["ANY_ALLOWED", "PUBLIC", "Need", "PeerAuth", "current_peer", "require_scope", "requires"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,6 +75,23 @@ _READ_FIRST = 64 * 1024
 """Bytes of a body that are read before the token is checked. The rest of a longer body is read after that, so that a
 caller without a good token cannot make a service hold megabytes."""
 _POLICY_VIOLATION = 1008  # RFC 6455 section 7.4.1
+
+
+def requires(scope: str, *, transaction: bool = False) -> Callable[[], Awaitable[Peer | None]]:
+    """A dependency for FastAPI: ``peer: Annotated[Peer, Depends(requires("orders:write"))]``.
+
+    The route needs the scope, and with ``transaction`` a user, as `require_scope` says. The value is the caller; None
+    if the check reports only. Raises ConfigurationError for a scope that no caller can have.
+    """
+    check_need(Need(scope, transaction), "requires")
+    check_needed_scope(scope, "requires")
+
+    async def dependency() -> Peer | None:
+        require_scope(scope, transaction=transaction)
+        call = calls.get()
+        return None if call is None else call.peer
+
+    return dependency
 
 
 class PeerAuth:
