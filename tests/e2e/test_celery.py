@@ -1,0 +1,115 @@
+"""The recipe of docs/how-to/celery.md, with a real prefork worker."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from peerseal.testing import MemoryRegistry
+from tests.peerseal.served import served
+from tests.support.waiting import until
+from tests.support.wire import RawServer, claims_of
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/celery.md"
+SLOW = 60.0  # seconds for the start of a worker on a busy machine
+
+CONFIG = """
+broker_url = "filesystem://"
+broker_transport_options = {"data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"}
+task_ignore_result = True
+"""
+
+PUBLISHER = """
+import sys
+
+from celery import chain
+from celery.signals import before_task_publish
+
+from peerseal import User, carrying
+from peer_tasks import identity
+from tasks import send_invoice
+
+def alter(body, **_):
+    body[0][0]["id"] = 8
+
+def take_token(headers, **_):
+    del headers["authorization"]
+
+def sent_with(change):
+    before_task_publish.connect(change)
+    send_invoice.delay({"id": 7})
+    before_task_publish.disconnect(change)
+
+identity.start()
+user = User("ada", "https://login.example.com", frozenset(("invoices:send",)), "u", 2**40, {})
+with carrying(identity.mint_transaction(user, scope=["invoices:send"])):
+    sent_with(alter)
+    sent_with(take_token)
+    chain(send_invoice.si({"id": 7}), send_invoice.si({"id": 8})).delay()
+    send_invoice.delay({"id": 1})
+    send_invoice.delay({"id": 2})
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, server: RawServer) -> Path:
+    """A folder with the modules of the page; the callee is ``server``."""
+    peer_tasks, tasks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "peer_tasks.py").write_text(peer_tasks)
+    (tmp_path / "tasks.py").write_text(tasks.replace("http://resource-service:8080", server.url))
+    (tmp_path / "celeryconfig.py").write_text(CONFIG)
+    (tmp_path / "publisher.py").write_text(PUBLISHER)
+    for folder in ("queue", "control"):
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def registry() -> Iterator[MemoryRegistry]:
+    with MemoryRegistry() as registry:
+        registry.set_domain(minters=["shop", "worker"])
+        yield registry
+
+
+def environment(registry: MemoryRegistry, url: str, service: str, folder: Path) -> Mapping[str, str]:
+    own = {
+        "PEERSEAL_SERVICE": service,
+        "PEERSEAL_REGISTRY_URL": url,
+        "PEERSEAL_REGISTRY_PIN": registry.pin,
+        "PEERSEAL_JOIN_TOKEN": registry.join_token(service),
+        "PEERSEAL_KEY_DIR": str(folder / service),
+    }
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(PAGE.parents[2])]), **own}
+
+
+def rejections(project: Path) -> list[str]:
+    """Why the worker has rejected tasks."""
+    return re.findall(r" reject requeue=False: (.+)$", (project / "log").read_text(), re.MULTILINE)
+
+
+def test_prefork_workers_run_the_tasks_that_were_signed_and_for_their_user(
+    registry: MemoryRegistry, project: Path, server: RawServer
+) -> None:
+    with served(registry) as url:
+        shop, worker = (environment(registry, url, service, project) for service in ("shop", "worker"))
+        subprocess.run([sys.executable, "publisher.py"], cwd=project, env=shop, check=True, timeout=SLOW)
+        command = "celery -A tasks worker --pool prefork --concurrency 2 --max-tasks-per-child 1 --loglevel INFO"
+        with (project / "log").open("wb") as log:
+            started = subprocess.Popen(
+                [sys.executable, "-m", *command.split()], cwd=project, env=worker, stdout=log, stderr=log
+            )
+        try:
+            until(lambda: len(server.seen) == 2, SLOW, what="two calls")
+            until(lambda: len(rejections(project)) == 3, SLOW, what="three rejections")
+        finally:
+            started.terminate()
+            started.wait(SLOW)
+    assert sorted(seen.body for seen in server.seen) == [b'{"order": {"id": 1}}', b'{"order": {"id": 2}}']
+    for seen in server.seen:
+        assert seen.claims["iss"] == "test.internal/worker"
+        assert claims_of(seen.headers["txn-token"][0])["sub"] == "ada"
+    assert sorted(rejections(project)) == ["links of a task are not signed", "missing_token", "wrong_payload"]
