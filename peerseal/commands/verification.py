@@ -56,7 +56,7 @@ from peerseal.verify.event import EventVerifier
 from peerseal.verify.received import value_of
 from peerseal.verify.request import Verifier
 from peerseal.verify.transaction import read_transaction
-from peerseal.wsgi import MAX_BODY
+from peerseal.wsgi_environ import MAX_BODY
 
 REFUSED = 1
 REGISTRY_UNREACHABLE = 3
