@@ -31,14 +31,13 @@ from peerseal.runtime.options import check_callable
 from peerseal.verify.context import begin, carrying, current_trace, current_transaction, enter_request, leave_request
 from peerseal.verify.context import within as within_trace
 from peerseal.verify.request import Peer
-from peerseal.wsgi_environ import MAX_BODY as MAX_BODY
+from peerseal.wsgi_environ import MAX_BODY as MAX_BODY  # these names were in this module before
 from peerseal.wsgi_environ import REQUEST_ID_KEY as REQUEST_ID_KEY
 from peerseal.wsgi_environ import EnvironHeaders as EnvironHeaders
 from peerseal.wsgi_environ import PiecesWithin as PiecesWithin
 from peerseal.wsgi_environ import WholeBody as WholeBody
 from peerseal.wsgi_environ import environ_key as environ_key
-from peerseal.wsgi_environ import is_file
-from peerseal.wsgi_environ import path_info as path_info
+from peerseal.wsgi_environ import is_file, path_info
 from peerseal.wsgi_environ import read_body as read_body
 from peerseal.wsgi_environ import within_request as within_request
 from peerseal.wsgi_environ import wsgi_target as wsgi_target

@@ -18,6 +18,7 @@ REGISTRY = f"peerseal_registry-{VERSION}"
 EXTRAS = {
     "peerseal.flask": "flask",
     "peerseal.httpie": "httpie",
+    "peerseal.httpx": "httpx",
     "peerseal.inbox": "kafka",
     "peerseal.kafka": "kafka",
     "peerseal.outbox": "kafka",

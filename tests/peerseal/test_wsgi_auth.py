@@ -5,6 +5,8 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from peerseal import Identity, User, carrying, current_request_id, current_transaction
 from peerseal.errors import ConfigurationError, InsufficientScope
@@ -235,6 +237,21 @@ def test_report_only_serves_without_a_caller_and_counts(registry: MemoryRegistry
     assert callee.call("POST", "/orders", None, b"abc").status == 200
     assert callee.seen == [{"peer": None, "user": None, "body": b"abc"}]
     assert callee.auth.refusals == {"missing_token": 1}
+
+
+anything = st.text(st.characters(codec="latin-1"), max_size=12)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(method=anything, raw=anything, path=anything, authorization=anything, length=anything)
+@example(method="GET", raw="/\u20ac", path="/\u20ac", authorization="Bearer \u20ac", length="\u0663")
+def test_whatever_a_stranger_sends_is_refused_in_order(
+    callee: Callee, method: str, raw: str, path: str, authorization: str, length: str
+) -> None:
+    given = {"RAW_URI": raw, "PATH_INFO": path, "CONTENT_LENGTH": length}
+    answer = callee.call(method, "/x", {"authorization": authorization}, judge=False, **given)
+    assert answer.status in {401, 403}
+    assert callee.seen == []
 
 
 # ---- what an application may do
