@@ -1,0 +1,254 @@
+"""httpx: signs the requests of a client, one by one. `peerseal.httpx` has the names for applications."""
+
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping
+from typing import Any, Final, TypedDict, Unpack
+
+from urllib3 import Retry
+
+from peerseal.errors import Replayed, UnsignableRequest
+from peerseal.runtime.extras import missing
+from peerseal.runtime.options import check_flag
+from peerseal.session.options import SessionOptions
+from peerseal.session.origin import Origin
+from peerseal.session.problem import MAX_PROBLEM, code_in, is_problem
+from peerseal.session.request_ctx import RequestCtx
+from peerseal.session.retries import is_repeatable
+from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
+
+try:
+    import httpx as httpx  # peerseal.httpx has it from here: one place names the extra if it is missing
+except ModuleNotFoundError as error:
+    raise missing(error, "httpx") from error
+
+CTX: Final = "peerseal_ctx"
+"""The extension of a request that holds its ``ctx``: ``client.get(url, extensions={CTX: {"purpose": "support"}})``."""
+
+_CLIENT_FOLLOWED = (
+    "the client followed a redirect with the token of the first request: leave follow_redirects of the client off, and"
+    " give it to peerseal.httpx.Auth"
+)
+SENT_BACK: Final = "another origin redirects to this service: such a request is not signed"
+
+
+class AuthOptions(TypedDict, total=False):
+    """The options of an `Auth`; `peerseal.requests.PeerSession` describes them."""
+
+    bind_headers: Collection[str]
+    buffer: bool
+    max_buffer: int
+    header: str
+    retries: int | Retry
+
+
+class Auth(httpx.Auth):
+    """Signs the requests of an `httpx.Client` or `httpx.AsyncClient` to the origin of ``base_url`` for ``audience``, a
+    service's name or id. It is given to the client (``auth=``) or to one call.
+
+    A request to another origin is sent without a signature and ``Txn-Token``. Each request carries the token of the
+    `peerseal.current_transaction` and the `peerseal.current_request_id` as ``X-Request-Id``, if there are any.
+
+    Leave the client's ``follow_redirects`` off: httpx would send the token of the first request along with the second.
+    With ``follow_redirects`` of this class, redirects are followed, and signed within the origin. ``ctx`` is data of
+    the application in each token; the request extension `CTX` adds or replaces members.
+
+    The other options are those of `peerseal.requests.PeerSession`. ``retries`` says here which methods may be signed
+    and sent once more where the callee has seen the token, because a proxy sent it twice. A file is read at once, in
+    the thread of the event loop too. UnsignableRequest means that a request cannot be signed.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        audience: str,
+        base_url: str,
+        *,
+        follow_redirects: bool = False,
+        ctx: Mapping[str, Any] | None = None,
+        **options: Unpack[AuthOptions],
+    ) -> None:
+        check_flag("follow_redirects", follow_redirects)
+        self._options = SessionOptions(**options)
+        self._signer = AttemptSigner(signer, audience, self._options.bind_headers, self._options.header)
+        self._origin = _origin_of(httpx.URL(Origin(base_url).url))
+        self._follows = follow_redirects
+        self._ctx = RequestCtx(ctx)
+
+    def signs(self, request: httpx.Request) -> bool:
+        """Whether the request is to the origin. Raises UnsignableRequest for a URL with a user name."""
+        if _origin_of(request.url) != self._origin:
+            return False
+        if request.url.userinfo:
+            raise UnsignableRequest("the URL has a user name: signed requests carry none, remove it")
+        return True
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """See `httpx.Auth`."""
+        flow = self._flow(self._settled(request))
+        attempt = next(flow)
+        while True:
+            response = yield attempt
+            if _is_refusal(response):
+                response.read()
+            try:
+                attempt = flow.send(response)
+            except StopIteration:
+                return
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """See `httpx.Auth`."""
+        flow = self._flow(await self.settled(request))
+        attempt = next(flow)
+        while True:
+            response = yield attempt
+            if _is_refusal(response):
+                await response.aread()
+            try:
+                attempt = flow.send(response)
+            except StopIteration:
+                return
+
+    def _flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The attempts of one request and of its redirects. A redirect from another origin to the callee is not
+        followed: that origin would choose what is signed."""
+        while True:
+            signs = self.signs(request)
+            attempt = self._signed(request) if signs else stripped(request)
+            response = yield attempt
+            if signs and self._was_sent_twice(response):
+                attempt = self._signed(request)
+                response = yield attempt
+            if response.request is not attempt:
+                if signs:
+                    raise UnsignableRequest(_CLIENT_FOLLOWED)
+                return
+            response.request = request  # without the token
+            response.next_request = following = _without_added(response.next_request, request, attempt)
+            if following is None or not self._follows:
+                return
+            if self.signs(following) and not signs:
+                raise UnsignableRequest(SENT_BACK)
+            request = following
+
+    def _was_sent_twice(self, response: httpx.Response) -> bool:
+        """Whether the callee has seen the token, and the method is idempotent: a proxy may have sent it twice."""
+        repeatable = is_repeatable(self._options.retry_policy, response.request.method)
+        return repeatable and _is_refusal(response) and code_in(response.content) == Replayed.code
+
+    def _signed(self, request: httpx.Request) -> httpx.Request:
+        target: bytes = request.extensions.get("target", request.url.raw_path)
+        if not target.startswith(b"/") or not target.isascii():
+            raise UnsignableRequest(
+                f"the request-target {target!r:.60} cannot be signed: expected ASCII, from a slash on"
+            )
+        added = self._signer.headers(
+            self._given_headers(request),
+            method=request.method,
+            target=target.decode("ascii"),
+            body=request.read(),
+            ctx=self._ctx_of(request),
+        )
+        names = {name.lower() for name in added}
+        headers = [(name, value) for name, value in request.headers.raw if name.decode("ascii").lower() not in names]
+        headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in added.items()]
+        return _copy(request, headers)
+
+    def _ctx_of(self, request: httpx.Request) -> Mapping[str, Any] | None:
+        given = request.extensions.get(CTX)
+        return self._ctx.of(request) if given is None else self._ctx.merged(given) or None
+
+    def _given_headers(self, request: httpx.Request) -> dict[str, bytes]:
+        """The headers by lower-case name. Raises UnsignableRequest for two values of a bound one: a callee refuses
+        them."""
+        given: dict[str, bytes] = {}
+        for raw_name, value in request.headers.raw:
+            name = raw_name.decode("ascii").lower()
+            if name in given and name in self._signer.bound:
+                raise UnsignableRequest(f"the header {name!r} has two values: a bound header has one")
+            given[name] = value
+        return given
+
+    # ---- bodies
+
+    def _settled(self, request: httpx.Request) -> httpx.Request:
+        """The request with its body in memory, so that every attempt sends what was signed."""
+        if not self._must_read(request):
+            return request
+        if not isinstance(request.stream, httpx.SyncByteStream):
+            raise UnsignableRequest("the body is asynchronous: send it with an AsyncClient, or give bytes")
+        content = bytearray()
+        for piece in request.stream:
+            self._append(content, piece)
+        return _with_content(request, bytes(content))
+
+    async def settled(self, request: httpx.Request) -> httpx.Request:
+        """The request with its body in memory, so that every attempt sends what was signed. Raises
+        UnsignableRequest."""
+        if not self._must_read(request):
+            return request
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            return self._settled(request)  # a file
+        content = bytearray()
+        async for piece in request.stream:
+            self._append(content, piece)
+        return _with_content(request, bytes(content))
+
+    def _must_read(self, request: httpx.Request) -> bool:
+        if not self.signs(request):
+            if CTX in request.extensions:
+                raise UnsignableRequest("ctx is signed, and requests to another origin are not: call it without ctx")
+            return False
+        if isinstance(request.stream, httpx.ByteStream):
+            return False
+        if "Transfer-Encoding" in request.headers and not self._options.buffer:
+            raise UnsignableRequest("the body can be read only once: give bytes or a file, or set buffer=True")
+        return True
+
+    def _append(self, content: bytearray, piece: bytes | str) -> None:
+        content += piece.encode("utf-8") if isinstance(piece, str) else piece  # a text file, which httpx cannot send
+        if len(content) > self._options.max_buffer:
+            raise UnsignableRequest(f"the body is longer than max_buffer, {self._options.max_buffer} bytes")
+
+
+def _is_refusal(response: httpx.Response) -> bool:
+    """Whether it is a short problem document that refuses a token."""
+    length = response.headers.get("Content-Length", "")
+    short = length.isdecimal() and len(length) <= len(str(MAX_PROBLEM)) and int(length) <= MAX_PROBLEM
+    refused = response.status_code == Replayed.status and is_problem(response.headers.get("Content-Type", ""))
+    return refused and short
+
+
+def _origin_of(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
+    """Scheme, host and port; httpx has no port where it is the scheme's."""
+    return url.raw_scheme, url.raw_host, url.port
+
+
+def _copy(request: httpx.Request, headers: list[tuple[bytes, bytes]]) -> httpx.Request:
+    return httpx.Request(
+        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+    )
+
+
+def _with_content(request: httpx.Request, content: bytes) -> httpx.Request:
+    of_the_body = (b"transfer-encoding", b"content-length")
+    headers = [(name, value) for name, value in request.headers.raw if name.lower() not in of_the_body]
+    headers.append((b"Content-Length", str(len(content)).encode("ascii")))
+    copy = _copy(request, headers)
+    copy.stream = httpx.ByteStream(content)
+    return copy
+
+
+def stripped(request: httpx.Request) -> httpx.Request:
+    """The copy that goes to another origin."""
+    copy = _copy(request, request.headers.raw)
+    copy.headers.pop(TRANSACTION, None)
+    return copy
+
+
+def _without_added(
+    following: httpx.Request | None, request: httpx.Request, attempt: httpx.Request
+) -> httpx.Request | None:
+    """The request of a redirect without the headers that signing has added to the attempt, which httpx has copied."""
+    if following is not None:
+        for name in attempt.headers.keys() - request.headers.keys():
+            following.headers.pop(name, None)
+    return following
