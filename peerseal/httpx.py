@@ -23,8 +23,7 @@ from urllib3 import HTTPResponse, Retry
 from urllib3.exceptions import ConnectTimeoutError, ProtocolError
 
 from peerseal.errors import CallNotMade, CircuitOpen, ConfigurationError, TooManyCalls, UnsignableRequest
-from peerseal.httpx_auth import CTX as CTX
-from peerseal.httpx_auth import SENT_BACK, Auth, httpx, stripped
+from peerseal.httpx_auth import CTX, SENT_BACK, Auth, httpx, stripped
 from peerseal.protocol.hosts import is_this_machine
 from peerseal.runtime.limits import CallLimits
 from peerseal.runtime.options import check_callable
@@ -33,6 +32,8 @@ from peerseal.session.options import MAX_BUFFER, SessionOptions
 from peerseal.session.origin import Origin
 from peerseal.session.retries import RETRIES, Attempts
 from peerseal.session.signing import Signer
+
+__all__ = ["CTX", "AsyncPeerSession", "Auth", "CircuitOpenError", "TooManyCallsError"]
 
 T = TypeVar("T")
 

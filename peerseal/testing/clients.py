@@ -12,7 +12,7 @@ from peerseal.protocol.plain import kind_of
 from peerseal.protocol.tokens.request import ALWAYS_BOUND
 from peerseal.verify.context import current_transaction
 from peerseal.verify.transaction import TRANSACTION_HEADER
-from peerseal.wsgi import EnvironHeaders, environ_key, read_body
+from peerseal.wsgi_environ import EnvironHeaders, environ_key, read_body
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
