@@ -285,7 +285,7 @@ class MemoryRegistry(Fetcher):
             return self.endpoints.answer(call, path)
         except PeersealError as error:
             request_id = secrets.token_hex(16)
-            refusal = problem(error.status, error.code, request_id=request_id)
+            refusal = problem(error.status, error.code, detail=str(error), request_id=request_id)
             return Answer(refusal.status, refusal.body, {"content-type": MEDIA_TYPE, "x-request-id": request_id})
 
     # ---- documents
