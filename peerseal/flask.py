@@ -25,7 +25,6 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
@@ -40,6 +39,7 @@ from peerseal.refusals import (
     check_options,
     lacking,
     lacking_user,
+    refusal_answer,
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
@@ -52,6 +52,7 @@ from peerseal.wsgi import (
     WholeBody,
     environ_key,
     read_body,
+    received_target,
     within_request,
     wsgi_target,
 )
@@ -224,13 +225,18 @@ class _FlaskGate(Gate):
 
     def refuse(self, error: PeersealError) -> Response:
         """Log, count and answer. Also the error handler for refusals that views raise."""
-        self.record.add(error, request.environ.get(self._header_key))
-        problem = problem_of(error)
-        return Response(problem.body, problem.status, headers=problem.headers)
+        answer = refusal_answer(error, self._logged(error))
+        return Response(answer.body, answer.status, headers=answer.headers)
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self.record.add(error, request.environ.get(self._header_key), reported=True)
+        self._logged(error, reported=True)
+
+    def _logged(self, error: PeersealError, *, reported: bool = False) -> str:
+        environ = request.environ
+        return self.refused(
+            error, environ["REQUEST_METHOD"], received_target(environ), environ.get(self._header_key), reported=reported
+        )
 
 
 def _install(app: Flask, gate: _FlaskGate) -> None:

@@ -15,7 +15,7 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
-from peerseal.session.problem import problem_code
+from peerseal.session.problem import REFUSAL, PeerRefusal, refusal_in
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import after_answer, after_error, pause_asked_for
 from peerseal.transport.deadline import time_left
@@ -152,13 +152,13 @@ class SigningAdapter(TimedAdapter):
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
         """One attempt, and a second one with a new token if the callee refuses the first token as replayed."""
-        response = send(self._signed(request, target))
-        if not self._may_repeat(str(request.method)) or response.status_code != Replayed.status:
+        response, refusal = _read(send(self._signed(request, target)))
+        if refusal is None or (refusal.status, refusal.code) != (Replayed.status, Replayed.code):
             return response
-        if problem_code(response) != Replayed.code:
+        if not self._may_repeat(str(request.method)):
             return response
         response.close()
-        return send(self._signed(request, target))
+        return _read(send(self._signed(request, target)))[0]
 
     def _may_repeat(self, method: str) -> bool:
         """Whether the method is idempotent, by the standard and by the application's policy."""
@@ -232,6 +232,12 @@ def _bound_headers(headers: Mapping[str, str | bytes], names: Collection[str]) -
 
 def _text(value: str | bytes) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _read(response: requests.Response) -> tuple[requests.Response, PeerRefusal | None]:
+    """The answer, which keeps its refusal, and the refusal. Raises requests.ConnectionError if no body comes."""
+    refusal = vars(response)[REFUSAL] = refusal_in(response)
+    return response, refusal
 
 
 def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stream: bool) -> requests.Response:
