@@ -46,6 +46,19 @@ REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, Con
 
 AUTHORIZATION: Final = "Authorization"
 """The default header of tokens."""
+_ADVICE: Final[Mapping[str, str]] = {
+    "missing_token": "does the caller use identity.session, and does a proxy pass Authorization on?",
+    "unknown_key": "do both services have the same PEERSEAL_REGISTRY_URL?",
+    "wrong_audience": "does the caller's session name this service, and does its URL lead here?",
+    "expired": "compare the clocks of both hosts (NTP)",
+    "not_yet_valid": "compare the clocks of both hosts (NTP)",
+    "wrong_binding": "does a proxy or a middleware alter the method, the body or the headers?",
+    "replayed": "does a proxy send requests again?",
+    "caller_not_allowed": "name the caller in allow= and in the registry's policy",
+    "insufficient_scope": "grant the scope in allow= and in the registry's policy",
+    "trust_unavailable": "run `peerseal doctor` on this host: it checks the registry, the clocks and the replay guard",
+}
+"""What to look for where a call is refused with that code: docs/reference/errors.md has all causes."""
 _MAX_SHOWN = 200  # characters of a value that is not verified
 
 
@@ -250,7 +263,7 @@ class Record:
             call.audience,
             request_id,
             str(error)[:_MAX_SHOWN],
-            _hint(claimed, call),
+            _hint(error.code, claimed, call),
         )
         return request_id
 
@@ -277,12 +290,11 @@ def _claimed(authorization: str | None) -> _Claimed:
     return _Claimed(caller, kid, audience, claims.get("target_digest"))
 
 
-def _hint(claimed: _Claimed, call: RefusedCall) -> str:
-    """What to look for where the token is signed for another target than the one that arrived."""
+def _hint(code: str, claimed: _Claimed, call: RefusedCall) -> str:
+    """What to look for: the prefix, where the token is signed for another target than the one that arrived."""
     expected = call.external_prefix + call.target
-    if not isinstance(claimed.target_digest, str) or not is_origin_form(expected):
-        return ""
-    if claimed.target_digest == target_digest(expected):
-        return ""
-    now = f"now {call.external_prefix}" if call.external_prefix else "not set"
-    return f"; signed for another target: does a proxy strip a prefix? Set PEERSEAL_EXTERNAL_PREFIX to it ({now})"
+    signed = claimed.target_digest if isinstance(claimed.target_digest, str) and is_origin_form(expected) else None
+    if signed is not None and signed != target_digest(expected):
+        now = f"now {call.external_prefix}" if call.external_prefix else "not set"
+        return f"; signed for another target: does a proxy strip a prefix? Set PEERSEAL_EXTERNAL_PREFIX to it ({now})"
+    return f"; {_ADVICE[code]}" if code in _ADVICE else ""

@@ -27,7 +27,7 @@ def _reason(error: Exception) -> str | None:
     match error:
         case ProxyError():
             inner = _reason(error.original_error) or type(error.original_error).__name__
-            return f"the HTTP proxy of the environment does not connect ({inner})"
+            return f"the HTTP proxy does not connect ({inner}): see HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
         case NameResolutionError():
             return "the host's name is not known"
         case NewConnectionError():

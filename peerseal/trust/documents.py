@@ -180,7 +180,7 @@ class DocumentReader:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
-                raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
+                raise TrustUnavailable(f"the registry's keys: {error}{_remedy(error)}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
             if found is not None:
@@ -396,6 +396,12 @@ def path_covering(path: str, entries: int) -> str:
     if not entries:
         return path
     return f"{path}{'&' if '?' in path else '?'}seq={entries}"
+
+
+def _remedy(error: FetchError | DocumentRefused) -> str:
+    """What to look for where there was no answer at all."""
+    silent = isinstance(error, FetchError) and error.http_status is None
+    return "; is PEERSEAL_REGISTRY_URL right, and does the registry run?" if silent else ""
 
 
 def _with_url(error: FetchError) -> FetchError:

@@ -23,13 +23,13 @@ def check_join_token(host: Host) -> Iterator[Finding]:
     service the token is, and whether it is used up."""
     make = f"`peerseal-registry join-token create {host.service or 'SERVICE'}` makes one"
     if host.signing_key is not None:
-        yield ok("not needed: this service has a key")
+        yield ok("not needed: this host has a key")
     elif host.settings.path("PEERSEAL_OIDC_TOKEN_FILE") is not None:
         yield ok("not needed: PEERSEAL_OIDC_TOKEN_FILE names a platform's token")
     elif absent := absent_join_token(host.environ):
-        yield error(f"{absent}, and this service has no key", f"put a join token there; {make}")
+        yield error(f"{absent}, and this host has no key", f"put a join token there; {make}")
     elif host.join_token is None:
-        yield error("this service has no key, and PEERSEAL_JOIN_TOKEN is not set", make)
+        yield error("this host has no key, and PEERSEAL_JOIN_TOKEN is not set", make)
     else:
         yield ok(
             f"join token {host.join_token.id} is set; `peerseal-registry join-token list` says for which service,"
@@ -57,7 +57,8 @@ def check_keys(host: Host) -> Iterator[Finding]:
 
 def _without_key(host: Host) -> Finding:
     """Whether the registry knows a key of this service, of another host or of before."""
-    here = "each key there has ended" if host.stored.keys else "this host has no key"
+    ended = [key for key in host.stored.keys if key.registered_at is not None]
+    here = "each key on this host has ended" if ended else "this host has no registered key"
     own = None if host.registry is None else host.own_id(host.registry)
     if host.registry is not None and own is not None:
         try:

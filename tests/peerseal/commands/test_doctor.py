@@ -17,6 +17,7 @@ from peerseal.__main__ import main
 from peerseal.commands.checks.finding import ERROR, OK, WARNING, Finding
 from peerseal.commands.checks.host import Host
 from peerseal.commands.doctor import CHECKS, examine, exit_code, lines_of
+from peerseal.errors import EnrolmentRefused
 from peerseal.flask import PeerAuth
 from peerseal.testing import Answer, Clock, MemoryRegistry
 from peerseal.transport.fetch import Fetcher
@@ -103,7 +104,7 @@ def only(found: Mapping[str, list[Finding]], check: str) -> Finding:
 def test_a_new_host_with_right_settings_has_no_error(examined: Examined) -> None:
     found = examined()
     assert levels(found) == {OK, WARNING}
-    assert only(found, "key").found == "this host has no key, and the registry knows no service billing"
+    assert only(found, "key").found == "this host has no registered key, and the registry knows no service billing"
 
 
 def test_a_started_service_is_all_ok(examined: Examined, identity: Identity) -> None:
@@ -200,6 +201,19 @@ def test_a_key_of_a_registry_that_was_set_up_again_is_told(
 ) -> None:
     registry.keys.clear()
     assert examined()["key"][1].found == "the registry does not know this key"
+
+
+def test_a_key_that_was_refused_is_no_registered_key(
+    examined: Examined, registry: MemoryRegistry, variables: dict[str, str]
+) -> None:
+    with pytest.raises(EnrolmentRefused):
+        registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=registry.join_token("other"))
+    assert only(examined(), "key").found.startswith("this host has no registered key, ")
+
+
+def test_a_host_whose_keys_have_ended_is_told(examined: Examined, identity: Identity, clock: Clock) -> None:
+    clock.advance(8 * 24 * 3600)
+    assert only(examined(), "key").found.startswith("each key on this host has ended")
 
 
 def test_a_key_that_ends_soon_is_a_warning(examined: Examined, identity: Identity, clock: Clock) -> None:

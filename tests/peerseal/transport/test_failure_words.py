@@ -45,7 +45,7 @@ def test_a_proxy_that_does_not_answer(failure: Callable[[str], str], monkeypatch
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert failure("http://registry.test").endswith(
-        "/a: ProxyError, the HTTP proxy of the environment does not connect (connection refused)"
+        "/a: ProxyError, the HTTP proxy does not connect (connection refused): see HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
     )
 
 
