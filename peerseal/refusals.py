@@ -224,8 +224,8 @@ class RefusedCall:
 
 
 class Record:
-    """Counts refusals, and logs each with code, method, target, claimed caller, kid and audience, and request id; never
-    a token."""
+    """Counts refusals, and logs each with code, method, path, claimed caller, kid and audience, and request id; never a
+    token."""
 
     def __init__(self) -> None:
         self._begin()
@@ -256,7 +256,7 @@ class Record:
             "would refuse" if reported else "refused",
             error.code,
             call.method[:_MAX_SHOWN],
-            call.target[:_MAX_SHOWN],
+            _without_query(call.target)[:_MAX_SHOWN],
             claimed.caller,
             claimed.kid,
             claimed.audience,
@@ -276,6 +276,12 @@ class _Claimed:
     kid: str | None = None
     audience: str | None = None
     target_digest: object = None
+
+
+def _without_query(target: str) -> str:
+    """The target for the log. A query may hold tokens, so it is left out."""
+    path, mark, _ = target.partition("?")
+    return f"{path}{mark and '?...'}"
 
 
 def _claimed(authorization: str | None) -> _Claimed:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
+from urllib.parse import urlsplit
 
 from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.checks.finding import ERROR, OK, WARNING, Check, Finding, error
@@ -18,7 +19,7 @@ from peerseal.commands.checks.proxy import check_proxy
 from peerseal.commands.checks.registry import check_clock, check_pin, check_registry, check_tls
 from peerseal.commands.checks.settings import check_settings, check_urls
 from peerseal.commands.tokens import target_of
-from peerseal.errors import PeersealError
+from peerseal.errors import ConfigurationError, PeersealError
 from peerseal.runtime.terminal import say, say_json
 
 CHECKS: Final[tuple[tuple[str, Check], ...]] = (
@@ -68,6 +69,8 @@ def _examine(arguments: argparse.Namespace) -> int:
     """Prints what the checks find. Raises ConfigurationError for a URL that is none."""
     if arguments.url is not None:
         target_of(arguments.url)
+        if "@" in urlsplit(arguments.url).netloc:
+            raise ConfigurationError("URL: expected no user name and no password")
     host = Host(os.environ, arguments.url)
     with _log_lines_left_out():
         if arguments.as_json:

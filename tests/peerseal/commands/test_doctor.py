@@ -311,10 +311,11 @@ def test_an_error_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["doctor"]) == 1
 
 
-@pytest.mark.parametrize("url", ["shop.test/api", "http://shop.test/a#b"])
+@pytest.mark.parametrize("url", ["shop.test/api", "http://shop.test/a#b", "http://me:secret@shop.test/a"])
 def test_a_url_that_cannot_be_called_is_wrong_usage(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", url]) == 2
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr()
+    assert (said.out, "secret" in said.err) == ("", False)
 
 
 def test_a_check_that_cannot_be_done_is_an_error_and_the_others_go_on(
