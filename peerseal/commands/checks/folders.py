@@ -71,10 +71,12 @@ def _finding_of_missing(shown: str, folder: Path) -> Finding:
 
 def check_replay_guard(host: Host) -> Iterator[Finding]:
     """Each token is accepted once by all workers, and with Redis by all hosts."""
-    url = host.settings.secret("PEERSEAL_REPLAY_URL")
+    url, folder = host.settings.secret("PEERSEAL_REPLAY_URL"), host.settings.path("PEERSEAL_REPLAY_DIR")
+    if folder is not None:
+        yield _finding_of("PEERSEAL_REPLAY_DIR", folder, private=False)
     if url is not None:
         yield _finding_of_redis(url, host.service or "doctor")
-    elif host.settings.path("PEERSEAL_CACHE_DIR") or host.settings.path("PEERSEAL_KEY_DIR"):
+    elif folder or host.settings.path("PEERSEAL_CACHE_DIR") or host.settings.path("PEERSEAL_KEY_DIR"):
         yield ok("the workers of this host share it; several hosts need PEERSEAL_REPLAY_URL")
     else:
         yield warning(

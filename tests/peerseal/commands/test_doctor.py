@@ -145,6 +145,7 @@ def test_a_folder_of_keys_that_others_may_read_is_left_as_it_is(
         ({"PEERSEAL_KEY_DIR": None}, "key folder", "PEERSEAL_KEY_DIR is not set", "outlives a restart"),
         ({"PEERSEAL_KEY_DIR": __file__}, "key folder", "", "or run the process as its owner"),
         ({"PEERSEAL_CACHE_DIR": __file__}, "cache folder", "is a file", "name a folder in PEERSEAL_CACHE_DIR"),
+        ({"PEERSEAL_REPLAY_DIR": __file__}, "replay guard", "is a file", "name a folder in PEERSEAL_REPLAY_DIR"),
         ({"PEERSEAL_KEY_DIR": None}, "replay guard", "the memory of each process", "set PEERSEAL_CACHE_DIR"),
         ({"PEERSEAL_KEY_DIR": None, "WEB_CONCURRENCY": "2"}, "workers", "WEB_CONCURRENCY=2", "set PEERSEAL_KEY_DIR"),
         (
@@ -225,6 +226,11 @@ def test_the_policy_is_shown_with_its_callers(examined: Examined, identity: Iden
     registry.set_policy("billing", {"shop": ["read"], "*": []}, restricted=True)
     found = only(examined(), "policy").found
     assert found.endswith("it names * (no scope), test.internal/shop (read)")
+
+
+def test_a_folder_for_the_replay_guard_alone_is_shared(examined: Examined, tmp_path: Path) -> None:
+    found = examined({"PEERSEAL_KEY_DIR": None, "PEERSEAL_REPLAY_DIR": str(tmp_path)})["replay guard"]
+    assert [finding.level for finding in found] == [OK, OK]
 
 
 def test_a_redis_that_does_not_answer_is_an_error_without_its_password(examined: Examined) -> None:
