@@ -10,7 +10,8 @@ in the registry's ledger that the service's owner did not make. ``peerseal keep-
 of the ledger, for the day on which the registry's database is lost.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
-pair in a file, and ``peerseal completion`` a script for a shell.
+pair in a file, and ``peerseal completion`` a script for a shell. ``peerseal doctor`` says what is wrong with the
+settings, folders, clock and registry of this host.
 
 Each command is a function that adds its arguments to a parser, and one that does the work and returns the exit code.
 Exit codes: 0 done, nothing to report, or the mirror is as new as the registry; 1 alerts were raised, or another error;
@@ -41,6 +42,7 @@ from peerseal.audit.monitor_state import MonitorState, kids_in, load_state, save
 from peerseal.commands.arguments import Subcommands, add_command, seconds
 from peerseal.commands.call import add_call
 from peerseal.commands.completion import add_completion
+from peerseal.commands.doctor import add_doctor
 from peerseal.commands.identity import PENDING, add_join, add_retire, add_rotate
 from peerseal.commands.keygen import add_keygen
 from peerseal.commands.own_identity import own_identity
@@ -369,6 +371,7 @@ COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_assertion,
     add_call,
     partial(add_completion, build=_parser),
+    add_doctor,
     add_inspect,
     add_join,
     add_keep_ledger,

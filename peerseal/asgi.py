@@ -33,7 +33,6 @@ from peerseal.errors import (
 )
 from peerseal.path_needs import Needs
 from peerseal.protocol.encoding import natural
-from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import BLANKS, bearer_token
 from peerseal.refusals import (
     ANY_ALLOWED,
@@ -46,6 +45,7 @@ from peerseal.refusals import (
     check_need,
     check_needed_scope,
     lacking_user,
+    refusal_answer,
 )
 from peerseal.verify.context import (
     REQUEST_ID,
@@ -136,7 +136,7 @@ class PeerAuth:
         if kind not in ("http", "websocket"):
             raise RuntimeError(f"a connection of the kind {kind!r}: expected http, websocket or lifespan")
         receive, send = _outside(receive), _outside(send)
-        call = _Call(_headers(scope), send, self._gate)
+        call = _Call(scope, _headers(scope), send, self._gate)
         serve = self._http if kind == "http" else self._websocket
         outer, before = calls.set(None), enter_request(call.headers.get(REQUEST_ID))
         try:
@@ -227,8 +227,9 @@ class PeerAuth:
 class _Call(CheckedCall):
     """One request or WebSocket."""
 
-    def __init__(self, headers: Mapping[str, str], send: Send, gate: Gate) -> None:
-        super().__init__(gate, partial(headers.get, gate.header))
+    def __init__(self, scope: Scope, headers: Mapping[str, str], send: Send, gate: Gate) -> None:
+        super().__init__(gate)
+        self._scope = scope
         self.headers = headers
         self.send_on = send
 
@@ -248,9 +249,15 @@ class _Call(CheckedCall):
             self.began = True
             await self.send_on(event)
 
+    def logged(self, error: PeersealError, *, reported: bool = False) -> str:
+        """See CheckedCall."""
+        scope, authorization = self._scope, self.headers.get(self.gate.header)
+        method = scope.get("method", "WebSocket")
+        return self.gate.refused(error, method, _received_target(scope), authorization, reported=reported)
+
     async def answer(self, error: PeersealError) -> None:
         """Answer a refused request."""
-        problem = problem_of(error)
+        problem = refusal_answer(error, self.request_id)
         headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
         headers.append((b"content-length", str(len(problem.body)).encode()))
         await self.send_on({"type": "http.response.start", "status": problem.status, "headers": headers})
@@ -319,13 +326,20 @@ def _headers(scope: Scope) -> _Headers:
     return found
 
 
+def _received_target(scope: Scope) -> str:
+    """The target as the server received it; the routed path where the server does not tell it."""
+    raw_path = scope.get("raw_path")
+    path = scope["path"].encode("utf-8", "surrogateescape") if raw_path is None else raw_path
+    query = scope.get("query_string", b"")
+    received: bytes = path + (b"?" + query if query else b"")
+    return received.decode("latin-1")
+
+
 def _target(scope: Scope, external_prefix: str) -> str:
     """The origin-form target that the caller signed. Raises WrongBinding, also where the server does not tell the raw
     path. ASGI cannot tell an empty query from none, so only a target without a question mark is accepted then."""
-    raw_path = scope.get("raw_path")
-    if raw_path is None:
+    if scope.get("raw_path") is None:
         raise WrongBinding("the server does not tell the raw request-target: raw_path is not there")
-    query = scope.get("query_string", b"")
-    raw = (raw_path + (b"?" + query if query else b"")).decode("latin-1")
+    raw = _received_target(scope)
     path = scope["path"].encode("utf-8", "surrogateescape").decode("latin-1")
     return routed_target(raw, "", path, external_prefix)

@@ -1,6 +1,5 @@
 """The call that an application serves: its caller, and a refusal that comes late."""
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
@@ -15,19 +14,24 @@ class CheckedCall:
     Handlers find it in a context variable; threads of the request share it.
     """
 
-    def __init__(self, gate: Gate, authorization: Callable[[], str | None]) -> None:
+    request_id = ""  # of a refused one
+
+    def __init__(self, gate: Gate) -> None:
         self.peer: Peer | None = None
         self.refused: PeersealError | None = None
         self.began = False
-        self._gate = gate
-        self._authorization = authorization
+        self.gate = gate
+
+    def logged(self, error: PeersealError, *, reported: bool = False) -> str:
+        """Log and count a refusal, or one that is only ``reported``. Returns the request id."""
+        raise NotImplementedError
 
     def require(self, scope: str, transaction: bool) -> None:
         """See `require_scope`."""
         error = lacking(self.peer, scope, transaction)
         if error is None:
             return
-        if not self._gate.report_only:
+        if not self.gate.report_only:
             self.refuse(error)
             raise error
         if self.peer is not None:  # where there is none, the check has reported it already
@@ -36,11 +40,11 @@ class CheckedCall:
     def refuse(self, error: PeersealError) -> None:
         """Refuse the call; log and count it."""
         self.refused = error
-        self._gate.record.add(error, self._authorization())
+        self.request_id = self.logged(error)
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self._gate.record.add(error, self._authorization(), reported=True)
+        self.logged(error, reported=True)
 
 
 calls: Final[ContextVar[CheckedCall | None]] = ContextVar("peerseal_call", default=None)

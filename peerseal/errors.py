@@ -212,11 +212,12 @@ class InvalidName(PeersealError, ValueError, code="invalid_name", status=400):
 
 
 class CodedError(PeersealError):
-    """An error whose code depends on the case, given with the detail."""
+    """An error whose code depends on the case, given with the ``detail``."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = printable(code)  # another side may have sent it
+        self.detail = detail
 
 
 class KeyRefused(CodedError, status=400):
@@ -270,7 +271,18 @@ class EnrolmentPending(PeersealError, code="key_pending"):
 
 
 class EnrolmentRefused(CodedError):
-    """The registry refused to admit our key; ``code`` is the one in its problem document."""
+    """The registry refused to admit our key; ``code`` is the one in its problem document.
+
+    ``request_id`` finds the line in the registry's log; None where the answer has none. ``clock_offset`` is in seconds,
+    above 0 where this host's clock is ahead of the registry's; None where the answer has no time.
+    """
+
+    def __init__(
+        self, code: str, detail: str = "", *, request_id: str | None = None, clock_offset: float | None = None
+    ) -> None:
+        super().__init__(code, detail)
+        self.request_id = request_id
+        self.clock_offset = clock_offset
 
 
 class AccessTokenRefused(CodedError):

@@ -25,7 +25,6 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from peerseal.errors import ConfigurationError, PeersealError
-from peerseal.protocol.problem_document import problem_of
 from peerseal.refusals import (
     ANY_ALLOWED,
     PUBLIC,
@@ -37,6 +36,7 @@ from peerseal.refusals import (
     check_needed_scope,
     check_options,
     lacking,
+    refusal_answer,
 )
 from peerseal.runtime.extras import missing
 from peerseal.runtime.options import check_callable, check_is
@@ -189,13 +189,12 @@ class _FlaskGate(WsgiGate):
 
     def refuse(self, error: PeersealError) -> Response:
         """Log, count and answer. Also the error handler for refusals that views raise."""
-        self.record.add(error, self.authorization(request.environ))
-        problem = problem_of(error)
-        return Response(problem.body, problem.status, headers=problem.headers)
+        answer = refusal_answer(error, self.logged(request.environ, error))
+        return Response(answer.body, answer.status, headers=answer.headers)
 
     def report(self, error: PeersealError) -> None:
         """Log and count what would have been refused."""
-        self.record.add(error, self.authorization(request.environ), reported=True)
+        self.logged(request.environ, error, reported=True)
 
 
 def _install(app: Flask, gate: _FlaskGate) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from peerseal.runtime.terminal import LineFormatter
-from peerseal.verify.context import current_request_id, log_context, serving
+from peerseal.verify.context import REQUEST_ID, current_request_id, log_context, serving
 from peerseal.wsgi_environ import REQUEST_ID_KEY, within_request
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class RequestIds:
         with serving(environ.get(REQUEST_ID_KEY)) as request_id:
 
             def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
-                return start_response(status, [*headers, ("X-Request-Id", request_id)], *error)
+                others = [(name, value) for name, value in headers if name.lower() != REQUEST_ID]  # a refusal has it
+                return start_response(status, [*others, ("X-Request-Id", request_id)], *error)
 
             return within_request(self._app(environ, start), environ)

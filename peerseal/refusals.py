@@ -22,8 +22,9 @@ from peerseal.errors import (
     TrustUnavailable,
 )
 from peerseal.protocol import jose
-from peerseal.protocol.encoding import strict_json_object
+from peerseal.protocol.encoding import strict_json_object, target_digest
 from peerseal.protocol.names import check_scope
+from peerseal.protocol.problem_document import Problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.metrics import Metric, counted
@@ -32,7 +33,7 @@ from peerseal.verify.audit_log import AuditLog, OnVerified
 from peerseal.verify.context import Transaction, current_request_id, new_request_id
 from peerseal.verify.replay.guards import ReplayGuard
 from peerseal.verify.request import Peer, Verifier
-from peerseal.verify.target import check_external_prefix
+from peerseal.verify.target import check_external_prefix, is_origin_form
 from peerseal.wsgi_environ import MAX_BODY
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ REFUSALS: Final = (TokenError, Forbidden, TrustUnavailable, ContentTooLarge, Con
 
 AUTHORIZATION: Final = "Authorization"
 """The default header of tokens."""
+_ADVICE: Final[Mapping[str, str]] = {
+    "missing_token": "does the caller use identity.session, and does a proxy pass Authorization on?",
+    "unknown_key": "do both services have the same PEERSEAL_REGISTRY_URL?",
+    "wrong_audience": "does the caller's session name this service, and does its URL lead here?",
+    "expired": "compare the clocks of both hosts (NTP)",
+    "not_yet_valid": "compare the clocks of both hosts (NTP)",
+    "wrong_binding": "does a proxy or a middleware alter the method, the body or the headers?",
+    "replayed": "does a proxy send requests again?",
+    "caller_not_allowed": "name the caller in allow= and in the registry's policy",
+    "insufficient_scope": "grant the scope in allow= and in the registry's policy",
+    "trust_unavailable": "run `peerseal doctor` on this host: it checks the registry, the clocks and the replay guard",
+}
+"""What to look for where a call is refused with that code: docs/reference/errors.md has all causes."""
 _MAX_SHOWN = 200  # characters of a value that is not verified
 
 
@@ -116,6 +130,19 @@ class Gate:
         self.record = record
         self.audit = _audit_log_of(identity, record, options.get("audit"), options.get("on_verified"))
 
+    def refused(
+        self, error: PeersealError, method: str, target: str, authorization: str | None, *, reported: bool = False
+    ) -> str:
+        """Count and log a refusal, or one that is only ``reported``. Returns the request id, for the answer."""
+        call = RefusedCall(method, target, authorization, self.verifier.audience, self.external_prefix)
+        return self.record.add(error, call, reported=reported)
+
+
+def refusal_answer(error: PeersealError, request_id: str) -> Problem:
+    """The answer to a refused call. Its ``X-Request-Id`` finds the line in the log."""
+    answer = problem_of(error)
+    return answer._replace(headers={**answer.headers, "X-Request-Id": request_id})
+
 
 def check_options(identity: "Identity | None", **options: Unpack[PeerAuthOptions]) -> None:
     """Raises TypeError for an unknown option, as for any unknown argument, and ConfigurationError for a value of the
@@ -184,8 +211,21 @@ def _is_of_a_service(transaction: Transaction) -> bool:
     return own and not transaction.authentication
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedCall:
+    """What arrived of a refused call: its method, ``target`` as the server received it, and the header with the token;
+    and the ``audience`` and ``external_prefix`` that were expected."""
+
+    method: str
+    target: str
+    authorization: str | None
+    audience: str
+    external_prefix: str
+
+
 class Record:
-    """Counts refusals, and logs each with code, claimed caller and kid, and request id; never a token."""
+    """Counts refusals, and logs each with code, method, path, claimed caller, kid and audience, and request id; never a
+    token."""
 
     def __init__(self) -> None:
         self._begin()
@@ -205,28 +245,62 @@ class Record:
         """The same as metrics."""
         return [counted("peerseal_calls_refused_total", "Calls that were refused, by code.", "code", self.counts)]
 
-    def add(self, error: PeersealError, authorization: str | None, *, reported: bool = False) -> None:
-        """The current request was refused, or would have been where the refusal is only ``reported``."""
+    def add(self, error: PeersealError, call: RefusedCall, *, reported: bool = False) -> str:
+        """The call was refused, or would have been where the refusal is only ``reported``. Returns the id of the
+        request, which is in the line of the log."""
         with self._lock:
             self._counts[error.code] += 1
-        caller, kid = _claimed(authorization)
+        request_id, claimed = current_request_id() or new_request_id(), _claimed(call.authorization)
         log.warning(
-            "%s: %s; unverified caller %r, kid %r; request %s; %r",
+            "%s: %s; %r %r; unverified caller %r, kid %r, audience %r, expected %r; request %s; %r%s",
             "would refuse" if reported else "refused",
             error.code,
-            caller,
-            kid,
-            current_request_id() or new_request_id(),
+            call.method[:_MAX_SHOWN],
+            _without_query(call.target)[:_MAX_SHOWN],
+            claimed.caller,
+            claimed.kid,
+            claimed.audience,
+            call.audience,
+            request_id,
             str(error)[:_MAX_SHOWN],
+            _hint(error.code, claimed, call),
         )
+        return request_id
 
 
-def _claimed(authorization: str | None) -> tuple[str | None, str | None]:
-    """The caller and the kid that an unverified token claims, as far as they can be read."""
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """What an unverified token claims, as far as it can be read."""
+
+    caller: str | None = None
+    kid: str | None = None
+    audience: str | None = None
+    target_digest: object = None
+
+
+def _without_query(target: str) -> str:
+    """The target for the log. A query may hold tokens, so it is left out."""
+    path, mark, _ = target.partition("?")
+    return f"{path}{mark and '?...'}"
+
+
+def _claimed(authorization: str | None) -> _Claimed:
     kid = None
     try:
         token = jose.parse(bearer_token(authorization))
         kid = token.header.kid[:_MAX_SHOWN]
-        return str(strict_json_object(token.payload).get("iss"))[:_MAX_SHOWN], kid
+        claims = strict_json_object(token.payload)
     except TokenError:
-        return None, kid
+        return _Claimed(kid=kid)
+    caller, audience = (str(claims.get(name))[:_MAX_SHOWN] for name in ("iss", "aud"))
+    return _Claimed(caller, kid, audience, claims.get("target_digest"))
+
+
+def _hint(code: str, claimed: _Claimed, call: RefusedCall) -> str:
+    """What to look for: the prefix, where the token is signed for another target than the one that arrived."""
+    expected = call.external_prefix + call.target
+    signed = claimed.target_digest if isinstance(claimed.target_digest, str) and is_origin_form(expected) else None
+    if signed is not None and signed != target_digest(expected):
+        now = f"now {call.external_prefix}" if call.external_prefix else "not set"
+        return f"; signed for another target: does a proxy strip a prefix? Set PEERSEAL_EXTERNAL_PREFIX to it ({now})"
+    return f"; {_ADVICE[code]}" if code in _ADVICE else ""

@@ -29,6 +29,8 @@ from peerseal.session.circuit import Circuits
 from peerseal.session.options import MAX_BUFFER as MAX_BUFFER
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
+from peerseal.session.problem import REFUSAL
+from peerseal.session.problem import PeerRefusal as PeerRefusal
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import MAX_RETRY_AFTER as MAX_RETRY_AFTER
 from peerseal.session.retries import RETRIES as RETRIES
@@ -44,6 +46,12 @@ TIMEOUT: Final = (CallLimits().connect_timeout, CallLimits().read_timeout)
 
 DEADLINE: Final = CallLimits().deadline
 """Seconds for one call, by default."""
+
+
+def refusal_of(response: requests.Response) -> PeerRefusal | None:
+    """Why the callee refused the call; None for an answer that is no refusal, or of another session."""
+    refusal: PeerRefusal | None = vars(response).get(REFUSAL)
+    return refusal
 
 
 class _Verb(Protocol):
@@ -80,6 +88,9 @@ class PeerSession(requests.Session):
     ``ctx`` is data of the application in each token, at most 1 KiB of JSON; the callee reads it as ``Peer.ctx``. A call
     adds or replaces members: ``session.get("/profiles/42", ctx={"purpose": "support"})``. They are sent with every
     attempt and every redirect of that call within the origin.
+
+    Each answer has the attribute ``peerseal_refusal``: the `PeerRefusal` of a problem document of the callee, or None.
+    For type checkers `refusal_of` returns it.
     """
 
     if TYPE_CHECKING:  # requests' own annotations leave no room for ``ctx``; its methods hand it on to `request`
@@ -162,11 +173,13 @@ class PeerSession(requests.Session):
             settle_body(request, buffer=self._options.buffer, max_buffer=self._options.max_buffer)
         with no_longer_than(self._options.seconds_per_call):  # redirects call this again, within the same deadline
             try:
-                return super().send(request, **kwargs)
+                response = super().send(request, **kwargs)
             except requests.ConnectionError as error:
                 if time_left() > 0 or not is_silence(cause_of(error)):
                     raise
                 raise requests.ReadTimeout(*error.args, request=request) from error
+        vars(response).setdefault(REFUSAL, None)  # of another origin, which refuses nothing in the callee's name
+        return response
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """Credentials of a redirect. A redirect from another origin to the callee is not followed: that origin would

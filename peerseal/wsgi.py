@@ -24,9 +24,18 @@ from typing import TYPE_CHECKING, Any, Final, Unpack
 from peerseal.checked_call import CheckedCall, calls, current_peer, require_scope
 from peerseal.errors import PeersealError
 from peerseal.path_needs import Needs, PathNeeds
-from peerseal.protocol.problem_document import problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
-from peerseal.refusals import ANY_ALLOWED, PUBLIC, REFUSALS, Gate, Need, PeerAuthOptions, Record, lacking_user
+from peerseal.refusals import (
+    ANY_ALLOWED,
+    PUBLIC,
+    REFUSALS,
+    Gate,
+    Need,
+    PeerAuthOptions,
+    Record,
+    lacking_user,
+    refusal_answer,
+)
 from peerseal.runtime.options import check_callable
 from peerseal.verify.context import begin, carrying, current_trace, current_transaction, enter_request, leave_request
 from peerseal.verify.context import within as within_trace
@@ -37,7 +46,7 @@ from peerseal.wsgi_environ import EnvironHeaders as EnvironHeaders
 from peerseal.wsgi_environ import PiecesWithin as PiecesWithin
 from peerseal.wsgi_environ import WholeBody as WholeBody
 from peerseal.wsgi_environ import environ_key as environ_key
-from peerseal.wsgi_environ import is_file, path_info
+from peerseal.wsgi_environ import is_file, path_info, received_target
 from peerseal.wsgi_environ import read_body as read_body
 from peerseal.wsgi_environ import within_request as within_request
 from peerseal.wsgi_environ import wsgi_target as wsgi_target
@@ -60,10 +69,10 @@ class WsgiGate(Gate):
         super().__init__(identity, record, **options)
         self._header_key = environ_key(self.header)
 
-    def authorization(self, environ: "WSGIEnvironment") -> str | None:
-        """The header with the token."""
-        value: str | None = environ.get(self._header_key)
-        return value
+    def logged(self, environ: "WSGIEnvironment", error: PeersealError, *, reported: bool = False) -> str:
+        """Log and count a refusal, or one that is only ``reported``. Returns the request id."""
+        method, authorization = environ["REQUEST_METHOD"], environ.get(self._header_key)
+        return self.refused(error, method, received_target(environ), authorization, reported=reported)
 
     def admit(self, environ: "WSGIEnvironment", need: Need, route: Callable[[], str | None]) -> PeersealError | None:
         """Verify the caller, who is in the environ afterwards, and begin the transaction. Gives the refusal, or None;
@@ -73,7 +82,7 @@ class WsgiGate(Gate):
         except REFUSALS as error:
             if not self.report_only:
                 return error
-            self.record.add(error, self.authorization(environ), reported=True)
+            self.logged(environ, error, reported=True)
         else:
             if peer.transaction is not None:
                 begin(peer.transaction)
@@ -149,10 +158,15 @@ class _Call(CheckedCall):
     """One request. The application's head is held until its first piece of a body, so that a handler can refuse."""
 
     def __init__(self, environ: "WSGIEnvironment", start_response: "StartResponse", gate: WsgiGate) -> None:
-        super().__init__(gate, partial(gate.authorization, environ))
+        super().__init__(gate)
+        self._wsgi_gate = gate
         self._environ = environ
         self._start_response = start_response
         self._head: tuple[Any, ...] | None = None
+
+    def logged(self, error: PeersealError, *, reported: bool = False) -> str:
+        """See CheckedCall."""
+        return self._wsgi_gate.logged(self._environ, error, reported=reported)
 
     def serve(self, app: "WSGIApplication") -> Iterable[bytes]:
         """The application's answer; or the refusal, if a handler refused before the answer began. What the application
@@ -173,7 +187,7 @@ class _Call(CheckedCall):
 
     def answer(self, error: PeersealError) -> Iterable[bytes]:
         """The problem document of a refused request."""
-        problem = problem_of(error)
+        problem = refusal_answer(error, self.request_id)
         headers = [*problem.headers.items(), ("Content-Length", str(len(problem.body)))]
         self._start_response(f"{problem.status} {HTTPStatus(problem.status).phrase}", headers)
         return [problem.body]

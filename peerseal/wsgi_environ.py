@@ -46,6 +46,12 @@ def wsgi_target(environ: Mapping[str, Any], external_prefix: str = "") -> str:
     return routed(raw_uri, script_name, path_info, external_prefix)
 
 
+def received_target(environ: Mapping[str, Any]) -> str:
+    """The target as the server received it, for the log; the routed path where the server does not tell it."""
+    raw_uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    return str(raw_uri or f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
+
+
 _routed_target_of_short = lru_cache(maxsize=2048)(routed_target)
 
 

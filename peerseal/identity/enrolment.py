@@ -15,15 +15,15 @@ from peerseal.errors import (
     EnrolmentPending,
     EnrolmentRefused,
     FetchError,
-    MalformedToken,
     PeersealError,
     TrustUnavailable,
 )
+from peerseal.identity.enrolment_errors import code_of, enrolment_refused, no_answer
 from peerseal.identity.key_folder import StoredKey
 from peerseal.identity.signing import request_token
 from peerseal.protocol.documents.key_set import ACTIVE
 from peerseal.protocol.documents.statement import KeyStatement
-from peerseal.protocol.encoding import canonical_json, strict_json_object
+from peerseal.protocol.encoding import canonical_json
 from peerseal.protocol.join import JoinToken, join_mac
 from peerseal.protocol.keys import KeyPair
 from peerseal.protocol.names import REGISTRY, make_kid, registry_id, service_id
@@ -31,7 +31,8 @@ from peerseal.protocol.tokens.oidc import MAX_FOREIGN_TOKEN
 from peerseal.protocol.tokens.proof import sign_proof
 from peerseal.runtime.settings import read_text
 from peerseal.session.problem import MAX_PROBLEM
-from peerseal.transport.fetch import Answer, Fetcher, is_confidential, no_larger_than
+from peerseal.transport.clocks import with_clocks
+from peerseal.transport.fetch import Fetcher, is_confidential, no_larger_than
 from peerseal.trust.store import TrustStore
 
 JSON = "application/json"
@@ -120,8 +121,8 @@ class Enrolment:
         with no_larger_than(MAX_PROBLEM):
             headers = self._signed(signer, "DELETE", path, b"", {})
             answer = self._trust.fetcher.call("DELETE", path, headers=headers)
-        if answer.status not in (204, 404) and _code_of(answer) not in _ENDED:
-            raise FetchError(f"the registry answered {answer.status}", answer.status)
+        if answer.status not in (204, 404) and code_of(answer) not in _ENDED:
+            raise no_answer(answer)
 
     def _signed(self, key: StoredKey, method: str, path: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
         """The headers of a call to the registry with a request token of that key."""
@@ -146,12 +147,16 @@ class Enrolment:
             answer = self._trust.fetcher.call("POST", self._path, body=body, headers={"Content-Type": JSON, **headers})
         kid = make_kid(service_id(self._trust.domain, self._service), key.public.thumbprint)
         if answer.status in (429, 500, 503):
-            raise FetchError(f"the registry answered {answer.status}", answer.status)
+            raise no_answer(answer)
         if answer.status == 202:
-            raise EnrolmentPending(f"{kid} waits for an operator of the registry to approve it")
+            approve = f"`peerseal-registry approve {kid}`"
+            raise EnrolmentPending(f"{kid} waits for an operator of the registry to approve it: {approve}")
         if answer.status not in (200, 201):
-            raise EnrolmentRefused(_code_of(answer), f"the registry answered {answer.status}")
-        statement = _about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
+            raise enrolment_refused(answer, self._service, self._clock())
+        try:
+            statement = _about(kid, self._trust.read_statement(answer.body.decode("ascii", "replace")))
+        except DocumentRefused as error:
+            raise with_clocks(error, answer, self._clock()) from error
         if statement.state != ACTIVE:
             raise EnrolmentRefused(
                 f"key_{statement.state}", f"the registry admitted the key as {statement.state}; expected {ACTIVE}"
@@ -190,15 +195,6 @@ def refusal_in(error: PeersealError) -> DocumentRefused | None:
     """The refusal of a document that caused a TrustUnavailable."""
     cause = error.__cause__
     return cause if isinstance(error, TrustUnavailable) and isinstance(cause, DocumentRefused) else None
-
-
-def _code_of(answer: Answer) -> str:
-    """The code in a problem document (RFC 9457); ``refused`` in any other answer."""
-    try:
-        code = strict_json_object(answer.body).get("code") if len(answer.body) <= MAX_PROBLEM else None
-    except MalformedToken:
-        code = None
-    return code if isinstance(code, str) else "refused"
 
 
 def admission_token(

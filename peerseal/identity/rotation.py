@@ -203,7 +203,8 @@ class KeyRotation:
         except EnrolmentRefused as error:
             if self._admission is None and error.code == "missing_token":
                 message = f"{self._service} has no key that is registered, and no join token or platform's token"
-                raise ConfigurationError(f"{message}: {self.missing}" if self.missing else message) from error
+                remedy = self.missing or "set PEERSEAL_JOIN_TOKEN, or PEERSEAL_KEY_DIR to the folder with its key"
+                raise ConfigurationError(f"{message}: {remedy}") from error
             raise
         self.admitted = f"registered {_by(self._admission)}"
         log.info("%s was %s", candidate.kid, self.admitted)

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from peerseal.errors import ConfigurationError, PeersealError
@@ -191,15 +191,18 @@ def read_text(file: Path, name: str) -> str | None:
         raise ConfigurationError(f"{name}={file}: not UTF-8 text") from None
 
 
-def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str]) -> None:
-    """Log, once a process, each variable with that prefix that nothing reads, with the nearest name that is known."""
+def unknown_names(environ: Mapping[str, str], prefix: str, known: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Each variable with that prefix that nothing reads, ready to be shown, and the nearest name that is known."""
     names = sorted(known)
     for name in sorted(environ):
-        if not name.startswith(prefix) or name in names or _is_injected(name, environ[name]):
-            continue
-        near = difflib.get_close_matches(name, names, 1, 0.7)
-        meant = f"; is {near[0]} meant?" if near else ""
-        warn_once(f"{_printable(name)} is no setting, and is ignored{meant}", log)
+        if name.startswith(prefix) and name not in names and not _is_injected(name, environ[name]):
+            yield _printable(name), next(iter(difflib.get_close_matches(name, names, 1, 0.7)), None)
+
+
+def warn_of_unknown(environ: Mapping[str, str], prefix: str, known: Iterable[str]) -> None:
+    """Log, once a process, each variable with that prefix that nothing reads, with the nearest name that is known."""
+    for name, near in unknown_names(environ, prefix, known):
+        warn_once(f"{name} is no setting, and is ignored{f'; is {near} meant?' if near else ''}", log)
 
 
 def _is_injected(name: str, value: str) -> bool:

@@ -165,7 +165,7 @@ class Walk:
         if not is_trusted(found.st_uid) and not self._lenient:
             problem = f"belongs to neither root nor uid {me} {state(found)}, and its owner may replace what lies in it"
             raise self._label.refused(here.path, f"{problem}: {remedy(me)}, or choose another folder")
-        if _others_may_rename(found) and not self._made_sticky(here, found):
+        if others_may_rename(found) and not self._made_sticky(here, found):
             warn_once(
                 f"{self._label.of(here.path)}: other users may rename what lies in it {state(found)}: a restart may "
                 "find nothing there; give this service a volume or folder of its own, or set the sticky bit (chmod +t)"
@@ -205,7 +205,7 @@ def is_sticky(found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_ISVTX)
 
 
-def _others_may_rename(found: os.stat_result) -> bool:
+def others_may_rename(found: os.stat_result) -> bool:
     """Whether other users may rename files of this user in that folder. This user's primary group counts as its own:
     many systems give each user one."""
     by_group = found.st_mode & stat.S_IWGRP and found.st_gid != os.getegid()

@@ -1,8 +1,10 @@
-"""The code of a refusal, read without using up the body of the answer."""
+"""A refusal, read without using up the body of the answer."""
 
 import functools
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -11,22 +13,54 @@ from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 
 from peerseal.protocol.problem_document import MEDIA_TYPE
+from peerseal.verify.context import REQUEST_ID, valid_request_id
 
 MAX_PROBLEM: Final = 4096
 """Bytes of an answer that are read: a problem document of a callee has about a hundred."""
 
+REFUSAL: Final = "peerseal_refusal"
+"""The attribute of an answer that holds its refusal."""
 
-def problem_code(response: requests.Response) -> str | None:
-    """The ``code`` of a problem document (RFC 9457) whose body is still to be read; None for any other answer.
+ERRORS_PAGE: Final = "docs/reference/errors.md#a-call-is-refused"
+"""The page with each code, its causes, and what to do."""
 
-    The body can be read or streamed afterwards from its beginning. Raises requests.ConnectionError if no body comes.
+
+@dataclass(frozen=True, slots=True)
+class PeerRefusal:
+    """Why a callee refused a call, as its problem document (RFC 9457) says; the callee is believed as far as its
+    connection is.
+
+    ``code`` is the stable code, ``request_id`` finds the line in the callee's log, and ``docs`` is the page with the
+    causes of the code. ``title``, ``detail`` and ``request_id`` are None where the answer has none.
     """
+
+    status: int
+    code: str
+    title: str | None
+    detail: str | None
+    request_id: str | None
+    docs: str = ERRORS_PAGE
+
+
+def refusal_in(response: requests.Response) -> PeerRefusal | None:
+    """The refusal in an answer whose body is still to be read; None for any answer but a problem document with a
+    ``code``. The body can be read or streamed afterwards from its beginning. Raises requests.ConnectionError if no body
+    comes."""
+    document = {} if response.status_code < 400 else _problem_in(response)
+    code = _text(document, "code")
+    if code is None:
+        return None
+    request_id = valid_request_id(response.headers.get(REQUEST_ID))
+    return PeerRefusal(response.status_code, code, _text(document, "title"), _text(document, "detail"), request_id)
+
+
+def _problem_in(response: requests.Response) -> Mapping[str, Any]:
     if not is_problem(response.headers.get("Content-Type", "")):
-        return None
+        return {}
     try:
-        return code_in(_beginning(response).read(MAX_PROBLEM, decode_content=True))
+        return _document(_beginning(response).read(MAX_PROBLEM, decode_content=True))
     except HTTPError:  # in an unknown encoding
-        return None
+        return {}
 
 
 def is_problem(content_type: str) -> bool:
@@ -36,12 +70,20 @@ def is_problem(content_type: str) -> bool:
 
 def code_in(body: bytes) -> str | None:
     """The ``code`` of the problem document; None if there is none."""
+    return _text(_document(body), "code")
+
+
+def _document(body: bytes) -> Mapping[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):  # too long, or no JSON
-        return None
-    code = document.get("code") if isinstance(document, dict) else None
-    return code if isinstance(code, str) else None
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _beginning(response: requests.Response) -> HTTPResponse:

@@ -11,7 +11,7 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.session.circuit import Attempt, Circuit, Circuits
 from peerseal.session.options import SessionOptions
 from peerseal.session.origin import Origin
-from peerseal.session.problem import problem_code
+from peerseal.session.problem import REFUSAL, PeerRefusal, refusal_in
 from peerseal.session.request_ctx import RequestCtx
 from peerseal.session.retries import Attempts, cause_of, is_repeatable
 from peerseal.session.signing import TRANSACTION, AttemptSigner, Signer
@@ -117,13 +117,13 @@ class SigningAdapter(TimedAdapter):
 
     def _attempt(self, send: _Send, request: requests.PreparedRequest, target: str) -> requests.Response:
         """One attempt, and a second one with a new token if the callee refuses the first token as replayed."""
-        response = send(self._signed(request, target))
-        if not is_repeatable(self._policy, str(request.method)) or response.status_code != Replayed.status:
+        response, refusal = _read(send(self._signed(request, target)))
+        if refusal is None or (refusal.status, refusal.code) != (Replayed.status, Replayed.code):
             return response
-        if problem_code(response) != Replayed.code:
+        if not is_repeatable(self._policy, str(request.method)):
             return response
         response.close()
-        return send(self._signed(request, target))
+        return _read(send(self._signed(request, target)))[0]
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
         """As HTTPAdapter's, which however drops the last ``;`` of a target to an HTTP proxy."""
@@ -151,6 +151,12 @@ def sign_attempt(
         attempt.headers, method=str(attempt.method), target=target, body=_settled(attempt.body), ctx=ctx
     )
     attempt.headers.update(added)
+
+
+def _read(response: requests.Response) -> tuple[requests.Response, PeerRefusal | None]:
+    """The answer, which keeps its refusal, and the refusal. Raises requests.ConnectionError if no body comes."""
+    refusal = vars(response)[REFUSAL] = refusal_in(response)
+    return response, refusal
 
 
 def _whole(response: requests.Response, circuit: Circuit, attempt: Attempt, stream: bool) -> requests.Response:

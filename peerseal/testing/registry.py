@@ -1,11 +1,13 @@
 """A registry in memory: keys, policies and settings, and the documents that it signs; and a clock that tests set."""
 
+import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import formatdate
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self
 from urllib.parse import urlsplit
@@ -275,11 +277,16 @@ class MemoryRegistry(Fetcher):
             self.calls[f"{method} {plain}"] += 1
             if self.down:
                 raise FetchError("the registry is down")
-            try:
-                return self.answers.get(plain) or self.endpoints.answer(call, plain)
-            except PeersealError as error:
-                refusal = problem(error.status, error.code, detail=str(error))
-                return Answer(refusal.status, refusal.body, {"content-type": MEDIA_TYPE})
+            answer = self.answers.get(plain) or self._answer(call, plain)
+            return replace(answer, headers={"date": formatdate(self.clock(), usegmt=True), **answer.headers})
+
+    def _answer(self, call: Call, path: str) -> Answer:
+        try:
+            return self.endpoints.answer(call, path)
+        except PeersealError as error:
+            request_id = secrets.token_hex(16)
+            refusal = problem(error.status, error.code, detail=str(error), request_id=request_id)
+            return Answer(refusal.status, refusal.body, {"content-type": MEDIA_TYPE, "x-request-id": request_id})
 
     # ---- documents
 

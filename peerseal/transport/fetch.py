@@ -29,8 +29,9 @@ from peerseal.runtime.forks import in_each_child, notice_fork
 from peerseal.runtime.limits import FetchLimits
 from peerseal.transport.deadline import no_longer_than, time_left
 from peerseal.transport.deadline_adapter import Route, TimedAdapter
+from peerseal.transport.failure_words import failure_in_words
 from peerseal.transport.mirrors import Failures, MirrorHealth
-from peerseal.transport.timed_connection import WrongAddress, noting_connections
+from peerseal.transport.timed_connection import noting_connections
 
 log = logging.getLogger("peerseal.fetch")
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 _LEAST_TIMEOUT = 0.001  # of urllib3, which takes no 0
+_EXPECTED = "a registry URL must read http(s)://host[:port][/path]"
 _ODD = re.compile(r"[\s\x00-\x1f\x7f\\]")
 _ODD_VALUE = re.compile(r"[\r\n\0]|^[ \t]")
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]{0,200}"')
@@ -276,7 +278,7 @@ class HttpFetcher:
         except (HTTPError, OSError, ValueError, OverflowError) as error:
             self._routes.pop(base, None)  # the environment may name other certificates or another proxy by now
             kind = AnswerTooSlow if _is_slow(error) else FetchError
-            raise kind(f"{method} {url}: {_what_failed(error)}") from error
+            raise kind(f"{method} {url}: {failure_in_words(error)}") from error
         if response.status in _NO_ANSWER:
             raise FetchError(f"{method} {url}: status {response.status}", response.status)
         return Answer(response.status, content, names)
@@ -415,10 +417,6 @@ def _is_slow(error: BaseException) -> bool:
     return isinstance(error, (ReadTimeoutError, TimeoutError))
 
 
-def _what_failed(error: Exception) -> str:
-    return error.why if isinstance(error, WrongAddress) else type(error).__name__
-
-
 def is_loopback(url: str) -> bool:
     """Whether the URL's host is this machine's loopback, which no proxy is asked for."""
     return is_loopback_host(urlsplit(url).hostname)
@@ -436,7 +434,7 @@ def check_urls(text: str) -> str:
     for url in filter(None, urls):
         _base_url(url)
     if not any(urls) or any(not char.isprintable() or char == " " for url in urls for char in url):
-        raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
+        raise ConfigurationError(_EXPECTED)
     return text
 
 
@@ -449,5 +447,14 @@ def _base_url(url: str) -> str:
     if _ODD.search(url):  # by which one parser sees another host than the next
         raise ConfigurationError("a registry URL holds white space, a control character or a backslash")
     if parts.scheme not in ("http", "https") or not reachable or set(url) & set("?#") or "@" in parts.netloc:
-        raise ConfigurationError("a registry URL must read http(s)://host[:port][/path]")
+        raise ConfigurationError(f"{_EXPECTED}{_hint(url)}")
     return url.rstrip("/")
+
+
+def _hint(url: str) -> str:
+    """What is wrong with a URL, if that is known. One with a user's name is not shown: it may hold a password."""
+    if "@" in url:
+        return "; it must have no user name and no password"
+    if "://" not in url and is_valid_host(urlsplit(f"//{url}").hostname, None):
+        return f"; {url:.100} has no scheme: is http://{url:.100} meant?"
+    return ""

@@ -25,6 +25,7 @@ from peerseal.protocol.ledger.checkpoint import Checkpoint, verify_checkpoint
 from peerseal.protocol.names import make_kid, registry_id
 from peerseal.runtime.forks import in_each_child
 from peerseal.runtime.limits import TrustLimits
+from peerseal.transport.clocks import with_clocks
 from peerseal.transport.deadline import held_in_time
 from peerseal.transport.fetch import Answer, Fetcher, content, entity_tag, no_larger_than, offers
 from peerseal.trust.disk.document_cache import CopyFolder
@@ -38,6 +39,14 @@ D = TypeVar("D", bound=KeySetDocument | KeyStatement | Changes | PolicyDocument 
 
 T = TypeVar("T")
 
+_NO_REGISTRY = "is PEERSEAL_REGISTRY_URL the base of a Peerseal registry's URLs, without /v1?"
+_HINTS = {
+    "document_malformed": _NO_REGISTRY,
+    "document_wrong_type": _NO_REGISTRY,
+    "document_wrong_root": "another registry answers at PEERSEAL_REGISTRY_URL, or PEERSEAL_REGISTRY_PIN or the join"
+    " token is of another one",
+}
+"""What to look for where the root's document is refused with that code."""
 _ROOT_COPY = "root.jwt"
 _NAMES: Mapping[type, str] = {
     KeySetDocument: "key_set",
@@ -171,7 +180,7 @@ class DocumentReader:
                 with self.counting("registry_keys"), no_larger_than(RegistryKeys.MAX_SIZE):
                     found = self.fetcher.ask(REGISTRY_KEYS_PATH, self._read_newer_root)
             except (FetchError, DocumentRefused) as error:
-                raise TrustUnavailable(f"the registry's keys: {error}", retry_after=1) from error
+                raise TrustUnavailable(f"the registry's keys: {error}{_remedy(error)}", retry_after=1) from error
             self._root_loaded_at, self._root_cooldown_until = now, now + self._limits.cooldown
             self.outdated = False
             if found is not None:
@@ -204,8 +213,13 @@ class DocumentReader:
     def _read_newer_root(self, answer: Answer) -> tuple[RegistryKeys, str] | None:
         """The root's document in an answer, and as it was signed. None for the one that is held: then the next mirror
         is asked, since a mirror that hides a newer one must not keep a dropped key alive."""
-        jws = text_of(answer, RegistryKeys)
-        found = self.newer_root(jws)
+        try:
+            jws = text_of(answer, RegistryKeys)
+            found = self.newer_root(jws)
+        except FetchError as error:
+            raise _with_url(error) from error
+        except DocumentRefused as error:
+            raise _with_hint(with_clocks(error, answer, self._clock())) from error
         return None if found is None else (found, jws)
 
     def newer_root(self, jws: str) -> RegistryKeys | None:
@@ -382,6 +396,23 @@ def path_covering(path: str, entries: int) -> str:
     if not entries:
         return path
     return f"{path}{'&' if '?' in path else '?'}seq={entries}"
+
+
+def _remedy(error: FetchError | DocumentRefused) -> str:
+    """What to look for where there was no answer at all."""
+    silent = isinstance(error, FetchError) and error.http_status is None
+    return "; is PEERSEAL_REGISTRY_URL right, and does the registry run?" if silent else ""
+
+
+def _with_url(error: FetchError) -> FetchError:
+    """The error with what to look for, where the URL has no document of the root."""
+    return FetchError(f"{error}; {_NO_REGISTRY}", 404) if error.http_status == 404 else error
+
+
+def _with_hint(error: DocumentRefused) -> DocumentRefused:
+    """The error with what to look for, where an answer for the root's document shows that the URL or pin is wrong."""
+    hint = _HINTS.get(error.code)
+    return error if hint is None else DocumentRefused(error.code, f"{error.detail}; {hint}")
 
 
 def text_of(answer: Answer, kind: type[Document]) -> str:

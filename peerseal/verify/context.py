@@ -113,6 +113,11 @@ def serving(given: str | None = None) -> Iterator[str]:
         yield trace.id
 
 
+def valid_request_id(given: str | None) -> str | None:
+    """The id itself, if it is short and plain; None for any other text, which a log could misread."""
+    return given if type(given) is str and _REQUEST_ID.fullmatch(given) else None
+
+
 def _trace_of(given: str | None) -> RequestTrace:
     if type(given) is str and _REQUEST_ID.fullmatch(given):
         return RequestTrace(given)

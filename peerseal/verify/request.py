@@ -161,6 +161,11 @@ class Verifier:
         self._reader = TokenReader(REQUEST_TYP, check_request_claims, usual_request_claims)
 
     @property
+    def audience(self) -> str:
+        """The service id of the audience, or its name as it was given while the trust domain is not known."""
+        return self._audience_name if self._resolved is None else self._resolved[0]
+
+    @property
     def trust(self) -> KeySource:
         """The source of keys and policies."""
         return self._trust

@@ -654,7 +654,7 @@ def test_no_handler_of_a_blueprint_turns_a_refusal_into_something_else(app: Flas
 
 
 def test_nothing_of_an_unverified_token_is_echoed(auth: PeerAuth, call: Call) -> None:
-    response = call("/", iss="evil-marker", sub="evil-marker", aud="evil-marker", headers={"X-Request-ID": "evil-id"})
+    response = call("/", iss="evil-marker", sub="evil-marker", aud="evil-marker", headers={"X-Request-ID": "evil id"})
     assert b"evil" not in response.data
     assert "evil" not in str(response.headers)
 

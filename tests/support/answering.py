@@ -21,7 +21,7 @@ def answering(call: Callable[[str, str, bytes, Mapping[str, str]], Answer]) -> t
             except FetchError:
                 self.close_connection = True
                 return
-            self.send_response(answer.status)
+            self.send_response_only(answer.status)  # with the Date of the answer, and no second one
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             if answer.status not in (204, 304):

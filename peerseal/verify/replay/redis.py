@@ -110,6 +110,15 @@ class RedisReplayGuard:
         except (ValueError, ArithmeticError) as error:  # of the socket, or of a time that is none
             return self._without_redis(str(error), outage=False, cause=error)
 
+    def check(self) -> None:
+        """Passes if Redis answers and keeps what it is given. Nothing is stored. Raises TrustUnavailable."""
+        from redis import RedisError
+
+        try:
+            self._check_eviction(self._clock())
+        except RedisError as error:
+            raise TrustUnavailable(f"the replay guard's Redis cannot be used: {error}", retry_after=1) from error
+
     def close(self) -> None:
         """Give the connections back; the next claim makes new ones."""
         self._client.connection_pool.disconnect()

@@ -1,0 +1,58 @@
+"""Why a call failed, in words: what urllib3 raises, and what a person can look for."""
+
+import ssl
+from collections.abc import Iterator
+
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from peerseal.transport.timed_connection import WrongAddress
+
+
+def failure_in_words(error: Exception) -> str:
+    """The name of the error's class, and the reason where it is known. It quotes nothing of an answer."""
+    if isinstance(error, WrongAddress):
+        return error.why
+    reason = _reason(error)
+    return type(error).__name__ if reason is None else f"{type(error).__name__}, {reason}"
+
+
+def _reason(error: Exception) -> str | None:
+    match error:
+        case ProxyError():
+            inner = _reason(error.original_error) or type(error.original_error).__name__
+            return f"the HTTP proxy does not connect ({inner}): see HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+        case NameResolutionError():
+            return "the host's name is not known"
+        case NewConnectionError():
+            return next((one.strerror.lower() for one in _causes(error) if one.strerror), None)
+        case ConnectTimeoutError():
+            return "no connection in time"
+        case ReadTimeoutError() | TimeoutError():
+            return "no answer in time"
+        case SSLError():
+            return _tls_reason(error)
+    return None
+
+
+def _tls_reason(error: SSLError) -> str:
+    for one in _causes(error):
+        if isinstance(one, ssl.SSLCertVerificationError):
+            return f"the certificate is refused: {one.verify_message}"
+    return "TLS failed; does the server speak https at this port?"
+
+
+def _causes(error: BaseException) -> Iterator[OSError]:
+    """The operating system's errors that led to the error, also those that urllib3 wraps as an argument."""
+    one: object = error
+    while isinstance(one, BaseException):
+        if isinstance(one, OSError):
+            yield one
+        wrapped = next((part for part in one.args if isinstance(part, BaseException)), None)
+        one = wrapped or one.__cause__ or one.__context__

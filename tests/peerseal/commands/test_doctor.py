@@ -1,0 +1,351 @@
+"""``peerseal doctor`` says what is wrong on a host, and what to do; it changes nothing."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from demo.processes import free_port
+from peerseal import Identity
+from peerseal.__main__ import main
+from peerseal.commands.checks.finding import ERROR, OK, WARNING, Finding
+from peerseal.commands.checks.host import Host
+from peerseal.commands.doctor import CHECKS, examine, exit_code, lines_of
+from peerseal.errors import EnrolmentRefused
+from peerseal.flask import PeerAuth
+from peerseal.testing import Answer, Clock, MemoryRegistry
+from peerseal.transport.fetch import Fetcher
+from tests.peerseal.served import served
+from tests.support.front import Front
+
+URL = "http://127.0.0.1:1"
+EXTERNAL = "http://shop.test"
+Examined = Callable[..., dict[str, list[Finding]]]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(float(int(time.time())))  # a whole second, as a Date has
+
+
+@pytest.fixture
+def registry(clock: Clock) -> Iterator[MemoryRegistry]:
+    with MemoryRegistry(clock=clock) as registry:
+        yield registry
+
+
+@pytest.fixture
+def variables(registry: MemoryRegistry, tmp_path: Path) -> dict[str, str]:
+    """Those of a service whose every setting is right."""
+    return {
+        "PEERSEAL_SERVICE": "billing",
+        "PEERSEAL_REGISTRY_URL": URL,
+        "PEERSEAL_REGISTRY_PIN": registry.pin,
+        "PEERSEAL_KEY_DIR": str(tmp_path / "keys"),
+        "PEERSEAL_JOIN_TOKEN": registry.join_token("billing"),
+    }
+
+
+@pytest.fixture
+def examined(registry: MemoryRegistry, variables: dict[str, str], clock: Clock) -> Examined:
+    """What each check finds, with some variables changed; None removes one."""
+
+    def examined(
+        changes: Mapping[str, str | None] | None = None,
+        *,
+        now: Callable[[], float] = clock,
+        front: Fetcher | None = None,
+        path: str = "/api/orders",
+    ) -> dict[str, list[Finding]]:
+        merged = variables | dict(changes or {})
+        environ = {name: value for name, value in merged.items() if value is not None}
+
+        def connect(url: str) -> Fetcher:
+            return front if front is not None and url == EXTERNAL else registry
+
+        host = Host(environ, None if front is None else EXTERNAL + path, now, connect)
+        found: dict[str, list[Finding]] = {name: [] for name, _ in CHECKS}
+        for name, finding in examine(host):
+            found[name].append(finding)
+        return found
+
+    return examined
+
+
+@pytest.fixture
+def identity(registry: MemoryRegistry, variables: dict[str, str], clock: Clock) -> Identity:
+    """The service after its first start on this host."""
+    return registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], retire_at_exit=False)
+
+
+@pytest.fixture
+def app(identity: Identity) -> Flask:
+    """The service, which may call itself."""
+    app = Flask(__name__)
+    PeerAuth(app, identity, allow={"billing": set()})
+    return app
+
+
+def levels(found: Mapping[str, list[Finding]]) -> set[str]:
+    return {finding.level for findings in found.values() for finding in findings}
+
+
+def only(found: Mapping[str, list[Finding]], check: str) -> Finding:
+    [finding] = found[check]
+    return finding
+
+
+def test_a_new_host_with_right_settings_has_no_error(examined: Examined) -> None:
+    found = examined()
+    assert levels(found) == {OK, WARNING}
+    assert only(found, "key").found == "this host has no registered key, and the registry knows no service billing"
+
+
+def test_a_started_service_is_all_ok(examined: Examined, identity: Identity) -> None:
+    found = examined()
+    assert levels(found) == {OK}
+    assert found["key"][1].found == "the registry says that this key is active"
+
+
+def test_nothing_is_changed_and_nothing_registered(
+    examined: Examined, registry: MemoryRegistry, tmp_path: Path
+) -> None:
+    examined()
+    assert list(tmp_path.iterdir()) == []
+    assert {call.method for call in registry.log} == {"GET"}
+
+
+def test_a_folder_of_keys_that_others_may_read_is_left_as_it_is(
+    examined: Examined, identity: Identity, tmp_path: Path
+) -> None:
+    folder = tmp_path / "keys/billing"
+    folder.chmod(0o750)
+    finding = only(examined(), "key folder")
+    assert (finding.level, finding.remedy) == (WARNING, f"chmod -R go= {folder}")
+    assert folder.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "found", "remedy"),
+    [
+        ({"PEERSEAL_SERVICE": None}, "settings", "PEERSEAL_SERVICE is not set", "the registry's operator knows it"),
+        ({"PEERSEAL_SERVICE": "Bill ing"}, "settings", "PEERSEAL_SERVICE: ", "correct that variable"),
+        ({"PEERSEAL_CACHEDIR": "/c"}, "settings", "PEERSEAL_CACHEDIR is no setting", "is PEERSEAL_CACHE_DIR meant?"),
+        ({"PEERSEAL_REGISTRY_URL": "registry:8080"}, "settings", "has no scheme", "correct that variable"),
+        ({"PEERSEAL_REGISTRY_URL": f"{URL}/v1/"}, "URL", "ends in /v1", f"set it to {URL}"),
+        ({"PEERSEAL_JOIN_TOKEN": "psj1.x"}, "settings", "PEERSEAL_JOIN_TOKEN: ", "correct that variable"),
+        ({"PEERSEAL_JOIN_TOKEN": None}, "join token", "PEERSEAL_JOIN_TOKEN is not set", "join-token create billing"),
+        ({"PEERSEAL_REGISTRY_PIN": "A" * 43}, "pin", "PEERSEAL_REGISTRY_PIN says AAAA", "another registry answers"),
+        ({"PEERSEAL_KEY_DIR": None}, "key folder", "PEERSEAL_KEY_DIR is not set", "outlives a restart"),
+        ({"PEERSEAL_KEY_DIR": __file__}, "key folder", "", "or run the process as its owner"),
+        ({"PEERSEAL_CACHE_DIR": __file__}, "cache folder", "is a file", "name a folder in PEERSEAL_CACHE_DIR"),
+        ({"PEERSEAL_REPLAY_DIR": __file__}, "replay guard", "is a file", "name a folder in PEERSEAL_REPLAY_DIR"),
+        ({"PEERSEAL_KEY_DIR": None}, "replay guard", "the memory of each process", "set PEERSEAL_CACHE_DIR"),
+        ({"PEERSEAL_KEY_DIR": None, "WEB_CONCURRENCY": "2"}, "workers", "WEB_CONCURRENCY=2", "set PEERSEAL_KEY_DIR"),
+        (
+            {"PEERSEAL_KEY_DIR": None, "GUNICORN_CMD_ARGS": "--bind :80 -w 4"},
+            "workers",
+            "GUNICORN_CMD_ARGS (-w 4)",
+            "set PEERSEAL_KEY_DIR",
+        ),
+        ({"PEERSEAL_KEY_DIR": None, "FLASK_DEBUG": "1"}, "workers", "the reloader", "set PEERSEAL_KEY_DIR"),
+    ],
+)
+def test_a_mistake_in_the_variables_is_named_with_its_remedy(
+    examined: Examined, changes: dict[str, str | None], check: str, found: str, remedy: str
+) -> None:
+    wrong = [finding for finding in examined(changes)[check] if finding.level != OK]
+    assert any(found in finding.found and remedy in finding.remedy for finding in wrong), wrong
+
+
+@pytest.mark.parametrize(("seconds", "way"), [(121, "ahead of"), (-121, "behind")])
+def test_a_wrong_clock_is_told_with_its_offset_and_hides_nothing_else(
+    examined: Examined, identity: Identity, clock: Clock, seconds: int, way: str
+) -> None:
+    found = examined(now=lambda: clock.now + seconds)
+    by_date, by_signed_time = found["clock"]
+    assert by_date.found == f"this host's clock is 121 s {way} the registry's, by the answer's Date"
+    assert by_signed_time.level == ERROR
+    assert {name for name in found if levels({name: found[name]}) & {ERROR}} == {"clock"}
+
+
+def test_another_server_is_told_from_a_registry(examined: Examined, registry: MemoryRegistry) -> None:
+    registry.answers["/.well-known/peerseal-registry"] = Answer(200, b"<html>It works!</html>")
+    finding = only(examined(), "registry")
+    assert (finding.level, "another server may listen there" in finding.remedy) == (ERROR, True)
+
+
+def test_without_a_pin_the_root_key_is_shown(examined: Examined, registry: MemoryRegistry) -> None:
+    finding = only(examined({"PEERSEAL_REGISTRY_PIN": None, "PEERSEAL_JOIN_TOKEN": None}), "pin")
+    assert (finding.level, finding.found) == (WARNING, f"no pin is set; the root key on this machine is {registry.pin}")
+
+
+def test_a_join_token_of_another_registry_is_told_by_its_pin(examined: Examined) -> None:
+    with MemoryRegistry() as foreign:
+        found = examined({"PEERSEAL_JOIN_TOKEN": foreign.join_token("billing"), "PEERSEAL_REGISTRY_PIN": None})
+    assert f"the join token says {foreign.pin}" in only(found, "pin").found
+
+
+def test_a_revoked_key_is_told(examined: Examined, identity: Identity, registry: MemoryRegistry) -> None:
+    registry.revoke(identity.credentials.key_id)
+    assert examined()["key"][1].found == "the registry says that this key is revoked"
+
+
+def test_a_key_of_a_registry_that_was_set_up_again_is_told(
+    examined: Examined, identity: Identity, registry: MemoryRegistry
+) -> None:
+    registry.keys.clear()
+    assert examined()["key"][1].found == "the registry does not know this key"
+
+
+def test_a_key_that_was_refused_is_no_registered_key(
+    examined: Examined, registry: MemoryRegistry, variables: dict[str, str]
+) -> None:
+    with pytest.raises(EnrolmentRefused):
+        registry.identity("billing", key_dir=variables["PEERSEAL_KEY_DIR"], join_token=registry.join_token("other"))
+    assert only(examined(), "key").found.startswith("this host has no registered key, ")
+
+
+def test_a_host_whose_keys_have_ended_is_told(examined: Examined, identity: Identity, clock: Clock) -> None:
+    clock.advance(8 * 24 * 3600)
+    assert only(examined(), "key").found.startswith("each key on this host has ended")
+
+
+def test_a_key_that_ends_soon_is_a_warning(examined: Examined, identity: Identity, clock: Clock) -> None:
+    clock.advance(6.5 * 24 * 3600)
+    assert examined()["key"][0].level == WARNING
+
+
+def test_the_policy_is_shown_with_its_callers(examined: Examined, identity: Identity, registry: MemoryRegistry) -> None:
+    registry.set_policy("billing", {"shop": ["read"], "*": []}, restricted=True)
+    found = only(examined(), "policy").found
+    assert found.endswith("it names * (no scope), test.internal/shop (read)")
+
+
+def test_a_folder_for_the_replay_guard_alone_is_shared(examined: Examined, tmp_path: Path) -> None:
+    found = examined({"PEERSEAL_KEY_DIR": None, "PEERSEAL_REPLAY_DIR": str(tmp_path)})["replay guard"]
+    assert [finding.level for finding in found] == [OK, OK]
+
+
+def test_a_redis_that_does_not_answer_is_an_error_without_its_password(examined: Examined) -> None:
+    finding = only(examined({"PEERSEAL_REPLAY_URL": f"redis://:secret@127.0.0.1:{free_port()}/0"}), "replay guard")
+    assert (finding.level, "secret" in finding.found + finding.remedy) == (ERROR, False)
+
+
+def test_a_call_through_a_proxy_that_changes_nothing_arrives(examined: Examined, app: Flask) -> None:
+    assert only(examined(front=Front(app)), "proxy").found.endswith("the call arrives as it was signed (404)")
+
+
+@pytest.mark.parametrize("path", ["/api/orders?a=1", "/api/v2/orders"])
+def test_a_stripped_prefix_is_found_out(examined: Examined, app: Flask, path: str) -> None:
+    prefix = path.partition("/orders")[0]
+    finding = only(examined(front=Front(app, strip=prefix), path=path), "proxy")
+    assert finding.found.endswith(f"the service gets {path.removeprefix(prefix)}, without {prefix}")
+    assert finding.remedy == f"set PEERSEAL_EXTERNAL_PREFIX={prefix} for the service"
+
+
+def test_a_prefix_that_no_proxy_strips_is_found_out(examined: Examined, identity: Identity) -> None:
+    app = Flask(__name__)
+    PeerAuth(app, identity, allow={"billing": set()}, external_prefix="/api")
+    finding = only(examined({"PEERSEAL_EXTERNAL_PREFIX": "/api"}, front=Front(app), path="/orders"), "proxy")
+    assert finding.remedy.startswith("unset PEERSEAL_EXTERNAL_PREFIX")
+
+
+def test_a_service_that_does_not_allow_itself_is_a_warning(examined: Examined, identity: Identity) -> None:
+    app = Flask(__name__)
+    PeerAuth(app, identity, allow={})
+    finding = only(examined(front=Front(app)), "proxy")
+    assert (finding.level, finding.remedy) == (WARNING, "for this check, add 'billing': {} to its allow=")
+
+
+def test_a_proxy_that_drops_the_token_is_an_error(examined: Examined, app: Flask) -> None:
+    finding = only(examined(front=Front(app, drop=frozenset({"Authorization"}))), "proxy")
+    assert "the token does not arrive" in finding.found
+
+
+def test_a_path_without_a_check_tells_nothing(examined: Examined, identity: Identity) -> None:
+    assert only(examined(front=Front(Flask(__name__))), "proxy").level == WARNING
+
+
+def test_a_registry_that_is_down_has_its_own_exit_code(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    for name, value in (variables | {"PEERSEAL_REGISTRY_URL": url}).items():
+        monkeypatch.setenv(name, value)
+    assert main(["doctor"]) == 3
+    assert "connection refused" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def at_work(registry: MemoryRegistry, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The variables are set, and the registry is reached over HTTP."""
+    for name in [name for name in os.environ if name.startswith("PEERSEAL_")]:
+        monkeypatch.delenv(name)
+    with served(registry) as url:
+        for name, value in (variables | {"PEERSEAL_REGISTRY_URL": url}).items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+@pytest.mark.usefixtures("at_work")
+def test_each_check_has_a_line_of_at_most_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("ok       settings      PEERSEAL_SERVICE=billing;")
+    assert max(map(len, shown)) <= 80
+
+
+@pytest.mark.usefixtures("at_work")
+def test_json_has_all_findings_and_no_secret(variables: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    text = capsys.readouterr().out
+    checks: list[dict[str, Any]] = json.loads(text)["checks"]
+    assert {check["level"] for check in checks} == {OK, WARNING}
+    assert variables["PEERSEAL_JOIN_TOKEN"].split(".")[2] not in text
+
+
+@pytest.mark.usefixtures("at_work")
+def test_an_error_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEERSEAL_REGISTRY_PIN", "A" * 43)
+    assert main(["doctor"]) == 1
+
+
+@pytest.mark.parametrize("url", ["shop.test/api", "http://shop.test/a#b", "http://me:secret@shop.test/a"])
+def test_a_url_that_cannot_be_called_is_wrong_usage(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", url]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "secret" in said.err) == ("", False)
+
+
+def test_a_check_that_cannot_be_done_is_an_error_and_the_others_go_on(
+    variables: dict[str, str], registry: MemoryRegistry
+) -> None:
+    host = Host(variables | {"PEERSEAL_REPLAY_URL_FILE": "/missing"}, connect=lambda _: registry)
+    found = list(examine(host))
+    assert ("replay guard", ERROR) in [(name, finding.level) for name, finding in found]
+    assert found[-1][0] == "policy"
+    assert exit_code(host, [finding for _, finding in found]) == 1
+
+
+def test_the_page_shows_what_the_command_prints(registry: MemoryRegistry) -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/terminal.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"\$ peerseal doctor\n(.*?)…\n```", page, re.DOTALL)
+    registry.answers["/.well-known/peerseal-registry"] = Answer(404, b"")
+    environ = {"PEERSEAL_SERVICE": "billing", "PEERSEAL_REGISTRY_URL": "http://registry:8080/v1"}
+    environ |= {"PEERSEAL_CACHEDIR": "/c", "PEERSEAL_KEY_DIR": "/k", "PEERSEAL_REGISTRY_PIN": registry.pin}
+    first = examine(Host(environ, connect=lambda _: registry))
+    lines = [line for name, found in first if name in ("settings", "URL", "registry") for line in lines_of(name, found)]
+    assert "".join(f"{line}\n" for line in lines) == shown
+
+
+def test_a_long_finding_goes_on_below_itself() -> None:
+    shown = list(lines_of("clock", Finding(ERROR, "x " * 60, "do this")))
+    assert shown[1].startswith(" " * 23 + "x")
+    assert shown[-1] == " " * 23 + "-> do this"
