@@ -18,11 +18,17 @@ log = logging.getLogger("peerseal")
 
 Scope = MutableMapping[str, Any]
 
-_AMBIGUOUS = re.compile(r"//|/\.\.?(?:/|$)|[\\\0-\x1f\x7f]")
-"""Paths that applications read in two ways: Starlette's pattern for ``/admin`` takes a newline after it."""
+_AMBIGUOUS = re.compile(r"//|/\.\.?(?:[/;]|$)|[\\\0-\x1f\x7f]")
+"""Paths that applications read in two ways: Starlette's pattern for ``/admin`` takes a newline after it, and servlet
+containers take ``..;`` for ``..``."""
 _PATTERN = re.compile(r"[{}<>*?%#]")
 """Characters of patterns, queries and escapes, which a path in ``needs`` would not stand for."""
 _ALWAYS_REFUSED: Final = Need("")  # no caller has the empty scope
+
+
+def is_ambiguous(path: str) -> bool:
+    """Whether applications may read the decoded path in two ways."""
+    return _AMBIGUOUS.search(path) is not None
 
 
 class PathNeeds:
@@ -43,7 +49,7 @@ class PathNeeds:
                 return _ALWAYS_REFUSED
         if self._function is not None:
             return self._checked(self._function, scope.get("method", "GET"), below_root)
-        if _AMBIGUOUS.search(below_root):
+        if is_ambiguous(below_root):
             return _ALWAYS_REFUSED
         return next((need for trunk, need in self._by_path if _is_below(below_root, trunk)), _ALWAYS_REFUSED)
 
