@@ -49,6 +49,12 @@ class NoSuchCall(CodedError, status=404):
     """The agent has no such call."""
 
 
+class NotReady(PeersealError, code="not_ready", status=503):
+    """The agent has no key, or does not know the registry's keys yet."""
+
+    retry_after = 1
+
+
 class _Call(NamedTuple):
     """One call of the agent."""
 
@@ -183,7 +189,9 @@ class Agent:
         return _answer({"keys": [jwk], "credentials": credentials.to_json()})
 
     async def _health(self, _: _Call) -> Problem:
-        return _answer({"ready": True}) if self._identity.is_ready() else problem(503, "not_ready", retry_after=1)
+        if not self._identity.is_ready():
+            raise NotReady
+        return _answer({"ready": True})
 
 
 class _Claim(NamedTuple):
