@@ -3,11 +3,11 @@
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.figures import Figure, Goal
-from benchmarks.timing import Contender, interleaved
+from benchmarks.timing import Contender, each, interleaved
 from demo.processes import Process
 from demo.stack import Stack
 from peerseal import FileReplayGuard, Identity, TrustLimits, Verifier
@@ -43,7 +43,7 @@ def measure(stack: Stack, folder: Path) -> Iterator[Figure]:
             limits=TrustLimits(poll_interval=3600),
         ).start()
         with _Asked(path) as asked:
-            contenders = {_HERE: _here(identity, folder), _OVER_THE_SOCKET: _each(asked.sign_and_verify)}
+            contenders = {_HERE: _here(identity, folder), _OVER_THE_SOCKET: each(asked.sign_and_verify)}
             timings = interleaved(contenders, (range(BATCH) for _ in range(ROUNDS)))
         identity.stop()
     adds = timings.micros(_OVER_THE_SOCKET) - timings.micros(_HERE)
@@ -51,26 +51,16 @@ def measure(stack: Stack, folder: Path) -> Iterator[Figure]:
     yield Figure(f"{_OVER_THE_SOCKET}, adds", adds, "µs", against, None, Goal("≤", LIMIT, "µs"))
 
 
-def _each(call: Callable[[int], None]) -> Contender[int]:
-    def prepare(batch: Sequence[int]) -> Callable[[], None]:
-        def run() -> None:
-            for number in batch:
-                call(number)
-
-        return run
-
-    return prepare
-
-
 def _here(identity: Identity, folder: Path) -> Contender[int]:
     guard = FileReplayGuard(folder / "guard")
     verifier = Verifier(identity.trust, audience=_SERVICE, allow={_SERVICE: {"read"}}, replay=guard)
 
     def sign_and_verify(number: int) -> None:
-        request = {"method": "GET", "target": f"/orders/{number}"}
-        verifier.verify(identity.sign_request(_SERVICE, **request), scope="read", **request)
+        target = f"/orders/{number}"
+        token = identity.sign_request(_SERVICE, method="GET", target=target)
+        verifier.verify(token, method="GET", target=target, scope="read")
 
-    return _each(sign_and_verify)
+    return each(sign_and_verify)
 
 
 class _Asked:
@@ -92,7 +82,7 @@ class _Asked:
         signed = self._ask("/sign", request | {"audience": _SERVICE})
         self._ask("/verify", request | {"headers": {"authorization": signed["authorization"]}, "scope": "read"})
 
-    def _ask(self, path: str, question: dict[str, object]) -> dict[str, str]:
+    def _ask(self, path: str, question: Mapping[str, object]) -> dict[str, str]:
         body = json.dumps(question).encode()
         self._connection.sendall(
             b"POST %s HTTP/1.1\r\nHost: agent\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body

@@ -1,9 +1,9 @@
 """A real nginx, configured as docs/how-to/agent.md says, asks a real agent about each request."""
 
 import re
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from peerseal import Identity
-from tests.support.agents import SERVICE, AgentProcess
+from tests.support.agents import SERVICE, AgentProcess, curl_program
 from tests.support.nginx import nginx_command
 from tests.support.processes import LOOPBACK, Process, free_port
 from tests.support.waiting import until
@@ -55,19 +55,24 @@ def application() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def nginx(agent: AgentProcess, application: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """Where nginx listens, with the page's configuration."""
-    with ExitStack() as running:
-        yield running.enter_context(Proxy(agent.path, application, tmp_path_factory.mktemp("nginx"))).address
+def proxy(agent: AgentProcess, application: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Proxy"]:
+    with Proxy(agent.path, application, tmp_path_factory.mktemp("nginx")) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def nginx(proxy: "Proxy") -> tuple[str, int]:
+    """Where nginx listens."""
+    return proxy.address
 
 
 class Proxy(Process):
     """nginx with the page's configuration and the locations `MORE`."""
 
     def __init__(self, socket: Path, application: int, folder: Path) -> None:
-        self.address = LOOPBACK, free_port()
+        self.address, self.http_2 = (LOOPBACK, free_port()), f"{LOOPBACK}:{free_port()}"
         [conf] = re.findall(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
-        conf = conf.replace("listen 8080;", f"listen {LOOPBACK}:{self.address[1]};{MORE}")
+        conf = conf.replace("listen 8080;", f"listen {LOOPBACK}:{self.address[1]}; listen {self.http_2} http2;{MORE}")
         conf = conf.replace("/run/peerseal-web/agent.sock", str(socket)).replace(
             "127.0.0.1:9000", f"{LOOPBACK}:{application}"
         )
@@ -165,8 +170,26 @@ def test_a_configuration_that_lacks_a_header_lets_nothing_pass(
     assert "x-original-body: the proxy must set it" in agent.output()
 
 
-def test_an_internal_redirect_asks_again_and_is_refused(nginx: tuple[str, int], caller: Identity) -> None:
-    assert call(nginx, "/redirecting", signed(caller, "/redirecting")).status == 401
+def test_an_internal_redirect_asks_again_and_is_refused(
+    nginx: tuple[str, int], agent: AgentProcess, caller: Identity
+) -> None:
+    headers = signed(caller, "/redirecting") | {"X-Request-Id": "redirected-once"}
+    assert call(nginx, "/redirecting", headers).status == 401
+    [line] = [line for line in agent.output().splitlines() if "redirected-once" in line and "refused" in line]
+    assert "refused: replayed" in line
+
+
+def test_over_http_2_nothing_passes(proxy: Proxy, agent: AgentProcess, caller: Identity) -> None:
+    headers = signed(caller) | {"X-Request-Id": "over-http-2"}
+    command = [curl_program(), "--silent", "--http2-prior-knowledge", "--write-out", "%{http_code} %{http_version}"]
+    for name, value in headers.items():
+        command += ["--header", f"{name}: {value}"]
+    done = subprocess.run(
+        [*command, "--output", "/dev/null", f"http://{proxy.http_2}/orders/7"], capture_output=True, check=True
+    )
+    assert done.stdout == b"401 2"
+    [line] = [line for line in agent.output().splitlines() if "over-http-2" in line]
+    assert "the proxy does not send the body" in line
 
 
 def test_nothing_passes_while_the_agent_is_gone(application: int, caller: Identity, tmp_path: Path) -> None:
