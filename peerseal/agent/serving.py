@@ -7,12 +7,16 @@ import socket
 from types import FrameType
 from typing import Any
 
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from peerseal.agent.application import Agent, LocalCallerRefused
 from peerseal.agent.listening import user_id
 from peerseal.protocol.problem_document import problem_of
+from peerseal.runtime.extras import missing
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ModuleNotFoundError as error:
+    raise missing(error, "agent") from error
 
 log = logging.getLogger("peerseal.agent")
 

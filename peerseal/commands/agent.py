@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from peerseal.commands.own_identity import own_identity
 from peerseal.errors import ConfigurationError
-from peerseal.runtime.extras import missing
 from peerseal.runtime.terminal import log_to_stderr, say, say_json
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _run_agent(arguments: argparse.Namespace) -> int:
         from peerseal.agent.application import Agent
         from peerseal.agent.serving import serve
     except ModuleNotFoundError as error:
-        raise ConfigurationError(str(missing(error, "agent"))) from error
+        raise ConfigurationError(str(error)) from error
     allow = allowed(arguments.allow)
     log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
     with _place(arguments) as place, own_identity() as identity:
