@@ -29,7 +29,8 @@ from peerseal.protocol.problem_document import Problem, problem, problem_of
 from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME
 from peerseal.refusals import REFUSALS, Gate, Record, lacking_user
-from peerseal.verify.context import REQUEST_ID, Transaction, serving
+from peerseal.verify.context import REQUEST_ID, Transaction, enter_request, leave_request
+from peerseal.verify.replay.guards import FileReplayGuard
 from peerseal.verify.request import BODY_LATER, CheckedRequest, Peer
 
 log = logging.getLogger("peerseal.agent")
@@ -162,24 +163,37 @@ class Agent:
 
     async def _peer(self, claim: "_Claim", with_content: "_WithContent") -> Peer:
         """The proven caller of a stranger's request. A refusal is logged and counted, and raised."""
-        with serving(claim.headers.get(REQUEST_ID)):
-            try:
-                checked = await self._verifier.check(
-                    bearer_token(claim.authorization),
-                    method=claim.method,
-                    target=self._gate.external_prefix + claim.target,
-                    body=BODY_LATER,  # strangers cannot make the agent hold megabytes
-                    headers=claim.headers,
-                    scope=claim.scope,
-                )
-                if claim.transaction and (error := lacking_user(checked.peer)):
-                    raise error
-                peer = await self._verifier.claim(await with_content(checked))
-            except REFUSALS as refusal:
-                self._gate.record.add(refusal, claim.authorization)
-                raise
+        before = enter_request(claim.headers.get(REQUEST_ID))
+        try:
+            peer = await self._verified(claim, with_content)
             self._gate.audit.call(peer, scope=claim.scope, method=claim.method, route=lambda: None)
-            return peer
+        except REFUSALS as refusal:
+            self._gate.record.add(refusal, claim.authorization)
+            raise
+        finally:
+            leave_request(before)
+        return peer
+
+    async def _verified(self, claim: "_Claim", with_content: "_WithContent") -> Peer:
+        checked = await self._verifier.check(
+            bearer_token(claim.authorization),
+            method=claim.method,
+            target=self._gate.external_prefix + claim.target,
+            body=BODY_LATER,  # strangers cannot make the agent hold megabytes
+            headers=claim.headers,
+            scope=claim.scope,
+        )
+        if claim.transaction and (error := lacking_user(checked.peer)):
+            raise error
+        return await self._accepted(await with_content(checked))
+
+    async def _accepted(self, checked: CheckedRequest) -> Peer:
+        """Step 11. The guard of a host appends a record to a local file: a turn of a thread would take ten times as
+        long, and a disk that hangs would end all verification in any case."""
+        verifier = self._gate.verifier
+        if isinstance(verifier.replay, FileReplayGuard):
+            return verifier.claim(checked)
+        return await self._verifier.claim(checked)
 
     async def _keys(self, _: _Call) -> Problem:
         """A JWK Set (RFC 7517 section 5) of the key that signs now, and its public credentials."""
