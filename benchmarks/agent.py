@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.figures import Figure, Goal
 from benchmarks.timing import Contender, each, interleaved
@@ -23,14 +24,20 @@ _HERE = "in one process"
 
 
 def measure(stack: Stack, folder: Path) -> Iterator[Figure]:
-    """The figures. The service calls itself with RS256, and the guard is a host's in both cases."""
+    """The figures. The service calls itself with RS256, and a host's guard on a tmpfs in both cases."""
     folder.mkdir(mode=0o700)
+    with TemporaryDirectory(dir="/dev/shm") as guards:
+        yield from _measure(stack, folder, Path(guards))
+
+
+def _measure(stack: Stack, folder: Path, guards: Path) -> Iterator[Figure]:
     settings = {
         "PEERSEAL_SERVICE": _SERVICE,
         "PEERSEAL_REGISTRY_URL": stack.registry_url,
         "PEERSEAL_KEY_DIR": str(folder / "keys"),
         "PEERSEAL_JOIN_TOKEN": stack.join_token(_SERVICE),
         "PEERSEAL_AUDIT": "0",
+        "PEERSEAL_REPLAY_DIR": str(guards / "agent"),
     }
     path = folder / "run" / "agent.sock"
     command = [sys.executable, "-m", "peerseal", "agent", "--socket", str(path), "--allow", f"{_SERVICE}=read"]
@@ -39,7 +46,7 @@ def measure(stack: Stack, folder: Path) -> Iterator[Figure]:
         quiet = TrustLimits(poll_interval=3600)
         identity = Identity(_SERVICE, registry=stack.registry_url, key_dir=folder / "keys", limits=quiet).start()
         with _Asked(path) as asked:
-            contenders = _contenders(identity, FileReplayGuard(folder / "guard"), asked)
+            contenders = _contenders(identity, FileReplayGuard(guards / "here"), asked)
             timings = interleaved(contenders, (range(BATCH) for _ in range(ROUNDS)))
         identity.stop()
     for call in ("signing", "verifying"):

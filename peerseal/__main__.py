@@ -7,8 +7,8 @@ each key's life (a week) needs no second join token. ``peerseal sign`` does the 
 request; ``peerseal call`` makes the request, and prints the answer. ``peerseal inspect`` decodes a token or document,
 and verifies nothing; ``peerseal verify`` shows each step of verifying it. ``peerseal monitor SERVICE`` reports changes
 in the registry's ledger that the service's owner did not make. ``peerseal keep-ledger FOLDER`` keeps a verified mirror
-of the ledger, for the day on which the registry's database is lost. ``peerseal agent`` signs and verifies for the programs
-of this host that are without the SDK.
+of the ledger, for the day on which the registry's database is lost. ``peerseal agent`` signs and verifies for programs
+without the SDK.
 
 ``peerseal join``, ``whoami``, ``rotate`` and ``retire`` are for the keys of this host; ``peerseal keygen`` makes a key
 pair in a file, and ``peerseal completion`` a script for a shell. ``peerseal doctor`` says what is wrong with the

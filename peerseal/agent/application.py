@@ -30,7 +30,6 @@ from peerseal.protocol.tokens.bearer import bearer_token
 from peerseal.protocol.tokens.request import REQUEST_LIFETIME
 from peerseal.refusals import REFUSALS, Gate, Record, lacking_user
 from peerseal.verify.context import REQUEST_ID, Transaction, enter_request, leave_request
-from peerseal.verify.replay.guards import FileReplayGuard
 from peerseal.verify.request import BODY_LATER, CheckedRequest, Peer
 
 log = logging.getLogger("peerseal.agent")
@@ -185,15 +184,7 @@ class Agent:
         )
         if claim.transaction and (error := lacking_user(checked.peer)):
             raise error
-        return await self._accepted(await with_content(checked))
-
-    async def _accepted(self, checked: CheckedRequest) -> Peer:
-        """Step 11. The guard of a host appends a record to a local file: a turn of a thread would take ten times as
-        long, and a disk that hangs would end all verification in any case."""
-        verifier = self._gate.verifier
-        if isinstance(verifier.replay, FileReplayGuard):
-            return verifier.claim(checked)
-        return await self._verifier.claim(checked)
+        return await self._verifier.claim(await with_content(checked))
 
     async def _keys(self, _: _Call) -> Problem:
         """A JWK Set (RFC 7517 section 5) of the key that signs now, and its public credentials."""

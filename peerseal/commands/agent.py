@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from peerseal.commands.arguments import Subcommands, add_command
 from peerseal.commands.own_identity import own_identity
+from peerseal.commands.verification import allowed
 from peerseal.errors import ConfigurationError
 from peerseal.runtime.terminal import log_to_stderr, say, say_json
 
@@ -15,15 +17,21 @@ if TYPE_CHECKING:
     import socket
 
 
-def add_agent(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_agent(commands: Subcommands) -> None:
     """Adds the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "agent",
-        help="sign and verify requests for local programs without the SDK",
+        _run_agent,
+        summary="sign and verify requests for local programs without the SDK",
         description="Signs and verifies requests for local programs, over HTTP on a Unix socket or on loopback.",
-        epilog="examples:\n  peerseal agent --socket /run/peerseal/agent.sock --allow 'web=orders:read orders:write'\n"
-        "  peerseal agent --listen 127.0.0.1:7070 --secret-file agent.secret --allow web=orders:read",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "peerseal agent --socket /run/peerseal/agent.sock --allow shop=orders:read",
+            "peerseal agent --listen 127.0.0.1:7070 --secret-file agent.secret",
+        ),
+        exit_codes="0 ended by a signal, 1 an error, 2 wrong usage, 3 the registry cannot be reached, 5 the key waits"
+        " for an operator",
+        as_json="say as JSON where the agent listens",
     )
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", type=Path, metavar="PATH", help="the Unix socket to listen on")
@@ -39,12 +47,9 @@ def add_agent(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--allow",
         action="append",
-        default=[],
         metavar="CALLER=SCOPES",
-        help="a service that may call, and its scopes, with blanks in between; repeatable",
+        help="a service that may call, and its scopes joined by commas; repeatable",
     )
-    parser.add_argument("--json", action="store_true", dest="as_json", help="say as JSON where the agent listens")
-    parser.set_defaults(run=_run_agent)
 
 
 def _run_agent(arguments: argparse.Namespace) -> int:
@@ -55,7 +60,7 @@ def _run_agent(arguments: argparse.Namespace) -> int:
         from peerseal.agent.serving import serve
     except ModuleNotFoundError as error:
         raise ConfigurationError(str(error)) from error
-    allow = allowed(arguments.allow)
+    allow = allowed(arguments.allow) or {}
     log_to_stderr(logging.INFO, "%(levelname)s %(name)s: %(message)s")
     with _place(arguments) as place, own_identity() as identity:
         agent = Agent(identity, allow=allow, secret=place.secret)
@@ -66,18 +71,6 @@ def _run_agent(arguments: argparse.Namespace) -> int:
             say(f"the agent of {identity.service} listens on {place.shown}")
         serve(agent, place.listener, place.users)
     return 0
-
-
-def allowed(texts: list[str]) -> dict[str, set[str]]:
-    """The callers with their scopes, of texts such as ``web=orders:read orders:write``. Several of one caller add
-    up. Raises ConfigurationError."""
-    found: dict[str, set[str]] = {}
-    for text in texts:
-        caller, equals, scopes = text.partition("=")
-        if not caller or not equals:
-            raise ConfigurationError(f"--allow={text!r:.60}: expected CALLER=SCOPES, such as web=orders:read")
-        found.setdefault(caller, set()).update(scopes.split())
-    return found
 
 
 class _Place(NamedTuple):

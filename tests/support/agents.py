@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 SERVICE, CALLER = "web", "shop"
 """The service of the agents, and the one that may call it."""
-ALLOW = ("--allow", f"{CALLER}=orders:read orders:write", "--allow", f"{SERVICE}=")
+ALLOW = ("--allow", f"{CALLER}=orders:read,orders:write", "--allow", f"{SERVICE}=")
 """The agents' arguments."""
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from peerseal.__main__ import main
 from peerseal.agent.listening import loopback_socket, secret_in, unix_socket, user_id, users_of
-from peerseal.commands.agent import allowed
 from peerseal.errors import ConfigurationError
 
 ME = frozenset((os.geteuid(),))
@@ -111,20 +110,12 @@ def test_users_are_named_or_numbered() -> None:
         users_of(["no such user"])
 
 
-def test_scopes_of_one_caller_add_up() -> None:
-    assert allowed(["a=x y", "b=", "a=z", "*=w"]) == {"a": {"x", "y", "z"}, "b": set(), "*": {"w"}}
-    for wrong in ("a", "=x", ""):
-        with pytest.raises(ConfigurationError, match="expected CALLER=SCOPES"):
-            allowed([wrong])
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--listen", "127.0.0.1:0"], "--listen needs --secret-file"),
         (["--listen", "127.0.0.1:0", "--secret-file", "/nowhere/secret"], "cannot be read"),
         (["--socket", "a.sock", "--secret-file", "secret"], "--secret-file is for --listen"),
-        (["--socket", "a.sock", "--allow", "web"], "expected CALLER=SCOPES"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_wrong_usage(
