@@ -21,11 +21,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.nginx]
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/agent.md"
 MORE = """
-    location /nowhere { proxy_pass http://peerseal/healthz; }
-    location /unscoped { auth_request /peerseal; proxy_pass http://127.0.0.1:9000; }
+    location /nowhere { proxy_pass http://agent/healthz; }
+    location /unscoped { auth_request /authz; proxy_pass http://127.0.0.1:9000; }
     location /forgetful { auth_request /forgetful-authz; proxy_pass http://127.0.0.1:9000; }
-    location = /forgetful-authz { internal; proxy_pass http://peerseal/authz; proxy_set_header Content-Length ""; }
-    location /redirecting { auth_request /peerseal; try_files /none /orders/7; }
+    location = /forgetful-authz { internal; proxy_pass http://agent/authz; proxy_set_header Content-Length ""; }
+    location /redirecting { auth_request /authz; try_files /none /orders/7; }
 """
 
 
